@@ -93,7 +93,12 @@ def ship(
 
     chosen = _target(target)
     shipment = _shipment(
-        what, image=image, base=base, extras=extra, replicas=replicas, namespace=namespace
+        what,
+        image=image,
+        base=base,
+        extras=(extra or ["postgresql"]) if target == "container" else None,
+        replicas=replicas,
+        namespace=namespace,
     )
     files = chosen.render(shipment)
     if diff:
@@ -142,7 +147,7 @@ def _shipment(
     registry = context.local_registry("ship")
     return shipment_of(
         registry, what, plan=_plan_of(what), repository=image, base=base, replicas=replicas,
-        namespace=namespace, extras=("postgresql",) if extras is None else extras,
+        namespace=namespace, extras=extras,
     )  # fmt: skip
 
 

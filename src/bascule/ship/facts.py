@@ -31,7 +31,7 @@ def shipment_of(
     plan: Plan | None = None,
     repository: str = "",
     base: str = "",
-    extras: Sequence[str] = ("postgresql",),
+    extras: Sequence[str] | None = None,
     replicas: int = 2,
     namespace: str = "bascule",
 ) -> Shipment:
@@ -43,7 +43,7 @@ def shipment_of(
         plan: The plan of an endpoint; its arms with a share are shipped.
         repository: `REGISTRY/PATH` of images; empty for none.
         base: The image to build on; empty for the slim one of the same Python.
-        extras: Extras of Bascule in images; PostgreSQL holds the catalogue of several pods.
+        extras: Extras of Bascule in an image; None looks up no packages: only an image needs them.
         replicas: Pods of each version, at least.
         namespace: Of Kubernetes.
 
@@ -82,7 +82,7 @@ def _shipped(
     version: Version,
     share: int,
     repository: str,
-    extras: Sequence[str],
+    extras: Sequence[str] | None,
 ) -> Shipped:
     folder = registry.path(version)
     bundle = load(folder)
@@ -93,7 +93,7 @@ def _shipped(
         digest=version.digest,
         share_percent=share,
         folder=folder,
-        packages=packages_of(bundle, extras),
+        packages=() if extras is None else packages_of(bundle, extras),
         resources=_resources(bundle),
         image=image_of(repository, version.model, version.number, version.digest),
     )
@@ -128,7 +128,7 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
         except metadata.PackageNotFoundError:
             raise Unavailable(
                 f"an image of {bundle.name} needs {name}, which is not installed here",
-                hint=f'pip install "{need}"',
+                hint=f'pip install "{need}", or choose the extras of the image with --extra',
             ) from None
         found[name] = Package(name, distribution.version, _license(name))
         needs += _required(distribution, need.extras)
