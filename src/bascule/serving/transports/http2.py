@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple, cast
@@ -110,6 +109,8 @@ _BEGINNING_BYTES = 512
 _MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _BESIDE_PIECE_BYTES = 64
 """The approximate memory of a piece of a message beside its bytes: it may have only one byte."""
+_BESIDE_STREAM_BYTES = 1024
+"""The approximate memory of a stream whose answer waits, beside the answer."""
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
     b"Content-Length: 41\r\n\r\nthis port speaks gRPC, over HTTP/2 alone\n"
@@ -315,7 +316,7 @@ class Stream(Rpc):
         self.parts: list[bytes] = []
         self.received = 0
         self.encoding = b""
-        self.out: deque[memoryview] = deque()
+        self.out: list[memoryview] = []
         self.sent = 0
         self.trailers: bytes | None = None
         self.look: Callable[[], bytes] | None = None
@@ -1202,7 +1203,7 @@ class Http2Connection(asyncio.Protocol):
                     self._blocked[stream.id] = stream
                 self._note_unread()
                 return
-            piece = out.popleft()
+            piece = out[0]
             self._unread -= room
             self._send_window -= room
             stream.window -= room
@@ -1210,7 +1211,9 @@ class Http2Connection(asyncio.Protocol):
             stream.since = self.server.now
             self._write(frame(h2.DATA, 0, stream.id, bytes(piece[:room])))
             if room < len(piece):
-                out.appendleft(piece[room:])
+                out[0] = piece[room:]
+            else:
+                del out[0]
         self._blocked.pop(stream.id, None)
         if stream.trailers is not None and stream.id in self._streams:
             flags = h2.END_HEADERS | h2.END_STREAM
@@ -1237,9 +1240,10 @@ class Http2Connection(asyncio.Protocol):
             self.server.watches -= 1
 
     def _note_unread(self) -> None:
-        if self._unread != self._unread_noted:
-            self._unread_noted = self._unread
-            self.server.backlog.unread.note(self, self._unread)
+        unread = self._unread + _BESIDE_STREAM_BYTES * len(self._blocked)
+        if unread != self._unread_noted:
+            self._unread_noted = unread
+            self.server.backlog.unread.note(self, unread)
 
     def cut_off(self) -> None:
         """See `admission.Client`."""
