@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
+from bascule.control.context import ControlContext
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
@@ -27,7 +28,7 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import by_key, open_to_all, route_of
+from bascule.control.rights import authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
@@ -123,7 +124,7 @@ def control_app(
         responses={"4XX": {}},
     )
     app.router.route_class = route_of(guard, open_requests or _no_requests)
-    authorise = open_to_all if guard is None else by_key(guard)
+    authorise = authorise_of(guard)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
@@ -161,6 +162,11 @@ def control_app(
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
+    app.state.control = ControlContext(
+        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
+        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
+        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+    )  # fmt: skip
     return app
 
 
