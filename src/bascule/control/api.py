@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
-from bascule.control.context import ControlContext
+from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
@@ -97,6 +97,7 @@ def control_app(
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
+    plots: Plots | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -115,6 +116,7 @@ def control_app(
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
+        plots: Draws the plots of a version, for the console; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -166,6 +168,7 @@ def control_app(
         server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
         alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
         authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        plots=plots,
     )  # fmt: skip
     return app
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
+
+
+Plots = Callable[[str], Sequence[Mapping[str, str]]]
+"""Draws the plots of a version, `MODEL/NUMBER`: title, caption, svg and section of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class ControlContext:
         asks_for_keys: Whether callers need keys.
         home: Where ledger and outcomes are kept; None for a server without them.
         measure: Measures a model in production, in a process of its own; None for none.
+        plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
     server: ServerLink
@@ -51,3 +56,4 @@ class ControlContext:
     asks_for_keys: bool
     home: Path | None
     measure: Measure | None
+    plots: Plots | None
