@@ -132,7 +132,9 @@ def test_a_story_tells_the_latest_first_and_a_look_that_changed_nothing_apart():
         )
         for at, log_e in ((1, {}), (2, {"all": 1.1}))
     ]  # fmt: skip
-    story = story_of(stored(Running(2, T0), "held: 3 more minutes"), decided, [None, 0.5, 1.1])
+    story = story_of(
+        stored(Running(2, T0), "held: 3 more minutes"), decided, [(0, None), (1, 0.5), (2, 1.1)]
+    )
     assert [one.sentence for one in story.lines] == ["step 2", "step 1"]
     assert [one.evidence for one in story.lines] == ["evidence of 3 to 1", ""]
     assert story.now == "held: 3 more minutes"
@@ -144,8 +146,8 @@ def test_a_story_tells_the_latest_first_and_a_look_that_changed_nothing_apart():
 
 
 def test_evidence_over_the_boundary_is_marked():
-    over = story_of(stored(Aborted(T0)), [], [0.0, 3.1]).chart
-    under = story_of(stored(Running(0, T0)), [], [0.0, 2.9]).chart
+    over = story_of(stored(Aborted(T0)), [], [(0, 0.0), (1, 3.1)]).chart
+    under = story_of(stored(Running(0, T0)), [], [(0, 0.0), (1, 2.9)]).chart
     assert 'class="alarm"' in over
     assert 'class="alarm"' not in under
 

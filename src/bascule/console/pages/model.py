@@ -139,7 +139,7 @@ def model_view(
 
 
 def trends_of(found: Sequence[Found]) -> list[Trend]:
-    """The metrics that most versions have, over these versions; newest first. Pure."""
+    """The metrics that most versions have, over these versions in their order. Pure."""
     numbers = sorted(one.version.number for one in found)
     values: dict[str, list[tuple[float, float]]] = {}
     for one in sorted(found, key=lambda one: one.version.number):
@@ -150,10 +150,11 @@ def trends_of(found: Sequence[Found]) -> list[Trend]:
     made = []
     for name in names:
         points = values[name]
-        said = ", ".join(f"{value:.4g} in version {number:.0f}" for number, value in points[-3:])
+        said = ", ".join(f"{y:.4g} in version {numbers[int(x)]}" for x, y in points[-3:])
         svg = lines(
-            [Series(points)], ("version", name), f"{name}: {said}", marks=(), size=(340, 190)
-        )
+            [Series(points)], ("version", name), f"{name}: {said}",
+            size=(340, 190), x_names=[str(one) for one in numbers],
+        )  # fmt: skip
         if svg is not None and len(points) > 1:
             made.append(Trend(name, points[-1][1], svg))
     return made
@@ -182,7 +183,7 @@ def one_model(request: Request, model: _Name, start: _Start = 0) -> Response:
     registry = context.registry()
     view = model_view(
         model, registry.versions(model), list(registry.aliases(model).values()),
-        registry.history(model), endpoints_of(context, current(request)),
+        registry.history(model, latest=_MAX_EVENTS), endpoints_of(context, current(request)),
         registry.search(f'model = "{model}"', limit=_PAGE), start,
     )  # fmt: skip
     crumbs = [Crumb("Models", "/models"), Crumb(model)]
