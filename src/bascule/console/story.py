@@ -111,9 +111,20 @@ def story_of(
     is_told = bool(told) and told[-1].sentence == latest
     return Story(
         stored, steps_of(stored), told[::-1], "" if is_told else latest,
-        evidence_chart(stored.rollout, evidence), f"{1 / stored.rollout.alpha:g} to 1",
+        evidence_chart(stored.rollout, with_decisions(evidence, decisions)), f"{1 / stored.rollout.alpha:g} to 1",
         COMMANDS.get(stored.state_name, ()),
     )  # fmt: skip
+
+
+def with_decisions(
+    evidence: Sequence[tuple[int, float | None]], decisions: Sequence[StoredDecision]
+) -> list[tuple[int, float | None]]:
+    """The evidence of looks that changed nothing, with that of the looks that decided."""
+    known = dict(evidence)
+    for one in decisions:
+        if one.decision.intervals:
+            known[one.decision.intervals - 1] = one.decision.log_e.get("all")
+    return sorted(known.items())
 
 
 def steps_of(stored: StoredRollout) -> list[Step]:
@@ -140,7 +151,8 @@ def evidence_chart(rollout: Rollout, evidence: Sequence[tuple[int, float | None]
         f"{odds(looks[-1][1])}, boundary {1 / rollout.alpha:g} to 1"
     )
     return lines(
-        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, size=(460, 260),
+        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, whole=True,
+        size=(460, 260),
         lanes=[Lane(0.0, "guide"), Lane(boundary)],
         marks=[points[-1]] if points[-1][1] >= boundary else [],
     )  # fmt: skip
@@ -189,7 +201,7 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
             ],
             ("interval", "difference, points"),
             f"{guard}: difference {middle:.2f} points, {lower:.2f} to {upper:.2f}",
-            lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240),
+            lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240), whole=True,
         )  # fmt: skip
         if chart is not None:
             caption = (
