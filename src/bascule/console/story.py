@@ -111,7 +111,8 @@ def story_of(
     is_told = bool(told) and told[-1].sentence == latest
     return Story(
         stored, steps_of(stored), told[::-1], "" if is_told else latest,
-        evidence_chart(stored.rollout, with_decisions(evidence, decisions)), f"{1 / stored.rollout.alpha:g} to 1",
+        evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
+        f"{1 / stored.rollout.alpha:g} to 1",
         COMMANDS.get(stored.state_name, ()),
     )  # fmt: skip
 
