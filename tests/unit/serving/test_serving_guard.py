@@ -639,3 +639,42 @@ def test_a_file_that_its_writer_has_not_finished_is_not_taken_over(tmp_path, key
         second = KeysFile(shared.fileno(), catalogue.stored, lambda _: None, written_read_ns=1)
         with pytest.raises(Unavailable, match="the registry is away"):
             second.start()
+
+
+INFER = "/v2/models/late/infer"
+
+
+def test_a_key_that_is_revoked_opens_nothing_although_its_head_is_known(guarded, ring, keys, ask):
+    """The caller of a head is remembered for as long as the keys are the same."""
+    late, body = ring("infer:late"), json.dumps(ask([1, 2])).encode()
+    guarded.on_loop(guarded.guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", INFER, body, late).answer().status == 200
+        keys.kept.clear()
+        ring.write()
+        guarded.on_loop(guarded.guard.look)
+        assert client.request("POST", INFER, body, late).answer().status == 401
+
+
+def test_a_key_that_expires_opens_nothing_although_its_head_is_known(guarded, ring, ask):
+    late = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    body, guard = json.dumps(ask([1, 2])).encode(), guarded.guard
+    guarded.on_loop(guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", INFER, body, late).answer().status == 200
+        guard._now = lambda: datetime.now(UTC) + timedelta(hours=2)
+        assert client.request("POST", INFER, body, late).answer().status == 401
+
+
+def test_keys_that_hold_no_more_open_nothing_although_their_heads_are_known(guarded, ring, ask):
+    late, body = ring("infer:late"), json.dumps(ask([1, 2])).encode()
+    guard = guarded.guard
+    guarded.on_loop(guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", INFER, body, late).answer().status == 200
+        guard._held_ns = lambda: 0
+        guarded.on_loop(guard.look)
+        assert client.request("POST", INFER, body, late).answer().status == 503

@@ -14,6 +14,7 @@ from bascule.serving.calls import (
     Cancel,
     CountsAnswers,
     Deliver,
+    Memo,
     Outcome,
     new_prediction_id,
 )
@@ -53,6 +54,7 @@ class Request(ABC):
         protocol: See `Context`.
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
+        shows: See `Context`.
         series: Where the answer is counted.
         on_gone: What to call if the client goes away; None where nothing waits.
     """
@@ -62,6 +64,7 @@ class Request(ABC):
         "request_id", "rows", "series", "started_ns",
     )  # fmt: skip
 
+    shows = True
     prediction_id: str
     request_id: bytes
     caller: str
@@ -79,6 +82,11 @@ class Request(ABC):
     @abstractmethod
     def trace(self) -> tuple[bytes, bytes]:
         """See `Context`."""
+
+    @property
+    def memo(self) -> Memo | None:
+        """See `Context`."""
+        return None
 
     @abstractmethod
     def show(self, by: AnsweredBy) -> None:
