@@ -125,7 +125,7 @@ class Exchange(Request):
     def ask(self, predictor: Predictor, call: Call, allowed_s: float, deliver: Deliver) -> None:
         """Have a predictor answer a call of this request; see `Predictor.answer`."""
         if self._connection.recorder is not None:
-            deliver = self.keep(call, deliver)
+            self.call = call
         self.on_gone = predictor.answer(call, self, allowed_s, deliver)
 
     def answer(
