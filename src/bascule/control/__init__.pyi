@@ -1,4 +1,4 @@
-from . import finding as finding
+from . import references as references
 from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink

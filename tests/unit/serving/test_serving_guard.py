@@ -17,6 +17,7 @@ from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
 from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATE = "/v2/models/late/infer"
 
 
 class InMemory:
@@ -641,20 +642,19 @@ def test_a_file_that_its_writer_has_not_finished_is_not_taken_over(tmp_path, key
             second.start()
 
 
-INFER = "/v2/models/late/infer"
-
-
 def test_a_key_that_is_revoked_opens_nothing_although_its_head_is_known(guarded, ring, keys, ask):
     """The caller of a head is remembered for as long as the keys are the same."""
     late, body = ring("infer:late"), json.dumps(ask([1, 2])).encode()
     guarded.on_loop(guarded.guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert client.request("POST", INFER, body, late).answer().status == 200
+            assert (
+                client.request("POST", LATE, body, late).answer().status == 200
+            )
         keys.kept.clear()
         ring.write()
         guarded.on_loop(guarded.guard.look)
-        assert client.request("POST", INFER, body, late).answer().status == 401
+        assert client.request("POST", LATE, body, late).answer().status == 401
 
 
 def test_a_key_that_expires_opens_nothing_although_its_head_is_known(guarded, ring, ask):
@@ -663,9 +663,11 @@ def test_a_key_that_expires_opens_nothing_although_its_head_is_known(guarded, ri
     guarded.on_loop(guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert client.request("POST", INFER, body, late).answer().status == 200
+            assert (
+                client.request("POST", LATE, body, late).answer().status == 200
+            )
         guard._now = lambda: datetime.now(UTC) + timedelta(hours=2)
-        assert client.request("POST", INFER, body, late).answer().status == 401
+        assert client.request("POST", LATE, body, late).answer().status == 401
 
 
 def test_keys_that_hold_no_more_open_nothing_although_their_heads_are_known(guarded, ring, ask):
@@ -674,7 +676,9 @@ def test_keys_that_hold_no_more_open_nothing_although_their_heads_are_known(guar
     guarded.on_loop(guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert client.request("POST", INFER, body, late).answer().status == 200
+            assert (
+                client.request("POST", LATE, body, late).answer().status == 200
+            )
         guard._held_ns = lambda: 0
         guarded.on_loop(guard.look)
-        assert client.request("POST", INFER, body, late).answer().status == 503
+        assert client.request("POST", LATE, body, late).answer().status == 503

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Spool(Protocol):
 _Kept = tuple[int, int, float, int, int, int, str, str, str, bytes]
 """A request, apart from its arrays: start and duration in ns, draw, rows, kept rows, status, id,
 caller, protocol, `traceparent`. A plain tuple: it is made for each request."""
-_KEPT_ROWS = 4
+_KEPT_ROWS: Final = 4
 """The place of the kept rows in it."""
 
 
