@@ -648,9 +648,7 @@ def test_a_key_that_is_revoked_opens_nothing_although_its_head_is_known(guarded,
     guarded.on_loop(guarded.guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert (
-                client.request("POST", LATE, body, late).answer().status == 200
-            )
+            assert client.request("POST", LATE, body, late).answer().status == 200
         keys.kept.clear()
         ring.write()
         guarded.on_loop(guarded.guard.look)
@@ -663,9 +661,7 @@ def test_a_key_that_expires_opens_nothing_although_its_head_is_known(guarded, ri
     guarded.on_loop(guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert (
-                client.request("POST", LATE, body, late).answer().status == 200
-            )
+            assert client.request("POST", LATE, body, late).answer().status == 200
         guard._now = lambda: datetime.now(UTC) + timedelta(hours=2)
         assert client.request("POST", LATE, body, late).answer().status == 401
 
@@ -676,9 +672,7 @@ def test_keys_that_hold_no_more_open_nothing_although_their_heads_are_known(guar
     guarded.on_loop(guard.look)
     with guarded.client() as client:
         for _ in range(3):
-            assert (
-                client.request("POST", LATE, body, late).answer().status == 200
-            )
+            assert client.request("POST", LATE, body, late).answer().status == 200
         guard._held_ns = lambda: 0
         guarded.on_loop(guard.look)
         assert client.request("POST", LATE, body, late).answer().status == 503
