@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -156,12 +156,14 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
-    """What needs a version beside aliases, in words: plans, and rollouts under way."""
+    """What needs a version beside aliases, in words: plans, rollouts under way, schedules."""
+    from bascule.batch import schedules_needing
     from bascule.endpoints import plans_needing
     from bascule.release.rollouts import rollouts_needing
 
     yield from plans_needing(connection, version)
     yield from rollouts_needing(connection, version)
+    yield from schedules_needing(connection, version)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
@@ -191,6 +193,9 @@ def open_endpoints(settings: Settings) -> Endpoints:
     )
 
 
+_SERVER_STARTS_S = 15.0
+
+
 def _serves_now(settings: Settings, name: str) -> str:
     """The version that servers serve of a model: the one on this machine, or all, by their holds.
 
@@ -205,7 +210,11 @@ def _serves_now(settings: Settings, name: str) -> str:
         return ""
     with suppress(BasculeError):
         here = f"http://127.0.0.1:{settings.serving.control_port}"
-        served = ControlClient(here, timeout_s=2.0).items(path_of("server", "services"))
+        # A server that was started just now accepts connections, and answers when it is ready.
+        client = ControlClient(
+            here, key=os.environ.get("BASCULE_KEY", ""), timeout_s=_SERVER_STARTS_S
+        )
+        served = client.items(path_of("server", "services"))
         found = next((f"{name}/{one['version']}" for one in served if one["model"] == name), "")
         if found in known:
             return found
@@ -414,7 +423,7 @@ def _deprecated(settings: Settings) -> dict[str, list[Version]]:
     return found
 
 
-def _callers_of(
+def callers_by_name(
     settings: Settings, model: str, version: str, since: datetime
 ) -> list[CallerCount] | None:
     """The callers of a version by the names of their keys; None where no rows are kept."""
@@ -429,12 +438,16 @@ def _callers_of(
 
 def usage_of(settings: Settings, version: Version) -> str:
     """Who calls a deprecated version since then, in words."""
-    from bascule.monitoring.alerts.sources import callers_said
-
     assert version.deprecated is not None
     since = version.deprecated.at
-    found = _callers_of(settings, version.model, str(version.number), since)
-    return f"since {since:%Y-%m-%d} {callers_said(found)}"
+    return usage_said(callers_by_name(settings, version.model, str(version.number), since), since)
+
+
+def usage_said(callers: Sequence[CallerCount] | None, since: datetime) -> str:
+    """Who calls a version since then, in words."""
+    from bascule.monitoring.alerts.sources import callers_said
+
+    return f"since {since:%Y-%m-%d} {callers_said(callers)}"
 
 
 def receivers_of(settings: Settings) -> list[Receiver]:
@@ -455,24 +468,6 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
         return []  # served from a folder: the registry has no baseline of it
     budget = settings.alerts.false_alarms_a_year
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
-
-
-def measured(settings: Settings, what: str, model: str, since_s: float) -> dict[str, Any]:
-    """The JSON of `bascule monitor`, `drift` or `performance`, as `what` says, of a model."""
-    from bascule.control import versions_of
-    from bascule.monitoring import measure_performance, measure_production_drift
-    from bascule.monitoring.reporting import look_at
-
-    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
-    since = timedelta(seconds=since_s)
-    if what == "drift":
-        return measure_production_drift(settings.home, name, bundle_of, since=since).to_json()
-    if what == "performance":
-        now = datetime.now(UTC)
-        return measure_performance(
-            settings.home, name, bundle_of=bundle_of, since=now - since, now=now
-        ).to_json()
-    return look_at(settings.home, name, bundle_of, since=since).to_json()
 
 
 def watcher_of(
@@ -512,7 +507,7 @@ def watcher_of(
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
     shared.append(
-        sources.SunsetSource(partial(_deprecated, settings), partial(_callers_of, settings))
+        sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
     steady = ("health", "ledger")
     watching = Watching(

@@ -6,4 +6,8 @@ from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import Runs as Runs, Status as Status
-from .schedules import Scheduled as Scheduled, Schedules as Schedules
+from .schedules import (
+    Scheduled as Scheduled,
+    Schedules as Schedules,
+    schedules_needing as schedules_needing,
+)

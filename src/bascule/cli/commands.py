@@ -22,6 +22,7 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    monitoring,
     outcomes,
     performance,
     registering,
@@ -32,7 +33,6 @@ from bascule.cli import (
     serving,
     shipping,
     trust,
-    watching,
 )
 from bascule.cli.screen import say
 
@@ -53,7 +53,7 @@ PANELS = (
     ("Monitor", outcomes),
     ("Monitor", drift),
     ("Monitor", performance),
-    ("Monitor", watching),
+    ("Monitor", monitoring),
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),

@@ -55,7 +55,7 @@ def run_server(
     This process supervises and no more: what needs HTTP or SQL is asked of the control process.
 
     Args:
-        references: What to serve at first; None for all that `finding.SERVED_ALIASES` name.
+        references: What to serve at first; None for all that `SERVED_ALIASES` names.
         settings: How.
         as_json: Whether to tell where it serves as a JSON document.
 

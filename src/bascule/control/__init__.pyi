@@ -1,10 +1,4 @@
-from . import finding as finding
-from .finding import (
-    is_path as is_path,
-    registered as registered,
-    spec_of_folder as spec_of_folder,
-    versions_of as versions_of,
-)
+from . import references as references
 from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
@@ -14,6 +8,12 @@ from .process import (
     open_keys_file as open_keys_file,
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
+)
+from .references import (
+    is_path as is_path,
+    registered as registered,
+    spec_of_folder as spec_of_folder,
+    versions_of as versions_of,
 )
 from .rollouts import running_rollouts as running_rollouts
 from .scheduling import (

@@ -143,7 +143,7 @@ def control_app(
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
     add_outcomes(app, home)
-    add_monitoring(app, measure)
+    add_monitoring(app, measure, open_registry)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bascule.control import finding
+from bascule.control import references
 from bascule.core import BasculeError, Invalid
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
@@ -104,12 +104,12 @@ class Answers:
             case "resolve":
                 return self.resolve(said["reference"], Path(said["folder"])).to_json()
             case "aliased":
-                return finding.aliased(self._parts.open_registry)
+                return references.aliased(self._parts.open_registry)
             case "planned":
                 names = None if said["every"] else said["names"]
                 return self.planned(names)
             case "find_named":
-                spec = finding.put_there(said["name"], Path(said["folder"]))
+                spec = references.put_there(said["name"], Path(said["folder"]))
                 self._parts.check_signature(spec.path)
                 return spec.to_json()
             case _:
@@ -124,7 +124,7 @@ class Answers:
             copy.parent.mkdir()
             fetch(reference, copy, tell=logging.getLogger("bascule.remotes").info)
             reference = str(copy)
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
 
@@ -143,9 +143,9 @@ class Answers:
 
     def find(self, reference: str) -> ModelSpec:
         """The same for a caller of the API, whose folders must be this user's alone."""
-        if finding.is_path(reference):
-            finding.check_is_ours(Path(reference))
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        if references.is_path(reference):
+            references.check_is_ours(Path(reference))
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
 
@@ -172,7 +172,7 @@ def serve_api(
 ) -> None:
     """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
     from bascule.control.api import control_app
-    from bascule.control.door import ControlServer, leave
+    from bascule.control.connections import ControlServer, leave
     from bascule.control.hosts import answering_to
     from bascule.serving.transports import policy_of
 

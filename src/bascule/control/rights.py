@@ -70,6 +70,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/bundle": ("download", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/servers": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/callers": ("read", "{model}"),
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
@@ -89,12 +90,16 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/endpoints": ("read", ANY),
     "POST /api/v1/endpoints": ("deploy", ""),  # which endpoint is in the body: asked then
     "GET /api/v1/endpoints/{endpoint}": ("read", "{endpoint}"),
+    # The model of the fallback is in the body: asked then.
+    "PATCH /api/v1/endpoints/{endpoint}": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/plans": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/plans": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/plans/{number}": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/incident": ("read", ANY),  # it tells of alerts and models
+    "POST /api/v1/replays": ("manage", ANY),  # it shows rows of a caller
     "GET /api/v1/models/{model}/monitor": ("read", "{model}"),
     "GET /api/v1/models/{model}/drift": ("read", "{model}"),
     "GET /api/v1/models/{model}/performance": ("read", "{model}"),
