@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.manifest import Chunk
-from bascule.batch.places import find_files, format_of, open_place
+from bascule.batch.places import check_no_delta, find_files, format_of, open_place
 from bascule.batch.sources.filtering import filtered
+from bascule.batch.sources.misfits import split_by_type
 from bascule.core import (
     Conflict,
     DType,
@@ -36,27 +37,28 @@ _GUESSED_ROW_BYTES = 100
 class FileSource:
     """Files of one format; folders such as `day=2026-01-01` are columns."""
 
-    def __init__(self, text: str, signature: Signature, *, where: str = "") -> None:
-        import pyarrow as pa
-        import pyarrow.dataset as ds
+    def __init__(
+        self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
+        may_lack_columns: bool = False,
+    ) -> None:  # fmt: skip
+        """Read no rows yet.
 
-        self.place = masked(text)
-        self._where = where
-        self._filesystem, path = open_place(text)
-        try:
-            files = find_files(self._filesystem, path, self.place)
-            self._kind = format_of(files, self.place)
-            dataset = ds.dataset(
-                files, filesystem=self._filesystem, format=_format(self._kind, signature),
-                partitioning="hive",
-            )  # fmt: skip
-            self._fragments = {one.path: one for one in dataset.get_fragments()}
-        except pa.ArrowInvalid as problem:
-            raise Invalid(f"{self.place} cannot be read: {first_line(problem)}") from None
-        except OSError as problem:
-            raise Unavailable(f"{self.place} cannot be read: {first_line(problem)}") from None
+        Args:
+            place: Where the files are, for people.
+            kind: Their format, as pyarrow.dataset names it.
+            dataset: The files.
+            signature: Of the model, which says the types of texts.
+            where: A condition in SQL on the rows.
+            may_lack_columns: Whether a column that a file lacks is missing in all its rows.
+        """
+        import pyarrow as pa
+
+        self.place, self._kind, self._where = place, kind, where
+        self._may_lack_columns = may_lack_columns
+        self._filesystem = dataset.filesystem
+        self._fragments = {one.path: one for one in dataset.get_fragments()}
         self._read_schema = dataset.schema
-        numbers = dict(_inputs(signature)) if self._kind == "csv" else {}
+        numbers = dict(_inputs(signature)) if kind == "csv" else {}
         self.schema: pa.Schema = pa.schema(
             [
                 pa.field(one.name, _arrow_type(numbers[one.name])) if one.name in numbers else one
@@ -81,9 +83,9 @@ class FileSource:
     def _parts(self) -> Iterator[tuple[str, list[int], int]]:
         """Each file, or row group of it, with about how many rows it has."""
         for path, fragment in self._fragments.items():
-            _check_schema(
-                fragment.physical_schema, self._read_schema, path, self._partitions(fragment)
-            )
+            if not self._may_lack_columns:
+                partitions = self._partitions(fragment)
+                _check_schema(fragment.physical_schema, self._read_schema, path, partitions)
             if self._kind == "parquet":
                 for group in fragment.row_groups:
                     yield path, [group.id], group.num_rows
@@ -153,7 +155,7 @@ class FileSource:
         except pa.ArrowInvalid:
             if self._kind != "csv":
                 raise
-            yield from _split_by_type(batch, self.schema)
+            yield from split_by_type(batch, self.schema)
 
     def _check_unchanged(self, path: str) -> None:
         info = self._filesystem.get_file_info(path)
@@ -166,36 +168,31 @@ class FileSource:
         """Nothing is held."""
 
 
-def _split_by_type(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """For each column the rows whose text is not of its type; then the other rows."""
+def open_files(text: str, signature: Signature, *, where: str = "") -> FileSource:
+    """The files of a path, a folder, a glob or the URL of a bucket.
+
+    Raises:
+        NotFound: There are none.
+        Invalid: They are of several formats, cannot be read, or are those of a Delta table.
+        Unavailable: The bucket is away.
+    """
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
-    for place, field in enumerate(schema):
-        column = batch.column(place)
-        texts = pc.unique(column) if column.type != field.type else ()
-        wrong = [one.as_py() for one in texts if not _casts(one, field.type)]
-        if wrong:
-            is_wrong = pc.is_in(column, pa.array(wrong, column.type))
-            bad = batch.filter(is_wrong)
-            others = (n for n in range(len(schema)) if n != place)
-            for other in others:
-                if _casts(bad.column(other), schema.field(other).type):
-                    cast = bad.column(other).cast(schema.field(other).type)
-                    bad = bad.set_column(other, schema.field(other), cast)
-            yield bad
-            batch = batch.filter(pc.invert(is_wrong))
-    yield batch.cast(schema)
-
-
-def _casts(value: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
+    place = masked(text)
+    filesystem, path = open_place(text)
     try:
-        value.cast(kind)
-    except pa.ArrowInvalid:
-        return False
-    return True
+        check_no_delta(filesystem, path, text)
+        files = find_files(filesystem, path, place)
+        kind = format_of(files, place)
+        dataset = ds.dataset(
+            files, filesystem=filesystem, format=_format(kind, signature), partitioning="hive"
+        )
+        return FileSource(place, kind, dataset, signature, where=where)
+    except pa.ArrowInvalid as problem:
+        raise Invalid(f"{place} cannot be read: {first_line(problem)}") from None
+    except OSError as problem:
+        raise Unavailable(f"{place} cannot be read: {first_line(problem)}") from None
 
 
 def _format(kind: str, signature: Signature) -> ds.FileFormat:
