@@ -29,6 +29,8 @@ class Place:
     is_one_file: ClassVar[bool] = False
     has_schema: ClassVar[bool] = True
     """Whether a table without rows has columns."""
+    has_order: ClassVar[bool] = True
+    """Whether rows are read in the order in which they were written."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
@@ -160,6 +162,7 @@ class OneFile(Csv):
 
 class Delta(Place):
     scheme = "delta"
+    has_order = False
 
     def sink(self, name: str) -> str:
         return f"delta://{self.root}/{name}"

@@ -181,7 +181,10 @@ def test_only_rows_that_meet_the_condition_are_scored(score, place):
 def test_a_limit_takes_the_first_rows(score, place):
     place.put("flights", flights(ROWS))
     assert score(place.source("flights"), place.sink("s"), limit=150, chunk_rows=100).rows == 150
-    assert ids(place.read("s")) == list(range(150))
+    if place.has_order:
+        assert ids(place.read("s")) == list(range(150))
+    else:
+        assert len(set(ids(place.read("s")))) == 150
 
 
 def test_a_condition_that_is_no_sql_is_refused_and_nothing_is_written(score, place):

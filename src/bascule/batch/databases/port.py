@@ -126,6 +126,6 @@ class Database(Tables, Protocol):
     def read(self, rows: Selection, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Rows in the order of their key, with `KEY` as the last column.
 
-        A column with values that do not fit `schema` is text in that batch. Called on several
-        threads at once.
+        A row with a value that does not fit `schema` is a batch of its own, in which the column of
+        that value is text. Called on several threads at once.
         """

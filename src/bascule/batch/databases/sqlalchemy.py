@@ -126,14 +126,9 @@ class SqlDatabase:
     def read(self, rows: Selection, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         with self._connected() as connection:
             streamed = connection.execution_options(stream_results=True, max_row_buffer=batch_rows)
-            result = streamed.execute(self._select(connection, rows))
-            while found := result.fetchmany(batch_rows):
-                *columns, keys = zip(*found, strict=True)
-                arrays = [
-                    _array(values, field.type)
-                    for values, field in zip(columns, schema, strict=True)
-                ]
-                yield pa.RecordBatch.from_arrays([*arrays, pa.array(keys)], [*schema.names, KEY])
+            with streamed.execute(self._select(connection, rows)) as result:
+                while found := result.fetchmany(batch_rows):
+                    yield from _batches(found, schema)
 
     # -- writing --
 
@@ -267,14 +262,32 @@ def _guessed(name: str, values: Sequence[Any]) -> pa.DataType:
     return pa.float64() if kinds.is_decimal(kind) else kind
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """The values of a column; as texts where they do not fit its type."""
-    with_type = values
-    if kinds.is_floating(kind) and any(isinstance(one, decimal.Decimal) for one in values):
-        with_type = [None if one is None else float(one) for one in values]
+def _batches(rows: Sequence[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows whose last value is the key; halved until rows that do not fit are alone."""
+    *columns, keys = zip(*rows, strict=True)
+    is_alone = len(rows) == 1
     try:
-        return pa.array(with_type, kind)
+        arrays = [
+            _array(values, kind, or_text=is_alone)
+            for values, kind in zip(columns, schema.types, strict=True)
+        ]
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        half = len(rows) // 2
+        yield from _batches(rows[:half], schema)
+        yield from _batches(rows[half:], schema)
+    else:
+        yield pa.RecordBatch.from_arrays([*arrays, pa.array(keys)], [*schema.names, KEY])
+
+
+def _array(values: Sequence[Any], kind: pa.DataType, *, or_text: bool) -> pa.Array:
+    given = values
+    if kinds.is_floating(kind) and any(isinstance(one, decimal.Decimal) for one in values):
+        given = [None if one is None else float(one) for one in values]
+    try:
+        return pa.array(given, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        if not or_text and not kinds.is_string(kind):
+            raise
         return pa.array([None if one is None else str(one) for one in values], pa.string())
 
 

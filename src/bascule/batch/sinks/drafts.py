@@ -31,7 +31,7 @@ class Draft:
         import pyarrow as pa
 
         with writing(tempfile.gettempdir(), hint=_HINT):
-            if self._writer is None:
+            if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
                 self._writer = pa.ipc.new_stream(self._file, self._schema, options=options)
@@ -41,10 +41,12 @@ class Draft:
         """What was added, in order; nothing is added after it. May be asked for again."""
         import pyarrow as pa
 
-        if self._writer is None:
+        if self._file is None:
             return pa.RecordBatchReader.from_batches(self._schema, [])
         with writing(tempfile.gettempdir(), hint=_HINT):
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
             self._file.seek(0)
         return pa.ipc.open_stream(self._file)
 

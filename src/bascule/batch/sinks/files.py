@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.batch.manifest import Chunk, Manifest, Record
-from bascule.batch.places import is_url, open_place
+from bascule.batch.places import check_no_delta, is_url, open_place
 from bascule.batch.sinks.writers import WRITERS, format_of_suffix, writable_format
 from bascule.core import Invalid, Unavailable, first_line, masked, writing
 
@@ -42,6 +42,7 @@ class FileSink:
         self._format = writable_format(format_ or self._single or "parquet")
         self._filesystem, base = open_place(text)
         self._joins = self._single is not None
+        check_no_delta(self._filesystem, base, text)
         self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
         if self._single and (not self._is_local or is_url(text)):
             raise Invalid(

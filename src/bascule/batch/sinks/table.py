@@ -26,8 +26,8 @@ def open_sink(job: Job) -> Sink:
         Invalid: It cannot be written to, or an option does not fit it.
         Unavailable: It is away, or not reachable from here.
     """
-    scheme, _, rest = job.sink.partition("://")
-    if rest and scheme in SINKS:
+    scheme, is_url, _ = job.sink.partition("://")
+    if is_url and scheme in SINKS:
         module, _, name = SINKS[scheme].partition(":")
         made: Sink = getattr(import_module(module), name)(job)
         return made

@@ -16,7 +16,6 @@ from bascule.batch.databases.port import KEY, Selection
 from bascule.batch.databases.table import open_database
 from bascule.batch.manifest import Chunk
 from bascule.batch.sources.digesting import RowDigest
-from bascule.batch.sources.misfits import split_by_type
 from bascule.core import Conflict, Invalid
 
 if TYPE_CHECKING:
@@ -75,19 +74,13 @@ class DatabaseSource:
         with closing(RowDigest()) as digest:
             for batch in self._database.read(rows, self.schema, batch_rows):
                 digest.add(batch)
-                for part in self._fitting(batch.select(self.schema.names)):
-                    for start in range(0, part.num_rows, batch_rows):
-                        yield part.slice(start, batch_rows)
+                part = batch.select(self.schema.names)
+                for start in range(0, part.num_rows, batch_rows):
+                    yield part.slice(start, batch_rows)
             if digest.take() != chunk.digest:
                 raise Conflict(
                     f"{self.place} has changed while it was read", hint="start the job again"
                 )
-
-    def _fitting(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        if batch.schema.equals(self.schema):
-            yield batch
-        else:
-            yield from split_by_type(batch, self.schema)
 
     def close(self) -> None:
         self._database.close()
@@ -107,8 +100,9 @@ class _Cutter:
         import pyarrow.compute as pc
 
         keys = batch.column(batch.schema.get_field_index(KEY))
-        same = pc.sum(pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))).as_py() or 0
-        bad = same + keys.null_count + (self._last is not None and keys[0].as_py() == self._last)
+        bad = keys.null_count or (self._last is not None and keys[0].as_py() == self._last)
+        if not bad and len(keys) > 1:
+            bad = pc.any(pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))).as_py()
         if bad:
             raise Invalid(
                 f"--key: rows of {self._place} have no {self._key!r} or share it with another row",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from bascule.batch.manifest import Chunk
 from bascule.batch.places import check_no_delta, find_files, format_of, open_place
 from bascule.batch.sources.filtering import filtered
-from bascule.batch.sources.misfits import split_by_type
 from bascule.core import (
     Conflict,
     DType,
@@ -56,7 +55,8 @@ class FileSource:
         self.place, self._kind, self._where = place, kind, where
         self._may_lack_columns = may_lack_columns
         self._filesystem = dataset.filesystem
-        self._fragments = {one.path: one for one in dataset.get_fragments()}
+        found = {one.path: one for one in dataset.get_fragments()}
+        self._fragments = {path: found[path] for path in sorted(found)}
         self._read_schema = dataset.schema
         numbers = dict(_inputs(signature)) if kind == "csv" else {}
         self.schema: pa.Schema = pa.schema(
@@ -155,7 +155,7 @@ class FileSource:
         except pa.ArrowInvalid:
             if self._kind != "csv":
                 raise
-            yield from split_by_type(batch, self.schema)
+            yield from _split_by_type(batch, self.schema)
 
     def _check_unchanged(self, path: str) -> None:
         info = self._filesystem.get_file_info(path)
@@ -166,6 +166,38 @@ class FileSource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _split_by_type(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """For each column the rows whose text is not of its type; then the other rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, field in enumerate(schema):
+        column = batch.column(place)
+        texts = pc.unique(column) if column.type != field.type else ()
+        wrong = [one.as_py() for one in texts if not _casts(one, field.type)]
+        if wrong:
+            is_wrong = pc.is_in(column, pa.array(wrong, column.type))
+            bad = batch.filter(is_wrong)
+            others = (n for n in range(len(schema)) if n != place)
+            for other in others:
+                if _casts(bad.column(other), schema.field(other).type):
+                    cast = bad.column(other).cast(schema.field(other).type)
+                    bad = bad.set_column(other, schema.field(other), cast)
+            yield bad
+            batch = batch.filter(pc.invert(is_wrong))
+    yield batch.cast(schema)
+
+
+def _casts(value: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    try:
+        value.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def open_files(text: str, signature: Signature, *, where: str = "") -> FileSource:

@@ -30,8 +30,8 @@ def open_source(job: Job, signature: Signature) -> Source:
         Invalid: It cannot be read, or an option does not fit it.
         Unavailable: It is away, or not reachable from here.
     """
-    scheme, _, rest = job.source.partition("://")
-    if rest and scheme in SOURCES:
+    scheme, is_url, _ = job.source.partition("://")
+    if is_url and scheme in SOURCES:
         module, _, name = SOURCES[scheme].partition(":")
         made: Source = getattr(import_module(module), name)(job, signature)
         return made
