@@ -1,8 +1,10 @@
 from . import finding as finding
+from .batch_runs import BatchRunner as BatchRunner
 from .finding import (
     is_path as is_path,
     registered as registered,
     spec_of_folder as spec_of_folder,
+    version_of as version_of,
     versions_of as versions_of,
 )
 from .following import following_plans as following_plans
