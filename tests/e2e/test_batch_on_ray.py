@@ -101,7 +101,7 @@ def quarantine_of(made: dict[str, Any]) -> list[Any]:
 
 
 def test_rows_and_quarantine_are_those_of_this_machine_also_when_a_worker_is_killed(jobs):
-    table = with_values(flights(60_000), "carrier", {7: "??", 40_123: "??"})
+    table = with_values(flights(60_000), "airport", {7: "XXX", 40_123: "XXX"})
     here = jobs.run(table)
     on_ray = jobs.run(table, kills=True, on="ray", workers=2)
     assert on_ray["killed"] == 1
@@ -116,7 +116,7 @@ def test_a_row_limit_and_the_refusal_of_a_model_are_those_of_this_machine(jobs):
     assert rows_of(jobs.run(table, limit=700)).equals(
         rows_of(jobs.run(table, limit=700, on="ray", workers=1))
     )
-    bad = with_values(table, "carrier", dict.fromkeys(range(100), "??"))
+    bad = with_values(table, "airport", dict.fromkeys(range(100), "XXX"))
     refused = [jobs.run(bad, **more) for more in ({}, {"on": "ray", "workers": 1})]
     assert refused[0]["kind"] == refused[1]["kind"] == "Refused"
     assert "100 of 3,000 rows cannot be scored" in refused[1]["error"]

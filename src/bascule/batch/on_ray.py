@@ -16,13 +16,14 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
 from bascule.batch.engine import ChunkWork, plan_chunks, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk, Manifest, Record
+from bascule.batch.ports import Sink
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
 from bascule.batch.sources.table import open_source
@@ -188,7 +189,7 @@ class _ChunkScorer:
         scorer = Scorer.of_job(job, bundle, task.version, self._source.schema)
         self._memory = _Memory(scorer, task.expected_rows, self._source.schema)
         self._work = ChunkWork(
-            self._source, self._memory, scorer, task.manifest, self._memory, task.batch_rows,
+            self._source, cast(Sink, self._memory), scorer, task.manifest, self._memory, task.batch_rows,
             job.limit, job.retries,
         )  # fmt: skip
 

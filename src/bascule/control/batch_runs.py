@@ -128,5 +128,5 @@ def is_below(place: str, allowed: str, folder: str = "") -> bool:
     if globs and ".." in parts:
         return False
     plain = "/".join(parts[: globs[0]] if globs else parts) or ("/" if place[0] == "/" else ".")
-    base = Path(allowed).expanduser().resolve()
-    return Path(folder, Path(plain).expanduser()).resolve().is_relative_to(base)
+    found = Path(folder, Path(plain).expanduser()).resolve()
+    return found.is_relative_to(Path(allowed).expanduser().resolve())

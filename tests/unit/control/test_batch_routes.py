@@ -16,7 +16,7 @@ from tests.unit.batch.conftest import flights
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
 
 from bascule.batch import RemoteRuns, RemoteSchedules, Schedule, job_of, next_time
-from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.catalogue import Catalogue, Requests, SqliteDatabase
 from bascule.cli.scheduled import run_command_of
 from bascule.control import BatchRunner
 from bascule.control.api import control_app
@@ -39,10 +39,13 @@ def place(tmp_path: Path, table_bundle: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def app_of(place: Path, guard: Any = None) -> Any:
     settings = load_settings(place, {})
-    batch = BatchRunner(settings.home, run_command_of(settings), [str(place)])
+    batch = BatchRunner(
+        settings.home, run_command_of(settings), [str(place), str((place / "m.bundle").resolve())]
+    )
     catalogue = Catalogue(SqliteDatabase(settings.home / "catalogue.db"))
     return control_app(
         FakeSupervisor(), lambda: None, find, guard, open_catalogue=lambda: catalogue, batch=batch,
+        open_requests=lambda: Requests(catalogue),
     )  # fmt: skip
 
 
