@@ -33,6 +33,8 @@ from bascule.settings import (
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
@@ -407,6 +409,36 @@ def control_parts(settings: Settings) -> Parts:
     )
 
 
+def batch_model(
+    settings: Settings, model: Bundle | str | Path, found: Version | None = None
+) -> tuple[Bundle, str, MonitoringRules]:
+    """What a batch job needs: its bundle, the version's number, and what is recorded.
+
+    The number is empty where the bundle is not named by its place in the registry.
+
+    Args:
+        settings: Name the registry.
+        model: A bundle, its folder, or a reference.
+        found: The version of the folder, where it was resolved elsewhere.
+    """
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle, load
+    from bascule.control import is_path, registered, version_of
+
+    if isinstance(model, str) and not is_path(model):
+        registry, found = registered(partial(open_registry, settings), model)
+        model = registry.path(found)
+    bundle = model if isinstance(model, Bundle) else load(model)
+    number = "" if found is None else str(found.number)
+    chosen = settings.monitoring
+    rules = MonitoringRules(
+        is_recorded=chosen.ledger != "off", version=number or version_of(bundle.digest),
+        private=chosen.private, max_values_per_row=chosen.max_values_per_row,
+        false_alarms_a_year=settings.alerts.false_alarms_a_year,
+    )  # fmt: skip
+    return bundle, number, rules
+
+
 def open_alerts(settings: Settings) -> AlertStore:
     """The alerts, where the settings keep the catalogue."""
     from bascule.monitoring.alerts import AlertStore
@@ -488,6 +520,7 @@ def watcher_of(
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
         return None
+    from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
     from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
 
     home, registry = settings.home, cache(partial(open_registry, settings))
@@ -498,6 +531,7 @@ def watcher_of(
     if server is not None:
         place, read = server
         local.append(sources.HealthSource(read, limits, place))
+        local.append(sources.BatchSource(lambda _now: facts_of_runs(Runs(home).list()), place))
     if ledger_of(settings) is not None:
         if server is not None:
             local += [
@@ -506,6 +540,10 @@ def watcher_of(
             ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+    catalogue = open_catalogue(settings)
+    shared.append(
+        sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))
+    )
     shared.append(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
@@ -529,4 +567,4 @@ def watcher_of(
         note_away=note_away,
         round_s=chosen.every_s,
     )
-    return Watcher(open_catalogue(settings), watching)
+    return Watcher(catalogue, watching)

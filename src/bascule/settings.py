@@ -42,7 +42,7 @@ OBJECTS: Mapping[str, str] = {
 
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routes",
+    "private", "receivers", "routes", "places",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -336,6 +336,19 @@ class AlertSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings(_Section):
+    """What callers may run.
+
+    Attributes:
+        places: Where jobs that callers with keys start may read and write: folders, `s3://...`,
+            `postgresql://HOST/DB` or `postgresql://HOST/DB#TABLE`; what is below them as well.
+            Jobs of this machine's commands may read and write anywhere.
+    """
+
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -348,6 +361,7 @@ class Settings:
         rollouts: Section `[rollouts]`.
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
+        batch: Section `[batch]`.
     """
 
     home: Path = Path(".bascule")
@@ -358,6 +372,7 @@ class Settings:
     rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
 
 
 def load_settings(
@@ -523,10 +538,12 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         rollouts: RolloutSettings = RolloutSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
         alerts: AlertSettings = AlertSettings()
+        batch: BatchSettings = BatchSettings()
 
         @field_validator(
-            "gates", "security", "serving", "rollouts", "monitoring", "alerts", mode="before"
-        )
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch",
+            mode="before",
+        )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
             if not isinstance(section, dict):

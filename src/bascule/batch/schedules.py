@@ -47,6 +47,11 @@ class Scheduled:
         last = None if self.due is None else self.due.isoformat()
         return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
+        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
+        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
+
 
 class Schedules:
     """The schedules of a catalogue."""

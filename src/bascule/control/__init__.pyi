@@ -1,4 +1,5 @@
 from . import references as references
+from .batch_runs import BatchRunner as BatchRunner
 from .following import following_plans as following_plans
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
@@ -13,6 +14,7 @@ from .references import (
     is_path as is_path,
     registered as registered,
     spec_of_folder as spec_of_folder,
+    version_of as version_of,
     versions_of as versions_of,
 )
 from .rollouts import running_rollouts as running_rollouts

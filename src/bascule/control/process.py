@@ -28,6 +28,7 @@ from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.batch_runs import BatchRunner
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
@@ -61,6 +62,7 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        batch: Runs batch jobs.
     """
 
     open_registry: Callable[[], Registry]
@@ -79,6 +81,7 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    batch: BatchRunner | None = None
 
 
 class Answers:
@@ -186,6 +189,7 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        batch=parts.batch,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
