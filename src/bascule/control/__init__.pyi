@@ -1,6 +1,7 @@
 from . import finding as finding
 from .finding import (
     is_path as is_path,
+    named_folder as named_folder,
     registered as registered,
     spec_of_folder as spec_of_folder,
     versions_of as versions_of,
