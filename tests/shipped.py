@@ -75,7 +75,7 @@ def ship_late(made: pytest.TempPathFactory) -> Shipped:
     for seed in (0, 1):
         bundle: bascule.Bundle = production.packed(made.mktemp("packed"), seed=seed)
         _cli(home, "push", bundle.path)
-    _cli(home, "alias", "late", "champion", "2")
+    _cli(home, "alias", "late/2", "champion")
     _cli(home, "ship", "container", "late@champion", "--out", files)
     wheels = images.wheelhouse((files / "requirements.txt").read_text())
     return Shipped(home, bundle.path, files, wheels, _build(home, wheels))

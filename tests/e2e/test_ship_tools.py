@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 import pytest
 from tests import images
-from tests.own_environments import python_of
-from tests.shipments import CANARY, documents
+from tests.own_environments import modules_of, packages_of, python_of
+from tests.shipments import ALONE, CANARY, SHADOWED, documents
 
-from bascule.ship import TARGETS
+from bascule.ship import TARGETS, write_files
 
 pytestmark = pytest.mark.slow
 
@@ -22,52 +24,104 @@ for document in json.load(sys.stdin):
     for version in sys.argv[1:]:
         kubernetes_validate.validate(document, version, strict=True)
 """
-HELM = """
-import json, sys
-from pathlib import Path
-"""
-CUSTOM = {
-    "gateway.networking.k8s.io/v1": "gateway-api/gateway.networking.k8s.io/v1",
-    "networking.istio.io/v1": "istio/networking.istio.io/v1",
-    "keda.sh/v1alpha1": "keda/keda.sh/v1alpha1",
-    "monitoring.coreos.com/v1": "prometheus-operator/monitoring.coreos.com/v1",
-    "argoproj.io/v1alpha1": "argo-rollouts/argoproj.io/v1alpha1",
-    "external-secrets.io/v1": "external-secrets/external-secrets.io/v1",
+MODULES = {
+    "argoproj.io/v1alpha1": "argo-rollouts",
+    "external-secrets.io/v1": "external-secrets",
+    "gateway.networking.k8s.io/v1": "gateway-api",
+    "keda.sh/v1alpha1": "keda",
+    "monitoring.coreos.com/v1": "prometheus-operator",
+    "networking.istio.io/v1": "istio",
 }
-"""The npm module of `@kubernetes-models` with the validators of each group."""
+"""The module of `@kubernetes-models` by group; there is none for KServe and Flagger."""
 CHECK = """
 import { readFileSync } from "node:fs";
-for (const { path, kind, document } of JSON.parse(readFileSync(0))) {
-  const models = await import("@kubernetes-models/" + path);
-  new models[kind](document).validate();
+for (const { module, document } of JSON.parse(readFileSync(0))) {
+  const models = await import(`@kubernetes-models/${module}/${document.apiVersion}`);
+  new models[document.kind](document).validate();
 }
 """
 
 
-def rendered():
-    """Every document of the targets that are manifests."""
-    for target in MANIFESTS:
-        for path, text in TARGETS[target].render(CANARY).items():
-            for document in documents(text):
-                if document.get("kind") != "Kustomization":
-                    yield path, document
+def rendered(shipment):
+    """Every object of the targets that are manifests."""
+    return [
+        one
+        for target in MANIFESTS
+        for text in TARGETS[target].render(shipment).values()
+        for one in documents(text)
+        if one["kind"] != "Kustomization"
+    ]
 
 
-def is_of_kubernetes(document):
-    group = document["apiVersion"].partition("/")[0]
-    return "." not in group or (group.endswith((".k8s.io",)) and "gateway" not in group)
+def of_kubernetes(objects):
+    return [
+        one
+        for one in objects
+        if "." not in one["apiVersion"].partition("/")[0]
+        or re.match(r"(networking|policy|autoscaling|batch|apps)(\.k8s\.io)?/", one["apiVersion"])
+    ]
 
 
-def test_every_object_of_kubernetes_is_valid_in_three_releases():
-    found = [document for _, document in rendered() if is_of_kubernetes(document)]
-    assert {"Deployment", "Service", "Job", "NetworkPolicy", "HorizontalPodAutoscaler"} <= {
-        one["kind"] for one in found
-    }
-    images.run(python_of("ship"), "-c", VALIDATE, *KUBERNETES, input=json.dumps(found))
+def validate(objects):
+    images.run(python_of("ship"), "-c", VALIDATE, *KUBERNETES, input=json.dumps(objects))
 
 
-def test_the_strict_validation_refuses_a_misspelt_field():
-    service = next(one for _, one in rendered() if one["kind"] == "Service")
-    broken = {**service, "spec": {**service["spec"], "slector": {}}}
+def check(objects):
+    found = [{"module": MODULES[one["apiVersion"]], "document": one} for one in objects]
+    folder = modules_of("kubernetes_models")
+    images.run(
+        images.tool("node"), "--input-type=module", "-e", CHECK, cwd=folder, input=json.dumps(found)
+    )
+
+
+@pytest.mark.parametrize("shipment", [ALONE, CANARY, SHADOWED], ids=["alone", "canary", "shadowed"])
+def test_every_object_of_kubernetes_is_valid_in_three_releases(shipment):
+    objects = of_kubernetes(rendered(shipment))
+    assert {
+        "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy",
+        "PodDisruptionBudget", "Service", "ServiceAccount",
+    } == {one["kind"] for one in objects}  # fmt: skip
+    validate(objects)
+
+
+def test_the_validation_refuses_a_misspelt_field():
+    service = next(one for one in rendered(ALONE) if one["kind"] == "Service")
     with pytest.raises(AssertionError, match="slector"):
-        images.run(python_of("ship"), "-c", VALIDATE, "1.34", input=json.dumps([broken]))
+        validate([{**service, "spec": {**service["spec"], "slector": {}}}])
+
+
+@pytest.mark.parametrize("shipment", [ALONE, CANARY, SHADOWED], ids=["alone", "canary", "shadowed"])
+def test_every_custom_resource_is_valid_for_its_operator(shipment):
+    objects = [one for one in rendered(shipment) if one["apiVersion"] in MODULES]
+    assert {one["apiVersion"] for one in objects} == set(MODULES)
+    check(objects)
+
+
+def test_the_check_of_custom_resources_refuses_a_wrong_value():
+    route = next(one for one in rendered(CANARY) if one["kind"] == "VirtualService")
+    broken = json.loads(json.dumps(route))
+    broken["spec"]["http"][0]["route"][0]["weight"] = "many"
+    with pytest.raises(AssertionError, match="weight"):
+        check([broken])
+
+
+def trivy(folder, *words):
+    program = next(
+        one
+        for one in packages_of("ship").rglob("trivy*")
+        if os.access(one, os.X_OK) and one.is_file()
+    )
+    said = images.run(program, words[0], "--quiet", "--format", "json", *words[1:], ".", cwd=folder)
+    return json.loads(said).get("Results") or []
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "container"])
+def test_trivy_finds_no_fault_of_weight_and_no_secret(target, tmp_path):
+    write_files(TARGETS[target].render(SHADOWED), tmp_path, target=target)
+    faults = [
+        (result["Target"], one["ID"], one["Title"])
+        for result in trivy(tmp_path, "config", "--severity", "MEDIUM,HIGH,CRITICAL")
+        for one in result.get("Misconfigurations") or []
+    ]
+    assert faults == []
+    assert not any("Secrets" in one for one in trivy(tmp_path, "fs", "--scanners", "secret"))

@@ -14,7 +14,7 @@ def home(tmp_path, monkeypatch, command, cancer_bundle):
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
     (tmp_path / "programs").mkdir()
     assert command("push", cancer_bundle)[0] == 0
-    assert command("alias", "gb", "champion", "1")[0] == 0
+    assert command("alias", "gb/1", "champion")[0] == 0
     return tmp_path
 
 
