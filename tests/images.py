@@ -58,7 +58,8 @@ def environment() -> dict[str, str]:
 def run(*words: Any, check: bool = True, **options: Any) -> str:
     """What a command says; its errors are told where it fails."""
     options = {"env": environment(), **options}
-    ended = subprocess.run([*map(str, words)], capture_output=True, text=True, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    ended = subprocess.run([*map(str, words)], text=True, **options)
     assert not check or ended.returncode == 0, f"{words}: {ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -121,7 +122,11 @@ class Container:
     started_s: float
 
     def logs(self) -> str:
-        return podman("logs", self.name, check=False)
+        return podman("logs", self.name, check=False, stderr=subprocess.STDOUT)
+
+    def is_ended(self) -> bool:
+        said = podman("inspect", "--format={{.State.Status}}", self.name)
+        return said.strip() in ("exited", "stopped")
 
     def exec(self, *words: Any) -> str:
         return podman("exec", self.name, *words)
@@ -176,7 +181,8 @@ def running(
     )  # fmt: skip
     made = Container(name, port, started_s)
     try:
-        until(lambda: made.ask(health)[0] == 200, made.logs)
+        until(lambda: made.is_ended() or made.ask(health)[0] == 200, made.logs)
+        assert not made.is_ended(), made.logs()
         yield made
     finally:
         podman("rm", "--force", "--volumes", "--time=10", name, check=False)

@@ -151,14 +151,17 @@ class Envoy:
         program = next(one for one in packages_of("ship").rglob("envoy") if one.is_file())
         with (self.folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [program, "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart"],
+                [program, "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart",
+                 "--log-level", "warning"],
                 cwd=self.folder, stdout=log, stderr=log,
             )  # fmt: skip
         try:
+            ready = f"http://127.0.0.1:{self.admin}/ready"
             until(
-                lambda: ask(f"http://127.0.0.1:{self.admin}/ready")[0] == 200,
+                lambda: process.poll() is not None or ask(ready)[0] == 200,
                 (self.folder / "log").read_text,
             )
+            assert process.poll() is None, (self.folder / "log").read_text()
             yield self
         finally:
             process.terminate()

@@ -125,3 +125,57 @@ def test_trivy_finds_no_fault_of_weight_and_no_secret(target, tmp_path):
     ]
     assert faults == []
     assert not any("Secrets" in one for one in trivy(tmp_path, "fs", "--scanners", "secret"))
+
+
+def test_trivy_finds_the_fault_of_a_dockerfile_that_runs_as_root(tmp_path):
+    files = TARGETS["container"].render(ALONE)
+    text = re.sub(r"USER .*\n", "USER root\n", files["Dockerfile"])
+    write_files({"Dockerfile": text}, tmp_path, target="container")
+    assert any(one.get("Misconfigurations") for one in trivy(tmp_path, "config"))
+
+
+HELM = """
+import json, sys
+from helm_python import Chart, lint
+
+values = json.loads(sys.argv[2])
+report = lint(sys.argv[1], values, strict=True)
+with Chart.load(sys.argv[1]) as chart:
+    manifests = chart.render(values, name="late", namespace="bascule")
+print(json.dumps({"report": report, "manifests": manifests}))
+"""
+
+
+def helm(folder, **values):
+    """What Helm says of a chart, and the objects that it makes, by the name of their file."""
+    said = json.loads(images.run(python_of("ship"), "-c", HELM, folder, json.dumps(values)))
+    made = {path.rpartition("/")[2]: documents(text) for path, text in said["manifests"].items()}
+    return said["report"], {name: objects for name, objects in made.items() if objects}
+
+
+def test_helm_makes_the_objects_of_the_kustomize_base(tmp_path):
+    write_files(TARGETS["helm"].render(SHADOWED), tmp_path, target="helm")
+    report, made = helm(tmp_path)
+    base = {
+        path.rpartition("/")[2]: documents(text)
+        for path, text in TARGETS["kubernetes"].render(SHADOWED).items()
+        if path.startswith("base/") and "kustomization" not in path
+    }
+    assert made == base
+    assert not report["errors"]
+    assert [one for one in report["messages"] if one["severity"] > 1] == []
+
+
+def test_values_of_the_chart_choose_replicas_images_and_operators(tmp_path):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    _, made = helm(
+        tmp_path, replicas=5, monitoring=True, externalSecrets=True,
+        images={"late-v3": "mirror.example.com/late:3"},
+    )  # fmt: skip
+    first, second = made["deployments.yaml"]
+    (container,) = first["spec"]["template"]["spec"]["containers"]
+    assert (first["spec"]["replicas"], container["image"]) == (5, "mirror.example.com/late:3")
+    assert second["spec"]["template"]["spec"]["containers"][0]["image"].endswith("4b4b4b4b4b4b")
+    files = TARGETS["kubernetes"].render(CANARY)
+    assert made["monitoring.yaml"] == documents(files["monitoring/monitoring.yaml"])
+    assert made["external-secrets.yaml"] == documents(files["secrets/external-secrets.yaml"])

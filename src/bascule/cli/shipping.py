@@ -79,7 +79,7 @@ def ship(
     ] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(help="An extra of Bascule in the image. Default: postgresql."),
+        typer.Option(help="An extra of Bascule in the image. Default: postgresql and s3."),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Pods of each version, at least.")] = 2,
     namespace: Annotated[str, typer.Option(help="Of Kubernetes.")] = "bascule",
@@ -93,7 +93,7 @@ def ship(
         what,
         image=image,
         base=base,
-        extras=(extra or ["postgresql"]) if target == "container" else None,
+        extras=(extra or ["postgresql", "s3"]) if target == "container" else None,
         replicas=replicas,
         namespace=namespace,
     )

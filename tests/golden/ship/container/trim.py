@@ -6,6 +6,7 @@ It runs in the build stage: `python3 trim.py SITE ROOT UID`. The same input give
 import compileall
 import filecmp
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,10 @@ NOT_OF_PYTHON = (
     "sitecustomize.py", "test", "tkinter", "turtle*", "unittest/test", "lib-dynload/_test*",
     "lib-dynload/_tkinter*", "lib-dynload/xx*", "**/__pycache__",
 )  # fmt: skip
-# Of packages: tests, headers, sources, type stubs, and parts that no server of models loads.
+# Of packages: tests, headers, sources, type stubs, and parts that no server of models loads. Some
+# packages read their `__init__.pyi`.
 NOT_OF_PACKAGES = (
-    "bin", "**/__pycache__", "**/tests", "**/test", "**/*.pyi", "**/*.pxd", "**/*.pyx", "**/*.pxi",
+    "bin", "**/__pycache__", "**/tests", "**/test", "**/[!_]*.pyi", "**/*.pxd", "**/*.pyx", "**/*.pxi",
     "**/*.h", "**/*.hpp", "**/*.a", "**/*.c", "**/*.cc", "**/*.cpp", "**/direct_url.json",
     "**/RECORD",
     "numpy/f2py", "numpy/_core/include", "numpy/_core/_*tests*.so",
@@ -52,7 +54,7 @@ def main() -> None:
     for path in (inside(SITE), inside(STDLIB)):
         compileall.compile_dir(
             path, stripdir=str(ROOT), quiet=2, workers=1,
-            invalidation_mode=compileall.PycInvalidationMode.UNCHECKED_HASH,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )  # fmt: skip
 
 
