@@ -162,6 +162,8 @@ class ServingSettings(_Section):
         allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
             `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
             address without keys, and any elsewhere.
+        default_model: What `bascule serve` without arguments serves, where no platform has put a
+            bundle; an image names its bundle here.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -193,6 +195,7 @@ class ServingSettings(_Section):
     log_exception_texts: bool = False
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    default_model: str = ""
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 

@@ -189,8 +189,8 @@ class _ChunkScorer:
         scorer = Scorer.of_job(job, bundle, task.version, self._source.schema)
         self._memory = _Memory(scorer, task.expected_rows, self._source.schema)
         self._work = ChunkWork(
-            self._source, cast(Sink, self._memory), scorer, task.manifest, self._memory, task.batch_rows,
-            job.limit, job.retries,
+            self._source, cast(Sink, self._memory), scorer, task.manifest, self._memory,
+            task.batch_rows, job.limit, job.retries,
         )  # fmt: skip
 
     def __call__(self, asked: pa.Table) -> pa.Table:

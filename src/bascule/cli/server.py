@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
-from bascule.control import is_path, spec_of_folder
+from bascule.control import is_path, named_folder, spec_of_folder
 from bascule.core import Reference, Scratch, sweep
 from bascule.endpoints import Plan
 from bascule.remotes import is_address
@@ -123,15 +123,16 @@ def _resolve(
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    registered = [one for one in references if not is_path(one) and not is_address(one)]
+    folders = {one: found for one in references if (found := _folder_of(one)) is not None}
+    registered = [one for one in references if one not in folders and not is_address(one)]
     plans, needed = _planned(registered, supervisor, every=every)
     endpoints = {plan.endpoint for plan in plans}
     found: list[ModelSpec] = []
     for reference in references:
         if reference in registered and Reference.parse(reference).model in endpoints:
             continue  # its plan says what answers
-        if is_path(reference) and not is_address(reference):
-            spec = spec_of_folder(Path(reference))
+        if reference in folders:
+            spec = folders[reference]
             check_signature(settings, spec.path)
         else:
             spec = ModelSpec.from_json(
@@ -141,6 +142,16 @@ def _resolve(
             )
         found.append(spec)
     return planned(tuple(dict.fromkeys(found)), plans, needed), plans
+
+
+def _folder_of(reference: str) -> ModelSpec | None:
+    """The bundle of a reference that means a folder of this machine."""
+    if is_address(reference):
+        return None
+    named = named_folder(reference)
+    if named is not None:
+        return spec_of_folder(named[1], named[0])
+    return spec_of_folder(Path(reference)) if is_path(reference) else None
 
 
 def _planned(

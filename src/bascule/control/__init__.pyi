@@ -12,6 +12,7 @@ from .process import (
 )
 from .references import (
     is_path as is_path,
+    named_folder as named_folder,
     registered as registered,
     spec_of_folder as spec_of_folder,
     version_of as version_of,

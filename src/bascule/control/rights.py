@@ -85,6 +85,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/rollouts/{rollout}/replay": ("read", ""),
     "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
     "POST /api/v1/verdicts/{endpoint}": ("read", "{endpoint}"),
+    "GET /api/v1/verdicts/{endpoint}/api/v1/query": ("read", "{endpoint}"),
     "POST /api/v1/deployments": ("deploy", ""),
     "DELETE /api/v1/endpoints/{endpoint}": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints": ("read", ANY),

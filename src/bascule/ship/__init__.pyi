@@ -1,6 +1,7 @@
 from .building import Built as Built, build as build
 from .facts import packages_of as packages_of, shipment_of as shipment_of
 from .rendering import Files as Files, difference as difference, write_files as write_files
+from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
     Package as Package,
     Resources as Resources,
