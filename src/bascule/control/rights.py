@@ -95,6 +95,8 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
+    # Which endpoints, schedules, keys and silences is in the body: asked then.
+    "PUT /api/v1/configuration": ("deploy", ""),
     "GET /api/v1/models/{model}/monitor": ("read", "{model}"),
     "GET /api/v1/models/{model}/drift": ("read", "{model}"),
     "GET /api/v1/models/{model}/performance": ("read", "{model}"),
