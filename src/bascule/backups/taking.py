@@ -160,7 +160,7 @@ def _staged(home: Path, staged: Path) -> bool:
     Answers move from the spool to segments by the rename of the manifest: copies on both sides of
     it would have a row twice, or not at all. Segments never change, so they are linked.
     """
-    from bascule.monitoring.ledger.hashing import KEY_FILE
+    from bascule.monitoring.ledger import KEY_FILE
 
     before = _ledger_state(home)
     try:

@@ -1,5 +1,5 @@
-from .applying import Applied as Applied, Books as Books, apply as apply
-from .changes import Change as Change
+from .applying import Applied as Applied, apply as apply
+from .changes import Books as Books, Change as Change
 from .document import (
     Document as Document,
     parse_document as parse_document,
