@@ -25,7 +25,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """An entry of the document."""
 
 
-class ArmSpec(Spec):
+class ArmSpec(Spec, frozen=True):
     """See `endpoints.Arm`."""
 
     name: str
@@ -33,7 +33,7 @@ class ArmSpec(Spec):
     share_percent: float
 
 
-class ShadowSpec(Spec):
+class ShadowSpec(Spec, frozen=True):
     """See `endpoints.Shadow`."""
 
     version: str
@@ -41,21 +41,21 @@ class ShadowSpec(Spec):
     tolerance: float = 0.0
 
 
-class BreakerSpec(Spec):
+class BreakerSpec(Spec, frozen=True):
     """See `endpoints.BreakerRule`."""
 
     failures: int
     open_s: float = 10.0
 
 
-class LimitsSpec(Spec):
+class LimitsSpec(Spec, frozen=True):
     """See `endpoints.CallLimits`."""
 
     timeout_s: float = 0.0
     retry_percent: float = 0.0
 
 
-class PlanSpec(Spec):
+class PlanSpec(Spec, frozen=True):
     """A plan with every arm named; see `endpoints.Plan`."""
 
     arms: tuple[ArmSpec, ...]
@@ -68,7 +68,7 @@ class PlanSpec(Spec):
     limits: LimitsSpec | None = None
 
 
-class DeploySpec(Spec):
+class DeploySpec(Spec, frozen=True):
     """How a version is deployed; see `release.rollouts.RolloutRequest`."""
 
     strategy: str = ""
@@ -83,7 +83,7 @@ class DeploySpec(Spec):
     needs_approval: bool | None = None
 
 
-class EndpointSpec(Spec):
+class EndpointSpec(Spec, frozen=True):
     """An endpoint: a version, which is deployed as `deploy` says; or a plan.
 
     Attributes:
@@ -101,7 +101,7 @@ class EndpointSpec(Spec):
     absent: bool = False
 
 
-class ScheduleSpec(Spec):
+class ScheduleSpec(Spec, frozen=True):
     """A schedule; see `batch.Schedule`.
 
     Attributes:
@@ -118,7 +118,7 @@ class ScheduleSpec(Spec):
     absent: bool = False
 
 
-class KeySpec(Spec):
+class KeySpec(Spec, frozen=True):
     """A key of callers: what it allows, such as `infer:late`, and when it ends."""
 
     allow: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ class KeySpec(Spec):
     absent: bool = False
 
 
-class SilenceSpec(Spec):
+class SilenceSpec(Spec, frozen=True):
     """Notifications that are held back until a time, as for maintenance."""
 
     until: datetime
@@ -213,7 +213,7 @@ def parse_document(content: object, place: str = "") -> Document:
         wrong.append(f"version: {content.get('version')!r} is not {SCHEMA}")
     made: dict[str, dict[str, Any]] = {}
     for section, kind in _SECTIONS.items():
-        entries = content.get(section) or {}
+        entries = {} if content.get(section) is None else content[section]
         made[section] = {}
         if not isinstance(entries, Mapping):
             wrong.append(f"{section}: a mapping by name is expected")

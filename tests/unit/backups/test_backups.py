@@ -208,7 +208,7 @@ def test_a_backup_of_a_newer_schema_is_refused(archive, tmp_path):
     content[MANIFEST] = json.dumps(said).encode()
     with pytest.raises(Untrusted, match="knows schemas up to"):
         put(other := settings_of(tmp_path / "other"), rewritten(archive, list(content.items())))
-    assert not open_registry(other).models()
+    assert models_of(other) == []
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
@@ -233,6 +233,14 @@ def test_rows_of_an_earlier_schema_are_migrated(tmp_path, store, request):
 
 
 # -- kills --
+
+
+def models_of(settings: Settings) -> list[str]:
+    """The models that a user sees; none where there is no catalogue."""
+    try:
+        return [model.name for model in open_registry(settings).models()]
+    except NotFound:
+        return []
 
 
 def killed_restore(settings: Settings, archive: Path, after: int) -> bool:
@@ -274,7 +282,7 @@ def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
     other = settings_of(tmp_path / "other")
     if not killed_restore(other, archive, after):
         pytest.skip("it ended before")
-    assert not open_registry(other).models()
+    assert models_of(other) == []
     put(other, archive)
     assert dump(other) == dump(home)
     assert {path.name for path in other.home.iterdir()} <= {
