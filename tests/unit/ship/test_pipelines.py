@@ -38,7 +38,7 @@ def test_every_step_of_a_workflow_is_one_of_the_script(system, project):
     files = render_pipeline(system, project)
     known = set(re.findall(r"^(\w+)\)$", files["ci/bascule.sh"], re.MULTILINE))
     for path, text in files.items():
-        assert set(steps_of(text)) <= known, path
+        assert path == "ci/bascule.sh" or {*steps_of(text)} <= known, path
         assert "{{" not in text.replace("${{", ""), path
         assert "{%" not in text, path
 
@@ -94,7 +94,8 @@ def test_pipelines_meet_the_schemas_of_their_systems(system, schema, names, proj
     for name in names:
         (tmp_path / Path(name).name).write_text(files[name])
     done = subprocess.run(
-        [BIN / "check-jsonschema", "--builtin-schema", schema, *sorted(tmp_path.iterdir())],
+        # The patterns of Azure's schema are no regular expressions of Unicode.
+        [BIN / "check-jsonschema", "--regex-variant=nonunicode", "--builtin-schema", schema, *sorted(tmp_path.iterdir())],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import EVERY_PROTOCOL, DataPlane, Metrics, open_protocols
 from bascule.serving.specs import ModelSpecs, Plans
-from bascule.serving.telemetry import Counters
+from bascule.serving.telemetry import Counters, MetricLabels, labels_of
 from bascule.serving.transports import Exchange, Head, Routes, internal_error, told
 from bascule.serving.workers.loaded_models import LoadedModels
 
@@ -75,6 +75,9 @@ class Embedded:
         self._models = LoadedModels(
             self._counters, 0, self.limits, loop, serve, policies={}, held=self.held
         )
+        for one in services:
+            self._counters.name(MetricLabels(one.model, one.version))
+        self._counters.arms.name([label for plan in plans for label in labels_of(plan)], [])
         self._models.start(services, plans)
         self._ticking = loop.create_task(self._tick())
 
