@@ -245,7 +245,8 @@ def schedule_changes(name: str, spec: ScheduleSpec, books: Books, by: By) -> Ite
     wanted = Schedule(
         name=name, cron=spec.cron, timezone=spec.timezone,
         catch_up=spec.catch_up,  # type: ignore[arg-type]  # the schedule says what is wrong
-        job=msgspec.json.decode(msgspec.json.encode(job_of(spec.job))), folder=spec.folder, is_paused=spec.paused,
+        job=msgspec.json.decode(msgspec.json.encode(job_of(spec.job))),
+        folder=spec.folder, is_paused=spec.paused,
         created_at=books.now if found is None else found.created_at,
     )  # fmt: skip
     if found == wanted:

@@ -95,7 +95,7 @@ def test_a_plan_chooses_the_arm_and_answers_under_the_name_of_the_endpoint(cance
         plans=(plan,),
     )  # fmt: skip
     assert answered.status == 200, answered.body
-    assert dict(answered.headers).get("bascule-version", "1") == "1"
+    assert dict(answered.headers)["bascule-version"] == "gb/1"
 
 
 def test_a_caller_that_goes_away_ends_its_call(cancer_bundle):
