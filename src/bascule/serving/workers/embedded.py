@@ -19,7 +19,7 @@ from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import EVERY_PROTOCOL, DataPlane, Metrics, open_protocols
 from bascule.serving.specs import ModelSpecs, Plans
-from bascule.serving.telemetry import Counters, MetricLabels, labels_of
+from bascule.serving.telemetry import Counters, MetricLabels, Recorder, RequestLog, labels_of
 from bascule.serving.transports import Exchange, Head, Routes, internal_error, told
 from bascule.serving.workers.loaded_models import LoadedModels
 
@@ -49,8 +49,8 @@ class Embedded:
         self.limits = limits or Limits()
         self.backlog = AdmissionQueue(self.limits.max_body_bytes)
         self.held = BufferBudget(self.limits.max_held_bytes)
-        self.recorder = None
-        self.request_log = None
+        self.recorder: Recorder | None = None
+        self.request_log: RequestLog | None = None
         self.noted_from = _NEVER
         self._counters = Counters(Path(f"/dev/fd/{os.memfd_create('bascule-counters')}"), workers=1)
         self._others = self._counters.series(0)
@@ -149,7 +149,7 @@ class _Carrier:
         self._done = done
         self.held = host.held
         self.max_body_bytes = host.limits.max_body_bytes
-        self.recorder = None
+        self.recorder: Recorder | None = None
 
     def write_answer(
         self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
