@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bascule.batch import MonitoringRules
     from bascule.bundle import Bundle
     from bascule.catalogue import Catalogue, Requests
+    from bascule.configuring import Books
     from bascule.control import Parts
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.monitoring.ledger import CallerCount
     from bascule.registry import CatalogueKeys, Registry, Version
+    from bascule.registry.stores import Objects
     from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -147,14 +149,20 @@ def open_registry(settings: Settings) -> Registry:
     from bascule.release import Criterion
 
     chosen = settings.registry
-    open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
         SqlRecords(open_catalogue(settings), uses=[_needing]),
-        open_objects(chosen.objects, settings.home),
+        open_objects(settings),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
     )
+
+
+def open_objects(settings: Settings) -> Objects:
+    """The bundles that `settings` name; nothing is created before the first push."""
+    chosen = settings.registry.objects
+    opened: Objects = _named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
+    return opened
 
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
@@ -231,6 +239,19 @@ def open_rollouts(settings: Settings) -> Rollouts:
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
         defaults=rollout_defaults(settings),
+    )  # fmt: skip
+
+
+def open_books(settings: Settings) -> Books:
+    """What `bascule apply` compares a document with and writes to, in the settings' catalogue."""
+    from bascule.batch import Schedules
+    from bascule.configuring import Books
+
+    registry = open_registry(settings)
+    return Books(
+        open_rollouts(settings), lambda reference: str(registry.resolve(reference)),
+        Schedules(open_catalogue(settings)), open_keys(settings), open_alerts(settings),
+        datetime.now(UTC),
     )  # fmt: skip
 
 

@@ -71,6 +71,15 @@ class Schedules:
             content = msgspec.to_builtins(schedule)
             _append(connection, schedule.name, _CHANGES[0], by, content, reason)
 
+    def put(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
+        """Keep it in place of the one of its name, if there is one. A run under way goes on."""
+        self._catalogue.create()
+        with self._catalogue.write() as connection:
+            if schedule.name in _folded(connection):
+                _append(connection, schedule.name, _CHANGES[3], by, {}, reason)
+            content = msgspec.to_builtins(schedule)
+            _append(connection, schedule.name, _CHANGES[0], by, content, reason)
+
     def pause(self, name: str, *, by: str, reason: str = "") -> None:
         """Run nothing until `resume`. A run under way goes on."""
         self._change(name, _CHANGES[1], by, reason)

@@ -12,9 +12,11 @@ import typer
 
 from bascule.cli import (
     alerts,
+    backups,
     batch,
     building,
     calling,
+    configuring,
     context,
     deploying,
     drift,
@@ -25,6 +27,7 @@ from bascule.cli import (
     monitoring,
     outcomes,
     performance,
+    pipelines,
     registering,
     replaying,
     rollouts,
@@ -44,7 +47,9 @@ PANELS = (
     ("Deploy", deploying),
     ("Deploy", rollouts),
     ("Deploy", incidents),
+    ("Deploy", configuring),
     ("Deploy", shipping),
+    ("Deploy", pipelines),
     ("Ask", calling),
     ("Batch", batch),
     ("Batch", schedules),
@@ -58,6 +63,7 @@ PANELS = (
     ("Trust", trust),
     ("Trust", keys),
     ("Machine", machine),
+    ("Machine", backups),
 )
 """The panel of the help in which the commands of each module stand, in the order of the help."""
 

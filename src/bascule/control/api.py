@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
+from bascule.control.configuration_routes import add_configuration
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Scheduled, Schedules
     from bascule.catalogue import Catalogue, Requests
     from bascule.control.batch_runs import BatchRunner
+    from bascule.configuring import Books
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
@@ -173,8 +175,23 @@ def control_app(
     def asks_approver(endpoint: str) -> bool:
         return open_catalogue is not None and rollouts().asks_approver(endpoint)
 
+    def books() -> Books:
+        from bascule.batch import Schedules
+        from bascule.configuring import Books
+        from bascule.registry import CatalogueKeys
+        from bascule.registry.stores import SqlRecords
+
+        book, registry = rollouts(), open_registry()  # says where there is no catalogue
+        assert open_catalogue is not None
+        return Books(
+            book, lambda reference: str(registry.resolve(reference)), Schedules(open_catalogue()),
+            CatalogueKeys(SqlRecords(open_catalogue())), (open_alerts or no_alerts)(),
+            datetime.now(UTC),
+        )  # fmt: skip
+
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
+    add_configuration(app, books, authorise)
     describe(app, asks_for_keys=guard is not None)
     return app
 

@@ -101,6 +101,8 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/incident": ("read", ANY),  # it tells of alerts and models
     "POST /api/v1/replays": ("manage", ANY),  # it shows rows of a caller
+    # Which endpoints, schedules, keys and silences is in the body: asked then.
+    "PUT /api/v1/configuration": ("deploy", ""),
     "GET /api/v1/models/{model}/monitor": ("read", "{model}"),
     "GET /api/v1/models/{model}/drift": ("read", "{model}"),
     "GET /api/v1/models/{model}/performance": ("read", "{model}"),
