@@ -11,16 +11,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.control.sessions import Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -359,6 +360,8 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
     from bascule.control import Parts
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -395,7 +398,43 @@ def control_parts(settings: Settings) -> Parts:
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
+        sessions=Sessions(catalogue, _session_lasts(settings)),
+        shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
     )
+
+
+def _session_lasts(settings: Settings) -> timedelta:
+    return timedelta(hours=settings.console.session_hours)
+
+
+def open_sessions(settings: Settings) -> Sessions:
+    """The sessions of people, where the settings keep the catalogue."""
+    from bascule.control.sessions import Sessions
+
+    return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
+
+
+def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """By section and name, what settings say; secrets, and addresses that hold one, are left out."""
+    found: dict[str, dict[str, Any]] = {"": {"home": str(settings.home)}}
+    for section in fields(settings):
+        values = getattr(settings, section.name)
+        if is_dataclass(values):
+            found[section.name] = _shown(values)
+    chosen = settings.registry
+    found["registry"] |= {"store": masked(chosen.store), "objects": masked(chosen.objects)}
+    return found
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON, without what a `repr` leaves out."""
+    if is_dataclass(value):
+        return {one.name: _shown(getattr(value, one.name)) for one in fields(value) if one.repr}
+    if isinstance(value, Mapping):
+        return {name: _shown(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_shown, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def open_alerts(settings: Settings) -> AlertStore:

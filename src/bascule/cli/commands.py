@@ -31,6 +31,7 @@ from bascule.cli import (
     schedules,
     serving,
     shipping,
+    signing_in,
     trust,
     watching,
 )
@@ -57,6 +58,7 @@ PANELS = (
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
+    ("Trust", signing_in),
     ("Machine", machine),
 )
 """The panel of the help in which the commands of each module stand, in the order of the help."""

@@ -197,6 +197,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
     """
     from bascule.app import callers_need_keys
     from bascule.cli.screen import note, print_json, say, url_host
+    from bascule.cli.signing_in import address_of, show_link
 
     chosen = settings.serving
     _start_logging(settings)
@@ -218,10 +219,12 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             print_json({"control": url, "callers": "keys" if needs_keys else "anybody"})
         else:
             say(f"control API at {url}/docs")
-            note("Ctrl-C stops it")
-        server = ServerLink(counters)
+        server, answers = ServerLink(counters), Answers(parts)
         stack.enter_context(_watching(settings, counters))
-        serve_api(server, listener, parts, Answers(parts).find, guard)
+        if not as_json:
+            show_link(address_of(settings, listener.getsockname()[1]), answers.sign_in_link())
+            note("Ctrl-C stops it")
+        serve_api(server, listener, parts, answers.find, guard)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_LINK_S = 30.0
 
 
 class _Stop(BaseException):
@@ -79,7 +80,10 @@ def run_server(
             supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
-            _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
+            control_port = listener.getsockname()[1]
+            _announce(supervisor, control_port, settings, as_json=as_json)
+            if every and not as_json:
+                _show_link(supervisor, settings, control_port)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -215,6 +219,13 @@ def _announce(
     if with_keys:
         note("callers need a key: bascule keys create NAME --allow infer:MODEL")
     note("Ctrl-C stops it")
+
+
+def _show_link(supervisor: Supervisor, settings: Settings, control_port: int) -> None:
+    from bascule.cli.signing_in import address_of, show_link
+
+    link = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    show_link(address_of(settings, control_port), link)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -61,6 +63,8 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        sessions: The sessions of people, in the catalogue.
+        shown: What the settings say, without secrets.
     """
 
     open_registry: Callable[[], Registry]
@@ -79,6 +83,8 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    sessions: Sessions | None = None
+    shown: SettingsShown | None = None
 
 
 class Answers:
@@ -103,6 +109,8 @@ class Answers:
                 return None
             case "resolve":
                 return self.resolve(said["reference"], Path(said["folder"])).to_json()
+            case "sign_in_link":
+                return self.sign_in_link()
             case "aliased":
                 return finding.aliased(self._parts.open_registry)
             case "planned":
@@ -127,6 +135,22 @@ class Answers:
         spec = finding.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
+
+    def sign_in_link(self) -> str:
+        """The path of a link by which the user that starts a server signs in as administrator.
+
+        Empty where the catalogue cannot be written, which is no reason not to serve.
+        """
+        from bascule.bundle.lineage import user_name
+        from bascule.control.sessions import path_of_link
+        from bascule.security import ADMINISTRATOR
+
+        user = user_name()
+        try:
+            assert self._parts.sessions is not None
+            return path_of_link(self._parts.sessions.offer(user, ADMINISTRATOR, by=user))
+        except BasculeError:
+            return ""
 
     def planned(self, names: list[str] | None) -> list[Message]:
         """The plans of these endpoints, or of all of them, each with the versions that it needs."""
@@ -186,6 +210,7 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        sessions=parts.sessions, shown=parts.shown,
     )  # fmt: skip
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
