@@ -31,10 +31,12 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from sqlalchemy import Connection
 
     from bascule.catalogue import Catalogue, Requests
     from bascule.control import Parts
+    from bascule.control.oidc import Provider
     from bascule.control.sessions import Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
@@ -383,7 +385,14 @@ def control_parts(settings: Settings) -> Parts:
 
         return EndpointStore(catalogue())
 
+    def add_console(app: FastAPI) -> None:
+        from bascule.console.site import add_console
+
+        chosen = settings.console
+        add_console(app, public_url=chosen.public_url, provider=provider_of(settings))
+
     return Parts(
+        add_console=add_console,
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
@@ -405,6 +414,24 @@ def control_parts(settings: Settings) -> Parts:
 
 def _session_lasts(settings: Settings) -> timedelta:
     return timedelta(hours=settings.console.session_hours)
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """Where people sign in; None for links alone. Raises `Invalid` where its libraries lack."""
+    chosen = settings.console
+    if not chosen.oidc_issuer:
+        return None
+    from bascule.control.oidc import Provider, ProviderConfig, check_installed
+
+    check_installed()
+    return Provider(
+        ProviderConfig(
+            issuer=chosen.oidc_issuer, client_id=chosen.oidc_client_id,
+            client_secret=chosen.oidc_client_secret, scopes=chosen.oidc_scopes,
+            roles_claim=chosen.oidc_roles_claim, user_claim=chosen.oidc_user_claim,
+            roles=chosen.roles,
+        )
+    )  # fmt: skip
 
 
 def open_sessions(settings: Settings) -> Sessions:

@@ -17,8 +17,10 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
+from bascule.control.context import ControlContext
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
+from bascule.control.headers import WithHeaders
 from bascule.control.history_routes import add_history
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
@@ -152,6 +154,7 @@ def control_app(
     def no_alerts() -> AlertStore:
         raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
 
+    app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server)
     add_load(app, server)
@@ -182,6 +185,12 @@ def control_app(
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
+    app.state.control = ControlContext(
+        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
+        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
+        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        sessions=known_sessions, find_session=find_session, shown=shown,
+    )  # fmt: skip
     return app
 
 

@@ -27,6 +27,8 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bascule.catalogue import Catalogue, Requests
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
@@ -65,6 +67,7 @@ class Parts:
         open_alerts: Opens the alerts, in the catalogue.
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.
+        add_console: Adds the pages for people to the application; None for none.
     """
 
     open_registry: Callable[[], Registry]
@@ -85,6 +88,7 @@ class Parts:
     open_alerts: Callable[[], AlertStore] | None = None
     sessions: Sessions | None = None
     shown: SettingsShown | None = None
+    add_console: Callable[[FastAPI], None] | None = None
 
 
 class Answers:
@@ -212,6 +216,8 @@ def serve_api(
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
         sessions=parts.sessions, shown=parts.shown,
     )  # fmt: skip
+    if parts.add_console is not None:
+        parts.add_console(app)
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)

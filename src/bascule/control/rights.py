@@ -13,28 +13,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from bascule.control.conventions import conditional
 from bascule.control.idempotency import once
+from bascule.control.people import (
+    SAFE_METHODS,
+    FindSession,
+    SignedIn,
+    check_same_origin,
+    find_signed_in,
+    signed_in,
+)
 from bascule.core import Refused, TooLarge
-from bascule.security import ANY, OPEN_ACTIONS, Action, Session, is_csrf_of
+from bascule.security import ANY, OPEN_ACTIONS, Action
 from bascule.serving.transports import Authenticator, host_of, is_loopback
 
 if TYPE_CHECKING:
     from bascule.catalogue import Requests
 
-FindSession = Callable[[str], Session | None]
-"""The session of a token, if it holds; reads the catalogue."""
-
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
 
-CSRF_HEADER = "X-CSRF-Token"
-"""Carries the token of a session's page with each request that changes something."""
+SESSION = "bascule.session"
+"""The key of a request's ASGI scope that holds the session of a person, where the console sends the
+request. No request from the network can set it."""
 
 USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
@@ -137,9 +142,6 @@ of this server; a route that is not here refuses every request."""
 CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys", "outcome"))
 """Actions that need this machine where callers need no keys."""
 
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_API = "/api/v1/"
-
 MAX_BODY_BYTES = 1 << 20
 """For most routes: some names and a path."""
 
@@ -167,79 +169,6 @@ def caller_of(request: Request) -> Caller:
     return found
 
 
-def authorise_of(guard: Authenticator | None) -> Authorise:
-    """The one decision on callers, for the API and for pages.
-
-    A key in `Authorization` counts first, then a session, then the rule for callers with neither.
-    """
-    base = open_to_all if guard is None else by_key(guard)
-
-    def authorise(request: Request, action: Action, model: str) -> Caller:
-        session = session_of(request)
-        if session is None or action in OPEN_ACTIONS:
-            return base(request, action, model)
-        session.check(action, model)
-        return Caller(f"session:{session.id[:16]}", session.user)
-
-    return authorise
-
-
-def session_of(request: Request) -> Session | None:
-    """The session by which a request is made; None for one with a key, or with neither."""
-    found: Session | None = getattr(request.state, "session", None)
-    return found
-
-
-def cookie_name(request: Request) -> str:
-    """The name of the session's cookie: of this port, because cookies ignore ports.
-
-    Over TLS browsers take a cookie with the prefix `__Host-` from this very host alone.
-    """
-    port = (request.scope.get("server") or ("", 0))[1]
-    return ("__Host-" if request.url.scheme == "https" else "") + f"bascule-{port}"
-
-
-async def _find_session(request: Request, find: FindSession | None) -> None:
-    cookie = request.cookies.get(cookie_name(request), "")
-    request.state.session = None
-    if find is None or not cookie or "authorization" in request.headers:
-        return
-    found = await to_thread.run_sync(find, cookie)
-    if found is not None and request.method not in SAFE_METHODS:
-        check_same_origin(request)
-        if request.url.path.startswith(_API):
-            check_csrf(request, request.headers.get(CSRF_HEADER, ""))
-    request.state.session = found
-
-
-def check_csrf(request: Request, said: str) -> None:
-    """Raise `Refused` unless `said` is the token of the page's cookie."""
-    if not is_csrf_of(request.cookies.get(cookie_name(request), ""), said):
-        raise Refused(
-            "the request does not carry the token of this session",
-            hint=f"reload the page; a program sends the token of GET {_API}session as "
-            f"{CSRF_HEADER}, or a key in place of a session",
-        )
-
-
-def check_same_origin(request: Request) -> None:
-    """Raise `Refused` where a browser says that a page of another site makes the request.
-
-    `Sec-Fetch-Site` cannot be set by pages. Another port is another origin, though its cookies are
-    the same.
-    """
-    site, origin = (request.headers.get(name) for name in ("sec-fetch-site", "origin"))
-    if site is not None:
-        is_ours = site in ("same-origin", "none")
-    else:
-        host = request.headers.get("host", "")
-        is_ours = origin is None or origin.partition("://")[2].lower() == host.lower()
-    if not is_ours:
-        raise Refused(
-            f"a page of {origin or 'another site'} may not do this", hint="use the console itself"
-        )
-
-
 def route_of(
     guard: Authenticator | None,
     open_requests: Callable[[], Requests],
@@ -260,7 +189,7 @@ def route_of(
                 operation = f"{request.method} {self.path}"
                 action, model = RIGHTS[operation] or ("health", "")
                 model = model.format(**request.path_params)
-                await _find_session(request, find_session)
+                await find_signed_in(request, find_session)
                 request.state.caller = authorise(request, action, model)
                 bound = _BOUNDS.get(operation, MAX_BODY_BYTES)
                 length = request.headers.get("content-length", "0")
@@ -294,6 +223,24 @@ class _BoundedRequest(Request):
 
 def _too_large(bound: int) -> str:
     return f"the body is over {bound:,} bytes, the most that this route takes"
+
+
+def authorise_of(guard: Authenticator | None) -> Authorise:
+    """The one decision on callers, for the API and for pages.
+
+    The session of a person counts, in the request's own cookie or of the page that sends it; else
+    the key; else the address.
+    """
+    of_caller = open_to_all if guard is None else by_key(guard)
+
+    def authorise(request: Request, action: Action, model: str) -> Caller:
+        person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
+        if person is None or action in OPEN_ACTIONS:
+            return of_caller(request, action, model)
+        person.check(action, model)
+        return Caller(f"session:{person.subject}", person.subject)
+
+    return authorise
 
 
 def by_key(guard: Authenticator) -> Authorise:

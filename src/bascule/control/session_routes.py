@@ -9,7 +9,8 @@ from fastapi import FastAPI, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
-from bascule.control.rights import Authorise, caller_of, cookie_name, session_of
+from bascule.control.people import cookie_name, cookie_of, is_encrypted, signed_in
+from bascule.control.rights import Authorise, caller_of
 from bascule.control.sessions import LINK_LASTS, Sessions, path_of_link
 from bascule.core import NotFound
 from bascule.security import Session, csrf_of, permissions_of_roles
@@ -71,7 +72,7 @@ def add_sessions(
     """Add the routes to `app`."""
 
     def current(request: Request) -> Session:
-        session = session_of(request)
+        session = signed_in(request)
         if session is None:
             raise NotFound("the request has no session", hint="bascule sign-in makes a link")
         return session
@@ -81,7 +82,7 @@ def add_sessions(
         """The session by which the request is made."""
         session = current(request)
         response.headers["Cache-Control"] = "no-store"
-        token = csrf_of(request.cookies[cookie_name(request)])
+        token = csrf_of(cookie_of(request))
         return OwnSessionView(**SessionView.of(session).model_dump(), csrf_token=token)
 
     @app.delete("/api/v1/session", tags=[_TAGS])
@@ -118,13 +119,13 @@ def set_cookie(request: Request, response: Response, token: str, session: Sessio
     """Have the browser keep the token of a session until it ends."""
     response.set_cookie(
         cookie_name(request), token, expires=session.ends_at, path="/",
-        secure=request.url.scheme == "https", httponly=True, samesite="strict",
+        secure=is_encrypted(request), httponly=True, samesite="strict",
     )  # fmt: skip
 
 
 def drop_cookie(request: Request, response: Response) -> None:
     """Have the browser forget the token of its session."""
     response.delete_cookie(
-        cookie_name(request), path="/", secure=request.url.scheme == "https", httponly=True,
+        cookie_name(request), path="/", secure=is_encrypted(request), httponly=True,
         samesite="strict",
     )  # fmt: skip

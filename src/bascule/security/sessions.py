@@ -41,6 +41,11 @@ class Session:
     began_at: datetime
     ends_at: datetime
 
+    @property
+    def subject(self) -> str:
+        """The name for histories."""
+        return self.user
+
     def allows(self, action: Action, model: str) -> bool:
         """Whether a permission covers the action."""
         return permits(self.permissions, action, model)

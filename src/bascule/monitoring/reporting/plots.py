@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import Chart
+from bascule.charts import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
 from bascule.monitoring.performance import WindowPerformance
 from bascule.monitoring.showing import alarms_found
