@@ -85,8 +85,6 @@ def address_of(settings: Settings, control_port: int) -> str:
 
 
 def show_link(address: str, path: str) -> None:
-    """Print where the console is, with a link to sign in where there is one."""
-    say(f"console at {address}/")
+    """Print a link to sign in, where there is one."""
     if path:
         say(f"sign in once, within ten minutes: {address}{path}")
-        note("bascule sign-in makes another link")

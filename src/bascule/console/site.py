@@ -7,6 +7,8 @@ A page is a module of `console.pages` with a `router` (made by `page_router`), a
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +81,7 @@ class Console:
         kept: What took long to compute, by what it was computed from; the oldest makes room.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
+        drawing: Held while a process draws the plots of a version: one at a time.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Console:
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
+        self.drawing = threading.Lock()
 
     @cached_property
     def templates(self) -> Environment:
@@ -211,8 +215,6 @@ def problem(request: Request, error: Exception) -> Response:
     answer = problem_of(error, request.url.path)
     if answer is None:
         raise error
-    import json
-
     said = json.loads(bytes(answer.body))
     page = render(
         request, "error.html", said, title=said["title"], status=answer.status_code

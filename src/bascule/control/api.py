@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
-from bascule.control.context import ControlContext
+from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.headers import WithHeaders
@@ -105,6 +105,7 @@ def control_app(
     open_alerts: Callable[[], AlertStore] | None = None,
     sessions: Sessions | None = None,
     shown: SettingsShown | None = None,
+    plots: Plots | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -125,6 +126,7 @@ def control_app(
         open_alerts: Opens the alerts; None for an API without them.
         sessions: The sessions of people; None for an API that takes keys alone.
         shown: What the settings say, without secrets; None for nothing.
+        plots: Draws the plots of a version, for the console; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -190,6 +192,7 @@ def control_app(
         alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
         authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
         sessions=known_sessions, find_session=find_session, shown=shown,
+        plots=plots,
     )  # fmt: skip
     return app
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
+
+
+Plots = Callable[[str], Sequence[Mapping[str, str]]]
+"""Draws the plots of a version, `MODEL/NUMBER`: title, caption, svg and section of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class ControlContext:
         sessions: Opens the sessions of people.
         find_session: Finds the session of a token; None where nobody can sign in.
         shown: What the settings say, without secrets; None for nothing.
+        plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
     server: ServerLink
@@ -60,3 +65,4 @@ class ControlContext:
     sessions: Callable[[], Sessions]
     find_session: FindSession | None
     shown: SettingsShown | None
+    plots: Plots | None

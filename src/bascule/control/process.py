@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.context import Plots
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
@@ -67,6 +68,7 @@ class Parts:
         open_alerts: Opens the alerts, in the catalogue.
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.
+        plots: Draws the plots of a version, in a process of its own.
         add_console: Adds the pages for people to the application; None for none.
     """
 
@@ -88,6 +90,7 @@ class Parts:
     open_alerts: Callable[[], AlertStore] | None = None
     sessions: Sessions | None = None
     shown: SettingsShown | None = None
+    plots: Plots | None = None
     add_console: Callable[[FastAPI], None] | None = None
 
 
@@ -215,6 +218,7 @@ def serve_api(
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
         sessions=parts.sessions, shown=parts.shown,
+        plots=parts.plots,
     )  # fmt: skip
     if parts.add_console is not None:
         parts.add_console(app)
