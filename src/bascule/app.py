@@ -442,7 +442,7 @@ def open_sessions(settings: Settings) -> Sessions:
 
 
 def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
-    """By section and name, what settings say; secrets, and addresses that hold one, are left out."""
+    """By section and name, what settings say, without secrets and addresses that hold one."""
     found: dict[str, dict[str, Any]] = {"": {"home": str(settings.home)}}
     for section in fields(settings):
         values = getattr(settings, section.name)

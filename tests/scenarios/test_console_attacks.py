@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fastapi.routing import APIRoute
+from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
 from bascule.catalogue import events
@@ -22,7 +23,6 @@ from bascule.security import OPEN_ACTIONS, ROLES, csrf_of, permissions_of_role, 
 from bascule.serving.transports import policy_of
 from bascule.serving.workers import bind
 from bascule.settings import load_settings
-from tests.unit.control.signed_in import COOKIE, site_of
 
 NAMES = {
     "model": "gb", "number": "1", "alias": "champion", "key": "nobody", "endpoint": "gb",
@@ -64,7 +64,7 @@ def made_of(settings, folder, *, with_keys):
 
 
 def routes_of(site):
-    """Every route with its method, its path with names filled in, and the right that it requires."""
+    """Of every route the method, the path with names filled in, and the right that it requires."""
     for route in site.app.routes:
         if not isinstance(route, APIRoute):
             continue
@@ -148,7 +148,7 @@ def test_csrf_without_the_token_of_the_session_no_form_and_no_request_does_anyth
     with site.signed_in("admin", with_token=False) as browser:
         before = acts(settings)
         for method, path, right, is_page in routes_of(site):
-            if method in SAFE or right is None and path != "/api/v1/session":
+            if method in SAFE or (right is None and path != "/api/v1/session"):
                 continue
             form = {"data": sent} if is_page else {"json": {}}
             answer = browser.request(method, path, **form)

@@ -13,7 +13,7 @@ from bascule.cli.screen import note, print_json, say, url_host
 if TYPE_CHECKING:
     from bascule.settings import Settings
 
-_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # compared, not listened on
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,9 @@ def _link_of_server(roles: list[str], user: str) -> dict[str, Any]:
     from bascule_client.control import path_of
 
     wanted = {"roles": roles, "user": user}
-    made = context.control_client().ask("POST", path_of("sign-in-links"), wanted, user=context.user())
+    made = context.control_client().ask(
+        "POST", path_of("sign-in-links"), wanted, user=context.user()
+    )
     base = context.stores["server"].rstrip("/")
     return {
         "url": base + made["path"], "user": made["user"], "permissions": made["permissions"]

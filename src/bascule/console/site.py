@@ -30,7 +30,14 @@ from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
 from bascule.console.pages.table import PAGES
-from bascule.console.session import CSRF_FIELD, CSRF_HEADER, OpenSessions, PeopleSessions, Sessions, current
+from bascule.console.session import (
+    CSRF_FIELD,
+    CSRF_HEADER,
+    OpenSessions,
+    PeopleSessions,
+    Sessions,
+    current,
+)
 from bascule.control.people import SAFE_METHODS, check_same_origin
 from bascule.control.problems import problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
@@ -58,8 +65,8 @@ _STATIC_AGE_S = 86_400
 SIGN_IN = "/sign-in"
 
 Rights = Mapping[str, tuple[Action, str] | None]
-"""The right that a route of a page requires, as in `control.rights.RIGHTS`: by METHOD PATH. None for
-the pages of signing in, which need no session."""
+"""The right that a route of a page requires, as in `control.rights.RIGHTS`: by METHOD PATH. None
+for the pages of signing in, which need no session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +138,7 @@ def context_of(request: Request) -> ControlContext:
     return console_of(request).context
 
 
-def add_console(
-    app: FastAPI, *, public_url: str = "", provider: Provider | None = None
-) -> None:
+def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None = None) -> None:
     """Add pages and static files to a control application.
 
     Args:

@@ -32,9 +32,9 @@ from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
 from bascule.control.rights import authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
+from bascule.control.services import FindService, add_services
 from bascule.control.session_routes import add_sessions
 from bascule.control.sessions import Sessions
-from bascule.control.services import FindService, add_services
 from bascule.control.settings_routes import add_settings
 from bascule.control.shown import SettingsShown
 from bascule.core import VERSION, BasculeError, Invalid, NotFound

@@ -84,9 +84,7 @@ def next_page(
     """The page of items that were read from `paging.after` on, one more than the limit."""
     shown = found[: paging.limit]
     more = len(found) > len(shown)
-    return Page(
-        items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None
-    )
+    return Page(items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None)
 
 
 def _cursor(key: int | str) -> str:

@@ -47,8 +47,8 @@ _SENTENCES: Mapping[str, str] = {
     "deletion_requested": "deletion of recorded answers requested where {where}",
     "deletion_completed": "{rows} recorded answers deleted where {where}",
 }
-"""By kind of event: what happened, with values of its body. Kinds with a sentence in their body, and
-those of models, are told by that."""
+"""By kind of event: what happened, with values of its body. Kinds with a sentence in their body,
+and those of models, are told by that."""
 
 _OF_MODELS = ("number", "alias", "from_number", "to_number", "key", "from_value", "to_value")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TAGS = "history"
 _Name = Annotated[str, Query(max_length=256)]
+_Form = Annotated[Literal["csv", "jsonl"], Query(alias="format")]
 
 
 class ActView(BaseModel):
@@ -84,12 +85,10 @@ def add_history(
         response_class=StreamingResponse,
         responses={200: {"content": {"text/csv": {}, "application/jsonl": {}}}},
     )
-    def export(
-        asked: Filtered, request: Request, format: Literal["csv", "jsonl"] = "csv"
-    ) -> StreamingResponse:
+    def export(asked: Filtered, request: Request, form: _Form = "csv") -> StreamingResponse:
         """The same as a file: a table for spreadsheets, or a JSON object a line."""
         acts = book.all(asked, with_keys=sees_keys(request, authorise))
-        kind = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
-        content = as_csv(acts) if format == "csv" else as_json_lines(acts)
-        named = {"Content-Disposition": f'attachment; filename="history.{format}"'}
+        kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
+        content = as_csv(acts) if form == "csv" else as_json_lines(acts)
+        named = {"Content-Disposition": f'attachment; filename="history.{form}"'}
         return StreamingResponse(content, media_type=kind, headers=named)

@@ -1,7 +1,7 @@
 """Signing in at an OpenID Connect provider: the code flow with PKCE, state and nonce.
 
-What a browser must bring back (`Flow`) is kept in its own cookie, so that any control process of the
-catalogue can finish what another has begun.
+What a browser must bring back (`Flow`) is kept in its own cookie, so that any control process of
+the catalogue can finish what another has begun.
 """
 
 from __future__ import annotations
@@ -244,7 +244,9 @@ class Provider:
                 hint="retry; or sign in by a link of bascule sign-in",
             ) from None
         except (AuthlibBaseError, JoseError, ValueError) as error:
-            raise _begin_again(f"the provider's answer is not accepted: {_short(str(error))}") from None
+            raise _begin_again(
+                f"the provider's answer is not accepted: {_short(str(error))}"
+            ) from None
 
 
 def check_installed() -> None:
@@ -276,7 +278,7 @@ def _json(answer: Any) -> dict[str, Any]:
         raise ValueError("the answer is too long")
     found = answer.json()
     if not isinstance(found, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the answer is no JSON object")  # noqa: TRY004  # not a bug of ours
     return found
 
 

@@ -1,4 +1,4 @@
-"""The routes about sessions: which one a request has, its end, and one-time links that begin one."""
+"""The routes about sessions: that of a request, its end, and one-time links that begin one."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ class LinkView(BaseModel):
     lasts_s: float
 
 
-def add_sessions(
-    app: FastAPI, open_sessions: Callable[[], Sessions], authorise: Authorise
-) -> None:
+def add_sessions(app: FastAPI, open_sessions: Callable[[], Sessions], authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
     def current(request: Request) -> Session:

@@ -1,4 +1,4 @@
-"""Sessions and one-time links in the catalogue: what begins and ends them are events of its history.
+"""Sessions and one-time links in the catalogue: their beginning and end are events of its history.
 
 So they need no table of their own, every control process of the catalogue knows them, and the audit
 shows who signed in. Subjects are hashes: no token can be read from the history.
@@ -36,7 +36,12 @@ class Sessions:
         self._lasts = lasts
 
     def offer(
-        self, user: str, permissions: Iterable[Permission], *, by: str, lasts: timedelta = LINK_LASTS
+        self,
+        user: str,
+        permissions: Iterable[Permission],
+        *,
+        by: str,
+        lasts: timedelta = LINK_LASTS,
     ) -> str:
         """The code of a link that begins a session of `user` once."""
         code, now = new_token(), datetime.now(UTC)
@@ -152,8 +157,13 @@ def check_user(name: str) -> str:
 
 
 def _append(
-    connection: sa.Connection, subject: Any, kind: str, at: datetime, by: str, body: Mapping[str, Any]
-) -> None:  # fmt: skip
+    connection: sa.Connection,
+    subject: Any,
+    kind: str,
+    at: datetime,
+    by: str,
+    body: Mapping[str, Any],
+) -> None:
     from bascule.catalogue import events
 
     events.append(connection, events.Event(subject, kind, at, by, "", body))
@@ -174,9 +184,7 @@ def _link(connection: sa.Connection, code: str, now: datetime) -> Link:
         found = events.find(connection, subject=events.Subject(LINK, hash_of(code)))
     if len(found) == 1:
         body = found[0].body
-        link = Link(
-            body["user"], _permissions(body), datetime.fromisoformat(body["ends_at"])
-        )
+        link = Link(body["user"], _permissions(body), datetime.fromisoformat(body["ends_at"]))
         if now < link.ends_at:
             return link
     raise _used_up()

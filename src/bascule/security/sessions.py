@@ -98,7 +98,7 @@ def is_csrf_of(cookie: str, said: str) -> bool:
 def local_path(wanted: str) -> str:
     """`wanted` if it is a path of this site, to return to after signing in; else `/`.
 
-    Browsers read `//host`, `/\\host` and a path with a line break as other sites.
+    Browsers read `//host`, the same with a backslash, and a path with a line break as other sites.
     """
     is_plain = wanted.isascii() and wanted.isprintable() and "\\" not in wanted
     if not is_plain or not wanted.startswith("/") or wanted.startswith("//"):

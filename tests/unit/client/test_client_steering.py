@@ -28,7 +28,7 @@ def asked():
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
         def log_message(self, *_):
             pass
@@ -80,7 +80,10 @@ UNTIL = datetime(2026, 12, 1, 8, tzinfo=UTC)
             lambda c: c.rollouts.promote("r1"),
             "POST", "/api/v1/rollouts/r1/promote", {"reason": ""},
         ),
-        (lambda c: c.models.versions("late"), "GET", "/api/v1/models/late/versions?limit=1000", None),
+        (
+            lambda c: c.models.versions("late"),
+            "GET", "/api/v1/models/late/versions?limit=1000", None,
+        ),
         (
             lambda c: c.models.set_alias("late", "champion", 2, reason="better"),
             "PUT", "/api/v1/models/late/aliases/champion", {"number": 2, "reason": "better"},

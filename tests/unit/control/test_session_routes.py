@@ -1,13 +1,13 @@
 """Sessions at the control API: the same rights as keys, the token of the page, and links."""
 
 import pytest
+from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import SqlRecords
 from bascule.settings import load_settings
-from tests.unit.control.signed_in import COOKIE, site_of
 
 ALIAS = "/api/v1/models/gb/aliases/champion"
 
@@ -136,11 +136,13 @@ def test_a_key_makes_a_link_with_the_rights_that_it_has(guarded):
 
     assert made.status_code == 201
     assert made.json()["permissions"] == ["read:gb", "approve:gb"]
-    token, session = guarded.sessions.redeem(made.json()["path"].partition("=")[2])
+    _, session = guarded.sessions.redeem(made.json()["path"].partition("=")[2])
     assert session.user == "eve"
 
 
-@pytest.mark.parametrize("roles", [["operator:gb"], ["viewer:*"], ["admin"], ["viewer:gb", "admin:gb"]])
+@pytest.mark.parametrize(
+    "roles", [["operator:gb"], ["viewer:*"], ["admin"], ["viewer:gb", "admin:gb"]]
+)
 def test_a_link_never_has_more_rights_than_its_maker(guarded, roles):
     made = guarded.with_key("read:gb").post("/api/v1/sign-in-links", json={"roles": roles})
 

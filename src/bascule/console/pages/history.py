@@ -23,6 +23,7 @@ router = page_router({
 })  # fmt: skip
 
 PAGE = 50
+_KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 SUBJECTS = ("model", "endpoint", "alert", "silence", "schedule", "ledger", "key", "session")
 _PAGES_OF = {"model": "/models/", "endpoint": "/endpoints/"}
 _Text = Annotated[str, Query(max_length=256)]
@@ -97,9 +98,7 @@ def history(
     """One page of it."""
     filters = _filters(about, name, kind, by, since, until)
     with_keys = _sees_keys(current(request))
-    acts = _book(request).page(
-        _asked(filters), limit=PAGE + 1, after=after, with_keys=with_keys
-    )
+    acts = _book(request).page(_asked(filters), limit=PAGE + 1, after=after, with_keys=with_keys)
     view = history_view(acts, filters, with_keys=with_keys, is_first=after is None)
     return render(request, "history.html", view, title="History")
 
@@ -113,17 +112,16 @@ def export(
     by: _Text = "",
     since: _Text = "",
     until: _Text = "",
-    format: _Text = "csv",
+    form: Annotated[str, Query(alias="format", max_length=16)] = "csv",
 ) -> Response:
     """All of it as a file."""
-    if format not in ("csv", "jsonl"):
-        raise Invalid(f"format: {format!r} is no form of the history", hint="csv or jsonl")
+    if form not in _KINDS:
+        raise Invalid(f"format: {form!r} is no form of the history", hint="csv or jsonl")
     asked = _asked(_filters(about, name, kind, by, since, until))
     acts = _book(request).all(asked, with_keys=_sees_keys(current(request)))
-    lines = as_csv(acts) if format == "csv" else as_json_lines(acts)
-    kinds = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
-    named = {"Content-Disposition": f'attachment; filename="history.{format}"'}
-    return StreamingResponse(lines, media_type=kinds[format], headers=named)
+    lines = as_csv(acts) if form == "csv" else as_json_lines(acts)
+    named = {"Content-Disposition": f'attachment; filename="history.{form}"'}
+    return StreamingResponse(lines, media_type=_KINDS[form], headers=named)
 
 
 def _filters(

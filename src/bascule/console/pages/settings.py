@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from bascule.batch.schedules import Scheduled
     from bascule.control.context import ControlContext
     from bascule.monitoring.alerts.sinks import Receiver
-    from bascule.security import Key
-    from bascule.security import Session as Stored
+    from bascule.security import Key, Session as Stored
 
 router = page_router({
     "GET /settings": ("read", ANY),

@@ -16,8 +16,7 @@ from bascule.control.oidc import FLOW_LASTS_S, Flow, Provider
 from bascule.control.people import cookie_name, cookie_of, is_encrypted
 from bascule.control.session_routes import drop_cookie, set_cookie
 from bascule.core import BasculeError, NotFound, Unauthenticated
-from bascule.security import local_path
-from bascule.security import Session as Stored
+from bascule.security import Session as Stored, local_path
 
 CALLBACK = f"{SIGN_IN}/callback"
 router = page_router({
@@ -28,7 +27,8 @@ router = page_router({
     "POST /sign-out": None,
 })  # fmt: skip
 
-_Text = Annotated[str, Query(max_length=2_048)]
+_Code = Annotated[str, Query(max_length=2_048)]
+_Next = Annotated[str, Query(alias="next", max_length=2_048)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ def _page(request: Request, view: SignInView, status: int = 200) -> Response:
 
 
 @router.get(SIGN_IN)
-def ways_in(request: Request, code: _Text = "", next: _Text = "/") -> Response:
+def ways_in(request: Request, code: _Code = "", returns_to: _Next = "/") -> Response:
     """The ways to sign in. A link is looked at, and used by the button alone."""
-    view = _view(request, next)
+    view = _view(request, returns_to)
     if not code:
         return _page(request, view)
     try:
         link = context_of(request).sessions().offered(code)
     except Unauthenticated as error:
-        return _page(request, _view(request, next, error), 401)
+        return _page(request, _view(request, returns_to, error), 401)
     return _page(
         request,
         SignInView(code, link.user, returns_to=view.returns_to, provider=view.provider),
@@ -97,9 +97,9 @@ def use_link(request: Request) -> Response:
 
 
 @router.get(f"{SIGN_IN}/provider")
-def to_provider(request: Request, next: _Text = "/") -> Response:
+def to_provider(request: Request, returns_to: _Next = "/") -> Response:
     """Send the browser to the provider; what it must bring back is in a cookie."""
-    url, flow = _provider(request).begin(_redirect_uri(request), next)
+    url, flow = _provider(request).begin(_redirect_uri(request), returns_to)
     response = RedirectResponse(url, 303)
     response.set_cookie(
         _flow_cookie(request), flow.to_cookie(), max_age=FLOW_LASTS_S, path="/", httponly=True,
@@ -119,8 +119,8 @@ def from_provider(request: Request) -> Response:
         status = 403 if not isinstance(error, Unauthenticated) else 401
         response = _page(request, _view(request, "/", error), status)
     else:
-        token, session = context_of(request).sessions().begin(
-            person.user, person.permissions, "oidc"
+        token, session = (
+            context_of(request).sessions().begin(person.user, person.permissions, "oidc")
         )
         # A page, and no redirect: browsers send a strict cookie from our own pages alone.
         view = SignInView(user=session.user, returns_to=flow.returns_to)
