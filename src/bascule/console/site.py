@@ -155,6 +155,7 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.
         app.router.routes.extend(module.router.routes)
     app.mount(STATIC, _Static(directory=HERE / "static"))
+    _answer_browsers(app)
 
 
 def page_router(rights: Rights) -> APIRouter:
@@ -299,6 +300,22 @@ async def _admit_all(request: Request) -> None:
     if request.method not in SAFE_METHODS:
         check_same_origin(request)
         request.state.form = await read_form(request)
+
+
+def _answer_browsers(app: FastAPI) -> None:
+    """Let a browser that asks for an address that is not there have a page, and not JSON."""
+    of_api: Any = app.exception_handlers[HTTPException]
+
+    async def answered(request: Request, error: Exception) -> Response:
+        is_page = not request.url.path.startswith(("/api/", "/v2/", STATIC))
+        if is_page and "text/html" in request.headers.get("accept", ""):
+            response = problem(request, error)
+            response.headers.update(HEADERS)
+            return response
+        answer: Response = of_api(request, error)
+        return answer
+
+    app.add_exception_handler(HTTPException, answered)
 
 
 class _Static(StaticFiles):
