@@ -24,14 +24,14 @@ class _Part:
     def __init__(self, open_client: Callable[[], ControlClient]) -> None:
         self._open = open_client
 
-    def _get(self, *parts: object, **query: object) -> Any:
+    def _get(self, *parts: object, **query: Any) -> Any:
         return self._open().ask("GET", path_of(*parts), **query)
 
-    def _items(self, *parts: object, **query: object) -> Items:
+    def _items(self, *parts: object, **query: Any) -> Items:
         return [*self._open().items(path_of(*parts), **query)]
 
     def _change(
-        self, method: str, parts: tuple[object, ...], body: Item | None = None, **query: object
+        self, method: str, parts: tuple[object, ...], body: Item | None = None, **query: Any
     ) -> Any:
         return self._open().ask(method, path_of(*parts), body, user=_user(), **query)
 

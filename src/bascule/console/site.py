@@ -245,10 +245,11 @@ def _route_of(rights: Rights) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
             super().__init__(path, endpoint, **more)
-            for method in self.methods:
+            methods = self.methods or set()
+            for method in methods:
                 if f"{method} {path}" not in rights:
                     raise KeyError(f"{method} {path} has no right in the table of its page")
-            self.rights = {method: rights[f"{method} {path}"] for method in self.methods}
+            self.rights = {method: rights[f"{method} {path}"] for method in methods}
 
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
             handle = super().get_route_handler()

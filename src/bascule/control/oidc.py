@@ -75,7 +75,7 @@ class Flow:
             raise _begin_again("the browser has not begun a sign-in, or it took too long") from None
         if not all(isinstance(value, str) and value for value in values):
             raise _begin_again("the cookie of the sign-in is damaged")
-        return cls(*values[:3], returns_to=local_path(values[3]))
+        return cls(values[0], values[1], values[2], local_path(values[3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,8 @@ class Provider:
 
         with self._lock:
             if self._keys is None or again:
-                self._keys = KeySet.import_key_set(_json(_plain(client, known["jwks_uri"])))
+                found: Any = _json(_plain(client, known["jwks_uri"]))
+                self._keys = KeySet.import_key_set(found)
             return self._keys
 
     def _known(self, client: Any) -> dict[str, Any]:
