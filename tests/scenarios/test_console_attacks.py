@@ -12,8 +12,8 @@ from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
 from bascule.catalogue import events
-from bascule.console.pages.table import PAGES
 from bascule.console.site import add_console
+from bascule.console.table import PAGES
 from bascule.control.hosts import answering_to
 from bascule.control.rights import RIGHTS
 from bascule.endpoints import EndpointStore

@@ -1,7 +1,7 @@
 """Adds the console to the control application: pages, templates, static files, headers.
 
 A page is a module of `console.pages` with a `router` (made by `page_router`), and a line of
-`pages.table.PAGES`. Its routes name their rights, as those of the API do.
+`table.PAGES`. Its routes name their rights, as those of the API do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
-from bascule.console.pages.table import PAGES
 from bascule.console.session import (
     CSRF_FIELD,
     CSRF_HEADER,
@@ -38,6 +37,7 @@ from bascule.console.session import (
     Sessions,
     current,
 )
+from bascule.console.table import PAGES
 from bascule.control.people import SAFE_METHODS, check_same_origin
 from bascule.control.problems import problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated

@@ -224,7 +224,7 @@ class Provider:
 
     @contextmanager
     def _client(self, redirect_uri: str) -> Iterator[Any]:
-        import httpx
+        import httpx2
         from authlib.common.errors import AuthlibBaseError
         from authlib.integrations.httpx_client import OAuth2Client
         from joserfc.errors import JoseError
@@ -239,22 +239,30 @@ class Provider:
         try:
             with client:
                 yield client
-        except httpx.HTTPError as error:
-            raise Unavailable(
-                f"the provider {self.name} does not answer as it should: {_short(str(error))}",
-                hint="retry; or sign in by a link of bascule sign-in",
-            ) from None
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code >= 500:
+                raise self._away(error) from None
+            # Of the code: used, expired, or for another verifier.
+            raise _begin_again(f"the provider {self.name} refuses the sign-in") from None
+        except httpx2.HTTPError as error:
+            raise self._away(error) from None
         except (AuthlibBaseError, JoseError, ValueError) as error:
             raise _begin_again(
                 f"the provider's answer is not accepted: {_short(str(error))}"
             ) from None
+
+    def _away(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"the provider {self.name} does not answer as it should: {_short(str(error))}",
+            hint="retry; or sign in by a link of bascule sign-in",
+        )
 
 
 def check_installed() -> None:
     """Raise `Invalid` unless the libraries of this flow are there."""
     try:
         import authlib.oidc.core  # noqa: F401
-        import httpx  # noqa: F401
+        import httpx2  # noqa: F401
     except ImportError as error:
         raise Invalid(
             f"console.oidc_issuer is set, and {error.name} is not installed",
