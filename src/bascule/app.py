@@ -11,16 +11,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
-from datetime import date, datetime
+from dataclasses import asdict, fields, is_dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -31,6 +31,7 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from sqlalchemy import Connection
 
     from bascule.batch import MonitoringRules
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
     from bascule.control import Parts
+    from bascule.control.oidc import Provider
+    from bascule.control.sessions import Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -391,6 +394,8 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
     from bascule.control import Parts
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -412,7 +417,14 @@ def control_parts(settings: Settings) -> Parts:
 
         return EndpointStore(catalogue())
 
+    def add_console(app: FastAPI) -> None:
+        from bascule.console.site import add_console
+
+        chosen = settings.console
+        add_console(app, public_url=chosen.public_url, provider=provider_of(settings))
+
     return Parts(
+        add_console=add_console,
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
@@ -427,6 +439,8 @@ def control_parts(settings: Settings) -> Parts:
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
+        sessions=Sessions(catalogue, _session_lasts(settings)),
+        shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
     )
 
 
@@ -458,6 +472,58 @@ def batch_model(
         false_alarms_a_year=settings.alerts.false_alarms_a_year,
     )  # fmt: skip
     return bundle, number, rules
+
+
+def _session_lasts(settings: Settings) -> timedelta:
+    return timedelta(hours=settings.console.session_hours)
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """Where people sign in; None for links alone. Raises `Invalid` where its libraries lack."""
+    chosen = settings.console
+    if not chosen.oidc_issuer:
+        return None
+    from bascule.control.oidc import Provider, ProviderConfig, check_installed
+
+    check_installed()
+    return Provider(
+        ProviderConfig(
+            issuer=chosen.oidc_issuer, client_id=chosen.oidc_client_id,
+            client_secret=chosen.oidc_client_secret, scopes=chosen.oidc_scopes,
+            roles_claim=chosen.oidc_roles_claim, user_claim=chosen.oidc_user_claim,
+            roles=chosen.roles,
+        )
+    )  # fmt: skip
+
+
+def open_sessions(settings: Settings) -> Sessions:
+    """The sessions of people, where the settings keep the catalogue."""
+    from bascule.control.sessions import Sessions
+
+    return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
+
+
+def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """By section and name, what settings say, without secrets and addresses that hold one."""
+    found: dict[str, dict[str, Any]] = {"": {"home": str(settings.home)}}
+    for section in fields(settings):
+        values = getattr(settings, section.name)
+        if is_dataclass(values):
+            found[section.name] = _shown(values)
+    chosen = settings.registry
+    found["registry"] |= {"store": masked(chosen.store), "objects": masked(chosen.objects)}
+    return found
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON, without what a `repr` leaves out."""
+    if is_dataclass(value):
+        return {one.name: _shown(getattr(value, one.name)) for one in fields(value) if one.repr}
+    if isinstance(value, Mapping):
+        return {name: _shown(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_shown, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def open_alerts(settings: Settings) -> AlertStore:

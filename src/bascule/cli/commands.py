@@ -35,6 +35,7 @@ from bascule.cli import (
     schedules,
     serving,
     shipping,
+    signing_in,
     trust,
 )
 from bascule.cli.screen import say
@@ -62,6 +63,7 @@ PANELS = (
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
+    ("Trust", signing_in),
     ("Machine", machine),
     ("Machine", backups),
 )

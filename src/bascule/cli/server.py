@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_LINK_S = 30.0
 
 
 class _Stop(BaseException):
@@ -79,7 +80,10 @@ def run_server(
             supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
-            _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
+            control_port = listener.getsockname()[1]
+            _announce(supervisor, control_port, settings, as_json=as_json)
+            if every and not as_json:
+                _show_link(supervisor, settings, control_port)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -123,7 +127,7 @@ def _resolve(
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    folders = {one: found for one in references if (found := _folder_of(one)) is not None}
+    folders = {one: spec for one in references if (spec := _folder_of(one)) is not None}
     registered = [one for one in references if one not in folders and not is_address(one)]
     plans, needed = _planned(registered, supervisor, every=every)
     endpoints = {plan.endpoint for plan in plans}
@@ -206,6 +210,7 @@ def _announce(
                 "predictions": f"{base}:{supervisor.port}",
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
+                "console": f"{base}:{control_port}/",
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }
@@ -221,11 +226,19 @@ def _announce(
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    say(f"console at {base}:{control_port}/")
     if unix_socket:
         say(f"also at {unix_socket}")
     if with_keys:
         note("callers need a key: bascule keys create NAME --allow infer:MODEL")
     note("Ctrl-C stops it")
+
+
+def _show_link(supervisor: Supervisor, settings: Settings, control_port: int) -> None:
+    from bascule.cli.signing_in import address_of, show_link
+
+    link = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    show_link(address_of(settings, control_port), link)
 
 
 @contextmanager
