@@ -50,7 +50,7 @@ def sign_in(
 
 def _link(roles: list[str], user: str) -> dict[str, Any]:
     from bascule.app import open_sessions
-    from bascule.control.sessions import path_of_link
+    from bascule.control import path_of_link
     from bascule.security import permissions_of_roles
 
     settings = context.settings()

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.core import NotFound
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue
-    from bascule.catalogue.events import Event
+    from bascule.catalogue import Catalogue, events
 
 OF_ADMINISTRATORS = ("key", "session", "sign_in_link")
 """Kinds of subjects that callers without the right `keys` do not see."""
@@ -146,7 +145,7 @@ class History:
             after = part[-1].id
 
 
-def act_of(event: Event) -> Act:
+def act_of(event: events.Event) -> Act:
     """An event of the catalogue as a line of the history."""
     body = dict(event.body)
     sentence = _sentence(event, body)
@@ -158,7 +157,7 @@ def act_of(event: Event) -> Act:
     )
 
 
-def _sentence(event: Event, body: dict[str, Any]) -> str:
+def _sentence(event: events.Event, body: dict[str, Any]) -> str:
     if said := body.pop("sentence", ""):
         return str(said)
     if event.subject.kind == "model":

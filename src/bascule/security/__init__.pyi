@@ -18,6 +18,7 @@ from .roles import (
     roles_of_claim as roles_of_claim,
 )
 from .sessions import (
+    MAX_TOKEN as MAX_TOKEN,
     Link as Link,
     Session as Session,
     csrf_of as csrf_of,

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, page_router, render
-from bascule.control.history import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
+from bascule.control import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
 from bascule.core import Invalid, NotFound
 from bascule.security import ANY
 

@@ -20,8 +20,8 @@ from bascule.core import VERSION, Invalid, NotFound, seconds_of
 from bascule.security import ANY, ROLES, permissions_of_role
 
 if TYPE_CHECKING:
-    from bascule.batch.schedules import Scheduled
-    from bascule.control.context import ControlContext
+    from bascule.batch import Scheduled
+    from bascule.control import ControlContext
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.security import Key, Session as Stored
 
@@ -205,6 +205,6 @@ def _sessions(context: ControlContext, session: Session) -> Sequence[Stored] | N
 def _schedules(context: ControlContext) -> Sequence[Scheduled]:
     if context.catalogue is None:
         return []
-    from bascule.batch.schedules import Schedules
+    from bascule.batch import Schedules
 
     return Schedules(context.catalogue()).list()
