@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import NotFound
+from bascule.security import Permission, in_words
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, events
@@ -24,9 +25,9 @@ _MAX_CELL = 32_000
 """Characters. Spreadsheets take 32,767."""
 
 _SENTENCES: Mapping[str, str] = {
-    "key_created": "key {name} made, which allows {permissions}",
+    "key_created": "key {name} made for {permissions}",
     "key_revoked": "key {name} revoked",
-    "link_offered": "sign-in link made for {user}, which allows {permissions}",
+    "link_offered": "sign-in link made for {user} as {permissions}",
     "link_used": "sign-in link used",
     "signed_in": "{user} signed in ({source})",
     "signed_out": "signed out",
@@ -168,6 +169,8 @@ def _sentence(event: events.Event, body: dict[str, Any]) -> str:
         return OfModel(kind, event.subject.name, event.at, event.actor, **about).sentence
     words = _SENTENCES.get(event.kind, event.kind.replace("_", " "))
     said = {name: _in_words(value) for name, value in body.items()}
+    if "permissions" in body:
+        said["permissions"] = in_words(map(Permission.parse, body["permissions"]))
     return words.format_map(_Unknown(said))
 
 

@@ -13,6 +13,7 @@ from .keys import (
 from .roles import (
     ADMINISTRATOR as ADMINISTRATOR,
     ROLES as ROLES,
+    in_words as in_words,
     permissions_of_role as permissions_of_role,
     permissions_of_roles as permissions_of_roles,
     roles_of_claim as roles_of_claim,

@@ -49,6 +49,19 @@ def permissions_of_roles(texts: Iterable[str]) -> tuple[Permission, ...]:
     return tuple(dict.fromkeys(one for text in texts for one in permissions_of_role(text)))
 
 
+def in_words(permissions: Iterable[Permission]) -> str:
+    """Permissions in few words: the roles that they make up, then those that are left."""
+    left = list(dict.fromkeys(permissions))
+    said = []
+    for role in ("admin", "operator", "approver"):
+        for model in dict.fromkeys(one.model for one in left):
+            whole = set(permissions_of_role(f"{role}:{model}"))
+            if whole <= set(left):
+                said.append(f"{role}:{model}")
+                left = [one for one in left if one not in whole]
+    return ", ".join([*said, *map(str, left)])
+
+
 ADMINISTRATOR = permissions_of_role("admin")
 
 

@@ -17,7 +17,7 @@ from bascule.console.forms import field
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, form_of, page_router, render, see
 from bascule.core import VERSION, Invalid, NotFound, seconds_of
-from bascule.security import ANY, ROLES, permissions_of_role
+from bascule.security import ANY, ROLES, in_words, permissions_of_role
 
 if TYPE_CHECKING:
     from bascule.batch import Scheduled
@@ -54,7 +54,7 @@ class KeyRow:
 
     @property
     def permissions(self) -> str:
-        return ", ".join(map(str, self.key.permissions))
+        return in_words(self.key.permissions)
 
 
 @dataclass(frozen=True, slots=True)
