@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
-    from bascule.control import Parts
-    from bascule.control.oidc import Provider
-    from bascule.control.sessions import Sessions
+    from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -393,9 +391,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
-    from bascule.control import Parts
-    from bascule.control.sessions import Sessions
-    from bascule.control.shown import SettingsShown
+    from bascule.control import Parts, Sessions, SettingsShown
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -483,7 +479,7 @@ def provider_of(settings: Settings) -> Provider | None:
     chosen = settings.console
     if not chosen.oidc_issuer:
         return None
-    from bascule.control.oidc import Provider, ProviderConfig, check_installed
+    from bascule.control import Provider, ProviderConfig, check_installed
 
     check_installed()
     return Provider(
@@ -498,7 +494,7 @@ def provider_of(settings: Settings) -> Provider | None:
 
 def open_sessions(settings: Settings) -> Sessions:
     """The sessions of people, where the settings keep the catalogue."""
-    from bascule.control.sessions import Sessions
+    from bascule.control import Sessions
 
     return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
 

@@ -121,7 +121,7 @@ class LiveRollout:
         from bascule.charts import Figure, notebook_html
         from bascule.console.story import evidence_chart
 
-        chart = evidence_chart(self._stored.rollout, self._book.evidence(self.id))
+        chart = evidence_chart(self._stored.rollout, [*enumerate(self._book.evidence(self.id))])
         caption = "After each interval, as odds. Dashed: the odds that end the rollout."
         figures = [] if chart is None else [Figure("Evidence of harm", chart, caption)]
         told = f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"

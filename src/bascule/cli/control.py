@@ -226,7 +226,8 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         server, answers = ServerLink(counters), Answers(parts)
         stack.enter_context(_watching(settings, counters))
         if not as_json:
-            show_link(address_of(settings, listener.getsockname()[1]), answers.sign_in_link())
+            path = answers.sign_in_link()
+            show_link(path and address_of(settings, listener.getsockname()[1]) + path)
             note("Ctrl-C stops it")
         serve_api(server, listener, parts, answers.find, guard)
 

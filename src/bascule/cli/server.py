@@ -81,9 +81,8 @@ def run_server(
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
             control_port = listener.getsockname()[1]
-            _announce(supervisor, control_port, settings, as_json=as_json)
-            if every and not as_json:
-                _show_link(supervisor, settings, control_port)
+            link = _sign_in_link(supervisor, settings, control_port) if every else ""
+            _announce(supervisor, control_port, settings, link, as_json=as_json)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -174,8 +173,10 @@ def _planned(
 
 
 def _announce(
-    supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
+    supervisor: Supervisor, control_port: int, settings: Settings, link: str, *, as_json: bool
 ) -> None:
+    from bascule.cli.signing_in import show_link
+
     scheme = "https" if settings.serving.tls_certificate else "http"
     host = url_host(supervisor.host)
     base = f"{scheme}://{host}"
@@ -211,6 +212,7 @@ def _announce(
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
                 "console": f"{base}:{control_port}/",
+                **({"sign_in": link} if link else {}),
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }
@@ -227,6 +229,7 @@ def _announce(
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
     say(f"console at {base}:{control_port}/")
+    show_link(link)
     if unix_socket:
         say(f"also at {unix_socket}")
     if with_keys:
@@ -234,11 +237,11 @@ def _announce(
     note("Ctrl-C stops it")
 
 
-def _show_link(supervisor: Supervisor, settings: Settings, control_port: int) -> None:
-    from bascule.cli.signing_in import address_of, show_link
+def _sign_in_link(supervisor: Supervisor, settings: Settings, control_port: int) -> str:
+    from bascule.cli.signing_in import address_of
 
-    link = supervisor.start_control().ask("sign_in_link", _LINK_S)
-    show_link(address_of(settings, control_port), link)
+    path = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    return path and address_of(settings, control_port) + path
 
 
 @contextmanager

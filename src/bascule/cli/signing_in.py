@@ -50,7 +50,7 @@ def sign_in(
 
 def _link(roles: list[str], user: str) -> dict[str, Any]:
     from bascule.app import open_sessions
-    from bascule.control.sessions import path_of_link
+    from bascule.control import path_of_link
     from bascule.security import permissions_of_roles
 
     settings = context.settings()
@@ -86,7 +86,7 @@ def address_of(settings: Settings, control_port: int) -> str:
     return f"{scheme}://{url_host('127.0.0.1' if host in _EVERY_ADDRESS else host)}:{control_port}"
 
 
-def show_link(address: str, path: str) -> None:
-    """Print a link to sign in, where there is one."""
-    if path:
-        say(f"sign in once, within ten minutes: {address}{path}")
+def show_link(link: str) -> None:
+    """Print a link to sign in, if it is not empty."""
+    if link:
+        say(f"sign in once, within ten minutes: {link}")

@@ -16,8 +16,7 @@ from typing import Protocol
 
 from fastapi import Request
 
-from bascule.control.people import FindSession, cookie_of
-from bascule.control.rights import Authorise
+from bascule.control import Authorise, FindSession, cookie_of
 from bascule.core import Refused
 from bascule.security import Action, csrf_of
 from bascule.serving.transports import is_loopback

@@ -38,16 +38,14 @@ from bascule.console.session import (
     current,
 )
 from bascule.console.table import PAGES
-from bascule.control.people import SAFE_METHODS, check_same_origin
-from bascule.control.problems import problem_of
+from bascule.control import SAFE_METHODS, check_same_origin, problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
 from bascule.security import Action
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bascule.control.context import ControlContext
-    from bascule.control.oidc import Provider
+    from bascule.control import ControlContext, Provider
 
 HERE = Path(__file__).parent
 STATIC = "/console/static"

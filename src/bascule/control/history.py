@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import NotFound
+from bascule.security import Permission, in_words
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue
-    from bascule.catalogue.events import Event
+    from bascule.catalogue import Catalogue, events
 
 OF_ADMINISTRATORS = ("key", "session", "sign_in_link")
 """Kinds of subjects that callers without the right `keys` do not see."""
@@ -25,9 +25,9 @@ _MAX_CELL = 32_000
 """Characters. Spreadsheets take 32,767."""
 
 _SENTENCES: Mapping[str, str] = {
-    "key_created": "key {name} made, which allows {permissions}",
+    "key_created": "key {name} made for {permissions}",
     "key_revoked": "key {name} revoked",
-    "link_offered": "sign-in link made for {user}, which allows {permissions}",
+    "link_offered": "sign-in link made for {user} as {permissions}",
     "link_used": "sign-in link used",
     "signed_in": "{user} signed in ({source})",
     "signed_out": "signed out",
@@ -146,7 +146,7 @@ class History:
             after = part[-1].id
 
 
-def act_of(event: Event) -> Act:
+def act_of(event: events.Event) -> Act:
     """An event of the catalogue as a line of the history."""
     body = dict(event.body)
     sentence = _sentence(event, body)
@@ -158,7 +158,7 @@ def act_of(event: Event) -> Act:
     )
 
 
-def _sentence(event: Event, body: dict[str, Any]) -> str:
+def _sentence(event: events.Event, body: dict[str, Any]) -> str:
     if said := body.pop("sentence", ""):
         return str(said)
     if event.subject.kind == "model":
@@ -169,6 +169,8 @@ def _sentence(event: Event, body: dict[str, Any]) -> str:
         return OfModel(kind, event.subject.name, event.at, event.actor, **about).sentence
     words = _SENTENCES.get(event.kind, event.kind.replace("_", " "))
     said = {name: _in_words(value) for name, value in body.items()}
+    if "permissions" in body:
+        said["permissions"] = in_words(map(Permission.parse, body["permissions"]))
     return words.format_map(_Unknown(said))
 
 

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from bascule.core import Invalid, NotFound, Unauthenticated
-from bascule.security import Link, Permission, Session, hash_of, new_token
-from bascule.security.sessions import MAX_TOKEN
+from bascule.security import MAX_TOKEN, Link, Permission, Session, hash_of, new_token
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -13,11 +13,13 @@ from .keys import (
 from .roles import (
     ADMINISTRATOR as ADMINISTRATOR,
     ROLES as ROLES,
+    in_words as in_words,
     permissions_of_role as permissions_of_role,
     permissions_of_roles as permissions_of_roles,
     roles_of_claim as roles_of_claim,
 )
 from .sessions import (
+    MAX_TOKEN as MAX_TOKEN,
     Link as Link,
     Session as Session,
     csrf_of as csrf_of,

@@ -49,6 +49,19 @@ def permissions_of_roles(texts: Iterable[str]) -> tuple[Permission, ...]:
     return tuple(dict.fromkeys(one for text in texts for one in permissions_of_role(text)))
 
 
+def in_words(permissions: Iterable[Permission]) -> str:
+    """Permissions in few words: the roles that they make up, then those that are left."""
+    every = list(dict.fromkeys(permissions))
+    said, told = [], set[Permission]()
+    for role in ("admin", "operator", "approver"):
+        for model in dict.fromkeys(one.model for one in every):
+            whole = set(permissions_of_role(f"{role}:{model}"))
+            if whole <= set(every) and not whole <= told:
+                said.append(f"{role}:{model}")
+                told |= whole
+    return ", ".join([*said, *(str(one) for one in every if one not in told)])
+
+
 ADMINISTRATOR = permissions_of_role("admin")
 
 

@@ -49,7 +49,7 @@ def test_every_act_is_told_in_words_the_latest_first(history):
         "kind of tomorrow",
         "schedule paused",
         "eve signed in (oidc)",
-        "key ci made, which allows read:*",
+        "key ci made for read:*",
         "late/1 answers all",
         "late@champion: new -> 1",
         "late/1 pushed",

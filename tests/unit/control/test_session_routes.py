@@ -162,7 +162,7 @@ def test_the_history_is_for_those_that_may_read_all_and_keys_for_administrators(
     assert {one["about"] for one in viewed} == {"model"}
     assert {"pushed", "key_created", "signed_in"} <= {one["kind"] for one in seen}
     made = next(one for one in seen if one["kind"] == "key_created")
-    assert (made["by"], made["sentence"]) == ("ada", "key ci made, which allows read:*")
+    assert (made["by"], made["sentence"]) == ("ada", "key ci made for read:*")
 
 
 def test_the_history_is_given_in_pages_and_as_files(guarded):

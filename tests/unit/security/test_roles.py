@@ -8,6 +8,7 @@ from bascule.security.keys import GRANTABLE, ON_MODELS
 from bascule.security.roles import (
     ADMINISTRATOR,
     ROLES,
+    in_words,
     permissions_of_role,
     permissions_of_roles,
     roles_of_claim,
@@ -83,6 +84,21 @@ def test_with_a_mapping_only_mapped_values_count():
 
     assert roles_of_claim(["ml-team", "admin"], mapping) == ["viewer:*", "operator:late"]
     assert roles_of_claim(["admin"], mapping) == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (["admin"], "admin:*"),
+        (["operator:late", "approver:late"], "operator:late, approver:late"),
+        (["viewer:*", "approver:late"], "approver:late, read:*"),
+        (["viewer:late"], "read:late"),
+    ],
+)
+def test_permissions_are_told_by_the_roles_that_they_make_up(roles, words):
+    told = in_words(permissions_of_roles(roles))
+
+    assert sorted(told.split(", ")) == sorted(words.split(", "))
 
 
 @pytest.mark.parametrize("path", ["/", "/models/late/2?with=1#card", "/history?by=ada%20b"])

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, page_router, render
-from bascule.control.history import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
+from bascule.control import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
 from bascule.core import Invalid, NotFound
 from bascule.security import ANY
 
@@ -24,7 +24,17 @@ router = page_router({
 
 PAGE = 50
 _KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
-SUBJECTS = ("model", "endpoint", "alert", "silence", "schedule", "ledger", "key", "session")
+SUBJECTS = (
+    "model",
+    "endpoint",
+    "alert",
+    "silence",
+    "schedule",
+    "ledger",
+    "key",
+    "session",
+    "sign_in_link",
+)
 _PAGES_OF = {"model": "/models/", "endpoint": "/endpoints/"}
 _Text = Annotated[str, Query(max_length=256)]
 _Id = Annotated[int | None, Query(ge=1, lt=2**63)]

@@ -17,11 +17,11 @@ from bascule.console.forms import field
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, form_of, page_router, render, see
 from bascule.core import VERSION, Invalid, NotFound, seconds_of
-from bascule.security import ANY, ROLES, permissions_of_role
+from bascule.security import ANY, ROLES, in_words, permissions_of_role
 
 if TYPE_CHECKING:
-    from bascule.batch.schedules import Scheduled
-    from bascule.control.context import ControlContext
+    from bascule.batch import Scheduled
+    from bascule.control import ControlContext
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.security import Key, Session as Stored
 
@@ -54,7 +54,7 @@ class KeyRow:
 
     @property
     def permissions(self) -> str:
-        return ", ".join(map(str, self.key.permissions))
+        return in_words(self.key.permissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,6 @@ def _sessions(context: ControlContext, session: Session) -> Sequence[Stored] | N
 def _schedules(context: ControlContext) -> Sequence[Scheduled]:
     if context.catalogue is None:
         return []
-    from bascule.batch.schedules import Schedules
+    from bascule.batch import Schedules
 
     return Schedules(context.catalogue()).list()

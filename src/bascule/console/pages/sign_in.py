@@ -12,9 +12,16 @@ from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import CSRF_FIELD, Session
 from bascule.console.site import SIGN_IN, console_of, context_of, form_of, page_router, render, see
-from bascule.control.oidc import FLOW_LASTS_S, Flow, Provider
-from bascule.control.people import cookie_name, cookie_of, is_encrypted
-from bascule.control.session_routes import drop_cookie, set_cookie
+from bascule.control import (
+    FLOW_LASTS_S,
+    Flow,
+    Provider,
+    cookie_name,
+    cookie_of,
+    drop_cookie,
+    is_encrypted,
+    set_cookie,
+)
 from bascule.core import BasculeError, NotFound, Unauthenticated
 from bascule.security import Session as Stored, local_path
 

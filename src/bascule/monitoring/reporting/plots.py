@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from bascule.charts import Chart
-from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
-from bascule.monitoring.drift.pictures import then_and_now
+from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift, then_and_now
 from bascule.monitoring.performance import WindowPerformance
 from bascule.monitoring.showing import alarms_found
 
