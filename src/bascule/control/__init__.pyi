@@ -35,6 +35,7 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .scheduling import (
     ScheduleCommand as ScheduleCommand,
