@@ -33,4 +33,7 @@ PAGES = (
     Page("endpoint", "/endpoints", "Endpoints"),
     Page("model", "/models", "Models"),
     Page("version", "/models"),
+    Page("history", "/history", "History"),
+    Page("settings", "/settings", "Settings"),
+    Page("sign_in", "/sign-in"),
 )

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.control.link import ServerLink
+from bascule.control.people import FindSession
 from bascule.control.rights import Authorise
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
     from bascule.control.monitoring_routes import Measure
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
     from bascule.endpoints import Endpoints
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -42,6 +45,9 @@ class ControlContext:
         asks_for_keys: Whether callers need keys.
         home: Where ledger and outcomes are kept; None for a server without them.
         measure: Measures a model in production, in a process of its own; None for none.
+        sessions: Opens the sessions of people.
+        find_session: Finds the session of a token; None where nobody can sign in.
+        shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
@@ -56,4 +62,7 @@ class ControlContext:
     asks_for_keys: bool
     home: Path | None
     measure: Measure | None
+    sessions: Callable[[], Sessions]
+    find_session: FindSession | None
+    shown: SettingsShown | None
     plots: Plots | None
