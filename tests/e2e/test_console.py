@@ -133,7 +133,7 @@ def test_a_page_is_used_with_the_keyboard_alone(chromium, address):
 
 SHOWN = {
     "console-overview": "/",
-    "console-rollout": "/endpoints/churn#rollout",
+    "console-rollout": "/endpoints/churn",
     "console-version": "/models/late/2?with=1",
 }
 
@@ -145,7 +145,9 @@ def test_the_pictures_of_the_docs_are_there_and_small(chromium, home, address, n
     if os.environ.get("BASCULE_WRITE_PICTURES"):
         with visiting(chromium) as visit:
             page = visit.open(address + SHOWN[name])
-            page.wait_for_timeout(500)
-            page.screenshot(path=file)
+            for one in page.locator("[hx-trigger=load]").all():
+                one.locator("figure").first.wait_for()
+            card = page.locator("section[aria-labelledby=rollout]")
+            (card if "rollout" in name else page).screenshot(path=file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size <= MOST_BYTES
