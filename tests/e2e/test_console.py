@@ -91,9 +91,10 @@ def test_a_person_finds_why_a_rollout_aborted_and_rolls_back_another_with_the_mo
         assert page.get_by_text("of the answers of churn/2 failed").first.is_visible()
         page.goto(address)
         page.get_by_role("link", name="Decide: late/2 waits for an approval").click()
-        page.get_by_text("Abort…").click()
-        page.get_by_label("Reason").locator("visible=true").fill("the window is closed")
-        page.get_by_role("button", name="Abort", exact=False).locator("visible=true").last.click()
+        page.locator("summary", has_text="Abort…").click()
+        sheet = page.locator("details[open]")
+        sheet.get_by_label("Reason").fill("the window is closed")
+        sheet.get_by_role("button", name="Abort", exact=True).click()
         page.get_by_role("status").get_by_text("the window is closed").wait_for()
         visit.check()
     assert open_rollouts(settings).get("late").state_name == "aborted"
