@@ -81,7 +81,7 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
 
 
-def test_a_person_finds_why_a_rollout_aborted_and_rolls_back_another_with_the_mouse_alone(
+def test_a_person_finds_why_a_rollout_aborted_and_aborts_another_with_the_mouse_alone(
     chromium, home, address
 ):
     settings, _ = home
