@@ -81,7 +81,7 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
 
 
-def test_a_person_finds_why_a_rollout_aborted_and_rolls_back_another_with_the_mouse_alone(
+def test_a_person_finds_why_a_rollout_aborted_and_aborts_another_with_the_mouse_alone(
     chromium, home, address
 ):
     settings, _ = home
@@ -91,9 +91,10 @@ def test_a_person_finds_why_a_rollout_aborted_and_rolls_back_another_with_the_mo
         assert page.get_by_text("of the answers of churn/2 failed").first.is_visible()
         page.goto(address)
         page.get_by_role("link", name="Decide: late/2 waits for an approval").click()
-        page.get_by_text("Abort…").click()
-        page.get_by_label("Reason").locator("visible=true").fill("the window is closed")
-        page.get_by_role("button", name="Abort", exact=False).locator("visible=true").last.click()
+        page.locator("summary", has_text="Abort…").click()
+        sheet = page.locator("details[open]")
+        sheet.get_by_label("Reason").fill("the window is closed")
+        sheet.get_by_role("button", name="Abort", exact=True).click()
         page.get_by_role("status").get_by_text("the window is closed").wait_for()
         visit.check()
     assert open_rollouts(settings).get("late").state_name == "aborted"
@@ -133,7 +134,7 @@ def test_a_page_is_used_with_the_keyboard_alone(chromium, address):
 
 SHOWN = {
     "console-overview": "/",
-    "console-rollout": "/endpoints/churn#rollout",
+    "console-rollout": "/endpoints/churn",
     "console-version": "/models/late/2?with=1",
 }
 
@@ -145,7 +146,9 @@ def test_the_pictures_of_the_docs_are_there_and_small(chromium, home, address, n
     if os.environ.get("BASCULE_WRITE_PICTURES"):
         with visiting(chromium) as visit:
             page = visit.open(address + SHOWN[name])
-            page.wait_for_timeout(500)
-            page.screenshot(path=file)
+            for one in page.locator("[hx-trigger=load]").all():
+                one.locator("figure").first.wait_for()
+            card = page.locator("section[aria-labelledby=rollout]")
+            (card if "rollout" in name else page).screenshot(path=file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size <= MOST_BYTES

@@ -239,7 +239,7 @@ def coarse(table: Floats, most: int) -> Floats:
 
 def some_of(count: int) -> int:
     """How many intervals of `count` are drawn: two digits, so that few drawings are computed."""
-    step = 10 ** max(0, len(str(count)) - 2)
+    step = int(10 ** max(0, len(str(count)) - 2))
     return count // step * step
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 router = page_router({"GET /models": ("read", ""), "GET /models/{model}": ("read", "{model}")})
 
 _PAGE = 50
+_MODELS = 25
+"""Models of a page of the list: each takes two queries."""
 _MAX_EVENTS = 30
 _MAX_TRENDS = 4
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
@@ -38,11 +40,11 @@ class ModelsView:
 
     @property
     def back(self) -> str:
-        return self._address(max(0, self.start - _PAGE)) if self.start else ""
+        return self._address(max(0, self.start - _MODELS)) if self.start else ""
 
     @property
     def more(self) -> str:
-        after = self.start + _PAGE
+        after = self.start + _MODELS
         return self._address(after) if after < self.total else ""
 
     @property
@@ -172,7 +174,7 @@ def models(
         for one in registry.model_names()
         if q.lower() in one.lower() and session.allows("read", one)
     ]
-    view = ModelsView(registry.models(found[start : start + _PAGE]), len(found), start, q)
+    view = ModelsView(registry.models(found[start : start + _MODELS]), len(found), start, q)
     return render(request, "models.html", view, title="Models")
 
 

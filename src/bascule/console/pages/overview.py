@@ -164,11 +164,11 @@ def _of_server(server: ServerFacts, endpoints: Sequence[EndpointFacts]) -> list[
     made += [
         ToDo(
             "warn", f"{one.name} is {one.state}",
-            f"Plan {one.endpoint.current.plan.number} is the newest; this server serves "
-            f"{f'plan {one.served_plan}' if one.served_plan else 'none'}.",
+            f"Plan {one.endpoint.current.plan.number} is the newest; this server serves plan "
+            f"{one.served_plan}.",
             f"/endpoints/{one.name}", "Look",
         )
         for one in endpoints
-        if one.state in ("behind", "not served")
+        if one.state == "behind"  # what is not served may be served by another server
     ]  # fmt: skip
     return made
