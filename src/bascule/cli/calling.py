@@ -83,7 +83,7 @@ def snippet(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print a few lines that ask a server for this model, with rows of its own."""
-    from bascule.cli import snippets
+    from bascule.serving.protocols import snippets
 
     protocol = protocol if face is None else face
     chosen = context.settings()
@@ -126,8 +126,8 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
     from bascule.app import callers_need_keys, protocols_of
     from bascule.bundle.disk import EXAMPLE, columns_of, read_file, read_manifest
     from bascule.cli.screen import url_host
-    from bascule.cli.snippets import SnippetRequest
     from bascule.core import Reference
+    from bascule.serving.protocols.snippets import SnippetRequest
 
     version, path = context.find_to_look_at(reference)
     manifest = read_manifest(path, verify=False)

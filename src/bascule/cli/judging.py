@@ -5,33 +5,24 @@ The watcher of alerts and the control API ask for it: their process must stay sm
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import KINDS, BasculeError, ModelFailed, TimedOut
+from bascule.cli.children import answer_parent, ask_child, told_settings
 
 if TYPE_CHECKING:
     from bascule.monitoring.alerts import Finding
     from bascule.settings import Settings
 
 _JUDGE_S = 3_600.0
-_NICE = 10
 
 
 class Judge:
     """Judges by some settings; see `app.watcher_of`."""
 
     def __init__(self, settings: Settings) -> None:
-        from pydantic import TypeAdapter
-
-        from bascule.settings import Settings as Kind
-
-        self._settings = TypeAdapter(Kind).dump_python(settings, mode="json")
+        self._settings = told_settings(settings)
 
     def __call__(self, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
         """The findings of `drift` or `performance` of a model's day.
@@ -43,61 +34,31 @@ class Judge:
         """
         from bascule.monitoring.alerts import Finding
 
-        asked = {"what": what, "model": model, "day": day.isoformat(), "now": now.isoformat()}
-        found = self._ask(asked)
+        found = self._ask(what, model, {"day": day.isoformat(), "now": now.isoformat()})
         return [Finding.from_json(one) for one in found["findings"]]
 
     def measure(self, what: str, model: str, since_s: float) -> dict[str, Any]:
         """What `bascule monitor`, `drift` or `performance` says as JSON; raises likewise."""
-        report: dict[str, Any] = self._ask({"what": what, "model": model, "since_s": since_s})
-        return report
+        return self._ask(what, model, {"since_s": since_s})
 
-    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
-        what, model = asked["what"], asked["model"]
-        asked = {**asked, "settings": self._settings}
-        command = [
-            "nice", "-n", str(_NICE), sys.executable, "-m", "bascule.cli.judging", str(os.getpid())
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
-                timeout=_JUDGE_S, check=False,
-            )  # fmt: skip
-            found: dict[str, Any] = json.loads(done.stdout)
-        except subprocess.TimeoutExpired:
-            raise TimedOut(f"{what} of {model} took over {_JUDGE_S:g} s") from None
-        except ValueError:
-            raise ModelFailed(f"{what} of {model} failed; see the server's log") from None
-        if "error" in found:
-            kind = next(kind for kind in KINDS if kind.__name__ == found["kind"])
-            raise kind(found["error"], hint=found["hint"])
-        return found
+    def _ask(self, what: str, model: str, asked: dict[str, Any]) -> dict[str, Any]:
+        return ask_child(
+            "bascule.cli.judging",
+            {"what": what, "model": model, "settings": self._settings, **asked},
+            what=f"{what} of {model}", timeout_s=_JUDGE_S, is_nice=True,
+        )  # fmt: skip
 
 
-def main() -> None:
-    """Measure what standard input names; says the findings or the report, or the error."""
-    from pydantic import TypeAdapter
-
+def _answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     from bascule.app import judge, measured
-    from bascule.bundle.programs import die_with
-    from bascule.cli.screen import error_json, print_json
-    from bascule.settings import Settings as Kind
 
-    die_with(int(sys.argv[1]))
-    asked: dict[str, Any] = json.loads(sys.stdin.read())
-    settings = TypeAdapter(Kind).validate_python(asked["settings"])
     what, model = asked["what"], asked["model"]
-    try:
-        if "since_s" in asked:
-            print_json(measured(settings, what, model, asked["since_s"]))
-            return
-        day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
-        found = judge(settings, what, model, day, now)
-        print_json({"findings": [one.to_json() for one in found]})
-    except BasculeError as error:
-        kind = next(one for one in type(error).__mro__ if one in KINDS)
-        print_json({**error_json(error), "kind": kind.__name__})
+    if "since_s" in asked:
+        return measured(settings, what, model, asked["since_s"])
+    day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
+    found = judge(settings, what, model, day, now)
+    return {"findings": [one.to_json() for one in found]}
 
 
 if __name__ == "__main__":
-    main()
+    answer_parent(_answer)

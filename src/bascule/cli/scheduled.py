@@ -1,4 +1,4 @@
-"""Runs a scheduled job in a process of its own: `python -m bascule.cli.scheduled`."""
+"""Runs a batch job in a process of its own: `python -m bascule.cli.scheduled`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError
+from bascule.cli.children import answer_parent, told_settings
 
 if TYPE_CHECKING:
     from bascule.batch import Schedule
+    from bascule.bundle import Bundle
     from bascule.settings import Settings
 
 
 def command_of(settings: Settings) -> Callable[[Schedule], tuple[Sequence[str], bytes]]:
     """What runs jobs by these settings; see `control.scheduling.ScheduleCommand`."""
-    from pydantic import TypeAdapter
-
-    from bascule.settings import Settings as Kind
-
-    told = TypeAdapter(Kind).dump_python(settings, mode="json")
+    told = told_settings(settings)
 
     def command(schedule: Schedule) -> tuple[Sequence[str], bytes]:
         asked = {"settings": told, "job": schedule.job, "folder": schedule.folder}
@@ -31,35 +28,42 @@ def command_of(settings: Settings) -> Callable[[Schedule], tuple[Sequence[str], 
     return command
 
 
-def main() -> None:
-    """Run the job that standard input names; says the run, or the error."""
-    from pydantic import TypeAdapter
-
-    from bascule.app import open_registry
+def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
+    """Run the job of a question, or go on with its `expected_run`; the run as JSON."""
     from bascule.batch import job_of, run_job
-    from bascule.bundle import load
-    from bascule.bundle.programs import die_with
-    from bascule.cli.screen import error_json, print_json
-    from bascule.control import is_path, registered
-    from bascule.settings import Settings as Kind
 
-    die_with(int(sys.argv[1]))
-    asked = json.loads(sys.stdin.read())
-    settings = TypeAdapter(Kind).validate_python(asked["settings"])
+    enter(asked["folder"])
+    job = job_of(asked["job"])
+    bundle, version = bundle_of(settings, job.model)
+    expected = asked.get("expected_run", "")
+    return run_job(
+        job, bundle, settings.home, version=version, expected_run=expected
+    ).to_json()
+
+
+def enter(folder: str) -> None:
+    """Go to the folder that a job's paths are relative to. Raises `Invalid`."""
+    from bascule.core import Invalid
+
     try:
-        os.chdir(asked["folder"])
-        job = job_of(asked["job"])
-        if is_path(job.model):
-            path, version = job.model, ""
-        else:
-            registry, found = registered(lambda: open_registry(settings), job.model)
-            path, version = str(registry.path(found)), str(found.number)
-        print_json(run_job(job, load(path), settings.home, version=version).to_json())
-    except BasculeError as error:
-        print_json(error_json(error))
+        os.chdir(folder)
     except OSError as error:
-        print_json({"error": f"the folder of the job cannot be entered: {error}", "hint": ""})
+        raise Invalid(
+            f"the folder of the job cannot be entered: {error}", hint="make it, or change the job"
+        ) from None
+
+
+def bundle_of(settings: Settings, reference: str) -> tuple[Bundle, str]:
+    """A bundle, and the number of its version; empty for a folder."""
+    from bascule.app import open_registry
+    from bascule.bundle import load
+    from bascule.control import is_path, registered
+
+    if is_path(reference):
+        return load(reference), ""
+    registry, version = registered(lambda: open_registry(settings), reference)
+    return load(registry.path(version)), str(version.number)
 
 
 if __name__ == "__main__":
-    main()
+    answer_parent(run)

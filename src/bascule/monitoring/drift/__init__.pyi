@@ -1,6 +1,7 @@
 from .budgets import Budget as Budget, Effect as Effect
 from .columns import read_current as read_current, times_of as times_of
 from .comparing import acceptable as acceptable, measure_drift as measure_drift
+from .distributions import ThenAndNow as ThenAndNow, then_and_now as then_and_now
 from .judging import ModelWatch as ModelWatch
 from .production import (
     OpenBundle as OpenBundle,

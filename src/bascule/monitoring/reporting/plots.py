@@ -6,21 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bascule.bundle import Chart
-from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift
+from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift, then_and_now
 from bascule.monitoring.performance import WindowPerformance
 from bascule.monitoring.showing import alarms_found
 from bascule.stats import ColumnProfile
 
-Floats = NDArray[np.float64]
 Series = Sequence[tuple[WindowDrift, ColumnDrift]]
 
-_BINS = 24
-_CATEGORIES = 10
-_TRIM = 0.002
 _LINES = 3
 
 
@@ -41,49 +34,23 @@ def series_of(report: DriftReport) -> Mapping[tuple[str, str], Series]:
     return made
 
 
-def then_and_now(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
+def histograms(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
     """The distribution in the baseline (pale) and in production."""
-    if then.quantiles.rows and now.quantiles.rows and then.distinct > 2:
-        return _histograms(name, then, now)
-    return _categories(name, then, now)
-
-
-def _histograms(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart:
-    ends = [one.quantiles.quantiles([_TRIM, 1 - _TRIM]) for one in (then, now)]
-    low, high = float(min(one[0] for one in ends)), float(max(one[1] for one in ends))
-    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-    shares = [_binned(one, edges) for one in (then, now)]
-    most = max(float(one.max()) for one in shares)
-    chart = Chart((float(edges[0]), float(edges[-1])), (0, most * 1.05), (name, "share"), name)
-    chart.bars(edges.tolist(), shares[0].tolist(), "bar other")
-    return chart.bars(edges.tolist(), shares[1].tolist())
-
-
-def _binned(column: ColumnProfile, edges: Floats) -> Floats:
-    values, weights = column.quantiles.weighted()
-    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=weights)[0]
-    return np.asarray(counts / max(1, weights.sum()))
-
-
-def _categories(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
-    names = list(dict(then.frequent.top()[:_CATEGORIES]))
-    names += [one for one, _ in now.frequent.top() if one not in names][: _CATEGORIES - len(names)]
-    if not names:
+    found = then_and_now(then, now)
+    if found is None:
         return None
-    shares = [[_share(one, value) for value in names] for one in (then, now)]
-    most = max(max(one) for one in shares) or 1.0
-    labels = [str(value) if len(str(value)) < 8 else f"{str(value)[:6]}…" for value in names]
-    chart = Chart((-0.5, len(names) - 0.5), (0, most * 1.05), (name, "share"), name, labels)
-    for place, (before, after) in enumerate(zip(*shares, strict=True)):
+    most = max((*found.then, *found.now)) or 1.0
+    if found.edges:
+        ends = (found.edges[0], found.edges[-1])
+        chart = Chart(ends, (0, most * 1.05), (name, "share"), name)
+        return chart.bars(found.edges, found.then, "bar other").bars(found.edges, found.now)
+    labels = [one if len(one) < 8 else f"{one[:6]}…" for one in found.names]
+    chart = Chart((-0.5, len(labels) - 0.5), (0, most * 1.05), (name, "share"), name, labels)
+    for place, (before, after) in enumerate(zip(found.then, found.now, strict=True)):
         chart.bars([place - 0.42, place], [before], "bar other").bars(
             [place, place + 0.42], [after]
         )
     return chart
-
-
-def _share(column: ColumnProfile, value: float | str) -> float:
-    rows = max(1, column.rows - column.missing - column.infinite)
-    return column.frequent.counts.get(value, 0) / rows
 
 
 def over_time(name: str, series: Series) -> Chart | None:
@@ -174,7 +141,7 @@ def figures_of(report: DriftReport, where: str) -> Iterator[str]:
         known = None if then is None else then.columns.get(name)
         latest = None if now is None else now.columns.get(name)
         if known is not None and latest is not None and known.kind == latest.kind:
-            chart = then_and_now(name, known, latest)
+            chart = histograms(name, known, latest)
             if chart is not None:
                 caption = "Pale: the baseline. Strong: production, all days together."
                 yield figure(chart, name, caption)

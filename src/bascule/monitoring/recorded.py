@@ -1,0 +1,121 @@
+"""Finds recorded predictions: a page of the latest, or all rows of one request with their truths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bascule.core import Invalid, NotFound
+from bascule.monitoring.ledger import Ledger, quoted
+
+MAX_PAGE = 1_000
+MAX_ROWS = 200
+"""Of one request that are read; larger requests say how many they have."""
+_MAX_ID = 512
+_LISTED = "id, row, time, model, version, endpoint, arm, caller, protocol, status, latency_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request as it was recorded.
+
+    Attributes:
+        id: The prediction id.
+        facts: `time`, `model`, `version`, `endpoint`, `arm`, `caller`, `protocol`, `status`,
+            `latency_s`, `trace_id`, `kept_share`.
+        rows: How many rows of it are in the ledger; at most `MAX_ROWS` of them are below.
+        inputs: By row, the values by field; without fields that are private.
+        outputs: The same of the answer.
+        truths: By row, the newest truth that was received: `truth`, `received_at`; None if none.
+    """
+
+    id: str
+    facts: Mapping[str, Any]
+    rows: int
+    inputs: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Mapping[str, Any]]
+    truths: Sequence[Mapping[str, Any] | None]
+
+
+def latest_predictions(
+    ledger: Ledger, model: str, *, since: datetime, until: datetime, version: str = "",
+    limit: int = 25, offset: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows that were answered in a span of time, the latest first, without inputs and outputs.
+
+    Raises:
+        Invalid: `limit` and `offset` reach beyond `MAX_PAGE` rows.
+        NotFound: The ledger has no answers of the model.
+    """
+    if not 0 < limit or not 0 <= offset or limit + offset > MAX_PAGE:
+        raise Invalid(
+            f"limit + offset: {limit} + {offset} is not from 1 to {MAX_PAGE:,}",
+            hint="give a later `until` or an earlier `since`",
+        )
+    where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
+    if version:
+        where += f" AND version = {quoted(version)}"
+    return ledger.query(
+        f"SELECT {_LISTED} FROM predictions WHERE {where} "
+        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}",
+        model=model,
+    ).to_pylist()
+
+
+def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
+    """The newest request of an id, or of `ID#ROW`.
+
+    Raises:
+        Invalid: The id is too long.
+        NotFound: The ledger has none.
+    """
+    if not 0 < len(prediction_id) <= _MAX_ID:
+        raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
+    name, mark, row = prediction_id.rpartition("#")
+    asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
+    found = ledger.query(
+        "SELECT model, version, time, count(*) AS rows FROM predictions "
+        f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+    ).to_pylist()
+    if not found:
+        raise NotFound(
+            f"the ledger has no prediction {asked!r}",
+            hint="answers carry their id; bascule ledger status shows what the ledger holds",
+        )
+    (newest,) = found
+    rows = ledger.query(
+        f"SELECT * FROM predictions WHERE id = {quoted(asked)} "
+        f"AND version = {quoted(newest['version'])} AND time = {_moment(newest['time'])} "
+        f"ORDER BY row LIMIT {MAX_ROWS}",
+        model=newest["model"],
+    ).to_pylist()
+    first = rows[0]
+    facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
+    truths = _truths(ledger, asked, (first["endpoint"], first["model"]))
+    return Recorded(
+        asked, {**facts, "row": None}, newest["rows"],
+        [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
+        [truths.get(one["row"]) for one in rows],
+    )  # fmt: skip
+
+
+def _truths(ledger: Ledger, asked: str, models: Sequence[str]) -> dict[int, dict[str, Any]]:
+    named = ", ".join(map(quoted, models))
+    found = ledger.query(
+        "SELECT row, truth, time, received_at "
+        f"FROM outcomes WHERE id = {quoted(asked)} AND model IN ({named}) ORDER BY received_at"
+    ).to_pylist()
+    return {one["row"]: one for one in found}
+
+
+def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Fields of one version are columns of others too, where they are null for its rows."""
+    return {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
+
+
+def _moment(at: datetime) -> str:
+    return f"TIMESTAMPTZ {quoted(at.isoformat())}"
