@@ -31,6 +31,7 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from sqlalchemy import Connection
 
     from bascule.catalogue import Catalogue, Requests
@@ -380,7 +381,13 @@ def control_parts(settings: Settings) -> Parts:
 
         return EndpointStore(catalogue())
 
+    def add_console(app: FastAPI) -> None:
+        from bascule.console.site import add_console
+
+        add_console(app)
+
     return Parts(
+        add_console=add_console,
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
+from bascule.cli.console_work import worker
 from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
 from bascule.cli.scheduled import command_of
@@ -87,7 +88,8 @@ def main() -> int:
     settings = _settings_of(config)
     _start_logging(settings)
     parts = replace(
-        control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
+        control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure,
+        do_task=worker(settings),
     )
     answers.set_result(mine := Answers(parts))
     try:
@@ -208,7 +210,8 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = replace(
-            control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
+            control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure,
+        do_task=worker(settings),
         )
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)

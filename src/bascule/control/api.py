@@ -17,9 +17,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
+from bascule.control.batch_routes import BatchJobs, add_batch
+from bascule.control.context import ControlContext
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
+from bascule.control.ledger_routes import RecordedPredictions, add_ledger
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
 from bascule.control.monitoring_routes import Measure, add_monitoring
@@ -27,9 +30,10 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import by_key, open_to_all, route_of
+from bascule.control.rights import authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
+from bascule.control.work import DoTask, Works
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving import default_of
 from bascule.serving.telemetry import prometheus_text
@@ -96,6 +100,7 @@ def control_app(
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
+    do_task: DoTask | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -114,6 +119,7 @@ def control_app(
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
+        do_task: Does what takes seconds, in a process of its own; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -123,7 +129,7 @@ def control_app(
         responses={"4XX": {}},
     )
     app.router.route_class = route_of(guard, open_requests or _no_requests)
-    authorise = open_to_all if guard is None else by_key(guard)
+    authorise = authorise_of(guard)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
@@ -144,6 +150,11 @@ def control_app(
     add_keys(app, open_keys or no_keys)
     add_outcomes(app, home)
     add_monitoring(app, measure)
+    works = Works()
+    jobs = BatchJobs(home, open_catalogue, do_task, works)
+    predictions = RecordedPredictions(home, do_task)
+    add_batch(app, jobs)
+    add_ledger(app, predictions, authorise)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)
@@ -161,6 +172,12 @@ def control_app(
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
     describe(app, asks_for_keys=guard is not None)
+    app.state.control = ControlContext(
+        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
+        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
+        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        do_task=do_task, works=works, jobs=jobs, predictions=predictions,
+    )  # fmt: skip
     return app
 
 

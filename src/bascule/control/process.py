@@ -27,10 +27,13 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bascule.catalogue import Catalogue, Requests
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.work import DoTask
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -61,6 +64,8 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        add_console: Adds the pages for people to the application; None for none.
+        do_task: Does what takes seconds, in a process of its own.
     """
 
     open_registry: Callable[[], Registry]
@@ -79,6 +84,8 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    add_console: Callable[[FastAPI], None] | None = None
+    do_task: DoTask | None = None
 
 
 class Answers:
@@ -186,7 +193,10 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        do_task=parts.do_task,
     )  # fmt: skip
+    if parts.add_console is not None:
+        parts.add_console(app)
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)

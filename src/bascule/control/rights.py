@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from fastapi import Request, Response
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
+
+SESSION = "bascule.session"
+"""The key of a request's ASGI scope that holds the session of a person, where the console sends the
+request. No request from the network can set it."""
 
 USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
@@ -107,6 +111,19 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/silences": ("read", ANY),
     "POST /api/v1/silences": ("write", ""),
     "DELETE /api/v1/silences/{silence}": ("write", ""),
+    # A job reads and writes whatever the server's user may.
+    "GET /api/v1/batch/runs": ("read", ANY),
+    "POST /api/v1/batch/runs": ("manage", ANY),
+    "GET /api/v1/batch/runs/{run}": ("read", ANY),
+    "GET /api/v1/batch/runs/{run}/log": ("read", ANY),
+    "POST /api/v1/batch/runs/{run}/{command}": ("manage", ANY),
+    "GET /api/v1/schedules": ("read", ANY),
+    "GET /api/v1/schedules/{schedule}": ("read", ANY),
+    "POST /api/v1/schedules/{schedule}/{command}": ("manage", ANY),
+    # Of which model is in the query, or known by the prediction: asked then.
+    "GET /api/v1/predictions": ("manage", ""),
+    "GET /api/v1/prediction": ("manage", ""),
+    "POST /api/v1/replays": ("manage", ""),
     "GET /api/v1/keys": ("keys", ""),
     "POST /api/v1/keys": ("keys", ""),
     "GET /api/v1/keys/{key}": ("keys", ""),
@@ -140,6 +157,17 @@ class Caller:
     user: str
 
 
+class SignedIn(Protocol):
+    """The session of a person, as the console has it."""
+
+    @property
+    def subject(self) -> str:
+        """The name for histories."""
+
+    def check(self, action: Action, model: str) -> None:
+        """Raise `Refused` unless the person may do this to a model; see `RIGHTS`."""
+
+
 def caller_of(request: Request) -> Caller:
     """The caller of a request that a route handles."""
     found: Caller = request.state.caller
@@ -152,7 +180,7 @@ def route_of(guard: Authenticator | None, open_requests: Callable[[], Requests])
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
     `Idempotency-Key` of other requests.
     """
-    authorise = open_to_all if guard is None else by_key(guard)
+    authorise = authorise_of(guard)
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -195,6 +223,20 @@ class _BoundedRequest(Request):
 
 def _too_large(bound: int) -> str:
     return f"the body is over {bound:,} bytes, the most that this route takes"
+
+
+def authorise_of(guard: Authenticator | None) -> Authorise:
+    """Asks the session of a request that the console sends, else the key or the address."""
+    of_caller = open_to_all if guard is None else by_key(guard)
+
+    def authorise(request: Request, action: Action, model: str) -> Caller:
+        session: SignedIn | None = request.scope.get(SESSION)
+        if session is None:
+            return of_caller(request, action, model)
+        session.check(action, model)
+        return Caller(f"session:{session.subject}", session.subject)
+
+    return authorise
 
 
 def by_key(guard: Authenticator) -> Authorise:

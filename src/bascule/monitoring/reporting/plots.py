@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from bascule.bundle import Chart
+from bascule.charts import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift, then_and_now
 from bascule.monitoring.performance import WindowPerformance
 from bascule.monitoring.showing import alarms_found

@@ -1,0 +1,64 @@
+"""What the routes of a control process work with: the server, and what opens the catalogue's parts.
+
+`control_app` keeps it in `app.state.control`, where the console's pages find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bascule.control.batch_routes import BatchJobs
+from bascule.control.ledger_routes import RecordedPredictions
+from bascule.control.link import ServerLink
+from bascule.control.rights import Authorise
+from bascule.control.work import DoTask, Works
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Catalogue
+    from bascule.control.monitoring_routes import Measure
+    from bascule.endpoints import Endpoints
+    from bascule.monitoring.alerts import AlertStore
+    from bascule.registry import Keys, Registry
+    from bascule.release.rollouts import Rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class ControlContext:
+    """See the module. What opens something raises `NotFound` where this server keeps none of it.
+
+    Attributes:
+        server: The server that the control process speaks for.
+        registry: Opens the registry.
+        endpoints: Opens the endpoints.
+        rollouts: Opens the rollouts.
+        alerts: Opens the alerts.
+        keys: Opens the keys of callers.
+        catalogue: Opens the catalogue; None without one.
+        authorise: Raises `Refused` unless the caller of a request may do this to a model.
+        asks_for_keys: Whether callers need keys.
+        home: Where ledger and outcomes are kept; None for a server without them.
+        measure: Measures a model in production, in a process of its own; None for none.
+        do_task: Does what takes seconds, in a process of its own; None for none.
+        works: What is under way on threads of this process.
+        jobs: Batch runs and schedules.
+        predictions: The ledger.
+    """
+
+    server: ServerLink
+    registry: Callable[[], Registry]
+    endpoints: Callable[[], Endpoints]
+    rollouts: Callable[[], Rollouts]
+    alerts: Callable[[], AlertStore]
+    keys: Callable[[], Keys]
+    catalogue: Callable[[], Catalogue] | None
+    authorise: Authorise
+    asks_for_keys: bool
+    home: Path | None
+    measure: Measure | None
+    do_task: DoTask | None
+    works: Works
+    jobs: BatchJobs
+    predictions: RecordedPredictions
