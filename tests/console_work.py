@@ -1,0 +1,60 @@
+"""Pages that look into production, with their work done in the tests' process."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.consoles import CountedServer, browsing, control
+from tests.production import Day, fill, packed
+
+from bascule.app import measured, open_registry, open_rollouts
+from bascule.cli.console_work import answer
+from bascule.release.rollouts import RolloutRequest
+from bascule.settings import load_settings
+
+WAIT_S = 60.0
+
+
+def one_home(folder: Path):
+    """Settings of a home with two versions of `late`, four days of answers, and an endpoint."""
+    settings = load_settings(folder, {"BASCULE_HOME": str(folder / "home")})
+    registry = open_registry(settings)
+    bundles = [packed(folder / str(seed), seed=seed) for seed in (0, 1)]
+    for bundle in bundles:
+        registry.push(bundle.path, by="ada")
+    open_rollouts(settings).deploy(RolloutRequest(version="late/1", strategy="all"), by="ada")
+    days = [Day(3), Day(2), Day(1, wind=16.0, fresh=0.05), Day(0, wind=16.0)]
+    fill(settings.home, bundles[0], "1", days)
+    return settings
+
+
+@contextmanager
+def looking(settings, client=("127.0.0.1", 5_000), **more):
+    """A browser of the pages of a home."""
+
+    def do_task(task, asked):
+        return answer(settings, {**asked, "task": task})
+
+    def measure(what, model, since_s):
+        return measured(settings, what, model, since_s)
+
+    chosen = {"do_task": do_task, "measure": measure, **more}
+    app = control(settings, CountedServer(settings), **chosen)
+    with browsing(app, client) as pages:
+        yield pages
+
+
+def finished(pages) -> None:
+    """Wait until nothing is under way; the work itself may have failed."""
+    works, until = pages.app.state.control.works, time.monotonic() + WAIT_S
+    while any(not one.is_done for one in list(works._works.values())):
+        assert time.monotonic() < until, "the work does not end"
+        time.sleep(0.01)
+
+
+def token_of(page: str) -> str:
+    """The token in the forms of a page."""
+    return re.search(r'name="csrf" value="([^"]+)"', page)[1]
