@@ -88,9 +88,9 @@ def main() -> int:
     settings = _settings_of(config)
     _start_logging(settings)
     parts = replace(
-        control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure,
-        do_task=worker(settings),
-    )
+        control_parts(settings), take_in=receiver(settings), do_task=worker(settings),
+        measure=Judge(settings).measure, plots=Judge(settings).plots,
+    )  # fmt: skip
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -210,17 +210,19 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = replace(
-            control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure,
-        do_task=worker(settings),
-        )
+            control_parts(settings), take_in=receiver(settings), do_task=worker(settings),
+            measure=Judge(settings).measure, plots=Judge(settings).plots,
+        )  # fmt: skip
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"
         url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
         if as_json:
-            print_json({"control": url, "callers": "keys" if needs_keys else "anybody"})
+            callers = "keys" if needs_keys else "anybody"
+            print_json({"control": url, "console": f"{url}/", "callers": callers})
         else:
             say(f"control API at {url}/docs")
+            say(f"console at {url}/")
             note("Ctrl-C stops it")
         server = ServerLink(counters)
         stack.enter_context(_watching(settings, counters))

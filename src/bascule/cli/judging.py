@@ -1,6 +1,7 @@
-"""Measures a model in production in a process of its own: `python -m bascule.cli.judging`.
+"""Measures a model in a process of its own: `python -m bascule.cli.judging`.
 
-The watcher of alerts and the control API ask for it: their process must stay small and quick.
+The watcher of alerts, the control API and the console ask for it: their process must stay small and
+quick, and loads no model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from bascule.settings import Settings
 
 _JUDGE_S = 3_600.0
+_PLOTS_S = 120.0
+PLOTS = "plots"
 
 
 class Judge:
@@ -41,11 +44,21 @@ class Judge:
         """What `bascule monitor`, `drift` or `performance` says as JSON; raises likewise."""
         return self._ask(what, model, {"since_s": since_s})
 
-    def _ask(self, what: str, model: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def plots(self, version: str) -> list[dict[str, str]]:
+        """The plots of a version's card: title, caption, svg and section of each; raises likewise.
+
+        The model runs, on at most 20,000 held-out rows.
+        """
+        drawn: list[dict[str, str]] = self._ask(PLOTS, version, {}, within_s=_PLOTS_S)[PLOTS]
+        return drawn
+
+    def _ask(
+        self, what: str, model: str, asked: dict[str, Any], *, within_s: float = _JUDGE_S
+    ) -> dict[str, Any]:
         return ask_child(
             "bascule.cli.judging",
             {"what": what, "model": model, "settings": self._settings, **asked},
-            what=f"{what} of {model}", timeout_s=_JUDGE_S, is_nice=True,
+            what=f"{what} of {model}", timeout_s=within_s, is_nice=True,
         )  # fmt: skip
 
 
@@ -53,11 +66,22 @@ def _answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     from bascule.app import judge, measured
 
     what, model = asked["what"], asked["model"]
+    if what == PLOTS:
+        return {PLOTS: _plots(settings, model)}
     if "since_s" in asked:
         return measured(settings, what, model, asked["since_s"])
     day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
     found = judge(settings, what, model, day, now)
     return {"findings": [one.to_json() for one in found]}
+
+
+def _plots(settings: Settings, version: str) -> list[dict[str, str]]:
+    from dataclasses import asdict
+
+    from bascule.app import open_registry
+    from bascule.bundle import load, plots
+
+    return [asdict(one) for one in plots(load(open_registry(settings).path(version)))]
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ def _announce(
                 "predictions": f"{base}:{supervisor.port}",
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
+                "console": f"{base}:{control_port}/",
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }
@@ -210,6 +211,7 @@ def _announce(
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    say(f"console at {base}:{control_port}/")
     if unix_socket:
         say(f"also at {unix_socket}")
     if with_keys:

@@ -7,6 +7,8 @@ A page is a module of `console.pages` with a `router` (made by `page_router`), a
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,6 +75,7 @@ class Console:
         looks: The latest looks at the counters of endpoints.
         kept: What took long to compute, by what it was computed from; the oldest makes room.
         uploads: Files that people sent.
+        drawing: Held while a process draws the plots of a version: one at a time.
     """
 
     def __init__(self, context: ControlContext, sessions: Sessions | None = None) -> None:
@@ -82,6 +85,7 @@ class Console:
         self.looks = Looks()
         self.kept = Kept()
         self.uploads = Uploads(context.home)
+        self.drawing = threading.Lock()
 
     @cached_property
     def templates(self) -> Environment:
@@ -184,8 +188,6 @@ def problem(request: Request, error: Exception) -> Response:
     answer = problem_of(error, request.url.path)
     if answer is None:
         raise error
-    import json
-
     said = json.loads(bytes(answer.body))
     page = render(
         request, "error.html", said, title=said["title"], status=answer.status_code

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import BatchJobs, add_batch
-from bascule.control.context import ControlContext
+from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.key_routes import add_keys
@@ -101,6 +101,7 @@ def control_app(
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
     do_task: DoTask | None = None,
+    plots: Plots | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -120,6 +121,7 @@ def control_app(
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
         do_task: Does what takes seconds, in a process of its own; None for none.
+        plots: Draws the plots of a version, for the console; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -177,6 +179,7 @@ def control_app(
         alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
         authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
         do_task=do_task, works=works, jobs=jobs, predictions=predictions,
+        plots=plots,
     )  # fmt: skip
     return app
 

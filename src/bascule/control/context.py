@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
+
+
+Plots = Callable[[str], Sequence[Mapping[str, str]]]
+"""Draws the plots of a version, `MODEL/NUMBER`: title, caption, svg and section of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class ControlContext:
         works: What is under way on threads of this process.
         jobs: Batch runs and schedules.
         predictions: The ledger.
+        plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
     server: ServerLink
@@ -62,3 +67,4 @@ class ControlContext:
     works: Works
     jobs: BatchJobs
     predictions: RecordedPredictions
+    plots: Plots | None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.context import Plots
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
@@ -64,6 +65,7 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        plots: Draws the plots of a version, in a process of its own.
         add_console: Adds the pages for people to the application; None for none.
         do_task: Does what takes seconds, in a process of its own.
     """
@@ -84,6 +86,7 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    plots: Plots | None = None
     add_console: Callable[[FastAPI], None] | None = None
     do_task: DoTask | None = None
 
@@ -194,6 +197,7 @@ def serve_api(
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
         do_task=parts.do_task,
+        plots=parts.plots,
     )  # fmt: skip
     if parts.add_console is not None:
         parts.add_console(app)

@@ -280,11 +280,16 @@ class Registry:
         """A bundle that one of the keys signed; raises `Untrusted`."""
         return verify_bundle(path, self._required_keys)
 
-    def models(self) -> list[Model]:
-        """Every model, by name."""
+    def model_names(self) -> list[str]:
+        """The names of all models, in order; much quicker than `models`."""
+        with self._records.read() as book:
+            return list(book.models())
+
+    def models(self, names: Sequence[str] | None = None) -> list[Model]:
+        """Every model, by name; of these names alone if given."""
         with self._records.read() as book:
             summaries = []
-            for name in book.models():
+            for name in book.models() if names is None else names:
                 versions = book.versions(name)
                 if versions:
                     summaries.append(

@@ -131,12 +131,13 @@ def models(
 ) -> Response:
     """The list."""
     session = current(request)
+    registry = context_of(request).registry()
     found = [
         one
-        for one in context_of(request).registry().models()
-        if q.lower() in one.name.lower() and session.allows("read", one.name)
+        for one in registry.model_names()
+        if q.lower() in one.lower() and session.allows("read", one)
     ]
-    view = ModelsView(found[start : start + _PAGE], len(found), start, q)
+    view = ModelsView(registry.models(found[start : start + _PAGE]), len(found), start, q)
     return render(request, "models.html", view, title="Models")
 
 

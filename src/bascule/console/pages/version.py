@@ -14,14 +14,19 @@ from bascule.bundle.card import Section, overview, sections
 from bascule.charts import Node, Series, Svg, lineage, lines, within
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.console.site import Crumb, console_of, context_of, page_router, render
 from bascule.core import BasculeError, Reference
 
 if TYPE_CHECKING:
     from bascule.bundle import Cost, Manifest, Parity
     from bascule.registry import Change, Version
 
-router = page_router({"GET /models/{model}/{number}": ("read", "{model}")})
+router = page_router(
+    {
+        "GET /models/{model}/{number}": ("read", "{model}"),
+        "GET /models/{model}/{number}/plots": ("read", "{model}"),
+    }
+)
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
@@ -32,11 +37,12 @@ _NAMES = ("run_name", "run_id", "run", "name", "rev")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart and its words."""
+    """A chart and its words; `section` is that of the card."""
 
     name: str
     svg: Svg
     caption: str
+    section: str = "Quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,29 @@ def one_version(
     )  # fmt: skip
     crumbs = [Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))]
     return render(request, "version.html", view, title=str(version), crumbs=crumbs)
+
+
+@router.get("/models/{model}/{number}/plots")
+def plots(request: Request, model: _Name, number: _Number) -> Response:
+    """The plots of the card: ROC, reliability, residuals. The model runs, in a process of its own.
+
+    Drawn once for a digest and kept; one is drawn at a time.
+    """
+    console = console_of(request)
+    version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
+    key = ("plots", version.digest)
+    found, draw = console.kept.get(key), console.context.plots
+    if found is None and draw is not None:
+        with console.drawing:
+            found = console.kept.get(key)
+            if found is None:
+                drawn = draw(str(version))
+                found = console.kept.put(key, [_figure(one) for one in drawn])
+    return render(request, "plots.html", found or [], title=str(version))
+
+
+def _figure(drawn: Mapping[str, str]) -> Figure:
+    return Figure(drawn["title"], Svg(drawn["svg"]), drawn["caption"], drawn["section"])
 
 
 def comparison_of(here: Known, there: Known, changes: Sequence[Change]) -> Comparison:
