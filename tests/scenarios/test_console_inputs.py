@@ -96,7 +96,8 @@ def test_models_sources_errors_and_findings_of_runs_are_text(settings, pages):
     folder = settings.home / "batch" / "0123456789abcdef"
     folder.mkdir(parents=True)
     status = Status(run=folder.name, model=EVIL, source=EVIL, sink=EVIL, started_at=NOW,
-                    updated_at=NOW, state="failed", error=EVIL, findings=[EVIL], host=EVIL)  # fmt: skip
+                    updated_at=NOW, state="failed", error=EVIL, findings=[EVIL],
+                    host=EVIL)  # fmt: skip
     (folder / "status.json").write_bytes(msgspec.json.encode(status))
     job = {"model": EVIL, "from": EVIL, "to": "out/", "where": EVIL, "checks": [EVIL]}
     (folder / "job.json").write_bytes(msgspec.json.encode({"job": job, "folder": "/tmp"}))
@@ -190,9 +191,7 @@ def test_a_hostile_model_makes_no_version_and_its_refusal_says_why(
 ):
     sent = send(pages, name, content).json()
     token = token_of(pages.get("/deploy").text)
-    answer = pages.post(
-        "/deploy/models", data={"csrf": token, "file": sent["id"], "model": "snow"}
-    )
+    answer = pages.post("/deploy/models", data={"csrf": token, "file": sent["id"], "model": "snow"})
     finished(pages)
     page = pages.get(answer.headers["location"]).text
     assert 'class="flash bad"' in page

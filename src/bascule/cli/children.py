@@ -1,4 +1,4 @@
-"""Asks a module that runs in a process of its own: JSON to its standard input, JSON from its output.
+"""Asks a module that runs in a process of its own: JSON to its input, JSON from its output.
 
 The control process must stay small and quick, and what it is asked about may be large or hostile.
 """

@@ -141,9 +141,7 @@ _TASKS: dict[str, Callable[[Settings, dict[str, Any]], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _judged(
-    settings: Settings, registry: Registry, version: Version, user: str
-) -> dict[str, Any]:
+def _judged(settings: Settings, registry: Registry, version: Version, user: str) -> dict[str, Any]:
     """The version, after the gates of the settings, if there are any, have judged it."""
     from datetime import UTC, datetime
 

@@ -36,9 +36,7 @@ def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     job = job_of(asked["job"])
     bundle, version = bundle_of(settings, job.model)
     expected = asked.get("expected_run", "")
-    return run_job(
-        job, bundle, settings.home, version=version, expected_run=expected
-    ).to_json()
+    return run_job(job, bundle, settings.home, version=version, expected_run=expected).to_json()
 
 
 def enter(folder: str) -> None:

@@ -95,13 +95,13 @@ class Uploads:
             raise
         return made
 
-    def find(self, id: str, owner: str) -> tuple[Upload, Path]:
+    def find(self, file: str, owner: str) -> tuple[Upload, Path]:
         """A file of this person, and where it is. Raises `NotFound`."""
         with suppress(OSError, msgspec.MsgspecError):
-            if _ID.fullmatch(id):
-                content = (self._folder / id / _ABOUT).read_bytes()
+            if _ID.fullmatch(file):
+                content = (self._folder / file / _ABOUT).read_bytes()
                 found = msgspec.json.decode(content, type=Upload)
-                path = self._folder / id / f"file{found.suffix}"
+                path = self._folder / file / f"file{found.suffix}"
                 if found.owner == owner and path.exists():
                     return found, path
         raise NotFound("there is no such file of yours any more", hint="choose it again")

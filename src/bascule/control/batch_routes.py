@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TAGS = "batch"
 _Reason = Annotated[str, Field(max_length=1_024, description="Why, for the history")]
-_LOG_BYTES = 64_000
+_LOG_LETTERS = 64_000
 
 
 class NewRun(BaseModel):
@@ -140,8 +140,8 @@ class BatchJobs:
         plan = self.preview(job, folder)
         asked = {"job": job.to_json(), "folder": folder, "expected_run": expected_run}
         self._works.start(
-            f"run {plan['run']}", lambda: self._do("run", asked), owner=by, key=f"run/{plan['run']}",
-            lane="run",
+            f"run {plan['run']}", lambda: self._do("run", asked), owner=by,
+            key=f"run/{plan['run']}", lane="run",
         )  # fmt: skip
         return plan
 
@@ -211,14 +211,14 @@ def _add_runs(app: FastAPI, jobs: BatchJobs) -> None:
         return RunView(**jobs.runs.get(run).to_json())
 
     @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
-    def log(run: str, bytes: Annotated[int, Query(ge=1, le=_LOG_BYTES)] = 16_000) -> dict[str, str]:
+    def log(
+        run: str, letters: Annotated[int, Query(ge=1, le=_LOG_LETTERS)] = 16_000
+    ) -> dict[str, str]:
         """The end of what a run has logged."""
-        return {"log": jobs.runs.log(run)[-bytes:]}
+        return {"log": jobs.runs.log(run)[-letters:]}
 
     @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS], status_code=202)
-    def order(
-        run: str, command: Literal["cancel", "resume"], said: Command, request: Request
-    ) -> dict[str, str]:
+    def order(run: str, command: Literal["cancel", "resume"], request: Request) -> dict[str, str]:
         """Cancel a run after the batch under way, or go on with one that ended early."""
         if command == "cancel":
             return {"run": jobs.runs.cancel(run).run}

@@ -140,9 +140,11 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
         return PredictionRows(items=[PredictionRow(**one) for one in found])
 
     @app.get("/api/v1/prediction", tags=[_TAGS])
-    def one(request: Request, id: Annotated[str, Query(max_length=520)]) -> RecordedView:
+    def one(
+        request: Request, prediction: Annotated[str, Query(alias="id", max_length=520)]
+    ) -> RecordedView:
         """The inputs, answers and truths of one request, by its prediction id."""
-        found = predictions.find(id)
+        found = predictions.find(prediction)
         may_see(found, request, authorise)
         return RecordedView(
             id=found.id, facts=plain(found.facts), rows=found.rows,

@@ -1,4 +1,4 @@
-"""Finds recorded predictions: a page of the latest, or all rows of one request with their truths."""
+"""Finds recorded predictions: a page of the latest, or the rows of one request and their truths."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def latest_predictions(
         Invalid: `limit` and `offset` reach beyond `MAX_PAGE` rows.
         NotFound: The ledger has no answers of the model.
     """
-    if not 0 < limit or not 0 <= offset or limit + offset > MAX_PAGE:
+    if not limit > 0 or not offset >= 0 or limit + offset > MAX_PAGE:
         raise Invalid(
             f"limit + offset: {limit} + {offset} is not from 1 to {MAX_PAGE:,}",
             hint="give a later `until` or an earlier `since`",

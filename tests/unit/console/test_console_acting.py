@@ -206,7 +206,8 @@ def test_a_schedule_says_what_its_last_run_did(scheduled, state):
 
 def test_a_form_becomes_a_job_without_the_fields_that_are_empty():
     form = {"model": "a/1", "from": "x", "to": "y/", "confidence": "0.9", "limit": "", "mode": "",
-            "columns": "prediction, interval", "checks": "rows >= 1\n\nunique(id) >= 1\n"}  # fmt: skip
+            "columns": "prediction, interval",
+            "checks": "rows >= 1\n\nunique(id) >= 1\n"}  # fmt: skip
     assert job_of_form(form) == {
         "model": "a/1", "from": "x", "to": "y/", "confidence": 0.9,
         "columns": ["prediction", "interval"], "checks": ["rows >= 1", "unique(id) >= 1"],
@@ -334,9 +335,7 @@ def test_a_bundle_that_is_sent_becomes_a_version_like_one_that_is_pushed(setting
     registry.export(registry.resolve("rain/1"), archive)
     token = token_of(pages.get("/deploy").text)
     sent = send(pages, "/deploy/files", "rain.tar", archive.read_bytes(), token).json()
-    answer = pages.post(
-        "/deploy/models", data={"csrf": token, "file": sent["id"], "model": "snow"}
-    )
+    answer = pages.post("/deploy/models", data={"csrf": token, "file": sent["id"], "model": "snow"})
     finished(pages)
     part = pages.get("/deploy/working?" + answer.headers["location"].partition("?")[2])
     assert part.headers["hx-redirect"] == "/deploy?version=snow%2F1"

@@ -68,7 +68,7 @@ def test_the_report_has_metrics_beside_the_held_out_rows_and_says_how_late_truth
     accuracy = next(one for one in report.metrics if one.name == "accuracy")
     assert 0 < float(accuracy.value) <= 1
     assert " to " in accuracy.interval
-    assert accuracy.recorded != "–"
+    assert accuracy.recorded != "\u2013"
     assert report.delay.startswith(("Truths come late", "Half of the known truths"))
     assert {one.name for one in report.tiles} >= {"alarms", "requests", "truths known"}
 
@@ -224,9 +224,7 @@ def test_asked_again_on_another_version_the_differences_are_shown(home, pages):
     name = an_id(home)
     page = pages.get("/ledger", params={"id": name}).text
     assert '<option value="late/2">' in page
-    answer = pages.post(
-        "/ledger/ask", data={"csrf": token_of(page), "id": name, "on": "late/2"}
-    )
+    answer = pages.post("/ledger/ask", data={"csrf": token_of(page), "id": name, "on": "late/2"})
     finished(pages)
     page = pages.get(answer.headers["location"].partition("#")[0]).text
     assert "other answers" in page

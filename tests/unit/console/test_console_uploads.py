@@ -33,9 +33,9 @@ def test_a_file_is_found_by_its_owner_alone(tmp_path):
     found, path = Uploads(tmp_path).find(made.id, "ada")
     assert path.read_bytes() == b"a,b\n1,2\n"
     assert (found.name, found.size_bytes) == ("rows.csv", 8)
-    for id, owner in ((made.id, "eve"), ("../" + made.id, "ada"), ("", "ada"), ("x" * 22, "ada")):
+    for name, owner in ((made.id, "eve"), ("../" + made.id, "ada"), ("", "ada"), ("x" * 22, "ada")):
         with pytest.raises(NotFound):
-            Uploads(tmp_path).find(id, owner)
+            Uploads(tmp_path).find(name, owner)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ def _batch(
         plan, problem, session.allows("manage", "*"), os.getcwd(),
     )  # fmt: skip
     status = 422 if problem else 200
-    return render(request, "batch.html", view, title="Batch", crumbs=[Crumb("Batch")], status=status)
+    return render(
+        request, "batch.html", view, title="Batch", crumbs=[Crumb("Batch")], status=status
+    )
 
 
 def schedule_row(one: Scheduled, now: datetime) -> ScheduleRow:

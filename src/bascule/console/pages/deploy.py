@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from bascule.console.calling import call
 from bascule.console.flash import Flash
 from bascule.console.forms import field
+from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES, as_json
@@ -215,8 +216,8 @@ def _asked(request: Request, form: Mapping[str, str], model: str) -> tuple[dict[
     if upload.suffix in ARCHIVES:
         return asked, f"taking in {upload.name} as {model}"
     for name in ("train", "test"):
-        if id := field(form, name):
-            asked[name] = str(uploads.find(id, owner)[1])
+        if sent := field(form, name):
+            asked[name] = str(uploads.find(sent, owner)[1])
     asked["target"] = field(form, "target", max_length=512)
     return asked, f"packing {upload.name} as {model}"
 
@@ -259,7 +260,7 @@ def gates_of(body: Mapping[str, Any]) -> list[Gate]:
     found = [
         Gate(
             str(one["criterion"]),
-            "–" if one.get("value") is None else f"{one['value']:.6g}",
+            cell(one.get("value")),
             one["passed"] is True, str(one.get("reason", "")),
         )
         for one in body.get("results", ())

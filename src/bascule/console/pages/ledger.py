@@ -1,4 +1,4 @@
-"""`/ledger`: finds a recorded prediction, shows what was asked, answered and true, and asks again."""
+"""`/ledger`: finds a recorded prediction: what was asked, answered and true; and asks it again."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read",
 
 _PAGE_ROWS = 25
 _HOURS = {"1h": 1, "24h": 24, "7d": 168, "30d": 720, "all": 87_600}
+NONE = "\u2013"
+"""In place of a value that is not there."""
 _SET_PARTS = ("prediction_set", "lower", "upper")
 """Outputs that are a prediction set or an interval: they are shown beside the answer."""
 
@@ -118,7 +120,7 @@ class LedgerView:
 @router.get("/ledger")
 def ledger(
     request: Request,
-    id: Annotated[str, Query(max_length=520)] = "",
+    prediction: Annotated[str, Query(alias="id", max_length=520)] = "",
     model: Annotated[str, Query(max_length=128)] = "",
     version: Annotated[str, Query(max_length=64)] = "",
     span: Annotated[str, Query(max_length=8)] = "24h",
@@ -127,10 +129,10 @@ def ledger(
     work: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """One prediction by its id, or the latest of a model."""
-    prediction, rows, problem, hint = None, list[Found](), "", ""
+    found, rows, problem, hint = None, list[Found](), "", ""
     try:
-        if id:
-            prediction = _prediction(request, id.strip(), work)
+        if prediction:
+            found = _prediction(request, prediction.strip(), work)
         elif model:
             rows = _rows(request, model, version, span, until, page)
     except BasculeError as error:
@@ -139,10 +141,10 @@ def ledger(
     view = LedgerView(
         model, version, span, until, tuple(_HOURS), model_names(request), rows[:_PAGE_ROWS],
         _address(query, page - 1), _address(query, page + 1) if len(rows) > _PAGE_ROWS else "",
-        problem, hint, prediction, id,
+        problem, hint, found, prediction,
     )  # fmt: skip
-    crumbs = [Crumb("Ledger", "/ledger"), Crumb(id)] if prediction else [Crumb("Ledger")]
-    title = f"Prediction {id}" if prediction else "Ledger"
+    crumbs = [Crumb("Ledger", "/ledger"), Crumb(prediction)] if found else [Crumb("Ledger")]
+    title = f"Prediction {prediction}" if found else "Ledger"
     return render(
         request, "ledger.html", view, title=title, crumbs=crumbs, status=422 if problem else 200
     )
@@ -153,26 +155,27 @@ def ask(request: Request) -> Response:
     """Ask a prediction again, of its own version or of another one."""
     form = form_of(request)
     context, session = context_of(request), current(request)
-    id, on = field(form, "id", max_length=520), field(form, "on", max_length=512)
-    found = context.predictions.find(id)
+    asked, on = field(form, "id", max_length=520), field(form, "on", max_length=512)
+    found = context.predictions.find(asked)
     session.check("manage", str(found.facts["model"]))
     if on:
         session.check("read", check_version(on))
     work = context.works.start(
-        f"asking {found.id} again", lambda: context.predictions.replay(id, on),
+        f"asking {found.id} again", lambda: context.predictions.replay(asked, on),
         owner=session.subject,
     )  # fmt: skip
-    return see(request, "/ledger?" + urlencode({"id": id, "work": work.id}) + "#again")
+    return see(request, "/ledger?" + urlencode({"id": asked, "work": work.id}) + "#again")
 
 
 @router.get("/ledger/asked")
 def asked(
-    request: Request, id: Annotated[str, Query(max_length=520)],
+    request: Request,
+    prediction: Annotated[str, Query(alias="id", max_length=520)],
     work: Annotated[str, Query(max_length=64)],
 ) -> Response:  # fmt: skip
     """The part of the page that waits for the answer of now."""
     found = _work_of(request, work)
-    return render(request, "ledger_again.html", again_view(id, found), title=id)
+    return render(request, "ledger_again.html", again_view(prediction, found), title=prediction)
 
 
 def _work_of(request: Request, work: str) -> Work:
@@ -182,9 +185,9 @@ def _work_of(request: Request, work: str) -> Work:
     return found
 
 
-def _prediction(request: Request, id: str, work: str) -> PredictionView:
+def _prediction(request: Request, prediction: str, work: str) -> PredictionView:
     context, session = context_of(request), current(request)
-    found = context.predictions.find(id)
+    found = context.predictions.find(prediction)
     model = str(found.facts["model"])
     session.check("manage", model)
     try:
@@ -207,7 +210,9 @@ def _rows(
         model, since=end - timedelta(hours=_HOURS[span]), until=end, version=version,
         limit=_PAGE_ROWS + (page < 40), offset=(page - 1) * _PAGE_ROWS,
     )  # fmt: skip
-    return [Found(one, "/ledger?" + urlencode({"id": f"{one['id']}#{one['row']}"})) for one in found]
+    return [
+        Found(one, "/ledger?" + urlencode({"id": f"{one['id']}#{one['row']}"})) for one in found
+    ]
 
 
 def moment_of(text: str) -> datetime:
@@ -243,15 +248,16 @@ def _set_of(parts: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in parts.items())
 
 
-def again_view(id: str, work: Work) -> Again:
+def again_view(prediction: str, work: Work) -> Again:
     """What is shown of a prediction that is asked again. Pure."""
     if work.problem is not None:
-        return Again(id, work.id, None, work.problem.message, work.problem.hint)
+        return Again(prediction, work.id, None, work.problem.message, work.problem.hint)
     if work.result is None:
-        return Again(id, work.id, work.seconds)
+        return Again(prediction, work.id, work.seconds)
     made = work.result
     return Again(
-        id, work.id, None, on=made["on"], version=made["version"], rows=made["rows"], is_same=made["is_same"],
+        prediction, work.id, None, on=made["on"], version=made["version"],
+        rows=made["rows"], is_same=made["is_same"],
         differences=[
             Difference(name, differing, made["largest"].get(name),
                        list(_pairs(made["then"][name], made["now"][name])))
@@ -273,7 +279,7 @@ def _by_field(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
 def cell(value: Any) -> str:
     """A value as a cell shows it: six digits of a number, and a dash for a missing one."""
     if value is None or value != value:
-        return "–"
+        return NONE
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):

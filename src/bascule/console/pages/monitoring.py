@@ -117,8 +117,10 @@ def models(
         counts.setdefault(alert["model"], []).append(alert["state"])
     rows = []
     for model in _models(context):
-        if q.lower() in model.name.lower() and model.name > after and session.allows(
-            "read", model.name
+        if (
+            q.lower() in model.name.lower()
+            and model.name > after
+            and session.allows("read", model.name)
         ):
             states = counts.get(model.name, [])
             rows.append(
@@ -182,7 +184,9 @@ async def silence(request: Request, model: str, days: _Days = 7) -> Response:
     said = {"model": model, "why": field(form, "reason"), "until": until.isoformat()}
     said |= {name: value for name in ("alert", "source") if (value := field(form, name))}
     answer = await call(request, "POST /api/v1/silences", body=said)
-    return _seen(request, model, days, answer.problem, f"Silenced until {until:%Y-%m-%d %H:%M} UTC.")
+    return _seen(
+        request, model, days, answer.problem, f"Silenced until {until:%Y-%m-%d %H:%M} UTC."
+    )
 
 
 @router.post("/monitoring/{model}/silences/{silence}/end")
@@ -252,9 +256,7 @@ def _alerts_of(
         found = context.alerts().alerts(resolved=resolved, model=model)
     except NotFound:
         return []
-    return [
-        shown(one) | {"since": one.since, "acknowledged": one.acknowledgement} for one in found
-    ]
+    return [shown(one) | {"since": one.since, "acknowledged": one.acknowledgement} for one in found]
 
 
 def _silences_of(context: ControlContext, model: str) -> list[Silence]:

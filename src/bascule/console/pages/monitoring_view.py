@@ -1,4 +1,4 @@
-"""The page of a model in production: from the report of `bascule monitor` to what is shown. Pure."""
+"""The page of a model in production: what is shown of the report of `bascule monitor`. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from bascule.charts import Lane, Series, Svg, lines, sparkline, then_and_now
+from bascule.console.pages.ledger import NONE
 from bascule.monitoring.showing import duration
 
 Json = Mapping[str, Any]
@@ -231,7 +232,7 @@ def _typical(values: Json) -> str:
         if name in values:
             return f"{values[name]:.4g}"
     if not values:
-        return "–"
+        return NONE
     name, share = max(values.items(), key=lambda one: one[1])
     return f"{name} {share:.0%}"
 
@@ -256,7 +257,7 @@ def _metrics(performance: Json) -> Iterator[MetricRow]:
             yield MetricRow(
                 window["version"], name, _shown(metric["value"]),
                 f"{_shown(metric['lower'])} to {_shown(metric['upper'])}"
-                if metric["lower"] is not None else "–",
+                if metric["lower"] is not None else NONE,
                 _shown(metric["recorded"]), metric["rows"],
                 sum(found["alarm"] for _, found in series),
                 _by_day(name, series, metric["recorded"]),
@@ -298,7 +299,7 @@ def _delay(truths: Json, performance: Json | None) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    return NONE if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 # -- data quality --

@@ -233,9 +233,7 @@ def _names(signature: Signature) -> list[tuple[str, Field, int | None]]:
     return [(one.name, one, None) for one in signature.inputs]
 
 
-def _input(
-    name: str, kind: Field, example: Columns | None, row: int, place: int | None
-) -> Input:
+def _input(name: str, kind: Field, example: Columns | None, row: int, place: int | None) -> Input:
     value: Any = None
     if example is not None:
         values = example[kind.name][row]
@@ -245,7 +243,9 @@ def _input(
     if kind.categories:
         return Input(name, "choice", _text(value), [str(one) for one in kind.categories],
                      ", ".join(notes))  # fmt: skip
-    which = "text" if kind.dtype is DType.BYTES else "flag" if kind.dtype is DType.BOOL else "number"
+    which = (
+        "text" if kind.dtype is DType.BYTES else "flag" if kind.dtype is DType.BOOL else "number"
+    )
     return Input(name, which, _text(value), (), ", ".join(notes))
 
 
@@ -298,7 +298,9 @@ def _value(name: str, kind: Field, text: str) -> Any:
     try:
         return float(text) if kind.dtype.is_float else int(text)
     except ValueError:
-        raise Invalid(f"{name}: {text[:64]!r} is no number", hint="write 12 or 0.5", field=name) from None
+        raise Invalid(
+            f"{name}: {text[:64]!r} is no number", hint="write 12 or 0.5", field=name
+        ) from None
 
 
 def _columns_of_json(signature: Signature, text: str) -> Columns:
@@ -308,7 +310,9 @@ def _columns_of_json(signature: Signature, text: str) -> Columns:
         said = json.loads(text)
         return {one.name: np.array([said[one.name]], one.dtype.numpy) for one in signature.inputs}
     except (ValueError, TypeError, RecursionError):
-        raise Invalid("row: no JSON object of numbers", hint="see the example", field="row") from None
+        raise Invalid(
+            "row: no JSON object of numbers", hint="see the example", field="row"
+        ) from None
     except KeyError as absent:
         raise Invalid(f"row: {absent} is missing", hint="see the example", field="row") from None
 
@@ -364,6 +368,6 @@ def _url(context: ControlContext) -> str:
         host, port = context.server.address
     except NotFound:
         return "http://127.0.0.1:8080"
-    if host in ("", "0.0.0.0", "::"):  # noqa: S104 -- compared, not bound
+    if host in ("", "0.0.0.0", "::"):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
