@@ -33,6 +33,8 @@ router = page_router(
 _PAGE_ROWS = 25
 _QUARANTINE_ROWS = 20
 _LOG_LETTERS = 8_000
+_OPTIONS = ("columns", "keep", "confidence", "key", "where", "limit", "max_quarantined", "checks",
+            "warnings")  # fmt: skip
 _DONE = {
     "cancel": "The run stops after the batch under way.", "resume": "The run goes on.",
     "pause": "The schedule is paused.", "remove": "The schedule is removed.",
@@ -68,6 +70,11 @@ class BatchView:
     problem: str
     may_act: bool
     folder: str
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether an option is filled in that the page shows on request."""
+        return any(self.form.get(name) for name in _OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)

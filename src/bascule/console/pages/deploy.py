@@ -144,7 +144,7 @@ def deploy(
     endpoint = to.strip() or (chosen.model if chosen else "")
     if chosen is not None:
         state, gates = _gates(request, chosen)
-        simulated = _simulation(request, str(chosen), endpoint, _lines(guards))
+        simulated = _simulation(request, chosen, endpoint, _lines(guards))
     if simulated is not None and (not simulated.is_done or simulated.problem is not None):
         working = working_view(simulated, request.url.path + "?" + request.url.query)
     done = simulated.result if simulated is not None and simulated.problem is None else None
@@ -269,19 +269,20 @@ def gates_of(body: Mapping[str, Any]) -> list[Gate]:
 
 
 def _simulation(
-    request: Request, version: str, endpoint: str, guards: Sequence[str]
+    request: Request, version: Version, endpoint: str, guards: Sequence[str]
 ) -> Work | None:
     """What each strategy would do, by `deploy --dry-run` in a process of its own."""
     context, session = context_of(request), current(request)
     do_task = context.do_task
     if do_task is None or not session.allows("deploy", endpoint):
         return None
-    key = f"forecasts/{version}/{endpoint}/{_answers(request, endpoint)}/{'/'.join(guards)}"
+    facts = (str(version), version.gates, endpoint, _answers(request, endpoint), *guards)
+    key = "\0".join(("forecasts", *facts))
     latest = context.works.latest(key)
-    if latest is not None and (latest.problem is None or latest.seconds < 0):
+    if latest is not None and latest.problem is None:
         return latest
     asked = {
-        "version": version, "endpoint": endpoint, "guards": list(guards),
+        "version": str(version), "endpoint": endpoint, "guards": list(guards),
         "strategies": list(STRATEGIES), "user": session.subject,
     }  # fmt: skip
     return context.works.start(

@@ -168,7 +168,7 @@ def _page(request: Request, view: TryView) -> Response:
 
 def served_as(context: ControlContext, name: str) -> Served:
     """The version that answers a name. Raises `NotFound`."""
-    from bascule.bundle.disk import EXAMPLE, columns_of as read_columns, read_file, read_manifest
+    from bascule.bundle.disk import CALIBRATION, EXAMPLE, columns_of as read_columns, read_file, read_manifest
     from bascule.serving import default_of
 
     version, path = "", None
@@ -186,9 +186,7 @@ def served_as(context: ControlContext, name: str) -> Served:
     inputs, example = manifest.signature.inputs, None
     if EXAMPLE in manifest.files:
         example = read_columns(read_file(path, manifest, EXAMPLE), inputs)
-    has_sets = (path / "calibration.json").exists() or any(
-        "calibration" in one for one in manifest.files
-    )
+    has_sets = CALIBRATION in manifest.files
     return Served(name, version, manifest.signature, example, has_sets)
 
 
