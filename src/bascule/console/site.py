@@ -125,6 +125,7 @@ def add_console(app: FastAPI, *, sessions: Sessions | None = None) -> None:
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.
         app.router.routes.extend(module.router.routes)
     app.mount(STATIC, _Static(directory=HERE / "static"))
+    _answer_browsers(app)
 
 
 def page_router(rights: Rights) -> APIRouter:
@@ -240,6 +241,22 @@ async def _admit(request: Request, action: Action, model: str) -> None:
         return
     request.state.form = form = await read_form(request)
     session.check_form(form.get(CSRF_FIELD, ""))
+
+
+def _answer_browsers(app: FastAPI) -> None:
+    """Let a browser that asks for an address that is not there have a page, and not JSON."""
+    of_api: Any = app.exception_handlers[HTTPException]
+
+    async def answered(request: Request, error: Exception) -> Response:
+        is_page = not request.url.path.startswith(("/api/", "/v2/", STATIC))
+        if is_page and "text/html" in request.headers.get("accept", ""):
+            response = problem(request, error)
+            response.headers.update(HEADERS)
+            return response
+        answer: Response = of_api(request, error)
+        return answer
+
+    app.add_exception_handler(HTTPException, answered)
 
 
 class _Static(StaticFiles):

@@ -15,7 +15,7 @@ from bascule.release.rollouts import odds, table_of
 if TYPE_CHECKING:
     from bascule.release.rollouts import Interval, Rollout, StoredDecision, StoredRollout
 
-_SHOWN_INTERVALS = 240
+SHOWN_INTERVALS = 240
 _LOOKS = 24
 _LEAST_LOG10 = -3.0
 
@@ -87,14 +87,17 @@ class Story:
 
 
 def story_of(
-    stored: StoredRollout, decisions: Sequence[StoredDecision], evidence: Sequence[float | None]
+    stored: StoredRollout,
+    decisions: Sequence[StoredDecision],
+    evidence: Sequence[tuple[int, float | None]],
 ) -> Story:
     """The story of a rollout.
 
     Args:
         stored: The rollout and its latest look.
         decisions: In order.
-        evidence: The natural logarithm of the evidence of harm after each interval.
+        evidence: The number of an interval, and the natural logarithm of the evidence of harm
+            after it; None where no look was recorded.
     """
     told = [
         Line(
@@ -125,27 +128,21 @@ def steps_of(stored: StoredRollout) -> list[Step]:
     ]
 
 
-def evidence_chart(rollout: Rollout, evidence: Sequence[float | None]) -> Svg | None:
+def evidence_chart(rollout: Rollout, evidence: Sequence[tuple[int, float | None]]) -> Svg | None:
     """The evidence of harm over the intervals, and the boundary at which the rollout ends."""
-    points = [
-        (float(at), max(_LEAST_LOG10, log_e / math.log(10)))
-        for at, log_e in enumerate(evidence, 1)
-        if log_e is not None
-    ]
-    if not points:
+    looks = [(at + 1, log_e) for at, log_e in evidence if log_e is not None]
+    if not looks:
         return None
-    kept = points[:: max(1, len(points) // _SHOWN_INTERVALS)]
-    if kept[-1] != points[-1]:
-        kept.append(points[-1])
+    points = [(float(at), max(_LEAST_LOG10, log_e / math.log(10))) for at, log_e in looks]
     boundary = -math.log10(rollout.alpha)
     alt = (
-        f"Evidence of harm of {rollout.candidate} over {len(evidence)} intervals: "
-        f"{odds(evidence[int(points[-1][0]) - 1] or 0.0)}, boundary {1 / rollout.alpha:g} to 1"
+        f"Evidence of harm of {rollout.candidate} over {looks[-1][0]} intervals: "
+        f"{odds(looks[-1][1])}, boundary {1 / rollout.alpha:g} to 1"
     )
     return lines(
-        [Series(kept)], ("interval", "odds, to 1"), alt, powers=True, size=(460, 260),
+        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, size=(460, 260),
         lanes=[Lane(0.0, "guide"), Lane(boundary)],
-        marks=[kept[-1]] if kept[-1][1] >= boundary else [],
+        marks=[points[-1]] if points[-1][1] >= boundary else [],
     )  # fmt: skip
 
 

@@ -314,11 +314,11 @@ class Registry:
         with self._records.read() as book:
             return _get_alias(book, model, alias)
 
-    def history(self, model: str) -> list[Event]:
-        """Everything that happened to a model, the latest last."""
+    def history(self, model: str, *, latest: int | None = None) -> list[Event]:
+        """What happened to a model, the latest last: all, or so many of the latest events."""
         with self._records.read() as book:
             _check_model(book, model)
-            return list(book.events(model))
+            return list(book.events(model, latest))
 
     def statements(
         self, version: Version | Reference | str, kind: str | None = None

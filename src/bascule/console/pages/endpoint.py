@@ -24,7 +24,7 @@ from bascule.console.forms import field
 from bascule.console.live import LiveView, live_view
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
-from bascule.console.story import Story, sequences_of, story_of
+from bascule.console.story import SHOWN_INTERVALS, Story, sequences_of, story_of
 from bascule.core import NotFound
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _PAGE = 50
 _MAX_PLANS = 30
 _MAX_EVENTS = 30
 _MAX_ROLLOUTS = 20
+_MAX_DECISIONS = 200
+_MAX_INTERVALS = 50_000
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
@@ -135,15 +137,17 @@ def one_endpoint(
     book = context.endpoints()
     found = book.endpoint(endpoint)
     rollouts = _rollouts(request, endpoint)
-    shown = _shown(rollouts, rollout, endpoint)
+    shown = _of_endpoint(context.rollouts().get(rollout), endpoint) if rollout else None
+    if shown is None and rollouts:
+        shown = rollouts[0]
     active = next((one for one in rollouts if one.ended_at is None), None)
     facts = endpoint_facts(found, server_facts(context.server), active)
     plan = found.current.plan
     view = EndpointView(
         facts=facts, diagram=diagram(plan), live=_live(request, plan),
         story=None if shown is None else _story(request, shown),
-        rollouts=rollouts[:_MAX_ROLLOUTS], plans=book.plans(endpoint)[:_MAX_PLANS],
-        events=book.history(endpoint)[::-1][:_MAX_EVENTS],
+        rollouts=rollouts, plans=book.plans(endpoint, latest=_MAX_PLANS),
+        events=book.history(endpoint, latest=_MAX_EVENTS)[::-1],
         may_deploy=session.allows("deploy", endpoint),
         may_approve=session.allows("approve", endpoint),
     )  # fmt: skip
@@ -166,7 +170,7 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     kept = console_of(request).kept
     key = ("sequences", stored.rollout.id, stored.intervals)
     found = kept.get(key)
-    if found is None:
+    if found is None and stored.intervals <= _MAX_INTERVALS:
         intervals = [one for one, _ in book.store.intervals(stored.rollout.id)]
         found = kept.put(key, sequences_of(stored.rollout, intervals))
     return render(request, "sequences.html", found, title=endpoint)
@@ -216,17 +220,9 @@ def _live(request: Request, plan: Plan) -> LiveView:
 def _rollouts(request: Request, endpoint: str) -> list[StoredRollout]:
     """Of an endpoint, the latest first."""
     with suppress(NotFound):
-        return context_of(request).rollouts().rollouts(endpoint)[::-1]
+        store = context_of(request).rollouts().store
+        return store.rollouts(endpoint, latest=_MAX_ROLLOUTS)[::-1]
     return []
-
-
-def _shown(rollouts: Sequence[StoredRollout], wanted: str, endpoint: str) -> StoredRollout | None:
-    if not wanted:
-        return rollouts[0] if rollouts else None
-    found = next((one for one in rollouts if one.rollout.id == wanted), None)
-    if found is None:
-        raise NotFound(f"endpoint {endpoint} has no rollout {wanted!r}", hint=_path(endpoint))
-    return found
 
 
 def _of_endpoint(stored: StoredRollout, endpoint: str) -> StoredRollout:
@@ -238,8 +234,11 @@ def _of_endpoint(stored: StoredRollout, endpoint: str) -> StoredRollout:
 
 def _story(request: Request, stored: StoredRollout) -> Story:
     book = context_of(request).rollouts()
-    name = stored.rollout.id
-    return story_of(stored, book.store.decisions(name), book.evidence(name))
+    name, store = stored.rollout.id, book.store
+    return story_of(
+        stored, store.decisions(name, latest=_MAX_DECISIONS),
+        store.evidence(name, most=SHOWN_INTERVALS),
+    )  # fmt: skip
 
 
 def _path(endpoint: str) -> str:

@@ -9,18 +9,20 @@ from urllib.parse import quote
 
 from fastapi import Path, Query, Request, Response
 
+from bascule.charts import Series, Svg, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, page_router, render
 
 if TYPE_CHECKING:
     from bascule.endpoints import Endpoint
-    from bascule.registry import Alias, Event, Model, Version
+    from bascule.registry import Alias, Event, Found, Model, Version
 
 router = page_router({"GET /models": ("read", ""), "GET /models/{model}": ("read", "{model}")})
 
 _PAGE = 50
 _MAX_EVENTS = 30
+_MAX_TRENDS = 4
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Start = Annotated[int, Query(ge=0, le=10**9)]
 
@@ -74,6 +76,15 @@ class VersionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """A metric over the versions: the latest value, and a line of all."""
+
+    name: str
+    latest: float
+    line: Svg
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """What the page of a model shows: the newest versions first, the latest events first."""
 
@@ -83,6 +94,7 @@ class ModelView:
     start: int
     aliases: Sequence[Alias]
     events: Sequence[Event]
+    trends: Sequence[Trend]
 
     @property
     def back(self) -> str:
@@ -104,9 +116,10 @@ def model_view(
     aliases: Sequence[Alias],
     events: Sequence[Event],
     endpoints: Sequence[Endpoint],
+    found: Sequence[Found] = (),
     start: int = 0,
 ) -> ModelView:
-    """The page, from facts; versions and events in their order. Pure."""
+    """The page, from facts; versions and events in their order, `found` the newest first. Pure."""
     newest = sorted(versions, key=lambda one: -one.number)[start : start + _PAGE]
     serves: dict[str, list[str]] = {}
     for endpoint in endpoints:
@@ -121,8 +134,30 @@ def model_view(
     ]  # fmt: skip
     return ModelView(
         name, rows, len(versions), start, sorted(aliases, key=lambda one: one.name),
-        events[::-1][:_MAX_EVENTS],
+        events[::-1][:_MAX_EVENTS], trends_of(found),
     )  # fmt: skip
+
+
+def trends_of(found: Sequence[Found]) -> list[Trend]:
+    """The metrics that most versions have, over these versions in their order. Pure."""
+    numbers = sorted(one.version.number for one in found)
+    values: dict[str, list[tuple[float, float]]] = {}
+    for one in sorted(found, key=lambda one: one.version.number):
+        for name, value in one.metrics.items():
+            place = float(numbers.index(one.version.number))
+            values.setdefault(name, []).append((place, value))
+    names = sorted(values, key=lambda name: (-len(values[name]), name))[:_MAX_TRENDS]
+    made = []
+    for name in names:
+        points = values[name]
+        said = ", ".join(f"{y:.4g} in version {numbers[int(x)]}" for x, y in points[-3:])
+        svg = lines(
+            [Series(points)], ("version", name), f"{name}: {said}",
+            size=(340, 190), x_names=[str(one) for one in numbers],
+        )  # fmt: skip
+        if svg is not None and len(points) > 1:
+            made.append(Trend(name, points[-1][1], svg))
+    return made
 
 
 @router.get("/models")
@@ -148,7 +183,8 @@ def one_model(request: Request, model: _Name, start: _Start = 0) -> Response:
     registry = context.registry()
     view = model_view(
         model, registry.versions(model), list(registry.aliases(model).values()),
-        registry.history(model), endpoints_of(context, current(request)), start,
+        registry.history(model, latest=_MAX_EVENTS), endpoints_of(context, current(request)),
+        registry.search(f'model = "{model}"', limit=_PAGE), start,
     )  # fmt: skip
     crumbs = [Crumb("Models", "/models"), Crumb(model)]
     return render(request, "model.html", view, title=model, crumbs=crumbs)

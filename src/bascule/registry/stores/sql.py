@@ -133,9 +133,10 @@ class SqlTransaction:
             sa.delete(table).where(table.c.model == model, table.c.alias == alias)
         )
 
-    def events(self, model: str) -> Sequence[Event]:
-        found = events.find(self._connection, subject=events.Subject("model", model))
-        return [_event(one) for one in found]
+    def events(self, model: str, latest: int | None = None) -> Sequence[Event]:
+        subject = events.Subject("model", model)
+        found = events.find(self._connection, subject=subject, latest_first=True, limit=latest)
+        return [_event(one) for one in reversed(found)]
 
     def add_event(self, event: Event) -> None:
         events.append(
