@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.consoles import CountedServer, browsing, control
 from tests.production import Day, fill, packed
 
-from bascule.app import measured, open_registry, open_rollouts
+from bascule.app import measured, open_alerts, open_catalogue, open_registry, open_rollouts
+from bascule.catalogue import Leases
 from bascule.cli.console_work import answer
+from bascule.monitoring.alerts import Finding, Observation, Routing, Rules
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
 
@@ -49,10 +52,31 @@ def looking(settings, client=("127.0.0.1", 5_000), **more):
 
 def finished(pages) -> None:
     """Wait until nothing is under way; the work itself may have failed."""
-    works, until = pages.app.state.control.works, time.monotonic() + WAIT_S
+    finished_works(pages.app.state.control.works)
+
+
+def finished_works(works) -> None:
+    """The same."""
+    until = time.monotonic() + WAIT_S
     while any(not one.is_done for one in list(works._works.values())):
         assert time.monotonic() < until, "the work does not end"
         time.sleep(0.01)
+
+
+def fire(settings, sentence="wind has moved", severity="warning"):
+    """One alert of `late` that fires; its id."""
+    now = datetime.now(UTC)
+    finding = Finding(
+        "drift", "column", "late", severity, sentence, 0.4, 0.1, now, version="1", column="wind",
+        evidence="bascule drift late",
+    )  # fmt: skip
+    catalogue = open_catalogue(settings)
+    leases = Leases(catalogue)
+    lease = leases.acquire("alerts", "test", 30.0)
+    seen = [Observation("drift", "", "late", (finding,))]
+    open_alerts(settings).take(lease, seen, Rules(), Routing(), {}, now)
+    leases.release(lease)
+    return finding.id
 
 
 def token_of(page: str) -> str:

@@ -5,15 +5,11 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.console_work import finished, looking, one_home, token_of
+from tests.console_work import finished, fire, looking, one_home, token_of
 
-from bascule.app import open_alerts, open_catalogue
-from bascule.catalogue import Leases
+from bascule.app import open_alerts
 from bascule.console.pages.monitoring_view import report_of
 from bascule.monitoring import Ledger
-from bascule.monitoring.alerts import Finding, Observation, Routing, Rules
-
-NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +28,6 @@ def measured(home):
     from bascule.app import measured as measure
 
     return json.loads(json.dumps(measure(home, "monitor", "late", 7 * 86_400.0), default=str))
-
-
-def fire(settings, sentence="wind has moved", severity="warning"):
-    """One alert of `late` that fires; its id."""
-    finding = Finding(
-        "drift", "column", "late", severity, sentence, 0.4, 0.1, NOW, version="1", column="wind",
-        evidence="bascule drift late",
-    )  # fmt: skip
-    catalogue = open_catalogue(settings)
-    catalogue.create()
-    leases = Leases(catalogue)
-    lease = leases.acquire("alerts", "test", 30.0)
-    seen = [Observation("drift", "", "late", (finding,))]
-    open_alerts(settings).take(lease, seen, Rules({}, {}, 3_600.0), Routing((), (), ""), {}, NOW)
-    leases.release(lease)
-    return finding.id
 
 
 def test_the_report_puts_the_column_that_drifted_first_with_both_distributions(measured):
