@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request, Response
@@ -282,10 +283,10 @@ def model_names(request: Request, most: int = 200) -> list[str]:
     """Models that the person may read, for lists of suggestions."""
     session = current(request)
     try:
-        found = context_of(request).registry().models()
+        found = context_of(request).registry().model_names()
     except BasculeError:
         return []
-    return [one.name for one in found if session.allows("read", one.name)][:most]
+    return list(islice((one for one in found if session.allows("read", one)), most))
 
 
 def _or_none(read: Any, *arguments: Any) -> Any:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from bascule.console.calling import call
 from bascule.console.flash import Flash
 from bascule.console.forms import field
+from bascule.console.pages.batch import model_names
 from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
@@ -149,7 +150,7 @@ def deploy(
         working = working_view(simulated, request.url.path + "?" + request.url.query)
     done = simulated.result if simulated is not None and simulated.problem is None else None
     view = DeployView(
-        _references(request), _endpoints(request), str(chosen or ""), version, state, gates,
+        model_names(request, _MAX_MODELS), _endpoints(request), str(chosen or ""), version, state, gates,
         endpoint, _answers(request, endpoint), strategies_of(done or {}), working, problem, hint,
         guards, current(request).allows("write", ""),
     )  # fmt: skip
@@ -329,17 +330,6 @@ def working_view(work: Work, target: str = "") -> Working:
     if "number" in made:
         target = "/deploy?" + urlencode({"version": f"{made['model']}/{made['number']}"})
     return Working(work.id, work.title, None, target=target)
-
-
-def _references(request: Request) -> list[str]:
-    session = current(request)
-    try:
-        found = context_of(request).registry().models()
-    except BasculeError:
-        return []
-    return [
-        str(one.newest) for one in found if session.allows("read", one.name)
-    ][:_MAX_MODELS]  # fmt: skip
 
 
 def _endpoints(request: Request) -> list[str]:

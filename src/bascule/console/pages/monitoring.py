@@ -6,7 +6,7 @@ time of its measurement. Alerts are read at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -60,10 +60,11 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelsView:
-    """Models with alerts first; `more` leads to the next page."""
+    """Models with alerts first; `back` and `more` are queries of other pages, empty for none."""
 
     rows: Sequence[ModelRow]
     search: str
+    back: str
     more: str
 
 
@@ -108,32 +109,40 @@ class MonitoringView:
 def models(
     request: Request,
     q: Annotated[str, Query(max_length=128)] = "",
-    after: Annotated[str, Query(max_length=128)] = "",
+    start: Annotated[int, Query(ge=0, le=10**6)] = 0,
 ) -> Response:
     """Every model that the person may read, and its alerts."""
     context, session = context_of(request), current(request)
-    counts: dict[str, list[str]] = {}
+    states: dict[str, list[str]] = {}
     for alert in _alerts_of(context, None):
-        counts.setdefault(alert["model"], []).append(alert["state"])
-    rows = []
-    for model in _models(context):
-        if (
-            q.lower() in model.name.lower()
-            and model.name > after
-            and session.allows("read", model.name)
-        ):
-            states = counts.get(model.name, [])
-            rows.append(
-                ModelRow(
-                    model.name, str(model.newest.number), states.count("firing"),
-                    states.count("pending"),
-                )
-            )  # fmt: skip
-    shown_rows = rows[:_MAX_MODELS]
-    more = urlencode({"q": q, "after": shown_rows[-1].name}) if len(rows) > _MAX_MODELS else ""
-    shown_rows.sort(key=lambda one: (-one.firing, -one.pending, one.name))
-    view = ModelsView(shown_rows, q, more)
+        states.setdefault(alert["model"], []).append(alert["state"])
+    found = [one for one in _names(context) if q.lower() in one.lower()]
+    named = alarming_first([one for one in found if session.allows("read", one)], states)
+    page = named[start : start + _MAX_MODELS]
+    known = {one.name: one for one in context.registry().models(page)} if page else {}
+    rows = [
+        ModelRow(
+            name, str(known[name].newest.number), states.get(name, []).count("firing"),
+            states.get(name, []).count("pending"),
+        )
+        for name in page
+        if name in known
+    ]  # fmt: skip
+    after = start + _MAX_MODELS
+    more = urlencode({"q": q, "start": after}) if after < len(named) else ""
+    back = urlencode({"q": q, "start": max(0, start - _MAX_MODELS)}) if start else ""
+    view = ModelsView(rows, q, back, more)
     return render(request, "monitoring_models.html", view, title="Monitoring", crumbs=_crumbs())
+
+
+def alarming_first(names: Sequence[str], states: Mapping[str, Sequence[str]]) -> list[str]:
+    """Models with most firing alerts first, then with most pending ones, then by name. Pure."""
+
+    def order(name: str) -> tuple[int, int, str]:
+        said = states.get(name, ())
+        return -list(said).count("firing"), -list(said).count("pending"), name
+
+    return sorted(names, key=order)
 
 
 @router.get("/monitoring/{model}")
@@ -242,9 +251,9 @@ def _key(model: str, days: int) -> str:
     return f"monitor/{model}/{days}"
 
 
-def _models(context: ControlContext) -> Sequence[Any]:
+def _names(context: ControlContext) -> Sequence[str]:
     try:
-        return context.registry().models()
+        return context.registry().model_names()
     except NotFound:
         return ()
 

@@ -168,7 +168,13 @@ def _page(request: Request, view: TryView) -> Response:
 
 def served_as(context: ControlContext, name: str) -> Served:
     """The version that answers a name. Raises `NotFound`."""
-    from bascule.bundle.disk import CALIBRATION, EXAMPLE, columns_of as read_columns, read_file, read_manifest
+    from bascule.bundle.disk import (
+        CALIBRATION,
+        EXAMPLE,
+        columns_of as read_columns,
+        read_file,
+        read_manifest,
+    )
     from bascule.serving import default_of
 
     version, path = "", None
