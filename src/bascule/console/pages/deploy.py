@@ -150,7 +150,8 @@ def deploy(
         working = working_view(simulated, request.url.path + "?" + request.url.query)
     done = simulated.result if simulated is not None and simulated.problem is None else None
     view = DeployView(
-        model_names(request, _MAX_MODELS), _endpoints(request), str(chosen or ""), version, state, gates,
+        model_names(request, _MAX_MODELS),
+        _endpoints(request), str(chosen or ""), version, state, gates,
         endpoint, _answers(request, endpoint), strategies_of(done or {}), working, problem, hint,
         guards, current(request).allows("write", ""),
     )  # fmt: skip
