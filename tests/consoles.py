@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from starlette.testclient import TestClient
+import httpx
 
 from bascule.app import open_alerts, open_catalogue, open_registry, open_rollouts, rollout_defaults
 from bascule.console.site import add_console
@@ -110,13 +111,34 @@ def control(settings, server, guard=None, **more):
     return app
 
 
+class Browser:
+    """A client of the pages, with cookies; it follows no redirect.
+
+    Attributes:
+        app: The application.
+        cookies: Those that it has.
+    """
+
+    def __init__(self, app, client):
+        self.app = app
+        transport = httpx.ASGITransport(app, client=client)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8082")
+        self.cookies = self._client.cookies
+
+    def request(self, method, path, **more):
+        return asyncio.run(self._client.request(method, path, **more))
+
+    def get(self, path, **more):
+        return self.request("GET", path, **more)
+
+    def post(self, path, **more):
+        return self.request("POST", path, **more)
+
+
 @contextmanager
 def browsing(app, client=LOOPBACK):
-    """A client of the pages; redirects are not followed."""
-    with TestClient(
-        app, base_url="http://127.0.0.1:8082", client=client, follow_redirects=False
-    ) as made:
-        yield made
+    """A browser at an address, by default on the machine of the server."""
+    yield Browser(app, client)
 
 
 def token_of(page: str) -> str:
