@@ -57,11 +57,12 @@ def latest_predictions(
     where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
     if version:
         where += f" AND version = {quoted(version)}"
-    return ledger.query(
+    found: list[dict[str, Any]] = ledger.query(
         f"SELECT {_LISTED} FROM predictions WHERE {where} "
         f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}",
         model=model,
     ).to_pylist()
+    return found
 
 
 def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:

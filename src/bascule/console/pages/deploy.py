@@ -141,7 +141,7 @@ def deploy(
             chosen = _version(request, version)
         except BasculeError as error:
             problem, hint = error.message, error.hint
-    gates, state, simulated = [], "", None
+    gates, state, simulated = list[Gate](), "", None
     endpoint = to.strip() or (chosen.model if chosen else "")
     if chosen is not None:
         state, gates = _gates(request, chosen)
