@@ -82,7 +82,7 @@ def lines(
     chart = Chart(ends, span, labels, alt, x_names, size=size, powers=powers)
     for one in series:
         if one.lower and one.upper:
-            edge = [*one.lower, *reversed(one.upper)]
+            edge = [p for p in (*one.lower, *reversed(one.upper)) if math.isfinite(p[1])]
             chart.line(((a, _clipped(b, span)) for a, b in edge), "band")
     for lane in lanes:
         chart.line([(ends[0], lane.y), (ends[1], lane.y)], lane.style)

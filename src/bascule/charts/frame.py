@@ -143,7 +143,8 @@ def drawing(size: tuple[float, float], alt: str, marks: Iterable[str], kind: str
     """Marks as a picture; `alt` says to screen readers what it shows, `kind` is its class."""
     style = f' class="{kind}"' if kind else ""
     return Svg(
-        f'<svg{style} viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{escape(alt)}">'
+        f'<svg{style} viewBox="0 0 {size[0]:g} {size[1]:g}" width="{size[0]:g}" '
+        f'height="{size[1]:g}" role="img" aria-label="{escape(alt)}">'
         f"{''.join(marks)}</svg>"
     )
 

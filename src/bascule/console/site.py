@@ -1,7 +1,7 @@
 """Adds the console to the control application: pages, templates, static files, headers.
 
 A page is a module of `console.pages` with a `router` (made by `page_router`), and a line of
-`pages.table.PAGES`. Its routes name their rights, as those of the API do.
+`table.PAGES`. Its routes name their rights, as those of the API do.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
-from bascule.console.pages.table import PAGES
 from bascule.console.session import CSRF_FIELD, CSRF_HEADER, OpenSessions, Sessions, current
+from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
 from bascule.control.problems import problem_of
 from bascule.core import VERSION, BasculeError
@@ -203,7 +203,7 @@ def _route_of(rights: Rights) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
             super().__init__(path, endpoint, **more)
-            for method in self.methods:
+            for method in self.methods or ():
                 if f"{method} {path}" not in rights:
                     raise KeyError(f"{method} {path} has no right in the table of its page")
 

@@ -6,7 +6,7 @@ import pytest
 from tests.consoles import browsing, control, roll_out, token_of
 
 from bascule.app import open_rollouts
-from bascule.console.pages.table import PAGES
+from bascule.console.table import PAGES
 
 PATHS = ["/", "/endpoints", "/endpoints/rain", "/models", "/models/rain", "/models/rain/1"]
 

@@ -11,8 +11,8 @@ from bascule.console.kept import Kept
 from bascule.console.live import Looks, Sample, live_view
 from bascule.console.pages.endpoint import diagram
 from bascule.console.pages.overview import overview_view
-from bascule.console.pages.table import PAGES, Page
 from bascule.console.story import COMMANDS, sequences_of, steps_of, story_of
+from bascule.console.table import PAGES, Page
 from bascule.console.words import ago, duration, latency, number, percent, tone
 from bascule.endpoints import Arm, Endpoint, Plan, Shadow, StoredPlan
 from bascule.release.rollouts import (

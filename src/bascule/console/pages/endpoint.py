@@ -26,12 +26,13 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.story import SHOWN_INTERVALS, Story, sequences_of, story_of
 from bascule.core import NotFound
+from bascule.security import Action
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan, PlanEvent, StoredPlan
     from bascule.release.rollouts import StoredRollout
 
-_ONE = ("read", "{endpoint}")
+_ONE: tuple[Action, str] = ("read", "{endpoint}")
 router = page_router(
     {
         "GET /endpoints": ("read", ""),

@@ -30,7 +30,6 @@ router = page_router(
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
-_OWN_FIGURES = ("Gates", "Parity")
 _MAX_CHANGES = 200
 _NAMES = ("run_name", "run_id", "run", "name", "rev")
 
@@ -91,7 +90,6 @@ class VersionView:
         charts: Of parity and cost.
         others: Numbers of the model's other versions, the newest first.
         comparison: With the version that `?with=` names; None for none.
-        checks: How many verdicts of gates count.
     """
 
     known: Known
@@ -103,6 +101,9 @@ class VersionView:
     charts: Sequence[Figure]
     others: Sequence[int]
     comparison: Comparison | None
+
+    wide: Sequence[str] = ("Quality", "Gates", "Inputs", "Cost")
+    """Sections with tables that take the whole width."""
 
     @property
     def version(self) -> Version:
