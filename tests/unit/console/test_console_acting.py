@@ -179,7 +179,7 @@ def test_the_progress_of_a_run_has_its_share_its_rate_and_the_time_that_is_left(
                     seconds=5.0, started_at=NOW, updated_at=NOW)  # fmt: skip
     view = run_view(status, {"checks": ["rows >= 1"]}, [], "", may_act=True)
     assert (view.share, view.rate, view.left_s) == (0.25, 50.0, 15.0)
-    assert view.checks == [("rows >= 1", "open")]
+    assert view.checks == [("rows >= 1", "not judged")]
     status.state, status.error = "failed", "a check stops the run: rows >= 1 is not met"
     ended = run_view(status, {"checks": ["rows >= 1"]}, [], "", may_act=True)
     assert ended.checks == [("rows >= 1", "failed")]

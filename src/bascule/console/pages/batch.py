@@ -272,7 +272,9 @@ def run_view(
     for text in (*job.get("checks", ()), *job.get("warnings", ())):
         found = next((one for one in (*status.findings, status.error) if text in one), "")
         kind = "failed" if text in job.get("checks", ()) else "warning"
-        checks.append((text, kind if found else "passed" if status.state == "done" else "open"))
+        checks.append(
+            (text, kind if found else "passed" if status.state == "done" else "not judged")
+        )
     is_live = status.state == "running"
     return RunView(
         status, share, rate, left_s if is_live else None, checks, quarantine, job, log, may_act

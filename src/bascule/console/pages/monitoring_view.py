@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from bascule.charts import Lane, Series, Svg, lines, sparkline, then_and_now
+from bascule.charts.frame import SIZE
 from bascule.console.pages.ledger import NONE
-from bascule.monitoring.showing import duration
+from bascule.console.words import duration
 
 Json = Mapping[str, Any]
 _WHERE = {"input": "input", "answer": "answer", "truth": "truth"}
@@ -279,7 +280,8 @@ def _by_day(name: str, series: Sequence[tuple[str, Json]], recorded: float | Non
     lanes = () if recorded is None else (Lane(recorded, "guide"),)
     day = series[0][0][:10]
     alt = f"{name} by day from {day}: {_shown(points[0][1])} to {_shown(points[-1][1])}"
-    return lines([line], (f"days since {day}", name), alt, lanes=lanes, marks=alarms)
+    return lines([line], (f"days since {day}", name), alt, lanes=lanes, marks=alarms,
+                 size=SIZE)  # fmt: skip
 
 
 def _day(start: str) -> float:

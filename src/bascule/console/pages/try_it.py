@@ -28,6 +28,7 @@ router = page_router({"GET /try": ("read", ""), "GET /try/{name}": ("read", "{na
 _MAX_FIELDS = 300
 """Fields of a form; a model with more gets one row as JSON."""
 _MAX_JSON = 1 << 20
+_ANY = 1e30
 _TIMEOUT_S = 30.0
 _SETS = ("prediction_set", "lower", "upper")
 LANGUAGES = ("curl", "python", "js")
@@ -242,7 +243,9 @@ def _input(name: str, kind: Field, example: Columns | None, row: int, place: int
     if example is not None:
         values = example[kind.name][row]
         value = values if place is None else values[place]
-    notes = [f"{kind.bounds[0]:g} to {kind.bounds[1]:g}"] if kind.bounds else []
+    notes = []
+    if kind.bounds and max(map(abs, kind.bounds)) < _ANY:  # wider ones only refuse infinity
+        notes.append(f"{kind.bounds[0]:g} to {kind.bounds[1]:g}")
     notes += ["may be empty"] if kind.nullable else []
     if kind.categories:
         return Input(name, "choice", _text(value), [str(one) for one in kind.categories],
