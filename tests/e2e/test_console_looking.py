@@ -25,6 +25,8 @@ from bascule.monitoring import Ledger
 pytestmark = pytest.mark.slow
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 MOST_BYTES = 150_000
+PATIENCE_MS = 240_000
+"""For what a niced process makes meanwhile: machines are loaded."""
 PATHS = {
     "monitoring-models": "/monitoring",
     "monitoring": "/monitoring/late",
@@ -107,7 +109,7 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
 def test_the_report_appears_by_itself_when_it_is_measured(chromium, address):
     with visiting(chromium) as visit:
         page = visit.open(f"{address}/monitoring/late?days=30")
-        page.get_by_text("Drift of version 1").wait_for()
+        page.get_by_text("Drift of version 1").wait_for(timeout=PATIENCE_MS)
         page.get_by_text("Measured", exact=False).first.wait_for()
         visit.check()
 
@@ -127,7 +129,7 @@ def test_a_prediction_is_asked_again_and_the_difference_appears(chromium, addres
         page = visit.open(f"{address}/ledger?id={places['id']}")
         page.get_by_label("Of which version").select_option("late/2")
         page.get_by_role("button", name="Ask again").click()
-        page.get_by_text("other answers").wait_for()
+        page.get_by_text("other answers").wait_for(timeout=PATIENCE_MS)
         visit.check()
 
 
@@ -151,8 +153,8 @@ def test_a_person_deploys_a_model_from_a_file_and_sees_what_each_strategy_costs(
         page.get_by_label("Test rows").set_input_files(tmp_path / "rows.csv")
         page.get_by_label("Column of the truth").fill("y")
         page.get_by_role("button", name="Pack and check").click()
-        page.wait_for_url(re.compile(r"version=sign"))
-        page.get_by_role("heading", name="all", exact=True).wait_for()
+        page.wait_for_url(re.compile(r"version=sign"), timeout=PATIENCE_MS)
+        page.get_by_role("heading", name="all", exact=True).wait_for(timeout=PATIENCE_MS)
         page.locator("summary", has_text="Deploy by all").click()
         page.get_by_role("button", name="Deploy sign/1").locator("visible=true").click()
         page.get_by_role("status").get_by_text("deployed sign/1").wait_for()
@@ -167,8 +169,9 @@ def test_a_file_is_scored_and_downloaded_with_the_mouse(chromium, address, setti
         page.get_by_label("Rows: .csv").set_input_files(settings.home.parent / "rows.csv")
         page.get_by_label("Model", exact=True).fill("late/1")
         page.get_by_role("button", name="Show ten rows").click()
-        page.get_by_text("The first rows, scored").first.wait_for()
+        page.get_by_text("The first rows, scored").first.wait_for(timeout=PATIENCE_MS)
         page.get_by_role("button", name="Score all rows").click()
+        page.get_by_text("Download the scored file").wait_for(timeout=PATIENCE_MS)
         with page.expect_download() as download:
             page.get_by_role("link", name="Download the scored file").click()
         rows = Path(download.value.path()).read_text().splitlines()
