@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from pathlib import Path
 from tests.consoles import CountedServer, browsing, control
 from tests.production import Day, fill, packed
 
-from bascule.app import measured, open_alerts, open_catalogue, open_registry, open_rollouts
+from bascule.app import open_alerts, open_catalogue, open_registry, open_rollouts
 from bascule.catalogue import Leases
 from bascule.cli.console_work import answer
+from bascule.cli.judging import measured
+from bascule.control.batch_runs import BatchRunner
+from bascule.core import BasculeError
 from bascule.monitoring.alerts import Finding, Observation, Routing, Rules
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
@@ -34,6 +38,24 @@ def one_home(folder: Path):
     return settings
 
 
+class Inline(BatchRunner):
+    """Runs jobs in this process."""
+
+    def __init__(self, settings):
+        super().__init__(settings.home, lambda _: ((), b""))
+        self.settings = settings
+
+    def start(self, job, *, by, folder="", expected_run=""):
+        asked = {"task": "run", "job": job.to_json(), "folder": folder or os.getcwd(), "by": by}
+        try:
+            return self.runs.get(answer(self.settings, asked)["run"])
+        except BasculeError:
+            found = self.runs.list()
+            if not found or found[0].state != "failed":
+                raise
+            return found[0]  # it began, and its status says why it failed
+
+
 @contextmanager
 def looking(settings, client=("127.0.0.1", 5_000), **more):
     """A browser of the pages of a home."""
@@ -41,10 +63,10 @@ def looking(settings, client=("127.0.0.1", 5_000), **more):
     def do_task(task, asked):
         return answer(settings, {**asked, "task": task})
 
-    def measure(what, model, since_s):
-        return measured(settings, what, model, since_s)
+    def measure(what, name, options):
+        return measured(settings, what, name, options)
 
-    chosen = {"do_task": do_task, "measure": measure, **more}
+    chosen = {"do_task": do_task, "measure": measure, "batch": Inline(settings), **more}
     app = control(settings, CountedServer(settings), **chosen)
     with browsing(app, client) as pages:
         yield pages

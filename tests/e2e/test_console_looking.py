@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from tests.console_work import finished_works, fire, one_home
 from tests.consoles import CountedServer, control
 
 from bascule.app import open_catalogue, open_rollouts
-from bascule.batch import Schedule, Schedules
+from bascule.batch import Schedule, Schedules, job_of
 from bascule.cli.console_work import worker
 from bascule.cli.judging import Judge
+from bascule.cli.scheduled import run_command_of
+from bascule.control.batch_runs import BatchRunner
 from bascule.monitoring import Ledger
 
 pytestmark = pytest.mark.slow
@@ -65,6 +68,7 @@ def app(settings):
     return control(
         settings, CountedServer(settings), do_task=worker(settings),
         measure=Judge(settings).measure, plots=Judge(settings).plots,
+        batch=BatchRunner(settings.home, run_command_of(settings)),
     )  # fmt: skip
 
 
@@ -75,11 +79,12 @@ def places(settings, app):
     rows = settings.home.parent / "rows.csv"
     job = {"model": "late/1", "from": str(rows), "to": str(rows.with_name("scored")) + "/",
            "max_quarantined": 1.0, "checks": ["rows >= 100"]}  # fmt: skip
-    from bascule.batch import job_of
-
-    plan = app.state.control.jobs.start(job_of(job), str(rows.parent), by="ada")
-    finished_works(app.state.control.works)
-    return {"id": found["id"][0].as_py(), "run": plan["run"]}
+    run = app.state.control.batch.start(job_of(job), by="ada", folder=str(rows.parent)).run
+    until = time.monotonic() + PATIENCE_MS / 1_000
+    while app.state.control.batch.runs.get(run).state == "running":
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return {"id": found["id"][0].as_py(), "run": run}
 
 
 @pytest.fixture(scope="module")

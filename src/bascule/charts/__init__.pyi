@@ -15,3 +15,4 @@ from .flows import (
     split as split,
 )
 from .frame import Chart as Chart, Svg as Svg, drawing as drawing, grid as grid, short as short
+from .notebook import Figure as Figure, notebook_html as notebook_html

@@ -5,15 +5,15 @@ Each task runs in a process of its own: it loads models, which may be large or h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.children import answer_parent, ask_child, told_settings
-from bascule.cli.scheduled import bundle_of, enter, run
+from bascule.core import NotFound
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
 
@@ -39,28 +39,14 @@ def answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     return _TASKS[asked["task"]](settings, asked)
 
 
-def replay(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    """Ask a recorded request again, of its own version or `on` another one."""
-    from bascule.app import open_ledger, open_registry
-    from bascule.bundle import load
-    from bascule.control import registered
-    from bascule.monitoring import replay_prediction
-
-    def open_version(reference: str) -> Bundle:
-        registry, version = registered(lambda: open_registry(settings), reference)
-        return load(registry.path(version))
-
-    made = replay_prediction(open_ledger(settings), asked["id"], open_version, on=asked["on"])
-    return made.to_json()
-
-
 def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     """Plan a batch job and score its first rows; nothing is written."""
+    from bascule.app import batch_model
     from bascule.batch import job_of, planned
 
-    enter(asked["folder"])
+    _enter(asked["folder"])
     job = job_of(asked["job"])
-    bundle, version = bundle_of(settings, job.model)
+    bundle, version, _ = batch_model(settings, job.model)
     with planned(job, bundle, version) as plan:
         table = plan.preview()
         return {
@@ -69,6 +55,18 @@ def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
             "columns": table.column_names,
             "preview": [[_cell(one) for one in row.values()] for row in table.to_pylist()],
         }  # fmt: skip
+
+
+def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
+    """Score the rows of an uploaded file; the run as JSON."""
+    from bascule.app import batch_model
+    from bascule.batch import job_of, run_job
+
+    _enter(asked["folder"])
+    job = job_of(asked["job"])
+    bundle, version, _ = batch_model(settings, job.model)
+    # Not monitored: a file that somebody tries is no production.
+    return run_job(job, bundle, settings.home, version=version, by=asked["by"]).to_json()
 
 
 def pack(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
@@ -136,9 +134,17 @@ def forecasts(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 _TASKS: dict[str, Callable[[Settings, dict[str, Any]], dict[str, Any]]] = {
-    "replay": replay, "preview": preview, "run": run, "pack": pack, "take_in": take_in,
+    "preview": preview, "run": run, "pack": pack, "take_in": take_in,
     "forecasts": forecasts,
 }  # fmt: skip
+
+
+def _enter(folder: str) -> None:
+    """Go to the folder that a job's paths are relative to. Raises `NotFound`."""
+    try:
+        os.chdir(folder)
+    except OSError as problem:
+        raise NotFound(f"the folder of the job cannot be entered: {problem}") from None
 
 
 def _judged(settings: Settings, registry: Registry, version: Version, user: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from bascule.console.session import current
-from bascule.control.rights import SESSION
+from bascule.control import SESSION
 
 _HOST_HEADERS = (b"host",)
 

@@ -11,8 +11,7 @@ from bascule.console.session import Session
 from bascule.core import NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.control.context import ControlContext
-    from bascule.control.link import ServerLink
+    from bascule.control import ControlContext, ServerLink
     from bascule.endpoints import Endpoint
     from bascule.monitoring.alerts import Alert
     from bascule.release.rollouts import StoredRollout

@@ -19,7 +19,7 @@ from bascule.serving.telemetry import BUCKETS_S
 from bascule.serving.telemetry.load import quantile_s
 
 if TYPE_CHECKING:
-    from bascule.control.link import ServerLink
+    from bascule.control import ServerLink
     from bascule.endpoints import Plan
 
 _MAX_LOOKS = 90

@@ -1,7 +1,7 @@
 """Who uses the console: the session of a request, its rights, and the token of its forms.
 
-`Sessions` is the port. `OpenSessions` is for a server without signing in: its sessions have the
-rights that the control API gives the same request.
+`Sessions` is the port. `PeopleSessions` finds people that signed in. `OpenSessions` is for callers
+that did not: they have the rights that the control API gives the same request.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Protocol
 
 from fastapi import Request
 
-from bascule.control.rights import Authorise
+from bascule.control import Authorise, FindSession, cookie_of
 from bascule.core import Refused
-from bascule.security import Action
+from bascule.security import Action, csrf_of
 from bascule.serving.transports import is_loopback
 
 CSRF_FIELD = "csrf"
@@ -92,6 +92,23 @@ class OpenSessions:
             with suppress(OSError, KeyError):  # the user may have no name
                 subject = getpass.getuser()
         return Session(subject or "unknown", rights, self._csrf)
+
+
+class PeopleSessions:
+    """Sessions of people that signed in; of others, those of a server without signing in."""
+
+    def __init__(self, find: FindSession | None, otherwise: OpenSessions) -> None:
+        """`find` reads the catalogue; None where nobody can sign in."""
+        self._find = find
+        self._otherwise = otherwise
+
+    def find(self, request: Request) -> Session:
+        """The session of the request's cookie; raises `Unauthenticated` where one is missing."""
+        cookie = cookie_of(request)
+        found = self._find(cookie) if self._find is not None and cookie else None
+        if found is None:
+            return self._otherwise.find(request)
+        return Session(found.user, found.check, csrf_of(cookie), is_signed_in=True)
 
 
 def current(request: Request) -> Session:

@@ -15,6 +15,7 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -28,17 +29,24 @@ from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
-from bascule.console.session import CSRF_FIELD, CSRF_HEADER, OpenSessions, Sessions, current
+from bascule.console.session import (
+    CSRF_FIELD,
+    CSRF_HEADER,
+    OpenSessions,
+    PeopleSessions,
+    Sessions,
+    current,
+)
 from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
-from bascule.control.problems import problem_of
-from bascule.core import VERSION, BasculeError
+from bascule.control import SAFE_METHODS, check_same_origin, problem_of
+from bascule.core import VERSION, BasculeError, Unauthenticated
 from bascule.security import Action
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bascule.control.context import ControlContext
+    from bascule.control import ControlContext, Provider
 
 HERE = Path(__file__).parent
 STATIC = "/console/static"
@@ -53,8 +61,11 @@ HEADERS = {
 }
 _STATIC_AGE_S = 86_400
 
-Rights = Mapping[str, tuple[Action, str]]
-"""The right that a route of a page requires, as in `control.rights.RIGHTS`: by METHOD PATH."""
+SIGN_IN = "/sign-in"
+
+Rights = Mapping[str, tuple[Action, str] | None]
+"""The right that a route of a page requires, as in `control.rights.RIGHTS`: by METHOD PATH. None
+for the pages of signing in, which need no session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +86,22 @@ class Console:
         looks: The latest looks at the counters of endpoints.
         kept: What took long to compute, by what it was computed from; the oldest makes room.
         uploads: Files that people sent.
+        public_url: The address by which browsers come, where a proxy is in front; else empty.
+        provider: Where people sign in; None for links alone.
         drawing: Held while a process draws the plots of a version: one at a time.
     """
 
-    def __init__(self, context: ControlContext, sessions: Sessions | None = None) -> None:
+    def __init__(
+        self,
+        context: ControlContext,
+        sessions: Sessions | None = None,
+        *,
+        public_url: str = "",
+        provider: Provider | None = None,
+    ) -> None:
         self.context = context
+        self.public_url = public_url
+        self.provider = provider
         self.sessions: Sessions = sessions or OpenSessions(context.authorise)
         self.flashes = Flashes()
         self.looks = Looks()
@@ -117,9 +139,18 @@ def context_of(request: Request) -> ControlContext:
     return console_of(request).context
 
 
-def add_console(app: FastAPI, *, sessions: Sessions | None = None) -> None:
-    """Add pages and static files to a control application; `sessions`: None for no signing in."""
-    app.state.console = Console(app.state.control, sessions)
+def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None = None) -> None:
+    """Add pages and static files to a control application.
+
+    Args:
+        app: The application.
+        public_url: The address by which browsers come, where a proxy is in front.
+        provider: Where people sign in; None for links alone.
+    """
+    context: ControlContext = app.state.control
+    sessions = PeopleSessions(context.find_session, OpenSessions(context.authorise))
+    app.state.is_public_https = public_url.startswith("https:")
+    app.state.console = Console(context, sessions, public_url=public_url, provider=provider)
     for page in PAGES:
         module = import_module(f"bascule.console.pages.{page.module}")
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.
@@ -185,7 +216,9 @@ def see(request: Request, path: str, flash: Flash | None = None) -> RedirectResp
 
 
 def problem(request: Request, error: Exception) -> Response:
-    """The page of an error; raises errors that are bugs."""
+    """The page of an error, or of signing in where that is missing; raises errors that are bugs."""
+    if isinstance(error, Unauthenticated) and request.url.path != SIGN_IN:
+        return _to_sign_in(request)
     answer = problem_of(error, request.url.path)
     if answer is None:
         raise error
@@ -199,21 +232,36 @@ def problem(request: Request, error: Exception) -> Response:
     return page
 
 
+def _to_sign_in(request: Request) -> Response:
+    is_part = "hx-request" in request.headers  # of a page that is still open
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    wanted = here if request.method == "GET" and not is_part else "/"
+    path = f"{SIGN_IN}?next={quote(wanted, safe='/')}"
+    if is_part:
+        return Response(status_code=401, headers={"HX-Redirect": path})
+    return RedirectResponse(path, 303)
+
+
 def _route_of(rights: Rights) -> type[APIRoute]:
     class PageRoute(APIRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
             super().__init__(path, endpoint, **more)
-            for method in self.methods or ():
+            methods = self.methods or set()
+            for method in methods:
                 if f"{method} {path}" not in rights:
                     raise KeyError(f"{method} {path} has no right in the table of its page")
+            self.rights = {method: rights[f"{method} {path}"] for method in methods}
 
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
                 try:
-                    action, model = rights[f"{request.method} {self.path}"]
-                    await _admit(request, action, model.format(**request.path_params))
+                    right = rights[f"{request.method} {self.path}"]
+                    if right is None:
+                        await _admit_all(request)
+                    else:
+                        await _admit(request, right[0], right[1].format(**request.path_params))
                     response = await handle(request)
                 except (BasculeError, RequestValidationError, HTTPException) as error:
                     response = problem(request, error)
@@ -232,8 +280,9 @@ async def _admit(request: Request, action: Action, model: str) -> None:
     request.state.session = await to_thread.run_sync(sessions.find, request)
     session = current(request)
     session.check(action, model)
-    if request.method in ("GET", "HEAD"):
+    if request.method in SAFE_METHODS:
         return
+    check_same_origin(request)
     token = request.headers.get(CSRF_HEADER)
     if token is not None:  # of a page's script, which may send a file that the handler reads
         session.check_form(token)
@@ -241,6 +290,18 @@ async def _admit(request: Request, action: Action, model: str) -> None:
         return
     request.state.form = form = await read_form(request)
     session.check_form(form.get(CSRF_FIELD, ""))
+
+
+async def _admit_all(request: Request) -> None:
+    """Find the session, if there is one; a form must come from a page of this site."""
+    sessions = console_of(request).sessions
+    try:
+        request.state.session = await to_thread.run_sync(sessions.find, request)
+    except Unauthenticated:
+        request.state.session = None
+    if request.method not in SAFE_METHODS:
+        check_same_origin(request)
+        request.state.form = await read_form(request)
 
 
 def _answer_browsers(app: FastAPI) -> None:

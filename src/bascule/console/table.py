@@ -39,4 +39,7 @@ PAGES = (
     Page("try_it", "/try", "Try it", also=("/score",)),
     Page("score", "/score"),
     Page("deploy", "/deploy", "Deploy"),
+    Page("history", "/history", "History"),
+    Page("settings", "/settings", "Settings"),
+    Page("sign_in", "/sign-in"),
 )

@@ -1,257 +1,289 @@
-"""The routes about batch jobs: runs of this machine, and schedules of the catalogue."""
+"""The routes about batch: runs of this server's machine, and schedules of its catalogue."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path as FilePath
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel, Field
+from fastapi import Body, FastAPI, Request
+from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
-from bascule.control.rights import caller_of
-from bascule.control.work import DoTask, Works
-from bascule.core import Conflict, Invalid, NotFound, Reference
+from bascule.control.rights import Authorise, caller_of
+from bascule.core import Invalid, NotFound, masked
+from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Runs, Scheduled, Schedules, Status
-    from bascule.catalogue import Catalogue
+    from bascule.batch import Job, Scheduled, Schedules, Status
+    from bascule.control.batch_runs import BatchRunner
 
 _TAGS = "batch"
-_Reason = Annotated[str, Field(max_length=1_024, description="Why, for the history")]
-_LOG_LETTERS = 64_000
-
-
-class NewRun(BaseModel):
-    """A batch job, in the fields of a JOB.toml."""
-
-    model_config = {"extra": "forbid"}
-
-    job: Annotated[dict[str, Any], Field(description="`model`, `from`, `to`, ...: see JOB.toml")]
-    dry_run: Annotated[bool, Field(description="Plan it and score ten rows; write none")] = False
-
-
-class Command(BaseModel):
-    """Why."""
-
-    model_config = {"extra": "forbid"}
-
-    reason: _Reason = ""
-
-
-class StartedView(BaseModel):
-    """A run that begins, or would."""
-
-    run: str
-    rows: Annotated[int | None, Field(description="null where the source does not know")]
-    chunks: int
-    expected_s: Annotated[float | None, Field(description="By the measured cost of the bundle")]
-    columns: list[str]
-    preview: Annotated[list[list[str]], Field(description="The first rows, scored")]
+_MAX_LOG = 1 << 20
+_JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
 
 
 class RunView(BaseModel):
-    """How far a run is."""
+    """A batch run."""
 
     run: str
     state: Annotated[str, Field(description="running, done, failed, cancelled or killed")]
     model: str
+    digest: Annotated[str, Field(description="Of the model's bundle")]
+    by: Annotated[str, Field(description="The user, or `schedule NAME`")]
     source: str
     sink: str
     rows: int
+    rows_before: Annotated[int, Field(description="Of them, scored by earlier processes")]
     quarantined: int
     expected_rows: int | None
     chunks_done: int
     chunks: int
     seconds: float
-    started_at: datetime
-    updated_at: datetime
+    rows_per_s: float | None
+    left_s: Annotated[float | None, Field(description="About how long it still takes")]
+    started_at: AwareDatetime
+    updated_at: AwareDatetime
     host: str
     pid: int
     error: str
-    findings: list[str]
+    findings: Annotated[list[str], Field(description="What checks found")]
+
+    @classmethod
+    def of(cls, status: Status) -> RunView:
+        return cls.model_validate(status.to_json())
+
+
+class ManifestView(BaseModel):
+    """What a run is, by which it is resumed."""
+
+    run: str
+    model: str
+    digest: str
+    source: str
+    sink: str
+    identity: dict[str, Any]
+    chunks: list[str]
+
+
+class LogView(BaseModel):
+    """The end of a run's log."""
+
+    log: str
 
 
 class ScheduleView(BaseModel):
-    """A schedule, and its last run."""
+    """A schedule, its next time, and its last run."""
 
     name: str
     cron: str
     timezone: str
     catch_up: str
+    window: Annotated[str, Field(description="Hours in which it may run; empty for all")]
+    late_after_min: float
     job: dict[str, Any]
     folder: str
     is_paused: bool
-    created_at: datetime
-    last: datetime | None
+    created_at: AwareDatetime
+    next: AwareDatetime | None
+    last: Annotated[AwareDatetime | None, Field(description="The time that the last run was for")]
     running: bool
     outcome: dict[str, Any] | None
 
+    @classmethod
+    def of(cls, one: Scheduled) -> ScheduleView:
+        from bascule.batch import next_time
 
-class BatchJobs:
-    """What pages and routes do with batch jobs; see `Runs` and `Schedules`."""
+        following = None if one.schedule.is_paused else next_time(one.schedule, datetime.now(UTC))
+        said = one.to_json()
+        places = {name: masked(str(said["job"].get(name, ""))) for name in ("from", "to")}
+        return cls.model_validate({**said, "job": said["job"] | places, "next": following})
 
-    def __init__(
-        self, home: FilePath | None, open_catalogue: Callable[[], Catalogue] | None,
-        do_task: DoTask | None, works: Works,
-    ) -> None:  # fmt: skip
-        self._home, self._open_catalogue = home, open_catalogue
-        self._do_task, self._works = do_task, works
 
-    @property
-    def runs(self) -> Runs:
-        """Raises `NotFound` for a server without a home."""
-        from bascule.batch import Runs
+class NewSchedule(BaseModel):
+    """When to run which job."""
 
-        if self._home is None:
-            raise NotFound("this server keeps no runs", hint="run bascule control, or a server")
-        return Runs(self._home)
+    model_config = {"extra": "forbid"}
 
-    @property
-    def schedules(self) -> Schedules:
-        """Raises `NotFound` for a server without a catalogue."""
-        from bascule.batch import Schedules
+    name: Annotated[str, Field(max_length=128)]
+    cron: Annotated[str, Field(max_length=256)]
+    job: dict[str, Any]
+    timezone: Annotated[str, Field(max_length=64)] = "UTC"
+    catch_up: Literal["one", "all", "none"] = "one"
+    window: Annotated[str, Field(max_length=32)] = ""
+    late_after_min: Annotated[float, Field(gt=0, le=100_000)] = 60.0
+    reason: Annotated[str, Field(max_length=4_096)] = ""
 
-        if self._open_catalogue is None:
-            raise NotFound("this server keeps no schedules", hint="run bascule control")
-        return Schedules(self._open_catalogue())
 
-    def runs_page(self, page: int, rows: int) -> tuple[list[Status], int]:
-        """The runs of a page, from 1 on, the latest change first; and how many there are."""
-        return self.runs.page((page - 1) * rows, rows)
+class Reason(BaseModel):
+    """Why, for the history."""
 
-    def list_schedules(self) -> list[Scheduled]:
-        """The schedules, by name."""
-        return self.schedules.list()
+    model_config = {"extra": "forbid"}
 
-    def preview(self, job: Job, folder: str) -> dict[str, Any]:
-        """Plan a job and score ten rows. Raises what `batch.planned` raises."""
-        return self._do("preview", {"job": job.to_json(), "folder": folder})
+    reason: Annotated[str, Field(max_length=4_096)] = ""
 
-    def start(self, job: Job, folder: str, *, by: str, expected_run: str = "") -> dict[str, Any]:
-        """Plan a job, which says the id of its run, and begin it; the plan.
 
-        Raises:
-            BasculeError: What planning raises. What the run itself raises is in its status.
-        """
-        plan = self.preview(job, folder)
-        asked = {"job": job.to_json(), "folder": folder, "expected_run": expected_run}
-        self._works.start(
-            f"run {plan['run']}", lambda: self._do("run", asked), owner=by,
-            key=f"run/{plan['run']}", lane="run",
-        )  # fmt: skip
-        return plan
+def add_batch(
+    app: FastAPI,
+    batch: BatchRunner | None,
+    open_schedules: Callable[[], Schedules] | None,
+    authorise: Authorise,
+    *,
+    asks_for_keys: bool,
+) -> None:
+    """Add the routes to `app`; without a runner every one of them answers 404."""
 
-    def resume(self, run: str, *, by: str) -> str:
-        """Go on with a run that was killed, cancelled or failed; its whole id."""
-        status = self.runs.get(run)
-        if status.state in ("running", "done"):
-            raise Conflict(f"run {status.run} is {status.state}", hint="nothing is left to do")
-        whole, job, folder = self.runs.job(run)
-        self.start(job, folder, by=by, expected_run=whole)
-        return whole
+    def runner() -> BatchRunner:
+        if batch is None:
+            raise NotFound(
+                "this server runs no batch jobs", hint="ask a server, or bascule control"
+            )
+        return batch
 
-    def run_schedule(self, name: str, *, by: str) -> str:
-        """Run the job of a schedule now; the id of the run."""
+    def schedules() -> Schedules:
+        if open_schedules is None:
+            raise NotFound(
+                "this server keeps no schedules", hint="ask a server, or bascule control"
+            )
+        return open_schedules()
+
+    def allowed(content: dict[str, Any], request: Request, folder: str = "") -> Job:
         from bascule.batch import job_of
 
-        schedule = self.schedules.get(name).schedule
-        plan = self.start(job_of(schedule.job), schedule.folder, by=by)
-        return str(plan["run"])
+        job = job_of(content)
+        authorise(request, "manage", _asked_for(job.model))
+        if asks_for_keys:
+            runner().check_places(job, folder)
+        return job
 
-    def _do(self, task: str, asked: dict[str, Any]) -> dict[str, Any]:
-        if self._do_task is None:
-            raise NotFound("this server runs no jobs", hint="use bascule batch run")
-        return self._do_task(task, asked)
-
-
-def job_of_request(content: dict[str, Any]) -> Job:
-    """The job of a request. Raises `Invalid`; a model must be one of the registry."""
-    from bascule.batch import job_of
-
-    job = job_of(content, "job")
-    if job.model.startswith((".", "/", "~")) or job.model.endswith("/"):
-        raise Invalid(
-            f"model: {job.model!r} is a folder, and a server runs versions of its registry",
-            hint="push the bundle, then name it: gb/3, gb@champion", field="model",
-        )  # fmt: skip
-    Reference.parse(job.model)
-    return job
+    _add_runs(app, runner, allowed, authorise)
+    _add_schedules(app, runner, schedules, allowed, authorise)
 
 
-def add_batch(app: FastAPI, jobs: BatchJobs) -> None:
-    """Add the routes to `app`."""
-    _add_runs(app, jobs)
-    _add_schedules(app, jobs)
-
-
-def _add_runs(app: FastAPI, jobs: BatchJobs) -> None:
+def _add_runs(
+    app: FastAPI,
+    runner: Callable[[], BatchRunner],
+    allowed: Callable[..., Job],
+    authorise: Authorise,
+) -> None:
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
-    def runs(paged: Paged) -> Page[RunView]:
-        """The runs of this machine, the latest first."""
-        found = list(enumerate(jobs.runs.list()))
-        return paged.page(found, lambda one: RunView(**one[1].to_json()), lambda one: one[0])
+    def runs(paged: Paged, state: str | None = None) -> Page[RunView]:
+        """The runs of this machine, the latest first; of one state."""
+        found = [one for one in runner().runs.list() if state in (None, one.state)]
+        return paged.page(found, RunView.of, _begun, descending=True)
 
-    @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=202)
-    def start(wanted: NewRun, request: Request, response: Response) -> StartedView:
-        """Begin a job. The same job on the same rows is the same run, which goes on."""
-        job = job_of_request(wanted.job)
-        if wanted.dry_run:
-            return StartedView(**_fields(jobs.preview(job, os.getcwd())))
-        plan = jobs.start(job, os.getcwd(), by=caller_of(request).user)
-        response.headers["Location"] = f"/api/v1/batch/runs/{plan['run']}"
-        return StartedView(**_fields(plan))
+    @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
+    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> RunView:
+        """Start a job; answers when its run has begun. The same job on the same rows is one run."""
+        return RunView.of(runner().start(allowed(job, request), by=caller_of(request).user))
 
     @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
-    def one(run: str) -> RunView:
-        """One run, by its id or its beginning."""
-        return RunView(**jobs.runs.get(run).to_json())
+    def one(run: str, request: Request) -> RunView:
+        """How far a run is, and why it ended."""
+        return RunView.of(readable(run, request))
+
+    @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
+    def manifest(run: str, request: Request) -> ManifestView:
+        """What a run is: options that change what is written, and the digest of each chunk."""
+        found = runner().runs.manifest(readable(run, request).run)
+        return ManifestView.model_validate(found, from_attributes=True)
 
     @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
-    def log(
-        run: str, letters: Annotated[int, Query(ge=1, le=_LOG_LETTERS)] = 16_000
-    ) -> dict[str, str]:
-        """The end of what a run has logged."""
-        return {"log": jobs.runs.log(run)[-letters:]}
+    def log(run: str, request: Request) -> LogView:
+        """What a run has logged, of a long log the end."""
+        return LogView(log=runner().runs.log(readable(run, request).run)[-_MAX_LOG:])
 
-    @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS], status_code=202)
-    def order(run: str, command: Literal["cancel", "resume"], request: Request) -> dict[str, str]:
-        """Cancel a run after the batch under way, or go on with one that ended early."""
+    @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
+    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> RunView:
+        """Cancel a run after the batch under way, or go on with one that has ended early."""
         if command == "cancel":
-            return {"run": jobs.runs.cancel(run).run}
-        return {"run": jobs.resume(run, by=caller_of(request).user)}
+            status = runner().runs.get(run)
+            authorise(request, "manage", _asked_for(status.model))
+            return RunView.of(runner().runs.cancel(status.run))
+        whole, job, folder = runner().runs.job(run)
+        job = allowed(job.to_json(), request, folder)
+        by = caller_of(request).user
+        return RunView.of(runner().start(job, by=by, folder=folder, expected_run=whole))
+
+    def readable(run: str, request: Request) -> Status:
+        found = runner().runs.get(run)
+        authorise(request, "read", _asked_for(found.model))
+        return found
 
 
-def _add_schedules(app: FastAPI, jobs: BatchJobs) -> None:
+def _add_schedules(
+    app: FastAPI,
+    runner: Callable[[], BatchRunner],
+    schedules: Callable[[], Schedules],
+    allowed: Callable[..., Job],
+    authorise: Authorise,
+) -> None:
     @app.get("/api/v1/schedules", tags=[_TAGS])
-    def schedules(paged: Paged) -> Page[ScheduleView]:
+    def every(paged: Paged) -> Page[ScheduleView]:
         """The schedules, by name."""
-        found = jobs.schedules.list()
-        return paged.page(
-            found, lambda one: ScheduleView(**one.to_json()), lambda one: one.schedule.name
-        )
+        return paged.page(schedules().list(), ScheduleView.of, lambda one: one.schedule.name)
+
+    @app.post("/api/v1/schedules", tags=[_TAGS], status_code=201)
+    def add(wanted: NewSchedule, request: Request) -> ScheduleView:
+        """Run a job at times. Its paths are relative to the folder of the server."""
+        from bascule.batch import Schedule
+
+        said = wanted.model_dump(exclude={"reason", "job"})
+        job = allowed(wanted.job, request).to_json()
+        made = Schedule(**said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC))
+        schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
+        return ScheduleView.of(schedules().get(made.name))
 
     @app.get("/api/v1/schedules/{schedule}", tags=[_TAGS])
-    def one(schedule: str) -> ScheduleView:
+    def one(schedule: str, request: Request) -> ScheduleView:
         """One schedule."""
-        return ScheduleView(**jobs.schedules.get(schedule).to_json())
+        return ScheduleView.of(found(schedule, "read", request))
+
+    @app.delete("/api/v1/schedules/{schedule}", tags=[_TAGS])
+    def remove(schedule: str, request: Request, reason: str = "") -> ScheduleView:
+        """Forget a schedule; its history and its rows stay. Answers what it was."""
+        before = found(schedule, "manage", request)
+        schedules().remove(schedule, by=caller_of(request).user, reason=reason)
+        return ScheduleView.of(before)
+
+    @app.post("/api/v1/schedules/{schedule}/run", tags=[_TAGS])
+    def run(
+        schedule: str,
+        request: Request,
+        why: Reason | None = None,  # noqa: ARG001 -- as of others
+    ) -> RunView:
+        """Run the job of a schedule now, beside its times."""
+        known = found(schedule, "manage", request).schedule
+        job = allowed(known.job, request, known.folder)
+        return RunView.of(runner().start(job, by=caller_of(request).user, folder=known.folder))
 
     @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
-    def order(
-        schedule: str, command: Literal["pause", "resume", "remove", "run"], said: Command,
-        request: Request,
-    ) -> dict[str, str]:  # fmt: skip
-        """Pause, resume or remove a schedule, or run its job now."""
-        user = caller_of(request).user
-        if command == "run":
-            return {"schedule": schedule, "run": jobs.run_schedule(schedule, by=user)}
-        act = getattr(jobs.schedules, command)
-        act(schedule, by=user, reason=said.reason)
-        return {"schedule": schedule}
+    def command(
+        schedule: str, command: Literal["pause", "resume"], request: Request,
+        why: Reason | None = None,
+    ) -> ScheduleView:  # fmt: skip
+        """Run nothing until it is resumed, while a run under way goes on; or run again."""
+        found(schedule, "manage", request)
+        change = schedules().pause if command == "pause" else schedules().resume
+        change(schedule, by=caller_of(request).user, reason=why.reason if why else "")
+        return ScheduleView.of(schedules().get(schedule))
+
+    def found(name: str, action: Literal["read", "manage"], request: Request) -> Scheduled:
+        one = schedules().get(name)
+        authorise(request, action, _asked_for(str(one.schedule.job.get("model", ""))))
+        return one
 
 
-def _fields(plan: dict[str, Any]) -> dict[str, Any]:
-    return {name: plan[name] for name in StartedView.model_fields}
+def _begun(status: Status) -> str:
+    return f"{status.started_at.isoformat()} {status.run}"
+
+
+def _asked_for(model: str) -> str:
+    """The name that rights are about; of a folder, all models."""
+    from bascule.core import Reference
+
+    try:
+        return Reference.parse(model).model
+    except Invalid:
+        return ANY

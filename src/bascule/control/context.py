@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.control.batch_routes import BatchJobs
 from bascule.control.ledger_routes import RecordedPredictions
 from bascule.control.link import ServerLink
+from bascule.control.people import FindSession
 from bascule.control.rights import Authorise
 from bascule.control.work import DoTask, Works
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
+    from bascule.control.batch_runs import BatchRunner
     from bascule.control.monitoring_routes import Measure
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
     from bascule.endpoints import Endpoints
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -47,8 +50,11 @@ class ControlContext:
         measure: Measures a model in production, in a process of its own; None for none.
         do_task: Does what takes seconds, in a process of its own; None for none.
         works: What is under way on threads of this process.
-        jobs: Batch runs and schedules.
+        batch: Runs batch jobs; None for none.
         predictions: The ledger.
+        sessions: Opens the sessions of people.
+        find_session: Finds the session of a token; None where nobody can sign in.
+        shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
@@ -65,6 +71,9 @@ class ControlContext:
     measure: Measure | None
     do_task: DoTask | None
     works: Works
-    jobs: BatchJobs
+    batch: BatchRunner | None
     predictions: RecordedPredictions
+    sessions: Callable[[], Sessions]
+    find_session: FindSession | None
+    shown: SettingsShown | None
     plots: Plots | None

@@ -1,4 +1,4 @@
-"""The routes about recorded predictions: find them, and ask one again.
+"""The routes about recorded predictions: find them.
 
 Recorded inputs are data of people, so reading them takes the right to manage the model: the rights
 to predict and to read metadata are not enough.
@@ -15,7 +15,6 @@ from fastapi import FastAPI, Query, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.rights import Authorise
-from bascule.control.work import DoTask
 from bascule.core import Invalid, NotFound, Reference, check_name
 from bascule.monitoring import Recorded, find_prediction, latest_predictions
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from bascule.monitoring import Ledger
 
 _TAGS = "ledger"
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class PredictionRow(BaseModel):
@@ -59,35 +57,11 @@ class RecordedView(BaseModel):
     truths: list[dict[str, Any] | None]
 
 
-class NewReplay(BaseModel):
-    """Which prediction to ask again, and of which version."""
-
-    model_config = {"extra": "forbid"}
-
-    id: _Id
-    on: Annotated[str, Field(max_length=512, description="late/5; default: its own version")] = ""
-
-
-class ReplayedView(BaseModel):
-    """A recorded answer and the one of now."""
-
-    id: str
-    version: str
-    on: str
-    rows: int
-    is_same: Annotated[bool, Field(description="Whether every output has the same bits")]
-    differing: Annotated[dict[str, int], Field(description="By output, the rows that differ")]
-    largest: Annotated[dict[str, float], Field(description="By output, the largest difference")]
-    inputs: dict[str, list[Any]]
-    then: dict[str, list[Any]]
-    now: dict[str, list[Any]]
-
-
 class RecordedPredictions:
     """What pages and routes do with the ledger of a home."""
 
-    def __init__(self, home: FilePath | None, do_task: DoTask | None) -> None:
-        self._home, self._do_task = home, do_task
+    def __init__(self, home: FilePath | None) -> None:
+        self._home = home
 
     def latest(
         self, model: str, *, since: datetime | None, until: datetime | None, version: str = "",
@@ -103,12 +77,6 @@ class RecordedPredictions:
     def find(self, prediction_id: str) -> Recorded:
         """See `find_prediction`."""
         return find_prediction(self._ledger, prediction_id)
-
-    def replay(self, prediction_id: str, on: str = "") -> dict[str, Any]:
-        """`Replayed` as JSON, by a process of its own; raises what `replay_prediction` raises."""
-        if self._do_task is None:
-            raise NotFound("this server loads no models", hint="use bascule replay")
-        return self._do_task("replay", {"id": prediction_id, "on": on})
 
     @property
     def _ledger(self) -> Ledger:
@@ -152,14 +120,6 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
             outputs=[plain(one) for one in found.outputs],
             truths=[None if one is None else plain(one) for one in found.truths],
         )  # fmt: skip
-
-    @app.post("/api/v1/replays", tags=[_TAGS])
-    def replay(wanted: NewReplay, request: Request) -> ReplayedView:
-        """Ask a recorded request again, of the version that answered it or of another one."""
-        may_see(predictions.find(wanted.id), request, authorise)
-        if wanted.on:
-            authorise(request, "read", check_version(wanted.on))
-        return ReplayedView(**predictions.replay(wanted.id, wanted.on))
 
 
 def may_see(found: Recorded, request: Request, authorise: Callable[..., Any]) -> None:

@@ -25,9 +25,10 @@ def pages(home):
 
 @pytest.fixture(scope="module")
 def measured(home):
-    from bascule.app import measured as measure
+    from bascule.cli.judging import measured as measure
 
-    return json.loads(json.dumps(measure(home, "monitor", "late", 7 * 86_400.0), default=str))
+    said = measure(home, "monitor", "late", {"since_s": 7 * 86_400.0})
+    return json.loads(json.dumps(said, default=str))
 
 
 def test_the_report_puts_the_column_that_drifted_first_with_both_distributions(measured):

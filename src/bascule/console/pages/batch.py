@@ -9,13 +9,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
+from bascule.batch import Schedules
 from bascule.console.calling import call
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
-from bascule.core import BasculeError, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound, Reference
 
 if TYPE_CHECKING:
     from bascule.batch import Scheduled, Status
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 router = page_router(
     {
         "GET /batch": ("read", "*"),
-        "POST /batch/runs": ("manage", "*"),
-        "GET /batch/{run}": ("read", "*"),
-        "GET /batch/{run}/progress": ("read", "*"),
-        "POST /batch/{run}/{command}": ("manage", "*"),
-        "POST /batch/schedules/{schedule}/{command}": ("manage", "*"),
+        # Of which model is in the job: asked then, by the API or here.
+        "POST /batch/runs": ("manage", ""),
+        "GET /batch/{run}": ("read", ""),
+        "GET /batch/{run}/progress": ("read", ""),
+        "POST /batch/{run}/{command}": ("manage", ""),
+        "POST /batch/schedules/{schedule}/{command}": ("manage", ""),
     }
 )
 
@@ -121,14 +124,15 @@ def _batch(
 ) -> Response:  # fmt: skip
     import os
 
-    jobs, session = context_of(request).jobs, current(request)
-    found, scheduled = _or_none(jobs.runs_page, page, _PAGE_ROWS), _or_none(jobs.list_schedules)
-    runs, total = found or ([], 0)
-    now = datetime.now(UTC)
+    context, session, now = context_of(request), current(request), datetime.now(UTC)
+    runs, total = [], 0
+    if context.batch is not None:
+        runs, total = context.batch.runs.page((page - 1) * _PAGE_ROWS, _PAGE_ROWS)
+    scheduled = () if context.catalogue is None else Schedules(context.catalogue()).list()
     view = BatchView(
-        runs, [schedule_row(one, now) for one in scheduled or ()], page - 1,
+        runs, [schedule_row(one, now) for one in scheduled], page - 1,
         page + 1 if page * _PAGE_ROWS < total else 0, total, model_names(request), form or {},
-        plan, problem, session.allows("manage", "*"), os.getcwd(),
+        plan, problem, session.allows("manage", ""), os.getcwd(),
     )  # fmt: skip
     status = 422 if problem else 200
     return render(
@@ -157,20 +161,49 @@ def schedule_row(one: Scheduled, now: datetime) -> ScheduleRow:
 @router.post("/batch/runs")
 async def start(request: Request) -> Response:
     """Show the plan of a run and ten rows, or begin it."""
-    from starlette.concurrency import run_in_threadpool
-
     form = form_of(request)
     try:
-        body = {"job": job_of_form(form), "dry_run": field(form, "act") != "start"}
-    except Invalid as problem:
+        job = job_of_form(form)
+        if field(form, "act") != "start":
+            plan = await run_in_threadpool(_plan, request, job)
+            return await run_in_threadpool(_batch, request, 1, form, plan, "")
+    except BasculeError as problem:
         return await run_in_threadpool(_batch, request, 1, form, None, str(problem))
-    answer = await call(request, "POST /api/v1/batch/runs", body=body)
+    answer = await call(request, "POST /api/v1/batch/runs", body=job)
     if not answer.is_done:
         return await run_in_threadpool(_batch, request, 1, form, None, answer.problem)
-    if body["dry_run"]:
-        return await run_in_threadpool(_batch, request, 1, form, answer.body, "")
     run = answer.body["run"]
     return see(request, f"/batch/{run}", Flash("good", f"Run {run} begins."))
+
+
+def _plan(request: Request, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Plan a job and score ten rows, with the checks that a run of it has."""
+    import os
+
+    from bascule.batch import job_of
+
+    context, job = context_of(request), job_of(content)
+    current(request).check("manage", model_of(job.model))
+    if context.batch is None or context.do_task is None:
+        raise NotFound("this server runs no batch jobs", hint="use bascule batch run")
+    if context.asks_for_keys:
+        context.batch.check_places(job)
+    return context.do_task("preview", {"job": job.to_json(), "folder": os.getcwd()})
+
+
+def _asked_for(model: str) -> str:
+    """The name that rights to a run are about; of a folder, all models."""
+    try:
+        return model_of(model)
+    except Invalid:
+        return "*"
+
+
+def model_of(reference: str) -> str:
+    """The model of a version of the registry. Raises `Invalid` for a folder."""
+    if reference.startswith((".", "/", "~")) or reference.endswith("/"):
+        raise Invalid(f"model: {reference!r} is a folder", hint="name a version: late/4")
+    return Reference.parse(reference).model
 
 
 def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:
@@ -223,8 +256,10 @@ def progress(request: Request, run: str) -> Response:
 @router.post("/batch/{run}/{command}")
 async def order(request: Request, run: str, command: str) -> Response:
     """Cancel a run, or go on with it."""
+    if command not in ("cancel", "resume"):
+        raise NotFound(f"runs have no {command!r}", hint="use cancel or resume")
     names = {"run": run, "command": command}
-    answer = await call(request, "POST /api/v1/batch/runs/{run}/{command}", names, {})
+    answer = await call(request, "POST /api/v1/batch/runs/{run}/{command}", names)
     return see(request, f"/batch/{run}", _flash(answer.problem, command))
 
 
@@ -232,8 +267,10 @@ async def order(request: Request, run: str, command: str) -> Response:
 async def schedule(request: Request, schedule: str, command: str) -> Response:
     """Pause, resume, remove or run a schedule."""
     names = {"schedule": schedule, "command": command}
+    if command not in ("pause", "resume", "run"):
+        raise NotFound(f"schedules have no {command!r}", hint="use pause, resume or run")
     body = {"reason": field(form_of(request), "reason", max_length=1_024)}
-    answer = await call(request, "POST /api/v1/schedules/{schedule}/{command}", names, body)
+    answer = await call(request, f"POST /api/v1/schedules/{{schedule}}/{command}", names, body)
     if command == "run" and answer.is_done:
         run = answer.body["run"]
         return see(request, f"/batch/{run}", Flash("good", f"Run {run} of {schedule} begins."))
@@ -247,11 +284,16 @@ def _flash(problem: str, command: str) -> Flash:
 
 
 def _run(request: Request, run: str) -> RunView:
-    runs = context_of(request).jobs.runs
+    batch = context_of(request).batch
+    if batch is None:
+        raise NotFound("this server runs no batch jobs", hint="use bascule batch show")
+    runs = batch.runs
     status = runs.get(run)
+    about, session = _asked_for(status.model), current(request)
+    session.check("read", about)
     _, job, _ = runs.job(status.run)
     quarantine = runs.quarantined(status.run, _QUARANTINE_ROWS) if status.quarantined else []
-    may_act = current(request).allows("manage", "*")
+    may_act = session.allows("manage", about)
     set_fields = {name: value for name, value in job.to_json().items() if value}
     return run_view(
         status, set_fields, quarantine, runs.log(status.run)[-_LOG_LETTERS:], may_act=may_act
@@ -289,11 +331,3 @@ def model_names(request: Request, most: int = 200) -> list[str]:
     except BasculeError:
         return []
     return list(islice((one for one in found if session.allows("read", one)), most))
-
-
-def _or_none(read: Any, *arguments: Any) -> Any:
-    """What is read, or None for a server that keeps none."""
-    try:
-        return read(*arguments)
-    except NotFound:
-        return None

@@ -15,7 +15,7 @@ from bascule.console.pages.batch import model_names
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.control.ledger_routes import check_version
-from bascule.core import BasculeError, Invalid, check_name
+from bascule.core import BasculeError, Invalid, NotFound, check_name
 
 if TYPE_CHECKING:
     from bascule.control.work import Work
@@ -160,8 +160,11 @@ def ask(request: Request) -> Response:
     session.check("manage", str(found.facts["model"]))
     if on:
         session.check("read", check_version(on))
+    measure = context.measure
+    if measure is None:
+        raise NotFound("this server loads no models", hint="use bascule replay")
     work = context.works.start(
-        f"asking {found.id} again", lambda: context.predictions.replay(asked, on),
+        f"asking {found.id} again", lambda: measure("replay", asked, {"on": on}),
         owner=session.subject,
     )  # fmt: skip
     return see(request, "/ledger?" + urlencode({"id": asked, "work": work.id}) + "#again")

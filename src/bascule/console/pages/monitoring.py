@@ -242,7 +242,8 @@ def _measure(request: Request, model: str, days: int) -> Work:
     if measure is None:
         raise NotFound("this server has no ledger", hint="run bascule up")
     return context.works.start(
-        f"measuring {model}", lambda: report_of(measure("monitor", model, days * _DAY_S)),
+        f"measuring {model}",
+        lambda: report_of(measure("monitor", model, {"since_s": days * _DAY_S})),
         owner=current(request).subject, key=_key(model, days),
     )  # fmt: skip
 

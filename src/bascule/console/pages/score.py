@@ -12,13 +12,13 @@ from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 
 from bascule.console.forms import field
-from bascule.console.pages.batch import model_names
+from bascule.console.pages.batch import model_names, model_of
 from bascule.console.pages.deploy import take_file
 from bascule.console.pages.try_it import confidence_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES, Upload
-from bascule.core import Invalid, NotFound, Reference
+from bascule.core import Invalid, NotFound
 
 if TYPE_CHECKING:
     from bascule.batch import Job
@@ -136,7 +136,7 @@ def begin(request: Request) -> Response:
     is_all, do_task = field(form, "act") == "score", context.do_task
     if do_task is None:
         raise NotFound("this server scores no files", hint="use bascule batch run")
-    asked = {"job": job.to_json(), "folder": str(path.parent)}
+    asked = {"job": job.to_json(), "folder": str(path.parent), "by": session.subject}
     work = context.works.start(
         f"scoring {upload.name}" if is_all else f"scoring ten rows of {upload.name}",
         lambda: do_task("run" if is_all else "preview", asked), owner=session.subject,
@@ -179,9 +179,7 @@ def _kind(form: str) -> str:
 
 
 def _model(request: Request, reference: str) -> str:
-    if reference.startswith((".", "/", "~")) or reference.endswith("/"):
-        raise Invalid(f"model: {reference!r} is a folder", hint="name a version: late/4")
-    current(request).check("infer", Reference.parse(reference).model)
+    current(request).check("infer", model_of(reference))
     return reference
 
 

@@ -34,7 +34,7 @@ class ThenAndNow:
     now: tuple[float, ...]
 
 
-def then_and_now(then: ColumnProfile, now: ColumnProfile) -> ThenAndNow | None:
+def shares_of(then: ColumnProfile, now: ColumnProfile) -> ThenAndNow | None:
     """Histograms of numbers, shares of the most frequent values otherwise; None without a value."""
     if then.kind != now.kind:
         return None
@@ -54,7 +54,7 @@ def distributions(
             continue
         for name, column in before.columns.items():
             latest = after.columns.get(name)
-            found = None if latest is None else then_and_now(column, latest)
+            found = None if latest is None else shares_of(column, latest)
             if found is not None:
                 made.setdefault(where, {})[name] = asdict(found)
     return made

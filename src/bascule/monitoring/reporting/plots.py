@@ -10,7 +10,6 @@ from bascule.charts import Chart
 from bascule.monitoring.drift import ColumnDrift, DriftReport, WindowDrift, then_and_now
 from bascule.monitoring.performance import WindowPerformance
 from bascule.monitoring.showing import alarms_found
-from bascule.stats import ColumnProfile
 
 Series = Sequence[tuple[WindowDrift, ColumnDrift]]
 
@@ -32,25 +31,6 @@ def series_of(report: DriftReport) -> Mapping[tuple[str, str], Series]:
         for column in window.columns:
             made.setdefault((column.where, column.name), []).append((window, column))
     return made
-
-
-def histograms(name: str, then: ColumnProfile, now: ColumnProfile) -> Chart | None:
-    """The distribution in the baseline (pale) and in production."""
-    found = then_and_now(then, now)
-    if found is None:
-        return None
-    most = max((*found.then, *found.now)) or 1.0
-    if found.edges:
-        ends = (found.edges[0], found.edges[-1])
-        chart = Chart(ends, (0, most * 1.05), (name, "share"), name)
-        return chart.bars(found.edges, found.then, "bar other").bars(found.edges, found.now)
-    labels = [one if len(one) < 8 else f"{one[:6]}…" for one in found.names]
-    chart = Chart((-0.5, len(labels) - 0.5), (0, most * 1.05), (name, "share"), name, labels)
-    for place, (before, after) in enumerate(zip(found.then, found.now, strict=True)):
-        chart.bars([place - 0.42, place], [before], "bar other").bars(
-            [place, place + 0.42], [after]
-        )
-    return chart
 
 
 def over_time(name: str, series: Series) -> Chart | None:
@@ -141,7 +121,7 @@ def figures_of(report: DriftReport, where: str) -> Iterator[str]:
         known = None if then is None else then.columns.get(name)
         latest = None if now is None else now.columns.get(name)
         if known is not None and latest is not None and known.kind == latest.kind:
-            chart = histograms(name, known, latest)
+            chart = then_and_now(name, known, latest)
             if chart is not None:
                 caption = "Pale: the baseline. Strong: production, all days together."
                 yield figure(chart, name, caption)
