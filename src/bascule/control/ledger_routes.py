@@ -15,7 +15,7 @@ from fastapi import FastAPI, Query, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.rights import Authorise
-from bascule.core import Invalid, NotFound, Reference, check_name
+from bascule.core import NotFound, check_name
 from bascule.monitoring import Recorded, find_prediction, latest_predictions
 
 if TYPE_CHECKING:
@@ -125,13 +125,6 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
 def may_see(found: Recorded, request: Request, authorise: Callable[..., Any]) -> None:
     """Raise `Refused` unless the caller may see the inputs of a request."""
     authorise(request, "manage", str(found.facts["model"]))
-
-
-def check_version(reference: str) -> str:
-    """The model of a version to ask. Raises `Invalid` for a folder."""
-    if reference.startswith((".", "/", "~")) or reference.endswith("/"):
-        raise Invalid(f"on: {reference!r} is a folder", hint="name a version: late/5", field="on")
-    return Reference.parse(reference).model
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

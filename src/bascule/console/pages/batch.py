@@ -164,6 +164,7 @@ async def start(request: Request) -> Response:
     form = form_of(request)
     try:
         job = job_of_form(form)
+        model_of(job["model"])
         if field(form, "act") != "start":
             plan = await run_in_threadpool(_plan, request, job)
             return await run_in_threadpool(_batch, request, 1, form, plan, "")

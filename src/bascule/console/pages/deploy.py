@@ -18,11 +18,11 @@ from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES, as_json
-from bascule.control.problems import problem_of
+from bascule.control import problem_of
 from bascule.core import BasculeError, Invalid, Reference, check_name
 
 if TYPE_CHECKING:
-    from bascule.control.work import Work
+    from bascule.control import Work
     from bascule.registry import Version
 
 router = page_router(

@@ -11,14 +11,13 @@ from urllib.parse import urlencode
 from fastapi import Query, Request, Response
 
 from bascule.console.forms import field
-from bascule.console.pages.batch import model_names
+from bascule.console.pages.batch import model_names, model_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
-from bascule.control.ledger_routes import check_version
 from bascule.core import BasculeError, Invalid, NotFound, check_name
 
 if TYPE_CHECKING:
-    from bascule.control.work import Work
+    from bascule.control import Work
     from bascule.monitoring import Recorded
 
 router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read", ""),
@@ -159,7 +158,7 @@ def ask(request: Request) -> Response:
     found = context.predictions.find(asked)
     session.check("manage", str(found.facts["model"]))
     if on:
-        session.check("read", check_version(on))
+        session.check("read", model_of(on))
     measure = context.measure
     if measure is None:
         raise NotFound("this server loads no models", hint="use bascule replay")

@@ -26,8 +26,7 @@ from bascule.monitoring.alerts import shown
 if TYPE_CHECKING:
     from typing import Any
 
-    from bascule.control.context import ControlContext
-    from bascule.control.work import Work
+    from bascule.control import ControlContext, Work
     from bascule.monitoring.alerts import Silence
 
 router = page_router(

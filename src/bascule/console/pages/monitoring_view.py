@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 from bascule.charts import Lane, Series, Svg, lines, sparkline, then_and_now
-from bascule.charts.frame import SIZE
 from bascule.console.pages.ledger import NONE
 from bascule.console.words import duration
 
@@ -18,6 +17,7 @@ _WHERE = {"input": "input", "answer": "answer", "truth": "truth"}
 _QUALITY_ROWS = 100
 _QUALITY_TESTS = ("missing", "range", "unseen")
 _DAYS = 60
+_SMALL = (340, 250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ def _by_day(name: str, series: Sequence[tuple[str, Json]], recorded: float | Non
     day = series[0][0][:10]
     alt = f"{name} by day from {day}: {_shown(points[0][1])} to {_shown(points[-1][1])}"
     return lines([line], (f"days since {day}", name), alt, lanes=lanes, marks=alarms,
-                 size=SIZE)  # fmt: skip
+                 size=_SMALL)  # fmt: skip
 
 
 def _day(start: str) -> float:

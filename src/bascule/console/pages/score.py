@@ -22,7 +22,7 @@ from bascule.core import Invalid, NotFound
 
 if TYPE_CHECKING:
     from bascule.batch import Job
-    from bascule.control.work import Work
+    from bascule.control import Work
 
 router = page_router(
     {

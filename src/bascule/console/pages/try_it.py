@@ -16,10 +16,10 @@ from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render
 from bascule.core import BasculeError, Columns, DType, Field, Invalid, NotFound, Signature
-from bascule.serving.protocols.snippets import SnippetRequest, snippet
+from bascule.serving.protocols import snippets
 
 if TYPE_CHECKING:
-    from bascule.control.context import ControlContext
+    from bascule.control import ControlContext
     from bascule_client import Answer
 
 router = page_router({"GET /try": ("read", ""), "GET /try/{name}": ("read", "{name}"),
@@ -156,11 +156,11 @@ def _page(request: Request, view: TryView) -> Response:
     context, served = context_of(request), view.served
     signature, example = served.signature, served.example
     url = _url(context)
-    asked = SnippetRequest(
+    asked = snippets.SnippetRequest(
         served.name, None, signature, example, url=url, with_key=context.asks_for_keys,
         with_tls=url.startswith("https"),
     )  # fmt: skip
-    shown = [(lang, snippet(asked, "oip", lang)) for lang in LANGUAGES]
+    shown = [(lang, snippets.snippet(asked, "oip", lang)) for lang in LANGUAGES]
     view = replace(view, snippets=shown, asks_for_keys=context.asks_for_keys)
     crumbs = [Crumb("Try it", "/try"), Crumb(served.name)]
     return render(request, "try.html", view, title=f"Try {served.name}", crumbs=crumbs,
