@@ -161,7 +161,8 @@ def _version(report: Json) -> VersionDrift:
         (_evidence(days), _column(where, name, days, shares.get(where, {}).get(name)))
         for (where, name), days in by_column.items()
     ]
-    rows.sort(key=lambda one: (-one[1].alarms, one[0], one[1].name))
+    # Of as many alarms, inputs first: answers follow them.
+    rows.sort(key=lambda one: (-one[1].alarms, one[1].where != "input", one[0], one[1].name))
     windows = report["windows"]
     return VersionDrift(
         report["version"], sum(one["rows"] for one in windows), len(windows), report["budget"],
