@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid, NotFound
 from bascule.monitoring.ledger import Ledger, quoted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 MAX_PAGE = 1_000
 MAX_ROWS = 200
@@ -76,16 +80,13 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
     name, mark, row = prediction_id.rpartition("#")
     asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
-    found = ledger.query(
-        "SELECT model, version, time, count(*) AS rows FROM predictions "
-        f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY time DESC LIMIT 1"
-    ).to_pylist()
+    found, outcomes = ledger.ask(partial(_requests_and_truths, quoted(asked)))
     if not found:
         raise NotFound(
             f"the ledger has no prediction {asked!r}",
             hint="answers carry their id; bascule ledger status shows what the ledger holds",
         )
-    (newest,) = found
+    newest = found[0]
     rows = ledger.query(
         f"SELECT * FROM predictions WHERE id = {quoted(asked)} "
         f"AND version = {quoted(newest['version'])} AND time = {_moment(newest['time'])} "
@@ -94,7 +95,8 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
     ).to_pylist()
     first = rows[0]
     facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
-    truths = _truths(ledger, asked, (first["endpoint"], first["model"]))
+    models = (first["endpoint"], first["model"])
+    truths = {one["row"]: one for one in outcomes if one["model"] in models}
     return Recorded(
         asked, {**facts, "row": None}, newest["rows"],
         [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
@@ -102,13 +104,19 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
     )  # fmt: skip
 
 
-def _truths(ledger: Ledger, asked: str, models: Sequence[str]) -> dict[int, dict[str, Any]]:
-    named = ", ".join(map(quoted, models))
-    found = ledger.query(
-        "SELECT row, truth, time, received_at "
-        f"FROM outcomes WHERE id = {quoted(asked)} AND model IN ({named}) ORDER BY received_at"
-    ).to_pylist()
-    return {one["row"]: one for one in found}
+def _requests_and_truths(
+    name: str, connection: DuckDBPyConnection
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The requests of an id, the newest first, and its truths: at once, as opening costs most."""
+    requests = connection.sql(
+        "SELECT model, version, time, count(*) AS rows FROM predictions "
+        f"WHERE id = {name} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+    ).to_arrow_table()
+    truths = connection.sql(
+        "SELECT row, model, truth, time, received_at FROM outcomes "
+        f"WHERE id = {name} ORDER BY received_at"
+    ).to_arrow_table()
+    return requests.to_pylist(), truths.to_pylist()
 
 
 def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
