@@ -14,10 +14,10 @@ import pytest
 import bascule
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.disk.manifest import EXAMPLE
-from bascule.cli.snippets import LANGUAGES, PROTOCOLS, SnippetRequest, snippet
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field, Signature
 from bascule.serving.protocols.chosen import PROTOCOL_NAMES
+from bascule.serving.protocols.snippets import LANGUAGES, PROTOCOLS, SnippetRequest, snippet
 
 PAIRS = [
     (protocol, lang)

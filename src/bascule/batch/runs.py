@@ -20,6 +20,7 @@ import msgspec
 
 from bascule.batch.jobs import Job, job_of
 from bascule.batch.manifest import Manifest
+from bascule.batch.places import is_url
 from bascule.core import Conflict, NotFound, replacing, writing
 
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
@@ -93,6 +94,37 @@ class Runs:
         """All of them, the latest first."""
         found = [self._status(one.parent) for one in self._folder.glob("*/status.json")]
         return sorted(found, key=lambda one: one.started_at, reverse=True)
+
+    def page(self, offset: int, limit: int) -> tuple[list[Status], int]:
+        """Some of the runs, the latest change first, and how many there are.
+
+        The status of the others is not read, so that thousands of runs cost no more than a page.
+        """
+        found = []
+        for file in self._folder.glob("*/status.json"):
+            with suppress(FileNotFoundError):
+                found.append((file.stat().st_mtime_ns, file.parent))
+        found.sort(reverse=True)
+        shown = [self._status(folder) for _, folder in found[offset : offset + limit]]
+        return shown, len(found)
+
+    def quarantined(self, run: str, limit: int) -> list[dict[str, Any]]:
+        """The first rows of a run that could not be scored: `chunk`, `row`, `reason`, `content`.
+
+        Of a sink in local files; others are empty: the table of a database keeps them.
+        """
+        import pyarrow.parquet as pq
+
+        whole, job, base = self.job(run)
+        found: list[dict[str, Any]] = []
+        for file in quarantine_files(job.sink, whole, Path(base)):
+            with suppress(OSError), pq.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(limit):
+                    found += batch.to_pylist()
+                    break
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     def get(self, run: str) -> Status:
         """The run whose id begins with `run`."""
@@ -193,6 +225,18 @@ class LiveRun:
     @property
     def is_cancelled(self) -> bool:
         return (self._folder / "cancel").exists()
+
+
+def quarantine_files(sink: str, run: str, folder: Path) -> list[Path]:
+    """The files of a local sink with the rows of a run that could not be scored, in order."""
+    from bascule.batch.sinks.writers import format_of_suffix
+
+    if is_url(sink):
+        return []
+    target = folder / Path(sink).expanduser()
+    is_file = not sink.endswith("/") and format_of_suffix(target.suffix.lower()) is not None
+    base = target.with_name(f".{target.name}.parts") if is_file else target
+    return sorted((base / "_bascule" / run).glob("quarantine-*.parquet"))
 
 
 def _plain(run: str) -> str:

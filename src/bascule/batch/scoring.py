@@ -106,8 +106,12 @@ class Scorer:
         arrays = [kept.column(name).cast(self.schema.field(name).type) for name in self._kept]
         for name in self._columns:
             joined = [one[name] for one in answers]
-            values = joined[0] if len(joined) == 1 else np.concatenate(joined or [np.empty(0)])
-            arrays.append(pa.array(values, self.schema.field(name).type, from_pandas=True))
+            kind = self.schema.field(name).type
+            if not joined:  # no row of the batch was answered
+                arrays.append(pa.array([], kind))
+                continue
+            values = joined[0] if len(joined) == 1 else np.concatenate(joined)
+            arrays.append(pa.array(values, kind, from_pandas=True))
         arrays += self._added(rows + first_row, prefix)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 

@@ -83,7 +83,7 @@ def snippet(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print a few lines that ask a server for this model, with rows of its own."""
-    from bascule.cli import snippets
+    from bascule.serving.protocols import snippets
 
     protocol = protocol if face is None else face
     chosen = context.settings()
@@ -126,8 +126,8 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
     from bascule.app import callers_need_keys, protocols_of
     from bascule.bundle.disk import EXAMPLE, columns_of, read_file, read_manifest
     from bascule.cli.screen import url_host
-    from bascule.cli.snippets import SnippetRequest
     from bascule.core import Reference
+    from bascule.serving.protocols import snippets
 
     version, path = context.find_to_look_at(reference)
     manifest = read_manifest(path, verify=False)
@@ -144,7 +144,7 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
     elif url:
         http_url, is_tls = url.rstrip("/"), url.lower().startswith("https://")
     is_exact = version is not None and str(Reference.parse(reference)) != version.model
-    return SnippetRequest(
+    return snippets.SnippetRequest(
         model=manifest.name if version is None else version.model,
         version=str(version.number) if version is not None and is_exact else None,
         signature=manifest.signature,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
+from bascule.cli.console_work import worker
 from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
 from bascule.cli.scheduled import command_of, run_command_of
@@ -88,6 +89,7 @@ def main() -> int:
     _start_logging(settings)
     parts = replace(
         control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
+        do_task=worker(settings),
         measure=Judge(settings).measure, plots=Judge(settings).plots,
     )  # fmt: skip
     answers.set_result(mine := Answers(parts))
@@ -211,6 +213,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = replace(
             control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
+            do_task=worker(settings),
             measure=Judge(settings).measure, plots=Judge(settings).plots,
         )  # fmt: skip
         needs_keys = callers_need_keys(settings)

@@ -38,6 +38,7 @@ from bascule.console.session import (
     current,
 )
 from bascule.console.table import PAGES
+from bascule.console.uploads import Uploads
 from bascule.control import SAFE_METHODS, check_same_origin, problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
 from bascule.security import Action
@@ -84,6 +85,7 @@ class Console:
         flashes: Messages that the next page shows once.
         looks: The latest looks at the counters of endpoints.
         kept: What took long to compute, by what it was computed from; the oldest makes room.
+        uploads: Files that people sent.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
         drawing: Held while a process draws the plots of a version: one at a time.
@@ -104,6 +106,7 @@ class Console:
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
+        self.uploads = Uploads(context.home)
         self.drawing = threading.Lock()
 
     @cached_property

@@ -53,3 +53,4 @@ from .session_routes import drop_cookie as drop_cookie, set_cookie as set_cookie
 from .sessions import Sessions as Sessions, path_of_link as path_of_link
 from .shown import SettingsShown as SettingsShown
 from .watched import facts_of as facts_of
+from .work import DoTask as DoTask, Work as Work, Works as Works

@@ -27,6 +27,7 @@ from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.headers import WithHeaders
 from bascule.control.history_routes import add_history
 from bascule.control.key_routes import add_keys
+from bascule.control.ledger_routes import RecordedPredictions, add_ledger
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
 from bascule.control.monitoring_routes import Measure, add_monitoring
@@ -41,6 +42,7 @@ from bascule.control.session_routes import add_sessions
 from bascule.control.sessions import Sessions
 from bascule.control.settings_routes import add_settings
 from bascule.control.shown import SettingsShown
+from bascule.control.work import DoTask, Works
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving import default_of
 from bascule.serving.telemetry import prometheus_text
@@ -110,6 +112,7 @@ def control_app(
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
+    do_task: DoTask | None = None,
     batch: BatchRunner | None = None,
     sessions: Sessions | None = None,
     shown: SettingsShown | None = None,
@@ -132,6 +135,7 @@ def control_app(
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
+        do_task: Does what takes seconds, in a process of its own; None for none.
         batch: Runs batch jobs; None for an API without them.
         sessions: The sessions of people; None for an API that takes keys alone.
         shown: What the settings say, without secrets; None for nothing.
@@ -187,6 +191,9 @@ def control_app(
     add_outcomes(app, home)
     add_monitoring(app, measure, open_registry)
     add_batch(app, batch, schedules, authorise, asks_for_keys=guard is not None)
+    works = Works()
+    predictions = RecordedPredictions(home)
+    add_ledger(app, predictions, authorise)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)
@@ -223,6 +230,7 @@ def control_app(
         server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
         alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
         authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        do_task=do_task, works=works, predictions=predictions, batch=batch,
         sessions=known_sessions, find_session=find_session, shown=shown,
         plots=plots,
     )  # fmt: skip

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bascule.control.ledger_routes import RecordedPredictions
 from bascule.control.link import ServerLink
 from bascule.control.people import FindSession
 from bascule.control.rights import Authorise
+from bascule.control.work import DoTask, Works
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
+    from bascule.control.batch_runs import BatchRunner
     from bascule.control.monitoring_routes import Measure
     from bascule.control.sessions import Sessions
     from bascule.control.shown import SettingsShown
@@ -45,6 +48,10 @@ class ControlContext:
         asks_for_keys: Whether callers need keys.
         home: Where ledger and outcomes are kept; None for a server without them.
         measure: Measures a model in production, in a process of its own; None for none.
+        do_task: Does what takes seconds, in a process of its own; None for none.
+        works: What is under way on threads of this process.
+        batch: Runs batch jobs; None for none.
+        predictions: The ledger.
         sessions: Opens the sessions of people.
         find_session: Finds the session of a token; None where nobody can sign in.
         shown: What the settings say, without secrets; None for nothing.
@@ -62,6 +69,10 @@ class ControlContext:
     asks_for_keys: bool
     home: Path | None
     measure: Measure | None
+    do_task: DoTask | None
+    works: Works
+    batch: BatchRunner | None
+    predictions: RecordedPredictions
     sessions: Callable[[], Sessions]
     find_session: FindSession | None
     shown: SettingsShown | None

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bascule.control.registry_writes import TakeIn
     from bascule.control.sessions import Sessions
     from bascule.control.shown import SettingsShown
+    from bascule.control.work import DoTask
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -72,6 +73,7 @@ class Parts:
         shown: What the settings say, without secrets.
         plots: Draws the plots of a version, in a process of its own.
         add_console: Adds the pages for people to the application; None for none.
+        do_task: Does what takes seconds, in a process of its own.
     """
 
     open_registry: Callable[[], Registry]
@@ -95,6 +97,7 @@ class Parts:
     shown: SettingsShown | None = None
     plots: Plots | None = None
     add_console: Callable[[FastAPI], None] | None = None
+    do_task: DoTask | None = None
 
 
 class Answers:
@@ -220,6 +223,7 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        do_task=parts.do_task,
         batch=parts.batch,
         sessions=parts.sessions, shown=parts.shown,
         plots=parts.plots,

@@ -140,6 +140,9 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/silences": ("read", ANY),
     "POST /api/v1/silences": ("write", ""),
     "DELETE /api/v1/silences/{silence}": ("write", ""),
+    # Of which model is in the query, or known by the prediction: asked then.
+    "GET /api/v1/predictions": ("manage", ""),
+    "GET /api/v1/prediction": ("manage", ""),
     "GET /api/v1/history": ("read", ANY),
     "GET /api/v1/history/export": ("read", ANY),
     # Of the request's own session: nothing else is shown or ended.

@@ -21,4 +21,9 @@ from .performance import (
     PerformanceReport as PerformanceReport,
     measure_performance as measure_performance,
 )
+from .recorded import (
+    Recorded as Recorded,
+    find_prediction as find_prediction,
+    latest_predictions as latest_predictions,
+)
 from .replaying import Replayed as Replayed, replay_prediction as replay_prediction

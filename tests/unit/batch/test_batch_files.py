@@ -390,3 +390,11 @@ def test_bascule_batch_run_takes_the_folder_of_a_bundle(
     made = bascule.batch.run(table_bundle, source, "scored/", keep=["id"])
     assert (made.rows, made.manifest.sink) == (1000, "scored/")
     assert (tmp_path / ".bascule" / "batch" / made.manifest.run / "status.json").exists()
+
+
+def test_a_batch_of_which_no_row_is_answered_is_quarantined_where_answers_are_texts(
+    score, tmp_path
+):
+    (tmp_path / "rows.csv").write_text("carrier,airport,month,wind,gust\nAA,EWR,may,1,1\n")
+    made = score(tmp_path / "rows.csv", tmp_path / "out/", max_quarantined=1.0)
+    assert (made.rows, made.quarantined) == (0, 1)

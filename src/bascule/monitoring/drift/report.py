@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Figure, notebook_html
+from bascule.monitoring.drift.distributions import distributions
 from bascule.monitoring.drift.pictures import then_and_now
 from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
 from bascule.monitoring.showing import alarms_found, arrow_table, html_list, html_table, line
@@ -69,6 +70,7 @@ class DriftReport:
             "windows_a_year": self.windows_a_year,
             "level": self.level,
             "notes": list(self.notes),
+            "distributions": distributions(self.then, self.now),
             "windows": [
                 {
                     "day": None if window.day is None else window.day.isoformat(),

@@ -1,3 +1,4 @@
+from . import snippets as snippets
 from .chosen import (
     EVERY_PROTOCOL as EVERY_PROTOCOL,
     ChosenProtocols as ChosenProtocols,

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bascule.core import Columns, DType, Invalid, Signature
-from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols, example_columns, example_rows
+from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
+from bascule.serving.protocols.openapi import example_columns, example_rows
 
 KEY_VARIABLE = "BASCULE_KEY"
 CERTIFICATE_VARIABLE = "BASCULE_CERTIFICATE"

@@ -1,0 +1,130 @@
+"""Finds recorded predictions: a page of the latest, or the rows of one request and their truths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bascule.core import Invalid, NotFound
+from bascule.monitoring.ledger import Ledger, quoted
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MAX_PAGE = 1_000
+MAX_ROWS = 200
+"""Of one request that are read; larger requests say how many they have."""
+_MAX_ID = 512
+_LISTED = "id, row, time, model, version, endpoint, arm, caller, protocol, status, latency_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request as it was recorded.
+
+    Attributes:
+        id: The prediction id.
+        facts: `time`, `model`, `version`, `endpoint`, `arm`, `caller`, `protocol`, `status`,
+            `latency_s`, `trace_id`, `kept_share`.
+        rows: How many rows of it are in the ledger; at most `MAX_ROWS` of them are below.
+        inputs: By row, the values by field; without fields that are private.
+        outputs: The same of the answer.
+        truths: By row, the newest truth that was received: `truth`, `received_at`; None if none.
+    """
+
+    id: str
+    facts: Mapping[str, Any]
+    rows: int
+    inputs: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Mapping[str, Any]]
+    truths: Sequence[Mapping[str, Any] | None]
+
+
+def latest_predictions(
+    ledger: Ledger, model: str, *, since: datetime, until: datetime, version: str = "",
+    limit: int = 25, offset: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows that were answered in a span of time, the latest first, without inputs and outputs.
+
+    Raises:
+        Invalid: `limit` and `offset` reach beyond `MAX_PAGE` rows.
+        NotFound: The ledger has no answers of the model.
+    """
+    if not limit > 0 or not offset >= 0 or limit + offset > MAX_PAGE:
+        raise Invalid(
+            f"limit + offset: {limit} + {offset} is not from 1 to {MAX_PAGE:,}",
+            hint="give a later `until` or an earlier `since`",
+        )
+    where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
+    if version:
+        where += f" AND version = {quoted(version)}"
+    found: list[dict[str, Any]] = ledger.query(
+        f"SELECT {_LISTED} FROM predictions WHERE {where} "
+        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}",
+        model=model,
+    ).to_pylist()
+    return found
+
+
+def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
+    """The newest request of an id, or of `ID#ROW`.
+
+    Raises:
+        Invalid: The id is too long.
+        NotFound: The ledger has none.
+    """
+    if not 0 < len(prediction_id) <= _MAX_ID:
+        raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
+    name, mark, row = prediction_id.rpartition("#")
+    asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
+    found, outcomes = ledger.ask(partial(_requests_and_truths, quoted(asked)))
+    if not found:
+        raise NotFound(
+            f"the ledger has no prediction {asked!r}",
+            hint="answers carry their id; bascule ledger status shows what the ledger holds",
+        )
+    newest = found[0]
+    rows = ledger.query(
+        f"SELECT * FROM predictions WHERE id = {quoted(asked)} "
+        f"AND version = {quoted(newest['version'])} AND time = {_moment(newest['time'])} "
+        f"ORDER BY row LIMIT {MAX_ROWS}",
+        model=newest["model"],
+    ).to_pylist()
+    first = rows[0]
+    facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
+    models = (first["endpoint"], first["model"])
+    truths = {one["row"]: one for one in outcomes if one["model"] in models}
+    return Recorded(
+        asked, {**facts, "row": None}, newest["rows"],
+        [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
+        [truths.get(one["row"]) for one in rows],
+    )  # fmt: skip
+
+
+def _requests_and_truths(
+    name: str, connection: DuckDBPyConnection
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The requests of an id, the newest first, and its truths: at once, as opening costs most."""
+    requests = connection.sql(
+        "SELECT model, version, time, count(*) AS rows FROM predictions "
+        f"WHERE id = {name} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+    ).to_arrow_table()
+    truths = connection.sql(
+        "SELECT row, model, truth, time, received_at FROM outcomes "
+        f"WHERE id = {name} ORDER BY received_at"
+    ).to_arrow_table()
+    return requests.to_pylist(), truths.to_pylist()
+
+
+def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Fields of one version are columns of others too, where they are null for its rows."""
+    return {
+        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+    }
+
+
+def _moment(at: datetime) -> str:
+    return f"TIMESTAMPTZ {quoted(at.isoformat())}"

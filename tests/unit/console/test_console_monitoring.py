@@ -1,0 +1,230 @@
+"""The page of a model in production, and the ledger: on days of answers by the real recorder."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.console_work import finished, fire, looking, one_home, token_of
+
+from bascule.app import open_alerts
+from bascule.console.pages.monitoring_view import report_of
+from bascule.monitoring import Ledger
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return one_home(tmp_path_factory.mktemp("production"))
+
+
+@pytest.fixture
+def pages(home):
+    with looking(home) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def measured(home):
+    from bascule.cli.judging import measured as measure
+
+    said = measure(home, "monitor", "late", {"since_s": 7 * 86_400.0})
+    return json.loads(json.dumps(said, default=str))
+
+
+def test_the_report_puts_the_column_that_drifted_first_with_both_distributions(measured):
+    report = report_of(measured)
+    (version,) = report.versions
+    first = version.columns[0]
+    assert first.where == "input"
+    assert first.alarms > 0
+    assert first.name in first.sentence
+    assert next(one for one in version.columns if one.name == "wind").alarms > 0
+    assert 'class="bar other"' in first.chart
+    assert all(one.alarms <= first.alarms for one in version.columns)
+    carrier = next(one for one in version.columns if one.name == "carrier")
+    assert "AA" in carrier.chart
+
+
+def test_the_report_has_metrics_beside_the_held_out_rows_and_says_how_late_truths_come(measured):
+    report = report_of(measured)
+    accuracy = next(one for one in report.metrics if one.name == "accuracy")
+    assert 0 < float(accuracy.value) <= 1
+    assert " to " in accuracy.interval
+    assert accuracy.recorded != "\u2013"
+    assert report.delay.startswith(("Truths come late", "Half of the known truths"))
+    assert {one.name for one in report.tiles} >= {"alarms", "requests", "truths known"}
+
+
+def test_a_report_without_truths_and_profiles_says_what_is_missing(measured):
+    bare = {**measured, "performance": None, "truths": {**measured["truths"], "delay_s": None}}
+    bare["drift"] = {**measured["drift"], "versions": [
+        {**one, "distributions": {}} for one in measured["drift"]["versions"]
+    ]}  # fmt: skip
+    report = report_of(bare)
+    assert report.metrics == ()
+    assert "No truth is known yet" in report.delay
+    assert all(one.chart is None for one in report.versions[0].columns)
+
+
+def test_the_first_visit_measures_and_the_page_then_shows_when_it_was_measured(pages):
+    first = pages.get("/monitoring/late").text
+    assert "Measuring drift and performance" in first
+    assert 'hx-get="/monitoring/late/report?days=7"' in first
+    finished(pages)
+    part = pages.get("/monitoring/late/report?days=7").text
+    assert "<html" not in part
+    assert "hx-get" not in part, "nothing is asked for again once the report is there"
+    page = pages.get("/monitoring/late").text
+    assert "Measured <time" in page
+    assert "Drift of version 1" in page
+    assert "<svg" in page
+    assert " style=" not in page
+
+
+def test_measuring_again_is_a_form_that_makes_a_newer_report(pages):
+    pages.get("/monitoring/late")
+    finished(pages)
+    before = pages.app.state.control.works.done("monitor/late/7")
+    page = pages.get("/monitoring/late").text
+    answer = pages.post("/monitoring/late/measure?days=7", data={"csrf": token_of(page)})
+    assert answer.headers["location"] == "/monitoring/late?days=7"
+    finished(pages)
+    assert pages.app.state.control.works.done("monitor/late/7").id != before.id
+
+
+def test_a_model_without_answers_says_so_with_the_next_step(pages):
+    pages.get("/monitoring/nothing")
+    finished(pages)
+    page = pages.get("/monitoring/nothing").text
+    assert "Next:" in page
+    assert "nothing" in page
+
+
+def test_an_alert_is_listed_with_its_evidence_and_acknowledged_with_a_reason(home, pages):
+    alert = fire(home)
+    page = pages.get("/monitoring/late").text
+    assert "wind has moved" in page
+    assert "bascule drift late" in page
+    path = f"/monitoring/late/alerts/{alert}/acknowledge?days=7"
+    assert path in page
+    form = {"csrf": token_of(page), "reason": "I look into it"}
+    answer = pages.post(path, data=form)
+    after = pages.get(answer.headers["location"]).text
+    assert "I look into it" in after
+    assert open_alerts(home).find(alert).acknowledgement.why == "I look into it"
+
+
+def test_an_acknowledgement_without_a_reason_is_refused_on_the_page(home, pages):
+    alert = fire(home, "carrier has moved")
+    token = token_of(pages.get("/monitoring/late").text)
+    answer = pages.post(
+        f"/monitoring/late/alerts/{alert}/acknowledge", data={"csrf": token, "reason": ""}
+    )
+    assert 'class="flash bad"' in pages.get(answer.headers["location"]).text
+
+
+def test_a_silence_lasts_as_long_as_the_form_says_and_can_be_ended(home, pages):
+    alert = fire(home)
+    token = token_of(pages.get("/monitoring/late").text)
+    form = {"csrf": token, "alert": alert, "for": "4h", "reason": "known"}
+    answer = pages.post("/monitoring/late/silences", data=form)
+    page = pages.get(answer.headers["location"]).text
+    assert "Silenced until" in page
+    (held,) = open_alerts(home).silences(datetime.now(UTC))
+    assert held.alert == alert
+    assert timedelta(hours=3, minutes=59) < held.until - datetime.now(UTC) <= timedelta(hours=4)
+    pages.post(f"/monitoring/late/silences/{held.id}/end", data={"csrf": token})
+    assert open_alerts(home).silences(datetime.now(UTC)) == []
+
+
+def test_the_list_has_models_with_alerts_first_and_finds_by_name(home, pages):
+    fire(home)
+    page = pages.get("/monitoring").text
+    assert "1 firing" in page or "firing" in page
+    assert pages.get("/monitoring?q=LAT").text.count('href="/monitoring/late"') == 1
+    assert "No model has" in pages.get("/monitoring?q=zebra").text
+
+
+# -- ledger --
+
+
+def an_id(home):
+    found = Ledger(home.home).query(
+        "SELECT id FROM predictions WHERE status = 200 ORDER BY time DESC, id LIMIT 1"
+    )
+    return found["id"][0].as_py()
+
+
+def test_a_prediction_is_found_by_its_id_with_inputs_answer_and_truth(home, pages):
+    name = an_id(home)
+    page = pages.get("/ledger", params={"id": name}).text
+    for field in ("wind", "distance", "carrier"):
+        assert f'<th scope="row">{field}</th>' in page
+    assert "label" in page
+    assert "late/1" in page
+    assert re.search(r">(late|ok) <span", page), "a truth beside its answer"
+
+
+def test_a_row_of_a_request_is_found_by_the_id_of_the_row(home, pages):
+    assert pages.get("/ledger", params={"id": an_id(home) + "#3"}).status_code == 200
+
+
+def test_the_latest_rows_of_a_model_are_listed_page_by_page(home, pages):
+    page = pages.get("/ledger?model=late&span=7d").text
+    assert page.count("<code>1-") == 25
+    assert "page=2" in page
+    second = pages.get("/ledger?model=late&span=7d&page=2").text
+    assert "page=1" in second
+    assert re.findall(r"<code>(1-[^<]*)", page) != re.findall(r"<code>(1-[^<]*)", second)
+
+
+def test_times_of_the_search_bound_what_is_found(home, pages):
+    assert "No row of late" in pages.get("/ledger?model=late&until=2020-01-01T00:00").text
+    wrong = pages.get("/ledger?model=late&until=yesterday")
+    assert wrong.status_code == 422
+    assert "2026-11-26T15:00" in wrong.text
+
+
+@pytest.mark.parametrize("query", [{"id": "nothing"}, {"model": "nothing"}, {"id": "x" * 520}])
+def test_what_the_ledger_does_not_have_is_told_with_the_next_step(pages, query):
+    answer = pages.get("/ledger", params=query)
+    assert answer.status_code == 422
+    assert "Next:" in answer.text or "not from 1 to 512" in answer.text
+
+
+def test_asked_again_on_its_own_version_a_prediction_has_the_same_bits(home, pages):
+    name = an_id(home)
+    token = token_of(pages.get("/ledger", params={"id": name}).text)
+    answer = pages.post("/ledger/ask", data={"csrf": token, "id": name, "on": ""})
+    finished(pages)
+    page = pages.get(answer.headers["location"].partition("#")[0]).text
+    assert "the same bits" in page
+    assert "late/1 was asked" in page
+
+
+def test_asked_again_on_another_version_the_differences_are_shown(home, pages):
+    name = an_id(home)
+    page = pages.get("/ledger", params={"id": name}).text
+    assert '<option value="late/2">' in page
+    answer = pages.post("/ledger/ask", data={"csrf": token_of(page), "id": name, "on": "late/2"})
+    finished(pages)
+    page = pages.get(answer.headers["location"].partition("#")[0]).text
+    assert "other answers" in page
+    assert "the largest difference is" in page
+
+
+def test_what_another_person_asked_is_not_shown(home, pages):
+    work = pages.app.state.control.works.start("secret", dict, owner="eve")
+    answer = pages.get("/ledger", params={"id": an_id(home), "work": work.id})
+    assert answer.status_code == 422
+    assert "another person" in answer.text
+
+
+def test_from_another_machine_the_inputs_of_people_are_not_shown(home):
+    with looking(home, client=("10.1.2.3", 5_000)) as far:
+        page = far.get("/ledger", params={"id": an_id(home)}).text
+        assert "only from this machine" in page
+        assert "carrier" not in page
+        assert "only from this machine" in far.get("/ledger?model=late").text
+        for path in ("/api/v1/predictions?model=late", f"/api/v1/prediction?id={an_id(home)}"):
+            assert far.get(path).status_code == 403
