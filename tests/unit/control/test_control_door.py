@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from bascule.control import door
+from bascule.control import connections as door
 from bascule.serving.transports import Tls
 from bascule.serving.workers import bind
 
