@@ -11,16 +11,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
-from datetime import date, datetime
+from dataclasses import asdict, fields, is_dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -31,10 +31,14 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from sqlalchemy import Connection
 
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle
     from bascule.catalogue import Catalogue, Requests
-    from bascule.control import Parts
+    from bascule.configuring import Books
+    from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.monitoring.ledger import CallerCount
     from bascule.registry import CatalogueKeys, Registry, Version
+    from bascule.registry.stores import Objects
     from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
@@ -145,14 +150,20 @@ def open_registry(settings: Settings) -> Registry:
     from bascule.release import Criterion
 
     chosen = settings.registry
-    open_objects = _named(OBJECTS[scheme_of(chosen.objects)])
     return Registry(
         SqlRecords(open_catalogue(settings), uses=[_needing]),
-        open_objects(chosen.objects, settings.home),
+        open_objects(settings),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
     )
+
+
+def open_objects(settings: Settings) -> Objects:
+    """The bundles that `settings` name; nothing is created before the first push."""
+    chosen = settings.registry.objects
+    opened: Objects = _named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
+    return opened
 
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
@@ -229,6 +240,19 @@ def open_rollouts(settings: Settings) -> Rollouts:
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
         defaults=rollout_defaults(settings),
+    )  # fmt: skip
+
+
+def open_books(settings: Settings) -> Books:
+    """What `bascule apply` compares a document with and writes to, in the settings' catalogue."""
+    from bascule.batch import Schedules
+    from bascule.configuring import Books
+
+    registry = open_registry(settings)
+    return Books(
+        open_rollouts(settings), lambda reference: str(registry.resolve(reference)),
+        Schedules(open_catalogue(settings)), open_keys(settings), open_alerts(settings),
+        datetime.now(UTC),
     )  # fmt: skip
 
 
@@ -367,7 +391,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
-    from bascule.control import Parts
+    from bascule.control import Parts, Sessions, SettingsShown
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -389,7 +413,14 @@ def control_parts(settings: Settings) -> Parts:
 
         return EndpointStore(catalogue())
 
+    def add_console(app: FastAPI) -> None:
+        from bascule.console.site import add_console
+
+        chosen = settings.console
+        add_console(app, public_url=chosen.public_url, provider=provider_of(settings))
+
     return Parts(
+        add_console=add_console,
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
@@ -404,7 +435,91 @@ def control_parts(settings: Settings) -> Parts:
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
+        sessions=Sessions(catalogue, _session_lasts(settings)),
+        shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
     )
+
+
+def batch_model(
+    settings: Settings, model: Bundle | str | Path, found: Version | None = None
+) -> tuple[Bundle, str, MonitoringRules]:
+    """What a batch job needs: its bundle, the version's number, and what is recorded.
+
+    The number is empty where the bundle is not named by its place in the registry.
+
+    Args:
+        settings: Name the registry.
+        model: A bundle, its folder, or a reference.
+        found: The version of the folder, where it was resolved elsewhere.
+    """
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle, load
+    from bascule.control import is_path, registered, version_of
+
+    if isinstance(model, str) and not is_path(model):
+        registry, found = registered(partial(open_registry, settings), model)
+        model = registry.path(found)
+    bundle = model if isinstance(model, Bundle) else load(model)
+    number = "" if found is None else str(found.number)
+    chosen = settings.monitoring
+    rules = MonitoringRules(
+        is_recorded=chosen.ledger != "off", version=number or version_of(bundle.digest),
+        private=chosen.private, max_values_per_row=chosen.max_values_per_row,
+        false_alarms_a_year=settings.alerts.false_alarms_a_year,
+    )  # fmt: skip
+    return bundle, number, rules
+
+
+def _session_lasts(settings: Settings) -> timedelta:
+    return timedelta(hours=settings.console.session_hours)
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """Where people sign in; None for links alone. Raises `Invalid` where its libraries lack."""
+    chosen = settings.console
+    if not chosen.oidc_issuer:
+        return None
+    from bascule.control import Provider, ProviderConfig, check_installed
+
+    check_installed()
+    return Provider(
+        ProviderConfig(
+            issuer=chosen.oidc_issuer, client_id=chosen.oidc_client_id,
+            client_secret=chosen.oidc_client_secret, scopes=chosen.oidc_scopes,
+            roles_claim=chosen.oidc_roles_claim, user_claim=chosen.oidc_user_claim,
+            roles=chosen.roles,
+        )
+    )  # fmt: skip
+
+
+def open_sessions(settings: Settings) -> Sessions:
+    """The sessions of people, where the settings keep the catalogue."""
+    from bascule.control import Sessions
+
+    return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
+
+
+def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """By section and name, what settings say, without secrets and addresses that hold one."""
+    found: dict[str, dict[str, Any]] = {"": {"home": str(settings.home)}}
+    for section in fields(settings):
+        values = getattr(settings, section.name)
+        if is_dataclass(values):
+            found[section.name] = _shown(values)
+    chosen = settings.registry
+    found["registry"] |= {"store": masked(chosen.store), "objects": masked(chosen.objects)}
+    return found
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON, without what a `repr` leaves out."""
+    if is_dataclass(value):
+        return {one.name: _shown(getattr(value, one.name)) for one in fields(value) if one.repr}
+    if isinstance(value, Mapping):
+        return {name: _shown(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_shown, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def open_alerts(settings: Settings) -> AlertStore:
@@ -488,6 +603,7 @@ def watcher_of(
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
         return None
+    from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
     from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
 
     home, registry = settings.home, cache(partial(open_registry, settings))
@@ -498,6 +614,7 @@ def watcher_of(
     if server is not None:
         place, read = server
         local.append(sources.HealthSource(read, limits, place))
+        local.append(sources.BatchSource(lambda _now: facts_of_runs(Runs(home).list()), place))
     if ledger_of(settings) is not None:
         if server is not None:
             local += [
@@ -506,6 +623,10 @@ def watcher_of(
             ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+    catalogue = open_catalogue(settings)
+    shared.append(
+        sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))
+    )
     shared.append(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
@@ -529,4 +650,4 @@ def watcher_of(
         note_away=note_away,
         round_s=chosen.every_s,
     )
-    return Watcher(open_catalogue(settings), watching)
+    return Watcher(catalogue, watching)

@@ -118,7 +118,14 @@ class LiveRollout:
         return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
+        from bascule.charts import Figure, notebook_html
+        from bascule.console.story import evidence_chart
+
+        chart = evidence_chart(self._stored.rollout, [*enumerate(self._book.evidence(self.id))])
+        caption = "After each interval, as odds. Dashed: the odds that end the rollout."
+        figures = [] if chart is None else [Figure("Evidence of harm", chart, caption)]
+        told = f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
+        return told + notebook_html(figures)
 
 
 class Control:

@@ -47,6 +47,11 @@ class Scheduled:
         last = None if self.due is None else self.due.isoformat()
         return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
+        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
+        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
+
 
 class Schedules:
     """The schedules of a catalogue."""
@@ -63,6 +68,15 @@ class Schedules:
                     f"there is a schedule {schedule.name!r}",
                     hint=f"bascule schedule remove {schedule.name}, or choose another name",
                 )
+            content = msgspec.to_builtins(schedule)
+            _append(connection, schedule.name, _CHANGES[0], by, content, reason)
+
+    def put(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
+        """Keep it in place of the one of its name, if there is one. A run under way goes on."""
+        self._catalogue.create()
+        with self._catalogue.write() as connection:
+            if schedule.name in _folded(connection):
+                _append(connection, schedule.name, _CHANGES[3], by, {}, reason)
             content = msgspec.to_builtins(schedule)
             _append(connection, schedule.name, _CHANGES[0], by, content, reason)
 

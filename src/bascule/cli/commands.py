@@ -12,9 +12,11 @@ import typer
 
 from bascule.cli import (
     alerts,
+    backups,
     batch,
     building,
     calling,
+    configuring,
     context,
     deploying,
     drift,
@@ -25,6 +27,7 @@ from bascule.cli import (
     monitoring,
     outcomes,
     performance,
+    pipelines,
     registering,
     replaying,
     rollouts,
@@ -32,6 +35,7 @@ from bascule.cli import (
     schedules,
     serving,
     shipping,
+    signing_in,
     trust,
 )
 from bascule.cli.screen import say
@@ -44,7 +48,9 @@ PANELS = (
     ("Deploy", deploying),
     ("Deploy", rollouts),
     ("Deploy", incidents),
+    ("Deploy", configuring),
     ("Deploy", shipping),
+    ("Deploy", pipelines),
     ("Ask", calling),
     ("Batch", batch),
     ("Batch", schedules),
@@ -57,7 +63,9 @@ PANELS = (
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
+    ("Trust", signing_in),
     ("Machine", machine),
+    ("Machine", backups),
 )
 """The panel of the help in which the commands of each module stand, in the order of the help."""
 

@@ -2,7 +2,8 @@
 
 What a model does in production, who calls a version, incidents, and recorded requests again.
 
-The watcher of alerts and the control API ask for it: their process must stay small and quick.
+The watcher of alerts, the control API and the console ask for it: their process must stay small and
+quick, and loads no model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from bascule.settings import Settings
 
 _JUDGE_S = 3_600.0
+_PLOTS_S = 120.0
 _NICE = 10
+PLOTS = "plots"
 
 
 class Judge:
@@ -55,7 +58,16 @@ class Judge:
         """See `measured`; raises likewise."""
         return self._ask({"what": what, "model": name, "options": dict(options)})
 
-    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def plots(self, version: str) -> list[dict[str, str]]:
+        """The plots of a version's card: title, caption, svg and section of each; raises likewise.
+
+        The model runs, on at most 20,000 held-out rows.
+        """
+        asked = {"what": PLOTS, "model": version}
+        drawn: list[dict[str, str]] = self._ask(asked, within_s=_PLOTS_S)[PLOTS]
+        return drawn
+
+    def _ask(self, asked: dict[str, Any], *, within_s: float = _JUDGE_S) -> dict[str, Any]:
         what, model = asked["what"], asked["model"]
         asked = {**asked, "settings": self._settings}
         command = [
@@ -64,11 +76,11 @@ class Judge:
         try:
             done = subprocess.run(
                 command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
-                timeout=_JUDGE_S, check=False,
+                timeout=within_s, check=False,
             )  # fmt: skip
             found: dict[str, Any] = json.loads(done.stdout)
         except subprocess.TimeoutExpired:
-            raise TimedOut(f"{what} of {model} took over {_JUDGE_S:g} s") from None
+            raise TimedOut(f"{what} of {model} took over {within_s:g} s") from None
         except ValueError:
             raise ModelFailed(f"{what} of {model} failed; see the server's log") from None
         if "error" in found:
@@ -186,6 +198,9 @@ def main() -> None:
     settings = TypeAdapter(Kind).validate_python(asked["settings"])
     what, model = asked["what"], asked["model"]
     try:
+        if what == PLOTS:
+            print_json({PLOTS: _plots(settings, model)})
+            return
         if "options" in asked:
             print_json(measured(settings, what, model, asked["options"]))
             return
@@ -195,6 +210,15 @@ def main() -> None:
     except BasculeError as error:
         kind = next(one for one in type(error).__mro__ if one in KINDS)
         print_json({**error_json(error), "kind": kind.__name__})
+
+
+def _plots(settings: Settings, version: str) -> list[dict[str, str]]:
+    from dataclasses import asdict
+
+    from bascule.app import open_registry
+    from bascule.bundle import load, plots
+
+    return [asdict(one) for one in plots(load(open_registry(settings).path(version)))]
 
 
 if __name__ == "__main__":

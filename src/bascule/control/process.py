@@ -27,10 +27,16 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.batch_runs import BatchRunner
+    from bascule.control.context import Plots
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -61,6 +67,11 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        batch: Runs batch jobs.
+        sessions: The sessions of people, in the catalogue.
+        shown: What the settings say, without secrets.
+        plots: Draws the plots of a version, in a process of its own.
+        add_console: Adds the pages for people to the application; None for none.
     """
 
     open_registry: Callable[[], Registry]
@@ -79,6 +90,11 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    batch: BatchRunner | None = None
+    sessions: Sessions | None = None
+    shown: SettingsShown | None = None
+    plots: Plots | None = None
+    add_console: Callable[[FastAPI], None] | None = None
 
 
 class Answers:
@@ -103,6 +119,8 @@ class Answers:
                 return None
             case "resolve":
                 return self.resolve(said["reference"], Path(said["folder"])).to_json()
+            case "sign_in_link":
+                return self.sign_in_link()
             case "aliased":
                 return references.aliased(self._parts.open_registry)
             case "planned":
@@ -127,6 +145,22 @@ class Answers:
         spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
+
+    def sign_in_link(self) -> str:
+        """The path of a link by which the user that starts a server signs in as administrator.
+
+        Empty where the catalogue cannot be written, which is no reason not to serve.
+        """
+        from bascule.bundle.lineage import user_name
+        from bascule.control.sessions import path_of_link
+        from bascule.security import ADMINISTRATOR
+
+        user = user_name()
+        try:
+            assert self._parts.sessions is not None
+            return path_of_link(self._parts.sessions.offer(user, ADMINISTRATOR, by=user))
+        except BasculeError:
+            return ""
 
     def planned(self, names: list[str] | None) -> list[Message]:
         """The plans of these endpoints, or of all of them, each with the versions that it needs."""
@@ -186,7 +220,12 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        batch=parts.batch,
+        sessions=parts.sessions, shown=parts.shown,
+        plots=parts.plots,
     )  # fmt: skip
+    if parts.add_console is not None:
+        parts.add_console(app)
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)

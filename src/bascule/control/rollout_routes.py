@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -267,6 +268,21 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[[], Rollouts]) -> None:
         if expects is not None and said.verdict != expects:
             response.status_code = 409
         return VerdictView(verdict=said.verdict, reason=said.reason, evidence=dict(said.evidence))
+
+    @app.get("/api/v1/verdicts/{endpoint}/api/v1/query", tags=[_TAGS])
+    def verdict_query(endpoint: str, query: str) -> dict[str, Any]:
+        """The verdict in the form of a query of Prometheus: 1 promotes, 0 holds, -1 aborts.
+
+        For Flagger, whose metrics carry a key. `vector(1)`, by which Flagger looks whether a
+        provider is there, is answered with 1.
+        """
+        from bascule.release.rollouts import verdict_of
+
+        latest = open_rollouts().rollouts(endpoint)[-1:]
+        said = verdict_of(latest[0] if latest else None, endpoint)
+        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[said.verdict]
+        sample = {"metric": {"endpoint": endpoint}, "value": [time.time(), str(value)]}
+        return {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
 
 
 def _add_commands(

@@ -106,13 +106,13 @@ class Endpoints:
         """One plan; raises `NotFound`."""
         return self._store.plan(name, number)
 
-    def plans(self, endpoint: str) -> list[StoredPlan]:
-        """Every plan of an endpoint, the newest first; raises `NotFound`."""
-        return self._store.plans(endpoint)
+    def plans(self, endpoint: str, *, latest: int | None = None) -> list[StoredPlan]:
+        """The plans of an endpoint, the newest first: all, or so many; raises `NotFound`."""
+        return self._store.plans(endpoint, latest=latest)
 
-    def history(self, endpoint: str) -> list[PlanEvent]:
-        """What happened to an endpoint, in the order of recording."""
-        return self._store.history(endpoint)
+    def history(self, endpoint: str, *, latest: int | None = None) -> list[PlanEvent]:
+        """What happened to an endpoint, in the order of recording: all, or the latest so many."""
+        return self._store.history(endpoint, latest=latest)
 
     def deploy(
         self,

@@ -112,6 +112,13 @@ class SpoolWriter:
         else:
             self.drop(requests, "the disk is slow")
 
+    def wait_for_room(self, size: int) -> None:
+        """Return when a block of `size` bytes would not be dropped; for writers that may wait."""
+        while (waiting := self._handed_bytes - self._taken_bytes) > 0:
+            if waiting + size <= _MAX_WAITING_BYTES:
+                return
+            time.sleep(_REST_S)
+
     def drop(self, requests: int, why: str) -> None:
         """Count requests that are not written, and say so once a minute."""
         with self._dropping:  # by the event loop, and by the thread that writes
