@@ -59,6 +59,7 @@ class Context(Protocol):
         caller: The id of the caller's key; empty where no key is needed.
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
         protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
+        series: Where the answer is counted. A predictor that asks others may set it.
         shows: Whether `show` must be called before the answer.
     """
 
@@ -66,6 +67,7 @@ class Context(Protocol):
     caller: str
     started_ns: int
     protocol: str
+    series: CountsAnswers
 
     @property
     def shows(self) -> bool: ...
@@ -83,9 +85,6 @@ class Context(Protocol):
 
     def header(self, name: bytes) -> bytes:
         """A header that a predictor asks for (`Predictor.asks_headers`); empty if not sent."""
-
-    def count_under(self, series: CountsAnswers) -> None:
-        """Have the answer counted there, and not where the predictor that was asked says."""
 
     def show(self, by: AnsweredBy) -> None:
         """Have the answer's head name the version, where its protocol has no other place."""

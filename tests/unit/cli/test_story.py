@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from bascule.cli import rollouts
-from bascule.cli.deploying import story
+from bascule.cli.endpoints import story
 from bascule.endpoints import PlanEvent
 from bascule.release.rollouts import Aborted, Decision, Running, Shares, StoredDecision
 

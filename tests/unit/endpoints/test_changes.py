@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -189,3 +192,31 @@ def test_a_version_that_a_schedule_scores_with_is_not_retired(home, tmp_path, co
         assert (code, f"schedule nightly{note} scores with it" in said) == (1, True), said
     assert command("schedule", "remove", "nightly")[0] == 0
     assert command("retire", "rain/1", "--reason", "old")[0] == 0
+
+
+def test_a_server_that_starts_just_now_is_waited_for(home, tmp_path):
+    """It listens from the first, and answers once its control process runs."""
+    page = json.dumps({"items": [{"model": "rain", "version": "1"}], "next": None}).encode()
+    answer = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(page), page)
+    )
+
+    def start(listener):
+        time.sleep(2.5)  # what a start takes
+        client, _ = listener.accept()
+        with client:
+            client.recv(1 << 16)
+            client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        said = {
+            "BASCULE_HOME": str(tmp_path / "home"), "BASCULE_SERVING__CONTROL_PORT": str(port)
+        }  # fmt: skip
+        starting = threading.Thread(target=start, args=(listener,), daemon=True)
+        starting.start()
+        made = open_endpoints(load_settings(tmp_path, said)).deploy("rain/2", by="ada")
+        starting.join()
+    assert made.before is not None
+    assert made.before.current.version == "rain/1"

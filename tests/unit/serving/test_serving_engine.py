@@ -1029,6 +1029,20 @@ def test_batch_mates_of_a_run_that_was_ended_are_run_alone_only_where_they_wait(
     assert answered.outputs["sum"].tolist() == [4.0]
 
 
+def test_batch_mates_are_answered_each_by_what_it_asked(fake):
+    """A version runs the calls of its endpoint and its own together."""
+    arm = BY._replace(endpoint="e", arm="candidate")
+    program = fake()
+
+    def jobs():
+        column = {"x": np.full((1, 2), 1.0)}
+        return [Job(column, 1, None, lambda _: None, by) for by in (None, arm, None)]
+
+    assert [one.by for one in run_together(program, jobs(), BY)] == [BY, arm, BY]
+    assert run_together(program, jobs()[1:2], BY)[0].by is arm
+    assert program.runs == [3, 1]
+
+
 def test_a_call_that_the_loop_could_not_finish_is_made_on_the_thread(running, fake, inline):
     program, outcomes = fake(), []
     engine = Engine(program, inline, Limits(), running.loop, by=BY, held=BufferBudget(1 << 30))

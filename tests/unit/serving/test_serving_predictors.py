@@ -282,9 +282,16 @@ def test_without_a_recorder_a_request_keeps_nothing_of_what_was_asked(
 ):
     from bascule.serving.transports.request import Request
 
-    monkeypatch.delattr(Request, "keep")
+    kept, tell = [], Request.tell
+
+    def look(request, of, status):
+        kept.append(request.call)
+        tell(request, of, status)
+
+    monkeypatch.setattr(Request, "tell", look)
     with serve_models(("m", program, inline)).client() as client:
         assert client.request("POST", INFER, ask([1, 2])).answer().status == 200
+    assert kept == [None]
 
 
 def test_a_worker_has_the_recorder_that_the_benchmark_names():

@@ -145,7 +145,7 @@ class PlannedPredictor:
             arm: PlannedArm = memo.arm
         else:
             arm = self._arm_of(followed, call, context)
-        context.count_under(arm.series)
+        context.series = arm.series
         direct = arm.direct
         if direct is not None and direct.engine is not None and not (call.extras or context.shows):
             return direct.answer_as(arm.by, call, allowed_s, deliver)

@@ -644,6 +644,7 @@ class Encoder(NamedTuple):
 def encoder(model: Predictor) -> Encoder:
     """The forms of the answers to one version's requests, whichever version answers."""
     own, own_head = model.by, _head_of(model.by)
+    last, last_head = own, own_head
     fields = (*model.signature.outputs, *model.extras.fields)
     parts = {
         field.name: (
@@ -665,11 +666,13 @@ def encoder(model: Predictor) -> Encoder:
         return b'%%b%%b,"outputs":[%b]}' % b",".join(tensors)
 
     def encode(call_id: str, answer: Answer, rows: int) -> bytes:
+        nonlocal last, last_head
         outputs, by = answer.outputs, answer.by
-        head = own_head if by is own else _head_of(by)
+        if by is not last:  # the arms of an endpoint differ in their shares
+            last, last_head = by, _head_of(by)
         if varying and not varying.isdisjoint(outputs):
-            return encode_varying(head, call_id, outputs, rows)
-        values: list[Any] = [head, _encode(call_id)]
+            return encode_varying(last_head, call_id, outputs, rows)
+        values: list[Any] = [last_head, _encode(call_id)]
         for array in outputs.values():
             values += (rows, _encode(array.ravel().tolist()))
         return template(tuple(outputs)) % tuple(values)

@@ -147,7 +147,17 @@ class ArmSeries:
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
         self._count(status, duration_ns, rows, protocol)
-        self.count_arm(duration_ns, rows, failed=status in _MODEL_FAILED)
+        words, base = self._words, self._base  # as `count_arm`, without the call
+        if words[self._generation_at] == self._generation:
+            words[base + _REQUESTS] += 1
+            if status == 200:
+                words[base + _ROWS] += rows
+            elif status in _MODEL_FAILED:
+                words[base + _ERRORS] += 1
+            for bound_ns, at in self._slower:
+                if duration_ns <= bound_ns:
+                    break
+                words[at] += 1
 
     def count_arm(self, duration_ns: int, rows: int, *, failed: bool) -> None:
         """Note an answer of the arm, and nothing of its version."""

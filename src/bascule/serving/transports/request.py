@@ -128,10 +128,6 @@ class Request(ABC):
         self.need_request_id()
         return f" (request {self.request_id.decode()})"
 
-    def count_under(self, series: CountsAnswers) -> None:
-        """See `Context`."""
-        self.series = series
-
     def fails(self, error: BasculeError) -> BasculeError:
         """Keep the reason of the failure; returns the error that the caller gets."""
         if isinstance(error, ModelFailed):
