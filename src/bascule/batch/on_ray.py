@@ -188,9 +188,10 @@ class _ChunkScorer:
         self._chunks = {one.number: one for one in plan_chunks(job, self._source)}
         scorer = Scorer.of_job(job, bundle, task.version, self._source.schema)
         self._memory = _Memory(scorer, task.expected_rows, self._source.schema)
+        sink = cast(Sink, self._memory)
         self._work = ChunkWork(
-            self._source, cast(Sink, self._memory), scorer, task.manifest, self._memory, task.batch_rows,
-            job.limit, job.retries,
+            self._source, sink, scorer, task.manifest, self._memory, task.batch_rows, job.limit,
+            job.retries,
         )  # fmt: skip
 
     def __call__(self, asked: pa.Table) -> pa.Table:
