@@ -36,7 +36,8 @@ def kill_one(sink):
     while len(list(sink.glob("part-*"))) < 2:
         time.sleep(0.01)
     for one in psutil.process_iter(["cmdline"]):
-        if any("ChunkScorer" in word for word in one.info["cmdline"] or ()):
+        title = " ".join(one.info["cmdline"] or ())
+        if title.startswith("ray::") and "ChunkScorer" in title:
             one.kill()
             KILLED.append(one.pid)
             return

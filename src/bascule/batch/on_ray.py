@@ -67,7 +67,8 @@ def run_on_ray(
         items = [{"chunk": one.number, "digest": one.digest} for one in chunks]
         scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _ChunkScorer, fn_constructor_args=(told,), batch_size=1, batch_format="pyarrow",
-            concurrency=(1, min(most, len(items))), num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items))),
+            num_cpus=1,
         )  # fmt: skip
         try:
             for table in scored.iter_batches(batch_size=1, batch_format="pyarrow"):
@@ -101,6 +102,7 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
         raise Unavailable(
             f"Ray at {address} cannot be reached: {first_line(problem)}", hint=_CONNECT_HINT
         ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the command has a bar of its own
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         known = int(ray.cluster_resources().get("CPU", 1))
