@@ -15,7 +15,11 @@ from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
-from .schedules import Scheduled as Scheduled, Schedules as Schedules
+from .schedules import (
+    Scheduled as Scheduled,
+    Schedules as Schedules,
+    schedules_needing as schedules_needing,
+)
 from .watched import (
     facts_of_runs as facts_of_runs,
     facts_of_schedules as facts_of_schedules,

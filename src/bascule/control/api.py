@@ -20,8 +20,12 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
+from bascule.control.configuration_routes import add_configuration
+from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
+from bascule.control.headers import WithHeaders
+from bascule.control.history_routes import add_history
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
@@ -30,9 +34,13 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import by_key, open_to_all, route_of
+from bascule.control.rights import authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
+from bascule.control.session_routes import add_sessions
+from bascule.control.sessions import Sessions
+from bascule.control.settings_routes import add_settings
+from bascule.control.shown import SettingsShown
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving import default_of
 from bascule.serving.telemetry import prometheus_text
@@ -41,6 +49,7 @@ from bascule.serving.transports import Authenticator
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Scheduled, Schedules
     from bascule.catalogue import Catalogue, Requests
+    from bascule.configuring import Books
     from bascule.control.batch_runs import BatchRunner
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
@@ -102,6 +111,9 @@ def control_app(
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
     batch: BatchRunner | None = None,
+    sessions: Sessions | None = None,
+    shown: SettingsShown | None = None,
+    plots: Plots | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -121,6 +133,9 @@ def control_app(
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
         batch: Runs batch jobs; None for an API without them.
+        sessions: The sessions of people; None for an API that takes keys alone.
+        shown: What the settings say, without secrets; None for nothing.
+        plots: Draws the plots of a version, for the console; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -129,14 +144,23 @@ def control_app(
         # `describe` says what they are; this keeps FastAPI from describing errors in its own shape.
         responses={"4XX": {}},
     )
-    app.router.route_class = route_of(guard, open_requests or _no_requests)
-    authorise = open_to_all if guard is None else by_key(guard)
+    find_session = None if sessions is None else sessions.find
+    app.router.route_class = route_of(guard, open_requests or _no_requests, find_session)
+    authorise = authorise_of(guard)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
 
     def no_keys() -> Keys:
         raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
+
+    def no_catalogue() -> Catalogue:
+        raise NotFound("this server keeps no history", hint="run bascule control over the registry")
+
+    def known_sessions() -> Sessions:
+        if sessions is None:
+            raise NotFound("this server keeps no sessions", hint="run bascule control")
+        return sessions
 
     def no_alerts() -> AlertStore:
         raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
@@ -148,6 +172,7 @@ def control_app(
             raise NotFound("this server keeps no schedules", hint="run bascule control")
         return Schedules(open_catalogue())
 
+    app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server, lambda: _batch_metrics(batch, schedules))
     add_load(app, server)
@@ -156,8 +181,11 @@ def control_app(
     add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
+    add_history(app, open_catalogue or no_catalogue, authorise)
+    add_sessions(app, known_sessions, authorise)
+    add_settings(app, shown)
     add_outcomes(app, home)
-    add_monitoring(app, measure)
+    add_monitoring(app, measure, open_registry)
     add_batch(app, batch, schedules, authorise, asks_for_keys=guard is not None)
 
     def endpoints() -> Endpoints:
@@ -173,9 +201,31 @@ def control_app(
     def asks_approver(endpoint: str) -> bool:
         return open_catalogue is not None and rollouts().asks_approver(endpoint)
 
+    def books() -> Books:
+        from bascule.batch import Schedules
+        from bascule.configuring import Books
+        from bascule.registry import CatalogueKeys
+        from bascule.registry.stores import SqlRecords
+
+        book, registry = rollouts(), open_registry()  # says where there is no catalogue
+        assert open_catalogue is not None
+        return Books(
+            book, lambda reference: str(registry.resolve(reference)), Schedules(open_catalogue()),
+            CatalogueKeys(SqlRecords(open_catalogue())), (open_alerts or no_alerts)(),
+            datetime.now(UTC),
+        )  # fmt: skip
+
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
+    add_configuration(app, books, authorise)
     describe(app, asks_for_keys=guard is not None)
+    app.state.control = ControlContext(
+        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
+        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
+        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        sessions=known_sessions, find_session=find_session, shown=shown,
+        plots=plots,
+    )  # fmt: skip
     return app
 
 
