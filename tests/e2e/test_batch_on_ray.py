@@ -20,7 +20,7 @@ from tests.unit.batch.conftest import flights, with_values
 
 pytestmark = pytest.mark.slow  # building the environment takes minutes the first time
 
-WAIT_S = 300.0
+WAIT_S = 900.0  # under load, a worker of Ray takes minutes to start
 RUN = """
 import json, sys, threading, time
 from pathlib import Path
