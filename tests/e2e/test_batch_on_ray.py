@@ -57,7 +57,7 @@ except BasculeError as error:
 
 def environment() -> dict[str, str]:
     plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return {**plain, "PYTHONPATH": str(ROOT / "src"), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**plain, "PYTHONPATH": str(ROOT / "src"), "RAY_raylet_start_wait_time_s": "600"}
 
 
 class Jobs:

@@ -98,7 +98,7 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
         quiet |= {"num_cpus": workers + 1, "include_dashboard": False}
     try:
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
+    except Exception as problem:  # Ray raises plain ones where a node does not start
         raise Unavailable(
             f"Ray at {address} cannot be reached: {first_line(problem)}", hint=_CONNECT_HINT
         ) from None
