@@ -15,7 +15,7 @@ from tests.unit.batch.conftest import flights
 
 pytestmark = pytest.mark.slow  # building an environment takes minutes the first time
 
-WAIT_S = 400.0
+WAIT_S = 900.0
 
 DAG = """
 import os

@@ -85,6 +85,7 @@ def until(is_so: Callable[[], Any], look: Callable[[], None] = lambda: None) -> 
         time.sleep(0.01)
 
 
+@pytest.mark.slow  # the lease of a killed controller lasts 10 s
 def test_the_other_controller_goes_on_with_the_run_of_one_that_was_killed(
     controllers, table_bundle, tmp_path
 ):

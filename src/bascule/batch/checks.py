@@ -146,7 +146,7 @@ def check_answers(
         sample: Of the source's rows; None where this process scored none.
         scorer: Answers them.
         checks: What stops the run.
-        warnings: What is said, and stops nothing.
+        warnings: The same, which stop nothing.
         rows: How many rows the run has written.
         false_alarms_a_year: The budget of drift, for one run a day.
 

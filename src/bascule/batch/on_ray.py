@@ -67,7 +67,8 @@ def run_on_ray(
         items = [{"chunk": one.number, "digest": one.digest} for one in chunks]
         scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _ChunkScorer, fn_constructor_args=(told,), batch_size=1, batch_format="pyarrow",
-            concurrency=(1, min(most, len(items))), num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items))),
+            num_cpus=1,
         )  # fmt: skip
         try:
             for table in scored.iter_batches(batch_size=1, batch_format="pyarrow"):
@@ -97,10 +98,11 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
         quiet |= {"num_cpus": workers + 1, "include_dashboard": False}
     try:
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
+    except Exception as problem:  # Ray raises plain ones where a node does not start
         raise Unavailable(
             f"Ray at {address} cannot be reached: {first_line(problem)}", hint=_CONNECT_HINT
         ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the command has a bar of its own
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         known = int(ray.cluster_resources().get("CPU", 1))
@@ -188,9 +190,10 @@ class _ChunkScorer:
         self._chunks = {one.number: one for one in plan_chunks(job, self._source)}
         scorer = Scorer.of_job(job, bundle, task.version, self._source.schema)
         self._memory = _Memory(scorer, task.expected_rows, self._source.schema)
+        sink = cast(Sink, self._memory)
         self._work = ChunkWork(
-            self._source, cast(Sink, self._memory), scorer, task.manifest, self._memory,
-            task.batch_rows, job.limit, job.retries,
+            self._source, sink, scorer, task.manifest, self._memory, task.batch_rows, job.limit,
+            job.retries,
         )  # fmt: skip
 
     def __call__(self, asked: pa.Table) -> pa.Table:

@@ -279,7 +279,7 @@ def _batch_metrics(batch: BatchRunner | None, open_schedules: Callable[[], Sched
     from bascule.batch import batch_text
 
     known: list[Scheduled] = []
-    with suppress(BasculeError):  # the counters of predictions are told without the catalogue
+    with suppress(BasculeError):  # without the catalogue, other counters are served
         known = open_schedules().list()
     return batch_text(batch.runs.list(), known, datetime.now(UTC))
 
