@@ -35,6 +35,11 @@ class Place:
     def __init__(self, root: Any) -> None:
         self.root = root
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a job that writes here says beside the place."""
+        return {}
+
     def put(self, name: str, rows: pa.Table) -> None:
         """Make `name` a table of these rows alone."""
         raise NotImplementedError
@@ -67,6 +72,10 @@ class Files(Place):
 
     suffix: ClassVar[str] = "parquet"
     can_upsert = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"format": self.suffix}
 
     def write_file(self, rows: pa.Table, path: Path) -> None:
         pq.write_table(rows, path, row_group_size=100)

@@ -38,7 +38,7 @@ _ASKED_KEYS = 1_000
 _KEY_LENGTH = 255
 """Of texts in a primary key: MySQL, for one, indexes no unbounded text."""
 
-_SQL_TYPES: tuple[tuple[Any, Any], ...] = (
+_SQL_TYPES: tuple[tuple[Any, type[sa.types.TypeEngine[Any]]], ...] = (
     (kinds.is_boolean, sa.Boolean),
     (kinds.is_int64, sa.BigInteger),
     (kinds.is_integer, sa.Integer),
