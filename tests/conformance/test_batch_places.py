@@ -138,7 +138,7 @@ def test_a_job_fails_over_its_share_of_poison(score, place):
 def test_an_empty_table_makes_an_empty_table(score, place):
     place.put("flights", flights(0))
     if not place.has_schema:
-        with pytest.raises(Invalid, match="has no column|cannot be read"):
+        with pytest.raises(Invalid, match=r"has no column|cannot be read"):
             score(place.source("flights"), place.sink("scored"))
         return
     assert score(place.source("flights"), place.sink("scored")).rows == 0
