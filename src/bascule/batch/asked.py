@@ -21,7 +21,8 @@ def run(model: Bundle | str | Path, source: str | Path, sink: str | Path, **opti
 
     Args:
         model: A bundle, its folder, or a registered model.
-        source: Files (a path, a glob or the URL of a bucket), or `postgresql://HOST/DB#TABLE`.
+        source: Files (a path, a glob or the URL of a bucket), `delta://TABLE`, or a database
+            and a table: `postgresql://HOST/DB#TABLE`.
         sink: A folder that ends in `/`, a file, or a table.
         **options: The fields of `Job`: `columns`, `keep`, `where`, `mode`, `checks`...
 
