@@ -3,7 +3,7 @@
 The ideal is the CPU time of reading the columns alone, of the fastest program alone over arrays in
 memory, and of writing alone, spread over the cores without loss. `python -m bench.batch --rows
 1000000`; `--peers` adds pandas with scikit-learn in chunks, MLflow's pyfunc and polars with a
-function of Python; `--postgresql URL` a table of mixed types beside pandas' `read_sql` and `to_sql`.
+function of Python; `--postgresql URL` a table of mixed types beside pandas.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def pandas_chunks(fitted: Any, path: Path, folder: Path) -> None:
         frame.to_parquet(folder / f"{number}.parquet")
 
 
-def mlflow_pyfunc(fitted: Any, path: Path, folder: Path) -> None:
+def mlflow_pyfunc(_fitted: Any, path: Path, folder: Path) -> None:
     import mlflow.pyfunc
 
     model = mlflow.pyfunc.load_model(str(folder.parent / "mlflow"))

@@ -91,8 +91,8 @@ class SqlDatabase:
         name, schema = self._address.table, self._address.schema or None
         table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
         for column in table.columns:
-            if isinstance(column.type, sa.Numeric):
-                column.type.asdecimal = False  # models take floats
+            if isinstance(column.type, sa.Numeric) and not column.primary_key:
+                column.type.asdecimal = False  # models take floats; a key is compared exactly
         return table
 
     def schema(self, rows: Selection) -> pa.Schema:
