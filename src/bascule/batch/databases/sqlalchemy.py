@@ -302,7 +302,8 @@ def _sql_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
         return sa.DateTime(timezone=kind.tz is not None)
     for is_kind, made in _SQL_TYPES:
         if is_kind(kind):
-            return made()
+            column: sa.types.TypeEngine[Any] = made()
+            return column
     raise Invalid(
         f"column {field.name!r} is {kind}, which a table of this database cannot hold",
         hint="name the columns of the source to write with --keep",
