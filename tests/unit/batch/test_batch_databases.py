@@ -188,6 +188,24 @@ def test_a_database_that_cannot_be_opened_is_named_with_the_next_step(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"where": "EXISTS (SELECT 1 FROM read_text('/etc/hostname'))"}, "disabled"),
+        ({"query": "FROM read_csv('/etc/hostname')", "key": "id"}, "disabled"),
+        ({"where": "true) LIMIT 0; DROP TABLE flights; SELECT (1"}, "ends a statement"),
+    ],
+)
+def test_a_condition_reads_no_file_and_changes_no_table(score, tmp_path, job, said):
+    with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
+        connection.register("rows_to_put", flights(5))
+        connection.execute("CREATE TABLE flights AS FROM rows_to_put").fetchall()
+    url = f"duckdb:///{tmp_path}/f.db"
+    with pytest.raises(Invalid, match=said):
+        score(f"{url}#flights", f"{url}#scored", **job)
+    assert score(f"{url}#flights", f"{url}#scored").rows == 5
+
+
 # -- partitions of PostgreSQL --
 
 
