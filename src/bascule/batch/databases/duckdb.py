@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ROWID = "rowid"
 _NEW = "bascule_new_rows"
-_CONFIG = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # Of DuckDB's own buffers; what sorting needs beyond it goes to files.
     "memory_limit": "1GB",
     # A query or condition, which may come over the network, reads no other file.
