@@ -105,7 +105,8 @@ class Files(Place):
         return Path(self.root, name).exists()
 
     def leftovers(self) -> list[str]:
-        files = [str(one) for one in Path(self.root).rglob("*") if one.is_file()]
+        root = Path(self.root)
+        files = [str(one.relative_to(root)) for one in root.rglob("*") if one.is_file()]
         return [one for one in files if "draft" in one or "tmp" in one or "-journal" in one]
 
 
