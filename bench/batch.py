@@ -2,7 +2,8 @@
 
 The ideal is the CPU time of reading the columns alone, of the fastest program alone over arrays in
 memory, and of writing alone, spread over the cores without loss. `python -m bench.batch --rows
-1000000`; beside it pandas with scikit-learn in chunks.
+1000000`; `--peers` adds pandas with scikit-learn in chunks, MLflow's pyfunc and polars with a
+function of Python; `--postgresql URL` a table of mixed types beside pandas.
 """
 
 from __future__ import annotations
@@ -91,6 +92,95 @@ def pandas_chunks(fitted: Any, path: Path, folder: Path) -> None:
         frame.to_parquet(folder / f"{number}.parquet")
 
 
+def mlflow_pyfunc(_fitted: Any, path: Path, folder: Path) -> None:
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(str(folder.parent / "mlflow"))
+    for number, batch in enumerate(pq.ParquetFile(path).iter_batches(CHUNK)):
+        frame = batch.to_pandas()
+        frame[["p0", "p1"]] = model.predict(frame)
+        frame.to_parquet(folder / f"{number}.parquet")
+
+
+def save_for_mlflow(fitted: Any, folder: Path) -> None:
+    import mlflow.sklearn
+
+    mlflow.sklearn.save_model(
+        fitted, str(folder / "mlflow"), pyfunc_predict_fn="predict_proba",
+        serialization_format="cloudpickle",
+    )  # fmt: skip
+
+
+def polars_udf(fitted: Any, path: Path, folder: Path) -> None:
+    import polars as pl
+
+    def score(rows: Any) -> Any:
+        frame = rows.struct.unnest().to_pandas()
+        return pl.Series(fitted.predict_proba(frame)[:, 1])
+
+    answer = pl.struct(NAMES).map_batches(score, return_dtype=pl.Float64).alias("p1")
+    pl.scan_parquet(path).with_columns(answer).sink_parquet(folder / "scored.parquet")
+
+
+PEERS = {"pandas": pandas_chunks, "mlflow": mlflow_pyfunc, "polars": polars_udf}
+
+
+def mixed(rows: int) -> Any:
+    """A table with texts, whole numbers and doubles, some of them missing."""
+    import pandas as pd
+
+    random = np.random.default_rng(2)
+    frame = pd.DataFrame(
+        {
+            "id": np.arange(rows), "carrier": random.choice(["AA", "BB", "CC", "DD"], rows),
+            "airport": random.choice(["EWR", "JFK", "LGA"], rows),
+            "month": random.integers(1, 13, rows), "distance": random.integers(50, 3_000, rows),
+            "wind": random.normal(size=rows), "gust": random.normal(size=rows),
+            "tail": np.char.add("N", random.integers(0, 5_000, rows).astype(str)),
+        }
+    )  # fmt: skip
+    frame.loc[random.random(rows) < 0.1, "wind"] = np.nan
+    return frame
+
+
+def mixed_model(frame: Any) -> tuple[Any, Any, Any]:
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    late = (frame.wind.fillna(0) > 0) ^ (frame.carrier == "AA")
+    encoder = make_column_transformer(
+        (OrdinalEncoder(), ["carrier", "airport"]), remainder="passthrough"
+    )
+    inputs = frame[["carrier", "airport", "month", "distance", "wind", "gust"]]
+    return make_pipeline(encoder, HistGradientBoostingClassifier()).fit(inputs, late), inputs, late
+
+
+def postgresql(url: str, rows: int, folder: Path, made: dict[str, float]) -> None:
+    """A table of the database into another one; CPU of this process, without the server's."""
+    import pandas as pd
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    fitted, inputs, late = mixed_model(mixed(20_000))
+    bundle = bascule.pack(fitted, name="late", train=(inputs, late), to=folder / "late.bundle")
+    for table, count in (("small", 1_000), ("flights", rows)):
+        mixed(count).to_sql(table, engine, index=False, if_exists="replace", chunksize=50_000)
+    for table in ("small", "flights"):
+        with measured(made, "postgresql"):
+            job = {"model": "late", "from": f"{url}#{table}", "to": f"{url}#{table}_scored"}
+            run_job(job_of(job | {"mode": "replace"}), bundle, folder / "home")
+    with measured(made, "postgresql_pandas"):
+        frame = pd.read_sql("SELECT * FROM flights", engine)
+        frame[["p0", "p1"]] = fitted.predict_proba(frame[list(inputs.columns)])
+        frame.to_sql("flights_pandas", engine, index=False, if_exists="replace")
+    made["times_pandas_postgresql"] = round(made["postgresql_pandas_s"] / made["postgresql_s"], 2)
+    made["cpu_times_pandas_postgresql"] = round(
+        made["postgresql_pandas_cpu_s"] / made["postgresql_cpu_s"], 2
+    )
+
+
 def ours(bundle: bascule.Bundle, path: Path, folder: Path) -> None:
     job = job_of({"model": "gb", "from": str(path), "to": str(folder / "scored/")})
     run_job(job, bundle, folder / "home")
@@ -99,7 +189,8 @@ def ours(bundle: bascule.Bundle, path: Path, folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--peers", action="store_true", help="pandas and scikit-learn too")
+    parser.add_argument("--peers", action="store_true", help="pandas, MLflow and polars too")
+    parser.add_argument("--postgresql", default="", help="URL of a database to fill with tables")
     chosen = parser.parse_args(argv)
     made: dict[str, float] = {"rows": chosen.rows, "cores": os.cpu_count() or 1}
     folder = Path(tempfile.mkdtemp(prefix="bascule-bench-batch-"))
@@ -121,10 +212,15 @@ def main(argv: list[str] | None = None) -> None:
         made["of_ideal"] = round(made["ideal_s"] / made["ours_s"], 3)
         made["cpu_of_ideal"] = round(cpu_s / made["ours_cpu_s"], 3)
         if chosen.peers:
-            (folder / "peer").mkdir()
-            with measured(made, "pandas"):
-                pandas_chunks(fitted, path, folder / "peer")
-            made["times_pandas"] = round(made["pandas_s"] / made["ours_s"], 2)
+            save_for_mlflow(fitted, folder)
+        for name, peer in PEERS.items() if chosen.peers else ():
+            (folder / name).mkdir()
+            with measured(made, name):
+                peer(fitted, path, folder / name)
+            made[f"times_{name}"] = round(made[f"{name}_s"] / made["ours_s"], 2)
+            made[f"cpu_times_{name}"] = round(made[f"{name}_cpu_s"] / made["ours_cpu_s"], 2)
+        if chosen.postgresql:
+            postgresql(chosen.postgresql, chosen.rows, folder, made)
     finally:
         shutil.rmtree(folder)
     print(json.dumps(made, indent=2))

@@ -35,6 +35,11 @@ class Place:
     def __init__(self, root: Any) -> None:
         self.root = root
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a job that writes here says beside the place."""
+        return {}
+
     def put(self, name: str, rows: pa.Table) -> None:
         """Make `name` a table of these rows alone."""
         raise NotImplementedError
@@ -68,6 +73,10 @@ class Files(Place):
     suffix: ClassVar[str] = "parquet"
     can_upsert = False
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"format": self.suffix}
+
     def write_file(self, rows: pa.Table, path: Path) -> None:
         pq.write_table(rows, path, row_group_size=100)
 
@@ -96,7 +105,8 @@ class Files(Place):
         return Path(self.root, name).exists()
 
     def leftovers(self) -> list[str]:
-        files = [str(one) for one in Path(self.root).rglob("*") if one.is_file()]
+        root = Path(self.root)
+        files = [str(one.relative_to(root)) for one in root.rglob("*") if one.is_file()]
         return [one for one in files if "draft" in one or "tmp" in one or "-journal" in one]
 
 

@@ -119,11 +119,14 @@ def test_a_table_is_whole_after_kills(table_bundle, postgresql_url, tmp_path, ki
 
 
 OTHERS = [name for name in PLACES if name not in ("parquet", "postgresql")]
+LONG = [
+    pytest.param(kind, mode, 5, marks=pytest.mark.slow)
+    for kind in OTHERS
+    for mode in ("error", "replace")
+]
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", OTHERS)
-@pytest.mark.parametrize("mode", ["error", "replace"])
+@pytest.mark.parametrize(("kind", "mode", "kills"), [("duckdb", "error", 1), *LONG])
 def test_every_other_place_is_whole_after_kills(table_bundle, tmp_path, request, kind, mode, kills):
     """With `replace`, over the rows of another run, none of which may be left."""
     place = PLACES[kind]
@@ -131,6 +134,7 @@ def test_every_other_place_is_whole_after_kills(table_bundle, tmp_path, request,
     place, home = place(root), tmp_path / "home"
     pq.write_table(flights(ROWS), tmp_path / "in.parquet", row_group_size=100)
     job = {"from": str(tmp_path / "in.parquet"), "to": place.sink("scored"), "mode": mode}
+    job |= place.options
     if mode == "replace":
         Jobs(table_bundle, home, job | {"limit": 50, "workers": 1}).end()
     jobs, moment = Jobs(table_bundle, home, job), random.Random(kind)
@@ -178,6 +182,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sink", COUNTS)
 def test_a_full_disk_of_a_table_is_an_error_and_shows_no_row(table_bundle, tmp_path, sink):
     """The folder of the table is a file system of its own, of 2 MB."""

@@ -28,7 +28,8 @@ def run(
 
     Args:
         model: A bundle, its folder, or a registered model.
-        source: Files (a path, a glob or the URL of a bucket), or `postgresql://HOST/DB#TABLE`.
+        source: Files (a path, a glob or the URL of a bucket), `delta://TABLE`, or a database
+            and a table: `postgresql://HOST/DB#TABLE`.
         sink: A folder that ends in `/`, a file, or a table.
         server: The control API of the server that runs it, `http://HOST:8082`, with the key of
             `BASCULE_KEY`; paths are those of that machine. This process if empty.

@@ -53,6 +53,11 @@ def storage_options(url: str) -> dict[str, str]:
     return {"AWS_ALLOW_HTTP": "true"} if url.startswith("s3://") and is_plain else {}
 
 
+def _said(problem: Exception) -> str:
+    """In one line: the library says the cause in lines of their own."""
+    return first_line(" ".join(str(problem).split()))
+
+
 @contextmanager
 def explaining(place: str) -> Iterator[None]:
     """Raise errors of the library as kinds of `BasculeError`."""
@@ -63,10 +68,10 @@ def explaining(place: str) -> Iterator[None]:
     except exceptions.TableNotFoundError:
         raise NotFound(f"there is no Delta table at {place}", hint="check the path") from None
     except (exceptions.CommitFailedError, exceptions.DeltaProtocolError) as problem:
-        raise Invalid(f"{place}: {first_line(problem)}") from None
+        raise Invalid(f"{place}: {_said(problem)}") from None
     except (exceptions.DeltaError, OSError) as problem:
         if is_full(problem):
             raise Invalid(
-                f"{place}: {first_line(problem)}", hint="make room there, or choose another place"
+                f"{place}: {_said(problem)}", hint="make room there, or choose another place"
             ) from None
-        raise Unavailable(f"{place} cannot be reached: {first_line(problem)}") from None
+        raise Unavailable(f"{place} cannot be reached: {_said(problem)}") from None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ALL_ROWS = 1 << 60
+_T = TypeVar("_T")
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 TRANSIENT = (Unavailable, Overloaded, TimedOut)
@@ -68,7 +69,8 @@ class ChunkWork:
             Cancelled: The run is to stop.
             Unavailable: The fault has outlasted the retries.
         """
-        return with_retries(lambda: self._once(chunk, stopped), self.retries, stopped, chunk.number)
+        what = f"chunk {chunk.number}"
+        return with_retries(lambda: self._once(chunk, stopped), self.retries, stopped, what)
 
     def _once(self, chunk: Chunk, stopped: threading.Event) -> Record:
         began_s = time.monotonic()
@@ -100,16 +102,14 @@ def plan_chunks(job: Job, source: Source) -> list[Chunk]:
     return source.plan(_ALL_ROWS if job.limit else job.chunk_rows)
 
 
-def with_retries(
-    act: Callable[[], Record], retries: int, stopped: threading.Event, chunk: int
-) -> Record:
+def with_retries(act: Callable[[], _T], retries: int, stopped: threading.Event, what: str) -> _T:
     """What `act` returns; it is tried again after transient faults, with pauses."""
     for attempt in range(retries):
         try:
             return act()
         except TRANSIENT as problem:
             pause = pause_s(attempt)
-            log.warning("chunk %d again in %.1f s: %s", chunk, pause, problem)
+            log.warning("%s again in %.1f s: %s", what, pause, problem)
             if stopped.wait(pause):
                 break
     return act()

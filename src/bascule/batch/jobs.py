@@ -21,7 +21,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     Attributes:
         model: A bundle's folder, or a registered model: `late@champion`.
-        source: Files (a path, a glob, or a URL of a bucket), or `postgresql://HOST/DB#TABLE`.
+        source: Files (a path, a glob, or a URL of a bucket), `delta://TABLE`, or a database and
+            a table: `postgresql://HOST/DB#TABLE`.
         sink: A folder, a file, or a table, written as the source is.
         columns: The answers to write; all of the model's if empty.
         keep: The columns of the source to write too; all of them if None.

@@ -142,7 +142,8 @@ def _commit(
             staged.commit(record)
         return record
 
-    work.meter.committed(with_retries(write, work.retries, threading.Event(), record.chunk))
+    what = f"chunk {record.chunk}"
+    work.meter.committed(with_retries(write, work.retries, threading.Event(), what))
 
 
 class _Task(msgspec.Struct, frozen=True):

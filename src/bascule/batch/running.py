@@ -17,7 +17,7 @@ import numpy as np
 
 from bascule.batch import runs as states
 from bascule.batch.checks import check_answers, check_source
-from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local
+from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import (
     Chunk,
@@ -232,7 +232,7 @@ class _Execution:
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
         self._check_end()
-        plan.sink.finish()
+        with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)
         log.info("%d rows in %.1f s", self._live.status.rows, seconds)

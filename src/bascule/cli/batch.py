@@ -41,7 +41,7 @@ def run(
         typer.Option(
             "--from",
             show_default=False,
-            help="Files (a path, a quoted glob, s3://...), or postgresql://HOST/DB#TABLE.",
+            help="Files (a path, a quoted glob, s3://...), delta://TABLE or DATABASE_URL#TABLE.",
         ),
     ] = None,
     sink: Annotated[

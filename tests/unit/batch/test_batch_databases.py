@@ -51,6 +51,7 @@ def test_a_value_that_is_not_of_its_columns_type_is_one_bad_row(score, tmp_path)
     assert '"id":77' in found[1]["content"]
 
 
+@pytest.mark.slow
 def test_a_view_needs_a_key(score, tmp_path):
     url = sqlite_with(
         tmp_path / "f.db", FLIGHTS, *(ROW.format(id=n, gust=1) for n in range(9)),
@@ -62,6 +63,7 @@ def test_a_view_needs_a_key(score, tmp_path):
     assert score(f"{url}#late", tmp_path / "s/", key="id").rows == 6
 
 
+@pytest.mark.slow
 def test_a_query_is_read_by_its_key_in_its_order(score, tmp_path):
     rows = [ROW.format(id=n, gust=1) for n in range(50)]
     url = sqlite_with(tmp_path / "f.db", FLIGHTS, *rows)
@@ -100,6 +102,7 @@ def test_a_table_that_changes_during_a_run_ends_it_before_its_chunk_is_committed
     assert len(list((tmp_path / "s").glob("part-*"))) == 2
 
 
+@pytest.mark.slow
 def test_rows_that_are_added_at_the_end_during_a_run_are_left_to_the_next(bundle, tmp_path):
     url = sqlite_with(tmp_path / "f.db", FLIGHTS, *(ROW.format(id=n, gust=1) for n in range(9)))
     job = job_of({"model": "m", "from": f"{url}#flights", "to": str(tmp_path / "s/")})
@@ -120,6 +123,7 @@ def test_the_columns_of_a_table_that_is_there_are_filled_by_name(score, source, 
         score(source, f"{url}#s", mode="append")
 
 
+@pytest.mark.slow
 def test_a_column_that_the_database_has_no_type_for_is_named(score, tmp_path):
     table = flights(3).append_column("tags", pa.array([["a"], [], None]))
     pq.write_table(table, tmp_path / "in.parquet")
@@ -129,6 +133,7 @@ def test_a_column_that_the_database_has_no_type_for_is_named(score, tmp_path):
     score(tmp_path / "in.parquet", f"duckdb:///{tmp_path}/s.duckdb#s")
 
 
+@pytest.mark.slow
 def test_decimals_of_duckdb_are_numbers_to_the_model(score, tmp_path):
     with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
         rows = flights(50)  # noqa: F841 - read by its name
@@ -141,6 +146,7 @@ def test_decimals_of_duckdb_are_numbers_to_the_model(score, tmp_path):
     assert score(f"duckdb:///{tmp_path}/f.db#f", tmp_path / "s/").rows == 50
 
 
+@pytest.mark.slow
 def test_a_file_that_another_process_writes_to_is_unavailable(score, source, tmp_path):
     import subprocess
     import sys
@@ -180,6 +186,24 @@ def test_a_database_that_cannot_be_opened_is_named_with_the_next_step(
     assert refused.value.hint
     assert "secret" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"where": "EXISTS (SELECT 1 FROM read_text('/etc/hostname'))"}, "disabled"),
+        ({"query": "FROM read_csv('/etc/hostname')", "key": "id"}, "disabled"),
+        ({"where": "true) LIMIT 0; DROP TABLE flights; SELECT (1"}, "ends a statement"),
+    ],
+)
+def test_a_condition_reads_no_file_and_changes_no_table(score, tmp_path, job, said):
+    with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
+        connection.register("rows_to_put", flights(5))
+        connection.execute("CREATE TABLE flights AS FROM rows_to_put").fetchall()
+    url = f"duckdb:///{tmp_path}/f.db"
+    with pytest.raises(Invalid, match=said):
+        score(f"{url}#flights", f"{url}#scored", **job)
+    assert score(f"{url}#flights", f"{url}#scored").rows == 5
 
 
 # -- partitions of PostgreSQL --

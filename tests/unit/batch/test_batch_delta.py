@@ -55,6 +55,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_again(score, source, tmp_pat
     assert ids_at(tmp_path / "lake") == list(range(100))
 
 
+@pytest.mark.slow
 def test_partitions_of_a_table_are_kept(score, source, tmp_path):
     score(source, f"delta://{tmp_path}/first")
     first = rows_at(tmp_path / "first")
@@ -85,6 +86,7 @@ def test_a_folder_that_is_a_delta_table_is_not_taken_for_files(score, source, tm
     assert f"delta://{lake}" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_a_column_that_was_added_later_is_missing_in_older_rows(score, tmp_path):
     lake = str(tmp_path / "lake")
     deltalake.write_deltalake(lake, flights(10).drop_columns(["wind"]))
@@ -110,6 +112,7 @@ def test_a_table_that_is_written_to_during_a_run_is_read_as_it_was(score, tmp_pa
     assert ids_at(tmp_path / "scored") == list(range(100))
 
 
+@pytest.mark.slow
 def test_a_table_that_lacks_a_column_is_refused_before_a_row_is_written(score, source, tmp_path):
     deltalake.write_deltalake(str(tmp_path / "lake"), pa.table({"id": [1]}))
     with pytest.raises(Invalid, match="no column 'carrier'"):
@@ -123,6 +126,7 @@ def test_a_url_that_names_no_folder_is_refused(score, source, url):
         score(source, url)
 
 
+@pytest.mark.slow
 def test_a_table_in_a_bucket_is_scored_into_another(score, s3_url, source):
     lake = s3_url.replace("s3://", "delta+s3://")
     score(source, f"{lake}/first")

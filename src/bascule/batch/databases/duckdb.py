@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 _ROWID = "rowid"
 _NEW = "bascule_new_rows"
-_MEMORY = "1GB"
-"""Of DuckDB's own buffers; what sorting needs beyond it goes to files."""
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    # Of DuckDB's own buffers; what sorting needs beyond it goes to files.
+    "memory_limit": "1GB",
+    # A query or condition, which may come over the network, reads no other file.
+    "enable_external_access": False,
+}
 
 
 class DuckDb:
@@ -39,9 +43,7 @@ class DuckDb:
         if access != "write" and not path.is_file():
             raise NotFound(f"there is no file {path}", hint="check the path")
         with self._explaining():
-            self._instance = duckdb.connect(
-                str(path), read_only=access == "read", config={"memory_limit": _MEMORY}
-            )
+            self._instance = duckdb.connect(str(path), read_only=access == "read", config=_CONFIG)
 
     def _explaining(self) -> Any:
         return _explaining(self.place)
@@ -58,7 +60,9 @@ class DuckDb:
         import pyarrow as pa
 
         with self._explaining(), self._instance.cursor() as cursor:
-            query = f"SELECT * {self._from(rows)} WHERE {rows.where or 'true'} LIMIT 0"
+            query = f"SELECT * {self._from(rows)} WHERE ({rows.where or 'true'}) LIMIT 0"
+            if len(cursor.extract_statements(query)) > 1:
+                raise Invalid(f"{self.place}: the query or condition ends a statement")
             found = cursor.sql(query).to_arrow_table().schema
         return pa.schema([pa.field(one.name, _read_type(one.type)) for one in found])
 

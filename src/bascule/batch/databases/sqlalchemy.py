@@ -38,7 +38,7 @@ _ASKED_KEYS = 1_000
 _KEY_LENGTH = 255
 """Of texts in a primary key: MySQL, for one, indexes no unbounded text."""
 
-_SQL_TYPES: tuple[tuple[Any, Any], ...] = (
+_SQL_TYPES: tuple[tuple[Any, type[sa.types.TypeEngine[Any]]], ...] = (
     (kinds.is_boolean, sa.Boolean),
     (kinds.is_int64, sa.BigInteger),
     (kinds.is_integer, sa.Integer),
@@ -91,8 +91,8 @@ class SqlDatabase:
         name, schema = self._address.table, self._address.schema or None
         table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
         for column in table.columns:
-            if isinstance(column.type, sa.Numeric):
-                column.type.asdecimal = False  # models take floats
+            if isinstance(column.type, sa.Numeric) and not column.primary_key:
+                column.type.asdecimal = False  # models take floats; a key is compared exactly
         return table
 
     def schema(self, rows: Selection) -> pa.Schema:
