@@ -251,6 +251,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`late/2` with its image; see `tests.shipped`. It takes minutes: for the second tier."""
+    from tests.shipped import ship_late
+
+    return ship_late(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def cancer_bundle(packed: Any) -> Path:
     """A hundred trees on thirty numbers: cheap, and batch-invariant."""
     from sklearn.datasets import load_breast_cancer

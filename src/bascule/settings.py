@@ -42,7 +42,7 @@ OBJECTS: Mapping[str, str] = {
 
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routes", "oidc_scopes", "roles",
+    "private", "receivers", "routes", "places", "oidc_scopes", "roles",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -162,6 +162,8 @@ class ServingSettings(_Section):
         allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
             `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
             address without keys, and any elsewhere.
+        default_model: What `bascule serve` without arguments serves, where no platform has put a
+            bundle; an image names its bundle here.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -193,6 +195,7 @@ class ServingSettings(_Section):
     log_exception_texts: bool = False
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    default_model: str = ""
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
@@ -336,6 +339,19 @@ class AlertSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings(_Section):
+    """What callers may run.
+
+    Attributes:
+        places: Where jobs that callers with keys start may read and write: folders, `s3://...`,
+            `postgresql://HOST/DB` or `postgresql://HOST/DB#TABLE`; what is below them as well.
+            Jobs of this machine's commands may read and write anywhere.
+    """
+
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleSettings(_Section):
     """How people sign in to the console: the section `[console]`.
 
@@ -378,6 +394,7 @@ class Settings:
         rollouts: Section `[rollouts]`.
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
+        batch: Section `[batch]`.
         console: Section `[console]`.
     """
 
@@ -389,6 +406,7 @@ class Settings:
     rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
 
 
@@ -556,10 +574,12 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         rollouts: RolloutSettings = RolloutSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
         alerts: AlertSettings = AlertSettings()
+        batch: BatchSettings = BatchSettings()
+
         console: ConsoleSettings = ConsoleSettings()
 
         @field_validator(
-            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "console",
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
             mode="before",
         )  # fmt: skip
         @classmethod

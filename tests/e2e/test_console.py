@@ -49,9 +49,9 @@ def home(packed, tmp_path_factory):
         first = RolloutRequest(version=f"{name}/1", strategy="all", reason="the first")
         open_rollouts(settings).deploy(first, by="ada")
     server = CountedServer(settings)
-    roll_out(settings, server, "late/2", turns=20, requests=4_000, needs_approval=True)
+    roll_out(settings, server, "late/2", turns=20, requests=1_500, needs_approval=True)
     server.bad_every = 25
-    roll_out(settings, server, "churn/2", turns=12, requests=3_000)
+    roll_out(settings, server, "churn/2", turns=24, requests=500)
     return settings, server
 
 

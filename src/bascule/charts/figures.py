@@ -55,6 +55,7 @@ def lines(
     size: tuple[int, int] = WIDE,
     x_names: Sequence[str] = (),
     powers: bool = False,
+    whole: bool = False,
 ) -> Svg | None:
     """Lines with bands and boundaries; None without a finite point.
 
@@ -68,6 +69,7 @@ def lines(
         size: In units of the `viewBox`.
         x_names: What the whole numbers from 0 on are called on the x axis.
         powers: Whether values of y are powers of ten.
+        whole: Whether x counts something.
     """
     every = [p for one in series for p in (*one.points, *one.lower, *one.upper)]
     known = [(across, up) for across, up in every if math.isfinite(up)]
@@ -79,16 +81,20 @@ def lines(
     ends = (min(across for across, _ in known), max(across for across, _ in known))
     if ends[0] == ends[1]:
         ends = (ends[0], ends[0] + 1.0)
-    chart = Chart(ends, span, labels, alt, x_names, size=size, powers=powers)
+    chart = Chart(ends, span, labels, alt, x_names, size=size, powers=powers, whole=whole)
     for one in series:
         if one.lower and one.upper:
             edge = [p for p in (*one.lower, *reversed(one.upper)) if math.isfinite(p[1])]
-            chart.line(((a, _clipped(b, span)) for a, b in edge), "band")
+            style = "band" if len(edge) > 2 else "whisker"
+            chart.line(((a, _clipped(b, span)) for a, b in edge), style)
     for lane in lanes:
         chart.line([(ends[0], lane.y), (ends[1], lane.y)], lane.style)
     for one in series:
         for part in _without_gaps(one.points):
-            chart.line(((a, _clipped(b, span)) for a, b in part), one.style)
+            shown = [(a, _clipped(b, span)) for a, b in part]
+            chart.line(shown, one.style)
+            if len(shown) == 1:
+                chart.dots(shown, "dot", 3)
     return chart.dots(marks, "alarm", 4).svg()
 
 

@@ -36,6 +36,7 @@ class Chart:
         x_names: What the whole numbers from 0 on are called on the x axis; numbers where empty.
         size: Width and height, in units of the `viewBox`.
         powers: Whether values of the y axis are powers of ten: 3 is labelled 1,000.
+        whole: Whether the x axis counts: only whole numbers are labelled.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Chart:
         *,
         size: tuple[int, int] = SIZE,
         powers: bool = False,
+        whole: bool = False,
     ) -> None:
         self._width, self._height = size
-        self._powers = powers
+        self._powers, self._whole = powers, whole
         self._x, self._y = _widened(x), _widened(y)
         self._labels = labels
         self._alt = alt
@@ -117,6 +119,8 @@ class Chart:
         return "".join(parts)
 
     def _x_name(self, value: float) -> str:
+        if self._whole and not float(value).is_integer():
+            return ""
         if not self._x_names:
             return f"{value:.4g}"
         is_named = value == int(value) and 0 <= value < len(self._x_names)

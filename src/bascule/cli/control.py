@@ -20,7 +20,7 @@ from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
-from bascule.cli.scheduled import command_of
+from bascule.cli.scheduled import command_of, run_command_of
 from bascule.control import (
     Answers,
     Parts,
@@ -39,7 +39,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
-    from bascule.control import ScheduleCommand
+    from bascule.control import BatchRunner, ScheduleCommand
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
@@ -87,7 +87,7 @@ def main() -> int:
     settings = _settings_of(config)
     _start_logging(settings)
     parts = replace(
-        control_parts(settings), take_in=receiver(settings),
+        control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
         measure=Judge(settings).measure, plots=Judge(settings).plots,
     )  # fmt: skip
     answers.set_result(mine := Answers(parts))
@@ -210,7 +210,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = replace(
-            control_parts(settings), take_in=receiver(settings),
+            control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
             measure=Judge(settings).measure, plots=Judge(settings).plots,
         )  # fmt: skip
         needs_keys = callers_need_keys(settings)
@@ -230,6 +230,12 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             show_link(path and address_of(settings, listener.getsockname()[1]) + path)
             note("Ctrl-C stops it")
         serve_api(server, listener, parts, answers.find, guard)
+
+
+def _batch_of(settings: Settings) -> BatchRunner:
+    from bascule.control import BatchRunner
+
+    return BatchRunner(settings.home, run_command_of(settings), settings.batch.places)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

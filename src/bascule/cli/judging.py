@@ -1,4 +1,6 @@
-"""Measures a model in a process of its own: `python -m bascule.cli.judging`.
+"""Reads the ledger in a process of its own: `python -m bascule.cli.judging`.
+
+What a model does in production, who calls a version, incidents, and recorded requests again.
 
 The watcher of alerts, the control API and the console ask for it: their process must stay small and
 quick, and loads no model.
@@ -10,10 +12,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from bascule.app import callers_by_name, open_catalogue, open_ledger, open_registry, usage_said
 from bascule.core import KINDS, BasculeError, ModelFailed, TimedOut
 
 if TYPE_CHECKING:
@@ -50,10 +54,9 @@ class Judge:
         found = self._ask(asked)
         return [Finding.from_json(one) for one in found["findings"]]
 
-    def measure(self, what: str, model: str, since_s: float) -> dict[str, Any]:
-        """What `bascule monitor`, `drift` or `performance` says as JSON; raises likewise."""
-        report: dict[str, Any] = self._ask({"what": what, "model": model, "since_s": since_s})
-        return report
+    def measure(self, what: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `measured`; raises likewise."""
+        return self._ask({"what": what, "model": name, "options": dict(options)})
 
     def plots(self, version: str) -> list[dict[str, str]]:
         """The plots of a version's card: title, caption, svg and section of each; raises likewise.
@@ -86,11 +89,106 @@ class Judge:
         return found
 
 
+def measured(
+    settings: Settings, what: str, name: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the control API has measured in a process of its own, as JSON.
+
+    Args:
+        settings: Where ledger, catalogue and registry are.
+        what: One of `_REPORTS`.
+        name: Of a model, an endpoint, a version or a prediction, as `what` says.
+        options: The rest of the question, as JSON.
+
+    Raises:
+        BasculeError: What the measurement raises.
+    """
+    return _REPORTS[what](settings, name, options)
+
+
+def _overview(settings: Settings, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from bascule.control import versions_of
+    from bascule.monitoring.reporting import look_at
+
+    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    since = timedelta(seconds=options["since_s"])
+    return look_at(settings.home, name, bundle_of, since=since).to_json()
+
+
+def _drift(settings: Settings, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from bascule.control import versions_of
+    from bascule.monitoring import measure_production_drift
+
+    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    since = timedelta(seconds=options["since_s"])
+    return measure_production_drift(settings.home, name, bundle_of, since=since).to_json()
+
+
+def _performance(settings: Settings, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from bascule.control import versions_of
+    from bascule.monitoring import measure_performance
+
+    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
+    now = datetime.now(UTC)
+    since = now - timedelta(seconds=options["since_s"])
+    return measure_performance(
+        settings.home, name, bundle_of=bundle_of, since=since, now=now
+    ).to_json()
+
+
+def _callers(settings: Settings, version: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    since = datetime.fromisoformat(options["since"])
+    model, _, number = version.partition("/")
+    found = callers_by_name(settings, model, number, since)
+    callers = None if found is None else [
+        {"caller": one.caller, "requests": one.requests, "last": one.last.isoformat()}
+        for one in found
+    ]  # fmt: skip
+    return {"since": since.isoformat(), "callers": callers, "sentence": usage_said(found, since)}
+
+
+def _incident(settings: Settings, endpoint: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    import msgspec
+
+    from bascule.release import incidents
+
+    since, until = (datetime.fromisoformat(options[one]) for one in ("since", "until"))
+    facts = incidents.gather(
+        endpoint, since=since, until=until, catalogue=open_catalogue(settings),
+        registry=open_registry(settings), ledger=open_ledger(settings),
+    )  # fmt: skip
+    made = incidents.draft(facts)
+    return {"incident": msgspec.to_builtins(made), "markdown": incidents.to_markdown(made)}
+
+
+def _replay(settings: Settings, prediction_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from bascule.bundle import Bundle, load
+    from bascule.monitoring import replay_prediction
+
+    registry = open_registry(settings)
+
+    def open_version(reference: str) -> Bundle:  # no folder of this machine
+        return load(registry.path(registry.resolve(reference)))
+
+    ledger = open_ledger(settings)
+    return replay_prediction(ledger, prediction_id, open_version, on=options["on"]).to_json()
+
+
+_REPORTS: Mapping[str, Callable[[Settings, str, Mapping[str, Any]], dict[str, Any]]] = {
+    "monitor": _overview,
+    "drift": _drift,
+    "performance": _performance,
+    "callers": _callers,
+    "incident": _incident,
+    "replay": _replay,
+}
+
+
 def main() -> None:
     """Measure what standard input names; says the findings or the report, or the error."""
     from pydantic import TypeAdapter
 
-    from bascule.app import judge, measured
+    from bascule.app import judge
     from bascule.bundle.programs import die_with
     from bascule.cli.screen import error_json, print_json
     from bascule.settings import Settings as Kind
@@ -103,8 +201,8 @@ def main() -> None:
         if what == PLOTS:
             print_json({PLOTS: _plots(settings, model)})
             return
-        if "since_s" in asked:
-            print_json(measured(settings, what, model, asked["since_s"]))
+        if "options" in asked:
+            print_json(measured(settings, what, model, asked["options"]))
             return
         day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
         found = judge(settings, what, model, day, now)

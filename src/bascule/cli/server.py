@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
-from bascule.control import is_path, spec_of_folder
+from bascule.control import is_path, named_folder, spec_of_folder
 from bascule.core import Reference, Scratch, sweep
 from bascule.endpoints import Plan
 from bascule.remotes import is_address
@@ -56,7 +56,7 @@ def run_server(
     This process supervises and no more: what needs HTTP or SQL is asked of the control process.
 
     Args:
-        references: What to serve at first; None for all that `finding.SERVED_ALIASES` name.
+        references: What to serve at first; None for all that `SERVED_ALIASES` names.
         settings: How.
         as_json: Whether to tell where it serves as a JSON document.
 
@@ -126,15 +126,16 @@ def _resolve(
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    registered = [one for one in references if not is_path(one) and not is_address(one)]
+    folders = {one: spec for one in references if (spec := _folder_of(one)) is not None}
+    registered = [one for one in references if one not in folders and not is_address(one)]
     plans, needed = _planned(registered, supervisor, every=every)
     endpoints = {plan.endpoint for plan in plans}
     found: list[ModelSpec] = []
     for reference in references:
         if reference in registered and Reference.parse(reference).model in endpoints:
             continue  # its plan says what answers
-        if is_path(reference) and not is_address(reference):
-            spec = spec_of_folder(Path(reference))
+        if reference in folders:
+            spec = folders[reference]
             check_signature(settings, spec.path)
         else:
             spec = ModelSpec.from_json(
@@ -144,6 +145,16 @@ def _resolve(
             )
         found.append(spec)
     return planned(tuple(dict.fromkeys(found)), plans, needed), plans
+
+
+def _folder_of(reference: str) -> ModelSpec | None:
+    """The bundle of a reference that means a folder of this machine."""
+    if is_address(reference):
+        return None
+    named = named_folder(reference)
+    if named is not None:
+        return spec_of_folder(named[1], named[0])
+    return spec_of_folder(Path(reference)) if is_path(reference) else None
 
 
 def _planned(

@@ -38,9 +38,10 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Registered models (gb, gb/1, gb@champion), bundles' folders, or their places in "
+            help="Registered models (gb, gb/1, gb@champion), bundles' folders (gb.bundle, or "
+            "gb/1=gb.bundle to serve it as that version), or their places in "
             "buckets (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER). "
-            "Default: what the cloud has put into its container.",
+            "Default: what the cloud has put into its container, or serving.default_model.",
             autocompletion=complete_reference,
             show_default=False,
         ),
@@ -211,5 +212,6 @@ def _models_of_platform(settings: Settings) -> list[str]:
 
     if settings.serving.multi_model:
         return []  # callers say what is to be loaded
-    place = model_of_platform(os.environ, look_for_bundles)
-    return [place if is_address(place) else str(Path(place).resolve())]
+    default = settings.serving.default_model
+    place = model_of_platform(os.environ, look_for_bundles, default=default)
+    return [place if place == default or is_address(place) else str(Path(place).resolve())]

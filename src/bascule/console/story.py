@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bascule.charts import Lane, Series, Svg, lines
 from bascule.console.words import tone
 from bascule.release.rollouts import odds, table_of
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
     from bascule.release.rollouts import Interval, Rollout, StoredDecision, StoredRollout
 
 SHOWN_INTERVALS = 240
-_LOOKS = 24
+_LOOKS = 16
+_MOST_ROWS = 240
 _LEAST_LOG10 = -3.0
+Floats = NDArray[np.float64]
 
 COMMANDS = {
     "running": ("pause", "promote", "abort"),
@@ -111,9 +116,21 @@ def story_of(
     is_told = bool(told) and told[-1].sentence == latest
     return Story(
         stored, steps_of(stored), told[::-1], "" if is_told else latest,
-        evidence_chart(stored.rollout, evidence), f"{1 / stored.rollout.alpha:g} to 1",
+        evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
+        f"{1 / stored.rollout.alpha:g} to 1",
         COMMANDS.get(stored.state_name, ()),
     )  # fmt: skip
+
+
+def with_decisions(
+    evidence: Sequence[tuple[int, float | None]], decisions: Sequence[StoredDecision]
+) -> list[tuple[int, float | None]]:
+    """The evidence of looks that changed nothing, with that of the looks that decided."""
+    known = dict(evidence)
+    for one in decisions:
+        if one.decision.intervals:
+            known[one.decision.intervals - 1] = one.decision.log_e.get("all")
+    return sorted(known.items())
 
 
 def steps_of(stored: StoredRollout) -> list[Step]:
@@ -140,7 +157,8 @@ def evidence_chart(rollout: Rollout, evidence: Sequence[tuple[int, float | None]
         f"{odds(looks[-1][1])}, boundary {1 / rollout.alpha:g} to 1"
     )
     return lines(
-        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, size=(460, 260),
+        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, whole=True,
+        size=(460, 260),
         lanes=[Lane(0.0, "guide"), Lane(boundary)],
         marks=[points[-1]] if points[-1][1] >= boundary else [],
     )  # fmt: skip
@@ -158,11 +176,13 @@ class GuardSequence:
 def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardSequence]:
     """The confidence sequence of each guard over time, with the margin as its boundary.
 
-    At most 24 looks are computed of a sequence: each finds its two ends by bisection.
+    At most 16 looks are computed of a sequence, for each finds its two ends by bisection; and of
+    many intervals, neighbours are added up first, which the tests allow.
     """
     from bascule.release.rollouts import judge
 
-    table = table_of(intervals)
+    table = coarse(table_of(intervals), _MOST_ROWS)
+    per_row = len(intervals) / max(1, len(table))
     if not len(table):
         return []
     ends = sorted({max(1, round(len(table) * k / _LOOKS)) for k in range(1, _LOOKS + 1)})
@@ -170,7 +190,7 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
     made = []
     for place, guard in enumerate(rollout.guards):
         found = [
-            (float(end), one.bounded())
+            (round(end * per_row), one.bounded())
             for end, verdicts in zip(ends, looks, strict=True)
             if (one := verdicts[place]).requests
         ]
@@ -189,7 +209,7 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
             ],
             ("interval", "difference, points"),
             f"{guard}: difference {middle:.2f} points, {lower:.2f} to {upper:.2f}",
-            lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240),
+            lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240), whole=True,
         )  # fmt: skip
         if chart is not None:
             caption = (
@@ -198,6 +218,29 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
             )
             made.append(GuardSequence(str(guard), chart, caption))
     return made
+
+
+def coarse(table: Floats, most: int) -> Floats:
+    """A table of intervals (`evidence.table_of`) with neighbours of a stage added up.
+
+    Returns:
+        At most about `most` rows; some more where stages end.
+    """
+    size = math.ceil(len(table) / most)
+    if size <= 1:
+        return table
+    numbers = np.arange(len(table)) // size
+    is_new = np.diff(numbers, prepend=-1) + np.abs(np.diff(table[:, 0], prepend=table[0, 0])) > 0
+    starts = np.flatnonzero(is_new)
+    made = np.add.reduceat(table, starts, axis=0)
+    made[:, 0] = table[starts, 0]
+    return made
+
+
+def some_of(count: int) -> int:
+    """How many intervals of `count` are drawn: two digits, so that few drawings are computed."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return count // step * step
 
 
 def _span(shown: Sequence[tuple[float, float, float, float]], margin: float) -> tuple[float, float]:

@@ -1,11 +1,6 @@
-from . import finding as finding
+from . import references as references
+from .batch_runs import BatchRunner as BatchRunner
 from .context import ControlContext as ControlContext
-from .finding import (
-    is_path as is_path,
-    registered as registered,
-    spec_of_folder as spec_of_folder,
-    versions_of as versions_of,
-)
 from .following import following_plans as following_plans
 from .history import (
     OF_ADMINISTRATORS as OF_ADMINISTRATORS,

@@ -7,6 +7,8 @@ are in `control.rights`. It binds to the loopback address unless another is set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
+from bascule.control.batch_routes import add_batch
+from bascule.control.configuration_routes import add_configuration
 from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
@@ -43,7 +47,10 @@ from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
+    from bascule.batch import Scheduled, Schedules
     from bascule.catalogue import Catalogue, Requests
+    from bascule.configuring import Books
+    from bascule.control.batch_runs import BatchRunner
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
@@ -103,6 +110,7 @@ def control_app(
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
+    batch: BatchRunner | None = None,
     sessions: Sessions | None = None,
     shown: SettingsShown | None = None,
     plots: Plots | None = None,
@@ -124,6 +132,7 @@ def control_app(
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
+        batch: Runs batch jobs; None for an API without them.
         sessions: The sessions of people; None for an API that takes keys alone.
         shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, for the console; None for none.
@@ -156,9 +165,16 @@ def control_app(
     def no_alerts() -> AlertStore:
         raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
 
+    def schedules() -> Schedules:
+        from bascule.batch import Schedules
+
+        if open_catalogue is None:
+            raise NotFound("this server keeps no schedules", hint="run bascule control")
+        return Schedules(open_catalogue())
+
     app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server)
+    _add_server(app, server, lambda: _batch_metrics(batch, schedules))
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
@@ -169,7 +185,8 @@ def control_app(
     add_sessions(app, known_sessions, authorise)
     add_settings(app, shown)
     add_outcomes(app, home)
-    add_monitoring(app, measure)
+    add_monitoring(app, measure, open_registry)
+    add_batch(app, batch, schedules, authorise, asks_for_keys=guard is not None)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)
@@ -184,8 +201,23 @@ def control_app(
     def asks_approver(endpoint: str) -> bool:
         return open_catalogue is not None and rollouts().asks_approver(endpoint)
 
+    def books() -> Books:
+        from bascule.batch import Schedules
+        from bascule.configuring import Books
+        from bascule.registry import CatalogueKeys
+        from bascule.registry.stores import SqlRecords
+
+        book, registry = rollouts(), open_registry()  # says where there is no catalogue
+        assert open_catalogue is not None
+        return Books(
+            book, lambda reference: str(registry.resolve(reference)), Schedules(open_catalogue()),
+            CatalogueKeys(SqlRecords(open_catalogue())), (open_alerts or no_alerts)(),
+            datetime.now(UTC),
+        )  # fmt: skip
+
     add_endpoints(app, server, endpoints, authorise, asks_approver)
     add_rollouts(app, rollouts, authorise)
+    add_configuration(app, books, authorise)
     describe(app, asks_for_keys=guard is not None)
     app.state.control = ControlContext(
         server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
@@ -232,7 +264,19 @@ def _add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, answered)
 
 
-def _add_server(app: FastAPI, link: ServerLink) -> None:
+def _batch_metrics(batch: BatchRunner | None, open_schedules: Callable[[], Schedules]) -> str:
+    """Runs of this machine and schedules, as text for Prometheus."""
+    if batch is None:
+        return ""
+    from bascule.batch import batch_text
+
+    known: list[Scheduled] = []
+    with suppress(BasculeError):  # the counters of predictions are told without the catalogue
+        known = open_schedules().list()
+    return batch_text(batch.runs.list(), known, datetime.now(UTC))
+
+
+def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]) -> None:
     @app.get("/health", tags=["server"], responses={503: {"model": Health}})
     def health(response: Response) -> Health:
         """Ready when every worker is alive."""
@@ -242,9 +286,9 @@ def _add_server(app: FastAPI, link: ServerLink) -> None:
 
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
-        """The counters of all workers in the Prometheus text format."""
+        """The counters of all workers, runs and schedules in the Prometheus text format."""
         text = prometheus_text(link.labels, link.totals(), link.pulse(), link.arm_totals())
-        return Response(text, media_type="text/plain; version=0.0.4")
+        return Response(text + batch_metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])
     def server() -> ServerView:

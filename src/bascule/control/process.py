@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bascule.control import finding
+from bascule.control import references
 from bascule.core import BasculeError, Invalid
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.batch_runs import BatchRunner
     from bascule.control.context import Plots
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
@@ -66,6 +67,7 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        batch: Runs batch jobs.
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.
         plots: Draws the plots of a version, in a process of its own.
@@ -88,6 +90,7 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    batch: BatchRunner | None = None
     sessions: Sessions | None = None
     shown: SettingsShown | None = None
     plots: Plots | None = None
@@ -119,12 +122,12 @@ class Answers:
             case "sign_in_link":
                 return self.sign_in_link()
             case "aliased":
-                return finding.aliased(self._parts.open_registry)
+                return references.aliased(self._parts.open_registry)
             case "planned":
                 names = None if said["every"] else said["names"]
                 return self.planned(names)
             case "find_named":
-                spec = finding.put_there(said["name"], Path(said["folder"]))
+                spec = references.put_there(said["name"], Path(said["folder"]))
                 self._parts.check_signature(spec.path)
                 return spec.to_json()
             case _:
@@ -139,7 +142,7 @@ class Answers:
             copy.parent.mkdir()
             fetch(reference, copy, tell=logging.getLogger("bascule.remotes").info)
             reference = str(copy)
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
 
@@ -174,9 +177,9 @@ class Answers:
 
     def find(self, reference: str) -> ModelSpec:
         """The same for a caller of the API, whose folders must be this user's alone."""
-        if finding.is_path(reference):
-            finding.check_is_ours(Path(reference))
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        if references.is_path(reference):
+            references.check_is_ours(Path(reference))
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
 
@@ -203,7 +206,7 @@ def serve_api(
 ) -> None:
     """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
     from bascule.control.api import control_app
-    from bascule.control.door import ControlServer, leave
+    from bascule.control.connections import ControlServer, leave
     from bascule.control.hosts import answering_to
     from bascule.serving.transports import policy_of
 
@@ -217,6 +220,7 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        batch=parts.batch,
         sessions=parts.sessions, shown=parts.shown,
         plots=parts.plots,
     )  # fmt: skip

@@ -189,7 +189,7 @@ class Registry:
             self._records, digest, holder, lasts=_PUSH_HOLD, wait_s=_REMOVAL_WAIT_S,
             clock=self._clock,
         ):  # fmt: skip
-            self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
+            self._objects.put(digest, bundle_path, files_to_keep(bundle_path, digest, manifest))
             for statement in statements:
                 self._lay_beside(statement)
             with self._records.write() as book:
@@ -859,7 +859,8 @@ def _refuse_retired(version: Version | None) -> None:
         check_is_in_use(version)
 
 
-def _files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:
+def files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:
+    """The files of a bundle that a registry keeps, each with its digest; see `Objects.put`."""
     kept: dict[str, str | None] = {name: entry.sha256 for name, entry in manifest.files.items()}
     kept[MANIFEST] = digest
     if (path / CARD).is_file():

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
@@ -19,10 +21,11 @@ def rain_bundles(packed):
     ]  # fmt: skip
 
 
-@pytest.fixture
-def settings(rain_bundles, tmp_path):
+@pytest.fixture(scope="session")
+def rain_home(rain_bundles, tmp_path_factory):
     """A home with three versions of `rain`; version 1 is the champion and answers `rain`."""
-    made = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    folder = tmp_path_factory.mktemp("rain")
+    made = load_settings(folder, {"BASCULE_HOME": str(folder / "home")})
     registry = open_registry(made)
     for path in rain_bundles:
         registry.push(path, by="ada")
@@ -30,7 +33,14 @@ def settings(rain_bundles, tmp_path):
     open_rollouts(made).deploy(
         RolloutRequest(version="rain/1", strategy="all", reason="the first"), by="ada"
     )
-    return made
+    return folder / "home"
+
+
+@pytest.fixture
+def settings(rain_home, tmp_path):
+    """Of a copy of that home."""
+    shutil.copytree(rain_home, tmp_path / "home")
+    return load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_the_overview_says_what_runs_and_with_which_shares(pages, server):
 
 def test_the_overview_asks_for_a_decision_where_a_rollout_waits(settings, server, pages):
     assert "Waits for a decision" not in pages.get("/").text
-    roll_out(settings, server, "rain/2", turns=30, needs_approval=True)
+    roll_out(settings, server, "rain/2", turns=6, requests=20_000, needs_approval=True)
     page = pages.get("/").text
     assert "rain/2 waits for an approval" in page
     assert 'href="/endpoints/rain#rollout"' in page
@@ -71,7 +71,7 @@ def test_the_overview_says_that_workers_are_down(pages, server):
 
 def test_a_rollout_that_aborts_tells_why_on_the_page_of_its_endpoint(settings, server, pages):
     server.bad_every = 10
-    roll_out(settings, server, "rain/2", turns=12)
+    roll_out(settings, server, "rain/2", turns=5)
     page = pages.get("/endpoints/rain").text
     assert "rolled back to rain/1" in page
     assert "of the answers of rain/2 failed" in page
@@ -103,7 +103,7 @@ def test_an_abort_on_the_page_aborts_and_its_reason_is_in_the_history(settings, 
 
 
 def test_an_approval_promotes(settings, server, pages):
-    name = roll_out(settings, server, "rain/2", turns=30, needs_approval=True)
+    name = roll_out(settings, server, "rain/2", turns=6, requests=20_000, needs_approval=True)
     page = pages.get("/endpoints/rain").text
     assert "Approve…" in page
     path = f"/endpoints/rain/rollouts/{name}/promote"

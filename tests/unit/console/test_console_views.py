@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from bascule.console.facts import EndpointFacts, ServerFacts, endpoint_facts
@@ -11,7 +12,14 @@ from bascule.console.kept import Kept
 from bascule.console.live import Looks, Sample, live_view
 from bascule.console.pages.endpoint import diagram
 from bascule.console.pages.overview import overview_view
-from bascule.console.story import COMMANDS, sequences_of, steps_of, story_of
+from bascule.console.story import (
+    COMMANDS,
+    coarse,
+    sequences_of,
+    some_of,
+    steps_of,
+    story_of,
+)
 from bascule.console.table import PAGES, Page
 from bascule.console.words import ago, duration, latency, number, percent, tone
 from bascule.endpoints import Arm, Endpoint, Plan, Shadow, StoredPlan
@@ -168,6 +176,22 @@ def test_a_confidence_sequence_closes_in_on_the_difference():
     assert widths[1] < widths[0] / 2
     assert "+4.00 points" in long.caption
     assert sequences_of(ROLLOUT, []) == []
+
+
+def test_neighbours_of_a_stage_are_added_up_and_stages_stay_apart():
+    table = np.ones((10, 3))
+    table[:, 0] = [0] * 5 + [1] * 5
+    made = coarse(table, 5)
+    assert made[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
+    assert made[:, 1].tolist() == [2, 2, 1, 1, 2, 2]
+    assert coarse(table, 10) is table
+
+
+@pytest.mark.parametrize(
+    ("count", "drawn"), [(0, 0), (99, 99), (104, 100), (119, 110), (5_432, 5_400)]
+)
+def test_of_many_intervals_so_many_are_drawn_that_the_next_look_is_often_the_same(count, drawn):
+    assert some_of(count) == drawn
 
 
 def sample(at_s, current, candidate, errors=0, fast=0):

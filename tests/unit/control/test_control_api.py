@@ -371,6 +371,8 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 alert="0",
                 silence="0",
                 rollout="0",
+                run="0",
+                schedule="0",
                 command="pause",
                 receiver="pager",
             )

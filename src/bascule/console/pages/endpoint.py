@@ -24,7 +24,7 @@ from bascule.console.forms import field
 from bascule.console.live import LiveView, live_view
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
-from bascule.console.story import SHOWN_INTERVALS, Story, sequences_of, story_of
+from bascule.console.story import SHOWN_INTERVALS, Story, sequences_of, some_of, story_of
 from bascule.core import NotFound
 from bascule.security import Action
 
@@ -50,7 +50,7 @@ _MAX_PLANS = 30
 _MAX_EVENTS = 30
 _MAX_ROLLOUTS = 20
 _MAX_DECISIONS = 200
-_MAX_INTERVALS = 50_000
+_MAX_INTERVALS = 20_000
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
@@ -169,11 +169,13 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     book = context_of(request).rollouts()
     stored = _of_endpoint(book.get(rollout), endpoint)
     kept = console_of(request).kept
-    key = ("sequences", stored.rollout.id, stored.intervals)
+    count = stored.intervals if stored.ended_at else some_of(stored.intervals)
+    key = ("sequences", stored.rollout.id, count)
     found = kept.get(key)
-    if found is None and stored.intervals <= _MAX_INTERVALS:
-        intervals = [one for one, _ in book.store.intervals(stored.rollout.id)]
-        found = kept.put(key, sequences_of(stored.rollout, intervals))
+    if found is None and count <= _MAX_INTERVALS:
+        with console_of(request).drawing:
+            intervals = [one for one, _ in book.store.intervals(stored.rollout.id)][:count]
+            found = kept.get(key) or kept.put(key, sequences_of(stored.rollout, intervals))
     return render(request, "sequences.html", found, title=endpoint)
 
 

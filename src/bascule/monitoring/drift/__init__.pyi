@@ -1,6 +1,7 @@
 from .budgets import Budget as Budget, Effect as Effect
 from .columns import read_current as read_current, times_of as times_of
 from .comparing import acceptable as acceptable, measure_drift as measure_drift
+from .deciding import ColumnWatch as ColumnWatch
 from .judging import ModelWatch as ModelWatch
 from .pictures import then_and_now as then_and_now
 from .production import (
@@ -14,4 +15,3 @@ from .report import (
     alarm_sentences as alarm_sentences,
 )
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
-from .watching import ColumnWatch as ColumnWatch

@@ -369,6 +369,21 @@ class SqlTransaction:
         }  # fmt: skip
         self._note_key(key.id, "key_created", key.created_at, key.created_by, body)
 
+    def change_key(
+        self, key_id: str, permissions: Sequence[Permission], *, expires_at: datetime | None,
+        at: datetime, by: str, reason: str,
+    ) -> None:  # fmt: skip
+        table, said = schema.keys, [str(permission) for permission in permissions]
+        self._connection.execute(
+            sa.update(table)
+            .where(table.c.id == key_id)
+            .values(permissions=said, expires_at=expires_at)
+        )
+        until = None if expires_at is None else expires_at.isoformat()
+        body = {"permissions": said, "expires_at": until}
+        subject = events.Subject("key", key_id)
+        events.append(self._connection, events.Event(subject, "key_changed", at, by, reason, body))
+
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
         table = schema.keys
         ended = self._connection.scalar(

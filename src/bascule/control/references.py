@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bascule.core import Invalid, NotFound, Refused, is_there
+from bascule.core import Invalid, NotFound, Reference, Refused, is_there
 from bascule.serving import ModelSpec, Notice
 
 if TYPE_CHECKING:
@@ -31,6 +31,27 @@ def is_path(reference: str) -> bool:
     """Whether a reference is meant as a folder: `gb/1` is a version unless a bundle is there."""
     written_so = reference.startswith((".", "/", "~")) or reference.endswith("/")
     return written_so or is_there(Path(reference) / "bundle.json", Path.is_file)
+
+
+def named_folder(reference: str) -> tuple[Reference, Path] | None:
+    """`late/3=/models/late`: a folder, and the name and number that its bundle is served under.
+
+    An image has a bundle as a folder, and no registry that knows its number. None for other
+    references.
+
+    Raises:
+        Invalid: What is before `=` is not `MODEL/NUMBER`.
+    """
+    named, equals, folder = reference.partition("=")
+    if not equals or not folder or is_path(reference):
+        return None
+    version = Reference.parse(named)
+    if version.number is None:
+        raise Invalid(
+            f"{reference!r} does not say which version the folder is",
+            hint=f"write MODEL/NUMBER=FOLDER: {version.model}/1={folder}",
+        )
+    return version, Path(folder)
 
 
 def registered(open_registry: Callable[[], R], reference: str) -> tuple[R, Version]:
@@ -105,11 +126,13 @@ def versions_of(
     return meant.model, bundle_of
 
 
-def spec_of_folder(folder: Path) -> ModelSpec:
-    """The bundle in a folder; not verified."""
+def spec_of_folder(folder: Path, named: Reference | None = None) -> ModelSpec:
+    """The bundle in a folder, not verified; under its own name, or under another."""
     from bascule.bundle.disk import read_manifest
 
     manifest = read_manifest(folder, verify=False)
+    if named is not None:
+        return ModelSpec(named.model, str(named.number), folder.resolve())
     return ModelSpec(manifest.name, version_of(manifest.digest), folder.resolve())
 
 
