@@ -35,6 +35,14 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .references import (
+    is_path as is_path,
+    named_folder as named_folder,
+    registered as registered,
+    spec_of_folder as spec_of_folder,
+    version_of as version_of,
+    versions_of as versions_of,
+)
 from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .scheduling import (

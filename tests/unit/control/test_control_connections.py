@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from bascule.control import door
+from bascule.control import connections
 from bascule.serving.transports import Tls
 from bascule.serving.workers import bind
 
@@ -39,7 +39,7 @@ async def app(scope, receive, send):
 @contextmanager
 def serving(tls=None):
     (listener,) = bind("127.0.0.1", 0, 1)
-    server = door.ControlServer(app, tls)
+    server = connections.ControlServer(app, tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -54,8 +54,8 @@ def serving(tls=None):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     for name in ("_HANDSHAKE_S", "_HEAD_S", "_BODY_S", "_UNREAD_S", "_LINGER_S"):
-        monkeypatch.setattr(door, name, SOON_S)
-    monkeypatch.setattr(door, "MAX_CONNECTIONS", 8)
+        monkeypatch.setattr(connections, name, SOON_S)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 8)
 
 
 def asked(port, *pieces):
