@@ -1,5 +1,13 @@
 from .answer import Answer as Answer, Places as Places, flat as flat, places_of as places_of
-from .card import Plot as Plot, Said as Said, card_json as card_json, render as render
+from .card import (
+    Plot as Plot,
+    Said as Said,
+    Section as Section,
+    card_json as card_json,
+    overview as overview,
+    render as render,
+    sections as sections,
+)
 from .card_html import page as page, render_html as render_html
 from .card_plots import plots as plots
 from .disk.folder import read_manifest as read_manifest

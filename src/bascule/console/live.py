@@ -15,8 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bascule.charts import Svg, sparkline
-from bascule.serving.telemetry import BUCKETS_S
-from bascule.serving.telemetry.load import quantile_s
+from bascule.serving.telemetry import BUCKETS_S, quantile_s
 
 if TYPE_CHECKING:
     from bascule.control import ServerLink

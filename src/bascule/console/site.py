@@ -76,7 +76,7 @@ class Crumb:
 
 
 class Console:
-    """What pages share; `request.app.state.console`.
+    """What pages share. The application keeps it in its state, as `console`.
 
     Attributes:
         context: What opens the registry, the endpoints and the rest.
@@ -159,8 +159,8 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
 def page_router(rights: Rights) -> APIRouter:
     """A router of pages: each route has a right, a session, checked forms, and HTML for errors.
 
-    Before a handler runs, `request.state.session` is the session (`session.current`), and of a POST
-    `request.state.form` is the form, whose token was checked.
+    Before a handler runs, the session is found (`session.current`), and the form of a POST is read
+    and its token checked (`form_of`).
     """
     return APIRouter(
         route_class=_route_of(rights), include_in_schema=False, default_response_class=HTMLResponse
@@ -182,7 +182,7 @@ def render(
     crumbs: Sequence[Crumb] = (),
     status: int = 200,
 ) -> HTMLResponse:
-    """A page, or a part of one where `template` does not extend `page.html`.
+    """A page, or a part of one where the template does not extend that of a page.
 
     Args:
         request: That is answered.

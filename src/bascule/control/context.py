@@ -1,6 +1,6 @@
 """What the routes of a control process work with: the server, and what opens the catalogue's parts.
 
-`control_app` keeps it in `app.state.control`, where the console's pages find it.
+`control_app` keeps it in the state of the application, where the console's pages find it.
 """
 
 from __future__ import annotations

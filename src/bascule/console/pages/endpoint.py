@@ -229,7 +229,7 @@ def _rollouts(request: Request, endpoint: str) -> list[StoredRollout]:
 
 
 def _of_endpoint(stored: StoredRollout, endpoint: str) -> StoredRollout:
-    """The rollout, of an endpoint that the person may read; another one is not told of."""
+    """The rollout, if it is of this endpoint, which the person may read; else `NotFound`."""
     if stored.rollout.endpoint != endpoint:
         raise NotFound(f"endpoint {endpoint} has no such rollout", hint=_path(endpoint))
     return stored

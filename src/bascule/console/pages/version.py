@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
-from bascule.bundle import Said, read_manifest
-from bascule.bundle.card import Section, overview, sections
+from bascule.bundle import Said, Section, overview, read_manifest, sections
 from bascule.charts import Node, Series, Svg, lineage, lines, within
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current

@@ -22,6 +22,7 @@ from .load import (
     VersionLoad as VersionLoad,
     WorkerLoad as WorkerLoad,
     load_between as load_between,
+    quantile_s as quantile_s,
 )
 from .logs import start_logging as start_logging
 from .recorder import (
