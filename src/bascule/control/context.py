@@ -46,7 +46,7 @@ class ControlContext:
         home: Where ledger and outcomes are kept; None for a server without them.
         measure: Measures a model in production, in a process of its own; None for none.
         sessions: Opens the sessions of people.
-        find_session: Finds the session of a token; None where nobody can sign in.
+        find_session: Finds the session of a token; None on a server without sessions.
         shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, in a process of its own; None for none.
     """
