@@ -130,7 +130,9 @@ def test_notebooks_show_bundles_and_answers(town):
     assert "<th>probabilities_Oslo</th>" in page
     assert page.count("<tr>") == 6
     assert "40 rows, by onnx" in page
-    assert "<th>inputs</th><td>age, income</td>" in town._repr_html_()
+    shown = town._repr_html_()
+    assert "<th>inputs</th><td>age, income</td>" in shown
+    assert "Parity: onnx" in shown
 
 
 def test_the_original_answers_as_the_estimator_does(town, tmp_path):

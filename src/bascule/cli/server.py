@@ -240,7 +240,7 @@ def _announce(
 def _sign_in_link(supervisor: Supervisor, settings: Settings, control_port: int) -> str:
     from bascule.cli.signing_in import address_of
 
-    path = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    path: str = supervisor.start_control().ask("sign_in_link", _LINK_S)
     return path and address_of(settings, control_port) + path
 
 

@@ -98,7 +98,7 @@ class PeopleSessions:
     """Sessions of people that signed in; of others, those of a server without signing in."""
 
     def __init__(self, find: FindSession | None, otherwise: OpenSessions) -> None:
-        """`find` reads the catalogue; None where nobody can sign in."""
+        """`find` reads the catalogue; None on a server without sessions."""
         self._find = find
         self._otherwise = otherwise
 

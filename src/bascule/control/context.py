@@ -53,7 +53,7 @@ class ControlContext:
         batch: Runs batch jobs; None for none.
         predictions: The ledger.
         sessions: Opens the sessions of people.
-        find_session: Finds the session of a token; None where nobody can sign in.
+        find_session: Finds the session of a token; None on a server without sessions.
         shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, in a process of its own; None for none.
     """

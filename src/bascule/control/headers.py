@@ -1,4 +1,4 @@
-"""Headers of every answer of the control port, whatever route or error it comes from."""
+"""Headers of every answer of the control port, of routes and of errors."""
 
 from __future__ import annotations
 

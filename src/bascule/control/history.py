@@ -48,7 +48,7 @@ _SENTENCES: Mapping[str, str] = {
     "deletion_completed": "{rows} recorded answers deleted where {where}",
 }
 """By kind of event: what happened, with values of its body. Kinds with a sentence in their body,
-and those of models, are told by that."""
+and those of models, need no line here."""
 
 _OF_MODELS = ("number", "alias", "from_number", "to_number", "key", "from_value", "to_value")
 

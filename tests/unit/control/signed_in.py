@@ -31,7 +31,7 @@ class Site:
     def client(self, **headers: str) -> TestClient:
         """A caller on this machine with neither key nor session."""
         return TestClient(
-            self.app, base_url=BASE, headers=headers, client=("127.0.0.1", 50_000),
+            _complete(self.app), base_url=BASE, headers=headers, client=("127.0.0.1", 50_000),
             raise_server_exceptions=False, follow_redirects=False,
         )  # fmt: skip
 
@@ -56,6 +56,16 @@ class _Kept:
     def __init__(self, kept: list) -> None:
         self.stored = lambda: kept
         self.add = kept.append
+
+
+def _complete(app):
+    """The application under the scope of a real server, which names the version of ASGI."""
+
+    async def answer(scope, receive, send) -> None:
+        scope.setdefault("asgi", {"version": "3.0"})
+        await app(scope, receive, send)
+
+    return answer
 
 
 def site_of(tmp_path, registry, catalogue, *, with_keys: bool = True, **more) -> Site:
