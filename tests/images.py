@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import parse_wheel_filename
 from tests.stores import free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -102,14 +103,17 @@ def wheelhouse(requirements: str) -> Path:
     folder = ROOT / "build" / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     others = [line for line in requirements.split() if not line.startswith("bascule==")]
+    there = {"==".join(map(str, parse_wheel_filename(one.name)[:2])) for one in folder.iterdir()}
     for old in folder.glob("bascule-*.whl"):
         old.unlink()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run(*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT, env=os.environ)
-    run(
-        *pip, "download", "--no-deps", "--only-binary=:all:", "--find-links", folder,
-        "--dest", folder, *others, env=os.environ,
-    )  # fmt: skip
+    missing = [one for one in others if one not in there]
+    if missing:
+        run(
+            *pip, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, *missing,
+            env=os.environ,
+        )  # fmt: skip
     return folder
 
 
