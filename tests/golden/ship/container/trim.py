@@ -31,7 +31,11 @@ NOT_OF_PACKAGES = (
     "numpy/f2py", "numpy/_core/include", "numpy/_core/_*tests*.so",
     "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
     "onnxruntime/datasets", "pyarrow/include", "pyarrow/src", "pyarrow/*flight*",
-    "pyarrow/*substrait*", "sqlalchemy/testing",
+    "sqlalchemy/testing",
+)  # fmt: skip
+LOADED = (
+    "bascule.cli.server", "bascule.control.process", "duckdb", "numpy", "onnxruntime",
+    "pyarrow.compute", "pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "simdjson", "uvloop",
 )  # fmt: skip
 LIBRARIES = ("/lib", "/usr/lib", "/usr/local/lib")
 
@@ -44,7 +48,7 @@ def main() -> None:
     place_python()
     for path in (inside(SITE), inside(STDLIB)):
         one_copy_of_equal_libraries(path)
-        strip(path)
+    strip(inside(SITE) / "pyarrow")
     for library in libraries():
         place_library(library)
     for path in ("/etc/ssl/certs/ca-certificates.crt", "/usr/share/zoneinfo", "/etc/mime.types"):
@@ -56,6 +60,7 @@ def main() -> None:
             path, stripdir=str(ROOT), quiet=2, workers=1,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )  # fmt: skip
+    check_that_it_loads()
 
 
 def inside(path: Path) -> Path:
@@ -100,10 +105,11 @@ def one_copy_of_equal_libraries(folder: Path) -> None:
 
 
 def strip(folder: Path) -> None:
+    """Remove symbols, a fifth of Arrow; libraries that were repaired for a wheel break by it."""
     if shutil.which("strip"):
         for path in sorted(folder.rglob("*.so*")):
             if not path.is_symlink():
-                subprocess.run(["strip", "--strip-unneeded", path], check=False)
+                subprocess.run(["strip", "--strip-unneeded", path], check=True)
 
 
 def libraries() -> list[Path]:
@@ -121,6 +127,14 @@ def place_library(path: Path) -> None:
     target = inside(real)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, target)
+
+
+def check_that_it_loads() -> None:
+    """Fail the build, and not the first request, if something of use was removed."""
+    subprocess.run(
+        [sys.executable, "-B", "-c", f"import {', '.join(LOADED)}"], check=True,
+        env={**os.environ, "PYTHONPATH": str(inside(SITE)), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
 
 
 def place_accounts() -> None:
