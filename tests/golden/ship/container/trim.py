@@ -26,8 +26,8 @@ NOT_OF_PYTHON = (
 # packages read their `__init__.pyi`.
 NOT_OF_PACKAGES = (
     "bin", "**/__pycache__", "**/tests", "**/test", "**/[!_]*.pyi", "**/*.pxd", "**/*.pyx",
-    "**/*.pxi", "**/*.h", "**/*.hpp", "**/*.a", "**/*.c", "**/*.cc", "**/*.cpp", "**/direct_url.json",
-    "**/RECORD",
+    "**/*.pxi", "**/*.h", "**/*.hpp", "**/*.a", "**/*.c", "**/*.cc", "**/*.cpp",
+    "**/direct_url.json", "**/RECORD",
     "numpy/f2py", "numpy/_core/include", "numpy/_core/_*tests*.so",
     "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
     "onnxruntime/datasets", "pyarrow/include", "pyarrow/src", "pyarrow/*flight*",
