@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 SITE, ROOT, UID = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+HOME = SITE.parent / "home"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 # Of the standard library: what builds, installs, tests or draws.
@@ -31,7 +32,7 @@ NOT_OF_PACKAGES = (
     "numpy/f2py", "numpy/_core/include", "numpy/_core/_*tests*.so",
     "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
     "onnxruntime/datasets", "pyarrow/include", "pyarrow/src", "pyarrow/*flight*",
-    "sqlalchemy/testing",
+    "pygments/lexers/[!_]*.py", "sqlalchemy/testing",
 )  # fmt: skip
 LOADED = (
     "bascule.cli.server", "bascule.control.process", "duckdb", "numpy", "onnxruntime",
@@ -48,7 +49,7 @@ def main() -> None:
     place_python()
     for path in (inside(SITE), inside(STDLIB)):
         one_copy_of_equal_libraries(path)
-    strip(inside(SITE) / "pyarrow")
+    strip(inside(SITE))
     for library in libraries():
         place_library(library)
     for path in ("/etc/ssl/certs/ca-certificates.crt", "/usr/share/zoneinfo", "/etc/mime.types"):
@@ -104,12 +105,13 @@ def one_copy_of_equal_libraries(folder: Path) -> None:
                 first.symlink_to(other.name)
 
 
-def strip(folder: Path) -> None:
-    """Remove symbols, a fifth of Arrow; libraries that were repaired for a wheel break by it."""
-    if shutil.which("strip"):
-        for path in sorted(folder.rglob("*.so*")):
-            if not path.is_symlink():
-                subprocess.run(["strip", "--strip-unneeded", path], check=True)
+def strip(site: Path) -> None:
+    """Remove symbols, but of packages with a folder `NAME.libs`: these do not load afterwards."""
+    repaired = {path.stem for path in site.glob("*.libs")}
+    for path in sorted(site.rglob("*.so*")) if shutil.which("strip") else ():
+        package = path.relative_to(site).parts[0]
+        if package.removesuffix(".libs") not in repaired and not path.is_symlink():
+            subprocess.run(["strip", "--strip-unneeded", path], check=True)
 
 
 def libraries() -> list[Path]:
@@ -146,9 +148,9 @@ def place_accounts() -> None:
     (ROOT / "etc").mkdir(exist_ok=True)
     for name, text in lines.items():
         (ROOT / "etc" / name).write_text(text)
-    for folder, mode in (("tmp", 0o1777), ("var/lib/bascule", 0o750)):
-        (ROOT / folder).mkdir(parents=True)
-        (ROOT / folder).chmod(mode)
+    (ROOT / "tmp").mkdir()
+    (ROOT / "tmp").chmod(0o1777)
+    HOME.mkdir(mode=0o750)
     if shutil.which("ldconfig") and Path("/etc/ld.so.conf").exists():
         place(Path("/etc/ld.so.conf"))
         if Path("/etc/ld.so.conf.d").is_dir():
