@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-batch bench-peers \
-	bench-storm bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
+	bench-storm bench-catalogue bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -82,6 +82,10 @@ bench-drift: setup
 bench-rollouts: everything
 	$(RUN)/python -m bench.rollouts $(ARGS)
 
+# What a shared catalogue sees of its servers in a second.
+bench-catalogue: everything
+	$(RUN)/python -m bench.catalogue_load $(ARGS)
+
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)
 
@@ -108,7 +112,7 @@ format: setup
 	$(RUN)/ruff format .
 
 # All but torch: see above.
-EXTRAS := sklearn llvm postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel demo
+EXTRAS := sklearn llvm postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:

@@ -22,6 +22,7 @@ import hypothesis
 import numpy as np
 import psutil
 import pytest
+from tests.browsers import chromium  # noqa: F401
 from tests.certificates import authority  # noqa: F401
 from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401

@@ -9,6 +9,7 @@ command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing prometheus-alertmanager"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v kustomize >/dev/null 2>&1 || missing="$missing kustomize"
 # Images and containers, for the second tier.
 for tool in podman buildah runc mmdebstrap podman-compose; do

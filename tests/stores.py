@@ -112,13 +112,13 @@ class Postgresql:
             known = pwd.getpwnam(self._user)
             for path in (folder, password):
                 os.chown(path, known.pw_uid, known.pw_gid)
-        initdb = [
+        initdb: list[Any] = [
             postgresql_program("initdb"), "-D", folder / "data", "-U", "bascule",
             "--auth=scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C", "-N",
         ]  # fmt: skip
         subprocess.run(initdb, check=True, capture_output=True, user=self._user, cwd="/")
         (port,) = free_ports(1)
-        self._command = [
+        self._command: list[Any] = [
             postgresql_program("postgres"), "-D", folder / "data", "-p", str(port),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
             "-c", "fsync=off", "-c", "max_connections=100",

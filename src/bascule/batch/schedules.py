@@ -5,7 +5,7 @@ The state of a schedule is what its events add up to, so it needs no table of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,11 @@ class Scheduled:
         last = None if self.due is None else self.due.isoformat()
         return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
+        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
+        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
+
 
 class Schedules:
     """The schedules of a catalogue."""
@@ -63,6 +68,15 @@ class Schedules:
                     f"there is a schedule {schedule.name!r}",
                     hint=f"bascule schedule remove {schedule.name}, or choose another name",
                 )
+            content = msgspec.to_builtins(schedule)
+            _append(connection, schedule.name, _CHANGES[0], by, content, reason)
+
+    def put(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
+        """Keep it in place of the one of its name, if there is one. A run under way goes on."""
+        self._catalogue.create()
+        with self._catalogue.write() as connection:
+            if schedule.name in _folded(connection):
+                _append(connection, schedule.name, _CHANGES[3], by, {}, reason)
             content = msgspec.to_builtins(schedule)
             _append(connection, schedule.name, _CHANGES[0], by, content, reason)
 
@@ -111,6 +125,14 @@ class Schedules:
         self.get(name)
         with self._catalogue.write() as connection:
             _append(connection, name, kind, by, {}, reason)
+
+
+def schedules_needing(connection: sa.Connection, version: str) -> Iterator[str]:
+    """The schedules whose jobs score with this very version, in words; a paused one may resume."""
+    for name, schedule in sorted(_folded(connection).items()):
+        if schedule.job.get("model") == version:
+            paused = " (paused)" if schedule.is_paused else ""
+            yield f"schedule {name}{paused} scores with it"
 
 
 def _append(

@@ -233,7 +233,7 @@ def check_bundle(
     from bascule.release import check_and_record
 
     configured = context.settings().gates.criteria
-    registry = context.local_registry("check" if version else "")
+    registry = context.local_registry("check") if version else context.registry()
     return check_and_record(
         bundle, criteria or configured, registry, version, configured=configured,
         test=test, now=datetime.now(UTC), by=context.user(),

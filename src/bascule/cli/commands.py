@@ -12,9 +12,11 @@ import typer
 
 from bascule.cli import (
     alerts,
+    backups,
     batch,
     building,
     calling,
+    configuring,
     context,
     deploying,
     drift,
@@ -22,8 +24,10 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    monitoring,
     outcomes,
     performance,
+    pipelines,
     registering,
     replaying,
     rollouts,
@@ -31,8 +35,8 @@ from bascule.cli import (
     schedules,
     serving,
     shipping,
+    signing_in,
     trust,
-    watching,
 )
 from bascule.cli.screen import say
 
@@ -44,7 +48,9 @@ PANELS = (
     ("Deploy", deploying),
     ("Deploy", rollouts),
     ("Deploy", incidents),
+    ("Deploy", configuring),
     ("Deploy", shipping),
+    ("Deploy", pipelines),
     ("Ask", calling),
     ("Batch", batch),
     ("Batch", schedules),
@@ -53,11 +59,13 @@ PANELS = (
     ("Monitor", outcomes),
     ("Monitor", drift),
     ("Monitor", performance),
-    ("Monitor", watching),
+    ("Monitor", monitoring),
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
+    ("Trust", signing_in),
     ("Machine", machine),
+    ("Machine", backups),
 )
 """The panel of the help in which the commands of each module stand, in the order of the help."""
 

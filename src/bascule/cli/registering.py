@@ -126,10 +126,16 @@ def say_deprecated(version: Version) -> None:
     assert said is not None
     why = f": {said.reason}" if said.reason else ""
     say(f"deprecated {said.terms} (by {said.by}{why})")
-    if not context.is_remote():
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        path = path_of("models", version.model, "versions", str(version.number), "callers")
+        usage = context.control_client().ask("GET", path)["sentence"]
+    else:
         from bascule.app import usage_of
 
-        say(f"callers    {usage_of(context.settings(), version)}")
+        usage = usage_of(context.settings(), version)
+    say(f"callers    {usage}")
 
 
 def history(model: Ref, as_json: AsJson = False) -> None:

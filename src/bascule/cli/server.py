@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_LINK_S = 30.0
 
 
 class _Stop(BaseException):
@@ -55,7 +56,7 @@ def run_server(
     This process supervises and no more: what needs HTTP or SQL is asked of the control process.
 
     Args:
-        references: What to serve at first; None for all that `finding.SERVED_ALIASES` name.
+        references: What to serve at first; None for all that `SERVED_ALIASES` names.
         settings: How.
         as_json: Whether to tell where it serves as a JSON document.
 
@@ -79,7 +80,9 @@ def run_server(
             supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
-            _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
+            control_port = listener.getsockname()[1]
+            link = _sign_in_link(supervisor, settings, control_port) if every else ""
+            _announce(supervisor, control_port, settings, link, as_json=as_json)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -123,7 +126,7 @@ def _resolve(
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    folders = {one: found for one in references if (found := _folder_of(one)) is not None}
+    folders = {one: spec for one in references if (spec := _folder_of(one)) is not None}
     registered = [one for one in references if one not in folders and not is_address(one)]
     plans, needed = _planned(registered, supervisor, every=every)
     endpoints = {plan.endpoint for plan in plans}
@@ -170,8 +173,10 @@ def _planned(
 
 
 def _announce(
-    supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
+    supervisor: Supervisor, control_port: int, settings: Settings, link: str, *, as_json: bool
 ) -> None:
+    from bascule.cli.signing_in import show_link
+
     scheme = "https" if settings.serving.tls_certificate else "http"
     host = url_host(supervisor.host)
     base = f"{scheme}://{host}"
@@ -206,6 +211,8 @@ def _announce(
                 "predictions": f"{base}:{supervisor.port}",
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
+                "console": f"{base}:{control_port}/",
+                **({"sign_in": link} if link else {}),
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }
@@ -221,11 +228,20 @@ def _announce(
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    say(f"console at {base}:{control_port}/")
+    show_link(link)
     if unix_socket:
         say(f"also at {unix_socket}")
     if with_keys:
         note("callers need a key: bascule keys create NAME --allow infer:MODEL")
     note("Ctrl-C stops it")
+
+
+def _sign_in_link(supervisor: Supervisor, settings: Settings, control_port: int) -> str:
+    from bascule.cli.signing_in import address_of
+
+    path = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    return path and address_of(settings, control_port) + path
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 from .differences import Change as Change
 from .facade import ModelRegistry as ModelRegistry
 from .keys import CatalogueKeys as CatalogueKeys, Keys as Keys
-from .registry import Registry as Registry, open_registry as open_registry
+from .registry import (
+    Registry as Registry,
+    files_to_keep as files_to_keep,
+    open_registry as open_registry,
+)
 from .remote import RemoteKeys as RemoteKeys, RemoteRegistry as RemoteRegistry
 from .versions import (
     ANYTHING as ANYTHING,

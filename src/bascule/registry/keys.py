@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from bascule.core import NotFound
+from bascule.core import Invalid, NotFound
 from bascule.registry.stores import Records
 from bascule.security import Key, Permission, create_key, revoke_key
 
@@ -58,6 +58,32 @@ class CatalogueKeys:
 
     def end(self, name: str, *, by: str) -> Key:
         return revoke_key(self, name, now=datetime.now(UTC), by=by)
+
+    def change(
+        self,
+        key_id: str,
+        permissions: Sequence[Permission],
+        *,
+        expires_at: datetime | None,
+        by: str,
+        reason: str = "",
+    ) -> None:
+        """Give a key other rights; its token stays. Recorded in the history.
+
+        Raises:
+            Invalid: It would allow nothing.
+            NotFound: No live key has this id.
+        """
+        if not permissions:
+            raise Invalid(f"key {key_id} would allow nothing", hint="revoke it")
+        with self._records.write() as book:
+            live = [key for key in book.keys() if key.revoked_at is None]  # noqa: SIM118 -- a query
+            if not any(key.id == key_id for key in live):
+                raise NotFound(f"no live key has the id {key_id!r}", hint="bascule keys list")
+            book.change_key(
+                key_id, permissions, expires_at=expires_at, at=datetime.now(UTC), by=by,
+                reason=reason,
+            )  # fmt: skip
 
     def add(self, key: Key) -> None:
         self._records.create()

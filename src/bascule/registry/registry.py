@@ -189,7 +189,7 @@ class Registry:
             self._records, digest, holder, lasts=_PUSH_HOLD, wait_s=_REMOVAL_WAIT_S,
             clock=self._clock,
         ):  # fmt: skip
-            self._objects.put(digest, bundle_path, _files_to_keep(bundle_path, digest, manifest))
+            self._objects.put(digest, bundle_path, files_to_keep(bundle_path, digest, manifest))
             for statement in statements:
                 self._lay_beside(statement)
             with self._records.write() as book:
@@ -280,11 +280,16 @@ class Registry:
         """A bundle that one of the keys signed; raises `Untrusted`."""
         return verify_bundle(path, self._required_keys)
 
-    def models(self) -> list[Model]:
-        """Every model, by name."""
+    def model_names(self) -> list[str]:
+        """The names of all models, in order; much quicker than `models`."""
+        with self._records.read() as book:
+            return list(book.models())
+
+    def models(self, names: Sequence[str] | None = None) -> list[Model]:
+        """Every model, by name; of these names alone if given."""
         with self._records.read() as book:
             summaries = []
-            for name in book.models():
+            for name in book.models() if names is None else names:
                 versions = book.versions(name)
                 if versions:
                     summaries.append(
@@ -309,11 +314,11 @@ class Registry:
         with self._records.read() as book:
             return _get_alias(book, model, alias)
 
-    def history(self, model: str) -> list[Event]:
-        """Everything that happened to a model, the latest last."""
+    def history(self, model: str, *, latest: int | None = None) -> list[Event]:
+        """What happened to a model, the latest last: all, or so many of the latest events."""
         with self._records.read() as book:
             _check_model(book, model)
-            return list(book.events(model))
+            return list(book.events(model, latest))
 
     def statements(
         self, version: Version | Reference | str, kind: str | None = None
@@ -854,7 +859,8 @@ def _refuse_retired(version: Version | None) -> None:
         check_is_in_use(version)
 
 
-def _files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:
+def files_to_keep(path: Path, digest: str, manifest: Manifest) -> dict[str, str | None]:
+    """The files of a bundle that a registry keeps, each with its digest; see `Objects.put`."""
     kept: dict[str, str | None] = {name: entry.sha256 for name, entry in manifest.files.items()}
     kept[MANIFEST] = digest
     if (path / CARD).is_file():

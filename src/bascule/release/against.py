@@ -34,7 +34,7 @@ from bascule.stats import (
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.registry import Registry
+    from bascule.registry import ModelRegistry
 
 Find = Callable[[str], "Bundle | None"]
 """The bundle that a name stands for; None where nothing can be named yet. Raises `NotFound`."""
@@ -85,7 +85,7 @@ _BY_ROW = dict.fromkeys(
 )
 
 
-def finder(registry: Registry, model: str) -> Find:
+def finder(registry: ModelRegistry, model: str) -> Find:
     """Finds versions of `model` by alias (`champion`), or any by its reference (`gb/3`).
 
     Before the first alias of a model was set there is nothing that it could be worse than. Once
@@ -104,7 +104,7 @@ def finder(registry: Registry, model: str) -> Find:
     return find
 
 
-def _has_had_an_alias(registry: Registry, model: str) -> bool:
+def _has_had_an_alias(registry: ModelRegistry, model: str) -> bool:
     try:
         return any(event.kind == "alias_moved" for event in registry.history(model))
     except NotFound as problem:

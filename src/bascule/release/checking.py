@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bascule.core import BasculeError, Invalid
 from bascule.release.criteria import Criterion, NotWorse
@@ -13,7 +13,7 @@ from bascule.release.gates import GateReport, evaluate
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.registry import Registry, Version
+    from bascule.registry import ModelRegistry, Registry, Version
 
 
 def check(
@@ -70,7 +70,7 @@ def check(
 def check_and_record(
     bundle: Bundle,
     criteria: Sequence[Criterion | str],
-    registry: Registry,
+    registry: ModelRegistry,
     version: Version | None,
     *,
     configured: Sequence[str] = (),
@@ -112,7 +112,8 @@ def check_and_record(
             if version is None:
                 bundle.add_statement(kind, body, at=now, by=by)
             else:
-                registry.add_statement(version, kind, body, at=now, by=by)
+                # Of a version: its own registry, which is here.
+                cast("Registry", registry).add_statement(version, kind, body, at=now, by=by)
         except BasculeError as error:
             message = f"the verdict was not recorded: {error}"
             problem = type(error)(message, hint=error.hint, **error.facts)

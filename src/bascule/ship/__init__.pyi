@@ -1,5 +1,12 @@
 from .building import Built as Built, build as build
 from .facts import packages_of as packages_of, shipment_of as shipment_of
+from .pipelines import (
+    CHECKS as CHECKS,
+    DELIVERY as DELIVERY,
+    SYSTEMS as SYSTEMS,
+    Project as Project,
+    render_pipeline as render_pipeline,
+)
 from .rendering import Files as Files, difference as difference, write_files as write_files
 from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
@@ -8,6 +15,7 @@ from .shipment import (
     Shipment as Shipment,
     Shipped as Shipped,
     resources_of as resources_of,
+    slug_of as slug_of,
     whole_shares as whole_shares,
 )
 from .targets import TARGETS as TARGETS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _environment = Environment(
     autoescape=False,
 )
 _environment.filters["quoted"] = json.dumps
+_environment.filters["shell"] = shlex.quote
 
 
 def render_folder(folder: str, shipment: Shipment, **facts: Any) -> dict[str, str]:
@@ -45,9 +47,15 @@ def render_folder(folder: str, shipment: Shipment, **facts: Any) -> dict[str, st
 
 def render_one(template: str, shipment: Shipment, **facts: Any) -> str:
     """One template by its path in `templates`."""
-    return _environment.get_template(template).render(
-        s=shipment, port=PORT, grpc_port=GRPC_PORT, control_port=CONTROL_PORT, uid=UID, **facts
-    )
+    return render_text(
+        template, s=shipment, port=PORT, grpc_port=GRPC_PORT, control_port=CONTROL_PORT, uid=UID,
+        **facts,
+    )  # fmt: skip
+
+
+def render_text(template: str, **facts: Any) -> str:
+    """One template by its path in `templates`, without a shipment."""
+    return _environment.get_template(template).render(**facts)
 
 
 def write_files(files: Files, folder: Path, *, target: str) -> list[str]:

@@ -20,13 +20,18 @@ FOLDER = Path(__file__).parent
 
 def upgrade(connection: sa.Connection) -> None:
     """Run what is missing, inside the transaction that `connection` is in."""
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, schema.HEAD)
+    migrate(connection, schema.HEAD)
     connection.execute(
         sa.insert(schema.releases).values(
             revision=schema.HEAD, release=VERSION, at=datetime.now(UTC)
         )
     )
+
+
+def migrate(connection: sa.Connection, revision: str) -> None:
+    """Run the migrations up to `revision` alone, and record no release."""
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)

@@ -10,7 +10,6 @@ from .blocks import (
     Head as Head,
     Layout as Layout,
     Origin as Origin,
-    kept_rows_of as kept_rows_of,
     pack_request as pack_request,
     read_blocks as read_blocks,
     text_pieces as text_pieces,
@@ -20,7 +19,7 @@ from .callers import CallerCount as CallerCount, callers_of as callers_of
 from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record
-from .hashing import hash_key as hash_key, hashed as hashed
+from .hashing import KEY_FILE as KEY_FILE, hash_key as hash_key, hashed as hashed
 from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,

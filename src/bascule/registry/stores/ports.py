@@ -17,7 +17,7 @@ from bascule.bundle.disk import Statement
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.search import Term
 from bascule.registry.versions import Alias, Check, Deprecation, Event, Retirement, Version
-from bascule.security import Key
+from bascule.security import Key, Permission
 
 
 class Transaction(Protocol):
@@ -47,7 +47,7 @@ class Transaction(Protocol):
 
     def drop_alias(self, model: str, alias: str) -> None: ...
 
-    def events(self, model: str) -> Sequence[Event]: ...
+    def events(self, model: str, latest: int | None = None) -> Sequence[Event]: ...
 
     def add_event(self, event: Event) -> None: ...
 
@@ -104,6 +104,12 @@ class Transaction(Protocol):
         """Of callers, in the order of making."""
 
     def add_key(self, key: Key) -> None: ...
+
+    def change_key(
+        self, key_id: str, permissions: Sequence[Permission], *, expires_at: datetime | None,
+        at: datetime, by: str, reason: str,
+    ) -> None:  # fmt: skip
+        """Give a key other rights, and record it in the history."""
 
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
         """Revoke it; one that is revoked stays as it is."""

@@ -18,6 +18,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
         "/health",
         "/version",
         "/models",
+        "/execution-parameters",
         "/invocations",
         "/endpoints",
         "/serving-endpoints",

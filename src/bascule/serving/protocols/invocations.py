@@ -1,15 +1,16 @@
 """`POST /invocations`: what MLflow's scoring server and the containers of SageMaker answer.
 
 Both agreed on the path and not on the bodies, and the bodies tell which it is: JSON under one of
-MLflow's four keys, a bare list of rows, CSV, or NPY. The model is the first that is served; the
-others have the paths of SageMaker's multi-model containers. Where these are wanted whole, the
-platform also loads and unloads: it fills a folder, and says which name it has.
+MLflow's four keys, a bare list of rows, JSON lines, CSV, or NPY. The model is the first that is
+served; the others have the paths of SageMaker's multi-model containers. Where these are wanted
+whole, the platform also loads and unloads: it fills a folder, and says which name it has.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -39,6 +40,10 @@ _TEXT = b"text/plain; charset=utf-8"
 _PAGE = 500
 """How many models one answer lists, where there may be any number of them."""
 _MAX_URL = 1024
+_LINES_TYPES = (b"application/jsonlines", b"application/jsonl", b"application/x-ndjson")
+_BATCH_PAYLOAD_MB = 6
+_BATCH_MAX_MB = 100
+"""SageMaker's bound on concurrent transforms times their payload."""
 _LOAD = '{"model_name": "late", "url": "/opt/ml/models/late/model"}'
 
 
@@ -68,6 +73,10 @@ class Invocations:
             yield Route(b"POST", b"/models", load, "manage", ANY, about=_about_loading)
         model = plane.first
         if model is not None:
+            yield Route(
+                b"GET", b"/execution-parameters", fixed(_for_batch_transform(model)), "read",
+                model.name,
+            )  # fmt: skip
             handle, about = self._invoke(model), _about(model)
             yield Route(
                 b"POST", b"/invocations", handle, model.needs, model.name, model.series, about
@@ -127,6 +136,9 @@ class Invocations:
                 table = reader.csv(body, has_header=by_row.has_header(exchange))
             elif kind == NPY_TYPE:
                 table = reader.array(read_npy(body), "npy")
+            elif kind in _LINES_TYPES:
+                lines = [line for line in body.split(b"\n") if line.strip()]
+                table = reader.rows(parser.plain(b"[%b]" % b",".join(lines)), "lines")
             else:
                 table, parameters = _read(parser.plain(body), reader)
             form = _FORMS_BY_TYPE.get(by_row.media_type(exchange, b"accept"), by_row.PREDICTIONS)
@@ -168,10 +180,25 @@ def _as_npy(outputs: Columns) -> bytes:
     return write_npy(next(iter(outputs.values())))
 
 
+def _as_lines(outputs: Columns) -> bytes:
+    return b"".join(by_row.encode(row) + b"\n" for row in by_row.by_row(outputs))
+
+
+_LINES = by_row.Form(_as_lines, b"application/jsonlines")
 _CSV = by_row.Form(_as_csv, b"text/csv; charset=utf-8")
 _NPY = by_row.Form(_as_npy, NPY_TYPE)
 """The answer proper alone, without outputs that are added by default."""
-_FORMS_BY_TYPE = {b"text/csv": _CSV, NPY_TYPE: _NPY}
+_FORMS_BY_TYPE = {b"text/csv": _CSV, NPY_TYPE: _NPY, **dict.fromkeys(_LINES_TYPES, _LINES)}
+
+
+def _for_batch_transform(model: Predictor) -> dict[str, Any]:
+    """How SageMaker's batch transform shall send records, unless its job says otherwise."""
+    payload_mb = max(1, min(_BATCH_PAYLOAD_MB, model.limits.max_body_bytes >> 20))
+    return {
+        "MaxConcurrentTransforms": min(os.cpu_count() or 1, _BATCH_MAX_MB // payload_mb),
+        "BatchStrategy": "MULTI_RECORD",
+        "MaxPayloadInMB": payload_mb,
+    }
 
 
 def _without_place(name: str) -> dict[str, str]:
@@ -230,7 +257,9 @@ def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None
 
 
 def _about(model: Predictor) -> Callable[[], About]:
-    return by_row.about(model, "instances", other_types=("text/csv", NPY_TYPE.decode()))
+    return by_row.about(
+        model, "instances", other_types=("text/csv", NPY_TYPE.decode(), "application/jsonlines")
+    )
 
 
 def _about_loading() -> About:

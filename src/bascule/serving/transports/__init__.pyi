@@ -3,7 +3,12 @@ from .authenticator import (
     Authenticator as Authenticator,
     KeysFile as KeysFile,
 )
-from .exchange import Exchange as Exchange, internal_error as internal_error
+from .exchange import (
+    Exchange as Exchange,
+    Head as Head,
+    internal_error as internal_error,
+    told as told,
+)
 from .hosts import (
     HostPolicy as HostPolicy,
     check_allowed_host as check_allowed_host,

@@ -1,0 +1,3 @@
+from .archive import Manifest as Manifest
+from .restoring import Restored as Restored, restore as restore
+from .taking import BackedUp as BackedUp, back_up as back_up

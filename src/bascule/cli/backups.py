@@ -1,0 +1,110 @@
+"""The commands about backups: take one, restore one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.screen import note, print_json, say
+
+if TYPE_CHECKING:
+    from bascule.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (backup, restore):
+        app.command()(command)
+
+
+_File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The backup: late.tar, late.tar.gz.", show_default=False),
+]
+
+
+def backup(
+    file: _File,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="The ledger and the outcomes of this home as well.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the catalogue and every bundle to one verified file. Servers go on meanwhile."""
+    from bascule.app import open_catalogue, open_objects
+    from bascule.backups import back_up
+
+    settings = _local("backup")
+    with _progress(quiet=as_json) as tell:
+        made = back_up(
+            open_catalogue(settings), open_objects(settings), settings.home, file,
+            with_ledger=ledger, overwrite=overwrite, tell=tell,
+        )  # fmt: skip
+    if as_json:
+        print_json(made.to_json())
+        return
+    also = ", and the ledger" if made.has_ledger else ""
+    say(
+        f"{file}: {made.versions} versions, {made.bundles} bundles{also}; "
+        f"{made.size_bytes / 1e6:,.1f} MB"
+    )
+    if made.missing:
+        note(f"{len(made.missing)} retired versions have no bundle any more: gc removed them")
+    note(f"bascule restore {file} --check verifies it")
+
+
+def restore(
+    file: _File,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is recorded here. Stop servers first.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify the file, and write nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup, verified before anything is written, into an empty home or database."""
+    from bascule.app import open_catalogue, open_objects
+    from bascule.backups import restore as restore_backup
+
+    settings = _local("restore")
+    with _progress(quiet=as_json) as tell:
+        made = restore_backup(
+            file, open_catalogue(settings), open_objects(settings), settings.home,
+            force=force, is_trial=check, tell=tell,
+        )  # fmt: skip
+    if as_json:
+        print_json(made.to_json())
+        return
+    said = made.manifest
+    also = " and the ledger" if said.has_ledger else ""
+    verb = "holds" if made.is_trial else "restored"
+    say(f"{file} {verb} {said.versions} versions, {said.bundles} bundles{also} of {said.made_at}")
+    if not made.is_trial:
+        note("bascule list shows the models; bascule serve serves them")
+
+
+def _local(command: str) -> Settings:
+    """The settings; refuses a registry over `--server`, whose home is elsewhere."""
+    context.local_registry(command)
+    return context.settings()
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the part under way in one line of a terminal."""
+    if quiet:
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("working") as status:
+        yield status.update

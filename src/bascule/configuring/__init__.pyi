@@ -1,0 +1,9 @@
+from .applying import Applied as Applied, apply as apply
+from .changes import Books as Books, Change as Change
+from .document import (
+    Document as Document,
+    parse_document as parse_document,
+    read_document as read_document,
+    with_folder as with_folder,
+)
+from .remote import apply_remotely as apply_remotely

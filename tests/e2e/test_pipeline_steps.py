@@ -1,0 +1,181 @@
+"""The steps of a generated workflow, run as its runner does, on a repository with a model.
+
+A good model is delivered, a bad one stops at the gates, and a better one is rolled out as a canary
+by a running server, after which it is the champion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from tests.scenarios.commands import bascule, run
+
+BIN = Path(sys.executable).parent
+TRAIN = """
+import os
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import bascule
+
+X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+X.columns = [name.replace(" ", "_") for name in X.columns]
+X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+if os.environ.get("SPOIL"):
+    y_train = np.random.default_rng(0).permutation(y_train)
+C = float(os.environ.get("C", "1"))
+model = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(X_train, y_train)
+bascule.pack(
+    model, name="tumours", train=X_train, test=(X_test, y_test), overwrite=True, measure=False
+)
+"""
+SETTINGS = """
+[gates]
+criteria = ["accuracy >= 0.6", "accuracy >= champion - 0.05"]
+
+[rollouts]
+steps_percent = [50, 100]
+step_s = 0
+min_requests = 50
+guards = ["errors +20 pp"]
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A project as it is committed, with the workflow of `bascule ci init github`."""
+    folder = tmp_path / "tumours"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "bascule.toml").write_text(SETTINGS)
+    (folder / "tests" / "test_train.py").write_text("def test_it():\n    assert 1 + 1 == 2\n")
+    subprocess.run(
+        [sys.executable, "-c", "from sklearn.datasets import load_breast_cancer as load;"
+         "t = load(as_frame=True).data; t.columns = [n.replace(' ', '_') for n in t.columns];"
+         "t.sample(200, random_state=1).to_csv('new.csv', index=False)"],
+        cwd=folder, check=True,
+    )  # fmt: skip
+    made = bascule(
+        tmp_path, "ci", "init", "github", "--dir", folder, "--data", "new.csv",
+        "--test", f"{sys.executable} -m pytest -q -p no:cacheprovider tests",
+    )  # fmt: skip
+    assert ".github/workflows/bascule.yml" in made["files"]
+    # The team's registry is there, and has no version of this model yet.
+    bascule(folder / ".bascule", "keys", "create", "ci", "--allow", "deploy:tumours")
+    return folder
+
+
+def steps(repository, delivers):
+    """The commands of the workflow that run of us, on the main branch or on a pull request."""
+    text = (repository / ".github" / "workflows" / "bascule.yml").read_text()
+    for step in yaml.safe_load(text)["jobs"]["deliver"]["steps"]:
+        words = step.get("run", "")
+        on_main = "refs/heads/main" in step.get("if", "")
+        if words.startswith("sh ci/bascule.sh") and (delivers or not on_main):
+            yield words.rsplit(" ", 1)[1], words, "always()" in step.get("if", "")
+
+
+def pipeline(repository, *, delivers=True, **variables):
+    """Run the steps in order as the runner does; the steps that ran, and that which failed."""
+    ran, failed, said = [], None, {}
+    environ = {
+        **os.environ, "BASCULE_HOME": str(repository / ".bascule"),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables,
+    }  # fmt: skip
+    environ.pop("GITHUB_ACTIONS", None)
+    for name, words, always in steps(repository, delivers):
+        if failed and not always:
+            continue
+        done = subprocess.run(
+            ["bash", "-e", "-c", words], cwd=repository, env=environ, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        ran.append(name)
+        said[name] = done.stdout + done.stderr
+        if done.returncode and not failed:
+            failed = name
+    return ran, failed, said
+
+
+def champion(repository):
+    code, out, _ = run(repository / ".bascule", "show", "tumours@champion", "--json")
+    return json.loads(out)["version"]["number"] if code == 0 else None
+
+
+def test_a_good_model_is_delivered_and_a_bad_one_stops_at_the_gates(repository):
+    ran, failed, said = pipeline(repository)
+    assert failed is None, said
+    assert ran == ["data", "test", "pack", "gates", "comment", "deploy", "settle"]
+    assert champion(repository) == 1
+    assert "no champion yet" in said["data"]
+
+    ran, failed, said = pipeline(repository, SPOIL="yes")
+    assert (failed, ran[-1]) == ("gates", "comment"), said
+    assert "deploy" not in ran
+    assert "FAILED" in said["gates"]
+    assert "accuracy" in said["comment"]
+    assert champion(repository) == 1
+    assert len(bascule(repository / ".bascule", "show", "tumours", "--json")["statements"]) > 0
+
+    ran, failed, said = pipeline(repository)  # the first again
+    assert failed is None, said
+    assert "the champion already" in said["deploy"]
+
+
+def test_a_pull_request_delivers_nothing(repository):
+    ran, failed, said = pipeline(repository, delivers=False)
+    assert failed is None, said
+    assert ran == ["data", "test", "pack", "gates", "comment"]
+    assert champion(repository) is None
+
+
+def test_data_that_has_drifted_stops_the_pipeline_unless_it_is_reported_alone(repository):
+    assert pipeline(repository)[1] is None
+    rows = (repository / "new.csv").read_text().splitlines()
+    moved = [",".join(f"{float(value) * 3:g}" for value in row.split(",")) for row in rows[1:]]
+    (repository / "new.csv").write_text("\n".join([rows[0], *moved]) + "\n")
+    ran, failed, _ = pipeline(repository)
+    assert (ran, failed) == (["data", "comment"], "data")
+    ran, failed, said = pipeline(repository, ON_DRIFT="report")
+    assert failed is None, said
+    assert "ON_DRIFT=report goes on" in said["data"]
+
+
+def test_a_better_model_is_rolled_out_as_a_canary_before_it_is_the_champion(repository, serve):
+    assert pipeline(repository)[1] is None
+    server = serve("tumours", env={"BASCULE_HOME": str(repository / ".bascule")})
+    stopped = threading.Event()
+    example = repository / "tumours.bundle" / "data" / "example.json"
+    body = example.read_bytes()
+
+    def ask():
+        with httpx.Client(timeout=30) as client:
+            while not stopped.is_set():
+                client.post(f"http://127.0.0.1:{server.port}/v2/models/tumours/infer", content=body)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        ran, failed, said = pipeline(repository, C="0.5", SETTLE_S="120")
+    finally:
+        stopped.set()
+        asking.join()
+    assert failed is None, said
+    assert ran[-1] == "settle"
+    assert "promoted" in said["settle"]
+    assert champion(repository) == 2
