@@ -12,28 +12,29 @@ import pytest
 from tests import images
 from tests.images import ask, until
 from tests.shipped import REPOSITORY
-from tests.stores import free_ports, weed_program
+from tests.stores import free_ports, postgresql_program, weed_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 POSTGRES = """
-ENV PATH=/usr/lib/postgresql/17/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data
-RUN install -d -o postgres -g postgres -m 700 $PGDATA
-USER postgres
+ENV PGDATA=/var/lib/postgresql/data
+RUN mkdir -p $PGDATA && chmod 700 $PGDATA
+COPY --chown=1000:1000 root/tmp/ /var/lib/postgresql/data/
+USER 1000
 ENTRYPOINT ["sh", "-c", "set -e; if [ ! -e $PGDATA/PG_VERSION ]; then \
   echo $POSTGRES_PASSWORD > /tmp/password; \
-  initdb --username=$POSTGRES_USER --pwfile=/tmp/password --auth=scram-sha-256; \
+  initdb --username=$POSTGRES_USER --pwfile=/tmp/password --auth=scram-sha-256 --no-locale; \
   echo host all all all scram-sha-256 >> $PGDATA/pg_hba.conf; \
   echo CREATE DATABASE $POSTGRES_DB | postgres --single postgres; fi; \
   exec postgres -h '*' -k /tmp"]
 """
 PROMETHEUS = """
-USER nobody
+USER 1000
 ENTRYPOINT ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", \
   "--storage.tsdb.path=/tmp/data"]
 """
 ALERTMANAGER = """
-USER nobody
+USER 1000
 ENTRYPOINT ["prometheus-alertmanager", "--config.file=/etc/alertmanager/alertmanager.yml", \
   "--storage.path=/tmp/data", "--cluster.listen-address="]
 """
@@ -65,6 +66,29 @@ class Team:
         return self.compose("logs", check=False)
 
 
+def images_of_others():
+    """The programs of this machine in images, by the variables that name them."""
+    postgres = Path(postgresql_program("postgres")).parent
+    programs = {one: str(postgres / one) for one in ("postgres", "initdb", "pg_isready")}
+    version = postgres.parent.name
+    return {
+        "POSTGRES_IMAGE": images.of_this_machine(
+            "postgres", str(postgres), str(postgres.parent / "lib"),
+            f"/usr/share/postgresql/{version}", "/usr/share/zoneinfo", links=programs,
+            more=POSTGRES,
+        ),
+        "SEAWEEDFS_IMAGE": images.of_this_machine(
+            "seaweedfs", links={"weed": weed_program()}, more='ENTRYPOINT ["weed"]'
+        ),
+        "PROMETHEUS_IMAGE": images.of_this_machine(
+            "prometheus", images.tool("prometheus"), links={}, more=PROMETHEUS
+        ),
+        "ALERTMANAGER_IMAGE": images.of_this_machine(
+            "alertmanager", images.tool("prometheus-alertmanager"), links={}, more=ALERTMANAGER
+        ),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def team(shipped, tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
@@ -77,16 +101,8 @@ def team(shipped, tmp_path_factory):
         "PREDICTIONS_PORT": str(predictions),
         "GRPC_PORT": str(grpc),
         "CONTROL_PORT": str(control),
-        "POSTGRES_IMAGE": images.debian("postgres", "postgresql-17", more=POSTGRES),
-        "SEAWEEDFS_IMAGE": images.debian(
-            "seaweedfs", "ca-certificates", files={"weed": Path(weed_program())},
-            more='COPY weed /usr/bin/weed\nENTRYPOINT ["weed"]',
-        ),
-        "PROMETHEUS_IMAGE": images.debian("prometheus", "prometheus", more=PROMETHEUS),
-        "ALERTMANAGER_IMAGE": images.debian(
-            "alertmanager", "prometheus-alertmanager", more=ALERTMANAGER
-        ),
-    }  # fmt: skip
+        **images_of_others(),
+    }
     made = Team(folder, variables)
     try:
         made.compose("up", "--detach", *SERVICES)
