@@ -94,6 +94,7 @@ def place_python() -> None:
     link = inside(real).with_name("python3")
     if link.name != real.name:
         link.symlink_to(real.name)
+    place(Path("/usr/bin/nice"))  # the server's own processes of low priority start with it
 
 
 def one_copy_of_equal_libraries(folder: Path) -> None:
@@ -116,7 +117,7 @@ def strip(site: Path) -> None:
 
 def libraries() -> list[Path]:
     """Shared libraries of the system that the interpreter, its modules and the packages load."""
-    loading = [inside(Path(sys.executable).resolve())]
+    loading = [inside(Path(sys.executable).resolve()), ROOT / "usr/bin/nice"]
     loading += [one for one in sorted(ROOT.rglob("*.so*")) if not one.is_symlink()]
     told = subprocess.run(["ldd", *loading], capture_output=True, text=True, check=False).stdout
     found = {word for line in told.splitlines() for word in line.split() if word[:1] == "/"}
