@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -84,50 +83,6 @@ def debian(name: str, packages: str, *, suite: str) -> str:
         )  # fmt: skip
         podman("import", root, image)
     return image
-
-
-def of_this_machine(name: str, *paths: str, more: str = "", links: Mapping[str, str]) -> str:
-    """An image of programs and folders of this machine, with the libraries that they load.
-
-    Args:
-        name: Of the image.
-        paths: What is copied beside a shell and what scripts use.
-        more: Lines of its Dockerfile.
-        links: Names of programs by where they are on this machine.
-    """
-    image = f"localhost/bascule-test/{name}:local"
-    with tempfile.TemporaryDirectory() as made:
-        root = Path(made) / "root"
-        shell = [tool(one) for one in ("sh", "sleep", "chmod", "mkdir", "id")]
-        wanted = [*shell, *paths, *links.values()]
-        told = run("sh", "-c", 'find "$@" -type f | xargs ldd 2>/dev/null || true', "-", *wanted)
-        libraries = {word for word in told.split() if word.startswith(("/lib", "/usr/lib"))}
-        for path in sorted({*wanted, *libraries}):
-            _copy(path.rstrip(":"), root)
-        for link, program in links.items():
-            (root / "usr/bin" / link).unlink(missing_ok=True)
-            (root / "usr/bin" / link).symlink_to(program)
-        for folder, real in (("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
-            (root / folder).symlink_to(real)
-        (root / "tmp").mkdir()
-        (root / "tmp").chmod(0o1777)
-        (root / "etc").mkdir(exist_ok=True)
-        (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
-        dockerfile = f"FROM scratch\nCOPY root/ /\nENV PATH=/usr/bin\n{more}\n"
-        (Path(made) / "Dockerfile").write_text(dockerfile)
-        podman("build", "--quiet", "--layers=false", "--tag", image, made)
-    return image
-
-
-def _copy(path: str, root: Path) -> None:
-    """Copy a file or a folder to the same place below `root`, where `/lib` is `/usr/lib`."""
-    place = re.sub(r"^/(bin|lib|lib64)/", r"/usr/\1/", path)
-    target = root / place.lstrip("/")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if Path(path).is_dir():
-        shutil.copytree(path, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-    else:
-        shutil.copy(path, target)
 
 
 def python_base() -> str:
