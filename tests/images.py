@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import parse_wheel_filename
 from tests.stores import free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -68,12 +69,9 @@ def podman(*words: Any, **options: Any) -> str:
     return run(tool("podman"), *words, **options)
 
 
-def debian(
-    name: str, packages: str, *, suite: str = "trixie", more: str = "",
-    files: Mapping[str, Path] | None = None,
-) -> str:  # fmt: skip
-    """An image of Debian's packages; `more` are lines of its Dockerfile, `files` for its COPY."""
-    content = hashlib.sha256(f"{suite} {packages} {more}".encode()).hexdigest()[:12]
+def debian(name: str, packages: str, *, suite: str) -> str:
+    """An image of Debian's packages."""
+    content = hashlib.sha256(f"{suite} {packages}".encode()).hexdigest()[:12]
     image = f"localhost/bascule-test/{name}:{content}"
     if image in podman("images", "--format", "{{.Repository}}:{{.Tag}}").split():
         return image
@@ -83,10 +81,7 @@ def debian(
             tool("mmdebstrap"), "--quiet", "--variant=minbase", f"--include={packages}", suite,
             root, "http://deb.debian.org/debian",
         )  # fmt: skip
-        (Path(folder) / "Dockerfile").write_text(f"FROM scratch\nADD root.tar /\n{more}\n")
-        for path, source in (files or {}).items():
-            shutil.copy(source, Path(folder) / path)
-        podman("build", "--quiet", "--layers=false", "--tag", image, folder)
+        podman("import", root, image)
     return image
 
 
@@ -102,14 +97,17 @@ def wheelhouse(requirements: str) -> Path:
     folder = ROOT / "build" / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     others = [line for line in requirements.split() if not line.startswith("bascule==")]
+    there = {"==".join(map(str, parse_wheel_filename(one.name)[:2])) for one in folder.iterdir()}
     for old in folder.glob("bascule-*.whl"):
         old.unlink()
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     run(*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT, env=os.environ)
-    run(
-        *pip, "download", "--no-deps", "--only-binary=:all:", "--find-links", folder,
-        "--dest", folder, *others, env=os.environ,
-    )  # fmt: skip
+    missing = [one for one in others if one not in there]
+    if missing:
+        run(
+            *pip, "download", "--no-deps", "--only-binary=:all:", "--dest", folder, *missing,
+            env=os.environ,
+        )  # fmt: skip
     return folder
 
 

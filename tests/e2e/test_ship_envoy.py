@@ -87,7 +87,9 @@ class Served:
                 sys.executable, "-m", "bascule.cli", "serve", self.reference,
                 f"--port={self.port}", f"--control-port={control}",
             ],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            # Envoy's health checks name the cluster; a server of loopback alone refuses that.
+            env={**os.environ, "BASCULE_SERVING__ALLOWED_HOSTS": '["*"]'},
         )  # fmt: skip
         until(
             lambda: ask(f"http://127.0.0.1:{self.port}/v2/health/ready")[0] == 200,
@@ -162,14 +164,23 @@ class Envoy:
                 (self.folder / "log").read_text,
             )
             assert process.poll() is None, (self.folder / "log").read_text()
+            for cluster, servers in self.servers.items():
+                self.until_healthy(cluster, len(servers))
             yield self
         finally:
             process.terminate()
             process.wait(30)
 
     def stat(self, name):
-        _, said = ask(f"http://127.0.0.1:{self.admin}/stats?filter={name}&format=json")
-        return {one["name"]: one["value"] for one in said["stats"] if "value" in one}
+        _, said = ask(f"http://127.0.0.1:{self.admin}/stats?filter=^{name}$&format=json")
+        (value,) = [one["value"] for one in said["stats"] if "value" in one]
+        return value
+
+    def until_healthy(self, cluster, count):
+        until(
+            lambda: self.stat(f"cluster.{cluster}.membership_healthy") == count,
+            lambda: f"Envoy does not find {cluster} healthy",
+        )
 
 
 @dataclass
@@ -231,10 +242,7 @@ def test_a_canary_goes_from_5_to_100_percent_and_no_request_is_lost(registry, se
         for number, percent in enumerate(steps, start=1):
             envoy.configure(shipment_of(registry, "late", plan=shared(percent, number)))
             until(
-                lambda number=number: (
-                    envoy.stat("rds.late.update_success")["http.late.rds.late.update_success"]
-                    >= number
-                ),
+                lambda number=number: envoy.stat("http.late.rds.late.update_success") >= number,
                 lambda: "the new shares were not read",
             )
             load.more(20)  # what was under way while the shares changed
@@ -263,17 +271,17 @@ def test_a_shadow_gets_copies_and_answers_no_client(registry, serve, tmp_path):
         load.ended.set()
     assert not load.lost
     assert set(load.answers) == {(200, "1")}
-    copies = envoy_requests(two)
-    assert 0.95 * len(load.answers) <= copies <= len(load.answers)
+    until(lambda: predictions(two) >= 0.95 * len(load.answers), lambda: f"{predictions(two)}")
+    assert predictions(two) <= len(load.answers)
 
 
-def envoy_requests(server):
+def predictions(server):
     """Predictions that a server has answered, by its own counters."""
     _, text = ask(f"http://127.0.0.1:{server.port}/metrics")
     return sum(
         float(line.rsplit(" ", 1)[1])
         for line in text.splitlines()
-        if line.startswith("bascule_requests_total{") and 'status="200"' in line and "infer" in line
+        if line.startswith("bascule_requests_total{") and 'status="200"' in line
     )
 
 
@@ -284,9 +292,7 @@ def test_a_version_that_fails_is_ejected_and_the_current_one_answers(registry, s
     load = Load(envoy.port, SEVEN)
     with envoy.running(), load.running():
         until(
-            lambda: envoy.stat("late-v2.outlier_detection.ejections_active")[
-                "cluster.late-v2.outlier_detection.ejections_active"
-            ],
+            lambda: envoy.stat("cluster.late-v2.outlier_detection.ejections_active") == 1,
             lambda: f"{Counter(load.answers)}",
         )
         load.more(20)
@@ -307,14 +313,6 @@ def test_two_servers_restart_in_turn_and_no_request_is_lost(registry, serve, tmp
             load.more(200)
             server.stop()
             server.start()
-            until(
-                lambda: (
-                    envoy.stat("cluster.late-v1.membership_healthy")[
-                        "cluster.late-v1.membership_healthy"
-                    ]
-                    == 2
-                ),
-                lambda: "Envoy has not found the restarted server",
-            )
+            envoy.until_healthy("late-v1", 2)
     assert not load.lost
     assert set(load.answers) == {(200, "1")}

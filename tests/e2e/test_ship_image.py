@@ -104,7 +104,8 @@ def test_answers_are_those_of_the_bundle_in_this_process_to_the_bit(shipped, ser
 PLATFORMS = {
     "sagemaker": SimpleNamespace(
         words=["serve"], port=9000, variables={"SAGEMAKER_BIND_TO_PORT": "9000"},
-        health="/ping", predict="/invocations", body=lambda rows: rows, answer=lambda said: said,
+        health="/ping", predict="/invocations", body=lambda rows: rows,
+        answer=lambda said: said["predictions"],
     ),
     "vertex": SimpleNamespace(
         words=[], port=9090, health="/alive", predict="/ask",

@@ -79,6 +79,6 @@ def findings_of(what: str, report: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _plain(line: str) -> str:
     """The message of a line of Trivy's log, without time and level."""
-    if "--skip-db-update cannot be specified on the first run" in line:
+    if "cannot be specified on the first run" in line:
         return "trivy has no database of vulnerabilities here: trivy image --download-db-only"
     return line.split("\t")[-1][:200]

@@ -169,6 +169,24 @@ def test_the_verdict_is_hold_until_a_rollout_has_ended_and_then_what_it_became(d
     assert ask("read:other", "POST", "verdicts/rain")[0] == 403
 
 
+def test_flagger_reads_the_verdict_as_a_query_of_prometheus_with_a_key(door):
+    ask = door()
+    ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})
+
+    def value(query):
+        status, said = ask("read:rain", "GET", f"verdicts/rain/api/v1/query?query={query}")
+        assert (status, said["status"]) == (200, "success")
+        (sample,) = said["data"]["result"]
+        return float(sample["value"][1])
+
+    assert value("vector(1)") == 1  # how Flagger looks whether a provider is there
+    assert value("verdict") == 0
+    rollout = ask("deploy:rain", "POST", "rollouts", CANARY)[1]["rollout"]["id"]
+    ask("deploy:rain", "POST", f"rollouts/{rollout}/abort", {"reason": "wrong data"})
+    assert value("verdict") == -1
+    assert ask("read:other", "GET", "verdicts/rain/api/v1/query?query=verdict")[0] == 403
+
+
 def test_how_an_endpoint_answers_is_changed_by_who_may_deploy_it_and_its_fallback(door):
     ask = door()
     assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/2"})[0] == 201

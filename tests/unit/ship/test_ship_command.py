@@ -98,6 +98,19 @@ def test_a_secret_that_the_scan_finds_stops_the_build(home, command):
     assert "the image is not built: aws-access-key-id: bundle/code/own.py" in errors
 
 
+NO_DATABASE = "FATAL\tinit error: DB error: --skip-update cannot be specified on the first run"
+
+
+def test_a_scan_that_cannot_run_is_reported_with_its_reason(home, command):
+    program(home, "podman", """[ "$1" = build ] || echo '[{"Id": "ab", "Size": 5}]'""")
+    fails = f'echo "{NO_DATABASE}" >&2; exit 1'
+    program(home, "trivy", f'if [ "$1" = sbom ]; then {fails}; fi; echo "{{}}"')
+    code, out, errors = command("ship", "container", "gb@champion", "--build", "--tag", "gb:1")
+    assert (code, out) == (0, "gb:1  sha256:ab  0 MB, built by podman\n")
+    assert "secrets: nothing found" in errors
+    assert "vulnerabilities: not scanned: trivy has no database of vulnerabilities here" in errors
+
+
 def test_findings_are_those_of_their_kind_and_checks_that_passed_are_none():
     report = {
         "Results": [

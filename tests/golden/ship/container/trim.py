@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 SITE, ROOT, UID = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+HOME = SITE.parent / "home"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 # Of the standard library: what builds, installs, tests or draws.
@@ -25,13 +26,17 @@ NOT_OF_PYTHON = (
 # Of packages: tests, headers, sources, type stubs, and parts that no server of models loads. Some
 # packages read their `__init__.pyi`.
 NOT_OF_PACKAGES = (
-    "bin", "**/__pycache__", "**/tests", "**/test", "**/[!_]*.pyi", "**/*.pxd", "**/*.pyx", "**/*.pxi",
-    "**/*.h", "**/*.hpp", "**/*.a", "**/*.c", "**/*.cc", "**/*.cpp", "**/direct_url.json",
-    "**/RECORD",
+    "bin", "**/__pycache__", "**/tests", "**/test", "**/[!_]*.pyi", "**/*.pxd", "**/*.pyx",
+    "**/*.pxi", "**/*.h", "**/*.hpp", "**/*.a", "**/*.c", "**/*.cc", "**/*.cpp",
+    "**/direct_url.json", "**/RECORD",
     "numpy/f2py", "numpy/_core/include", "numpy/_core/_*tests*.so",
     "onnxruntime/quantization", "onnxruntime/tools", "onnxruntime/transformers",
     "onnxruntime/datasets", "pyarrow/include", "pyarrow/src", "pyarrow/*flight*",
-    "pyarrow/*substrait*", "sqlalchemy/testing",
+    "pygments/lexers/[!_]*.py", "sqlalchemy/testing",
+)  # fmt: skip
+LOADED = (
+    "bascule.cli.server", "bascule.control.process", "duckdb", "numpy", "onnxruntime",
+    "pyarrow.compute", "pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "simdjson", "uvloop",
 )  # fmt: skip
 LIBRARIES = ("/lib", "/usr/lib", "/usr/local/lib")
 
@@ -44,7 +49,7 @@ def main() -> None:
     place_python()
     for path in (inside(SITE), inside(STDLIB)):
         one_copy_of_equal_libraries(path)
-        strip(path)
+    strip(inside(SITE))
     for library in libraries():
         place_library(library)
     for path in ("/etc/ssl/certs/ca-certificates.crt", "/usr/share/zoneinfo", "/etc/mime.types"):
@@ -56,6 +61,7 @@ def main() -> None:
             path, stripdir=str(ROOT), quiet=2, workers=1,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )  # fmt: skip
+    check_that_it_loads()
 
 
 def inside(path: Path) -> Path:
@@ -88,6 +94,7 @@ def place_python() -> None:
     link = inside(real).with_name("python3")
     if link.name != real.name:
         link.symlink_to(real.name)
+    place(Path("/usr/bin/nice"))  # the server's own processes of low priority start with it
 
 
 def one_copy_of_equal_libraries(folder: Path) -> None:
@@ -99,16 +106,18 @@ def one_copy_of_equal_libraries(folder: Path) -> None:
                 first.symlink_to(other.name)
 
 
-def strip(folder: Path) -> None:
-    if shutil.which("strip"):
-        for path in sorted(folder.rglob("*.so*")):
-            if not path.is_symlink():
-                subprocess.run(["strip", "--strip-unneeded", path], check=False)
+def strip(site: Path) -> None:
+    """Remove symbols, but of packages with a folder `NAME.libs`: these do not load afterwards."""
+    repaired = {path.stem for path in site.glob("*.libs")}
+    for path in sorted(site.rglob("*.so*")) if shutil.which("strip") else ():
+        package = path.relative_to(site).parts[0]
+        if package.removesuffix(".libs") not in repaired and not path.is_symlink():
+            subprocess.run(["strip", "--strip-unneeded", path], check=True)
 
 
 def libraries() -> list[Path]:
     """Shared libraries of the system that the interpreter, its modules and the packages load."""
-    loading = [inside(Path(sys.executable).resolve())]
+    loading = [inside(Path(sys.executable).resolve()), ROOT / "usr/bin/nice"]
     loading += [one for one in sorted(ROOT.rglob("*.so*")) if not one.is_symlink()]
     told = subprocess.run(["ldd", *loading], capture_output=True, text=True, check=False).stdout
     found = {word for line in told.splitlines() for word in line.split() if word[:1] == "/"}
@@ -123,6 +132,14 @@ def place_library(path: Path) -> None:
     shutil.copy(path, target)
 
 
+def check_that_it_loads() -> None:
+    """Fail the build, and not the first request, if something of use was removed."""
+    subprocess.run(
+        [sys.executable, "-B", "-c", f"import {', '.join(LOADED)}"], check=True,
+        env={**os.environ, "PYTHONPATH": str(inside(SITE)), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
 def place_accounts() -> None:
     lines = {
         "passwd": f"root:x:0:0::/:\nbascule:x:{UID}:{UID}::/var/lib/bascule:\n",
@@ -132,9 +149,9 @@ def place_accounts() -> None:
     (ROOT / "etc").mkdir(exist_ok=True)
     for name, text in lines.items():
         (ROOT / "etc" / name).write_text(text)
-    for folder, mode in (("tmp", 0o1777), ("var/lib/bascule", 0o750)):
-        (ROOT / folder).mkdir(parents=True)
-        (ROOT / folder).chmod(mode)
+    (ROOT / "tmp").mkdir()
+    (ROOT / "tmp").chmod(0o1777)
+    HOME.mkdir(mode=0o750)
     if shutil.which("ldconfig") and Path("/etc/ld.so.conf").exists():
         place(Path("/etc/ld.so.conf"))
         if Path("/etc/ld.so.conf.d").is_dir():

@@ -19,7 +19,7 @@ resource "google_vertex_ai_endpoint" "this" {
   location     = var.region
 }
 
-# The provider has no resource for uploaded models: `deploy.sh` uploads and deploys each version.
+# The provider has no resource for uploaded models: `deploy.py` uploads and deploys each version.
 output "endpoint" {
   value = google_vertex_ai_endpoint.this.id
 }
