@@ -112,7 +112,7 @@ format: setup
 	$(RUN)/ruff format .
 
 # All but torch: see above.
-EXTRAS := sklearn llvm postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel demo
+EXTRAS := sklearn llvm postgresql s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:

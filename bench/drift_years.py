@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from bascule.monitoring import Budget, ColumnWatch, Effect
 from bascule.monitoring.drift import Test
-from bascule.monitoring.drift.watching import (
+from bascule.monitoring.drift.deciding import (
     MAX_EARLY_OVERDISPERSION,
     MAX_OVERDISPERSION,
     MAX_SLOW_CORRELATION,

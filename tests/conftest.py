@@ -22,6 +22,7 @@ import hypothesis
 import numpy as np
 import psutil
 import pytest
+from tests.browsers import chromium  # noqa: F401
 from tests.certificates import authority  # noqa: F401
 from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
@@ -247,6 +248,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ).path
 
     return pack
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`late/2` with its image; see `tests.shipped`. It takes minutes: for the second tier."""
+    from tests.shipped import ship_late
+
+    return ship_late(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

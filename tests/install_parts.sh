@@ -9,7 +9,14 @@ command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
 command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing prometheus-alertmanager"
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v kustomize >/dev/null 2>&1 || missing="$missing kustomize"
+# Images and containers, for the second tier.
+for tool in podman buildah runc mmdebstrap podman-compose; do
+	command -v $tool >/dev/null 2>&1 || missing="$missing $tool"
+done
+[ -e /usr/lib/podman/netavark ] || missing="$missing netavark aardvark-dns"
+command -v nft >/dev/null 2>&1 || missing="$missing nftables"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	apt-get update -qq

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from bascule.batch import Schedule, Scheduled, Status, batch_text
 from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text
 from bascule.serving.telemetry.counters import Histogram
 
@@ -15,4 +18,17 @@ def every_metric() -> str:
         for arm in ("current", "shadow")
     ]
     labels = [MetricLabels(), MetricLabels("m", "1")]
-    return prometheus_text(labels, [totals, totals], arms=arms)
+    return prometheus_text(labels, [totals, totals], arms=arms) + _of_batch()
+
+
+def _of_batch() -> str:
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    runs = [
+        Status(
+            run="r", state=state, model="m", source="in", sink="out", expected_rows=1,
+            started_at=now, updated_at=now,
+        )
+        for state in ("running", "done")
+    ]  # fmt: skip
+    schedule = Schedule(name="n", cron="0 2 * * *", job={}, created_at=now)
+    return batch_text(runs, [Scheduled(schedule)], now)

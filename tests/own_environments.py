@@ -6,6 +6,8 @@ kept under `build/`.
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,20 @@ def python_of(name: str) -> Path:
 def packages_of(name: str) -> Path:
     """The folder of its packages, for a test that wants a file of theirs and runs none of it."""
     (folder,) = python_of(name).parent.parent.glob("lib/python*/site-packages")
+    return folder
+
+
+def modules_of(name: str) -> Path:
+    """The folder with the modules of Node.js that `environments/NAME.json` names, installed."""
+    package = (HERE / "environments" / f"{name}.json").read_text()
+    folder = ROOT / "build" / "environments" / hashlib.sha256(package.encode()).hexdigest()[:32]
+    if not (folder / "node_modules" / ".package-lock.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text(package)
+        subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"],
+            cwd=folder, check=True, capture_output=True,
+        )  # fmt: skip
     return folder
 
 

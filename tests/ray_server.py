@@ -79,7 +79,7 @@ def ray_serving(folder: Path, home: Path, **variables: str) -> Iterator[RayServe
         }  # fmt: skip
         with (Path(temporary) / "log").open("w+") as log:
             process = subprocess.Popen(
-                [python_of("ray"), "-c", _SERVES, folder, str(port), temporary],
+                [python_of("ray_serve"), "-c", _SERVES, folder, str(port), temporary],
                 env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
             server = RayServer(f"http://127.0.0.1:{port}", process, temporary)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         rollback,
         rollout,
         rollouts,
+        set_endpoint,
         undeprecate,
     )
     from bascule.registry import Registry
@@ -89,6 +90,7 @@ _HOMES = {
     "rollouts": "bascule.deploying",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
+    "set_endpoint": "bascule.deploying",
     "undeprecate": "bascule.deploying",
 }
 __all__ = [
@@ -127,6 +129,7 @@ __all__ = [
     "rollouts",
     "serve",
     "set_alias",
+    "set_endpoint",
     "undeprecate",
 ]
 

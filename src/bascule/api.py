@@ -25,6 +25,7 @@ from bascule.bundle.lineage import user_name
 from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
 
 if TYPE_CHECKING:
+    from bascule.batch import MonitoringRules
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
@@ -305,21 +306,13 @@ def check(
     return report
 
 
-def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, Path]:
-    """What a batch job needs of the settings: the bundle, its version's number, and the home.
-
-    The number is empty where the bundle is not named by its place in the registry.
-    """
-    from bascule.control import is_path, registered
+def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, MonitoringRules, Path]:
+    """What a batch job needs of the settings; see `app.batch_model`; and the home."""
+    from bascule.app import batch_model as found
     from bascule.settings import load_settings
 
-    home = load_settings().home
-    if isinstance(model, Bundle):
-        return model, "", home
-    if isinstance(model, Path) or is_path(model):
-        return load_folder(model), "", home
-    registry, version = registered(open_registry, model)
-    return load_folder(registry.path(version)), str(version.number), home
+    settings = load_settings()
+    return *found(settings, model), settings.home
 
 
 def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:

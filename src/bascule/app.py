@@ -11,16 +11,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -31,11 +31,14 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from sqlalchemy import Connection
 
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
-    from bascule.control import Parts
+    from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -164,12 +167,14 @@ def open_objects(settings: Settings) -> Objects:
 
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
-    """What needs a version beside aliases, in words: plans, and rollouts under way."""
+    """What needs a version beside aliases, in words: plans, rollouts under way, schedules."""
+    from bascule.batch import schedules_needing
     from bascule.endpoints import plans_needing
     from bascule.release.rollouts import rollouts_needing
 
     yield from plans_needing(connection, version)
     yield from rollouts_needing(connection, version)
+    yield from schedules_needing(connection, version)
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
@@ -199,6 +204,9 @@ def open_endpoints(settings: Settings) -> Endpoints:
     )
 
 
+_SERVER_STARTS_S = 15.0
+
+
 def _serves_now(settings: Settings, name: str) -> str:
     """The version that servers serve of a model: the one on this machine, or all, by their holds.
 
@@ -213,7 +221,11 @@ def _serves_now(settings: Settings, name: str) -> str:
         return ""
     with suppress(BasculeError):
         here = f"http://127.0.0.1:{settings.serving.control_port}"
-        served = ControlClient(here, timeout_s=2.0).items(path_of("server", "services"))
+        # A server that was started just now accepts connections, and answers when it is ready.
+        client = ControlClient(
+            here, key=os.environ.get("BASCULE_KEY", ""), timeout_s=_SERVER_STARTS_S
+        )
+        served = client.items(path_of("server", "services"))
         found = next((f"{name}/{one['version']}" for one in served if one["model"] == name), "")
         if found in known:
             return found
@@ -379,7 +391,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
-    from bascule.control import Parts
+    from bascule.control import Parts, Sessions, SettingsShown
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -401,7 +413,14 @@ def control_parts(settings: Settings) -> Parts:
 
         return EndpointStore(catalogue())
 
+    def add_console(app: FastAPI) -> None:
+        from bascule.console.site import add_console
+
+        chosen = settings.console
+        add_console(app, public_url=chosen.public_url, provider=provider_of(settings))
+
     return Parts(
+        add_console=add_console,
         open_alerts=partial(open_alerts, settings),
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
@@ -416,7 +435,91 @@ def control_parts(settings: Settings) -> Parts:
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
+        sessions=Sessions(catalogue, _session_lasts(settings)),
+        shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
     )
+
+
+def batch_model(
+    settings: Settings, model: Bundle | str | Path, found: Version | None = None
+) -> tuple[Bundle, str, MonitoringRules]:
+    """What a batch job needs: its bundle, the version's number, and what is recorded.
+
+    The number is empty where the bundle is not named by its place in the registry.
+
+    Args:
+        settings: Name the registry.
+        model: A bundle, its folder, or a reference.
+        found: The version of the folder, where it was resolved elsewhere.
+    """
+    from bascule.batch import MonitoringRules
+    from bascule.bundle import Bundle, load
+    from bascule.control import is_path, registered, version_of
+
+    if isinstance(model, str) and not is_path(model):
+        registry, found = registered(partial(open_registry, settings), model)
+        model = registry.path(found)
+    bundle = model if isinstance(model, Bundle) else load(model)
+    number = "" if found is None else str(found.number)
+    chosen = settings.monitoring
+    rules = MonitoringRules(
+        is_recorded=chosen.ledger != "off", version=number or version_of(bundle.digest),
+        private=chosen.private, max_values_per_row=chosen.max_values_per_row,
+        false_alarms_a_year=settings.alerts.false_alarms_a_year,
+    )  # fmt: skip
+    return bundle, number, rules
+
+
+def _session_lasts(settings: Settings) -> timedelta:
+    return timedelta(hours=settings.console.session_hours)
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """Where people sign in; None for links alone. Raises `Invalid` where its libraries lack."""
+    chosen = settings.console
+    if not chosen.oidc_issuer:
+        return None
+    from bascule.control import Provider, ProviderConfig, check_installed
+
+    check_installed()
+    return Provider(
+        ProviderConfig(
+            issuer=chosen.oidc_issuer, client_id=chosen.oidc_client_id,
+            client_secret=chosen.oidc_client_secret, scopes=chosen.oidc_scopes,
+            roles_claim=chosen.oidc_roles_claim, user_claim=chosen.oidc_user_claim,
+            roles=chosen.roles,
+        )
+    )  # fmt: skip
+
+
+def open_sessions(settings: Settings) -> Sessions:
+    """The sessions of people, where the settings keep the catalogue."""
+    from bascule.control import Sessions
+
+    return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
+
+
+def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
+    """By section and name, what settings say, without secrets and addresses that hold one."""
+    found: dict[str, dict[str, Any]] = {"": {"home": str(settings.home)}}
+    for section in fields(settings):
+        values = getattr(settings, section.name)
+        if is_dataclass(values):
+            found[section.name] = _shown(values)
+    chosen = settings.registry
+    found["registry"] |= {"store": masked(chosen.store), "objects": masked(chosen.objects)}
+    return found
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON, without what a `repr` leaves out."""
+    if is_dataclass(value):
+        return {one.name: _shown(getattr(value, one.name)) for one in fields(value) if one.repr}
+    if isinstance(value, Mapping):
+        return {name: _shown(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return list(map(_shown, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def open_alerts(settings: Settings) -> AlertStore:
@@ -435,7 +538,7 @@ def _deprecated(settings: Settings) -> dict[str, list[Version]]:
     return found
 
 
-def _callers_of(
+def callers_by_name(
     settings: Settings, model: str, version: str, since: datetime
 ) -> list[CallerCount] | None:
     """The callers of a version by the names of their keys; None where no rows are kept."""
@@ -450,12 +553,16 @@ def _callers_of(
 
 def usage_of(settings: Settings, version: Version) -> str:
     """Who calls a deprecated version since then, in words."""
-    from bascule.monitoring.alerts.sources import callers_said
-
     assert version.deprecated is not None
     since = version.deprecated.at
-    found = _callers_of(settings, version.model, str(version.number), since)
-    return f"since {since:%Y-%m-%d} {callers_said(found)}"
+    return usage_said(callers_by_name(settings, version.model, str(version.number), since), since)
+
+
+def usage_said(callers: Sequence[CallerCount] | None, since: datetime) -> str:
+    """Who calls a version since then, in words."""
+    from bascule.monitoring.alerts.sources import callers_said
+
+    return f"since {since:%Y-%m-%d} {callers_said(callers)}"
 
 
 def receivers_of(settings: Settings) -> list[Receiver]:
@@ -478,24 +585,6 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
 
 
-def measured(settings: Settings, what: str, model: str, since_s: float) -> dict[str, Any]:
-    """The JSON of `bascule monitor`, `drift` or `performance`, as `what` says, of a model."""
-    from bascule.control import versions_of
-    from bascule.monitoring import measure_performance, measure_production_drift
-    from bascule.monitoring.reporting import look_at
-
-    name, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
-    since = timedelta(seconds=since_s)
-    if what == "drift":
-        return measure_production_drift(settings.home, name, bundle_of, since=since).to_json()
-    if what == "performance":
-        now = datetime.now(UTC)
-        return measure_performance(
-            settings.home, name, bundle_of=bundle_of, since=now - since, now=now
-        ).to_json()
-    return look_at(settings.home, name, bundle_of, since=since).to_json()
-
-
 def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
@@ -514,6 +603,7 @@ def watcher_of(
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
         return None
+    from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
     from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
 
     home, registry = settings.home, cache(partial(open_registry, settings))
@@ -524,6 +614,7 @@ def watcher_of(
     if server is not None:
         place, read = server
         local.append(sources.HealthSource(read, limits, place))
+        local.append(sources.BatchSource(lambda _now: facts_of_runs(Runs(home).list()), place))
     if ledger_of(settings) is not None:
         if server is not None:
             local += [
@@ -532,8 +623,12 @@ def watcher_of(
             ]
         days = partial(sources.finished_days, home)
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+    catalogue = open_catalogue(settings)
     shared.append(
-        sources.SunsetSource(partial(_deprecated, settings), partial(_callers_of, settings))
+        sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))
+    )
+    shared.append(
+        sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
     steady = ("health", "ledger")
     watching = Watching(
@@ -555,4 +650,4 @@ def watcher_of(
         note_away=note_away,
         round_s=chosen.every_s,
     )
-    return Watcher(open_catalogue(settings), watching)
+    return Watcher(catalogue, watching)

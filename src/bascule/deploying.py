@@ -118,7 +118,14 @@ class LiveRollout:
         return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
+        from bascule.charts import Figure, notebook_html
+        from bascule.console.story import evidence_chart
+
+        chart = evidence_chart(self._stored.rollout, [*enumerate(self._book.evidence(self.id))])
+        caption = "After each interval, as odds. Dashed: the odds that end the rollout."
+        figures = [] if chart is None else [Figure("Evidence of harm", chart, caption)]
+        told = f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
+        return told + notebook_html(figures)
 
 
 class Control:
@@ -202,6 +209,34 @@ class Control:
             Conflict: No earlier plan differs.
         """
         return self._endpoints().roll_back(endpoint, by=user_name(), reason=reason, to=to)
+
+    def set_endpoint(
+        self, name: str, *, reason: str = "", dry_run: bool = False, **changes: Any
+    ) -> Deployed:
+        """Change how an endpoint answers, with the same versions.
+
+        Args:
+            name: The endpoint.
+            reason: Why, for the history.
+            dry_run: Check and decide, and change nothing.
+            **changes: `sticky_header`, `sticky_field`, `fallback`, `breaker` (a `BreakerRule`) and
+                `limits` (a `CallLimits`) of `bascule.endpoints`: see `PlanChanges`.
+
+        Raises:
+            NotFound: Nothing answers this name yet; or there is no such fallback.
+            Conflict: A rollout is under way, or nothing changes.
+            Invalid: A change has no meaning.
+        """
+        from bascule.core import Invalid
+        from bascule.endpoints import PlanChanges
+
+        known = PlanChanges.__struct_fields__
+        if unknown := sorted(set(changes) - set(known)):
+            raise Invalid(
+                f"an endpoint has no {unknown[0]!r} to set", hint=f"it has {', '.join(known)}"
+            )
+        made = PlanChanges(**changes)
+        return self._endpoints().change(name, made, by=user_name(), reason=reason, dry_run=dry_run)
 
     def delete_endpoint(self, name: str, *, reason: str) -> str:
         """Delete an endpoint; its plans and history stay. A sentence says what answers its name.
@@ -299,6 +334,7 @@ rollouts = _here.rollouts
 rollout = _here.rollout
 list_endpoints = _here.endpoints  # `bascule.endpoints` is the room
 rollback = _here.rollback
+set_endpoint = _here.set_endpoint
 delete_endpoint = _here.delete_endpoint
 deprecate = _here.deprecate
 undeprecate = _here.undeprecate

@@ -90,7 +90,9 @@ def platform_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml")
 
 
-def model_of_platform(environ: Mapping[str, str], bundles_in: BundlesIn) -> str:
+def model_of_platform(
+    environ: Mapping[str, str], bundles_in: BundlesIn, *, default: str = ""
+) -> str:
     """The bundle that a platform means for the container that it starts without arguments.
 
     It is a folder, or the address of a place that bundles are fetched from.
@@ -98,15 +100,19 @@ def model_of_platform(environ: Mapping[str, str], bundles_in: BundlesIn) -> str:
     Args:
         environ: The environment.
         bundles_in: Says what is there; nothing else is looked at.
+        default: What is meant where the platform has put no bundle anywhere, such as the bundle
+            of the image; empty for nothing.
 
     Raises:
         Invalid: There is none, or not one. The message names the variable and the place.
     """
     for variable in _PLACES:
         place = environ.get(variable)
-        if place:
+        if place and not (default and _is_bare(place, bundles_in)):
             return _told(place, variable, bundles_in)
     folder = platform_folder(environ) / "model"
+    if default and not bundles_in(folder):
+        return default
     by_sagemaker = next((name for name in environ if name.startswith("SAGEMAKER_")), "")
     if by_sagemaker or bundles_in(folder) is not None:
         return str(bundle_in(folder, bundles_in, by_sagemaker or "no MODEL was named"))
@@ -160,6 +166,12 @@ def look_for_bundles(folder: Path) -> tuple[Path, ...] | None:
     if (folder / "bundle.json").is_file():
         return (folder,)
     return tuple(sorted(one.parent for one in folder.glob("*/bundle.json")))
+
+
+def _is_bare(place: str, bundles_in: BundlesIn) -> bool:
+    """Whether a place is a folder of this machine without a bundle: platforms make it anyway."""
+    scheme, colon, rest = place.partition("://")
+    return (not colon or scheme == "file") and not bundles_in(Path(rest if colon else place))
 
 
 def _told(place: str, variable: str, bundles_in: BundlesIn) -> str:

@@ -42,7 +42,7 @@ OBJECTS: Mapping[str, str] = {
 
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routes",
+    "private", "receivers", "routes", "places", "oidc_scopes", "roles",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -162,6 +162,8 @@ class ServingSettings(_Section):
         allowed_hosts: Names that are answered as `Host` and `Origin`: `models.example.com`,
             `*.example.com`, or `*` for any. None named is loopback names alone on the loopback
             address without keys, and any elsewhere.
+        default_model: What `bascule serve` without arguments serves, where no platform has put a
+            bundle; an image names its bundle here.
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -193,6 +195,7 @@ class ServingSettings(_Section):
     log_exception_texts: bool = False
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    default_model: str = ""
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
 
@@ -336,6 +339,49 @@ class AlertSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings(_Section):
+    """What callers may run.
+
+    Attributes:
+        places: Where jobs that callers with keys start may read and write: folders, `s3://...`,
+            `postgresql://HOST/DB` or `postgresql://HOST/DB#TABLE`; what is below them as well.
+            Jobs of this machine's commands may read and write anywhere.
+    """
+
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleSettings(_Section):
+    """How people sign in to the console: the section `[console]`.
+
+    Attributes:
+        public_url: The address by which browsers reach the control port, where a proxy is in
+            front: `https://models.example.com`. Links and the provider's redirect begin with it.
+        session_hours: How long a person stays signed in.
+        oidc_issuer: The address of an OpenID Connect provider; empty for sign-in by link alone.
+        oidc_client_id: What the provider calls this server.
+        oidc_client_secret: `env:VARIABLE` or `file:PATH`; empty for a public client (PKCE alone).
+        oidc_scopes: What is asked of the provider.
+        oidc_roles_claim: The claim of the ID token that has roles or groups; `realm_access.roles`
+            for a nested one.
+        oidc_user_claim: The claim that is the name for histories; `sub` where it is absent.
+        roles: Roles by value of the claim: `ml-team = ["viewer:*", "operator:late"]`. None
+            named: values that are roles themselves count.
+    """
+
+    public_url: str = ""
+    session_hours: Annotated[float, Gt(0), Le(720)] = 12.0
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = field(default="", repr=False)
+    oidc_scopes: tuple[str, ...] = ("openid", "profile", "email")
+    oidc_roles_claim: Annotated[str, MinLen(1)] = "roles"
+    oidc_user_claim: Annotated[str, MinLen(1)] = "email"
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -348,6 +394,8 @@ class Settings:
         rollouts: Section `[rollouts]`.
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
+        batch: Section `[batch]`.
+        console: Section `[console]`.
     """
 
     home: Path = Path(".bascule")
@@ -358,6 +406,8 @@ class Settings:
     rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
 
 
 def load_settings(
@@ -408,6 +458,7 @@ def _checked(sources: _Sources) -> Settings:
         _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
         _check_alerts(settings.alerts)
+        _check_console(settings.console)
     except ValidationError as error:
         raise _explained([dict(one) for one in error.errors()], sources) from None
     except _Wrong as error:
@@ -523,10 +574,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         rollouts: RolloutSettings = RolloutSettings()
         monitoring: MonitoringSettings = MonitoringSettings()
         alerts: AlertSettings = AlertSettings()
+        batch: BatchSettings = BatchSettings()
+
+        console: ConsoleSettings = ConsoleSettings()
 
         @field_validator(
-            "gates", "security", "serving", "rollouts", "monitoring", "alerts", mode="before"
-        )
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
+            mode="before",
+        )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
             if not isinstance(section, dict):
@@ -680,6 +735,54 @@ def _check_alerts(alerts: AlertSettings) -> None:
                 f"there is no receiver {unknown[0]!r}" if unknown else "a route requires receivers",
                 f"receivers are {', '.join(alerts.receivers) or 'none'}",
             )
+
+
+def _check_console(console: ConsoleSettings) -> None:
+    for name in ("public_url", "oidc_issuer"):
+        address = getattr(console, name)
+        if address and not _is_web_address(address):
+            raise _Wrong(
+                ("console", name), f"{masked(address)!r} is not a web address",
+                "write for example https://login.example.com",
+            )  # fmt: skip
+    if console.oidc_issuer:
+        _check_provider(console)
+    for value, roles in console.roles.items():
+        from bascule.security import permissions_of_roles
+
+        with _about("console", "roles", value):
+            permissions_of_roles(roles)
+
+
+def _check_provider(console: ConsoleSettings) -> None:
+    from bascule.serving.transports import is_loopback
+
+    parts = urlsplit(console.oidc_issuer)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise _Wrong(
+            ("console", "oidc_issuer"),
+            "a provider beyond this machine must be asked over https",
+            "write https:// in front of it",
+        )
+    if not console.oidc_client_id:
+        raise _Wrong(
+            ("console", "oidc_client_id"), "a provider requires it",
+            "register this server with the provider, and write the id that it gives",
+        )  # fmt: skip
+    secret = console.oidc_client_secret
+    if secret and secret.partition(":")[0] not in ("env", "file"):
+        raise _Wrong(
+            ("console", "oidc_client_secret"), "the secret itself does not belong into settings",
+            "write env:VARIABLE or file:PATH",
+        )  # fmt: skip
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _explained(problems: Sequence[Mapping[str, Any]], sources: _Sources) -> Invalid:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bascule_client.addresses import Address, parse_address
 from bascule_client.answer import Answer
@@ -18,6 +18,10 @@ from bascule_client.errors import Invalid
 from bascule_client.outcomes import OutcomesAdded
 from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
+
+if TYPE_CHECKING:  # of no use to a client that predicts alone
+    from bascule_client.control import ControlClient
+    from bascule_client.steering import Alerts, Endpoints, Models, Rollouts
 
 T = TypeVar("T")
 
@@ -48,6 +52,7 @@ class Client:
         tls_authority: str | Path | None = None,
         tls_certificate: str | Path | None = None,
         tls_key: str | Path | None = None,
+        control_url: str = "",
     ) -> None:
         """Open nothing yet.
 
@@ -64,10 +69,15 @@ class Client:
                 system trusts if None.
             tls_certificate: PEM: the client's own, where the server asks for one.
             tls_key: PEM: its key, if it is not in the same file.
+            control_url: The address of the control API, for `endpoints`, `rollouts`, `models` and
+                `alerts`; port 8082 of the same host by default.
 
         Raises:
             Invalid: The address is none, or a file cannot be used.
         """
+        self._key = key or ""
+        self._control_url = control_url
+        self._control: ControlClient | None = None
         self._address = parse_address(
             url, tls_authority=tls_authority, tls_certificate=tls_certificate, tls_key=tls_key
         )
@@ -151,9 +161,42 @@ class Client:
         """What the model takes and returns, as the protocol says it."""
         return self._carried(self._conversation.metadata(model))
 
-    def models(self) -> list[str]:
-        """The names of what is served."""
-        return self._carried(self._conversation.models())
+    @property
+    def models(self) -> Models:
+        """The registered models. `models()` gives the names of what is served."""
+        from bascule_client.steering import Models
+
+        return Models(self._controlled, lambda: self._carried(self._conversation.models()))
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The endpoints: deploy a version, roll back."""
+        from bascule_client.steering import Endpoints
+
+        return Endpoints(self._controlled)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """The rollouts: look, pause, resume, abort, promote."""
+        from bascule_client.steering import Rollouts
+
+        return Rollouts(self._controlled)
+
+    @property
+    def alerts(self) -> Alerts:
+        """The alerts: look, acknowledge, silence."""
+        from bascule_client.steering import Alerts
+
+        return Alerts(self._controlled)
+
+    def _controlled(self) -> ControlClient:
+        if self._control is None:
+            from bascule_client.control import ControlClient, control_url_of
+
+            url = self._control_url or control_url_of(self._address)
+            tls = self._address.tls if url.startswith("https") else None
+            self._control = ControlClient(url, key=self._key, tls=tls)
+        return self._control
 
     def ready(self, model: str | None = None) -> bool:
         """Whether the model (the server, if none is named) can be asked now. Asked once."""

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
-from bascule_client.addresses import parse_address
+from bascule_client.addresses import Address, parse_address
 from bascule_client.errors import KINDS, BasculeError, Invalid, Unauthenticated, Unavailable
 from bascule_client.kinds import kind_of
 
 KIND_URN = "urn:bascule:error:"
 PAGE = 1_000
+CONTROL_PORT = 8082
 _TRIES = 2
 _CHUNK_BYTES = 1 << 20
 _KINDS = {kind.__name__: kind for kind in KINDS}
@@ -171,6 +172,18 @@ class ControlClient:
             + ("" if self._tls is None else ", over TLS"),
             hint=self._hint,
         )
+
+
+def control_url_of(address: Address) -> str:
+    """The control API beside the server at `address`: the same host, the default port.
+
+    Raises:
+        Invalid: The server is reached by a Unix socket, which tells no host.
+    """
+    if address.unix_socket:
+        raise Invalid("control_url is not given", hint=_EXAMPLE)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{'http' if address.tls is None else 'https'}://{host}:{CONTROL_PORT}"
 
 
 def path_of(*parts: object) -> str:

@@ -285,7 +285,10 @@ def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
             data = {name: [value] for name, value in data.items()}
         return list(data), list(data.values())
     if source == "pandas":
-        return list(data.columns), [data.iloc[:, i] for i in range(data.shape[1])]
+        dtypes = set(data.dtypes)
+        if len(dtypes) == 1 and isinstance(one := dtypes.pop(), np.dtype) and one.kind in "biuf":
+            return list(data.columns), list(data.to_numpy().T)
+        return list(data.columns), [column for _, column in data.items()]
     if source == "polars":
         collected = data.collect() if hasattr(data, "collect") else data
         return list(collected.columns), collected.get_columns()
@@ -319,6 +322,7 @@ def _off_device(data: Any) -> Any:
 
 
 def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
+    """A column, which is an array already where all of its table are numbers of one type."""
     dtype = series.dtype
     if hasattr(dtype, "categories"):
         categories = np.asarray(dtype.categories)
@@ -327,10 +331,9 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         return _from_codes(categories, codes, name), kind
     kind_letter = getattr(dtype, "kind", "O")
     if kind_letter in "biuf":
-        missing = np.asarray(series.isna())
         if isinstance(dtype, np.dtype):
             return np.asarray(series), Kind(str(dtype))
-        if missing.any():
+        if series.isna().any():
             return series.to_numpy(dtype=np.float64, na_value=np.nan), Kind(str(dtype))
         return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):

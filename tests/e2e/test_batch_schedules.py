@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from tests.unit.batch.conftest import flights
+from typer.testing import CliRunner
 
+import bascule
 from bascule.batch import Runs, Schedule, Schedules, job_of
 from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.cli.commands import app
+from bascule_client.control import ControlClient
 
 WAIT_S = 60.0
 
@@ -37,3 +42,52 @@ def test_a_server_runs_a_job_that_is_due(serve, table_bundle, tmp_path: Path):
     assert outcome["rows"] == 300
     assert ds.dataset(str(tmp_path / "scored")).count_rows() == 300
     assert [one.state for one in Runs(home).list()] == ["done"]
+
+
+def test_the_commands_work_on_the_runs_and_schedules_of_a_server(
+    serve, table_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(flights(300), tmp_path / "in.parquet")
+    Path("JOB.toml").write_text(
+        f'model = "{table_bundle}/"\nfrom = "{tmp_path}/in.parquet"\nto = "{tmp_path}/scored/"\n'
+    )
+    server = serve(table_bundle, env={"BASCULE_HOME": str(tmp_path / "home")})
+    address = f"http://127.0.0.1:{server.control_port}"
+
+    def call(*words: str) -> str:
+        done = CliRunner().invoke(app, ["--server", address, *words])
+        assert done.exception is None, done.exception
+        return done.stdout
+
+    made = json.loads(call("batch", "run", "JOB.toml", "--json"))
+    assert (made["state"], made["rows"]) == ("done", 300)
+    assert made["run"][:12] in call("batch", "runs")
+    assert "300 rows" in call("batch", "logs", made["run"])
+    assert f"rows in {tmp_path}/scored/" in call("batch", "resume", made["run"])
+    call("schedule", "add", "night", "--cron", "0 2 * * *", "--job", "JOB.toml")
+    assert "night" in call("schedule", "list")
+    assert json.loads(call("schedule", "run", "night", "--json"))["rows"] == 300
+    call("schedule", "remove", "night")
+    assert json.loads(call("schedule", "list", "--json")) == []
+    again = bascule.batch.run(f"{table_bundle}/", tmp_path / "in.parquet", "s/", server=address)
+    assert (again.rows, len(again.manifest.chunks)) == (300, 1)
+
+
+def test_an_alert_is_raised_for_a_run_that_failed(serve, table_bundle, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    pq.write_table(flights(30), tmp_path / "in.parquet")
+    wanted = {"model": f"{table_bundle}/", "from": f"{tmp_path}/in.parquet", "to": f"{tmp_path}/a/"}
+    settings = {"BASCULE_ALERTS__WATCH": "on", "BASCULE_ALERTS__EVERY_S": "1"}
+    server = serve(table_bundle, env={"BASCULE_HOME": str(home), **settings})
+    client = ControlClient(f"http://127.0.0.1:{server.control_port}")
+    client.ask("POST", "/api/v1/batch/runs", {**wanted, "checks": ["rows >= 31"]})
+
+    give_up_at = time.monotonic() + WAIT_S
+    while not (found := list(client.items("/api/v1/alerts"))):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    (alert,) = found
+    assert (alert["source"], alert["kind"]) == ("batch", "batch_failed")
+    assert "rows >= 31 is not met: it is 30" in alert["sentence"]

@@ -22,7 +22,7 @@ from tests.scenarios.commands import bascule as run
 
 import bascule
 from bascule.bundle.tables import conform, for_program
-from bascule.control.finding import version_of
+from bascule.control.references import version_of
 from bascule.core.errors import (
     Invalid,
     NotFound,

@@ -103,6 +103,9 @@ def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry,
     shown = until(lambda: "still called by" in (said := command("show", "iris/1")[1]) and said)
     assert "deprecated ends 2199-03-01, then iris/2" in shown
     assert "callers without a key" in shown
+    remote = ("--server", f"http://127.0.0.1:{server.control_port}")
+    shown = command(*remote, "show", "iris/1")[1]
+    assert "callers without a key" in shown
 
     bascule.deprecate("iris/1", sunset=datetime.now(UTC) + timedelta(seconds=4), successor="iris/2")
     until(lambda: asked()[0] == 410)

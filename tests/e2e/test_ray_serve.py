@@ -108,7 +108,7 @@ def test_a_bundle_with_another_digest_is_refused(places, tmp_path):
         f"specs_of([Arm('current', 'gb/1', 100, 'sha256:{'0' * 64}')])"
     )
     done = subprocess.run(
-        [python_of("ray"), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [python_of("ray_serve"), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={"PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}", "BASCULE_HOME": str(home), "PATH": "/bin"},
     )  # fmt: skip
     assert "the application names sha256:000" in done.stderr

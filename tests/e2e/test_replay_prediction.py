@@ -1,6 +1,7 @@
 """A recorded request is asked again: bit-equal on its version, with the difference on another."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -31,6 +32,23 @@ def test_a_recorded_request_is_asked_again(home, serve):
     rows = np.random.default_rng(0).normal(15, 4, (3, 30))
     with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
         answer = client.predict(rows)
+    control = f"http://127.0.0.1:{server.control_port}"
+
+    def over_server(*words):
+        return run(home, "--server", control, *words, **env)
+
+    give_up = time.monotonic() + 60
+    while (found := over_server("replay", answer.ids[0], "--json"))[0]:
+        assert time.monotonic() < give_up, found  # the ledger is written within seconds
+        time.sleep(0.5)
+    remote = json.loads(found[1])
+    code, said, _ = over_server("replay", answer.ids[0], "--on", "gb/2")
+    assert (code, "3 rows, answered by gb/1; gb/2 gives other answers" in said) == (1, True)
+    bundle = str(next((home / "bundles").glob("*"), home))
+    assert over_server("replay", answer.ids[0], "--on", bundle)[0] in (2, 3), "no folder is opened"
+    code, said, _ = over_server("incident", "gb", "--since", "1h")
+    assert (code, "gb/2" in said) == (0, True), "it was pushed within the hour"
+
     server.process.terminate()
     server.process.wait(20)
 
@@ -40,6 +58,7 @@ def test_a_recorded_request_is_asked_again(home, serve):
 
     code, same = replay(answer.ids[0])
     assert code == 0
+    assert same == remote
     assert same["is_same"]
     assert same["rows"] == 3
     assert same["inputs"]["input"] == rows.astype(np.float32).tolist(), "as the program reads them"

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import bascule
-from bascule.control.finding import version_of
+from bascule.control.references import version_of
 
 pytestmark = pytest.mark.serial
 

@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from tests.conformance.batch_places import PLACES
 from tests.unit.batch.conftest import flights
+
+from bascule.batch import Runs
 
 CHUNKS, ROWS = 6, 3000
 RUN = """
@@ -115,6 +118,35 @@ def test_a_table_is_whole_after_kills(table_bundle, postgresql_url, tmp_path, ki
     assert died
 
 
+OTHERS = [name for name in PLACES if name not in ("parquet", "postgresql")]
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("mode", ["error", "replace"])
+def test_every_other_place_is_whole_after_kills(table_bundle, tmp_path, request, kind, mode, kills):
+    """With `replace`, over the rows of another run, none of which may be left."""
+    place = PLACES[kind]
+    root = request.getfixturevalue(place.needs) if place.needs else tmp_path / "place"
+    place, home = place(root), tmp_path / "home"
+    pq.write_table(flights(ROWS), tmp_path / "in.parquet", row_group_size=100)
+    job = {"from": str(tmp_path / "in.parquet"), "to": place.sink("scored"), "mode": mode}
+    if mode == "replace":
+        Jobs(table_bundle, home, job | {"limit": 50, "workers": 1}).end()
+    jobs, moment = Jobs(table_bundle, home, job), random.Random(kind)
+
+    def committed() -> int:
+        return sum(one.chunks_done for one in Runs(home).list()[:1])
+
+    for _ in range(kills):
+        jobs.kill(moment, committed)
+    assert jobs.end() == ROWS
+    scored = place.read("scored").sort_by("id")
+    assert scored.column("id").to_pylist() == list(range(ROWS))
+    assert len(set(scored.column("prediction_id").to_pylist())) == ROWS
+    assert place.leftovers() == []
+
+
 def test_a_full_disk_is_an_error_and_leaves_no_part(table_bundle, tmp_path):
     """The folder of the sink is a file system of its own, of 200 kB."""
     pq.write_table(flights(ROWS * 10), tmp_path / "in.parquet", row_group_size=ROWS * 10)
@@ -134,3 +166,35 @@ def test_a_full_disk_is_an_error_and_leaves_no_part(table_bundle, tmp_path):
     assert "make room" in said["hint"]
     assert "part-" not in found
     assert "draft" not in found
+
+
+COUNTS = {
+    "sqlite:///small/s.db#s": "import sqlite3; "
+    "print(sqlite3.connect('small/s.db').execute('SELECT count(*) FROM s').fetchone()[0])",
+    "delta://small/s": "import os; print(len(os.listdir('small/s/_delta_log')) if "
+    "os.path.exists('small/s/_delta_log') else 0)",
+    "duckdb:///small/s.db#s": "import duckdb; print(duckdb.connect('small/s.db', read_only=True)"
+    ".execute('SELECT count(*) FROM s').fetchall()[0][0])",
+}
+
+
+@pytest.mark.parametrize("sink", COUNTS)
+def test_a_full_disk_of_a_table_is_an_error_and_shows_no_row(table_bundle, tmp_path, sink):
+    """The folder of the table is a file system of its own, of 2 MB."""
+    rows = ROWS * 30
+    pq.write_table(flights(rows), tmp_path / "in.parquet", row_group_size=rows)
+    (tmp_path / "small").mkdir()
+    script = (
+        f"mount -t tmpfs -o size=2m none small && {sys.executable} -m bascule.cli batch run "
+        f'{table_bundle}/ --from in.parquet --to "{sink}" --json; '
+        f'{sys.executable} -c "{COUNTS[sink]}"'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    document, _, visible = done.stdout.rpartition("}\n")
+    said = json.loads(document + "}")
+    assert said["kind"] == "Invalid", said
+    assert "make room" in said["hint"]
+    assert visible.strip() == "0", done.stderr

@@ -1,9 +1,27 @@
 from .asked import run as run
-from .due import Schedule as Schedule, due as due, next_time as next_time
+from .due import (
+    Schedule as Schedule,
+    due as due,
+    late_since as late_since,
+    may_run as may_run,
+    next_time as next_time,
+)
 from .engine import Cancelled as Cancelled
+from .exposition import batch_text as batch_text
 from .jobs import MODES as MODES, Job as Job, job_of as job_of, read_job as read_job
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged
+from .recording import MonitoringRules as MonitoringRules
+from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
-from .runs import Runs as Runs, Status as Status
-from .schedules import Scheduled as Scheduled, Schedules as Schedules
+from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
+from .schedules import (
+    Scheduled as Scheduled,
+    Schedules as Schedules,
+    schedules_needing as schedules_needing,
+)
+from .watched import (
+    facts_of_runs as facts_of_runs,
+    facts_of_schedules as facts_of_schedules,
+    model_of as model_of,
+)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bascule.batch.jobs import job_of
+from bascule.batch.jobs import Job, job_of
+from bascule.batch.remote import RemoteRuns
 from bascule.batch.running import Run, run_job
 from bascule.bundle import Bundle
+from bascule.bundle.lineage import user_name
+from bascule_client.control import ControlClient
 
 _OPENER = "bascule.api", "batch_model"
 """Finds models and the home by the settings, which are above this room; imported when used."""
 
 
-def run(model: Bundle | str | Path, source: str | Path, sink: str | Path, **options: Any) -> Run:
+def run(
+    model: Bundle | str | Path, source: str | Path, sink: str | Path, *, server: str = "",
+    **options: Any,
+) -> Run:  # fmt: skip
     """Score a table: `bascule.batch.run("late@champion", "flights/*.parquet", "scored/")`.
 
     The same call on the same rows again changes nothing; after a crash it goes on.
@@ -23,6 +30,8 @@ def run(model: Bundle | str | Path, source: str | Path, sink: str | Path, **opti
         model: A bundle, its folder, or a registered model.
         source: Files (a path, a glob or the URL of a bucket), or `postgresql://HOST/DB#TABLE`.
         sink: A folder that ends in `/`, a file, or a table.
+        server: The control API of the server that runs it, `http://HOST:8082`, with the key of
+            `BASCULE_KEY`; paths are those of that machine. This process if empty.
         **options: The fields of `Job`: `columns`, `keep`, `where`, `mode`, `checks`...
 
     Raises:
@@ -30,8 +39,19 @@ def run(model: Bundle | str | Path, source: str | Path, sink: str | Path, **opti
         Conflict: The sink has rows of another run.
         Refused: A check failed, or too many rows cannot be scored.
     """
-    module, name = _OPENER
-    bundle, version, home = getattr(import_module(module), name)(model)
     named = str(model.path if isinstance(model, Bundle) else model)
     job = job_of({"model": named, "from": str(source), "to": str(sink), **options})
-    return run_job(job, bundle, home, version=version)
+    if server:
+        return _run_at(server, job)
+    module, name = _OPENER
+    bundle, version, rules, home = getattr(import_module(module), name)(model)
+    return run_job(job, bundle, home, version=version, monitoring=rules, by=user_name())
+
+
+def _run_at(server: str, job: Job) -> Run:
+    runs = RemoteRuns(ControlClient(server, key=os.environ.get("BASCULE_KEY", "")))
+    status = runs.wait(runs.start(job, by=user_name()).run)
+    return Run(
+        status.rows, status.quarantined, status.seconds, runs.manifest(status.run),
+        tuple(status.findings),
+    )  # fmt: skip

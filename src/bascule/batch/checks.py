@@ -2,7 +2,9 @@
 
 A check is `METRIC OP NUMBER`: `rows >= 1000`, `missing(age) <= 0.1`, `unique(id) >= 1`,
 `max(age) <= 120`, `age_hours(updated_at) <= 24`, `other(state, 'CA', 'NY') <= 0`, `drift <= 0`. A
-metric of a column of the answers is of a sample of the rows.
+metric of a column of the answers is of a sample of the rows. `scored` is the number of rows that
+are written, `drift` that of columns that differ from the baseline, `answer_drift` the same of
+answers alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from bascule.core import Invalid, Refused, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from bascule.monitoring import ColumnDrift
 
 _CHECK = re.compile(
     r"\s*(?P<metric>[a-z_]+)\s*(?:\((?P<column>[^,()]+)(?:,(?P<values>[^()]*))?\))?\s*"
@@ -41,7 +45,10 @@ _SQL = {
     "age_hours": "({now} - epoch(max({c}))) / 3600",
 }
 """By metric, its value in SQL of DuckDB; shares are from 0 to 1, and times without zone are UTC."""
-_DRIFT = "drift"
+_DRIFT, _ANSWER_DRIFT, _SCORED = "drift", "answer_drift", "scored"
+_WHOLE = ("rows", _DRIFT, _ANSWER_DRIFT, _SCORED)
+"""Metrics that are of no column."""
+_SHOWN_ALARMS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,8 @@ class Check:
 
     Attributes:
         text: As it was written.
-        metric: A name of the table above, or `drift`: the number of columns that have drifted.
-        column: Of the source or of the answers; empty for `rows` and `drift`.
+        metric: A name of the table above, or one of `_WHOLE`.
+        column: Of the source or of the answers; empty for the metrics of all columns.
         values: SQL literals, of `other`: all that the column may hold.
     """
 
@@ -70,14 +77,14 @@ class Check:
 def parse(text: str) -> Check:
     """Raises `Invalid` where it is no check."""
     match = _CHECK.fullmatch(text)
-    known = [*_SQL, _DRIFT]
+    known = list(dict.fromkeys([*_SQL, *_WHOLE]))
     if match is None or match["metric"] not in known:
         raise Invalid(
             f"check {text!r} is not known",
             hint=f"write METRIC(COLUMN) <= NUMBER, with one of {', '.join(known)}",
         )
     column = (match["column"] or "").strip().strip('"')
-    if bool(column) == (match["metric"] in ("rows", _DRIFT)):
+    if bool(column) == (match["metric"] in _WHOLE):
         raise Invalid(f"check {text!r}: a column is {'not ' if column else ''}needed")
     try:
         limit = float(match["limit"])
@@ -86,13 +93,23 @@ def parse(text: str) -> Check:
     return Check(text, match["metric"], column, match["values"] or "", match["op"], limit)
 
 
-def sentences(measured: Sequence[tuple[Check, float | None]]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a check found: its value, None where there is none, and which columns it is about."""
+
+    check: Check
+    value: float | None
+    why: str = ""
+
+    @property
+    def sentence(self) -> str:
+        said = "unknown" if self.value is None else format(self.value, ".6g")
+        return f"{self.check.text} is not met: it is {said}" + (self.why and f" ({self.why})")
+
+
+def sentences(measured: Sequence[Measured]) -> list[str]:
     """A sentence for each check that is not met. Pure."""
-    return [
-        f"{check.text} is not met: it is {'unknown' if value is None else format(value, '.6g')}"
-        for check, value in measured
-        if not check.is_met(value)
-    ]
+    return [one.sentence for one in measured if not one.check.is_met(one.value)]
 
 
 def check_source(
@@ -120,9 +137,18 @@ def check_source(
 
 
 def check_answers(
-    sample: pa.Table | None, scorer: Scorer, checks: Sequence[str], warnings: Sequence[str]
-) -> list[str]:
+    sample: pa.Table | None, scorer: Scorer, checks: Sequence[str], warnings: Sequence[str],
+    *, rows: int, false_alarms_a_year: float = 4.0,
+) -> list[str]:  # fmt: skip
     """Measure the answers, and drift, on a sample of the rows that this process has scored.
+
+    Args:
+        sample: Of the source's rows; None where this process scored none.
+        scorer: Answers them.
+        checks: What stops the run.
+        warnings: What is said, and stops nothing.
+        rows: How many rows the run has written.
+        false_alarms_a_year: The budget of drift, for one run a day.
 
     Returns:
         What `warnings` found.
@@ -132,26 +158,37 @@ def check_answers(
         Invalid: A check is of a column that neither the source nor the answers have.
     """
     wanted = [parse(text) for text in (*checks, *warnings)]
+    measured = [Measured(one, float(rows)) for one in wanted if one.metric == _SCORED]
     source = () if sample is None else sample.schema.names
-    wanted = [one for one in wanted if one.metric != "rows" and one.column not in source]
-    if not wanted or sample is None:
-        return []
+    wanted = [
+        one for one in wanted if one.metric not in ("rows", _SCORED) and one.column not in source
+    ]
+    if wanted and sample is not None:
+        measured += _of_sample(sample, scorer, wanted, false_alarms_a_year)
+    return _judge(measured, checks, "its rows are written, and not marked as finished")
+
+
+def _of_sample(
+    sample: pa.Table, scorer: Scorer, wanted: Sequence[Check], budget: float
+) -> list[Measured]:
     answers = scorer.answers(sample)
     strange = next((o for o in wanted if o.column and o.column not in answers.schema.names), None)
     if strange is not None:
         raise Invalid(f"check {strange.text!r}: there is no column {strange.column!r}")
-    measured: list[tuple[Check, float | None]] = [
-        (one, _drifted(scorer, sample)) for one in wanted if one.metric == _DRIFT
-    ]
-    own = [one for one in wanted if one.metric != _DRIFT]
-    measured += _measured(own, answers.schema, iter(answers.to_batches()))
-    return _judge(measured, checks, "its rows are written, and not marked as finished")
+    of_drift = [one for one in wanted if one.metric in (_DRIFT, _ANSWER_DRIFT)]
+    own = [one for one in wanted if one not in of_drift]
+    measured = _measured(own, answers.schema, iter(answers.to_batches()))
+    if of_drift:
+        alarms = _alarms(scorer, sample, budget)
+        for one in of_drift:
+            found = [a for a in alarms if one.metric == _DRIFT or a.where == "answer"]
+            why = "; ".join(a.sentence for a in found[:_SHOWN_ALARMS])
+            measured.append(Measured(one, float(len(found)), why))
+    return measured
 
 
-def _judge(
-    measured: Sequence[tuple[Check, float | None]], checks: Sequence[str], state: str
-) -> list[str]:
-    blocking = sentences([one for one in measured if one[0].text in checks])
+def _judge(measured: Sequence[Measured], checks: Sequence[str], state: str) -> list[str]:
+    blocking = sentences([one for one in measured if one.check.text in checks])
     if blocking:
         raise Refused(
             f"a check stops the run, and {state}: {'; '.join(blocking)}",
@@ -162,7 +199,7 @@ def _judge(
 
 def _measured(
     checks: Sequence[Check], schema: pa.Schema, batches: Iterator[pa.RecordBatch]
-) -> list[tuple[Check, float | None]]:
+) -> list[Measured]:
     import duckdb
     import pyarrow as pa
 
@@ -180,7 +217,10 @@ def _measured(
             ).fetchone()
         except duckdb.Error as problem:
             raise Invalid(f"checks cannot be measured: {first_line(problem)}") from None
-    return [(c, None if v is None else float(v)) for c, v in zip(checks, found, strict=True)]
+    return [
+        Measured(one, None if value is None else float(value))
+        for one, value in zip(checks, found, strict=True)
+    ]
 
 
 def _sql(check: Check, schema: pa.Schema) -> str:
@@ -192,8 +232,8 @@ def _sql(check: Check, schema: pa.Schema) -> str:
     return _SQL[check.metric].format(c=quoted, v=check.values, now=time.time())
 
 
-def _drifted(scorer: Scorer, sample: pa.Table) -> float:
+def _alarms(scorer: Scorer, sample: pa.Table, budget: float) -> list[ColumnDrift]:
     from bascule.monitoring import measure_drift
 
-    report = measure_drift(scorer.bundle, scorer.inputs(sample))
-    return float(sum(len(window.alarms) for window in report.windows))
+    report = measure_drift(scorer.bundle, scorer.inputs(sample), budget=budget)
+    return [alarm for window in report.windows for alarm in window.alarms]

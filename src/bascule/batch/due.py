@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,7 +12,8 @@ from bascule.core import Invalid, check_name
 
 CatchUp = Literal["one", "all", "none"]
 CATCH_UPS = ("one", "all", "none")
-_ON_TIME = timedelta(minutes=5)
+_MINUTE = timedelta(minutes=1)
+_ON_TIME = 5 * _MINUTE
 """With `none`, a time that passed longer ago is skipped."""
 
 
@@ -27,6 +28,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
             each of them in order, `none` skips them after 5 minutes.
         job: The job, as `Job.to_json` gives it.
         folder: That the job's paths are relative to.
+        window: Hours of the day in which the job may run, as `22:00-06:00` in the time zone; empty
+            for all. A run that is not done when they end is stopped, and goes on the next time.
+        late_after_min: An alert is raised so long after a time whose run has not ended.
         is_paused: Whether nothing runs.
         created_at: When it was added: no earlier time is due.
     """
@@ -37,6 +41,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     catch_up: CatchUp = "one"
     job: dict[str, Any]
     folder: str = "."
+    window: str = ""
+    late_after_min: float = 60.0
     is_paused: bool = False
     created_at: datetime
 
@@ -46,7 +52,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
             raise Invalid(
                 f"catch_up: {self.catch_up!r} is not known", hint=f"use {', '.join(CATCH_UPS)}"
             )
+        if self.late_after_min <= 0:
+            raise Invalid(
+                f"late_after_min: {self.late_after_min:g} is not > 0", field="late_after_min"
+            )
         next_time(self, self.created_at)
+        _hours(self.window)
 
 
 def next_time(schedule: Schedule, after: datetime) -> datetime | None:
@@ -73,8 +84,68 @@ def next_time(schedule: Schedule, after: datetime) -> datetime | None:
         ) from None
 
 
+def _hours(window: str) -> tuple[time, time] | None:
+    """Start and end; the end is on the next day where it is the earlier one."""
+    if not window:
+        return None
+    start, dash, end = window.partition("-")
+    try:
+        parsed = time.fromisoformat(start.strip()), time.fromisoformat(end.strip())
+    except ValueError:
+        parsed = time(0), time(0)
+    if not dash or parsed[0] == parsed[1] or any(one.tzinfo or one.second for one in parsed):
+        raise Invalid(
+            f"window: {window!r} cannot be read",
+            hint="write two different times of the day, as in 22:00-06:00",
+            field="window",
+        )
+    return parsed
+
+
+def may_run(schedule: Schedule, now: datetime) -> bool:
+    """Whether a moment is in the window."""
+    hours = _hours(schedule.window)
+    if hours is None:
+        return True
+    start, end = hours
+    clock = now.astimezone(ZoneInfo(schedule.timezone)).time()
+    if start < end:
+        return start <= clock < end
+    return clock >= start or clock < end
+
+
+def opens_at(schedule: Schedule, moment: datetime) -> datetime:
+    """The first moment at or after `moment` that is in the window."""
+    found = moment
+    while not may_run(schedule, found):  # by minutes, because an hour may be missing or come twice
+        found = found.replace(second=0, microsecond=0) + _MINUTE
+    return found
+
+
+def late_since(
+    schedule: Schedule, last: datetime | None, now: datetime, *, is_under_way: bool
+) -> datetime | None:
+    """The oldest time whose run should have ended by now and has not; None if there is none.
+
+    A time that was missed and that `catch_up` skips counts until the next run begins.
+
+    Args:
+        schedule: When to run.
+        last: The time that was last run for.
+        now: A moment with a time zone.
+        is_under_way: Whether that run has not ended.
+    """
+    if schedule.is_paused:
+        return None
+    waiting = last if is_under_way else next_time(schedule, last or schedule.created_at)
+    if waiting is None:
+        return None
+    is_late = now > opens_at(schedule, waiting) + schedule.late_after_min * _MINUTE
+    return waiting if is_late else None
+
+
 def due(schedule: Schedule, last: datetime | None, now: datetime) -> datetime | None:
-    """The time to run for now; None if there is none.
+    """The time to run for as soon as the window lets it; None if there is none.
 
     Args:
         schedule: When to run.
@@ -84,11 +155,11 @@ def due(schedule: Schedule, last: datetime | None, now: datetime) -> datetime | 
     if schedule.is_paused:
         return None
     found, after = None, last or schedule.created_at
-    while (time := next_time(schedule, after)) is not None and time <= now:
-        after = time
-        if schedule.catch_up == "none" and now - time > _ON_TIME:
+    while (moment := next_time(schedule, after)) is not None and moment <= now:
+        after = moment
+        if schedule.catch_up == "none" and now - opens_at(schedule, moment) > _ON_TIME:
             continue
-        found = time
+        found = moment
         if schedule.catch_up == "all":
             break
     return found

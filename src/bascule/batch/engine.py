@@ -9,13 +9,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.ports import Sink, Source
 from bascule.batch.scoring import Poison, Scorer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ALL_ROWS = 1 << 60
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 TRANSIENT = (Unavailable, Overloaded, TimedOut)
@@ -66,15 +68,7 @@ class ChunkWork:
             Cancelled: The run is to stop.
             Unavailable: The fault has outlasted the retries.
         """
-        for attempt in range(self.retries):
-            try:
-                return self._once(chunk, stopped)
-            except TRANSIENT as problem:
-                pause = pause_s(attempt)
-                log.warning("chunk %d again in %.1f s: %s", chunk.number, pause, problem)
-                if stopped.wait(pause):
-                    break
-        return self._once(chunk, stopped)
+        return with_retries(lambda: self._once(chunk, stopped), self.retries, stopped, chunk.number)
 
     def _once(self, chunk: Chunk, stopped: threading.Event) -> Record:
         began_s = time.monotonic()
@@ -99,6 +93,26 @@ class ChunkWork:
             staged.commit(record)
         self.meter.committed(record)
         return record
+
+
+def plan_chunks(job: Job, source: Source) -> list[Chunk]:
+    """The chunks of a job. Rows are limited in order, which one chunk is and several are not."""
+    return source.plan(_ALL_ROWS if job.limit else job.chunk_rows)
+
+
+def with_retries(
+    act: Callable[[], Record], retries: int, stopped: threading.Event, chunk: int
+) -> Record:
+    """What `act` returns; it is tried again after transient faults, with pauses."""
+    for attempt in range(retries):
+        try:
+            return act()
+        except TRANSIENT as problem:
+            pause = pause_s(attempt)
+            log.warning("chunk %d again in %.1f s: %s", chunk, pause, problem)
+            if stopped.wait(pause):
+                break
+    return act()
 
 
 def run_local(work: ChunkWork, chunks: Sequence[Chunk], workers: int) -> None:

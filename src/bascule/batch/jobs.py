@@ -40,7 +40,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         checks: Conditions on the rows that stop the job: `missing(age) <= 0.1`.
         warnings: The same, and the job goes on.
         with_time: Whether the time of scoring is a column, which differs between runs.
-        on: The engine that runs chunks: `local`.
+        record: What monitoring gets: `profile` of a sample of the rows, all `rows`, or `off`.
+        on: The engine that runs chunks: `local`, `ray`, or `ray://HOST:PORT` of a cluster.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     checks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     with_time: bool = False
+    record: Literal["profile", "rows", "off"] = "profile"
     on: str = "local"
 
     def __post_init__(self) -> None:
@@ -71,6 +73,13 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 raise Invalid(f"{name}: {getattr(self, name)} is not >= {least}", field=name)
         if self.max_quarantined > 1:
             raise Invalid(f"max_quarantined: {self.max_quarantined} is not a share from 0 to 1")
+        if self.on not in ("local", "ray") and not self.on.startswith("ray://"):
+            raise Invalid(
+                f"on: there is no engine {self.on!r}", hint="use local, ray or ray://HOST:PORT",
+                field="on",
+            )  # fmt: skip
+        if self.on != "local" and self.record == "rows":
+            raise Invalid("record: rows are recorded on local alone", hint="--record profile")
         if self.mode == "upsert" and not self.key:
             raise Invalid("mode upsert needs the key of its rows", hint="add --key COLUMN")
 
@@ -87,8 +96,8 @@ _LEAST = {
     "limit": 0, "chunk_rows": 1, "memory_mb": 50, "workers": 0, "retries": 0, "max_quarantined": 0,
 }  # fmt: skip
 _HOW = frozenset(
-    ("model", "memory_mb", "workers", "retries", "max_quarantined", "checks", "warnings", "on")
-)
+    ("model", "memory_mb", "workers", "retries", "max_quarantined", "checks", "warnings")
+) | {"record", "on"}
 
 
 def job_of(content: Mapping[str, Any], place: str = "job") -> Job:

@@ -85,6 +85,18 @@ def find_files(filesystem: pafs.FileSystem, path: str, place: str) -> list[str]:
     return sorted(found)
 
 
+def check_no_delta(filesystem: pafs.FileSystem, path: str, text: str) -> None:
+    """Raise `Invalid` where a folder is a Delta table: its files also hold deleted rows."""
+    import pyarrow.fs as pafs
+
+    if any(one in path for one in _MAGIC):
+        return
+    log = filesystem.get_file_info(f"{path.rstrip('/')}/_delta_log")
+    if log.type == pafs.FileType.Directory:
+        url = f"delta+{text}" if is_url(text) else f"delta://{text}"
+        raise Invalid(f"{masked(text)} is a Delta table", hint=f"write {masked(url)}")
+
+
 def _listed(filesystem: pafs.FileSystem, base: str) -> list[str]:
     import pyarrow.fs as pafs
 
@@ -113,3 +125,8 @@ def format_of(files: list[str], place: str) -> str:
             hint=f"name files of one kind of {', '.join(SUFFIXES)}",
         )
     return formats.pop()
+
+
+def is_full(problem: object) -> bool:
+    """Whether a library says that a disk is full, each in its own words."""
+    return any(one in str(problem) for one in ("No space left", "disk is full", "os error 28"))

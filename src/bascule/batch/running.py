@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bascule.batch import runs as states
 from bascule.batch.checks import check_answers, check_source
-from bascule.batch.engine import Cancelled, ChunkWork, run_local
+from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import (
     Chunk,
@@ -28,24 +30,26 @@ from bascule.batch.manifest import (
     pending,
 )
 from bascule.batch.ports import Sink, Source
+from bascule.batch.recording import MonitoringRules, Recorder, close_quietly, open_recorder
 from bascule.batch.runs import LiveRun, Runs, Status
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
 from bascule.batch.sinks.table import open_sink
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
-from bascule.core import BasculeError, Invalid
+from bascule.core import BasculeError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
 _SAVE_S = 0.5
-_ALL_ROWS = 1 << 60
 _SHOWN_ROWS = 10
 
 Watcher = Callable[[Status], None]
+NOT_MONITORED = MonitoringRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Planned:
         counts = [chunk.rows for chunk in self.chunks if chunk.rows is not None]
         if len(counts) < len(self.chunks):
             return None
-        return min(sum(counts), self.job.limit or _ALL_ROWS)
+        return min(sum(counts), self.job.limit) if self.job.limit else sum(counts)
 
     def expected_s(self) -> float | None:
         """How long scoring takes by the measured cost, without reading and writing."""
@@ -125,15 +129,9 @@ def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
-    if job.on != "local":
-        raise Invalid(f"on: there is no engine {job.on!r}", hint="use local", field="on")
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
-        scorer = Scorer(
-            bundle, version or bundle.digest[7:19], source.schema, columns=job.columns,
-            keep=job.keep, confidence=job.confidence, with_time=job.with_time,
-        )  # fmt: skip
-        # Rows are limited in order, which one chunk is and several side by side are not.
-        chunks = source.plan(_ALL_ROWS if job.limit else job.chunk_rows)
+        scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
+        chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
         workers = min(job.workers or os.cpu_count() or 1, len(chunks))
         batch_rows = scorer.batch_rows(source.schema, job.memory_mb, workers)
@@ -147,6 +145,8 @@ def run_job(
     *,
     version: str = "",
     expected_run: str = "",
+    by: str = "",
+    monitoring: MonitoringRules = NOT_MONITORED,
     watch: Watcher = lambda _: None,
 ) -> Run:
     """Score the rows of a job, or go on where an earlier process of the same run has ended.
@@ -157,6 +157,8 @@ def run_job(
         home: Where status and logs are kept.
         version: What the column `model_version` says; the start of the digest if empty.
         expected_run: The run that is resumed.
+        by: The user, or `schedule NAME`, for lists of runs.
+        monitoring: What is recorded for monitoring.
         watch: Called about twice a second with the status.
 
     Raises:
@@ -171,10 +173,11 @@ def run_job(
         status = Status(
             run=plan.manifest.run, model=job.model, source=plan.source.place,
             sink=plan.sink.place, expected_rows=plan.rows, chunks=len(plan.chunks),
-            started_at=now, updated_at=now,
+            started_at=now, updated_at=now, by=by, digest=bundle.digest,
         )  # fmt: skip
-        with Runs(home).begin(job, status) as live, _told(live):
-            return _Execution(plan, live, watch).run()
+        with Runs(home).begin(job, status, plan.manifest) as live, _told(live):
+            watch(status)
+            return _Execution(plan, live, watch, home, monitoring).run()
 
 
 @contextmanager
@@ -201,8 +204,12 @@ def _told(live: LiveRun) -> Iterator[None]:
 class _Execution:
     """One process's part of a run; the meter of its engine."""
 
-    def __init__(self, plan: Planned, live: LiveRun, watch: Watcher) -> None:
+    def __init__(
+        self, plan: Planned, live: LiveRun, watch: Watcher, home: Path, rules: MonitoringRules
+    ) -> None:
         self._plan, self._live, self._watch = plan, live, watch
+        self._home, self._rules = home, rules
+        self._recorder: Recorder | None = None
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
         self._saved_s = 0.0
@@ -220,6 +227,7 @@ class _Execution:
         self._records = {
             one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
         }
+        self._live.status.rows_before = sum(one.rows for one in self._records.values())
         todo = pending(plan.chunks, self._records)
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
@@ -239,28 +247,76 @@ class _Execution:
             plan.source, plan.sink, plan.scorer, plan.manifest, self, plan.batch_rows,
             job.limit, job.retries,
         )  # fmt: skip
-        if chunks:
-            run_local(work, chunks, plan.workers)
+        if not chunks:
+            return
+        self._recorder = open_recorder(self._home, plan.scorer, self._rules, job.record)
+        try:
+            if job.on == "local":
+                run_local(work, chunks, plan.workers)
+            else:
+                from bascule.batch.on_ray import run_on_ray
+
+                run_on_ray(job, work, chunks, plan.workers, self)
+        finally:
+            close_quietly(self._recorder)
 
     def _check_end(self) -> None:
         job = self._plan.job
         rows = sum(one.rows for one in self._records.values())
         check_quarantined(self._quarantined, rows + self._quarantined, job.max_quarantined)
-        found = check_answers(self._sample.table(), self._plan.scorer, job.checks, job.warnings)
+        found = check_answers(
+            self._sample.table(), self._plan.scorer, job.checks, job.warnings, rows=rows,
+            false_alarms_a_year=self._rules.false_alarms_a_year,
+        )  # fmt: skip
         self._live.status.findings += found
+
+    def _record(
+        self,
+        recorder: Recorder,
+        record: Record,
+        parts: Sequence[tuple[NDArray[Any], pa.RecordBatch]],
+    ) -> None:
+        import pyarrow as pa
+
+        if not parts:
+            return
+        places = np.concatenate([one for one, _ in parts])
+        rows = pa.Table.from_batches([one for _, one in parts]).combine_chunks()
+        prefix = self._plan.manifest.prefix_of(self._plan.chunks[record.chunk])
+        try:
+            for batch in rows.to_batches():
+                recorder.add(prefix, places, batch, record)
+        except (BasculeError, ArithmeticError, TypeError, ValueError) as problem:
+            # The rows are in the sink: a run does not fail because it cannot be profiled.
+            log.warning("chunk %d is not in the profiles: %s", record.chunk, problem)
 
     @property
     def _quarantined(self) -> int:
         return sum(one.quarantined for one in self._records.values())
 
     def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+        recorder = self._recorder
+        if recorder is not None and recorder.keeps_rows:
+            places = np.arange(rows - batch.num_rows, rows)
+            self._record(recorder, Record(chunk, batch.num_rows, 0), [(places, batch)])
         with self._lock:
             self._sample.add(chunk, rows, batch)
             self._rows[chunk] = rows
             self._tell()
 
+    def sampled(self, chunk: int, rows: int, places: NDArray[Any], taken: pa.RecordBatch) -> None:
+        with self._lock:
+            self._sample.take_in(chunk, places, taken)
+            self._rows[chunk] = rows
+            self._tell()
+
     def committed(self, record: Record) -> None:
         log.info("chunk %d: %d rows, %d quarantined", record.chunk, record.rows, record.quarantined)
+        recorder = self._recorder
+        if recorder is not None and not recorder.keeps_rows:
+            with self._lock:
+                parts = self._sample.of_chunk(record.chunk)
+            self._record(recorder, record, parts)
         with self._lock:
             self._records[record.chunk] = record
             # Early, where the rows are known: a wrong table is not scored to its end.

@@ -19,9 +19,13 @@ from typing import Any
 import msgspec
 
 from bascule.batch.jobs import Job, job_of
+from bascule.batch.manifest import Manifest
 from bascule.core import Conflict, NotFound, replacing, writing
 
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
+STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
+OF_SCHEDULE = "schedule "
+"""What `Status.by` of a scheduled run begins with."""
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -31,18 +35,24 @@ class Status(msgspec.Struct, kw_only=True):
         run: The id.
         state: `running`, `done`, `failed`, `cancelled`, or `killed`: its process is gone.
         rows: Scored and committed, or under way.
+        rows_before: Those of them that earlier processes of the same run have scored.
         expected_rows: Where the source knows it.
         chunks_done: Committed, with those of earlier processes.
         error: Why it failed, with the next step.
         findings: What checks found, a sentence each.
+        by: The user, or `schedule NAME`.
+        digest: Of the model's bundle.
     """
 
     run: str
     state: str = RUNNING
     model: str
+    digest: str = ""
+    by: str = ""
     source: str
     sink: str
     rows: int = 0
+    rows_before: int = 0
     quarantined: int = 0
     expected_rows: int | None = None
     chunks_done: int = 0
@@ -57,7 +67,20 @@ class Status(msgspec.Struct, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = msgspec.to_builtins(self)
-        return made
+        return made | {"rows_per_s": self.rows_per_s, "left_s": self.left_s}
+
+    @property
+    def rows_per_s(self) -> float | None:
+        """Of the process that scores or scored; None before its first rows."""
+        new = self.rows - self.rows_before
+        return round(new / self.seconds, 1) if self.seconds and new > 0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """About how long a running one still takes; None where that is not known."""
+        if self.state != RUNNING or self.expected_rows is None or self.rows_per_s is None:
+            return None
+        return round(max(self.expected_rows - self.rows, 0) / self.rows_per_s, 1)
 
 
 class Runs:
@@ -80,6 +103,11 @@ class Runs:
         path = self._find(run) / "log.txt"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
+    def manifest(self, run: str) -> Manifest:
+        """What it is."""
+        path = self._find(run) / "manifest.json"
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+
     def job(self, run: str) -> tuple[str, Job, str]:
         """The whole id, the job, and the folder that its paths are relative to."""
         folder = self._find(run)
@@ -101,7 +129,7 @@ class Runs:
         return status
 
     @contextmanager
-    def begin(self, job: Job, status: Status) -> Iterator[LiveRun]:
+    def begin(self, job: Job, status: Status, manifest: Manifest) -> Iterator[LiveRun]:
         """Hold the run while the block runs.
 
         Raises:
@@ -116,11 +144,14 @@ class Runs:
                 raise Conflict(
                     f"run {status.run} is under way in another process",
                     hint=f"bascule batch show {status.run}",
+                    under_way=status.run,
                 )
             (folder / "cancel").unlink(missing_ok=True)
             content = {"job": job.to_json(), "folder": os.getcwd()}
             with replacing(folder / "job.json") as draft:
                 draft.write_bytes(msgspec.json.encode(content))
+            with replacing(folder / "manifest.json") as draft:
+                draft.write_bytes(msgspec.json.encode(manifest))
             live = LiveRun(folder, status)
             live.save()
             with _logging_to(folder / "log.txt"):

@@ -5,7 +5,7 @@ The state of a schedule is what its events add up to, so it needs no table of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,11 @@ class Scheduled:
         made: dict[str, Any] = msgspec.to_builtins(self.schedule)
         last = None if self.due is None else self.due.isoformat()
         return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
+        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
+        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
 
 
 class Schedules:
@@ -120,6 +125,14 @@ class Schedules:
         self.get(name)
         with self._catalogue.write() as connection:
             _append(connection, name, kind, by, {}, reason)
+
+
+def schedules_needing(connection: sa.Connection, version: str) -> Iterator[str]:
+    """The schedules whose jobs score with this very version, in words; a paused one may resume."""
+    for name, schedule in sorted(_folded(connection).items()):
+        if schedule.job.get("model") == version:
+            paused = " (paused)" if schedule.is_paused else ""
+            yield f"schedule {name}{paused} scores with it"
 
 
 def _append(

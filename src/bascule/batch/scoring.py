@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from bascule.batch.jobs import Job
 from bascule.bundle import Bundle, flat
 from bascule.core import Columns, DType, Field, Invalid, ModelFailed
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Rows = TypeVar("Rows", "pa.Table", "pa.RecordBatch")
 
 ID, VERSION, TIME = "prediction_id", "model_version", "scored_at"
 INTERVAL = "interval"
@@ -55,7 +58,7 @@ class Scorer:
             Invalid: The model takes a column that is not there; or an option names none.
         """
         self.bundle = bundle
-        self._version = version
+        self.version = version
         self._reads = _inputs(bundle, schema)
         self._source = schema
         wants_sets = bool({INTERVAL, "lower", "upper", "prediction_set"} & set(columns))
@@ -66,6 +69,14 @@ class Scorer:
         answers = self._answer_schema()
         self._columns = _chosen(list(answers), columns)
         self.schema = self._output_schema(schema, answers)
+
+    @classmethod
+    def of_job(cls, job: Job, bundle: Bundle, version: str, schema: pa.Schema) -> Scorer:
+        """The scorer with the options of a job; raises `Invalid`."""
+        return cls(
+            bundle, version, schema, columns=job.columns, keep=job.keep,
+            confidence=job.confidence, with_time=job.with_time,
+        )  # fmt: skip
 
     def batch_rows(self, schema: pa.Schema, memory_mb: int, workers: int) -> int:
         """Rows of a batch, so that all batches of all workers stay within the memory."""
@@ -100,9 +111,14 @@ class Scorer:
         arrays += self._added(rows + first_row, prefix)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 
-    def inputs(self, rows: pa.Table) -> pa.Table:
+    def inputs(self, rows: Rows) -> Rows:
         """The columns that the model reads."""
-        return rows.select(self._reads)
+        selected: Rows = rows.select(self._reads)
+        return selected
+
+    def refused(self, inputs: pa.RecordBatch) -> list[Poison]:
+        """The rows that the model does not answer, given the columns that it reads."""
+        return self._answered(inputs, 0)[2]
 
     def answers(self, rows: pa.Table) -> pa.Table:
         """Scored rows of a sample."""
@@ -135,7 +151,7 @@ class Scorer:
         import pyarrow.compute as pc
 
         yield pc.binary_join_element_wise(prefix, pa.array(rows).cast(pa.string()), "#")
-        yield pa.repeat(pa.scalar(self._version), len(rows))
+        yield pa.repeat(pa.scalar(self.version), len(rows))
         if TIME in self._extras:
             yield pa.repeat(pa.scalar(self._at, pa.timestamp("us", "UTC")), len(rows))
 

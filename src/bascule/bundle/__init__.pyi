@@ -12,7 +12,6 @@ from .packing import pack as pack
 from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
 from .statements.cost import Cost as Cost
 from .statements.parity import Parity as Parity
-from .svg import Chart as Chart
 from .table_files import (
     as_table as as_table,
     as_trained as as_trained,

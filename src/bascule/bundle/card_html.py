@@ -50,7 +50,7 @@ blockquote p { margin: 0 0 .5rem; white-space: pre-wrap; }
 blockquote footer { color: var(--soft); font-size: .9rem; }
 .passed { color: var(--good); font-weight: 600; } .failed { color: var(--bad); font-weight: 600; }
 .long { overflow-wrap: anywhere; }
-.overview { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
+.overview { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr));
   gap: .75rem; margin: 1.25rem 0; padding: 0; }
 .overview div { background: var(--band); border-radius: .4rem; padding: .6rem .8rem; }
 .overview dt { color: var(--soft); font-size: .8rem; }

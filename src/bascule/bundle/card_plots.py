@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bascule.bundle.card import Plot
 from bascule.bundle.disk import OUTLIERS
 from bascule.bundle.statements import in_batches
-from bascule.bundle.svg import Chart, grid
 from bascule.bundle.tables import for_program, take
+from bascule.charts import Chart, grid
 from bascule.stats import ColumnProfile
 
 if TYPE_CHECKING:

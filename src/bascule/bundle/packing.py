@@ -31,6 +31,7 @@ from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.opening import open_original
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
+from bascule.bundle.progress import progress_line
 from bascule.bundle.statements import (
     ComparedRows,
     Cost,
@@ -45,7 +46,6 @@ from bascule.bundle.statements import (
     profiling,
     training,
 )
-from bascule.bundle.watching import progress_line
 from bascule.core import (
     Columns,
     DType,

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from bascule.catalogue import schema
+from bascule.catalogue.changes import Watch
 from bascule.catalogue.databases import Database, explaining
-from bascule.catalogue.watching import Watch
 from bascule.core import NotFound, Untrusted
 
 

@@ -64,13 +64,31 @@ def append(connection: sa.Connection, event: Event) -> int:
     return int(connection.execute(added.returning(_table.c.id)).scalar_one())
 
 
+def lock(connection: sa.Connection, subject: Subject) -> None:
+    """Have other writers that lock this subject wait for the end of the transaction.
+
+    On SQLite writers take turns anyway. A subject without events is not locked.
+    """
+    first = (
+        sa.select(_table.c.id)
+        .where(_table.c.subject_kind == subject.kind, _table.c.subject == subject.name)
+        .order_by(_table.c.id)
+        .limit(1)
+    )
+    connection.execute(first.with_for_update()).all()
+
+
 def find(
     connection: sa.Connection,
     *,
     subject: Subject | None = None,
     subject_kind: str | None = None,
+    subject_name: str | None = None,
+    without: Sequence[str] = (),
     kinds: Sequence[str] | None = None,
+    actor: str | None = None,
     since: datetime | None = None,
+    until: datetime | None = None,
     cursor: int | None = None,
     latest_first: bool = False,
     limit: int | None = None,
@@ -81,8 +99,12 @@ def find(
         connection: Of a transaction.
         subject: About this subject alone.
         subject_kind: About any subject of this kind.
+        subject_name: About any subject of this name.
+        without: About no subject of these kinds.
         kinds: Of these kinds.
+        actor: By this actor.
         since: Recorded at this time or later.
+        until: Recorded before this time.
         cursor: The id of the last event of the page before; starts after it.
         latest_first: Whether to go backwards.
         limit: At most so many.
@@ -92,10 +114,18 @@ def find(
         query = query.where(_table.c.subject_kind == subject.kind, _table.c.subject == subject.name)
     if subject_kind is not None:
         query = query.where(_table.c.subject_kind == subject_kind)
+    if subject_name is not None:
+        query = query.where(_table.c.subject == subject_name)
+    if without:
+        query = query.where(_table.c.subject_kind.not_in(without))
     if kinds is not None:
         query = query.where(_table.c.kind.in_(kinds))
+    if actor is not None:
+        query = query.where(_table.c.actor == actor)
     if since is not None:
         query = query.where(_table.c.at >= since)
+    if until is not None:
+        query = query.where(_table.c.at < until)
     if cursor is not None:
         query = query.where(_table.c.id < cursor if latest_first else _table.c.id > cursor)
     return [_event(row) for row in connection.execute(query.limit(limit))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Planned, Run, Runs, Status
+    from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status
 
 _RunId = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
 _group = typer.Typer(help="Score a table, and look at runs.", no_args_is_help=True)
@@ -81,27 +81,39 @@ def run(
         typer.Option(help="Stop unless it holds: 'missing(age) <= 0.1'; may be repeated."),
     ] = None,
     warn: Annotated[list[str] | None, typer.Option(help="The same, and go on.")] = None,
-    on: Annotated[str | None, typer.Option(help="The engine: local.")] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(help="For monitoring: profile (of a sample, the default), rows, or off."),
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="The engine: local, ray, or ray://HOST:PORT of a cluster.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Show the plan and ten rows; write none.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a table, exactly once; the same job again goes on, or changes nothing."""
+    """Score a table, exactly once; the same job again goes on, or changes nothing.
+
+    With --server before the command, the server runs it, and paths are those of its machine.
+    """
     given = {
         "from": source, "to": sink, "columns": _names(columns), "keep": _names(keep),
         "confidence": confidence, "where": where, "query": query, "key": key, "limit": limit,
         "mode": mode, "format": format_, "memory_mb": memory_mb, "workers": workers,
-        "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "on": on,
+        "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "record": record,
+        "on": on,
     }  # fmt: skip
     job = _job(what, {name: value for name, value in given.items() if value is not None})
     if dry_run:
         _show_plan(job, as_json=as_json)
+    elif context.is_remote() and on is None:
+        follow(lambda runs: runs.start(job, by=context.user()), as_json=as_json)
     else:
         run_here(job, as_json=as_json)
 
 
 @_group.command()
 def runs(as_json: AsJson = False) -> None:
-    """List the runs of this machine, the latest first."""
+    """List the runs of this machine, or of that of --server, the latest first."""
     found = _runs().list()
     if as_json:
         print_json([one.to_json() for one in found])
@@ -141,7 +153,10 @@ def cancel(run: _RunId, as_json: AsJson = False) -> None:
 @_group.command()
 def resume(run: _RunId, as_json: AsJson = False) -> None:
     """Go on with a run that was killed, cancelled or failed."""
-    whole, job, folder = _runs().job(run)
+    if context.is_remote():
+        follow(lambda runs: runs.resume(run, by=context.user()), as_json=as_json)
+        return
+    whole, job, folder = _local_runs().job(run)
     os.chdir(folder)
     run_here(job, expected_run=whole, as_json=as_json)
 
@@ -164,49 +179,77 @@ def _job(what: str, given: dict[str, Any]) -> Job:
     return job_of({"model": what, **given})
 
 
-def _runs() -> Runs:
+def _runs() -> Runs | RemoteRuns:
+    if context.is_remote():
+        from bascule.batch import RemoteRuns
+
+        return RemoteRuns(context.control_client())
+    return _local_runs()
+
+
+def _local_runs() -> Runs:
     from bascule.batch import Runs
 
     return Runs(context.settings().home)
 
 
-def _found(job: Job) -> tuple[Any, str]:
-    from bascule.bundle import load
+def _found(job: Job) -> tuple[Any, str, MonitoringRules]:
+    from bascule.app import batch_model
 
     version, path = context.find(job.model)
-    return load(path), "" if version is None else str(version.number)
+    return batch_model(context.settings(), path, version)
+
+
+def follow(begin: Callable[[RemoteRuns], Status], *, as_json: bool) -> None:
+    """Begin a run on the server, and show it until it ends."""
+    from bascule.batch import RemoteRuns
+
+    runs = RemoteRuns(context.control_client())
+    run = begin(runs).run
+    try:
+        with _progress(quiet=as_json) as watch:
+            status = runs.wait(run, watch)
+    except KeyboardInterrupt:
+        note(f"run {run} goes on at the server; bascule batch cancel {run} stops it")
+        raise
+    for finding in status.findings:
+        note(f"warning: {finding}")
+    if as_json:
+        print_json(status.to_json())
+    else:
+        _say(status.rows, status.quarantined, status.seconds, status.sink, run)
 
 
 def run_here(job: Job, *, expected_run: str = "", as_json: bool) -> None:
     """Run a job in this process, with a bar, and print what it did."""
     from bascule.batch import run_job
 
-    bundle, version = _found(job)
+    bundle, version, rules = _found(job)
     with _progress(quiet=as_json) as watch:
         made = run_job(
             job, bundle, context.settings().home, version=version, expected_run=expected_run,
-            watch=watch,
+            by=context.user(), monitoring=rules, watch=watch,
         )  # fmt: skip
     for finding in made.findings:
         note(f"warning: {finding}")
     if as_json:
         print_json(made.to_json())
     else:
-        _say(made)
+        _say(made.rows, made.quarantined, made.seconds, made.manifest.sink, made.manifest.run)
 
 
-def _say(made: Run) -> None:
-    bad = f", {made.quarantined:,} in quarantine" if made.quarantined else ""
-    rate = f" ({made.rows / made.seconds:,.0f} rows/s)" if made.seconds > 1 else ""
-    say(f"{made.rows:,} rows in {made.manifest.sink}{bad}, in {made.seconds:.1f} s{rate}")
-    note(f"run {made.manifest.run}; the same command again changes nothing")
+def _say(rows: int, quarantined: int, seconds: float, sink: str, run: str) -> None:
+    bad = f", {quarantined:,} in quarantine" if quarantined else ""
+    rate = f" ({rows / seconds:,.0f} rows/s)" if seconds > 1 else ""
+    say(f"{rows:,} rows in {sink}{bad}, in {seconds:.1f} s{rate}")
+    note(f"run {run}; the same command again changes nothing")
 
 
 def _show_plan(job: Job, *, as_json: bool) -> None:
     from bascule.batch import planned
     from bascule.cli.showing import print_answers
 
-    bundle, version = _found(job)
+    bundle, version, _ = _found(job)
     with planned(job, bundle, version) as plan:
         preview = plan.preview()
         if as_json:
@@ -253,7 +296,9 @@ def _progress(*, quiet: bool) -> Iterator[Any]:
         task = bar.add_task("scoring", total=None, rate=0.0)
 
         def watch(status: Status) -> None:
-            rate = status.rows / max(status.seconds, 1e-3)
-            bar.update(task, completed=status.rows, total=status.expected_rows, rate=rate)
+            bar.update(
+                task, completed=status.rows, total=status.expected_rows,
+                rate=status.rows_per_s or 0.0,
+            )  # fmt: skip
 
         yield watch

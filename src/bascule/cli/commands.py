@@ -24,6 +24,7 @@ from bascule.cli import (
     keys,
     ledger,
     machine,
+    monitoring,
     outcomes,
     performance,
     pipelines,
@@ -34,8 +35,8 @@ from bascule.cli import (
     schedules,
     serving,
     shipping,
+    signing_in,
     trust,
-    watching,
 )
 from bascule.cli.screen import say
 
@@ -58,10 +59,11 @@ PANELS = (
     ("Monitor", outcomes),
     ("Monitor", drift),
     ("Monitor", performance),
-    ("Monitor", watching),
+    ("Monitor", monitoring),
     ("Monitor", alerts),
     ("Trust", trust),
     ("Trust", keys),
+    ("Trust", signing_in),
     ("Machine", machine),
     ("Machine", backups),
 )

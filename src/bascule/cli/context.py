@@ -165,10 +165,10 @@ def _registered(reference: str) -> tuple[ModelRegistry, Version]:
 
 
 def is_path(reference: str) -> bool:
-    """Whether a reference is meant as a folder; see `control.finding.is_path`."""
-    from bascule.control import finding
+    """Whether a reference is meant as a folder; see `control.references.is_path`."""
+    from bascule.control import references
 
-    return finding.is_path(reference)
+    return references.is_path(reference)
 
 
 def keys() -> Keys:

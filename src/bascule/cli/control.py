@@ -20,7 +20,7 @@ from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.cli.judging import Judge
 from bascule.cli.receiving import receiver
-from bascule.cli.scheduled import command_of
+from bascule.cli.scheduled import command_of, run_command_of
 from bascule.control import (
     Answers,
     Parts,
@@ -39,7 +39,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
-    from bascule.control import ScheduleCommand
+    from bascule.control import BatchRunner, ScheduleCommand
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
@@ -87,8 +87,9 @@ def main() -> int:
     settings = _settings_of(config)
     _start_logging(settings)
     parts = replace(
-        control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
-    )
+        control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
+        measure=Judge(settings).measure, plots=Judge(settings).plots,
+    )  # fmt: skip
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -197,6 +198,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
     """
     from bascule.app import callers_need_keys
     from bascule.cli.screen import note, print_json, say, url_host
+    from bascule.cli.signing_in import address_of, show_link
 
     chosen = settings.serving
     _start_logging(settings)
@@ -208,20 +210,32 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = replace(
-            control_parts(settings), take_in=receiver(settings), measure=Judge(settings).measure
-        )
+            control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
+            measure=Judge(settings).measure, plots=Judge(settings).plots,
+        )  # fmt: skip
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"
         url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
         if as_json:
-            print_json({"control": url, "callers": "keys" if needs_keys else "anybody"})
+            callers = "keys" if needs_keys else "anybody"
+            print_json({"control": url, "console": f"{url}/", "callers": callers})
         else:
             say(f"control API at {url}/docs")
-            note("Ctrl-C stops it")
-        server = ServerLink(counters)
+            say(f"console at {url}/")
+        server, answers = ServerLink(counters), Answers(parts)
         stack.enter_context(_watching(settings, counters))
-        serve_api(server, listener, parts, Answers(parts).find, guard)
+        if not as_json:
+            path = answers.sign_in_link()
+            show_link(path and address_of(settings, listener.getsockname()[1]) + path)
+            note("Ctrl-C stops it")
+        serve_api(server, listener, parts, answers.find, guard)
+
+
+def _batch_of(settings: Settings) -> BatchRunner:
+    from bascule.control import BatchRunner
+
+    return BatchRunner(settings.home, run_command_of(settings), settings.batch.places)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

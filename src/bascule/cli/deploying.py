@@ -17,7 +17,14 @@ from bascule.cli.screen import note, print_json, print_table, say, when
 from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
-    from bascule.endpoints import Deployed, Endpoint, PlanEvent
+    from bascule.endpoints import (
+        BreakerRule,
+        Deployed,
+        Endpoint,
+        EndpointBook,
+        PlanChanges,
+        PlanEvent,
+    )
     from bascule.release.rollouts import Begun
 
 _Endpoint = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
@@ -43,7 +50,9 @@ class _ShowsByDefault(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-_group = typer.Typer(cls=_ShowsByDefault, help="List endpoints, show one, or delete one.")
+_group = typer.Typer(
+    cls=_ShowsByDefault, help="List endpoints, show one, change how it answers, or delete one."
+)
 
 
 @_group.command()
@@ -58,6 +67,113 @@ def delete(
         print_json({"deleted": name, "sentence": said})
     else:
         say(said)
+
+
+_INFINITIVES = {"deployed": "deploy", "changed": "change"}
+_OF_SETTINGS = "default"
+"""As the value of an option: what `[serving.models.NAME]` says."""
+
+
+@_group.command(name="set")
+def set_(
+    name: _Endpoint,
+    sticky: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default=False,
+            help="What decides the arm of a request: header:NAME, field:INPUT, or none for chance; "
+            "repeat it for a header and, without it, an input.",
+        ),
+    ] = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(help="The version that answers where an arm fails: late/3, or none."),
+    ] = None,
+    breaker: Annotated[
+        str | None,
+        typer.Option(
+            help="FAILURES[:OPEN], as 5:30s: after so many failures in a row an arm is not asked "
+            "for so long. 0: no breaker; default: that of the settings."
+        ),
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            help="How long an arm may take: 200ms, 2s; 0s: until the deadline of the request; "
+            "default: this and --retry as the settings say."
+        ),
+    ] = None,
+    retry: Annotated[
+        float | None,
+        typer.Option(
+            help="The percentage of calls that are tried once more when a model's process died."
+        ),
+    ] = None,
+    reason: _WhyDeploy = "",
+    dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change how an endpoint answers, with the same versions: arms of users, fallback, breaker."""
+    book = context.endpoints()
+    changes = _changes(book, name, sticky, fallback, breaker, timeout, retry)
+    made = book.change(name, changes, by=context.user(), reason=reason, dry_run=dry_run)
+    _tell(made, dry_run=dry_run, as_json=as_json)
+
+
+def _changes(
+    book: EndpointBook, name: str, sticky: Sequence[str] | None, fallback: str | None,
+    breaker: str | None, timeout: str | None, retry: float | None,
+) -> PlanChanges:  # fmt: skip
+    from bascule.endpoints import CallLimits, PlanChanges
+
+    given: dict[str, Any] = {}
+    if sticky:
+        given |= _sticky(sticky)
+    if fallback is not None:
+        given["fallback"] = "" if fallback in ("none", _OF_SETTINGS) else fallback
+    if breaker is not None:
+        given["breaker"] = _breaker(breaker)
+    if timeout == _OF_SETTINGS:
+        given["limits"] = None
+    elif timeout is not None or retry is not None:
+        plans = [one.current.plan for one in book.endpoints() if one.name == name]
+        before = plans[0].limits if plans and plans[0].limits else CallLimits()
+        given["limits"] = CallLimits(
+            before.timeout_s if timeout is None else seconds_of(timeout, "--timeout"),
+            before.retry_percent if retry is None else retry,
+        )
+    if not given:
+        raise Invalid(
+            "nothing to change", hint="--sticky, --fallback, --breaker, --timeout or --retry"
+        )
+    return PlanChanges(**given)
+
+
+def _sticky(texts: Sequence[str]) -> dict[str, str]:
+    made = {"sticky_header": "", "sticky_field": ""}
+    for text in texts:
+        kind, mark, key = text.partition(":")
+        if text == "none":
+            continue
+        if kind not in ("header", "field") or not mark or not key:
+            raise Invalid(
+                f"--sticky: {text!r} is neither header:NAME nor field:INPUT nor none",
+                hint="--sticky header:bascule-sticky is what new endpoints have",
+            )
+        made[f"sticky_{kind}"] = key.lower() if kind == "header" else key
+    return made
+
+
+def _breaker(text: str) -> BreakerRule | None:
+    from bascule.endpoints import BreakerRule
+
+    if text == _OF_SETTINGS:
+        return None
+    failures, mark, open_for = text.partition(":")
+    if not failures.isdecimal():
+        raise Invalid(f"--breaker: {text!r} is not FAILURES[:OPEN]", hint="write 5 or 5:30s")
+    rule = BreakerRule(int(failures))
+    return BreakerRule(rule.failures, seconds_of(open_for, "--breaker")) if mark else rule
 
 
 def deploy(
@@ -288,7 +404,8 @@ def _tell(made: Deployed, *, dry_run: bool, as_json: bool) -> None:
             }
         )
     elif dry_run:
-        say(made.sentence.replace("deployed", "would deploy", 1))
+        done, _, rest = made.sentence.partition(" ")
+        say(f"would {_INFINITIVES.get(done, done)} {rest}")
     else:
         say(made.sentence)
         note("servers follow within a second: bascule endpoints")

@@ -13,7 +13,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.watching import production, say_report
+from bascule.cli.monitoring import production, say_report
 from bascule.core import length_of
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,29 +30,34 @@ def incident(
     as_json: AsJson = False,
 ) -> None:
     """Draft a blameless postmortem: timeline, evidence, exposure, notifications, questions."""
-    import msgspec
-
-    from bascule.app import open_catalogue, open_ledger
     from bascule.core import replacing
-    from bascule.release import incidents
 
-    registry = context.local_registry("incident")
-    settings, now = context.settings(), datetime.now(UTC)
-    facts = incidents.gather(
-        endpoint, since=start_of(since, now), until=now, catalogue=open_catalogue(settings),
-        registry=registry, ledger=open_ledger(settings),
-    )  # fmt: skip
-    made = incidents.draft(facts)
+    now = datetime.now(UTC)
+    found = _drafted(endpoint, start_of(since, now), now)
+    made = found["incident"]
     if as_json:
-        print_json(msgspec.to_builtins(made))
-        return
-    text = incidents.to_markdown(made)
-    if to is None:
-        say(text.rstrip("\n"))
+        print_json(made)
+    elif to is None:
+        say(found["markdown"].rstrip("\n"))
     else:
         with replacing(to) as draft:
-            draft.write_text(text, encoding="utf-8")
-        note(f"{to}: {len(made.timeline)} events, {len(made.questions)} open questions")
+            draft.write_text(found["markdown"], encoding="utf-8")
+        events, questions = len(made["timeline"]), len(made["questions"])
+        note(f"{to}: {events} events, {questions} open questions")
+
+
+def _drafted(endpoint: str, since: datetime, until: datetime) -> dict[str, Any]:
+    """The draft as JSON and as a page, made here or by `--server`."""
+    times = {"since": since.isoformat(), "until": until.isoformat()}
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        path = path_of("endpoints", endpoint, "incident")
+        found: dict[str, Any] = context.control_client().ask("GET", path, **times)
+        return found
+    from bascule.cli.judging import measured
+
+    return measured(context.settings(), "incident", endpoint, times)
 
 
 def start_of(since: str, now: datetime) -> datetime:

@@ -29,14 +29,22 @@ def register(app: typer.Typer) -> None:
 def create(
     name: Annotated[str, typer.Argument(help="Whose it is.", show_default=False)],
     allow: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL, write:MODEL, "
             "deploy:MODEL, approve:MODEL, test:MODEL, "
             "outcome:MODEL, keys; * is every model. May be repeated.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The permissions of a role: viewer:MODEL, operator:MODEL, approver:MODEL, "
+            "admin:MODEL. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(help="When it ends by itself: 12h, 90d. Default: never.", show_default=False),
@@ -44,12 +52,13 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and show it this once: only its hash is kept."""
-    from bascule.security import Permission
+    from bascule.security import Permission, permissions_of_roles
 
+    allowed = [*map(Permission.parse, allow or ()), *permissions_of_roles(role or ())]
     now = datetime.now(UTC)
     lasts = None if expires is None else timedelta(seconds=seconds_of(expires, "--expires"))
     key, token = context.keys().create(
-        name, [Permission.parse(text) for text in allow],
+        name, allowed,
         by=context.user(), expires_at=None if lasts is None else now + lasts,
     )  # fmt: skip
     if as_json:

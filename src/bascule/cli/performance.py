@@ -10,7 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.watching import production, say_report
+from bascule.cli.monitoring import production, say_report
 from bascule.core import seconds_of
 
 if TYPE_CHECKING:

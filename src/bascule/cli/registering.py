@@ -15,7 +15,7 @@ from bascule.cli import context
 from bascule.cli.building import bundle_json
 from bascule.cli.context import AsJson, Ref, RefOrPath
 from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
-from bascule.core import seconds_of
+from bascule.core import masked, seconds_of
 
 if TYPE_CHECKING:
     from bascule.registry import Change, Found, Version
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     for command in (
         push, models, show, history, alias, search, diff, tag, deprecate, retire, gc, export,
+        migrate,
     ):  # fmt: skip
         app.command()(command)
     app.command("import")(import_file)
@@ -44,6 +45,16 @@ def push(
         print_json({**_version_json(version), "path": kept})
     else:
         say(str(version))
+
+
+def migrate() -> None:
+    """Create the tables of the catalogue, or bring them to this release; fine where they are."""
+    from bascule.app import open_catalogue
+
+    context.local_registry("migrate")
+    settings = context.settings()
+    open_catalogue(settings).create()
+    say(f"{masked(settings.registry.store)}: the tables are those of this release")
 
 
 def models(as_json: AsJson = False) -> None:
@@ -115,10 +126,16 @@ def say_deprecated(version: Version) -> None:
     assert said is not None
     why = f": {said.reason}" if said.reason else ""
     say(f"deprecated {said.terms} (by {said.by}{why})")
-    if not context.is_remote():
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        path = path_of("models", version.model, "versions", str(version.number), "callers")
+        usage = context.control_client().ask("GET", path)["sentence"]
+    else:
         from bascule.app import usage_of
 
-        say(f"callers    {usage_of(context.settings(), version)}")
+        usage = usage_of(context.settings(), version)
+    say(f"callers    {usage}")
 
 
 def history(model: Ref, as_json: AsJson = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,23 +24,36 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Ask a recorded request again; exit code 1 if an output has other bits."""
-    from bascule.api import load
-    from bascule.monitoring import Ledger, replay_prediction
-
-    made = replay_prediction(Ledger(context.settings().home), prediction_id, load, on=on)
+    made = _replayed(prediction_id, on)
+    rows, largest = made["rows"], made["largest"]
     if as_json:
-        print_json(made.to_json())
+        print_json(made)
     else:
-        which = "the same bits" if made.is_same else "other answers"
-        say(f"{made.id}: {made.rows} rows, answered by {made.version}; {made.on} gives {which}")
-        rows = [
-            (
-                name,
-                f"{differ} of {made.rows}",
-                f"{made.largest[name]:.3g}" if name in made.largest else "-",
-            )
-            for name, differ in made.differing.items()
-        ]
-        print_table(("output", "rows that differ", "largest difference"), rows)
-    if not made.is_same:
+        which = "the same bits" if made["is_same"] else "other answers"
+        counted = "1 row" if rows == 1 else f"{rows} rows"
+        by = f"answered by {made['version']}; {made['on']} gives {which}"
+        say(f"{made['id']}: {counted}, {by}")
+        print_table(
+            ("output", "rows that differ", "largest difference"),
+            [
+                (name, f"{n} of {rows}", f"{largest[name]:.3g}" if name in largest else "-")
+                for name, n in made["differing"].items()
+            ],
+        )
+    if not made["is_same"]:
         raise typer.Exit(1)
+
+
+def _replayed(prediction_id: str, on: str) -> dict[str, Any]:
+    """`Replayed` as JSON, made here or by `--server`."""
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        body = {"id": prediction_id, "on": on}
+        found: dict[str, Any] = context.control_client().ask("POST", path_of("replays"), body)
+        return found
+    from bascule.api import load
+    from bascule.app import open_ledger
+    from bascule.monitoring import replay_prediction
+
+    return replay_prediction(open_ledger(context.settings()), prediction_id, load, on=on).to_json()

@@ -14,7 +14,7 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.batch import Scheduled, Schedules
+    from bascule.batch import RemoteSchedules, Scheduled, Schedules
 
 _Name = Annotated[str, typer.Argument(help="The schedule's name.", show_default=False)]
 _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -35,16 +35,23 @@ def add(
     catch_up: Annotated[
         str, typer.Option(help="Times that were missed: one, all or none of them.")
     ] = "one",
+    window: Annotated[
+        str, typer.Option(help="Hours in which it may run: 22:00-06:00. Default: all.")
+    ] = "",
+    late_after_min: Annotated[
+        float, typer.Option(help="Raise an alert where it has not ended after so many minutes.")
+    ] = 60.0,
     reason: _Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run a job at times. Paths in the job are relative to this folder."""
+    """Run a job at times. Paths in the job are relative to this folder, or to the server's."""
     from bascule.batch import Schedule, next_time, read_job
 
     now = datetime.now(UTC)
     made = Schedule(
         name=name, cron=cron, timezone=timezone, catch_up=catch_up,  # type: ignore[arg-type]
-        job=read_job(job).to_json(), folder=os.getcwd(), created_at=now,
+        job=read_job(job).to_json(), folder=os.getcwd(), created_at=now, window=window,
+        late_after_min=late_after_min,
     )  # fmt: skip
     _schedules().add(made, by=context.user(), reason=reason)
     if as_json:
@@ -88,16 +95,25 @@ def remove(name: _Name, reason: _Reason = "") -> None:
 
 @_group.command()
 def run(name: _Name, as_json: AsJson = False) -> None:
-    """Run the job of a schedule here and now."""
-    from bascule.batch import job_of
-    from bascule.cli.batch import run_here
+    """Run the job of a schedule now: here, or at the server of --server."""
+    from bascule.batch import RemoteSchedules, job_of
+    from bascule.cli.batch import follow, run_here
 
-    schedule = _schedules().get(name).schedule
+    schedules = _schedules()
+    if isinstance(schedules, RemoteSchedules):
+        begun = schedules.run(name, by=context.user())
+        follow(lambda _: begun, as_json=as_json)
+        return
+    schedule = schedules.get(name).schedule
     os.chdir(schedule.folder)
     run_here(job_of(schedule.job), as_json=as_json)
 
 
-def _schedules() -> Schedules:
+def _schedules() -> Schedules | RemoteSchedules:
+    if context.is_remote():
+        from bascule.batch import RemoteSchedules
+
+        return RemoteSchedules(context.control_client())
     from bascule.app import open_catalogue
     from bascule.batch import Schedules
 

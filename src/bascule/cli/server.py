@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import supervisor_of
 from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.cli.screen import note, print_json, say, url_host
-from bascule.control import is_path, spec_of_folder
+from bascule.control import is_path, named_folder, spec_of_folder
 from bascule.core import Reference, Scratch, sweep
 from bascule.endpoints import Plan
 from bascule.remotes import is_address
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_LINK_S = 30.0
 
 
 class _Stop(BaseException):
@@ -55,7 +56,7 @@ def run_server(
     This process supervises and no more: what needs HTTP or SQL is asked of the control process.
 
     Args:
-        references: What to serve at first; None for all that `finding.SERVED_ALIASES` name.
+        references: What to serve at first; None for all that `SERVED_ALIASES` names.
         settings: How.
         as_json: Whether to tell where it serves as a JSON document.
 
@@ -79,7 +80,9 @@ def run_server(
             supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
-            _announce(supervisor, listener.getsockname()[1], settings, as_json=as_json)
+            control_port = listener.getsockname()[1]
+            link = _sign_in_link(supervisor, settings, control_port) if every else ""
+            _announce(supervisor, control_port, settings, link, as_json=as_json)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
@@ -123,15 +126,16 @@ def _resolve(
     if any(map(is_address, references)):
         # A worker may start, or a model wake, at any time: the copies stay as long as the server.
         copies = stack.enter_context(Scratch()).resolve()
-    registered = [one for one in references if not is_path(one) and not is_address(one)]
+    folders = {one: spec for one in references if (spec := _folder_of(one)) is not None}
+    registered = [one for one in references if one not in folders and not is_address(one)]
     plans, needed = _planned(registered, supervisor, every=every)
     endpoints = {plan.endpoint for plan in plans}
     found: list[ModelSpec] = []
     for reference in references:
         if reference in registered and Reference.parse(reference).model in endpoints:
             continue  # its plan says what answers
-        if is_path(reference) and not is_address(reference):
-            spec = spec_of_folder(Path(reference))
+        if reference in folders:
+            spec = folders[reference]
             check_signature(settings, spec.path)
         else:
             spec = ModelSpec.from_json(
@@ -141,6 +145,16 @@ def _resolve(
             )
         found.append(spec)
     return planned(tuple(dict.fromkeys(found)), plans, needed), plans
+
+
+def _folder_of(reference: str) -> ModelSpec | None:
+    """The bundle of a reference that means a folder of this machine."""
+    if is_address(reference):
+        return None
+    named = named_folder(reference)
+    if named is not None:
+        return spec_of_folder(named[1], named[0])
+    return spec_of_folder(Path(reference)) if is_path(reference) else None
 
 
 def _planned(
@@ -159,8 +173,10 @@ def _planned(
 
 
 def _announce(
-    supervisor: Supervisor, control_port: int, settings: Settings, *, as_json: bool
+    supervisor: Supervisor, control_port: int, settings: Settings, link: str, *, as_json: bool
 ) -> None:
+    from bascule.cli.signing_in import show_link
+
     scheme = "https" if settings.serving.tls_certificate else "http"
     host = url_host(supervisor.host)
     base = f"{scheme}://{host}"
@@ -195,6 +211,8 @@ def _announce(
                 "predictions": f"{base}:{supervisor.port}",
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
+                "console": f"{base}:{control_port}/",
+                **({"sign_in": link} if link else {}),
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }
@@ -210,11 +228,20 @@ def _announce(
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())
     say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    say(f"console at {base}:{control_port}/")
+    show_link(link)
     if unix_socket:
         say(f"also at {unix_socket}")
     if with_keys:
         note("callers need a key: bascule keys create NAME --allow infer:MODEL")
     note("Ctrl-C stops it")
+
+
+def _sign_in_link(supervisor: Supervisor, settings: Settings, control_port: int) -> str:
+    from bascule.cli.signing_in import address_of
+
+    path = supervisor.start_control().ask("sign_in_link", _LINK_S)
+    return path and address_of(settings, control_port) + path
 
 
 @contextmanager

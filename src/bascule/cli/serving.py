@@ -38,9 +38,10 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="Registered models (gb, gb/1, gb@champion), bundles' folders, or their places in "
+            help="Registered models (gb, gb/1, gb@champion), bundles' folders (gb.bundle, or "
+            "gb/1=gb.bundle to serve it as that version), or their places in "
             "buckets (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER). "
-            "Default: what the cloud has put into its container.",
+            "Default: what the cloud has put into its container, or serving.default_model.",
             autocompletion=complete_reference,
             show_default=False,
         ),
@@ -156,12 +157,22 @@ _OLD = {"hidden": True, "help": "Of bascule quickstart."}
 
 
 def up(
-    model: Annotated[
-        Path | None, typer.Argument(hidden=True, show_default=False, help="Of bascule quickstart.")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL|ENDPOINT]...",
+            help="What to serve: models (late, late/2, late@champion) and endpoints. "
+            "Default: every endpoint, and what the alias production, or else champion, of each "
+            "registered model names.",
+            autocompletion=complete_reference,
+            show_default=False,
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
     port: _Port = None,
-    control_port: _ControlPort = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="For the console and the control API; 0: a free one.")
+    ] = None,
     workers: _Workers = None,
     as_json: AsJson = False,
     name: Annotated[str | None, typer.Option(**_OLD)] = None,
@@ -173,23 +184,25 @@ def up(
     serve_original: Annotated[bool, typer.Option(**_OLD)] = False,
     allow_pickle: Annotated[bool, typer.Option(**_OLD)] = False,
 ) -> None:
-    """Serve what the alias production, or else champion, of each registered model names."""
+    """Serve models and endpoints, with the control API and the console, and print its address."""
     from bascule.cli.server import run_server
     from bascule.core import Invalid
 
-    if model is None:
+    is_file = bool(names) and len(names or ()) == 1 and Path((names or [""])[0]).is_file()
+    if name is None and not is_file:
         settings = context.settings(
             host=host, port=port, control_port=control_port, workers=workers
         )
-        run_server(None, settings, as_json=as_json)
+        run_server(names or None, settings, as_json=as_json)
         return
-    note("warning: bascule up MODEL is now bascule quickstart MODEL; this form goes with 0.3")
+    note("warning: bascule up FILE is now bascule quickstart FILE; this form goes with 0.3")
+    file = (names or ["MODEL"])[0]
     if name is None:
-        raise Invalid("--name is missing", hint=f"bascule quickstart {model} --name NAME")
+        raise Invalid("--name is missing", hint=f"bascule quickstart {file} --name NAME")
     quickstart(
-        model, name=name, train=train, test=test, target=target, criterion=criterion, alias=alias,
-        port=port, control_port=control_port, workers=workers, serve_original=serve_original,
-        allow_pickle=allow_pickle,
+        Path(file), name=name, train=train, test=test, target=target, criterion=criterion,
+        alias=alias, port=port, control_port=control_port, workers=workers,
+        serve_original=serve_original, allow_pickle=allow_pickle,
     )  # fmt: skip
 
 
@@ -199,5 +212,6 @@ def _models_of_platform(settings: Settings) -> list[str]:
 
     if settings.serving.multi_model:
         return []  # callers say what is to be loaded
-    place = model_of_platform(os.environ, look_for_bundles)
-    return [place if is_address(place) else str(Path(place).resolve())]
+    default = settings.serving.default_model
+    place = model_of_platform(os.environ, look_for_bundles, default=default)
+    return [place if place == default or is_address(place) else str(Path(place).resolve())]

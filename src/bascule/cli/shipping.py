@@ -34,7 +34,7 @@ def ship(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="container, compose, kubernetes, helm, kserve, istio, gateway-api, "
+            help="container, compose, kubernetes, helm, kserve, istio, gateway-api, envoy, "
             "argo-rollouts, flagger, ray, sagemaker, vertex or azureml.",
             autocompletion=_complete_target,
             show_default=False,
@@ -72,17 +72,14 @@ def ship(
         str, typer.Option(help="With --build: the whole name of the image.", show_default=False)
     ] = "",
     base: Annotated[
-        str, typer.Option(help="The image to build on. Default: python:VERSION-slim.")
-    ] = "",
-    build_base: Annotated[
-        str, typer.Option(help="The image that has pip, if --base has not.", show_default=False)
+        str, typer.Option(help="An image with Python and pip. Default: python:VERSION-slim.")
     ] = "",
     wheels: Annotated[
         Path | None, typer.Option(help="A folder of wheels, before the index.", show_default=False)
     ] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(help="An extra of Bascule in the image. Default: postgresql."),
+        typer.Option(help="An extra of Bascule in the image. Default: postgresql and s3."),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Pods of each version, at least.")] = 2,
     namespace: Annotated[str, typer.Option(help="Of Kubernetes.")] = "bascule",
@@ -96,7 +93,7 @@ def ship(
         what,
         image=image,
         base=base,
-        extras=(extra or ["postgresql"]) if target == "container" else None,
+        extras=(extra or ["postgresql", "s3"]) if target == "container" else None,
         replicas=replicas,
         namespace=namespace,
     )
@@ -106,7 +103,7 @@ def ship(
         sys.stdout.writelines(lines)
         raise typer.Exit(1 if lines else 0)
     if build:
-        _build(shipment, files, tag=tag, build_base=build_base, wheels=wheels, as_json=as_json)
+        _build(shipment, files, tag=tag, wheels=wheels, as_json=as_json)
         if out is None:
             return
     folder = _folder(out)
@@ -160,20 +157,21 @@ def _plan_of(name: str) -> Plan | None:
 
 
 def _build(
-    shipment: Shipment, files: Files, *, tag: str, build_base: str, wheels: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
+    shipment: Shipment, files: Files, *, tag: str, wheels: Path | None, as_json: bool
+) -> None:
     from dataclasses import asdict
 
     from bascule.ship import build
 
     built = build(
-        shipment, files, tag=tag, build_base=build_base, wheels=wheels,
+        shipment, files, tag=tag, wheels=wheels,
         say=note if sys.stderr.isatty() else lambda _: None,
     )  # fmt: skip
     if as_json:
         print_json(asdict(built))
     else:
+        for one in built.scans:
+            note(f"{one.what}: {f'not scanned: {one.reason}' if one.reason else 'nothing found'}")
         say(
             f"{built.image}  {built.digest}  {built.size_bytes / 1e6:.0f} MB, built by {built.tool}"
         )
@@ -184,13 +182,14 @@ def _act(target: Target, name: str, action: str, folder: Path) -> None:
 
     from bascule.core import Unavailable
 
-    command = target.commands.get(action)
-    if command is None:
+    commands = target.commands.get(action)
+    if commands is None:
         raise Unavailable(f"--{action} does nothing for {name}", hint=f"the files are in {folder}")
-    if shutil.which(command[0]) is None:
+    command = next((one for one in commands if shutil.which(one[0])), None)
+    if command is None:
         raise Unavailable(
-            f"--{action} needs {command[0]}, which is not installed",
-            hint=f"install it, or run in {folder}: {' '.join(command)}",
+            f"--{action} needs {' or '.join(one[0] for one in commands)}, which is not installed",
+            hint=f"install it, or run in {folder}: {' '.join(commands[0])}",
         )
     ended = subprocess.run(command, cwd=folder, check=False)
     if ended.returncode:

@@ -1,13 +1,33 @@
-from . import finding as finding
-from .finding import (
-    is_path as is_path,
-    registered as registered,
-    spec_of_folder as spec_of_folder,
-    versions_of as versions_of,
-)
+from . import references as references
+from .batch_runs import BatchRunner as BatchRunner
+from .context import ControlContext as ControlContext
 from .following import following_plans as following_plans
+from .history import (
+    OF_ADMINISTRATORS as OF_ADMINISTRATORS,
+    Act as Act,
+    Asked as Asked,
+    History as History,
+    as_csv as as_csv,
+    as_json_lines as as_json_lines,
+)
 from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
+from .oidc import (
+    FLOW_LASTS_S as FLOW_LASTS_S,
+    Flow as Flow,
+    Provider as Provider,
+    ProviderConfig as ProviderConfig,
+    check_installed as check_installed,
+)
+from .people import (
+    SAFE_METHODS as SAFE_METHODS,
+    FindSession as FindSession,
+    check_same_origin as check_same_origin,
+    cookie_name as cookie_name,
+    cookie_of as cookie_of,
+    is_encrypted as is_encrypted,
+)
+from .problems import problem_of as problem_of
 from .process import (
     Answers as Answers,
     Parts as Parts,
@@ -15,9 +35,21 @@ from .process import (
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
 )
+from .references import (
+    is_path as is_path,
+    named_folder as named_folder,
+    registered as registered,
+    spec_of_folder as spec_of_folder,
+    version_of as version_of,
+    versions_of as versions_of,
+)
+from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .scheduling import (
     ScheduleCommand as ScheduleCommand,
     running_schedules as running_schedules,
 )
+from .session_routes import drop_cookie as drop_cookie, set_cookie as set_cookie
+from .sessions import Sessions as Sessions, path_of_link as path_of_link
+from .shown import SettingsShown as SettingsShown
 from .watched import facts_of as facts_of

@@ -7,6 +7,7 @@ are in `control.rights`. It binds to the loopback address unless another is set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +19,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
+from bascule.control.batch_routes import add_batch
 from bascule.control.configuration_routes import add_configuration
+from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
 from bascule.control.endpoint_routes import add_endpoints
+from bascule.control.headers import WithHeaders
+from bascule.control.history_routes import add_history
 from bascule.control.key_routes import add_keys
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
@@ -29,17 +34,23 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import by_key, open_to_all, route_of
+from bascule.control.rights import authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
+from bascule.control.session_routes import add_sessions
+from bascule.control.sessions import Sessions
+from bascule.control.settings_routes import add_settings
+from bascule.control.shown import SettingsShown
 from bascule.core import VERSION, BasculeError, Invalid, NotFound
 from bascule.serving import default_of
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
+    from bascule.batch import Scheduled, Schedules
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
+    from bascule.control.batch_runs import BatchRunner
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
@@ -99,6 +110,10 @@ def control_app(
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
+    batch: BatchRunner | None = None,
+    sessions: Sessions | None = None,
+    shown: SettingsShown | None = None,
+    plots: Plots | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -117,6 +132,10 @@ def control_app(
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
+        batch: Runs batch jobs; None for an API without them.
+        sessions: The sessions of people; None for an API that takes keys alone.
+        shown: What the settings say, without secrets; None for nothing.
+        plots: Draws the plots of a version, for the console; None for none.
     """
     app = FastAPIOffline(
         title="Bascule control API",
@@ -125,8 +144,9 @@ def control_app(
         # `describe` says what they are; this keeps FastAPI from describing errors in its own shape.
         responses={"4XX": {}},
     )
-    app.router.route_class = route_of(guard, open_requests or _no_requests)
-    authorise = open_to_all if guard is None else by_key(guard)
+    find_session = None if sessions is None else sessions.find
+    app.router.route_class = route_of(guard, open_requests or _no_requests, find_session)
+    authorise = authorise_of(guard)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
@@ -134,19 +154,39 @@ def control_app(
     def no_keys() -> Keys:
         raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
 
+    def no_catalogue() -> Catalogue:
+        raise NotFound("this server keeps no history", hint="run bascule control over the registry")
+
+    def known_sessions() -> Sessions:
+        if sessions is None:
+            raise NotFound("this server keeps no sessions", hint="run bascule control")
+        return sessions
+
     def no_alerts() -> AlertStore:
         raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
 
+    def schedules() -> Schedules:
+        from bascule.batch import Schedules
+
+        if open_catalogue is None:
+            raise NotFound("this server keeps no schedules", hint="run bascule control")
+        return Schedules(open_catalogue())
+
+    app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server)
+    _add_server(app, server, lambda: _batch_metrics(batch, schedules))
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
+    add_history(app, open_catalogue or no_catalogue, authorise)
+    add_sessions(app, known_sessions, authorise)
+    add_settings(app, shown)
     add_outcomes(app, home)
-    add_monitoring(app, measure)
+    add_monitoring(app, measure, open_registry)
+    add_batch(app, batch, schedules, authorise, asks_for_keys=guard is not None)
 
     def endpoints() -> Endpoints:
         return _endpoints(server, open_registry, open_endpoints)
@@ -179,6 +219,13 @@ def control_app(
     add_rollouts(app, rollouts, authorise)
     add_configuration(app, books, authorise)
     describe(app, asks_for_keys=guard is not None)
+    app.state.control = ControlContext(
+        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
+        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
+        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
+        sessions=known_sessions, find_session=find_session, shown=shown,
+        plots=plots,
+    )  # fmt: skip
     return app
 
 
@@ -217,7 +264,19 @@ def _add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, answered)
 
 
-def _add_server(app: FastAPI, link: ServerLink) -> None:
+def _batch_metrics(batch: BatchRunner | None, open_schedules: Callable[[], Schedules]) -> str:
+    """Runs of this machine and schedules, as text for Prometheus."""
+    if batch is None:
+        return ""
+    from bascule.batch import batch_text
+
+    known: list[Scheduled] = []
+    with suppress(BasculeError):  # the counters of predictions are told without the catalogue
+        known = open_schedules().list()
+    return batch_text(batch.runs.list(), known, datetime.now(UTC))
+
+
+def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]) -> None:
     @app.get("/health", tags=["server"], responses={503: {"model": Health}})
     def health(response: Response) -> Health:
         """Ready when every worker is alive."""
@@ -227,9 +286,9 @@ def _add_server(app: FastAPI, link: ServerLink) -> None:
 
     @app.get("/metrics", tags=["server"], response_class=Response)
     def metrics() -> Response:
-        """The counters of all workers in the Prometheus text format."""
+        """The counters of all workers, runs and schedules in the Prometheus text format."""
         text = prometheus_text(link.labels, link.totals(), link.pulse(), link.arm_totals())
-        return Response(text, media_type="text/plain; version=0.0.4")
+        return Response(text + batch_metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/api/v1/server", tags=["server"])
     def server() -> ServerView:

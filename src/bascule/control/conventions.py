@@ -71,6 +71,21 @@ class Paging:
             items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None
         )
 
+    def number(self) -> int | None:
+        """The key of the last item of the page before, where keys are numbers. Raises `Invalid`."""
+        if isinstance(self.after, str):
+            raise _bad_cursor()
+        return self.after
+
+
+def next_page(
+    found: Sequence[S], paging: Paging, view: Callable[[S], T], key: Callable[[S], int | str]
+) -> Page[T]:
+    """The page of items that were read from `paging.after` on, one more than the limit."""
+    shown = found[: paging.limit]
+    more = len(found) > len(shown)
+    return Page(items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None)
+
 
 def _cursor(key: int | str) -> str:
     return base64.urlsafe_b64encode(json.dumps([key]).encode()).decode().rstrip("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import FastAPI, Path, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -169,6 +170,20 @@ class NewEndpoint(NewPlan):
     name: Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class PlanChange(BaseModel):
+    """What is to be different; a field that is not sent stays as it is."""
+
+    model_config = {"extra": "forbid"}
+
+    sticky_header: Annotated[str, Field(max_length=64, description="Empty for none")] = ""
+    sticky_field: Annotated[str, Field(max_length=512, description="Empty for none")] = ""
+    fallback: Annotated[str, Field(max_length=512, description="late/3; empty: as settings")] = ""
+    breaker: BreakerView | None = None
+    limits: CallLimitsView | None = None
+    reason: _Reason = ""
+    dry_run: Annotated[bool, Field(description="Check and decide, and change nothing")] = False
+
+
 class Rollback(BaseModel):
     """Why, and to which plan."""
 
@@ -240,6 +255,22 @@ def add_endpoints(
     def deploy_to(endpoint: str, wanted: NewPlan, request: Request) -> DeployedView:
         """Deploy a version: make the next plan, which every server follows within a second."""
         return DeployedView.of(deploy(endpoint, wanted, request))
+
+    @app.patch("/api/v1/endpoints/{endpoint}", tags=[_TAGS])
+    def change(endpoint: str, wanted: PlanChange, request: Request) -> DeployedView:
+        """Change assignment, fallback, breaker or limits: make the next plan, of the same arms."""
+        from bascule.endpoints import PlanChanges
+
+        if wanted.fallback:
+            authorise(request, "deploy", Reference.parse(wanted.fallback).model)
+        if asks_approver(endpoint):
+            authorise(request, "approve", endpoint)
+        said = wanted.model_dump(exclude_unset=True, exclude={"reason", "dry_run"})
+        made = open_endpoints().change(
+            endpoint, msgspec.convert(said, PlanChanges), by=caller_of(request).user,
+            reason=wanted.reason, dry_run=wanted.dry_run,
+        )  # fmt: skip
+        return DeployedView.of(made)
 
     @app.post("/api/v1/endpoints/{endpoint}/rollback", tags=[_TAGS], status_code=201)
     def roll_back(endpoint: str, wanted: Rollback, request: Request) -> DeployedView:

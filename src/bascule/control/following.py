@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bascule.control.finding import notice_of
+from bascule.control.references import notice_of
 from bascule.core import BasculeError, NotFound, masked_text
 from bascule.serving import ModelSpec, ModelSpecs, Plans, is_the_same, noticed, planned
 

@@ -1,4 +1,4 @@
-"""The routes about models in production: overview, drift, performance.
+"""The routes about models in production: overview, drift, performance, callers; incidents, replays.
 
 Each is measured in a process of its own, one at a time: it takes seconds of a processor.
 """
@@ -6,26 +6,67 @@ Each is measured in a process of its own, one at a time: it takes seconds of a p
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
+from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.core import NotFound, Overloaded, check_name
+from bascule.core import Invalid, NotFound, Overloaded, check_name
 
-Measure = Callable[[str, str, float], dict[str, Any]]
-"""`monitor`, `drift` or `performance`, the model, and how far back in seconds; the report."""
+if TYPE_CHECKING:
+    from bascule.registry import Registry
+
+Measure = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
+"""See `cli.judging.measured`: what to measure, of what name, with which options."""
 
 _TAGS = "monitoring"
 _DAY_S = 86_400.0
 _Days = Annotated[float, Query(gt=0, le=400, description="How far back")]
+_Number = Annotated[int, Path(ge=1, lt=2**31)]
+_CALLED_WITHIN = timedelta(days=30)
 
 
-def add_monitoring(app: FastAPI, measure: Measure | None) -> None:
+class CallerView(BaseModel):
+    """What one caller asked of a version."""
+
+    caller: Annotated[str, Field(description="The name of its key; empty without keys")]
+    requests: int
+    last: AwareDatetime
+
+
+class CallersView(BaseModel):
+    """Who called a version."""
+
+    since: Annotated[AwareDatetime, Field(description="Of its deprecation, or 30 days ago")]
+    callers: Annotated[list[CallerView] | None, Field(description="null: no rows are kept")]
+    sentence: str
+
+
+class IncidentView(BaseModel):
+    """The draft of a postmortem."""
+
+    incident: dict[str, Any]
+    markdown: str
+
+
+class Replay(BaseModel):
+    """A prediction, and the version to ask."""
+
+    model_config = {"extra": "forbid"}
+
+    id: Annotated[str, Field(min_length=1, max_length=512, description="The prediction id")]
+    on: Annotated[str, Field(max_length=512, description="Default: that which answered")] = ""
+
+
+def add_monitoring(
+    app: FastAPI, measure: Measure | None, open_registry: Callable[[], Registry]
+) -> None:
     """Add the routes to `app`."""
     measuring = threading.Lock()
 
-    def report(what: str, model: str, days: float) -> dict[str, Any]:
+    def report(what: str, name: str, **options: Any) -> dict[str, Any]:
         if measure is None:
             raise NotFound("this server has no ledger", hint="run bascule control, or a server")
         if not measuring.acquire(blocking=False):
@@ -33,21 +74,45 @@ def add_monitoring(app: FastAPI, measure: Measure | None) -> None:
                 "another report is being measured", hint="retry later", retry_after_s=5
             )
         try:
-            return measure(what, check_name(model), days * _DAY_S)
+            return measure(what, name, options)
         finally:
             measuring.release()
 
     @app.get("/api/v1/models/{model}/monitor", tags=[_TAGS])
     def monitor(model: str, days: _Days = 7.0) -> dict[str, Any]:
         """Health, drift, truths and the ledger, as `bascule monitor --json` has them."""
-        return report("monitor", model, days)
+        return report("monitor", check_name(model), since_s=days * _DAY_S)
 
     @app.get("/api/v1/models/{model}/drift", tags=[_TAGS])
     def drift(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Drift of production against the baseline, as `bascule drift --json` has it."""
-        return report("drift", model, days)
+        return report("drift", check_name(model), since_s=days * _DAY_S)
 
     @app.get("/api/v1/models/{model}/performance", tags=[_TAGS])
     def performance(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Performance on the truths that came, as `bascule performance --json` has it."""
-        return report("performance", model, days)
+        return report("performance", check_name(model), since_s=days * _DAY_S)
+
+    @app.get("/api/v1/models/{model}/versions/{number}/callers", tags=[_TAGS])
+    def callers(model: str, number: _Number) -> CallersView:
+        """Who called a version since its deprecation, or in the last 30 days."""
+        version = open_registry().resolve(f"{model}/{number}", retired=True)
+        said = version.deprecated
+        since = datetime.now(UTC) - _CALLED_WITHIN if said is None else said.at
+        return CallersView.model_validate(report("callers", str(version), since=since.isoformat()))
+
+    @app.get("/api/v1/endpoints/{endpoint}/incident", tags=[_TAGS])
+    def incident(
+        endpoint: str, since: AwareDatetime, until: AwareDatetime | None = None
+    ) -> IncidentView:
+        """The draft of a blameless postmortem, from history and ledger."""
+        end = until or datetime.now(UTC)
+        if since >= end:
+            raise Invalid(f"since: {since.isoformat()} is not before {end.isoformat()}")
+        times = {"since": since.isoformat(), "until": end.isoformat()}
+        return IncidentView.model_validate(report("incident", check_name(endpoint), **times))
+
+    @app.post("/api/v1/replays", tags=[_TAGS])
+    def replay(wanted: Replay) -> dict[str, Any]:
+        """Ask a recorded request again, as `bascule replay --json` does; shows its rows."""
+        return report("replay", wanted.id, on=wanted.on)

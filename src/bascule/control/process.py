@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bascule.control import finding
+from bascule.control import references
 from bascule.core import BasculeError, Invalid
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
@@ -27,10 +27,16 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bascule.catalogue import Catalogue, Requests
+    from bascule.control.batch_runs import BatchRunner
+    from bascule.control.context import Plots
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.sessions import Sessions
+    from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
@@ -61,6 +67,11 @@ class Parts:
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
         open_alerts: Opens the alerts, in the catalogue.
+        batch: Runs batch jobs.
+        sessions: The sessions of people, in the catalogue.
+        shown: What the settings say, without secrets.
+        plots: Draws the plots of a version, in a process of its own.
+        add_console: Adds the pages for people to the application; None for none.
     """
 
     open_registry: Callable[[], Registry]
@@ -79,6 +90,11 @@ class Parts:
     home: Path | None = None
     measure: Measure | None = None
     open_alerts: Callable[[], AlertStore] | None = None
+    batch: BatchRunner | None = None
+    sessions: Sessions | None = None
+    shown: SettingsShown | None = None
+    plots: Plots | None = None
+    add_console: Callable[[FastAPI], None] | None = None
 
 
 class Answers:
@@ -103,13 +119,15 @@ class Answers:
                 return None
             case "resolve":
                 return self.resolve(said["reference"], Path(said["folder"])).to_json()
+            case "sign_in_link":
+                return self.sign_in_link()
             case "aliased":
-                return finding.aliased(self._parts.open_registry)
+                return references.aliased(self._parts.open_registry)
             case "planned":
                 names = None if said["every"] else said["names"]
                 return self.planned(names)
             case "find_named":
-                spec = finding.put_there(said["name"], Path(said["folder"]))
+                spec = references.put_there(said["name"], Path(said["folder"]))
                 self._parts.check_signature(spec.path)
                 return spec.to_json()
             case _:
@@ -124,9 +142,25 @@ class Answers:
             copy.parent.mkdir()
             fetch(reference, copy, tell=logging.getLogger("bascule.remotes").info)
             reference = str(copy)
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
+
+    def sign_in_link(self) -> str:
+        """The path of a link by which the user that starts a server signs in as administrator.
+
+        Empty where the catalogue cannot be written, which is no reason not to serve.
+        """
+        from bascule.bundle.lineage import user_name
+        from bascule.control.sessions import path_of_link
+        from bascule.security import ADMINISTRATOR
+
+        user = user_name()
+        try:
+            assert self._parts.sessions is not None
+            return path_of_link(self._parts.sessions.offer(user, ADMINISTRATOR, by=user))
+        except BasculeError:
+            return ""
 
     def planned(self, names: list[str] | None) -> list[Message]:
         """The plans of these endpoints, or of all of them, each with the versions that it needs."""
@@ -143,9 +177,9 @@ class Answers:
 
     def find(self, reference: str) -> ModelSpec:
         """The same for a caller of the API, whose folders must be this user's alone."""
-        if finding.is_path(reference):
-            finding.check_is_ours(Path(reference))
-        spec = finding.spec_of(reference, self._parts.open_registry)
+        if references.is_path(reference):
+            references.check_is_ours(Path(reference))
+        spec = references.spec_of(reference, self._parts.open_registry)
         self._parts.check_signature(spec.path)
         return spec
 
@@ -172,7 +206,7 @@ def serve_api(
 ) -> None:
     """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
     from bascule.control.api import control_app
-    from bascule.control.door import ControlServer, leave
+    from bascule.control.connections import ControlServer, leave
     from bascule.control.hosts import answering_to
     from bascule.serving.transports import policy_of
 
@@ -186,7 +220,12 @@ def serve_api(
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
+        batch=parts.batch,
+        sessions=parts.sessions, shown=parts.shown,
+        plots=parts.plots,
     )  # fmt: skip
+    if parts.add_console is not None:
+        parts.add_console(app)
     app.add_exception_handler(MemoryError, out_of_memory)
     answering = app if hosts is None else answering_to(hosts, app)
     api = ControlServer(answering, parts.tls, on_turn=on_turn)

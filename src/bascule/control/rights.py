@@ -19,8 +19,16 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.conventions import conditional
 from bascule.control.idempotency import once
+from bascule.control.people import (
+    SAFE_METHODS,
+    FindSession,
+    SignedIn,
+    check_same_origin,
+    find_signed_in,
+    signed_in,
+)
 from bascule.core import Refused, TooLarge
-from bascule.security import ANY, Action
+from bascule.security import ANY, OPEN_ACTIONS, Action
 from bascule.serving.transports import Authenticator, host_of, is_loopback
 
 if TYPE_CHECKING:
@@ -28,6 +36,10 @@ if TYPE_CHECKING:
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
+
+SESSION = "bascule.session"
+"""The key of a request's ASGI scope that holds the session of a person, where the console sends the
+request. No request from the network can set it."""
 
 USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
@@ -70,6 +82,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/versions/{number}/bundle": ("download", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/tags": ("read", "{model}"),
     "GET /api/v1/models/{model}/versions/{number}/servers": ("read", "{model}"),
+    "GET /api/v1/models/{model}/versions/{number}/callers": ("read", "{model}"),
     "PATCH /api/v1/models/{model}/versions/{number}/tags": ("write", "{model}"),
     "PUT /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
     "DELETE /api/v1/models/{model}/versions/{number}/retirement": ("write", "{model}"),
@@ -84,17 +97,22 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/rollouts/{rollout}/replay": ("read", ""),
     "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
     "POST /api/v1/verdicts/{endpoint}": ("read", "{endpoint}"),
+    "GET /api/v1/verdicts/{endpoint}/api/v1/query": ("read", "{endpoint}"),
     "POST /api/v1/deployments": ("deploy", ""),
     "DELETE /api/v1/endpoints/{endpoint}": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints": ("read", ANY),
     "POST /api/v1/endpoints": ("deploy", ""),  # which endpoint is in the body: asked then
     "GET /api/v1/endpoints/{endpoint}": ("read", "{endpoint}"),
+    # The model of the fallback is in the body: asked then.
+    "PATCH /api/v1/endpoints/{endpoint}": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/plans": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/plans": ("deploy", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/plans/{number}": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/arms": ("read", "{endpoint}"),
     "GET /api/v1/endpoints/{endpoint}/history": ("read", "{endpoint}"),
     "POST /api/v1/endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
+    "GET /api/v1/endpoints/{endpoint}/incident": ("read", ANY),  # it tells of alerts and models
+    "POST /api/v1/replays": ("manage", ANY),  # it shows rows of a caller
     # Which endpoints, schedules, keys and silences is in the body: asked then.
     "PUT /api/v1/configuration": ("deploy", ""),
     "GET /api/v1/models/{model}/monitor": ("read", "{model}"),
@@ -102,6 +120,19 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/performance": ("read", "{model}"),
     "GET /api/v1/models/{model}/outcomes": ("outcome", "{model}"),
     ADD_OUTCOMES: ("outcome", "{model}"),
+    "GET /api/v1/batch/runs": ("read", ANY),
+    # Of which model is in the body, or known by the run or the schedule: asked then.
+    "POST /api/v1/batch/runs": ("manage", ""),
+    "GET /api/v1/batch/runs/{run}": ("read", ""),
+    "GET /api/v1/batch/runs/{run}/manifest": ("read", ""),
+    "GET /api/v1/batch/runs/{run}/log": ("read", ""),
+    "POST /api/v1/batch/runs/{run}/{command}": ("manage", ""),
+    "GET /api/v1/schedules": ("read", ANY),
+    "POST /api/v1/schedules": ("manage", ""),
+    "GET /api/v1/schedules/{schedule}": ("read", ""),
+    "DELETE /api/v1/schedules/{schedule}": ("manage", ""),
+    "POST /api/v1/schedules/{schedule}/run": ("manage", ""),
+    "POST /api/v1/schedules/{schedule}/{command}": ("manage", ""),
     "GET /api/v1/alerts": ("read", ANY),
     "GET /api/v1/alerts/{alert}": ("read", ANY),
     # Of which model is known by the alert, or in the body: asked then.
@@ -109,6 +140,17 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/silences": ("read", ANY),
     "POST /api/v1/silences": ("write", ""),
     "DELETE /api/v1/silences/{silence}": ("write", ""),
+    "GET /api/v1/history": ("read", ANY),
+    "GET /api/v1/history/export": ("read", ANY),
+    # Of the request's own session: nothing else is shown or ended.
+    "GET /api/v1/session": None,
+    "DELETE /api/v1/session": None,
+    "GET /api/v1/sessions": ("keys", ""),
+    # A link has rights that its maker has: asked then.
+    "POST /api/v1/sign-in-links": ("read", ""),
+    "GET /api/v1/receivers": ("read", ANY),
+    "POST /api/v1/receivers/{receiver}/test": ("write", ANY),
+    "GET /api/v1/settings": ("read", ANY),
     "GET /api/v1/keys": ("keys", ""),
     "POST /api/v1/keys": ("keys", ""),
     "GET /api/v1/keys/{key}": ("keys", ""),
@@ -148,13 +190,17 @@ def caller_of(request: Request) -> Caller:
     return found
 
 
-def route_of(guard: Authenticator | None, open_requests: Callable[[], Requests]) -> type[APIRoute]:
+def route_of(
+    guard: Authenticator | None,
+    open_requests: Callable[[], Requests],
+    find_session: FindSession | None = None,
+) -> type[APIRoute]:
     """The class of the routes, which keeps the conventions.
 
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
     `Idempotency-Key` of other requests.
     """
-    authorise = open_to_all if guard is None else by_key(guard)
+    authorise = authorise_of(guard)
 
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -164,6 +210,7 @@ def route_of(guard: Authenticator | None, open_requests: Callable[[], Requests])
                 operation = f"{request.method} {self.path}"
                 action, model = RIGHTS[operation] or ("health", "")
                 model = model.format(**request.path_params)
+                await find_signed_in(request, find_session)
                 request.state.caller = authorise(request, action, model)
                 bound = _BOUNDS.get(operation, MAX_BODY_BYTES)
                 length = request.headers.get("content-length", "0")
@@ -199,6 +246,24 @@ def _too_large(bound: int) -> str:
     return f"the body is over {bound:,} bytes, the most that this route takes"
 
 
+def authorise_of(guard: Authenticator | None) -> Authorise:
+    """The one decision on callers, for the API and for pages.
+
+    The session of a person counts, in the request's own cookie or of the page that sends it; else
+    the key; else the address.
+    """
+    of_caller = open_to_all if guard is None else by_key(guard)
+
+    def authorise(request: Request, action: Action, model: str) -> Caller:
+        person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
+        if person is None or action in OPEN_ACTIONS:
+            return of_caller(request, action, model)
+        person.check(action, model)
+        return Caller(f"session:{person.subject}", person.subject)
+
+    return authorise
+
+
 def by_key(guard: Authenticator) -> Authorise:
     """Requires a key that allows it; see `Authorise`."""
 
@@ -215,6 +280,8 @@ def open_to_all(request: Request, action: Action, model: str) -> Caller:
     """Lets every caller read, and only this machine change something; see `Authorise`."""
     if action in CHANGING:
         loopback_only(request, action, model)
+        if request.method not in SAFE_METHODS:
+            check_same_origin(request)
     said = unquote(request.headers.get(USER_HEADER, ""))
     user = said if said.isprintable() and len(said) <= _MAX_USER else ""
     return Caller(request.client.host if request.client else "", user or "unknown")

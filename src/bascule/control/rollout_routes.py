@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -161,19 +162,20 @@ def _asked(wanted: NewRollout, request: Request, authorise: Authorise) -> Rollou
 
 def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
     """Add the routes to `app`."""
+    _add_list(app, open_rollouts, authorise)
+    _add_deployments(app, open_rollouts, authorise)
+    _add_reads(app, open_rollouts, authorise)
+    _add_verdicts(app, open_rollouts)
+    _add_commands(app, open_rollouts, authorise)
 
+
+def _add_list(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
     def may_read(endpoint: str, request: Request) -> bool:
         try:
             authorise(request, "read", endpoint)
         except Refused:
             return False
         return True
-
-    def readable(name: str, request: Request) -> StoredRollout:
-        """A rollout of an endpoint that the caller may read."""
-        found = open_rollouts().get(name)
-        authorise(request, "read", found.rollout.endpoint)
-        return found
 
     @app.get("/api/v1/rollouts", tags=[_TAGS])
     def rollouts(paged: Paged, request: Request, endpoint: str | None = None) -> Page[RolloutView]:
@@ -184,6 +186,10 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
             found, lambda one: RolloutView.of(one[1]), lambda one: one[0], descending=True
         )
 
+
+def _add_deployments(
+    app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise
+) -> None:
     @app.post("/api/v1/rollouts", tags=[_TAGS], status_code=201)
     def begin(wanted: NewRollout, request: Request, response: Response) -> BegunView:
         """Ask for a rollout, which the server that serves the endpoint begins."""
@@ -211,6 +217,14 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
             sentence=open_rollouts().delete_endpoint(endpoint, by=user, reason=reason)
         )
 
+
+def _add_reads(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
+    def readable(name: str, request: Request) -> StoredRollout:
+        """A rollout of an endpoint that the caller may read."""
+        found = open_rollouts().get(name)
+        authorise(request, "read", found.rollout.endpoint)
+        return found
+
     @app.get("/api/v1/rollouts/{rollout}", tags=[_TAGS])
     def one(rollout: str, request: Request) -> RolloutView:
         """One rollout, by its id; or the latest of an endpoint, by its name."""
@@ -235,6 +249,8 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
         """Make every decision again from the stored evidence."""
         return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
 
+
+def _add_verdicts(app: FastAPI, open_rollouts: Callable[[], Rollouts]) -> None:
     @app.post(
         "/api/v1/verdicts/{endpoint}",
         tags=[_TAGS],
@@ -253,6 +269,25 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
             response.status_code = 409
         return VerdictView(verdict=said.verdict, reason=said.reason, evidence=dict(said.evidence))
 
+    @app.get("/api/v1/verdicts/{endpoint}/api/v1/query", tags=[_TAGS])
+    def verdict_query(endpoint: str, query: str) -> dict[str, Any]:
+        """The verdict in the form of a query of Prometheus: 1 promotes, 0 holds, -1 aborts.
+
+        For Flagger, whose metrics carry a key. `vector(1)`, by which Flagger looks whether a
+        provider is there, is answered with 1.
+        """
+        from bascule.release.rollouts import verdict_of
+
+        latest = open_rollouts().rollouts(endpoint)[-1:]
+        said = verdict_of(latest[0] if latest else None, endpoint)
+        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[said.verdict]
+        sample = {"metric": {"endpoint": endpoint}, "value": [time.time(), str(value)]}
+        return {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
+
+
+def _add_commands(
+    app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise
+) -> None:
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:
         """Pause, resume, abort or promote a rollout."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bascule.batch import Schedule, Scheduled, Schedules, due
+from bascule.batch import Schedule, Scheduled, Schedules, due, may_run
 from bascule.core import BasculeError, NotFound, masked_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _LEASE_S = 10.0
 _TURN_S = 1.0
 
 ScheduleCommand = Callable[[Schedule], tuple[Sequence[str], bytes]]
-"""What runs a schedule's job, and what it reads; it writes one JSON document."""
+"""What runs a schedule's job, and what it reads; the last line that it writes is JSON."""
 
 
 @contextmanager
@@ -109,13 +109,20 @@ class ScheduleRunner:
             self._stop()
             return
         for one in found:
-            if one.schedule.name not in self._running:
+            running = self._running.get(one.schedule.name)
+            if running is None:
                 time = self._time_of(one)
                 if time is not None:
                     self._start(one.schedule, time)
+            elif not may_run(one.schedule, self._clock()):
+                running.process.kill()
+                del self._running[one.schedule.name]
+                log.info("schedule %s: its run waits for the next window", one.schedule.name)
 
     def _time_of(self, one: Scheduled) -> datetime | None:
-        """The time to run for; that of a run which an earlier holder did not end comes first."""
+        """The time to run for; that of a run which was begun and has not ended comes first."""
+        if not may_run(one.schedule, self._clock()):
+            return None
         if one.is_under_way and not one.schedule.is_paused:
             return one.due
         return due(one.schedule, one.due, self._clock())
@@ -158,7 +165,9 @@ class ScheduleRunner:
 
 def _outcome(started: _Started) -> Mapping[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(started.said[0])
+        found: dict[str, Any] = json.loads(started.said[0].splitlines()[-1])
+        if found.keys() == {"run"}:  # it has begun, and not said how it ended
+            raise ValueError
     except (ValueError, IndexError):
         return {"error": f"the run ended with {started.process.returncode}; see the server's log"}
     return found

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from bascule.core.errors import Invalid
 
-_LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)(?P<unit>[smhd]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)(?P<unit>ms|[smhd]?)")
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 def seconds_of(text: str, option: str) -> float:

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.bundle import conform, for_program
 from bascule.bundle.lineage import user_name
-from bascule.demo import answers, flights, replay, rollouts
+from bascule.demo import answers, flights, replay, rollouts, table as tables
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies
 from bascule.registry import open_registry
@@ -276,6 +276,26 @@ def roll_out(
     return rollouts.roll_out(console, server, bundle, home, learnt.months)
 
 
+def score_year(
+    console: Console, bundle: Bundle, reference: str, home: Path, learnt: Learnt
+) -> tables.Scored:
+    """Score the whole year in one batch job, twice: the second time changes nothing."""
+    import pandas as pd
+
+    heading(console, "Score the year")
+    months = learnt.months
+    year = pd.concat([months.train, months.test, months.later], ignore_index=True)
+    with console.status("scoring"):
+        scored = tables.score(year, bundle, reference, home, home.parent)
+    console.print(
+        f"bascule batch run {reference} --from flights.parquet --to scored/\n"
+        f"{scored.rows:,} flights in {scored.seconds:.1f} s: "
+        f"{scored.rows / scored.seconds:,.0f} a second; the same command again changes nothing",
+        highlight=False,
+    )
+    return scored
+
+
 def end(console: Console, summary: Summary) -> None:
     """The verdict in a few lines."""
     heading(console, "Summary")
@@ -285,6 +305,8 @@ def end(console: Console, summary: Summary) -> None:
         f"{summary.requests:,} requests, {summary.errors} errors": not summary.errors,
         f"{summary.wrong} wrong answers": not summary.wrong,
         f"{summary.joined:,} predictions joined their outcomes": summary.all_joined,
+        f"{summary.scored.written:,} of {summary.scored.rows:,} flights in the scored table, "
+        "each once": summary.scored.is_once,
         **{f"{one.version} {one.state}: {one.what}": one.held for one in summary.rollouts},
     }
     for promise, held in promises.items():

@@ -114,6 +114,7 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         server = start(version, home=home, folder=folder, records=True)
         watched = chapters.watch(console, server, bundle, home, learnt)
         rolled_out = chapters.roll_out(console, server, bundle, home, learnt)
+        scored = chapters.score_year(console, bundle, version, home, learnt)
         stays = keep
     finally:
         if not stays:
@@ -140,6 +141,7 @@ def _tell(folder: Path, *, keep: bool, console: Console) -> tuple[Summary, Serve
         replayed=watched.done.predictions,
         months_with_drift=watched.months_with_drift,
         rollouts=rolled_out,
+        scored=scored,
         seconds=time.perf_counter() - began,
     )
     chapters.end(console, summary)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bascule.demo.rollouts import Attempt
+from bascule.demo.table import Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Summary:
         replayed: Rows of the replay.
         months_with_drift: Months of the replay in which a column raised an alarm.
         rollouts: What became of each version that was tried on live traffic.
+        scored: The year as a table that was scored in one batch job.
         seconds: The whole story.
     """
 
@@ -46,6 +48,7 @@ class Summary:
     replayed: int
     months_with_drift: int
     rollouts: Sequence[Attempt]
+    scored: Scored
     seconds: float
 
     @property
@@ -58,4 +61,5 @@ class Summary:
         """Whether every promise was kept."""
         is_right = not self.errors and not self.wrong and self.all_joined
         as_promised = all(one.held for one in self.rollouts)
+        is_right = is_right and self.scored.is_once
         return self.parity_held and self.gates_passed and is_right and as_promised

@@ -1,3 +1,4 @@
+from .changes import PlanChanges as PlanChanges
 from .deploying import (
     Deployed as Deployed,
     EndpointBook as EndpointBook,

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
+from bascule.endpoints.changes import PlanChanges, changed, differences
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
 from bascule.endpoints.requests import NO_ALIAS, DeployRequest, check_follow, request_of
-from bascule.endpoints.store import EndpointStore, Follows, Move
+from bascule.endpoints.store import EndpointStore, Follows, Move, no_endpoint
 from bascule.endpoints.strategies import first_plan, next_plan
 
 if TYPE_CHECKING:
@@ -52,6 +55,10 @@ class EndpointBook(Protocol):
     def plans(self, endpoint: str) -> list[StoredPlan]: ...
 
     def history(self, endpoint: str) -> list[PlanEvent]: ...
+
+    def change(
+        self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False
+    ) -> Deployed: ...
 
     def roll_back(
         self, endpoint: str, *, by: str, reason: str, to: int | None = None
@@ -99,13 +106,13 @@ class Endpoints:
         """One plan; raises `NotFound`."""
         return self._store.plan(name, number)
 
-    def plans(self, endpoint: str) -> list[StoredPlan]:
-        """Every plan of an endpoint, the newest first; raises `NotFound`."""
-        return self._store.plans(endpoint)
+    def plans(self, endpoint: str, *, latest: int | None = None) -> list[StoredPlan]:
+        """The plans of an endpoint, the newest first: all, or so many; raises `NotFound`."""
+        return self._store.plans(endpoint, latest=latest)
 
-    def history(self, endpoint: str) -> list[PlanEvent]:
-        """What happened to an endpoint, in the order of recording."""
-        return self._store.history(endpoint)
+    def history(self, endpoint: str, *, latest: int | None = None) -> list[PlanEvent]:
+        """What happened to an endpoint, in the order of recording: all, or the latest so many."""
+        return self._store.history(endpoint, latest=latest)
 
     def deploy(
         self,
@@ -160,6 +167,56 @@ class Endpoints:
             follows = follows_of(asked.follow, deploys_with or {})
             self._add([*implicit, next_one], before, event, follows, move)
         return Deployed(plan, before, sentence)
+
+    def change(
+        self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False
+    ) -> Deployed:
+        """Change assignment, fallback, breaker or limits of what answers an endpoint now.
+
+        Args:
+            endpoint: Its name.
+            changes: What is to be different.
+            by: The user.
+            reason: Why, for the history.
+            dry_run: Check and decide, and change nothing.
+
+        Raises:
+            NotFound: Nothing answers this name yet; or there is no such fallback.
+            Conflict: A rollout is under way, nothing changes, or another change was made meanwhile.
+            Refused: The fallback was retired, its gates failed, or it has another signature.
+            Invalid: A field is not one of a plan, or the model has no such input.
+        """
+        found, made = self._served(endpoint)
+        before = made or (found.current.plan if found else None)
+        if before is None:
+            raise no_endpoint(endpoint)
+        if changes.fallback:
+            version = self._registry().resolve(changes.fallback)
+            changes = msgspec.structs.replace(changes, fallback=str(version))
+        plan = changed(before, changes)
+        self._check_sticky_field(plan)
+        said = "; ".join(differences(before, plan))
+        sentence = f"changed {endpoint}: {said}; by plan {plan.number}"
+        now = self._clock()
+        event = PlanEvent("changed", now, by, reason, sentence, {"number": plan.number})
+        if dry_run:
+            self._check(plan, before)
+        else:
+            implicit = [] if made is None else [StoredPlan(made, now, by, "what was served")]
+            self._add([*implicit, StoredPlan(plan, now, by, reason)], before, event)
+        return Deployed(plan, before, sentence)
+
+    def _check_sticky_field(self, plan: Plan) -> None:
+        from bascule.bundle.disk import read_manifest
+
+        if plan.sticky_field:
+            path = self._registry().path_to_look_at(plan.current.version)
+            inputs = [one.name for one in read_manifest(path, verify=False).signature.inputs]
+            if plan.sticky_field not in inputs:
+                raise Invalid(
+                    f"sticky field: {plan.current.version} has no input {plan.sticky_field!r}",
+                    hint=f"its inputs are {', '.join(inputs[:20])}",
+                )
 
     def check_in_use(self, version: str) -> None:
         """Raise `Refused` for a version that was retired."""
@@ -232,12 +289,17 @@ class Endpoints:
 
     def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
         """The endpoint as it is stored; or the plan 1 of one that is not, from what is served."""
+        found, made = self._served(endpoint)
+        is_new = made is not None and made.current.version == str(version)
+        return found, None if is_new else made
+
+    def _served(self, endpoint: str) -> tuple[Endpoint | None, Plan | None]:
+        """An endpoint, or the plan 1 that a name without one has by what is served; one is None."""
         found = self._store.endpoints([endpoint])
         if found:
             return found[0], None
         served = self._serves_now(endpoint)
-        is_new = served in ("", str(version))
-        if is_new:
+        if not served:
             return None, None
         return None, first_plan(endpoint, served).numbered(self._store.last_number(endpoint) + 1)
 

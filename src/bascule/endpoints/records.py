@@ -74,7 +74,7 @@ class PlanEvent:
     """One line of an endpoint's history.
 
     Attributes:
-        kind: `deployed`, `rolled_back`, `followed`, `deleted`, or a kind of a rollout.
+        kind: `deployed`, `changed`, `rolled_back`, `followed`, `deleted`, or a kind of a rollout.
         at: When it was recorded.
         by: Who did it.
         reason: Why; may be empty.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from bascule.endpoints.changes import PlanChanges
 from bascule.endpoints.deploying import Deployed
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
@@ -27,6 +30,13 @@ class RemoteEndpoints:
     def history(self, endpoint: str) -> list[PlanEvent]:
         found = self._client.items(path_of("endpoints", endpoint, "history"))
         return [PlanEvent.from_json(one) for one in found][::-1]
+
+    def change(
+        self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False
+    ) -> Deployed:
+        body = {**msgspec.to_builtins(changes), "reason": reason, "dry_run": dry_run}
+        path = path_of("endpoints", endpoint)
+        return deployed_of(self._client.ask("PATCH", path, body, user=by))
 
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
         body = {"to": to, "reason": reason}

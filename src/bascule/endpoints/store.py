@@ -95,11 +95,15 @@ class EndpointStore:
             raise no_endpoint(name)
         return found[0]
 
-    def plans(self, name: str) -> list[StoredPlan]:
-        """Every plan of an endpoint, the newest first, also of a deleted one; raises `NotFound`."""
+    def plans(self, name: str, *, latest: int | None = None) -> list[StoredPlan]:
+        """The plans of an endpoint, the newest first, also of a deleted one; raises `NotFound`.
+
+        `latest`: so many of the newest ones; all if None.
+        """
         query = sa.select(schema.plans).where(schema.plans.c.endpoint == name)
+        query = query.order_by(schema.plans.c.number.desc()).limit(latest)
         with suppress(NotFound), self._catalogue.read() as connection:
-            rows = connection.execute(query.order_by(schema.plans.c.number.desc())).all()
+            rows = connection.execute(query).all()
             if rows:
                 return [_stored(row) for row in rows]
         raise no_endpoint(name)
@@ -206,11 +210,12 @@ class EndpointStore:
         row = schema.endpoints.c.name == name
         connection.execute(sa.update(schema.endpoints).where(row).values(**values))
 
-    def history(self, name: str) -> list[PlanEvent]:
-        """What happened to an endpoint, in the order of recording."""
+    def history(self, name: str, *, latest: int | None = None) -> list[PlanEvent]:
+        """What happened to an endpoint, in the order of recording; `latest`: as in `plans`."""
+        subject = events.Subject(SUBJECT, name)
         with suppress(NotFound), self._catalogue.read() as connection:
-            found = events.find(connection, subject=events.Subject(SUBJECT, name))
-            return [_event(one) for one in found]
+            found = events.find(connection, subject=subject, latest_first=True, limit=latest)
+            return [_event(one) for one in reversed(found)]
         return []
 
     def lock(self, connection: sa.Connection, name: str, at: datetime) -> None:

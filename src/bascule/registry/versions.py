@@ -298,7 +298,7 @@ def check_may_be_retired(
     if needed_by:
         raise Refused(
             f"{version} cannot be retired: {'; '.join(needed_by)}",
-            hint="deploy another version there, or end the rollout, first",
+            hint="deploy another version there, end the rollout or remove the schedule, first",
             model=version.model,
             number=version.number,
         )

@@ -7,6 +7,25 @@ from .keys import (
     Permission as Permission,
     create_key as create_key,
     not_allowed as not_allowed,
+    permits as permits,
     revoke_key as revoke_key,
+)
+from .roles import (
+    ADMINISTRATOR as ADMINISTRATOR,
+    ROLES as ROLES,
+    in_words as in_words,
+    permissions_of_role as permissions_of_role,
+    permissions_of_roles as permissions_of_roles,
+    roles_of_claim as roles_of_claim,
+)
+from .sessions import (
+    MAX_TOKEN as MAX_TOKEN,
+    Link as Link,
+    Session as Session,
+    csrf_of as csrf_of,
+    hash_of as hash_of,
+    is_csrf_of as is_csrf_of,
+    local_path as local_path,
+    new_token as new_token,
 )
 from .signing import Signed as Signed, sign_folder as sign_folder, verify_folder as verify_folder

@@ -96,6 +96,11 @@ class Permission:
         return does and (not model or self.model in (ANY, model))
 
 
+def permits(permissions: Iterable[Permission], action: Action, model: str) -> bool:
+    """Whether one of the permissions covers the action: the decision for keys and for sessions."""
+    return any(permission.covers(action, model) for permission in permissions)
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """What is kept of a key. The secret is not.
@@ -130,7 +135,7 @@ class Key:
 
     def allows(self, action: Action, model: str) -> bool:
         """Whether a permission covers the action. Says nothing of whether the key is live."""
-        return any(permission.covers(action, model) for permission in self.permissions)
+        return permits(self.permissions, action, model)
 
     def to_json(self) -> dict[str, Any]:
         return {

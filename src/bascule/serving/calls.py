@@ -25,6 +25,29 @@ class CountsAnswers(Protocol):
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
 
 
+class Memo:
+    """What was found out for a head that many requests have. Each pair stands or falls together.
+
+    Attributes:
+        keys: The state of the keys (`Authenticator.state`) with which `caller` was let in.
+        routes: The routes in which `route` was found.
+        caller: The id of the caller's key; empty where no key is needed.
+        route: What answers.
+        plan: By which `arm` was chosen.
+        arm: The arm of the head's sticky key.
+    """
+
+    __slots__ = ("arm", "caller", "keys", "plan", "route", "routes")
+
+    def __init__(self) -> None:
+        self.keys: object = None
+        self.routes: object = None
+        self.caller = ""
+        self.route: Any = None
+        self.plan: object = None
+        self.arm: Any = None
+
+
 class Context(Protocol):
     """One request, from its transport to the recorder.
 
@@ -36,6 +59,7 @@ class Context(Protocol):
         caller: The id of the caller's key; empty where no key is needed.
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
         protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
+        shows: Whether `show` must be called before the answer.
     """
 
     prediction_id: str
@@ -44,8 +68,15 @@ class Context(Protocol):
     protocol: str
 
     @property
+    def shows(self) -> bool: ...
+
+    @property
     def trace(self) -> tuple[bytes, bytes]:
         """The headers `traceparent` and `tracestate`; empty where there are none."""
+
+    @property
+    def memo(self) -> Memo | None:
+        """What may be remembered for other requests with the same head; None where none comes."""
 
     def allowed_s(self, deadline_s: float) -> float:
         """The time left: the shorter of the server's deadline and the caller's own."""

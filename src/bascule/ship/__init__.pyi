@@ -8,6 +8,7 @@ from .pipelines import (
     render_pipeline as render_pipeline,
 )
 from .rendering import Files as Files, difference as difference, write_files as write_files
+from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
     Package as Package,
     Resources as Resources,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bascule.core import Invalid, Scratch, Unavailable
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from bascule.core import Invalid, Refused, Scratch, Unavailable
 from bascule.ship.rendering import Files, write_files
-from bascule.ship.shipment import Shipment
+from bascule.ship.scanning import Scan, scan
+from bascule.ship.shipment import Package, Shipment
 
 TOOLS = ("podman", "buildah", "docker")
 
@@ -25,12 +28,14 @@ class Built:
         digest: The digest of its configuration: the same for the same content.
         size_bytes: What its layers take, not compressed.
         tool: What built it.
+        scans: What the scans of its content said, before it was built.
     """
 
     image: str
     digest: str
     size_bytes: int
     tool: str
+    scans: tuple[Scan, ...] = ()
 
 
 def build(
@@ -39,7 +44,6 @@ def build(
     *,
     tag: str = "",
     wheels: Path | None = None,
-    build_base: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Built:
     """Build the image of the current version with the first of `TOOLS` that is installed.
@@ -48,27 +52,41 @@ def build(
         shipment: What is built.
         files: What the target `container` rendered.
         tag: The name of the image; by default the one of the shipment.
-        wheels: A folder of wheels that are preferred to the index.
-        build_base: The image of the first stage, with pip; by default the base.
+        wheels: A folder of wheels that are preferred to the index. If it has every package, the
+            build has no network.
         say: Takes the lines of the tool.
 
     Raises:
+        Refused: A scan found a secret, a fault or a known flaw.
         Unavailable: No tool is installed, or it failed; the error has its last lines.
     """
     tool = _installed()
     image = tag or shipment.current.image
+    offline: list[str] = []
     with Scratch("bascule-image.") as context:
         write_files(files, context, target="container")
         shutil.copytree(shipment.current.folder, context / "bundle")
+        scans = scan(context)
+        _refuse_findings(scans)
         if wheels is not None:
-            _copy_wheels(wheels, context / "wheels")
+            missing = _copy_wheels(wheels, context / "wheels", shipment.current.packages)
+            if not missing:
+                offline = ["--network", "none", "--build-arg", "PIP_OPTIONS=--no-index"]
         command = [tool, *(["bud"] if tool == "buildah" else ["build"]), "--tag", image]
         if tool != "docker":
             command += ["--timestamp", "0", "--layers=false"]  # no times: the same digest
-        if build_base:
-            command += ["--build-arg", f"BUILD_BASE={build_base}"]
-        _run([*command, str(context)], say)
-    return _inspected(tool, image)
+        _run([*command, *offline, str(context)], say)
+    return replace(_inspected(tool, image), scans=scans)
+
+
+def _refuse_findings(scans: Iterable[Scan]) -> None:
+    found = [line for one in scans for line in one.findings]
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise Refused(
+            f"the image is not built: {'; '.join(found[:5])}{more}",
+            hint="mend what trivy found; TRIVY_IGNOREFILE names a file of exceptions",
+        )
 
 
 def _installed() -> str:
@@ -81,16 +99,24 @@ def _installed() -> str:
     return found
 
 
-def _copy_wheels(wheels: Path, to: Path) -> None:
-    found = sorted(wheels.glob("*.whl"))
-    if not found:
-        raise Invalid(
-            f"--wheels {wheels} holds no wheel",
-            hint="pip wheel --wheel-dir DIR -r requirements.txt",
-        )
+def _copy_wheels(wheels: Path, to: Path, packages: Iterable[Package]) -> set[str]:
+    """Copy the wheels of the packages; the packages that have none, as `name==version`."""
+    missing = {f"{one.name}=={one.version}" for one in packages}
     to.mkdir()
-    for wheel in found:
-        shutil.copy(wheel, to)
+    for wheel in sorted(wheels.glob("*.whl")):
+        try:
+            name, version, *_ = parse_wheel_filename(wheel.name)
+        except InvalidWheelFilename:
+            continue
+        if f"{name}=={version}" in missing:
+            missing.remove(f"{name}=={version}")
+            shutil.copy(wheel, to)
+    if not any(to.iterdir()):
+        raise Invalid(
+            f"--wheels {wheels} has no wheel of the packages in requirements.txt",
+            hint="pip wheel --no-deps --wheel-dir DIR -r requirements.txt",
+        )
+    return missing
 
 
 def _run(command: Sequence[str], say: Callable[[str], None]) -> None:

@@ -23,6 +23,13 @@ from bascule.ship.shipment import (
     whole_shares,
 )
 
+_NOT_TO_SERVE: Mapping[str, frozenset[str]] = {
+    "bascule": frozenset({"onnx"}),  # graphs are made with it, not run
+    "onnxruntime": frozenset({"coloredlogs", "flatbuffers", "protobuf", "sympy"}),  # its tools
+    "sqlalchemy": frozenset({"greenlet"}),  # for asyncio
+}
+"""Requirements, by what requires them, that no server of a compiled program imports."""
+
 
 def shipment_of(
     registry: Registry,
@@ -51,6 +58,7 @@ def shipment_of(
         NotFound: There is no such version.
         Unavailable: A package that the bundle needs is not installed here.
     """
+    shadow: Shipped | None = None
     if plan is None:
         version = registry.resolve(reference)
         arms = [(CURRENT, version, 100)]
@@ -64,10 +72,15 @@ def shipment_of(
             if arm.share_percent > 0
         ]
         endpoint = plan.endpoint
+        if plan.shadow is not None:
+            share = max(1, round(plan.shadow.share_percent))
+            version = registry.resolve(plan.shadow.version)
+            shadow = _shipped(registry, "shadow", version, share, repository, extras)
     major, minor, _ = platform.python_version_tuple()
     return Shipment(
         endpoint,
         tuple(_shipped(registry, *arm, repository, extras) for arm in arms),
+        shadow,
         replicas=replicas,
         max_replicas=max(10, replicas),
         namespace=namespace,
@@ -131,7 +144,12 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
                 hint=f'pip install "{need}", or choose the extras of the image with --extra',
             ) from None
         found[name] = Package(name, distribution.version, _license(name))
-        needs += _required(distribution, need.extras)
+        left_out = frozenset() if manifest.served is None else _NOT_TO_SERVE.get(name, frozenset())
+        needs += [
+            one
+            for one in _required(distribution, need.extras)
+            if canonicalize_name(one.name) not in left_out
+        ]
     return tuple(found[name] for name in sorted(found))
 
 

@@ -91,22 +91,22 @@ class Shipment:
     Attributes:
         endpoint: The name that requests use.
         arms: The versions that answer, each with its share; shares add up to 100.
+        shadow: The version that gets copies of a share of the requests; None for none.
         replicas: Pods of each version, at least.
         max_replicas: Pods of each version, at most.
         namespace: Of Kubernetes.
         python: The Python in images, such as 3.11: the one of this machine.
         base: The image to build on.
-        control_url: Where the control API answers, for verdicts; empty for nowhere.
     """
 
     endpoint: str
     arms: tuple[Shipped, ...]
+    shadow: Shipped | None = None
     replicas: int = 2
     max_replicas: int = 10
     namespace: str = "bascule"
     python: str = "3.11"
     base: str = ""
-    control_url: str = "http://bascule-control.bascule:8082"
 
     @property
     def current(self) -> Shipped:
@@ -114,8 +114,26 @@ class Shipment:
         return self.arms[0]
 
     @property
+    def versions(self) -> tuple[Shipped, ...]:
+        """What runs: the arms, and the shadow where it is no arm too."""
+        slugs = {arm.slug for arm in self.arms}
+        if self.shadow is None or self.shadow.slug in slugs:
+            return self.arms
+        return (*self.arms, self.shadow)
+
+    @property
     def slug(self) -> str:
         return slug_of(self.endpoint)
+
+    @property
+    def control_url(self) -> str:
+        """Where the control API answers inside Kubernetes."""
+        return f"http://{self.slug}-control.{self.namespace}:{CONTROL_PORT}"
+
+    @property
+    def metric(self) -> str:
+        """The metric of the autoscaler; servers export it for each pod."""
+        return "bascule_open_calls"
 
     @property
     def base_image(self) -> str:
@@ -123,7 +141,7 @@ class Shipment:
 
     @property
     def open_calls_per_pod(self) -> int:
-        """The value of `bascule_open_calls` at which the autoscaler adds a pod."""
+        """The value of `metric` at which the autoscaler adds a pod."""
         return _CONCURRENT_REQUESTS * self.current.resources.workers
 
 

@@ -46,6 +46,38 @@ def test_the_model_is_where_the_platform_put_it(environ, place):
     assert model_of_platform(environ, look) == place
 
 
+IMAGE = "late/3=/opt/bascule/models/late/3"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"SAGEMAKER_BIND_TO_PORT": "8080"},
+        {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": ""},
+        {"AZUREML_MODEL_DIR": "/azure"},
+        {"AZUREML_MODEL_DIR": "/nowhere"},
+        {"AIP_STORAGE_URI": "file:///azure"},
+    ],
+)
+def test_the_bundle_of_the_image_is_the_model_where_the_platform_has_put_none(environ):
+    look = bundles_in(opt_ml_model=[], azure=[])
+    assert model_of_platform(environ, look, default=IMAGE) == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({}, "/opt/ml/model/late"),
+        ({"AZUREML_MODEL_DIR": "/azure"}, "/azure/late"),
+        ({"AIP_STORAGE_URI": "gs://bucket/late"}, "gs://bucket/late"),
+    ],
+)
+def test_the_bundle_of_a_platform_wins_over_that_of_the_image(environ, place):
+    look = bundles_in(opt_ml_model=["late"], azure=["late"])
+    assert model_of_platform(environ, look, default=IMAGE) == place
+
+
 def test_a_folder_that_is_a_bundle_itself_is_the_model():
     look = bundles_in(azure=[""])
     assert model_of_platform({"AZUREML_MODEL_DIR": "/azure"}, look) == "/azure"

@@ -109,3 +109,16 @@ def test_a_bucket_that_stays_away_is_an_error_and_shows_no_part(score, s3_url, c
     cut.cuts = 0
     assert score(f"{s3_url}/in", f"{s3_url}/out/").rows == 100
     assert stored(f"{s3_url}/out")[0] == list(range(100))
+
+
+def test_a_delta_table_whose_bucket_dies_in_the_middle_is_written_whole(score, s3_url, cut):
+    import deltalake
+
+    put(f"{s3_url}/in", 600)
+    cut.cuts = 6
+    lake = f"{s3_url}/lake".replace("s3://", "delta+s3://")
+    score(f"{s3_url}/in", lake, chunk_rows=300, workers=1)
+    options = {"AWS_ALLOW_HTTP": "true"}
+    table = deltalake.DeltaTable(f"{s3_url}/lake", storage_options=options)
+    assert cut.has_cut == 6
+    assert sorted(table.to_pyarrow_table().column("id").to_pylist()) == list(range(600))

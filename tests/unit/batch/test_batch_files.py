@@ -95,7 +95,7 @@ def test_columns_are_chosen_by_name(score, source, tmp_path):
         ({"columns": ["lower"]}, "answer 'lower'"), ({"columns": ["speed"]}, "answer 'speed'"),
         ({"keep": ["speed"]}, "no column 'speed'"), ({"where": "speed > 1"}, "speed"),
         ({"format": "xlsx"}, "xlsx"), ({"checks": ["speed"]}, "not known"),
-        ({"on": "ray"}, "ray"), ({"mode": "upsert", "key": "id"}, "mode upsert"),
+        ({"on": "spark"}, "spark"), ({"mode": "upsert", "key": "id"}, "mode upsert"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_fit_is_refused_and_nothing_is_written(

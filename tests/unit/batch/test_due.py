@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bascule.batch import Schedule, due, next_time
+from bascule.batch import Schedule, due, late_since, may_run, next_time
+from bascule.batch.due import opens_at
 from bascule.core import Invalid
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -74,3 +75,74 @@ def test_a_night_whose_hour_comes_twice_runs_once_and_one_without_it_runs():
 def test_what_cannot_be_a_schedule_is_refused_by_its_field(changes, said):
     with pytest.raises(Invalid, match=said):
         nightly(**changes)
+
+
+# -- windows --
+
+NIGHT = {"cron": "0 20 * * *", "window": "22:00-06:00", "timezone": "Europe/Paris"}
+
+
+@pytest.mark.parametrize(
+    ("hour", "minute", "may"), [(21, 59, False), (22, 0, True), (5, 59, True), (6, 0, False)]
+)
+def test_a_job_may_run_from_the_start_of_its_window_to_the_end(hour, minute, may):
+    assert may_run(nightly(window="22:00-06:00"), at(2, hour, minute)) is may
+
+
+def test_a_window_of_one_day_has_an_end_after_its_start():
+    noon = nightly(window="12:00-13:30")
+    assert [may_run(noon, at(2, 12)), may_run(noon, at(2, 13, 30))] == [True, False]
+
+
+def test_a_time_outside_of_the_window_waits_until_it_opens():
+    schedule = nightly(**NIGHT)
+    assert opens_at(schedule, at(2, 19)) == at(2, 21)  # 20:00 in Paris; it opens at 22:00
+    assert opens_at(schedule, at(2, 22)) == at(2, 22)
+    assert opens_at(nightly(window="01:00-02:00"), at(2, 5)) == at(3, 1)
+
+
+def test_a_window_opens_at_its_hour_also_when_clocks_change():
+    """Paris is at UTC+1 until 29 March 2026, then at UTC+2."""
+    schedule = nightly(**NIGHT)
+    assert opens_at(schedule, at(28, 12)) == at(28, 21)
+    assert opens_at(schedule, at(29, 12)) == at(29, 20)
+    early = nightly(window="02:30-03:30", timezone="Europe/Paris")  # 2:30 does not exist that day
+    assert opens_at(early, at(28, 22)) == at(29, 1)  # 3:00, right after the missing hour
+
+
+def test_without_catching_up_a_time_is_due_until_five_minutes_after_the_window_opens():
+    schedule = nightly(**NIGHT, catch_up="none")
+    assert due(schedule, None, at(2, 21, 5)) == at(2, 19)
+    assert due(schedule, None, at(2, 21, 6)) is None
+
+
+@pytest.mark.parametrize("window", ["22:00", "22:00-22:00", "a-b", "25:00-26:00", "22:00Z-23:00Z"])
+def test_what_is_no_window_is_refused(window):
+    with pytest.raises(Invalid, match="window"):
+        nightly(window=window)
+
+
+# -- lateness --
+
+
+def test_a_run_is_late_when_it_has_not_ended_so_long_after_its_time():
+    schedule = nightly(late_after_min=30)
+    assert late_since(schedule, None, at(2, 2, 30), is_under_way=False) is None
+    late = late_since(schedule, None, at(2, 2, 31), is_under_way=False)
+    assert late == late_since(schedule, at(2, 2), at(2, 2, 31), is_under_way=True) == at(2, 2)
+    assert late_since(schedule, at(2, 2), at(2, 2, 31), is_under_way=False) is None
+
+
+def test_an_hourly_schedule_that_nothing_runs_is_late_since_its_first_missed_time():
+    hourly = nightly(cron="0 * * * *", late_after_min=90)
+    assert late_since(hourly, at(2, 2), at(2, 9), is_under_way=False) == at(2, 3)
+
+
+def test_the_time_until_the_window_opens_makes_no_run_late():
+    schedule = nightly(**NIGHT, late_after_min=30)
+    assert late_since(schedule, None, at(1, 21, 30), is_under_way=False) is None
+    assert late_since(schedule, None, at(1, 21, 31), is_under_way=False) == at(1, 19)
+
+
+def test_a_paused_schedule_is_never_late():
+    assert late_since(nightly(is_paused=True), None, at(9, 9), is_under_way=False) is None

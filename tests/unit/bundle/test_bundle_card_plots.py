@@ -12,7 +12,7 @@ import bascule
 from bascule.bundle.card import Said
 from bascule.bundle.card_html import render_html
 from bascule.bundle.card_plots import plots
-from bascule.bundle.svg import Chart, _ticks
+from bascule.charts.frame import Chart, _ticks
 from bascule.cli.cards import write_card
 
 ROWS = 200

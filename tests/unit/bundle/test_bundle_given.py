@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import bascule
-from bascule.bundle import watching
+from bascule.bundle import progress
 from bascule.core import BasculeWarning, Invalid
 
 TABLE = pd.DataFrame({"age": range(20), "income": np.arange(20) * 1.5})
@@ -180,9 +180,9 @@ class Terminal(io.StringIO):
 
 
 def test_a_pack_that_takes_long_shows_one_line_on_a_terminal_and_clears_it(monkeypatch):
-    monkeypatch.setattr(watching, "QUIET_S", 0.0)
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
     screen = Terminal()
-    with watching.progress_line(screen) as tell:
+    with progress.progress_line(screen) as tell:
         tell._timer.join()
         tell("compiled")
         tell.step("measuring", 2, 3)
@@ -192,7 +192,7 @@ def test_a_pack_that_takes_long_shows_one_line_on_a_terminal_and_clears_it(monke
 
 @pytest.mark.parametrize(("screen", "quiet_s"), [(Terminal(), 60.0), (io.StringIO(), 0.0)])
 def test_a_short_pack_and_a_pipe_show_nothing(screen, quiet_s, monkeypatch):
-    monkeypatch.setattr(watching, "QUIET_S", quiet_s)
-    with watching.progress_line(screen) as tell:
+    monkeypatch.setattr(progress, "QUIET_S", quiet_s)
+    with progress.progress_line(screen) as tell:
         tell("compiled")
     assert screen.getvalue() == ""

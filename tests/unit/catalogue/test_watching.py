@@ -154,7 +154,7 @@ def test_a_change_is_found_by_polling_where_no_notification_arrives(server):
 
 
 def test_a_notification_wakes_a_watch_before_the_next_look(server, monkeypatch):
-    monkeypatch.setattr("bascule.catalogue.watching.POLL_S", PATIENCE_S)
+    monkeypatch.setattr("bascule.catalogue.changes.POLL_S", PATIENCE_S)
     with server.watch() as watch:
         assert watch.wait(0)
         until_quiet(watch)

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from bascule.control.finding import check_is_ours, may_be_trusted
+from bascule.control.references import check_is_ours, may_be_trusted
 from bascule.core.errors import Refused
 
 ME, OTHER, ROOT = 1_000, 1_001, 0

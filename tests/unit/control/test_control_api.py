@@ -371,7 +371,10 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 alert="0",
                 silence="0",
                 rollout="0",
+                run="0",
+                schedule="0",
                 command="pause",
+                receiver="pager",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bascule.control.finding import aliased, spec_of, version_of
 from bascule.control.link import ServerLink
+from bascule.control.references import aliased, spec_of, version_of
 from bascule.core.errors import NotFound
 from bascule.serving import ModelSpec
 from bascule.serving.specs import loaded, without

@@ -167,3 +167,31 @@ def test_the_verdict_is_hold_until_a_rollout_has_ended_and_then_what_it_became(d
     assert "wrong data" in reason
     assert verdict("?expects=promote")[0] == 409
     assert ask("read:other", "POST", "verdicts/rain")[0] == 403
+
+
+def test_how_an_endpoint_answers_is_changed_by_who_may_deploy_it_and_its_fallback(door):
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/2"})[0] == 201
+    change = {"fallback": "rain/1", "breaker": {"failures": 5, "open_s": 30}, "reason": "night"}
+    assert ask("read:rain", "PATCH", "endpoints/rain", change)[0] == 403
+    status, said = ask("deploy:rain", "PATCH", "endpoints/rain", {**change, "dry_run": True})
+    assert (status, said["plan"]["number"]) == (200, 2)
+    status, said = ask("deploy:rain", "PATCH", "endpoints/rain", change)
+    assert (status, said["plan"]["fallback"]) == (200, "rain/1")
+    assert said["plan"]["breaker"] == {"failures": 5, "open_s": 30.0}
+    assert said["sentence"].startswith("changed rain: rain/1 answers where an arm fails; 5 fail")
+    other = {"fallback": "snow/1"}
+    assert ask("deploy:rain", "PATCH", "endpoints/rain", other)[0] == 403, "of another model"
+    assert ask("deploy:rain", "PATCH", "endpoints/rain", {"breaker": None})[0] == 200
+    assert ask("deploy:rain", "PATCH", "endpoints/rain", {"breaker": None})[0] == 409
+    assert ask("deploy:rain", "PATCH", "endpoints/rain", {"share": 5})[0] == 400
+    refused = ask("deploy:rain", "PATCH", "endpoints/rain", {"limits": {"timeout_s": -1}})
+    assert refused[0] in (400, 422)
+
+
+def test_the_plan_of_a_rollout_under_way_and_of_approvals_is_not_changed(door):
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain"
+    assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/2"})[0] == 201
+    assert ask("deploy:rain", "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 403
+    assert ask(both, "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 200

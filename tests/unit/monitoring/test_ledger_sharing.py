@@ -109,6 +109,40 @@ def test_the_leader_merges_outcomes_of_all_hosts_and_each_stays_once(hosts, s3_u
         assert found.to_pylist() == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("seen_by_b", [4, 3, 2])
+def test_two_leaders_that_merge_outcomes_at_once_leave_each_once(
+    hosts, s3_url, monkeypatch, seen_by_b
+):
+    """The second one has seen all of the files that the first one merges, or some, and one more."""
+    a, b, _asking = hosts
+    late = datetime.now(UTC) - timedelta(days=2)
+    monkeypatch.setattr(outcomes_module.time, "time_ns", lambda: int(late.timestamp()) * 10**9)
+    for number in range(4):
+        Outcomes(a).add("gb", pa.table({"id": [f"{number}"], "truth": [1]}))
+    files = sorted((a / "outcomes" / "gb").glob("*.parquet"))
+    (b / "outcomes" / "gb").mkdir(parents=True)
+    for file in files[:seen_by_b]:
+        shutil.copy2(file, b / "outcomes" / "gb")
+    if seen_by_b == 3:
+        Outcomes(b).add("gb", pa.table({"id": ["4"], "truth": [1]}))
+    for home in (a, b):  # both believe that they lead, and neither has seen the other's work
+        OutcomeUpkeep(shared.shared_of(home)).tend(home, Retention(1 << 40, 30), datetime.now(UTC))
+    expected = [str(number) for number in range(5 if seen_by_b == 3 else 4)]
+    for _ in range(2):
+        share(a)
+        share(b, may_lead=never)
+    for home in hosts:
+        found = Ledger(home).query("select id from outcomes order by id")["id"].to_pylist()
+        assert found == expected, "what counts"
+    upkeep = OutcomeUpkeep(shared.shared_of(a))
+    upkeep.tend(a, Retention(1 << 40, 30), datetime.now(UTC))  # merges what overlaps
+    for home in (a, b, *hosts):
+        share(home, may_lead=never)
+    for home in hosts:
+        found = Ledger(home).query("select id from outcome_history order by id")["id"].to_pylist()
+        assert found == expected
+
+
 def test_the_retention_of_outcomes_holds_on_all_hosts(hosts, s3_url):
     a, b, asking = hosts
     Outcomes(a).add("gb", pa.table({"id": ["x"], "truth": [1]}))

@@ -105,6 +105,21 @@ def test_a_sticky_key_gets_the_arm_of_the_plan_over_every_protocol(
             assert arm.version.encode()[2:] in answer
 
 
+def test_a_known_sticky_key_gets_the_arm_of_the_next_plan(served, ask):
+    """The arm of a head is remembered for as long as the plan is the same."""
+    server = served(canary(20.0))
+    with server.client() as client:
+        for plan in (canary(20.0), canary(60.0).numbered(2), canary(20.0).numbered(3)):
+            server.follow(plan)
+            for key in [f"user{number}" for number in range(20)] * 3:
+                answer = client.request("POST", INFER, ask([1, 2]), headers(key)).answer()
+                arm = choose(plan, key)
+                assert answer.headers["bascule-version"] == arm.version
+                assert answer.headers["bascule-arm"] == arm.name
+                assert answer.json["model_version"] == arm.version[2:]
+    assert sum(arm.requests for arm in server.arms().values()) >= 60
+
+
 def test_without_a_header_the_first_value_of_the_sticky_field_is_the_key(served, ask):
     plan = canary(sticky_field="x", sticky_header="")
     server = served(plan)

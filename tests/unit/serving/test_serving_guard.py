@@ -17,6 +17,7 @@ from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
 from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATE = "/v2/models/late/infer"
 
 
 class InMemory:
@@ -639,3 +640,39 @@ def test_a_file_that_its_writer_has_not_finished_is_not_taken_over(tmp_path, key
         second = KeysFile(shared.fileno(), catalogue.stored, lambda _: None, written_read_ns=1)
         with pytest.raises(Unavailable, match="the registry is away"):
             second.start()
+
+
+def test_a_key_that_is_revoked_opens_nothing_although_its_head_is_known(guarded, ring, keys, ask):
+    """The caller of a head is remembered for as long as the keys are the same."""
+    late, body = ring("infer:late"), json.dumps(ask([1, 2])).encode()
+    guarded.on_loop(guarded.guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", LATE, body, late).answer().status == 200
+        keys.kept.clear()
+        ring.write()
+        guarded.on_loop(guarded.guard.look)
+        assert client.request("POST", LATE, body, late).answer().status == 401
+
+
+def test_a_key_that_expires_opens_nothing_although_its_head_is_known(guarded, ring, ask):
+    late = ring("infer:late", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    body, guard = json.dumps(ask([1, 2])).encode(), guarded.guard
+    guarded.on_loop(guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", LATE, body, late).answer().status == 200
+        guard._now = lambda: datetime.now(UTC) + timedelta(hours=2)
+        assert client.request("POST", LATE, body, late).answer().status == 401
+
+
+def test_keys_that_hold_no_more_open_nothing_although_their_heads_are_known(guarded, ring, ask):
+    late, body = ring("infer:late"), json.dumps(ask([1, 2])).encode()
+    guard = guarded.guard
+    guarded.on_loop(guard.look)
+    with guarded.client() as client:
+        for _ in range(3):
+            assert client.request("POST", LATE, body, late).answer().status == 200
+        guard._held_ns = lambda: 0
+        guarded.on_loop(guard.look)
+        assert client.request("POST", LATE, body, late).answer().status == 503

@@ -224,3 +224,44 @@ def test_heads_that_are_all_different_do_not_fill_the_memory(make_site):
         said(site, [HERE[:-2] + b"X-Id: %d\r\n\r\n" % number])
         assert len(site.known_heads) <= 1024
     assert said(site, [HERE]).endswith(b"1 |||")
+
+
+def test_a_head_that_comes_again_with_its_value_is_found_by_its_bytes_alone(make_site, monkeypatch):
+    site = make_site()
+    for key in (b"ada", b"bob"):  # the first is parsed, the second cut, and both are then known
+        said(site, [with_header(b"Sticky: " + key)] * 2)
+    monkeypatch.setattr(site.known_heads, "find_cut", lambda *_: 1 / 0)
+    for key in (b"ada", b"bob"):
+        answer = said(site, [with_header(b"Sticky: " + key)])
+        assert answer.endswith(b"1 %b|||body" % key)
+    assert len(site.known_heads) == 1
+
+
+def test_ids_do_not_come_again_and_are_not_kept(make_site):
+    site = make_site()
+    for number in range(10):
+        said(site, [with_header(b"Sticky: ada\r\nX-Request-Id: %d" % number)])
+    assert len(site.known_heads.whole) == 0
+
+
+def test_values_that_are_all_different_do_not_fill_the_memory(make_site):
+    site = make_site()
+    for number in range(3000):
+        answer = said(site, [with_header(b"Sticky: %d" % number)])
+        assert answer.endswith(b"1 %d|||body" % number)
+        assert len(site.known_heads.whole) <= 1024
+    said(site, [ECHO + b"body"])
+    assert len(site.known_heads) == 2, "heads without values are not forgotten for them"
+
+
+def test_other_routes_answer_a_known_head(make_site):
+    site = make_site()
+    message = with_header(b"Sticky: ada")
+    said(site, [message, message, message])
+
+    def other(exchange):
+        exchange.answer(b"other")
+
+    site.serve(table([Route(b"POST", b"/echo", other, "read")]), frozenset((b"sticky",)))
+    assert said(site, [message]).endswith(b"other")
+    assert said(site, [message] * 2).endswith(b"other")

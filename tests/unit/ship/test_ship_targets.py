@@ -3,22 +3,21 @@
 import json
 import re
 import subprocess
+import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import hcl2
 import pytest
 import yaml
 from hypothesis import given, strategies as st
+from tests.golden.make_ship import GOLDEN, golden_files
+from tests.shipments import ALONE, ARM, CANARY, CANDIDATE, SHADOWED, documents
 
 from bascule.core import Conflict, Invalid
 from bascule.serving.telemetry import MetricLabels, Totals, prometheus_text
 from bascule.ship import (
     TARGETS,
-    Package,
     Resources,
-    Shipment,
-    Shipped,
     difference,
     resources_of,
     whole_shares,
@@ -26,40 +25,16 @@ from bascule.ship import (
 )
 from bascule.ship.shipment import image_of, slug_of
 
-ARM = Shipped(
-    arm="current",
-    model="late",
-    number=3,
-    digest="sha256:" + "3a" * 32,
-    share_percent=90,
-    folder=Path("/nowhere"),
-    packages=(Package("bascule", "0.2.0", "Apache-2.0"), Package("numpy", "2.4.6", "BSD-3-Clause")),
-    resources=Resources(cpu_millis=250, memory_mib=384),
-    image="registry.example.com/ml/late:3-3a3a3a3a3a3a",
-)
-CANDIDATE = replace(
-    ARM,
-    arm="candidate",
-    number=4,
-    digest="sha256:" + "4b" * 32,
-    share_percent=10,
-    image="registry.example.com/ml/late:4-4b4b4b4b4b4b",
-)
-CANARY = Shipment("late", (ARM, CANDIDATE))
-ALONE = Shipment("late", (replace(ARM, share_percent=100),))
-
 
 @pytest.fixture(params=TARGETS)
 def target(request):
     return request.param
 
 
-def documents(text):
-    return [one for one in yaml.safe_load_all(text) if one is not None]
-
-
 def parsed(path, text):
     """What a file holds, by its own syntax; Helm's templates are text until Helm reads them."""
+    if path.endswith(".toml"):
+        return tomllib.loads(text)
     if path.endswith((".yaml", ".yml")):
         return documents(text)
     if path.endswith(".json"):
@@ -71,7 +46,7 @@ def parsed(path, text):
     return text
 
 
-@pytest.mark.parametrize("shipment", [CANARY, ALONE], ids=["canary", "alone"])
+@pytest.mark.parametrize("shipment", [CANARY, ALONE, SHADOWED], ids=["canary", "alone", "shadowed"])
 def test_every_file_is_valid_in_its_own_syntax(target, shipment):
     files = TARGETS[target].render(shipment)
     assert files
@@ -95,7 +70,27 @@ def test_no_file_has_a_floating_tag_a_privilege_or_a_password(target):
             assert value.startswith(('"${', "${")), f"{path}: {value}"
 
 
-@pytest.mark.parametrize("name", ["kserve", "istio", "gateway-api", "sagemaker", "azureml"])
+def test_files_are_those_that_are_recorded(target):
+    """A review of a changed template sees what changes for those who keep files in git."""
+    recorded = {
+        str(path.relative_to(GOLDEN / target)): path.read_text()
+        for path in (GOLDEN / target).rglob("*")
+        if path.is_file()
+    }
+    assert golden_files(target) == recorded, "python -m tests.golden.make_ship"
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "helm", "container"])
+def test_a_changed_share_leaves_what_runs_the_versions_alone(name):
+    moved = replace(
+        CANARY, arms=(replace(ARM, share_percent=75), replace(CANDIDATE, share_percent=25))
+    )
+    assert TARGETS[name].render(moved) == TARGETS[name].render(CANARY)
+
+
+@pytest.mark.parametrize(
+    "name", ["kserve", "istio", "gateway-api", "envoy", "sagemaker", "azureml"]
+)
 def test_a_changed_share_changes_the_lines_of_shares_alone(name, tmp_path):
     write_files(TARGETS[name].render(CANARY), tmp_path, target=name)
     moved = replace(
@@ -128,12 +123,42 @@ def test_routers_split_by_the_shares_of_the_plan():
     assert "canaryTrafficPercent" not in alone["spec"]["predictor"]
 
 
+def test_routers_send_copies_to_the_shadow():
+    (route,) = documents(TARGETS["gateway-api"].render(SHADOWED)["httproute.yaml"])
+    (copied,) = route["spec"]["rules"][-1]["filters"]
+    assert copied["requestMirror"] == {"backendRef": {"name": "late-v5", "port": 80}, "percent": 40}
+    (service,) = documents(TARGETS["istio"].render(SHADOWED)["virtualservice.yaml"])
+    (mirror,) = service["spec"]["http"][0]["mirrors"]
+    assert (mirror["destination"]["subset"], mirror["percentage"]["value"]) == ("late-v5", 40)
+    names = [
+        one["metadata"]["name"]
+        for one in documents(TARGETS["kubernetes"].render(SHADOWED)["base/deployments.yaml"])
+    ]
+    assert names == ["late-v3", "late-v4", "late-v5"]
+
+
+def test_prometheus_scrapes_each_pod_through_one_service_alone():
+    """The autoscaler sums the metric by pod: a pod that is scraped twice would count twice."""
+    files = TARGETS["kubernetes"].render(CANARY)
+    monitor = documents(files["monitoring/monitoring.yaml"])[0]
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    chosen = [
+        one["metadata"]["name"]
+        for one in documents(files["base/services.yaml"])
+        if wanted <= one["metadata"]["labels"].items()
+    ]
+    assert chosen == ["late-pods"]
+
+
 def test_the_autoscaler_asks_for_a_metric_that_the_server_exports():
     text = TARGETS["kubernetes"].render(CANARY)["base/scaling.yaml"]
     scaler = documents(text)[0]
     metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
     exported = prometheus_text([MetricLabels("late", "3")], [Totals({}, 0, 0.0, ())])
     assert f'{metric}{{model="late",version="3"}} 0' in exported
+    adapter = documents(TARGETS["kubernetes"].render(CANARY)["monitoring/monitoring.yaml"])[-1]
+    (rule,) = yaml.safe_load(adapter["data"]["config.yaml"])["rules"]
+    assert rule["name"]["as"] == metric
 
 
 def test_kustomize_builds_both_overlays(tmp_path):

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.batch.manifest import Chunk, Manifest, Record
-from bascule.batch.places import is_url, open_place
+from bascule.batch.places import check_no_delta, is_url, open_place
 from bascule.batch.sinks.writers import WRITERS, format_of_suffix, writable_format
 from bascule.core import Invalid, Unavailable, first_line, masked, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_RUNS = "_bascule"
-
 
 class FileSink:
     """Files of one format in a folder; or one file, which is joined at the end."""
+
+    _runs = "_bascule"
 
     def __init__(self, text: str, format_: str = "", mode: str = "error") -> None:
         import pyarrow.fs as pafs
@@ -41,6 +41,8 @@ class FileSink:
         self._single = None if text.endswith("/") else format_of_suffix(suffix)
         self._format = writable_format(format_ or self._single or "parquet")
         self._filesystem, base = open_place(text)
+        self._joins = self._single is not None
+        check_no_delta(self._filesystem, base, text)
         self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
         if self._single and (not self._is_local or is_url(text)):
             raise Invalid(
@@ -83,7 +85,7 @@ class FileSink:
 
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         self._manifest, self._schema = manifest, schema
-        self._folder = f"{_RUNS}/{manifest.run}"
+        self._folder = f"{self._runs}/{manifest.run}"
         with self._reaching():
             self._filesystem.create_dir(f"{self._base}/{self._folder}", recursive=True)
         if self._is_local:
@@ -123,18 +125,24 @@ class FileSink:
         if done not in self._names(self._base):
             if self._manifest.identity["mode"] == "replace":
                 self._remove_others()
-            if self._single:
+            if self._joins:
                 self._join()
             self._put("done.json", b"{}")
-        if self._single:  # the joined file has the rows; also after a kill between the two steps
-            for number in range(len(self._manifest.chunks)):
-                Path(self._base, self._part(number)).unlink(missing_ok=True)
+        if self._joins:  # what is joined has the rows; also after a kill between the two steps
+            for part in sorted(self._names(self._base)):
+                if part.startswith(f"part-{self._manifest.run}-"):
+                    with self._reaching():
+                        self._filesystem.delete_file(f"{self._base}/{part}")
+
+    def _parts(self) -> list[str]:
+        """The paths of the rows of all chunks, in their order."""
+        return [f"{self._base}/{self._part(n)}" for n in range(len(self._manifest.chunks))]
 
     def _join(self) -> None:
+        """Make one thing of all parts. Again is the same as once."""
         import pyarrow.dataset as ds
 
-        draft = self._drafts / "joined"
-        parts = [f"{self._base}/{self._part(n)}" for n in range(len(self._manifest.chunks))]
+        draft, parts = self._drafts / "joined", self._parts()
         kinds = {"jsonl": "json", "arrow": "ipc"}
         with writing(self.place):
             if self._format == "jsonl":
@@ -156,11 +164,11 @@ class FileSink:
         keep = f"part-{self._manifest.run}-"
         for name in self._names(self._base):
             is_part = "/" not in name and name.endswith(self._suffix) and not name.startswith(keep)
-            is_run = name.startswith(f"{_RUNS}/") and not name.startswith(f"{self._folder}/")
+            is_run = name.startswith(f"{self._runs}/") and not name.startswith(f"{self._folder}/")
             if is_part or is_run:
                 self._filesystem.delete_file(f"{self._base}/{name}")
         if self._is_local:
-            for folder in Path(self._base, _RUNS).iterdir():
+            for folder in Path(self._base, self._runs).iterdir():
                 if folder.name != self._manifest.run:
                     shutil.rmtree(folder, ignore_errors=True)
 

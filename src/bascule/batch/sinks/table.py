@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bascule.batch.databases.table import is_database
+
 if TYPE_CHECKING:
     from bascule.batch.jobs import Job
     from bascule.batch.ports import Sink
 
 SINKS: Mapping[str, str] = {
-    "postgres": "bascule.batch.sinks.postgresql:open_sink",
-    "postgresql": "bascule.batch.sinks.postgresql:open_sink",
+    "delta": "bascule.batch.sinks.delta:open_sink",
+    "delta+s3": "bascule.batch.sinks.delta:open_sink",
 }
-"""By the scheme of the URL; any other text is a place of files."""
+"""By the scheme of the URL; then `databases.table`; any other text is a place of files."""
 
 
 def open_sink(job: Job) -> Sink:
@@ -24,11 +26,15 @@ def open_sink(job: Job) -> Sink:
         Invalid: It cannot be written to, or an option does not fit it.
         Unavailable: It is away, or not reachable from here.
     """
-    scheme, _, rest = job.sink.partition("://")
-    if rest and scheme in SINKS:
+    scheme, is_url, _ = job.sink.partition("://")
+    if is_url and scheme in SINKS:
         module, _, name = SINKS[scheme].partition(":")
         made: Sink = getattr(import_module(module), name)(job)
         return made
+    if is_database(job.sink):
+        from bascule.batch.sinks.database import DatabaseSink
+
+        return DatabaseSink(job)
     from bascule.batch.sinks.files import FileSink
 
     return FileSink(job.sink, job.format, job.mode)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.manifest import Chunk
-from bascule.batch.places import find_files, format_of, open_place
+from bascule.batch.places import check_no_delta, find_files, format_of, open_place
 from bascule.batch.sources.filtering import filtered
 from bascule.core import (
     Conflict,
@@ -36,27 +36,29 @@ _GUESSED_ROW_BYTES = 100
 class FileSource:
     """Files of one format; folders such as `day=2026-01-01` are columns."""
 
-    def __init__(self, text: str, signature: Signature, *, where: str = "") -> None:
-        import pyarrow as pa
-        import pyarrow.dataset as ds
+    def __init__(
+        self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
+        may_lack_columns: bool = False,
+    ) -> None:  # fmt: skip
+        """Read no rows yet.
 
-        self.place = masked(text)
-        self._where = where
-        self._filesystem, path = open_place(text)
-        try:
-            files = find_files(self._filesystem, path, self.place)
-            self._kind = format_of(files, self.place)
-            dataset = ds.dataset(
-                files, filesystem=self._filesystem, format=_format(self._kind, signature),
-                partitioning="hive",
-            )  # fmt: skip
-            self._fragments = {one.path: one for one in dataset.get_fragments()}
-        except pa.ArrowInvalid as problem:
-            raise Invalid(f"{self.place} cannot be read: {first_line(problem)}") from None
-        except OSError as problem:
-            raise Unavailable(f"{self.place} cannot be read: {first_line(problem)}") from None
+        Args:
+            place: Where the files are, for people.
+            kind: Their format, as pyarrow.dataset names it.
+            dataset: The files.
+            signature: Of the model, which says the types of texts.
+            where: A condition in SQL on the rows.
+            may_lack_columns: Whether a column that a file lacks is missing in all its rows.
+        """
+        import pyarrow as pa
+
+        self.place, self._kind, self._where = place, kind, where
+        self._may_lack_columns = may_lack_columns
+        self._filesystem = dataset.filesystem
+        found = {one.path: one for one in dataset.get_fragments()}
+        self._fragments = {path: found[path] for path in sorted(found)}
         self._read_schema = dataset.schema
-        numbers = dict(_inputs(signature)) if self._kind == "csv" else {}
+        numbers = dict(_inputs(signature)) if kind == "csv" else {}
         self.schema: pa.Schema = pa.schema(
             [
                 pa.field(one.name, _arrow_type(numbers[one.name])) if one.name in numbers else one
@@ -81,9 +83,9 @@ class FileSource:
     def _parts(self) -> Iterator[tuple[str, list[int], int]]:
         """Each file, or row group of it, with about how many rows it has."""
         for path, fragment in self._fragments.items():
-            _check_schema(
-                fragment.physical_schema, self._read_schema, path, self._partitions(fragment)
-            )
+            if not self._may_lack_columns:
+                partitions = self._partitions(fragment)
+                _check_schema(fragment.physical_schema, self._read_schema, path, partitions)
             if self._kind == "parquet":
                 for group in fragment.row_groups:
                     yield path, [group.id], group.num_rows
@@ -196,6 +198,33 @@ def _casts(value: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def open_files(text: str, signature: Signature, *, where: str = "") -> FileSource:
+    """The files of a path, a folder, a glob or the URL of a bucket.
+
+    Raises:
+        NotFound: There are none.
+        Invalid: They are of several formats, cannot be read, or are those of a Delta table.
+        Unavailable: The bucket is away.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    place = masked(text)
+    filesystem, path = open_place(text)
+    try:
+        check_no_delta(filesystem, path, text)
+        files = find_files(filesystem, path, place)
+        kind = format_of(files, place)
+        dataset = ds.dataset(
+            files, filesystem=filesystem, format=_format(kind, signature), partitioning="hive"
+        )
+        return FileSource(place, kind, dataset, signature, where=where)
+    except pa.ArrowInvalid as problem:
+        raise Invalid(f"{place} cannot be read: {first_line(problem)}") from None
+    except OSError as problem:
+        raise Unavailable(f"{place} cannot be read: {first_line(problem)}") from None
 
 
 def _format(kind: str, signature: Signature) -> ds.FileFormat:

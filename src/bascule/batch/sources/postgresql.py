@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from bascule.batch.addresses import Address, literal, quoted
+from bascule.batch.databases.postgresql import connect, explaining, rows_of
 from bascule.batch.manifest import Chunk
-from bascule.batch.postgres import Address, connect, explaining, literal, quoted, rows_of
-from bascule.core import BasculeError, Conflict, Invalid, sha256_bytes
+from bascule.core import BasculeError, Conflict, Invalid, Signature, sha256_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,6 +177,6 @@ def _read_as(field: pa.Field) -> str:
     return name if is_plain else f"{name}::text AS {name}"
 
 
-def open_source(job: Job) -> PostgresqlSource:
+def open_source(job: Job, _signature: Signature) -> PostgresqlSource:
     """The source of a job; see `sources.table`."""
     return PostgresqlSource(job)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bascule.batch.databases.table import is_database
 from bascule.core import Signature
 
 if TYPE_CHECKING:
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from bascule.batch.ports import Source
 
 SOURCES: Mapping[str, str] = {
+    "delta": "bascule.batch.sources.delta:open_source",
+    "delta+s3": "bascule.batch.sources.delta:open_source",
     "postgres": "bascule.batch.sources.postgresql:open_source",
     "postgresql": "bascule.batch.sources.postgresql:open_source",
 }
-"""By the scheme of the URL; any other text is a place of files."""
+"""By the scheme of the URL; then `databases.table`; any other text is a place of files."""
 
 
 def open_source(job: Job, signature: Signature) -> Source:
@@ -27,11 +30,15 @@ def open_source(job: Job, signature: Signature) -> Source:
         Invalid: It cannot be read, or an option does not fit it.
         Unavailable: It is away, or not reachable from here.
     """
-    scheme, _, rest = job.source.partition("://")
-    if rest and scheme in SOURCES:
+    scheme, is_url, _ = job.source.partition("://")
+    if is_url and scheme in SOURCES:
         module, _, name = SOURCES[scheme].partition(":")
-        made: Source = getattr(import_module(module), name)(job)
+        made: Source = getattr(import_module(module), name)(job, signature)
         return made
-    from bascule.batch.sources.files import FileSource
+    if is_database(job.source, job.query):
+        from bascule.batch.sources.database import DatabaseSource
 
-    return FileSource(job.source, signature, where=job.where)
+        return DatabaseSource(job)
+    from bascule.batch.sources.files import open_files
+
+    return open_files(job.source, signature, where=job.where)

@@ -1,6 +1,6 @@
 """Drift of a table against a bundle's baseline, within a budget of false alarms.
 
-`comparing` is the story and the only part that runs a model; `watching` decides; `stats.two_sample`
+`comparing` is the story and the only part that runs a model; `deciding` decides; `stats.two_sample`
 and `stats.detectors` test.
 """
 

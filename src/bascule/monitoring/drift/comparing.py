@@ -15,11 +15,11 @@ from bascule.bundle.statements import answer_columns, profile_of
 from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
+from bascule.monitoring.drift.deciding import MIN_ROWS
 from bascule.monitoring.drift.influence import influences
 from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.report import DriftReport
 from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
-from bascule.monitoring.drift.watching import MIN_ROWS
 from bascule.stats import Profile
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from bascule.core import Invalid
 from bascule.monitoring.drift.budgets import Budget, Effect
+from bascule.monitoring.drift.deciding import MIN_ROWS, ColumnWatch
 from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
 from bascule.monitoring.drift.sentences import with_sentence
-from bascule.monitoring.drift.watching import MIN_ROWS, ColumnWatch
 from bascule.stats import ColumnProfile, Profile
 
 _FORMAT = 1

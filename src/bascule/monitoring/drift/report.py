@@ -8,6 +8,8 @@ from datetime import date
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from bascule.charts import Figure, notebook_html
+from bascule.monitoring.drift.pictures import then_and_now
 from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
 from bascule.monitoring.showing import alarms_found, arrow_table, html_list, html_table, line
 from bascule.stats import Profile
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
 _WIDTHS = (22, 20, 9, 9, 9, 5)
 _SHOWN = 40
+_PICTURES = 6
 _MARKS = {"answer": "-> ", "truth": "= "}
 
 
@@ -87,7 +90,8 @@ class DriftReport:
 
     def _repr_html_(self) -> str:
         table = html_table(_HEADINGS, _rows(self))
-        return f"<p>{escape(_summary(self))}</p>{table}{html_list(self.notes)}"
+        said = f"<p>{escape(_summary(self))}</p>{table}{html_list(self.notes)}"
+        return said + notebook_html(_figures(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,18 @@ class ProductionDrift:
 
     def _repr_html_(self) -> str:
         return "".join(one._repr_html_() for one in self.versions) + html_list(self.notes)
+
+
+def _figures(report: DriftReport) -> Iterator[Figure]:
+    """The columns with an alarm, in the baseline and in all windows that are shown."""
+    alarms = {(one.where, one.name): one for window in report.windows for one in window.alarms}
+    for (where, name), column in list(alarms.items())[:_PICTURES]:
+        then, now = report.then.get(where), report.now.get(where)
+        if then is None or now is None or not {name} <= then.columns.keys() & now.columns.keys():
+            continue
+        chart = then_and_now(name, then.columns[name], now.columns[name])
+        if chart is not None:
+            yield Figure(name, chart.svg(), f"Pale: then, strong: now. {column.sentence}")
 
 
 _FLAT = (

@@ -10,7 +10,6 @@ from .blocks import (
     Head as Head,
     Layout as Layout,
     Origin as Origin,
-    kept_rows_of as kept_rows_of,
     pack_request as pack_request,
     read_blocks as read_blocks,
     text_pieces as text_pieces,

@@ -44,11 +44,6 @@ _PACKED = struct.Struct("<qqdiiHH")
 pack_request = _PACKED.pack
 
 
-def kept_rows_of(packed: bytes) -> int:
-    """Of a packed request."""
-    return int(_PACKED.unpack(packed)[4])
-
-
 TEXT, HASH = "text", "hash"
 """Kinds of texts: as they are, and keyed hashes of private values, which no profile counts."""
 Origin = tuple[str, str, str]

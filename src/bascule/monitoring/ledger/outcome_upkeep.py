@@ -6,6 +6,7 @@ commit: from then on, readers leave those out. They are removed a little later.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from bascule.monitoring.ledger.compaction import to_merge
 from bascule.monitoring.ledger.manifest import Segment
-from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of, new_key, received_us
+from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of, received_us
 from bascule.monitoring.ledger.outcomes import (
     MERGED_FROM,
     MERGED_SUFFIX,
@@ -79,13 +80,30 @@ class OutcomeUpkeep:
 
 
 def merge(outcomes: Outcomes, files: Sequence[Path]) -> Path:
-    """Write the rows of files of one model as one file, which replaces them."""
-    merged = sorted({key for file in files for key in [key_of(file), *keys_merged(file)]})
+    """Write the rows of files of one model as one file, which replaces them.
+
+    Two leaders that merge the same files make the same file. If they merged different ones, with
+    some of them in both, the rows of these are twice in what they made, and once in its merger.
+    """
+    files = sorted(files)
+    each = [[key_of(file), *keys_merged(file)] for file in files]
+    merged = sorted({key for keys in each for key in keys})
+    is_overlapping = sum(map(len, each)) > len(merged)
     first = min(received_us(file)[0] for file in files)
     last = max(received_us(file)[1] for file in files)
-    target = files[0].with_name(f"{new_key(first)}.{last}{MERGED_SUFFIX}")
-    outcomes.write(target, _batches(files), {MERGED_FROM: json.dumps(merged).encode()})
+    digest = hashlib.sha256("\n".join(merged).encode()).hexdigest()[:16]
+    target = files[0].with_name(f"{first}-{digest}.{last}{MERGED_SUFFIX}")
+    batches = _each_once(_batches(files)) if is_overlapping else _batches(files)
+    outcomes.write(target, batches, {MERGED_FROM: json.dumps(merged).encode()})
     return target
+
+
+def _each_once(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Without the second of two rows that are the same in every column."""
+    table = pa.Table.from_batches(batches, SCHEMA)
+    columns = table.append_column("at", pa.array(range(len(table)), pa.int64()))
+    first = columns.group_by(SCHEMA.names, use_threads=False).aggregate([("at", "min")])
+    yield from table.take(first["at_min"].combine_chunks().sort()).to_batches()
 
 
 def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:

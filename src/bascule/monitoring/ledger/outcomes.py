@@ -291,16 +291,24 @@ def keys_merged(file: Path) -> list[str]:
 def merged_of(files: Sequence[Path]) -> dict[tuple[Path, str], Path]:
     """By folder and key, the merged file in place of another of these files.
 
-    A merged file is opened only where another may still be there that it replaces.
+    A merged file is opened only where another may still be there that it replaces. It also replaces
+    a merged file of fewer of the same files: of two leaders, the slower one has seen less.
     """
     found: dict[tuple[Path, str], Path] = {}
+    opened: list[tuple[Path, set[str]]] = []
     places = [(file, file.parent, *received_us(file)) for file in files]
     for merged, folder, first, last in places:
         if merged.name.endswith(MERGED_SUFFIX) and any(
             at == folder and first <= began <= last and file is not merged
             for file, at, began, _ in places
         ):
-            found |= dict.fromkeys(((merged.parent, key) for key in keys_merged(merged)), merged)
+            keys = keys_merged(merged)
+            found |= dict.fromkeys(((merged.parent, key) for key in keys), merged)
+            opened.append((merged, set(keys)))
+    for one, keys_of_one in opened:
+        for other, more_keys in opened:
+            if one.parent == other.parent and keys_of_one < more_keys:
+                found[one.parent, key_of(one)] = other
     return found
 
 

@@ -275,6 +275,10 @@ class Scribe:
         if not answers.inputs and not answers.outputs:
             return
         requests = answers.requests
+        # A batch run that keeps no rows records a sample of at most 100,000.
+        is_sample = answers.head.is_anonymous and all(
+            protocol == "batch" for _, protocol, _ in answers.origins
+        )
         for day, rows in answers.days():
             rows = rows[requests["status"][rows] == _OK]
             if len(rows):
@@ -283,6 +287,7 @@ class Scribe:
                     requests["time_ns"][rows],
                     1 / answers.shares[rows],
                     partial(_columns_of, answers, rows),
+                    is_sample=is_sample,
                 )
 
     def _commit(self, change: _Change, linger_s: float = 0.0) -> None:

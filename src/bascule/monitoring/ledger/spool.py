@@ -66,6 +66,7 @@ class SpoolWriter:
         # Real space: a page that a full disk cannot take would end the process.
         os.posix_fallocate(self._pending_fd, 0, _SLOTS_FROM + _SLOTS * _SLOT_BYTES)
         self._pending = mmap.mmap(self._pending_fd, 0)
+        self._words = memoryview(self._pending).cast("Q")
         self._max_bytes = max_bytes
         self._manifest = home / MANIFEST
         self._started_s, self._written_s = time.time(), 0.0
@@ -80,11 +81,10 @@ class SpoolWriter:
 
     def keep(self, request_id: str) -> None:
         """Note the id of a request that a later block will hold."""
-        pending = self._pending
-        slot = _SLOTS_FROM + self._kept % _SLOTS * _SLOT_BYTES
-        _pack_slot(pending, slot, request_id.encode("utf-8", "replace"))
-        self._kept += 1
-        _WORD.pack_into(pending, _KEPT, self._kept)
+        kept = self._kept
+        slot = _SLOTS_FROM + kept % _SLOTS * _SLOT_BYTES
+        _pack_slot(self._pending, slot, request_id.encode("utf-8", "replace"))
+        self._kept = self._words[0] = kept + 1  # after the id: `_KEPT` is the first word
 
     @property
     def kept(self) -> int:
@@ -112,6 +112,13 @@ class SpoolWriter:
         else:
             self.drop(requests, "the disk is slow")
 
+    def wait_for_room(self, size: int) -> None:
+        """Return when a block of `size` bytes would not be dropped; for writers that may wait."""
+        while (waiting := self._handed_bytes - self._taken_bytes) > 0:
+            if waiting + size <= _MAX_WAITING_BYTES:
+                return
+            time.sleep(_REST_S)
+
     def drop(self, requests: int, why: str) -> None:
         """Count requests that are not written, and say so once a minute."""
         with self._dropping:  # by the event loop, and by the thread that writes
@@ -126,6 +133,7 @@ class SpoolWriter:
         """Write what waits, and end. The reader removes the folder when it has read it."""
         self._waiting.put(None)
         self._writing.join()
+        self._words.release()
         self._pending.close()
         os.close(self._pending_fd)
 

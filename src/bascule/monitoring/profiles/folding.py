@@ -47,6 +47,8 @@ class Folding:
         times_ns: NDArray[np.int64],
         weights: NDArray[np.float64],
         columns_of: Callable[[Rows], tuple[Columns, Columns]],
+        *,
+        is_sample: bool = False,
     ) -> None:
         """Add the answered rows of one turn.
 
@@ -55,12 +57,13 @@ class Folding:
             times_ns: Of every row.
             weights: How many answered rows each stands for.
             columns_of: Inputs and outputs of some of the rows.
+            is_sample: They are a bounded sample already, and all of them go into the sketches.
         """
         window = self._window(key)
         rows = len(times_ns)
         seconds = 1 + (int(times_ns.max()) - int(times_ns.min())) / 1e9
         chosen = np.arange(rows)
-        if rows > (most := int(MAX_ROWS_PER_S * seconds)):
+        if not is_sample and rows > (most := int(MAX_ROWS_PER_S * seconds)):
             chosen = np.sort(self._random.choice(rows, most, replace=False, shuffle=False))
         inputs, outputs = columns_of(chosen)
         window.rows += round(float(weights.sum()))

@@ -133,9 +133,10 @@ class SqlTransaction:
             sa.delete(table).where(table.c.model == model, table.c.alias == alias)
         )
 
-    def events(self, model: str) -> Sequence[Event]:
-        found = events.find(self._connection, subject=events.Subject("model", model))
-        return [_event(one) for one in found]
+    def events(self, model: str, latest: int | None = None) -> Sequence[Event]:
+        subject = events.Subject("model", model)
+        found = events.find(self._connection, subject=subject, latest_first=True, limit=latest)
+        return [_event(one) for one in reversed(found)]
 
     def add_event(self, event: Event) -> None:
         events.append(
@@ -362,6 +363,11 @@ class SqlTransaction:
                 revoked_by=key.revoked_by,
             )
         )
+        body = {
+            "name": key.name, "permissions": [str(one) for one in key.permissions],
+            "expires_at": key.expires_at and key.expires_at.isoformat(),
+        }  # fmt: skip
+        self._note_key(key.id, "key_created", key.created_at, key.created_by, body)
 
     def change_key(
         self, key_id: str, permissions: Sequence[Permission], *, expires_at: datetime | None,
@@ -380,11 +386,20 @@ class SqlTransaction:
 
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
         table = schema.keys
-        self._connection.execute(
+        ended = self._connection.scalar(
             sa.update(table)
             .where(table.c.id == key_id, table.c.revoked_at.is_(None))
             .values(revoked_at=at, revoked_by=by)
+            .returning(table.c.name)
         )
+        if ended is not None:
+            self._note_key(key_id, "key_revoked", at, by, {"name": ended})
+
+    def _note_key(
+        self, key_id: str, kind: str, at: datetime, by: str, body: Mapping[str, Any]
+    ) -> None:
+        subject = events.Subject("key", key_id)
+        events.append(self._connection, events.Event(subject, kind, at, by, "", body))
 
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements

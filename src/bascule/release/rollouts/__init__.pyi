@@ -27,6 +27,7 @@ from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
     Guard as Guard,
     Verdict as Verdict,
+    judge as judge,
     parse_guard as parse_guard,
     thresholds_s as thresholds_s,
 )

@@ -232,7 +232,8 @@ class Rollouts:
             raise Invalid(
                 f"nothing is served as {deployed.plan.endpoint} yet, so there is nothing to "
                 "compare with",
-                hint=f"bascule deploy {asked.version} --strategy all",
+                hint=f"bascule deploy {asked.version} --strategy all; or try again in a few "
+                "seconds, if a server was started just now",
             )
         self.endpoints.check_in_use(before.current.version)
         rollout = self._rollout(chosen, before, deployed.plan)

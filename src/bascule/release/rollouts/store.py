@@ -162,11 +162,12 @@ class RolloutStore:
         """Those that have not ended, in the order of their start."""
         return self._select(schema.rollouts.c.ended_at.is_(None))
 
-    def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
-        """All, or those of an endpoint; the oldest first."""
-        return self._select(
-            sa.true() if endpoint is None else schema.rollouts.c.endpoint == endpoint
-        )
+    def rollouts(
+        self, endpoint: str | None = None, *, latest: int | None = None
+    ) -> list[StoredRollout]:
+        """All, or those of an endpoint; the oldest first. `latest`: so many of the newest alone."""
+        condition = sa.true() if endpoint is None else schema.rollouts.c.endpoint == endpoint
+        return self._select(condition, latest)
 
     def get(self, name: str) -> StoredRollout:
         """A rollout by its id, or the latest one of an endpoint; raises `NotFound`."""
@@ -178,10 +179,11 @@ class RolloutStore:
             )
         return found[-1]
 
-    def decisions(self, rollout: str) -> list[StoredDecision]:
-        """In order."""
+    def decisions(self, rollout: str, *, latest: int | None = None) -> list[StoredDecision]:
+        """In order: all, or so many of the latest."""
         table = schema.decisions
-        query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.number)
+        query = sa.select(table).where(table.c.rollout == rollout)
+        rows = self._read(query.order_by(table.c.number.desc()).limit(latest))
         return [
             msgspec.convert(
                 {
@@ -190,8 +192,23 @@ class RolloutStore:
                 },
                 StoredDecision,
             )
-            for row in self._read(query)
+            for row in reversed(rows)
         ]  # fmt: skip
+
+    def evidence(self, rollout: str, *, most: int) -> list[tuple[int, float | None]]:
+        """The number of an interval and the evidence of harm after it, evenly chosen, in order.
+
+        At most about `most`, and the last one: a rollout of a week has a million intervals.
+        """
+        table = schema.intervals
+        mine = table.c.rollout == rollout
+        last = sa.select(sa.func.max(table.c.number)).where(mine)
+        of_all = sa.select(sa.func.count()).select_from(table).where(mine)
+        total = sum(row[0] for row in self._read(of_all))
+        every = max(1, total // most)
+        chosen = sa.or_(table.c.number % every == 0, table.c.number == last.scalar_subquery())
+        query = sa.select(table.c.number, table.c.log_e).where(mine, chosen)
+        return [(row.number, row.log_e) for row in self._read(query.order_by(table.c.number))]
 
     def intervals(self, rollout: str, after: int = 0) -> list[tuple[Interval, float | None]]:
         """The sealed intervals from number `after` on, with the evidence of harm after each."""
@@ -316,16 +333,19 @@ class RolloutStore:
             sa.update(schema.rollouts).where(schema.rollouts.c.id == rollout).values(**values)
         )
 
-    def _select(self, condition: sa.ColumnElement[bool]) -> list[StoredRollout]:
+    def _select(
+        self, condition: sa.ColumnElement[bool], latest: int | None = None
+    ) -> list[StoredRollout]:
         table = schema.rollouts
-        query = sa.select(table).where(condition).order_by(table.c.created_at, table.c.id)
+        query = sa.select(table).where(condition).limit(latest)
+        query = query.order_by(table.c.created_at.desc(), table.c.id.desc())
         return [
             StoredRollout(
                 msgspec.convert(row.content, Rollout), row.decisions,
                 msgspec.convert(row.latest, Decision) if row.latest else None,
                 row.intervals, row.ended_at, row.created_by, row.reason,
             )
-            for row in self._read(query)
+            for row in reversed(self._read(query))
         ]  # fmt: skip
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:

@@ -91,7 +91,7 @@ class Job:
     """One call that waits for the thread. Its state changes on the event loop only."""
 
     __slots__ = (
-        "came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "size_bytes",
+        "by", "came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "size_bytes",
         "timer",
     )  # fmt: skip
 
@@ -99,8 +99,15 @@ class Job:
     """What it has in the account of what is held; set where it is queued."""
 
     def __init__(
-        self, columns: Columns, rows: int, outputs: tuple[str, ...] | None, deliver: Deliver
+        self,
+        columns: Columns,
+        rows: int,
+        outputs: tuple[str, ...] | None,
+        deliver: Deliver,
+        by: AnsweredBy | None = None,
     ) -> None:
+        """`by`: what the answer is to say; None for the version of the engine."""
+        self.by = by
         self.columns = columns
         self.rows = rows
         self.outputs = outputs
@@ -523,10 +530,11 @@ class Engine:
         outputs: tuple[str, ...] | None,
         allowed_s: float,
         deliver: Deliver,
+        by: AnsweredBy | None = None,
     ) -> Cancel | None:
-        """Run a call where calls of its size run; see `Predictor.answer`."""
+        """Run a call where calls of its size run; see `Predictor.answer` and `Job`."""
         self._calls += 1
-        job = Job(columns, rows, outputs, deliver)
+        job = Job(columns, rows, outputs, deliver, by)
         if rows > self.inline_rows:
             self.batcher.submit(job, allowed_s)
             return job.cancel
@@ -641,7 +649,7 @@ def run_together(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
     """Run jobs, in one run where they can be; an outcome for each. It never raises."""
     try:
         if len(batch) == 1:
-            return [run_one(program, batch[0].columns, batch[0].outputs, by)]
+            return [run_one(program, batch[0].columns, batch[0].outputs, batch[0].by or by)]
         return _run_several(program, batch, by)
     except Exception:
         # The thread, or the loop, must outlive whatever a program's odd answer does to it.
@@ -669,7 +677,8 @@ def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
     for job in batch:
         end = start + job.rows
         wanted = together if job.outputs is None else job.outputs
-        outcomes.append(Answer({name: together[name][start:end] for name in wanted}, by))
+        rows_of_job = {name: together[name][start:end] for name in wanted}
+        outcomes.append(Answer(rows_of_job, job.by or by))
         start = end
     return outcomes
 
@@ -677,7 +686,9 @@ def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
 def _run_apart(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
     """Run each job that still waits."""
     return [
-        _came_too_late() if job.settled else run_one(program, job.columns, job.outputs, by)
+        _came_too_late()
+        if job.settled
+        else run_one(program, job.columns, job.outputs, job.by or by)
         for job in batch
     ]
 

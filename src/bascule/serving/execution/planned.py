@@ -15,6 +15,7 @@ from bascule.security import Action
 from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.predictors import Facts, Predictor
 from bascule.serving.execution.resilient import call_for, has_outputs
+from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.shadows import ShadowRunner
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import ArmSeries
@@ -26,7 +27,7 @@ ARM_HEADER = b"bascule-arm"
 class PlannedArm:
     """One arm in one worker: its version, and where its answers are counted."""
 
-    __slots__ = ("_by_fallback", "by", "is_alike", "model", "name", "series")
+    __slots__ = ("_by_fallback", "by", "direct", "is_alike", "model", "name", "series")
 
     def __init__(self, endpoint: str, name: str, model: Predictor, series: ArmSeries) -> None:
         self.name = name
@@ -38,6 +39,8 @@ class PlannedArm:
         )
         self.is_alike = False
         """Its program reads what requests are decoded into, and it has the same extra outputs."""
+        self.direct: ServedModel | None = None
+        """The version, where it answers as it is: alike, without a policy and without a shadow."""
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
 
     def answered_by(self, by: AnsweredBy) -> AnsweredBy:
@@ -114,6 +117,9 @@ class PlannedPredictor:
         for arm in arms.values():
             same = arm.model.program.inputs == self.program.inputs
             arm.is_alike = same and arm.model.extras is self.extras
+            model = arm.model
+            if arm.is_alike and shadow is None and isinstance(model, ServedModel):
+                arm.direct = model
         split = tuple((arms[arm.name], taken) for arm, taken in splits(plan))
         current = arms[plan.current.name]
         self._followed = _Followed(plan, arms, current, split, shadow, header)
@@ -134,11 +140,24 @@ class PlannedPredictor:
             Invalid: The caller names an arm that the plan does not have.
             Refused: The caller names an arm, and may not.
         """
-        followed = self._followed
-        arm = self._arm_of(followed, call, context)
+        followed, memo = self._followed, context.memo
+        if memo is not None and memo.plan is followed and not call.extras:
+            arm: PlannedArm = memo.arm
+        else:
+            arm = self._arm_of(followed, call, context)
+        context.count_under(arm.series)
+        direct = arm.direct
+        if direct is not None and direct.engine is not None and not (call.extras or context.shows):
+            return direct.answer_as(arm.by, call, allowed_s, deliver)
+        return self._answer_through(followed, arm, call, context, allowed_s, deliver)
+
+    def _answer_through(
+        self, followed: _Followed, arm: PlannedArm, call: Call, context: Context,
+        allowed_s: float, deliver: Deliver,
+    ) -> Cancel | None:  # fmt: skip
+        """Have an arm answer whose outcome has to be looked at."""
         model, shadow = arm.model, followed.shadow
         asked = call if arm.is_alike else call_for(call, model, self)
-        context.count_under(arm.series)
 
         def take(outcome: Outcome) -> None:
             if isinstance(outcome, BasculeError):
@@ -163,11 +182,15 @@ class PlannedPredictor:
         sticky = followed.sticky_header
         sent = header(sticky) if sticky else b""
         key = sent.decode("latin-1") if sent else _key_of(followed.plan.sticky_field, call)
+        chosen = followed.current
         for arm, taken in followed.splits:  # as `endpoints.choose`, without its search
             if (unit(self.name, arm.name, key) if key else random()) < taken:
-                lacks = call.extras and not arm.is_alike and not has_outputs(arm.model, call)
-                return followed.current if lacks else arm
-        return followed.current
+                chosen = arm
+                break
+        if sent and (memo := context.memo) is not None:
+            memo.plan, memo.arm = followed, chosen
+        lacks = call.extras and not chosen.is_alike and not has_outputs(chosen.model, call)
+        return followed.current if lacks else chosen
 
 
 def _key_of(sticky_field: str, call: Call) -> str:

@@ -105,6 +105,18 @@ class ServedModel:
             return self._wait(call, call.outputs, allowed_s, deliver)
         return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver)
 
+    def answer_as(
+        self, by: AnsweredBy, call: Call, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """As `answer`, and the answer is by another value than that of the version.
+
+        Of a model in memory (`engine`), and a call without extra outputs.
+        """
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        assert engine is not None
+        return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver, by)
+
     def _answer_with_extras(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
         run = ExtraRun(self.extras, call, allowed_s, deliver)
         self.last_used_s = self._loop.time()

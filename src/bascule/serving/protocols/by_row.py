@@ -69,6 +69,7 @@ def _tell(exchange: Exchange, rows: int, form: Form, asked: AnsweredBy, outcome:
     if isinstance(outcome, BasculeError):
         exchange.fail(outcome)
         return
+    exchange.reply = outcome
     try:
         body = form.encode(outcome.outputs)
     except ModelFailed as problem:

@@ -271,6 +271,7 @@ def _tell(rpc: Rpc, speaker: _Speaker, rows: int, is_raw: bool, outcome: Outcome
     if isinstance(outcome, BasculeError):
         rpc.fail(outcome)
         return
+    rpc.reply = outcome
     try:
         message = speaker.message(rpc.prediction_id, outcome, rows, is_raw=is_raw)
     except ModelFailed as problem:

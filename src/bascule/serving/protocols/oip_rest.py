@@ -101,6 +101,7 @@ class OipRest:
                 exchange.fail(outcome)
                 return
             exchange.rows = rows
+            exchange.reply = outcome
             extra = b"" if outcome.by is by else answered_by(outcome.by, by)
             call_id = exchange.prediction_id
             if as_bytes is None:

@@ -120,8 +120,8 @@ class ArmSeries:
     """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
 
     __slots__ = (
-        "_base", "_generation", "_generation_at", "_series", "_slower_ns", "_words", "label",
-        "totals",
+        "_base", "_count", "_generation", "_generation_at", "_series", "_slower", "_words",
+        "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -135,14 +135,18 @@ class ArmSeries:
         """`place`: where the generation is, the generation, and the first word of the region."""
         self._words = words
         self._generation_at, self._generation, self._base = place
-        self._slower_ns = tuple(int(one * 1e9) for one in of.slower_than_s)
+        first = self._base + _FIRST_SLOWER
+        places = enumerate(of.slower_than_s, first)
+        # The lowest bound first: most answers are below all.
+        self._slower = tuple(sorted((int(bound_s * 1e9), at) for at, bound_s in places))
         self._series = series
+        self._count = series.count
         self.label = label
         self.totals = series.totals
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
-        self._series.count(status, duration_ns, rows, protocol)
+        self._count(status, duration_ns, rows, protocol)
         self.count_arm(duration_ns, rows, failed=status in _MODEL_FAILED)
 
     def count_arm(self, duration_ns: int, rows: int, *, failed: bool) -> None:
@@ -154,9 +158,10 @@ class ArmSeries:
         words[base + _ROWS] += rows
         if failed:
             words[base + _ERRORS] += 1
-        for index, bound_ns in enumerate(self._slower_ns):
-            if duration_ns > bound_ns:
-                words[base + _FIRST_SLOWER + index] += 1
+        for bound_ns, at in self._slower:
+            if duration_ns <= bound_ns:
+                break
+            words[at] += 1
 
     def count_failure(self) -> None:
         """See `MetricSeries.count_failure`."""

@@ -1,7 +1,7 @@
 """The recorder that fills the ledger: keeps columns of requests, and writes them in blocks.
 
-A request that is kept costs the event loop a packed record, a few references and its id in shared
-memory; every `_BLOCK_REQUESTS` of them become the bytes of one block. The arrays of a request that
+A request that is kept costs the event loop a few references and its id in shared memory; every
+`_BLOCK_REQUESTS` of them become the bytes of one block. The arrays of a request that
 is kept live until then. The request itself does not: its memory serves the next one.
 
 Above `max_rows_per_s` answers are sampled uniformly. Each has a draw from [0, 1) and is kept
@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ from bascule.monitoring.ledger import (
     Layout,
     Origin,
     hashed,
-    kept_rows_of,
     pack_request,
     text_pieces,
     to_bytes,
@@ -68,12 +67,22 @@ class Spool(Protocol):
     def close(self) -> None: ...
 
 
+_Kept = tuple[int, int, float, int, int, int, str, str, str, bytes]
+"""A request, apart from its arrays: start and duration in ns, draw, rows, kept rows, status, id,
+caller, protocol, `traceparent`. A plain tuple: it is made for each request."""
+_KEPT_ROWS: Final = 4
+"""The place of the kept rows in it."""
+
+
 class _Group:
-    """Kept requests of one layout: answered by one version, with the same fields."""
+    """Kept requests of one layout: answered by one version, with the same fields.
+
+    `is_usual`: a call that names no outputs, of this version, belongs here.
+    """
 
     __slots__ = (
-        "asked", "by", "fields", "ids", "inputs", "kept_rows", "key", "layout", "names", "origins",
-        "outputs", "places", "records",
+        "asked", "by", "fields", "inputs", "is_usual", "kept_rows", "key", "layout", "names",
+        "outputs", "places", "requests",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +95,7 @@ class _Group:
     ) -> None:
         self.by = by
         self.asked = inputs is not None
+        self.is_usual = False
         self.names = dict.fromkeys(outputs).keys()
         columns = [_fields(part, column_of) for part in (inputs or {}, outputs)]
         names = {} if by is None else dict(by.columns)
@@ -100,22 +110,32 @@ class _Group:
 
     def clear(self) -> None:
         self.kept_rows = 0
-        self.records: list[bytes] = []
-        self.ids: list[str] = []
-        self.origins: dict[Origin, int] = {}
+        self.requests: list[_Kept] = []
         self.inputs: list[Columns] = []
         self.outputs: list[Columns] = []
         self.places: dict[int, NDArray[np.int32]] = {}
 
-    def pieces(self) -> tuple[list[Any], list[int]]:
-        """Of a block: the parts, and the sizes of the pieces.
+    def pieces(self, epoch_ns: int) -> tuple[list[Any], list[int], tuple[Origin, ...]]:
+        """Of a block: the parts, the sizes of the pieces, and the origins of the requests.
 
         Raises:
             ValueError: A field varies in shape from one request to the next.
+            KeyError: A request lacks a field.
         """
-        parts: list[Any] = [
-            b"".join(self.records), *text_pieces(self.ids), self._row_numbers()
-        ]  # fmt: skip
+        origins: dict[Origin, int] = {}
+        records, ids = [], []
+        for (
+            started_ns, duration_ns, draw, rows, kept, status, name, caller, protocol, parent
+        ) in self.requests:  # fmt: skip
+            origin = caller, protocol, _trace_id(parent) if parent else ""
+            records.append(
+                pack_request(
+                    started_ns + epoch_ns, duration_ns, draw, rows, kept, status,
+                    origins.setdefault(origin, len(origins)),
+                )
+            )  # fmt: skip
+            ids.append(name)
+        parts: list[Any] = [b"".join(records), *text_pieces(ids), self._row_numbers()]
         sizes = [len(one) for one in parts]
         for fields, columns in zip(self.fields, (self.inputs, self.outputs), strict=True):
             for name, shape, row_bytes, is_hashed in fields:
@@ -131,13 +151,13 @@ class _Group:
                     texts = text_pieces(hashed(flat, self.key) if is_hashed else flat)
                     parts += texts
                     sizes += [len(one) for one in texts]
-        return parts, sizes
+        return parts, sizes, tuple(origins)
 
     def _row_numbers(self) -> bytes:
         """The number of every kept row within its request; nothing where all requests are whole."""
         if not self.places:
             return b""
-        counts = map(kept_rows_of, self.records)
+        counts = (one[_KEPT_ROWS] for one in self.requests)
         return b"".join(
             (self.places[at] if at in self.places else np.arange(count, dtype=np.int32)).tobytes()
             for at, count in enumerate(counts)
@@ -219,8 +239,10 @@ class LedgerRecorder:
         if (
             group is None
             or group.by is not by
-            or group.names != outputs.keys()
-            or group.asked is (call is None)
+            or call is None
+            or call.outputs is not None
+            or call.extras
+            or not group.is_usual
         ):
             group = self._choose(of, by, call, outputs)
         rows = kept = 1
@@ -232,21 +254,19 @@ class LedgerRecorder:
                 chosen = np.sort(_random.choice(rows, kept, replace=False)).astype(np.int32)
                 inputs = {name: values[chosen] for name, values in inputs.items()}
                 outputs = {name: values[chosen] for name, values in outputs.items()}
-                group.places[len(group.records)] = chosen
+                group.places[len(group.requests)] = chosen
             group.inputs.append(inputs)
         if answer is not None:
             group.outputs.append(outputs)
         if self._is_anonymous:
-            name, origin = "", ("", context.protocol, "")
+            name, caller, parent = "", "", b""
         else:
-            name = context.prediction_id
-            origin = context.caller, context.protocol, _trace_id(context)
+            name, caller, parent = context.prediction_id, context.caller, context.trace[0]
         self._spool.keep(name)
-        group.ids.append(name)
-        group.records.append(
-            pack_request(
-                context.started_ns + self._epoch_ns, duration_ns, draw, rows, kept, status,
-                group.origins.setdefault(origin, len(group.origins)),
+        group.requests.append(
+            (
+                context.started_ns, duration_ns, draw, rows, kept, status, name, caller,
+                context.protocol, parent,
             )
         )  # fmt: skip
         group.kept_rows += kept
@@ -281,7 +301,7 @@ class LedgerRecorder:
         written = 0
         for of in self._labels.values():
             for group in of.groups.values():
-                if group.records:
+                if group.requests:
                     for block, requests in self._blocks(of, group):
                         blocks.append(block)
                         written += requests
@@ -302,14 +322,16 @@ class LedgerRecorder:
     ) -> _Group:
         """The group that a request belongs to."""
         inputs = None if call is None else call.columns
-        key = by, inputs is None, tuple(outputs)
+        key = id(by), inputs is None, tuple(outputs)  # a group holds what it is about
         group = of.groups.get(key)
         if group is None:
             if len(of.groups) >= _MAX_GROUPS:
                 self.flush()
                 of.groups.clear()
             group = of.groups[key] = self._group(of, by, inputs, outputs)
-        of.group = group
+        if call is not None and call.outputs is None and not call.extras:
+            group.is_usual = True
+            of.group = group
         return group
 
     def _group(
@@ -334,29 +356,29 @@ class LedgerRecorder:
         """What is kept of a group, and how many requests; nothing of what cannot be written."""
         answered = of.label if group.by is None else group.by
         try:
-            parts, sizes = group.pieces()
+            parts, sizes, origins = group.pieces(self._epoch_ns)
             head = Head(
                 model=answered.model, version=answered.version,
                 endpoint=of.label.endpoint or of.label.model, arm=of.label.arm,
-                interval=self._interval, share=of.share, origins=tuple(group.origins),
+                interval=self._interval, share=of.share, origins=origins,
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip
             block = to_bytes(head, parts)
-        except (TypeError, ValueError):
-            if len(group.records) > 1:
+        except (TypeError, ValueError, KeyError):
+            if len(group.requests) > 1:
                 for one in self._each(of, group):
                     yield from self._blocks(of, one)
         else:
-            yield block, len(group.records)
+            yield block, len(group.requests)
 
     def _each(self, of: _Label, group: _Group) -> Iterator[_Group]:
         """A group for each request: their fields vary in shape."""
-        for at, record in enumerate(group.records):
+        for at, request in enumerate(group.requests):
             inputs, outputs = group.inputs[at:][:1], group.outputs[at:][:1]
             asked = inputs[0] if inputs else None
             one = self._group(of, group.by, asked, outputs[0] if outputs else {})
-            one.records, one.ids, one.origins = [record], [group.ids[at]], group.origins
-            one.inputs, one.outputs, one.kept_rows = inputs, outputs, kept_rows_of(record)
+            one.requests, one.kept_rows = [request], request[_KEPT_ROWS]
+            one.inputs, one.outputs = inputs, outputs
             if at in group.places:
                 one.places = {0: group.places[at]}
             yield one
@@ -375,7 +397,6 @@ def _row_bytes(field: Column) -> int:
     return 0 if field.is_text else np.dtype(field.dtype).itemsize * field.values_per_row
 
 
-def _trace_id(context: Context) -> str:
+def _trace_id(parent: bytes) -> str:
     """Of the `traceparent` header (W3C Trace Context, section 3.2): its second part."""
-    parent = context.trace[0]
     return parent[3:35].decode("ascii", "replace") if len(parent) >= 55 else ""

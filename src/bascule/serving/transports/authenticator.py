@@ -123,6 +123,16 @@ class Authenticator:
             allowed.add((action, model))
         return key.id
 
+    @property
+    def state(self) -> object:
+        """What the answers of `check` follow from: another object once keys have changed."""
+        return self._known
+
+    def stays(self, authorization: bytes | None) -> bool:
+        """Whether the key was checked, and is live as long as `state` is the same."""
+        known = self._known.get(authorization or b"")
+        return known is not None and known[0].expires_at is None
+
     def name_of(self, authorization: bytes | None) -> str:
         """The name of a caller's key, for histories; raises `Unauthenticated`."""
         known = self._known.get(authorization or b"") or self._identify(authorization)

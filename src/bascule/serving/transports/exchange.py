@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
-from bascule.serving.calls import AnsweredBy, Call, Deliver
+from bascule.serving.calls import AnsweredBy, Call, Deliver, Memo
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.telemetry import MetricSeries, Recorder
@@ -42,6 +42,7 @@ class Head(NamedTuple):
         request_id: The caller's `X-Request-Id`; empty if there is none, or none that is safe.
         is_plain: No header changes how the body is read, how long the caller waits, or the head
             of a small answer; and the body is short.
+        memo: See `Context`.
     """
 
     method: bytes
@@ -50,6 +51,7 @@ class Head(NamedTuple):
     keep_alive: bool
     request_id: bytes = b""
     is_plain: bool = False
+    memo: Memo | None = None
 
 
 class Carrier(Protocol):
@@ -82,6 +84,8 @@ class Exchange(Request):
         "_connection", "answered", "body", "head", "waited_s",
     )  # fmt: skip
 
+    shows = False
+
     def __init__(self, connection: Carrier, head: Head, body: bytes, series: MetricSeries) -> None:
         self._connection = connection
         self.head = head
@@ -106,6 +110,11 @@ class Exchange(Request):
         headers = self.head.headers
         return headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
 
+    @property
+    def memo(self) -> Memo | None:
+        """See `Context`."""
+        return self.head.memo
+
     def header(self, name: bytes) -> bytes:
         """See `Context`."""
         return self.head.headers.get(name, b"")
@@ -116,7 +125,7 @@ class Exchange(Request):
     def ask(self, predictor: Predictor, call: Call, allowed_s: float, deliver: Deliver) -> None:
         """Have a predictor answer a call of this request; see `Predictor.answer`."""
         if self._connection.recorder is not None:
-            deliver = self.keep(call, deliver)
+            self.call = call
         self.on_gone = predictor.answer(call, self, allowed_s, deliver)
 
     def answer(

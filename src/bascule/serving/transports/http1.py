@@ -37,6 +37,7 @@ import httptools
 
 from bascule.core import BasculeError, Refused, TooLarge
 from bascule.security import OPEN_ACTIONS
+from bascule.serving.calls import Memo
 from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry import (
@@ -849,13 +850,24 @@ class Connection(asyncio.Protocol):
         try:
             if exchange.failure is not None:
                 raise exchange.failure
-            route = self._route(exchange.head)
-            if self._site.guard is not None:
-                exchange.caller = self._check(exchange.head, route)
+            site, memo = self._site, exchange.head.memo
+            guard = site.guard
+            if (
+                memo is not None
+                and memo.routes is site.routes
+                and (guard is None or memo.keys is guard.state)
+            ):
+                route: Route = memo.route
+                exchange.caller = memo.caller
+            else:
+                route = self._route(exchange.head)
+                if guard is not None:
+                    exchange.caller = self._check(exchange.head, route)
+                if memo is not None:
+                    self._note(exchange, memo, route)
             if route.series is not None:
                 exchange.series = route.series
                 exchange.protocol = route.protocol
-                site = self._site
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)
                     begin = partial(self.run, exchange, partial(route.handle, exchange))
@@ -870,6 +882,15 @@ class Connection(asyncio.Protocol):
             # The last line of defence: a bug answers 500 in the one shape and is logged.
             log.exception("a request failed%s", exchange.named())
             exchange.fail(internal_error())
+
+    def _note(self, exchange: Exchange, memo: Memo, route: Route) -> None:
+        """Remember the route and the caller of a head until routes or keys change."""
+        guard = self._site.guard
+        if guard is not None:
+            if not guard.stays(exchange.head.headers.get(b"authorization")):
+                return
+            memo.keys = guard.state
+        memo.routes, memo.route, memo.caller = self._site.routes, route, exchange.caller
 
     def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
         """Go on with a request that has waited: see `admission` and `offload`."""

@@ -363,7 +363,7 @@ class Stream(Rpc):
         assert model is not None, "the caller's right was not checked"
         allowed_s = self.allowed_s(model.limits.deadline_s)
         if self.connection.server.recorder is not None:
-            deliver = self.keep(call, deliver)
+            self.call = call
         self.on_gone = model.answer(call, self, allowed_s, deliver)
 
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:

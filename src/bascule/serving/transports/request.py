@@ -13,8 +13,7 @@ from bascule.serving.calls import (
     Call,
     Cancel,
     CountsAnswers,
-    Deliver,
-    Outcome,
+    Memo,
     new_prediction_id,
 )
 from bascule.serving.execution import AdmissionQueue
@@ -48,20 +47,22 @@ class Request(ABC):
         request_id: The `X-Request-Id` of the request, or the one it is answered with; empty for
             none so far.
         caller: See `Context`.
-        call: What was asked of a predictor; kept only where there is a recorder, as is `reply`.
-        reply: What was answered.
+        call: What was asked of a predictor; kept only where there is a recorder.
+        reply: What was answered; set by the protocol.
         protocol: See `Context`.
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
+        shows: See `Context`.
         series: Where the answer is counted.
         on_gone: What to call if the client goes away; None where nothing waits.
     """
 
     __slots__ = (
-        "_deliver", "call", "caller", "failure", "on_gone", "prediction_id", "protocol", "reply",
+        "call", "caller", "failure", "on_gone", "prediction_id", "protocol", "reply",
         "request_id", "rows", "series", "started_ns",
     )  # fmt: skip
 
+    shows = True
     prediction_id: str
     request_id: bytes
     caller: str
@@ -71,7 +72,6 @@ class Request(ABC):
     protocol: str
     failure: BasculeError | None
     rows: int
-    _deliver: Deliver | None
     series: CountsAnswers
     on_gone: Cancel | None
 
@@ -79,6 +79,11 @@ class Request(ABC):
     @abstractmethod
     def trace(self) -> tuple[bytes, bytes]:
         """See `Context`."""
+
+    @property
+    def memo(self) -> Memo | None:
+        """See `Context`."""
+        return None
 
     @abstractmethod
     def show(self, by: AnsweredBy) -> None:
@@ -127,18 +132,6 @@ class Request(ABC):
         """See `Context`."""
         self.series = series
 
-    def keep(self, call: Call, deliver: Deliver) -> Deliver:
-        """Keep what is asked, and what is answered, until `tell`."""
-        self.call = call
-        self._deliver = deliver
-        return self._keep_reply
-
-    def _keep_reply(self, outcome: Outcome) -> None:
-        if not isinstance(outcome, BasculeError):
-            self.reply = outcome
-        if self._deliver is not None:
-            self._deliver(outcome)
-
     def fails(self, error: BasculeError) -> BasculeError:
         """Keep the reason of the failure; returns the error that the caller gets."""
         if isinstance(error, ModelFailed):
@@ -155,10 +148,8 @@ class Request(ABC):
         rows = self.rows if status == 200 else 0
         series = self.series
         series.count(status, duration_ns, rows, self.protocol)
-        if of.recorder is not None:
-            self._deliver = None  # it leads back to this request as well
-            if series.label.model:
-                of.recorder.add(self, self.call, self.reply, series.label, status, duration_ns)
+        if of.recorder is not None and series.label.model:
+            of.recorder.add(self, self.call, self.reply, series.label, status, duration_ns)
         if status >= of.noted_from:
             assert of.request_log is not None
             of.request_log.add(

@@ -83,99 +83,137 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     Returns whether a run is still under way, so that the process cannot end in order.
     """
     loop = asyncio.get_running_loop()
-    counters = Counters(config.counters, config.workers)
-    serving = config.serving
-    stopping = asyncio.Event()
-    wishes = LoadRequests(report) if config.multi_model else None
-    outcomes = None if serving.outcomes_home is None else OutcomeWriter(serving.outcomes_home)
-    protocols: list[ProtocolAdapter] = [Metrics(counters)]
-    protocols += [] if outcomes is None else [OutcomesRest(outcomes)]
-    protocols += open_protocols(serving.protocols, wishes)
-    guard = (
-        None if config.keys is None else Authenticator(config.keys, held_ns=counters.keys_held_ns)
-    )
-    plane = DataPlane(
-        protocols,
-        lambda: not stopping.is_set() and (guard is None or guard.is_open),
-        control_port=config.control_port,
-        asks_for_keys=guard is not None,
-    )
-    request_log = _open_request_log(serving.request_log, config.worker)
-    other_series = counters.series(config.worker)
-    backlog = AdmissionQueue(serving.limits.max_body_bytes)
-    held = BufferBudget(serving.limits.max_held_bytes)
-    ledger = _open_ledger(serving.ledger)
-    recorder = ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, ""))
-    site = Site(
-        {}, plane.not_found, serving.limits, other_series,
-        guard=guard, request_log=request_log, recorder=recorder, backlog=backlog, held=held,
-        hosts=_hosts_of(config, config.listener_fd),
-    )  # fmt: skip
-
-    keepers: list[Callable[[frozenset[bytes]], None]] = []
-
-    def take(models: Iterable[Predictor]) -> None:
-        site.serve(plane.serve(models), plane.asked_headers)
-        for keep_headers in keepers:
-            keep_headers(plane.asked_headers)
-
-    loaded_models = LoadedModels(
-        counters, config.worker, serving.limits, loop, take,
-        policies=serving.policies, held=held,
-        **({} if guard is None else {"check_tester": partial(_check_tester, guard)}),
-    )  # fmt: skip
-    loaded_models.start(config.services, config.plans)
-    # What was loaded stays: the collector need not look through it ever again.
-    gc.collect()
-    gc.freeze()
-    # Requests leave no rings of references, but many are alive at once. With the default of 700
-    # objects the collector looks at them every few dozen requests, for a tenth of their cost.
-    gc.set_threshold(_COLLECT_FROM)
-    doors = [Listener(config.listener_fd, site, partial(Connection, site), serving.tls)]
-    if config.unix_fd is not None:
-        doors.append(Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None))
-    if config.grpc_fd is not None:
-        grpc = _grpc_server(plane, outcomes, site, _hosts_of(config, config.grpc_fd))
-        grpc.keep_headers(plane.asked_headers)
-        keepers.append(grpc.keep_headers)
-        doors.append(Listener(config.grpc_fd, grpc, grpc.connect, serving.tls, protocol="h2"))
-    for door in doors:
-        await door.open(loop)
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    orders = Commands(loaded_models, report, stopping.set, wishes)
-    loop.add_reader(sys.stdin.fileno(), orders.read)
-    sites = {id(door.site): door.site for door in doors}.values()
-    every_second = [each.tick for each in sites] + [door.look for door in doors]
-
-    def tick() -> None:
-        counters.beat(config.worker)
-        loaded_models.tick()
-        if ledger is not None:
-            ledger.tick()
-            counters.count_ledger(config.worker, *ledger.new_figures())
-        if loaded_models.is_stuck:
-            log.error("a model is stuck: the worker leaves, to be started again")
-            stopping.set()
-
-    tick()
+    worker = _Worker(config, report, loop)
+    worker.load()
+    listeners = worker.listeners()
+    for each in listeners:
+        await each.open(loop)
+    loop.add_signal_handler(signal.SIGTERM, worker.stopping.set)
+    loop.add_reader(sys.stdin.fileno(), worker.commands().read)
+    sites = {id(each.site): each.site for each in listeners}.values()
+    worker.tick()
     watch_loop()
-    ticking = [loop.create_task(_every(1.0, tick, *every_second))]
-    if guard is not None:
-        ticking.append(loop.create_task(_every(LOOK_EVERY_S, guard.look)))
+    every_second = [each.tick for each in sites] + [each.look for each in listeners]
+    ticking = [loop.create_task(_every(1.0, worker.tick, *every_second))]
+    if worker.guard is not None:
+        ticking.append(loop.create_task(_every(LOOK_EVERY_S, worker.guard.look)))
     report({"ready": True})
-    await stopping.wait()
-    for each in sites:
-        each.draining = True
-    await asyncio.gather(*(door.close(loop) for door in doors))
-    await asyncio.gather(*(each.drain() for each in sites))
+    await worker.stopping.wait()
+    for site in sites:
+        site.draining = True
+    await asyncio.gather(*(each.close(loop) for each in listeners))
+    await asyncio.gather(*(site.drain() for site in sites))
     for task in ticking:
         task.cancel()
-    request_log.close()
-    if ledger is not None:
-        ledger.close()
-    if outcomes is not None:
-        outcomes.close()
-    return loaded_models.is_stuck or loaded_models.is_running()
+    worker.close()
+    return worker.models.is_stuck or worker.models.is_running()
+
+
+class _Worker:
+    """What one worker is made of. On the event loop only."""
+
+    def __init__(
+        self, config: WorkerConfig, report: Report, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Nothing is loaded yet, and nothing is listened to."""
+        serving = config.serving
+        self._config, self._report = config, report
+        self._counters = Counters(config.counters, config.workers)
+        self.stopping = asyncio.Event()
+        self.guard = (
+            None
+            if config.keys is None
+            else Authenticator(config.keys, held_ns=self._counters.keys_held_ns)
+        )
+        self._load_requests = LoadRequests(report) if config.multi_model else None
+        self._outcomes = (
+            None if serving.outcomes_home is None else OutcomeWriter(serving.outcomes_home)
+        )
+        self._plane = self._data_plane()
+        self._request_log = _open_request_log(serving.request_log, config.worker)
+        self._ledger = _open_ledger(serving.ledger)
+        self._held = BufferBudget(serving.limits.max_held_bytes)
+        self._site = Site(
+            {}, self._plane.not_found, serving.limits, self._counters.series(config.worker),
+            guard=self.guard, request_log=self._request_log,
+            recorder=self._ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, "")),
+            backlog=AdmissionQueue(serving.limits.max_body_bytes), held=self._held,
+            hosts=_hosts_of(config, config.listener_fd),
+        )  # fmt: skip
+        self._keep_headers: list[Callable[[frozenset[bytes]], None]] = []
+        tester = {} if self.guard is None else {"check_tester": partial(_check_tester, self.guard)}
+        self.models = LoadedModels(
+            self._counters, config.worker, serving.limits, loop, self._take,
+            policies=serving.policies, held=self._held, **tester,
+        )  # fmt: skip
+
+    def _data_plane(self) -> DataPlane:
+        guard, stopping = self.guard, self.stopping
+        protocols: list[ProtocolAdapter] = [Metrics(self._counters)]
+        protocols += [] if self._outcomes is None else [OutcomesRest(self._outcomes)]
+        protocols += open_protocols(self._config.serving.protocols, self._load_requests)
+        return DataPlane(
+            protocols,
+            lambda: not stopping.is_set() and (guard is None or guard.is_open),
+            control_port=self._config.control_port,
+            asks_for_keys=guard is not None,
+        )
+
+    def _take(self, models: Iterable[Predictor]) -> None:
+        """Serve these from now on."""
+        self._site.serve(self._plane.serve(models), self._plane.asked_headers)
+        for keep_headers in self._keep_headers:
+            keep_headers(self._plane.asked_headers)
+
+    def load(self) -> None:
+        """Load the first list of models; what cannot be loaded is raised."""
+        self.models.start(self._config.services, self._config.plans)
+        # What was loaded stays: the collector need not look through it ever again.
+        gc.collect()
+        gc.freeze()
+        # Requests leave no rings of references, but many are alive at once. With the default of 700
+        # objects the collector looks at them every few dozen requests, for a tenth of their cost.
+        gc.set_threshold(_COLLECT_FROM)
+
+    def listeners(self) -> list[Listener]:
+        """The listeners of all ports, not open yet."""
+        config, site, tls = self._config, self._site, self._config.serving.tls
+        made = [Listener(config.listener_fd, site, partial(Connection, site), tls)]
+        if config.unix_fd is not None:
+            made.append(
+                Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None)
+            )
+        if config.grpc_fd is not None:
+            hosts = _hosts_of(config, config.grpc_fd)
+            grpc = _grpc_server(self._plane, self._outcomes, site, hosts)
+            grpc.keep_headers(self._plane.asked_headers)
+            self._keep_headers.append(grpc.keep_headers)
+            made.append(Listener(config.grpc_fd, grpc, grpc.connect, tls, protocol="h2"))
+        return made
+
+    def commands(self) -> Commands:
+        """Reads what the supervisor says."""
+        return Commands(self.models, self._report, self.stopping.set, self._load_requests)
+
+    def tick(self) -> None:
+        """Once a second: beat, look after the models, and write what the ledger keeps."""
+        worker = self._config.worker
+        self._counters.beat(worker)
+        self.models.tick()
+        if self._ledger is not None:
+            self._ledger.tick()
+            self._counters.count_ledger(worker, *self._ledger.new_figures())
+        if self.models.is_stuck:
+            log.error("a model is stuck: the worker leaves, to be started again")
+            self.stopping.set()
+
+    def close(self) -> None:
+        """Write what waits in log, ledger and spool of outcomes."""
+        self._request_log.close()
+        if self._ledger is not None:
+            self._ledger.close()
+        if self._outcomes is not None:
+            self._outcomes.close()
 
 
 def _check_tester(guard: Authenticator, caller: str, endpoint: str) -> None:

@@ -8,6 +8,7 @@ from bascule.ship.targets.argo_rollouts import ARGO_ROLLOUTS
 from bascule.ship.targets.azureml import AZUREML
 from bascule.ship.targets.compose import COMPOSE
 from bascule.ship.targets.container import CONTAINER
+from bascule.ship.targets.envoy import ENVOY
 from bascule.ship.targets.flagger import FLAGGER
 from bascule.ship.targets.gateway_api import GATEWAY_API
 from bascule.ship.targets.helm import HELM
@@ -27,6 +28,7 @@ TARGETS: Mapping[str, Target] = {
     "kserve": KSERVE,
     "istio": ISTIO,
     "gateway-api": GATEWAY_API,
+    "envoy": ENVOY,
     "argo-rollouts": ARGO_ROLLOUTS,
     "flagger": FLAGGER,
     "ray": RAY,

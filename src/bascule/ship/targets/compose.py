@@ -1,4 +1,4 @@
-"""Compose: serving, control, PostgreSQL, Prometheus, Alertmanager and Grafana for one team."""
+"""Compose: serving, control, PostgreSQL, S3, Prometheus, Alertmanager and Grafana for a team."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COMPOSE = Target(
     "a team's shared installation with Compose",
     _render,
     {
-        "apply": ("docker", "compose", "up", "--detach"),
-        "status": ("docker", "compose", "ps"),
-        "remove": ("docker", "compose", "down"),
+        "apply": (("docker", "compose", "up", "--detach"), ("podman-compose", "up", "--detach")),
+        "status": (("docker", "compose", "ps"), ("podman-compose", "ps")),
+        "remove": (("docker", "compose", "down"), ("podman-compose", "down")),
     },
 )

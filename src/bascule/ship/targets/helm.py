@@ -22,13 +22,16 @@ def _render(shipment: Shipment) -> dict[str, str]:
         replace(arm, image=f"PLACEHOLDER-IMAGE-{number}")
         for number, arm in enumerate(shipment.arms)
     )
-    marked = replace(shipment, arms=arms, replicas=_REPLICAS, max_replicas=_MAX_REPLICAS)
+    shadow = shipment.shadow and replace(shipment.shadow, image="PLACEHOLDER-IMAGE-shadow")
+    marked = replace(
+        shipment, arms=arms, shadow=shadow, replicas=_REPLICAS, max_replicas=_MAX_REPLICAS
+    )
     expressions = {
         str(_REPLICAS): "{{ .Values.replicas }}",
         str(_MAX_REPLICAS): "{{ .Values.maxReplicas }}",
         _RULES: '{{ .Files.Get "rules.yml" | nindent 2 }}',
     } | {
-        arm.image: f'{{{{ index .Values.images "{arm.slug}" }}}}' for arm in arms
+        arm.image: f'{{{{ index .Values.images "{arm.slug}" }}}}' for arm in marked.versions
     }  # fmt: skip
     chart = render_folder("helm", shipment) | {"rules.yml": shipped("rules.yml")}
     for path, text in render_folder("kubernetes", marked, rules=_RULES).items():
@@ -54,8 +57,8 @@ HELM = Target(
     "a Helm chart",
     _render,
     {
-        "apply": ("helm", "upgrade", "--install", "bascule", "."),
-        "status": ("helm", "status", "bascule"),
-        "remove": ("helm", "uninstall", "bascule"),
+        "apply": (("helm", "upgrade", "--install", "bascule", "."),),
+        "status": (("helm", "status", "bascule"),),
+        "remove": (("helm", "uninstall", "bascule"),),
     },
 )

@@ -18,8 +18,8 @@ KUBERNETES = Target(
     "a Kustomize base with overlays for staging and production",
     _render,
     {
-        "apply": ("kubectl", "apply", "--kustomize", _OVERLAY),
-        "status": ("kubectl", "get", "--kustomize", _OVERLAY),
-        "remove": ("kubectl", "delete", "--kustomize", _OVERLAY),
+        "apply": (("kubectl", "apply", "--kustomize", _OVERLAY),),
+        "status": (("kubectl", "get", "--kustomize", _OVERLAY),),
+        "remove": (("kubectl", "delete", "--kustomize", _OVERLAY),),
     },
 )

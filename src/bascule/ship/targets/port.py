@@ -26,22 +26,22 @@ class Target:
     Attributes:
         title: What the files are, in a few words.
         render: The files.
-        commands: By `apply`, `status` and `remove`: the command of the target's own tool; an
-            action that is absent is done by hand, with other tools.
+        commands: By `apply`, `status` and `remove`: the commands of the target's own tools, of
+            which the first that is installed runs; an action that is absent is done by hand.
     """
 
     title: str
     render: Render
-    commands: Mapping[str, Command] = field(default_factory=dict)
+    commands: Mapping[str, tuple[Command, ...]] = field(default_factory=dict)
 
 
-KUBECTL: Mapping[str, Command] = {
-    "apply": ("kubectl", "apply", "--filename", "."),
-    "status": ("kubectl", "get", "--filename", "."),
-    "remove": ("kubectl", "delete", "--filename", "."),
+KUBECTL: Mapping[str, tuple[Command, ...]] = {
+    "apply": (("kubectl", "apply", "--filename", "."),),
+    "status": (("kubectl", "get", "--filename", "."),),
+    "remove": (("kubectl", "delete", "--filename", "."),),
 }
-TERRAFORM: Mapping[str, Command] = {
-    "apply": ("terraform", "apply"),
-    "status": ("terraform", "show"),
-    "remove": ("terraform", "destroy"),
+TERRAFORM: Mapping[str, tuple[Command, ...]] = {
+    "apply": (("terraform", "apply"),),
+    "status": (("terraform", "show"),),
+    "remove": (("terraform", "destroy"),),
 }

@@ -11,8 +11,8 @@ RAY = Target(
     "an application of Ray Serve",
     partial(render_folder, "ray"),
     {
-        "apply": ("serve", "deploy", "serve.yaml"),
-        "status": ("serve", "status"),
-        "remove": ("serve", "shutdown", "--yes"),
+        "apply": (("serve", "deploy", "serve.yaml"),),
+        "status": (("serve", "status"),),
+        "remove": (("serve", "shutdown", "--yes"),),
     },
 )

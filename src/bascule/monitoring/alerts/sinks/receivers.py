@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -48,19 +49,7 @@ class Receiver:
     def secret_of(self, name: str) -> str:
         """The value of a setting that may be in a variable or a file. Raises `Invalid`."""
         said: str = getattr(self, name)
-        kind, _, place = said.partition(":")
-        if kind == "env":
-            value = os.environ.get(place)
-            if value is None:
-                raise self.wrong(name, f"the variable {place} is not set")
-            return value
-        if kind == "file":
-            try:
-                with Path(place).open("rb") as file:
-                    return file.read(MAX_SECRET_BYTES).decode().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise self.wrong(name, f"{place} cannot be read: {error}") from None
-        return said
+        return secret_in(said, lambda why: self.wrong(name, why))
 
     def wrong(self, name: str, why: str) -> Invalid:
         """The error about a setting of this receiver."""
@@ -73,6 +62,23 @@ class Receiver:
             hint="it is tried again",
             retry_after_s=retry_after_s,
         )
+
+
+def secret_in(said: str, wrong: Callable[[str], Invalid]) -> str:
+    """The value of `env:NAME` or `file:PATH`, or the text itself; raises what `wrong` makes."""
+    kind, _, place = said.partition(":")
+    if kind == "env":
+        value = os.environ.get(place)
+        if value is None:
+            raise wrong(f"the variable {place} is not set")
+        return value
+    if kind == "file":
+        try:
+            with Path(place).open("rb") as file:
+                return file.read(MAX_SECRET_BYTES).decode().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise wrong(f"{place} cannot be read: {error}") from None
+    return said
 
 
 class Sink(Protocol):

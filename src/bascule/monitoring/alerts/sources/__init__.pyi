@@ -1,3 +1,4 @@
+from .batch import BatchFacts as BatchFacts, BatchSource as BatchSource
 from .daily import (
     DailySource as DailySource,
     drift_findings as drift_findings,

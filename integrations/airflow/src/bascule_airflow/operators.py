@@ -1,0 +1,66 @@
+"""Scores a table on a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import BaseOperator
+
+from bascule_airflow.hooks import RUNNING, BasculeHook, check_done
+from bascule_airflow.triggers import BasculeRunTrigger
+
+
+class BasculeBatchOperator(BaseOperator):
+    """Runs a batch job on a server, and returns the status of its run.
+
+    A retry goes on with the run where it was: the same job on the same rows is one run.
+
+    Args:
+        model: A reference at the server: `late@champion`.
+        source: The table to score, as the server sees it.
+        sink: Where scored rows go.
+        options: The other fields of a job, such as `columns`, `where` or `mode`.
+        bascule_conn_id: The connection; see `BasculeHook`.
+        deferrable: Whether the worker is given back meanwhile.
+        poll_s: How often the server is asked.
+    """
+
+    template_fields: Sequence[str] = ("model", "source", "sink", "options")
+
+    def __init__(
+        self, *, model: str, source: str, sink: str, options: Mapping[str, Any] | None = None,
+        bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
+        poll_s: float = 5.0, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self.model, self.source, self.sink = model, source, sink
+        self.options = dict(options or {})
+        self.bascule_conn_id = bascule_conn_id
+        self.deferrable, self.poll_s = deferrable, poll_s
+        self._run: str | None = None
+
+    def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002 -- Airflow's interface
+        """Start the run, and wait for its end."""
+        hook = BasculeHook(self.bascule_conn_id)
+        job = {**self.options, "model": self.model, "from": self.source, "to": self.sink}
+        status = hook.start(job)
+        self._run = status["run"]
+        self.log.info("run %s: %s", self._run, status["state"])
+        if status["state"] == RUNNING and self.deferrable:
+            trigger = BasculeRunTrigger(status["run"], self.bascule_conn_id, self.poll_s)
+            self.defer(trigger=trigger, method_name="finished")
+        while status["state"] == RUNNING:
+            time.sleep(self.poll_s)
+            status = hook.status(status["run"])
+        return check_done(status)
+
+    def finished(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What the trigger found."""
+        return check_done(event)
+
+    def on_kill(self) -> None:
+        """Stop the run too; what it has committed stays."""
+        if self._run is not None:
+            BasculeHook(self.bascule_conn_id).cancel(self._run)

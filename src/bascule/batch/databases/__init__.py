@@ -1,0 +1,1 @@
+"""Databases as places of batch jobs, one file each behind the port in `port.py`."""

@@ -1,0 +1,131 @@
+"""What a database does for the source and the sink of tables: the port.
+
+A file of a database implements sessions, which are transactions, and reading rows in the order of
+a key. `sinks/database.py` and `sources/database.py` do the rest, the same for every database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Access = Literal["read", "write", "both"]
+"""What a job does with a database: a source and a sink may be in one. What is read must exist."""
+KEY = "bascule_row_key"
+"""The last column of every batch that is read: the key of the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows of the table or of a query, in the order of a key.
+
+    Attributes:
+        query: SQL in place of the table; empty for the table.
+        where: A condition in the database's own SQL; empty for all rows.
+        key: The column that orders the rows and is different in each.
+        first: The smallest key to read; None for no bound.
+        last: The largest key to read, which is included; None for no bound.
+    """
+
+    query: str
+    where: str
+    key: str
+    first: Any = None
+    last: Any = None
+
+
+class Session(Protocol):
+    """One transaction. It changes nothing unless `commit` is the last call."""
+
+    def rows(self, statement: str) -> list[Any]:
+        """Run a statement of standard SQL; its rows as tuples, if it has any."""
+
+    def name_of(self, table: str) -> str:
+        """The name of a table in SQL, quoted and with its schema."""
+
+    def columns(self, table: str) -> list[str] | None:
+        """The names of the columns of a table; None where there is no such table."""
+
+    def create(
+        self, table: str, schema: pa.Schema, key: Sequence[str] = (), *, like: str = ""
+    ) -> None:
+        """Make a table, unless another process has made it meanwhile.
+
+        Args:
+            table: Its name.
+            schema: Its columns.
+            key: Its primary key, unless it is empty.
+            like: A table that the new one will replace, and from which it may take its columns.
+
+        Raises:
+            Invalid: The database has no type for a column.
+        """
+
+    def append(self, table: str, rows: pa.RecordBatchReader) -> None:
+        """Add rows, by the names of their columns, in the types of the table."""
+
+    def upsert(self, table: str, rows: pa.RecordBatchReader, key: str) -> None:
+        """Change the rows that have these keys, and add the others."""
+
+    def replace(self, table: str, new: str) -> None:
+        """Drop a table if it is there, and give the table `new` its name."""
+
+    def commit(self) -> None:
+        """Make all changes visible at once."""
+
+
+class Tables(Protocol):
+    """A database that is written to."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, without passwords."""
+
+    @property
+    def table(self) -> str:
+        """The name of the table, without its schema; empty for a query."""
+
+    @property
+    def has_one_writer(self) -> bool:
+        """Whether transactions that write must come one after another."""
+
+    def session(self) -> AbstractContextManager[Session]:
+        """Begin a transaction.
+
+        Errors of the driver are raised as kinds of `BasculeError`: `Conflict` for a key that is
+        there already, `Unavailable` where trying again may help.
+        """
+
+    def close(self) -> None:
+        """Give back connections."""
+
+
+class Database(Tables, Protocol):
+    """A database that is also read."""
+
+    def table_key(self) -> str:
+        """A column, hidden or not, that is different in every row of the table; empty if unknown.
+
+        Raises:
+            NotFound: There is no such table.
+        """
+
+    def schema(self, rows: Selection) -> pa.Schema:
+        """The columns of rows, without `KEY`.
+
+        Raises:
+            NotFound: There is no such table.
+            Invalid: The query or the condition is no SQL of this database.
+        """
+
+    def read(self, rows: Selection, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Rows in the order of their key, with `KEY` as the last column.
+
+        A row with a value that does not fit `schema` is a batch of its own, in which the column of
+        that value is text. Called on several threads at once.
+        """

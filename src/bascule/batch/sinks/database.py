@@ -1,0 +1,209 @@
+"""A table of a database as a sink, for every database behind `databases.port`.
+
+Scored rows wait in a draft. A chunk is one short transaction: its rows, its quarantined rows, its
+line in `bascule_batch_chunks`. So it is there once and whole, also where the connection ends during
+the commit. With `replace`, rows go to a table of the run's own, which takes the other's name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bascule.batch.addresses import literal
+from bascule.batch.databases.port import Session, Tables
+from bascule.batch.databases.table import open_tables
+from bascule.batch.manifest import Chunk, Manifest, Record
+from bascule.batch.sinks.drafts import Draft
+from bascule.batch.sinks.types import plain_schema
+from bascule.core import Conflict, Invalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bascule.batch.jobs import Job
+
+_RUNS, _CHUNKS = "bascule_batch_runs", "bascule_batch_chunks"
+_POISON = "quarantine"
+_WRITERS = 64
+_RECORD = "chunk, scored, quarantined, seconds"
+
+
+def _schemas() -> dict[str, pa.Schema]:
+    """By name, the tables that keep runs."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    return {
+        _RUNS: pa.schema({"run": text, "sink": text, "done": number, "manifest": text}),
+        _CHUNKS: pa.schema(
+            {"run": text, "chunk": number, "scored": number, "quarantined": number,
+             "seconds": pa.float64()}
+        ),
+        _POISON: pa.schema(
+            {"run": text, "chunk": number, "row": number, "reason": text, "content": text}
+        ),
+    }  # fmt: skip
+
+
+def _row_of(name: str, row: dict[str, object]) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([row], _schemas()[name]).to_reader()
+
+
+class DatabaseSink:
+    """One table, with `TABLE_quarantine` and the two tables of runs in its schema."""
+
+    def __init__(self, job: Job) -> None:
+        self._database: Tables = open_tables(job.sink)
+        self.place = self._database.place
+        self._mode, self._key = job.mode, job.key
+        self._table = self._database.table
+        self._poison = f"{self._table}_{_POISON}"
+        self._turn = threading.Semaphore(1 if self._database.has_one_writer else _WRITERS)
+
+    # -- what is there --
+
+    def runs(self) -> tuple[Mapping[str, bool], bool]:
+        with self._database.session() as session:
+            known: dict[str, bool] = {}
+            if session.columns(_RUNS):
+                has_rows = f"SELECT 1 FROM {session.name_of(_CHUNKS)} c WHERE c.run = r.run"
+                found = session.rows(
+                    f"SELECT run, done FROM {session.name_of(_RUNS)} r "
+                    f"WHERE sink = {literal(self._table)} AND (done = 1 OR EXISTS ({has_rows}))"
+                )
+                known = {run: bool(done) for run, done in found}
+            if known or session.columns(self._table) is None:
+                return known, False
+            count = session.rows(f"SELECT count(*) FROM {session.name_of(self._table)}")
+            return known, count != [(0,)]
+
+    def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
+        self._manifest, self._schema = manifest, plain_schema(schema)
+        self._target = f"{self._table}_{manifest.run}" if self._mode == "replace" else self._table
+        keys = {_RUNS: ["run"], _CHUNKS: ["run", "chunk"]}
+        with self._database.session() as session:
+            for name, columns in _schemas().items():
+                table = self._poison if name == _POISON else name
+                if session.columns(table) is None:
+                    session.create(table, columns, keys.get(name, ()))
+            if not session.rows(f"SELECT run FROM {session.name_of(_RUNS)} {self._of_run}"):
+                self._note(session, done=0)
+            found = session.rows(
+                f"SELECT {_RECORD} FROM {session.name_of(_CHUNKS)} {self._of_run} ORDER BY chunk"
+            )
+            if len(found) < len(manifest.chunks):
+                self._make_target(session)
+            session.commit()
+        return [Record(*row) for row in found]
+
+    @property
+    def _of_run(self) -> str:
+        return f"WHERE run = {literal(self._manifest.run)}"
+
+    def _note(self, session: Session, *, done: int) -> None:
+        content = msgspec.json.encode(self._manifest).decode()
+        row = {"run": self._manifest.run, "sink": self._table, "done": done, "manifest": content}
+        session.append(_RUNS, _row_of(_RUNS, row))
+
+    def _make_target(self, session: Session) -> None:
+        columns = session.columns(self._target)
+        if columns is None:
+            key = [self._key] if self._mode == "upsert" else []
+            session.create(self._target, self._schema, key, like=self._table)
+            return
+        absent = [name for name in self._schema.names if name not in columns]
+        if absent:
+            raise Invalid(
+                f"{self.place} has no column {absent[0]!r}",
+                hint="add it, choose --columns and --keep, or write to another table",
+                field=absent[0],
+            )
+
+    # -- what is written --
+
+    @contextmanager
+    def stage(self, chunk: Chunk) -> Iterator[_StagedRows]:  # noqa: ARG002 - the record names it
+        staged = _StagedRows(self)
+        try:
+            yield staged
+        finally:
+            staged.discard()
+
+    def commit(self, record: Record, rows: Draft, poison: Draft) -> None:
+        """Make a chunk visible in one transaction."""
+        line = {
+            "run": self._manifest.run, "chunk": record.chunk, "scored": record.rows,
+            "quarantined": record.quarantined, "seconds": record.seconds,
+        }  # fmt: skip
+        with self._turn, self._database.session() as session:
+            if self._has(session, record.chunk):
+                return  # it was committed, and the answer to that was lost
+            if self._mode == "upsert":
+                session.upsert(self._target, rows.reader(), self._key)
+            else:
+                session.append(self._target, rows.reader())
+            if record.quarantined:
+                session.append(self._poison, poison.reader())
+            session.append(_CHUNKS, _row_of(_CHUNKS, line))
+            session.commit()
+
+    def _has(self, session: Session, chunk: int) -> bool:
+        chunks = session.name_of(_CHUNKS)
+        return bool(session.rows(f"SELECT run FROM {chunks} {self._of_run} AND chunk = {chunk}"))
+
+    def finish(self) -> None:
+        with self._turn, self._database.session() as session:
+            runs, chunks = session.name_of(_RUNS), session.name_of(_CHUNKS)
+            if session.rows(f"SELECT run FROM {runs} {self._of_run} AND done = 1"):
+                return
+            # It is gone where a database that commits each ALTER by itself was killed after it.
+            if self._mode == "replace" and session.columns(self._target) is not None:
+                session.replace(self._table, self._target)
+            if self._mode == "replace":
+                own = literal(self._manifest.run)
+                others = f"sink = {literal(self._table)} AND run <> {own}"
+                session.rows(
+                    f"DELETE FROM {chunks} WHERE run IN (SELECT run FROM {runs} WHERE {others})"
+                )
+                session.rows(f"DELETE FROM {runs} WHERE {others}")
+            session.rows(f"UPDATE {runs} SET done = 1 {self._of_run}")
+            session.commit()
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class _StagedRows:
+    """A chunk in drafts."""
+
+    def __init__(self, sink: DatabaseSink) -> None:
+        self._sink = sink
+        self._rows = Draft(sink._schema)
+        self._poison = Draft(_schemas()[_POISON])
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._rows.write(batch.cast(self._sink._schema))
+
+    def quarantine(self, rows: pa.Table) -> None:
+        import pyarrow as pa
+
+        run = pa.array([self._sink._manifest.run] * rows.num_rows, pa.string())
+        for batch in rows.add_column(0, "run", run).to_batches():
+            self._poison.write(batch)
+
+    def commit(self, record: Record) -> None:
+        try:
+            self._sink.commit(record, self._rows, self._poison)
+        except Conflict:  # of a key: that of the chunk, where another process has committed it
+            self._sink.commit(record, self._rows, self._poison)
+
+    def discard(self) -> None:
+        self._rows.close()
+        self._poison.close()

@@ -1,0 +1,18 @@
+from .figures import (
+    Lane as Lane,
+    Series as Series,
+    lines as lines,
+    roc as roc,
+    sparkline as sparkline,
+    then_and_now as then_and_now,
+    within as within,
+)
+from .flows import (
+    Node as Node,
+    Route as Route,
+    lineage as lineage,
+    shares as shares,
+    split as split,
+)
+from .frame import Chart as Chart, Svg as Svg, drawing as drawing, grid as grid, short as short
+from .notebook import Figure as Figure, notebook_html as notebook_html

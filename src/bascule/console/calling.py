@@ -1,0 +1,93 @@
+"""Asks the control API in this process, with the session of a page: how pages change anything.
+
+The request passes through the same route as one from the network: the same rights, checks, errors
+and history. The session travels in the request's ASGI scope, where no client can put one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from anyio import sleep_forever
+from fastapi import Request
+from starlette.types import Message
+
+from bascule.console.session import current
+from bascule.control import SESSION
+
+_HOST_HEADERS = (b"host",)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API answered.
+
+    Attributes:
+        status: Of HTTP.
+        body: The JSON value; None without one.
+    """
+
+    status: int
+    body: Any
+
+    @property
+    def is_done(self) -> bool:
+        return self.status < 400
+
+    @property
+    def problem(self) -> str:
+        """Why it is not done, with the next step; empty if it is."""
+        if self.is_done:
+            return ""
+        said = self.body if isinstance(self.body, dict) else {}
+        detail, hint = said.get("detail", f"status {self.status}"), said.get("hint", "")
+        return f"{detail} ({hint})" if hint else str(detail)
+
+
+async def call(
+    request: Request,
+    operation: str,
+    names: Mapping[str, str] | None = None,
+    body: Any = None,
+    *,
+    query: Mapping[str, str] | None = None,
+) -> Answer:
+    """Ask for an operation of the control API.
+
+    Args:
+        request: That of the page; its session decides.
+        operation: As `control.rights.RIGHTS` names it: `POST /api/v1/rollouts/{rollout}/{command}`.
+        names: The values in the path.
+        body: Sent as JSON; None for no body.
+        query: Of the address.
+    """
+    method, _, template = operation.partition(" ")
+    raw = template.format(**{name: quote(value, safe="") for name, value in (names or {}).items()})
+    sent = b"" if body is None else json.dumps(body).encode()
+    headers = [(name, value) for name, value in request.headers.raw if name in _HOST_HEADERS]
+    headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(sent))]
+    scope = {
+        **{key: request.scope[key] for key in ("type", "asgi", "http_version", "scheme", "server")},
+        "method": method, "path": template.format(**(names or {})), "raw_path": raw.encode(),
+        "query_string": urlencode(query or {}).encode(), "root_path": "", "headers": headers,
+        "client": request.scope.get("client"), "state": {}, SESSION: current(request),
+    }  # fmt: skip
+    heard: list[Message] = []
+    messages: list[Message] = [{"type": "http.request", "body": sent, "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await sleep_forever()  # the caller does not go away
+        return messages.pop()
+
+    async def send(message: Message) -> None:
+        heard.append(message)
+
+    await request.app(scope, receive, send)
+    answered = b"".join(one.get("body", b"") for one in heard if one["type"].endswith("body"))
+    status = next(int(one["status"]) for one in heard if one["type"].endswith("start"))
+    return Answer(status, json.loads(answered) if answered else None)

@@ -1,0 +1,165 @@
+"""What several pages read: the server beside this process, and the endpoints as it serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bascule.console.session import Session
+from bascule.core import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from bascule.control import ControlContext, ServerLink
+    from bascule.endpoints import Endpoint
+    from bascule.monitoring.alerts import Alert
+    from bascule.release.rollouts import StoredRollout
+    from bascule.serving.telemetry import ArmTotals
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFacts:
+    """A version that is served now: what was counted for it since the server started."""
+
+    model: str
+    version: str
+    requests: int
+    errors: int
+    is_planned: bool
+
+    @property
+    def error_share(self) -> float | None:
+        return self.errors / self.requests if self.requests else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """The server beside this process; without one, everything is empty.
+
+    Attributes:
+        is_there: Whether a server runs.
+        workers: How many workers it has.
+        alive: How many of them answer.
+        restarts: How often workers were started again.
+        served: What it serves.
+        plans: By endpoint, the number of the plan that it serves.
+        arms: What it has counted for the arms of the latest plans.
+    """
+
+    is_there: bool = False
+    workers: int = 0
+    alive: int = 0
+    restarts: int = 0
+    served: Sequence[ServedFacts] = ()
+    plans: Mapping[str, int] = field(default_factory=dict)
+    arms: Sequence[ArmTotals] = ()
+
+    @property
+    def state(self) -> str:
+        """`ready`, `down` or `none`."""
+        if not self.is_there:
+            return "none"
+        return "ready" if self.alive == self.workers else "down"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """An endpoint, and how this server serves it.
+
+    Attributes:
+        endpoint: With its current plan.
+        rollout: The rollout under way; None for none.
+        served_plan: The number of the plan that the server serves; 0 for none.
+        has_server: Whether a server runs beside this process.
+        requests: That the server has counted for the current plan, shadows aside.
+        errors: Of them, those that the model failed.
+    """
+
+    endpoint: Endpoint
+    rollout: StoredRollout | None
+    served_plan: int
+    has_server: bool
+    requests: int
+    errors: int
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.name
+
+    @property
+    def state(self) -> str:
+        """`live`, `behind` (an older plan is served), `not served`, or `planned` with no server."""
+        if not self.has_server:
+            return "planned"
+        if not self.served_plan:
+            return "not served"
+        return "live" if self.served_plan >= self.endpoint.current.plan.number else "behind"
+
+    @property
+    def error_share(self) -> float | None:
+        return self.errors / self.requests if self.requests else None
+
+
+def server_facts(server: ServerLink) -> ServerFacts:
+    """Read the server. One that does not answer now is `down`."""
+    try:
+        statuses = server.statuses()
+        specs, plans = server.services, server.plans
+    except Unavailable:
+        return ServerFacts(is_there=True, workers=1)
+    totals = {
+        (label.model, label.version): total
+        for label, total in zip(server.labels, server.totals(), strict=False)
+    }
+    served = []
+    for one in specs:
+        total = totals.get((one.model, one.version))
+        errors = 0 if total is None else sum(n for s, n in total.by_status.items() if s >= 500)
+        requests = 0 if total is None else total.requests
+        served.append(ServedFacts(one.model, one.version, requests, errors, one.is_planned))
+    return ServerFacts(
+        is_there=bool(statuses), workers=len(statuses),
+        alive=sum(one.alive for one in statuses), restarts=sum(one.restarts for one in statuses),
+        served=served, plans={one.endpoint: one.number for one in plans},
+        arms=server.arm_totals(),
+    )  # fmt: skip
+
+
+def endpoint_facts(
+    endpoint: Endpoint, server: ServerFacts, rollout: StoredRollout | None
+) -> EndpointFacts:
+    """How a server serves an endpoint. Pure."""
+    number = endpoint.current.plan.number
+    counted = [
+        one
+        for one in server.arms
+        if one.endpoint == endpoint.name and one.plan_number == number and one.arm != "shadow"
+    ]
+    return EndpointFacts(
+        endpoint, rollout, server.plans.get(endpoint.name, 0), server.is_there,
+        sum(one.requests for one in counted), sum(one.errors for one in counted),
+    )  # fmt: skip
+
+
+def endpoints_of(context: ControlContext, session: Session) -> list[Endpoint]:
+    """The endpoints that a person may see; none where this server keeps none."""
+    with suppress(NotFound):
+        return [one for one in context.endpoints().endpoints() if session.allows("read", one.name)]
+    return []
+
+
+def active_rollouts(context: ControlContext, session: Session) -> list[StoredRollout]:
+    """The rollouts under way that a person may see."""
+    with suppress(NotFound):
+        found = context.rollouts().store.active()
+        return [one for one in found if session.allows("read", one.rollout.endpoint)]
+    return []
+
+
+def alerts_of(context: ControlContext, session: Session) -> list[Alert]:
+    """The alerts that are not resolved and that a person may see, the latest change first."""
+    with suppress(NotFound):
+        found = context.alerts().alerts()
+        return [one for one in found if session.allows("read", one.finding.model or "*")]
+    return []

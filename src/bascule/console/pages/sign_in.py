@@ -1,0 +1,185 @@
+"""`/sign-in`: by a one-time link or at a provider; and signing out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from bascule.console.flash import Flash
+from bascule.console.forms import field
+from bascule.console.session import CSRF_FIELD, Session
+from bascule.console.site import SIGN_IN, console_of, context_of, form_of, page_router, render, see
+from bascule.control import (
+    FLOW_LASTS_S,
+    Flow,
+    Provider,
+    cookie_name,
+    cookie_of,
+    drop_cookie,
+    is_encrypted,
+    set_cookie,
+)
+from bascule.core import BasculeError, NotFound, Unauthenticated
+from bascule.security import Session as Stored, local_path
+
+CALLBACK = f"{SIGN_IN}/callback"
+router = page_router({
+    f"GET {SIGN_IN}": None,
+    f"POST {SIGN_IN}": None,
+    f"GET {SIGN_IN}/provider": None,
+    f"GET {CALLBACK}": None,
+    "POST /sign-out": None,
+})  # fmt: skip
+
+_Code = Annotated[str, Query(max_length=2_048)]
+_Next = Annotated[str, Query(alias="next", max_length=2_048)]
+
+
+@dataclass(frozen=True, slots=True)
+class SignInView:
+    """What the page shows.
+
+    Attributes:
+        code: Of a link that works; empty without one.
+        user: The name that the link signs in.
+        problem: Why the person is not signed in; empty for nothing.
+        hint: What to do about it.
+        returns_to: The path to show afterwards.
+        provider: The name of the provider; empty for none.
+        asks_for_keys: Whether the pages need a session.
+    """
+
+    code: str = ""
+    user: str = ""
+    problem: str = ""
+    hint: str = ""
+    returns_to: str = "/"
+    provider: str = ""
+    asks_for_keys: bool = True
+
+
+def _view(request: Request, returns_to: str, error: BasculeError | None = None) -> SignInView:
+    provider = console_of(request).provider
+    return SignInView(
+        problem="" if error is None else error.message, hint="" if error is None else error.hint,
+        returns_to=local_path(returns_to), provider="" if provider is None else provider.name,
+        asks_for_keys=context_of(request).asks_for_keys,
+    )  # fmt: skip
+
+
+def _page(request: Request, view: SignInView, status: int = 200) -> Response:
+    return render(request, "sign_in.html", view, title="Sign in", status=status)
+
+
+@router.get(SIGN_IN)
+def ways_in(request: Request, code: _Code = "", returns_to: _Next = "/") -> Response:
+    """The ways to sign in. A link is looked at, and used by the button alone."""
+    view = _view(request, returns_to)
+    if not code:
+        return _page(request, view)
+    try:
+        link = context_of(request).sessions().offered(code)
+    except Unauthenticated as error:
+        return _page(request, _view(request, returns_to, error), 401)
+    return _page(
+        request,
+        SignInView(code, link.user, returns_to=view.returns_to, provider=view.provider),
+    )
+
+
+@router.post(SIGN_IN)
+def use_link(request: Request) -> Response:
+    """Begin the session of a link."""
+    form = form_of(request)
+    returns_to = local_path(form.get("next", "/"))
+    try:
+        token, session = context_of(request).sessions().redeem(field(form, "code"))
+    except Unauthenticated as error:
+        return _page(request, _view(request, returns_to, error), 401)
+    flash = Flash("good", f"You are signed in as {session.user}.")
+    return _begun(request, see(request, returns_to, flash), token, session)
+
+
+@router.get(f"{SIGN_IN}/provider")
+def to_provider(request: Request, returns_to: _Next = "/") -> Response:
+    """Send the browser to the provider; what it must bring back is in a cookie."""
+    url, flow = _provider(request).begin(_redirect_uri(request), returns_to)
+    response = RedirectResponse(url, 303)
+    response.set_cookie(
+        _flow_cookie(request), flow.to_cookie(), max_age=FLOW_LASTS_S, path="/", httponly=True,
+        # Lax: the redirect of the provider comes from another site.
+        secure=is_encrypted(request), samesite="lax",
+    )  # fmt: skip
+    return response
+
+
+@router.get(CALLBACK)
+def from_provider(request: Request) -> Response:
+    """Begin the session of a person that the provider sends back."""
+    try:
+        flow = Flow.from_cookie(request.cookies.get(_flow_cookie(request), ""))
+        person = _provider(request).finish(flow, _redirect_uri(request), request.query_params)
+    except BasculeError as error:
+        status = 403 if not isinstance(error, Unauthenticated) else 401
+        response = _page(request, _view(request, "/", error), status)
+    else:
+        token, session = (
+            context_of(request).sessions().begin(person.user, person.permissions, "oidc")
+        )
+        # A page, and no redirect: browsers send a strict cookie from our own pages alone.
+        view = SignInView(user=session.user, returns_to=flow.returns_to)
+        page = render(request, "signed_in.html", view, title="Signed in")
+        response = _begun(request, page, token, session)
+    response.delete_cookie(
+        _flow_cookie(request), path="/", httponly=True, secure=is_encrypted(request),
+        samesite="lax",
+    )  # fmt: skip
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request) -> Response:
+    """End the session of the browser."""
+    session: Session | None = request.state.session
+    if session is not None and session.is_signed_in:
+        session.check_form(form_of(request).get(CSRF_FIELD, ""))
+        _end(request)
+    response = see(request, SIGN_IN, Flash("good", "You are signed out."))
+    drop_cookie(request, response)
+    return response
+
+
+def _begun(request: Request, response: Response, token: str, session: Stored) -> Response:
+    """Give the browser its new session, and end the one that it had."""
+    _end(request)
+    set_cookie(request, response, token, session)
+    return response
+
+
+def _end(request: Request) -> None:
+    sessions = context_of(request).sessions()
+    before = sessions.find(cookie_of(request))
+    if before is not None:
+        sessions.end(before)
+
+
+def _provider(request: Request) -> Provider:
+    found = console_of(request).provider
+    if found is None:
+        raise NotFound(
+            "this server has no provider to sign in at",
+            hint="sign in by a link of bascule sign-in, or set console.oidc_issuer",
+        )
+    return found
+
+
+def _redirect_uri(request: Request) -> str:
+    base = console_of(request).public_url or str(request.base_url)
+    return base.rstrip("/") + CALLBACK
+
+
+def _flow_cookie(request: Request) -> str:
+    return f"{cookie_name(request)}-flow"

@@ -1,0 +1,262 @@
+"""`/models/M/V`: what is known of a version: card, gates, lineage, parity, cost; comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Path, Query, Request, Response
+
+from bascule.bundle import Said, read_manifest
+from bascule.bundle.card import Section, overview, sections
+from bascule.charts import Node, Series, Svg, lineage, lines, within
+from bascule.console.facts import endpoints_of
+from bascule.console.session import current
+from bascule.console.site import Crumb, console_of, context_of, page_router, render
+from bascule.core import BasculeError, Reference
+
+if TYPE_CHECKING:
+    from bascule.bundle import Cost, Manifest, Parity
+    from bascule.registry import Change, Version
+
+router = page_router(
+    {
+        "GET /models/{model}/{number}": ("read", "{model}"),
+        "GET /models/{model}/{number}/plots": ("read", "{model}"),
+    }
+)
+
+_Name = Annotated[str, Path(min_length=1, max_length=128)]
+_Number = Annotated[int, Path(ge=1, lt=2**31)]
+_MAX_CHANGES = 200
+_NAMES = ("run_name", "run_id", "run", "name", "rev")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart and its words; `section` is that of the card."""
+
+    name: str
+    svg: Svg
+    caption: str
+    section: str = "Quality"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a version.
+
+    Attributes:
+        version: The version.
+        figures: The few numbers that a reader asks for first.
+        sections: Its card; empty if its files cannot be read.
+        said: The statements about it.
+    """
+
+    version: Version
+    figures: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two versions side by side.
+
+    Attributes:
+        other: The other version.
+        figures: By name: the value here and the value there; a dash for none.
+        changes: What differs, by section, from the other version to this one.
+    """
+
+    other: Version
+    figures: Sequence[tuple[str, str, str]]
+    changes: Mapping[str, Sequence[Change]]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """What the page shows.
+
+    Attributes:
+        known: What is known of the version.
+        problem: Why its files cannot be read; empty if they can.
+        aliases: Those that point to it.
+        serves: The endpoints whose plan needs it.
+        tags: Its tags.
+        lineage: From data to endpoint.
+        charts: Of parity and cost.
+        others: Numbers of the model's other versions, the newest first.
+        comparison: With the version that `?with=` names; None for none.
+    """
+
+    known: Known
+    problem: str
+    aliases: Sequence[str]
+    serves: Sequence[str]
+    tags: Mapping[str, str]
+    lineage: Svg
+    charts: Sequence[Figure]
+    others: Sequence[int]
+    comparison: Comparison | None
+
+    wide: Sequence[str] = ("Quality", "Gates", "Inputs", "Cost")
+    """Sections with tables that take the whole width."""
+
+    @property
+    def version(self) -> Version:
+        return self.known.version
+
+
+@router.get("/models/{model}/{number}")
+def one_version(
+    request: Request,
+    model: _Name,
+    number: _Number,
+    other: Annotated[int | None, Query(alias="with", ge=1, lt=2**31)] = None,
+) -> Response:
+    """One version; `?with=N` compares it with another one of the model."""
+    context = context_of(request)
+    registry = context.registry()
+    version = registry.resolve(Reference(model, number=number), retired=True)
+    known, problem = _known(registry, version)
+    serves = [
+        one.name
+        for one in endpoints_of(context, current(request))
+        if str(version) in one.current.plan.versions
+    ]
+    aliases = [one.name for one in registry.aliases(model).values() if one.number == number]
+    comparison = None
+    if other is not None and other != number:
+        there = registry.resolve(Reference(model, number=other), retired=True)
+        comparison = comparison_of(
+            known, _known(registry, there)[0], registry.compare(there, version)
+        )
+    view = VersionView(
+        known=known, problem=problem, aliases=sorted(aliases), serves=serves,
+        tags=registry.tags(version), lineage=lineage_of(known, aliases, serves),
+        charts=charts_of(known.said),
+        others=[v.number for v in registry.versions(model)[::-1] if v.number != number],
+        comparison=comparison,
+    )  # fmt: skip
+    crumbs = [Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))]
+    return render(request, "version.html", view, title=str(version), crumbs=crumbs)
+
+
+@router.get("/models/{model}/{number}/plots")
+def plots(request: Request, model: _Name, number: _Number) -> Response:
+    """The plots of the card: ROC, reliability, residuals. The model runs, in a process of its own.
+
+    Drawn once for a digest and kept; one is drawn at a time.
+    """
+    console = console_of(request)
+    version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
+    key = ("plots", version.digest)
+    found, draw = console.kept.get(key), console.context.plots
+    if found is None and draw is not None:
+        with console.drawing:
+            found = console.kept.get(key)
+            if found is None:
+                drawn = draw(str(version))
+                found = console.kept.put(key, [_figure(one) for one in drawn])
+    return render(request, "plots.html", found or [], title=str(version))
+
+
+def _figure(drawn: Mapping[str, str]) -> Figure:
+    return Figure(drawn["title"], Svg(drawn["svg"]), drawn["caption"], drawn["section"])
+
+
+def comparison_of(here: Known, there: Known, changes: Sequence[Change]) -> Comparison:
+    """Two versions side by side. Pure."""
+    mine, others = dict(here.figures), dict(there.figures)
+    names = [*mine, *(name for name in others if name not in mine)]
+    by_section: dict[str, list[Change]] = {}
+    for one in changes[:_MAX_CHANGES]:
+        by_section.setdefault(one.section, []).append(one)
+    rows = [(name, mine.get(name, "-"), others.get(name, "-")) for name in names]
+    return Comparison(there.version, rows, by_section)
+
+
+def charts_of(said: Said) -> list[Figure]:
+    """The charts of parity and cost, where they were measured. Pure."""
+    made = []
+    if said.parities:
+        made.append(_parity(said.parities))
+    if said.cost is not None and (chart := _cost(said.cost)) is not None:
+        made.append(chart)
+    return made
+
+
+def lineage_of(known: Known, aliases: Sequence[str], serves: Sequence[str]) -> Svg:
+    """From rows, code and run to the version, its aliases and its endpoints. Pure."""
+    origin = known.said.provenance
+    sources = [
+        Node(f"{name} rows", f"{told['rows']:,} rows", str(told.get("sha256", "")))
+        for name in ("train", "test", "calibration")
+        if (told := origin.get(name))
+    ]
+    if git := origin.get("git"):
+        state = " with changes" if git.get("dirty") else ""
+        sources.append(Node(f"git commit{state}", str(git["commit"])[:12], str(git["commit"])))
+    runs = [_run(one) for one in origin.get("lineage", ())]
+    version = known.version
+    columns = [
+        sources, runs, [Node("version", str(version), version.digest)],
+        [Node("alias", f"@{name}") for name in aliases],
+        [Node("endpoint", name) for name in serves],
+    ]  # fmt: skip
+    said = ", then ".join(
+        " and ".join(f"{node.kind} {node.name}" for node in column) for column in columns if column
+    )
+    return lineage(columns, f"Lineage: {said}")
+
+
+def _run(entry: Mapping[str, Any]) -> Node:
+    kind = str(entry.get("kind", "source"))
+    named = next((str(entry[key]) for key in _NAMES if entry.get(key)), kind)
+    return Node(f"{kind} run" if kind == "mlflow" else kind, named)
+
+
+def _known(registry: Any, version: Version) -> tuple[Known, str]:
+    """What is known of a version; and why its files cannot be read."""
+    said = Said.of(registry.statements(version))
+    try:
+        manifest: Manifest = read_manifest(registry.path_to_look_at(version), verify=False)
+    except BasculeError as problem:
+        return Known(version, (), (), said), str(problem)
+    shown = [one for one in sections(manifest, said) if one.title != "Lineage" or one.blocks]
+    return Known(version, overview(manifest, said), shown, said), ""
+
+
+def _parity(parities: Mapping[str, Parity]) -> Figure:
+    rows = [(one.program, one.max_difference, one.tolerance) for one in parities.values()]
+    worst = max(parities.values(), key=lambda one: one.max_difference)
+    alt = "; ".join(f"{name}: {value:.2g} of {limit:.2g} allowed" for name, value, limit in rows)
+    caption = (
+        f"The largest difference from the original over {worst.rows:,} rows, by program, in powers "
+        "of ten. Red: the tolerance."
+    )
+    return Figure("Parity", within(rows, f"Parity: {alt}"), caption)
+
+
+def _cost(cost: Cost) -> Figure | None:
+    sizes = sorted({size for one in cost.latency_us.values() for size in one})
+    series = []
+    for place, times in enumerate(cost.latency_us.values()):
+        points = [
+            (float(sizes.index(size)), math.log10(max(us, 1e-3) / size))
+            for size, us in sorted(times.items())
+        ]
+        series.append(Series(points, f"line c{place % 6}"))
+    named = list(cost.latency_us)
+    svg = lines(
+        series, ("rows of a call", "µs for a row"), f"Cost of {', '.join(named)} by batch size",
+        size=(440, 260), x_names=[f"{size:,}" for size in sizes], powers=True,
+    )  # fmt: skip
+    if svg is None:
+        return None
+    colours = ("violet", "orange", "green", "ochre", "purple", "teal")
+    said = ", ".join(f"{colour}: {name}" for colour, name in zip(colours, named, strict=False))
+    return Figure("Cost", svg, f"Microseconds for a row, by rows of a call. {said.capitalize()}.")

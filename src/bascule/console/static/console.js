@@ -1,0 +1,32 @@
+// The stored choice of light or dark, and the session's token for requests of htmx.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const stored = localStorage.getItem("bascule-theme");
+  if (stored === "light" || stored === "dark") root.dataset.theme = stored;
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const button = document.getElementById("theme");
+    const isDark = () =>
+      (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      root.dataset.theme = isDark() ? "light" : "dark";
+      localStorage.setItem("bascule-theme", root.dataset.theme);
+    });
+    // Escape closes an opened sheet, and one sheet is open at a time.
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      for (const one of document.querySelectorAll("details.confirm[open]")) {
+        one.open = false;
+        one.querySelector("summary").focus();
+      }
+    });
+    document.addEventListener("toggle", (event) => {
+      if (!event.target.matches("details.confirm") || !event.target.open) return;
+      for (const one of document.querySelectorAll("details.confirm[open]")) {
+        if (one !== event.target) one.open = false;
+      }
+    }, true);
+  });
+})();

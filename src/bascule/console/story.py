@@ -1,0 +1,254 @@
+"""A rollout as a story: its steps, its decisions as sentences, its evidence as charts. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.charts import Lane, Series, Svg, lines
+from bascule.console.words import tone
+from bascule.release.rollouts import odds, table_of
+
+if TYPE_CHECKING:
+    from bascule.release.rollouts import Interval, Rollout, StoredDecision, StoredRollout
+
+SHOWN_INTERVALS = 240
+_LOOKS = 16
+_MOST_ROWS = 240
+_LEAST_LOG10 = -3.0
+Floats = NDArray[np.float64]
+
+COMMANDS = {
+    "running": ("pause", "promote", "abort"),
+    "waiting": ("promote", "abort"),
+    "paused": ("resume", "promote", "abort"),
+    "baking": ("promote", "abort"),
+    "asked": ("abort",),
+}
+"""The commands that have a meaning in each state; a final state has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage: the candidate's share, and whether it is over or is now."""
+
+    share_percent: float
+    is_done: bool
+    is_now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One decision.
+
+    Attributes:
+        at: When.
+        by: The controller, or a person.
+        state: The state that it led to.
+        sentence: What was decided, and why.
+        evidence: The evidence of harm at that moment, as odds; empty before any.
+        plan_number: Of the plan that it made; None for none.
+    """
+
+    at: datetime
+    by: str
+    state: str
+    sentence: str
+    evidence: str
+    plan_number: int | None
+
+    @property
+    def tone(self) -> str:
+        return tone(self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a page shows of a rollout.
+
+    Attributes:
+        stored: The rollout.
+        steps: Its stages.
+        lines: Its decisions, the latest first.
+        now: The sentence of the latest look; empty where it is the latest decision.
+        chart: The evidence of harm after each interval, with its boundary; None before any.
+        needed: The odds that end the rollout, in words.
+        commands: What a person can do now.
+    """
+
+    stored: StoredRollout
+    steps: Sequence[Step]
+    lines: Sequence[Line]
+    now: str
+    chart: Svg | None
+    needed: str
+    commands: Sequence[str]
+
+
+def story_of(
+    stored: StoredRollout,
+    decisions: Sequence[StoredDecision],
+    evidence: Sequence[tuple[int, float | None]],
+) -> Story:
+    """The story of a rollout.
+
+    Args:
+        stored: The rollout and its latest look.
+        decisions: In order.
+        evidence: The number of an interval, and the natural logarithm of the evidence of harm
+            after it; None where no look was recorded.
+    """
+    told = [
+        Line(
+            one.at, one.made_by, _name(one.decision.state), one.decision.sentence,
+            odds(one.decision.log_e["all"]) if one.decision.log_e.get("all", 0.0) > 0 else "",
+            one.plan_number,
+        )
+        for one in decisions
+    ]  # fmt: skip
+    latest = "" if stored.latest is None else stored.latest.sentence
+    is_told = bool(told) and told[-1].sentence == latest
+    return Story(
+        stored, steps_of(stored), told[::-1], "" if is_told else latest,
+        evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
+        f"{1 / stored.rollout.alpha:g} to 1",
+        COMMANDS.get(stored.state_name, ()),
+    )  # fmt: skip
+
+
+def with_decisions(
+    evidence: Sequence[tuple[int, float | None]], decisions: Sequence[StoredDecision]
+) -> list[tuple[int, float | None]]:
+    """The evidence of looks that changed nothing, with that of the looks that decided."""
+    known = dict(evidence)
+    for one in decisions:
+        if one.decision.intervals:
+            known[one.decision.intervals - 1] = one.decision.log_e.get("all")
+    return sorted(known.items())
+
+
+def steps_of(stored: StoredRollout) -> list[Step]:
+    """The stages of a rollout, and the one in which it is."""
+    state = None if stored.latest is None else stored.latest.state
+    stage = getattr(state, "stage", None)
+    if stage is None:
+        stage = len(stored.rollout.steps_percent) if stored.state_name == "promoted" else -1
+    return [
+        Step(share, place < stage, place == stage)
+        for place, share in enumerate(stored.rollout.steps_percent)
+    ]
+
+
+def evidence_chart(rollout: Rollout, evidence: Sequence[tuple[int, float | None]]) -> Svg | None:
+    """The evidence of harm over the intervals, and the boundary at which the rollout ends."""
+    looks = [(at + 1, log_e) for at, log_e in evidence if log_e is not None]
+    if not looks:
+        return None
+    points = [(float(at), max(_LEAST_LOG10, log_e / math.log(10))) for at, log_e in looks]
+    boundary = -math.log10(rollout.alpha)
+    alt = (
+        f"Evidence of harm of {rollout.candidate} over {looks[-1][0]} intervals: "
+        f"{odds(looks[-1][1])}, boundary {1 / rollout.alpha:g} to 1"
+    )
+    return lines(
+        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, whole=True,
+        size=(460, 260),
+        lanes=[Lane(0.0, "guide"), Lane(boundary)],
+        marks=[points[-1]] if points[-1][1] >= boundary else [],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSequence:
+    """The confidence sequence of one guard: the chart, and what it says in words."""
+
+    guard: str
+    chart: Svg
+    caption: str
+
+
+def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardSequence]:
+    """The confidence sequence of each guard over time, with the margin as its boundary.
+
+    At most 16 looks are computed of a sequence, for each finds its two ends by bisection; and of
+    many intervals, neighbours are added up first, which the tests allow.
+    """
+    from bascule.release.rollouts import judge
+
+    table = coarse(table_of(intervals), _MOST_ROWS)
+    per_row = len(intervals) / max(1, len(table))
+    if not len(table):
+        return []
+    ends = sorted({max(1, round(len(table) * k / _LOOKS)) for k in range(1, _LOOKS + 1)})
+    looks = [judge(rollout.guards, table[:end], rollout.alpha) for end in ends]
+    made = []
+    for place, guard in enumerate(rollout.guards):
+        found = [
+            (round(end * per_row), one.bounded())
+            for end, verdicts in zip(ends, looks, strict=True)
+            if (one := verdicts[place]).requests
+        ]
+        if not found:
+            continue
+        margin = guard.rate_margin * 100
+        shown = [(at, e.difference * 100, e.lower * 100, e.upper * 100) for at, e in found]
+        _, middle, lower, upper = shown[-1]
+        span = _span(shown, margin)
+        chart = lines(
+            [
+                Series(
+                    [(at, mid) for at, mid, _, _ in shown], "line",
+                    [(at, low) for at, _, low, _ in shown], [(at, up) for at, _, _, up in shown],
+                )
+            ],
+            ("interval", "difference, points"),
+            f"{guard}: difference {middle:.2f} points, {lower:.2f} to {upper:.2f}",
+            lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240), whole=True,
+        )  # fmt: skip
+        if chart is not None:
+            caption = (
+                f"{rollout.candidate} less {rollout.current}: {middle:+.2f} points, between "
+                f"{lower:+.2f} and {upper:+.2f}. Dashed red: the margin of {margin:g} points."
+            )
+            made.append(GuardSequence(str(guard), chart, caption))
+    return made
+
+
+def coarse(table: Floats, most: int) -> Floats:
+    """A table of intervals (`evidence.table_of`) with neighbours of a stage added up.
+
+    Returns:
+        At most about `most` rows; some more where stages end.
+    """
+    size = math.ceil(len(table) / most)
+    if size <= 1:
+        return table
+    numbers = np.arange(len(table)) // size
+    is_new = np.diff(numbers, prepend=-1) + np.abs(np.diff(table[:, 0], prepend=table[0, 0])) > 0
+    starts = np.flatnonzero(is_new)
+    made = np.add.reduceat(table, starts, axis=0)
+    made[:, 0] = table[starts, 0]
+    return made
+
+
+def some_of(count: int) -> int:
+    """How many intervals of `count` are drawn: two digits, so that few drawings are computed."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return count // step * step
+
+
+def _span(shown: Sequence[tuple[float, float, float, float]], margin: float) -> tuple[float, float]:
+    """A range that shows where the sequence ends; its first looks reach far beyond."""
+    _, middle, lower, upper = shown[-1]
+    reach = max(abs(upper - middle), abs(middle - lower), abs(margin), 0.1) * 1.8
+    return min(middle - reach, -0.1 * reach), max(middle + reach, margin + 0.1 * reach)
+
+
+def _name(state: object) -> str:
+    return type(state).__name__.lower()

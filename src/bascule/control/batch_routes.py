@@ -1,0 +1,289 @@
+"""The routes about batch: runs of this server's machine, and schedules of its catalogue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Body, FastAPI, Request
+from pydantic import AwareDatetime, BaseModel, Field
+
+from bascule.control.conventions import Page, Paged
+from bascule.control.rights import Authorise, caller_of
+from bascule.core import Invalid, NotFound, masked
+from bascule.security import ANY
+
+if TYPE_CHECKING:
+    from bascule.batch import Job, Scheduled, Schedules, Status
+    from bascule.control.batch_runs import BatchRunner
+
+_TAGS = "batch"
+_MAX_LOG = 1 << 20
+_JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
+
+
+class RunView(BaseModel):
+    """A batch run."""
+
+    run: str
+    state: Annotated[str, Field(description="running, done, failed, cancelled or killed")]
+    model: str
+    digest: Annotated[str, Field(description="Of the model's bundle")]
+    by: Annotated[str, Field(description="The user, or `schedule NAME`")]
+    source: str
+    sink: str
+    rows: int
+    rows_before: Annotated[int, Field(description="Of them, scored by earlier processes")]
+    quarantined: int
+    expected_rows: int | None
+    chunks_done: int
+    chunks: int
+    seconds: float
+    rows_per_s: float | None
+    left_s: Annotated[float | None, Field(description="About how long it still takes")]
+    started_at: AwareDatetime
+    updated_at: AwareDatetime
+    host: str
+    pid: int
+    error: str
+    findings: Annotated[list[str], Field(description="What checks found")]
+
+    @classmethod
+    def of(cls, status: Status) -> RunView:
+        return cls.model_validate(status.to_json())
+
+
+class ManifestView(BaseModel):
+    """What a run is, by which it is resumed."""
+
+    run: str
+    model: str
+    digest: str
+    source: str
+    sink: str
+    identity: dict[str, Any]
+    chunks: list[str]
+
+
+class LogView(BaseModel):
+    """The end of a run's log."""
+
+    log: str
+
+
+class ScheduleView(BaseModel):
+    """A schedule, its next time, and its last run."""
+
+    name: str
+    cron: str
+    timezone: str
+    catch_up: str
+    window: Annotated[str, Field(description="Hours in which it may run; empty for all")]
+    late_after_min: float
+    job: dict[str, Any]
+    folder: str
+    is_paused: bool
+    created_at: AwareDatetime
+    next: AwareDatetime | None
+    last: Annotated[AwareDatetime | None, Field(description="The time that the last run was for")]
+    running: bool
+    outcome: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, one: Scheduled) -> ScheduleView:
+        from bascule.batch import next_time
+
+        following = None if one.schedule.is_paused else next_time(one.schedule, datetime.now(UTC))
+        said = one.to_json()
+        places = {name: masked(str(said["job"].get(name, ""))) for name in ("from", "to")}
+        return cls.model_validate({**said, "job": said["job"] | places, "next": following})
+
+
+class NewSchedule(BaseModel):
+    """When to run which job."""
+
+    model_config = {"extra": "forbid"}
+
+    name: Annotated[str, Field(max_length=128)]
+    cron: Annotated[str, Field(max_length=256)]
+    job: dict[str, Any]
+    timezone: Annotated[str, Field(max_length=64)] = "UTC"
+    catch_up: Literal["one", "all", "none"] = "one"
+    window: Annotated[str, Field(max_length=32)] = ""
+    late_after_min: Annotated[float, Field(gt=0, le=100_000)] = 60.0
+    reason: Annotated[str, Field(max_length=4_096)] = ""
+
+
+class Reason(BaseModel):
+    """Why, for the history."""
+
+    model_config = {"extra": "forbid"}
+
+    reason: Annotated[str, Field(max_length=4_096)] = ""
+
+
+def add_batch(
+    app: FastAPI,
+    batch: BatchRunner | None,
+    open_schedules: Callable[[], Schedules] | None,
+    authorise: Authorise,
+    *,
+    asks_for_keys: bool,
+) -> None:
+    """Add the routes to `app`; without a runner every one of them answers 404."""
+
+    def runner() -> BatchRunner:
+        if batch is None:
+            raise NotFound(
+                "this server runs no batch jobs", hint="ask a server, or bascule control"
+            )
+        return batch
+
+    def schedules() -> Schedules:
+        if open_schedules is None:
+            raise NotFound(
+                "this server keeps no schedules", hint="ask a server, or bascule control"
+            )
+        return open_schedules()
+
+    def allowed(content: dict[str, Any], request: Request, folder: str = "") -> Job:
+        from bascule.batch import job_of
+
+        job = job_of(content)
+        authorise(request, "manage", _asked_for(job.model))
+        if asks_for_keys:
+            runner().check_places(job, folder)
+        return job
+
+    _add_runs(app, runner, allowed, authorise)
+    _add_schedules(app, runner, schedules, allowed, authorise)
+
+
+def _add_runs(
+    app: FastAPI,
+    runner: Callable[[], BatchRunner],
+    allowed: Callable[..., Job],
+    authorise: Authorise,
+) -> None:
+    @app.get("/api/v1/batch/runs", tags=[_TAGS])
+    def runs(paged: Paged, state: str | None = None) -> Page[RunView]:
+        """The runs of this machine, the latest first; of one state."""
+        found = [one for one in runner().runs.list() if state in (None, one.state)]
+        return paged.page(found, RunView.of, _begun, descending=True)
+
+    @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
+    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> RunView:
+        """Start a job; answers when its run has begun. The same job on the same rows is one run."""
+        return RunView.of(runner().start(allowed(job, request), by=caller_of(request).user))
+
+    @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
+    def one(run: str, request: Request) -> RunView:
+        """How far a run is, and why it ended."""
+        return RunView.of(readable(run, request))
+
+    @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
+    def manifest(run: str, request: Request) -> ManifestView:
+        """What a run is: options that change what is written, and the digest of each chunk."""
+        found = runner().runs.manifest(readable(run, request).run)
+        return ManifestView.model_validate(found, from_attributes=True)
+
+    @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
+    def log(run: str, request: Request) -> LogView:
+        """What a run has logged, of a long log the end."""
+        return LogView(log=runner().runs.log(readable(run, request).run)[-_MAX_LOG:])
+
+    @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
+    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> RunView:
+        """Cancel a run after the batch under way, or go on with one that has ended early."""
+        if command == "cancel":
+            status = runner().runs.get(run)
+            authorise(request, "manage", _asked_for(status.model))
+            return RunView.of(runner().runs.cancel(status.run))
+        whole, job, folder = runner().runs.job(run)
+        job = allowed(job.to_json(), request, folder)
+        by = caller_of(request).user
+        return RunView.of(runner().start(job, by=by, folder=folder, expected_run=whole))
+
+    def readable(run: str, request: Request) -> Status:
+        found = runner().runs.get(run)
+        authorise(request, "read", _asked_for(found.model))
+        return found
+
+
+def _add_schedules(
+    app: FastAPI,
+    runner: Callable[[], BatchRunner],
+    schedules: Callable[[], Schedules],
+    allowed: Callable[..., Job],
+    authorise: Authorise,
+) -> None:
+    @app.get("/api/v1/schedules", tags=[_TAGS])
+    def every(paged: Paged) -> Page[ScheduleView]:
+        """The schedules, by name."""
+        return paged.page(schedules().list(), ScheduleView.of, lambda one: one.schedule.name)
+
+    @app.post("/api/v1/schedules", tags=[_TAGS], status_code=201)
+    def add(wanted: NewSchedule, request: Request) -> ScheduleView:
+        """Run a job at times. Its paths are relative to the folder of the server."""
+        from bascule.batch import Schedule
+
+        said = wanted.model_dump(exclude={"reason", "job"})
+        job = allowed(wanted.job, request).to_json()
+        made = Schedule(**said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC))
+        schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
+        return ScheduleView.of(schedules().get(made.name))
+
+    @app.get("/api/v1/schedules/{schedule}", tags=[_TAGS])
+    def one(schedule: str, request: Request) -> ScheduleView:
+        """One schedule."""
+        return ScheduleView.of(found(schedule, "read", request))
+
+    @app.delete("/api/v1/schedules/{schedule}", tags=[_TAGS])
+    def remove(schedule: str, request: Request, reason: str = "") -> ScheduleView:
+        """Forget a schedule; its history and its rows stay. Answers what it was."""
+        before = found(schedule, "manage", request)
+        schedules().remove(schedule, by=caller_of(request).user, reason=reason)
+        return ScheduleView.of(before)
+
+    @app.post("/api/v1/schedules/{schedule}/run", tags=[_TAGS])
+    def run(
+        schedule: str,
+        request: Request,
+        why: Reason | None = None,  # noqa: ARG001 -- as of others
+    ) -> RunView:
+        """Run the job of a schedule now, beside its times."""
+        known = found(schedule, "manage", request).schedule
+        job = allowed(known.job, request, known.folder)
+        return RunView.of(runner().start(job, by=caller_of(request).user, folder=known.folder))
+
+    @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
+    def command(
+        schedule: str, command: Literal["pause", "resume"], request: Request,
+        why: Reason | None = None,
+    ) -> ScheduleView:  # fmt: skip
+        """Run nothing until it is resumed, while a run under way goes on; or run again."""
+        found(schedule, "manage", request)
+        change = schedules().pause if command == "pause" else schedules().resume
+        change(schedule, by=caller_of(request).user, reason=why.reason if why else "")
+        return ScheduleView.of(schedules().get(schedule))
+
+    def found(name: str, action: Literal["read", "manage"], request: Request) -> Scheduled:
+        one = schedules().get(name)
+        authorise(request, action, _asked_for(str(one.schedule.job.get("model", ""))))
+        return one
+
+
+def _begun(status: Status) -> str:
+    return f"{status.started_at.isoformat()} {status.run}"
+
+
+def _asked_for(model: str) -> str:
+    """The name that rights are about; of a folder, all models."""
+    from bascule.core import Reference
+
+    try:
+        return Reference.parse(model).model
+    except Invalid:
+        return ANY

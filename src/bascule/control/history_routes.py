@@ -1,0 +1,94 @@
+"""The routes of the history: pages of acts, and an export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, Field
+
+from bascule.control.conventions import Page, Paged, next_page
+from bascule.control.history import Act, Asked, History, as_csv, as_json_lines
+from bascule.control.rights import Authorise
+from bascule.core import Refused, Unauthenticated
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Catalogue
+
+_TAGS = "history"
+_Name = Annotated[str, Query(max_length=256)]
+_Form = Annotated[Literal["csv", "jsonl"], Query(alias="format")]
+
+
+class ActView(BaseModel):
+    """One act: what happened, to what, when, by which actor, and why."""
+
+    id: Annotated[int, Field(description="Its place in the history of all subjects")]
+    at: AwareDatetime
+    by: str
+    about: Annotated[str, Field(description="model, endpoint, alert, silence, schedule, key...")]
+    name: str
+    kind: Annotated[str, Field(description="What happened: alias_moved")]
+    sentence: str
+    reason: str
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, act: Act) -> ActView:
+        return cls.model_validate(act, from_attributes=True)
+
+
+def asked_of(
+    about: _Name = "",
+    name: _Name = "",
+    kind: _Name = "",
+    by: _Name = "",
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+) -> Asked:
+    """Read which part of the history a request asks for."""
+    return Asked(about, name, kind, by, since, until)
+
+
+Filtered = Annotated[Asked, Depends(asked_of)]
+
+
+def sees_keys(request: Request, authorise: Authorise) -> bool:
+    """Whether the caller sees acts on keys and sessions."""
+    try:
+        authorise(request, "keys", "")
+    except (Refused, Unauthenticated):
+        return False
+    return True
+
+
+def add_history(
+    app: FastAPI, open_catalogue: Callable[[], Catalogue], authorise: Authorise
+) -> None:
+    """Add the routes to `app`."""
+    book = History(open_catalogue)
+
+    @app.get("/api/v1/history", tags=[_TAGS])
+    def history(asked: Filtered, paged: Paged, request: Request) -> Page[ActView]:
+        """What was done, the latest first; acts on keys and sessions for those with `keys`."""
+        after = paged.number()
+        found = book.page(
+            asked, limit=paged.limit + 1, after=after, with_keys=sees_keys(request, authorise)
+        )
+        return next_page(found, paged, ActView.of, lambda one: one.id)
+
+    @app.get(
+        "/api/v1/history/export",
+        tags=[_TAGS],
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/csv": {}, "application/jsonl": {}}}},
+    )
+    def export(asked: Filtered, request: Request, form: _Form = "csv") -> StreamingResponse:
+        """The same as a file: a table for spreadsheets, or a JSON object a line."""
+        acts = book.all(asked, with_keys=sees_keys(request, authorise))
+        kind = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
+        content = as_csv(acts) if form == "csv" else as_json_lines(acts)
+        named = {"Content-Disposition": f'attachment; filename="history.{form}"'}
+        return StreamingResponse(content, media_type=kind, headers=named)

@@ -1,0 +1,191 @@
+"""How an endpoint answers is changed without another version: assignment, fallback, breaker."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+from tests.scenarios.commands import run
+
+from bascule.app import open_endpoints, open_registry
+from bascule.core import Conflict, Invalid, NotFound, Refused
+from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, PlanChanges
+from bascule.endpoints.changes import changed, differences
+from bascule.settings import load_settings
+
+PLAN = Plan("late", 2, (Arm("current", "late/3", 95.0), Arm("candidate", "late/4", 5.0)))
+
+
+# -- deciding --
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sticky_header": "x-user"}, "requests with the same header x-user get the same arm"),
+        (
+            {"sticky_field": "age"},
+            "requests with the same header bascule-sticky, else input age get the same arm",
+        ),
+        ({"sticky_header": ""}, "each request gets an arm by chance"),
+        ({"fallback": "late/2"}, "late/2 answers where an arm fails"),
+        ({"breaker": BreakerRule(5, 30.0)}, "5 failures in a row open the breaker of an arm for "),
+        ({"breaker": BreakerRule(1)}, "1 failure opens the breaker of an arm for 10 s"),
+        ({"breaker": BreakerRule(0)}, "arms have no breaker"),
+        ({"limits": CallLimits(0.2, 5.0)}, "a call may take 0.2 s, and 5 % may be tried once more"),
+    ],
+)
+def test_a_change_makes_the_next_plan_and_says_what_is_different(changes, said):
+    plan = changed(PLAN, PlanChanges(**changes))
+    assert (plan.number, plan.arms) == (3, PLAN.arms)
+    assert replace(plan, **{name: getattr(PLAN, name) for name in changes}).numbered(2) == PLAN
+    (sentence,) = differences(PLAN, plan)
+    assert sentence.startswith(said)
+
+
+def test_what_is_set_is_given_back_to_the_settings():
+    before = replace(PLAN, fallback="late/2", breaker=BreakerRule(5), limits=CallLimits(1.0))
+    plan = changed(before, PlanChanges(fallback="", breaker=None, limits=None))
+    assert plan == PLAN.numbered(3)
+    assert len([*differences(before, plan)]) == 3
+
+
+def test_a_change_of_nothing_is_refused():
+    for changes in (PlanChanges(), PlanChanges(sticky_header="bascule-sticky", breaker=None)):
+        with pytest.raises(Conflict, match="plan 2 of endpoint late says that already"):
+            changed(PLAN, changes)
+
+
+def test_the_plan_of_a_rollout_is_not_changed():
+    with pytest.raises(Conflict, match=r"rollout under way.*late-1"):
+        changed(replace(PLAN, rollout="late-1"), PlanChanges(fallback="late/2"))
+
+
+def test_the_only_version_is_not_its_own_fallback():
+    alone = Plan("late", 1, (Arm("current", "late/3", 100.0),))
+    with pytest.raises(Invalid, match="late/3 is the version that answers"):
+        changed(alone, PlanChanges(fallback="late/3"))
+    assert changed(PLAN, PlanChanges(fallback="late/3")).fallback == "late/3"
+
+
+# -- in a catalogue --
+
+
+@pytest.fixture(scope="module")
+def bundles(packed):
+    X = np.arange(20.0).reshape(10, 2)
+    models = [LinearRegression(fit_intercept=fit).fit(X, X[:, 0]) for fit in (True, False)]
+    wide = LinearRegression().fit(np.c_[X, X], X[:, 0])
+    return [*(packed("rain", one, X) for one in models), packed("snow", wide, np.c_[X, X])]
+
+
+@pytest.fixture
+def home(bundles, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = open_registry(settings_of(tmp_path))
+    for path in bundles:
+        registry.push(path, by="ada")
+    return tmp_path / "home"
+
+
+def settings_of(folder):
+    # Nothing answers on that port: what a machine serves is not asked of a server of another.
+    said = {"BASCULE_HOME": str(folder / "home"), "BASCULE_SERVING__CONTROL_PORT": "1"}
+    return load_settings(folder, said)
+
+
+@pytest.fixture
+def command(home):
+    def command(*words):
+        return run(home, *words, BASCULE_SERVING__CONTROL_PORT="1")
+
+    return command
+
+
+def test_endpoints_set_makes_the_next_plan_and_history_tells_it(command, home):
+    assert command("deploy", "rain/2", "--yes")[0] == 0
+    words = (
+        "--fallback", "rain/1", "--breaker", "5:30s", "--timeout", "200ms",
+        "--sticky", "header:X-User", "--sticky", "field:input", "--reason", "for the night",
+    )  # fmt: skip
+    code, said, _ = command("endpoints", "set", "rain", *words, "--dry-run")
+    assert (code, said.startswith("would change rain: requests with the same header x-user")) == (
+        0, True,
+    )  # fmt: skip
+    code, said, _ = command("endpoints", "set", "rain", *words, "--json")
+    plan = json.loads(said)["plan"]
+    assert (code, plan["number"], plan["fallback"]) == (0, 2, "rain/1")
+    assert (plan["sticky_header"], plan["sticky_field"]) == ("x-user", "input")
+    assert plan["breaker"] == {"failures": 5, "open_s": 30.0}
+    assert plan["limits"] == {"timeout_s": 0.2, "retry_percent": 0.0}
+    assert "for the night" in command("endpoints", "rain")[1]
+
+    assert command("endpoints", "set", "rain", "--retry", "5")[0] == 0, "the time-out stays"
+    assert command("endpoints", "set", "rain", "--sticky", "none", "--fallback", "none")[0] == 0
+    assert command("endpoints", "set", "rain", "--breaker=default", "--timeout=default")[0] == 0
+    plan = json.loads(command("endpoints", "rain", "--json")[1])["plans"][0]["plan"]
+    assert (plan["number"], plan["sticky_header"], plan["fallback"]) == (5, "", "")
+    assert "breaker" not in plan
+    assert "limits" not in plan
+
+    # A version that the plan needs as its fallback stays in use.
+    assert command("endpoints", "set", "rain", "--fallback", "rain/1")[0] == 0
+    code, _, said = command("retire", "rain/1", "--reason", "old")
+    assert (code, "plan 6 of endpoint rain needs it (its fallback)" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "nothing to change"),
+        (("--sticky", "user"), 2, "'user' is neither header:NAME nor field:INPUT nor none"),
+        (("--sticky", "field:age"), 2, "rain/2 has no input 'age' hint: its inputs are input"),
+        (("--sticky", "header:a b"), 2, "plan.sticky_header: 'a b'"),
+        (
+            ("--breaker", "often"),
+            2,
+            "--breaker: 'often' is not FAILURES[:OPEN] hint: write 5",
+        ),
+        (("--breaker", "5:soon"), 2, "--breaker 'soon' is not a length of time"),
+        (("--timeout", "2h"), 2, "plan.limits.timeout_s: 7200.0"),
+        (("--retry", "101"), 2, "plan.limits.retry_percent: 101.0"),
+        (("--fallback", "rain/9"), 3, "no version 9 of model 'rain'"),
+        (("--fallback", "snow/1"), 1, "snow/1 has other inputs or outputs than rain/2"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_with_its_option(command, words, code, said):
+    assert command("deploy", "rain/2", "--yes")[0] == 0
+    found, _, error = command("endpoints", "set", "rain", *words)
+    assert (found, said in " ".join(error.split())) == (code, True), error
+
+
+def test_a_name_that_nothing_answers_has_nothing_to_change(home, tmp_path):
+    book = open_endpoints(settings_of(tmp_path))
+    with pytest.raises(NotFound, match="no endpoint 'rain' has a plan"):
+        book.change("rain", PlanChanges(fallback="rain/1"), by="ada", reason="")
+
+
+def test_a_retired_version_is_no_fallback(home, tmp_path, command):
+    assert command("deploy", "rain/2", "--yes")[0] == 0
+    assert command("retire", "rain/1", "--reason", "old")[0] == 0
+    with pytest.raises(Refused, match="retired"):
+        open_endpoints(settings_of(tmp_path)).change(
+            "rain", PlanChanges(fallback="rain/1"), by="ada", reason=""
+        )
+
+
+def test_a_version_that_a_schedule_scores_with_is_not_retired(home, tmp_path, command):
+    job = tmp_path / "JOB.toml"
+    job.write_text('model = "rain/1"\nfrom = "in.csv"\nto = "out"\n')
+    add = ("schedule", "add", "nightly", "--cron", "0 2 * * *", "--job", str(job))
+    assert command(*add)[0] == 0
+    for change, note in ((), ""), (("schedule", "pause", "nightly"), " (paused)"):
+        assert not change or command(*change)[0] == 0
+        code, _, said = command("retire", "rain/1", "--reason", "old")
+        said = " ".join(said.split())
+        assert (code, f"schedule nightly{note} scores with it" in said) == (1, True), said
+    assert command("schedule", "remove", "nightly")[0] == 0
+    assert command("retire", "rain/1", "--reason", "old")[0] == 0
