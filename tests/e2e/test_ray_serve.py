@@ -92,23 +92,3 @@ def test_callers_at_once_get_their_own_answers(on_ray, served, cancer_bundle):
         there = list(pool.map(lambda row: ask(on_ray, row), rows))
         here = list(pool.map(lambda row: ask(served, row), rows))
     assert there == here
-
-
-def test_a_bundle_with_another_digest_is_refused(places, tmp_path):
-    import subprocess
-
-    from tests.own_environments import ROOT, python_of
-
-    home, folder = places
-    app = (folder / "app.py").read_text()
-    digest = app.split("sha256:")[1][:64]
-    (tmp_path / "wrong.py").write_text(app.replace(digest, "0" * 64))
-    code = (
-        "from wrong import app; from bascule.ray import Arm, specs_of; "
-        f"specs_of([Arm('current', 'gb/1', 100, 'sha256:{'0' * 64}')])"
-    )
-    done = subprocess.run(
-        [python_of("ray_serve"), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}", "BASCULE_HOME": str(home), "PATH": "/bin"},
-    )  # fmt: skip
-    assert "the application names sha256:000" in done.stderr
