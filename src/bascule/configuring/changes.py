@@ -41,7 +41,7 @@ class Change:
     """One change, which is one transaction or two.
 
     Attributes:
-        place: Of the document: `endpoints.late`.
+        place: Of the document: the section, a point, and the name of the entry.
         sentence: What is done, in the imperative.
         needs: The rights that it takes beside those of its entry; see `rights_of`.
         act: Makes it; returns the tokens of new keys by their names.

@@ -54,7 +54,7 @@ class Project:
 
     Attributes:
         model: The name that its training script packs.
-        train: The command that trains and packs `MODEL.bundle`.
+        train: The command that trains and packs the bundle, a folder beside the script.
         test: The command of its tests.
         data: The table of new rows that is compared with the champion's baseline; empty for none.
         image: REGISTRY/PATH/NAME of the image, without a tag; empty to build and push none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 from conformance_protocol import Form, Request, by_row, of_json
 
@@ -24,6 +25,15 @@ def in_csv(rows, *, header, path=PATH):
     csv.writer(text).writerows([rows.names, *lines] if header else lines)
     kind = "text/csv" if header else "text/csv; header=absent"
     return Request(path, text.getvalue().encode(), (f"Content-Type: {kind}",))
+
+
+def in_lines(rows, *headers):
+    body = b"".join(json.dumps(row).encode() + b"\n" for row in rows.values)
+    return Request(PATH, body, ("Content-Type: application/jsonlines", *headers))
+
+
+def read_lines(answer, names):
+    return by_row([json.loads(line) for line in answer.body.splitlines()], names)
 
 
 def read(answer, names):
@@ -57,6 +67,10 @@ FORMS = {
     "inputs": everything(lambda rows: {"inputs": rows.by_input}),
     "csv": Form(lambda rows: in_csv(rows, header=True), read),
     "csv-no-header": Form(lambda rows: in_csv(rows, header=False), read),
+    "lines": Form(in_lines, read),
+    "lines-answered": Form(
+        lambda rows: in_lines(rows, "Accept: application/jsonlines"), read_lines
+    ),
     "bare": only_the_answer(lambda rows: rows.values),
     "multi-model": Form(
         lambda rows: of_json("/models/m/invoke", {"instances": rows.records, **params(rows)}),

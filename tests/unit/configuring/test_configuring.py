@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.scenarios.commands import bascule, run
+from tests.unit.cli.test_remote_registry import control
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import open_alerts, open_books, open_endpoints, open_keys, open_registry
 from bascule.configuring import apply, parse_document, read_document, with_folder
 from bascule.core import BasculeError, Conflict, Invalid, NotFound, Refused
 from bascule.release.rollouts import RolloutRequest
+from bascule.security import Permission
 from bascule.settings import Settings
 
 UNTIL = (datetime.now(UTC) + timedelta(days=30)).replace(microsecond=0)
@@ -317,3 +319,34 @@ def test_a_rollout_request_knows_every_field_of_deploy():
     from bascule.configuring.document import DeploySpec
 
     assert set(DeploySpec.__struct_fields__) <= set(RolloutRequest.__struct_fields__)
+
+
+def test_over_a_server_the_same_document_makes_the_same_changes(settings, file, tmp_path):
+    file.write_text(DOCUMENT.replace("    timezone: Europe/Paris", "    folder: /srv/jobs"))
+    with control(settings.home) as url:
+        code, out, _ = run(settings.home, "--server", url, "apply", "-f", file, "--diff")
+        assert (code, "5 changes would be made" in out) == (1, True)
+        tokens = tmp_path / "tokens.json"
+        words = ("--server", url, "apply", "-f", file, "--tokens", tokens, "--reason", "set up")
+        assert run(settings.home, *words)[0] == 0
+        assert list(json.loads(tokens.read_text())) == ["web"]
+        assert run(settings.home, "--server", url, "apply", "-f", file)[:2] == (
+            0, "nothing to change\n"
+        )  # fmt: skip
+        file.write_text("version: 1\nendpoints: {late: {version: late/9}}\n")
+        code, _, errors = run(settings.home, "--server", url, "apply", "-f", file)
+        assert (code, "endpoints.late: " in errors) == (3, True)
+    history = open_endpoints(settings).history("late")
+    assert [one.reason for one in history] == ["set up"]
+
+
+def test_over_a_server_with_keys_each_entry_takes_its_right(settings, file):
+    _, token = open_keys(settings).create("ci", [Permission.parse("deploy:late")], by="ada")
+    file.write_text("version: 1\nendpoints: {late: {version: late/1}}\n")
+    with control(settings.home, BASCULE_SECURITY__CALLERS="keys") as url:
+        words = ("--server", url, "apply", "-f", file)
+        assert run(settings.home, *words)[0] == 1
+        assert run(settings.home, *words, BASCULE_KEY=token)[0] == 0
+        file.write_text("version: 1\nkeys: {root: {allow: [keys]}}\n")
+        code, _, errors = run(settings.home, *words, "--diff", BASCULE_KEY=token)
+        assert (code, "keys.root: key ci" in errors) == (1, True)

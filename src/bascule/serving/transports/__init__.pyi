@@ -3,12 +3,7 @@ from .authenticator import (
     Authenticator as Authenticator,
     KeysFile as KeysFile,
 )
-from .exchange import (
-    Exchange as Exchange,
-    Head as Head,
-    internal_error as internal_error,
-    told as told,
-)
+from .exchange import Exchange as Exchange, internal_error as internal_error
 from .hosts import (
     HostPolicy as HostPolicy,
     check_allowed_host as check_allowed_host,

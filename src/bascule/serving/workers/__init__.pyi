@@ -1,7 +1,6 @@
 from .channel import Message as Message
 from .config import LedgerConfig as LedgerConfig, ServingConfig as ServingConfig
 from .control_child import ControlCommand as ControlCommand
-from .embedded import Answered as Answered, Embedded as Embedded
 from .peer import Peer as Peer
 from .scribe_child import ScribeCommand as ScribeCommand
 from .sockets import Addresses as Addresses, bind as bind

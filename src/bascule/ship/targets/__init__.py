@@ -16,7 +16,6 @@ from bascule.ship.targets.istio import ISTIO
 from bascule.ship.targets.kserve import KSERVE
 from bascule.ship.targets.kubernetes import KUBERNETES
 from bascule.ship.targets.port import Target
-from bascule.ship.targets.ray import RAY
 from bascule.ship.targets.sagemaker import SAGEMAKER
 from bascule.ship.targets.vertex import VERTEX
 
@@ -31,7 +30,6 @@ TARGETS: Mapping[str, Target] = {
     "envoy": ENVOY,
     "argo-rollouts": ARGO_ROLLOUTS,
     "flagger": FLAGGER,
-    "ray": RAY,
     "sagemaker": SAGEMAKER,
     "vertex": VERTEX,
     "azureml": AZUREML,
