@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +95,7 @@ class Runs:
         found = [self._status(one.parent) for one in self._folder.glob("*/status.json")]
         return sorted(found, key=lambda one: one.started_at, reverse=True)
 
-    def page(self, offset: int, limit: int) -> tuple[list[Status], int]:
+    def page(self, offset: int, limit: int) -> tuple[Sequence[Status], int]:
         """Some of the runs, the latest change first, and how many there are.
 
         The status of the others is not read, so that thousands of runs cost no more than a page.
@@ -108,7 +108,7 @@ class Runs:
         shown = [self._status(folder) for _, folder in found[offset : offset + limit]]
         return shown, len(found)
 
-    def quarantined(self, run: str, limit: int) -> list[dict[str, Any]]:
+    def quarantined(self, run: str, limit: int) -> Sequence[dict[str, Any]]:
         """The first rows of a run that could not be scored: `chunk`, `row`, `reason`, `content`.
 
         Of a sink in local files; others are empty: the table of a database keeps them.

@@ -65,7 +65,7 @@ def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     _enter(asked["folder"])
     job = job_of(asked["job"])
     bundle, version, _ = batch_model(settings, job.model)
-    # Not monitored: a file that somebody tries is no production.
+    # Not monitored: a file for trial is no production.
     return run_job(job, bundle, settings.home, version=version, by=asked["by"]).to_json()
 
 

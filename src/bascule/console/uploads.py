@@ -158,5 +158,5 @@ def check_suffix(name: str, suffixes: Sequence[str]) -> None:
 
 
 def as_json(upload: Upload) -> dict[str, Any]:
-    """What the page of the file is told."""
+    """What the page of the file shows."""
     return {"id": upload.id, "name": upload.name, "size": upload.size_bytes}

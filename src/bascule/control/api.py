@@ -186,7 +186,7 @@ def control_app(
     add_alerts(app, open_alerts or no_alerts, authorise)
     add_keys(app, open_keys or no_keys)
     add_history(app, open_catalogue or no_catalogue, authorise)
-    add_sessions(app, known_sessions, authorise)
+    add_sessions(app, known_sessions, authorise, asks_for_keys=guard is not None)
     add_settings(app, shown)
     add_outcomes(app, home)
     add_monitoring(app, measure, open_registry)

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
 from bascule.control.people import cookie_name, cookie_of, is_encrypted, signed_in
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.rights import Authorise, caller_of, loopback_only
 from bascule.control.sessions import LINK_LASTS, Sessions, path_of_link
 from bascule.core import NotFound
 from bascule.security import Session, csrf_of, permissions_of_roles
@@ -66,7 +66,13 @@ class LinkView(BaseModel):
     lasts_s: float
 
 
-def add_sessions(app: FastAPI, open_sessions: Callable[[], Sessions], authorise: Authorise) -> None:
+def add_sessions(
+    app: FastAPI,
+    open_sessions: Callable[[], Sessions],
+    authorise: Authorise,
+    *,
+    asks_for_keys: bool,
+) -> None:
     """Add the routes to `app`."""
 
     def current(request: Request) -> Session:
@@ -101,6 +107,8 @@ def add_sessions(app: FastAPI, open_sessions: Callable[[], Sessions], authorise:
     def offer(wanted: NewLink, request: Request, response: Response) -> LinkView:
         """Make a link that begins a session once, with rights that the caller has."""
         permissions = permissions_of_roles(wanted.roles)
+        if not asks_for_keys:  # where all may read, a reader's link is still kept here
+            loopback_only(request, "keys", "")
         for one in permissions:
             authorise(request, one.action, one.model)
         by = caller_of(request).user

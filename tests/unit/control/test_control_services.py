@@ -223,6 +223,15 @@ REGISTRY_CHANGES = [
     ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
     ("POST", "/api/v1/silences", {"until": "2100-01-01T00:00:00Z", "why": "planned"}),
     ("DELETE", "/api/v1/silences/0c2d", None),
+    ("POST", "/api/v1/batch/runs", {"model": "late/1", "from": "/in/", "to": "/out/"}),
+    ("POST", "/api/v1/batch/runs/1f2e/cancel", None),
+    ("POST", "/api/v1/schedules", {"name": "nightly", "cron": "0 2 * * *", "job": {}}),
+    ("DELETE", "/api/v1/schedules/nightly?reason=moved", None),
+    ("POST", "/api/v1/schedules/nightly/run", None),
+    ("POST", "/api/v1/schedules/nightly/pause", {"reason": "moved"}),
+    ("PUT", "/api/v1/configuration", {"document": {"version": 1}, "reason": "reviewed"}),
+    ("POST", "/api/v1/sign-in-links", {"roles": ["viewer:*"]}),
+    ("POST", "/api/v1/receivers/oncall/test", None),
 ]
 
 
@@ -241,14 +250,20 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         "ada": "{key}",
         "/1/": "/{number}/",
     }
-    tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "/pause": "/{command}"}
+    tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
+    tried |= {"nightly": "{schedule}", "oncall": "{receiver}"}
+    tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
         for value, name in tried.items():
             path = path.partition("?")[0].replace(value, name)
         written.add((method, path))
-    reading = {("POST", "/v2/repository/index"), ("POST", "/api/v1/verdicts/{endpoint}")}
-    assert changing - reading == written
+    elsewhere = {
+        ("POST", "/v2/repository/index"),  # reads
+        ("POST", "/api/v1/verdicts/{endpoint}"),  # reads
+        ("DELETE", "/api/v1/session"),  # ends what the caller's own cookie began
+    }
+    assert changing - elsewhere == written
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def _batch(
     import os
 
     context, session, now = context_of(request), current(request), datetime.now(UTC)
-    runs, total = list[Any](), 0
+    runs: Sequence[Any] = ()
+    total = 0
     if context.batch is not None:
         runs, total = context.batch.runs.page((page - 1) * _PAGE_ROWS, _PAGE_ROWS)
     scheduled = () if context.catalogue is None else Schedules(context.catalogue()).list()

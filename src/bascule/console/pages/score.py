@@ -36,7 +36,7 @@ router = page_router(
 
 TABLES = (".csv", ".parquet")
 _MAX_QUARANTINED = 1.0
-"""Rows that cannot be scored are told, and do not keep the others back."""
+"""Rows that cannot be scored are shown, and do not keep the others back."""
 
 
 @dataclass(frozen=True, slots=True)
