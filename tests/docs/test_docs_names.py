@@ -17,8 +17,8 @@ SRC = Path(__file__).parents[2] / "src"
 _DOTTED = re.compile(r"(?<!`)`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)`(?!`)")
 _FILES = {"binpb", "dvc", "ll", "lock", "md", "proto", "toml", "txt"}
 _OF_OTHERS = {
-    *sys.stdlib_module_names, "aten", "grpc", "mlflow", "models", "nn", "numpy", "org", "sklearn",
-    "torch",
+    *sys.stdlib_module_names, "aten", "grpc", "mlflow", "models", "nn", "numpy", "org",
+    "realm_access", "sklearn", "torch",
 }  # fmt: skip
 """First parts of names that are not of this project."""
 _PLACEHOLDERS = {"FIELD", "NAME"}

@@ -47,7 +47,7 @@ class Sampler(Protocol):
 def run_on_ray(
     job: Job, work: ChunkWork, chunks: Sequence[Chunk], workers: int, sampler: Sampler
 ) -> None:
-    """Score the chunks on the cluster that `job.on` names, and commit each when it is scored.
+    """Score the chunks on the cluster that `Job.on` names, and commit each when it is scored.
 
     Raises:
         MissingExtra: Ray is not installed.

@@ -88,7 +88,7 @@ def restore(
     verb = "holds" if made.is_trial else "restored"
     say(f"{file} {verb} {said.versions} versions, {said.bundles} bundles{also} of {said.made_at}")
     if not made.is_trial:
-        note("bascule list shows the models; bascule serve serves them")
+        note("bascule models lists the models; bascule serve serves them")
 
 
 def _local(command: str) -> Settings:

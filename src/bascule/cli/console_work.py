@@ -21,7 +21,7 @@ _TASK_S, _RUN_S = 1_800.0, 7 * 86_400.0
 
 
 def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, Any]]:
-    """What does a task by these settings; see `console.work.DoTask`."""
+    """What does a task by these settings; see `control.work.DoTask`."""
     told = told_settings(settings)
 
     def do(task: str, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,17 +125,18 @@ def _deployment(
         return
     _check_idle(active)
     needs: Needs = ()
+    plain = DeployRequest(
+        version=version, endpoint=name, follow=spec.follow, reason=by.reason, strategy="all"
+    )
+    book = books.rollouts.endpoints
+    make: Any = partial(book.deploy, plain, by=by.user, deploys_with=asked.deploys_with)
+    made: Any = make(dry_run=True)
     if answers:  # the source alone changes: nothing is compared
-        plain = DeployRequest(
-            version=version, endpoint=name, follow=spec.follow, reason=by.reason, strategy="all"
-        )
-        book = books.rollouts.endpoints
-        make: Any = partial(book.deploy, plain, by=by.user, deploys_with=asked.deploys_with)
-        book.deploy(plain, by=by.user, dry_run=True)
         said = f"let endpoint {name} follow {spec.follow}"
     else:
-        make = partial(books.rollouts.deploy, asked, by=by.user)
-        made = make(dry_run=True)
+        if made.before is not None:  # a first version has nothing to be compared with
+            make = partial(books.rollouts.deploy, asked, by=by.user)
+            made = make(dry_run=True)
         said = made.sentence.replace("deployed", "deploy", 1)
         if isinstance(made, Deployed) and books.rollouts.asks_approver(name):
             needs = (("approve", name),)

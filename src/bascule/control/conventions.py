@@ -81,7 +81,7 @@ class Paging:
 def next_page(
     found: Sequence[S], paging: Paging, view: Callable[[S], T], key: Callable[[S], int | str]
 ) -> Page[T]:
-    """The page of items that were read from `paging.after` on, one more than the limit."""
+    """The page of items that were read from `Paging.after` on, one more than the limit."""
     shown = found[: paging.limit]
     more = len(found) > len(shown)
     return Page(items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None)

@@ -47,7 +47,7 @@ class Scan:
 
 
 def scan(folder: Path) -> tuple[Scan, ...]:
-    """Scan the context of a build, with the bundle and `sbom.cdx.json`."""
+    """Scan the context of a build, with the bundle and its SBOM."""
     tool = shutil.which("trivy")
     if tool is None:
         return tuple(Scan(what, "not run", reason="trivy is not installed") for what in _SCANS)

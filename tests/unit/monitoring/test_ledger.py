@@ -52,6 +52,7 @@ def killed(recorder):
     recorder.spool._waiting.put(None)
     recorder.spool._writing.join()
     os.close(recorder.spool._pending_fd)
+    recorder.spool._words.release()
     recorder.spool._pending.close()
 
 

@@ -1,1 +1,1 @@
-"""Databases as places of batch jobs, one file each behind the port in `port.py`."""
+"""Databases as places of batch jobs, one file each behind the port `databases.port`."""
