@@ -34,7 +34,8 @@ class BasculeBatchOperator(BaseOperator):
         bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
         poll_s: float = 5.0, **kwargs: Any,
     ) -> None:  # fmt: skip
-        super().__init__(**kwargs)
+        # Each field of the status is an XCom of its own, such as `output["run"]`.
+        super().__init__(**{"multiple_outputs": True, **kwargs})
         self.model, self.source, self.sink = model, source, sink
         self.options = dict(options or {})
         self.bascule_conn_id = bascule_conn_id
