@@ -16,10 +16,9 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.rights import Authorise
 from bascule.core import NotFound, check_name
-from bascule.monitoring import Recorded, find_prediction, latest_predictions
 
 if TYPE_CHECKING:
-    from bascule.monitoring import Ledger
+    from bascule.monitoring import Ledger, Recorded
 
 _TAGS = "ledger"
 
@@ -68,6 +67,8 @@ class RecordedPredictions:
         limit: int = 25, offset: int = 0,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """See `latest_predictions`; of the last day where nothing else is said."""
+        from bascule.monitoring import latest_predictions
+
         end = until or datetime.now(UTC) + timedelta(seconds=1)
         return latest_predictions(
             self._ledger, model, since=since or end - timedelta(days=1), until=end,
@@ -76,6 +77,8 @@ class RecordedPredictions:
 
     def find(self, prediction_id: str) -> Recorded:
         """See `find_prediction`."""
+        from bascule.monitoring import find_prediction  # loads what reads tables
+
         return find_prediction(self._ledger, prediction_id)
 
     @property

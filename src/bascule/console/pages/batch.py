@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from bascule.batch import Schedules
 from bascule.console.calling import call
 from bascule.console.flash import Flash
 from bascule.console.forms import field
@@ -123,6 +122,8 @@ def _batch(
     plan: Mapping[str, Any] | None = None, problem: str = "",
 ) -> Response:  # fmt: skip
     import os
+
+    from bascule.batch import Schedules  # loads what reads tables
 
     context, session, now = context_of(request), current(request), datetime.now(UTC)
     runs: Sequence[Any] = ()
