@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*words: Any, check: bool = True, **options: Any) -> str:
-    """What a command says; its errors are told where it fails."""
+    """The output of a command; a failure has its errors."""
     options = {"env": environment(), **options}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     ended = subprocess.run([*map(str, words)], text=True, **options)

@@ -91,7 +91,7 @@ def steps(repository, delivers):
 
 
 def pipeline(repository, *, delivers=True, **variables):
-    """Run the steps in order as the runner does; the steps that ran, and that which failed."""
+    """Run the steps in order as the runner does; the steps that ran, and the one that failed."""
     ran, failed, said = [], None, {}
     environ = {
         **os.environ, "BASCULE_HOME": str(repository / ".bascule"),

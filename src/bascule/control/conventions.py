@@ -65,11 +65,7 @@ class Paging:
             if type(key(items[0])) is not type(after):
                 raise _bad_cursor()
             rest = [one for one in items if (key(one) < after if descending else key(one) > after)]
-        shown = rest[: self.limit]
-        more = len(rest) > len(shown)
-        return Page(
-            items=[view(one) for one in shown], next=_cursor(key(shown[-1])) if more else None
-        )
+        return next_page(rest, self, view, key)
 
     def number(self) -> int | None:
         """The key of the last item of the page before, where keys are numbers. Raises `Invalid`."""

@@ -57,7 +57,7 @@ class Replay(BaseModel):
     model_config = {"extra": "forbid"}
 
     id: Annotated[str, Field(min_length=1, max_length=512, description="The prediction id")]
-    on: Annotated[str, Field(max_length=512, description="Default: that which answered")] = ""
+    on: Annotated[str, Field(max_length=512, description="Default: the version that answered")] = ""
 
 
 def add_monitoring(

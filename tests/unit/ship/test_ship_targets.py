@@ -71,7 +71,7 @@ def test_no_file_has_a_floating_tag_a_privilege_or_a_password(target):
 
 
 def test_files_are_those_that_are_recorded(target):
-    """A review of a changed template sees what changes for those who keep files in git."""
+    """A review of a changed template shows the change in the rendered files."""
     recorded = {
         str(path.relative_to(GOLDEN / target)): path.read_text()
         for path in (GOLDEN / target).rglob("*")
