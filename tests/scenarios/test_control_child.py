@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
+from tests.pace import slowness_of_starts
 from tests.scenarios.commands import bascule, until
 
 BACK_WITHIN_S = 3.0
@@ -107,7 +108,7 @@ def test_no_request_fails_while_the_control_process_is_replaced(
         back_s = time.monotonic() - harmed_s
     print(f"control back after {back_s:.2f} s, {tally}")  # noqa: T201
     assert set(tally) == {200}
-    assert back_s <= BACK_WITHIN_S
+    assert back_s <= BACK_WITHIN_S * slowness_of_starts()
     assert server.worker_pids() == workers
 
 
@@ -135,7 +136,7 @@ def test_a_control_process_out_of_memory_ends_and_the_next_one_answers(
         back_s = time.monotonic() - ended_s
     print(f"control back after {back_s:.2f} s, {tally}")  # noqa: T201
     assert set(tally) == {200}
-    assert back_s <= BACK_WITHIN_S
+    assert back_s <= BACK_WITHIN_S * slowness_of_starts()
 
 
 def test_the_kernel_is_to_end_the_control_process_before_a_worker(serve, connect, cancer_bundle):

@@ -9,22 +9,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.pace import LOOP_US, loop_us
 
 from bascule.bundle.tables import conform, for_program
 from bascule.core.errors import Invalid
 
 MOST_US = 15.0
-LOOP_US = 20.0
-"""What `loop` takes on the machine that the promise is about. Where it takes longer, so may a call:
-the processors of some machines run at half their speed for hours."""
 CALLS = 1000
-
-
-def loop():
-    total = 0
-    for number in range(1_000):
-        total += number
-    return total
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def test_one_row_costs_at_most_15_us_more_than_the_program(name, request, cancer
     """Call by call in turn with the program alone, so that what else runs happens to both."""
     bundle, X = request.getfixturevalue(name), cancer[0]
     program = bundle.program(bundle.predict(X[:1]).program)
-    added_us, loop_us = [], []
+    added_us, loops_us = [], []
     for call in range(CALLS):
         row = X[call % len(X)][None]
         ready = for_program(conform(row, bundle.signature), program.inputs)
@@ -53,10 +44,8 @@ def test_one_row_costs_at_most_15_us_more_than_the_program(name, request, cancer
         bundle.predict(row)
         ended_ns = time.perf_counter_ns()
         added_us.append((ended_ns - 2 * between_ns + started_ns) / 1e3)
-        started_ns = time.perf_counter_ns()
-        loop()
-        loop_us.append((time.perf_counter_ns() - started_ns) / 1e3)
-    slowness = max(1.0, np.median(loop_us) / LOOP_US)
+        loops_us.append(loop_us())
+    slowness = max(1.0, np.median(loops_us) / LOOP_US)
     assert np.median(added_us) <= MOST_US * slowness, f"{slowness:.2f} times as slow"
 
 

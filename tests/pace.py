@@ -1,0 +1,41 @@
+"""How fast this machine is at this moment: promises of time are about a quiet machine.
+
+The processors of some machines run at half their speed for hours, and others share them. A bar is
+multiplied by how much longer the same kind of work takes than on the machine it was promised for;
+never by less than one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+LOOP_US = 20.0
+"""What `loop` takes on the machine that the promises are about."""
+START_S = 0.45
+"""What the start of a process that imports NumPy and ONNX Runtime takes there."""
+
+
+def loop() -> int:
+    total = 0
+    for number in range(1_000):
+        total += number
+    return total
+
+
+def loop_us() -> float:
+    """What `loop` takes now, in microseconds."""
+    started_ns = time.perf_counter_ns()
+    loop()
+    return (time.perf_counter_ns() - started_ns) / 1e3
+
+
+def slowness_of_starts() -> float:
+    """How many times as long as promised a process takes to start; the quicker of two."""
+    took_s = []
+    for _ in range(2):
+        started_s = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import numpy, onnxruntime"], check=True)
+        took_s.append(time.perf_counter() - started_s)
+    return max(1.0, min(took_s) / START_S)
