@@ -52,7 +52,7 @@ def backup(
         return
     also = ", and the ledger" if made.has_ledger else ""
     say(
-        f"{file}: {made.versions} versions, {made.bundles} bundles{also}; "
+        f"{file}: {_number(made.versions, 'version')}, {_number(made.bundles, 'bundle')}{also}; "
         f"{made.size_bytes / 1e6:,.1f} MB"
     )
     if made.missing:
@@ -86,9 +86,14 @@ def restore(
     said = made.manifest
     also = " and the ledger" if said.has_ledger else ""
     verb = "holds" if made.is_trial else "restored"
-    say(f"{file} {verb} {said.versions} versions, {said.bundles} bundles{also} of {said.made_at}")
+    held = f"{_number(said.versions, 'version')}, {_number(said.bundles, 'bundle')}"
+    say(f"{file} {verb} {held}{also} of {said.made_at}")
     if not made.is_trial:
         note("bascule models lists the models; bascule serve serves them")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _local(command: str) -> Settings:
