@@ -95,7 +95,7 @@ def pandas_chunks(fitted: Any, path: Path, folder: Path) -> None:
 def mlflow_pyfunc(_fitted: Any, path: Path, folder: Path) -> None:
     import mlflow.pyfunc
 
-    model = mlflow.pyfunc.load_model(str(folder.parent / "mlflow"))
+    model = mlflow.pyfunc.load_model(str(folder.parent / "mlflow_model"))
     for number, batch in enumerate(pq.ParquetFile(path).iter_batches(CHUNK)):
         frame = batch.to_pandas()
         frame[["p0", "p1"]] = model.predict(frame)
@@ -106,7 +106,7 @@ def save_for_mlflow(fitted: Any, folder: Path) -> None:
     import mlflow.sklearn
 
     mlflow.sklearn.save_model(
-        fitted, str(folder / "mlflow"), pyfunc_predict_fn="predict_proba",
+        fitted, str(folder / "mlflow_model"), pyfunc_predict_fn="predict_proba",
         serialization_format="cloudpickle",
     )  # fmt: skip
 
