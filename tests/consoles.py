@@ -165,5 +165,5 @@ def roll_out(settings, server, candidate, *, turns=1, requests=8_000, **asked):
     for _ in range(turns):
         runner.turn()
         server.answer(requests)
-    runner._leases.release(runner._lease)  # for the controller of another rollout
+    runner.leadership.release()  # for the controller of another rollout
     return begun.rollout.id

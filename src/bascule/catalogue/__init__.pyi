@@ -3,6 +3,11 @@ from .catalogue import Catalogue as Catalogue, identity_of as identity_of
 from .changes import Watch as Watch
 from .databases import Database as Database
 from .idempotency import Reply as Reply, Requests as Requests
-from .leases import Lease as Lease, Leases as Leases, check_held as check_held
+from .leases import (
+    Leadership as Leadership,
+    Lease as Lease,
+    Leases as Leases,
+    check_held as check_held,
+)
 from .schema import HEAD as HEAD, UtcTime as UtcTime, insert as insert, metadata as metadata
 from .sqlite import SqliteDatabase as SqliteDatabase

@@ -10,6 +10,7 @@ refuses the writes of earlier ones.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from bascule.catalogue import schema
 from bascule.catalogue.catalogue import Catalogue
-from bascule.core import Conflict, Invalid
+from bascule.core import BasculeError, Conflict, Invalid
 
 _table = schema.leases
 
@@ -95,6 +96,38 @@ class Leases:
         with self._catalogue.read() as connection:
             row = connection.execute(sa.select(_table).where(_table.c.name == name)).first()
             return row.holder if row is not None and row.expires_at > _now(connection) else None
+
+
+class Leadership:
+    """One process that asks again and again for the lease of a job which one of many does.
+
+    Attributes:
+        holder: The name of the process.
+        lease: As it was last granted; None while another process has it.
+    """
+
+    def __init__(self, leases: Leases, name: str, holder: str, ttl_s: float) -> None:
+        self._leases, self._name, self._ttl_s = leases, name, ttl_s
+        self.holder = holder
+        self.lease: Lease | None = None
+
+    def keep(self) -> Lease | None:
+        """The lease, acquired, or renewed once half of it is over; None if another has it.
+
+        Raises:
+            NotFound: There is no catalogue.
+        """
+        if self.lease is None or self.lease.remaining_s <= self._ttl_s / 2:
+            renewed = None if self.lease is None else self._leases.renew(self.lease)
+            self.lease = renewed or self._leases.acquire(self._name, self.holder, self._ttl_s)
+        return self.lease
+
+    def release(self) -> None:
+        """Leave the job to another process now; a catalogue that is away ends the lease itself."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            with suppress(BasculeError):
+                self._leases.release(lease)
 
 
 def check_held(connection: sa.Connection, lease: Lease) -> None:

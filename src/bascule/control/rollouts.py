@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from bascule.control.turning import turning
 from bascule.core import BasculeError, Conflict, NotFound, masked_text
 from bascule.endpoints import CANDIDATE, CURRENT, Endpoint, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
@@ -43,7 +44,7 @@ from bascule.release.rollouts import (
 from bascule.serving.telemetry import BUCKETS_S, SHADOW_ARM, ArmTotals, Totals
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue, Lease
+    from bascule.catalogue import Catalogue
     from bascule.control.link import ServerLink
 
 log = logging.getLogger(__name__)
@@ -81,29 +82,13 @@ def running_rollouts(
         open_rollouts: Opens what deploys when an alias is moved that an endpoint follows.
         after: Set once opening the catalogue delays nothing else.
     """
-    ended = threading.Event()
 
-    def run() -> None:
-        after.wait()
-        told = ""
-        while not ended.is_set():
-            try:
-                rollouts = None if open_rollouts is None else open_rollouts()
-                runner = RolloutRunner(server, open_catalogue(), judged, rollouts)
-                runner.run(ended)
-            except Exception as error:
-                # Any failure may be temporary, and the thread must go on.
-                said = masked_text(str(error))
-                if said != told and not isinstance(error, NotFound):
-                    log.warning("rollouts wait: %s", said)
-                told = said
-            ended.wait(_IDLE_S)
+    def run(ended: threading.Event) -> None:
+        rollouts = None if open_rollouts is None else open_rollouts()
+        RolloutRunner(server, open_catalogue(), judged, rollouts).run(ended)
 
-    threading.Thread(target=run, name="bascule-runs-rollouts", daemon=True).start()
-    try:
+    with turning("rollouts", run, after=after, pause_s=_IDLE_S):
         yield
-    finally:
-        ended.set()
 
 
 class RolloutRunner:
@@ -118,22 +103,21 @@ class RolloutRunner:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        from bascule.catalogue import Leases
+        from bascule.catalogue import Leadership, Leases
 
         self._server = server
         self._store = RolloutStore(catalogue)
         self._endpoints = EndpointStore(catalogue)
-        self._leases = Leases(catalogue)
         self._judged = judged
         self._follower = None if rollouts is None else AliasFollower(rollouts)
         self._clock = clock
-        self._lease: Lease | None = None
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.leadership = Leadership(Leases(catalogue), LEASE, holder, _LEASE_S)
         self._told: dict[tuple[str, str], Interval] = {}
         self._said: dict[str, str] = {}
         self._outcomes_at_s = 0.0
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
         supervisor = psutil.Process(os.getppid())
         self._source = f"{socket.gethostname()}/{supervisor.pid}/{supervisor.create_time():.0f}"
 
@@ -143,9 +127,7 @@ class RolloutRunner:
             while not ended.is_set():
                 ended.wait(_TURN_S if self.turn() else _IDLE_S)
         finally:
-            if self._lease is not None:
-                with suppress(BasculeError):
-                    self._leases.release(self._lease)
+            self.leadership.release()
 
     def turn(self) -> bool:
         """Count, and decide where this process has the lease; whether there is a rollout."""
@@ -155,7 +137,7 @@ class RolloutRunner:
             return False
         for stored in active:
             self._count(stored)
-        if self._holds():
+        if self.leadership.keep():
             for stored in active:
                 with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
                     self._advance(stored)
@@ -164,13 +146,13 @@ class RolloutRunner:
     def _follow(self) -> None:
         """Act on moves of the aliases that endpoints follow."""
         moves = {} if self._follower is None else self._follower.moves()
-        if not moves or not self._holds():
+        if not moves or not self.leadership.keep():
             return
-        assert self._lease is not None
+        assert self.leadership.lease is not None
         assert self._follower is not None
         for name, event in moves.items():
             try:
-                self._follower.act(name, event, self._lease)
+                self._follower.act(name, event, self.leadership.lease)
             except (Conflict, NotFound) as error:  # looked at again in the next turn
                 self._tell_once(name, f"a move of its alias waits: {masked_text(str(error))}")
             except BasculeError as error:
@@ -180,14 +162,6 @@ class RolloutRunner:
         if self._said.get(endpoint) != said:
             log.warning("endpoint %s: %s", endpoint, said)
         self._said[endpoint] = said
-
-    def _holds(self) -> bool:
-        lease = self._lease
-        if lease is not None and lease.remaining_s > _LEASE_S / 2:
-            return True
-        renewed = None if lease is None else self._leases.renew(lease)
-        self._lease = renewed or self._leases.acquire(LEASE, self._holder, _LEASE_S)
-        return self._lease is not None
 
     def _count(self, stored: StoredRollout) -> None:
         """Tell what this server has counted for the plans of a rollout."""
@@ -203,7 +177,7 @@ class RolloutRunner:
             if arms:
                 self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage))
         names = {guard.name for guard in rollout.guards}
-        if "accuracy" in names and self._lease is not None and self._are_outcomes_due():
+        if "accuracy" in names and self.leadership.lease is not None and self._are_outcomes_due():
             stage = getattr(stored.latest.state, "stage", 0) if stored.latest else 0
             self._tell(rollout.id, "outcomes", self._outcomes(rollout, stage))
 
@@ -229,7 +203,7 @@ class RolloutRunner:
     def _advance(self, stored: StoredRollout) -> None:
         rollout, now = stored.rollout, self._clock()
         endpoint = self._endpoints.endpoint(rollout.endpoint)
-        assert self._lease is not None
+        assert self.leadership.lease is not None
         if stored.latest is None:
             self._record(stored, start(rollout, now), endpoint, now)
             return
@@ -243,18 +217,18 @@ class RolloutRunner:
         if decision.state == state:
             is_new = decision.intervals != stored.latest.intervals
             if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
-                self._store.look(rollout.id, decision, self._lease)
+                self._store.look(rollout.id, decision, self.leadership.lease)
                 self._looked_at_s[rollout.id] = time.monotonic()
         else:
             self._record(stored, decision, endpoint, now)
 
     def _intervals(self, stored: StoredRollout) -> list[Interval]:
         """All sealed intervals, with those that are sealed now."""
-        assert self._lease is not None
+        assert self.leadership.lease is not None
         known = self._tables.setdefault(stored.rollout.id, [])
         if len(known) < stored.intervals:
             known += [one for one, _ in self._store.intervals(stored.rollout.id, len(known))]
-        known += self._store.seal(stored.rollout.id, self._lease)
+        known += self._store.seal(stored.rollout.id, self.leadership.lease)
         return known
 
     def _is_superseded(self, stored: StoredRollout, plan: Plan) -> bool:
@@ -272,12 +246,12 @@ class RolloutRunner:
         self._store.record(
             stored,
             StoredDecision(
-                number=stored.decisions + 1, at=now, made_by=self._holder,
+                number=stored.decisions + 1, at=now, made_by=self.leadership.holder,
                 before=None if stored.latest is None else stored.latest.state,
                 decision=decision, plan_number=plan.number if changes else None,
             ),
-            StoredPlan(plan, now, self._holder, decision.sentence) if changes else None,
-            has_ended=isinstance(decision.state, FINAL), lease=self._lease,
+            StoredPlan(plan, now, self.leadership.holder, decision.sentence) if changes else None,
+            has_ended=isinstance(decision.state, FINAL), lease=self.leadership.lease,
         )  # fmt: skip
         log.info("rollout %s: %s", rollout.id, decision.sentence)
         if isinstance(decision.state, FINAL):

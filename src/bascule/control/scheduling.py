@@ -13,16 +13,16 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch import Schedule, Scheduled, Schedules, due, may_run
-from bascule.core import BasculeError, NotFound, masked_text
+from bascule.control.turning import turning
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue, Lease
+    from bascule.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +39,12 @@ def running_schedules(
     open_catalogue: Callable[[], Catalogue], command: ScheduleCommand, *, after: threading.Event
 ) -> Iterator[None]:
     """Run what is due while the block runs, on a thread."""
-    ended = threading.Event()
 
-    def run() -> None:
-        after.wait()
-        told = ""
-        while not ended.is_set():
-            try:
-                ScheduleRunner(open_catalogue(), command).run(ended)
-            except Exception as error:
-                # Any failure may be temporary, and the thread must go on.
-                said = masked_text(str(error))
-                if said != told and not isinstance(error, NotFound):
-                    log.warning("schedules wait: %s", said)
-                told = said
-            ended.wait(_TURN_S)
+    def run(ended: threading.Event) -> None:
+        ScheduleRunner(open_catalogue(), command).run(ended)
 
-    threading.Thread(target=run, name="bascule-runs-schedules", daemon=True).start()
-    try:
+    with turning("schedules", run, after=after, pause_s=_TURN_S):
         yield
-    finally:
-        ended.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +62,14 @@ class ScheduleRunner:
         self, catalogue: Catalogue, command: ScheduleCommand,
         *, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
-        from bascule.catalogue import Leases
+        from bascule.catalogue import Leadership, Leases
 
         self._schedules = Schedules(catalogue)
-        self._leases = Leases(catalogue)
         self._command = command
         self._clock = clock
-        self._lease: Lease | None = None
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.leadership = Leadership(Leases(catalogue), LEASE, holder, _LEASE_S)
         self._running: dict[str, _Started] = {}
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self, ended: threading.Event) -> None:
         """Turn until `ended`; then stop what runs, for the next holder to go on with."""
@@ -95,9 +79,7 @@ class ScheduleRunner:
                 ended.wait(_TURN_S)
         finally:
             self._stop()
-            if self._lease is not None:
-                with suppress(BasculeError):
-                    self._leases.release(self._lease)
+            self.leadership.release()
 
     def turn(self) -> None:
         """Record what has ended, and start what is due."""
@@ -105,7 +87,7 @@ class ScheduleRunner:
         found = self._schedules.list()
         if not found and not self._running:
             return
-        if not self._holds():
+        if not self.leadership.keep():
             self._stop()
             return
         for one in found:
@@ -127,16 +109,9 @@ class ScheduleRunner:
             return one.due
         return due(one.schedule, one.due, self._clock())
 
-    def _holds(self) -> bool:
-        lease = self._lease
-        if lease is not None and lease.remaining_s > _LEASE_S / 2:
-            return True
-        renewed = None if lease is None else self._leases.renew(lease)
-        self._lease = renewed or self._leases.acquire(LEASE, self._holder, _LEASE_S)
-        return self._lease is not None
-
     def _start(self, schedule: Schedule, time: datetime) -> None:
-        self._schedules.started(schedule.name, time, by=self._holder, lease=self._lease)
+        leads = self.leadership
+        self._schedules.started(schedule.name, time, by=leads.holder, lease=leads.lease)
         argv, asked = self._command(schedule)
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         said: list[bytes] = []
@@ -152,7 +127,7 @@ class ScheduleRunner:
             if started.output.is_alive():
                 continue
             outcome = _outcome(started)
-            self._schedules.ended(name, started.due, outcome, by=self._holder)
+            self._schedules.ended(name, started.due, outcome, by=self.leadership.holder)
             del self._running[name]
             if "error" in outcome:
                 log.warning("schedule %s failed: %s", name, outcome["error"])

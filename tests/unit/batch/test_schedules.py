@@ -121,10 +121,10 @@ def test_the_next_controller_runs_again_what_one_that_died_had_begun(catalogue, 
     schedules.add(hourly(), by="me")
     clock.now = T0 + HOUR
     dying = ScheduleRunner(catalogue, writes(ran, seconds=60), clock=clock)
-    turn_until(dying, ran.exists)
+    turn_until(dying, lambda: ran.exists() and ran.read_text() == "x\n")
     dying._stop()
-    assert dying._lease is not None
-    dying._leases.release(dying._lease)
+    assert dying.leadership.lease is not None
+    dying.leadership.release()
     heir = ScheduleRunner(catalogue, writes(ran), clock=clock)
     turn_until(heir, lambda: schedules.get("n").outcome is not None)
     assert (schedules.get("n").due, ran.read_text()) == (T0 + HOUR, "x\nx\n")

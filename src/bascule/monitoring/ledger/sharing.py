@@ -20,7 +20,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from bascule.catalogue import Lease, Leases
+from bascule.catalogue import Leadership, Leases
 from bascule.core import BasculeError, Conflict, NotFound
 from bascule.monitoring.ledger.compaction import to_merge, write_merged
 from bascule.monitoring.ledger.deletion import Deletions, carry_out
@@ -54,20 +54,14 @@ class Leader:
             leases: Of the catalogue.
             holder: The name of this host.
         """
-        self._leases = leases
-        self._holder = holder
-        self._lease: Lease | None = None
+        self._leadership = Leadership(leases, _LEASE, holder, _LEASE_S)
 
     def __call__(self) -> bool:
         """Take the lease, or renew it; True where there is no catalogue to have one in."""
         try:
-            if self._lease is not None:
-                self._lease = self._leases.renew(self._lease)
-            if self._lease is None:
-                self._lease = self._leases.acquire(_LEASE, self._holder, _LEASE_S)
+            return self._leadership.keep() is not None
         except NotFound:
             return True
-        return self._lease is not None
 
 
 class Sharing:
