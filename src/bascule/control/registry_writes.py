@@ -150,6 +150,13 @@ def _add_tags(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
         return now
 
 
+def _conditional(registry: Registry, condition: Precondition, model: str, number: int) -> Registry:
+    """The registry, once the conditions of a request are met by the version."""
+    if condition.is_given:
+        condition.check(VersionView.of(version_of(registry, model, number)))
+    return registry
+
+
 def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
     path = "/api/v1/models/{model}/versions/{number}/retirement"
 
@@ -158,9 +165,7 @@ def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None
         model: str, number: Number, why: Retirement, request: Request, condition: Conditional
     ) -> VersionView:
         """Take a version out of use; conditions are about the version."""
-        registry = open_registry()
-        if condition.is_given:
-            condition.check(VersionView.of(version_of(registry, model, number)))
+        registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
         return VersionView.of(registry.retire(model, number, by=user, reason=why.reason))
 
@@ -169,9 +174,7 @@ def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None
         model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
     ) -> VersionView:
         """Take a retired version back into use; conditions are about the version."""
-        registry = open_registry()
-        if condition.is_given:
-            condition.check(VersionView.of(version_of(registry, model, number)))
+        registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
         return VersionView.of(registry.restore(model, number, by=user, reason=reason))
 
@@ -184,9 +187,7 @@ def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> Non
         model: str, number: Number, said: NewDeprecation, request: Request, condition: Conditional
     ) -> VersionView:
         """Announce that a version will go away; conditions are about the version."""
-        registry = open_registry()
-        if condition.is_given:
-            condition.check(VersionView.of(version_of(registry, model, number)))
+        registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
         return VersionView.of(registry.deprecate(model, number, by=user, **said.model_dump()))
 
@@ -195,9 +196,7 @@ def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> Non
         model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
     ) -> VersionView:
         """Withdraw a deprecation; conditions are about the version."""
-        registry = open_registry()
-        if condition.is_given:
-            condition.check(VersionView.of(version_of(registry, model, number)))
+        registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
         return VersionView.of(registry.undeprecate(model, number, by=user, reason=reason))
 
