@@ -25,7 +25,6 @@ _TYPES = (
     DType.INT32, DType.INT64, DType.FP16, DType.FP32, DType.FP64, DType.BYTES,
 )  # fmt: skip
 _TYPE_NUMBERS = {dtype: number for number, dtype in enumerate(_TYPES, start=1)}
-_INDEX = ("name", "version", "state")
 _DURATIONS = (
     "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit",
     "cache_miss",
@@ -161,11 +160,3 @@ def index(models: Iterable[Predictor], *, is_ready: bool) -> list[dict[str, str]
         {"name": model.name, "version": model.version, "state": state, "reason": ""}
         for model in models
     ]
-
-
-def index_message(models: Iterable[Predictor], *, is_ready: bool) -> bytes:
-    """The same as a `RepositoryIndexResponse`."""
-    return b"".join(
-        block(1, b"".join(block(number, one[key]) for number, key in enumerate(_INDEX, start=1)))
-        for one in index(models, is_ready=is_ready)
-    )
