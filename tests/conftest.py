@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import hypothesis
 import numpy as np
 import psutil
 import pytest
+import typer.main
 from tests.browsers import chromium  # noqa: F401
 from tests.certificates import authority  # noqa: F401
 from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
@@ -45,6 +47,8 @@ os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
+# Typer makes all commands anew for each call: 0.2 s, and tests call a thousand in their process.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -185,6 +185,7 @@ def _both_agree(sample, bundle, columns):
 # -- identity ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the last test here packs again too, from what is recorded
 def test_the_same_model_has_the_same_digest_twice(bundle, again):
     assert again.path != bundle.path
     assert again.digest == bundle.digest

@@ -1,12 +1,10 @@
 """An endpoint follows an alias: its moves deploy, once each, whatever dies meanwhile."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
+from tests.scenarios.commands import run
 
 WAIT_S = 60.0
 STEPS = ("--strategy", "canary", "--steps", "50,100", "--step-for", "1h", "-g", "errors +2 pp")
@@ -59,19 +57,13 @@ def server(serve, home):
 
 @pytest.fixture
 def command(home, server):
-    def run(*words, code=0):
-        env = {
-            **os.environ, "BASCULE_HOME": str(home),
-            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, timeout=60, env=env,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout)
+    def beside(*words, code=0):
+        port = str(server.control_port)
+        found, out, errors = run(home, *words, "--json", BASCULE_SERVING__CONTROL_PORT=port)
+        assert found == code, out + errors
+        return json.loads(out)
 
-    return run
+    return beside
 
 
 def until(look, within_s=WAIT_S):

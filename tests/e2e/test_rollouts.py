@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
+from tests.scenarios.commands import run
 
 import bascule
 
@@ -24,25 +23,18 @@ OWN = """
 import time
 
 
-def fast(X):
-    return X
-
-
-def slow(X):
-    time.sleep(0.01)
-    return X
-
-
-def brittle(X):
+def delicate(X):
     if (X[:, 0] == 4711.0).any():
         raise ValueError("4711")
+    if (X[:, 29] > 1.0).any():  # of no row that it is packed with
+        time.sleep(0.01)
     return X
 """
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Bundles gb with an own function: two alike, one sleeps 10 ms, one fails at 4711."""
+    """Bundles gb: two alike, and one with a step that takes 10 ms for `traffic`, fails at 4711."""
     from sklearn.datasets import load_breast_cancer
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -57,13 +49,13 @@ def trained(tmp_path_factory):
         import delays
 
         made = []
-        for n, own in enumerate((delays.fast, delays.fast, delays.slow, delays.brittle)):
+        for n, steps in enumerate(([], [], [FunctionTransformer(delays.delicate)])):
             boosted = GradientBoostingClassifier(n_estimators=5 + n, random_state=0)
-            model = make_pipeline(FunctionTransformer(own), boosted).fit(X, y)
+            model = make_pipeline(*steps, boosted).fit(X, y)
             made.append(
                 bascule.pack(
                     model, name="gb", train=X, to=folder / str(n), measure=False, baseline=False,
-                    code=[str(code)],
+                    code=[str(code)] if steps else [],
                 ).path
             )  # fmt: skip
         return made
@@ -93,19 +85,13 @@ def started(serve, home):
 def command(home):
     """Runs a command at home beside `server`; its JSON."""
 
-    def run(server, *words, code=0):
-        env = {
-            **os.environ, "BASCULE_HOME": str(home),
-            "BASCULE_SERVING__CONTROL_PORT": str(server.control_port),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, timeout=60, env=env,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout) if done.stdout else done.stderr
+    def beside(server, *words, code=0):
+        port = str(server.control_port)
+        found, out, errors = run(home, *words, "--json", BASCULE_SERVING__CONTROL_PORT=port)
+        assert found == code, errors
+        return json.loads(out)
 
-    return run
+    return beside
 
 
 @contextmanager
@@ -185,9 +171,9 @@ def test_harm_is_rolled_back_within_two_seconds(started, command):
     good, harmful = np.ones((1, 30)), np.full((1, 30), 4711.0)
     failed: list[float] = []
     with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
-        rollout = begin(command, server, "gb/4", "--step-for", "1h", "-g", "errors +1 pp")
+        rollout = begin(command, server, "gb/3", "--step-for", "1h", "-g", "errors +1 pp")
         give_up = time.monotonic() + WAIT_S
-        while client.predict(good).version != "4":
+        while client.predict(good).version != "3":
             assert time.monotonic() < give_up
         while time.monotonic() < (failed[-1] + 2.0 if failed else give_up):
             try:
@@ -196,7 +182,7 @@ def test_harm_is_rolled_back_within_two_seconds(started, command):
                 failed.append(time.monotonic())
     found = command(server, "rollout", "status", rollout)
     assert found["state"] == "aborted", (len(failed), found["latest"])
-    assert "of the answers of gb/4 failed" in found["latest"]["sentence"]
+    assert "of the answers of gb/3 failed" in found["latest"]["sentence"]
     assert failed[-1] - failed[0] < 2.0, f"{len(failed)} failures"
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.scenarios.commands import bascule as run
 
 import bascule
 
@@ -41,17 +38,12 @@ def home(rows, tmp_path_factory):
 
 def test_a_version_that_is_wrong_more_often_is_rolled_back(rows, home, serve):
     X, y = rows
-    env = {"BASCULE_HOME": str(home), "BASCULE_MONITORING__LEDGER": "on"}
-    server = serve("gb/1", env=env)
+    env = {"BASCULE_MONITORING__LEDGER": "on"}
+    server = serve("gb/1", env={"BASCULE_HOME": str(home), **env})
     env["BASCULE_SERVING__CONTROL_PORT"] = str(server.control_port)
 
     def command(*words):
-        done = subprocess.run(
-            [sys.executable, "-m", "bascule.cli", *words, "--json"],
-            capture_output=True, text=True, check=False, env={**os.environ, **env}, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return run(home, *words, **env)
 
     begun = command(
         "deploy", "gb/2", "--strategy", "canary", "--steps", "50,100", "--step-for", "1h",

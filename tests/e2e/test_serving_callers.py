@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import grpc
 import httpx
@@ -154,8 +156,30 @@ def tls_serve(serve, cancer_bundle, certificate, **more):
     )
 
 
-def test_both_ports_speak_tls_and_nothing_else(serve, cancer_bundle, authority, body, connect):
-    server = tls_serve(serve, cancer_bundle, authority("server"))
+@pytest.fixture(scope="module")
+def tls_server(start, cancer_bundle, authority):
+    """`tls_server(certificate)`: a server within TLS on all ports, one for each certificate."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def serving(certificate, **more):
+            server = tls_serve(
+                start, cancer_bundle, authority(certificate),
+                env={"BASCULE_SERVING__GRPC_PORT": "0", **more},
+            )  # fmt: skip
+            stack.callback(server.process.stdout.close)
+            stack.callback(lambda: _ends_well(server))
+            return server
+
+        yield serving
+
+
+def _ends_well(server):
+    assert server.end() == 0
+
+
+def test_both_ports_speak_tls_and_nothing_else(tls_server, authority, body, connect):
+    server = tls_server("server")
     with tls_client(authority) as client:
         for _ in range(3):  # on one connection
             url = f"https://127.0.0.1:{server.port}/v2/models/gb/infer"
@@ -166,12 +190,10 @@ def test_both_ports_speak_tls_and_nothing_else(serve, cancer_bundle, authority, 
         assert big.status_code == 200
     with connect(server.port) as client, pytest.raises((OSError, AssertionError)):
         client.request("GET", "/v2/health/live").answer()
-    assert server.end() == 0
 
 
-def test_a_renewed_certificate_is_taken_up_while_serving(serve, cancer_bundle, authority):
-    certificate = authority("renewed")
-    server = tls_serve(serve, cancer_bundle, certificate)
+def test_a_renewed_certificate_is_taken_up_while_serving(tls_server, authority):
+    server = tls_server("renewed")
 
     def serial():
         context = ssl.create_default_context(cafile=str(authority.root))
@@ -186,13 +208,8 @@ def test_a_renewed_certificate_is_taken_up_while_serving(serve, cancer_bundle, a
     until(lambda: serial() != before)
 
 
-def test_with_an_authority_of_clients_only_theirs_are_let_in(serve, cancer_bundle, authority, body):
-    server = tls_serve(
-        serve,
-        cancer_bundle,
-        authority("server"),
-        env={"BASCULE_SERVING__TLS_CLIENT_AUTHORITY": str(authority.root)},
-    )
+def test_with_an_authority_of_clients_only_theirs_are_let_in(tls_server, authority, body):
+    server = tls_server("guarded", BASCULE_SERVING__TLS_CLIENT_AUTHORITY=str(authority.root))
     url = f"https://127.0.0.1:{server.port}/v2/models/gb/infer"
     with tls_client(authority, authority("client")) as client:
         assert client.post(url, content=body).status_code == 200
@@ -292,10 +309,8 @@ def grpc_channel(server, authority, certificate=None):
     return grpc.secure_channel(f"127.0.0.1:{server.grpc_port}", credentials, ALONE)
 
 
-def test_the_grpc_port_speaks_tls_and_nothing_else(serve, cancer_bundle, authority, message):
-    server = tls_serve(
-        serve, cancer_bundle, authority("server"), env={"BASCULE_SERVING__GRPC_PORT": "0"}
-    )
+def test_the_grpc_port_speaks_tls_and_nothing_else(tls_server, authority, message):
+    server = tls_server("server")
     with grpc_channel(server, authority) as channel:
         assert [grpc_code(channel, message) for _ in range(3)] == ["OK"] * 3
         # Longer than a record of TLS, and than the window that a client begins with.
@@ -307,29 +322,18 @@ def test_the_grpc_port_speaks_tls_and_nothing_else(serve, cancer_bundle, authori
         answer = client.get(f"https://127.0.0.1:{server.grpc_port}/v2/health/live")
     assert answer.status_code == 400
     assert "this port speaks gRPC" in answer.text
-    assert server.end() == 0
 
 
-def test_over_grpc_too_only_clients_of_the_authority_are_let_in(
-    serve, cancer_bundle, authority, message
-):
-    authorities = {
-        "BASCULE_SERVING__TLS_CLIENT_AUTHORITY": str(authority.root),
-        "BASCULE_SERVING__GRPC_PORT": "0",
-    }
-    server = tls_serve(serve, cancer_bundle, authority("server"), env=authorities)
+def test_over_grpc_too_only_clients_of_the_authority_are_let_in(tls_server, authority, message):
+    server = tls_server("guarded", BASCULE_SERVING__TLS_CLIENT_AUTHORITY=str(authority.root))
     with grpc_channel(server, authority, authority("client")) as channel:
         assert grpc_code(channel, message) == "OK"
     with grpc_channel(server, authority) as channel:
         assert grpc_code(channel, message) == "UNAVAILABLE"
 
 
-def test_a_renewed_certificate_is_shown_to_new_grpc_connections(
-    serve, cancer_bundle, authority, message
-):
-    server = tls_serve(
-        serve, cancer_bundle, authority("renewing"), env={"BASCULE_SERVING__GRPC_PORT": "0"}
-    )
+def test_a_renewed_certificate_is_shown_to_new_grpc_connections(tls_server, authority, message):
+    server = tls_server("renewed")
 
     def serial():
         context = ssl.create_default_context(cafile=str(authority.root))
@@ -344,12 +348,12 @@ def test_a_renewed_certificate_is_shown_to_new_grpc_connections(
     with grpc_channel(server, authority) as channel:
         assert grpc_code(channel, message) == "OK"
         before = serial()
-        authority("renewing")
+        authority("renewed")
         until(lambda: serial() != before)
         assert grpc_code(channel, message) == "OK"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     serve, cancer_bundle, authority, message, workers
 ):

@@ -188,7 +188,7 @@ def test_the_counters_are_what_clients_saw_whatever_they_did(serve, connect, cos
         "OK": 200, "INVALID_ARGUMENT": 400, "RESOURCE_EXHAUSTED": 429, "CANCELLED": 499,
         "DEADLINE_EXCEEDED": 504,
     }  # fmt: skip
-    good, bad, slow = request(1), request(1, "nope"), request(20_000)
+    good, bad, slow = request(1), request(1, "nope"), request(8_000)
     tally, lock = Counter(), threading.Lock()
 
     def ask(seed):
@@ -333,8 +333,15 @@ def test_calls_wait_while_the_only_worker_is_started_again(serve, cancer_bundle)
         assert client.infer("gb", [tensor(ROWS)]).as_numpy("label").shape == (40,)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("within", ["clear text", "TLS"])
+@pytest.mark.parametrize(
+    ("within", "workers"),
+    [
+        ("clear text", 1),
+        ("TLS", 2),
+        pytest.param("clear text", 2, marks=pytest.mark.slow),
+        pytest.param("TLS", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_that_is_told_to_stop_leaves_in_two_steps_and_answers_every_stream_it_took(
     serve, cancer_bundle, authority, within, workers
 ):
@@ -359,7 +366,7 @@ def test_a_server_that_is_told_to_stop_leaves_in_two_steps_and_answers_every_str
         assert_lost_nothing(caller)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_grpcio_as_it_comes_notices_nothing_of_a_server_that_leaves(serve, cancer_bundle, workers):
     """A call that has no stream yet when grpcio hears of it never leaves the client.
 

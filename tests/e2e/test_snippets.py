@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from tests.scenarios import commands
 
 import bascule
 from bascule.bundle.disk.examples import columns_of
@@ -102,13 +103,24 @@ def test_a_snippet_runs_as_it_is_and_prints_what_the_model_says(
     assert labels_in(printed(text, lang, tmp_path), protocol) == expected(path)
 
 
+@pytest.fixture(scope="module")
+def keyed(start, cancer_bundle, tmp_path_factory):
+    """A server that asks callers for keys, and a key."""
+    home = tmp_path_factory.mktemp("keyed")
+    asks = {"BASCULE_SECURITY__CALLERS": "keys"}
+    made = commands.run(home, "keys", "create", "me", "--allow", "infer:gb", **asks)
+    running = start(cancer_bundle, "--grpc-port=0", env={"BASCULE_HOME": str(home), **asks})
+    yield running, made[1].split()[-1]
+    running.end()
+    running.process.stdout.close()
+
+
 @pytest.mark.parametrize(("protocol", "lang"), [("oip", lang) for lang in LANGUAGES] + [PAIRS[-1]])
 def test_a_snippet_shows_a_key_where_callers_need_one(
-    serve, run, tmp_path, monkeypatch, cancer_bundle, protocol, lang
+    keyed, run, tmp_path, monkeypatch, cancer_bundle, protocol, lang
 ):
     monkeypatch.setenv("BASCULE_SECURITY__CALLERS", "keys")
-    token = run("keys", "create", "me", "--allow", "infer:gb")[1].split()[-1]
-    running = serve(cancer_bundle, "--grpc-port=0", env={"BASCULE_HOME": str(tmp_path / "home")})
+    running, token = keyed
     words = ("snippet", cancer_bundle, "--protocol", protocol, "--lang", lang, "--url",
              address(running, protocol))  # fmt: skip
 

@@ -166,6 +166,9 @@ KINDS = {
 }
 """What else there is than a table with text, trees and encoders: each form of file once."""
 
+CHEAP = {"kind": st.sampled_from(["table", "histogram", "several", "texts"])}
+"""Kinds without a process of their own or a framework, for what the first tier draws at random."""
+
 
 @pytest.fixture(scope="module")
 def bundles(table_bundle, packed):
@@ -451,7 +454,7 @@ LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=LENIENT)
-@given(**EXCHANGES)
+@given(**EXCHANGES | CHEAP)
 def test_no_exchanged_value_of_a_document_ends_in_anything_but_a_refusal_or_an_answer(
     child, bundles, workplace, document, kind, pick, new
 ):
@@ -466,7 +469,7 @@ def test_no_exchanged_value_of_thousands_does(child, bundles, workplace, documen
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=LENIENT)
-@given(**PICKS)
+@given(**PICKS | CHEAP)
 def test_no_mutant_crashes_the_process(
     child, bundles, workplace, kind, name, mutation, region, offset, value, member
 ):
@@ -474,7 +477,7 @@ def test_no_mutant_crashes_the_process(
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=LENIENT)
-@given(**PICKS)
+@given(**PICKS | CHEAP)
 def test_no_mutant_of_the_originals_arrays_crashes_the_process(
     child, bundles, workplace, kind, name, mutation, region, offset, value, member
 ):

@@ -144,7 +144,14 @@ def test_nothing_is_done_by_get(site, settings):
 # -- CSRF --
 
 
-@pytest.mark.parametrize("sent", [{}, {"csrf": ""}, {"csrf": "0" * 64}, {"csrf": "é"}])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {}, {"csrf": "0" * 64},
+        pytest.param({"csrf": ""}, marks=pytest.mark.slow),
+        pytest.param({"csrf": "é"}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_csrf_without_the_token_of_the_session_no_form_and_no_request_does_anything(
     site, settings, sent
 ):

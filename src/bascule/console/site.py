@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,24 +109,6 @@ class Console:
         self.uploads = Uploads(context.home)
         self.drawing = threading.Lock()
 
-    @cached_property
-    def templates(self) -> Environment:
-        """The templates; values are escaped unless they are `charts.Svg`."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        from bascule.console.words import FILTERS
-
-        made = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True,
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        made.filters.update(FILTERS)
-        made.globals.update(
-            version=VERSION, static=STATIC, pages=PAGES, csrf_field=CSRF_FIELD,
-            csrf_header=CSRF_HEADER, build=_build(),
-        )  # fmt: skip
-        return made
-
 
 def console_of(request: Request) -> Console:
     """The console that a request belongs to."""
@@ -197,7 +179,7 @@ def render(
     """
     console = console_of(request)
     flash = console.flashes.take(request)
-    text = console.templates.get_template(template).render(
+    text = _templates().get_template(template).render(
         view=view, title=title, crumbs=crumbs, flash=flash, path=request.url.path,
         session=getattr(request.state, "session", None),
     )  # fmt: skip
@@ -328,6 +310,25 @@ class _Static(StaticFiles):
         response.headers.update(HEADERS)
         response.headers["Cache-Control"] = f"public, max-age={_STATIC_AGE_S}"
         return response
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, compiled once; values are escaped unless they are `charts.Svg`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from bascule.console.words import FILTERS
+
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters.update(FILTERS)
+    made.globals.update(
+        version=VERSION, static=STATIC, pages=PAGES, csrf_field=CSRF_FIELD,
+        csrf_header=CSRF_HEADER, build=_build(),
+    )  # fmt: skip
+    return made
 
 
 def _build() -> str:

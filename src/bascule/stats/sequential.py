@@ -20,6 +20,7 @@ retries. Shares may change between intervals, and so may both rates. Pure, numpy
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -235,6 +236,50 @@ def quantile(
     )  # fmt: skip
 
 
+def quantile_bounds(
+    values: ArrayLike, q: float, *, alpha: float = 0.05, tightest_at: int = 1_000
+) -> tuple[float, float]:
+    """The confidence sequence of one quantile of one sample: looks after every value are allowed.
+
+    The number of values up to the quantile is a sum of Bernoulli(q) trials, where values that equal
+    it are split by a coin that need not be tossed. So the likelihood ratio of a beta-binomial
+    mixture (Robbins 1970) to Bernoulli(q) is a martingale, and the bounds are the values at the
+    least and the largest count for which it is below 1 / alpha: the method of Howard and Ramdas
+    2022 for a fixed quantile, of both sides at once.
+
+    Args:
+        values: All so far, independent and of one distribution, in any order.
+        q: Which quantile: 0.95 for the value that 5 % exceed.
+        alpha: The probability that the quantile is ever outside.
+        tightest_at: The number of values for which the mixture is tuned, fixed before the first.
+
+    Returns:
+        The lower and the upper bound; infinite where there are too few values.
+
+    Raises:
+        Invalid: q or alpha is not between 0 and 1, or a value is no number.
+    """
+    if not (0 < q < 1 and 0 < alpha < 1):
+        raise Invalid(f"q and alpha must be between 0 and 1, not {q:g} and {alpha:g}")
+    ordered = np.sort(np.asarray(values, np.float64).ravel())
+    n = len(ordered)
+    if n and np.isnan(ordered[-1]):
+        raise Invalid("a value is not a number")
+    enough = -math.log(alpha)
+    weight = max(tightest_at / (2 * enough + math.log1p(2 * enough)) - 1, 1e-3)
+
+    def is_possible(count: int) -> bool:
+        return _log_e_of_count(count, n, q, weight) < enough
+
+    middle = round(n * q)
+    least = bisect_left(range(middle), True, key=is_possible)
+    above = middle + 1 + bisect_left(
+        range(middle + 1, n + 1), True, key=lambda count: not is_possible(count)
+    )  # fmt: skip
+    lower = float(ordered[least - 1]) if least else -math.inf
+    return lower, float(ordered[above - 1]) if above <= n else math.inf
+
+
 def log_mean(logs: ArrayLike) -> float:
     """The logarithm of the mean of e-values, from their logarithms: an e-value again."""
     made = np.asarray(logs, np.float64)
@@ -286,6 +331,17 @@ def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Flo
 def guessed_rate(events: Any, requests: Any) -> Any:
     """A guess of the current version's rate from what was before: 1 % with nothing."""
     return (events + _PRIOR_EVENTS) / (requests + _PRIOR_REQUESTS)
+
+
+def _log_e_of_count(count: int, n: int, q: float, weight: float) -> float:
+    """Of `count` successes in n trials, against Bernoulli(q): mixed over Beta(w q, w (1 - q))."""
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    a, b = weight * q, weight * (1 - q)
+    mixed = log_beta(a + count, b + n - count) - log_beta(a, b)
+    return mixed - count * math.log(q) - (n - count) * math.log1p(-q)
 
 
 def _guesses(counts: Floats) -> Floats:

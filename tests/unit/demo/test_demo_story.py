@@ -62,6 +62,7 @@ def test_the_whole_story_holds_and_leaves_nothing_behind(small):
 
 def test_a_failed_gate_moves_no_alias_and_ends_with_one(small, monkeypatch, capsys):
     monkeypatch.setattr(chapters, "CRITERIA", ["roc_auc >= 0.999"])
+    monkeypatch.setattr(rollouts, "candidates", lambda months: iter(()))
     code = run_demo(keep=False, as_json=True)
     summary = json.loads(capsys.readouterr().out)
 
