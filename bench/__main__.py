@@ -24,7 +24,7 @@ from bench.machine import PARTS, install, load_before, machine, missing_parts, v
 from bench.measure import Settings
 from bench.pinning import two_cores
 from bench.report import Sample, Start
-from bench.systems import ALL, PEERS, Peer, System, Wrong
+from bench.systems import ALL, ASKED_FOR, PEERS, Peer, System, Wrong
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "build" / "bench"
@@ -114,7 +114,7 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
 
 def _chosen(only: list[str] | None, peers: bool, expensive: bool) -> list[type[System]]:
     """The systems to measure, in the order in which a round visits them."""
-    everybody = ALL | PEERS
+    everybody = ALL | PEERS | ASKED_FOR
     if only:
         return [everybody[name] for name in only]
     added = [peer for peer in PEERS.values() if peers and (expensive or not peer.expensive)]
@@ -200,7 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=_at_least_one, default=3, help="interleaved rounds (3)")
     parser.add_argument("--seconds", type=_at_least_one, default=3, help="timed seconds a work (3)")
-    parser.add_argument("--only", choices=ALL | PEERS, nargs="+", help="measure these only")
+    parser.add_argument(
+        "--only", choices=ALL | PEERS | ASKED_FOR, nargs="+", help="measure these only"
+    )
     parser.add_argument("--peers", action="store_true", help="other projects' servers too")
     parser.add_argument("--expensive", action="store_true", help="of those, the slow ones too")
     parser.add_argument("--markdown", action="store_true", help="write docs/benchmarks.md too")

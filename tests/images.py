@@ -85,6 +85,17 @@ def debian(name: str, packages: str, *, suite: str) -> str:
     return image
 
 
+def derived(name: str, base: str, lines: str, **files: Path) -> str:
+    """An image with more lines of a Dockerfile, and files for its COPY."""
+    image = f"localhost/bascule-test/{name}:local"
+    with tempfile.TemporaryDirectory() as folder:
+        for path, source in files.items():
+            shutil.copy(source, Path(folder) / path)
+        (Path(folder) / "Dockerfile").write_text(f"FROM {base}\n{lines}\n")
+        podman("build", "--quiet", "--layers=false", "--tag", image, folder)
+    return image
+
+
 def python_base() -> str:
     """An image with this Python, pip and `strip`."""
     assert PYTHON in SUITES, f"no release of Debian has Python {PYTHON}"

@@ -12,6 +12,7 @@ from bench.systems.bascule import Bascule
 from bench.systems.by_hand import ByHand, ByHandAsync
 from bench.systems.grpc import BareGrpcio, BasculeGrpc
 from bench.systems.nginx import Nginx
+from bench.systems.on_ray import BasculeOnRay
 from bench.systems.peers import PEERS, Peer
 from bench.systems.system import System, Wrong
 
@@ -21,4 +22,7 @@ ALL: dict[str, type[System]] = {
 }
 """By the name that `--only` takes, in the order in which a round visits them."""
 
-__all__ = ["ALL", "PEERS", "Peer", "System", "Wrong"]
+ASKED_FOR: dict[str, type[System]] = {BasculeOnRay.name: BasculeOnRay}
+"""Those that are measured only where `--only` names them: they take minutes."""
+
+__all__ = ["ALL", "ASKED_FOR", "PEERS", "Peer", "System", "Wrong"]

@@ -201,9 +201,11 @@ class Load:
             try:
                 connection.request("POST", "/v2/models/late/infer", body)
                 answer = connection.getresponse()
-                said = json.loads(answer.read())
-                self.answers.append((answer.status, said.get("model_version")))
-            except (OSError, HTTPException, ValueError) as error:
+                text = answer.read()
+                if not text.startswith(b"{"):
+                    raise HTTPException(f"{answer.status}: {text[:200]!r}")
+                self.answers.append((answer.status, json.loads(text).get("model_version")))
+            except (OSError, HTTPException) as error:
                 self.lost.append(error)
                 connection.close()
         connection.close()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests import images
+from tests.pace import slowness_of_starts
 
 import bascule
 
@@ -73,7 +74,7 @@ def test_a_container_without_rights_is_ready_within_two_seconds(shipped):
     for _ in range(3):
         with images.running(shipped.built["image"], **ANYBODY) as container:
             times.append(time.monotonic() - container.started_s)
-    assert min(times) <= READY_S
+    assert min(times) <= READY_S * slowness_of_starts()
 
 
 def test_the_server_names_the_version_of_the_registry(server):

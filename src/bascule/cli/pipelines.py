@@ -54,7 +54,7 @@ def init(
     import platform
 
     from bascule.core import Conflict
-    from bascule.ship import Project, render_pipeline, slug_of
+    from bascule.ship import Project, render_pipeline, slug_of, text_of, write_file
 
     files = render_pipeline(
         system,
@@ -63,31 +63,17 @@ def init(
             image=image, python=".".join(platform.python_version_tuple()[:2]),
         ),
     )  # fmt: skip
-    changed = [name for name, text in files.items() if _text(directory / name) != text]
+    changed = [name for name, text in files.items() if text_of(directory / name) != text]
     there = [name for name in changed if (directory / name).exists()]
     if there and not overwrite:
         raise Conflict(
             f"{', '.join(there)} would be replaced", hint="move your changes away, or --overwrite"
         )
-    _write({name: files[name] for name in changed}, directory)
+    for name in changed:
+        write_file(directory / name, files[name])
     if as_json:
         print_json({"system": system, "files": sorted(files), "changed": sorted(changed)})
         return
     for name in sorted(files):
         say(f"{'wrote' if name in changed else 'kept '} {directory / name}")
     note("every step runs here as well: sh ci/bascule.sh gates")
-
-
-def _text(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None
-
-
-def _write(files: dict[str, str], directory: Path) -> None:
-    from bascule.core import replacing, writing
-
-    for name, text in files.items():
-        path = directory / name
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
-            draft.write_text(text, encoding="utf-8")

@@ -35,7 +35,7 @@ def ship(
         typer.Argument(
             metavar="TARGET",
             help="container, compose, kubernetes, helm, kserve, istio, gateway-api, envoy, "
-            "argo-rollouts, flagger, sagemaker, vertex or azureml.",
+            "argo-rollouts, flagger, ray, sagemaker, vertex or azureml.",
             autocompletion=_complete_target,
             show_default=False,
         ),

@@ -7,7 +7,13 @@ from .pipelines import (
     Project as Project,
     render_pipeline as render_pipeline,
 )
-from .rendering import Files as Files, difference as difference, write_files as write_files
+from .rendering import (
+    Files as Files,
+    difference as difference,
+    text_of as text_of,
+    write_file as write_file,
+    write_files as write_files,
+)
 from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
     Package as Package,

@@ -70,22 +70,22 @@ def write_files(files: Files, folder: Path, *, target: str) -> list[str]:
             f"{folder} holds the target {ours['target']}",
             hint=f"choose another folder for {target}",
         )
-    changed = [name for name, text in files.items() if _text(folder / name) != text]
+    changed = [name for name, text in files.items() if text_of(folder / name) != text]
     for name in changed:
-        _write(folder / name, files[name])
+        write_file(folder / name, files[name])
     gone = sorted(set(ours.get("files", ())) - set(files))
     for name in gone:
         (folder / name).unlink(missing_ok=True)
     marker = json.dumps({"target": target, "files": sorted(files)}, indent=1) + "\n"
-    if _text(folder / MARKER) != marker:
-        _write(folder / MARKER, marker)
+    if text_of(folder / MARKER) != marker:
+        write_file(folder / MARKER, marker)
     return [*changed, *gone]
 
 
 def difference(files: Files, folder: Path) -> Iterator[str]:
     """The lines of a unified diff from the folder to the files; none where they are equal."""
     for name in sorted({*files, *_ours(folder).get("files", ())}):
-        before, after = _text(folder / name), files.get(name)
+        before, after = text_of(folder / name), files.get(name)
         if before != after:
             yield from difflib.unified_diff(
                 (before or "").splitlines(keepends=True),
@@ -96,17 +96,19 @@ def difference(files: Files, folder: Path) -> Iterator[str]:
 
 
 def _ours(folder: Path) -> dict[str, Any]:
-    text = _text(folder / MARKER)
+    text = text_of(folder / MARKER)
     found: dict[str, Any] = {} if text is None else json.loads(text)
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
+    """Write a text as a whole, in a folder that is made if it is not there."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+def text_of(path: Path) -> str | None:
+    """The text of a file; None if there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -80,7 +80,7 @@ def test_files_are_those_that_are_recorded(target):
     assert golden_files(target) == recorded, "python -m tests.golden.make_ship"
 
 
-@pytest.mark.parametrize("name", ["kubernetes", "helm", "container"])
+@pytest.mark.parametrize("name", ["kubernetes", "helm", "container", "ray"])
 def test_a_changed_share_leaves_what_runs_the_versions_alone(name):
     moved = replace(
         CANARY, arms=(replace(ARM, share_percent=75), replace(CANDIDATE, share_percent=25))

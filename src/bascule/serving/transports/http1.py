@@ -54,7 +54,7 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
-from bascule.serving.transports.routes import Route, Routes
+from bascule.serving.transports.routes import Route, Routes, not_allowed
 from bascule.serving.transports.statuses import HttpError
 
 log = logging.getLogger(__name__)
@@ -911,13 +911,7 @@ class Connection(asyncio.Protocol):
         route = handlers.get(head.method)
         if route is None:
             self._check_known(head.headers)
-            allow = ", ".join(sorted(method.decode() for method in handlers))
-            raise HttpError(
-                f"{head.method.decode()} is not allowed here",
-                hint=f"use {allow}",
-                status=405,
-                allow=allow,
-            )
+            raise not_allowed(head.method, handlers)
         return route
 
     def _check(self, head: Head, route: Route) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from bascule.security import Action
 from bascule.serving.telemetry import MetricSeries
 from bascule.serving.transports.exchange import Exchange
+from bascule.serving.transports.statuses import HttpError
 
 Handler = Callable[[Exchange], None]
 
@@ -71,3 +72,11 @@ def table(routes: Iterable[Route]) -> Routes:
                 raise ValueError(f"{method!r} {route.path!r} is routed twice")
             methods[method] = route
     return made
+
+
+def not_allowed(method: bytes, methods: Iterable[bytes]) -> HttpError:
+    """The error for a path that is there, but not with this method."""
+    allow = ", ".join(sorted(one.decode() for one in methods))
+    return HttpError(
+        f"{method.decode()} is not allowed here", hint=f"use {allow}", status=405, allow=allow
+    )

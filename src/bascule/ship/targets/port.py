@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from bascule.ship.rendering import Files
+from bascule.ship.rendering import Files, render_folder
 from bascule.ship.shipment import Shipment
 
 Command = tuple[str, ...]
@@ -35,6 +36,13 @@ class Target:
     commands: Mapping[str, tuple[Command, ...]] = field(default_factory=dict)
 
 
+def of_templates(
+    folder: str, title: str, commands: Mapping[str, tuple[Command, ...]] | None = None
+) -> Target:
+    """A target whose files are the templates of a folder."""
+    return Target(title, partial(render_folder, folder), commands or {})
+
+
 KUBECTL: Mapping[str, tuple[Command, ...]] = {
     "apply": (("kubectl", "apply", "--filename", "."),),
     "status": (("kubectl", "get", "--filename", "."),),
@@ -44,4 +52,9 @@ TERRAFORM: Mapping[str, tuple[Command, ...]] = {
     "apply": (("terraform", "apply"),),
     "status": (("terraform", "show"),),
     "remove": (("terraform", "destroy"),),
+}
+RAY: Mapping[str, tuple[Command, ...]] = {
+    "apply": (("serve", "deploy", "serve.yaml"),),
+    "status": (("serve", "status"),),
+    "remove": (("serve", "shutdown", "--yes"),),
 }
