@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +61,30 @@ def latest_predictions(
     where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
     if version:
         where += f" AND version = {quoted(version)}"
-    found: list[dict[str, Any]] = ledger.query(
+    sql = (
         f"SELECT {_LISTED} FROM predictions WHERE {where} "
-        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}",
-        model=model,
-    ).to_pylist()
+        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}"
+    )
+    rows = ledger.rows_by_day(model, version)
+    days = days_with(rows, str(_day(since)), str(_day(until)), limit + offset)
+    found: list[dict[str, Any]] = ledger.ask(
+        lambda connection: connection.sql(sql).to_arrow_table().to_pylist(),
+        model=model, days=days, only_predictions=True,
+    )  # fmt: skip
     return found
+
+
+def days_with(rows: Mapping[str, int], first: str, last: str, needed: int) -> tuple[str, str]:
+    """The latest days, of those from `first` to `last`, that surely have so many rows. Pure.
+
+    Of the last day, rows may be too late: it does not count.
+    """
+    for day in sorted(rows, reverse=True):
+        if first <= day < last:
+            needed -= rows[day]
+            if needed <= 0:
+                return day, last
+    return first, last
 
 
 def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
@@ -80,19 +98,23 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
     name, mark, row = prediction_id.rpartition("#")
     asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
-    found, outcomes = ledger.ask(partial(_requests_and_truths, quoted(asked)))
+    found = ledger.ask(
+        lambda connection: connection.sql(
+            "SELECT model, version, time, count(*) AS rows FROM predictions "
+            f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+        ).to_arrow_table().to_pylist(),
+        only_predictions=True,
+    )  # fmt: skip
     if not found:
         raise NotFound(
             f"the ledger has no prediction {asked!r}",
             hint="answers carry their id; bascule ledger status shows what the ledger holds",
         )
     newest = found[0]
-    rows = ledger.query(
-        f"SELECT * FROM predictions WHERE id = {quoted(asked)} "
-        f"AND version = {quoted(newest['version'])} AND time = {_moment(newest['time'])} "
-        f"ORDER BY row LIMIT {MAX_ROWS}",
-        model=newest["model"],
-    ).to_pylist()
+    day = str(_day(newest["time"]))
+    rows, outcomes = ledger.ask(
+        partial(_rows_and_truths, quoted(asked), newest), model=newest["model"], days=(day, day)
+    )
     first = rows[0]
     facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
     models = (first["endpoint"], first["model"])
@@ -104,19 +126,19 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
     )  # fmt: skip
 
 
-def _requests_and_truths(
-    name: str, connection: DuckDBPyConnection
+def _rows_and_truths(
+    name: str, newest: Mapping[str, Any], connection: DuckDBPyConnection
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The requests of an id, the newest first, and its truths: at once, as opening costs most."""
-    requests = connection.sql(
-        "SELECT model, version, time, count(*) AS rows FROM predictions "
-        f"WHERE id = {name} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+    """The rows of a request, and the truths of its id: at once, as opening costs most."""
+    rows = connection.sql(
+        f"SELECT * FROM predictions WHERE id = {name} AND version = {quoted(newest['version'])} "
+        f"AND time = {_moment(newest['time'])} ORDER BY row LIMIT {MAX_ROWS}"
     ).to_arrow_table()
     truths = connection.sql(
         "SELECT row, model, truth, time, received_at FROM outcomes "
         f"WHERE id = {name} ORDER BY received_at"
     ).to_arrow_table()
-    return requests.to_pylist(), truths.to_pylist()
+    return rows.to_pylist(), truths.to_pylist()
 
 
 def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -124,6 +146,10 @@ def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
         name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
     }
+
+
+def _day(at: datetime) -> date:
+    return at.astimezone(UTC).date()
 
 
 def _moment(at: datetime) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
-from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
+from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import duckdb
 
 Answer = TypeVar("Answer")
+Days = tuple[str, str]
+"""The first and the last of some UTC days, as `2026-11-26`."""
 _TRIES = 5
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = """
@@ -85,6 +87,8 @@ class Ledger:
         question: Callable[[duckdb.DuckDBPyConnection], Answer],
         *,
         model: str | None = None,
+        days: Days | None = None,
+        only_predictions: bool = False,
         what: str = "query",
         with_places: bool = False,
     ) -> Answer:
@@ -93,6 +97,8 @@ class Ledger:
         Args:
             question: Called again where segments were merged meanwhile.
             model: As of `query`.
+            days: Reads the segments of these days alone, and the spool.
+            only_predictions: Offers no other table: what makes them is most of the cost of opening.
             what: The name of what is asked, for errors.
             with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
 
@@ -104,8 +110,13 @@ class Ledger:
         for _ in range(_TRIES):
             try:
                 with duckdb.connect() as connection:
-                    if not self._offer(connection, model, with_places=with_places):
+                    # Segments never change: views and the query look at each footer once.
+                    connection.execute("SET parquet_metadata_cache=true")
+                    if not self._offer(connection, model, days, with_places=with_places):
                         continue
+                    if not only_predictions:
+                        self._offer_truths(connection, with_places=with_places)
+                    self._lock(connection)
                     return question(connection)
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
@@ -122,60 +133,85 @@ class Ledger:
         """Requests that were answered and are not in the ledger, the latest last."""
         return read_manifest(self._home).gaps
 
+    def rows_by_day(self, model: str, version: str = "") -> dict[str, int]:
+        """By UTC day, how many rows of a model, or of a version, are in segments."""
+        found: dict[str, int] = {}
+        for one, _ in self._segments(read_manifest(self._home), self._view()):
+            if one.model == model and version in ("", one.version):
+                found[one.day] = found.get(one.day, 0) + one.rows
+        return found
+
     def _offer(
-        self, connection: duckdb.DuckDBPyConnection, model: str | None, *, with_places: bool
-    ) -> bool:
-        """Make the table, then allow no other file; False where the scribe committed meanwhile."""
+        self, connection: duckdb.DuckDBPyConnection, model: str | None, days: Days | None,
+        *, with_places: bool,
+    ) -> bool:  # fmt: skip
+        """Make the table of predictions; False where the scribe committed meanwhile."""
         manifest = read_manifest(self._home)
         spooled = [table for table in self._spooled(manifest) if _is_of(table, model)]
-        view = NO_VIEW if self._shared is None else self._shared.view()
+        view = self._view()
         if read_manifest(self._home).sequence != manifest.sequence:
             return False  # what was read of the spool may be in segments now, or gone
         fixed = ", ".join(FIXED.names)
         what = fixed if model is None else "*"
         options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
-        for files in self._files_by_version(manifest, view, model).values():
+        for files in self._files_by_version(manifest, view, model, days).values():
             listed = ", ".join(quoted(file) for file in files)
             parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
             connection.register(name, table)
             parts.append(f"SELECT {what} FROM {name}")
-        if not parts and model is not None:
+        is_known = any(model == one.model for one, _ in self._segments(manifest, view))
+        if not parts and model is not None and not is_known:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
         connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
-        if self._shared is not None:
-            self._shared.share_outcomes()
         if (self._home / KEY_FILE).exists():
             key = hash_key(self._home)
             connection.create_function(
                 "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
             )
+        return True
+
+    def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
+        """Make the tables of outcomes, and those of both."""
+        if self._shared is not None:
+            self._shared.share_outcomes()
         _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
+
+    def _lock(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Allow no file but those of the ledger."""
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
-        return True
+
+    def _view(self) -> View:
+        return NO_VIEW if self._shared is None else self._shared.view()
+
+    def _segments(self, manifest: Manifest, view: View) -> Iterator[tuple[Segment, bool]]:
+        """Each segment, and whether it is in the store that hosts share."""
+        known = view.known()
+        yield from ((one, False) for one in manifest.segments if one.file not in known)
+        yield from ((one, True) for one in view.segments())
 
     def _files_by_version(
-        self, manifest: Manifest, view: View, model: str | None
+        self, manifest: Manifest, view: View, model: str | None, days: Days | None
     ) -> dict[tuple[str, str], list[Path]]:
         """Of each version apart: the same column may have another type in another version."""
         found: dict[tuple[str, str], list[Path]] = {}
-        known = view.known()
-        for segment in manifest.segments:
-            if model in (None, segment.model) and segment.file not in known:
-                file = self._home / LEDGER / segment.file
-                found.setdefault((segment.model, segment.version), []).append(file)
-        for segment in view.segments():
-            if model in (None, segment.model) and self._shared is not None:
-                file = self._shared.fetch(segment)
-                found.setdefault((segment.model, segment.version), []).append(file)
+        for one, is_shared in self._segments(manifest, view):
+            if model not in (None, one.model) or not (
+                days is None or days[0] <= one.day <= days[1]
+            ):
+                continue
+            file = self._home / LEDGER / one.file
+            if is_shared and self._shared is not None:
+                file = self._shared.fetch(one)
+            found.setdefault((one.model, one.version), []).append(file)
         return found
 
     def _spooled(self, manifest: Manifest) -> Iterator[pa.Table]:
