@@ -100,7 +100,7 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
 def test_the_first_page_with_all_that_it_loads_is_small(chromium, address):
     with visiting(chromium) as visit:
         asked = []
-        visit.page.on("requestfinished", asked.append)
+        visit.page.on("requestfinished", lambda one: asked.append(one))
         visit.open(address)
         sizes = [one.sizes() for one in asked]
     assert len(sizes) >= 5, "the page, its styles and its scripts"

@@ -22,15 +22,12 @@ SCRIPT = Path(__file__).parents[1] / "oidc_provider.mjs"
 @pytest.fixture(scope="module")
 def issuer():
     """The address of npm's oidc-provider, which has its own pages to sign in and to consent."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["node", str(SCRIPT)], cwd=modules_of("oidc_provider"), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    ) as process:  # fmt: skip
         yield f"http://localhost:{int(process.stdout.readline())}"
-    finally:
         process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

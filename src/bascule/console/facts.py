@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bascule.serving.telemetry import ArmTotals
 
 _MAX_SUGGESTED = 200
+_MAX_RECENT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +159,12 @@ def endpoints_of(context: ControlContext, session: Session) -> list[Endpoint]:
 
 
 def recent_rollouts(context: ControlContext, session: Session) -> list[StoredRollout]:
-    """The rollouts under way, and those of the last day, that a person may see; the latest last."""
+    """The rollouts that ended in the last day, then those under way, that a person may see."""
     with suppress(NotFound):
-        since = datetime.now(UTC) - timedelta(days=1)
-        found = context.rollouts().store.active(or_ended_since=since)
+        store, since = context.rollouts().store, datetime.now(UTC) - timedelta(days=1)
+        latest = store.rollouts(latest=_MAX_RECENT)
+        found = [one for one in latest if one.ended_at is not None and one.ended_at > since]
+        found += store.active()
         return [one for one in found if session.allows("read", one.rollout.endpoint)]
     return []
 

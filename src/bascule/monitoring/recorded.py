@@ -61,15 +61,18 @@ def latest_predictions(
     where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
     if version:
         where += f" AND version = {quoted(version)}"
+    # Rows are compared from the page's oldest time on: sorting all of them costs twice as much.
+    times = f"SELECT time FROM predictions WHERE {where} ORDER BY time DESC LIMIT {limit + offset}"
     sql = (
         f"SELECT {_LISTED} FROM predictions WHERE {where} "
+        f"AND time >= (SELECT min(time) FROM ({times})) "
         f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}"
     )
     rows = ledger.rows_by_day(model, version)
     days = days_with(rows, str(_day(since)), str(_day(until)), limit + offset)
     found: list[dict[str, Any]] = ledger.ask(
         lambda connection: connection.sql(sql).to_arrow_table().to_pylist(),
-        model=model, days=days, only_predictions=True,
+        model=model, days=days, is_ours=True,
     )  # fmt: skip
     return found
 
@@ -98,41 +101,42 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
     name, mark, row = prediction_id.rpartition("#")
     asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
-    found = ledger.ask(
-        lambda connection: connection.sql(
-            "SELECT model, version, time, count(*) AS rows FROM predictions "
-            f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY time DESC LIMIT 1"
-        ).to_arrow_table().to_pylist(),
-        only_predictions=True,
+    newest = ledger.ask(
+        lambda connection: connection.execute(
+            "SELECT model, version, epoch_us(time), count(*) FROM predictions "
+            f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY 3 DESC LIMIT 1"
+        ).fetchone(),
+        is_ours=True,
     )  # fmt: skip
-    if not found:
+    if newest is None:
         raise NotFound(
             f"the ledger has no prediction {asked!r}",
             hint="answers carry their id; bascule ledger status shows what the ledger holds",
         )
-    newest = found[0]
-    day = str(_day(newest["time"]))
+    model, version, time_us, count = newest
+    where = f"id = {quoted(asked)} AND version = {quoted(version)} AND epoch_us(time) = {time_us}"
+    day = str(datetime.fromtimestamp(time_us // 10**6, UTC).date())
     rows, outcomes = ledger.ask(
-        partial(_rows_and_truths, quoted(asked), newest), model=newest["model"], days=(day, day)
-    )
+        partial(_rows_and_truths, where, quoted(asked)),
+        model=model, days=(day, day), is_ours=True,
+    )  # fmt: skip
     first = rows[0]
     facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
     models = (first["endpoint"], first["model"])
     truths = {one["row"]: one for one in outcomes if one["model"] in models}
     return Recorded(
-        asked, {**facts, "row": None}, newest["rows"],
+        asked, {**facts, "row": None}, count,
         [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
         [truths.get(one["row"]) for one in rows],
     )  # fmt: skip
 
 
 def _rows_and_truths(
-    name: str, newest: Mapping[str, Any], connection: DuckDBPyConnection
+    where: str, name: str, connection: DuckDBPyConnection
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of a request, and the truths of its id: at once, as opening costs most."""
     rows = connection.sql(
-        f"SELECT * FROM predictions WHERE id = {name} AND version = {quoted(newest['version'])} "
-        f"AND time = {_moment(newest['time'])} ORDER BY row LIMIT {MAX_ROWS}"
+        f"SELECT * FROM predictions WHERE {where} ORDER BY row LIMIT {MAX_ROWS}"
     ).to_arrow_table()
     truths = connection.sql(
         "SELECT row, model, truth, time, received_at FROM outcomes "

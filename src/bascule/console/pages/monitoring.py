@@ -42,7 +42,7 @@ router = page_router(
 
 PERIODS = (1, 7, 30, 90)
 _DAY_S = 86_400.0
-_MAX_MODELS = 50
+_MAX_MODELS = 25
 _Days = Annotated[int, Query(ge=1, le=400)]
 
 

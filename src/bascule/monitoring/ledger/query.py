@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,7 +33,7 @@ Days = tuple[str, str]
 _TRIES = 5
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = """
-CREATE VIEW newest_predictions AS
+CREATE TEMP VIEW newest_predictions AS
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
     first_received_at AS truth_first_received_at
 FROM (
@@ -46,7 +47,7 @@ LEFT JOIN outcomes ON outcomes.id = newest.id AND outcomes.row = newest.row
 QUALIFY row_number() OVER (
     PARTITION BY newest.endpoint, newest.id, newest.row ORDER BY received_at DESC
 ) = 1;
-CREATE VIEW predictions_with_outcomes AS
+CREATE TEMP VIEW predictions_with_outcomes AS
 SELECT * FROM newest_predictions WHERE truth_received_at IS NOT NULL
 """
 """The one rule of what a truth is about: the newest answered prediction of its id and row, of the
@@ -88,7 +89,7 @@ class Ledger:
         *,
         model: str | None = None,
         days: Days | None = None,
-        only_predictions: bool = False,
+        is_ours: bool = False,
         what: str = "query",
         with_places: bool = False,
     ) -> Answer:
@@ -98,7 +99,8 @@ class Ledger:
             question: Called again where segments were merged meanwhile.
             model: As of `query`.
             days: Reads the segments of these days alone, and the spool.
-            only_predictions: Offers no other table: what makes them is most of the cost of opening.
+            is_ours: Whether the SQL is our own, which needs no guard and the tables `predictions`
+                and `outcomes` alone. This process opens its database once, and each footer too.
             what: The name of what is asked, for errors.
             with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
 
@@ -109,14 +111,13 @@ class Ledger:
 
         for _ in range(_TRIES):
             try:
-                with duckdb.connect() as connection:
-                    # Segments never change: views and the query look at each footer once.
-                    connection.execute("SET parquet_metadata_cache=true")
+                with _database().cursor() if is_ours else duckdb.connect() as connection:
                     if not self._offer(connection, model, days, with_places=with_places):
                         continue
-                    if not only_predictions:
-                        self._offer_truths(connection, with_places=with_places)
-                    self._lock(connection)
+                    self._offer_truths(connection, with_places=with_places)
+                    if not is_ours:
+                        connection.execute(_JOINED)
+                        self._guard(connection)
                     return question(connection)
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
@@ -167,22 +168,22 @@ class Ledger:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
-        connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        connection.execute("CREATE TEMP VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        return True
+
+    def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
+        """Make the tables of outcomes."""
+        if self._shared is not None:
+            self._shared.share_outcomes()
+        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
+
+    def _guard(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Allow no file but those of the ledger, and hash what is compared with private values."""
         if (self._home / KEY_FILE).exists():
             key = hash_key(self._home)
             connection.create_function(
                 "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
             )
-        return True
-
-    def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
-        """Make the tables of outcomes, and those of both."""
-        if self._shared is not None:
-            self._shared.share_outcomes()
-        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
-
-    def _lock(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Allow no file but those of the ledger."""
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
@@ -231,6 +232,15 @@ class Ledger:
                 yield table
 
 
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    made = duckdb.connect()
+    made.execute("SET parquet_metadata_cache=true")  # segments never change
+    return made
+
+
 def _offer_outcomes(
     connection: duckdb.DuckDBPyConnection,
     files: Sequence[Path],
@@ -251,15 +261,14 @@ def _offer_outcomes(
         listed = ", ".join(quoted(file) for file in files)
         options = _PLACES if with_places else ""
         found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
-    connection.execute(f"CREATE VIEW outcome_history AS {found}")
+    connection.execute(f"CREATE TEMP VIEW outcome_history AS {found}")
     connection.execute(
-        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position), "
+        "CREATE TEMP VIEW outcomes AS SELECT * EXCLUDE (position), "
         "min(received_at) OVER (PARTITION BY model, id, row) AS first_received_at "
         "FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
-    connection.execute(_JOINED)
 
 
 def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:

@@ -158,13 +158,9 @@ class RolloutStore:
             if event.sentence:
                 self._endpoints.note(connection, endpoint, event)
 
-    def active(self, *, or_ended_since: datetime | None = None) -> list[StoredRollout]:
-        """Those that have not ended, or have since a moment, in the order of their start."""
-        ended_at = schema.rollouts.c.ended_at
-        condition = ended_at.is_(None)
-        if or_ended_since is not None:
-            condition = sa.or_(condition, ended_at >= or_ended_since)
-        return self._select(condition)
+    def active(self) -> list[StoredRollout]:
+        """Those that have not ended, in the order of their start."""
+        return self._select(schema.rollouts.c.ended_at.is_(None))
 
     def rollouts(
         self, endpoint: str | None = None, *, latest: int | None = None
