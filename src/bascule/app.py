@@ -414,7 +414,7 @@ def control_parts(settings: Settings) -> Parts:
         return EndpointStore(catalogue())
 
     def add_console(app: FastAPI) -> None:
-        from bascule.console.site import add_console
+        from bascule.console import add_console
 
         chosen = settings.console
         add_console(app, public_url=chosen.public_url, provider=provider_of(settings))

@@ -119,7 +119,7 @@ class LiveRollout:
 
     def _repr_html_(self) -> str:
         from bascule.charts import Figure, notebook_html
-        from bascule.console.story import evidence_chart
+        from bascule.release.rollouts import evidence_chart
 
         chart = evidence_chart(self._stored.rollout, [*enumerate(self._book.evidence(self.id))])
         caption = "After each interval, as odds. Dashed: the odds that end the rollout."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from tests.browsers import served, visiting
 from tests.consoles import CountedServer, control, roll_out
 
-from bascule.app import open_registry, open_rollouts
+from bascule.app import open_keys, open_registry, open_rollouts, shown_settings
 from bascule.cli.judging import Judge
+from bascule.control import SettingsShown
+from bascule.monitoring.alerts.sinks import Receiver
 from bascule.release.rollouts import RolloutRequest
+from bascule.security import Permission, create_key
 from bascule.settings import load_settings
 
 pytestmark = pytest.mark.slow
@@ -27,8 +32,12 @@ PATHS = {
     "models": "/models",
     "model": "/models/late",
     "version": "/models/late/2?with=1",
+    "history": "/history",
+    "settings": "/settings",
+    "sign-in": "/sign-in",
     "missing": "/models/nowhere",
 }
+MOST_OF_FIRST_PAGE = 200_000
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +57,8 @@ def home(packed, tmp_path_factory):
         registry.set_alias(name, "champion", 1, by="ada", reason="the best so far")
         first = RolloutRequest(version=f"{name}/1", strategy="all", reason="the first")
         open_rollouts(settings).deploy(first, by="ada")
+    allowed = [Permission.parse("infer:late")]
+    create_key(open_keys(settings), "shop", allowed, now=datetime.now(UTC), by="ada")
     server = CountedServer(settings)
     roll_out(settings, server, "late/2", turns=20, requests=1_500, needs_approval=True)
     server.bad_every = 25
@@ -58,7 +69,12 @@ def home(packed, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(home):
     settings, server = home
-    with served(control(settings, server, plots=Judge(settings).plots)) as url:
+    pager = Receiver("pager", "webhook", url="http://127.0.0.1:1/", timeout_s=1.0)
+    app = control(
+        settings, server, plots=Judge(settings).plots, open_keys=partial(open_keys, settings),
+        shown=SettingsShown(shown_settings(settings), lambda: [pager]),
+    )  # fmt: skip
+    with served(app) as url:
         yield url
 
 
@@ -79,6 +95,17 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
         if folder := os.environ.get("BASCULE_SHOTS"):
             Path(folder).mkdir(exist_ok=True)
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
+
+
+def test_the_first_page_with_all_that_it_loads_is_small(chromium, address):
+    with visiting(chromium) as visit:
+        asked = []
+        visit.page.on("requestfinished", lambda one: asked.append(one))
+        visit.open(address)
+        sizes = [one.sizes() for one in asked]
+    assert len(sizes) >= 5, "the page, its styles and its scripts"
+    total = sum(one["responseBodySize"] + one["responseHeadersSize"] for one in sizes)
+    assert total <= MOST_OF_FIRST_PAGE
 
 
 def test_a_person_finds_why_a_rollout_aborted_and_aborts_another_with_the_mouse_alone(

@@ -10,16 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from anyio import sleep_forever
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.types import Message
 
+from bascule.console.flash import Flash
 from bascule.console.session import current
+from bascule.console.site import see
 from bascule.control import SESSION
-
-_HOST_HEADERS = (b"host",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,6 @@ async def call(
     operation: str,
     names: Mapping[str, str] | None = None,
     body: Any = None,
-    *,
-    query: Mapping[str, str] | None = None,
 ) -> Answer:
     """Ask for an operation of the control API.
 
@@ -63,17 +61,16 @@ async def call(
         operation: As `control.rights.RIGHTS` names it: `POST /api/v1/rollouts/{rollout}/{command}`.
         names: The values in the path.
         body: Sent as JSON; None for no body.
-        query: Of the address.
     """
     method, _, template = operation.partition(" ")
     raw = template.format(**{name: quote(value, safe="") for name, value in (names or {}).items()})
     sent = b"" if body is None else json.dumps(body).encode()
-    headers = [(name, value) for name, value in request.headers.raw if name in _HOST_HEADERS]
+    headers = [(name, value) for name, value in request.headers.raw if name == b"host"]
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(sent))]
     scope = {
         **{key: request.scope[key] for key in ("type", "asgi", "http_version", "scheme", "server")},
         "method": method, "path": template.format(**(names or {})), "raw_path": raw.encode(),
-        "query_string": urlencode(query or {}).encode(), "root_path": "", "headers": headers,
+        "query_string": b"", "root_path": "", "headers": headers,
         "client": request.scope.get("client"), "state": {}, SESSION: current(request),
     }  # fmt: skip
     heard: list[Message] = []
@@ -91,3 +88,17 @@ async def call(
     answered = b"".join(one.get("body", b"") for one in heard if one["type"].endswith("body"))
     status = next(int(one["status"]) for one in heard if one["type"].endswith("start"))
     return Answer(status, json.loads(answered) if answered else None)
+
+
+async def act(
+    request: Request, to: str, operation: str, names: Mapping[str, str] | None = None,
+    body: Any = None, *, done: str = "",
+) -> Response:  # fmt: skip
+    """Ask for an operation, and show the page `to` with a message: that it is done, or why not.
+
+    `done` is the message; without one, the sentence of the answer.
+    """
+    answer = await call(request, operation, names, body)
+    if answer.problem:
+        return see(request, to, Flash("bad", answer.problem))
+    return see(request, to, Flash("good", done or answer.body["sentence"]))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bascule.console.session import Session
-from bascule.core import NotFound, Unavailable
+from bascule.core import BasculeError, Invalid, NotFound, Reference, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.control import ControlContext, ServerLink
+    from bascule.batch import Scheduled
+    from bascule.control import ControlContext, ServerLink, Work
     from bascule.endpoints import Endpoint
     from bascule.monitoring.alerts import Alert
     from bascule.release.rollouts import StoredRollout
     from bascule.serving.telemetry import ArmTotals
+
+_MAX_SUGGESTED = 200
+_MAX_RECENT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class ServerFacts:
         restarts: How often workers were started again.
         served: What it serves.
         plans: By endpoint, the number of the plan that it serves.
-        arms: What it has counted for the arms of the latest plans.
+        counted: By endpoint and plan: requests and errors of its arms, shadows aside.
     """
 
     is_there: bool = False
@@ -53,7 +58,7 @@ class ServerFacts:
     restarts: int = 0
     served: Sequence[ServedFacts] = ()
     plans: Mapping[str, int] = field(default_factory=dict)
-    arms: Sequence[ArmTotals] = ()
+    counted: Mapping[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -69,7 +74,7 @@ class EndpointFacts:
 
     Attributes:
         endpoint: With its current plan.
-        rollout: The rollout under way; None for none.
+        rollout: The latest one, if it is under way or of the last day; None for none.
         served_plan: The number of the plan that the server serves; 0 for none.
         has_server: Whether a server runs beside this process.
         requests: That the server has counted for the current plan, shadows aside.
@@ -122,24 +127,28 @@ def server_facts(server: ServerLink) -> ServerFacts:
         is_there=bool(statuses), workers=len(statuses),
         alive=sum(one.alive for one in statuses), restarts=sum(one.restarts for one in statuses),
         served=served, plans={one.endpoint: one.number for one in plans},
-        arms=server.arm_totals(),
+        counted=_counted(server.arm_totals()),
     )  # fmt: skip
+
+
+def _counted(arms: Sequence[ArmTotals]) -> dict[tuple[str, int], tuple[int, int]]:
+    found: dict[tuple[str, int], tuple[int, int]] = {}
+    for one in arms:
+        if one.arm != "shadow":
+            place = one.endpoint, one.plan_number
+            requests, errors = found.get(place, (0, 0))
+            found[place] = requests + one.requests, errors + one.errors
+    return found
 
 
 def endpoint_facts(
     endpoint: Endpoint, server: ServerFacts, rollout: StoredRollout | None
 ) -> EndpointFacts:
     """How a server serves an endpoint. Pure."""
-    number = endpoint.current.plan.number
-    counted = [
-        one
-        for one in server.arms
-        if one.endpoint == endpoint.name and one.plan_number == number and one.arm != "shadow"
-    ]
-    return EndpointFacts(
-        endpoint, rollout, server.plans.get(endpoint.name, 0), server.is_there,
-        sum(one.requests for one in counted), sum(one.errors for one in counted),
-    )  # fmt: skip
+    place = endpoint.name, endpoint.current.plan.number
+    counted = server.counted.get(place, (0, 0))
+    served = server.plans.get(endpoint.name, 0)
+    return EndpointFacts(endpoint, rollout, served, server.is_there, *counted)
 
 
 def endpoints_of(context: ControlContext, session: Session) -> list[Endpoint]:
@@ -149,10 +158,13 @@ def endpoints_of(context: ControlContext, session: Session) -> list[Endpoint]:
     return []
 
 
-def active_rollouts(context: ControlContext, session: Session) -> list[StoredRollout]:
-    """The rollouts under way that a person may see."""
+def recent_rollouts(context: ControlContext, session: Session) -> list[StoredRollout]:
+    """The rollouts that ended in the last day, then those under way, that a person may see."""
     with suppress(NotFound):
-        found = context.rollouts().store.active()
+        store, since = context.rollouts().store, datetime.now(UTC) - timedelta(days=1)
+        latest = store.rollouts(latest=_MAX_RECENT)
+        found = [one for one in latest if one.ended_at is not None and one.ended_at > since]
+        found += store.active()
         return [one for one in found if session.allows("read", one.rollout.endpoint)]
     return []
 
@@ -163,3 +175,39 @@ def alerts_of(context: ControlContext, session: Session) -> list[Alert]:
         found = context.alerts().alerts()
         return [one for one in found if session.allows("read", one.finding.model or "*")]
     return []
+
+
+def schedules_of(context: ControlContext) -> Sequence[Scheduled]:
+    """The schedules of batch jobs; none without a catalogue."""
+    if context.catalogue is None:
+        return ()
+    from bascule.batch import Schedules  # loads what reads tables
+
+    return Schedules(context.catalogue()).list()
+
+
+def model_names(context: ControlContext, session: Session) -> list[str]:
+    """The models that a person may read; none where this server has no registry."""
+    with suppress(BasculeError):
+        return [one for one in context.registry().model_names() if session.allows("read", one)]
+    return []
+
+
+def suggested_models(context: ControlContext, session: Session) -> list[str]:
+    """Some of them, for fields that suggest a name."""
+    return model_names(context, session)[:_MAX_SUGGESTED]
+
+
+def work_of(context: ControlContext, session: Session, work: str) -> Work:
+    """Work that a person asked for, or that anyone may see. Raises `NotFound`."""
+    found = context.works.get(work)
+    if found.owner != session.subject and not found.key:
+        raise NotFound("this was asked for by another person", hint="start it again yourself")
+    return found
+
+
+def version_named(text: str) -> Reference:
+    """A version of the registry by the name that a person wrote. Raises `Invalid` for a folder."""
+    if text.startswith((".", "/", "~")) or text.endswith("/"):
+        raise Invalid(f"version: {text!r} is a folder", hint="name a version: late/4")
+    return Reference.parse(text)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 _MAX_KEPT = 128
 
 
 class Kept:
-    """A small mapping that several threads use."""
+    """A small mapping that several threads use. One value is computed at a time."""
 
     def __init__(self, most: int = _MAX_KEPT) -> None:
         self._most = most
-        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._values: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> Any:
-        """The value; None if it is not kept, or no longer."""
-        with self._lock:
-            return self._values.get(key)
-
-    def put(self, key: Hashable, value: Any) -> Any:
-        """Keep a value, and return it."""
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value that is kept, or a new one, which is not None."""
+        found = self._values.get(key)
+        if found is None:
+            with self._lock:
+                found = self._values.get(key)
+                if found is None:
+                    found = self._values[key] = make()
+                    while len(self._values) > self._most:
+                        self._values.pop(next(iter(self._values)))
+        return found

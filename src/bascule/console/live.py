@@ -12,9 +12,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bascule.charts import Svg, sparkline
+from bascule.charts import sparkline
 from bascule.serving.telemetry import BUCKETS_S, quantile_s
 
 if TYPE_CHECKING:
@@ -61,33 +61,11 @@ class ArmRate:
         return self.errors / self.requests if self.requests else None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveView:
-    """What the live part of a page shows.
+def live_view(plan: Plan, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What an endpoint does, from looks in the order of time, of which there is at least one. Pure.
 
-    Attributes:
-        arms: Of the plan.
-        per_s: Requests a second, by the last two looks.
-        error_share: Of the answers since the window began; None without answers.
-        p50_s: Median duration of the same answers; None without answers.
-        p99_s: Likewise.
-        requests_line: Requests a second over time.
-        over_s: How far back the line goes.
-        path: Where this part is asked for again.
+    Failures and durations are of the answers since the window began, and None without answers.
     """
-
-    arms: Sequence[ArmRate]
-    per_s: float
-    error_share: float | None
-    p50_s: float | None
-    p99_s: float | None
-    requests_line: Svg
-    over_s: float
-    path: str
-
-
-def live_view(plan: Plan, samples: Sequence[Sample], path: str) -> LiveView:
-    """What an endpoint does, from looks in the order of time, of which there is at least one."""
     of_plan = [one for one in samples if one.plan == plan.number]
     latest = of_plan[-1]
     rates = [_rate(a, b) for a, b in pairwise(of_plan)]
@@ -104,13 +82,14 @@ def live_view(plan: Plan, samples: Sequence[Sample], path: str) -> LiveView:
         )
         for one in plan.arms
     ]  # fmt: skip
-    return LiveView(
-        arms=arms, per_s=rates[-1] if rates else 0.0,
-        error_share=errors / requests if requests else None,
-        p50_s=quantile_s(BUCKETS_S, buckets, 0.5), p99_s=quantile_s(BUCKETS_S, buckets, 0.99),
-        requests_line=sparkline(rates, f"Requests a second, now {rates[-1] if rates else 0:.1f}"),
-        over_s=latest.at_s - of_plan[0].at_s, path=path,
-    )  # fmt: skip
+    per_s = rates[-1] if rates else 0.0
+    return {
+        "endpoint": plan.endpoint, "arms": arms, "per_s": per_s,
+        "error_share": errors / requests if requests else None,
+        "p50_s": quantile_s(BUCKETS_S, buckets, 0.5), "p99_s": quantile_s(BUCKETS_S, buckets, 0.99),
+        "requests_line": sparkline(rates, f"Requests a second, now {per_s:.1f}"),
+        "over_s": latest.at_s - of_plan[0].at_s,
+    }  # fmt: skip
 
 
 class Looks:

@@ -1,8 +1,4 @@
-"""Who uses the console: the session of a request, its rights, and the token of its forms.
-
-`Sessions` is the port. `PeopleSessions` finds people that signed in. `OpenSessions` is for callers
-that did not: they have the rights that the control API gives the same request.
-"""
+"""Who uses the console: the session of a request, its rights, and the token of its forms."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from fastapi import Request
 
@@ -66,49 +61,33 @@ class Session:
             )
 
 
-class Sessions(Protocol):
-    """Finds the session of a request."""
+class Sessions:
+    """Finds the session of a request.
 
-    def find(self, request: Request) -> Session:
-        """The session; raises `Refused` where the person must sign in first."""
+    A caller that did not sign in has the rights that the control API gives the same request.
+    """
 
-
-class OpenSessions:
-    """Sessions of a server without signing in; see the module."""
-
-    def __init__(self, authorise: Authorise) -> None:
+    def __init__(self, authorise: Authorise, find: FindSession | None) -> None:
+        """`find` reads the catalogue; None on a server without sessions."""
         self._authorise = authorise
+        self._find = find
         self._csrf = secrets.token_urlsafe(_FORM_KEY_BYTES)
 
     def find(self, request: Request) -> Session:
-        """The session of a request that the control API would answer."""
-        caller = self._authorise(request, "read", "")
+        """The session of a request; raises `Unauthenticated` where the person must sign in."""
+        cookie = cookie_of(request)
+        found = self._find(cookie) if self._find is not None and cookie else None
+        if found is not None:
+            return Session(found.user, found.check, csrf_of(cookie), is_signed_in=True)
+        subject = self._authorise(request, "read", "").user
 
         def rights(action: Action, model: str) -> None:
             self._authorise(request, action, model)
 
-        subject = caller.user
         if subject in ("", "unknown") and request.client and is_loopback(request.client.host):
             with suppress(OSError, KeyError):  # the user may have no name
                 subject = getpass.getuser()
         return Session(subject or "unknown", rights, self._csrf)
-
-
-class PeopleSessions:
-    """Sessions of people that signed in; of others, those of a server without signing in."""
-
-    def __init__(self, find: FindSession | None, otherwise: OpenSessions) -> None:
-        """`find` reads the catalogue; None on a server without sessions."""
-        self._find = find
-        self._otherwise = otherwise
-
-    def find(self, request: Request) -> Session:
-        """The session of the request's cookie; raises `Unauthenticated` where one is missing."""
-        cookie = cookie_of(request)
-        found = self._find(cookie) if self._find is not None and cookie else None
-        if found is None:
-            return self._otherwise.find(request)
-        return Session(found.user, found.check, csrf_of(cookie), is_signed_in=True)
 
 
 def current(request: Request) -> Session:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -29,14 +29,7 @@ from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
-from bascule.console.session import (
-    CSRF_FIELD,
-    CSRF_HEADER,
-    OpenSessions,
-    PeopleSessions,
-    Sessions,
-    current,
-)
+from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Sessions, current
 from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
 from bascule.control import SAFE_METHODS, check_same_origin, problem_of
@@ -81,33 +74,26 @@ class Console:
 
     Attributes:
         context: What opens the registry, the endpoints and the rest.
-        sessions: Finds the session of a request; replaced by signing in.
+        sessions: Finds the session of a request.
         flashes: Messages that the next page shows once.
         looks: The latest looks at the counters of endpoints.
-        kept: What took long to compute, by what it was computed from; the oldest makes room.
+        kept: Plots and sequences, which take long to draw.
         uploads: Files that people sent.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
-        drawing: Held while a process draws the plots of a version: one at a time.
     """
 
     def __init__(
-        self,
-        context: ControlContext,
-        sessions: Sessions | None = None,
-        *,
-        public_url: str = "",
-        provider: Provider | None = None,
+        self, context: ControlContext, *, public_url: str = "", provider: Provider | None = None
     ) -> None:
         self.context = context
         self.public_url = public_url
         self.provider = provider
-        self.sessions: Sessions = sessions or OpenSessions(context.authorise)
+        self.sessions = Sessions(context.authorise, context.find_session)
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
         self.uploads = Uploads(context.home)
-        self.drawing = threading.Lock()
 
 
 def console_of(request: Request) -> Console:
@@ -130,9 +116,8 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
         provider: Where people sign in; None for links alone.
     """
     context: ControlContext = app.state.control
-    sessions = PeopleSessions(context.find_session, OpenSessions(context.authorise))
     app.state.is_public_https = public_url.startswith("https:")
-    app.state.console = Console(context, sessions, public_url=public_url, provider=provider)
+    app.state.console = Console(context, public_url=public_url, provider=provider)
     for page in PAGES:
         module = import_module(f"bascule.console.pages.{page.module}")
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.
@@ -159,29 +144,24 @@ def form_of(request: Request) -> Mapping[str, str]:
 
 
 def render(
-    request: Request,
-    template: str,
-    view: Any,
-    *,
-    title: str,
-    crumbs: Sequence[Crumb] = (),
-    status: int = 200,
-) -> HTMLResponse:
+    request: Request, template: str, title: str, *, crumbs: Sequence[Crumb] = (),
+    status: int = 200, **view: Any,
+) -> HTMLResponse:  # fmt: skip
     """A page, or a part of one where the template does not extend that of a page.
 
     Args:
         request: That is answered.
         template: Its file in `templates`.
-        view: Its facts, a dataclass; `view` in the template.
         title: Of the page.
         crumbs: The pages above it, from the overview down; the page itself last.
         status: Of HTTP.
+        view: The facts; `view.NAME` in the template.
     """
     console = console_of(request)
     flash = console.flashes.take(request)
     text = _templates().get_template(template).render(
-        view=view, title=title, crumbs=crumbs, flash=flash, path=request.url.path,
-        session=getattr(request.state, "session", None),
+        view=SimpleNamespace(**view), title=title, crumbs=crumbs, flash=flash,
+        path=request.url.path, session=getattr(request.state, "session", None),
     )  # fmt: skip
     response = HTMLResponse(text, status)
     if flash is not None:
@@ -205,9 +185,7 @@ def problem(request: Request, error: Exception) -> Response:
     if answer is None:
         raise error
     said = json.loads(bytes(answer.body))
-    page = render(
-        request, "error.html", said, title=said["title"], status=answer.status_code
-    )  # fmt: skip
+    page = render(request, "error.html", said["title"], status=answer.status_code, said=said)
     for name in ("www-authenticate", "retry-after"):
         if name in answer.headers:
             page.headers[name] = answer.headers[name]

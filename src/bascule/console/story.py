@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.charts import Lane, Series, Svg, lines
-from bascule.console.words import tone
-from bascule.release.rollouts import odds, table_of
+from bascule.release.rollouts import evidence_chart, odds, table_of
 
 if TYPE_CHECKING:
     from bascule.release.rollouts import Interval, Rollout, StoredDecision, StoredRollout
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 SHOWN_INTERVALS = 240
 _LOOKS = 16
 _MOST_ROWS = 240
-_LEAST_LOG10 = -3.0
 Floats = NDArray[np.float64]
 
 COMMANDS = {
@@ -43,60 +40,12 @@ class Step:
     is_now: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One decision.
-
-    Attributes:
-        at: When.
-        by: The controller, or a person.
-        state: The state that it led to.
-        sentence: What was decided, and why.
-        evidence: The evidence of harm at that moment, as odds; empty before any.
-        plan_number: Of the plan that it made; None for none.
-    """
-
-    at: datetime
-    by: str
-    state: str
-    sentence: str
-    evidence: str
-    plan_number: int | None
-
-    @property
-    def tone(self) -> str:
-        return tone(self.state)
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """What a page shows of a rollout.
-
-    Attributes:
-        stored: The rollout.
-        steps: Its stages.
-        lines: Its decisions, the latest first.
-        now: The sentence of the latest look; empty where it is the latest decision.
-        chart: The evidence of harm after each interval, with its boundary; None before any.
-        needed: The odds that end the rollout, in words.
-        commands: What a person can do now.
-    """
-
-    stored: StoredRollout
-    steps: Sequence[Step]
-    lines: Sequence[Line]
-    now: str
-    chart: Svg | None
-    needed: str
-    commands: Sequence[str]
-
-
 def story_of(
     stored: StoredRollout,
     decisions: Sequence[StoredDecision],
     evidence: Sequence[tuple[int, float | None]],
-) -> Story:
-    """The story of a rollout.
+) -> dict[str, Any]:
+    """What a page shows of a rollout: its steps, its decisions as sentences, its evidence.
 
     Args:
         stored: The rollout and its latest look.
@@ -105,21 +54,19 @@ def story_of(
             after it; None where no look was recorded.
     """
     told = [
-        Line(
-            one.at, one.made_by, _name(one.decision.state), one.decision.sentence,
-            odds(one.decision.log_e["all"]) if one.decision.log_e.get("all", 0.0) > 0 else "",
-            one.plan_number,
-        )
-        for one in decisions
-    ]  # fmt: skip
+        (one, _name(one.decision.state), odds(log_e) if log_e > 0 else "")
+        for one in reversed(decisions)
+        for log_e in (one.decision.log_e.get("all", 0.0),)
+    ]
     latest = "" if stored.latest is None else stored.latest.sentence
-    is_told = bool(told) and told[-1].sentence == latest
-    return Story(
-        stored, steps_of(stored), told[::-1], "" if is_told else latest,
-        evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
-        f"{1 / stored.rollout.alpha:g} to 1",
-        COMMANDS.get(stored.state_name, ()),
-    )  # fmt: skip
+    is_told = bool(decisions) and decisions[-1].decision.sentence == latest
+    return {
+        "stored": stored, "steps": steps_of(stored), "told": told,
+        "now": "" if is_told else latest,
+        "chart": evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
+        "needed": f"{1 / stored.rollout.alpha:g} to 1",
+        "commands": COMMANDS.get(stored.state_name, ()),
+    }  # fmt: skip
 
 
 def with_decisions(
@@ -143,25 +90,6 @@ def steps_of(stored: StoredRollout) -> list[Step]:
         Step(share, place < stage, place == stage)
         for place, share in enumerate(stored.rollout.steps_percent)
     ]
-
-
-def evidence_chart(rollout: Rollout, evidence: Sequence[tuple[int, float | None]]) -> Svg | None:
-    """The evidence of harm over the intervals, and the boundary at which the rollout ends."""
-    looks = [(at + 1, log_e) for at, log_e in evidence if log_e is not None]
-    if not looks:
-        return None
-    points = [(float(at), max(_LEAST_LOG10, log_e / math.log(10))) for at, log_e in looks]
-    boundary = -math.log10(rollout.alpha)
-    alt = (
-        f"Evidence of harm of {rollout.candidate} over {looks[-1][0]} intervals: "
-        f"{odds(looks[-1][1])}, boundary {1 / rollout.alpha:g} to 1"
-    )
-    return lines(
-        [Series(points)], ("interval", "odds, to 1"), alt, powers=True, whole=True,
-        size=(460, 260),
-        lanes=[Lane(0.0, "guide"), Lane(boundary)],
-        marks=[points[-1]] if points[-1][1] >= boundary else [],
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

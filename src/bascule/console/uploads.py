@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -155,8 +154,3 @@ def check_suffix(name: str, suffixes: Sequence[str]) -> None:
             f"{name}: a {suffix or 'nameless'} file is not taken here",
             hint=hint if is_pickle else f"choose {' or '.join(suffixes)}",
         )
-
-
-def as_json(upload: Upload) -> dict[str, Any]:
-    """What the page of the file shows."""
-    return {"id": upload.id, "name": upload.name, "size": upload.size_bytes}

@@ -14,6 +14,8 @@ _TONES = {
     "info": "running baking asked info candidate shadow acknowledged",
 }
 _TONE = {word: tone for tone, words in _TONES.items() for word in words.split()}
+NONE = "\u2013"
+"""In place of a value that is not there."""
 _UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
 
@@ -62,6 +64,18 @@ def percent(value: float | None) -> str:
     return f"{value * 100:.3g} %"
 
 
+def cell(value: Any) -> str:
+    """A value as a cell shows it: six digits of a number, and a dash for a missing one."""
+    if value is None or value != value:
+        return NONE
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(cell(one) for one in value[:16])
+        return f"[{shown}{', …' if len(value) > 16 else ''}]"
+    return str(value)
+
+
 def moment(at: datetime) -> str:
     """A time to the second, UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -69,5 +83,5 @@ def moment(at: datetime) -> str:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "tone": tone, "ago": ago, "duration": duration, "latency": latency, "number": number,
-    "percent": percent, "moment": moment,
+    "percent": percent, "moment": moment, "cell": cell,
 }  # fmt: skip

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
+from bascule.control.catalogue_parts import CatalogueParts
 from bascule.control.configuration_routes import add_configuration
 from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
@@ -43,20 +44,17 @@ from bascule.control.sessions import Sessions
 from bascule.control.settings_routes import add_settings
 from bascule.control.shown import SettingsShown
 from bascule.control.work import DoTask, Works
-from bascule.core import VERSION, BasculeError, Invalid, NotFound
-from bascule.serving import default_of
+from bascule.core import VERSION, BasculeError, Invalid
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Scheduled, Schedules
     from bascule.catalogue import Catalogue, Requests
-    from bascule.configuring import Books
     from bascule.control.batch_runs import BatchRunner
-    from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
-    from bascule.release.rollouts import Rollouts
 
 
 class Health(BaseModel):
@@ -148,115 +146,47 @@ def control_app(
         # `describe` says what they are; this keeps FastAPI from describing errors in its own shape.
         responses={"4XX": {}},
     )
+    asks_for_keys = guard is not None
     find_session = None if sessions is None else sessions.find
     app.router.route_class = route_of(guard, open_requests or _no_requests, find_session)
     authorise = authorise_of(guard)
+    parts = CatalogueParts(
+        server, open_registry, open_catalogue, open_endpoints, open_keys, open_alerts, sessions,
+        rollout_defaults,
+    )  # fmt: skip
+    predictions = RecordedPredictions(home)
 
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
 
-    def no_keys() -> Keys:
-        raise NotFound("this server keeps no keys", hint="run bascule control over the registry")
-
-    def no_catalogue() -> Catalogue:
-        raise NotFound("this server keeps no history", hint="run bascule control over the registry")
-
-    def known_sessions() -> Sessions:
-        if sessions is None:
-            raise NotFound("this server keeps no sessions", hint="run bascule control")
-        return sessions
-
-    def no_alerts() -> AlertStore:
-        raise NotFound("this server keeps no alerts", hint="run bascule control over the registry")
-
-    def schedules() -> Schedules:
-        from bascule.batch import Schedules
-
-        if open_catalogue is None:
-            raise NotFound("this server keeps no schedules", hint="run bascule control")
-        return Schedules(open_catalogue())
-
     app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server, lambda: _batch_metrics(batch, schedules))
+    _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
     add_load(app, server)
     add_services(app, server, find, authorise)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
-    add_alerts(app, open_alerts or no_alerts, authorise)
-    add_keys(app, open_keys or no_keys)
-    add_history(app, open_catalogue or no_catalogue, authorise)
-    add_sessions(app, known_sessions, authorise, asks_for_keys=guard is not None)
+    add_alerts(app, parts.alerts, authorise)
+    add_keys(app, parts.keys)
+    add_history(app, parts.catalogue, authorise)
+    add_sessions(app, parts.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, shown)
     add_outcomes(app, home)
     add_monitoring(app, measure, open_registry)
-    add_batch(app, batch, schedules, authorise, asks_for_keys=guard is not None)
-    works = Works()
-    predictions = RecordedPredictions(home)
+    add_batch(app, batch, parts.schedules, authorise, asks_for_keys=asks_for_keys)
     add_ledger(app, predictions, authorise)
-
-    def endpoints() -> Endpoints:
-        return _endpoints(server, open_registry, open_endpoints)
-
-    def rollouts() -> Rollouts:
-        from bascule.release.rollouts import Rollouts, RolloutStore
-
-        if open_catalogue is None:
-            raise NotFound("this server keeps no rollouts", hint="run bascule control")
-        return Rollouts(RolloutStore(open_catalogue()), endpoints(), defaults=rollout_defaults)
-
-    def asks_approver(endpoint: str) -> bool:
-        return open_catalogue is not None and rollouts().asks_approver(endpoint)
-
-    def books() -> Books:
-        from bascule.batch import Schedules
-        from bascule.configuring import Books
-        from bascule.registry import CatalogueKeys
-        from bascule.registry.stores import SqlRecords
-
-        book, registry = rollouts(), open_registry()  # says where there is no catalogue
-        assert open_catalogue is not None
-        return Books(
-            book, lambda reference: str(registry.resolve(reference)), Schedules(open_catalogue()),
-            CatalogueKeys(SqlRecords(open_catalogue())), (open_alerts or no_alerts)(),
-            datetime.now(UTC),
-        )  # fmt: skip
-
-    add_endpoints(app, server, endpoints, authorise, asks_approver)
-    add_rollouts(app, rollouts, authorise)
-    add_configuration(app, books, authorise)
-    describe(app, asks_for_keys=guard is not None)
+    add_endpoints(app, server, parts.endpoints, authorise, parts.asks_approver)
+    add_rollouts(app, parts.rollouts, authorise)
+    add_configuration(app, parts.books, authorise)
+    describe(app, asks_for_keys=asks_for_keys)
     app.state.control = ControlContext(
-        server=server, registry=open_registry, endpoints=endpoints, rollouts=rollouts,
-        alerts=open_alerts or no_alerts, keys=open_keys or no_keys, catalogue=open_catalogue,
-        authorise=authorise, asks_for_keys=guard is not None, home=home, measure=measure,
-        do_task=do_task, works=works, predictions=predictions, batch=batch,
-        sessions=known_sessions, find_session=find_session, shown=shown,
-        plots=plots,
+        server=server, registry=open_registry, endpoints=parts.endpoints, rollouts=parts.rollouts,
+        alerts=parts.alerts, keys=parts.keys, catalogue=open_catalogue, authorise=authorise,
+        asks_for_keys=asks_for_keys, home=home, measure=measure, do_task=do_task, works=Works(),
+        predictions=predictions, batch=batch, sessions=parts.sessions, find_session=find_session,
+        shown=shown, plots=plots,
     )  # fmt: skip
     return app
-
-
-def _endpoints(
-    server: ServerLink,
-    open_registry: Callable[[], Registry],
-    open_store: Callable[[], EndpointStore] | None,
-) -> Endpoints:
-    from bascule.endpoints import Endpoints
-
-    if open_store is None:
-        raise NotFound("this server keeps no endpoints", hint="run bascule control")
-
-    def serves_now(name: str) -> str:
-        spec = default_of(tuple(one for one in server.services if not one.is_planned), name)
-        if spec is None:
-            return ""
-        try:  # a folder of that name is no version of the registry
-            return str(open_registry().resolve(f"{spec.model}/{spec.version}"))
-        except BasculeError:
-            return ""
-
-    return Endpoints(open_store(), open_registry, serves_now=serves_now)
 
 
 def _no_requests() -> Requests:

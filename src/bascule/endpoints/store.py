@@ -37,6 +37,7 @@ class EndpointStore:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._newest: dict[str, StoredPlan] = {}  # as last read: stored plans never change
 
     def watch(self) -> Watch:
         """Waits for changes; see `Catalogue.watch`."""
@@ -67,10 +68,16 @@ class EndpointStore:
         with suppress(NotFound), self._catalogue.read() as connection:
             rows = connection.execute(query).all()
             return [
-                Endpoint(row.endpoint, row.follows, _stored(row), row.following or {})
+                Endpoint(row.endpoint, row.follows, self._current(row), row.following or {})
                 for row in rows
             ]
         return []
+
+    def _current(self, row: Any) -> StoredPlan:
+        known = self._newest.get(row.endpoint)
+        if known is None or (known.plan.number, known.made_at) != (row.number, row.made_at):
+            known = self._newest[row.endpoint] = _stored(row)
+        return known
 
     def deleted(self, names: Collection[str]) -> set[str]:
         """Which of these endpoints were deleted."""

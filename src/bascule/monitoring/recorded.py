@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +61,33 @@ def latest_predictions(
     where = f"model = {quoted(model)} AND time >= {_moment(since)} AND time < {_moment(until)}"
     if version:
         where += f" AND version = {quoted(version)}"
-    found: list[dict[str, Any]] = ledger.query(
+    # Rows are compared from the page's oldest time on: sorting all of them costs twice as much.
+    times = f"SELECT time FROM predictions WHERE {where} ORDER BY time DESC LIMIT {limit + offset}"
+    sql = (
         f"SELECT {_LISTED} FROM predictions WHERE {where} "
-        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}",
-        model=model,
-    ).to_pylist()
+        f"AND time >= (SELECT min(time) FROM ({times})) "
+        f"ORDER BY time DESC, id, row LIMIT {limit} OFFSET {offset}"
+    )
+    rows = ledger.rows_by_day(model, version)
+    days = days_with(rows, str(_day(since)), str(_day(until)), limit + offset)
+    found: list[dict[str, Any]] = ledger.ask(
+        lambda connection: connection.sql(sql).to_arrow_table().to_pylist(),
+        model=model, days=days, is_ours=True,
+    )  # fmt: skip
     return found
+
+
+def days_with(rows: Mapping[str, int], first: str, last: str, needed: int) -> tuple[str, str]:
+    """The latest days, of those from `first` to `last`, that surely have so many rows. Pure.
+
+    Of the last day, rows may be too late: it does not count.
+    """
+    for day in sorted(rows, reverse=True):
+        if first <= day < last:
+            needed -= rows[day]
+            if needed <= 0:
+                return day, last
+    return first, last
 
 
 def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
@@ -80,43 +101,48 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
     name, mark, row = prediction_id.rpartition("#")
     asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
-    found, outcomes = ledger.ask(partial(_requests_and_truths, quoted(asked)))
-    if not found:
+    newest = ledger.ask(
+        lambda connection: connection.execute(
+            "SELECT model, version, epoch_us(time), count(*) FROM predictions "
+            f"WHERE id = {quoted(asked)} GROUP BY ALL ORDER BY 3 DESC LIMIT 1"
+        ).fetchone(),
+        is_ours=True,
+    )  # fmt: skip
+    if newest is None:
         raise NotFound(
             f"the ledger has no prediction {asked!r}",
             hint="answers carry their id; bascule ledger status shows what the ledger holds",
         )
-    newest = found[0]
-    rows = ledger.query(
-        f"SELECT * FROM predictions WHERE id = {quoted(asked)} "
-        f"AND version = {quoted(newest['version'])} AND time = {_moment(newest['time'])} "
-        f"ORDER BY row LIMIT {MAX_ROWS}",
-        model=newest["model"],
-    ).to_pylist()
+    model, version, time_us, count = newest
+    where = f"id = {quoted(asked)} AND version = {quoted(version)} AND epoch_us(time) = {time_us}"
+    day = str(datetime.fromtimestamp(time_us // 10**6, UTC).date())
+    rows, outcomes = ledger.ask(
+        partial(_rows_and_truths, where, quoted(asked)),
+        model=model, days=(day, day), is_ours=True,
+    )  # fmt: skip
     first = rows[0]
     facts = {one: first[one] for one in first if not one.startswith(("input.", "output."))}
     models = (first["endpoint"], first["model"])
     truths = {one["row"]: one for one in outcomes if one["model"] in models}
     return Recorded(
-        asked, {**facts, "row": None}, newest["rows"],
+        asked, {**facts, "row": None}, count,
         [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
         [truths.get(one["row"]) for one in rows],
     )  # fmt: skip
 
 
-def _requests_and_truths(
-    name: str, connection: DuckDBPyConnection
+def _rows_and_truths(
+    where: str, name: str, connection: DuckDBPyConnection
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The requests of an id, the newest first, and its truths: at once, as opening costs most."""
-    requests = connection.sql(
-        "SELECT model, version, time, count(*) AS rows FROM predictions "
-        f"WHERE id = {name} GROUP BY ALL ORDER BY time DESC LIMIT 1"
+    """The rows of a request, and the truths of its id: at once, as opening costs most."""
+    rows = connection.sql(
+        f"SELECT * FROM predictions WHERE {where} ORDER BY row LIMIT {MAX_ROWS}"
     ).to_arrow_table()
     truths = connection.sql(
         "SELECT row, model, truth, time, received_at FROM outcomes "
         f"WHERE id = {name} ORDER BY received_at"
     ).to_arrow_table()
-    return requests.to_pylist(), truths.to_pylist()
+    return rows.to_pylist(), truths.to_pylist()
 
 
 def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -124,6 +150,10 @@ def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
         name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
     }
+
+
+def _day(at: datetime) -> date:
+    return at.astimezone(UTC).date()
 
 
 def _moment(at: datetime) -> str:

@@ -16,7 +16,7 @@ from tests.console_work import finished, looking, token_of
 from bascule.app import open_catalogue, open_registry, open_rollouts
 from bascule.batch import Runs, Schedule, Schedules, Status
 from bascule.bundle.disk import read_manifest
-from bascule.console.pages.batch import job_of_form, run_view, schedule_row
+from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
 from bascule.console.pages.deploy import gates_of, strategies_of
 from bascule.console.pages.try_it import columns_of, confidence_of, inputs_of
 from bascule.core import DType, Field, Invalid, Signature
@@ -167,23 +167,23 @@ def test_a_page_of_runs_reads_the_statuses_of_that_page_alone(settings, pages, m
     read = []
     plain = Runs._status
     monkeypatch.setattr(Runs, "_status", staticmethod(lambda f: read.append(f) or plain(f)))
-    page = pages.get("/batch?page=2").text
+    page = pages.get("/batch?start=25").text
     assert len(read) == 25
     assert f"{59 - 25:016x}"[:12] in page
-    assert 'href="/batch?page=1"' in page
-    assert 'href="/batch?page=3"' in page
+    assert 'href="/batch?start=0"' in page
+    assert 'href="/batch?start=50"' in page
 
 
 def test_the_progress_of_a_run_has_its_share_its_rate_and_the_time_that_is_left():
     status = Status(run="r", model="m", source="s", sink="t", rows=250, expected_rows=1_000,
                     seconds=5.0, started_at=NOW, updated_at=NOW)  # fmt: skip
-    view = run_view(status, {"checks": ["rows >= 1"]}, [], "", may_act=True)
-    assert (view.share, view.rate, view.left_s) == (0.25, 50.0, 15.0)
-    assert view.checks == [("rows >= 1", "not judged")]
+    job = {"checks": ["rows >= 1"], "warnings": ["rows >= 9"]}
+    assert progress_of(status) == (0.25, 50.0, 15.0)
+    assert checks_of(status, job) == [("rows >= 1", "not judged"), ("rows >= 9", "not judged")]
     status.state, status.error = "failed", "a check stops the run: rows >= 1 is not met"
-    ended = run_view(status, {"checks": ["rows >= 1"]}, [], "", may_act=True)
-    assert ended.checks == [("rows >= 1", "failed")]
-    assert ended.left_s is None
+    status.findings = ["rows >= 9 is not met"]
+    assert checks_of(status, job) == [("rows >= 1", "failed"), ("rows >= 9", "warning")]
+    assert progress_of(status) == (0.25, 50.0, None)
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,7 @@ def test_a_schedule_says_what_its_last_run_did(scheduled, state):
     from bascule.batch import Scheduled
 
     plan = Schedule(name="n", cron="0 2 * * *", job={"model": "m"}, created_at=NOW)
-    row = schedule_row(Scheduled(plan, **scheduled), NOW)
-    assert row.state == state
-    assert row.next_at == datetime(2026, 11, 29, 2, tzinfo=UTC)
+    assert state_of(Scheduled(plan, **scheduled)) == state
 
 
 def test_a_form_becomes_a_job_without_the_fields_that_are_empty():
@@ -382,7 +380,7 @@ def test_the_criteria_of_a_check_have_those_that_failed_first():
         {"criterion": "a", "value": 1.0, "passed": True, "reason": ""},
         {"criterion": "b", "value": None, "passed": False, "reason": "no rows"},
     ]}  # fmt: skip
-    assert [one.criterion for one in gates_of(body)] == ["b", "a"]
+    assert [criterion for criterion, *_ in gates_of(body)] == ["b", "a"]
     assert gates_of({}) == []
 
 
@@ -396,9 +394,9 @@ def test_the_cost_of_a_strategy_is_the_most_that_any_guard_lets_through():
         {"strategy": "ab", "problem": "no outcomes", "hint": "add some"},
     ]}  # fmt: skip
     canary, shadow, ab = strategies_of(made)
-    assert canary.exposed == 30
-    assert shadow.exposed is None
-    assert ab.problem == "no outcomes. Next: add some"
+    assert canary["exposed"] == 30
+    assert shadow["exposed"] is None
+    assert (ab["problem"], ab["hint"]) == ("no outcomes", "add some")
 
 
 # -- score a file --

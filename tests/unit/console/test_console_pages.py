@@ -142,7 +142,7 @@ def test_without_keys_another_machine_may_look_and_change_nothing(settings, serv
     with browsing(control(settings, server), client=("10.1.2.3", 5_000)) as far:
         page = far.get("/endpoints/rain").text
         assert "Abort…" not in page
-        token = far.app.state.console.sessions._otherwise._csrf  # of every page without signing in
+        token = far.app.state.console.sessions._csrf  # of every page without signing in
         path = f"/endpoints/rain/rollouts/{name}/abort"
         answer = far.post(path, data={"csrf": token, "reason": "x"})
         assert "only from this machine" in far.get(answer.headers["location"]).text

@@ -11,7 +11,8 @@ from bascule.console.facts import EndpointFacts, ServerFacts, endpoint_facts
 from bascule.console.kept import Kept
 from bascule.console.live import Looks, Sample, live_view
 from bascule.console.pages.endpoint import diagram
-from bascule.console.pages.overview import overview_view
+from bascule.console.pages.overview import todos_of
+from bascule.console.paging import pager_of
 from bascule.console.story import (
     COMMANDS,
     coarse,
@@ -108,9 +109,9 @@ def test_an_endpoint_is_live_where_the_newest_plan_is_served(served, there, stat
 def test_the_most_severe_stands_first_among_what_waits():
     behind = EndpointFacts(ENDPOINT, None, 2, has_server=True, requests=0, errors=0)
     server = ServerFacts(is_there=True, workers=2, alive=1)
-    view = overview_view(server, [behind], [stored(Waiting(1, T0))], [])
-    assert [one.tone for one in view.todos] == ["bad", "warn", "warn"]
-    assert view.todos[0].text == "1 of 2 workers answer."
+    todos = todos_of(server, [behind], [stored(Waiting(1, T0))], [])
+    assert [one.tone for one in todos] == ["bad", "warn", "warn"]
+    assert todos[0].text == "1 of 2 workers answer."
 
 
 @pytest.mark.parametrize(
@@ -143,19 +144,19 @@ def test_a_story_tells_the_latest_first_and_a_look_that_changed_nothing_apart():
     story = story_of(
         stored(Running(2, T0), "held: 3 more minutes"), decided, [(0, None), (1, 0.5), (2, 1.1)]
     )
-    assert [one.sentence for one in story.lines] == ["step 2", "step 1"]
-    assert [one.evidence for one in story.lines] == ["evidence of 3 to 1", ""]
-    assert story.now == "held: 3 more minutes"
-    assert story.needed == "20 to 1"
-    assert "boundary 20 to 1" in story.chart
-    told = story_of(stored(Running(2, T0), "step 2"), decided, [])
-    assert told.now == ""
-    assert told.chart is None
+    told = [(line.decision.sentence, evidence) for line, _, evidence in story["told"]]
+    assert told == [("step 2", "evidence of 3 to 1"), ("step 1", "")]
+    assert story["now"] == "held: 3 more minutes"
+    assert story["needed"] == "20 to 1"
+    assert "boundary 20 to 1" in story["chart"]
+    at_once = story_of(stored(Running(2, T0), "step 2"), decided, [])
+    assert at_once["now"] == ""
+    assert at_once["chart"] is None
 
 
 def test_evidence_over_the_boundary_is_marked():
-    over = story_of(stored(Aborted(T0)), [], [(0, 0.0), (1, 3.1)]).chart
-    under = story_of(stored(Running(0, T0)), [], [(0, 0.0), (1, 2.9)]).chart
+    over = story_of(stored(Aborted(T0)), [], [(0, 0.0), (1, 3.1)])["chart"]
+    under = story_of(stored(Running(0, T0)), [], [(0, 0.0), (1, 2.9)])["chart"]
     assert 'class="alarm"' in over
     assert 'class="alarm"' not in under
 
@@ -201,21 +202,21 @@ def sample(at_s, current, candidate, errors=0, fast=0):
 
 def test_rates_are_those_between_the_last_two_looks_and_failures_those_of_the_window():
     looks = [sample(0, 0, 0), sample(10, 100, 0), sample(20, 400, 100, errors=5, fast=500)]
-    view = live_view(PLAN, looks, "/x")
-    assert view.per_s == 40.0
-    assert [one.per_s for one in view.arms] == [30.0, 10.0]
-    assert [one.share for one in view.arms] == [0.8, 0.2]
-    assert view.error_share == 5 / 500
-    assert 0 < view.p50_s <= BUCKETS_S[0]
-    assert view.over_s == 20
+    view = live_view(PLAN, looks)
+    assert view["per_s"] == 40.0
+    assert [one.per_s for one in view["arms"]] == [30.0, 10.0]
+    assert [one.share for one in view["arms"]] == [0.8, 0.2]
+    assert view["error_share"] == 5 / 500
+    assert 0 < view["p50_s"] <= BUCKETS_S[0]
+    assert view["over_s"] == 20
 
 
 def test_a_first_look_knows_no_rate_and_a_former_plan_is_left_out():
-    view = live_view(PLAN, [replace(sample(0, 900, 0), plan=2), sample(5, 7, 0)], "/x")
-    assert view.per_s == 0
-    assert view.error_share is None
-    assert view.p50_s is None
-    assert [one.requests for one in view.arms] == [7, 0]
+    view = live_view(PLAN, [replace(sample(0, 900, 0), plan=2), sample(5, 7, 0)])
+    assert view["per_s"] == 0
+    assert view["error_share"] is None
+    assert view["p50_s"] is None
+    assert [one.requests for one in view["arms"]] == [7, 0]
 
 
 def test_looks_are_a_second_apart_however_many_pages_ask():
@@ -247,8 +248,18 @@ def test_a_diagram_names_every_arm_its_shadow_and_its_fallback():
     assert "10 % copied" in said
 
 
-def test_what_is_kept_makes_room_for_the_newest():
-    kept = Kept(2)
-    for name in "abc":
-        kept.put(name, name)
-    assert [kept.get(name) for name in "abc"] == [None, "b", "c"]
+def test_what_is_kept_is_made_once_and_makes_room_for_the_newest():
+    kept, made = Kept(2), []
+    for name in "abccb":
+        assert kept.get(name, lambda name=name: made.append(name) or name.upper()) == name.upper()
+    assert made == ["a", "b", "c"]
+    kept.get("a", lambda: made.append("a") or "A")
+    assert made == ["a", "b", "c", "a"]
+
+
+def test_the_pages_of_a_list_lead_to_each_other_and_keep_the_search():
+    first, middle, last = (pager_of("/models", start, 25, 60, q="a&b") for start in (0, 25, 50))
+    assert (first.back, first.more) == ("", "/models?q=a%26b&start=25")
+    assert (middle.back, middle.more) == ("/models?q=a%26b&start=0", "/models?q=a%26b&start=50")
+    assert (last.back, last.more) == ("/models?q=a%26b&start=25", "")
+    assert last.said == "51 to 60 of 60"

@@ -7,7 +7,7 @@ from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
 from bascule.batch import Schedule, Schedules
-from bascule.console.pages.history import PAGE, history_view
+from bascule.console.pages.history import PAGE, Filters, more_of, path_of
 from bascule.console.pages.settings import roles_in_words, settings_sections
 from bascule.console.site import add_console
 from bascule.control import SettingsShown
@@ -26,32 +26,20 @@ def act(number, about="model", name="late"):
     return Act(number, at, "ada", about, name, "pushed", f"late/{number} pushed", "", {})
 
 
-NO_FILTER = dict.fromkeys(("about", "name", "kind", "by", "since", "until"), "")
-
-
 def test_a_page_of_the_history_leads_to_the_next_under_the_same_filter():
     acts = [act(number) for number in range(PAGE + 1, 0, -1)]
 
-    view = history_view(acts, {**NO_FILTER, "by": "a&b"}, with_keys=True, is_first=True)
-
-    assert len(view.lines) == PAGE
-    assert view.more == "/history?by=a%26b&after=2"
-    assert view.exports["CSV"] == "/history/export?by=a%26b&format=csv"
+    assert more_of(acts, Filters(by=" a&b ")) == "/history?by=a%26b&after=2"
 
 
 def test_the_last_page_of_the_history_leads_nowhere():
-    view = history_view([act(1)], NO_FILTER, with_keys=True, is_first=False)
-
-    assert (view.more, view.is_filtered) == ("", False)
+    assert more_of([act(1)], Filters()) == ""
 
 
 def test_acts_on_models_and_endpoints_lead_to_their_pages():
     acts = [act(3), act(2, "endpoint", "a/b"), act(1, "schedule", "nightly")]
 
-    view = history_view(acts, NO_FILTER, with_keys=False, is_first=True)
-
-    assert [one.path for one in view.lines] == ["/models/late", "/endpoints/a%2Fb", ""]
-    assert not {"key", "session", "sign_in_link"} & set(view.subjects)
+    assert [path_of(one) for one in acts] == ["/models/late", "/endpoints/a%2Fb", ""]
 
 
 def test_settings_are_told_in_words_and_secrets_are_not_among_them():
@@ -123,9 +111,11 @@ def test_a_key_that_cannot_be_is_refused_with_the_field(site, fields, said):
 
 def test_who_may_not_see_keys_sees_neither_keys_nor_sessions(site):
     with site.signed_in("viewer:*") as browser:
-        page = browser.get("/settings").text
+        page, history = browser.get("/settings").text, browser.get("/history?by=ada").text
+    assert 'href="/history/export?by=ada&amp;format=csv"' in history
     assert "Make a key" not in page
     assert "Sessions that hold" not in page
+    assert 'value="sign_in_link"' not in history
     assert "nightly" in page
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
@@ -11,15 +10,15 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from bascule.console.calling import call
+from bascule.console.facts import endpoints_of, suggested_models, version_named, work_of
 from bascule.console.flash import Flash
 from bascule.console.forms import field
-from bascule.console.pages.batch import model_names
-from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
-from bascule.console.uploads import MAX_FILE_BYTES, as_json
+from bascule.console.uploads import MAX_FILE_BYTES
+from bascule.console.words import cell
 from bascule.control import problem_of
-from bascule.core import BasculeError, Invalid, Reference, check_name
+from bascule.core import BasculeError, Invalid, check_name
 
 if TYPE_CHECKING:
     from bascule.control import Work
@@ -44,85 +43,7 @@ STRATEGIES = {
     "ab": "Half of the requests each; known outcomes decide.",
     "bandit": "Shares follow the outcomes.",
 }
-_MAX_MODELS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A criterion, the value that was measured, and the verdict."""
-
-    criterion: str
-    value: str
-    passed: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """One way to deploy.
-
-    Attributes:
-        name: As the command takes it.
-        text: What it does.
-        sentence: How it would begin; empty where it would be refused.
-        forecasts: What it finds after how many requests, by simulation.
-        exposed: The most requests that the candidate answers before harm of 5 % is found; None
-            where it is not simulated, or where harm is not found.
-        problem: Why it would be refused, and the next step.
-    """
-
-    name: str
-    text: str
-    sentence: str
-    forecasts: Sequence[str]
-    exposed: int | None
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Working:
-    """Work that the page waits for."""
-
-    id: str
-    title: str
-    busy_s: float | None
-    problem: str = ""
-    hint: str = ""
-    target: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DeployView:
-    """The page.
-
-    Attributes:
-        references: Models and endpoints, for lists of suggestions.
-        version: `MODEL/NUMBER` that was chosen; empty before.
-        state: Of its gates: `passed`, `failed` or `unchecked`.
-        gates: The criteria of the check that counts.
-        endpoint: Where to.
-        now: What answers there now.
-        strategies: Empty until they are simulated.
-        working: What is under way; None if nothing is.
-        problem: Why the version cannot be shown.
-        guards: As they were typed in, one a line.
-    """
-
-    references: Sequence[str]
-    endpoints: Sequence[str]
-    version: str
-    wanted: str
-    state: str
-    gates: Sequence[Gate]
-    endpoint: str
-    now: str
-    strategies: Sequence[Strategy]
-    working: Working | None
-    problem: str
-    hint: str
-    guards: str
-    may_upload: bool
-    max_mb: int = MAX_FILE_BYTES >> 20
+_MAX_ENDPOINTS = 200
 
 
 @router.get("/deploy")
@@ -134,30 +55,32 @@ def deploy(
     work: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Choose a version; then its gates and the strategies."""
-    working = _working(request, work) if work else None
-    chosen, problem, hint = None, "", ""
+    context, session = context_of(request), current(request)
+    shown = work_of(context, session, work) if work else None
+    chosen, problem = None, None
     if version:
         try:
             chosen = _version(request, version)
         except BasculeError as error:
-            problem, hint = error.message, error.hint
-    gates, state, simulated = list[Gate](), "", None
+            problem = error
+    checks, strategies = [], list[dict[str, Any]]()
     endpoint = to.strip() or (chosen.model if chosen else "")
     if chosen is not None:
-        state, gates = _gates(request, chosen)
-        simulated = _simulation(request, chosen, endpoint, _lines(guards))
-    if simulated is not None and (not simulated.is_done or simulated.problem is not None):
-        working = working_view(simulated, request.url.path + "?" + request.url.query)
-    done = simulated.result if simulated is not None and simulated.problem is None else None
-    view = DeployView(
-        model_names(request, _MAX_MODELS),
-        _endpoints(request), str(chosen or ""), version, state, gates,
-        endpoint, _answers(request, endpoint), strategies_of(done or {}), working, problem, hint,
-        guards, current(request).allows("write", ""),
+        checks = context.registry().checks(chosen)
+        shown = _simulation(request, chosen, endpoint, _lines(guards))
+        if shown is not None and shown.result is not None:
+            shown, strategies = None, strategies_of(shown.result)
+    return render(
+        request, "deploy.html", f"Deploy {chosen}" if chosen else "Deploy",
+        crumbs=[Crumb("Deploy")], status=422 if problem else 200, problem=problem,
+        version=str(chosen or ""), wanted=version, state=chosen.gates if chosen else "",
+        gates=gates_of(checks[-1].statement.body if checks else {}), endpoint=endpoint,
+        now=_answers(request, endpoint), guards=guards, strategies=strategies, work=shown,
+        target=f"{request.url.path}?{request.url.query}" if chosen else "",
+        may_upload=session.allows("write", ""), max_mb=MAX_FILE_BYTES >> 20,
+        references=suggested_models(context, session),
+        endpoints=[one.name for one in endpoints_of(context, session)][:_MAX_ENDPOINTS],
     )  # fmt: skip
-    title = f"Deploy {chosen}" if chosen else "Deploy"
-    return render(request, "deploy.html", view, title=title, crumbs=[Crumb("Deploy")],
-                  status=422 if problem else 200)  # fmt: skip
 
 
 @router.get("/deploy/working")
@@ -166,10 +89,15 @@ def working(
     target: Annotated[str, Query(max_length=4_096)] = "",
 ) -> Response:  # fmt: skip
     """The part of the page that waits; when the work is done, the page goes on."""
-    view = _working(request, work, target)
-    response = render(request, "working.html", view, title=view.title)
-    if view.busy_s is None and view.target:
-        response.headers["HX-Redirect"] = view.target
+    found = work_of(context_of(request), current(request), work)
+    made = found.result or {}
+    if "number" in made:
+        target = "/deploy?" + urlencode({"version": f"{made['model']}/{made['number']}"})
+    elif not target.startswith("/deploy?"):
+        target = ""
+    response = render(request, "working.html", found.title, work=found, target=target)
+    if found.result is not None and target:
+        response.headers["HX-Redirect"] = target
     return response
 
 
@@ -189,7 +117,7 @@ async def take_file(request: Request, name: str, suffixes: Sequence[str]) -> Res
         answer = problem_of(error, request.url.path)
         assert answer is not None
         return answer
-    return JSONResponse(as_json(made))
+    return JSONResponse({"id": made.id, "name": made.name, "size": made.size_bytes})
 
 
 @router.post("/deploy/models")
@@ -238,36 +166,23 @@ async def go(request: Request) -> Response:
         query = urlencode({"version": version, "to": endpoint, "guards": field(form, "guards")})
         return see(request, f"/deploy?{query}", Flash("bad", answer.problem))
     made = answer.body["deployed"] or answer.body["begun"]
-    named = (
-        made["plan"]["endpoint"] if answer.body["deployed"] else made["rollout"]["endpoint"]
-    )  # fmt: skip
+    named = (made.get("plan") or made["rollout"])["endpoint"]
     return see(request, f"/endpoints/{named}", Flash("good", made["sentence"]))
 
 
 def _version(request: Request, reference: str) -> Version:
-    if reference.startswith((".", "/", "~")) or reference.endswith("/"):
-        raise Invalid(f"version: {reference!r} is a folder", hint="name a version: late/4")
-    named = Reference.parse(reference.strip())
+    named = version_named(reference.strip())
     current(request).check("read", named.model)
     return context_of(request).registry().resolve(named)
 
 
-def _gates(request: Request, version: Version) -> tuple[str, list[Gate]]:
-    checks = context_of(request).registry().checks(version)
-    return version.gates, gates_of(checks[-1].statement.body if checks else {})
-
-
-def gates_of(body: Mapping[str, Any]) -> list[Gate]:
-    """The criteria of a `gates` statement, those that failed first. Pure."""
+def gates_of(body: Mapping[str, Any]) -> list[tuple[str, bool, str, str]]:
+    """Criterion, verdict, value and reason of a `gates` statement; failed ones first. Pure."""
     found = [
-        Gate(
-            str(one["criterion"]),
-            cell(one.get("value")),
-            one["passed"] is True, str(one.get("reason", "")),
-        )
+        (one["criterion"], one["passed"] is True, cell(one.get("value")), one.get("reason", ""))
         for one in body.get("results", ())
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: one.passed)
+    ]
+    return sorted(found, key=lambda one: one[1])
 
 
 def _simulation(
@@ -293,52 +208,19 @@ def _simulation(
     )  # fmt: skip
 
 
-def strategies_of(made: Mapping[str, Any]) -> list[Strategy]:
-    """What is shown of each strategy, from the answer of the task `forecasts`. Pure."""
+def strategies_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is shown of each strategy, from the result of the task `forecasts`. Pure.
+
+    `exposed`: the most requests that the candidate answers before harm of 5 % is found; None where
+    it is not simulated, or where a guard does not find it.
+    """
     found = []
     for one in made.get("strategies", ()):
-        lines = one.get("forecasts", ())
-        exposed = [line["exposed"] for line in lines if line["harm"] == 0.05]
-        known = [value for value in exposed if value is not None]
-        hint = f" Next: {one['hint']}" if one.get("hint") else ""
-        found.append(
-            Strategy(
-                one["strategy"], STRATEGIES.get(one["strategy"], ""), one.get("sentence", ""),
-                [line["sentence"] for line in lines],
-                max(known) if known and len(known) == len(exposed) else None,
-                f"{one['problem']}.{hint}" if one.get("problem") else "",
-            )
-        )  # fmt: skip
+        exposed = [line["exposed"] for line in one.get("forecasts", ()) if line["harm"] == 0.05]
+        most = max(exposed) if exposed and None not in exposed else None
+        found.append({"sentence": "", "problem": "", "hint": "", "forecasts": (), **one,
+                      "text": STRATEGIES.get(one["strategy"], ""), "exposed": most})  # fmt: skip
     return found
-
-
-def _working(request: Request, work: str, target: str = "") -> Working:
-    found = context_of(request).works.get(work)
-    if found.owner != current(request).subject and not found.key:
-        raise Invalid("this was asked for by another person", hint="start it again yourself")
-    if target and not target.startswith(("/deploy?", "/score?")):
-        target = ""
-    return working_view(found, target)
-
-
-def working_view(work: Work, target: str = "") -> Working:
-    """How far some work is, and the page that goes on with its result. Pure."""
-    if work.problem is not None:
-        return Working(work.id, work.title, None, work.problem.message, work.problem.hint)
-    if not work.is_done:
-        return Working(work.id, work.title, work.seconds, target=target)
-    made = work.result or {}
-    if "number" in made:
-        target = "/deploy?" + urlencode({"version": f"{made['model']}/{made['number']}"})
-    return Working(work.id, work.title, None, target=target)
-
-
-def _endpoints(request: Request) -> list[str]:
-    try:
-        found = context_of(request).endpoints().endpoints()
-    except BasculeError:
-        return []
-    return [one.name for one in found if current(request).allows("read", one.name)][:_MAX_MODELS]
 
 
 def _answers(request: Request, endpoint: str) -> str:

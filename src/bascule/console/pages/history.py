@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, StringConstraints
 
+from bascule.console.paging import Pager
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, page_router, render
 from bascule.control import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
@@ -25,129 +26,80 @@ router = page_router({
 PAGE = 50
 _KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 SUBJECTS = (
-    "model",
-    "endpoint",
-    "alert",
-    "silence",
-    "schedule",
-    "ledger",
-    "key",
-    "session",
-    "sign_in_link",
-)
+    "model", "endpoint", "alert", "silence", "schedule", "ledger", "key", "session", "sign_in_link",
+)  # fmt: skip
 _PAGES_OF = {"model": "/models/", "endpoint": "/endpoints/"}
-_Text = Annotated[str, Query(max_length=256)]
-_Id = Annotated[int | None, Query(ge=1, lt=2**63)]
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=256)]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One act, and the page of what it is about; empty for none."""
+class Filters(BaseModel):
+    """What an address of these pages says; an empty filter is any."""
 
-    act: Act
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryView:
-    """What the page shows.
-
-    Attributes:
-        lines: The latest first.
-        filters: As they are in the address.
-        subjects: What the person may choose from.
-        more: The address of the next page; empty on the last.
-        exports: Addresses of the same as files, by their names.
-        is_first: Whether it is the first page.
-    """
-
-    lines: Sequence[Line]
-    filters: Mapping[str, str]
-    subjects: Sequence[str]
-    more: str
-    exports: Mapping[str, str]
-    is_first: bool
+    about: _Text = ""
+    name: _Text = ""
+    kind: _Text = ""
+    by: _Text = ""
+    since: _Text = ""
+    until: _Text = ""
+    after: Annotated[int | None, Field(ge=1, lt=2**63)] = None
+    format: Annotated[str, Field(max_length=16)] = "csv"
 
     @property
-    def is_filtered(self) -> bool:
-        return any(self.filters.values())
+    def given(self) -> dict[str, str]:
+        said = self.model_dump(exclude={"after", "format"})
+        return {name: value for name, value in said.items() if value}
+
+    @property
+    def asked(self) -> Asked:
+        """The same for `History`. Raises `Invalid`."""
+        days = _moment("since", self.since), _moment("until", self.until, is_end=True)
+        return Asked(self.about, self.name, self.kind, self.by, *days)
 
 
-def history_view(
-    acts: Sequence[Act], filters: Mapping[str, str], *, with_keys: bool, is_first: bool
-) -> HistoryView:
-    """The page, from one act more than it shows. Pure."""
-    shown = acts[:PAGE]
-    given = {name: value for name, value in filters.items() if value}
-    more = ""
-    if len(acts) > len(shown):
-        more = f"/history?{urlencode({**given, 'after': shown[-1].id})}"
-    lines = [
-        Line(one, _PAGES_OF[one.about] + quote(one.name, safe="") if one.about in _PAGES_OF else "")
-        for one in shown
-    ]
-    exports = {
-        name: f"/history/export?{urlencode({**given, 'format': form})}"
-        for name, form in (("CSV", "csv"), ("JSON lines", "jsonl"))
-    }
-    subjects = [one for one in SUBJECTS if with_keys or one not in OF_ADMINISTRATORS]
-    return HistoryView(lines, filters, subjects, more, exports, is_first)
+def more_of(acts: Sequence[Act], filters: Filters) -> str:
+    """The address of the next page, from one act more than a page shows; empty on the last."""
+    if len(acts) <= PAGE:
+        return ""
+    return f"/history?{urlencode({**filters.given, 'after': acts[PAGE - 1].id})}"
+
+
+def path_of(act: Act) -> str:
+    """The page of what an act is about; empty for none."""
+    start = _PAGES_OF.get(act.about)
+    return "" if start is None else start + quote(act.name, safe="")
 
 
 @router.get("/history")
-def history(
-    request: Request,
-    about: _Text = "",
-    name: _Text = "",
-    kind: _Text = "",
-    by: _Text = "",
-    since: _Text = "",
-    until: _Text = "",
-    after: _Id = None,
-) -> Response:
+def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     """One page of it."""
-    filters = _filters(about, name, kind, by, since, until)
     with_keys = _sees_keys(current(request))
-    acts = _book(request).page(_asked(filters), limit=PAGE + 1, after=after, with_keys=with_keys)
-    view = history_view(acts, filters, with_keys=with_keys, is_first=after is None)
-    return render(request, "history.html", view, title="History")
+    book, asked = _book(request), filters.asked
+    acts = book.page(asked, limit=PAGE + 1, after=filters.after, with_keys=with_keys)
+    return render(
+        request, "history.html", "History", filters=filters,
+        lines=[(one, path_of(one)) for one in acts[:PAGE]],
+        subjects=[one for one in SUBJECTS if with_keys or one not in OF_ADMINISTRATORS],
+        pager=Pager(
+            "" if filters.after is None else f"/history?{urlencode(filters.given)}",
+            more_of(acts, filters),
+        ),
+        exports={
+            name: f"/history/export?{urlencode({**filters.given, 'format': form})}"
+            for name, form in (("CSV", "csv"), ("JSON lines", "jsonl"))
+        },
+    )  # fmt: skip
 
 
 @router.get("/history/export")
-def export(
-    request: Request,
-    about: _Text = "",
-    name: _Text = "",
-    kind: _Text = "",
-    by: _Text = "",
-    since: _Text = "",
-    until: _Text = "",
-    form: Annotated[str, Query(alias="format", max_length=16)] = "csv",
-) -> Response:
+def export(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     """All of it as a file."""
+    form = filters.format
     if form not in _KINDS:
         raise Invalid(f"format: {form!r} is no form of the history", hint="csv or jsonl")
-    asked = _asked(_filters(about, name, kind, by, since, until))
-    acts = _book(request).all(asked, with_keys=_sees_keys(current(request)))
+    acts = _book(request).all(filters.asked, with_keys=_sees_keys(current(request)))
     lines = as_csv(acts) if form == "csv" else as_json_lines(acts)
     named = {"Content-Disposition": f'attachment; filename="history.{form}"'}
     return StreamingResponse(lines, media_type=_KINDS[form], headers=named)
-
-
-def _filters(
-    about: str, name: str, kind: str, by: str, since: str, until: str
-) -> Mapping[str, str]:
-    said = {
-        "about": about, "name": name, "kind": kind, "by": by, "since": since, "until": until
-    }  # fmt: skip
-    return {name: value.strip() for name, value in said.items()}
-
-
-def _asked(filters: Mapping[str, str]) -> Asked:
-    return Asked(
-        filters["about"], filters["name"], filters["kind"], filters["by"],
-        _moment("since", filters["since"]), _moment("until", filters["until"], is_end=True),
-    )  # fmt: skip
 
 
 def _moment(name: str, said: str, *, is_end: bool = False) -> datetime | None:

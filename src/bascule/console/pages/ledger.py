@@ -3,117 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 
+from bascule.console.facts import suggested_models, version_named, work_of
 from bascule.console.forms import field
-from bascule.console.pages.batch import model_names, model_of
+from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
+from bascule.console.words import cell
 from bascule.core import BasculeError, Invalid, NotFound, check_name
-
-if TYPE_CHECKING:
-    from bascule.control import Work
-    from bascule.monitoring import Recorded
 
 router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read", ""),
                       "POST /ledger/ask": ("read", "")})  # fmt: skip
 
 _PAGE_ROWS = 25
+_MAX_ROWS = 1_000
+_MAX_VERSIONS = 50
 _HOURS = {"1h": 1, "24h": 24, "7d": 168, "30d": 720, "all": 87_600}
-NONE = "\u2013"
-"""In place of a value that is not there."""
 _SET_PARTS = ("prediction_set", "lower", "upper")
 """Outputs that are a prediction set or an interval: they are shown beside the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One row of a list: the row's fields, and the address of its page."""
-
-    facts: Mapping[str, Any]
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """An output then and now.
-
-    Attributes:
-        output: Its name.
-        rows: In how many rows the bits differ.
-        largest: The largest absolute difference; None where it is no number.
-        pairs: The first rows: the value then, the value now, and whether they are the same.
-    """
-
-    output: str
-    rows: int
-    largest: float | None
-    pairs: Sequence[tuple[str, str, bool]]
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A prediction that is asked again: under way, failed, or with its differences."""
-
-    id: str
-    work: str
-    busy_s: float | None
-    problem: str = ""
-    hint: str = ""
-    on: str = ""
-    version: str = ""
-    rows: int = 0
-    is_same: bool = False
-    differences: Sequence[Difference] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionView:
-    """One request.
-
-    Attributes:
-        recorded: What the ledger has.
-        inputs: By field, its value in each row.
-        outputs: The same of the answer, without sets and intervals.
-        sets: Prediction sets and intervals, by row; empty without any.
-        versions: Others that can be asked.
-        again: The latest time it was asked again; None if it was not.
-    """
-
-    recorded: Recorded
-    inputs: Sequence[tuple[str, Sequence[str]]]
-    outputs: Sequence[tuple[str, Sequence[str]]]
-    sets: Sequence[str]
-    versions: Sequence[str]
-    again: Again | None
-
-    @property
-    def path(self) -> str:
-        return "/ledger?" + urlencode({"id": self.recorded.id})
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerView:
-    """The page: the search, and what it found."""
-
-    model: str
-    version: str
-    span: str
-    until: str
-    spans: Sequence[str]
-    models: Sequence[str]
-    rows: Sequence[Found]
-    back: str
-    more: str
-    problem: str
-    hint: str
-    prediction: PredictionView | None
-    asked_id: str
 
 
 @router.get("/ledger")
@@ -124,29 +37,28 @@ def ledger(
     version: Annotated[str, Query(max_length=64)] = "",
     span: Annotated[str, Query(max_length=8)] = "24h",
     until: Annotated[str, Query(max_length=40)] = "",
-    page: Annotated[int, Query(ge=1, le=40)] = 1,
+    start: Annotated[int, Query(ge=0, le=_MAX_ROWS - _PAGE_ROWS)] = 0,
     work: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """One prediction by its id, or the latest of a model."""
-    found, rows, problem, hint = None, list[Found](), "", ""
+    rows, problem = list[dict[str, Any]](), None
     try:
         if prediction:
-            found = _prediction(request, prediction.strip(), work)
-        elif model:
-            rows = _rows(request, model, version, span, until, page)
+            return _prediction(request, prediction.strip(), work)
+        if model:
+            rows = _rows(request, model, version, span, until, start)
     except BasculeError as error:
-        problem, hint = error.message, error.hint
-    query = {"model": model, "version": version, "span": span, "until": until}
-    view = LedgerView(
-        model, version, span, until, tuple(_HOURS), model_names(request), rows[:_PAGE_ROWS],
-        _address(query, page - 1), _address(query, page + 1) if len(rows) > _PAGE_ROWS else "",
-        problem, hint, found, prediction,
+        problem = error
+    pager = pager_of(
+        "/ledger", start, _PAGE_ROWS, start + len(rows),
+        model=model, version=version, span=span, until=until,
     )  # fmt: skip
-    crumbs = [Crumb("Ledger", "/ledger"), Crumb(prediction)] if found else [Crumb("Ledger")]
-    title = f"Prediction {prediction}" if found else "Ledger"
     return render(
-        request, "ledger.html", view, title=title, crumbs=crumbs, status=422 if problem else 200
-    )
+        request, "ledger.html", "Ledger", crumbs=[Crumb("Ledger")], status=422 if problem else 200,
+        asked_id=prediction, model=model, version=version, span=span, until=until,
+        spans=tuple(_HOURS), models=suggested_models(context_of(request), current(request)),
+        rows=rows[:_PAGE_ROWS], pager=pager, problem=problem,
+    )  # fmt: skip
 
 
 @router.post("/ledger/ask")
@@ -158,7 +70,7 @@ def ask(request: Request) -> Response:
     found = context.predictions.find(asked)
     session.check("manage", str(found.facts["model"]))
     if on:
-        session.check("read", model_of(on))
+        session.check("read", version_named(on).model)
     measure = context.measure
     if measure is None:
         raise NotFound("this server loads no models", hint="use bascule replay")
@@ -176,45 +88,42 @@ def asked(
     work: Annotated[str, Query(max_length=64)],
 ) -> Response:  # fmt: skip
     """The part of the page that waits for the answer of now."""
-    found = _work_of(request, work)
-    return render(request, "ledger_again.html", again_view(prediction, found), title=prediction)
+    found = work_of(context_of(request), current(request), work)
+    return render(request, "ledger_again.html", prediction, id=prediction, work=found)
 
 
-def _work_of(request: Request, work: str) -> Work:
-    found = context_of(request).works.get(work)
-    if found.owner != current(request).subject:
-        raise Invalid("this answer was asked for by another person", hint="ask again yourself")
-    return found
-
-
-def _prediction(request: Request, prediction: str, work: str) -> PredictionView:
+def _prediction(request: Request, prediction: str, work: str) -> Response:
     context, session = context_of(request), current(request)
     found = context.predictions.find(prediction)
     model = str(found.facts["model"])
     session.check("manage", model)
-    try:
-        versions = [str(one) for one in context.registry().versions(model)][-50:][::-1]
-    except BasculeError:  # served from a folder
-        versions = []
-    own = f"{model}/{found.facts['version']}"
-    again = again_view(found.id, _work_of(request, work)) if work else None
-    return prediction_view(found, [one for one in versions if one != own], again)
+    own, versions = f"{model}/{found.facts['version']}", list[str]()
+    with suppress(BasculeError):  # served from a folder
+        versions = [str(one) for one in context.registry().versions(model)[::-1][:_MAX_VERSIONS]]
+    outputs = by_field(found.outputs)
+    return render(
+        request, "prediction.html", f"Prediction {prediction}",
+        crumbs=[Crumb("Ledger", "/ledger"), Crumb(prediction)],
+        id=found.id, recorded=found, facts=found.facts, inputs=by_field(found.inputs),
+        outputs=[one for one in outputs if not one[0].startswith(_SET_PARTS)],
+        sets=[one for one in outputs if one[0].startswith(_SET_PARTS)],
+        versions=[one for one in versions if one != own],
+        work=work_of(context, session, work) if work else None,
+    )  # fmt: skip
 
 
 def _rows(
-    request: Request, model: str, version: str, span: str, until: str, page: int
-) -> list[Found]:
+    request: Request, model: str, version: str, span: str, until: str, start: int
+) -> list[dict[str, Any]]:
+    """The rows of a page, and one more if there is a next page."""
     current(request).check("manage", check_name(model))
     if span not in _HOURS:
         raise Invalid(f"span: {span!r} is not known", hint=f"use {', '.join(_HOURS)}")
     end = moment_of(until) if until else datetime.now(UTC) + timedelta(seconds=1)
-    found = context_of(request).predictions.latest(
+    return context_of(request).predictions.latest(
         model, since=end - timedelta(hours=_HOURS[span]), until=end, version=version,
-        limit=_PAGE_ROWS + (page < 40), offset=(page - 1) * _PAGE_ROWS,
+        limit=min(_PAGE_ROWS + 1, _MAX_ROWS - start), offset=start,
     )  # fmt: skip
-    return [
-        Found(one, "/ledger?" + urlencode({"id": f"{one['id']}#{one['row']}"})) for one in found
-    ]
 
 
 def moment_of(text: str) -> datetime:
@@ -228,70 +137,7 @@ def moment_of(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def prediction_view(
-    found: Recorded, versions: Sequence[str], again: Again | None
-) -> PredictionView:
-    """The page of one request, from facts. Pure."""
-    outputs = _by_field(found.outputs)
-    sets = [(name, values) for name, values in outputs if name.startswith(_SET_PARTS)]
-    shown = []
-    for row in range(len(found.outputs)):
-        parts = {name: values[row] for name, values in sets}
-        shown.append(_set_of(parts))
-    return PredictionView(
-        found, _by_field(found.inputs),
-        [one for one in outputs if one not in sets], shown if sets else [], versions, again,
-    )  # fmt: skip
-
-
-def _set_of(parts: Mapping[str, str]) -> str:
-    if "lower" in parts and "upper" in parts:
-        return f"{parts['lower']} to {parts['upper']}"
-    return ", ".join(f"{name}: {value}" for name, value in parts.items())
-
-
-def again_view(prediction: str, work: Work) -> Again:
-    """What is shown of a prediction that is asked again. Pure."""
-    if work.problem is not None:
-        return Again(prediction, work.id, None, work.problem.message, work.problem.hint)
-    if work.result is None:
-        return Again(prediction, work.id, work.seconds)
-    made = work.result
-    return Again(
-        prediction, work.id, None, on=made["on"], version=made["version"],
-        rows=made["rows"], is_same=made["is_same"],
-        differences=[
-            Difference(name, differing, made["largest"].get(name),
-                       list(_pairs(made["then"][name], made["now"][name])))
-            for name, differing in made["differing"].items()
-        ],
-    )  # fmt: skip
-
-
-def _pairs(then: Sequence[Any], now: Sequence[Any]) -> Sequence[tuple[str, str, bool]]:
-    pairs = zip(then[:20], now[:20], strict=True)
-    return [(cell(before), cell(after), before == after) for before, after in pairs]
-
-
-def _by_field(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def by_field(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """By field, its value in each row, as cells show them. Pure."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [(name, [cell(row.get(name)) for row in rows]) for name in names]
-
-
-def cell(value: Any) -> str:
-    """A value as a cell shows it: six digits of a number, and a dash for a missing one."""
-    if value is None or value != value:
-        return NONE
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        shown = ", ".join(cell(one) for one in value[:16])
-        return f"[{shown}{', …' if len(value) > 16 else ''}]"
-    return str(value)
-
-
-def _address(query: Mapping[str, str], page: int) -> str:
-    if not page:
-        return ""
-    said = {name: value for name, value in query.items() if value}
-    return "/ledger?" + urlencode({**said, "page": page})

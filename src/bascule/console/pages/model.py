@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 from fastapi import Path, Query, Request, Response
 
 from bascule.charts import Series, Svg, lines
 from bascule.console.facts import endpoints_of
+from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, page_router, render
 
 if TYPE_CHECKING:
     from bascule.endpoints import Endpoint
-    from bascule.registry import Alias, Event, Found, Model, Version
+    from bascule.registry import Alias, Found, Version
 
 router = page_router({"GET /models": ("read", ""), "GET /models/{model}": ("read", "{model}")})
 
@@ -27,32 +27,6 @@ _MAX_EVENTS = 30
 _MAX_TRENDS = 4
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Start = Annotated[int, Query(ge=0, le=10**9)]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsView:
-    """One page of the list of models."""
-
-    rows: Sequence[Model]
-    total: int
-    start: int
-    query: str
-
-    @property
-    def back(self) -> str:
-        return self._address(max(0, self.start - _MODELS)) if self.start else ""
-
-    @property
-    def more(self) -> str:
-        after = self.start + _MODELS
-        return self._address(after) if after < self.total else ""
-
-    @property
-    def said(self) -> str:
-        return f"{self.start + 1} to {self.start + len(self.rows)} of {self.total}"
-
-    def _address(self, start: int) -> str:
-        return f"/models?start={start}" + (f"&q={quote(self.query)}" if self.query else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,58 +60,21 @@ class Trend:
     line: Svg
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """What the page of a model shows: the newest versions first, the latest events first."""
-
-    name: str
-    rows: Sequence[VersionRow]
-    total: int
-    start: int
-    aliases: Sequence[Alias]
-    events: Sequence[Event]
-    trends: Sequence[Trend]
-
-    @property
-    def back(self) -> str:
-        return f"?start={max(0, self.start - _PAGE)}" if self.start else ""
-
-    @property
-    def more(self) -> str:
-        after = self.start + _PAGE
-        return f"?start={after}" if after < self.total else ""
-
-    @property
-    def said(self) -> str:
-        return f"{self.start + 1} to {self.start + len(self.rows)} of {self.total}"
-
-
-def model_view(
-    name: str,
-    versions: Sequence[Version],
-    aliases: Sequence[Alias],
-    events: Sequence[Event],
-    endpoints: Sequence[Endpoint],
-    found: Sequence[Found] = (),
-    start: int = 0,
-) -> ModelView:
-    """The page, from facts; versions and events in their order, `found` the newest first. Pure."""
-    newest = sorted(versions, key=lambda one: -one.number)[start : start + _PAGE]
+def version_rows(
+    versions: Sequence[Version], aliases: Sequence[Alias], endpoints: Sequence[Endpoint]
+) -> list[VersionRow]:
+    """The lines of the table of versions. Pure."""
     serves: dict[str, list[str]] = {}
     for endpoint in endpoints:
         for version in endpoint.current.plan.versions:
             serves.setdefault(version, []).append(endpoint.name)
-    rows = [
+    return [
         VersionRow(
             one, sorted(alias.name for alias in aliases if alias.number == one.number),
             serves.get(str(one), ()),
         )
-        for one in newest
+        for one in versions
     ]  # fmt: skip
-    return ModelView(
-        name, rows, len(versions), start, sorted(aliases, key=lambda one: one.name),
-        events[::-1][:_MAX_EVENTS], trends_of(found),
-    )  # fmt: skip
 
 
 def trends_of(found: Sequence[Found]) -> list[Trend]:
@@ -174,8 +111,10 @@ def models(
         for one in registry.model_names()
         if q.lower() in one.lower() and session.allows("read", one)
     ]
-    view = ModelsView(registry.models(found[start : start + _MODELS]), len(found), start, q)
-    return render(request, "models.html", view, title="Models")
+    return render(
+        request, "models.html", "Models", rows=registry.models(found[start : start + _MODELS]),
+        total=len(found), query=q, pager=pager_of("/models", start, _MODELS, len(found), q=q),
+    )  # fmt: skip
 
 
 @router.get("/models/{model}")
@@ -183,10 +122,13 @@ def one_model(request: Request, model: _Name, start: _Start = 0) -> Response:
     """One model."""
     context = context_of(request)
     registry = context.registry()
-    view = model_view(
-        model, registry.versions(model), list(registry.aliases(model).values()),
-        registry.history(model, latest=_MAX_EVENTS), endpoints_of(context, current(request)),
-        registry.search(f'model = "{model}"', limit=_PAGE), start,
+    versions = registry.versions(model)[::-1]
+    aliases = sorted(registry.aliases(model).values(), key=lambda one: one.name)
+    endpoints = endpoints_of(context, current(request))
+    return render(
+        request, "model.html", model, crumbs=[Crumb("Models", "/models"), Crumb(model)],
+        name=model, rows=version_rows(versions[start : start + _PAGE], aliases, endpoints),
+        total=len(versions), pager=pager_of("", start, _PAGE, len(versions)), aliases=aliases,
+        events=registry.history(model, latest=_MAX_EVENTS)[::-1],
+        trends=trends_of(registry.search(f'model = "{model}"', limit=_PAGE)),
     )  # fmt: skip
-    crumbs = [Crumb("Models", "/models"), Crumb(model)]
-    return render(request, "model.html", view, title=model, crumbs=crumbs)

@@ -7,17 +7,16 @@ time of its measurement. Alerts are read at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 
-from bascule.console.calling import call
-from bascule.console.flash import Flash
+from bascule.console.calling import act
+from bascule.console.facts import model_names
 from bascule.console.forms import field
-from bascule.console.pages.monitoring_view import Report, report_of
+from bascule.console.pages.monitoring_view import report_of
+from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, NotFound, check_name, seconds_of
@@ -43,65 +42,8 @@ router = page_router(
 
 PERIODS = (1, 7, 30, 90)
 _DAY_S = 86_400.0
-_MAX_MODELS = 50
+_MAX_MODELS = 25
 _Days = Annotated[int, Query(ge=1, le=400)]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """A model of the list, and its alerts."""
-
-    name: str
-    newest: str
-    firing: int
-    pending: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsView:
-    """Models with alerts first; `back` and `more` are queries of other pages, empty for none."""
-
-    rows: Sequence[ModelRow]
-    search: str
-    back: str
-    more: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReportView:
-    """The report of a model, or how far it is.
-
-    Attributes:
-        model: Its name.
-        days: How far back.
-        report: None while the first one is being measured, or where it failed.
-        measured_at: When it was measured.
-        busy_s: How long a measurement is under way; None if none is.
-        problem: Why the latest measurement failed; empty if it did not.
-        hint: The next step then.
-    """
-
-    model: str
-    days: int
-    report: Report | None
-    measured_at: datetime | None
-    busy_s: float | None
-    problem: str = ""
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class MonitoringView:
-    """The page of a model."""
-
-    model: str
-    days: int
-    periods: Sequence[int]
-    alerts: Sequence[dict[str, Any]]
-    resolved: Sequence[dict[str, Any]]
-    silences: Sequence[Silence]
-    report: ReportView
-    may_act: bool
 
 
 @router.get("/monitoring")
@@ -115,23 +57,20 @@ def models(
     states: dict[str, list[str]] = {}
     for alert in _alerts_of(context, None):
         states.setdefault(alert["model"], []).append(alert["state"])
-    found = [one for one in _names(context) if q.lower() in one.lower()]
-    named = alarming_first([one for one in found if session.allows("read", one)], states)
-    page = named[start : start + _MAX_MODELS]
-    known = {one.name: one for one in context.registry().models(page)} if page else {}
+    found = [one for one in model_names(context, session) if q.lower() in one.lower()]
+    named = alarming_first(found, states)[start : start + _MAX_MODELS]
+    known = context.registry().models(named) if named else ()
+    newest = {one.name: one.newest.number for one in known}
     rows = [
-        ModelRow(
-            name, str(known[name].newest.number), states.get(name, []).count("firing"),
-            states.get(name, []).count("pending"),
-        )
-        for name in page
-        if name in known
-    ]  # fmt: skip
-    after = start + _MAX_MODELS
-    more = urlencode({"q": q, "start": after}) if after < len(named) else ""
-    back = urlencode({"q": q, "start": max(0, start - _MAX_MODELS)}) if start else ""
-    view = ModelsView(rows, q, back, more)
-    return render(request, "monitoring_models.html", view, title="Monitoring", crumbs=_crumbs())
+        (name, newest[name], *(states.get(name, []).count(one) for one in ("firing", "pending")))
+        for name in named
+        if name in newest
+    ]
+    pager = pager_of("/monitoring", start, _MAX_MODELS, len(found), q=q)
+    return render(
+        request, "monitoring_models.html", "Monitoring", crumbs=[Crumb("Monitoring")], rows=rows,
+        search=q, pager=pager,
+    )  # fmt: skip
 
 
 def alarming_first(names: Sequence[str], states: Mapping[str, Sequence[str]]) -> list[str]:
@@ -150,38 +89,39 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     check_name(model)
     context, session = context_of(request), current(request)
     alerts = _alerts_of(context, model, resolved=True)
-    view = MonitoringView(
-        model, days, PERIODS,
-        [one for one in alerts if one["state"] != "resolved"],
-        [one for one in alerts if one["state"] == "resolved"][:10],
-        _silences_of(context, model), _report(request, model, days, may_start=True),
-        session.allows("write", model),
+    if context.works.latest(_key(model, days)) is None and context.measure is not None:
+        _measure(request, model, days)
+    return render(
+        request, "monitoring.html", model,
+        crumbs=[Crumb("Monitoring", "/monitoring"), Crumb(model)],
+        model=model, days=days, periods=PERIODS, **_report(context, model, days),
+        alerts=[one for one in alerts if one["state"] != "resolved"],
+        resolved=[one for one in alerts if one["state"] == "resolved"][:10],
+        silences=_silences_of(context, model), may_act=session.allows("write", model),
     )  # fmt: skip
-    return render(request, "monitoring.html", view, title=model, crumbs=_crumbs(model))
 
 
 @router.get("/monitoring/{model}/report")
 def report(request: Request, model: str, days: _Days = 7) -> Response:
     """The part of the page that is measured, which the page asks for until it is there."""
-    view = _report(request, check_name(model), days, may_start=False)
-    return render(request, "monitoring_report.html", view, title=model)
+    found = _report(context_of(request), check_name(model), days)
+    return render(request, "monitoring_report.html", model, model=model, days=days, **found)
 
 
 @router.post("/monitoring/{model}/measure")
 def measure(request: Request, model: str, days: _Days = 7) -> Response:
     """Measure again."""
     _measure(request, check_name(model), days)
-    return see(request, f"/monitoring/{model}?days={days}")
+    return see(request, _path(model, days))
 
 
 @router.post("/monitoring/{model}/alerts/{alert}/acknowledge")
 async def acknowledge(request: Request, model: str, alert: str, days: _Days = 7) -> Response:
     """Acknowledge an alert, with a reason."""
-    why = field(form_of(request), "reason")
+    body = {"why": field(form_of(request), "reason")}
     operation = "PUT /api/v1/alerts/{alert}/acknowledgement"
-    answer = await call(request, operation, {"alert": alert}, {"why": why})
     done = "Acknowledged: it is not repeated while it fires."
-    return _seen(request, model, days, answer.problem, done)
+    return await act(request, _path(model, days), operation, {"alert": alert}, body, done=done)
 
 
 @router.post("/monitoring/{model}/silences")
@@ -191,48 +131,31 @@ async def silence(request: Request, model: str, days: _Days = 7) -> Response:
     until = datetime.now(UTC) + timedelta(seconds=seconds_of(field(form, "for"), "for"))
     said = {"model": model, "why": field(form, "reason"), "until": until.isoformat()}
     said |= {name: value for name in ("alert", "source") if (value := field(form, name))}
-    answer = await call(request, "POST /api/v1/silences", body=said)
-    return _seen(
-        request, model, days, answer.problem, f"Silenced until {until:%Y-%m-%d %H:%M} UTC."
-    )
+    done = f"Silenced until {until:%Y-%m-%d %H:%M} UTC."
+    return await act(
+        request, _path(model, days), "POST /api/v1/silences", body=said, done=done
+    )  # fmt: skip
 
 
 @router.post("/monitoring/{model}/silences/{silence}/end")
 async def end_silence(request: Request, model: str, silence: str, days: _Days = 7) -> Response:
     """End a silence now."""
-    answer = await call(request, "DELETE /api/v1/silences/{silence}", {"silence": silence})
-    return _seen(request, model, days, answer.problem, "The silence has ended.")
+    operation, names = "DELETE /api/v1/silences/{silence}", {"silence": silence}
+    return await act(request, _path(model, days), operation, names, done="The silence has ended.")
 
 
-def _seen(request: Request, model: str, days: int, problem: str, done: str) -> Response:
-    flash = Flash("bad", problem) if problem else Flash("good", done)
-    return see(request, f"/monitoring/{model}?days={days}", flash)
+def _path(model: str, days: int) -> str:
+    return f"/monitoring/{model}?days={days}"
 
 
-def _report(request: Request, model: str, days: int, *, may_start: bool) -> ReportView:
-    context = context_of(request)
-    latest = context.works.latest(_key(model, days))
-    if latest is None:
-        if context.measure is None:
-            return ReportView(
-                model, days, None, None, None, "this server has no ledger",
-                "run bascule up, or a server with monitoring.ledger",
-            )  # fmt: skip
-        if may_start:
-            latest = _measure(request, model, days)
-    return report_view(model, days, latest, context.works.done(_key(model, days)))
-
-
-def report_view(model: str, days: int, latest: Work | None, done: Work | None) -> ReportView:
-    """What is shown: the latest report that is done, and how the latest measurement goes. Pure."""
-    busy_s = latest.seconds if latest is not None and not latest.is_done else None
-    problem = None if latest is None else latest.problem
-    made: Report | None = None if done is None else done.result
-    at = None if done is None else datetime.fromtimestamp(done.ended_at or 0, UTC)
-    return ReportView(
-        model, days, made, at, busy_s, "" if problem is None else problem.message,
-        "" if problem is None else problem.hint,
-    )  # fmt: skip
+def _report(context: ControlContext, model: str, days: int) -> dict[str, Any]:
+    """How the latest measurement goes, and the report of the latest one that is done."""
+    done = context.works.done(_key(model, days))
+    return {
+        "work": context.works.latest(_key(model, days)),
+        "report": None if done is None else done.result,
+        "measured_at": None if done is None else datetime.fromtimestamp(done.ended_at or 0, UTC),
+    }  # fmt: skip
 
 
 def _measure(request: Request, model: str, days: int) -> Work:
@@ -249,13 +172,6 @@ def _measure(request: Request, model: str, days: int) -> Work:
 
 def _key(model: str, days: int) -> str:
     return f"monitor/{model}/{days}"
-
-
-def _names(context: ControlContext) -> Sequence[str]:
-    try:
-        return context.registry().model_names()
-    except NotFound:
-        return ()
 
 
 def _alerts_of(
@@ -276,9 +192,3 @@ def _silences_of(context: ControlContext, model: str) -> list[Silence]:
     except BasculeError:
         return []
     return [one for one in found if fnmatchcase(model, one.model)]
-
-
-def _crumbs(model: str = "") -> list[Crumb]:
-    if not model:
-        return [Crumb("Monitoring")]
-    return [Crumb("Monitoring", "/monitoring"), Crumb(model)]

@@ -4,186 +4,93 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from bascule.charts import Lane, Series, Svg, lines, sparkline, then_and_now
-from bascule.console.pages.ledger import NONE
-from bascule.console.words import duration
+from bascule.console.words import NONE, duration
 
 Json = Mapping[str, Any]
-_WHERE = {"input": "input", "answer": "answer", "truth": "truth"}
 _QUALITY_ROWS = 100
 _QUALITY_TESTS = ("missing", "range", "unseen")
 _DAYS = 60
 _SMALL = (340, 250)
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One number at the top of the page."""
-
-    name: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnRow:
-    """A column of a version, over the days that are shown.
-
-    Attributes:
-        name: Of the column.
-        where: `input`, `answer` or `truth`.
-        alarms: On how many days.
-        change: The test with the strongest evidence, and the size of the change.
-        then: A typical value of the baseline: the median, or the most frequent category.
-        now: The same of the last day.
-        sentence: The latest alarm in numbers, or the strongest change.
-        share: Of the alarm, from 0 to 1; None if unknown.
-        chart: Baseline beside production; None without profiles.
-        trend: The typical value by day.
-    """
-
-    name: str
-    where: str
-    alarms: int
-    change: str
-    then: str
-    now: str
-    sentence: str
-    share: float | None
-    chart: Svg | None
-    trend: Svg
-
-
-@dataclass(frozen=True, slots=True)
-class VersionDrift:
-    """A version against its own baseline."""
-
-    version: str
-    rows: int
-    days: int
-    budget: float
-    columns: tuple[ColumnRow, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def alarms(self) -> int:
-        return sum(one.alarms for one in self.columns)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricRow:
-    """A metric of a version over the whole period."""
-
-    version: str
-    name: str
-    value: str
-    interval: str
-    recorded: str
-    rows: int
-    alarms: int
-    chart: Svg | None
-
-
-@dataclass(frozen=True, slots=True)
-class QualityRow:
-    """What is wrong with the values of a column on one day."""
-
-    version: str
-    day: str
-    column: str
-    missing: str
-    missing_then: str
-    finding: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A measured model; see `report_of`."""
-
-    tiles: tuple[Tile, ...]
-    versions: tuple[VersionDrift, ...]
-    metrics: tuple[MetricRow, ...]
-    delay: str
-    findings: tuple[str, ...]
-    quality: tuple[QualityRow, ...]
-    notes: tuple[str, ...]
-
-
-def report_of(measured: Json) -> Report:
+def report_of(measured: Json) -> dict[str, Any]:
     """What is shown of the JSON of `bascule monitor`."""
-    drift, performance = measured["drift"], measured["performance"]
-    versions = tuple(_version(one) for one in drift["versions"])
-    found = [] if performance is None else performance["findings"]
-    return Report(
-        tuple(_tiles(measured, versions)),
-        versions,
-        () if performance is None else tuple(_metrics(performance)),
-        _delay(measured["truths"], performance),
-        tuple(dict.fromkeys(one["sentence"] for one in found)),
-        tuple(_quality(drift["versions"]))[:_QUALITY_ROWS],
-        tuple(drift["notes"]) + tuple(() if performance is None else performance["notes"]),
-    )
+    drift, performance = measured["drift"], measured["performance"] or {}
+    versions = list(map(_version, drift["versions"]))
+    return {
+        "tiles": list(_tiles(measured, sum(one["alarms"] for one in versions))),
+        "versions": versions,
+        "metrics": list(_metrics(performance.get("windows", ()))),
+        "delay": _delay(measured["truths"], performance.get("delay_s")),
+        "findings": list(dict.fromkeys(one["sentence"] for one in performance.get("findings", ()))),
+        "quality": list(_quality(drift["versions"]))[:_QUALITY_ROWS],
+        "notes": [*drift["notes"], *performance.get("notes", ())],
+    }  # fmt: skip
 
 
-def _tiles(measured: Json, versions: Sequence[VersionDrift]) -> Iterator[Tile]:
+def _tiles(measured: Json, alarms: int) -> Iterator[tuple[str, str, str]]:
+    """The numbers at the top of the page: name, value and note of each."""
     total, truths, kept = measured["total"], measured["truths"], measured["ledger"]
-    alarms = sum(one.alarms for one in versions)
     if measured["performance"] is not None:
         alarms += sum(one["is_alarm"] for one in measured["performance"]["findings"])
-    yield Tile("alarms", f"{alarms:,}", "drift and performance, all days")
+    yield ("alarms", f"{alarms:,}", "drift and performance, all days")
     requests = max(1, total["requests"])
-    yield Tile("requests", f"{total['requests']:,}", f"{measured['since']} to {measured['until']}")
+    yield ("requests", f"{total['requests']:,}", f"{measured['since']} to {measured['until']}")
     refused = f"{total['refused'] / requests:.2%} refused"
-    yield Tile("errors", f"{total['errors'] / requests:.2%}", refused)
+    yield ("errors", f"{total['errors'] / requests:.2%}", refused)
     p99 = f"p99 {total['p99_s'] * 1e3:.3g} ms"
-    yield Tile("latency", f"{total['p50_s'] * 1e3:.3g} ms", f"median; {p99}")
+    yield ("latency", f"{total['p50_s'] * 1e3:.3g} ms", f"median; {p99}")
     share = truths["truths"] / max(1, truths["predictions"])
-    yield Tile("truths known", f"{share:.0%}", f"{truths['truths']:,} rows")
+    yield ("truths known", f"{share:.0%}", f"{truths['truths']:,} rows")
     lost = f"{kept['gaps']} gaps, {kept['missing']:,} requests" if kept["gaps"] else "no gaps"
-    yield Tile("rows kept", f"{kept['share']:.0%}", lost)
+    yield ("rows kept", f"{kept['share']:.0%}", lost)
 
 
 # -- drift --
 
 
-def _version(report: Json) -> VersionDrift:
-    by_column: dict[tuple[str, str], list[tuple[Json, Json]]] = {}
+def _version(report: Json) -> dict[str, Any]:
+    """A version against its own baseline, the columns with most alarms first."""
+    by_column: dict[tuple[str, str], list[Json]] = {}
     for window in report["windows"]:
         for column in window["columns"]:
-            key = (column["where"], column["column"])
-            by_column.setdefault(key, []).append((window, column))
+            by_column.setdefault((column["where"], column["column"]), []).append(column)
     shares = report.get("distributions", {})
     rows = [
         (_evidence(days), _column(where, name, days, shares.get(where, {}).get(name)))
         for (where, name), days in by_column.items()
     ]
     # Of as many alarms, inputs first: answers follow them.
-    rows.sort(key=lambda one: (-one[1].alarms, one[1].where != "input", one[0], one[1].name))
-    windows = report["windows"]
-    return VersionDrift(
-        report["version"], sum(one["rows"] for one in windows), len(windows), report["budget"],
-        tuple(row for _, row in rows), tuple(report["notes"]),
-    )  # fmt: skip
+    rows.sort(key=lambda one: (-one[1]["alarms"], one[1]["where"] != "input", one[0]))
+    columns, windows = [row for _, row in rows], report["windows"]
+    return {
+        "version": report["version"], "rows": sum(one["rows"] for one in windows),
+        "days": len(windows), "budget": report["budget"], "columns": columns,
+        "notes": report["notes"], "alarms": sum(one["alarms"] for one in columns),
+    }  # fmt: skip
 
 
-def _column(
-    where: str, name: str, days: Sequence[tuple[Json, Json]], shares: Json | None
-) -> ColumnRow:
-    latest = days[-1][1]
-    alarms = [column for _, column in days if column["alarm"]]
-    strongest = min((column for _, column in days), key=lambda one: _rank(_leading(one)))
-    told = alarms[-1] if alarms else strongest
-    known = [value for _, column in days if (value := _number(column)) is not None]
-    trend = sparkline(known[-_DAYS:], f"{name} by day, {len(known)} days")
-    return ColumnRow(
-        name, _WHERE.get(where, where), len(alarms), _change(_leading(told)),
-        _typical(latest["then"]), _typical(latest["now"]), told["sentence"], told["share"],
-        None if shares is None else _distribution(name, shares), trend,
-    )  # fmt: skip
+def _column(where: str, name: str, days: Sequence[Json], shares: Json | None) -> dict[str, Any]:
+    """A column over the days that are shown.
+
+    `change` and `sentence` are of the latest alarm, or else of the strongest change; `then` and
+    `now` are typical values of the baseline and of the last day.
+    """
+    latest = days[-1]
+    alarms = [column for column in days if column["alarm"]]
+    told = alarms[-1] if alarms else min(days, key=lambda one: _rank(_leading(one)))
+    known = [value for column in days if (value := _number(column)) is not None]
+    return {
+        "name": name, "where": where, "alarms": len(alarms), "change": _change(_leading(told)),
+        "then": _typical(latest["then"]), "now": _typical(latest["now"]),
+        "sentence": told["sentence"], "share": told["share"],
+        "chart": None if shares is None else _distribution(name, shares),
+        "trend": sparkline(known[-_DAYS:], f"{name} by day, {len(known)} days"),
+    }  # fmt: skip
 
 
 def _distribution(name: str, shares: Json) -> Svg:
@@ -206,8 +113,8 @@ def _rank(test: Json | None) -> tuple[bool, float]:
     return not test["is_alarm"], (level or 0.0) / test["level"]
 
 
-def _evidence(days: Sequence[tuple[Json, Json]]) -> float:
-    return min((_rank(_leading(column))[1] for _, column in days), default=math.inf)
+def _evidence(days: Sequence[Json]) -> float:
+    return min((_rank(_leading(column))[1] for column in days), default=math.inf)
 
 
 def _change(test: Json | None) -> str:
@@ -242,8 +149,9 @@ def _typical(values: Json) -> str:
 # -- performance --
 
 
-def _metrics(performance: Json) -> Iterator[MetricRow]:
-    wholes = [one for one in performance["windows"] if one["slice"] is None]
+def _metrics(windows: Sequence[Json]) -> Iterator[dict[str, Any]]:
+    """The metrics of each version over the whole period."""
+    wholes = [one for one in windows if one["slice"] is None]
     for window in wholes:
         if window["start"] is not None:
             continue
@@ -256,14 +164,14 @@ def _metrics(performance: Json) -> Iterator[MetricRow]:
                 for found in one["metrics"]
                 if found["metric"] == name and found["value"] is not None
             ]
-            yield MetricRow(
-                window["version"], name, _shown(metric["value"]),
-                f"{_shown(metric['lower'])} to {_shown(metric['upper'])}"
-                if metric["lower"] is not None else NONE,
-                _shown(metric["recorded"]), metric["rows"],
-                sum(found["alarm"] for _, found in series),
-                _by_day(name, series, metric["recorded"]),
-            )  # fmt: skip
+            lower, upper = metric["lower"], metric["upper"]
+            yield {
+                "version": window["version"], "name": name, "value": _shown(metric["value"]),
+                "interval": NONE if lower is None else f"{_shown(lower)} to {_shown(upper)}",
+                "recorded": _shown(metric["recorded"]), "rows": metric["rows"],
+                "alarms": sum(found["alarm"] for _, found in series),
+                "chart": _by_day(name, series, metric["recorded"]),
+            }  # fmt: skip
 
 
 def _by_day(name: str, series: Sequence[tuple[str, Json]], recorded: float | None) -> Svg | None:
@@ -289,9 +197,8 @@ def _day(start: str) -> float:
     return datetime.fromisoformat(start).timestamp() / 86_400
 
 
-def _delay(truths: Json, performance: Json | None) -> str:
+def _delay(truths: Json, quantiles: Json | None) -> str:
     """How long truths take, in a sentence."""
-    quantiles = None if performance is None else performance["delay_s"]
     if quantiles:
         said = (f"{name[1:]} % within {duration(quantiles[name])}" for name in ("p50", "p90", "p99")
                 if quantiles.get(name) is not None)  # fmt: skip
@@ -308,18 +215,16 @@ def _shown(value: float | None) -> str:
 # -- data quality --
 
 
-def _quality(versions: Sequence[Json]) -> Iterator[QualityRow]:
-    """The latest day first."""
+def _quality(versions: Sequence[Json]) -> Iterator[tuple[str, str, str, str, float, float]]:
+    """Day, version, column, finding, and the share that is missing now and then; latest first."""
     for report in versions:
         for window in reversed(report["windows"]):
             for column in window["columns"]:
-                said = [*column["findings"], *_strange(column)]
+                said = "; ".join([*column["findings"], *_strange(column)])
                 if column["where"] == "input" and said:
                     then, now = column["missing"]
-                    yield QualityRow(
-                        report["version"], window["day"] or "", column["column"], f"{now:.1%}",
-                        f"{then:.1%}", "; ".join(said),
-                    )  # fmt: skip
+                    name = column["column"]
+                    yield window["day"] or "", report["version"], name, said, now, then
 
 
 def _strange(column: Json) -> Iterator[str]:

@@ -11,12 +11,11 @@ from fastapi import Request, Response
 from bascule.charts import Svg, shares
 from bascule.console.facts import (
     EndpointFacts,
-    ServedFacts,
     ServerFacts,
-    active_rollouts,
     alerts_of,
     endpoint_facts,
     endpoints_of,
+    recent_rollouts,
     server_facts,
 )
 from bascule.console.session import current
@@ -44,74 +43,38 @@ class ToDo:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One endpoint in the table."""
-
-    facts: EndpointFacts
-    bar: Svg
-
-    @property
-    def path(self) -> str:
-        return f"/endpoints/{self.facts.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class OverviewView:
-    """What the page shows.
-
-    Attributes:
-        server: The server beside this process.
-        todos: What waits for a decision, the most severe first.
-        rows: The endpoints, those with a rollout first.
-        more_endpoints: How many are not shown.
-        rollouts: The rollouts under way.
-        alerts: Alerts that fire or are about to.
-    """
-
-    server: ServerFacts
-    todos: Sequence[ToDo]
-    rows: Sequence[Row]
-    more_endpoints: int
-    rollouts: Sequence[StoredRollout]
-    alerts: Sequence[Alert]
-
-    @property
-    def unplanned(self) -> Sequence[ServedFacts]:
-        """What is served under the name of its model, by no plan."""
-        return [one for one in self.server.served if not one.is_planned]
-
-
-def overview_view(
+def todos_of(
     server: ServerFacts,
     endpoints: Sequence[EndpointFacts],
     rollouts: Sequence[StoredRollout],
     alerts: Sequence[Alert],
-) -> OverviewView:
-    """The page, from facts. Pure."""
-    ordered = sorted(endpoints, key=lambda one: (not one.rollout, one.name))
-    rows = [Row(one, _bar(one)) for one in ordered[:_MAX_ENDPOINTS]]
+) -> list[ToDo]:
+    """What waits for a decision, the most severe first. Pure."""
     todos = [*_of_rollouts(rollouts), *_of_alerts(alerts), *_of_server(server, endpoints)]
-    order = ("bad", "warn", "info")
-    todos.sort(key=lambda one: order.index(one.tone))
-    return OverviewView(
-        server, todos, rows, len(endpoints) - len(rows), rollouts, alerts[:_MAX_ALERTS]
-    )
+    return sorted(todos, key=lambda one: ("bad", "warn", "info").index(one.tone))
 
 
 @router.get("/")
 def overview(request: Request) -> Response:
     """The page."""
     context, session = context_of(request), current(request)
-    rollouts = active_rollouts(context, session)
-    by_endpoint = {one.rollout.endpoint: one for one in rollouts}
+    recent = recent_rollouts(context, session)
+    rollouts = [one for one in recent if one.ended_at is None]
+    by_endpoint = {one.rollout.endpoint: one for one in recent}
     server = server_facts(context.server)
     endpoints = [
         endpoint_facts(one, server, by_endpoint.get(one.name))
         for one in endpoints_of(context, session)
     ]
-    view = overview_view(server, endpoints, rollouts, alerts_of(context, session))
-    return render(request, "overview.html", view, title="Overview")
+    alerts = alerts_of(context, session)
+    shown = sorted(endpoints, key=lambda one: (not one.rollout, one.name))[:_MAX_ENDPOINTS]
+    return render(
+        request, "overview.html", "Overview", server=server,
+        rows=[(one, _bar(one)) for one in shown],
+        todos=todos_of(server, endpoints, rollouts, alerts), alerts=alerts[:_MAX_ALERTS],
+        more_endpoints=len(endpoints) - len(shown),
+        unplanned=[one for one in server.served if not one.is_planned],
+    )  # fmt: skip
 
 
 def _bar(facts: EndpointFacts) -> Svg:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import Request, Response
 
-from bascule.console.calling import call
+from bascule.console.calling import act, call
+from bascule.console.facts import schedules_of
 from bascule.console.flash import Flash
 from bascule.console.forms import field
-from bascule.console.session import Session, current
+from bascule.console.session import current
 from bascule.console.site import context_of, form_of, page_router, render, see
 from bascule.core import VERSION, Invalid, NotFound, seconds_of
 from bascule.security import ANY, ROLES, in_words, permissions_of_role
 
 if TYPE_CHECKING:
-    from bascule.batch import Scheduled
-    from bascule.control import ControlContext
-    from bascule.monitoring.alerts.sinks import Receiver
     from bascule.security import Key, Session as Stored
 
 router = page_router({
@@ -34,52 +32,6 @@ router = page_router({
 
 _SHOWN_KEYS = 200
 _SHOWN_SECTIONS = ("registry", "security", "serving", "rollouts", "monitoring", "alerts", "console")
-
-
-@dataclass(frozen=True, slots=True)
-class NewKeyView:
-    """A key that was made a moment ago; its token is shown this once."""
-
-    name: str
-    token: str
-    permissions: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRow:
-    """A key in the list."""
-
-    key: Key
-    state: str
-
-    @property
-    def permissions(self) -> str:
-        return in_words(self.key.permissions)
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsView:
-    """What the page shows.
-
-    Attributes:
-        keys: The keys, the latest first; None for a person that may not see them.
-        sessions: The sessions that hold; None likewise.
-        roles: The permissions of each role, in words.
-        schedules: The schedules of batch jobs.
-        receivers: The receivers of notifications.
-        sections: Settings by section, without secrets.
-        versions: Of Bascule and of Python.
-        new_key: The key that was just made; None for none.
-    """
-
-    keys: Sequence[KeyRow] | None
-    sessions: Sequence[Stored] | None
-    roles: Mapping[str, str]
-    schedules: Sequence[Scheduled]
-    receivers: Sequence[Receiver]
-    sections: Mapping[str, Mapping[str, str]]
-    versions: Mapping[str, str]
-    new_key: NewKeyView | None = None
 
 
 def settings_sections(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -127,8 +79,7 @@ async def make_key(request: Request) -> Response:
     answer = await call(request, "POST /api/v1/keys", body=wanted)
     if not answer.is_done:
         return see(request, "/settings", Flash("bad", answer.problem))
-    made = NewKeyView(answer.body["name"], answer.body["token"], answer.body["permissions"])
-    return await to_thread.run_sync(_page, request, made)
+    return await to_thread.run_sync(_page, request, answer.body)
 
 
 def _wanted(name: str, allow: str, lasts: str) -> dict[str, Any]:
@@ -151,10 +102,8 @@ def _wanted(name: str, allow: str, lasts: str) -> dict[str, Any]:
 @router.post("/settings/keys/{key}/revoke")
 async def revoke_key(request: Request, key: str) -> Response:
     """Revoke a key."""
-    answer = await call(request, "DELETE /api/v1/keys/{key}", {"key": key})
-    if answer.is_done:
-        return see(request, "/settings", Flash("good", f"Key {answer.body['name']} is revoked."))
-    return see(request, "/settings", Flash("bad", answer.problem))
+    operation, done = "DELETE /api/v1/keys/{key}", "The key is revoked."
+    return await act(request, "/settings", operation, {"key": key}, done=done)
 
 
 @router.post("/settings/receivers/{receiver}/test")
@@ -168,43 +117,21 @@ async def test_receiver(request: Request, receiver: str) -> Response:
     return see(request, "/settings", Flash("good", f"{receiver} has taken the trial."))
 
 
-def _page(request: Request, new_key: NewKeyView | None = None) -> Response:
+def _page(request: Request, new_key: Mapping[str, Any] | None = None) -> Response:
     context, session = context_of(request), current(request)
-    shown = context.shown
-    view = SettingsView(
-        keys=_keys(context, session), sessions=_sessions(context, session),
-        roles=roles_in_words(), schedules=_schedules(context),
-        receivers=[] if shown is None else shown.receivers(),
-        sections=settings_sections({} if shown is None else shown.sections),
-        versions={"Bascule": VERSION, "Python": platform.python_version()},
-        new_key=new_key,
+    shown, now = context.shown, datetime.now(UTC)
+    stored: Sequence[Key] | None = None
+    sessions: Sequence[Stored] | None = None
+    if session.allows("keys", ""):
+        stored, sessions = (), ()
+        with suppress(NotFound):  # this server keeps none
+            stored = context.keys().stored()[::-1][:_SHOWN_KEYS]
+        with suppress(NotFound):
+            sessions = context.sessions().live()
+    return render(
+        request, "settings.html", "Settings", sessions=sessions, roles=roles_in_words(),
+        keys=stored and [(one, one.state(now), in_words(one.permissions)) for one in stored],
+        schedules=schedules_of(context), receivers=shown.receivers() if shown else (),
+        sections=settings_sections(shown.sections if shown else {}),
+        versions={"Bascule": VERSION, "Python": platform.python_version()}, new_key=new_key,
     )  # fmt: skip
-    return render(request, "settings.html", view, title="Settings")
-
-
-def _keys(context: ControlContext, session: Session) -> Sequence[KeyRow] | None:
-    if not session.allows("keys", ""):
-        return None
-    now = datetime.now(UTC)
-    try:
-        found = context.keys().stored()
-    except NotFound:
-        return []
-    return [KeyRow(one, one.state(now)) for one in found[::-1][:_SHOWN_KEYS]]
-
-
-def _sessions(context: ControlContext, session: Session) -> Sequence[Stored] | None:
-    if not session.allows("keys", ""):
-        return None
-    try:
-        return context.sessions().live()
-    except NotFound:
-        return []
-
-
-def _schedules(context: ControlContext) -> Sequence[Scheduled]:
-    if context.catalogue is None:
-        return []
-    from bascule.batch import Schedules
-
-    return Schedules(context.catalogue()).list()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query, Request, Response
@@ -38,56 +37,31 @@ _Code = Annotated[str, Query(max_length=2_048)]
 _Next = Annotated[str, Query(alias="next", max_length=2_048)]
 
 
-@dataclass(frozen=True, slots=True)
-class SignInView:
-    """What the page shows.
-
-    Attributes:
-        code: Of a link that works; empty without one.
-        user: The name that the link signs in.
-        problem: Why the person is not signed in; empty for nothing.
-        hint: What to do about it.
-        returns_to: The path to show afterwards.
-        provider: The name of the provider; empty for none.
-        asks_for_keys: Whether the pages need a session.
-    """
-
-    code: str = ""
-    user: str = ""
-    problem: str = ""
-    hint: str = ""
-    returns_to: str = "/"
-    provider: str = ""
-    asks_for_keys: bool = True
-
-
-def _view(request: Request, returns_to: str, error: BasculeError | None = None) -> SignInView:
-    provider = console_of(request).provider
-    return SignInView(
-        problem="" if error is None else error.message, hint="" if error is None else error.hint,
+def _page(
+    request: Request, returns_to: str, error: BasculeError | None = None, code: str = "",
+    user: str = "",
+) -> Response:  # fmt: skip
+    """The ways to sign in: by a link that works, if there is a `code`, and at the provider."""
+    status, provider = 200, console_of(request).provider
+    if error is not None:
+        status = 401 if isinstance(error, Unauthenticated) else 403
+    return render(
+        request, "sign_in.html", "Sign in", status=status, code=code, user=user, error=error,
         returns_to=local_path(returns_to), provider="" if provider is None else provider.name,
         asks_for_keys=context_of(request).asks_for_keys,
     )  # fmt: skip
 
 
-def _page(request: Request, view: SignInView, status: int = 200) -> Response:
-    return render(request, "sign_in.html", view, title="Sign in", status=status)
-
-
 @router.get(SIGN_IN)
 def ways_in(request: Request, code: _Code = "", returns_to: _Next = "/") -> Response:
     """The ways to sign in. A link is looked at, and used by the button alone."""
-    view = _view(request, returns_to)
     if not code:
-        return _page(request, view)
+        return _page(request, returns_to)
     try:
         link = context_of(request).sessions().offered(code)
     except Unauthenticated as error:
-        return _page(request, _view(request, returns_to, error), 401)
-    return _page(
-        request,
-        SignInView(code, link.user, returns_to=view.returns_to, provider=view.provider),
-    )
+        return _page(request, returns_to, error)
+    return _page(request, returns_to, code=code, user=link.user)
 
 
 @router.post(SIGN_IN)
@@ -98,7 +72,7 @@ def use_link(request: Request) -> Response:
     try:
         token, session = context_of(request).sessions().redeem(field(form, "code"))
     except Unauthenticated as error:
-        return _page(request, _view(request, returns_to, error), 401)
+        return _page(request, returns_to, error)
     flash = Flash("good", f"You are signed in as {session.user}.")
     return _begun(request, see(request, returns_to, flash), token, session)
 
@@ -123,15 +97,15 @@ def from_provider(request: Request) -> Response:
         flow = Flow.from_cookie(request.cookies.get(_flow_cookie(request), ""))
         person = _provider(request).finish(flow, _redirect_uri(request), request.query_params)
     except BasculeError as error:
-        status = 403 if not isinstance(error, Unauthenticated) else 401
-        response = _page(request, _view(request, "/", error), status)
+        response = _page(request, "/", error)
     else:
         token, session = (
             context_of(request).sessions().begin(person.user, person.permissions, "oidc")
         )
         # A page, and no redirect: browsers send a strict cookie from our own pages alone.
-        view = SignInView(user=session.user, returns_to=flow.returns_to)
-        page = render(request, "signed_in.html", view, title="Signed in")
+        page = render(
+            request, "signed_in.html", "Signed in", user=session.user, returns_to=flow.returns_to
+        )
         response = _begun(request, page, token, session)
     response.delete_cookie(
         _flow_cookie(request), path="/", httponly=True, secure=is_encrypted(request),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from fastapi import Query, Request, Response
 
+from bascule.console.facts import endpoints_of
 from bascule.console.forms import field
-from bascule.console.pages.ledger import cell
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render
+from bascule.console.words import cell
 from bascule.core import BasculeError, Columns, DType, Field, Invalid, NotFound, Signature
 from bascule.serving.protocols import snippets
 
@@ -52,6 +53,10 @@ class Served:
     example: Columns | None
     has_sets: bool
 
+    @property
+    def examples(self) -> int:
+        return 0 if self.example is None else len(next(iter(self.example.values())))
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -72,99 +77,60 @@ class Input:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """The answer of the server, for one row."""
-
-    outputs: Sequence[tuple[str, str]]
-    shares: Sequence[tuple[str, float]]
-    sets: Sequence[tuple[str, str]]
-    version: str
-    id: str
-    milliseconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TryView:
-    """The page."""
-
-    served: Served
-    inputs: Sequence[Input]
-    examples: int
-    chosen: int
-    confidence: str
-    snippets: Sequence[tuple[str, str]]
-    answer: Said | None
-    problem: str
-    hint: str
-    asks_for_keys: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NamesView:
-    """What can be tried."""
-
-    names: Sequence[tuple[str, str]]
-
-
 @router.get("/try")
 def names(request: Request) -> Response:
     """The endpoints and models that are served."""
     context, session = context_of(request), current(request)
-    found = {one.name: one.answers for one in _or_empty(context.endpoints)}
+    found = {one.name: one.answers for one in endpoints_of(context, session)}
     for one in context.server.services:
-        found.setdefault(one.model, f"version {one.version}")
-    shown = sorted((name, said) for name, said in found.items() if session.allows("read", name))
-    return render(request, "try_names.html", NamesView(shown), title="Try it",
-                  crumbs=[Crumb("Try it")])  # fmt: skip
-
-
-def _or_empty(open_endpoints: Any) -> Sequence[Any]:
-    try:
-        found: Sequence[Any] = open_endpoints().endpoints()
-    except BasculeError:
-        return ()
-    return found
+        if session.allows("read", one.model):
+            found.setdefault(one.model, f"version {one.version}")
+    return render(
+        request, "try_names.html", "Try it", crumbs=[Crumb("Try it")], names=sorted(found.items())
+    )
 
 
 @router.get("/try/{name}")
 def show(request: Request, name: str, row: Annotated[int, Query(ge=1, le=1_000)] = 1) -> Response:
     """The form, with a row of the bundle's example filled in."""
     served = served_as(context_of(request), name)
-    return _page(request, try_view(served, row=row))
+    chosen = min(row, served.examples)
+    inputs = inputs_of(served.signature, served.example, max(chosen, 1) - 1, None)
+    return _page(request, served, inputs, "0.9" if served.has_sets else "", chosen=chosen)
 
 
 @router.post("/try/{name}")
 def ask(request: Request, name: str) -> Response:
     """Ask the server, by its own protocol, with the rights of the key that was typed in."""
-    form = form_of(request)
-    context = context_of(request)
+    form, context = form_of(request), context_of(request)
     served = served_as(context, name)
-    view = try_view(served, form=form)
+    answer, problem, said = None, None, field(form, "confidence")
     try:
-        columns = columns_of(served.signature, form)
-        confidence = confidence_of(field(form, "confidence"))
-        said = _asked(context, served, columns, confidence, field(form, "key", max_length=256))
+        columns, key = columns_of(served.signature, form), field(form, "key", max_length=256)
+        answer = _asked(context, served, columns, confidence_of(said), key)
     except BasculeError as error:
-        view = replace(view, problem=error.message, hint=error.hint)
-    else:
-        view = replace(view, answer=said)
-    return _page(request, view)
+        problem = error
+    inputs = inputs_of(served.signature, served.example, 0, form)
+    return _page(request, served, inputs, said, answer=answer, problem=problem)
 
 
-def _page(request: Request, view: TryView) -> Response:
-    context, served = context_of(request), view.served
-    signature, example = served.signature, served.example
+def _page(
+    request: Request, served: Served, inputs: Sequence[Input], confidence: str, *, chosen: int = 0,
+    answer: Mapping[str, Any] | None = None, problem: BasculeError | None = None,
+) -> Response:  # fmt: skip
+    context = context_of(request)
     url = _url(context)
     asked = snippets.SnippetRequest(
-        served.name, None, signature, example, url=url, with_key=context.asks_for_keys,
-        with_tls=url.startswith("https"),
+        served.name, None, served.signature, served.example, url=url,
+        with_key=context.asks_for_keys, with_tls=url.startswith("https"),
     )  # fmt: skip
-    shown = [(lang, snippets.snippet(asked, "oip", lang)) for lang in LANGUAGES]
-    view = replace(view, snippets=shown, asks_for_keys=context.asks_for_keys)
-    crumbs = [Crumb("Try it", "/try"), Crumb(served.name)]
-    return render(request, "try.html", view, title=f"Try {served.name}", crumbs=crumbs,
-                  status=422 if view.problem else 200)  # fmt: skip
+    return render(
+        request, "try.html", f"Try {served.name}", status=422 if problem else 200,
+        crumbs=[Crumb("Try it", "/try"), Crumb(served.name)], served=served, inputs=inputs,
+        chosen=chosen, confidence=confidence, answer=answer, problem=problem,
+        snippets=[(lang, snippets.snippet(asked, "oip", lang)) for lang in LANGUAGES],
+        asks_for_keys=context.asks_for_keys,
+    )  # fmt: skip
 
 
 def served_as(context: ControlContext, name: str) -> Served:
@@ -195,21 +161,6 @@ def served_as(context: ControlContext, name: str) -> Served:
         example = read_columns(read_file(path, manifest, EXAMPLE), inputs)
     has_sets = CALIBRATION in manifest.files
     return Served(name, version, manifest.signature, example, has_sets)
-
-
-def try_view(served: Served, *, form: Mapping[str, str] | None = None, row: int = 1) -> TryView:
-    """The page without snippets and answer. Pure.
-
-    Args:
-        served: What answers.
-        form: What was sent: it is shown again.
-        row: Of the example, from 1 on.
-    """
-    rows = 0 if served.example is None else len(next(iter(served.example.values())))
-    chosen = min(row, rows) - 1
-    inputs = inputs_of(served.signature, served.example, max(chosen, 0), form)
-    confidence = field(form, "confidence") if form is not None else "0.9" if served.has_sets else ""
-    return TryView(served, inputs, rows, chosen + 1, confidence, (), None, "", "", False)
 
 
 def inputs_of(
@@ -339,7 +290,7 @@ def confidence_of(text: str) -> float | None:
 
 def _asked(
     context: ControlContext, served: Served, columns: Any, confidence: float | None, key: str
-) -> Said:
+) -> dict[str, Any]:
     import time
 
     from bascule_client import Client
@@ -351,7 +302,7 @@ def _asked(
     return said_of(answer, took_s)
 
 
-def said_of(answer: Answer, took_s: float) -> Said:
+def said_of(answer: Answer, took_s: float) -> dict[str, Any]:
     """The answer to one row, in words. Pure."""
     columns = {name: values[0] for name, values in answer.columns().items()}
     sets, shares, outputs = [], [], []
@@ -366,7 +317,10 @@ def said_of(answer: Answer, took_s: float) -> Said:
             outputs.append((name, cell(plain.tolist() if isinstance(plain, np.ndarray) else plain)))
     shares.sort(key=lambda one: -one[1])
     id_ = answer.requests[0][0] if answer.requests else ""
-    return Said(outputs, shares[:10], sets, answer.version, id_, took_s * 1e3)
+    return {
+        "outputs": outputs, "shares": shares[:10], "sets": sets, "version": answer.version,
+        "id": id_, "milliseconds": took_s * 1e3,
+    }  # fmt: skip
 
 
 def _url(context: ControlContext) -> str:

@@ -75,38 +75,8 @@ class Comparison:
     changes: Mapping[str, Sequence[Change]]
 
 
-@dataclass(frozen=True, slots=True)
-class VersionView:
-    """What the page shows.
-
-    Attributes:
-        known: What is known of the version.
-        problem: Why its files cannot be read; empty if they can.
-        aliases: Those that point to it.
-        serves: The endpoints whose plan needs it.
-        tags: Its tags.
-        lineage: From data to endpoint.
-        charts: Of parity and cost.
-        others: Numbers of the model's other versions, the newest first.
-        comparison: With the version that `?with=` names; None for none.
-    """
-
-    known: Known
-    problem: str
-    aliases: Sequence[str]
-    serves: Sequence[str]
-    tags: Mapping[str, str]
-    lineage: Svg
-    charts: Sequence[Figure]
-    others: Sequence[int]
-    comparison: Comparison | None
-
-    wide: Sequence[str] = ("Quality", "Gates", "Inputs", "Cost")
-    """Sections with tables that take the whole width."""
-
-    @property
-    def version(self) -> Version:
-        return self.known.version
+_WIDE = ("Quality", "Gates", "Inputs", "Cost")
+"""Sections of a card with tables that take the whole width."""
 
 
 @router.get("/models/{model}/{number}")
@@ -126,41 +96,36 @@ def one_version(
         for one in endpoints_of(context, current(request))
         if str(version) in one.current.plan.versions
     ]
-    aliases = [one.name for one in registry.aliases(model).values() if one.number == number]
+    aliases = sorted(one.name for one in registry.aliases(model).values() if one.number == number)
     comparison = None
     if other is not None and other != number:
         there = registry.resolve(Reference(model, number=other), retired=True)
         comparison = comparison_of(
             known, _known(registry, there)[0], registry.compare(there, version)
         )
-    view = VersionView(
-        known=known, problem=problem, aliases=sorted(aliases), serves=serves,
-        tags=registry.tags(version), lineage=lineage_of(known, aliases, serves),
-        charts=charts_of(known.said),
+    return render(
+        request, "version.html", str(version),
+        crumbs=[Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))],
+        known=known, version=version, problem=problem, aliases=aliases, tags=registry.tags(version),
+        lineage=lineage_of(known, aliases, serves), charts=charts_of(known.said), wide=_WIDE,
         others=[v.number for v in registry.versions(model)[::-1] if v.number != number],
         comparison=comparison,
     )  # fmt: skip
-    crumbs = [Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))]
-    return render(request, "version.html", view, title=str(version), crumbs=crumbs)
 
 
 @router.get("/models/{model}/{number}/plots")
 def plots(request: Request, model: _Name, number: _Number) -> Response:
     """The plots of the card: ROC, reliability, residuals. The model runs, in a process of its own.
 
-    Drawn once for a digest and kept; one is drawn at a time.
+    Drawn once for a digest and kept.
     """
     console = console_of(request)
     version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
-    key = ("plots", version.digest)
-    found, draw = console.kept.get(key), console.context.plots
-    if found is None and draw is not None:
-        with console.drawing:
-            found = console.kept.get(key)
-            if found is None:
-                drawn = draw(str(version))
-                found = console.kept.put(key, [_figure(one) for one in drawn])
-    return render(request, "plots.html", found or [], title=str(version))
+    draw, figures = console.context.plots, list[Figure]()
+    if draw is not None:
+        key = ("plots", version.digest)
+        figures = console.kept.get(key, lambda: list(map(_figure, draw(str(version)))))
+    return render(request, "plots.html", str(version), figures=figures)
 
 
 def _figure(drawn: Mapping[str, str]) -> Figure:

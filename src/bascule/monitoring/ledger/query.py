@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
-from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, read_manifest
+from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
 from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     import duckdb
 
 Answer = TypeVar("Answer")
+Days = tuple[str, str]
+"""The first and the last of some UTC days, as `2026-11-26`."""
 _TRIES = 5
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = """
-CREATE VIEW newest_predictions AS
+CREATE TEMP VIEW newest_predictions AS
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
     first_received_at AS truth_first_received_at
 FROM (
@@ -44,7 +47,7 @@ LEFT JOIN outcomes ON outcomes.id = newest.id AND outcomes.row = newest.row
 QUALIFY row_number() OVER (
     PARTITION BY newest.endpoint, newest.id, newest.row ORDER BY received_at DESC
 ) = 1;
-CREATE VIEW predictions_with_outcomes AS
+CREATE TEMP VIEW predictions_with_outcomes AS
 SELECT * FROM newest_predictions WHERE truth_received_at IS NOT NULL
 """
 """The one rule of what a truth is about: the newest answered prediction of its id and row, of the
@@ -85,6 +88,8 @@ class Ledger:
         question: Callable[[duckdb.DuckDBPyConnection], Answer],
         *,
         model: str | None = None,
+        days: Days | None = None,
+        is_ours: bool = False,
         what: str = "query",
         with_places: bool = False,
     ) -> Answer:
@@ -93,6 +98,9 @@ class Ledger:
         Args:
             question: Called again where segments were merged meanwhile.
             model: As of `query`.
+            days: Reads the segments of these days alone, and the spool.
+            is_ours: Whether the SQL is our own, which needs no guard and the tables `predictions`
+                and `outcomes` alone. This process opens its database once, and each footer too.
             what: The name of what is asked, for errors.
             with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
 
@@ -103,9 +111,13 @@ class Ledger:
 
         for _ in range(_TRIES):
             try:
-                with duckdb.connect() as connection:
-                    if not self._offer(connection, model, with_places=with_places):
+                with _database().cursor() if is_ours else duckdb.connect() as connection:
+                    if not self._offer(connection, model, days, with_places=with_places):
                         continue
+                    self._offer_truths(connection, with_places=with_places)
+                    if not is_ours:
+                        connection.execute(_JOINED)
+                        self._guard(connection)
                     return question(connection)
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
@@ -122,60 +134,85 @@ class Ledger:
         """Requests that were answered and are not in the ledger, the latest last."""
         return read_manifest(self._home).gaps
 
+    def rows_by_day(self, model: str, version: str = "") -> dict[str, int]:
+        """By UTC day, how many rows of a model, or of a version, are in segments."""
+        found: dict[str, int] = {}
+        for one, _ in self._segments(read_manifest(self._home), self._view()):
+            if one.model == model and version in ("", one.version):
+                found[one.day] = found.get(one.day, 0) + one.rows
+        return found
+
     def _offer(
-        self, connection: duckdb.DuckDBPyConnection, model: str | None, *, with_places: bool
-    ) -> bool:
-        """Make the table, then allow no other file; False where the scribe committed meanwhile."""
+        self, connection: duckdb.DuckDBPyConnection, model: str | None, days: Days | None,
+        *, with_places: bool,
+    ) -> bool:  # fmt: skip
+        """Make the table of predictions; False where the scribe committed meanwhile."""
         manifest = read_manifest(self._home)
         spooled = [table for table in self._spooled(manifest) if _is_of(table, model)]
-        view = NO_VIEW if self._shared is None else self._shared.view()
+        view = self._view()
         if read_manifest(self._home).sequence != manifest.sequence:
             return False  # what was read of the spool may be in segments now, or gone
         fixed = ", ".join(FIXED.names)
         what = fixed if model is None else "*"
         options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []
-        for files in self._files_by_version(manifest, view, model).values():
+        for files in self._files_by_version(manifest, view, model, days).values():
             listed = ", ".join(quoted(file) for file in files)
             parts.append(f"SELECT {what} FROM read_parquet([{listed}], {options})")
         for number, table in enumerate(spooled):
             name = f"spooled_{number}"
             connection.register(name, table)
             parts.append(f"SELECT {what} FROM {name}")
-        if not parts and model is not None:
+        is_known = any(model == one.model for one, _ in self._segments(manifest, view))
+        if not parts and model is not None and not is_known:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
-        connection.execute("CREATE VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        connection.execute("CREATE TEMP VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        return True
+
+    def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
+        """Make the tables of outcomes."""
         if self._shared is not None:
             self._shared.share_outcomes()
+        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
+
+    def _guard(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Allow no file but those of the ledger, and hash what is compared with private values."""
         if (self._home / KEY_FILE).exists():
             key = hash_key(self._home)
             connection.create_function(
                 "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
             )
-        _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
-        return True
+
+    def _view(self) -> View:
+        return NO_VIEW if self._shared is None else self._shared.view()
+
+    def _segments(self, manifest: Manifest, view: View) -> Iterator[tuple[Segment, bool]]:
+        """Each segment, and whether it is in the store that hosts share."""
+        known = view.known()
+        yield from ((one, False) for one in manifest.segments if one.file not in known)
+        yield from ((one, True) for one in view.segments())
 
     def _files_by_version(
-        self, manifest: Manifest, view: View, model: str | None
+        self, manifest: Manifest, view: View, model: str | None, days: Days | None
     ) -> dict[tuple[str, str], list[Path]]:
         """Of each version apart: the same column may have another type in another version."""
         found: dict[tuple[str, str], list[Path]] = {}
-        known = view.known()
-        for segment in manifest.segments:
-            if model in (None, segment.model) and segment.file not in known:
-                file = self._home / LEDGER / segment.file
-                found.setdefault((segment.model, segment.version), []).append(file)
-        for segment in view.segments():
-            if model in (None, segment.model) and self._shared is not None:
-                file = self._shared.fetch(segment)
-                found.setdefault((segment.model, segment.version), []).append(file)
+        for one, is_shared in self._segments(manifest, view):
+            if model not in (None, one.model) or not (
+                days is None or days[0] <= one.day <= days[1]
+            ):
+                continue
+            file = self._home / LEDGER / one.file
+            if is_shared and self._shared is not None:
+                file = self._shared.fetch(one)
+            found.setdefault((one.model, one.version), []).append(file)
         return found
 
     def _spooled(self, manifest: Manifest) -> Iterator[pa.Table]:
@@ -193,6 +230,15 @@ class Ledger:
                     continue
             for _, _, table in tables_of(answers_of(blocks)):
                 yield table
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    made = duckdb.connect()
+    made.execute("SET parquet_metadata_cache=true")  # segments never change
+    return made
 
 
 def _offer_outcomes(
@@ -215,15 +261,14 @@ def _offer_outcomes(
         listed = ", ".join(quoted(file) for file in files)
         options = _PLACES if with_places else ""
         found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
-    connection.execute(f"CREATE VIEW outcome_history AS {found}")
+    connection.execute(f"CREATE TEMP VIEW outcome_history AS {found}")
     connection.execute(
-        "CREATE VIEW outcomes AS SELECT * EXCLUDE (position), "
+        "CREATE TEMP VIEW outcomes AS SELECT * EXCLUDE (position), "
         "min(received_at) OVER (PARTITION BY model, id, row) AS first_received_at "
         "FROM outcome_history "
         "QUALIFY row_number() OVER "
         "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
     )
-    connection.execute(_JOINED)
 
 
 def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:

@@ -14,6 +14,7 @@ from .deciding import (
     replay as replay,
     start as start,
 )
+from .drawing import evidence_chart as evidence_chart
 from .evidence import (
     ArmCounts as ArmCounts,
     Interval as Interval,

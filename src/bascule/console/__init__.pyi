@@ -1,0 +1,1 @@
+from .site import add_console as add_console
