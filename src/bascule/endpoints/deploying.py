@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
+from bascule.core import BasculeError, Conflict, Invalid, Refused, Signature, check_name
 from bascule.endpoints.changes import PlanChanges, changed, differences
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
@@ -248,7 +249,7 @@ class Endpoints:
             by: The user.
             reason: Why; not empty.
             to: The number of the plan; None for the last one that served other versions or shares,
-                and was not itself rolled back from.
+                was no step of a rollout, and was not itself rolled back from.
 
         Raises:
             NotFound: There is no such endpoint or plan.
@@ -266,7 +267,10 @@ class Endpoints:
             earlier = [
                 one
                 for one in plans[1:]
-                if one.number not in left and _shares(one) != _shares(now_served)
+                if one.number not in left
+                and _shares(one) != _shares(now_served)
+                # A step shares requests with a candidate, which nobody watches any more.
+                and not (one.rollout and len(_shares(one)) > 1)
             ]
             if not earlier:
                 raise Conflict(
@@ -343,9 +347,22 @@ class Endpoints:
         if (now.inputs, now.outputs) != (then.inputs, then.outputs):
             raise Refused(
                 f"{reference} has other inputs or outputs than {base}, the current version of "
-                f"endpoint {endpoint}",
+                f"endpoint {endpoint}: {_difference(then, now)}",
                 hint=f"deploy it to an endpoint of its own: bascule deploy {reference} --to NAME",
             )
+
+
+def _difference(ours: Signature, theirs: Signature) -> str:
+    """What the first field that differs has in place of what: `x: dtype FP32 in place of FP64`."""
+    pairs = zip_longest(ours.inputs + ours.outputs, theirs.inputs + theirs.outputs)
+    here, there = next(pair for pair in pairs if pair[0] != pair[1])
+    said, was = ({} if one is None else one.to_json() for one in (here, there))
+    changed = (
+        f"{key} {said.get(key)} in place of {was.get(key)}"
+        for key in said | was
+        if said.get(key) != was.get(key)
+    )
+    return f"{(here or there).name}: {', '.join(changed)}"
 
 
 def follows_of(follow: str, deploys_with: Mapping[str, Any]) -> Follows | None:

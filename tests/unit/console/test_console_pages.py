@@ -111,6 +111,24 @@ def test_an_approval_promotes(settings, server, pages):
     assert open_rollouts(settings).get(name).state_name == "promoted"
 
 
+def test_a_rollback_after_a_rollout_returns_to_no_step_of_it(settings, server, pages):
+    def rolled_back():
+        form = {"csrf": token_of(pages.get("/endpoints/rain").text), "reason": "still not well"}
+        answer = pages.post("/endpoints/rain/rollback", data=form)
+        return pages.get(answer.headers["location"]).text
+
+    server.bad_every = 10
+    roll_out(settings, server, "rain/2", turns=5)
+    assert "endpoint rain has served nothing else before" in rolled_back()
+    server.bad_every = 0
+    name = roll_out(settings, server, "rain/2", turns=6, requests=20_000, needs_approval=True)
+    form = {"csrf": token_of(pages.get("/endpoints/rain").text), "reason": ""}
+    pages.post(f"/endpoints/rain/rollouts/{name}/promote", data=form)
+    assert open_rollouts(settings).endpoints.endpoint("rain").answers.startswith("rain/2 100 %")
+    assert "rain/1 answers" in rolled_back()
+    assert open_rollouts(settings).endpoints.endpoint("rain").answers == "rain/1 100 %"
+
+
 def test_a_rollback_serves_the_earlier_plan_and_a_missing_reason_is_refused(
     settings, server, pages
 ):

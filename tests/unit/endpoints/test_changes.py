@@ -156,7 +156,7 @@ def test_endpoints_set_makes_the_next_plan_and_history_tells_it(command, home):
         (("--timeout", "2h"), 2, "plan.limits.timeout_s: 7200.0"),
         (("--retry", "101"), 2, "plan.limits.retry_percent: 101.0"),
         (("--fallback", "rain/9"), 3, "no version 9 of model 'rain'"),
-        (("--fallback", "snow/1"), 1, "snow/1 has other inputs or outputs than rain/2"),
+        (("--fallback", "snow/1"), 1, "of endpoint rain: input: shape [4] in place of [2]"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused_with_its_option(command, words, code, said):

@@ -139,8 +139,8 @@ def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:
         Invalid: A field is missing, or holds no number.
     """
     job: dict[str, Any] = {}
-    for name, read in {**dict.fromkeys((*_NEEDED, "mode"), str), **_OPTIONS}.items():
-        value = field(form, name)
+    for name in (*_NEEDED, "mode", *_OPTIONS):
+        value, read = field(form, name), _OPTIONS.get(name, str)
         if value:
             try:
                 job[name] = read(value)

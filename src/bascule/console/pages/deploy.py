@@ -63,18 +63,20 @@ def deploy(
             chosen = _version(request, version)
         except BasculeError as error:
             problem = error
-    checks, strategies = [], list[dict[str, Any]]()
+    gates, strategies = list[tuple[str, bool, str, str]](), list[dict[str, Any]]()
     endpoint = to.strip() or (chosen.model if chosen else "")
     if chosen is not None:
         checks = context.registry().checks(chosen)
+        gates = gates_of(checks[-1].statement.body if checks else {})
         shown = _simulation(request, chosen, endpoint, _lines(guards))
-        if shown is not None and shown.result is not None:
-            shown, strategies = None, strategies_of(shown.result)
+        made = None if shown is None else shown.result
+        if made is not None:
+            shown, strategies = None, strategies_of(made)
     return render(
         request, "deploy.html", f"Deploy {chosen}" if chosen else "Deploy",
         crumbs=[Crumb("Deploy")], status=422 if problem else 200, problem=problem,
         version=str(chosen or ""), wanted=version, state=chosen.gates if chosen else "",
-        gates=gates_of(checks[-1].statement.body if checks else {}), endpoint=endpoint,
+        gates=gates, endpoint=endpoint,
         now=_answers(request, endpoint), guards=guards, strategies=strategies, work=shown,
         target=f"{request.url.path}?{request.url.query}" if chosen else "",
         may_upload=session.allows("write", ""), max_mb=MAX_FILE_BYTES >> 20,

@@ -11,6 +11,7 @@ from fastapi import Path, Query, Request, Response
 from bascule.charts import Route, Svg, split
 from bascule.console.calling import act
 from bascule.console.facts import (
+    EndpointFacts,
     endpoint_facts,
     endpoints_of,
     recent_rollouts,
@@ -98,7 +99,7 @@ def one_endpoint(
     return render(
         request, "endpoint.html", endpoint,
         crumbs=[Crumb("Endpoints", "/endpoints"), Crumb(endpoint)],
-        facts=facts, diagram=diagram(plan), live=_live(request, plan),
+        facts=facts, diagram=diagram(plan), live=_live(request, facts),
         story=None if shown is None else _story(request, shown), rollouts=rollouts, plans=plans,
         events=book.history(endpoint, latest=_MAX_EVENTS)[::-1], may_deploy=may_deploy,
         may_approve=session.allows("approve", endpoint),
@@ -110,8 +111,10 @@ def one_endpoint(
 @router.get("/endpoints/{endpoint}/live")
 def live(request: Request, endpoint: _Name) -> Response:
     """The part of the page that is asked for every two seconds."""
-    plan = context_of(request).endpoints().endpoint(endpoint).current.plan
-    return render(request, "endpoint_live.html", endpoint, live=_live(request, plan))
+    context = context_of(request)
+    found = context.endpoints().endpoint(endpoint)
+    facts = endpoint_facts(found, server_facts(context.server), None)
+    return render(request, "endpoint_live.html", endpoint, live=_live(request, facts))
 
 
 @router.get("/endpoints/{endpoint}/rollouts/{rollout}/sequences")
@@ -162,8 +165,10 @@ def diagram(plan: Plan) -> Svg:
     return split(plan.endpoint, routes)
 
 
-def _live(request: Request, plan: Plan) -> dict[str, Any]:
-    return live_view(plan, console_of(request).looks.look(context_of(request).server, plan))
+def _live(request: Request, facts: EndpointFacts) -> dict[str, Any]:
+    plan = facts.endpoint.current.plan
+    looks = console_of(request).looks.look(context_of(request).server, plan)
+    return live_view(plan, looks) | {"plan": plan.number, "state": facts.state}
 
 
 def _rollouts(request: Request, endpoint: str) -> list[StoredRollout]:
