@@ -144,7 +144,7 @@ def tls_client(authority, certificate=None):
     context = ssl.create_default_context(cafile=str(authority.root))
     if certificate is not None:
         context.load_cert_chain(*certificate)
-    return httpx.Client(verify=context)
+    return httpx.Client(verify=context, timeout=60)  # the control process may still be starting
 
 
 def tls_serve(serve, cancer_bundle, certificate, **more):
