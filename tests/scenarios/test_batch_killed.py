@@ -98,7 +98,7 @@ def test_a_killed_job_ends_as_one_that_nothing_disturbed(
 
     undisturbed = jobs_into("undisturbed").end()
     expected, files = rows_of(place, "undisturbed"), place.files("undisturbed", undisturbed.run)
-    assert undisturbed.chunks >= CHUNKS
+    assert undisturbed.chunks > CHUNKS // 2  # of PostgreSQL, some pages each
     moment, killed, turn = random.Random(kind), 0, 0
     while killed < kills:
         turn += 1
