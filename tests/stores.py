@@ -179,46 +179,62 @@ def postgresql_url(postgresql_server: str) -> str:
     return postgresql_server.removesuffix("/postgres") + f"/{name}"
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    identities = folder / "identities.json"
-    keys = [{"accessKey": "bascule", "secretKey": S3_SECRET}]
-    identities.write_text(
-        json.dumps(
-            {
-                "identities": [
-                    {
-                        "name": "bascule",
-                        "credentials": keys,
-                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                    }
-                ]
-            }
-        )
-    )
-    names = ["master", "volume", "filer", "s3"]
-    ports = free_ports(2 * len(names))
-    options = [
-        option
-        for name, http, grpc in zip(names, ports[::2], ports[1::2], strict=True)
-        for option in (f"-{name}.port={http}", f"-{name}.port.grpc={grpc}")
-    ]
-    filer, endpoint = ports[4], f"http://127.0.0.1:{ports[6]}"
-    command = [
-        weed_program(), "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-s3", f"-s3.config={identities}", "-iam=false",
-        "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", *options,  # ports that two runs would share
-    ]  # fmt: skip
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+class Seaweed:
+    """A server of S3 that can be killed and started again, with its objects and at its port."""
 
-    def ready() -> bool:
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._log = folder, folder / "log"
+        identities = folder / "identities.json"
+        keys = [{"accessKey": "bascule", "secretKey": S3_SECRET}]
+        identities.write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        {
+                            "name": "bascule",
+                            "credentials": keys,
+                            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                        }
+                    ]
+                }
+            )
+        )
+        names = ["master", "volume", "filer", "s3"]
+        ports = free_ports(2 * len(names))
+        options = [
+            option
+            for name, http, grpc in zip(names, ports[::2], ports[1::2], strict=True)
+            for option in (f"-{name}.port={http}", f"-{name}.port.grpc={grpc}")
+        ]
+        self._filer, self.port = ports[4], ports[6]
+        self._command = [
+            weed_program(), "-logtostderr", "server", f"-dir={folder}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", "-s3", f"-s3.config={identities}", "-iam=false",
+            "-volume.max=200", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", *options,  # ports that two runs would share
+        ]  # fmt: skip
+        endpoint = f"http://127.0.0.1:{self.port}"
+        variables = {
+            "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "bascule",
+            "AWS_SECRET_ACCESS_KEY": S3_SECRET, "AWS_REGION": "us-east-1",
+        }  # fmt: skip
+        self.s3 = S3(endpoint, variables)
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, stdout=output, stderr=output, cwd=self._folder
+            )
+        wait_for(self._is_ready, self._process, self._log)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _is_ready(self) -> bool:
         """Whether the bucket is there and objects can be written, which comes last."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{filer}/buckets/{BUCKET}/ready",
+            f"http://127.0.0.1:{self._filer}/buckets/{BUCKET}/ready",
             data=b"ready",
             method="PUT",
             headers={"Content-Type": "application/octet-stream"},
@@ -227,19 +243,24 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
             urllib.request.urlopen(request, timeout=5).close()
         except OSError:
             return False
-        return accepts(ports[6])
+        return accepts(self.port)
 
-    with ended(process, signal.SIGKILL):  # nothing of it is kept
-        wait_for(ready, process, log)
-        yield S3(
-            endpoint,
-            {
-                "AWS_ENDPOINT_URL": endpoint,
-                "AWS_ACCESS_KEY_ID": "bascule",
-                "AWS_SECRET_ACCESS_KEY": S3_SECRET,
-                "AWS_REGION": "us-east-1",
-            },
-        )
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[Seaweed]:
+    """A server of its own, started."""
+    made = Seaweed(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with seaweed(tmp_path_factory.mktemp("seaweedfs")) as made:
+        yield made.s3
 
 
 @pytest.fixture

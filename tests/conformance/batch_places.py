@@ -63,6 +63,10 @@ class Place:
         """What is there beside tables, quarantines and records of runs; nothing after a run."""
         raise NotImplementedError
 
+    def files(self, name: str, run: str) -> list[str]:
+        """The names of the files of `name`, which the run has made, where they can be foretold."""
+        return []
+
 
 # -- files --
 
@@ -105,9 +109,16 @@ class Files(Place):
         return Path(self.root, name).exists()
 
     def leftovers(self) -> list[str]:
-        root = Path(self.root)
-        files = [str(one.relative_to(root)) for one in root.rglob("*") if one.is_file()]
-        return [one for one in files if "draft" in one or "tmp" in one or "-journal" in one]
+        names = [str(one.relative_to(self.root)) for one in Path(self.root).rglob("*")]
+        return [one for one in names if "draft" in one or "tmp" in one]
+
+    def files(self, name: str, run: str) -> list[str]:
+        return names_below(Path(self.root, name), run)
+
+
+def names_below(folder: Path, run: str) -> list[str]:
+    found = (str(one.relative_to(folder)) for one in folder.rglob("*"))
+    return sorted(one.replace(run, "RUN") for one in found)
 
 
 class Csv(Files):
@@ -166,8 +177,8 @@ class OneFile(Csv):
     def exists(self, name: str) -> bool:
         return Path(self.root, f"{name}.csv").exists()
 
-    def leftovers(self) -> list[str]:
-        return super().leftovers() + [str(one) for one in Path(self.root).glob(".*.parts/part-*")]
+    def files(self, name: str, run: str) -> list[str]:
+        return names_below(Path(self.root, f".{name}.csv.parts"), run)
 
 
 class Delta(Place):
@@ -197,8 +208,22 @@ class Delta(Place):
     def exists(self, name: str) -> bool:
         return Path(self.root, name).exists()
 
+    def files(self, name: str, run: str) -> list[str]:
+        return names_below(Path(self.root, name, "_bascule"), run)
+
     def leftovers(self) -> list[str]:
-        return [str(one) for one in Path(self.root).glob("*/_bascule/part-*")]
+        """Files of rows that no version of a table names, and drafts of files."""
+        import deltalake
+
+        left = [str(one) for one in Path(self.root).rglob("*#*")]
+        for log in Path(self.root).glob("*/_delta_log"):
+            table = deltalake.DeltaTable(str(log.parent))
+            every, named = (
+                table.vacuum(0, enforce_retention_duration=False, full=full)
+                for full in (True, False)
+            )
+            left += {*every} - {*named}
+        return left
 
 
 # -- databases --

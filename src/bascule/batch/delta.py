@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.batch.places import is_full
-from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, first_line, masked
+from bascule.batch.places import FULL_HINT, away, is_full, said_in_a_line
+from bascule.core import Invalid, MissingExtra, NotFound, masked
 
 
 def url_of(text: str) -> str:
@@ -53,11 +53,6 @@ def storage_options(url: str) -> dict[str, str]:
     return {"AWS_ALLOW_HTTP": "true"} if url.startswith("s3://") and is_plain else {}
 
 
-def _said(problem: Exception) -> str:
-    """In one line: the library says the cause in lines of their own."""
-    return first_line(" ".join(str(problem).split()))
-
-
 @contextmanager
 def explaining(place: str) -> Iterator[None]:
     """Raise errors of the library as kinds of `BasculeError`."""
@@ -68,10 +63,10 @@ def explaining(place: str) -> Iterator[None]:
     except exceptions.TableNotFoundError:
         raise NotFound(f"there is no Delta table at {place}", hint="check the path") from None
     except (exceptions.CommitFailedError, exceptions.DeltaProtocolError) as problem:
-        raise Invalid(f"{place}: {_said(problem)}") from None
+        if "Concurrent transaction" in str(problem):  # of the same run, which is looked at again
+            raise away(place, problem) from None
+        raise Invalid(f"{place}: {said_in_a_line(problem)}") from None
     except (exceptions.DeltaError, OSError) as problem:
         if is_full(problem):
-            raise Invalid(
-                f"{place}: {_said(problem)}", hint="make room there, or choose another place"
-            ) from None
-        raise Unavailable(f"{place} cannot be reached: {_said(problem)}") from None
+            raise Invalid(f"{place}: {said_in_a_line(problem)}", hint=FULL_HINT) from None
+        raise away(place, problem) from None

@@ -74,7 +74,7 @@ class ChunkWork:
 
     def _once(self, chunk: Chunk, stopped: threading.Event) -> Record:
         began_s = time.monotonic()
-        prefix = self.manifest.prefix_of(chunk)
+        prefix = self.manifest.prefix_of(chunk.number)
         read = quarantined = 0
         with self.sink.stage(chunk) as staged:
             for batch in self.source.read(chunk, self.batch_rows):

@@ -63,9 +63,9 @@ class Manifest(msgspec.Struct, frozen=True):
     identity: dict[str, Any]
     chunks: tuple[str, ...]
 
-    def prefix_of(self, chunk: Chunk) -> str:
+    def prefix_of(self, chunk: int) -> str:
         """The id of a chunk's predictions; that of a row is `ID#ROW`, as of a server's answers."""
-        return sha256_bytes(f"{self.run}/{chunk.number}".encode())[7:27]
+        return sha256_bytes(f"{self.run}/{chunk}".encode())[7:27]
 
 
 def manifest_of(job: Job, digest: str, chunks: Sequence[Chunk], source: str, sink: str) -> Manifest:

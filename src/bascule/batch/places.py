@@ -18,6 +18,8 @@ SUFFIXES = {
 }  # fmt: skip
 """The name that pyarrow.dataset has for the files of each suffix."""
 _MAGIC = "*?["
+AWAY_HINT = "check that it is up, and that this machine may reach it; the same command goes on"
+FULL_HINT = "make room there, or choose another place"
 
 
 def is_url(text: str) -> bool:
@@ -43,8 +45,18 @@ def open_place(text: str) -> tuple[pafs.FileSystem, str]:
             hint="use a path, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or abfs://CONTAINER/PREFIX",
         ) from None
     except OSError as problem:
-        raise Unavailable(f"{masked(text)} cannot be reached: {first_line(problem)}") from None
+        raise away(masked(text), problem) from None
     return filesystem, path
+
+
+def away(place: str, problem: Exception) -> Unavailable:
+    """The error for a store that does not answer, or not as it should."""
+    return Unavailable(f"{place} cannot be reached: {said_in_a_line(problem)}", hint=AWAY_HINT)
+
+
+def said_in_a_line(problem: Exception) -> str:
+    """What a library says, which may put the cause in lines of their own."""
+    return first_line(" ".join(str(problem).split()))
 
 
 def _with_endpoint(url: str) -> str:

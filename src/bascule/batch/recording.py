@@ -135,6 +135,8 @@ class Recorder:
     def _answered(
         self, places: NDArray[Any], rows: pa.RecordBatch
     ) -> tuple[NDArray[Any], Columns, Columns]:
+        import pyarrow as pa
+
         try:
             outputs = dict(self._bundle.predict(rows))
         except BasculeError:
@@ -142,7 +144,7 @@ class Recorder:
             kept = np.array([row for row in range(rows.num_rows) if row not in bad], np.int64)
             if not bad or not len(kept):
                 return places[:0], {}, {}
-            return self._answered(places[kept], rows.take(_arrow(kept)))
+            return self._answered(places[kept], rows.take(pa.array(kept)))
         return places, conform(rows, self._bundle.signature), outputs
 
     def _pieces(self, columns: Columns) -> tuple[tuple[Column, ...], list[Any], list[int]]:
@@ -192,9 +194,3 @@ def close_quietly(recorder: Recorder | None) -> None:
                 recorder.close()
         except BasculeError as problem:
             log.warning("the run is not in the profiles yet: %s", problem)
-
-
-def _arrow(places: NDArray[Any]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(places)

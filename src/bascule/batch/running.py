@@ -115,7 +115,7 @@ class Planned:
 
         for batch in self.source.read(self.chunks[0], _SHOWN_ROWS):
             if batch.num_rows:
-                prefix = self.manifest.prefix_of(self.chunks[0])
+                prefix = self.manifest.prefix_of(self.chunks[0].number)
                 scored, _ = self.scorer.score(batch.slice(0, _SHOWN_ROWS), prefix, 0)
                 return pa.Table.from_batches([scored])
         return self.scorer.schema.empty_table()
@@ -282,7 +282,7 @@ class _Execution:
             return
         places = np.concatenate([one for one, _ in parts])
         rows = pa.Table.from_batches([one for _, one in parts]).combine_chunks()
-        prefix = self._plan.manifest.prefix_of(self._plan.chunks[record.chunk])
+        prefix = self._plan.manifest.prefix_of(record.chunk)
         try:
             for batch in rows.to_batches():
                 recorder.add(prefix, places, batch, record)
@@ -295,8 +295,8 @@ class _Execution:
         return sum(one.quarantined for one in self._records.values())
 
     def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
-        recorder = self._recorder
-        if recorder is not None and recorder.keeps_rows:
+        recorder, is_read = self._recorder, batch.schema.equals(self._plan.source.schema)
+        if recorder is not None and recorder.keeps_rows and is_read:
             places = np.arange(rows - batch.num_rows, rows)
             self._record(recorder, Record(chunk, batch.num_rows, 0), [(places, batch)])
         with self._lock:

@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from bascule.batch.places import is_url
 from bascule.core import Conflict, NotFound, replacing, writing
 
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
+_TRIES = 20
 STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
 OF_SCHEDULE = "schedule "
 """What `Status.by` of a scheduled run begins with."""
@@ -172,7 +174,7 @@ class Runs:
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if not _locks(lock):
+            if not _takes(lock):
                 raise Conflict(
                     f"run {status.run} is under way in another process",
                     hint=f"bascule batch show {status.run}",
@@ -241,6 +243,15 @@ def quarantine_files(sink: str, run: str, folder: Path) -> list[Path]:
 
 def _plain(run: str) -> str:
     return "".join(one for one in run if one.isalnum()) or "-"
+
+
+def _takes(descriptor: int) -> bool:
+    """Lock it to keep; who asks whether it is locked, holds it for a moment."""
+    for _ in range(_TRIES):
+        if _locks(descriptor):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def _locks(descriptor: int) -> bool:

@@ -97,10 +97,12 @@ class Scorer:
         inputs = batch.select(self._reads)
         if batch.schema.equals(self._source):
             good, answers, bad = self._answered(inputs, 0)
-        else:  # of a text file, and refused by its type: the reason is the same for all rows
-            _, _, first = self._answered(inputs.slice(0, 1), 0)
-            good, answers = [], []
-            bad = [Poison(row, one.reason) for one in first for row in range(batch.num_rows)]
+        else:  # the source could not read a value: the reason is the same for all rows
+            pairs = zip(batch.schema, self._source, strict=True)
+            found, wanted = next(pair for pair in pairs if pair[0].type != pair[1].type)
+            what = "bytes that are" if found.type == pa.binary() else "text that is"
+            reason = f"column {found.name!r} holds {what} no {wanted.type}"
+            good, answers, bad = [], [], [Poison(row, reason) for row in range(batch.num_rows)]
         rows = np.concatenate(good) if good else np.empty(0, np.int64)
         kept = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
         arrays = [kept.column(name).cast(self.schema.field(name).type) for name in self._kept]

@@ -40,15 +40,19 @@ ROW = "INSERT INTO flights VALUES ({id}, 'AA', 'EWR', 3, 0.5, {gust})"
 
 
 def test_a_value_that_is_not_of_its_columns_type_is_one_bad_row(score, tmp_path):
-    rows = [ROW.format(id=n, gust="'calm'" if n in (3, 77) else 1.5) for n in range(200)]
+    """Also in a column that the model does not read."""
+    values = [(n, 1.5) for n in range(200)]
+    values[3], values[77], values[150] = (3, "'calm'"), (77, "'calm'"), ("'old'", 1.5)
+    rows = [ROW.format(id=one, gust=gust) for one, gust in values]
     url = sqlite_with(tmp_path / "f.db", FLIGHTS, *rows)
-    made = score(f"{url}#flights", tmp_path / "s/", chunk_rows=60)
-    assert (made.rows, made.quarantined) == (198, 2)
+    made = score(f"{url}#flights", tmp_path / "s/", chunk_rows=60, max_quarantined=0.015)
+    assert (made.rows, made.quarantined) == (197, 3)
     bad = sorted((tmp_path / "s" / "_bascule" / made.manifest.run).glob("quarantine-*"))
     found = pa.concat_tables(map(pq.read_table, bad)).to_pylist()
-    assert [one["chunk"] for one in found] == [0, 1]
+    assert [one["chunk"] for one in found] == [0, 1, 2]
     assert "'gust' holds text" in found[0]["reason"]
     assert '"id":77' in found[1]["content"]
+    assert found[2]["reason"] == "column 'id' holds text that is no int64"
 
 
 @pytest.mark.slow

@@ -183,6 +183,26 @@ def test_a_word_among_the_numbers_of_a_csv_is_one_bad_row(score, tmp_path):
     assert ('"id":3,' in first["content"], '"gust":"calm"' in second["content"]) == (True, True)
 
 
+def test_only_the_rows_of_a_csv_whose_values_cannot_be_read_are_quarantined(score, tmp_path):
+    """Types of columns that the model does not read are those of the first file."""
+    (tmp_path / "in").mkdir()
+    pacsv.write_csv(flights(100), tmp_path / "in" / "1.csv")
+    pacsv.write_csv(flights(100, start=100), tmp_path / "in" / "2.csv")
+    lines = (tmp_path / "in" / "2.csv").read_bytes().split(b"\n")
+    lines[4] = lines[4].replace(b"103", b"old 103")
+    lines[6] = lines[6].replace(b'"', b'"\xff', 1)
+    lines[8] = b" , ".join(lines[8].rsplit(b",", 1))  # spaces around numbers are fine
+    (tmp_path / "in" / "2.csv").write_bytes(b"\n".join(lines))
+    made = score(tmp_path / "in", tmp_path / "s")
+
+    assert {*range(200)} - {*read(tmp_path / "s").column("id").to_pylist()} == {103, 105}
+    (bad,) = (tmp_path / "s" / "_bascule" / made.manifest.run).glob("quarantine-*")
+    assert [(one["reason"], one["row"]) for one in pq.read_table(bad).to_pylist()] == [
+        ("column 'id' holds text that is no int64", 100),
+        ("column 'carrier' holds bytes that are no string", 101),
+    ]
+
+
 # -- odd tables --
 
 
@@ -203,6 +223,18 @@ def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, 
     assert (
         read(tmp_path / "s").column("label").to_pylist() == bundle.predict(rows)["label"].tolist()
     )
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_a_table_of_missing_values_alone_is_quarantined_whole(score, tmp_path, is_typed):
+    columns = {
+        one.name: pa.nulls(20, one.type if is_typed else pa.null()) for one in flights(1).schema
+    }
+    source = parquet(tmp_path / "in.parquet", pa.table(columns))
+    with pytest.raises(Refused, match="20 of 20 rows cannot be scored"):
+        score(source, tmp_path / "s")
+    made = score(source, tmp_path / "other", max_quarantined=1.0)
+    assert (made.rows, made.quarantined, read(tmp_path / "other").num_rows) == (0, 20, 0)
 
 
 def test_a_table_without_a_column_of_the_model_is_refused(score, tmp_path):

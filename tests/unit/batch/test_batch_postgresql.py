@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.json as pajson
 import pytest
+from tests.stores import Postgresql, postgresql
 
 from bascule.batch import job_of, planned
+from bascule.batch.addresses import Address
+from bascule.batch.databases.postgresql import explained
 from bascule.core import Conflict, Invalid, NotFound, Unavailable
 
 from .conftest import flights, with_values
 
+adbc_driver_manager = pytest.importorskip("adbc_driver_manager")
 dbapi = pytest.importorskip("adbc_driver_postgresql.dbapi")
 
 
@@ -185,6 +191,76 @@ def test_a_server_that_ends_its_sessions_is_asked_again(bundle, database, score,
     made = score(database.at("flights"), database.at("scored"), chunk_rows=300, workers=1)
     assert (made.rows, ends) == (1000, [])
     assert database.rows(IDS) == [(1000, 1000, 1000)]
+
+
+@pytest.fixture
+def own_server() -> Iterator[tuple[Postgresql, Database]]:
+    """A server that may be stopped."""
+    with postgresql() as server:
+        yield server, Database(server.url)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted_in_the_middle_of_a_run_is_waited_for(
+    score, own_server, monkeypatch
+):
+    from bascule.batch.scoring import Scorer
+
+    server, database = own_server
+    score_batch, again = Scorer.score, threading.Thread(target=server.start)
+
+    def stopped(self: Scorer, *arguments: Any) -> Any:
+        if again.ident is None and database.rows("SELECT count(*) FROM bascule_batch_chunks")[0][0]:
+            server.stop()
+            again.start()
+        return score_batch(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "score", stopped)
+    made = score(
+        database.at("flights"), database.at("scored"), chunk_rows=300, workers=1, retries=10
+    )
+    again.join()
+    assert made.rows == 1000
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_is_an_error_with_the_next_step_and_leaves_whole_chunks(
+    score, own_server, monkeypatch
+):
+    from bascule.batch.sinks.database import DatabaseSink
+
+    server, database = own_server
+    job = {"chunk_rows": 300, "workers": 1}
+    commit, commits = DatabaseSink.commit, []
+
+    def stopped(self: DatabaseSink, *arguments: Any) -> Any:
+        commits.append(1)
+        if len(commits) == 3:
+            server.stop()
+        return commit(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DatabaseSink, "commit", stopped)
+        with pytest.raises(Unavailable, match=r"#(flights|scored)") as refused:
+            score(database.at("flights"), database.at("scored"), retries=1, **job)
+    assert "the same command goes on" in refused.value.hint
+    server.start()
+    (rows,) = database.rows("SELECT count(*) FROM scored")[0]
+    assert database.rows("SELECT count(*), sum(scored)::int FROM bascule_batch_chunks") == [
+        (2, rows)
+    ]
+    assert score(database.at("flights"), database.at("scored"), **job).rows == 1000
+    assert database.rows(IDS) == [(1000, 1000, 1000)]
+
+
+def test_a_server_whose_disk_is_full_is_told_apart_from_one_that_is_away():
+    said = 'ERROR:  could not extend file "base/5/1": No space left on device'
+    full = adbc_driver_manager.OperationalError(
+        said, status_code=adbc_driver_manager.AdbcStatusCode.IO, sqlstate="53100"
+    )
+    error = explained(full, Address.of("postgresql://host/db#t"))
+    assert (type(error), "#t" in str(error), "make room" in error.hint) == (Invalid, True, True)
 
 
 def test_a_table_that_changes_while_the_server_is_away_ends_the_run(bundle, database, tmp_path):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.batch.addresses import Address, literal, quoted
 from bascule.batch.databases.port import KEY, Access, Selection
-from bascule.batch.places import is_full
+from bascule.batch.places import FULL_HINT, is_full
 from bascule.core import BasculeError, Conflict, Invalid, NotFound, Unavailable, first_line
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def explained(problem: Exception, place: str) -> BasculeError:
     if isinstance(problem, duckdb.ConstraintException):
         return Conflict(said)
     if is_full(problem):
-        return Invalid(said, hint="make room there, or choose another place")
+        return Invalid(said, hint=FULL_HINT)
     if isinstance(problem, duckdb.IOException) and "lock" in str(problem).lower():
         return Unavailable(said, hint="another process has the file open for writing; end it")
     if isinstance(problem, (duckdb.IOException, duckdb.TransactionException)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.batch.addresses import Address, literal, quoted
 from bascule.batch.databases.port import Access
+from bascule.batch.places import AWAY_HINT, FULL_HINT, is_full
 from bascule.core import (
     BasculeError,
     Conflict,
@@ -66,8 +67,10 @@ def explained(problem: Any, address: Address) -> BasculeError:
     state = problem.sqlstate or ""
     said = masked_text(first_line(str(problem).partition("ERROR:")[2] or problem))
     message = f"{address.place}: {said.strip()}"
+    if is_full(said):
+        return Invalid(message, hint=FULL_HINT)
     if not state or state.startswith(_TRANSIENT):
-        return Unavailable(message, hint="is the server up, and may this machine reach it?")
+        return Unavailable(message, hint=AWAY_HINT)
     if state in _UNDEFINED:
         return NotFound(message, hint="check the names of database, schema and table")
     if state == _NOT_UNIQUE:

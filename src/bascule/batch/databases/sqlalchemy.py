@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from bascule.batch.addresses import Address
 from bascule.batch.databases.port import KEY, Access, Selection
-from bascule.batch.places import is_full
+from bascule.batch.places import AWAY_HINT, FULL_HINT, is_full
 from bascule.core import (
     BasculeError,
     Conflict,
@@ -330,10 +330,10 @@ def explained(problem: sa.exc.SQLAlchemyError, place: str) -> BasculeError:
     if isinstance(problem, sa.exc.IntegrityError):
         return Conflict(said)
     if is_full(cause):
-        return Invalid(said, hint="make room there, or choose another place")
+        return Invalid(said, hint=FULL_HINT)
     is_away = isinstance(problem, (sa.exc.OperationalError, sa.exc.InterfaceError))
     if is_away and not any(one in str(cause) for one in _WRONG):
-        return Unavailable(said, hint="is the server up, and may this machine reach it?")
+        return Unavailable(said, hint=AWAY_HINT)
     return Invalid(said)
 
 

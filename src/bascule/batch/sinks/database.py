@@ -19,8 +19,8 @@ from bascule.batch.databases.port import Session, Tables
 from bascule.batch.databases.table import open_tables
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.sinks.drafts import Draft
-from bascule.batch.sinks.types import plain_schema
-from bascule.core import Conflict, Invalid
+from bascule.batch.sinks.types import check_columns, plain_schema
+from bascule.core import Conflict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,14 +117,8 @@ class DatabaseSink:
         if columns is None:
             key = [self._key] if self._mode == "upsert" else []
             session.create(self._target, self._schema, key, like=self._table)
-            return
-        absent = [name for name in self._schema.names if name not in columns]
-        if absent:
-            raise Invalid(
-                f"{self.place} has no column {absent[0]!r}",
-                hint="add it, choose --columns and --keep, or write to another table",
-                field=absent[0],
-            )
+        else:
+            check_columns(self.place, columns, self._schema)
 
     # -- what is written --
 

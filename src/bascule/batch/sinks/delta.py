@@ -2,20 +2,22 @@
 
 Chunks are staged as Parquet below `_bascule/`, which readers of Delta tables ignore. The commit
 carries the transaction `bascule-RUN`. Delta Lake accepts the same transaction twice, so that the
-sink asks the table for it first. A commit that is killed leaves files that no version names, as
-every Delta writer's does: VACUUM removes them.
+sink asks the table for it first. A commit that is killed leaves files that no version names: the
+next process of the run removes them, and VACUUM does.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.delta import explaining, open_table, storage_options, url_of
 from bascule.batch.manifest import Manifest, Record
+from bascule.batch.scoring import ID
 from bascule.batch.sinks.files import FileSink
-from bascule.batch.sinks.types import plain_schema
-from bascule.core import Invalid, masked
+from bascule.batch.sinks.types import check_columns, plain_schema
+from bascule.core import masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from bascule.batch.jobs import Job
 
 _STAGED = "_bascule"
+_JOINING = "joining.json"
 
 
 class DeltaSink(FileSink):
@@ -34,7 +37,7 @@ class DeltaSink(FileSink):
         self._url = url_of(job.sink)
         self._mode, self._key = job.mode, job.key
         super().__init__(f"{self._url}/{_STAGED}/", "parquet")
-        self.place = masked(job.sink)
+        self.place, self._opened_ns = masked(job.sink), time.time_ns()
         self._joins = True
 
     def runs(self) -> tuple[Mapping[str, bool], bool]:
@@ -45,37 +48,71 @@ class DeltaSink(FileSink):
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         table = open_table(self._url, self.place)
         if table is not None and self._mode != "replace":
-            names = [field.name for field in table.schema().fields]
-            absent = [name for name in schema.names if name not in names]
-            if absent:
-                raise Invalid(
-                    f"{self.place} has no column {absent[0]!r}",
-                    hint="add it, choose --columns and --keep, or write to another table",
-                    field=absent[0],
-                )
+            check_columns(self.place, [one.name for one in table.schema().fields], schema)
         return super().open(manifest, plain_schema(schema))
 
     def _join(self) -> None:
+        table = open_table(self._url, self.place)
+        transaction = f"bascule-{self._manifest.run}"
+        was_begun = f"{self._folder}/{_JOINING}" in self._names(self._base)
+        if table is None or table.transaction_version(transaction) is None:
+            if not was_begun:
+                self._put(_JOINING, b"{}")
+            self._write(table, transaction)
+        if was_begun:
+            self._remove_orphans()
+
+    def _write(self, table: Any | None, transaction: str) -> None:
         import deltalake
         import pyarrow as pa
 
-        table = open_table(self._url, self.place)
-        transaction = f"bascule-{self._manifest.run}"
-        if table is not None and table.transaction_version(transaction) is not None:
-            return
         properties = deltalake.CommitProperties(
             app_transactions=[deltalake.Transaction(transaction, 1)]
         )
         rows = pa.RecordBatchReader.from_batches(self._schema, self._staged_batches())
+        replaces = self._mode == "replace"
         with explaining(self.place):
             if self._mode == "upsert" and table is not None:
                 self._merge(table, rows, properties)
                 return
+            # The table refuses a transaction that was committed since it was opened.
             deltalake.write_deltalake(
-                self._url, rows, mode="overwrite" if self._mode == "replace" else "append",
-                schema_mode="overwrite" if self._mode == "replace" else None,
+                self._url if table is None else table, rows,
+                mode="overwrite" if replaces else "append",
+                schema_mode="overwrite" if replaces else None,
                 storage_options=storage_options(self._url), commit_properties=properties,
             )  # fmt: skip
+
+    def _remove_orphans(self) -> None:
+        """Remove what a killed commit has left: files of this run's rows that no version names."""
+        table = open_table(self._url, self.place)
+        assert table is not None
+        with explaining(self.place):
+            every, named = (
+                table.vacuum(0, enforce_retention_duration=False, full=full)
+                for full in (True, False)
+            )
+        base = self._base.removesuffix(f"/{_STAGED}")
+        drafts = [name for name in self._names(base) if "#" in name]  # of whole files on a disk
+        with self._reaching():
+            mark = self._filesystem.get_file_info(f"{self._base}/{self._folder}/{_JOINING}")
+            for name in [*({*every} - {*named}), *drafts]:
+                file = self._filesystem.get_file_info(f"{base}/{name}")
+                if (file.mtime_ns or 0) < mark.mtime_ns:
+                    continue
+                if file.mtime_ns < self._opened_ns if name in drafts else self._is_own(file.path):
+                    self._filesystem.delete_file(file.path)
+
+    def _is_own(self, path: str) -> bool:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        own = pa.array(map(self._manifest.prefix_of, range(len(self._manifest.chunks))))
+        with self._filesystem.open_input_file(path) as file:
+            table = pq.read_table(file, columns=[ID])
+        found = (pc.utf8_slice_codeunits(ids, 0, len(own[0].as_py())) for ids in table.columns)
+        return any(pc.any(pc.is_in(prefixes, own)).as_py() for prefixes in found)
 
     def _merge(self, table: Any, rows: Any, properties: Any) -> None:
         key = "`" + self._key.replace("`", "``") + "`"

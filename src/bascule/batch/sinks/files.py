@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.batch.manifest import Chunk, Manifest, Record
-from bascule.batch.places import check_no_delta, is_url, open_place
+from bascule.batch.places import away, check_no_delta, is_url, open_place
 from bascule.batch.sinks.writers import WRITERS, format_of_suffix, writable_format
-from bascule.core import Invalid, Unavailable, first_line, masked, writing
+from bascule.core import Invalid, Unavailable, masked, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -216,7 +216,7 @@ class FileSink:
             else:
                 yield
         except OSError as problem:
-            raise Unavailable(f"{self.place} cannot be reached: {first_line(problem)}") from None
+            raise away(self.place, problem) from None
 
     def close(self) -> None:
         if not hasattr(self, "_drafts"):

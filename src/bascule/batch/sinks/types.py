@@ -1,11 +1,25 @@
-"""Types of columns that databases have."""
+"""Columns of tables: the types that databases have, and those that a table lacks."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from bascule.core import Invalid
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def check_columns(place: str, found: Collection[str], wanted: pa.Schema) -> None:
+    """Raise `Invalid` where a table that is there lacks a column of the rows to write."""
+    absent = [name for name in wanted.names if name not in found]
+    if absent:
+        raise Invalid(
+            f"{place} has no column {absent[0]!r}",
+            hint="add it, choose --columns and --keep, or write to another table",
+            field=absent[0],
+        )
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -6,18 +6,18 @@ of change: one that changes makes another run, and one that changes while it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.manifest import Chunk
-from bascule.batch.places import check_no_delta, find_files, format_of, open_place
+from bascule.batch.places import away, check_no_delta, find_files, format_of, open_place
 from bascule.batch.sources.filtering import filtered
 from bascule.core import (
     Conflict,
     DType,
     Invalid,
     Signature,
-    Unavailable,
     canonical_json,
     first_line,
     masked,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 _BLOCK_BYTES = 8 << 20
+_ALL_ROWS = 1 << 30
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -50,21 +51,14 @@ class FileSource:
             where: A condition in SQL on the rows.
             may_lack_columns: Whether a column that a file lacks is missing in all its rows.
         """
-        import pyarrow as pa
-
         self.place, self._kind, self._where = place, kind, where
         self._may_lack_columns = may_lack_columns
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
-        self._read_schema = dataset.schema
-        numbers = dict(_inputs(signature)) if kind == "csv" else {}
-        self.schema: pa.Schema = pa.schema(
-            [
-                pa.field(one.name, _arrow_type(numbers[one.name])) if one.name in numbers else one
-                for one in dataset.schema.remove_metadata()
-            ]
-        )
+        self.schema: pa.Schema = dataset.schema.remove_metadata()
+        if kind == "csv":
+            self.schema = _csv_schema(self.schema, dict(_inputs(signature)))
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
@@ -85,7 +79,7 @@ class FileSource:
         for path, fragment in self._fragments.items():
             if not self._may_lack_columns:
                 partitions = self._partitions(fragment)
-                _check_schema(fragment.physical_schema, self._read_schema, path, partitions)
+                _check_schema(fragment.physical_schema, self.schema, path, partitions)
             if self._kind == "parquet":
                 for group in fragment.row_groups:
                     yield path, [group.id], group.num_rows
@@ -124,21 +118,20 @@ class FileSource:
         except FileNotFoundError:
             raise Conflict(f"{path} was removed while it was read", hint="start again") from None
         except OSError as problem:
-            raise Unavailable(f"{path} cannot be read: {first_line(problem)}") from None
+            raise away(path, problem) from None
 
     def _read_file(self, path: str, groups: list[int], batch_rows: int) -> Iterator[pa.RecordBatch]:
         whole = self._fragments[path]
-        # One row group at a time: the scanner reads ahead all of a fragment's.
-        parts = [whole.subset(row_group_ids=[group]) for group in groups] or [whole]
-        batches = (
-            batch
-            for part in parts
-            for read in part.to_batches(
-                schema=self._read_schema, batch_size=batch_rows, use_threads=False,
-                batch_readahead=1,
+        if self._kind == "csv":
+            batches = self._read_csv(whole)
+        else:
+            # One row group at a time: the scanner reads ahead all of a fragment's.
+            parts = [whole.subset(row_group_ids=[group]) for group in groups] or [whole]
+            batches = (
+                batch.cast(self.schema)
+                for part in parts
+                for batch in self._scan(part, self.schema, batch_rows)
             )
-            for batch in self._typed(read)
-        )  # fmt: skip
         for batch in batches:
             where = self._where if batch.schema.equals(self.schema) else ""
             # Blocks of text files may be larger than the batches that are wanted.
@@ -146,16 +139,29 @@ class FileSource:
                 for start in range(0, kept.num_rows, batch_rows):
                     yield kept.slice(start, batch_rows)
 
-    def _typed(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        """The batch in the schema; rows of CSV that do not fit it come apart, as they were read."""
+    @staticmethod
+    def _scan(part: Any, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        scanned: Iterator[pa.RecordBatch] = part.to_batches(
+            schema=schema, batch_size=batch_rows, use_threads=False, batch_readahead=1
+        )
+        return scanned
+
+    def _read_csv(self, file: Any) -> Iterator[pa.RecordBatch]:
+        """The blocks of a file; after a value that is not of its column's type, read as bytes."""
         import pyarrow as pa
 
+        seen = 0
         try:
-            yield batch.cast(self.schema)
-        except pa.ArrowInvalid:
-            if self._kind != "csv":
-                raise
-            yield from _split_by_type(batch, self.schema)
+            for block in self._scan(file, self.schema, _ALL_ROWS):
+                yield block
+                seen += 1
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            folders = self._partitions(file)
+            as_bytes = pa.schema(
+                [one if one.name in folders else (one.name, pa.binary()) for one in self.schema]
+            )
+            for block in islice(self._scan(file, as_bytes, _ALL_ROWS), seen, None):
+                yield from _split_by_type(block, self.schema)
 
     def _check_unchanged(self, path: str) -> None:
         info = self._filesystem.get_file_info(path)
@@ -168,36 +174,67 @@ class FileSource:
         """Nothing is held."""
 
 
-def _split_by_type(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """For each column the rows whose text is not of its type; then the other rows."""
+def _csv_schema(found: pa.Schema, inputs: Mapping[str, DType]) -> pa.Schema:
+    """The types of the model; of other columns those found, or text where there are no values."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    def typed(one: pa.Field) -> pa.Field:
+        if one.name in inputs:
+            return one.with_type(_arrow_type(inputs[one.name]))
+        # Bytes are texts of which one is none; a time cannot be read from a single text.
+        is_text = kinds.is_null(one.type) or kinds.is_binary(one.type) or kinds.is_time(one.type)
+        return one.with_type(pa.string()) if is_text else one
+
+    return pa.schema([typed(one) for one in found])
+
+
+def _split_by_type(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """For each column the rows whose bytes are not of its type; then the other rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for place, field in enumerate(schema):
-        column = batch.column(place)
-        texts = pc.unique(column) if column.type != field.type else ()
-        wrong = [one.as_py() for one in texts if not _casts(one, field.type)]
-        if wrong:
-            is_wrong = pc.is_in(column, pa.array(wrong, column.type))
-            bad = batch.filter(is_wrong)
-            others = (n for n in range(len(schema)) if n != place)
-            for other in others:
-                if _casts(bad.column(other), schema.field(other).type):
-                    cast = bad.column(other).cast(schema.field(other).type)
-                    bad = bad.set_column(other, schema.field(other), cast)
-            yield bad
-            batch = batch.filter(pc.invert(is_wrong))
-    yield batch.cast(schema)
+        column = block.column(place)
+        if _read(column, field.type) is None:
+            wrong = pa.concat_arrays(_unreadable(pc.unique(column), field.type))
+            is_wrong = pc.is_in(column, wrong)
+            bad = block.filter(is_wrong)
+            yield pa.RecordBatch.from_arrays(
+                [
+                    _read(array, one.type) or _read(array, pa.string()) or array
+                    for array, one in zip(bad.columns, schema, strict=True)
+                ],
+                schema.names,
+            )
+            block = block.filter(pc.invert(is_wrong))
+    arrays = [_read(array, one.type) for array, one in zip(block.columns, schema, strict=True)]
+    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _casts(value: pa.Scalar | pa.Array, kind: pa.DataType) -> bool:
+def _unreadable(values: pa.Array, kind: pa.DataType) -> list[pa.Array]:
+    """The values that are not of a type, found by halves."""
+    if _read(values, kind) is not None:
+        return []
+    if len(values) == 1:
+        return [values]
+    half = len(values) // 2
+    return _unreadable(values.slice(0, half), kind) + _unreadable(values.slice(half), kind)
+
+
+def _read(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """Bytes of a CSV as the type that its reader would make of them; None where one is not."""
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
 
     try:
-        value.cast(kind)
+        if not kinds.is_binary(values.type):
+            return values.cast(kind)  # of the name of a folder
+        texts = values.cast(pa.string())
+        return texts if kinds.is_string(kind) else pc.ascii_trim_whitespace(texts).cast(kind)
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
 
 
 def open_files(text: str, signature: Signature, *, where: str = "") -> FileSource:
@@ -218,17 +255,16 @@ def open_files(text: str, signature: Signature, *, where: str = "") -> FileSourc
         files = find_files(filesystem, path, place)
         kind = format_of(files, place)
         dataset = ds.dataset(
-            files, filesystem=filesystem, format=_format(kind, signature), partitioning="hive"
+            files, filesystem=filesystem, format=_format(kind), partitioning="hive"
         )
         return FileSource(place, kind, dataset, signature, where=where)
     except pa.ArrowInvalid as problem:
         raise Invalid(f"{place} cannot be read: {first_line(problem)}") from None
     except OSError as problem:
-        raise Unavailable(f"{place} cannot be read: {first_line(problem)}") from None
+        raise away(place, problem) from None
 
 
-def _format(kind: str, signature: Signature) -> ds.FileFormat:
-    import pyarrow as pa
+def _format(kind: str) -> ds.FileFormat:
     import pyarrow.csv as pacsv
     import pyarrow.dataset as ds
 
@@ -237,10 +273,8 @@ def _format(kind: str, signature: Signature) -> ds.FileFormat:
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True)
         )
     if kind == "csv":
-        # Read as text, and cast later: one wrong number must not end the whole file.
-        types = {name: pa.string() for name, _ in _inputs(signature)}
         return ds.CsvFileFormat(
-            convert_options=pacsv.ConvertOptions(column_types=types, strings_can_be_null=True),
+            convert_options=pacsv.ConvertOptions(strings_can_be_null=True),
             read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
         )
     return kind

@@ -21,10 +21,11 @@ def filtered(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.Recor
         yield from batches
         return
     import duckdb
+    import pyarrow as pa
 
     with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as connection:
         for batch in batches:
-            connection.register("rows_to_score", _table(batch))
+            connection.register("rows_to_score", pa.Table.from_batches([batch]))
             try:
                 found: Any = connection.sql(f"SELECT * FROM rows_to_score WHERE {where}")
                 yield from found.to_arrow_table().cast(batch.schema).to_batches()
@@ -33,9 +34,3 @@ def filtered(batches: Iterable[pa.RecordBatch], where: str) -> Iterator[pa.Recor
                     f"--where {where!r}: {first_line(problem)}",
                     hint="write a condition in SQL on columns of the source: --where 'delay > 5'",
                 ) from None
-
-
-def _table(batch: pa.RecordBatch) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_batches([batch])
