@@ -86,7 +86,7 @@ def run(console: Console, kinds: list[type[System]], settings: Settings) -> repo
                 # Another project's failure is a fact about it, and ours to say, not to hide.
                 left_out[kind.name] = report.in_one_line(str(error))
                 console.print(f"{kind.name} is left out: {error}", style="yellow", markup=False)
-    own = [kind for kind in kinds if kind.predicts and not issubclass(kind, Peer)]
+    own = [kind for kind in kinds if kind.predicts and kind.name in ALL]
     for _ in range(STARTS - settings.rounds):
         starts += [measure.start_only(kind, subject, settings) for kind in own]
     distributions = {

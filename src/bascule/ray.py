@@ -19,7 +19,7 @@ from bascule.core import BasculeError, Untrusted
 from bascule.serving import ModelSpec
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.protocols import DataPlane, open_protocols
-from bascule.serving.telemetry import Counters, MetricLabels, request_id_of
+from bascule.serving.telemetry import Counters, MetricLabels, Recorder, request_id_of
 from bascule.serving.transports import Exchange, Routes, internal_error
 from bascule.serving.transports.exchange import Head, told
 from bascule.serving.transports.routes import not_allowed
@@ -126,7 +126,7 @@ def _head_of(request: Any) -> Head:
 class _Connection:
     """What one exchange is answered through; see `transports.exchange.Carrier`."""
 
-    recorder = None
+    recorder: Recorder | None = None
     told = staticmethod(told)
 
     def __init__(self, replica: Replica) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import secrets
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,24 @@ def images_of_others():
     }
 
 
+@contextmanager
+def health_checks():
+    """Runs the health check of the catalogue, as systemd does for podman where it runs."""
+    ended = threading.Event()
+
+    def check():
+        while not ended.wait(2):
+            images.podman("healthcheck", "run", "bascule_catalogue_1", check=False)
+
+    checks = threading.Thread(target=check)
+    checks.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        checks.join()
+
+
 @pytest.fixture(scope="module")
 def team(shipped, tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
@@ -98,7 +118,8 @@ def team(shipped, tmp_path_factory):
     }
     made = Team(folder, variables)
     try:
-        made.compose("up", "--detach", *SERVICES)
+        with health_checks():
+            made.compose("up", "--detach", *SERVICES)
         until(lambda: ask(f"http://127.0.0.1:{predictions}/v2/health/ready")[0] == 200, made.logs)
         yield made
     finally:
