@@ -65,7 +65,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _is_healthy(uri: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
-        return answer.status == 200
+        return bool(answer.status == 200)
     return False
 
 

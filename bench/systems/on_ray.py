@@ -26,8 +26,8 @@ class BasculeOnRay(Bascule):
         shutil.rmtree(self._home.parent, ignore_errors=True)
         rendered = self._home.parent / "serve"
         for words in (
-            ["push", self.subject.bundle],
-            ["ship", "ray", f"{NAME}/1", "--replicas", "1", "--out", rendered],
+            ["push", str(self.subject.bundle)],
+            ["ship", "ray", f"{NAME}/1", "--replicas", "1", "--out", str(rendered)],
         ):
             subprocess.run(
                 [Path(super().command()[0]), *words], check=True, capture_output=True,

@@ -20,10 +20,15 @@ from bascule.serving import ModelSpec
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.protocols import DataPlane, open_protocols
 from bascule.serving.telemetry import Counters, MetricLabels, Recorder, request_id_of
-from bascule.serving.transports import Exchange, Routes, internal_error
-from bascule.serving.transports.exchange import Head, told
-from bascule.serving.transports.routes import not_allowed
-from bascule.serving.workers.loaded_models import LoadedModels
+from bascule.serving.transports import (
+    Exchange,
+    Head,
+    Routes,
+    internal_error,
+    not_allowed,
+    told,
+)
+from bascule.serving.workers import LoadedModels
 from bascule.settings import load_settings
 
 log = logging.getLogger(__name__)

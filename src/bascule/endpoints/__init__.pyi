@@ -5,6 +5,7 @@ from .deploying import (
     Endpoints as Endpoints,
     follows_of as follows_of,
 )
+from .exchangeable import is_exchangeable as is_exchangeable
 from .plans import (
     CANDIDATE as CANDIDATE,
     CURRENT as CURRENT,

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from bascule.core import BasculeError, Conflict, Invalid, Refused, Signature, check_name
+from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
 from bascule.endpoints.changes import PlanChanges, changed, differences
+from bascule.endpoints.exchangeable import difference, is_exchangeable
 from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
 from bascule.endpoints.requests import NO_ALIAS, DeployRequest, check_follow, request_of
@@ -344,25 +344,12 @@ class Endpoints:
         except BasculeError:
             return  # the current version is gone or damaged: another one must be able to follow
         then = read_manifest(registry.path_to_look_at(reference), verify=False).signature
-        if (now.inputs, now.outputs) != (then.inputs, then.outputs):
+        if not is_exchangeable(then, now):
             raise Refused(
                 f"{reference} has other inputs or outputs than {base}, the current version of "
-                f"endpoint {endpoint}: {_difference(then, now)}",
+                f"endpoint {endpoint}: {difference(then, now)}",
                 hint=f"deploy it to an endpoint of its own: bascule deploy {reference} --to NAME",
             )
-
-
-def _difference(ours: Signature, theirs: Signature) -> str:
-    """What the first field that differs has in place of what: `x: dtype FP32 in place of FP64`."""
-    pairs = zip_longest(ours.inputs + ours.outputs, theirs.inputs + theirs.outputs)
-    here, there = next(pair for pair in pairs if pair[0] != pair[1])
-    said, was = ({} if one is None else one.to_json() for one in (here, there))
-    changed = (
-        f"{key} {said.get(key)} in place of {was.get(key)}"
-        for key in said | was
-        if said.get(key) != was.get(key)
-    )
-    return f"{(here or there).name}: {', '.join(changed)}"
 
 
 def follows_of(follow: str, deploys_with: Mapping[str, Any]) -> Follows | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -376,6 +377,17 @@ def test_a_plan_whose_version_is_absent_or_has_another_signature_is_refused(serv
     other = server.models[1]
     other.signature = replace(other.signature, inputs=(Field("z", DType.FP64, (2,)),))
     with pytest.raises(Refused, match="m/2 has other inputs or outputs than m/1"):
+        check_plans((canary(),), server.models)
+
+
+@pytest.mark.parametrize(("most", "is_so"), [(3.4028234663852886e38, True), (1e6, False)])
+def test_versions_with_bounds_that_no_number_meets_share_an_endpoint(served, most, is_so):
+    """Those of FP32 beside none: two libraries, one table."""
+    server = served(canary())
+    other = server.models[1]
+    inputs = tuple(replace(one, bounds=(-most, most)) for one in other.signature.inputs)
+    other.signature = replace(other.signature, inputs=inputs)
+    with nullcontext() if is_so else pytest.raises(Refused, match="other inputs"):
         check_plans((canary(),), server.models)
 
 

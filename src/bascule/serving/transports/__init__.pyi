@@ -3,7 +3,12 @@ from .authenticator import (
     Authenticator as Authenticator,
     KeysFile as KeysFile,
 )
-from .exchange import Exchange as Exchange, internal_error as internal_error
+from .exchange import (
+    Exchange as Exchange,
+    Head as Head,
+    internal_error as internal_error,
+    told as told,
+)
 from .hosts import (
     HostPolicy as HostPolicy,
     check_allowed_host as check_allowed_host,
@@ -20,6 +25,7 @@ from .routes import (
     Handler as Handler,
     Route as Route,
     Routes as Routes,
+    not_allowed as not_allowed,
     table as table,
 )
 from .rpc import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from bascule.core import Refused, Unavailable
-from bascule.endpoints import Plan
+from bascule.endpoints import Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
     PlannedArm,
@@ -147,8 +147,7 @@ def check_plans(plans: Plans, models: Iterable[ServedModel]) -> None:
         for version, model in found.items():
             if model is None or current is None:
                 raise Refused(f"{version} is not loaded, and plan {plan.number} needs it")
-            ours, theirs = current.signature, model.signature
-            if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+            if not is_exchangeable(model.signature, current.signature):
                 raise Refused(
                     f"{version} has other inputs or outputs than {plan.current.version}, the "
                     f"current version of endpoint {plan.endpoint}",
