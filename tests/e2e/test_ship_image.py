@@ -74,7 +74,9 @@ def test_a_container_without_rights_is_ready_within_two_seconds(shipped):
     for _ in range(3):
         with images.running(shipped.built["image"], **ANYBODY) as container:
             times.append(time.monotonic() - container.started_s)
-    assert min(times) <= READY_S * slowness_of_starts()
+    slowness = slowness_of_starts()
+    print(f"ready after {min(times):.2f} s, {slowness:.2f} times as slow as promised")  # noqa: T201
+    assert min(times) <= READY_S * slowness
 
 
 def test_the_server_names_the_version_of_the_registry(server):
