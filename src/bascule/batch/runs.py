@@ -246,7 +246,7 @@ def _plain(run: str) -> str:
 
 
 def _takes(descriptor: int) -> bool:
-    """Lock it to keep; who asks whether it is locked, holds it for a moment."""
+    """Lock it to keep; a process that asks whether it is locked holds it for a moment."""
     for _ in range(_TRIES):
         if _locks(descriptor):
             return True

@@ -269,7 +269,7 @@ class Endpoints:
                 for one in plans[1:]
                 if one.number not in left
                 and _shares(one) != _shares(now_served)
-                # A step shares requests with a candidate, which nobody watches any more.
+                # A step shares requests with a candidate, and no evidence is gathered any more.
                 and not (one.rollout and len(_shares(one)) > 1)
             ]
             if not earlier:

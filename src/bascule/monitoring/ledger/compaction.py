@@ -125,7 +125,7 @@ def write_merged(
     )
     rows = 0
     expected = min(_GROUP_ROWS, sum(pq.read_metadata(file).num_rows for file in files))
-    # Ids have no order: without a filter, whoever looks for one reads them all.
+    # Ids have no order: without a filter, a look for one reads them all.
     filters = {"id": {"ndv": max(1, expected), "fpp": 0.01}}
     try:
         with target.open("wb") as opened:
