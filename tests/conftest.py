@@ -40,7 +40,7 @@ from tests.stores import (  # noqa: F401
     s3_url,
 )
 
-WAIT_S = 10.0
+WAIT_S = 20.0
 # A server's ledger is a process, and is written to the folder that the tests run in. Tests of what
 # servers do by default say `auto`.
 os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")

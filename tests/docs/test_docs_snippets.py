@@ -234,7 +234,7 @@ class Reader:
         assert self.server.stdout is not None
         printed = ""
         until = time.monotonic() + _PATIENCE_S
-        while "control API" not in printed:
+        while not re.search(r"console at .*\n", printed):
             ready, _, _ = select.select([self.server.stdout], [], [], until - time.monotonic())
             said = os.read(self.server.stdout.fileno(), 4096) if ready else b""
             if not said:

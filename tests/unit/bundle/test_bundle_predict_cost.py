@@ -29,6 +29,7 @@ def trees(pack, boosted, cancer):
     return pack(boosted, cancer[0])
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ["linear", "trees"])
 def test_one_row_costs_at_most_15_us_more_than_the_program(name, request, cancer):
     """Call by call in turn with the program alone, so that what else runs happens to both."""
