@@ -13,7 +13,7 @@ import time
 
 LOOP_US = 20.0
 """What `loop` takes on the machine that the promises are about."""
-START_S = 0.45
+START_S = 0.2
 """What the start of a process that imports NumPy and ONNX Runtime takes there."""
 
 
