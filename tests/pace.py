@@ -32,7 +32,10 @@ def loop_us() -> float:
 
 
 def slowness_of_starts() -> float:
-    """How many times as long as promised a process takes to start; the quicker of two."""
+    """How many times as long as promised a process takes to start, beside what runs now.
+
+    The quicker of two. To be asked while the load of a test runs: it slows the starts of both.
+    """
     took_s = []
     for _ in range(2):
         started_s = time.perf_counter()
