@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import adbc_driver_manager
 import pyarrow.json as pajson
 import pytest
+from adbc_driver_postgresql import dbapi
 from tests.stores import Postgresql, postgresql
 
 from bascule.batch import job_of, planned
@@ -15,9 +17,6 @@ from bascule.batch.databases.postgresql import explained
 from bascule.core import Conflict, Invalid, NotFound, Unavailable
 
 from .conftest import flights, with_values
-
-adbc_driver_manager = pytest.importorskip("adbc_driver_manager")
-dbapi = pytest.importorskip("adbc_driver_postgresql.dbapi")
 
 
 class Database:
