@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from bascule.core import BasculeWarning, Invalid, masked
+from bascule.core import BasculeWarning, Invalid, masked, secret_in
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 
 SETTINGS_FILE = "bascule.toml"
@@ -78,8 +78,10 @@ class RegistrySettings(_Section):
 
     Attributes:
         store: The catalogue: `sqlite` (in the home), or `postgresql://USER@HOST/NAME`. It may
-            hold a password, so it is never shown.
-        objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`.
+            hold a password, so it is never shown, and may be kept elsewhere: `file:PATH` where an
+            agent or an orchestrator puts secrets, `env:VARIABLE`.
+        objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`; or
+            where that is kept, as for `store`.
         require_gates: Whether an alias may only point to a version that was checked, for all of
             `gates.criteria` where there are any.
     """
@@ -449,7 +451,7 @@ def _checked(sources: _Sources) -> Settings:
     from pydantic_settings import SettingsError
 
     try:
-        settings = _read(sources.file, sources.variables)
+        settings = _with_kept_addresses(_read(sources.file, sources.variables))
         _check_criteria(settings.gates)
         _check_stores(settings.registry)
         _check_protocols(settings.serving)
@@ -612,6 +614,15 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
     loaded = Loaded()
     return Settings(**{one.name: getattr(loaded, one.name) for one in fields(Settings)})
+
+
+def _with_kept_addresses(settings: Settings) -> Settings:
+    found = {}
+    for name in ("store", "objects"):
+        said: str = getattr(settings.registry, name)
+        place = ("registry", name)
+        found[name] = secret_in(said, lambda why, at=place: _Wrong(at, why, "give its whole path"))
+    return replace(settings, registry=replace(settings.registry, **found))
 
 
 def _check_criteria(gates: GateSettings) -> None:

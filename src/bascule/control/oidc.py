@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bascule.control.sessions import check_user
-from bascule.core import Invalid, Refused, Unauthenticated, Unavailable
+from bascule.core import Invalid, Refused, Unauthenticated, Unavailable, secret_in
 from bascule.security import Permission, local_path, new_token, permissions_of_roles, roles_of_claim
 
 TIMEOUT_S = 10.0
@@ -271,8 +271,6 @@ def check_installed() -> None:
 
 
 def _secret(said: str) -> str:
-    from bascule.monitoring.alerts.sinks import secret_in
-
     return secret_in(said, lambda why: Invalid(f"console.oidc_client_secret: {why}"))
 
 

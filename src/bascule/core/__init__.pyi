@@ -44,5 +44,6 @@ from .files import (
 from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
+from .secrets import secret_in as secret_in
 from .streams import write_without_waiting as write_without_waiting
 from .version import VERSION as VERSION

@@ -204,6 +204,34 @@ def test_the_working_directory_and_the_environment_are_the_default(folder, monke
     assert settings.serving.port == 9001
 
 
+def test_the_address_of_the_catalogue_may_be_kept_in_a_file_or_a_variable(folder, monkeypatch):
+    kept = folder / "catalogue"
+    kept.write_text("postgresql://bascule:hidden@db/bascule\n")
+    monkeypatch.setenv("BUNDLES", "s3://bundles/late")
+    settings = load_settings(
+        folder,
+        {"BASCULE_REGISTRY__STORE": f"file:{kept}", "BASCULE_REGISTRY__OBJECTS": "env:BUNDLES"},
+    )
+    assert settings.registry.store == "postgresql://bascule:hidden@db/bascule"
+    assert settings.registry.objects == "s3://bundles/late"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("file:/nowhere/catalogue", "/nowhere/catalogue cannot be read"),
+        ("env:NOWHERE", "the variable NOWHERE is not set"),
+        ("env:BAD", "'mongo://db' is not of a kind that is known"),
+    ],
+)
+def test_an_address_that_is_not_where_the_setting_says_is_refused(said, why, folder, monkeypatch):
+    monkeypatch.setenv("BAD", "mongo://db")
+    found = refusal(folder, {"BASCULE_REGISTRY__STORE": said})
+    assert found.message.startswith("registry.store: ")
+    assert why in found.message
+    assert "BASCULE_REGISTRY__STORE" in found.message
+
+
 def test_settings_open_the_registry_of_their_home_without_making_it(folder):
     registry = open_registry(load_settings(folder, {"BASCULE_REGISTRY__REQUIRE_GATES": "yes"}))
 

@@ -161,19 +161,43 @@ def test_the_autoscaler_asks_for_a_metric_that_the_server_exports():
     assert rule["name"]["as"] == metric
 
 
-def test_kustomize_builds_both_overlays(tmp_path):
-    write_files(TARGETS["kubernetes"].render(CANARY), tmp_path, target="kubernetes")
-    for overlay, least in (("staging", 1), ("production", 2)):
-        built = subprocess.run(
-            ["kustomize", "build", str(tmp_path / "overlays" / overlay)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        objects = documents(built.stdout)
-        assert {one["metadata"]["namespace"] for one in objects} == {
-            "bascule" + ("-staging" if overlay == "staging" else "")
-        }
-        scalers = [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
-        assert [one["spec"]["minReplicas"] for one in scalers] == [least, least]
+def kustomized(overlay, folder):
+    """The objects of an overlay of the canary, as Kustomize builds them."""
+    write_files(TARGETS["kubernetes"].render(CANARY), folder, target="kubernetes")
+    built = subprocess.run(
+        ["kustomize", "build", str(folder / "overlays" / overlay)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return documents(built.stdout)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "namespace", "least"),
+    [("staging", "bascule-staging", 1), ("production", "bascule", 2), ("agent", "bascule", 2)],
+)
+def test_kustomize_builds_every_overlay(overlay, namespace, least, tmp_path):
+    objects = kustomized(overlay, tmp_path)
+    assert {one["metadata"]["namespace"] for one in objects} == {namespace}
+    scalers = [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
+    assert [one["spec"]["minReplicas"] for one in scalers] == [least, least]
+
+
+def test_with_an_agent_no_container_needs_the_secret_of_the_catalogue(tmp_path):
+    objects = kustomized("agent", tmp_path)
+    pods = [
+        one["spec"]["template"]["spec"] for one in objects if one["kind"] in ("Deployment", "Job")
+    ]
+    assert len(pods) == 4
+    for pod in pods:
+        env = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        assert env["BASCULE_REGISTRY__STORE"] == "file:/run/bascule/catalogue"
+        assert env["BASCULE_REGISTRY__OBJECTS"] == "file:/run/bascule/objects"
+        assert env["BASCULE_SECURITY__CALLERS"] == "keys"
+        assert "bascule-catalogue" not in json.dumps(pod)
+        assert pod["serviceAccountName"] == "late"
+        assert pod["automountServiceAccountToken"] is False
+    for policy in (one for one in objects if one["kind"] == "NetworkPolicy"):
+        assert policy["spec"]["egress"][-1] == {"ports": [{"port": 8200}]}
 
 
 def test_the_chart_has_the_objects_of_the_kustomize_base():

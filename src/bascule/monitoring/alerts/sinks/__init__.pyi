@@ -1,3 +1,3 @@
-from .receivers import Receiver as Receiver, Sink as Sink, secret_in as secret_in
+from .receivers import Receiver as Receiver, Sink as Sink
 from .table import SINKS as SINKS, open_sink as open_sink
 from .webhook import signature as signature

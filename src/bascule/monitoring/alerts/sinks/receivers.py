@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from bascule.core import Invalid, Unavailable
+from bascule.core import Invalid, Unavailable, secret_in
 from bascule.monitoring.alerts.routing import Notification
-
-MAX_SECRET_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +57,6 @@ class Receiver:
             hint="it is tried again",
             retry_after_s=retry_after_s,
         )
-
-
-def secret_in(said: str, wrong: Callable[[str], Invalid]) -> str:
-    """The value of `env:NAME` or `file:PATH`, or the text itself; raises what `wrong` makes."""
-    kind, _, place = said.partition(":")
-    if kind == "env":
-        value = os.environ.get(place)
-        if value is None:
-            raise wrong(f"the variable {place} is not set")
-        return value
-    if kind == "file":
-        try:
-            with Path(place).open("rb") as file:
-                return file.read(MAX_SECRET_BYTES).decode().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise wrong(f"{place} cannot be read: {error}") from None
-    return said
 
 
 class Sink(Protocol):
