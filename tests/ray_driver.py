@@ -13,7 +13,7 @@ from ray.serve.scripts import run
 
 if __name__ == "__main__":
     rendered, port = Path(sys.argv[1]), int(sys.argv[2])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     config = yaml.safe_load(rendered.read_text()) | {"http_options": {"port": port}}
     here = rendered.with_name("here.yaml")
     here.write_text(yaml.safe_dump(config))

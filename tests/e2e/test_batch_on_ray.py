@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import time
@@ -18,7 +19,7 @@ import pytest
 from tests.own_environments import ROOT, python_of
 from tests.unit.batch.conftest import flights, with_values
 
-pytestmark = pytest.mark.slow  # building the environment takes minutes the first time
+pytestmark = [pytest.mark.slow, pytest.mark.serial]  # a node tells the next where its cluster is
 
 WAIT_S = 900.0  # under load, a worker of Ray takes minutes to start
 RUN = """
@@ -55,9 +56,16 @@ except BasculeError as error:
 """
 
 
+TOKEN = secrets.token_hex(32)
+
+
 def environment() -> dict[str, str]:
+    """That of nodes and of clients, which know the token of the nodes."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return {**plain, "PYTHONPATH": str(ROOT / "src"), "RAY_raylet_start_wait_time_s": "600"}
+    return {
+        **plain, "PYTHONPATH": str(ROOT / "src"), "RAY_raylet_start_wait_time_s": "600",
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+    }  # fmt: skip
 
 
 class Jobs:

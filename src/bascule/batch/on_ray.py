@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-_CONNECT_HINT = "is the cluster up, and has it the same versions of Python and Ray?"
+_CONNECT_HINT = (
+    "is the cluster up, and has it the same versions of Python and Ray? "
+    "If it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+)
 
 
 class Sampler(Protocol):
@@ -56,29 +59,27 @@ def run_on_ray(
     """
     try:
         import ray
-        import ray.data
     except ImportError:
         raise MissingExtra("jobs on Ray need Ray Data", hint="pip install 'bascule[ray]'") from None
     counts = [one.rows for one in chunks if one.rows is not None]
     expected_rows = sum(counts) if len(counts) == len(chunks) else None
     by_number = {one.number: one for one in chunks}
     with _connected(job, workers) as most:
-        told = ray.put(_Task.of(job, work, expected_rows))
-        items = [{"chunk": one.number, "digest": one.digest} for one in chunks]
-        scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _ChunkScorer, fn_constructor_args=(told,), batch_size=1, batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items))),
-            num_cpus=1,
-        )  # fmt: skip
+        task = _Task.of(job, work, expected_rows)
+        driver = ray.remote(num_cpus=0)(_Driver).remote(task, chunks, most)
         try:
-            for table in scored.iter_batches(batch_size=1, batch_format="pyarrow"):
+            ahead = driver.next_scored.remote()
+            while (table := ray.get(ahead)) is not None:
+                ahead = driver.next_scored.remote()
                 (row,) = table.to_batches()
                 _commit(row, work, by_number, sampler)
-        except ray.exceptions.RayError as problem:
+        except (ray.exceptions.RayError, ConnectionError) as problem:
             raise Unavailable(
                 f"the run on Ray has ended: {first_line(problem)}",
                 hint="look at the logs of Ray; the same command goes on",
             ) from None
+        finally:
+            ray.kill(driver)
 
 
 @contextmanager
@@ -96,14 +97,19 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
     address = os.environ.get("RAY_ADDRESS", "local") if job.on == "ray" else job.on
     if address == "local":  # one more, so that no worker waits for what Ray Data does itself
         quiet |= {"num_cpus": workers + 1, "include_dashboard": False}
-    try:
-        ray.init(address, **quiet)
-    except Exception as problem:  # Ray raises plain ones where a node does not start
-        raise Unavailable(
-            f"Ray at {address} cannot be reached: {first_line(problem)}", hint=_CONNECT_HINT
-        ) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the command has a bar of its own
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    for attempt in (1, 2):
+        try:
+            ray.init(address, **quiet)
+        except Exception as problem:  # Ray raises plain ones where a node does not start
+            # A head starts a process for each client, which fails now and then (Ray 2.60).
+            if attempt == 1 and str(problem).startswith("Initialization failure from server"):
+                continue
+            said = str(problem).strip().splitlines()
+            reason = said[-1] if said and said[0].endswith(":") else first_line(problem)
+            raise Unavailable(
+                f"Ray at {address} cannot be reached: {reason}", hint=_CONNECT_HINT
+            ) from None
+        break
     try:
         known = int(ray.cluster_resources().get("CPU", 1))
         yield job.workers or (workers if address == "local" else known)
@@ -166,6 +172,27 @@ class _Task(msgspec.Struct, frozen=True):
             packed = Path(file).read_bytes()
         version = work.scorer.version
         return cls(content, packed, version, work.manifest, work.batch_rows, expected_rows)
+
+
+class _Driver:
+    """In an actor: runs Ray Data, which no client of a cluster can, and whose threads end with it."""
+
+    def __init__(self, task: _Task, chunks: Sequence[Chunk], most: int) -> None:
+        import ray
+        import ray.data
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        items = [{"chunk": one.number, "digest": one.digest} for one in chunks]
+        scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _ChunkScorer, fn_constructor_args=(ray.put(task),), batch_size=1,
+            batch_format="pyarrow", num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items))),
+        )  # fmt: skip
+        self._tables = iter(scored.iter_batches(batch_size=1, batch_format="pyarrow"))
+
+    def next_scored(self) -> pa.Table | None:
+        """What became of a chunk, as `_row` makes it; None at the end."""
+        return next(self._tables, None)
 
 
 class _ChunkScorer:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
 
@@ -77,6 +77,8 @@ events = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
     sa.Index(None, "subject_kind", "subject", "id"),
+    sa.Index(None, "subject", "id"),
+    sa.Index(None, "actor", "id"),
     # Numbers of deleted rows are never given out again: history is only added to.
     sqlite_autoincrement=True,
 )
