@@ -3,7 +3,8 @@
 The ideal is the CPU time of reading the columns alone, of the fastest program alone over arrays in
 memory, and of writing alone, spread over the cores without loss. `python -m bench.batch --rows
 1000000`; `--peers` adds pandas with scikit-learn in chunks, MLflow's pyfunc and polars with a
-function of Python; `--postgresql URL` a table of mixed types beside pandas.
+function of Python; `--postgresql URL` a table of mixed types beside pandas; `--ray PYTHON` the same
+job on a running Ray of this machine, in an environment that has Ray and Bascule.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import json
 import os
 import resource
 import shutil
+import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -181,6 +184,47 @@ def postgresql(url: str, rows: int, folder: Path, made: dict[str, float]) -> Non
     )
 
 
+ON_RAY = """
+import json, sys, time
+import ray
+from pathlib import Path
+from bascule.batch import job_of, run_job
+from bascule.bundle import load
+
+asked = json.loads(sys.argv[1])
+bundle, made = load(asked["bundle"]), {}
+ray.init("local", num_cpus=asked["cores"] + 1, include_dashboard=False, log_to_driver=False)
+for round in range(asked["rounds"]):
+    for on in ("local", "ray"):
+        for table in ("small", "in") if round == 0 else ("in",):
+            sink = f"{asked['folder']}/{on}-{table}-{round}"
+            job = {"model": "gb", "from": f"{asked['folder']}/{table}.parquet", "to": f"{sink}/"}
+            began_s = time.perf_counter()
+            job = job_of(job | {"on": on, "workers": asked["cores"]})
+            run_job(job, bundle, Path(f"{sink}-home"))
+            if table == "in":
+                made.setdefault(on, []).append(time.perf_counter() - began_s)
+print(json.dumps(made))
+"""
+
+
+def ray(python: str, bundle: bascule.Bundle, folder: Path, made: dict[str, float]) -> None:
+    """The job in three rounds with and without Ray, in turn; seconds with a cluster that runs."""
+    asked = {
+        "bundle": str(bundle.path), "folder": str(folder), "rounds": 3, "cores": made["cores"],
+    }  # fmt: skip
+    said = subprocess.run(
+        [python, "-c", ON_RAY, json.dumps(asked)], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(bascule.__file__).parents[1])},
+    )  # fmt: skip
+    seconds = json.loads(said.stdout.splitlines()[-1])
+    for on, name in (("local", "ray_without"), ("ray", "ray")):
+        made[f"{name}_s"] = round(statistics.median(seconds[on]), 3)
+    shares = [here / there for here, there in zip(seconds["local"], seconds["ray"], strict=True)]
+    made["of_rows_per_s_without_ray"] = round(statistics.median(shares), 3)
+    made["of_rows_per_s_without_ray_least"] = round(min(shares), 3)
+
+
 def ours(bundle: bascule.Bundle, path: Path, folder: Path) -> None:
     job = job_of({"model": "gb", "from": str(path), "to": str(folder / "scored/")})
     run_job(job, bundle, folder / "home")
@@ -191,6 +235,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peers", action="store_true", help="pandas, MLflow and polars too")
     parser.add_argument("--postgresql", default="", help="URL of a database to fill with tables")
+    parser.add_argument(
+        "--ray", default="", help="a Python that has Ray and Bascule's requirements"
+    )
     chosen = parser.parse_args(argv)
     made: dict[str, float] = {"rows": chosen.rows, "cores": os.cpu_count() or 1}
     folder = Path(tempfile.mkdtemp(prefix="bascule-bench-batch-"))
@@ -221,6 +268,8 @@ def main(argv: list[str] | None = None) -> None:
             made[f"cpu_times_{name}"] = round(made[f"{name}_cpu_s"] / made["ours_cpu_s"], 2)
         if chosen.postgresql:
             postgresql(chosen.postgresql, chosen.rows, folder, made)
+        if chosen.ray:
+            ray(chosen.ray, bundle, folder, made)
     finally:
         shutil.rmtree(folder)
     print(json.dumps(made, indent=2))

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -129,6 +130,33 @@ def test_a_row_limit_and_the_refusal_of_a_model_are_those_of_this_machine(jobs):
     refused = [jobs.run(bad, **more) for more in ({}, {"on": "ray", "workers": 1})]
     assert refused[0]["kind"] == refused[1]["kind"] == "Refused"
     assert "100 of 3,000 rows cannot be scored" in refused[1]["error"]
+
+
+@pytest.mark.parametrize("place", ["{}.jsonl", "sqlite:///{}.db#scored"])
+def test_a_sink_that_workers_write_to_and_one_that_they_do_not_hold_the_same_rows(
+    jobs, place, tmp_path
+):
+    sinks = [place.format(tmp_path / name) for name in ("here", "there")]
+    table = flights(2_000)
+    for sink, on in zip(sinks, ("local", "ray"), strict=True):
+        made = jobs.run(table, to=sink, on=on, workers=1)
+        assert made.get("rows") == 2_000, made
+    here, there = (written(one) for one in sinks)
+    assert here == there
+    assert len(here) == 2_000
+
+
+def written(sink: str) -> list[Any]:
+    """The rows of a file of JSON lines, or of a table of SQLite, without the ids of the run."""
+    if "://" not in sink:
+        rows = [json.loads(line) for line in Path(sink).read_text().splitlines()]
+    else:
+        with sqlite3.connect(sink.removeprefix("sqlite:///").partition("#")[0]) as database:
+            database.row_factory = sqlite3.Row
+            rows = [dict(one) for one in database.execute("SELECT * FROM scored ORDER BY id")]
+    for row in rows:
+        del row["prediction_id"]
+    return rows
 
 
 @pytest.fixture

@@ -1,15 +1,17 @@
 """Scores the chunks of a run on a Ray cluster, by Ray Data; this process commits them.
 
-A worker reads and scores whole chunks with the code of the local engine, into memory. A worker that
-dies is replaced, and its chunk scored again by another. Only this process writes, so what makes a
-run exactly once is the same as without Ray. Bundles are sent to the workers; sources must be
-reachable from them, and Bascule installed there.
+A worker reads and scores whole chunks with the code of the local engine. Where it reaches the files
+of the sink, it writes and commits them too: that is the same when it is done twice. Other sinks get
+the rows from this process. A worker that dies is replaced, and its chunk scored again by another.
+This process opens and ends the run. Bundles are sent to the workers; sources must be reachable from
+them, and Bascule installed there.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import weakref
@@ -23,9 +25,12 @@ import msgspec
 from bascule.batch.engine import ChunkWork, plan_chunks, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk, Manifest, Record
+from bascule.batch.places import is_url
 from bascule.batch.ports import Sink
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
+from bascule.batch.sinks.files import FileSink
+from bascule.batch.sinks.table import open_sink
 from bascule.batch.sources.table import open_source
 from bascule.bundle import load
 from bascule.core import KINDS, BasculeError, Conflict, MissingExtra, Unavailable, first_line
@@ -50,7 +55,7 @@ class Sampler(Protocol):
 def run_on_ray(
     job: Job, work: ChunkWork, chunks: Sequence[Chunk], workers: int, sampler: Sampler
 ) -> None:
-    """Score the chunks on the cluster that `Job.on` names, and commit each when it is scored.
+    """Score and commit the chunks on the cluster that `Job.on` names.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -65,14 +70,16 @@ def run_on_ray(
     expected_rows = sum(counts) if len(counts) == len(chunks) else None
     by_number = {one.number: one for one in chunks}
     with _connected(job, workers) as most:
-        task = _Task.of(job, work, expected_rows)
+        commits = isinstance(work.sink, FileSink) and (is_url(job.sink) or _is_one_machine())
+        task = _Task.of(job, work, expected_rows, commits=commits)
         driver = ray.remote(num_cpus=0)(_Driver).remote(task, chunks, most)
         try:
             ahead = driver.next_scored.remote()
-            while (table := ray.get(ahead)) is not None:
+            while (blocks := ray.get(ahead)) is not None:
                 ahead = driver.next_scored.remote()
-                (row,) = table.to_batches()
-                _commit(row, work, by_number, sampler)
+                for block in blocks:
+                    for row in ray.get(block).to_batches(max_chunksize=1):
+                        _take(row, work, by_number, sampler)
         except (ray.exceptions.RayError, ConnectionError) as problem:
             raise Unavailable(
                 f"the run on Ray has ended: {first_line(problem)}",
@@ -117,10 +124,17 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
         ray.shutdown()
 
 
-def _commit(
+def _is_one_machine() -> bool:
+    import ray
+
+    hosts = {one["NodeManagerHostname"] for one in ray.nodes() if one["Alive"]}
+    return hosts == {socket.gethostname()}
+
+
+def _take(
     row: pa.RecordBatch, work: ChunkWork, chunks: Mapping[int, Chunk], sampler: Sampler
 ) -> None:
-    """Write a scored chunk to the sink."""
+    """Count a scored chunk; write it to the sink, unless the worker has."""
     import pyarrow as pa
 
     said = msgspec.json.decode(row["said"][0].as_py())
@@ -128,28 +142,33 @@ def _commit(
         kind = next(one for one in KINDS if one.__name__ == said["kind"])
         raise kind(said["error"], hint=said["hint"])
     record = msgspec.convert(said["record"], Record)
-    scored, poison, sample = (
-        pa.ipc.open_stream(row[name][0].as_buffer()).read_all()
-        for name in ("scored", "poison", "sample")
-    )
-    read = record.rows + record.quarantined
+    sample = pa.ipc.open_stream(row["sample"][0].as_buffer()).read_all()
     (taken,) = sample.combine_chunks().to_batches() or [None]
     if taken is not None:
         places = taken.column(taken.num_columns - 1).to_numpy()
         kept = taken.select(taken.schema.names[:-1]).cast(work.source.schema)
-        sampler.sampled(record.chunk, read, places, kept)
+        sampler.sampled(record.chunk, record.rows + record.quarantined, places, kept)
+    if row["scored"][0].is_valid:
+        _write_chunk(row, work, chunks[record.chunk], record)
+    work.meter.committed(record)
 
-    def write() -> Record:
-        with work.sink.stage(chunks[record.chunk]) as staged:
+
+def _write_chunk(row: pa.RecordBatch, work: ChunkWork, chunk: Chunk, record: Record) -> None:
+    import pyarrow as pa
+
+    scored, poison = (
+        pa.ipc.open_stream(row[name][0].as_buffer()).read_all() for name in ("scored", "poison")
+    )
+
+    def write() -> None:
+        with work.sink.stage(chunk) as staged:
             for batch in scored.to_batches():
                 staged.write(batch)
             if poison.num_rows:
                 staged.quarantine(poison)
             staged.commit(record)
-        return record
 
-    what = f"chunk {record.chunk}"
-    work.meter.committed(with_retries(write, work.retries, threading.Event(), what))
+    with_retries(write, work.retries, threading.Event(), f"chunk {chunk.number}")
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -161,21 +180,29 @@ class _Task(msgspec.Struct, frozen=True):
     manifest: Manifest
     batch_rows: int
     expected_rows: int | None
+    commits: bool
 
     @classmethod
-    def of(cls, job: Job, work: ChunkWork, expected_rows: int | None) -> _Task:
+    def of(cls, job: Job, work: ChunkWork, expected_rows: int | None, *, commits: bool) -> _Task:
         content = job.to_json()
-        if "://" not in job.source:  # a worker has another working folder
-            content["from"] = str(Path(job.source).expanduser().absolute())
+        # A worker has another working folder.
+        content |= {"from": _whole(job.source), "to": _whole(job.sink)}
         with tempfile.TemporaryDirectory() as folder:
             file = shutil.make_archive(f"{folder}/bundle", "zip", work.scorer.bundle.path)
             packed = Path(file).read_bytes()
         version = work.scorer.version
-        return cls(content, packed, version, work.manifest, work.batch_rows, expected_rows)
+        return cls(content, packed, version, work.manifest, work.batch_rows, expected_rows, commits)
+
+
+def _whole(place: str) -> str:
+    if is_url(place):
+        return place
+    folder = "/" if place.endswith("/") else ""
+    return f"{Path(place).expanduser().absolute()}{folder}"
 
 
 class _Driver:
-    """In an actor: runs Ray Data, which no client of a cluster can, and whose threads end with it."""
+    """In an actor: runs Ray Data, which clients of a cluster cannot; its threads end with it."""
 
     def __init__(self, task: _Task, chunks: Sequence[Chunk], most: int) -> None:
         import ray
@@ -186,13 +213,14 @@ class _Driver:
         scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _ChunkScorer, fn_constructor_args=(ray.put(task),), batch_size=1,
             batch_format="pyarrow", num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items))),
+            compute=ray.data.ActorPoolStrategy(size=min(most, len(items))),
         )  # fmt: skip
-        self._tables = iter(scored.iter_batches(batch_size=1, batch_format="pyarrow"))
+        self._scored = iter(scored.iter_internal_ref_bundles())
 
-    def next_scored(self) -> pa.Table | None:
-        """What became of a chunk, as `_row` makes it; None at the end."""
-        return next(self._tables, None)
+    def next_scored(self) -> list[Any] | None:
+        """References to tables of what became of some chunks (see `_row`); None at the end."""
+        bundle = next(self._scored, None)
+        return None if bundle is None else list(bundle.block_refs)
 
 
 class _ChunkScorer:
@@ -219,6 +247,12 @@ class _ChunkScorer:
         scorer = Scorer.of_job(job, bundle, task.version, self._source.schema)
         self._memory = _Memory(scorer, task.expected_rows, self._source.schema)
         sink = cast(Sink, self._memory)
+        self._commits = task.commits
+        if self._commits:
+            files = cast(FileSink, open_sink(job))
+            drafts = files.join(task.manifest, scorer.schema)
+            weakref.finalize(self, shutil.rmtree, drafts, ignore_errors=True)
+            sink = files
         self._work = ChunkWork(
             self._source, sink, scorer, task.manifest, self._memory, task.batch_rows, job.limit,
             job.retries,
@@ -240,7 +274,8 @@ class _ChunkScorer:
             kind = next(one for one in type(error).__mro__ if one in KINDS)
             said = {"kind": kind.__name__, "error": error.message, "hint": error.hint}
             return _row(said, {})
-        return _row({"record": msgspec.to_builtins(record)}, self._memory.streams())
+        streams = self._memory.streams(with_rows=not self._commits)
+        return _row({"record": msgspec.to_builtins(record)}, streams)
 
 
 class _Memory:
@@ -277,27 +312,34 @@ class _Memory:
     def committed(self, record: Record) -> None:
         self._committed = record
 
-    def streams(self) -> dict[str, memoryview]:
-        """The rows of the chunk that was committed, as streams of Arrow. They are given away."""
+    def streams(self, *, with_rows: bool) -> dict[str, pa.Buffer]:
+        """Sample and rows of the committed chunk, as streams of Arrow; they are given away."""
         parts = self._sample.of_chunk(self._committed.chunk)
-        made = {
-            "scored": _stream(self._scorer.schema, self._scored),
-            "poison": _stream(None, [one for table in self._poison for one in table.to_batches()]),
-            "sample": _stream(None, [_with_places(*part) for part in parts]),
-        }
+        made = {"sample": _stream(None, [_with_places(*part) for part in parts])}
+        if with_rows:
+            poison = [one for table in self._poison for one in table.to_batches()]
+            made["scored"] = _stream(self._scorer.schema, self._scored)
+            made["poison"] = _stream(None, poison)
         self._clear()
         return made
 
 
-def _row(said: Mapping[str, Any], streams: Mapping[str, memoryview]) -> pa.Table:
+def _row(said: Mapping[str, Any], streams: Mapping[str, pa.Buffer]) -> pa.Table:
     """One row: what became of a chunk, and its streams."""
     import pyarrow as pa
 
-    columns = {
-        name: pa.array([streams.get(name)], pa.large_binary())
-        for name in ("scored", "poison", "sample")
-    }
+    columns = {name: _cell(streams.get(name)) for name in ("scored", "poison", "sample")}
     return pa.table({"said": pa.array([msgspec.json.encode(said)], pa.binary()), **columns})
+
+
+def _cell(content: pa.Buffer | None) -> pa.Array:
+    """A column of one row, which is not copied: it may be hundreds of megabytes."""
+    import pyarrow as pa
+
+    if content is None:
+        return pa.array([None], pa.large_binary())
+    offsets = pa.array([0, content.size], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 
 
 def _with_places(places: NDArray[Any], rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -307,13 +349,21 @@ def _with_places(places: NDArray[Any], rows: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, [*rows.schema.names, "place in the chunk"])
 
 
-def _stream(schema: pa.Schema | None, batches: Sequence[pa.RecordBatch]) -> memoryview:
+def _stream(schema: pa.Schema | None, batches: Sequence[pa.RecordBatch]) -> pa.Buffer:
     import pyarrow as pa
 
     if schema is None:
         schema = batches[0].schema if batches else pa.schema([])
-    sink = pa.BufferOutputStream()
+    size = pa.MockOutputStream()
+    _write(size, schema, batches)
+    content = pa.allocate_buffer(size.size())  # one that grows is copied again and again
+    _write(pa.FixedSizeBufferWriter(content), schema, batches)
+    return content
+
+
+def _write(sink: pa.NativeFile, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
+    import pyarrow as pa
+
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return memoryview(sink.getvalue())

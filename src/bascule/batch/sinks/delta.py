@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.delta import explaining, open_table, storage_options, url_of
@@ -50,6 +51,9 @@ class DeltaSink(FileSink):
         if table is not None and self._mode != "replace":
             check_columns(self.place, [one.name for one in table.schema().fields], schema)
         return super().open(manifest, plain_schema(schema))
+
+    def join(self, manifest: Manifest, schema: pa.Schema) -> Path:
+        return super().join(manifest, plain_schema(schema))
 
     def _join(self) -> None:
         table = open_table(self._url, self.place)

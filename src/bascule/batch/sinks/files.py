@@ -103,6 +103,15 @@ class FileSink:
         chunks = [n for n in range(len(manifest.chunks)) if self._part(n) in names]
         return self._records(names, chunks)
 
+    def join(self, manifest: Manifest, schema: pa.Schema) -> Path:
+        """Stage chunks of a run that another process has opened; the folder of the drafts."""
+        self._manifest, self._schema = manifest, schema
+        self._folder = f"{self._runs}/{manifest.run}"
+        within = Path(self._base, self._folder, "drafts") if self._is_local else None
+        with writing(self.place):
+            self._drafts = Path(tempfile.mkdtemp(prefix="bascule-batch-", dir=within))
+        return self._drafts
+
     def _records(self, names: set[str], chunks: Any) -> list[Record]:
         found = (f"{self._folder}/chunk-{number:05d}.json" for number in chunks)
         return [msgspec.json.decode(self._get(one), type=Record) for one in found if one in names]
