@@ -42,7 +42,7 @@ OBJECTS: Mapping[str, str] = {
 
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routes", "places", "oidc_scopes", "roles",
+    "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -166,6 +166,8 @@ class ServingSettings(_Section):
             address without keys, and any elsewhere.
         default_model: What `bascule serve` without arguments serves, where no platform has put a
             bundle; an image names its bundle here.
+        arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
+            server was started with, where a router in front splits (`rollouts.routers`).
         models: How models are treated that fail, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
@@ -198,7 +200,24 @@ class ServingSettings(_Section):
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
     default_model: str = ""
+    arms: Literal["all", "own"] = "all"
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings(_Section):
+    """What splits the requests of an endpoint: a section `[rollouts.routers.ENDPOINT]`.
+
+    Attributes:
+        target: What it is: the target of `bascule ship` that renders its files.
+        folder: Where its files are written.
+        command: Applies the files, in that folder: `["kubectl", "apply", "--filename", "."]`. Envoy
+            reads a renamed file by itself, and needs none.
+    """
+
+    target: Literal["envoy", "gateway-api", "istio"] = "envoy"
+    folder: Path
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +236,7 @@ class RolloutSettings(_Section):
         beta: The promised share of versions at a guard that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether every rollout waits for an approval; a command cannot say otherwise.
+        routers: By endpoint: routers in front of servers, which follow the shares of its plan.
     """
 
     strategy: Literal["all", "blue-green", "canary", "shadow", "ab", "bandit"] = "all"
@@ -229,6 +249,7 @@ class RolloutSettings(_Section):
     beta: Annotated[float, Gt(0), Le(0.5)] = 0.05
     bake_s: Annotated[float, Ge(0)] = 0.0
     needs_approval: bool = False
+    routers: Mapping[str, RouterSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -476,6 +497,10 @@ def _checked(sources: _Sources) -> Settings:
 
 def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settings:
     keys = tuple(here / key.expanduser() for key in settings.security.required_keys)
+    routers = {
+        name: replace(one, folder=here / one.folder.expanduser())
+        for name, one in settings.rollouts.routers.items()
+    }
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
         for name in _SERVING_FILES
@@ -485,6 +510,7 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
+        rollouts=replace(settings.rollouts, routers=routers),
         serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
     )
 
@@ -617,12 +643,12 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
 
 def _with_kept_addresses(settings: Settings) -> Settings:
-    found = {}
-    for name in ("store", "objects"):
-        said: str = getattr(settings.registry, name)
-        place = ("registry", name)
-        found[name] = secret_in(said, lambda why, at=place: _Wrong(at, why, "give its whole path"))
-    return replace(settings, registry=replace(settings.registry, **found))
+    def kept(name: str, said: str) -> str:
+        return secret_in(said, lambda why: _Wrong(("registry", name), why, "give its whole path"))
+
+    registry = settings.registry
+    store, objects = kept("store", registry.store), kept("objects", registry.objects)
+    return replace(settings, registry=replace(registry, store=store, objects=objects))
 
 
 def _check_criteria(gates: GateSettings) -> None:
@@ -641,6 +667,11 @@ def _check_rollouts(rollouts: RolloutSettings) -> None:
             f"steps must rise from over 0 to 100, not {list(steps)}",
             "for example [5, 25, 50, 100]",
         )
+    from bascule.core import check_name
+
+    for name in rollouts.routers:
+        with _about("rollouts", "routers", name):
+            check_name(name, what="endpoint")
     for index, text in enumerate(rollouts.guards):
         from bascule.release.rollouts import parse_guard
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from tests.images import ask, until
 from tests.own_environments import packages_of
+from tests.scenarios.commands import bascule as command
 from tests.stores import free_ports
 
 import bascule
@@ -79,6 +80,7 @@ class Served:
     reference: str
     port: int
     process: subprocess.Popen | None = None
+    variables: dict = field(default_factory=dict)
 
     def start(self):
         (control,) = free_ports(1)
@@ -89,7 +91,7 @@ class Served:
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             # Envoy's health checks name the cluster; a server of loopback alone refuses that.
-            env={**os.environ, "BASCULE_SERVING__ALLOWED_HOSTS": '["*"]'},
+            env={**os.environ, "BASCULE_SERVING__ALLOWED_HOSTS": '["*"]', **self.variables},
         )  # fmt: skip
         until(
             lambda: ask(f"http://127.0.0.1:{self.port}/v2/health/ready")[0] == 200,
@@ -106,10 +108,10 @@ def serve(registry):
     """`serve(2)`: a server of `late/2`, under the name and number of the registry."""
     with ExitStack() as stack:
 
-        def serving(number):
+        def serving(number, **variables):
             (port,) = free_ports(1)
             folder = registry.path(f"late/{number}")
-            one = Served(f"late/{number}={folder}", port)
+            one = Served(f"late/{number}={folder}", port, variables=variables)
             one.start()
             stack.callback(one.stop)
             return one
@@ -318,3 +320,54 @@ def test_two_servers_restart_in_turn_and_no_request_is_lost(registry, serve, tmp
             envoy.until_healthy("late-v1", 2)
     assert not load.lost
     assert set(load.answers) == {(200, "1")}
+
+
+@pytest.mark.parametrize(
+    ("body", "ends", "left"), [(BODY, "promoted", "2"), (SEVEN, "aborted", "1")]
+)
+def test_a_rollout_moves_the_shares_between_servers(body, ends, left, registry, serve, tmp_path):
+    """The controller writes Envoy's routes; each server counts for the arm of its version."""
+    home, folder = tmp_path / "home", tmp_path / "envoy"
+    folder.mkdir()
+    for number in (1, 2):
+        command(home, "push", registry.path(f"late/{number}"))
+    command(home, "deploy", "late/1")
+    router = {"late": {"target": "envoy", "folder": str(folder)}}
+    variables = {"BASCULE_HOME": str(home), "BASCULE_SERVING__ARMS": "own"}
+    one = serve(1, **variables, BASCULE_ROLLOUTS__ROUTERS=json.dumps(router))
+    two = serve(2, **variables)
+    envoy = Envoy(folder, {"late-v1": [one], "late-v2": [two]})
+    envoy.configure(shipment_of(registry, "late", plan=shared(1.0, 1)))
+    load = Load(envoy.port, body)
+    with envoy.running():
+        until(lambda: weights(folder) == {"late-v1": 100}, lambda: "no plan is routed")
+        with load.running():
+            until(lambda: len(load.answers) > 50, lambda: f"{load.lost[:3]}")
+            command(
+                home, "deploy", "late/2", "--strategy", "canary", "--steps", "20,50,100",
+                "--step-for", "1s", "--min-requests", "100", "--guard", "errors +1 pp",
+            )  # fmt: skip
+            until(lambda: rollout(home)["state"] == ends, lambda: f"{rollout(home)}", 60.0)
+            until(
+                lambda: {version for _, version in load.more(50)} == {left},
+                lambda: "the other version still answers",
+            )
+    assert not load.lost
+    versions = Counter(version for status, version in load.answers if status == 200)
+    assert versions["1"] > 50
+    if ends == "promoted":
+        assert Counter(status for status, _ in load.answers).keys() == {200}
+        assert versions["2"] > 300, "all steps were answered by servers of the candidate"
+
+
+def weights(folder):
+    routes = yaml.safe_load((folder / "routes.yaml").read_text())["resources"][0]
+    (route,) = routes["virtual_hosts"][0]["routes"]
+    return {
+        one["name"].partition("-or-")[0]: one["weight"]
+        for one in route["route"]["weighted_clusters"]["clusters"]
+    }
+
+
+def rollout(home):
+    return command(home, "rollout", "status", "late")

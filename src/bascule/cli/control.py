@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
-    from bascule.control import BatchRunner, ScheduleCommand
+    from bascule.control import BatchRunner
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
@@ -113,7 +113,7 @@ def main() -> int:
     place = f"{socket.gethostname()}:{config['port']}"
     with _watching(settings, counters, (place, partial(facts_of, server))):
         _serve(
-            server, listener, beat, mine, parts, guard, turned, command_of(settings),
+            server, listener, beat, mine, parts, guard, turned, settings,
             every_endpoint=every_endpoint,
         )  # fmt: skip
     return 0
@@ -127,12 +127,12 @@ def _serve(
     parts: Parts,
     guard: Authenticator | None,
     turned: threading.Event,
-    run_scheduled: ScheduleCommand,
+    settings: Settings,
     *,
     every_endpoint: bool,
 ) -> None:
     # The supervisor must not load SQL.
-    from bascule.control import running_rollouts, running_schedules
+    from bascule.control import routing_plans, running_rollouts, running_schedules
 
     def on_turn() -> None:
         turned.set()
@@ -154,12 +154,16 @@ def _serve(
         with (
             following_plans(
                 server, parts.open_endpoints, find_and_hold, parts.open_registry,
-                every_endpoint=every_endpoint, after=turned,
+                every_endpoint=every_endpoint, own_arms=settings.serving.arms == "own",
+                after=turned,
             ),
             running_rollouts(
                 server, parts.open_catalogue, parts.judged_arms, parts.open_rollouts, after=turned
             ),
-            running_schedules(parts.open_catalogue, run_scheduled, after=turned),
+            running_schedules(parts.open_catalogue, command_of(settings), after=turned),
+            routing_plans(
+                settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=turned
+            ),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -228,11 +232,23 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"console at {url}/")
         server, answers = ServerLink(counters), Answers(parts)
         stack.enter_context(_watching(settings, counters))
+        stack.enter_context(_routing(settings, parts))
         if not as_json:
             path = answers.sign_in_link()
             show_link(path and address_of(settings, listener.getsockname()[1]) + path)
             note("Ctrl-C stops it")
         serve_api(server, listener, parts, answers.find, guard)
+
+
+def _routing(settings: Settings, parts: Parts) -> AbstractContextManager[None]:
+    from bascule.control import routing_plans
+
+    at_once = threading.Event()
+    at_once.set()
+    assert parts.open_endpoints is not None
+    return routing_plans(
+        settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=at_once
+    )
 
 
 def _batch_of(settings: Settings) -> BatchRunner:

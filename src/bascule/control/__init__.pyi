@@ -45,6 +45,7 @@ from .references import (
 )
 from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
+from .routing import routing_plans as routing_plans
 from .scheduling import (
     ScheduleCommand as ScheduleCommand,
     running_schedules as running_schedules,

@@ -11,13 +11,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from bascule.bundle import load
 from bascule.control.references import notice_of
 from bascule.core import BasculeError, NotFound, masked_text
+from bascule.endpoints import own_part
 from bascule.serving import ModelSpec, ModelSpecs, Plans, is_the_same, noticed, planned
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def following_plans(
     open_registry: Callable[[], Registry],
     *,
     every_endpoint: bool,
+    own_arms: bool,
     after: threading.Event,
 ) -> Iterator[None]:
     """Follow the plans, and the deprecations of versions, while the block runs, on a thread.
@@ -53,10 +56,13 @@ def following_plans(
         find: Finds a version that a plan needs.
         open_registry: Opens the registry, which knows the deprecated versions.
         every_endpoint: Whether to serve every endpoint, or those whose names are served alone.
+        own_arms: Whether to serve, of a plan, the versions alone that the server has already.
         after: Set once opening the catalogue delays nothing else.
     """
     ended = threading.Event()
-    follower = Follower(server, open_store, find, open_registry, every_endpoint=every_endpoint)
+    follower = Follower(
+        server, open_store, find, open_registry, every_endpoint=every_endpoint, own_arms=own_arms
+    )
 
     def follow() -> None:
         after.wait()
@@ -80,7 +86,9 @@ class Follower:
         open_registry: Callable[[], Registry],
         *,
         every_endpoint: bool,
+        own_arms: bool = False,
     ) -> None:
+        self._own_arms = own_arms
         self._registry = open_registry
         self._server = server
         self._open_store = open_store
@@ -118,9 +126,20 @@ class Follower:
             self._stop(served[name])
         for one in store.endpoints(None if self._every_endpoint else sorted(names)):
             plan = one.current.plan
+            if self._own_arms:
+                own = own_part(plan, self._own_versions(one.name, services))
+                if own is None:
+                    if one.name in served:
+                        self._stop(served[one.name])
+                    continue
+                plan = own
             if served.get(one.name) == plan or self._is_too_soon(plan):
                 continue
-            if one.name not in served and not self._is_registered(one.name, services):
+            if (
+                one.name not in served
+                and not self._own_arms
+                and not self._is_registered(one.name, services)
+            ):
                 continue
             try:
                 self._serve(plan, services)
@@ -171,6 +190,17 @@ class Follower:
             return planned((*goes_on, *now), made, tuple(needed)), made
 
         self._server.change_all(without_it)
+
+    def _own_versions(self, name: str, services: ModelSpecs) -> set[str]:
+        """The versions of a model that this server has, where their bundles are the registry's."""
+        found = set()
+        for one in services:
+            said = f"{one.model}/{one.version}"
+            if one.model == name:
+                with suppress(BasculeError):
+                    if self._registry().resolve(said).digest == load(one.path).digest:
+                        found.add(said)
+        return found
 
     def _is_registered(self, name: str, services: ModelSpecs) -> bool:
         """Whether what is served under a name is of the registry, and no folder of that name."""

@@ -16,6 +16,7 @@ from .plans import (
     Plan as Plan,
     Shadow as Shadow,
     choose as choose,
+    own_part as own_part,
     splits as splits,
     unit as unit,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -199,6 +199,29 @@ class Plan:
             raise
         except (TypeError, KeyError, AttributeError) as problem:
             raise Invalid(f"plan: {problem}", hint="see the reference of plans") from None
+
+
+def own_part(plan: Plan, versions: Collection[str]) -> Plan | None:
+    """What servers of these versions alone answer of a plan, behind a router that splits by shares.
+
+    Arm names, thresholds and the number stay, so that a rollout counts by the same names.
+
+    Returns:
+        None: No arm has one of the versions.
+    """
+    arms = [arm for arm in plan.arms if arm.version in versions]
+    if not arms:
+        return None
+    total = sum(arm.share_percent for arm in arms)
+    shares = [100 * (arm.share_percent / total if total else 1 / len(arms)) for arm in arms]
+    return replace(
+        plan,
+        arms=tuple(
+            replace(arm, share_percent=share) for arm, share in zip(arms, shares, strict=True)
+        ),
+        shadow=None,
+        fallback=plan.fallback if plan.fallback in versions else "",
+    )
 
 
 def choose(plan: Plan, key: str = "", *, draw: Callable[[], float] = random.random) -> Arm:

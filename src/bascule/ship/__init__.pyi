@@ -24,5 +24,5 @@ from .shipment import (
     slug_of as slug_of,
     whole_shares as whole_shares,
 )
-from .targets import TARGETS as TARGETS
+from .targets import ROUTES as ROUTES, TARGETS as TARGETS
 from .targets.port import Target as Target

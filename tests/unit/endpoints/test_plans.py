@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bascule.core import Invalid
-from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose
+from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose, own_part
 from bascule.endpoints.plans import MAX_ARMS, MAX_THRESHOLDS, SCHEMA
 
 
@@ -176,3 +176,26 @@ def test_a_plan_is_written_with_the_smallest_schema_that_has_its_fields():
 def test_a_wrong_breaker_or_limit_is_refused_by_its_place(more, place):
     with pytest.raises(Invalid, match=place):
         Plan.from_json(canary(5.0).to_json() | {"schema": 2} | more)
+
+
+# -- behind a router --
+
+
+@given(shares)
+def test_servers_of_one_version_answer_all_that_a_router_gives_them_under_the_name_of_its_arm(
+    share,
+):
+    plan = canary(share, slower_than_s=(0.05,), shadow=Shadow("late/9", 10.0), fallback="late/3")
+    for name, version in (("current", "late/3"), ("candidate", "late/4")):
+        own = own_part(plan, {version})
+        assert own.arms == (Arm(name, version, 100.0),)
+        assert own.versions == (version,)
+        assert (own.number, own.slower_than_s) == (plan.number, plan.slower_than_s)
+    assert own_part(plan, {"late/9"}) is None
+
+
+def test_servers_of_two_of_three_arms_answer_both_in_proportion():
+    arms = (Arm("current", "late/1", 80.0), Arm("a", "late/2", 15.0), Arm("b", "late/3", 5.0))
+    own = own_part(Plan("late", 1, arms, fallback="late/2"), {"late/2", "late/3"})
+    assert [(arm.name, arm.share_percent) for arm in own.arms] == [("a", 75.0), ("b", 25.0)]
+    assert own.fallback == "late/2"

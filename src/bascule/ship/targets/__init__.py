@@ -36,3 +36,10 @@ TARGETS: Mapping[str, Target] = {
     "azureml": of_templates("azureml", "Terraform of an Azure ML online endpoint", TERRAFORM),
 }
 """In the order of the help."""
+
+ROUTES: Mapping[str, tuple[str, ...]] = {
+    "envoy": ("routes.yaml",),
+    "gateway-api": ("httproute.yaml",),
+    "istio": ("destinationrule.yaml", "virtualservice.yaml"),
+}
+"""By targets that split requests: the files that have the shares."""
