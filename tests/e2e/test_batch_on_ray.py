@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -119,6 +120,7 @@ def test_rows_and_quarantine_are_those_of_this_machine_also_when_a_worker_is_kil
     assert rows_of(on_ray).equals(rows_of(here))
     assert quarantine_of(on_ray) == quarantine_of(here)
     assert len(list(on_ray["sink"].glob("part-*"))) == 120
+    assert not list(on_ray["sink"].glob("_bascule/*/drafts*")), "what the killed worker left"
 
 
 def test_a_row_limit_and_the_refusal_of_a_model_are_those_of_this_machine(jobs):
@@ -132,7 +134,7 @@ def test_a_row_limit_and_the_refusal_of_a_model_are_those_of_this_machine(jobs):
     assert "100 of 3,000 rows cannot be scored" in refused[1]["error"]
 
 
-@pytest.mark.parametrize("place", ["{}.jsonl", "sqlite:///{}.db#scored"])
+@pytest.mark.parametrize("place", ["{}.jsonl", "delta://{}", "sqlite:///{}.db#scored"])
 def test_a_sink_that_workers_write_to_and_one_that_they_do_not_hold_the_same_rows(
     jobs, place, tmp_path
 ):
@@ -147,8 +149,11 @@ def test_a_sink_that_workers_write_to_and_one_that_they_do_not_hold_the_same_row
 
 
 def written(sink: str) -> list[Any]:
-    """The rows of a file of JSON lines, or of a table of SQLite, without the ids of the run."""
-    if "://" not in sink:
+    """The rows of a file of JSON lines or of a table, without the ids of the run."""
+    if sink.startswith("delta"):
+        table = deltalake.DeltaTable(sink.removeprefix("delta://")).to_pyarrow_table()
+        rows = table.sort_by("id").to_pylist()
+    elif "://" not in sink:
         rows = [json.loads(line) for line in Path(sink).read_text().splitlines()]
     else:
         with sqlite3.connect(sink.removeprefix("sqlite:///").partition("#")[0]) as database:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
+from bascule.batch.delta import url_of
 from bascule.batch.engine import ChunkWork, plan_chunks, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk, Manifest, Record
@@ -70,7 +71,8 @@ def run_on_ray(
     expected_rows = sum(counts) if len(counts) == len(chunks) else None
     by_number = {one.number: one for one in chunks}
     with _connected(job, workers) as most:
-        commits = isinstance(work.sink, FileSink) and (is_url(job.sink) or _is_one_machine())
+        sink = work.sink
+        commits = isinstance(sink, FileSink) and (not sink.is_local or _is_one_machine())
         task = _Task.of(job, work, expected_rows, commits=commits)
         driver = ray.remote(num_cpus=0)(_Driver).remote(task, chunks, most)
         try:
@@ -195,6 +197,8 @@ class _Task(msgspec.Struct, frozen=True):
 
 
 def _whole(place: str) -> str:
+    if place.startswith("delta://"):
+        return f"delta://{url_of(place)}"
     if is_url(place):
         return place
     folder = "/" if place.endswith("/") else ""

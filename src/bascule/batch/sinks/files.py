@@ -43,8 +43,8 @@ class FileSink:
         self._filesystem, base = open_place(text)
         self._joins = self._single is not None
         check_no_delta(self._filesystem, base, text)
-        self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
-        if self._single and (not self._is_local or is_url(text)):
+        self.is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
+        if self._single and (not self.is_local or is_url(text)):
             raise Invalid(
                 f"{self.place} is one file of a bucket", hint="name a folder, with / at its end"
             )
@@ -88,7 +88,7 @@ class FileSink:
         self._folder = f"{self._runs}/{manifest.run}"
         with self._reaching():
             self._filesystem.create_dir(f"{self._base}/{self._folder}", recursive=True)
-        if self._is_local:
+        if self.is_local:
             self._drafts = Path(self._base, self._folder, "drafts")
             shutil.rmtree(self._drafts, ignore_errors=True)
             with writing(self.place):
@@ -107,7 +107,7 @@ class FileSink:
         """Stage chunks of a run that another process has opened; the folder of the drafts."""
         self._manifest, self._schema = manifest, schema
         self._folder = f"{self._runs}/{manifest.run}"
-        within = Path(self._base, self._folder, "drafts") if self._is_local else None
+        within = Path(self._base, self._folder, "drafts") if self.is_local else None
         with writing(self.place):
             self._drafts = Path(tempfile.mkdtemp(prefix="bascule-batch-", dir=within))
         return self._drafts
@@ -176,7 +176,7 @@ class FileSink:
             is_run = name.startswith(f"{self._runs}/") and not name.startswith(f"{self._folder}/")
             if is_part or is_run:
                 self._filesystem.delete_file(f"{self._base}/{name}")
-        if self._is_local:
+        if self.is_local:
             for folder in Path(self._base, self._runs).iterdir():
                 if folder.name != self._manifest.run:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -184,7 +184,7 @@ class FileSink:
     def publish(self, draft: Path, name: str) -> None:
         """Put a finished draft in place, whole."""
         target = f"{self._base}/{name}"
-        if self._is_local:
+        if self.is_local:
             with writing(target):
                 _sync(draft)
                 draft.replace(target)
@@ -219,7 +219,7 @@ class FileSink:
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
-            if self._is_local:
+            if self.is_local:
                 with writing(self.place):
                     yield
             else:
@@ -231,7 +231,7 @@ class FileSink:
         if not hasattr(self, "_drafts"):
             return
         shutil.rmtree(self._drafts, ignore_errors=True)
-        if self._is_local and self._manifest.run not in self.runs()[0]:  # no chunk was committed
+        if self.is_local and self._manifest.run not in self.runs()[0]:  # no chunk was committed
             shutil.rmtree(Path(self._base, self._folder), ignore_errors=True)
 
 
