@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.bundle import load
@@ -89,6 +90,7 @@ class Follower:
         own_arms: bool = False,
     ) -> None:
         self._own_arms = own_arms
+        self._digests: dict[Path, str] = {}
         self._registry = open_registry
         self._server = server
         self._open_store = open_store
@@ -198,7 +200,9 @@ class Follower:
             said = f"{one.model}/{one.version}"
             if one.model == name:
                 with suppress(BasculeError):
-                    if self._registry().resolve(said).digest == load(one.path).digest:
+                    if one.path not in self._digests:
+                        self._digests[one.path] = load(one.path).digest
+                    if self._registry().resolve(said).digest == self._digests[one.path]:
                         found.add(said)
         return found
 
