@@ -317,6 +317,8 @@ def test_a_version_shows_its_gates_and_what_each_strategy_costs_before_it_is_dep
     assert "Deploy by canary" in page
     assert "answers of the candidate before harm of 5 % is found" in page
     assert "is found after about" in page
+    assert "would deploy rain/2 to rain (all)" in page
+    assert "deployed rain/2" not in page, "nothing is deployed yet"
     form = {"csrf": token_of(page), "version": "rain/2", "endpoint": "rain", "strategy": "canary",
             "guards": "", "reason": "fewer misses"}  # fmt: skip
     done = pages.post("/deploy", data=form)
