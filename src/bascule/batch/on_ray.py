@@ -175,7 +175,7 @@ class _Task(msgspec.Struct, frozen=True):
 
 
 class _Driver:
-    """In an actor: runs Ray Data, which no client of a cluster can, and whose threads end with it."""
+    """In an actor: runs Ray Data, which no client of a cluster can; its threads end with it."""
 
     def __init__(self, task: _Task, chunks: Sequence[Chunk], most: int) -> None:
         import ray

@@ -12,7 +12,7 @@ _TONES = {
     "bad": "failed aborted critical unhealthy revoked down firing",
     "warn": "waiting paused warning pending deprecated behind unserved unchecked expired "
     "quarantined",
-    "info": "running baking asked info candidate shadow acknowledged",
+    "info": "loading running baking asked info candidate shadow acknowledged",
 }
 _TONE = {word: tone for tone, words in _TONES.items() for word in words.split()}
 NONE = "\u2013"
@@ -82,6 +82,12 @@ def cell(value: Any) -> str:
 def moment(at: datetime) -> str:
     """A time to the second, UTC."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def capital(sentence: str) -> str:
+    """A sentence with a capital, unless it begins with the name of a version, as `late/2`."""
+    first = sentence.partition(" ")[0]
+    return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence
 
 
 def actor(by: str) -> str:
