@@ -617,12 +617,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
 
 def _with_kept_addresses(settings: Settings) -> Settings:
-    found = {}
-    for name in ("store", "objects"):
-        said: str = getattr(settings.registry, name)
-        place = ("registry", name)
-        found[name] = secret_in(said, lambda why, at=place: _Wrong(at, why, "give its whole path"))
-    return replace(settings, registry=replace(settings.registry, **found))
+    def kept(name: str) -> str:
+        return secret_in(
+            getattr(settings.registry, name),
+            lambda why: _Wrong(("registry", name), why, "give its whole path"),
+        )
+
+    registry = replace(settings.registry, store=kept("store"), objects=kept("objects"))
+    return replace(settings, registry=registry)
 
 
 def _check_criteria(gates: GateSettings) -> None:

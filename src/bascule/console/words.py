@@ -90,10 +90,15 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence
 
 
-def actor(by: str) -> str:
-    """Who did something; of a control process, that the controller did it, and where it runs."""
+def actor(by: str, *, is_short: bool = False) -> str:
+    """Who did something; of a control process, that the controller did it, and where it runs.
+
+    `is_short`: without where it runs.
+    """
     found = _PROCESS.fullmatch(by)
-    return by if found is None else f"controller (process {found[2]} on {found[1]})"
+    if found is None:
+        return by
+    return "controller" if is_short else f"controller (process {found[2]} on {found[1]})"
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {

@@ -212,6 +212,7 @@ def sample(at_s, current, candidate, errors=0, fast=0):
 )
 def test_what_a_control_process_did_itself_is_told_as_done_by_the_controller(by, said):
     assert actor(by) == said
+    assert said.startswith(actor(by, is_short=True))
 
 
 def test_rates_are_those_between_the_last_two_looks_and_failures_those_of_the_window():
