@@ -159,10 +159,10 @@ def test_a_person_deploys_a_model_from_a_file_and_sees_what_each_strategy_costs(
         page.get_by_label("Column of the truth").fill("y")
         page.get_by_role("button", name="Pack and check").click()
         page.wait_for_url(re.compile(r"version=sign"), timeout=PATIENCE_MS)
-        page.get_by_role("heading", name="all", exact=True).wait_for(timeout=PATIENCE_MS)
-        page.locator("summary", has_text="Deploy by all").click()
+        page.get_by_role("heading", name="All at once", exact=True).wait_for(timeout=PATIENCE_MS)
+        page.locator("summary", has_text="Deploy all at once").click()
         page.get_by_role("button", name="Deploy sign/1").locator("visible=true").click()
-        page.get_by_role("status").get_by_text("deployed sign/1").wait_for()
+        page.get_by_role("status").get_by_text("Deployed sign/1").wait_for()
         visit.check()
     plan = open_rollouts(settings).endpoints.endpoint("sign").current.plan
     assert plan.current.version == "sign/1"

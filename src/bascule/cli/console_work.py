@@ -118,7 +118,8 @@ def forecasts(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
         lines = found.forecasts if isinstance(found, Begun) else ()
         made.append(
             {
-                "strategy": strategy, "sentence": found.sentence,
+                "strategy": strategy,
+                "sentence": found.sentence if isinstance(found, Begun) else found.prospect,
                 "forecasts": [
                     {
                         "guard": one.guard, "harm": one.harm, "sentence": one.sentence,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 EndpointName = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
-_INFINITIVES = {"deployed": "deploy", "changed": "change"}
 
 
 def register(app: typer.Typer) -> None:
@@ -195,8 +194,7 @@ def tell_plan(made: Deployed, *, dry_run: bool, as_json: bool) -> None:
             }
         )
     elif dry_run:
-        done, _, rest = made.sentence.partition(" ")
-        say(f"would {_INFINITIVES.get(done, done)} {rest}")
+        say(made.prospect)
     else:
         say(made.sentence)
         note("servers follow within a second: bascule endpoints")

@@ -222,8 +222,9 @@ def _announce(
         by_plan = f" by plan {one['plan']}" if "plan" in one else ""
         say(f"serving {one['model']}/{one['version']}{by_plan} at {one['infer']}")
     if not served:
-        how = f"POST {base}:{supervisor.port}/models" if settings.serving.multi_model else ""
-        say(f"serving no model yet; {how or 'bascule load MODEL'} loads one")
+        how = f"POST {base}:{supervisor.port}/models loads one"
+        other = "deploy one in the console, or with bascule deploy"
+        say(f"serving no model yet; {how if settings.serving.multi_model else other}")
     if grpc is not None:
         say(f"gRPC at {grpc}")
     workers = len(supervisor.statuses())

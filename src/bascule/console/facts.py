@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_SUGGESTED = 200
 _MAX_RECENT = 50
+_LOADING = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class EndpointFacts:
         has_server: Whether a server runs beside this process.
         requests: That the server has counted for the current plan, shadows aside.
         errors: Of them, those that the model failed.
+        is_new: Whether the plan was made so recently that servers may still load its versions.
     """
 
     endpoint: Endpoint
@@ -87,6 +89,7 @@ class EndpointFacts:
     has_server: bool
     requests: int
     errors: int
+    is_new: bool = False
 
     @property
     def name(self) -> str:
@@ -94,12 +97,18 @@ class EndpointFacts:
 
     @property
     def state(self) -> str:
-        """`live`, `behind` (an older plan is served), `not served`, or `planned` with no server."""
+        """`live`, `loading` (the plan is new), `behind` (an older one is served), `not served`.
+
+        Or `planned`, with no server.
+        """
         if not self.has_server:
             return "planned"
+        is_live = self.served_plan >= self.endpoint.current.plan.number
+        if self.is_new and not is_live:
+            return "loading"
         if not self.served_plan:
             return "not served"
-        return "live" if self.served_plan >= self.endpoint.current.plan.number else "behind"
+        return "live" if is_live else "behind"
 
     @property
     def error_share(self) -> float | None:
@@ -142,13 +151,19 @@ def _counted(arms: Sequence[ArmTotals]) -> dict[tuple[str, int], tuple[int, int]
 
 
 def endpoint_facts(
-    endpoint: Endpoint, server: ServerFacts, rollout: StoredRollout | None
+    endpoint: Endpoint,
+    server: ServerFacts,
+    rollout: StoredRollout | None,
+    now: datetime | None = None,
 ) -> EndpointFacts:
-    """How a server serves an endpoint. Pure."""
+    """How a server serves an endpoint; `now` is the time of the clock unless it is given."""
+    age = (now or datetime.now(UTC)) - endpoint.current.made_at
     place = endpoint.name, endpoint.current.plan.number
     counted = server.counted.get(place, (0, 0))
     served = server.plans.get(endpoint.name, 0)
-    return EndpointFacts(endpoint, rollout, served, server.is_there, *counted)
+    return EndpointFacts(
+        endpoint, rollout, served, server.is_there, *counted, is_new=age < _LOADING
+    )
 
 
 def endpoints_of(context: ControlContext, session: Session) -> list[Endpoint]:

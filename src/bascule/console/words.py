@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +12,13 @@ _TONES = {
     "bad": "failed aborted critical unhealthy revoked down firing",
     "warn": "waiting paused warning pending deprecated behind unserved unchecked expired "
     "quarantined",
-    "info": "running baking asked info candidate shadow acknowledged",
+    "info": "loading running baking asked info candidate shadow acknowledged",
 }
 _TONE = {word: tone for tone, words in _TONES.items() for word in words.split()}
 NONE = "\u2013"
 """In place of a value that is not there."""
+_PROCESS = re.compile(r"([^\s:@]+):(\d+)")
+"""How a control process signs what it does itself: its host and process id."""
 _UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
 
@@ -81,7 +84,24 @@ def moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def capital(sentence: str) -> str:
+    """A sentence with a capital, unless it begins with the name of a version, as `late/2`."""
+    first = sentence.partition(" ")[0]
+    return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence
+
+
+def actor(by: str, *, is_short: bool = False) -> str:
+    """Who did something; of a control process, that the controller did it, and where it runs.
+
+    `is_short`: without where it runs.
+    """
+    found = _PROCESS.fullmatch(by)
+    if found is None:
+        return by
+    return "controller" if is_short else f"controller (process {found[2]} on {found[1]})"
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "tone": tone, "ago": ago, "duration": duration, "latency": latency, "number": number,
-    "percent": percent, "moment": moment, "cell": cell,
+    "percent": percent, "moment": moment, "cell": cell, "actor": actor,
 }  # fmt: skip

@@ -14,8 +14,8 @@ import msgspec
 
 from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
 from bascule.endpoints.changes import PlanChanges, changed, differences
-from bascule.endpoints.exchangeable import difference, is_exchangeable
-from bascule.endpoints.plans import Plan
+from bascule.endpoints.exchangeable import difference, is_exchangeable, refuses_missing
+from bascule.endpoints.plans import PREVIOUS, Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
 from bascule.endpoints.requests import NO_ALIAS, DeployRequest, check_follow, request_of
 from bascule.endpoints.store import EndpointStore, Follows, Move, no_endpoint
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROLLED_BACK = "rolled_back"
 """The kind of the events of rollbacks; `body["from"]` is the plan that was left."""
+_INFINITIVES = {"deployed": "deploy", "changed": "change"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ class Deployed:
 
     def __repr__(self) -> str:
         return f"Deployed({self.sentence!r})"
+
+    @property
+    def prospect(self) -> str:
+        """The sentence of a dry run: what would happen."""
+        done, _, rest = self.sentence.partition(" ")
+        return f"would {_INFINITIVES.get(done, done)} {rest}"
 
 
 class EndpointBook(Protocol):
@@ -236,9 +243,9 @@ class Endpoints:
 
     def _add(
         self, stored: list[StoredPlan], before: Plan | None, event: PlanEvent,
-        follows: Follows | None = None, move: Move | None = None,
+        follows: Follows | None = None, move: Move | None = None, is_return: bool = False,
     ) -> None:  # fmt: skip
-        self._check(stored[-1].plan, before)
+        self._check(stored[-1].plan, before, is_return=is_return)
         self._store.add(stored, [event], follows=follows, move=move)
 
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
@@ -288,7 +295,7 @@ class Endpoints:
         now = self._clock()
         body = {"number": plan.number, "as": wanted.number, "from": now_served.number}
         event = PlanEvent(ROLLED_BACK, now, by, reason, sentence, body)
-        self._add([StoredPlan(plan, now, by, reason)], now_served, event)
+        self._add([StoredPlan(plan, now, by, reason)], now_served, event, is_return=True)
         return Deployed(plan, now_served, sentence)
 
     def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
@@ -318,10 +325,12 @@ class Endpoints:
                 hint="deploy another version, or use another strategy",
             )
 
-    def _check(self, plan: Plan, before: Plan | None) -> None:
-        """Raise `Refused` unless every version may be served, and all have one signature.
+    def _check(self, plan: Plan, before: Plan | None, *, is_return: bool = False) -> None:
+        """Raise `Refused` unless every version may be served, and can answer what is answered now.
 
-        What was served before was checked then.
+        What was served before was checked then. With `is_return`, as in a rollback, and for a
+        version that answers nobody or where another fails, a version may take fewer missing values
+        than the current one: callers must always have a way back.
         """
         registry = self._registry()
         for reference in plan.versions:
@@ -329,11 +338,17 @@ class Endpoints:
             if before is None or reference not in before.versions:
                 registry.check_may_serve(version, plan.endpoint)
         base = plan.current.version if before is None else before.current.version
+        taking = {arm.version for arm in plan.arms if arm.name != PREVIOUS}
+        if plan.shadow is not None:
+            taking.add(plan.shadow.version)
         for reference in plan.versions:
-            self._check_signature(registry, reference, base, plan.endpoint)
+            takes_requests = reference in taking and not is_return
+            self._check_signature(
+                registry, reference, base, plan.endpoint, takes_requests=takes_requests
+            )
 
     def _check_signature(
-        self, registry: Registry, reference: str, base: str, endpoint: str
+        self, registry: Registry, reference: str, base: str, endpoint: str, *, takes_requests: bool
     ) -> None:
         from bascule.bundle.disk import read_manifest
 
@@ -349,6 +364,13 @@ class Endpoints:
                 f"{reference} has other inputs or outputs than {base}, the current version of "
                 f"endpoint {endpoint}: {difference(then, now)}",
                 hint=f"deploy it to an endpoint of its own: bascule deploy {reference} --to NAME",
+            )
+        if takes_requests and (name := refuses_missing(then, now)):
+            raise Refused(
+                f"{reference} needs a value of {name} in every request, and {base}, the current "
+                f"version of endpoint {endpoint}, does not: requests without {name} would fail",
+                hint=f"train one that takes missing values, or deploy this one to an endpoint of "
+                f"its own: bascule deploy {reference} --to NAME",
             )
 
 

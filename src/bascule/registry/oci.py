@@ -283,7 +283,7 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
     except (tarfile.TarError, EOFError, ValueError, RecursionError, MsgspecError) as problem:
         raise Untrusted(
             f"{source} is not a version that was exported: {problem}",
-            hint="take the file from its source again, or export it anew: bascule export gb/3 FILE",
+            hint="send a file that bascule export has written: bascule export gb/3 FILE",
             file=str(source),
         ) from None
     except OSError as problem:

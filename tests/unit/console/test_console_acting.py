@@ -17,7 +17,7 @@ from bascule.app import open_catalogue, open_registry, open_rollouts
 from bascule.batch import Runs, Schedule, Schedules, Status
 from bascule.bundle.disk import read_manifest
 from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
-from bascule.console.pages.deploy import gates_of, strategies_of
+from bascule.console.pages.deploy import gates_of, refused_of, strategies_of, usual_of
 from bascule.console.pages.try_it import columns_of, confidence_of, inputs_of
 from bascule.core import DType, Field, Invalid, Signature
 from bascule.release.rollouts import RolloutRequest
@@ -314,9 +314,11 @@ def test_a_version_shows_its_gates_and_what_each_strategy_costs_before_it_is_dep
     finished(pages)
     page = pages.get("/deploy?version=rain/2").text
     assert "now: rain/1" in page
-    assert "Deploy by canary" in page
+    assert "Deploy as canary" in page
     assert "answers of the candidate before harm of 5 % is found" in page
     assert "is found after about" in page
+    assert "Would deploy rain/2 to rain (all)" in page
+    assert "deployed rain/2" not in page, "nothing is deployed yet"
     form = {"csrf": token_of(page), "version": "rain/2", "endpoint": "rain", "strategy": "canary",
             "guards": "", "reason": "fewer misses"}  # fmt: skip
     done = pages.post("/deploy", data=form)
@@ -393,10 +395,30 @@ def test_the_cost_of_a_strategy_is_the_most_that_any_guard_lets_through():
         {"strategy": "shadow", "sentence": "", "forecasts": [{**line, "exposed": None}]},
         {"strategy": "ab", "problem": "no outcomes", "hint": "add some"},
     ]}  # fmt: skip
-    canary, shadow, ab = strategies_of(made)
+    canary, shadow = strategies_of(made)
     assert canary["exposed"] == 30
     assert shadow["exposed"] is None
-    assert (ab["problem"], ab["hint"]) == ("no outcomes", "add some")
+
+
+def test_strategies_that_are_not_possible_are_told_together_by_their_reason():
+    first = {"problem": "nothing to compare with", "hint": "bascule deploy late/1 --strategy all"}
+    made = {"strategies": [
+        {"strategy": "all", "sentence": "would deploy late/1 to late (all)"},
+        {"strategy": "canary", **first}, {"strategy": "shadow", **first},
+        {"strategy": "ab", "problem": "no outcomes", "hint": "add some"},
+    ]}  # fmt: skip
+    (only,) = strategies_of(made)
+    assert only["sentence"] == "Would deploy late/1 to late (all)"
+    assert refused_of(made) == [
+        (["Canary", "Shadow"], "nothing to compare with", ""),
+        (["A/B test"], "no outcomes", "add some"),
+    ]
+
+
+def test_the_usual_strategy_is_a_canary_where_it_is_possible():
+    assert usual_of([{"strategy": "all"}, {"strategy": "canary"}]) == "canary"
+    assert usual_of([{"strategy": "all"}]) == "all"
+    assert usual_of([]) == ""
 
 
 # -- score a file --

@@ -113,13 +113,15 @@ def test_an_approval_promotes(settings, server, pages):
 
 def test_a_rollback_after_a_rollout_returns_to_no_step_of_it(settings, server, pages):
     def rolled_back():
-        form = {"csrf": token_of(pages.get("/endpoints/rain").text), "reason": "still not well"}
+        page = pages.get("/endpoints/rain").text
+        assert "Roll back" in page
+        form = {"csrf": token_of(page), "reason": "still not well"}
         answer = pages.post("/endpoints/rain/rollback", data=form)
         return pages.get(answer.headers["location"]).text
 
     server.bad_every = 10
     roll_out(settings, server, "rain/2", turns=5)
-    assert "endpoint rain has served nothing else before" in rolled_back()
+    assert "Roll back" not in pages.get("/endpoints/rain").text, "nothing else was served before"
     server.bad_every = 0
     name = roll_out(settings, server, "rain/2", turns=6, requests=20_000, needs_approval=True)
     form = {"csrf": token_of(pages.get("/endpoints/rain").text), "reason": ""}
@@ -170,12 +172,14 @@ def test_without_keys_another_machine_may_look_and_change_nothing(settings, serv
 def test_the_live_part_counts_requests_a_second_between_two_looks(settings, server, pages):
     ticks = iter([100.0, 102.0, 104.0])
     pages.app.state.console.looks._clock_s = lambda: next(ticks)
-    pages.get("/endpoints/rain/live")
+    pages.get("/endpoints/rain/live?plan=1")
     server.answer(500)
-    part = pages.get("/endpoints/rain/live").text
+    part = pages.get("/endpoints/rain/live?plan=1").text
     assert "<html" not in part
     assert "<dd>250.0</dd>" in part
-    assert 'hx-get="/endpoints/rain/live"' in part
+    assert 'hx-get="/endpoints/rain/live?plan=1"' in part
+    assert "has replaced" not in part
+    assert "Plan 1 has replaced plan 9" in pages.get("/endpoints/rain/live?plan=9").text
 
 
 def test_a_model_shows_its_versions_with_aliases_and_the_endpoints_that_need_them(pages):

@@ -22,7 +22,7 @@ from bascule.console.story import (
     story_of,
 )
 from bascule.console.table import PAGES, Page
-from bascule.console.words import ago, duration, latency, number, percent, tone
+from bascule.console.words import actor, ago, duration, latency, number, percent, tone
 from bascule.endpoints import Arm, Endpoint, Plan, Shadow, StoredPlan
 from bascule.release.rollouts import (
     FINAL,
@@ -198,6 +198,21 @@ def test_of_many_intervals_so_many_are_drawn_that_the_next_look_is_often_the_sam
 def sample(at_s, current, candidate, errors=0, fast=0):
     buckets = (fast,) + (0,) * len(BUCKETS_S)
     return Sample(at_s, {"current": (current, 0), "candidate": (candidate, errors)}, buckets, 3)
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("vm-1.example:7304", "controller (process 7304 on vm-1.example)"),
+        ("ada", "ada"),
+        ("ada@example.com", "ada@example.com"),
+        ("ada@example.com:7304", "ada@example.com:7304"),
+        ("oidc:ada", "oidc:ada"),
+    ],
+)
+def test_what_a_control_process_did_itself_is_told_as_done_by_the_controller(by, said):
+    assert actor(by) == said
+    assert said.startswith(actor(by, is_short=True))
 
 
 def test_rates_are_those_between_the_last_two_looks_and_failures_those_of_the_window():

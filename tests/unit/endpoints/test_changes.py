@@ -9,13 +9,16 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
 from tests.scenarios.commands import run
 
 from bascule.app import open_endpoints, open_registry
 from bascule.core import Conflict, Invalid, NotFound, Refused
-from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, PlanChanges
+from bascule.endpoints import Arm, BreakerRule, CallLimits, DeployRequest, Plan, PlanChanges
 from bascule.endpoints.changes import changed, differences
 from bascule.settings import load_settings
 
@@ -163,6 +166,38 @@ def test_a_change_that_cannot_be_is_refused_with_its_option(command, words, code
     assert command("deploy", "rain/2", "--yes")[0] == 0
     found, _, error = command("endpoints", "set", "rain", *words)
     assert (found, said in " ".join(error.split())) == (code, True), error
+
+
+@pytest.fixture
+def picky(packed, tmp_path, monkeypatch):
+    """Endpoints, and two versions of `wind`: the first needs every value, the second none."""
+    monkeypatch.chdir(tmp_path)
+    registry = open_registry(settings_of(tmp_path))
+    rows = pd.DataFrame({"dry": np.arange(20.0), "wet": np.arange(20.0) % 3})
+    for model in (LinearRegression(), make_pipeline(SimpleImputer(), LinearRegression())):
+        registry.push(packed("wind", model.fit(rows, np.arange(20.0)), rows), by="ada")
+    return open_endpoints(settings_of(tmp_path))
+
+
+def deploy(book, version, **more):
+    return book.deploy(DeployRequest(version=version, **more), by="ada")
+
+
+def test_a_version_that_also_takes_missing_values_replaces_one_that_does_not_and_back(picky):
+    deploy(picky, "wind/1")
+    made = deploy(picky, "wind/2", strategy="blue-green")
+    assert [arm.version for arm in made.plan.arms] == ["wind/2", "wind/1"]
+    picky.change("wind", PlanChanges(fallback="wind/1"), by="ada", reason="")
+    assert picky.roll_back("wind", by="ada", reason="slow").plan.current.version == "wind/1"
+
+
+def test_a_version_that_takes_no_missing_values_does_not_replace_one_that_does(picky):
+    deploy(picky, "wind/2")
+    with pytest.raises(Refused, match=r"wind/1 needs a value of dry in every request") as refused:
+        deploy(picky, "wind/1")
+    assert "requests without dry would fail" in refused.value.message
+    assert "--to NAME" in refused.value.hint
+    assert deploy(picky, "wind/1", endpoint="calm").plan.endpoint == "calm"
 
 
 def test_a_name_that_nothing_answers_has_nothing_to_change(home, tmp_path):

@@ -391,6 +391,15 @@ def test_versions_with_bounds_that_no_number_meets_share_an_endpoint(served, mos
         check_plans((canary(),), server.models)
 
 
+def test_versions_of_which_one_takes_missing_values_share_an_endpoint(served):
+    """Which of them may come first is decided when they are deployed."""
+    server = served(canary())
+    one = server.models[0]
+    inputs = tuple(replace(each, nullable=not each.nullable) for each in one.signature.inputs)
+    one.signature = replace(one.signature, inputs=inputs)
+    check_plans((canary(),), server.models)
+
+
 def test_places_of_old_plans_are_given_to_new_ones_and_late_answers_are_counted_nowhere(tmp_path):
     counters = Counters(tmp_path / "counters", 2)
     version = MetricLabels("m", "1")

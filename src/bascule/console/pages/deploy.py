@@ -16,7 +16,7 @@ from bascule.console.forms import field
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
-from bascule.console.words import cell
+from bascule.console.words import capital, cell
 from bascule.control import problem_of
 from bascule.core import BasculeError, Invalid, check_name
 
@@ -35,6 +35,15 @@ router = page_router(
 )
 
 ARCHIVES, MODELS, TABLES = (".tar", ".bundle"), (".onnx", ".skops"), (".csv", ".parquet")
+TITLES = {
+    "all": ("All at once", "Deploy all at once"),
+    "blue-green": ("Blue-green", "Deploy as blue-green"),
+    "canary": ("Canary", "Deploy as canary"),
+    "shadow": ("Shadow", "Deploy as shadow"),
+    "ab": ("A/B test", "Deploy as A/B test"),
+    "bandit": ("Bandit", "Deploy as bandit"),
+}
+"""By strategy: its name for people, and the words of its button."""
 STRATEGIES = {
     "all": "It answers every request at once.",
     "blue-green": "The same, and the version of before stays loaded for a quick return.",
@@ -64,6 +73,7 @@ def deploy(
         except BasculeError as error:
             problem = error
     gates, strategies = list[tuple[str, bool, str, str]](), list[dict[str, Any]]()
+    refused = list[tuple[list[str], str, str]]()
     endpoint = to.strip() or (chosen.model if chosen else "")
     if chosen is not None:
         checks = context.registry().checks(chosen)
@@ -71,13 +81,14 @@ def deploy(
         shown = _simulation(request, chosen, endpoint, _lines(guards))
         made = None if shown is None else shown.result
         if made is not None:
-            shown, strategies = None, strategies_of(made)
+            shown, strategies, refused = None, strategies_of(made), refused_of(made)
     return render(
         request, "deploy.html", f"Deploy {chosen}" if chosen else "Deploy",
         crumbs=[Crumb("Deploy")], status=422 if problem else 200, problem=problem,
         version=str(chosen or ""), wanted=version, state=chosen.gates if chosen else "",
         gates=gates, endpoint=endpoint,
         now=_answers(request, endpoint), guards=guards, strategies=strategies, work=shown,
+        refused=refused, usual=usual_of(strategies),
         target=f"{request.url.path}?{request.url.query}" if chosen else "",
         may_upload=session.allows("write", ""), max_mb=MAX_FILE_BYTES >> 20,
         references=suggested_models(context, session),
@@ -169,7 +180,7 @@ async def go(request: Request) -> Response:
         return see(request, f"/deploy?{query}", Flash("bad", answer.problem))
     made = answer.body["deployed"] or answer.body["begun"]
     named = (made.get("plan") or made["rollout"])["endpoint"]
-    return see(request, f"/endpoints/{named}", Flash("good", made["sentence"]))
+    return see(request, f"/endpoints/{named}", Flash("good", capital(made["sentence"])))
 
 
 def _version(request: Request, reference: str) -> Version:
@@ -211,18 +222,44 @@ def _simulation(
 
 
 def strategies_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is shown of each strategy, from the result of the task `forecasts`. Pure.
+    """What is shown of each possible strategy, from the result of the task `forecasts`. Pure.
 
     `exposed`: the most requests that the candidate answers before harm of 5 % is found; None where
     it is not simulated, or where a guard does not find it.
     """
     found = []
     for one in made.get("strategies", ()):
+        if one.get("problem"):
+            continue
+        name = one["strategy"]
+        title, label = TITLES.get(name, (name, f"Deploy as {name}"))
         exposed = [line["exposed"] for line in one.get("forecasts", ()) if line["harm"] == 0.05]
         most = max(exposed) if exposed and None not in exposed else None
-        found.append({"sentence": "", "problem": "", "hint": "", "forecasts": (), **one,
-                      "text": STRATEGIES.get(one["strategy"], ""), "exposed": most})  # fmt: skip
+        found.append({
+            "forecasts": (), **one, "sentence": capital(one.get("sentence", "")),
+            "text": STRATEGIES.get(name, ""), "exposed": most, "title": title, "label": label,
+        })  # fmt: skip
     return found
+
+
+def refused_of(made: Mapping[str, Any]) -> list[tuple[list[str], str, str]]:
+    """The strategies that are not possible, by reason: their titles, the reason, what to do. Pure.
+
+    A strategy that is possible is no advice: its button is on the page.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in made.get("strategies", ()):
+        if one.get("problem"):
+            hint = "" if "--strategy" in one.get("hint", "") else one.get("hint", "")
+            title = TITLES.get(one["strategy"], (one["strategy"],))[0]
+            found.setdefault((one["problem"], hint), []).append(title)
+    return [(titles, *why) for why, titles in found.items()]
+
+
+def usual_of(strategies: Sequence[Mapping[str, Any]]) -> str:
+    """The strategy to choose without another reason: the canary, if it is possible. Pure."""
+    names = [one["strategy"] for one in strategies]
+    return "canary" if "canary" in names else next(iter(names), "")
 
 
 def _answers(request: Request, endpoint: str) -> str:

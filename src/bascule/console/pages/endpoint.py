@@ -33,7 +33,9 @@ from bascule.core import NotFound
 from bascule.security import Action
 
 if TYPE_CHECKING:
-    from bascule.endpoints import Plan
+    from collections.abc import Sequence
+
+    from bascule.endpoints import Plan, StoredPlan
     from bascule.release.rollouts import StoredRollout
 
 _ONE: tuple[Action, str] = ("read", "{endpoint}")
@@ -99,22 +101,25 @@ def one_endpoint(
     return render(
         request, "endpoint.html", endpoint,
         crumbs=[Crumb("Endpoints", "/endpoints"), Crumb(endpoint)],
-        facts=facts, diagram=diagram(plan), live=_live(request, facts),
+        facts=facts, diagram=diagram(plan), live=_live(request, facts), page_plan=plan.number,
         story=None if shown is None else _story(request, shown), rollouts=rollouts, plans=plans,
         events=book.history(endpoint, latest=_MAX_EVENTS)[::-1], may_deploy=may_deploy,
         may_approve=session.allows("approve", endpoint),
         # A rollout under way is aborted instead.
-        can_roll_back=may_deploy and active is None and len(plans) > 1,
+        can_roll_back=may_deploy and active is None and has_other(plans),
     )  # fmt: skip
 
 
 @router.get("/endpoints/{endpoint}/live")
-def live(request: Request, endpoint: _Name) -> Response:
-    """The part of the page that is asked for every two seconds."""
+def live(
+    request: Request, endpoint: _Name, plan: Annotated[int, Query(ge=0, lt=2**31)] = 0
+) -> Response:
+    """The part of the page that is asked for every two seconds; the page itself shows `plan`."""
     context = context_of(request)
     found = context.endpoints().endpoint(endpoint)
     facts = endpoint_facts(found, server_facts(context.server), None)
-    return render(request, "endpoint_live.html", endpoint, live=_live(request, facts))
+    shown = _live(request, facts)
+    return render(request, "endpoint_live.html", endpoint, live=shown, page_plan=plan)
 
 
 @router.get("/endpoints/{endpoint}/rollouts/{rollout}/sequences")
@@ -150,6 +155,23 @@ async def command(request: Request, endpoint: _Name, rollout: _Name, command: _N
     names = {"rollout": rollout, "command": command}
     body = {"reason": field(form_of(request), "reason")}
     return await act(request, path, "POST /api/v1/rollouts/{rollout}/{command}", names, body)
+
+
+def has_other(plans: Sequence[StoredPlan]) -> bool:
+    """Whether a plan before the first of these served other versions or shares. Pure.
+
+    Steps of a rollout do not count: with its evidence gone, there is no reason to return to one.
+    """
+    now = _shares(plans[0].plan)
+    return any(
+        shares != now and not (one.plan.rollout and len(shares) > 1)
+        for one in plans[1:]
+        for shares in [_shares(one.plan)]
+    )
+
+
+def _shares(plan: Plan) -> dict[str, float]:
+    return {arm.version: arm.share_percent for arm in plan.arms if arm.share_percent}
 
 
 def diagram(plan: Plan) -> Svg:

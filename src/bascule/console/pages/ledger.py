@@ -47,6 +47,8 @@ def ledger(
             return _prediction(request, prediction.strip(), work)
         if model:
             rows = _rows(request, model, version, span, until, start)
+        else:
+            context_of(request).predictions.prepare()  # while the form is filled in
     except BasculeError as error:
         problem = error
     pager = pager_of(

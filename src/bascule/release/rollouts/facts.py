@@ -96,8 +96,8 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
     if guard.quantiles:
         return (
             f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
-            f"{verdict.candidate:.1%} of its answers are over that limit, where "
-            f"{verdict.current:.1%} are expected"
+            f"{verdict.candidate:.1%} of its answers are over the limit, and "
+            f"{verdict.current:.1%} may be"
         )
     what = {"errors": "failed", "fallbacks": "fell back", "accuracy": "were wrong"}[guard.name]
     return (
