@@ -7,7 +7,7 @@ of them costs more than what most of them do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
@@ -89,7 +89,8 @@ def _commands_of(module: str) -> Mapping[str, Any]:
     (panel,) = (panel for panel, name, _ in PANELS if name == module)
     alone = typer.Typer()
     import_module(f"bascule.cli.{module}").register(alone)
-    for command in (*alone.registered_commands, *alone.registered_groups):
+    made: Sequence[Any] = (*alone.registered_commands, *alone.registered_groups)
+    for command in made:
         command.rich_help_panel = panel
     return typer.main.get_group(alone).commands
 
