@@ -129,7 +129,7 @@ def roll_out(
     book = RemoteRollouts(ControlClient(server.control_url))
     traffic = _traffic(server, bundle, months.later)
     for number, one in enumerate(candidates(months), 2):
-        with console.status(f"packing {bundle.name}/{number}"):
+        with console.status(f"packing {bundle.name}/{number}"), threadpool_limits(1):
             packed = bascule.pack(
                 one.model, name=bundle.name, train=months.train[flights.FEATURES], code=one.code,
                 to=home.parent / f"{bundle.name}-{number}.bundle", baseline=False,
