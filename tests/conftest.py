@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import re
@@ -49,6 +50,15 @@ hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
 # Typer makes all commands anew for each call: 0.2 s, and tests call a thousand in their process.
 typer.main.get_command = functools.cache(typer.main.get_command)
+# Eleven thousand tests are a million objects: the collector looks through them neither while they
+# are made nor, frozen, in each of its rounds during the tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector look at what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

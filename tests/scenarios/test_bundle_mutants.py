@@ -615,16 +615,20 @@ def in_a_ring(data):
 BLOWN = struct.pack("<i", 100_000_000)
 
 APART = [
-    ("catboost", "gates", of_its_trees(-14, b"\x01"), ""),
+    pytest.param("catboost", "gates", of_its_trees(-14, b"\x01"), "", marks=pytest.mark.slow),
     ("catboost", "served", of_its_trees(16, BLOWN), "model.cbm could not be opened: .* before it"),
     ("catboost", "batch", of_its_trees(4, BLOWN), "ended .* and is started again"),
     ("lightgbm", "batch", swap(rb"leaf_value=-0.9", b"leaf_value=-0.8"), ""),
     ("lightgbm", "served", of_many_classes, "model.txt cannot be read: it answers other classes"),
-    ("xgboost", "served", swap(rb'"split_conditions":\[3E0', b'"split_conditions":[2E0'), ""),
+    pytest.param(
+        "xgboost", "served", swap(rb'"split_conditions":\[3E0', b'"split_conditions":[2E0'), "",
+        marks=pytest.mark.slow,
+    ),
     ("xgboost", "gates", swap(rb'"split_indices":\[2', b'"split_indices":[100000000'),
      "ended .* and is started again"),
 ]  # fmt: skip
-"""Library, way, change, and what is told; nothing where the mutant answers."""
+"""Library, way, change, and what is told; nothing where the mutant answers, of one library in the
+first tier."""
 
 
 @pytest.mark.parametrize(("library", "way", "change", "told"), APART)

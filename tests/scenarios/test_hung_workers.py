@@ -30,7 +30,7 @@ def quick(packed):
 
 @pytest.fixture(scope="module")
 def costly(packed):
-    model = endless(turns=5_000)
+    model = endless(turns=2_000)  # packing it asks thousands of times
     return packed("costly", model, np.linspace(0, 1, 64, dtype=np.float32)[:, None])
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
 HEAD = "0010"
@@ -111,5 +110,10 @@ requests = sa.Table(
 def insert(connection: sa.Connection, table: sa.Table) -> Any:
     """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""
     if connection.dialect.name == "postgresql":
+        # With all its drivers: the slowest part of the start of a process that has SQLite.
+        from sqlalchemy.dialects import postgresql
+
         return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
     return sqlite.insert(table)

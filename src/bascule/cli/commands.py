@@ -1,78 +1,111 @@
-"""The command `bascule`: its modules by theme, and the options before a command.
+"""The command `bascule`: where each command is, and the options before a command.
 
 A module adds its commands by `register(app)`; a command is words to one or two calls, and imports
-what they need when it runs.
+what they need when it runs. A module is imported when one of its commands is asked for: to make all
+of them costs more than what most of them do.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 
-from bascule.cli import (
-    alerts,
-    backups,
-    batch,
-    building,
-    calling,
-    configuring,
-    context,
-    deploying,
-    drift,
-    endpoints,
-    incidents,
-    keys,
-    ledger,
-    machine,
-    monitoring,
-    outcomes,
-    performance,
-    pipelines,
-    registering,
-    replaying,
-    rollouts,
-    running,
-    schedules,
-    serving,
-    shipping,
-    signing_in,
-    trust,
-)
+from bascule.cli import context
 from bascule.cli.screen import say
 
-PANELS = (
-    ("Build", building),
-    ("Registry", registering),
-    ("Serve", serving),
-    ("Serve", running),
-    ("Deploy", deploying),
-    ("Deploy", endpoints),
-    ("Deploy", rollouts),
-    ("Deploy", incidents),
-    ("Deploy", configuring),
-    ("Deploy", shipping),
-    ("Deploy", pipelines),
-    ("Ask", calling),
-    ("Batch", batch),
-    ("Batch", schedules),
-    ("Monitor", ledger),
-    ("Monitor", replaying),
-    ("Monitor", outcomes),
-    ("Monitor", drift),
-    ("Monitor", performance),
-    ("Monitor", monitoring),
-    ("Monitor", alerts),
-    ("Trust", trust),
-    ("Trust", keys),
-    ("Trust", signing_in),
-    ("Machine", machine),
-    ("Machine", backups),
+PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Build", "building", ("pack", "check", "rebuild")),
+    (
+        "Registry",
+        "registering",
+        (
+            "push", "models", "show", "history", "alias", "search", "diff", "tag", "deprecate",
+            "retire", "gc", "export", "migrate", "import", "push-mlflow",
+        ),
+    ),
+    ("Serve", "serving", ("serve", "up", "quickstart", "control")),
+    ("Serve", "running", ("load", "swap", "unload", "top")),
+    ("Deploy", "deploying", ("deploy", "rollback")),
+    ("Deploy", "endpoints", ("endpoints",)),
+    ("Deploy", "rollouts", ("rollout",)),
+    ("Deploy", "incidents", ("incident",)),
+    ("Deploy", "configuring", ("apply",)),
+    ("Deploy", "shipping", ("ship",)),
+    ("Deploy", "pipelines", ("ci",)),
+    ("Ask", "calling", ("predict", "snippet")),
+    ("Batch", "batch", ("batch",)),
+    ("Batch", "schedules", ("schedule",)),
+    ("Monitor", "ledger", ("ledger",)),
+    ("Monitor", "replaying", ("replay",)),
+    ("Monitor", "outcomes", ("outcomes",)),
+    ("Monitor", "drift", ("drift",)),
+    ("Monitor", "performance", ("performance",)),
+    ("Monitor", "monitoring", ("monitor", "report")),
+    ("Monitor", "alerts", ("alerts",)),
+    ("Trust", "trust", ("sign", "verify", "card")),
+    ("Trust", "keys", ("keys",)),
+    ("Trust", "signing_in", ("sign-in",)),
+    ("Machine", "machine", ("demo", "doctor")),
+    ("Machine", "backups", ("backup", "restore")),
+)  # fmt: skip
+"""A panel of the help, a module, and its commands and groups, in the order of the help."""
+
+GROUPS = frozenset(
+    {"endpoints", "rollout", "ci", "batch", "schedule", "ledger", "outcomes", "alerts", "keys"}
 )
-"""The panel of the help in which the commands of each module stand, in the order of the help."""
+"""Those that have commands of their own; the help shows them after the others."""
+
+_MODULES = {
+    name: module
+    for in_groups in (False, True)
+    for _, module, names in PANELS
+    for name in names
+    if (name in GROUPS) == in_groups
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """Each command by its name, made when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _commands_of(_MODULES[name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+@cache
+def _commands_of(module: str) -> Mapping[str, Any]:
+    """The commands and groups of a module of this package, with their panel of the help."""
+    (panel,) = (panel for panel, name, _ in PANELS if name == module)
+    alone = typer.Typer()
+    import_module(f"bascule.cli.{module}").register(alone)
+    made: Sequence[Any] = (*alone.registered_commands, *alone.registered_groups)
+    for command in made:
+        command.rich_help_panel = panel
+    return typer.main.get_group(alone).commands
+
+
+class _Bascule(TyperGroup):
+    """The command itself, which knows the names of its commands and not yet what they take."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Commands()
+
 
 app = typer.Typer(
     name="bascule",
+    cls=_Bascule,
     help="From a fitted model to a proven, gated, registered and served one.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -108,16 +141,3 @@ def root(
 
         say(f"bascule {VERSION}")
         raise typer.Exit
-
-
-def _register_all() -> None:
-    for panel, module in PANELS:
-        commands, groups = len(app.registered_commands), len(app.registered_groups)
-        module.register(app)
-        for command in app.registered_commands[commands:]:
-            command.rich_help_panel = panel
-        for group in app.registered_groups[groups:]:
-            group.rich_help_panel = panel
-
-
-_register_all()

@@ -32,7 +32,7 @@ from bascule.console.live import Looks
 from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Sessions, current
 from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
-from bascule.control import SAFE_METHODS, check_same_origin, problem_of
+from bascule.control import SAFE_METHODS, DeferredRoute, check_same_origin, problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
 from bascule.security import Action
 
@@ -203,7 +203,7 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _route_of(rights: Rights) -> type[APIRoute]:
-    class PageRoute(APIRoute):
+    class PageRoute(DeferredRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
             super().__init__(path, endpoint, **more)
             methods = self.methods or set()

@@ -1,6 +1,7 @@
 from . import references as references
 from .batch_runs import BatchRunner as BatchRunner
 from .context import ControlContext as ControlContext
+from .deferred import DeferredRoute as DeferredRoute
 from .following import following_plans as following_plans
 from .history import (
     OF_ADMINISTRATORS as OF_ADMINISTRATORS,

@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from bascule.control.conventions import conditional
+from bascule.control.deferred import DeferredRoute
 from bascule.control.idempotency import once
 from bascule.control.people import (
     SAFE_METHODS,
@@ -205,7 +206,7 @@ def route_of(
     """
     authorise = authorise_of(guard)
 
-    class GuardedRoute(APIRoute):
+    class GuardedRoute(DeferredRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 

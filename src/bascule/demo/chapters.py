@@ -40,7 +40,8 @@ _ORIGINAL_ROWS = 500
 _SHOWN = 6
 _THREADS = 1
 """Of the fitted pipeline: for one row a team of threads only slows it down, and on a busy machine
-their waiting for each other multiplies the time of the fit. One serves both best."""
+their waiting for each other multiplies the time of the fit, and of packing, which asks the pipeline
+hundreds of times. One serves both best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +121,17 @@ def pack(console: Console, learnt: Learnt, folder: Path) -> Bundle:
     """Pack with `bascule.pack`, which compiles, compares and measures."""
     heading(console, "Pack")
     train, test = learnt.months.train, learnt.months.test
-    return bascule.pack(
-        learnt.model,
-        name=NAME,
-        train=(train[flights.FEATURES], train[flights.TARGET]),
-        test=(test[flights.FEATURES], test[flights.TARGET]),
-        to=folder / f"{NAME}.bundle",
-        description="Will a flight from New York arrive more than 15 minutes late?",
-        parameters=flights.parameters(learnt.model),
-        progress=lambda said: console.print(said, markup=False),
-    )
+    with threadpool_limits(_THREADS):
+        return bascule.pack(
+            learnt.model,
+            name=NAME,
+            train=(train[flights.FEATURES], train[flights.TARGET]),
+            test=(test[flights.FEATURES], test[flights.TARGET]),
+            to=folder / f"{NAME}.bundle",
+            description="Will a flight from New York arrive more than 15 minutes late?",
+            parameters=flights.parameters(learnt.model),
+            progress=lambda said: console.print(said, markup=False),
+        )
 
 
 def gate(console: Console, bundle: Bundle) -> GateReport:

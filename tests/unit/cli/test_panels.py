@@ -1,22 +1,37 @@
-"""Every command stands in a panel of the help, and modules register theirs in one way."""
+"""The table of commands says what modules register, and a module loads when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
+import subprocess
+import sys
+
+import pytest
+import typer
+import typer.main
 
 import bascule.cli
-from bascule.cli.commands import PANELS, app
+from bascule.cli.commands import GROUPS, PANELS, app
 
 
-def test_every_command_stands_in_a_panel_of_the_help():
-    panels = list(dict(PANELS))
-    shown = [*app.registered_commands, *app.registered_groups]
-    assert shown
-    assert all(one.rich_help_panel in panels for one in shown)
-    for panel in panels:
-        assert any(one.rich_help_panel == panel for one in shown), panel
+def test_every_command_stands_in_its_panel_of_the_help():
+    panel_of = {name: panel for panel, _, names in PANELS for name in names}
+    shown = typer.main.get_group(app).commands
+    assert set(shown) == set(panel_of)
+    for name, command in shown.items():
+        assert command.rich_help_panel == panel_of[name]
+        assert command.name == name
+
+
+def test_the_help_has_commands_before_groups_each_in_the_order_of_the_table():
+    names = [name for _, _, names in PANELS for name in names]
+    assert list(typer.main.get_group(app).commands) == [
+        *(name for name in names if name not in GROUPS),
+        *(name for name in names if name in GROUPS),
+    ]
 
 
 def test_every_module_with_commands_is_in_the_table_and_takes_the_app_alone():
@@ -26,6 +41,37 @@ def test_every_module_with_commands_is_in_the_table_and_takes_the_app_alone():
         if one.name != "__main__"
     ]
     registering = {module for module in modules if hasattr(module, "register")}
-    assert registering == {module for _, module in PANELS}
+    assert {module.__name__ for module in registering} == {
+        f"bascule.cli.{module}" for _, module, _ in PANELS
+    }
     for module in registering:
         assert list(inspect.signature(module.register).parameters) == ["app"]
+
+
+@pytest.mark.parametrize(("module", "names"), [row[1:] for row in PANELS])
+def test_the_table_has_the_commands_and_groups_that_a_module_registers_in_their_order(
+    module, names
+):
+    alone = typer.Typer()
+    importlib.import_module(f"bascule.cli.{module}").register(alone)
+    commands = [
+        one.name or typer.main.get_command_name(one.callback.__name__)
+        for one in alone.registered_commands
+    ]
+    groups = [one.name for one in alone.registered_groups]
+    assert [*commands, *groups] == list(names)
+    assert set(groups) == GROUPS.intersection(names)
+
+
+def test_a_command_loads_no_module_of_another():
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import sys, json; from bascule.cli.commands import app; import atexit;"
+            "atexit.register(lambda: print(json.dumps(list(sys.modules)))); app(['snippet', '-h'])",
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    theirs = {f"bascule.cli.{module}" for _, module, _ in PANELS}
+    assert theirs.intersection(loaded) == {"bascule.cli.calling"}

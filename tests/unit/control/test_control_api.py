@@ -158,9 +158,7 @@ schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: No
 schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
 
 
-@schema.parametrize()
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
+def answers_as_the_schema_says(case, fuzzed):
     case.call_and_validate(
         base_url=str(fuzzed.base_url),
         checks=[
@@ -170,6 +168,19 @@ def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
             response_schema_conformance,
         ],
     )
+
+
+@schema.parametrize()
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
+    answers_as_the_schema_says(case, fuzzed)
+
+
+@pytest.mark.slow
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_again_and_again_is_answered_as_the_schema_says(case, fuzzed):
+    answers_as_the_schema_says(case, fuzzed)
 
 
 def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):

@@ -15,10 +15,14 @@ from bascule.demo.story import run_demo
 pytestmark = pytest.mark.filterwarnings("ignore:.*subprocess.*still running:ResourceWarning")
 
 
+@pytest.fixture(scope="module")
+def everything():
+    return flights.load_flights()
+
+
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(everything, monkeypatch, tmp_path):
     """The same story with one flight in eighty, under a folder of the test's."""
-    everything = flights.load_flights()
     monkeypatch.setattr(flights, "load_flights", lambda: everything.iloc[::80])
     build = flights.build_model
     monkeypatch.setattr(flights, "build_model", lambda: build().set_params(classify__max_iter=5))

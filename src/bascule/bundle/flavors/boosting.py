@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from bascule.bundle.flavors.tabular import (
 )
 from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.probing import LARGEST_FLOAT, probed
+from bascule.bundle.statements import environment
 from bascule.bundle.tables import Kind, Table, as_dtype
 from bascule.core import (
     Columns,
@@ -131,7 +131,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Imported
         saved=model.saved,
         saved_file=model.saved_file,
         saved_format=model.saved_format,
-        requires={name: version(name) for name in sorted(needed)},
+        requires={name: environment.version_of(name) for name in sorted(needed)},
         frame=recipe,
         train=rows_of(table, truth, signature, train),
         test=held_out,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions
 from typing import Any
 
+from bascule.bundle.statements import environment
 from bascule.core import MissingExtra
 
 
@@ -32,7 +33,7 @@ def distribution_of(package: str) -> str:
 def installed_version(name: str) -> str:
     """The version of a distribution, or the word `none`."""
     try:
-        return version(name)
+        return environment.version_of(name)
     except PackageNotFoundError:
         return "none"
 

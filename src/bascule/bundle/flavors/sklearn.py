@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -56,6 +55,7 @@ from bascule.bundle.flavors.tabular import (
 )
 from bascule.bundle.imported import Compilation, ImportedModel
 from bascule.bundle.probing import probed
+from bascule.bundle.statements import environment
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
     Columns,
@@ -753,4 +753,4 @@ def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:
     names = ["numpy", "scikit-learn", "skops", *libraries]
     if frame.container not in ("numpy", "texts"):
         names.append(frame.container)
-    return {name: version(name) for name in sorted(names)}
+    return {name: environment.version_of(name) for name in sorted(names)}

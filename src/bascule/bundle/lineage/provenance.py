@@ -6,14 +6,14 @@ import getpass
 import hashlib
 import subprocess
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bascule.bundle.imported import Rows
-from bascule.bundle.statements import machine
+from bascule.bundle.statements import environment, machine
 from bascule.core import VERSION, Columns
 
 _GIT_TIMEOUT_S = 10.0
@@ -73,7 +73,7 @@ def tools() -> dict[str, str]:
     made = {"bascule": VERSION, "processor": str(machine().get("cpu", ""))}
     for name in _TOOLS:
         with suppress(PackageNotFoundError):
-            made[name] = version(name)
+            made[name] = environment.version_of(name)
     return made
 
 
