@@ -1,4 +1,4 @@
-"""Indexes for the history of an actor, and of a name whatever it names."""
+"""Indexes for the history of an actor, and of subjects of a name, of any kind."""
 
 from __future__ import annotations
 
