@@ -328,9 +328,9 @@ class Endpoints:
     def _check(self, plan: Plan, before: Plan | None, *, is_return: bool = False) -> None:
         """Raise `Refused` unless every version may be served, and can answer what is answered now.
 
-        What was served before was checked then. With `is_return`, as in a rollback, and for a
-        version that answers nobody or where another fails, a version may take fewer missing values
-        than the current one: callers must always have a way back.
+        What was served before was checked then. A rollback (`is_return`), a fallback, and a version
+        that stays loaded without requests may take fewer missing values than the current one:
+        callers must always have a way back.
         """
         registry = self._registry()
         for reference in plan.versions:
