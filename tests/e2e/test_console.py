@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.browsers import served, visiting
 from tests.consoles import CountedServer, control, roll_out
 
-from bascule.app import open_keys, open_registry, open_rollouts, shown_settings
+from bascule.app import open_endpoints, open_keys, open_registry, open_rollouts, shown_settings
 from bascule.cli.judging import Judge
 from bascule.control import SettingsShown
 from bascule.monitoring.alerts.sinks import Receiver
@@ -179,3 +179,13 @@ def test_the_pictures_of_the_docs_are_there_and_small(chromium, home, address, n
             (card if "rollout" in name else page).screenshot(path=file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size <= MOST_BYTES
+
+
+def test_a_page_that_is_open_follows_the_catalogue(chromium, home, address):
+    settings, _ = home
+    with visiting(chromium) as visit:
+        page = visit.open(f"{address}/")
+        page.get_by_role("heading", name="Overview").wait_for()
+        open_endpoints(settings).deploy("late/1", to="newcomer", by="ada")
+        page.get_by_role("link", name="newcomer").wait_for()
+        assert visit.problems == []

@@ -64,6 +64,7 @@ def made_of(settings, folder, *, with_keys):
         open_endpoints=lambda: EndpointStore(catalogue),
     )  # fmt: skip
     add_console(made.app)
+    made.app.state.before_end()  # else the stream of changes is an answer without an end
     return made
 
 

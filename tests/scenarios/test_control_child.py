@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 
+import httpx
 import psutil
 import pytest
 from tests.pace import slowness_of_starts
@@ -278,6 +279,19 @@ def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bu
         assert not psutil.Process(process.pid).children()
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_control_ends_while_pages_are_open_that_wait_for_changes(home):
+    with (
+        running(home, "-m", "bascule.cli", "control", "--control-port=0") as (process, said),
+        httpx.stream("GET", f"{said['control']}/changes", timeout=20) as page,
+    ):
+        assert page.headers["content-type"].startswith("text/event-stream")
+        texts = page.iter_text()
+        assert next(texts).startswith("retry: ")
+        process.terminate()
+        assert process.wait(5) == 0
+        assert "".join(texts) == "", "the stream was ended, and not cut off"
 
 
 @pytest.mark.serial

@@ -25,6 +25,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from bascule.console.changes import Changes
 from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
@@ -79,6 +80,7 @@ class Console:
         looks: The latest looks at the counters of endpoints.
         kept: Plots and sequences, which take long to draw.
         uploads: Files that people sent.
+        changes: Tells open pages of changes of the catalogue.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
     """
@@ -94,6 +96,7 @@ class Console:
         self.looks = Looks()
         self.kept = Kept()
         self.uploads = Uploads(context.home)
+        self.changes = Changes(context.catalogue)
 
 
 def console_of(request: Request) -> Console:
@@ -117,7 +120,8 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
     """
     context: ControlContext = app.state.control
     app.state.is_public_https = public_url.startswith("https:")
-    app.state.console = Console(context, public_url=public_url, provider=provider)
+    app.state.console = console = Console(context, public_url=public_url, provider=provider)
+    app.state.before_end = console.changes.end
     for page in PAGES:
         module = import_module(f"bascule.console.pages.{page.module}")
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.

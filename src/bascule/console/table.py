@@ -42,4 +42,5 @@ PAGES = (
     Page("history", "/history", "History"),
     Page("settings", "/settings", "Settings"),
     Page("sign_in", "/sign-in"),
+    Page("changes", "/changes"),
 )

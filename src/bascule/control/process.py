@@ -238,6 +238,7 @@ def serve_api(
 
     def stop(*_: object) -> None:
         api.should_exit = True
+        getattr(app.state, "before_end", lambda: None)()  # what would go on for long
 
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

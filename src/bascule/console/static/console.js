@@ -1,4 +1,4 @@
-// The stored choice of light or dark, and the session's token for requests of htmx.
+// The stored choice of light or dark, sheets, and parts of pages that follow the catalogue.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -28,5 +28,33 @@
         if (one !== event.target) one.open = false;
       }
     }, true);
+    followChanges();
   });
+
+  // Parts with data-live ask again after each change, unless a person is at work in them.
+  function followChanges() {
+    const parts = () => document.querySelectorAll("[data-live]");
+    if (!parts().length) return;
+    const refresh = () => {
+      for (const one of parts()) {
+        const isUsed = one.contains(document.activeElement) || one.querySelector("details[open]");
+        if (!isUsed) htmx.trigger(one, "changed");
+      }
+    };
+    let source = null;
+    const follow = () => {
+      if (document.hidden) {
+        source?.close();
+        source = null;
+      } else if (source === null) {
+        source = new EventSource("/changes");
+        source.addEventListener("changed", refresh);
+      }
+    };
+    document.addEventListener("visibilitychange", () => {
+      follow();
+      if (!document.hidden) refresh();
+    });
+    follow();
+  }
 })();
