@@ -122,7 +122,7 @@ class Postgresql:
             postgresql_program("postgres"), "-D", folder / "data", "-p", str(port),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
             "-c", "fsync=off", "-c", "max_connections=100",
-            # With a database for each test it always runs somewhere, which a watch takes for a change.
+            # With a database for each test it always runs, which a watch takes for a change.
             "-c", "autovacuum=off",
         ]  # fmt: skip
         self.url = f"postgresql://bascule:{PASSWORD}@127.0.0.1:{port}/postgres"
