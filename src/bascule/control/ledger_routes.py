@@ -7,6 +7,7 @@ to predict and to read metadata are not enough.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,9 @@ class RecordedView(BaseModel):
     truths: list[dict[str, Any] | None]
 
 
+_AGAIN_S = 0.25
+
+
 class RecordedPredictions:
     """What pages and routes do with the ledger of a home."""
 
@@ -92,11 +96,21 @@ class RecordedPredictions:
             version=version, limit=limit, offset=offset,
         )  # fmt: skip
 
-    def find(self, prediction_id: str) -> Recorded:
-        """See `find_prediction`."""
+    def find(self, prediction_id: str, *, within_s: float = 0.0) -> Recorded:
+        """See `find_prediction`; one that is not there yet is waited for.
+
+        A worker writes its answers once a second, and a person may follow a link at once.
+        """
         from bascule.monitoring import find_prediction  # loads what reads tables
 
-        return find_prediction(self._ledger, prediction_id)
+        give_up_at_s = time.monotonic() + within_s
+        while True:
+            try:
+                return find_prediction(self._ledger, prediction_id)
+            except NotFound:
+                if time.monotonic() >= give_up_at_s:
+                    raise
+            time.sleep(_AGAIN_S)
 
     @property
     def _ledger(self) -> Ledger:

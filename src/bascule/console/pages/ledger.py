@@ -25,6 +25,7 @@ _PAGE_ROWS = 25
 _MAX_ROWS = 1_000
 _MAX_VERSIONS = 50
 _HOURS = {"1h": 1, "24h": 24, "7d": 168, "30d": 720, "all": 87_600}
+_WRITTEN_WITHIN_S = 2.0
 _SET_PARTS = ("prediction_set", "lower", "upper")
 """Outputs that are a prediction set or an interval: they are shown beside the answer."""
 
@@ -96,7 +97,7 @@ def asked(
 
 def _prediction(request: Request, prediction: str, work: str) -> Response:
     context, session = context_of(request), current(request)
-    found = context.predictions.find(prediction)
+    found = context.predictions.find(prediction, within_s=_WRITTEN_WITHIN_S)
     model = str(found.facts["model"])
     session.check("manage", model)
     own, versions = f"{model}/{found.facts['version']}", list[str]()
