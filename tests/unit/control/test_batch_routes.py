@@ -99,7 +99,7 @@ def test_a_run_that_failed_says_why(client):
 
 
 def test_a_run_is_cancelled_and_resumed(client, place):
-    pq.write_table(flights(20_000), "big.parquet", row_group_size=100)
+    pq.write_table(flights(60_000), "big.parquet", row_group_size=100)
     runs = RemoteRuns(remote(client))
     job = job_of({**JOB, "from": "big.parquet", "chunk_rows": 100, "workers": 1})
     run = runs.start(job).run
@@ -107,8 +107,8 @@ def test_a_run_is_cancelled_and_resumed(client, place):
     runs.cancel(run)
     with pytest.raises(Conflict, match="was cancelled"):
         runs.wait(run)
-    assert runs.wait(runs.resume(run).run).rows == 20_000
-    assert pq.read_table(place / "scored").num_rows == 20_000
+    assert runs.wait(runs.resume(run).run).rows == 60_000
+    assert pq.read_table(place / "scored").num_rows == 60_000
 
 
 def test_a_schedule_is_kept_and_run_by_the_server(client, place):
