@@ -56,6 +56,7 @@ _IDLE_S = 2.0
 _OUTCOMES_S = 5.0
 _LOOK_S = 5.0
 _LEAST_DURATIONS = 200
+_ALIKE_SHARE = 0.6
 _UNKNOWN_S = {0.5: 0.001, 0.75: 0.002, 0.9: 0.003, 0.95: 0.005, 0.99: 0.01, 0.999: 0.02}
 """Thresholds where too few durations of the current version are known. Any value keeps the promised
 error rates; one far from the true quantile finds less."""
@@ -283,15 +284,22 @@ def _arm(totals: ArmTotals | None) -> ArmCounts:
 
 
 def duration_s(found: list[Totals], share: float) -> float:
-    """A quantile of the durations that were counted, between the bounds of its bucket."""
+    """A quantile of the durations that were counted, between the bounds of its bucket.
+
+    Of a bucket with most of the answers it is the upper bound of the next one: durations that are
+    alike say nothing of where they are in it, a plan adds to them, and a threshold below all of
+    them would find no slower version.
+    """
     counts = [sum(column) for column in zip(*(one.buckets for one in found), strict=True)]
     total = sum(counts)
     if total < _LEAST_DURATIONS:
         return _UNKNOWN_S[share]
     bounds = (0.0, *BUCKETS_S, BUCKETS_S[-1] * 2)
     below = 0
-    for low, high, count in zip(bounds, bounds[1:], counts, strict=False):
+    for place, (low, high, count) in enumerate(zip(bounds, bounds[1:], counts, strict=False), 2):
         if below + count >= share * total:
+            if count > _ALIKE_SHARE * total:
+                return float(bounds[min(place, len(bounds) - 1)])
             return float(low + (high - low) * (share * total - below) / count)
         below += count
     return bounds[-1]
