@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import psutil
 import pytest
-from tests.scenarios.commands import run
+from tests.scenarios.commands import run, until
 
 import bascule
 
@@ -242,7 +242,7 @@ def test_another_plan_ends_a_rollout(started, command):
     server = started("gb/1")
     with traffic(server):
         rollout = begin(command, server, "gb/2", "-g", "errors +2 pp", step_for="1h")
-        time.sleep(1.0)
+        until(lambda: command(server, "rollout", "status", rollout)["story"])
         command(server, "deploy", "gb/2", "--yes")
         found = ended(command, server, rollout)
     assert found["state"] == "aborted"
