@@ -40,7 +40,7 @@ MODELS, ACTS, ROLLOUTS, DECISIONS, ROWS = 1_000, 1_000_000, 1_000, 1_000, 10_000
 TIMES, SEGMENT, DAYS = 11, 250_000, 10
 PAGES = (
     "/", "/models", "/models/late", "/models/late/1", "/endpoints/late", "/monitoring/late",
-    "/ledger", "/ledger?model=late&span=7d", "/ledger?id={id}", "/history", "/history?by=nobody",
+    "/ledger", "/ledger?model=late&span=7d", "/ledger?id={id}", "/history", "/history?by=unknown",
     "/deploy", "/deploy?version=late/2", "/try/late", "/batch", "/settings",
 )  # fmt: skip
 ROUNDS, ROUND_S, RATE, CONSOLES = 6, 10.0, 200, 10

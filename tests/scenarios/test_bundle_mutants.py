@@ -627,8 +627,8 @@ APART = [
     ("xgboost", "gates", swap(rb'"split_indices":\[2', b'"split_indices":[100000000'),
      "ended .* and is started again"),
 ]  # fmt: skip
-"""Library, way, change, and what is told; nothing where the mutant answers, of one library in the
-first tier."""
+"""Library, way, change, and a pattern of the error message; the pattern is empty where the mutated
+bundle answers. The first tier has such a bundle of one library."""
 
 
 @pytest.mark.parametrize(("library", "way", "change", "told"), APART)

@@ -205,12 +205,12 @@ class RolloutRunner:
         rollout, now = stored.rollout, self._clock()
         endpoint = self._endpoints.endpoint(rollout.endpoint)
         assert self.leadership.lease is not None
-        if stored.latest is None:
-            self._record(stored, start(rollout, now), endpoint, now)
-            return
         if self._is_superseded(stored, endpoint.current.plan):
             ended = superseded(stored, endpoint.current.plan, now)
             self._record(stored, ended, endpoint, now, keeps_plan=True)
+            return
+        if stored.latest is None:
+            self._record(stored, start(rollout, now), endpoint, now)
             return
         table = self._intervals(stored)
         state = stored.latest.state
@@ -233,6 +233,8 @@ class RolloutRunner:
         return known
 
     def _is_superseded(self, stored: StoredRollout, plan: Plan) -> bool:
+        if stored.latest is None:  # it was asked for against a version that is current no more
+            return plan.current.version != stored.rollout.current
         made = [one.plan_number for one in self._store.decisions(stored.rollout.id)]
         return plan.number != max((number for number in made if number), default=plan.number)
 
