@@ -161,7 +161,7 @@ def roll_out(settings, server, candidate, *, turns=1, requests=8_000, **asked):
     )
     book = open_rollouts(settings)
     begun = book.begin(request, by="ada")
-    runner = RolloutRunner(server, open_catalogue(settings), lambda _: {})
+    runner = RolloutRunner(server, open_catalogue(settings), lambda *_: [])
     for _ in range(turns):
         runner.turn()
         server.answer(requests)

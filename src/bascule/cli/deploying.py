@@ -85,6 +85,13 @@ def deploy(
             show_default="0.05",
         ),
     ] = None,
+    outcomes_sample: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of predictions that get an outcome; others are not waited for.",
+            show_default="1.0",
+        ),
+    ] = None,
     approve: Annotated[
         bool, typer.Option(help="Wait for `rollout promote` before the last step.")
     ] = False,
@@ -109,7 +116,7 @@ def deploy(
         steps_percent=_steps(steps), step_s=_seconds(step_for, "--step-for"),
         bake_s=_seconds(bake_for, "--bake-for"), max_s=_seconds(within, "--within"),
         min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve or None,
-        reason=reason, follow=follow,
+        outcomes_sample=outcomes_sample, reason=reason, follow=follow,
     )  # fmt: skip
     book, user = context.rollouts(), context.user()
     if sys.stdin.isatty() and not (yes or dry_run or as_json):

@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.rollouts import CountOutcomes
     from bascule.control.sessions import Sessions
     from bascule.control.shown import SettingsShown
     from bascule.control.work import DoTask
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout, Rollouts
+    from bascule.release.rollouts import Rollouts
     from bascule.serving.transports import Tls
 
 _OUT_OF_MEMORY_SCORE = "500"
@@ -62,7 +63,7 @@ class Parts:
         open_requests: Opens what keeps answers for `Idempotency-Key`.
         open_endpoints: Opens the endpoints in the catalogue.
         open_catalogue: Opens the catalogue, where rollouts are.
-        judged_arms: Asks the outcomes of a rollout.
+        outcome_cohorts: Counts the outcomes of a rollout; see `rollouts.CountOutcomes`.
         rollout_defaults: Fields of requests for rollouts, from the settings.
         open_rollouts: Opens what deploys when a followed alias is moved.
         home: Where outcomes are kept.
@@ -86,7 +87,7 @@ class Parts:
     open_requests: Callable[[], Requests] | None = None
     open_endpoints: Callable[[], EndpointStore] | None = None
     open_catalogue: Callable[[], Catalogue] | None = None
-    judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
+    outcome_cohorts: CountOutcomes | None = None
     rollout_defaults: Mapping[str, Any] | None = None
     open_rollouts: Callable[[], Rollouts] | None = None
     home: Path | None = None

@@ -49,6 +49,7 @@ class NewRollout(BaseModel):
     beta: float | None = None
     bake_s: _Seconds | None = None
     needs_approval: bool | None = None
+    outcomes_sample: Annotated[float, Field(gt=0, le=1)] | None = None
     reason: _Reason = ""
     follow: Annotated[
         str, Field(max_length=512, description="The alias that is its source: late@champion")

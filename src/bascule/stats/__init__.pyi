@@ -20,6 +20,7 @@ from .detectors import (
     weekday_test as weekday_test,
 )
 from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
+from .late import decisive_cohorts as decisive_cohorts, late_proportions as late_proportions
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,

@@ -104,7 +104,7 @@ def two_proportions(
     n_c, e_c, n_0, e_0 = counts.T
     weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
     gaps = e_c / np.maximum(n_c, 1) - e_0 / np.maximum(n_0, 1)
-    return _evidence(evidence, weights, gaps, margin, alpha, bounds=bounds)
+    return evidence_of(evidence, weights, gaps, margin, alpha, bounds=bounds)
 
 
 def bounded_mean(intervals: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
@@ -134,7 +134,7 @@ def bounded_mean(intervals: ArrayLike, *, margin: float = 0.0, alpha: float = 0.
 
     weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
     gaps = s_c / np.maximum(n_c, 1) - s_0 / np.maximum(n_0, 1)
-    return _evidence(evidence, weights, gaps, margin, alpha)
+    return evidence_of(evidence, weights, gaps, margin, alpha)
 
 
 def paired_mean(sums: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
@@ -162,7 +162,7 @@ def paired_mean(sums: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) ->
         return found[0], found[1]
 
     gap = np.array([total / max(pairs, 1)])
-    return _evidence(evidence, np.array([pairs]), gap, margin, alpha)
+    return evidence_of(evidence, np.array([pairs]), gap, margin, alpha)
 
 
 def mcnemar(
@@ -200,7 +200,7 @@ def mcnemar(
         return found[0], found[1]
 
     gap = np.array([(losses - wins) / max(pairs, 1)])
-    return _evidence(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
+    return evidence_of(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
 
 
 def quantile(
@@ -350,7 +350,7 @@ def _guesses(counts: Floats) -> Floats:
     return made
 
 
-def _evidence(
+def evidence_of(
     evidence: Callable[[float], tuple[float, float]],
     weights: Floats,
     gaps: Floats,

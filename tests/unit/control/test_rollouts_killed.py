@@ -138,7 +138,7 @@ def controller(home, server, name="a", *, die_at=None):
     try:
         if die_at is not None:
             _die_at_statement(die_at)
-        runner = RolloutRunner(server, home.catalogue, lambda _: {})
+        runner = RolloutRunner(server, home.catalogue, lambda *_: [])
         runner._source = f"host/{name}"
         for _ in range(MOST_TURNS):
             server.answer()

@@ -11,9 +11,13 @@ from hypothesis import given, settings, strategies as st
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts import (
     DEFAULT_GUARDS,
+    NO_COHORTS,
     Aborted,
     ArmCounts,
     Baking,
+    Cohort,
+    CohortArm,
+    Cohorts,
     Decision,
     Guard,
     Interval,
@@ -67,13 +71,18 @@ class Traffic:
         self.now = plan.started_at
         self.decision = start(plan, self.now)
         self.stored = []
+        self.cohorts = []
 
-    def arm(self, n, rate, wrong):
-        judged = n // 2
-        return ArmCounts(
-            requests=n, errors=int(self.random.binomial(n, rate)), judged=judged,
-            wrong=int(self.random.binomial(judged, wrong)),
-        )  # fmt: skip
+    def cohorts_at(self, revision):
+        return Cohorts(revision, tuple(self.cohorts[:revision]))
+
+    def arm(self, n, rate):
+        return ArmCounts(requests=n, errors=int(self.random.binomial(n, rate)))
+
+    def late(self, n, wrong):
+        """All truths are in by the next look, but for one in a hundred, which never comes."""
+        unknown = n // 100
+        return CohortArm(n, unknown, (float(self.random.binomial(n - unknown, wrong)),))
 
     def turn(self):
         shares = self.decision.shares
@@ -84,15 +93,20 @@ class Traffic:
         self.intervals.append(
             Interval(
                 number=len(self.intervals), stage=stage,
-                current=self.arm(n - tried, self.rate, self.wrong[0]),
-                candidate=self.arm(tried + copied, self.rate + self.harm, self.wrong[1]),
+                current=self.arm(n - tried, self.rate),
+                candidate=self.arm(tried + copied, self.rate + self.harm),
                 compared=copied, disagreements=int(self.random.binomial(copied, 0.02)),
             )
         )  # fmt: skip
         self.table = np.concatenate([self.table, table_of(self.intervals[-1:])])
         self.now += timedelta(seconds=10)
-        before = self.decision.state
-        self.decision = decide(self.plan, before, self.table, now=self.now)
+        before, cohorts = self.decision.state, NO_COHORTS
+        if any(guard.is_on_outcomes for guard in self.plan.guards):
+            ended_s = (self.now - START).total_seconds()
+            arms = self.late(n - tried, self.wrong[0]), self.late(tried, self.wrong[1])
+            self.cohorts.append(Cohort(len(self.cohorts), stage, ended_s, *arms))
+            cohorts = self.cohorts_at(len(self.cohorts))
+        self.decision = decide(self.plan, before, self.table, now=self.now, cohorts=cohorts)
         self.stored.append(Stored(before, self.now, self.decision))
 
     def run(self, turns=2_000):
@@ -266,16 +280,16 @@ def test_every_stored_decision_is_made_again_from_what_is_stored(harm, strategy)
     stored = [
         one._replace(decision=made) for one, made in zip(traffic.stored, decisions, strict=True)
     ]
-    assert replay(traffic.plan, stored, table_of(intervals)) == []
+    table, cohorts_at = table_of(intervals), traffic.cohorts_at
+    assert replay(traffic.plan, stored, table, cohorts_at) == []
     altered = msgspec.structs.replace(stored[-1].decision, state=Promoted(START))
-    assert (
-        len(replay(traffic.plan, [stored[-1]._replace(decision=altered)], table_of(intervals))) == 1
-    )
+    changed = [stored[-1]._replace(decision=altered)]
+    assert len(replay(traffic.plan, changed, table, cohorts_at)) == 1
 
 
 @pytest.mark.slow
 def test_good_versions_are_rolled_back_at_most_one_time_in_twenty():
-    guards = (Guard("errors", 0.0, "pp"), ACCURACY)
+    guards = (Guard("errors", 0.0, "pp"),)
     ended = [
         Traffic(rollout(guards=guards, max_s=3_600.0), seed=seed).run().sentence
         for seed in range(200)

@@ -131,7 +131,8 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
 
     def drawn() -> list[GuardSequence]:
         intervals = [one for one, _ in book.store.intervals(stored.rollout.id)][:count]
-        return sequences_of(stored.rollout, intervals)
+        cohorts = book.store.cohorts(stored.rollout.id).cohorts
+        return sequences_of(stored.rollout, intervals, cohorts)
 
     key = ("sequences", stored.rollout.id, count)
     found = None if count > _MAX_INTERVALS else console_of(request).kept.get(key, drawn)

@@ -5,6 +5,7 @@ from .asking import (
     Rollouts as Rollouts,
     superseded as superseded,
 )
+from .counting import count_outcomes as count_outcomes
 from .deciding import (
     COMMANDS as COMMANDS,
     Command as Command,
@@ -16,7 +17,11 @@ from .deciding import (
 )
 from .drawing import evidence_chart as evidence_chart
 from .evidence import (
+    NO_COHORTS as NO_COHORTS,
     ArmCounts as ArmCounts,
+    Cohort as Cohort,
+    CohortArm as CohortArm,
+    Cohorts as Cohorts,
     Interval as Interval,
     summed as summed,
     table_of as table_of,

@@ -62,6 +62,7 @@ class RolloutRequest(
         beta: The promised share of harmful versions that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether the last step waits for a person.
+        outcomes_sample: The share of the predictions that get an outcome; see `Rollout`.
     """
 
     guards: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class RolloutRequest(
     beta: float | None = None
     bake_s: float | None = None
     needs_approval: bool | None = None
+    outcomes_sample: float | None = None
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -324,11 +326,12 @@ class Rollouts:
         """Make every decision of the controller again; a sentence for each that differs."""
         stored = self.get(name)
         decided = self.decisions(name)
-        by_evidence = [one for one in decided if one.decision.intervals]
+        by_evidence = [one for one in decided if one.decision.intervals or one.decision.revision]
         table = table_of(one for one, _ in self.store.intervals(stored.rollout.id))
+        cohorts_at = self.store.cohorts_by_revision(stored.rollout.id)
         return [
             f"decision {one.number} was {one.decision.sentence!r} and is now {again.sentence!r}"
-            for one, again in replay(stored.rollout, by_evidence, table)
+            for one, again in replay(stored.rollout, by_evidence, table, cohorts_at)
         ]
 
     def _filled(
@@ -354,7 +357,15 @@ class Rollouts:
         guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)
-            for name in ("step_s", "max_s", "min_requests", "alpha", "beta", "bake_s")
+            for name in (
+                "step_s",
+                "max_s",
+                "min_requests",
+                "alpha",
+                "beta",
+                "bake_s",
+                "outcomes_sample",
+            )
             if getattr(asked, name) is not None
         }
         steps = asked.steps_percent or _STEPS.get(strategy)

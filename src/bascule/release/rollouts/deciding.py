@@ -7,13 +7,13 @@ with it: `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Literal, Protocol, TypeVar, cast
 
 from bascule.core import Conflict, Invalid
-from bascule.release.rollouts.evidence import Floats
+from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed
 from bascule.release.rollouts.plan import Decision, Rollout, Shares
 from bascule.release.rollouts.states import (
@@ -76,7 +76,9 @@ def start(rollout: Rollout, now: datetime) -> Decision:
     )  # fmt: skip
 
 
-def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> Decision:
+def decide(
+    rollout: Rollout, state: State, table: Floats, *, now: datetime, cohorts: Cohorts = NO_COHORTS
+) -> Decision:
     """The next state of a rollout. The same facts give the same decision.
 
     Args:
@@ -84,10 +86,11 @@ def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> D
         state: Where it stands.
         table: All intervals that have ended since its start, in order (`evidence.table_of`).
         now: The moment of the decision.
+        cohorts: Of predictions, with the newest truths about them.
     """
     if isinstance(state, FINAL):
         return Decision(state=state, shares=shares_of(rollout, state), sentence="already finished")
-    facts = observed(rollout, state.stage, table, now)
+    facts = observed(rollout, state.stage, table, cohorts.cohorts, now)
     reason = harm(rollout, facts)
     following: State
     if reason:
@@ -100,7 +103,7 @@ def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> D
         following, sentence = state, "held: " + _waits_for(state)
     return Decision(
         state=following, shares=shares_of(rollout, following), sentence=sentence,
-        log_e=facts.log_e, intervals=len(table),
+        log_e=facts.log_e, intervals=len(table), revision=cohorts.revision,
     )  # fmt: skip
 
 
@@ -172,15 +175,27 @@ OneDecided = TypeVar("OneDecided", bound=Decided)
 
 
 def replay(
-    rollout: Rollout, stored: Sequence[OneDecided], table: Floats
+    rollout: Rollout,
+    stored: Sequence[OneDecided],
+    table: Floats,
+    cohorts_at: Callable[[int], Cohorts] = lambda _: NO_COHORTS,
 ) -> list[tuple[OneDecided, Decision]]:
-    """The stored decisions that the same evidence does not lead to again, with what it leads to."""
+    """The stored decisions that the same evidence does not lead to again, with what it leads to.
+
+    `cohorts_at`: the cohorts as of a revision.
+    """
     again = [
-        (one, decide(rollout, one.before, table[: one.decision.intervals], now=one.at))
-        for one in stored
-        if one.before is not None
-    ]
-    return [(one, made) for one, made in again if made != one.decision]
+        (
+            decided,
+            decide(
+                rollout, decided.before, table[: decided.decision.intervals], now=decided.at,
+                cohorts=cohorts_at(decided.decision.revision),
+            ),
+        )
+        for decided in stored
+        if decided.before is not None
+    ]  # fmt: skip
+    return [(decided, decision) for decided, decision in again if decision != decided.decision]
 
 
 def _strategy(rollout: Rollout) -> Strategy:
@@ -190,11 +205,20 @@ def _strategy(rollout: Rollout) -> Strategy:
 
 def _advanced(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
     following, sentence = _strategy(rollout).advance(rollout, state, facts)
-    if following is state and facts.now - rollout.started_at >= timedelta(seconds=rollout.max_s):
+    longest_s = rollout.max_s + _truths_still_come_s(rollout, facts)
+    if following is state and facts.now - rollout.started_at >= timedelta(seconds=longest_s):
         return Aborted(facts.now), (
-            f"ended without a promotion after {_duration(rollout.max_s)}: {sentence}"
+            f"ended without a promotion after {_duration(longest_s)}: {sentence}"
         )
     return following, sentence
+
+
+def _truths_still_come_s(rollout: Rollout, facts: Facts) -> float:
+    """By how much a rollout outlasts its longest time: for the truths of what it has answered."""
+    if not any(verdict.guard.is_on_outcomes for verdict in facts.unproven(rollout.beta)):
+        return 0.0
+    late_s = facts.truths_after_s
+    return rollout.max_s if late_s is None else min(late_s, rollout.max_s)
 
 
 def _baked(rollout: Rollout, state: Baking, now: datetime) -> tuple[State, str]:

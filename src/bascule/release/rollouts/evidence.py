@@ -1,11 +1,16 @@
-"""What decides a rollout: counts of each arm by interval, added up over workers and hosts.
+"""What decides a rollout: counts of each arm, added up over workers and hosts.
 
-Counts are sufficient for every test, so a stored decision can be computed again from them.
+What an answer shows at once is counted by the *interval* in which it was given. What shows later,
+by an outcome, is counted by *cohort*: the predictions of a span of time, of both arms, with the
+newest truths about them. An interval is sealed once; a cohort is counted anew at every look, and
+each count that changes is stored as a new revision. Counts are sufficient for every test, so a
+stored decision can be computed again from the intervals and the revision that it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +20,7 @@ from bascule.stats import INTERVAL_REQUESTS
 
 Floats = NDArray[np.float64]
 
-FIELDS = ("requests", "errors", "fallbacks", "judged", "wrong")
+FIELDS = ("requests", "errors", "fallbacks")
 
 
 class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -26,16 +31,55 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         errors: Of them, those that the model failed.
         fallbacks: Of them, those that another model answered.
         slower: Answers slower than each threshold of the stage.
-        judged: Outcomes that arrived in this interval, whenever the answer was given.
-        wrong: Of them, those that the answer does not equal.
     """
 
     requests: int = 0
     errors: int = 0
     fallbacks: int = 0
     slower: tuple[int, ...] = ()
-    judged: int = 0
-    wrong: int = 0
+
+
+class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The predictions of one arm in one cohort, as the newest truths have them.
+
+    Attributes:
+        predictions: Requests that the arm answered.
+        unknown: Of them, those without a truth; a request of several rows counts by their share.
+        losses: By the rollout's guards on outcomes, in their order: the sum of the known losses,
+            each from 0 to 1.
+    """
+
+    predictions: int = 0
+    unknown: float = 0.0
+    losses: tuple[float, ...] = ()
+
+
+class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The predictions of one span of time, which lies in one stage.
+
+    Attributes:
+        number: Counted from the start of the rollout.
+        stage: In which the shares are constant.
+        ended_s: When the span ended, in seconds since the start of the rollout.
+        current: The arm of the current version.
+        candidate: The arm of the candidate.
+    """
+
+    number: int
+    stage: int
+    ended_s: float
+    current: CohortArm = CohortArm()
+    candidate: CohortArm = CohortArm()
+
+
+class Cohorts(NamedTuple):
+    """All cohorts of a rollout as of a revision, in the order of time."""
+
+    revision: int
+    cohorts: tuple[Cohort, ...]
+
+
+NO_COHORTS = Cohorts(0, ())
 
 
 class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,7 +150,7 @@ COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
 
 
 def table_of(intervals: Iterable[Interval]) -> Floats:
-    """Intervals as numbers: what `decide` computes with. Shape (intervals, 25)."""
+    """Intervals as numbers: what `decide` computes with. Shape (intervals, 21)."""
     rows = [
         (
             one.stage, *_row(one.candidate), *_row(one.current), one.compared, one.disagreements,
@@ -118,7 +162,7 @@ def table_of(intervals: Iterable[Interval]) -> Floats:
 
 def _row(arm: ArmCounts) -> tuple[int, ...]:
     slower = (*arm.slower, *[0] * MAX_THRESHOLDS)[:MAX_THRESHOLDS]
-    return arm.requests, arm.errors, arm.fallbacks, arm.judged, arm.wrong, *slower
+    return arm.requests, arm.errors, arm.fallbacks, *slower
 
 
 def column(arm: int, name: str) -> int:
@@ -129,6 +173,25 @@ def column(arm: int, name: str) -> int:
 def slower_column(arm: int, threshold: int) -> int:
     """The column of the answers slower than a threshold."""
     return arm + _SLOWER + threshold
+
+
+def cohorts_of(cohorts: Sequence[Cohort], place: int) -> Floats:
+    """Cohorts as `stats.late_proportions` reads them, neighbours joined as in `grouped`.
+
+    Args:
+        cohorts: In the order of time.
+        place: Of the guard among the guards on outcomes.
+    """
+    rows = [
+        (one.stage, *_late(one.candidate, place), *_late(one.current, place)) for one in cohorts
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    return _grouped(table[:, 0], table[:, 1:], (0, 3), INTERVAL_REQUESTS)
+
+
+def _late(arm: CohortArm, place: int) -> tuple[float, float, float]:
+    loss = arm.losses[place] if place < len(arm.losses) else 0.0
+    return arm.predictions, loss, arm.unknown
 
 
 def grouped(
@@ -148,13 +211,18 @@ def grouped(
     Returns:
         Shape (groups, 4).
     """
+    return _grouped(table[:, 0], table[:, columns], (0, 2), least)
+
+
+def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:
+    """`sizes`: the columns of `counts` with the requests of either arm."""
     groups = []
-    for stage in np.unique(table[:, 0]):
-        part = table[table[:, 0] == stage][:, columns]
-        ends = np.cumsum(part[:, 0] + part[:, 2])
+    for stage in np.unique(stages):
+        part = counts[stages == stage]
+        ends = np.cumsum(part[:, sizes[0]] + part[:, sizes[1]])
         numbers = np.concatenate([[0.0], ends[:-1]]) // least
         starts = np.flatnonzero(np.diff(numbers, prepend=-1.0))
         sums = np.add.reduceat(part, starts, axis=0)
         is_over = np.append(numbers[starts[1:]], ends[-1] // least) > numbers[starts]
         groups.append(sums[is_over])
-    return np.concatenate(groups) if groups else np.zeros((0, 4))
+    return np.concatenate(groups) if groups else np.zeros((0, counts.shape[1]))

@@ -8,7 +8,7 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same at p50, p95 and p99, evidence averaged | |
-| `accuracy -2 pp` | a wrong answer, by its outcome | the same |
+| `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 
 T is the quantile of the current version at the start of the stage. If the candidate's durations
@@ -32,15 +32,25 @@ from bascule.release.rollouts.evidence import (
     CURRENT,
     DISAGREEMENTS,
     MAX_THRESHOLDS,
+    Cohort,
     Floats,
+    cohorts_of,
     column,
     grouped,
     slower_column,
 )
-from bascule.stats import Evidence, mcnemar, quantile, two_proportions
+from bascule.stats import (
+    Evidence,
+    decisive_cohorts,
+    late_proportions,
+    mcnemar,
+    quantile,
+    two_proportions,
+)
 
 _RATES = ("errors", "fallbacks", "accuracy", "disagreement")
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_ON_OUTCOMES = ("accuracy",)
 _LATENCY = ("p50", "p95", "p99")
 _GUARD = re.compile(
     r"^(?P<name>[a-z0-9.]+)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?)\s*(?P<unit>pp|%|ms)$"
@@ -69,6 +79,11 @@ class Guard(msgspec.Struct, frozen=True):
         return (self.name,) if self.name in _QUANTILES else ()
 
     @property
+    def is_on_outcomes(self) -> bool:
+        """Whether it compares answers with truths that come later."""
+        return self.name in _ON_OUTCOMES
+
+    @property
     def rate_margin(self) -> float:
         """The difference of rates that is allowed; the thresholds hold that of durations."""
         return 0.0 if self.quantiles else self.margin
@@ -94,6 +109,7 @@ class Verdict:
         current: The current version's.
         evidence: Without a confidence sequence.
         bounded: The test again, with one; takes other `margin` and `bounds`.
+        unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
     """
 
     guard: Guard
@@ -102,6 +118,7 @@ class Verdict:
     current: float
     evidence: Evidence
     bounded: Callable[..., Evidence]
+    unknown: float = 0.0
 
 
 def parse_guard(text: str) -> Guard:
@@ -159,13 +176,41 @@ def thresholds_s(
     return tuple(made)
 
 
-def judge(guards: Sequence[Guard], table: Floats, alpha: float) -> list[Verdict]:
-    """What the intervals of a table (`evidence.table_of`) say of each guardrail."""
-    made, place = [], 0
+def judge(
+    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float
+) -> list[Verdict]:
+    """What the evidence says of each guardrail.
+
+    Args:
+        guards: Of the rollout.
+        table: Its intervals, see `evidence.table_of`.
+        cohorts: In the order of time.
+        alpha: The promised share of good versions that are rolled back.
+    """
+    verdicts, threshold, outcome = [], 0, 0
     for guard in guards:
-        made.append(_judged(guard, table, place, alpha))
-        place += 2 * len(guard.quantiles)
-    return made
+        if guard.is_on_outcomes:
+            verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
+            outcome += 1
+        else:
+            verdicts.append(_judged(guard, table, threshold, alpha))
+        threshold += 2 * len(guard.quantiles)
+    return verdicts
+
+
+def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
+    """The rates are those of the cohorts that decide, at their worst for what they show."""
+    test = partial(late_proportions, counts, margin=guard.margin, alpha=alpha)
+    evidence = test(bounds=False)
+    harm = evidence.log_e_worse >= evidence.log_e_safe
+    deciding = counts[: decisive_cohorts(counts, margin=guard.margin, harm=harm) or len(counts)]
+    n_c, k_c, u_c, n_0, k_0, u_0 = (float(total) for total in deciding.sum(axis=0))
+    candidate, current = (k_c, k_0 + u_0) if harm else (k_c + u_c, k_0)
+    every = counts.sum(axis=0)
+    return Verdict(
+        guard, int(every[0] + every[3]), candidate / max(n_c, 1), current / max(n_0, 1), evidence,
+        test, float((every[2] + every[5]) / max(every[0] + every[3], 1)),
+    )  # fmt: skip
 
 
 def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
@@ -208,5 +253,4 @@ def _slower(threshold: int) -> tuple[int, int, int, int]:
 _EVENTS = {
     "errors": ("requests", "errors"),
     "fallbacks": ("requests", "fallbacks"),
-    "accuracy": ("judged", "wrong"),
 }

@@ -35,6 +35,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         holdback_percent: The share of the former version meanwhile.
         needs_approval: Whether the last step waits for an approval.
         floor: Of a bandit, the least share of an arm.
+        outcomes_sample: The share of the predictions that get an outcome, chosen by
+            `stats.draw_of` of their ids; the others are not waited for.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     holdback_percent: float = 5.0
     needs_approval: bool = False
     floor: float = 0.05
+    outcomes_sample: float = 1.0
 
     @property
     def step(self) -> timedelta:
@@ -76,6 +79,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         sentence: With its numbers.
         log_e: The evidence of harm by guard, natural logarithms; `all` is their average.
         intervals: How many were looked at: the decision can be made again from them.
+        revision: Of the cohorts that were looked at, likewise; 0 for none.
+        trouble: What keeps the rollout from being decided; empty for nothing.
     """
 
     state: State
@@ -83,6 +88,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     log_e: dict[str, float] = {}
     intervals: int = 0
+    revision: int = 0
+    trouble: str = ""
 
 
 def check_rollout(rollout: Rollout) -> Rollout:
@@ -104,6 +111,11 @@ def check_rollout(rollout: Rollout) -> Rollout:
     for name in ("alpha", "beta"):
         if not 0 < getattr(rollout, name) <= 0.5:
             raise Invalid(f"{name} must be over 0 and 0.5 at most, not {getattr(rollout, name):g}")
+    if not 0 < rollout.outcomes_sample <= 1:
+        raise Invalid(
+            f"outcomes_sample must be over 0 and 1 at most, not {rollout.outcomes_sample:g}",
+            hint="0.1 where every tenth prediction gets an outcome",
+        )
     names = [guard.name for guard in rollout.guards]
     if not names:
         raise Invalid("a rollout needs a guard", hint="for example 'errors +1 pp'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -26,10 +26,18 @@ from bascule.endpoints import (
     StoredPlan,
 )
 from bascule.release.rollouts import schema
-from bascule.release.rollouts.evidence import ArmCounts, Interval, less, summed
+from bascule.release.rollouts.evidence import (
+    ArmCounts,
+    Cohort,
+    Cohorts,
+    Interval,
+    less,
+    summed,
+)
 from bascule.release.rollouts.plan import Decision, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
+_NEWEST = 2**31 - 1
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
 
@@ -268,6 +276,51 @@ class RolloutStore:
             )
             self._update(connection, rollout, sealed=sealed, intervals=row.intervals + len(made))
         return made
+
+    def append_cohorts(self, rollout: str, counted: Sequence[Cohort], lease: Lease) -> Cohorts:
+        """Store what was counted of the cohorts, as far as it is new; all of them as of now.
+
+        Raises:
+            Conflict: The lease is not held.
+        """
+        before = self.cohorts(rollout)
+        known = {cohort.number: cohort for cohort in before.cohorts}
+        changed = [cohort for cohort in counted if known.get(cohort.number) != cohort]
+        if not changed:
+            return before
+        revision = before.revision + 1
+        with self.catalogue.write() as connection:
+            check_held(connection, lease)
+            connection.execute(
+                sa.insert(schema.cohorts),
+                [
+                    {
+                        "rollout": rollout, "revision": revision, "number": cohort.number,
+                        "content": msgspec.to_builtins(cohort),
+                    }
+                    for cohort in changed
+                ],
+            )  # fmt: skip
+        known |= {cohort.number: cohort for cohort in changed}
+        return Cohorts(revision, tuple(known[number] for number in sorted(known)))
+
+    def cohorts(self, rollout: str) -> Cohorts:
+        """The cohorts as of their newest revision."""
+        return self.cohorts_by_revision(rollout)(_NEWEST)
+
+    def cohorts_by_revision(self, rollout: str) -> Callable[[int], Cohorts]:
+        """What gives the cohorts as of a revision; it reads the catalogue once."""
+        table = schema.cohorts
+        query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.revision)
+        rows = [(row.revision, msgspec.convert(row.content, Cohort)) for row in self._read(query)]
+
+        def as_of(revision: int) -> Cohorts:
+            seen = [(at, cohort) for at, cohort in rows if at <= revision]
+            newest = {cohort.number: cohort for _, cohort in seen}
+            ordered = tuple(newest[number] for number in sorted(newest))
+            return Cohorts(max((at for at, _ in seen), default=0), ordered)
+
+        return as_of
 
     def record(
         self, stored: StoredRollout, decided: StoredDecision, plan: StoredPlan | None,
