@@ -160,7 +160,7 @@ class RolloutRunner:
     def _apart(self, stored: StoredRollout) -> Iterator[None]:
         """Keep what fails for one rollout from all others; its own story says so.
 
-        Whatever a rollout's evidence is, the others go on. A catalogue that is away fails for all.
+        A catalogue that is away fails for all.
         """
         try:
             yield

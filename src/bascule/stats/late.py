@@ -1,4 +1,4 @@
-"""Losses that become known late: a comparison that is right whatever a delay depends on. Pure.
+"""Losses that become known late: a comparison that assumes nothing about delays. Pure.
 
 A prediction's truth may come sooner where the answer is wrong, or only for some answers, or never.
 So a rate of the predictions whose truth is in says little of all of them. Here predictions are

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quoted
 
 _DIGITS = 6
-"""Of sums, so that the same rows make the same sums whatever their order."""
+"""Of sums, so that the same rows in another order make the same sums."""
 _COUNTED = """
 WITH answered AS (
     SELECT id, time, truth_received_at IS NOT NULL AS is_known, {columns}

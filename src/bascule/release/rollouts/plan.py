@@ -36,7 +36,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         needs_approval: Whether the last step waits for an approval.
         floor: Of a bandit, the least share of an arm.
         outcomes_sample: The share of the predictions that get an outcome, chosen by
-            `stats.draw_of` of their ids; the others are not waited for.
+            `outcome_draw` of their ids; the others are not waited for.
     """
 
     id: str
