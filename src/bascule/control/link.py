@@ -58,9 +58,13 @@ class ServerLink:
         """The plans of the endpoints that are served now."""
         return tuple(map(Plan.from_json, self._ask("plans")))
 
-    def arm_totals(self) -> list[ArmTotals]:
-        """What all workers have counted for each arm of the latest plans, the oldest plan first."""
-        return self._counters.arms.totals()
+    def arm_totals(self, compared: str = "") -> list[ArmTotals]:
+        """What all workers have counted for each arm of the latest plans, the oldest plan first.
+
+        Args:
+            compared: The endpoint whose durations are read too.
+        """
+        return self._counters.arms.totals(compared)
 
     @property
     def labels(self) -> list[MetricLabels]:

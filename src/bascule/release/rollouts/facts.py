@@ -93,11 +93,11 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
             f"{rollout.current} (allowed {guard})"
         )
-    if guard.quantiles:
+    if guard.harmed:
         return (
             f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
-            f"{verdict.candidate:.1%} of its answers are over the limit, and "
-            f"{verdict.current:.1%} may be"
+            f"at {verdict.worst}, {verdict.candidate:.2%} of its answers are over the limit, and "
+            f"{verdict.current:.2%} may be"
         )
     what = {"errors": "failed", "fallbacks": "fell back", "accuracy": "were wrong"}[guard.name]
     return (
@@ -106,8 +106,24 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
     )
 
 
+def not_shown(rollout: Rollout, verdict: Verdict) -> str:
+    """Why a rollout holds: what is known so far of a guard that is not shown yet."""
+    lacking = f"{odds(verdict.evidence.log_e_safe)} that it is, {1 / rollout.beta:.0f} to 1 needed"
+    if not verdict.guard.harmed:
+        known = difference_said(rollout, verdict)
+    elif not verdict.requests:
+        known = "too few answers to compare"
+    else:
+        quantile, candidate, current = verdict.least_shown
+        known = (
+            f"at {quantile}, {candidate:.2%} of the answers of {rollout.candidate} are over the "
+            f"limit, and {current:.2%} may be"
+        )
+    return f"held: not shown yet to be within {verdict.guard}: {lacking}; {known}"
+
+
 def _least_said(verdict: Verdict) -> str:
-    if verdict.guard.quantiles or verdict.guard.name == "disagreement":
+    if verdict.guard.harmed or verdict.guard.name == "disagreement":
         return ""
     return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
 

@@ -9,11 +9,15 @@ another *generation*, so that a late answer of the arm before is counted nowhere
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from bascule.core import Unavailable
+from bascule.stats.durations import BOUNDS_NS, CLASS_PLACES, PLACES as DURATION_PLACES, sparse
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
@@ -40,7 +44,10 @@ _MODEL_FAILED = frozenset((500, 503, 504))
     _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _FIRST_SLOWER,
 ) = range(7)  # fmt: skip
 _MAX_SLOWER = 6
-_WORDS = _FIRST_SLOWER + _MAX_SLOWER
+_DURATIONS = _FIRST_SLOWER + _MAX_SLOWER
+"""Behind it, the durations of an arm of a rollout; those of other arms are not counted, and pages
+that nothing was written to take no memory."""
+_WORDS = _DURATIONS + DURATION_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class ArmLabel:
         arm: The arm's name, or `shadow`.
         version: `MODEL/NUMBER`.
         slower_than_s: The durations above which answers are counted; see `Plan`.
+        is_compared: Whether the plan is of a rollout: durations are counted in fine bins.
     """
 
     endpoint: str
@@ -60,16 +68,19 @@ class ArmLabel:
     arm: str
     version: str
     slower_than_s: tuple[float, ...] = ()
+    is_compared: bool = False
 
     def to_bytes(self) -> bytes:
         """JSON, which contains no NUL."""
-        said = [self.endpoint, self.plan, self.arm, self.version, self.slower_than_s]
-        return json.dumps(said).encode()
+        label = [
+            self.endpoint, self.plan, self.arm, self.version, self.slower_than_s, self.is_compared,
+        ]  # fmt: skip
+        return json.dumps(label).encode()
 
     @classmethod
     def from_bytes(cls, said: bytes) -> ArmLabel:
-        endpoint, plan, arm, version, slower_than_s = json.loads(said)
-        return cls(endpoint, plan, arm, version, tuple(slower_than_s))
+        endpoint, plan, arm, version, slower_than_s, is_compared = json.loads(said)
+        return cls(endpoint, plan, arm, version, tuple(slower_than_s), is_compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,8 @@ class ArmTotals:
         rows: Rows answered.
         disagreements: Of a shadow: answers that differ from what the client got.
         dropped: Of a shadow: sampled requests that it did not answer, because it was busy.
+        durations: Of an arm of a rollout, if asked for: places and counts of answers with 200; see
+            `stats.durations`.
     """
 
     endpoint: str
@@ -103,6 +116,7 @@ class ArmTotals:
     rows: int = 0
     disagreements: int = 0
     dropped: int = 0
+    durations: tuple[int, ...] = ()
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
@@ -111,7 +125,7 @@ def labels_of(plan: Plan) -> list[ArmLabel]:
     if plan.shadow is not None:
         named.append((SHADOW_ARM, plan.shadow.version))
     return [
-        ArmLabel(plan.endpoint, plan.number, name, version, plan.slower_than_s)
+        ArmLabel(plan.endpoint, plan.number, name, version, plan.slower_than_s, bool(plan.rollout))
         for name, version in named
     ]
 
@@ -120,8 +134,8 @@ class ArmSeries:
     """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
 
     __slots__ = (
-        "_base", "_count", "_generation", "_generation_at", "_series", "_slower", "_words",
-        "label", "totals",
+        "_base", "_count", "_durations", "_generation", "_generation_at", "_series", "_slower",
+        "_words", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +153,7 @@ class ArmSeries:
         places = enumerate(of.slower_than_s, first)
         # The lowest bound first: most answers are below all.
         self._slower = tuple(sorted((int(bound_s * 1e9), at) for at, bound_s in places))
+        self._durations = self._base + _DURATIONS if of.is_compared else 0
         self._series = series
         self._count = series.count
         self.label = label
@@ -152,6 +167,9 @@ class ArmSeries:
             words[base + _REQUESTS] += 1
             if status == 200:
                 words[base + _ROWS] += rows
+                if at := self._durations:  # as `stats.durations.place_of`, without the call
+                    at += CLASS_PLACES[rows.bit_length()] + bisect_left(BOUNDS_NS, duration_ns)
+                    words[at] += 1
             elif status in _MODEL_FAILED:
                 words[base + _ERRORS] += 1
             for bound_ns, at in self._slower:
@@ -240,10 +258,13 @@ class ArmCounters:
 
     def _give(self, place: int, said: bytes, generation: int) -> None:
         front = place * _FRONT_WORDS
+        before = self._said(place)
+        has_durations = bool(before) and ArmLabel.from_bytes(before).is_compared
+        words = _WORDS if has_durations else _DURATIONS
         self._words[front] = generation  # from now on nothing is counted for the arm before
         for worker in range(self._workers):
             base = self._base(worker, place)
-            self._words[base : base + _WORDS] = memoryview(bytes(_WORDS * 8)).cast("Q")
+            self._words[base : base + words] = memoryview(bytes(words * 8)).cast("Q")
         start = 8 * (front + 1)
         self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
 
@@ -255,30 +276,31 @@ class ArmCounters:
         at = front, self._words[front], self._base(worker, place)
         return ArmSeries(self._words, at, label, series, metric_label)
 
-    def totals(self) -> list[ArmTotals]:
-        """Every arm that has a place, the oldest plan first."""
+    def totals(self, compared: str = "") -> list[ArmTotals]:
+        """Every arm that has a place, the oldest plan first; with durations at one endpoint."""
         found = []
         for place in range(self._places):
             generation = self._words[place * _FRONT_WORDS]
             said = self._said(place)
             if said:
-                total = self._total(place, ArmLabel.from_bytes(said))
+                label = ArmLabel.from_bytes(said)
+                total = self._total(place, label, has_durations=label.endpoint == compared)
                 if self._words[place * _FRONT_WORDS] == generation:
                     found.append((generation, total))
         return [total for _, total in sorted(found, key=lambda one: one[0])]
 
-    def _total(self, place: int, label: ArmLabel) -> ArmTotals:
-        sums = [0] * _WORDS
-        for worker in range(self._workers):
-            base = self._base(worker, place)
-            for index, value in enumerate(self._words[base : base + _WORDS]):
-                sums[index] += value
+    def _total(self, place: int, label: ArmLabel, *, has_durations: bool) -> ArmTotals:
+        words = _WORDS if has_durations and label.is_compared else _DURATIONS
+        bases = [self._base(worker, place) for worker in range(self._workers)]
+        regions = [np.array(self._words[base : base + words]) for base in bases]
+        sums = np.sum([np.zeros(words, np.uint64), *regions], axis=0).tolist()
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
             endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED],
+            durations=sparse(sums[_DURATIONS:]),
         )  # fmt: skip
 
     def _said(self, place: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.facts import Facts, not_shown
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import last_step, still_to_come
@@ -29,10 +29,7 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
             f"{facts.stage_requests:,} of its answers"
         )
     if unproven := facts.unproven(rollout.beta):
-        return state, (
-            f"held: not shown yet to be within {unproven[0].guard}; "
-            f"{difference_said(rollout, unproven[0])}"
-        )
+        return state, not_shown(rollout, unproven[0])
     return last_step(rollout, state, facts.now), (
         f"{rollout.candidate} is within every guard, after {facts.candidate_requests:,} of its "
         f"answers and {facts.requests - facts.candidate_requests:,} of {rollout.current}"
