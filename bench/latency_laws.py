@@ -18,7 +18,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from bascule.release.rollouts import DEFAULT_GUARDS
 from bascule.stats import durations, exact_interval
 from bascule.stats.planning import log_evidence, simulated_counts
-from bascule.stats.sequential import SAFE_RATIOS, WORSE_RATIOS
+from bascule.stats.sequential import SAFE_RATIOS, WORSE_RATIOS, over_strata
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -124,8 +124,8 @@ def _chunk(
 ) -> tuple[Floats, Floats]:
     looks = len(share)
     n_c = random.binomial(INTERVAL, share, (runs, looks))
-    current = _counted(law, LAWS[law], INTERVAL - n_c, cell.load, random)
-    candidate = _counted(law, cell.change(LAWS[law]), n_c, cell.load, random)
+    current = _counted(LAWS[law], INTERVAL - n_c, cell.load, random)
+    candidate = _counted(cell.change(LAWS[law]), n_c, cell.load, random)
     past = np.cumsum(current, axis=1) - current
     above = durations.beyond(candidate), durations.beyond(current)
 
@@ -140,7 +140,11 @@ def _chunk(
     harm, proofs = [], []
     for guard in DEFAULT_GUARDS:
         if guard.harmed:
-            each = [log_e(quantile, guard.allowed, proves=False) for quantile in guard.harmed]
+            each = [
+                over_strata(one, [one, *[np.zeros_like(one)] * (durations.CLASSES - 1)])
+                for quantile in guard.harmed
+                for one in (log_e(quantile, guard.allowed, proves=False),)
+            ]
             proofs += [log_e(quantile, guard.allowed, proves=True) for quantile in guard.shown]
         else:
             drawn = [
@@ -151,14 +155,12 @@ def _chunk(
             each = [log_evidence(counts, guard.margin, WORSE_RATIOS)]
             proofs.append(log_evidence(counts, guard.margin, SAFE_RATIOS))
         harm.append(np.logaddexp.reduce(each, axis=0) - math.log(len(each)))
-    is_harm = np.logaddexp.reduce(harm, axis=0) - math.log(len(harm)) >= ENOUGH
+    all_harm = np.logaddexp.reduce(harm, axis=0) - math.log(len(harm))
     is_shown = (np.min(proofs, axis=0) >= ENOUGH) & (share == SHARES[-1])
-    return _first(is_harm), _first(is_shown)
+    return _first(all_harm >= ENOUGH), _first(is_shown & (all_harm < ENOUGH / 2))
 
 
-def _counted(
-    law: str, took: Floats, answers: Ints, load: float, random: np.random.Generator
-) -> Ints:
+def _counted(took: Floats, answers: Ints, load: float, random: np.random.Generator) -> Ints:
     """Counts by bin of so many answers in each interval. Shape (runs, looks, bins)."""
     runs, looks = answers.shape
     bins = np.searchsorted(durations.BOUNDS_NS, took * _SCALE_NS)

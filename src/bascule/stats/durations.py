@@ -7,6 +7,7 @@ taken for a slow one.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
@@ -95,6 +96,12 @@ def limits(
     can_be = ((mine >= low) & (mine <= high)) | (starts == at[..., None])
     chosen = np.where(can_be, speed, -1.0).argmax(axis=-1)
     return chosen, ends[chosen]
+
+
+def counted_factor(factor: float, *, is_up: bool) -> float:
+    """The factor between the two limits of `limits` for one that is allowed."""
+    steps = math.log(factor) / math.log(_RATIO)
+    return float(_RATIO ** (math.ceil(steps - 1e-3) if is_up else math.floor(steps + 1e-3)))
 
 
 def _allowed(starts: Ints, allowed: tuple[float, float], *, is_up: bool) -> Ints:

@@ -117,7 +117,7 @@ def requests_to_find_slow(
         log_evidence(part, 0.0, WORSE_RATIOS, 1 - quantile)
         for part, quantile in zip(counts, quantiles, strict=True)
     ]
-    log_e = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
+    log_e = np.logaddexp.reduce(logs, axis=0) - math.log(2 * len(logs))  # of one class of work
     return _decided(log_e >= math.log(guardrails / alpha), interval, share, limit)
 
 

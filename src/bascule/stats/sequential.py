@@ -209,29 +209,43 @@ class Beyond:
 
     Attributes:
         share: The share of answers that the current version was slower than, before: .05 of a p95.
-        strata: By class of work: intervals as in `two_proportions`, of shape (intervals, 4). An
-            event is an answer beyond the limit of its arm; see `durations.limits`.
+        strata: By class of work, also of those without requests: intervals as in
+            `two_proportions`, of shape (intervals, 4). An event is an answer beyond the limit of
+            its arm; see `durations.limits`.
     """
 
     share: float
     strata: Sequence[Floats]
 
     def log_e(self, *, proves: bool) -> float:
-        """The evidence of harm, or of its absence: the product over classes of work."""
+        """The evidence that the candidate is within the limits, or of harm."""
+        ratios = SAFE_RATIOS if proves else WORSE_RATIOS
         logs = [
-            rate_log_factors(
-                counts, guesses_of(counts, self.share), 0.0, SAFE_RATIOS if proves else WORSE_RATIOS
-            ).sum(axis=0)
+            rate_log_factors(counts, guesses_of(counts, self.share), 0.0, ratios).sum(axis=0)
             for counts in self.strata
         ]
-        return log_mean(np.sum(logs, axis=0)) if logs else 0.0
+        together = log_mean(np.sum(logs, axis=0))
+        return together if proves else float(over_strata(together, [log_mean(one) for one in logs]))
 
     def rates(self) -> tuple[float, float]:
         """Of the candidate, and of the current version with the same mix of intervals."""
-        counts = np.concatenate([np.zeros((0, 4)), *self.strata])
+        counts = np.concatenate(self.strata)
         n_c, e_c, n_0, e_0 = counts[(counts[:, 0] > 0) & (counts[:, 2] > 0)].T
         total = max(float(n_c.sum()), 1.0)
         return float(e_c.sum()) / total, float((n_c * e_0 / n_0).sum()) / total
+
+
+def over_strata(together: ArrayLike, each: ArrayLike) -> Floats:
+    """The evidence of harm in all strata, or in one of them that is lost among the others.
+
+    Args:
+        together: The logarithm of the product over strata.
+        each: Those of each stratum, along the first axis; 0 of a stratum without requests.
+    """
+    logs = np.asarray(each, np.float64)
+    some = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
+    made: Floats = np.logaddexp(together, some) - math.log(2)
+    return made
 
 
 def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence, int, int]:

@@ -152,8 +152,10 @@ def test_the_limits_of_an_interval_come_from_the_intervals_before_it():
 class MixedStory(Story):
     """Requests of 1 row and of 1,000, which take 30 times as long and go to the candidate more."""
 
+    large_shares = 0.1, 0.6
+
     def durations(self, n, *, candidate):
-        self.large = self.random.random(n) < (0.6 if candidate else 0.1)
+        self.large = self.random.random(n) < self.large_shares[candidate]
         return np.where(self.large, 30, 1) * super().durations(n, candidate=candidate)
 
     def rows(self, n, *, candidate):
@@ -164,10 +166,13 @@ def test_an_arm_that_gets_more_large_requests_is_not_taken_for_a_slow_one():
     assert isinstance(MixedStory(plan(), "lognormal .5").run(60_000).state, Promoted)
 
 
-def test_a_version_that_is_slow_at_large_requests_alone_is_rolled_back():
+@pytest.mark.parametrize("shares", [(0.1, 0.6), (0.03, 0.03)], ids=["many", "few"])
+def test_a_version_that_is_slow_at_large_requests_alone_is_rolled_back(shares):
+    """Also where it is faster at all others."""
     story = MixedStory(plan(), "lognormal .5")
-    story.slow = lambda took, _: np.where(story.large, 2, 1) * took
-    assert isinstance(story.run(20_000).state, Aborted)
+    story.large_shares = shares
+    story.slow = lambda took, _: np.where(story.large, 3, 0.8) * took
+    assert isinstance(story.run(60_000).state, Aborted)
 
 
 def test_a_hold_is_worded_as_a_hold():

@@ -349,6 +349,7 @@ def test_guards_are_read_as_they_are_said(text, guard):
         ("accuracy +1 pp", "allows a gain"),
         ("errors +100 pp", "allows everything"),
         ("p95 +0 %", "allows no noise"),
+        ("latency +3 %", "counted in steps of 3.7 %"),
     ],
 )
 def test_guards_that_make_no_sense_are_refused(text, words):

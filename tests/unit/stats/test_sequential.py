@@ -301,6 +301,15 @@ def test_strata_with_their_own_rates_and_shares_are_compared_within_themselves()
     assert of_current == pytest.approx(of_candidate, abs=0.03)
 
 
+def test_harm_in_a_small_stratum_is_not_lost_in_a_large_one_without_harm():
+    large = np.tile([200.0, 8, 200, 10], (400, 1))
+    small = np.tile([50.0, 10, 50, 2], (20, 1))
+    each = [Beyond(0.05, [one]).log_e(proves=False) for one in (small, large)]
+    both = Beyond(0.05, [small, large])
+    assert each[0] > CERTAIN > 0 > each[1]
+    assert both.log_e(proves=False) == pytest.approx(each[0] - math.log(4), abs=0.7)
+
+
 @pytest.mark.parametrize(("n", "q"), [(1, 0.5), (40, 0.1), (300, 0.95)])
 def test_the_evidence_of_a_count_is_the_ratio_of_two_distributions(n, q):
     """Beta-binomial to binomial, by scipy; its expectation over all counts is 1."""

@@ -108,7 +108,7 @@ def _flat(durations: Mapping[int, int]) -> tuple[int, ...]:
     return tuple(number for pair in sorted(durations.items()) for number in pair)
 
 
-Limits = Mapping[int, tuple[Sequence[int], Sequence[int]]]
+Limits = Mapping[int, Sequence[Sequence[int]]]
 """By class of work: the bins from which answers of the current version count as slow at each
 quantile, and those of the candidate."""
 

@@ -42,6 +42,10 @@ class Facts:
         """The guards whose margin is not excluded yet."""
         return [one for one in self.verdicts if one.evidence.log_e_safe < -math.log(beta)]
 
+    def is_harm_likely(self, alpha: float) -> bool:
+        """Whether the evidence of harm is half way, in logarithms, to a rollback."""
+        return self.log_e_harm >= -math.log(alpha) / 2
+
     def of(self, name: str) -> Verdict:
         return next(one for one in self.verdicts if one.guard.name == name)
 

@@ -15,6 +15,7 @@ from bascule.stats import (
     requests_to_roll_back,
     requests_to_show_fast,
 )
+from bascule.stats.durations import counted_factor
 from bascule.stats.planning import SPREAD
 
 _HARMS = (0.01, 0.02, 0.05)
@@ -58,7 +59,7 @@ def forecast(
     lines = []
     for guard in rollout.guards:
         if guard.harmed:
-            lines += _latency(rollout, guard, first, last, requests, runs)
+            lines += _latency(rollout, guard, first, last, requests, runs // 2)  # ten quantiles
             continue
         rate = rates.get(guard.name, _UNKNOWN_RATES.get(guard.name, 0.01))
         if guard.name != "disagreement":
@@ -80,10 +81,10 @@ def _latency(
         unknown = Detection(None, None, None, 0.0, limit)
         sentence = f"how soon {guard} is shown depends on the durations, which are not known yet"
         return [Forecast(str(guard), 1 - guard.shown[-1], 0.0, unknown, sentence)]
-    lines = []
+    lines, up = [], counted_factor(factor, is_up=True)
     for slower in _SLOWER:
         detection = requests_to_find_slow(
-            guard.harmed, factor * slower, allowed=factor, share=first, alpha=rollout.alpha,
+            guard.harmed, factor * slower, allowed=up, share=first, alpha=rollout.alpha,
             guardrails=len(rollout.guards), limit=limit, runs=runs,
         )  # fmt: skip
         sentence = _found_sentence(
@@ -91,8 +92,9 @@ def _latency(
         )
         lines.append(Forecast(str(guard), 1 - guard.shown[-1], slower - 1, detection, sentence))
     proof = requests_to_show_fast(
-        guard.shown, allowed=factor, share=last, beta=rollout.beta, limit=limit, runs=runs
-    )
+        guard.shown, allowed=counted_factor(factor, is_up=False), share=last, beta=rollout.beta,
+        limit=limit, runs=runs,
+    )  # fmt: skip
     spread = f", where durations are spread as a log-normal law of sigma {SPREAD:g}"
     return [*lines, _shown(guard, 1 - guard.shown[-1], last, proof, spread)]
 

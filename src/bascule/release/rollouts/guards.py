@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from bascule.core import Invalid
 from bascule.release.rollouts.evidence import (
@@ -43,7 +44,7 @@ from bascule.release.rollouts.evidence import (
     slow_column,
 )
 from bascule.stats import Beyond, Evidence, mcnemar, quantiles, two_proportions
-from bascule.stats.durations import CLASSES, dense, limits
+from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
 _RATES = ("errors", "fallbacks", "accuracy", "disagreement")
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -150,7 +151,13 @@ def parse_guard(text: str) -> Guard:
     if unit != "pp" and amount == 0:
         raise Invalid(
             f"{text!r} allows no noise",
-            hint="allow at least '+1 %': equal versions differ in nothing but chance",
+            hint="allow at least '+4 %': equal versions differ in nothing but chance",
+        )
+    if unit == "%" and counted_factor(1 + amount, is_up=False) == 1:
+        raise Invalid(
+            f"no version can be shown to be within {text!r}: durations are counted in steps of "
+            "3.7 %",
+            hint="allow at least '+4 %'",
         )
     return Guard(name, amount, unit)
 
@@ -174,18 +181,18 @@ def limits_of(guards: Sequence[Guard], durations: tuple[int, ...]) -> Limits:
     Returns:
         Of the classes of work with enough answers, if a guard compares latency.
     """
-    chosen: dict[int, tuple[list[int], list[int]]] = {}
-    for of, counts in enumerate(dense(durations)):
-        if counts.sum() >= _LEAST_DURATIONS:
-            bins = [
-                limits(counts, 1 - quantile, guard.allowed, proves=proves)
-                for guard in guards
-                for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
-                for quantile in quantiles
-            ]
-            if bins:
-                chosen[of] = [int(pair[0]) for pair in bins], [int(pair[1]) for pair in bins]
-    return chosen
+    counts = dense(durations)
+    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
+    chosen = [
+        limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
+        for guard in guards
+        for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
+        for quantile in quantiles
+    ]
+    if not chosen:
+        return {}
+    sides = [np.stack(bins, axis=1).tolist() for bins in zip(*chosen, strict=True)]
+    return {int(of): pair for of, *pair in zip(known, *sides, strict=True)}
 
 
 def judge(guards: Sequence[Guard], table: Floats, alpha: float) -> list[Verdict]:
@@ -236,7 +243,6 @@ def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
             ],
         )
         for of in range(CLASSES)
-        if table[:, slow_column(CANDIDATE, of)].any()
     ]  # fmt: skip
 
     def beyond(quantile: float, place: int) -> Beyond:
