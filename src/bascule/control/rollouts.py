@@ -165,7 +165,7 @@ class RolloutRunner:
             for one in self._store.decisions(rollout.id)
             if one.plan_number is not None
         }
-        totals = self._server.arm_totals(rollout.endpoint)
+        totals = self._server.arm_totals([(rollout.endpoint, number) for number in stages])
         totals = [arm for arm in totals if arm.endpoint == rollout.endpoint]
         for number, stage in stages.items():
             arms = {one.arm: one for one in totals if one.plan_number == number}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_RATIO = 1.2 ** (1 / 5)
-BOUNDS_NS = tuple(round(10_000 * _RATIO**place) for place in range(443))
+STEP = 1.2 ** (1 / 5)
+"""From the bound of one bin to that of the next."""
+BOUNDS_NS = tuple(round(10_000 * STEP**place) for place in range(443))
 """Upper bounds, from 10 us to 100 s; one more bin takes what is above."""
 BINS = len(BOUNDS_NS) + 1
 CLASSES = 7
@@ -38,9 +39,10 @@ def place_of(duration_ns: int, rows: int) -> int:
     return CLASS_PLACES[rows.bit_length()] + bisect_left(BOUNDS_NS, duration_ns)
 
 
-def sparse(counts: Iterable[int]) -> tuple[int, ...]:
-    """Place and count of each place that is not 0, in one sequence."""
-    return tuple(number for pair in enumerate(counts) if pair[1] for number in pair)
+def sparse(counts: Ints) -> tuple[int, ...]:
+    """Place and count of each place that is not 0, in one sequence. From shape (PLACES,)."""
+    places = np.flatnonzero(counts)
+    return tuple(np.stack([places, counts[places]], axis=1).ravel().tolist())
 
 
 def pairs(counts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -100,8 +102,8 @@ def limits(
 
 def counted_factor(factor: float, *, is_up: bool) -> float:
     """The factor between the two limits of `limits` for one that is allowed."""
-    steps = math.log(factor) / math.log(_RATIO)
-    return float(_RATIO ** (math.ceil(steps - 1e-3) if is_up else math.floor(steps + 1e-3)))
+    steps = math.log(factor) / math.log(STEP)
+    return float(STEP ** (math.ceil(steps - 1e-3) if is_up else math.floor(steps + 1e-3)))
 
 
 def _allowed(starts: Ints, allowed: tuple[float, float], *, is_up: bool) -> Ints:

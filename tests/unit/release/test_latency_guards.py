@@ -87,10 +87,10 @@ class Story:
         current, candidate = self.arm(REQUESTS - n, candidate=False), self.arm(n, candidate=True)
         counted = Interval(
             number=len(self.intervals), stage=stage,
-            current=ArmCounts(requests=REQUESTS - n, durations=sparse(current.tolist())),
-            candidate=ArmCounts(requests=n, durations=sparse(candidate.tolist())),
+            current=ArmCounts(requests=REQUESTS - n, durations=sparse(current)),
+            candidate=ArmCounts(requests=n, durations=sparse(candidate)),
         )  # fmt: skip
-        limits = limits_of(self.rollout.guards, sparse(self.past.tolist()))
+        limits = limits_of(self.rollout.guards, sparse(self.past))
         self.past += current
         self.intervals.append(with_limits(counted, limits))
         if looks:

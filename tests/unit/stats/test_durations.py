@@ -36,7 +36,7 @@ def test_five_bins_are_a_factor_of_1_2():
 @given(st.lists(st.integers(0, 3), min_size=PLACES, max_size=PLACES))
 @settings(max_examples=5, deadline=None)
 def test_sparse_counts_are_the_same_counts(counts):
-    made = sparse(counts)
+    made = sparse(np.array(counts))
     assert dense(made).tolist() == np.reshape(counts, (CLASSES, BINS)).tolist()
     assert sum(count for _, count in pairs(made)) == sum(counts)
 

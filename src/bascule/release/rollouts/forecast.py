@@ -15,7 +15,7 @@ from bascule.stats import (
     requests_to_roll_back,
     requests_to_show_fast,
 )
-from bascule.stats.durations import counted_factor
+from bascule.stats.durations import STEP, counted_factor
 from bascule.stats.planning import SPREAD
 
 _HARMS = (0.01, 0.02, 0.05)
@@ -79,7 +79,10 @@ def _latency(
     factor, more_s = guard.allowed
     if more_s:
         unknown = Detection(None, None, None, 0.0, limit)
-        sentence = f"how soon {guard} is shown depends on the durations, which are not known yet"
+        sentence = (
+            f"{guard} can be shown where {guard.name} is below {more_s / (STEP - 1):.2g} s, for "
+            f"durations are counted in steps of {STEP - 1:.1%}; how soon depends on them"
+        )
         return [Forecast(str(guard), 1 - guard.shown[-1], 0.0, unknown, sentence)]
     lines, up = [], counted_factor(factor, is_up=True)
     for slower in _SLOWER:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,10 +44,7 @@ _MODEL_FAILED = frozenset((500, 503, 504))
     _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _FIRST_SLOWER,
 ) = range(7)  # fmt: skip
 _MAX_SLOWER = 6
-_DURATIONS = _FIRST_SLOWER + _MAX_SLOWER
-"""Behind it, the durations of an arm of a rollout; those of other arms are not counted, and pages
-that nothing was written to take no memory."""
-_WORDS = _DURATIONS + DURATION_PLACES
+_WORDS = _FIRST_SLOWER + _MAX_SLOWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,19 +138,19 @@ class ArmSeries:
     def __init__(
         self,
         words: memoryview,
-        place: tuple[int, int, int],
+        place: tuple[int, int, int, int],
         of: ArmLabel,
         series: Series,
         label: Any,
     ) -> None:
-        """`place`: where the generation is, the generation, and the first word of the region."""
+        """`place`: where the generation is, the generation, and where counts and durations are."""
         self._words = words
-        self._generation_at, self._generation, self._base = place
+        self._generation_at, self._generation, self._base, durations = place
         first = self._base + _FIRST_SLOWER
         places = enumerate(of.slower_than_s, first)
         # The lowest bound first: most answers are below all.
         self._slower = tuple(sorted((int(bound_s * 1e9), at) for at, bound_s in places))
-        self._durations = self._base + _DURATIONS if of.is_compared else 0
+        self._durations = durations if of.is_compared else 0
         self._series = series
         self._count = series.count
         self.label = label
@@ -213,7 +210,10 @@ class ArmSeries:
 
 
 class ArmCounters:
-    """The part of the shared file for arms: labels in front, then one region per worker."""
+    """The part of the shared file for arms: labels, counts by worker, durations by worker.
+
+    Durations of arms of rollouts alone are counted; pages that nobody touched take no memory.
+    """
 
     def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
         """`part`: bytes of `size_of(workers, places)`, zeros at first."""
@@ -224,7 +224,7 @@ class ArmCounters:
 
     @staticmethod
     def size_of(workers: int, places: int = PLACES) -> int:
-        return 8 * places * (_FRONT_WORDS + workers * _WORDS)
+        return 8 * places * (_FRONT_WORDS + workers * (_WORDS + DURATION_PLACES))
 
     def name(self, labels: Iterable[ArmLabel], kept: Collection[ArmLabel]) -> None:
         """Give each of `labels` a place. By one process only, and one thread of it.
@@ -259,49 +259,64 @@ class ArmCounters:
     def _give(self, place: int, said: bytes, generation: int) -> None:
         front = place * _FRONT_WORDS
         before = self._said(place)
-        has_durations = bool(before) and ArmLabel.from_bytes(before).is_compared
-        words = _WORDS if has_durations else _DURATIONS
+        is_compared = bool(before) and ArmLabel.from_bytes(before).is_compared
         self._words[front] = generation  # from now on nothing is counted for the arm before
         for worker in range(self._workers):
-            base = self._base(worker, place)
-            self._words[base : base + words] = memoryview(bytes(words * 8)).cast("Q")
+            self._clear(self._base(worker, place), _WORDS)
+            if is_compared:
+                self._clear(self._durations(worker, place), DURATION_PLACES)
         start = 8 * (front + 1)
         self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
+
+    def _clear(self, start: int, words: int) -> None:
+        self._words[start : start + words] = memoryview(bytes(words * 8)).cast("Q")
 
     def series(self, worker: int, label: ArmLabel, series: Series, metric_label: Any) -> ArmSeries:
         """The counters of a worker for an arm that was named; `series` are those of its version."""
         said = label.to_bytes()
         place = next(one for one in range(self._places) if self._said(one) == said)
         front = place * _FRONT_WORDS
-        at = front, self._words[front], self._base(worker, place)
+        bases = self._base(worker, place), self._durations(worker, place)
+        at = front, self._words[front], *bases
         return ArmSeries(self._words, at, label, series, metric_label)
 
-    def totals(self, compared: str = "") -> list[ArmTotals]:
-        """Every arm that has a place, the oldest plan first; with durations at one endpoint."""
+    def totals(self, compared: Collection[tuple[str, int]] = ()) -> list[ArmTotals]:
+        """Every arm that has a place, the oldest plan first.
+
+        Args:
+            compared: Endpoints and numbers of plans, whose durations are read too.
+        """
         found = []
         for place in range(self._places):
             generation = self._words[place * _FRONT_WORDS]
             said = self._said(place)
             if said:
-                label = ArmLabel.from_bytes(said)
-                total = self._total(place, label, has_durations=label.endpoint == compared)
+                total = self._total(place, ArmLabel.from_bytes(said), compared)
                 if self._words[place * _FRONT_WORDS] == generation:
                     found.append((generation, total))
         return [total for _, total in sorted(found, key=lambda one: one[0])]
 
-    def _total(self, place: int, label: ArmLabel, *, has_durations: bool) -> ArmTotals:
-        words = _WORDS if has_durations and label.is_compared else _DURATIONS
-        bases = [self._base(worker, place) for worker in range(self._workers)]
-        regions = [np.array(self._words[base : base + words]) for base in bases]
-        sums = np.sum([np.zeros(words, np.uint64), *regions], axis=0).tolist()
+    def _total(
+        self, place: int, label: ArmLabel, compared: Collection[tuple[str, int]]
+    ) -> ArmTotals:
+        sums = self._summed(place, self._base, _WORDS).tolist()
+        durations: tuple[int, ...] = ()
+        if label.is_compared and (label.endpoint, label.plan) in compared:
+            durations = sparse(self._summed(place, self._durations, DURATION_PLACES))
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
             endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
-            disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED],
-            durations=sparse(sums[_DURATIONS:]),
+            disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
         )  # fmt: skip
+
+    def _summed(self, place: int, start_of: Callable[[int, int], int], words: int) -> Any:
+        total = np.zeros(words, np.int64)
+        for worker in range(self._workers):
+            start = start_of(worker, place)
+            total += np.array(self._words[start : start + words]).astype(np.int64)
+        return total
 
     def _said(self, place: int) -> bytes:
         start = 8 * (place * _FRONT_WORDS + 1)
@@ -309,3 +324,7 @@ class ArmCounters:
 
     def _base(self, worker: int, place: int) -> int:
         return self._places * _FRONT_WORDS + (worker * self._places + place) * _WORDS
+
+    def _durations(self, worker: int, place: int) -> int:
+        behind = self._places * (_FRONT_WORDS + self._workers * _WORDS)
+        return behind + (worker * self._places + place) * DURATION_PLACES
