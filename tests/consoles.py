@@ -78,7 +78,7 @@ class CountedServer:
                 before = self.counted.get(key, (0, 0))
                 self.counted[key] = (before[0] + asked, before[1] + bad)
 
-    def arm_totals(self):
+    def arm_totals(self, _compared=""):
         return [
             ArmTotals(
                 endpoint=key[0], plan_number=key[1], arm=key[2], version=key[3], requests=value[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from bascule.core import NotFound
@@ -58,9 +58,9 @@ class ServerLink:
         """The plans of the endpoints that are served now."""
         return tuple(map(Plan.from_json, self._ask("plans")))
 
-    def arm_totals(self) -> list[ArmTotals]:
-        """What all workers have counted for each arm of the latest plans, the oldest plan first."""
-        return self._counters.arms.totals()
+    def arm_totals(self, compared: Collection[tuple[str, int]] = ()) -> list[ArmTotals]:
+        """What all workers have counted for each arm; see `ArmCounters.totals`."""
+        return self._counters.arms.totals(compared)
 
     @property
     def labels(self) -> list[MetricLabels]:

@@ -47,9 +47,8 @@ from bascule.release.rollouts import (
     start,
     superseded,
     table_of,
-    thresholds_s,
 )
-from bascule.serving.telemetry import BUCKETS_S, SHADOW_ARM, ArmTotals, Totals
+from bascule.serving.telemetry import SHADOW_ARM, ArmTotals
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
@@ -63,11 +62,6 @@ _TURN_S = 0.5
 _IDLE_S = 2.0
 _OUTCOMES_S = 5.0
 _LOOK_S = 5.0
-_LEAST_DURATIONS = 200
-_ALIKE_SHARE = 0.6
-_UNKNOWN_S = {0.5: 0.001, 0.75: 0.002, 0.9: 0.003, 0.95: 0.005, 0.99: 0.01, 0.999: 0.02}
-"""Thresholds where too few durations of the current version are known. Any value keeps the promised
-error rates; one far from the true quantile finds less."""
 
 CountOutcomes = Callable[[Rollout, Sequence[tuple[datetime, int]], datetime], Sequence[Cohort]]
 """The cohorts of a rollout, with the newest truths: given the start and the number of each of its
@@ -206,7 +200,8 @@ class RolloutRunner:
             for one in self._store.decisions(rollout.id)
             if one.plan_number is not None
         }
-        totals = [one for one in self._server.arm_totals() if one.endpoint == rollout.endpoint]
+        totals = self._server.arm_totals([(rollout.endpoint, number) for number in stages])
+        totals = [arm for arm in totals if arm.endpoint == rollout.endpoint]
         for number, stage in stages.items():
             arms = {one.arm: one for one in totals if one.plan_number == number}
             if arms:
@@ -284,7 +279,7 @@ class RolloutRunner:
         *, keeps_plan: bool = False,
     ) -> None:  # fmt: skip
         rollout, before = stored.rollout, endpoint.current.plan
-        plan = plan_of(rollout, decision, before, self._thresholds(rollout))
+        plan = plan_of(rollout, decision, before)
         is_same = plan.arms == before.arms and plan.shadow == before.shadow
         changes = not keeps_plan and not (is_same and plan.rollout == before.rollout)
         self._store.record(
@@ -302,12 +297,6 @@ class RolloutRunner:
             self._tables.pop(rollout.id, None)
             self._cohorts.pop(rollout.id, None)
 
-    def _thresholds(self, rollout: Rollout) -> tuple[float, ...]:
-        """Of a stage, from the durations of the current version on this server."""
-        named = zip(self._server.labels, self._server.totals(), strict=False)
-        found = [one for label, one in named if f"{label.model}/{label.version}" == rollout.current]
-        return thresholds_s(rollout.guards, lambda share: duration_s(found, share))
-
 
 def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
     """What a server has counted for the arms of one plan."""
@@ -323,27 +312,4 @@ def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
 def _arm(totals: ArmTotals | None) -> ArmCounts:
     if totals is None:
         return ArmCounts()
-    slower = tuple(totals.slower) if any(totals.slower) else ()
-    return ArmCounts(totals.requests, totals.errors, totals.fallbacks, slower)
-
-
-def duration_s(found: list[Totals], share: float) -> float:
-    """A quantile of the durations that were counted, between the bounds of its bucket.
-
-    Of a bucket with most of the answers it is the upper bound of the next one: durations that are
-    alike say nothing of where they are in it, a plan adds to them, and a threshold below all of
-    them would find no slower version.
-    """
-    counts = [sum(column) for column in zip(*(one.buckets for one in found), strict=True)]
-    total = sum(counts)
-    if total < _LEAST_DURATIONS:
-        return _UNKNOWN_S[share]
-    bounds = (0.0, *BUCKETS_S, BUCKETS_S[-1] * 2)
-    below = 0
-    for place, (low, high, count) in enumerate(zip(bounds, bounds[1:], counts, strict=False), 2):
-        if below + count >= share * total:
-            if count > _ALIKE_SHARE * total:
-                return float(bounds[min(place, len(bounds) - 1)])
-            return float(low + (high - low) * (share * total - below) / count)
-        below += count
-    return bounds[-1]
+    return ArmCounts(totals.requests, totals.errors, totals.fallbacks, totals.durations)

@@ -32,18 +32,21 @@ from .paired import (
 )
 from .planning import (
     Detection as Detection,
+    requests_to_find_slow as requests_to_find_slow,
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,
+    requests_to_show_fast as requests_to_show_fast,
 )
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
+    Beyond as Beyond,
     Evidence as Evidence,
     bounded_mean as bounded_mean,
     culprits as culprits,
     log_mean as log_mean,
     mcnemar as mcnemar,
     paired_mean as paired_mean,
-    quantile as quantile,
+    quantiles as quantiles,
     two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile

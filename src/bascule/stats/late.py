@@ -30,7 +30,7 @@ from bascule.stats.sequential import (
     WORSE_RATIOS,
     Evidence,
     evidence_of,
-    guessed_rate,
+    guesses_of,
     rate_log_factors,
 )
 
@@ -102,9 +102,7 @@ def _by_prefix(counts: Floats, margin: float, ratios: Floats) -> Floats:
     Half of the stake bets from the first cohort on; the rest is divided over later starts, so that
     cohorts whose truths never come, because an import failed for an hour, do not bury all others.
     """
-    n_0, e_0 = counts[:, 2], counts[:, 3]
-    guesses = guessed_rate(np.cumsum(e_0) - e_0, np.cumsum(n_0) - n_0)
-    gains = rate_log_factors(counts, guesses, margin, ratios)
+    gains = rate_log_factors(counts, guesses_of(counts), margin, ratios)
     logs = np.concatenate([np.zeros((1, len(ratios))), np.cumsum(gains, axis=0)])
     starts = [0, *(2**power for power in range(len(counts).bit_length()) if 2**power < len(counts))]
     stakes = np.array([0.5, *(0.5 / (place * (place + 1)) for place in range(1, len(starts)))])

@@ -243,7 +243,7 @@ def test_looks_are_a_second_apart_however_many_pages_ask():
         def totals(self):
             return []
 
-        def arm_totals(self):
+        def arm_totals(self, _compared=""):
             self.asked += 1
             return []
 

@@ -1,4 +1,4 @@
-"""What the controller of rollouts does in one turn, and the thresholds that it measures."""
+"""What the controller of rollouts does in one turn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.rollouts import RolloutRunner, duration_s
+from bascule.control.rollouts import RolloutRunner
 from bascule.endpoints import Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import Cohort, CohortArm, Guard, Rollout, RolloutStore
-from bascule.serving.telemetry import BUCKETS_S, Totals
 
 NOW = datetime.now(UTC)
 
@@ -103,24 +102,3 @@ def test_the_counts_of_a_look_stay_as_they_were_when_a_correction_comes(catalogu
     assert as_of(2).cohorts[1].candidate == ARM
     assert store.cohorts("r-rain").revision == 2  # the same counts again are no revision
     assert as_of(0).cohorts == ()
-
-
-def counted(*buckets):
-    """Totals with so many answers in the first buckets."""
-    return [Totals({}, 0, 0.0, (*buckets, *[0] * (len(BUCKETS_S) + 1 - len(buckets))))]
-
-
-def test_the_quantile_of_durations_that_differ_lies_in_its_bucket():
-    assert duration_s(counted(100, 100, 100, 100), 0.5) == BUCKETS_S[1]
-    assert BUCKETS_S[1] < duration_s(counted(100, 100, 100, 100), 0.6) < BUCKETS_S[2]
-
-
-def test_the_threshold_of_durations_that_are_alike_lies_above_them():
-    assert duration_s(counted(1_000), 0.5) == BUCKETS_S[1]
-    assert duration_s(counted(0, 0, 1_000), 0.99) == BUCKETS_S[3]
-    assert duration_s(counted(*[0] * len(BUCKETS_S), 1_000), 0.5) >= BUCKETS_S[-1]
-
-
-def test_too_few_durations_are_as_good_as_none():
-    assert duration_s(counted(199), 0.5) == duration_s(counted(0), 0.5) != BUCKETS_S[1]
-    assert duration_s(counted(200), 0.5) == BUCKETS_S[1]

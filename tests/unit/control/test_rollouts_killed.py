@@ -67,7 +67,7 @@ class CountedServer:
             if self._bad_every and arm.name == "candidate":
                 self._shared[at + 1] += asked // self._bad_every
 
-    def arm_totals(self):
+    def arm_totals(self, _compared=""):
         made = []
         for stored in self._plans.plans("late"):
             for place, arm in enumerate(stored.plan.arms):

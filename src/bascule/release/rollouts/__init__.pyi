@@ -33,9 +33,10 @@ from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
     Guard as Guard,
     Verdict as Verdict,
+    check_limits as check_limits,
     judge as judge,
+    limits_of as limits_of,
     parse_guard as parse_guard,
-    thresholds_s as thresholds_s,
 )
 from .plan import (
     STRATEGIES as STRATEGIES,

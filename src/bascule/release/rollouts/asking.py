@@ -30,8 +30,8 @@ from bascule.release.rollouts.guards import (
     DEFAULT_GUARDS,
     OUTCOME_GUARDS,
     SHADOW_GUARDS,
+    check_limits,
     parse_guard,
-    thresholds_s,
 )
 from bascule.release.rollouts.plan import Decision, Rollout, Shares, check_rollout
 from bascule.release.rollouts.states import FINAL, Aborted, Running, State
@@ -239,7 +239,7 @@ class Rollouts:
             )
         self.endpoints.check_in_use(before.current.version)
         rollout = self._rollout(chosen, before, deployed.plan)
-        thresholds_s(rollout.guards, lambda share: share)  # says if there are too many
+        check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
         if not dry_run:
             first = None
@@ -308,7 +308,7 @@ class Rollouts:
         state: State = Running(0, now) if stored.latest is None else stored.latest.state
         decision = obey(rollout, state, command, by, reason, now)
         plan = self.endpoints.endpoint(rollout.endpoint).current.plan
-        made = plan_of(rollout, decision, plan, plan.slower_than_s)
+        made = plan_of(rollout, decision, plan)
         changes = stored.latest is not None and made.numbered(plan.number) != plan
         self.store.record(
             stored,

@@ -9,7 +9,8 @@ stored decision can be computed again from the intervals and the revision that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.stats import INTERVAL_REQUESTS
+from bascule.stats.durations import CLASSES, beyond, dense, pairs
 
 Floats = NDArray[np.float64]
 
@@ -30,13 +32,16 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         requests: Answers of any status that the model is answerable for.
         errors: Of them, those that the model failed.
         fallbacks: Of them, those that another model answered.
-        slower: Answers slower than each threshold of the stage.
+        durations: Of what a source has counted: places and counts (`stats.durations.sparse`).
+        slow: Of a sealed interval, by class of work with limits: the class, its answers, and
+            those beyond each limit (`latency.limits_of`).
     """
 
     requests: int = 0
     errors: int = 0
     fallbacks: int = 0
-    slower: tuple[int, ...] = ()
+    durations: tuple[int, ...] = ()
+    slow: tuple[tuple[int, ...], ...] = ()
 
 
 class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,7 +92,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         number: Counted from the start of the rollout.
-        stage: In which shares and thresholds are constant.
+        stage: In which shares are constant.
         current: The arm of the current version.
         candidate: The arm of the candidate.
         compared: Requests that both versions answered.
@@ -126,43 +131,79 @@ def less(total: Interval, before: Interval) -> Interval:
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    earlier = (*before.slower, *[0] * len(total.slower))
-    slower = tuple(max(a - b, 0) for a, b in zip(total.slower, earlier, strict=False))
+    durations = Counter(dict(pairs(total.durations))) - Counter(dict(pairs(before.durations)))
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    return ArmCounts(slower=slower if any(slower) else (), **counts)
+    return ArmCounts(durations=_flat(durations), **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
-    width = max(len(one.slower) for one in arms)
-    slower = tuple(
-        sum(one.slower[place] for one in arms if place < len(one.slower)) for place in range(width)
-    )
-    totals = {name: sum(getattr(one, name) for one in arms) for name in FIELDS}
-    return ArmCounts(slower=slower, **totals)
+    totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
+    return ArmCounts(durations=_flat(_counted([arm.durations for arm in arms])), **totals)
 
 
-MAX_THRESHOLDS = 6
-_SLOWER = len(FIELDS)
-_ARM = len(FIELDS) + MAX_THRESHOLDS
+def _counted(durations: Iterable[tuple[int, ...]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for sparse in durations:
+        total.update(dict(pairs(sparse)))
+    return total
+
+
+def _flat(durations: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(number for pair in sorted(durations.items()) for number in pair)
+
+
+Limits = Mapping[int, Sequence[Sequence[int]]]
+"""By class of work: the bins from which answers of the current version count as slow at each
+quantile, and those of the candidate."""
+
+
+def current_durations(totals: Iterable[Interval]) -> tuple[int, ...]:
+    """The durations of the current version that several sources have counted."""
+    return _flat(_counted(total.current.durations for total in totals))
+
+
+def with_limits(counted: Interval, limits: Limits) -> Interval:
+    """An interval with the counts beyond limits in place of its durations."""
+    current = _slow(counted.current, {of: bins for of, (bins, _) in limits.items()})
+    candidate = _slow(counted.candidate, {of: bins for of, (_, bins) in limits.items()})
+    return msgspec.structs.replace(counted, current=current, candidate=candidate)
+
+
+def _slow(arm: ArmCounts, limits: Mapping[int, Sequence[int]]) -> ArmCounts:
+    above = beyond(dense(arm.durations))
+    slow = [(of, int(above[of, 0]), *map(int, above[of, bins])) for of, bins in limits.items()]
+    return msgspec.structs.replace(arm, durations=(), slow=tuple(row for row in slow if row[1]))
+
+
+MAX_LIMITS = 16
+_SLOW = len(FIELDS)
+_CLASS = 1 + MAX_LIMITS
+_ARM = len(FIELDS) + CLASSES * _CLASS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
 """Where columns of a table begin; the first one is the stage."""
 
 
 def table_of(intervals: Iterable[Interval]) -> Floats:
-    """Intervals as numbers: what `decide` computes with. Shape (intervals, 21)."""
-    rows = [
-        (
-            one.stage, *_row(one.candidate), *_row(one.current), one.compared, one.disagreements,
-        )
-        for one in intervals
-    ]  # fmt: skip
-    return np.array(rows, np.float64).reshape(-1, 3 + 2 * _ARM)
+    """Intervals as numbers: what `decide` computes with. Shape (intervals, columns).
 
-
-def _row(arm: ArmCounts) -> tuple[int, ...]:
-    slower = (*arm.slower, *[0] * MAX_THRESHOLDS)[:MAX_THRESHOLDS]
-    return arm.requests, arm.errors, arm.fallbacks, *slower
+    A column lies in one piece, and those of classes of work that nobody asks for take no memory.
+    """
+    rows = list(intervals)
+    table = np.zeros((len(rows), 3 + 2 * _ARM), order="F")
+    table[:, 0] = [row.stage for row in rows]
+    table[:, COMPARED] = [row.compared for row in rows]
+    table[:, DISAGREEMENTS] = [row.disagreements for row in rows]
+    for start, arms in (
+        (CANDIDATE, [row.candidate for row in rows]), (CURRENT, [row.current for row in rows]),
+    ):  # fmt: skip
+        for name in FIELDS:
+            table[:, column(start, name)] = [getattr(arm, name) for arm in arms]
+        for place, arm in enumerate(arms):
+            for of, *counts in arm.slow:
+                first = slow_column(start, of)
+                table[place, first : first + len(counts)] = counts
+    return table
 
 
 def column(arm: int, name: str) -> int:
@@ -170,9 +211,9 @@ def column(arm: int, name: str) -> int:
     return arm + FIELDS.index(name)
 
 
-def slower_column(arm: int, threshold: int) -> int:
-    """The column of the answers slower than a threshold."""
-    return arm + _SLOWER + threshold
+def slow_column(arm: int, of: int, limit: int = -1) -> int:
+    """The column of the answers of a class of work beyond a limit; -1 for all its answers."""
+    return arm + _SLOW + of * _CLASS + 1 + limit
 
 
 def cohorts_of(cohorts: Sequence[Cohort], place: int) -> Floats:
@@ -194,9 +235,7 @@ def _late(arm: CohortArm, place: int) -> tuple[float, float, float]:
     return arm.predictions, loss, arm.unknown
 
 
-def grouped(
-    table: Floats, columns: tuple[int, int, int, int], *, least: int = INTERVAL_REQUESTS
-) -> Floats:
+def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQUESTS) -> Floats:
     """Counts for `stats.two_proportions`, of groups of neighbouring intervals.
 
     A group ends once the requests of both arms in its stage have passed another multiple of
@@ -205,13 +244,14 @@ def grouped(
 
     Args:
         table: See `table_of`; in the order of time.
-        columns: The candidate's requests and events, then those of the current version.
+        columns: The candidate's requests and events, then those of the current version; more
+            counts may follow.
         least: Requests of a group, at least.
 
     Returns:
-        Shape (groups, 4).
+        Shape (groups, columns).
     """
-    return _grouped(table[:, 0], table[:, columns], (0, 2), least)
+    return _grouped(table[:, 0], table[:, list(columns)], (0, 2), least)
 
 
 def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:

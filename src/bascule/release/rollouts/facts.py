@@ -48,6 +48,10 @@ class Facts:
         """The guards whose margin is not excluded yet."""
         return [one for one in self.verdicts if one.evidence.log_e_safe < -math.log(beta)]
 
+    def is_harm_likely(self, alpha: float) -> bool:
+        """Whether the evidence of harm is half way, in logarithms, to a rollback."""
+        return self.log_e_harm >= -math.log(alpha) / 2
+
     def of(self, name: str) -> Verdict:
         return next(one for one in self.verdicts if one.guard.name == name)
 
@@ -130,11 +134,11 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
             f"{rollout.current} (allowed {guard})"
         )
-    if guard.quantiles:
+    if guard.harmed:
         return (
             f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
-            f"{verdict.candidate:.1%} of its answers are over the limit, and "
-            f"{verdict.current:.1%} may be"
+            f"at {verdict.worst}, {verdict.candidate:.2%} of its answers are over the limit, and "
+            f"{verdict.current:.2%} may be"
         )
     if guard.is_on_outcomes:
         return _outcomes_said(rollout, verdict)
@@ -158,12 +162,26 @@ def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
     )
 
 
+def not_shown(rollout: Rollout, verdict: Verdict) -> str:
+    """Why a rollout holds: what is known so far of a guard that is not shown yet."""
+    lacking = f"{odds(verdict.evidence.log_e_safe)} that it is, {1 / rollout.beta:.0f} to 1 needed"
+    if not verdict.guard.harmed:
+        known = difference_said(rollout, verdict)
+    elif not verdict.requests:
+        known = "too few answers to compare"
+    else:
+        quantile, candidate, current = verdict.least_shown
+        known = (
+            f"at {quantile}, {candidate:.2%} of the answers of {rollout.candidate} are over the "
+            f"limit, and {current:.2%} may be"
+        )
+    return f"held: not shown yet to be within {verdict.guard}: {lacking}; {known}"
+
+
 def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
     """Why a rollout is held for a guard; of one on outcomes, until when it waits for truths."""
     if not verdict.guard.is_on_outcomes:
-        return (
-            f"held: not shown yet to be within {verdict.guard}; {difference_said(rollout, verdict)}"
-        )
+        return not_shown(rollout, verdict)
     waits = (
         f"held: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
         f"{verdict.requests:,} predictions have no truth yet"
@@ -180,7 +198,7 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
 
 
 def _least_said(verdict: Verdict) -> str:
-    if verdict.guard.quantiles or verdict.guard.name == "disagreement":
+    if verdict.guard.harmed or verdict.guard.name == "disagreement":
         return ""
     return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
 

@@ -7,13 +7,17 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `errors +1 pp` | an answer that the model failed | the same |
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
-| `latency +20 %` | the same at p50, p95 and p99, evidence averaged | |
+| `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
 | `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 
-T is the quantile of the current version at the start of the stage. If the candidate's durations
-are 1.2 times those of the current version, both rates are equal for any T; a load that slows both
-arms changes neither side of the comparison.
+T is the quantile of the current version's durations before the interval, of each class of work
+(rows per request, in powers of four). If the candidate's durations are 1.2 times those of the
+current version, both rates are equal for any T; a load that slows both arms changes neither side of
+the comparison. Only answers with 200 count: failures have a guard of their own.
+
+Few rollouts have the requests to show that a tail is within 20 % (`p99 +20 %` as a guard of its own
+asks for it), so `latency` rolls back on the tail and promotes on p50 and p95.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from bascule.core import Invalid
 from bascule.release.rollouts.evidence import (
@@ -31,27 +36,33 @@ from bascule.release.rollouts.evidence import (
     COMPARED,
     CURRENT,
     DISAGREEMENTS,
-    MAX_THRESHOLDS,
+    MAX_LIMITS,
     Cohort,
     Floats,
+    Limits,
     cohorts_of,
     column,
     grouped,
-    slower_column,
+    slow_column,
 )
 from bascule.stats import (
+    Beyond,
     Evidence,
     decisive_cohorts,
     late_proportions,
     mcnemar,
-    quantile,
+    quantiles,
     two_proportions,
 )
+from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
 _RATES = ("errors", "fallbacks", "accuracy", "disagreement")
-_QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _ON_OUTCOMES = ("accuracy",)
-_LATENCY = ("p50", "p95", "p99")
+_QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
+_SHOWN = (0.5, 0.95)
+_LEAST_DURATIONS = 100
+"""Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
     r"^(?P<name>[a-z0-9.]+)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?)\s*(?P<unit>pp|%|ms)$"
 )
@@ -72,11 +83,21 @@ class Guard(msgspec.Struct, frozen=True):
     unit: str
 
     @property
-    def quantiles(self) -> tuple[str, ...]:
-        """Those of the current version's durations that are compared."""
+    def harmed(self) -> tuple[float, ...]:
+        """The quantiles at which it is tested for harm; none of a rate."""
         if self.name == "latency":
-            return _LATENCY
-        return (self.name,) if self.name in _QUANTILES else ()
+            return _HARMED
+        return (_QUANTILES[self.name],) if self.name in _QUANTILES else ()
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """Those at which a candidate must be shown to be within it, for a promotion."""
+        return _SHOWN if self.name == "latency" else self.harmed
+
+    @property
+    def allowed(self) -> tuple[float, float]:
+        """What a duration may become: a factor, and seconds more."""
+        return (1.0, self.margin) if self.unit == "ms" else (1.0 + self.margin, 0.0)
 
     @property
     def is_on_outcomes(self) -> bool:
@@ -85,8 +106,8 @@ class Guard(msgspec.Struct, frozen=True):
 
     @property
     def rate_margin(self) -> float:
-        """The difference of rates that is allowed; the thresholds hold that of durations."""
-        return 0.0 if self.quantiles else self.margin
+        """The difference of rates that is allowed; limits have that of durations."""
+        return 0.0 if self.harmed else self.margin
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000}[self.unit]
@@ -108,8 +129,10 @@ class Verdict:
         candidate: The candidate's rate over all of them, for people; the test is by intervals.
         current: The current version's.
         evidence: Without a confidence sequence.
-        bounded: The test again, with one; takes other `margin` and `bounds`.
+        bounded: Of a rate: the test again, with one; takes other `margin` and `bounds`.
         unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
+        worst: Of a latency: the quantile that `candidate` and `current` are of.
+        least_shown: Of a latency: the quantile of which least is shown, and both rates there.
     """
 
     guard: Guard
@@ -119,6 +142,8 @@ class Verdict:
     evidence: Evidence
     bounded: Callable[..., Evidence]
     unknown: float = 0.0
+    worst: str = ""
+    least_shown: tuple[str, float, float] = ("", 0.0, 0.0)
 
 
 def parse_guard(text: str) -> Guard:
@@ -144,36 +169,48 @@ def parse_guard(text: str) -> Guard:
     if unit != "pp" and amount == 0:
         raise Invalid(
             f"{text!r} allows no noise",
-            hint="allow at least '+1 %': equal versions differ in nothing but chance",
+            hint="allow at least '+4 %': equal versions differ in nothing but chance",
+        )
+    if unit == "%" and counted_factor(1 + amount, is_up=False) == 1:
+        raise Invalid(
+            f"no version can be shown to be within {text!r}: durations are counted in steps of "
+            "3.7 %",
+            hint="allow at least '+4 %'",
         )
     return Guard(name, amount, unit)
 
 
-def thresholds_s(
-    guards: Sequence[Guard], duration_s: Callable[[float], float]
-) -> tuple[float, ...]:
-    """What workers count slower answers of, in the order in which `judge` reads the counts.
+def check_limits(guards: Sequence[Guard]) -> None:
+    """Raises `Invalid` where the guards compare more quantiles than an interval keeps."""
+    if sum(len(guard.harmed) + len(guard.shown) for guard in guards) > MAX_LIMITS:
+        raise Invalid(
+            "the guards compare more quantiles of latency than are kept",
+            hint="use 'latency +20 %', which compares p25 to p99.9, and two quantiles beside it",
+        )
+
+
+def limits_of(guards: Sequence[Guard], durations: tuple[int, ...]) -> Limits:
+    """From which bins answers count as slow, in the order in which `judge` reads the counts.
 
     Args:
         guards: Of the rollout.
-        duration_s: The current version's quantile of durations, by its share.
+        durations: Of the current version, before the interval that is counted; sparse.
 
-    Raises:
-        Invalid: More thresholds than workers count.
+    Returns:
+        Of the classes of work with enough answers, if a guard compares latency.
     """
-    made: list[float] = []
-    for guard in guards:
-        for name in guard.quantiles:
-            base = duration_s(_QUANTILES[name])
-            allowed = base + guard.margin if guard.unit == "ms" else base * (1 + guard.margin)
-            made += [base, allowed]
-    if len(made) > MAX_THRESHOLDS:
-        raise Invalid(
-            f"the guards compare {len(made) // 2} quantiles of latency, and "
-            f"{MAX_THRESHOLDS // 2} is the limit",
-            hint="use 'latency +20 %', which compares p50, p95 and p99",
-        )
-    return tuple(made)
+    counts = dense(durations)
+    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
+    chosen = [
+        limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
+        for guard in guards
+        for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
+        for quantile in quantiles
+    ]
+    if not chosen:
+        return {}
+    sides = [np.stack(bins, axis=1).tolist() for bins in zip(*chosen, strict=True)]
+    return {int(of): pair for of, *pair in zip(known, *sides, strict=True)}
 
 
 def judge(
@@ -187,14 +224,14 @@ def judge(
         cohorts: In the order of time.
         alpha: The promised share of good versions that are rolled back.
     """
-    verdicts, threshold, outcome = [], 0, 0
+    verdicts, first, outcome = [], 0, 0
     for guard in guards:
         if guard.is_on_outcomes:
             verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
             outcome += 1
         else:
-            verdicts.append(_judged(guard, table, threshold, alpha))
-        threshold += 2 * len(guard.quantiles)
+            verdicts.append(_judged(guard, table, first, alpha))
+        first += len(guard.harmed) + len(guard.shown)
     return verdicts
 
 
@@ -213,15 +250,13 @@ def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
     )  # fmt: skip
 
 
-def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
+def _judged(guard: Guard, table: Floats, first: int, alpha: float) -> Verdict:
+    if guard.harmed:
+        return _latency(guard, table, first)
     if guard.name == "disagreement":
         compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
-    if guard.quantiles:
-        thresholds = range(place, place + 2 * len(guard.quantiles), 2)
-        groups = [grouped(table, _slower(one)) for one in thresholds]
-        return _verdict(guard, groups[0], partial(quantile, groups, alpha=alpha))
     total, event = _EVENTS[guard.name]
     counts = grouped(
         table,
@@ -242,12 +277,36 @@ def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Ver
     )
 
 
-def _slower(threshold: int) -> tuple[int, int, int, int]:
-    """The current version against T, the candidate against what T may become."""
-    return (
-        column(CANDIDATE, "requests"), slower_column(CANDIDATE, threshold + 1),
-        column(CURRENT, "requests"), slower_column(CURRENT, threshold),
+def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
+    every = range(first, first + len(guard.harmed) + len(guard.shown))
+    strata = [
+        grouped(
+            table,
+            [
+                slow_column(CANDIDATE, of), slow_column(CANDIDATE, of, first),
+                slow_column(CURRENT, of), slow_column(CURRENT, of, first),
+                *(slow_column(arm, of, limit) for arm in (CANDIDATE, CURRENT) for limit in every),
+            ],
+        )
+        for of in range(CLASSES)
+    ]  # fmt: skip
+
+    def beyond(quantile: float, place: int) -> Beyond:
+        columns = [0, 4 + place, 2, 4 + len(every) + place]
+        return Beyond(1 - quantile, [counts[:, columns] for counts in strata])
+
+    harm = [beyond(quantile, place) for place, quantile in enumerate(guard.harmed)]
+    proof = [beyond(quantile, len(harm) + at) for at, quantile in enumerate(guard.shown)]
+    evidence, worst, least = quantiles(harm, proof)
+    return Verdict(
+        guard, int(sum(counts[:, [0, 2]].sum() for counts in strata)), *harm[worst].rates(),
+        evidence, lambda **_: evidence, worst=_named(guard.harmed[worst]),
+        least_shown=(_named(guard.shown[least]), *proof[least].rates()),
     )  # fmt: skip
+
+
+def _named(quantile: float) -> str:
+    return f"p{100 * quantile:g}"
 
 
 _EVENTS = {

@@ -31,9 +31,12 @@ from bascule.release.rollouts.evidence import (
     Cohort,
     Cohorts,
     Interval,
+    current_durations,
     less,
     summed,
+    with_limits,
 )
+from bascule.release.rollouts.guards import limits_of
 from bascule.release.rollouts.plan import Decision, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
@@ -239,7 +242,8 @@ class RolloutStore:
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage.
 
-        Counts become part of one interval only, also if a process dies at any moment.
+        Of durations, an interval keeps the counts beyond limits that the sealed ones give. Counts
+        become part of one interval only, also if a process dies at any moment.
 
         Raises:
             Conflict: The lease is not held.
@@ -248,10 +252,11 @@ class RolloutStore:
         with self.catalogue.write() as connection:
             check_held(connection, lease)
             row = connection.execute(
-                sa.select(schema.rollouts.c.sealed, schema.rollouts.c.intervals).where(
-                    schema.rollouts.c.id == rollout
-                )
-            ).one()
+                sa.select(
+                    schema.rollouts.c.content, schema.rollouts.c.sealed,
+                    schema.rollouts.c.intervals,
+                ).where(schema.rollouts.c.id == rollout)
+            ).one()  # fmt: skip
             sealed, fresh = (
                 dict(row.sealed),
                 _fresh(
@@ -259,13 +264,17 @@ class RolloutStore:
                     row.sealed,
                 ),
             )
+            if not fresh:
+                return []
+            before = [msgspec.convert(total, Interval) for total in sealed.values()]
+            guards = msgspec.convert(row.content, Rollout).guards
+            limits = limits_of(guards, current_durations(before))
             made: list[Interval] = []
             for stage in sorted({one.stage for one, _ in fresh.values()}):
                 parts = [one for one, _ in fresh.values() if one.stage == stage]
                 number = row.intervals + len(made)
-                made.append(msgspec.structs.replace(summed(parts), number=number))
-            if not made:
-                return []
+                counted = msgspec.structs.replace(summed(parts), number=number)
+                made.append(with_limits(counted, limits))
             sealed |= {source: msgspec.to_builtins(total) for source, (_, total) in fresh.items()}
             connection.execute(
                 sa.insert(schema.intervals),
@@ -447,9 +456,7 @@ def _event(
     return events.Event(events.Subject(SUBJECT, rollout.endpoint), kind, at, by, reason, body)
 
 
-def plan_of(
-    rollout: Rollout, decision: Decision, before: Plan, slower_than_s: tuple[float, ...]
-) -> Plan:
+def plan_of(rollout: Rollout, decision: Decision, before: Plan) -> Plan:
     """The next plan of the endpoint, as a decision has it."""
     shares = decision.shares
     shadow = None
@@ -466,5 +473,5 @@ def plan_of(
     is_over = isinstance(decision.state, FINAL)
     return replace(
         before, number=before.number + 1, arms=tuple(arms), shadow=shadow,
-        slower_than_s=() if is_over else slower_than_s, rollout="" if is_over else rollout.id,
+        rollout="" if is_over else rollout.id,
     )  # fmt: skip
