@@ -64,8 +64,8 @@ class Endpoints(_Part):
             to: The endpoint; the name of the model by default.
             dry_run: Check and decide, and change nothing.
             **options: `strategy`, `reason`, `guards`, `steps_percent`, `step_s`, `max_s`,
-                `min_requests`, `alpha`, `beta`, `bake_s`, `needs_approval`, `follow`. What is not
-                said takes `[rollouts]` of the server's settings.
+                `min_requests`, `alpha`, `beta`, `bake_s`, `needs_approval`, `load_tries`, `follow`.
+                What is not said takes `[rollouts]` of the server's settings.
 
         Returns:
             `deployed`, the plan that was made at once, or `begun`, the rollout that was asked for;

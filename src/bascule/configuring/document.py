@@ -81,6 +81,7 @@ class DeploySpec(Spec, frozen=True):
     beta: float | None = None
     bake_s: float | None = None
     needs_approval: bool | None = None
+    load_tries: int | None = None
 
 
 class EndpointSpec(Spec, frozen=True):

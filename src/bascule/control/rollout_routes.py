@@ -49,6 +49,7 @@ class NewRollout(BaseModel):
     beta: float | None = None
     bake_s: _Seconds | None = None
     needs_approval: bool | None = None
+    load_tries: Annotated[int, Field(ge=1, le=1_000)] | None = None
     reason: _Reason = ""
     follow: Annotated[
         str, Field(max_length=512, description="The alias that is its source: late@champion")

@@ -214,9 +214,12 @@ class RolloutRunner:
             return
         table = self._intervals(stored)
         state = stored.latest.state
-        decision = decide(rollout, state, table_of(table), now=now)
+        failures = self._store.load_failures(rollout.id, now)
+        decision = decide(rollout, state, table_of(table), now=now, failures=failures)
         if decision.state == state:
-            is_new = decision.intervals != stored.latest.intervals
+            is_new = (decision.intervals, decision.trouble) != (
+                stored.latest.intervals, stored.latest.trouble,
+            )  # fmt: skip
             if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
                 self._store.look(rollout.id, decision, self.leadership.lease)
                 self._looked_at_s[rollout.id] = time.monotonic()

@@ -62,6 +62,7 @@ class RolloutRequest(
         beta: The promised share of harmful versions that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether the last step waits for a person.
+        load_tries: After so many tries a host that cannot load the version ends the rollout.
     """
 
     guards: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class RolloutRequest(
     beta: float | None = None
     bake_s: float | None = None
     needs_approval: bool | None = None
+    load_tries: int | None = None
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -324,7 +326,7 @@ class Rollouts:
         """Make every decision of the controller again; a sentence for each that differs."""
         stored = self.get(name)
         decided = self.decisions(name)
-        by_evidence = [one for one in decided if one.decision.intervals]
+        by_evidence = [one for one in decided if one.decision.is_by_evidence]
         table = table_of(one for one, _ in self.store.intervals(stored.rollout.id))
         return [
             f"decision {one.number} was {one.decision.sentence!r} and is now {again.sentence!r}"
@@ -354,9 +356,11 @@ class Rollouts:
         guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)
-            for name in ("step_s", "max_s", "min_requests", "alpha", "beta", "bake_s")
+            for name in (
+                "step_s", "max_s", "min_requests", "alpha", "beta", "bake_s", "load_tries"
+            )
             if getattr(asked, name) is not None
-        }
+        }  # fmt: skip
         steps = asked.steps_percent or _STEPS.get(strategy)
         if steps is not None:
             given["steps_percent"] = tuple(steps)

@@ -35,6 +35,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         holdback_percent: The share of the former version meanwhile.
         needs_approval: Whether the last step waits for an approval.
         floor: Of a bandit, the least share of an arm.
+        load_tries: After so many tries a host that cannot load the candidate ends the rollout.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     holdback_percent: float = 5.0
     needs_approval: bool = False
     floor: float = 0.05
+    load_tries: int = 5
 
     @property
     def step(self) -> timedelta:
@@ -67,6 +69,26 @@ class Shares(msgspec.Struct, frozen=True):
     shadow_percent: float = 0.0
 
 
+class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A host that could not load what a plan of a rollout needs, and serves its former plan.
+
+    Attributes:
+        host: Its name and port.
+        versions: The version that failed; where that is not known, all that are new on the host.
+        error: What was wrong at the last try.
+        tries: How many tries failed in a way that waiting does not mend.
+        away: How many failed because a store or a worker was away.
+        until: When the next try should have been reported; later it says nothing.
+    """
+
+    host: str
+    versions: tuple[str, ...]
+    error: str
+    tries: int
+    away: int
+    until: datetime
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What is decided, and the sentence that says why.
 
@@ -76,6 +98,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         sentence: With its numbers.
         log_e: The evidence of harm by guard, natural logarithms; `all` is their average.
         intervals: How many were looked at: the decision can be made again from them.
+        failures: The hosts that could not load a version, likewise.
+        trouble: What prevents the rollout from going on; empty for nothing.
     """
 
     state: State
@@ -83,6 +107,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     log_e: dict[str, float] = {}
     intervals: int = 0
+    failures: tuple[LoadFailure, ...] = ()
+    trouble: str = ""
+
+    @property
+    def is_by_evidence(self) -> bool:
+        """Whether it was made of stored facts, and can be made again; not by a command."""
+        return bool(self.intervals or self.failures)
 
 
 def check_rollout(rollout: Rollout) -> Rollout:
@@ -93,6 +124,8 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if rollout.candidate == rollout.current:
         raise Invalid(f"{rollout.candidate} is the current version of {rollout.endpoint}")
+    if rollout.load_tries < 1:
+        raise Invalid(f"load_tries must be 1 or more, not {rollout.load_tries}")
     steps = rollout.steps_percent
     if not steps or any(not 0 < one <= 100 for one in steps) or list(steps) != sorted(set(steps)):
         raise Invalid(

@@ -534,6 +534,11 @@ class Supervisor:
                 processes.append(process)
             for process in processes:
                 process.hear_of(number, until_s)
+        except BasculeError as error:
+            # A worker that died or stood still over it is no worker that was away before.
+            error.facts.setdefault("while_loading", len(processes) == len(self._workers))
+            _abandon(number, processes)
+            raise
         except BaseException:
             _abandon(number, processes)
             raise

@@ -1,0 +1,167 @@
+"""Candidates that servers cannot load: the rollout says why, alerts, and rolls back by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.scenarios.commands import run, until
+
+import bascule
+
+WAIT_S = 60.0
+FLAG = Path(tempfile.gettempdir(), f"bascule-test-flag-{os.getpid()}")
+OWN = """
+import os
+import pathlib
+
+
+def flagged(X):
+    return X
+
+
+if pathlib.Path({flag!r}).exists():
+    {act}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of four bundles gb; the own code of two raises, or exits, where the flag is set."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    folder = tmp_path_factory.mktemp("trained")
+    X = np.random.default_rng(0).normal(size=(300, 4))
+    bundles = []
+    sys.path.insert(0, str(folder))
+    try:
+        for number, act in enumerate(("", "", "raise RuntimeError('no licence')", "os._exit(9)")):
+            steps, code = [], []
+            if act:
+                file = folder / f"flags{number}.py"
+                file.write_text(OWN.format(flag=str(FLAG), act=act))
+                steps, code = [FunctionTransformer(__import__(file.stem).flagged)], [str(file)]
+            model = make_pipeline(*steps, LogisticRegression(C=1 + number)).fit(X, X[:, 0] > 0)
+            packed = bascule.pack(
+                model, name="gb", train=X, to=folder / str(number), code=code, measure=False,
+                baseline=False,
+            )  # fmt: skip
+            bundles.append(packed.path)
+        return bundles
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def registry(trained, tmp_path):
+    from bascule.registry import open_registry
+
+    opened = open_registry(tmp_path / "home")
+    for path in trained:
+        opened.push(path, by="ada")
+    yield opened
+    FLAG.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def started(serve, registry, tmp_path):
+    alerts = {"WATCH": "on", "EVERY_S": "1", "FOR_S": "0", "KEEP_FIRING_S": "0"}
+    env = {f"BASCULE_ALERTS__{name}": value for name, value in alerts.items()}
+
+    def start(*words):
+        return serve(*words, env={**env, "BASCULE_HOME": str(tmp_path / "home")})
+
+    return start
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a command at home, without the control API; its JSON."""
+
+    def call(*words, codes=(0,)):
+        settings = {"BASCULE_ROLLOUTS__LOAD_TRIES": "3"}
+        code, out, errors = run(tmp_path / "home", *words, "--json", **settings)
+        assert code in codes, errors
+        return json.loads(out)
+
+    return call
+
+
+def alerts(command):
+    """The findings that fire."""
+    listed = command("alerts", "list", codes=(0, 1))["alerts"]
+    return [alert for alert in listed if alert["state"] == "firing"]
+
+
+def place_of(server):
+    return f"{socket.gethostname()}:{server.port}"
+
+
+def alter(folder):
+    """Change one bit of the compiled program, as a failing disk would."""
+    (file,) = (folder / "programs").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    for path in (folder / "programs", file):
+        path.chmod(0o755)
+    file.write_bytes(content)
+
+
+def remove(folder):
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def set_flag(folder):
+    """What makes the bundle's own code fail."""
+    FLAG.touch()
+
+
+BROKEN = {
+    "altered": ("gb/2", alter, "is not the file that was sealed"),
+    "removed": ("gb/2", remove, "are missing from"),
+    "raising": ("gb/3", set_flag, "no licence"),
+    "exiting": ("gb/4", set_flag, "exit code 9"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
+    how, started, command, registry
+):
+    version, breaks, error = BROKEN[how]
+    command("deploy", "gb/1")
+    guards = ("--strategy=canary", "--guard=errors +2 pp", "--steps=50,100", "--step-for=1s")
+    rollout = command("deploy", version, *guards)["rollout"]["id"]
+    breaks(registry.path(version))
+    server = started("gb", "--workers=2")
+
+    def status():
+        return command("rollout", "status", rollout)
+
+    trouble = until(lambda: (status()["latest"] or {}).get("trouble"), WAIT_S)
+    assert trouble.startswith(f"{version} cannot be loaded on {place_of(server)}: ")
+    assert error in trouble
+    assert trouble.endswith("(try 1 of 3)")
+    assert status()["latest"]["sentence"] == f"held: {trouble}"
+    (alert,) = until(lambda: alerts(command), WAIT_S)
+    assert (alert["source"], alert["column"]) == ("rollouts", rollout)
+    assert trouble in alert["sentence"]
+
+    story = until(lambda: (now := status())["ended_at"] and now, WAIT_S)
+    assert story["state"] == "aborted"
+    assert f"rolled back to gb/1: {version} cannot be loaded" in story["latest"]["sentence"]
+    assert command("rollout", "replay", rollout) == {"decisions": 1, "differing": []}
+    until(lambda: not alerts(command), WAIT_S)
+    with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+        assert client.predict(np.zeros((1, 4))).version == "1"
