@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.scenarios.commands import run, until
 
 import bascule
 
 WAIT_S = 60.0
+CANARY = ("--strategy=canary", "--guard=errors +2 pp", "--steps=50,100", "--step-for=1s")
 FLAG = Path(tempfile.gettempdir(), f"bascule-test-flag-{os.getpid()}")
 OWN = """
 import os
@@ -77,8 +80,8 @@ def started(serve, registry, tmp_path):
     alerts = {"WATCH": "on", "EVERY_S": "1", "FOR_S": "0", "KEEP_FIRING_S": "0"}
     env = {f"BASCULE_ALERTS__{name}": value for name, value in alerts.items()}
 
-    def start(*words):
-        return serve(*words, env={**env, "BASCULE_HOME": str(tmp_path / "home")})
+    def start(*words, **more):
+        return serve(*words, env={**env, **more, "BASCULE_HOME": str(tmp_path / "home")})
 
     return start
 
@@ -141,8 +144,7 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
 ):
     version, breaks, error = BROKEN[how]
     command("deploy", "gb/1")
-    guards = ("--strategy=canary", "--guard=errors +2 pp", "--steps=50,100", "--step-for=1s")
-    rollout = command("deploy", version, *guards)["rollout"]["id"]
+    rollout = command("deploy", version, *CANARY)["rollout"]["id"]
     breaks(registry.path(version))
     server = started("gb", "--workers=2")
 
@@ -165,3 +167,56 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
     until(lambda: not alerts(command), WAIT_S)
     with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
         assert client.predict(np.zeros((1, 4))).version == "1"
+
+
+def test_one_of_two_hosts_that_cannot_load_the_candidate_ends_the_rollout(started, command):
+    command("deploy", "gb/1")
+    able, unable = started("gb"), started("gb", BASCULE_SERVING__MEMORY_BUDGET_MB="60")
+    rollout = command("deploy", "gb/3", *CANARY)["rollout"]["id"]
+
+    def status():
+        return command("rollout", "status", rollout)
+
+    trouble = until(lambda: (status()["latest"] or {}).get("trouble"), WAIT_S)
+    assert f"cannot be loaded on {place_of(unable)}: gb/3 takes" in trouble
+    assert place_of(able) not in trouble
+    with bascule.Client(f"http://127.0.0.1:{able.port}", model="gb") as client:
+        until(lambda: client.predict(np.zeros((1, 4))).version == "3", WAIT_S)
+    with bascule.Client(f"http://127.0.0.1:{unable.port}", model="gb") as client:
+        assert {client.predict(np.zeros((1, 4))).version for _ in range(20)} == {"1"}
+    # The tries outlive the control process that counted them.
+    os.kill(control_of(unable), signal.SIGKILL)
+    story = until(lambda: (now := status())["ended_at"] and now, WAIT_S)
+    assert f"cannot be loaded on {place_of(unable)}" in story["latest"]["sentence"]
+    assert story["latest"]["sentence"].endswith("tried 3 times")
+    assert command("rollout", "replay", rollout)["differing"] == []
+
+
+def control_of(server):
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return next(c.pid for c in children if "bascule.cli.control" in " ".join(c.cmdline()))
+
+
+@pytest.mark.parametrize("by", ["command", "alias"])
+def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, command, registry):
+    if by == "alias":
+        registry.set_alias("gb", "champion", 1, by="ada")
+        command("deploy", "gb@champion", "--follow=gb@champion")
+    else:
+        command("deploy", "gb/1")
+    server = started("gb")
+    alter(registry.path("gb/2"))
+    if by == "alias":
+        registry.set_alias("gb", "champion", 2, by="ada")
+    else:
+        command("deploy", "gb/2")
+    (alert,) = until(lambda: alerts(command), WAIT_S)
+    assert (alert["kind"], alert["column"]) == ("plan_not_served", "gb")
+    assert f"{place_of(server)} cannot serve plan 2 of gb" in alert["sentence"]
+    assert "is not the file that was sealed" in alert["sentence"]
+    story = command("endpoints", "gb")["history"]
+    assert alert["sentence"] in [event["sentence"] for event in story]
+    with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+        assert client.predict(np.zeros((1, 4))).version == "1"
+    command("rollback", "gb", "--reason=it does not load")
+    until(lambda: not alerts(command), WAIT_S)
