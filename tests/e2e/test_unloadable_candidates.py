@@ -17,6 +17,7 @@ import pytest
 from tests.scenarios.commands import run, until
 
 import bascule
+from bascule.core import BasculeError
 
 WAIT_S = 60.0
 CANARY = ("--strategy=canary", "--guard=errors +2 pp", "--steps=50,100", "--step-for=1s")
@@ -220,3 +221,50 @@ def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, c
         assert client.predict(np.zeros((1, 4))).version == "1"
     command("rollback", "gb", "--reason=it does not load")
     until(lambda: not alerts(command), WAIT_S)
+
+
+@pytest.mark.parametrize("how", ["altered", "removed", "raising"])
+def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
+    how, started, command, registry
+):
+    version, breaks, error = BROKEN[how]
+    command("deploy", "gb/1")
+    first = started("gb")
+    rollout = command("deploy", version, *CANARY)["rollout"]["id"]
+    with bascule.Client(f"http://127.0.0.1:{first.port}", model="gb") as client:
+        until(lambda: client.predict(np.zeros((1, 4))).version == version[-1], WAIT_S)
+    breaks(registry.path(version))
+    first.end()
+    again = started("gb")
+    with bascule.Client(f"http://127.0.0.1:{again.port}", model="gb") as client:
+        assert client.predict(np.zeros((1, 4))).version == "1"
+    story = until(lambda: (s := command("rollout", "status", rollout))["ended_at"] and s, WAIT_S)
+    assert error in story["latest"]["sentence"]
+
+
+def test_a_worker_is_replaced_beside_a_candidate_that_cannot_be_loaded_any_more(
+    started, command, registry
+):
+    command("deploy", "gb/1")
+    server = started("gb", "--workers=1")
+    rollout = command("deploy", "gb/2", *CANARY)["rollout"]["id"]
+    with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+        until(lambda: client.predict(np.zeros((1, 4))).version == "2", WAIT_S)
+    alter(registry.path("gb/2"))
+    workers = [
+        child.pid
+        for child in psutil.Process(server.process.pid).children()
+        if "bascule.serving.workers.worker" in " ".join(child.cmdline())
+    ]
+    os.kill(workers[0], signal.SIGKILL)
+    with bascule.Client(f"http://127.0.0.1:{server.port}", model="gb") as client:
+        until(lambda: answers(client), WAIT_S)
+    story = until(lambda: (s := command("rollout", "status", rollout))["ended_at"] and s, WAIT_S)
+    assert "is not the file that was sealed" in story["latest"]["sentence"]
+
+
+def answers(client):
+    try:
+        return client.predict(np.zeros((1, 4))).version == "1"
+    except BasculeError:
+        return False

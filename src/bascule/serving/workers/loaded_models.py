@@ -150,12 +150,13 @@ class LoadedModels:
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
         for service in services:
-            self._models[service] = model = self._describe(service)
-            model.size_bytes = size = _size_on_disk(model)
-            if is_full or self._taken_bytes() + size > budget_bytes:
-                continue
-            model.loaded(self._open(model))
-            self._check_fits(model)
+            with naming(service):
+                self._models[service] = model = self._describe(service)
+                model.size_bytes = size = _size_on_disk(model)
+                if is_full or self._taken_bytes() + size > budget_bytes:
+                    continue
+                model.loaded(self._open(model))
+                self._check_fits(model)
             if self._taken_bytes() > budget_bytes:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
