@@ -600,6 +600,7 @@ def watcher_of(
         return None
     from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
     from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
+    from bascule.release.rollouts import RolloutStore
 
     home, registry = settings.home, cache(partial(open_registry, settings))
     limits = sources.HealthLimits(
@@ -625,6 +626,7 @@ def watcher_of(
     shared.append(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
+    shared.append(sources.RolloutSource(RolloutStore(catalogue).troubles))
     steady = ("health", "ledger")
     watching = Watching(
         place=place,

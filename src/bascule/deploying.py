@@ -152,8 +152,8 @@ class Control:
             **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
                 `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
                 `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
-                `needs_approval`, `outcomes_sample`: see `RolloutRequest`. What is not said takes
-                `[rollouts]` of the settings.
+                `needs_approval`, `outcomes_sample`, `load_tries`: see `RolloutRequest`. What is not
+                said takes `[rollouts]` of the settings.
 
         Returns:
             The plan that was made, or the rollout that was asked for; of a dry run its forecasts.

@@ -238,6 +238,7 @@ class RolloutSettings(_Section):
         needs_approval: Whether every rollout waits for an approval; a command cannot say otherwise.
         outcomes_sample: The share of the predictions that get an outcome, by `outcome_draw` of
             their ids; the others are not waited for.
+        load_tries: After so many tries a host that cannot load the candidate ends the rollout.
         routers: By endpoint: routers in front of servers, which follow the shares of its plan.
     """
 
@@ -252,6 +253,7 @@ class RolloutSettings(_Section):
     bake_s: Annotated[float, Ge(0)] = 0.0
     needs_approval: bool = False
     outcomes_sample: Annotated[float, Gt(0), Le(1)] = 1.0
+    load_tries: Annotated[int, Ge(1)] = 5
     routers: Mapping[str, RouterSettings] = field(default_factory=dict)
 
 

@@ -65,7 +65,8 @@ class Endpoints(_Part):
             dry_run: Check and decide, and change nothing.
             **options: `strategy`, `reason`, `guards`, `steps_percent`, `step_s`, `max_s`,
                 `min_requests`, `alpha`, `beta`, `bake_s`, `needs_approval`, `outcomes_sample`,
-                `follow`. What is not said takes `[rollouts]` of the server's settings.
+                `load_tries`, `follow`. What is not said takes `[rollouts]` of the server's
+                settings.
 
         Returns:
             `deployed`, the plan that was made at once, or `begun`, the rollout that was asked for;

@@ -110,8 +110,7 @@ def main() -> int:
             counters.beat_control()
 
     every_endpoint = config["every_endpoint"]
-    place = f"{socket.gethostname()}:{config['port']}"
-    with _watching(settings, counters, (place, partial(facts_of, server))):
+    with _watching(settings, counters, (server.place, partial(facts_of, server))):
         _serve(
             server, listener, beat, mine, parts, guard, turned, settings,
             every_endpoint=every_endpoint,

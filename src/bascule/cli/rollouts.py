@@ -128,7 +128,7 @@ def replay(name: _Name, as_json: AsJson = False) -> None:
     """Make every decision again from the stored evidence; exit code 1 if one differs."""
     book = context.rollouts()
     differing = book.replay(name)
-    decided = sum(bool(one.decision.intervals) for one in book.decisions(name))
+    decided = sum(one.decision.is_by_evidence for one in book.decisions(name))
     if as_json:
         print_json({"decisions": decided, "differing": differing})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -41,12 +42,19 @@ class ServerLink:
         self._peer = peer
         self._address = host, port
         self._changing = threading.Lock()
+        self.unserved: dict[str, str] = {}
+        """By endpoint without a rollout: why its plan is not served here, in words."""
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of predictions; raises `NotFound` if there is no server."""
         self._connected()
         return self._address
+
+    @property
+    def place(self) -> str:
+        """The server in words, as alerts and rollouts name it: host and port."""
+        return f"{socket.gethostname()}:{self._address[1]}"
 
     @property
     def services(self) -> ModelSpecs:

@@ -50,6 +50,7 @@ class NewRollout(BaseModel):
     bake_s: _Seconds | None = None
     needs_approval: bool | None = None
     outcomes_sample: Annotated[float, Field(gt=0, le=1)] | None = None
+    load_tries: Annotated[int, Field(ge=1, le=1_000)] | None = None
     reason: _Reason = ""
     follow: Annotated[
         str, Field(max_length=512, description="The alias that is its source: late@champion")

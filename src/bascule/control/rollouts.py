@@ -249,7 +249,10 @@ class RolloutRunner:
         table = self._intervals(stored)
         state = stored.latest.state
         cohorts = self._outcomes(stored, now)
-        decision = decide(rollout, state, table_of(table), now=now, cohorts=cohorts)
+        decision = decide(
+            rollout, state, table_of(table), now=now, cohorts=cohorts,
+            failures=self._store.load_failures(rollout.id, now),
+        )  # fmt: skip
         if decision.state == state:
             seen = (stored.latest.intervals, stored.latest.revision, stored.latest.trouble)
             is_new = (decision.intervals, decision.revision, decision.trouble) != seen

@@ -28,7 +28,7 @@ def report_of(measured: Json) -> dict[str, Any]:
         "delay": _delay(measured["truths"], performance.get("delay_s")),
         "findings": list(dict.fromkeys(one["sentence"] for one in performance.get("findings", ()))),
         "quality": list(_quality(drift["versions"]))[:_QUALITY_ROWS],
-        "notes": [*drift["notes"], *performance.get("notes", ())],
+        "notes": [*drift["notes"], *measured["notes"], *performance.get("notes", ())],
     }  # fmt: skip
 
 

@@ -62,15 +62,15 @@ def measure_production_drift(
     profiled = read_windows(home, model)
     for version in _versions(home, model, profiled):
         try:
-            bundle, why = open_bundle(version), "its bundle is not at hand"
+            bundle = open_bundle(version)
+            if bundle is None:
+                raise NotFound("its bundle is not at hand")
+            windows = [one for one in profiled if one.version == version]
+            windows = windows or windows_of_rows(home, bundle, model, version)
+            report = _of_version(home, bundle, windows, version, budget, effects, today, first)
         except BasculeError as problem:
-            bundle, why = None, problem.message
-        if bundle is None:
-            notes.append(f"version {version} is not compared: {why}")
+            notes.append(f"version {version} is not compared: {problem.message}")
             continue
-        windows = [one for one in profiled if one.version == version]
-        windows = windows or windows_of_rows(home, bundle, model, version)
-        report = _of_version(home, bundle, windows, version, budget, effects, today, first)
         if report.windows:
             weighed = with_influence(bundle, list(report.windows))
             reports.append(replace(report, windows=weighed))
@@ -97,7 +97,12 @@ def _of_version(
     effects: Mapping[str, Effect] | None, today: date, first: date,
 ) -> DriftReport:  # fmt: skip
     model = windows[0].model if windows else bundle.name
-    profile, losses = source_of(bundle)
+    notes: tuple[str, ...] = ()
+    try:
+        profile, losses = source_of(bundle)
+    except BasculeError as problem:  # it cannot answer: what it answered before is still compared
+        profile, losses = None, None
+        notes = (f"version {version}: its losses are not measured: {problem.message}",)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
     made = watch_windows(
@@ -108,7 +113,9 @@ def _of_version(
         windows, budget, effects=effects, truths=truths, truth=profile, losses=losses, today=today,
         since=first,
     )  # fmt: skip
-    return replace(made, model=model, digest=bundle.digest, version=version)
+    return replace(
+        made, model=model, digest=bundle.digest, version=version, notes=(*made.notes, *notes)
+    )
 
 
 def watch_windows(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,7 +97,8 @@ def measure_performance(
     Args:
         source: The home of a ledger; or a table, with `truth_column`.
         model: The bundle; or for a ledger the name of the model, with `bundle_of`.
-        bundle_of: The bundle of a version of the ledger; None, or `NotFound`, where it is gone.
+        bundle_of: The bundle of a version of the ledger; None, or a `BasculeError`, where it is
+            gone or broken.
         truth_column: Of a table. A missing value is a truth that is not known.
         prediction_column: Of a table; without it the bundle answers the rows.
         probability_column: Of a table: of the second of two classes.
@@ -122,9 +122,10 @@ def measure_performance(
     plan = _Plan(
         asked, window_seconds(by), tuple(slice_by), budget, effects or {}, now, min_completeness
     )
+    unmeasured: list[str] = []
     if isinstance(source, Path):
         plan = replace(plan, now=now or datetime.now(UTC))
-        found = _from_ledger(source, model, bundle_of, since, plan)
+        found = _from_ledger(source, model, bundle_of, since, plan, unmeasured)
     else:
         names = TableColumns(truth_column, prediction_column, probability_column, time_column)
         found = [_from_table(source, model, names, plan)]
@@ -140,7 +141,7 @@ def measure_performance(
         tuple(measured),
         _curve(versions, plan),
         tuple(track_records(measured)),
-        tuple(dict.fromkeys(_notes(versions, plan))),
+        tuple(dict.fromkeys([*unmeasured, *_notes(versions, plan)])),
     )
 
 
@@ -163,23 +164,30 @@ def _from_ledger(
     bundle_of: Callable[[str], Bundle | None] | None,
     since: datetime | None,
     plan: _Plan,
+    notes: list[str],
 ) -> list[tuple[Reference, PredictionRows]]:
+    """The versions; `notes` takes those that cannot be measured, with the reason."""
     known: dict[str, Reference | None] = {}
 
     def reference_of(version: str) -> Reference | None:
         if version not in known:
-            bundle = model if isinstance(model, Bundle) else None
-            if bundle_of is not None:
-                with suppress(NotFound):
+            try:
+                bundle = model if isinstance(model, Bundle) else None
+                if bundle_of is not None:
                     bundle = bundle_of(version)
-            known[version] = None if bundle is None else Reference(bundle)
+                if bundle is None:
+                    raise NotFound("its bundle is not at hand")
+                known[version] = Reference(bundle)
+            except BasculeError as problem:
+                known[version] = None
+                notes.append(f"version {version} is not measured: {problem.message}")
         return known[version]
 
     name = model if isinstance(model, str) else model.name
     found = read_ledger(home, name, reference_of, since=since, columns=plan.slices)
     if not found:
         raise Invalid(
-            f"no version of {name} in the ledger has a bundle here: {', '.join(known)}",
+            f"no version of {name} in the ledger has a bundle here: {'; '.join(notes)}",
             hint="bascule performance reads the classes and the record of a version from it",
         )
     return found

@@ -85,6 +85,7 @@ class Overview:
         truths: What is known of outcomes.
         kept: What is in the ledger.
         performance: Predictions against truths; None without any truth.
+        notes: What could not be measured, and why.
     """
 
     model: str
@@ -96,6 +97,7 @@ class Overview:
     truths: TruthFacts
     kept: Kept
     performance: PerformanceReport | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_alarm(self) -> bool:
@@ -114,6 +116,7 @@ class Overview:
             "ledger": asdict(self.kept),
             "performance": None if self.performance is None else self.performance.to_json(),
             "drift": self.drift.to_json(),
+            "notes": list(self.notes),
         }
 
     def __repr__(self) -> str:
@@ -244,6 +247,7 @@ def _ledger(overview: Overview) -> Iterator[str]:
 
 
 def _sentences(overview: Overview) -> Iterator[str]:
+    yield from unmeasured(overview)
     if overview.performance is not None:
         yield from overview.performance.alarms[: -_PERFORMANCE_ALARMS - 1 : -1]  # latest first
     for report in overview.drift.versions:
@@ -252,7 +256,13 @@ def _sentences(overview: Overview) -> Iterator[str]:
                 yield f"{window.day} {column.sentence}"
     for report in overview.drift.versions:
         yield from report.notes
-    yield from overview.drift.notes
+    if overview.performance is not None:
+        yield from overview.performance.notes
+
+
+def unmeasured(overview: Overview) -> tuple[str, ...]:
+    """The versions that are not compared or measured, and why."""
+    return (*overview.drift.notes, *overview.notes)
 
 
 def _ms(seconds: float) -> str:

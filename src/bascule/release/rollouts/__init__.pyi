@@ -41,6 +41,7 @@ from .guards import (
 from .plan import (
     STRATEGIES as STRATEGIES,
     Decision as Decision,
+    LoadFailure as LoadFailure,
     Rollout as Rollout,
     Shares as Shares,
     check_rollout as check_rollout,

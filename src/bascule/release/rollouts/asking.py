@@ -63,6 +63,7 @@ class RolloutRequest(
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether the last step waits for a person.
         outcomes_sample: The share of the predictions that get an outcome; see `Rollout`.
+        load_tries: After so many tries a host that cannot load the version ends the rollout.
     """
 
     guards: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ class RolloutRequest(
     bake_s: float | None = None
     needs_approval: bool | None = None
     outcomes_sample: float | None = None
+    load_tries: int | None = None
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -326,7 +328,7 @@ class Rollouts:
         """Make every decision of the controller again; a sentence for each that differs."""
         stored = self.get(name)
         decided = self.decisions(name)
-        by_evidence = [one for one in decided if one.decision.intervals or one.decision.revision]
+        by_evidence = [one for one in decided if one.decision.is_by_evidence]
         table = table_of(one for one, _ in self.store.intervals(stored.rollout.id))
         cohorts_at = self.store.cohorts_by_revision(stored.rollout.id)
         return [
@@ -358,16 +360,11 @@ class Rollouts:
         given = {
             name: getattr(asked, name)
             for name in (
-                "step_s",
-                "max_s",
-                "min_requests",
-                "alpha",
-                "beta",
-                "bake_s",
-                "outcomes_sample",
+                "step_s", "max_s", "min_requests", "alpha", "beta", "bake_s", "outcomes_sample",
+                "load_tries",
             )
             if getattr(asked, name) is not None
-        }
+        }  # fmt: skip
         steps = asked.steps_percent or _STEPS.get(strategy)
         if steps is not None:
             given["steps_percent"] = tuple(steps)

@@ -15,7 +15,8 @@ from typing import Literal, Protocol, TypeVar, cast
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed
-from bascule.release.rollouts.plan import Decision, Rollout, Shares
+from bascule.release.rollouts.loading import given_up, load_trouble
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, Shares
 from bascule.release.rollouts.states import (
     FINAL,
     Aborted,
@@ -77,8 +78,9 @@ def start(rollout: Rollout, now: datetime) -> Decision:
 
 
 def decide(
-    rollout: Rollout, state: State, table: Floats, *, now: datetime, cohorts: Cohorts = NO_COHORTS
-) -> Decision:
+    rollout: Rollout, state: State, table: Floats, *, now: datetime, cohorts: Cohorts = NO_COHORTS,
+    failures: tuple[LoadFailure, ...] = (),
+) -> Decision:  # fmt: skip
     """The next state of a rollout. The same facts give the same decision.
 
     Args:
@@ -87,23 +89,30 @@ def decide(
         table: All intervals that have ended since its start, in order (`evidence.table_of`).
         now: The moment of the decision.
         cohorts: Of predictions, with the newest truths about them.
+        failures: The hosts that cannot load a version, in the order of their names. The rollout
+            waits for them until their tries are spent.
     """
     if isinstance(state, FINAL):
         return Decision(state=state, shares=shares_of(rollout, state), sentence="already finished")
     facts = observed(rollout, state.stage, table, cohorts.cohorts, now)
-    reason = harm(rollout, facts)
+    reason = harm(rollout, facts) or given_up(failures, rollout)
+    trouble = load_trouble(failures, rollout)
     following: State
     if reason:
         following, sentence = Aborted(now), f"rolled back to {rollout.current}: {reason}"
     elif isinstance(state, Baking):
-        following, sentence = _baked(rollout, state, now)
+        following, sentence = _baked(rollout, state, now, trouble)
     elif isinstance(state, Running):
-        following, sentence = _advanced(rollout, state, facts)
+        following, sentence = _advanced(rollout, state, facts, trouble)
     else:
-        following, sentence = state, "held: " + _waits_for(state)
+        following, sentence = (
+            state,
+            "held: " + "; ".join(filter(None, (_waits_for(state), trouble))),
+        )
     return Decision(
         state=following, shares=shares_of(rollout, following), sentence=sentence,
-        log_e=facts.log_e, intervals=len(table), revision=cohorts.revision,
+        log_e=facts.log_e, intervals=len(table), revision=cohorts.revision, failures=failures,
+        trouble="" if isinstance(following, FINAL) else trouble,
     )  # fmt: skip
 
 
@@ -190,6 +199,7 @@ def replay(
             decide(
                 rollout, decided.before, table[: decided.decision.intervals], now=decided.at,
                 cohorts=cohorts_at(decided.decision.revision),
+                failures=decided.decision.failures,
             ),
         )
         for decided in stored
@@ -203,8 +213,11 @@ def _strategy(rollout: Rollout) -> Strategy:
     return cast(Strategy, import_module(f"bascule.release.rollouts.strategies.{file}"))
 
 
-def _advanced(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-    following, sentence = _strategy(rollout).advance(rollout, state, facts)
+def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> tuple[State, str]:
+    if trouble:
+        following, sentence = cast(State, state), f"held: {trouble}"
+    else:
+        following, sentence = _strategy(rollout).advance(rollout, state, facts)
     longest_s = rollout.max_s + _truths_still_come_s(rollout, facts)
     if following is state and facts.now - rollout.started_at >= timedelta(seconds=longest_s):
         return Aborted(facts.now), (
@@ -221,13 +234,15 @@ def _truths_still_come_s(rollout: Rollout, facts: Facts) -> float:
     return rollout.max_s if late_s is None else min(late_s, rollout.max_s)
 
 
-def _baked(rollout: Rollout, state: Baking, now: datetime) -> tuple[State, str]:
+def _baked(rollout: Rollout, state: Baking, now: datetime, trouble: str) -> tuple[State, str]:
     left = state.since + timedelta(seconds=rollout.bake_s) - now
     if left > timedelta(0):
         return state, (
             f"held: {rollout.current} keeps {rollout.holdback_percent:g} % to compare with for "
             f"another {_duration(left.total_seconds())}"
         )
+    if trouble:
+        return state, f"held: {trouble}"
     return Promoted(now), f"{rollout.candidate} is the current version: no harm was found"
 
 

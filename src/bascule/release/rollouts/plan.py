@@ -37,6 +37,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         floor: Of a bandit, the least share of an arm.
         outcomes_sample: The share of the predictions that get an outcome, chosen by
             `outcome_draw` of their ids; the others are not waited for.
+        load_tries: After so many tries a host that cannot load the candidate ends the rollout.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     needs_approval: bool = False
     floor: float = 0.05
     outcomes_sample: float = 1.0
+    load_tries: int = 5
 
     @property
     def step(self) -> timedelta:
@@ -70,6 +72,26 @@ class Shares(msgspec.Struct, frozen=True):
     shadow_percent: float = 0.0
 
 
+class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A host that could not load what a plan of a rollout needs, and serves its former plan.
+
+    Attributes:
+        host: Its name and port.
+        versions: The version that failed; where that is not known, all that are new on the host.
+        error: What was wrong at the last try.
+        tries: How many tries failed in a way that waiting does not mend.
+        away: How many failed because a store or a worker was away.
+        until: When the next try should have been reported; later it says nothing.
+    """
+
+    host: str
+    versions: tuple[str, ...]
+    error: str
+    tries: int
+    away: int
+    until: datetime
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What is decided, and the sentence that says why.
 
@@ -80,7 +102,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         log_e: The evidence of harm by guard, natural logarithms; `all` is their average.
         intervals: How many were looked at: the decision can be made again from them.
         revision: Of the cohorts that were looked at, likewise; 0 for none.
-        trouble: What keeps the rollout from being decided; empty for nothing.
+        failures: The hosts that could not load a version, likewise.
+        trouble: What prevents the rollout from going on; empty for nothing.
     """
 
     state: State
@@ -89,7 +112,13 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     log_e: dict[str, float] = {}
     intervals: int = 0
     revision: int = 0
+    failures: tuple[LoadFailure, ...] = ()
     trouble: str = ""
+
+    @property
+    def is_by_evidence(self) -> bool:
+        """Whether it was made of stored facts, and can be made again; not by a command."""
+        return bool(self.intervals or self.revision or self.failures)
 
 
 def check_rollout(rollout: Rollout) -> Rollout:
@@ -100,6 +129,8 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if rollout.candidate == rollout.current:
         raise Invalid(f"{rollout.candidate} is the current version of {rollout.endpoint}")
+    if rollout.load_tries < 1:
+        raise Invalid(f"load_tries must be 1 or more, not {rollout.load_tries}")
     steps = rollout.steps_percent
     if not steps or any(not 0 < one <= 100 for one in steps) or list(steps) != sorted(set(steps)):
         raise Invalid(

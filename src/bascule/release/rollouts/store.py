@@ -37,12 +37,16 @@ from bascule.release.rollouts.evidence import (
     with_limits,
 )
 from bascule.release.rollouts.guards import limits_of
-from bascule.release.rollouts.plan import Decision, Rollout
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
 _NEWEST = 2**31 - 1
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
+
+
+_LOADING = "load failure of "
+"""Begins the source of a row of counts that counts nothing: a host that cannot load a version."""
 
 
 class Superseded(Conflict):
@@ -238,6 +242,39 @@ class RolloutStore:
             connection.execute(
                 made.on_conflict_do_update(index_elements=["rollout", "source"], set_=values)
             )
+
+    def put_load_failure(self, rollout: str, host: str, failure: LoadFailure | None) -> None:
+        """Store that a host cannot load a version; or with None, that it has loaded all."""
+        table, source = schema.counts, _LOADING + host
+        with self.catalogue.write() as connection:
+            row = sa.and_(table.c.rollout == rollout, table.c.source == source)
+            connection.execute(sa.delete(table).where(row))
+            if failure is not None:
+                nothing = msgspec.to_builtins(Interval(0, 0))
+                content = {**nothing, "load_failure": msgspec.to_builtins(failure)}
+                connection.execute(
+                    sa.insert(table).values(
+                        rollout=rollout, source=source, stage=0, content=content
+                    )
+                )
+
+    def load_failures(self, rollout: str, now: datetime) -> tuple[LoadFailure, ...]:
+        """The hosts that cannot load a version, by name; without those that went silent."""
+        table = schema.counts
+        mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
+        rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
+        stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
+        return tuple(failure for failure in stored if failure.until >= now)
+
+    def troubles(self) -> dict[str, list[tuple[str, str]]]:
+        """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
+        names = self._read(sa.select(schema.rollouts.c.endpoint).distinct())
+        troubles: dict[str, list[tuple[str, str]]] = {row.endpoint: [] for row in names}
+        for stored in self.active():
+            if stored.latest is not None and stored.latest.trouble:
+                entry = (stored.rollout.id, stored.latest.trouble)
+                troubles.setdefault(stored.rollout.endpoint, []).append(entry)
+        return troubles
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage.
