@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bascule.core import NotFound
 from bascule.endpoints import Plan
 from bascule.serving import ModelSpec, ModelSpecs, Plans
-from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry import ArmTotals, Counters, Event, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
@@ -61,6 +61,14 @@ class ServerLink:
     def arm_totals(self) -> list[ArmTotals]:
         """What all workers have counted for each arm of the latest plans, the oldest plan first."""
         return self._counters.arms.totals()
+
+    def answer_events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
+        """What tells other answers from those of an arm of a rollout; None while too few came."""
+        return self._counters.arms.events(endpoint, plan, arm)
+
+    def compare_answers(self, endpoint: str, plan: int, events: Sequence[Event]) -> None:
+        """Have the workers count the answers of a plan by these events."""
+        self._counters.arms.set_events(endpoint, plan, events)
 
     @property
     def labels(self) -> list[MetricLabels]:

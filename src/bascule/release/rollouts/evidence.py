@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.release.rollouts.answer_counts import WIDTH, AnswerCounts, combined
 from bascule.stats import INTERVAL_REQUESTS
 
 Floats = NDArray[np.float64]
@@ -31,12 +32,14 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         errors: Of them, those that the model failed.
         fallbacks: Of them, those that another model answered.
         slower: Answers slower than each threshold of the stage.
+        answers: What the answers were.
     """
 
     requests: int = 0
     errors: int = 0
     fallbacks: int = 0
     slower: tuple[int, ...] = ()
+    answers: AnswerCounts = AnswerCounts()
 
 
 class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,6 +95,8 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
         candidate: The arm of the candidate.
         compared: Requests that both versions answered.
         disagreements: Of them, those with different answers.
+        pairs: Of pairs of requests that both versions answered, so many are ordered alike by both,
+            so many the other way, and so many are not ordered.
     """
 
     number: int
@@ -100,6 +105,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate: ArmCounts = ArmCounts()
     compared: int = 0
     disagreements: int = 0
+    pairs: tuple[int, int, int] = (0, 0, 0)
 
 
 def summed(parts: Sequence[Interval]) -> Interval:
@@ -111,6 +117,7 @@ def summed(parts: Sequence[Interval]) -> Interval:
         candidate=_summed([one.candidate for one in parts]),
         compared=sum(one.compared for one in parts),
         disagreements=sum(one.disagreements for one in parts),
+        pairs=_pairs([sum(values) for values in zip(*(one.pairs for one in parts), strict=True)]),
     )  # fmt: skip
 
 
@@ -122,14 +129,21 @@ def less(total: Interval, before: Interval) -> Interval:
         candidate=_less(total.candidate, before.candidate),
         compared=max(total.compared - before.compared, 0),
         disagreements=max(total.disagreements - before.disagreements, 0),
+        pairs=_pairs([a - b for a, b in zip(total.pairs, before.pairs, strict=True)]),
     )  # fmt: skip
+
+
+def _pairs(counts: Sequence[int]) -> tuple[int, int, int]:
+    alike, crossed, ties = (max(count, 0) for count in counts)
+    return alike, crossed, ties
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
     earlier = (*before.slower, *[0] * len(total.slower))
     slower = tuple(max(a - b, 0) for a, b in zip(total.slower, earlier, strict=False))
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    return ArmCounts(slower=slower if any(slower) else (), **counts)
+    answers = combined((total.answers, before.answers), (1, -1))
+    return ArmCounts(slower=slower if any(slower) else (), answers=answers, **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
@@ -138,7 +152,8 @@ def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
         sum(one.slower[place] for one in arms if place < len(one.slower)) for place in range(width)
     )
     totals = {name: sum(getattr(one, name) for one in arms) for name in FIELDS}
-    return ArmCounts(slower=slower, **totals)
+    answers = combined([one.answers for one in arms], [1] * len(arms))
+    return ArmCounts(slower=slower, answers=answers, **totals)
 
 
 MAX_THRESHOLDS = 6
@@ -146,18 +161,23 @@ _SLOWER = len(FIELDS)
 _ARM = len(FIELDS) + MAX_THRESHOLDS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
+ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1
+ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + WIDTH
+PAIRS = ANSWERS_OF_CURRENT + WIDTH
+_COLUMNS = PAIRS + 3
 """Where columns of a table begin; the first one is the stage."""
 
 
 def table_of(intervals: Iterable[Interval]) -> Floats:
-    """Intervals as numbers: what `decide` computes with. Shape (intervals, 21)."""
+    """Intervals as numbers: what `decide` computes with. Shape (intervals, columns)."""
     rows = [
         (
             one.stage, *_row(one.candidate), *_row(one.current), one.compared, one.disagreements,
+            *one.candidate.answers.row(), *one.current.answers.row(), *one.pairs,
         )
         for one in intervals
     ]  # fmt: skip
-    return np.array(rows, np.float64).reshape(-1, 3 + 2 * _ARM)
+    return np.array(rows, np.float64).reshape(-1, _COLUMNS)
 
 
 def _row(arm: ArmCounts) -> tuple[int, ...]:
@@ -211,7 +231,10 @@ def grouped(
     Returns:
         Shape (groups, 4).
     """
-    return _grouped(table[:, 0], table[:, columns], (0, 2), least)
+    groups = _grouped(table[:, 0], table[:, columns], (0, 2), least)
+    # A reader of counters that are being written may see an event before its request.
+    groups[:, [1, 3]] = np.minimum(groups[:, [1, 3]], groups[:, [0, 2]])
+    return groups
 
 
 def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:

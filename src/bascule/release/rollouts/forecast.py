@@ -11,7 +11,9 @@ from bascule.release.rollouts.plan import Rollout
 from bascule.stats import Detection, requests_to_promote, requests_to_roll_back
 
 _HARMS = (0.01, 0.02, 0.05)
-_UNKNOWN_RATES = {"errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01}
+_UNKNOWN_RATES = {
+    "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01, "answers": 0.5,
+}  # fmt: skip
 _SLOW_RATE = 0.05
 
 

@@ -4,12 +4,13 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 
 | guard | an event of the candidate | an event of the current version |
 |---|---|---|
-| `errors +1 pp` | an answer that the model failed | the same |
+| `errors +1 pp` | an answer that the model failed, or with a value that is not finite | the same |
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same at p50, p95 and p99, evidence averaged | |
 | `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+| `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
 T is the quantile of the current version at the start of the stage. If the candidate's durations
 are 1.2 times those of the current version, both rates are equal for any T; a load that slows both
@@ -18,15 +19,21 @@ arms changes neither side of the comparison.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from bascule.core import Invalid
+from bascule.release.rollouts.answer_counts import FIELDS as ANSWER_FIELDS
+from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
+    ANSWERS_OF_CANDIDATE,
+    ANSWERS_OF_CURRENT,
     CANDIDATE,
     COMPARED,
     CURRENT,
@@ -48,7 +55,9 @@ from bascule.stats import (
     two_proportions,
 )
 
-_RATES = ("errors", "fallbacks", "accuracy", "disagreement")
+_RATES = ("errors", "fallbacks", "accuracy", "disagreement", "answers")
+_SHARE_OF_UNUSABLE = 0.1
+"""Of the evidence of `errors`: answers that are not finite are rare, or all."""
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _ON_OUTCOMES = ("accuracy",)
 _LATENCY = ("p50", "p95", "p99")
@@ -61,7 +70,8 @@ class Guard(msgspec.Struct, frozen=True):
     """One guardrail.
 
     Attributes:
-        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `latency`, or a quantile (`p95`).
+        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `answers`, `latency`, or a quantile
+            (`p95`).
         margin: What is allowed: a difference of rates (0.01), a share of the duration (0.2), or
             seconds.
         unit: `pp`, `%` or `ms`.
@@ -93,7 +103,10 @@ class Guard(msgspec.Struct, frozen=True):
         return f"{self.name} {'-' if self.name == 'accuracy' else '+'}{amount:g} {self.unit}"
 
 
-DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"))
+ANSWERS_GUARD = Guard("answers", 0.2, "pp")
+"""The demo's model of flights, trained again with one month more, is 14 to 16 points away, and most
+models of other data up to 10."""
+DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"), ANSWERS_GUARD)
 SHADOW_GUARDS = (Guard("errors", 0.01, "pp"), Guard("disagreement", 0.05, "pp"))
 OUTCOME_GUARDS = (*DEFAULT_GUARDS, Guard("accuracy", 0.02, "pp"))
 
@@ -110,6 +123,9 @@ class Verdict:
         evidence: Without a confidence sequence.
         bounded: The test again, with one; takes other `margin` and `bounds`.
         unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
+        answers: Of the guard `answers`: what the intervals say of it.
+        unusable: Of the guard `errors`: the share of the answers of the candidate and the current
+            version that have a value that is not finite.
     """
 
     guard: Guard
@@ -119,12 +135,16 @@ class Verdict:
     evidence: Evidence
     bounded: Callable[..., Evidence]
     unknown: float = 0.0
+    answers: AnswersEvidence | None = None
+    unusable: tuple[float, float] = (0.0, 0.0)
 
 
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
     found = _GUARD.match(text.strip().lower())
-    known = ", ".join(["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement"])
+    known = ", ".join(
+        ["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement", "answers"]
+    )
     if found is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
@@ -177,8 +197,9 @@ def thresholds_s(
 
 
 def judge(
-    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float
-) -> list[Verdict]:
+    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float,
+    *, in_pairs: bool = True,
+) -> list[Verdict]:  # fmt: skip
     """What the evidence says of each guardrail.
 
     Args:
@@ -186,6 +207,7 @@ def judge(
         table: Its intervals, see `evidence.table_of`.
         cohorts: In the order of time.
         alpha: The promised share of good versions that are rolled back.
+        in_pairs: Whether the current version answers some of the candidate's requests too.
     """
     verdicts, threshold, outcome = [], 0, 0
     for guard in guards:
@@ -193,7 +215,7 @@ def judge(
             verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
             outcome += 1
         else:
-            verdicts.append(_judged(guard, table, threshold, alpha))
+            verdicts.append(_judged(guard, table, threshold, alpha, in_pairs=in_pairs))
         threshold += 2 * len(guard.quantiles)
     return verdicts
 
@@ -213,7 +235,7 @@ def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
     )  # fmt: skip
 
 
-def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
+def _judged(guard: Guard, table: Floats, place: int, alpha: float, *, in_pairs: bool) -> Verdict:
     if guard.name == "disagreement":
         compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
@@ -222,6 +244,8 @@ def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
         thresholds = range(place, place + 2 * len(guard.quantiles), 2)
         groups = [grouped(table, _slower(one)) for one in thresholds]
         return _verdict(guard, groups[0], partial(quantile, groups, alpha=alpha))
+    if guard.name == "answers":
+        return _answers_verdict(guard, table, in_pairs=in_pairs)
     total, event = _EVENTS[guard.name]
     counts = grouped(
         table,
@@ -230,9 +254,48 @@ def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
             column(CURRENT, total), column(CURRENT, event),
         ),
     )  # fmt: skip
-    return _verdict(
+    verdict = _verdict(
         guard, counts, partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
     )
+    return _with_unusable(verdict, table) if guard.name == "errors" else verdict
+
+
+def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
+    """Harm is a constant answer alone; safe is what is within the margin and of the same rows."""
+    answers = judge_answers(table, guard.margin, in_pairs=in_pairs)
+    evidence = Evidence(
+        answers.log_e_constant, min(answers.log_e_within, answers.log_e_aligned),
+        answers.candidate - answers.current, -1.0, 1.0,
+    )  # fmt: skip
+    return Verdict(
+        guard, answers.requests, answers.candidate, answers.current, evidence, lambda **_: evidence,
+        answers=answers,
+    )  # fmt: skip
+
+
+def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
+    """With the answers that have a value that is not finite, of those that were looked at."""
+    looked, unusable = (ANSWER_FIELDS.index(name) for name in ("looked", "unusable"))
+    columns = (
+        ANSWERS_OF_CANDIDATE + looked, ANSWERS_OF_CANDIDATE + unusable,
+        ANSWERS_OF_CURRENT + looked, ANSWERS_OF_CURRENT + unusable,
+    )  # fmt: skip
+    counts = grouped(table, columns)
+    if not counts[:, 0].any():
+        return verdict
+    test = two_proportions(counts, margin=verdict.guard.margin, bounds=False)
+    n_c, e_c, n_0, e_0 = counts.sum(axis=0).tolist()
+    evidence = replace(
+        verdict.evidence,
+        log_e_worse=float(
+            np.logaddexp(
+                math.log1p(-_SHARE_OF_UNUSABLE) + verdict.evidence.log_e_worse,
+                math.log(_SHARE_OF_UNUSABLE) + test.log_e_worse,
+            )
+        ),
+        log_e_safe=min(verdict.evidence.log_e_safe, test.log_e_safe),
+    )
+    return replace(verdict, evidence=evidence, unusable=(e_c / max(n_c, 1), e_0 / max(n_0, 1)))
 
 
 def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:

@@ -37,6 +37,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         floor: Of a bandit, the least share of an arm.
         outcomes_sample: The share of the predictions that get an outcome, chosen by
             `outcome_draw` of their ids; the others are not waited for.
+        allow_answers: Whether a person has said that answers may differ by more than the guard
+            `answers` allows.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     needs_approval: bool = False
     floor: float = 0.05
     outcomes_sample: float = 1.0
+    allow_answers: bool = False
 
     @property
     def step(self) -> timedelta:
@@ -81,6 +84,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         intervals: How many were looked at: the decision can be made again from them.
         revision: Of the cohorts that were looked at, likewise; 0 for none.
         trouble: What keeps the rollout from being decided; empty for nothing.
+        held_by: The guard that asks for a person; empty for none.
     """
 
     state: State
@@ -90,6 +94,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     intervals: int = 0
     revision: int = 0
     trouble: str = ""
+    held_by: str = ""
 
 
 def check_rollout(rollout: Rollout) -> Rollout:

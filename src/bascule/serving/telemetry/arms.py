@@ -9,11 +9,20 @@ another *generation*, so that a late answer of the arm before is counted nowhere
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bascule.core import Unavailable
+from bascule.serving.telemetry.answers import (
+    LEAST_SAMPLE,
+    AnswerCounter,
+    AnswerRegions,
+    AnswerTotals,
+    Event,
+    events_of,
+)
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
@@ -89,6 +98,7 @@ class ArmTotals:
         rows: Rows answered.
         disagreements: Of a shadow: answers that differ from what the client got.
         dropped: Of a shadow: sampled requests that it did not answer, because it was busy.
+        answers: What was found in the answers while a rollout went on.
     """
 
     endpoint: str
@@ -103,6 +113,7 @@ class ArmTotals:
     rows: int = 0
     disagreements: int = 0
     dropped: int = 0
+    answers: AnswerTotals = field(default_factory=AnswerTotals)
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
@@ -120,8 +131,8 @@ class ArmSeries:
     """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
 
     __slots__ = (
-        "_base", "_count", "_generation", "_generation_at", "_series", "_slower", "_words",
-        "label", "totals",
+        "_answers", "_base", "_count", "_generation", "_generation_at", "_series", "_slower",
+        "_words", "answers", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +142,7 @@ class ArmSeries:
         of: ArmLabel,
         series: Series,
         label: Any,
+        answers: Callable[[Callable[[], bool]], AnswerCounter],
     ) -> None:
         """`place`: where the generation is, the generation, and the first word of the region."""
         self._words = words
@@ -143,6 +155,17 @@ class ArmSeries:
         self._count = series.count
         self.label = label
         self.totals = series.totals
+        self.answers: AnswerCounter | None = None
+        self._answers = answers
+
+    def count_answers(self) -> AnswerCounter:
+        """Look at the answers from now on."""
+        if self.answers is None:
+            self.answers = self._answers(self._is_current)
+        return self.answers
+
+    def _is_current(self) -> bool:
+        return bool(self._words[self._generation_at] == self._generation)
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
@@ -199,14 +222,17 @@ class ArmCounters:
 
     def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
         """`part`: bytes of `size_of(workers, places)`, zeros at first."""
+        answers_at = 8 * places * (_FRONT_WORDS + workers * _WORDS)
         self._bytes = part
-        self._words = part.cast("Q")
+        self._words = part[:answers_at].cast("Q")
         self._workers = workers
         self._places = places
+        self._answers = AnswerRegions(part[answers_at:], workers, places)
 
     @staticmethod
     def size_of(workers: int, places: int = PLACES) -> int:
-        return 8 * places * (_FRONT_WORDS + workers * _WORDS)
+        answers_bytes = AnswerRegions.size_of(workers, places)
+        return 8 * places * (_FRONT_WORDS + workers * _WORDS) + answers_bytes
 
     def name(self, labels: Iterable[ArmLabel], kept: Collection[ArmLabel]) -> None:
         """Give each of `labels` a place. By one process only, and one thread of it.
@@ -244,6 +270,7 @@ class ArmCounters:
         for worker in range(self._workers):
             base = self._base(worker, place)
             self._words[base : base + _WORDS] = memoryview(bytes(_WORDS * 8)).cast("Q")
+        self._answers.clear(place)
         start = 8 * (front + 1)
         self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
 
@@ -253,7 +280,30 @@ class ArmCounters:
         place = next(one for one in range(self._places) if self._said(one) == said)
         front = place * _FRONT_WORDS
         at = front, self._words[front], self._base(worker, place)
-        return ArmSeries(self._words, at, label, series, metric_label)
+        answers = partial(self._answers.counter, worker, place)
+        return ArmSeries(self._words, at, label, series, metric_label, answers)
+
+    def events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
+        """The events that tell other answers from the first ones of an arm; None for too few."""
+        for place in self._places_of(endpoint, plan, arm):
+            sample, are_labels = self._answers.sample(place)
+            if len(sample) >= LEAST_SAMPLE:
+                return events_of(sample, are_labels)
+        return None
+
+    def set_events(self, endpoint: str, plan: int, events: Sequence[Event]) -> None:
+        """Have the workers compare the answers of all arms of a plan."""
+        for place in self._places_of(endpoint, plan):
+            self._answers.set_events(place, events)
+
+    def _places_of(self, endpoint: str, plan: int, arm: str = "") -> list[int]:
+        named = [(place, self._said(place)) for place in range(self._places)]
+        labels = [(place, ArmLabel.from_bytes(said)) for place, said in named if said]
+        return [
+            place
+            for place, label in labels
+            if (label.endpoint, label.plan) == (endpoint, plan) and arm in ("", label.arm)
+        ]
 
     def totals(self) -> list[ArmTotals]:
         """Every arm that has a place, the oldest plan first."""
@@ -279,6 +329,7 @@ class ArmCounters:
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED],
+            answers=self._answers.totals(place),
         )  # fmt: skip
 
     def _said(self, place: int) -> bytes:
