@@ -25,7 +25,7 @@ from bascule.bundle.disk import (
     to_parquet,
 )
 from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated, open_archive
-from bascule.bundle.given import check_model, check_rows, check_tolerance
+from bascule.bundle.given import check_answers, check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
@@ -85,6 +85,7 @@ def pack(
     lineage: Sequence[str] = (),
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
+    allow_non_finite: bool = False,
     measure: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -119,6 +120,8 @@ def pack(
             "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
             a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
+        allow_non_finite: Whether NaN and infinite numbers are answers of this model. Servers count
+            them as failures otherwise, and a model that gives them to its own rows is refused.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
@@ -130,7 +133,8 @@ def pack(
         The bundle as it was loaded again from disk.
 
     Raises:
-        Invalid: The model or the rows are not what can be packed; the message says which.
+        Invalid: The model or the rows are not what can be packed; the message says which. Or an
+            answer to the rows is NaN or infinite, and `allow_non_finite` is False.
         Unconvertible: A step has no converter, and `serve_original` is False.
         Conflict: `to` exists, and may not be overwritten.
         NotFound: A run or file of `lineage` is not there.
@@ -145,6 +149,7 @@ def pack(
         keep_test=keep_test,
         baseline=baseline,
         serve_original=serve_original,
+        allow_non_finite=allow_non_finite,
         description=description,
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
@@ -214,6 +219,7 @@ class Request:
     keep_test: bool
     baseline: bool
     serve_original: bool
+    allow_non_finite: bool = False
     is_rebuilt: bool = False
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -259,6 +265,8 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     choice = _choose(made, subject, _rows_to_compare(subject), request)
     choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
+    if not (request.is_rebuilt or request.allow_non_finite):
+        check_answers(answers, subject)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
@@ -546,6 +554,7 @@ def _write(
         serves=_PROGRAM if programs else disk.ORIGINAL,
         files=files,
         targets=subject.targets,
+        allows_non_finite=request.allow_non_finite,
     )
     disk.write_manifest(draft, manifest)
     return manifest

@@ -130,7 +130,7 @@ def sequences_of(
             for end, verdicts in zip(ends, looks, strict=True)
             if (one := verdicts[place]).requests
         ]
-        if not found:
+        if not found or guard.name == "answers":  # of many shares, in both directions
             continue
         margin = guard.rate_margin * 100
         shown = [(at, e.difference * 100, e.lower * 100, e.upper * 100) for at, e in found]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bascule.core import NotFound
 from bascule.endpoints import Plan
 from bascule.serving import ModelSpec, ModelSpecs, Plans
-from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry import ArmTotals, Counters, Event, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
@@ -69,6 +69,14 @@ class ServerLink:
     def arm_totals(self, compared: Collection[tuple[str, int]] = ()) -> list[ArmTotals]:
         """What all workers have counted for each arm; see `ArmCounters.totals`."""
         return self._counters.arms.totals(compared)
+
+    def answer_events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
+        """What tells other answers from those of an arm of a rollout; None while too few came."""
+        return self._counters.arms.events(endpoint, plan, arm)
+
+    def compare_answers(self, endpoint: str, plan: int, events: Sequence[Event]) -> None:
+        """Have the workers count the answers of a plan by these events."""
+        self._counters.arms.set_events(endpoint, plan, events)
 
     @property
     def labels(self) -> list[MetricLabels]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
@@ -28,6 +28,7 @@ from bascule.release.rollouts import (
     FINAL,
     NO_COHORTS,
     AliasFollower,
+    AnswerCounts,
     ArmCounts,
     Baking,
     Cohort,
@@ -48,7 +49,7 @@ from bascule.release.rollouts import (
     superseded,
     table_of,
 )
-from bascule.serving.telemetry import SHADOW_ARM, ArmTotals
+from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
@@ -123,6 +124,7 @@ class RolloutRunner:
         self._outcomes_due_s: dict[str, float] = {}
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
+        self._events: dict[str, list[Event]] = {}
         supervisor = psutil.Process(os.getppid())
         self._source = f"{socket.gethostname()}/{supervisor.pid}/{supervisor.create_time():.0f}"
 
@@ -138,6 +140,11 @@ class RolloutRunner:
         """Count, and decide where this process has the lease; whether there is a rollout."""
         self._follow()
         active = self._store.active()
+        self._events = {
+            one.rollout.id: self._events[one.rollout.id]
+            for one in active
+            if one.rollout.id in self._events
+        }
         if not active:
             return False
         for stored in active:
@@ -206,6 +213,32 @@ class RolloutRunner:
             arms = {one.arm: one for one in totals if one.plan_number == number}
             if arms:
                 self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage))
+                self._compare_answers(rollout, number, arms)
+
+    def _compare_answers(self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]) -> None:
+        """Have the workers compare the answers, by events of the current version's first ones."""
+        if all(guard.name != "answers" for guard in rollout.guards):
+            return
+        if rollout.id not in self._events:
+            events = self._store.compared_events(rollout.id)
+            if events is None:
+                events = self._chosen_events(rollout, plan, arms)
+            if events is None:
+                return
+            self._events[rollout.id] = [Event(*one) for one in events]
+        self._server.compare_answers(rollout.endpoint, plan, self._events[rollout.id])
+
+    def _chosen_events(
+        self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]
+    ) -> list[Any] | None:
+        """What is stored: another server may be quicker. None where this one knows too little."""
+        if CURRENT not in arms or arms[CURRENT].answers.looked < LEAST_SAMPLE:
+            return None
+        events = self._server.answer_events(rollout.endpoint, plan, CURRENT)
+        if events is None:
+            return None
+        self._store.choose_events(rollout.id, events)
+        return self._store.compared_events(rollout.id)
 
     def _outcomes(self, stored: StoredRollout, now: datetime) -> Cohorts:
         """The cohorts, counted anew where that is due: the older a rollout, the less often."""
@@ -309,10 +342,17 @@ def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
+        pairs=(0, 0, 0) if candidate is None else candidate.answers.pairs,
     )  # fmt: skip
 
 
 def _arm(totals: ArmTotals | None) -> ArmCounts:
     if totals is None:
         return ArmCounts()
-    return ArmCounts(totals.requests, totals.errors, totals.fallbacks, totals.durations)
+    found = totals.answers
+    answers = AnswerCounts(
+        found.looked, found.unusable, found.compared, found.changes, found.events
+    )
+    return ArmCounts(
+        totals.requests, totals.errors, totals.fallbacks, totals.durations, answers=answers
+    )

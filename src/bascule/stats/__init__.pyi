@@ -47,6 +47,7 @@ from .sequential import (
     mcnemar as mcnemar,
     paired_mean as paired_mean,
     quantiles as quantiles,
+    rate_distances as rate_distances,
     two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile

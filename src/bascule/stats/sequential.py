@@ -272,6 +272,36 @@ def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence
     return made, worst, least
 
 
+def rate_distances(events: ArrayLike, *, margin: float) -> tuple[Floats, Floats]:
+    """Compare two distributions by the rates of several events, in both directions.
+
+    Args:
+        events: Per event: intervals as in `two_proportions`. Shape (events, intervals, 4).
+        margin: The difference of rates that is allowed, over 0.
+
+    Returns:
+        Natural logarithms of the evidence that the candidate's rate is further from the current
+        version's than the margin, and that it is not. Shape (events, 2): above, and below. The
+        mean of the first is evidence that the distributions are further apart (e-values of any
+        dependence may be averaged: Vovk and Wang 2021, section 3); the least of the second, that
+        no event tells them apart (an intersection-union test, Berger 1982, needs no correction).
+
+    Raises:
+        Invalid: As `two_proportions`.
+    """
+    counts = np.asarray(events, np.float64)
+    _checked_counts(counts)
+    both = np.stack([counts, counts[..., [2, 3, 0, 1]]], axis=1)  # (events, 2, intervals, 4)
+    apart, within = (
+        rate_log_factors(both, guesses_of(both), margin, ratios).sum(axis=-2)
+        for ratios in (WORSE_RATIOS, SAFE_RATIOS)
+    )
+    return (
+        np.logaddexp.reduce(apart, axis=-1) - math.log(len(WORSE_RATIOS)),
+        np.logaddexp.reduce(within, axis=-1) - math.log(len(SAFE_RATIOS)),
+    )
+
+
 def quantile_bounds(
     values: ArrayLike, q: float, *, alpha: float = 0.05, tightest_at: int = 1_000
 ) -> tuple[float, float]:

@@ -154,7 +154,10 @@ async def command(request: Request, endpoint: _Name, rollout: _Name, command: _N
     """Pause, resume, abort or promote a rollout."""
     path = f"{_path(endpoint)}?rollout={quote(rollout, safe='')}#rollout"
     names = {"rollout": rollout, "command": command}
-    body = {"reason": field(form_of(request), "reason")}
+    form = form_of(request)
+    body: dict[str, object] = {"reason": field(form, "reason")}
+    if field(form, "allow_answers"):
+        body["allow_answers"] = True
     return await act(request, path, "POST /api/v1/rollouts/{rollout}/{command}", names, body)
 
 

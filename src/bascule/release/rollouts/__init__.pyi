@@ -1,3 +1,4 @@
+from .answer_counts import AnswerCounts as AnswerCounts
 from .asking import (
     Begun as Begun,
     RolloutBook as RolloutBook,

@@ -64,6 +64,7 @@ class RolloutRequest(
         needs_approval: Whether the last step waits for a person.
         outcomes_sample: The share of the predictions that get an outcome; see `Rollout`.
         load_tries: After so many tries a host that cannot load the version ends the rollout.
+        allow_answers: Whether the answers may differ by more than the guard `answers` allows.
     """
 
     guards: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ class RolloutRequest(
     needs_approval: bool | None = None
     outcomes_sample: float | None = None
     load_tries: int | None = None
+    allow_answers: bool = False
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ class RolloutRequest(
         return {
             name: value
             for name, value in said.items()
-            if name not in ("version", "endpoint", "reason", "follow")
+            if name not in ("version", "endpoint", "reason", "follow", "allow_answers")
         }
 
 
@@ -123,7 +125,9 @@ class RolloutBook(Protocol):
 
     def evidence(self, name: str) -> list[float | None]: ...
 
-    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision: ...
+    def command(
+        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
+    ) -> Decision: ...
 
     def replay(self, name: str) -> list[str]: ...
 
@@ -290,25 +294,38 @@ class Rollouts:
         """The logarithm of the evidence of harm after each interval; None where no one looked."""
         return [log_e for _, log_e in self.store.intervals(self.get(name).rollout.id)]
 
-    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
+    def command(
+        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
+    ) -> Decision:
         """Do what a person wants.
+
+        Args:
+            name: The id of a rollout, or its endpoint.
+            command: What to do.
+            by: The user.
+            reason: Why, for the history.
+            allow_answers: Promote also where the answers differ from those of the current version.
 
         Raises:
             NotFound: There is no such rollout.
-            Conflict: It has no meaning now, or the controller decided meanwhile.
+            Conflict: It has no meaning now, or the controller decided meanwhile; or it is to be
+                promoted, its answers differ, and that is not allowed.
         """
         for left in reversed(range(_TRIES)):
             try:
-                return self._command(self.get(name), command, by, reason)
+                return self._command(self.get(name), command, by, reason, allow_answers)
             except Superseded:  # the controller, which decides twice a second, was quicker
                 if not left:
                     raise
         raise AssertionError("unreachable")
 
-    def _command(self, stored: StoredRollout, command: Command, by: str, reason: str) -> Decision:
-        rollout, now = stored.rollout, self._clock()
-        state: State = Running(0, now) if stored.latest is None else stored.latest.state
-        decision = obey(rollout, state, command, by, reason, now)
+    def _command(
+        self, stored: StoredRollout, command: Command, by: str, reason: str, allow_answers: bool
+    ) -> Decision:
+        rollout, latest, now = stored.rollout, stored.latest, self._clock()
+        state: State = Running(0, now) if latest is None else latest.state
+        held_by = "" if latest is None or allow_answers else latest.held_by
+        decision = obey(rollout, state, command, by, reason, now, held_by=held_by)
         plan = self.endpoints.endpoint(rollout.endpoint).current.plan
         made = plan_of(rollout, decision, plan)
         changes = stored.latest is not None and made.numbered(plan.number) != plan
@@ -376,7 +393,8 @@ class Rollouts:
                 id=f"{after.endpoint}-{secrets.token_hex(3)}", started_at=self._clock(),
                 endpoint=after.endpoint, candidate=after.current.version,
                 current=before.current.version, strategy=strategy, guards=guards,
-                needs_approval=bool(asked.needs_approval), **given,
+                needs_approval=bool(asked.needs_approval), allow_answers=asked.allow_answers,
+                **given,
             )
         )  # fmt: skip
 

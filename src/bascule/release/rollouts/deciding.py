@@ -100,6 +100,9 @@ def decide(
     following: State
     if reason:
         following, sentence = Aborted(now), f"rolled back to {rollout.current}: {reason}"
+    elif facts.held and not (isinstance(state, Baking) and state.by_hand):
+        ended = _ended_late(rollout, facts, facts.held) if isinstance(state, Running) else None
+        following, sentence = ended or (state, facts.held)
     elif isinstance(state, Baking):
         following, sentence = _baked(rollout, state, now, trouble)
     elif isinstance(state, Running):
@@ -113,19 +116,38 @@ def decide(
         state=following, shares=shares_of(rollout, following), sentence=sentence,
         log_e=facts.log_e, intervals=len(table), revision=cohorts.revision, failures=failures,
         trouble="" if isinstance(following, FINAL) else trouble,
+        held_by="answers" if facts.held and following is state else "",
     )  # fmt: skip
 
 
 def obey(
-    rollout: Rollout, state: State, command: Command, by: str, reason: str, now: datetime
-) -> Decision:
+    rollout: Rollout, state: State, command: Command, by: str, reason: str, now: datetime,
+    *, held_by: str = "",
+) -> Decision:  # fmt: skip
     """What a person's command makes of a rollout.
 
+    Args:
+        rollout: What was asked for.
+        state: Where it stands.
+        command: What the person wants.
+        by: Who.
+        reason: Why; may be empty.
+        now: The moment.
+        held_by: The guard that holds it, unless the person allows what it found.
+
     Raises:
-        Conflict: It has ended, or the command has no meaning in its state.
+        Conflict: It has ended, or the command has no meaning in its state; or it is to be
+            promoted, and a guard asks first.
     """
     if isinstance(state, FINAL):
         raise Conflict(f"rollout {rollout.id} has ended", hint="bascule deploy begins another one")
+    if command == "promote" and held_by:
+        raise Conflict(
+            f"rollout {rollout.id} is held: the {held_by} of {rollout.candidate} differ from those "
+            f"of {rollout.current}",
+            hint=f"if that is as it should be: bascule rollout promote {rollout.id} "
+            f"--allow-{held_by}",
+        )
     following: State
     match command, state:
         case "abort", _:
@@ -133,7 +155,7 @@ def obey(
         case "promote", Baking():
             following = Promoted(now)
         case "promote", _:
-            following = promoted(rollout, state.stage, now)
+            following = promoted(rollout, state.stage, now, by_hand=True)
         case "pause", Running():
             following = Paused(state.stage, now)
         case "resume", Paused():
@@ -162,9 +184,9 @@ def shares_of(rollout: Rollout, state: State) -> Shares:
             return _strategy(rollout).shares(rollout, state)
 
 
-def promoted(rollout: Rollout, stage: int, now: datetime) -> State:
+def promoted(rollout: Rollout, stage: int, now: datetime, *, by_hand: bool = False) -> State:
     """Promoted, at once or after a comparison with what stays of the former version."""
-    return Baking(stage + 1, now) if rollout.bake_s else Promoted(now)
+    return Baking(stage + 1, now, by_hand) if rollout.bake_s else Promoted(now)
 
 
 class Decided(Protocol):
@@ -218,12 +240,19 @@ def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> t
         following, sentence = cast(State, state), f"held: {trouble}"
     else:
         following, sentence = _strategy(rollout).advance(rollout, state, facts)
-    longest_s = rollout.max_s + _truths_still_come_s(rollout, facts)
-    if following is state and facts.now - rollout.started_at >= timedelta(seconds=longest_s):
-        return Aborted(facts.now), (
-            f"ended without a promotion after {_duration(longest_s)}: {sentence}"
-        )
+    if following is state and (ended := _ended_late(rollout, facts, sentence)):
+        return ended
     return following, sentence
+
+
+def _ended_late(rollout: Rollout, facts: Facts, sentence: str) -> tuple[State, str] | None:
+    """The end of a rollout that has run for its longest time; None before."""
+    longest_s = rollout.max_s + _truths_still_come_s(rollout, facts)
+    if facts.now - rollout.started_at < timedelta(seconds=longest_s):
+        return None
+    return Aborted(facts.now), (
+        f"ended without a promotion after {_duration(longest_s)}: {sentence}"
+    )
 
 
 def _truths_still_come_s(rollout: Rollout, facts: Facts) -> float:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.release.rollouts.answer_counts import WIDTH, AnswerCounts, combined
 from bascule.stats import INTERVAL_REQUESTS
 from bascule.stats.durations import CLASSES, beyond, dense, pairs
 
@@ -35,6 +36,7 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         durations: Of what a source has counted: places and counts (`stats.durations.sparse`).
         slow: Of a sealed interval, by class of work with limits: the class, its answers, and
             those beyond each limit (`latency.limits_of`).
+        answers: What the answers were.
     """
 
     requests: int = 0
@@ -42,6 +44,7 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     fallbacks: int = 0
     durations: tuple[int, ...] = ()
     slow: tuple[tuple[int, ...], ...] = ()
+    answers: AnswerCounts = AnswerCounts()
 
 
 class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,6 +100,8 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
         candidate: The arm of the candidate.
         compared: Requests that both versions answered.
         disagreements: Of them, those with different answers.
+        pairs: Of pairs of requests that both versions answered, so many are ordered alike by both,
+            so many the other way, and so many are not ordered.
     """
 
     number: int
@@ -105,6 +110,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate: ArmCounts = ArmCounts()
     compared: int = 0
     disagreements: int = 0
+    pairs: tuple[int, int, int] = (0, 0, 0)
 
 
 def summed(parts: Sequence[Interval]) -> Interval:
@@ -116,6 +122,7 @@ def summed(parts: Sequence[Interval]) -> Interval:
         candidate=_summed([one.candidate for one in parts]),
         compared=sum(one.compared for one in parts),
         disagreements=sum(one.disagreements for one in parts),
+        pairs=_pairs([sum(values) for values in zip(*(one.pairs for one in parts), strict=True)]),
     )  # fmt: skip
 
 
@@ -127,18 +134,27 @@ def less(total: Interval, before: Interval) -> Interval:
         candidate=_less(total.candidate, before.candidate),
         compared=max(total.compared - before.compared, 0),
         disagreements=max(total.disagreements - before.disagreements, 0),
+        pairs=_pairs([a - b for a, b in zip(total.pairs, before.pairs, strict=True)]),
     )  # fmt: skip
+
+
+def _pairs(counts: Sequence[int]) -> tuple[int, int, int]:
+    alike, crossed, ties = (max(count, 0) for count in counts)
+    return alike, crossed, ties
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
     durations = Counter(dict(pairs(total.durations))) - Counter(dict(pairs(before.durations)))
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    return ArmCounts(durations=_flat(durations), **counts)
+    answers = combined((total.answers, before.answers), (1, -1))
+    return ArmCounts(durations=_flat(durations), answers=answers, **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
-    return ArmCounts(durations=_flat(_counted([arm.durations for arm in arms])), **totals)
+    answers = combined([arm.answers for arm in arms], [1] * len(arms))
+    durations = _flat(_counted([arm.durations for arm in arms]))
+    return ArmCounts(durations=durations, answers=answers, **totals)
 
 
 def _counted(durations: Iterable[tuple[int, ...]]) -> Counter[int]:
@@ -181,6 +197,10 @@ _CLASS = 1 + MAX_LIMITS
 _ARM = len(FIELDS) + CLASSES * _CLASS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
+ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1
+ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + WIDTH
+PAIRS = ANSWERS_OF_CURRENT + WIDTH
+_COLUMNS = PAIRS + 3
 """Where columns of a table begin; the first one is the stage."""
 
 
@@ -190,10 +210,14 @@ def table_of(intervals: Iterable[Interval]) -> Floats:
     A column lies in one piece, and those of classes of work that nobody asks for take no memory.
     """
     rows = list(intervals)
-    table = np.zeros((len(rows), 3 + 2 * _ARM), order="F")
+    table = np.zeros((len(rows), _COLUMNS), order="F")
     table[:, 0] = [row.stage for row in rows]
     table[:, COMPARED] = [row.compared for row in rows]
     table[:, DISAGREEMENTS] = [row.disagreements for row in rows]
+    for place, row in enumerate(rows):
+        table[place, ANSWERS_OF_CANDIDATE:] = (
+            *row.candidate.answers.row(), *row.current.answers.row(), *row.pairs,
+        )  # fmt: skip
     for start, arms in (
         (CANDIDATE, [row.candidate for row in rows]), (CURRENT, [row.current for row in rows]),
     ):  # fmt: skip
@@ -251,7 +275,10 @@ def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQU
     Returns:
         Shape (groups, columns).
     """
-    return _grouped(table[:, 0], table[:, list(columns)], (0, 2), least)
+    groups = _grouped(table[:, 0], table[:, list(columns)], (0, 2), least)
+    # A reader of counters that are being written may see an event before its request.
+    groups[:, [1, 3]] = np.minimum(groups[:, [1, 3]], groups[:, [0, 2]])
+    return groups
 
 
 def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from bascule.release.rollouts.answers import AnswersEvidence
 from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Cohort, Floats, column
 from bascule.release.rollouts.guards import Verdict, judge
 from bascule.release.rollouts.plan import Rollout
@@ -33,6 +34,7 @@ class Facts:
             cohorts whose truths are in.
         truths_after_s: The age from which on cohorts have their truths; None where none has.
         now: The moment.
+        held: Why the answers of the candidate ask for a person; empty where they do not.
     """
 
     verdicts: Sequence[Verdict]
@@ -43,6 +45,7 @@ class Facts:
     rewards: tuple[Pair, Pair]
     truths_after_s: float | None
     now: datetime
+    held: str = ""
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""
@@ -70,7 +73,13 @@ def observed(
     rollout: Rollout, stage: int, table: Floats, cohorts: Sequence[Cohort], now: datetime
 ) -> Facts:
     """The facts of the intervals so far, as `table_of` has them, and of the cohorts."""
-    verdicts = judge(rollout.guards, table, cohorts, rollout.alpha)
+    in_pairs = rollout.strategy != "shadow"
+    verdicts = judge(rollout.guards, table, cohorts, rollout.alpha, in_pairs=in_pairs)
+    held = ""
+    if rollout.allow_answers:
+        verdicts = [one if one.answers is None else _accepted(one) for one in verdicts]
+    else:
+        held = next(filter(None, (_held(rollout, one) for one in verdicts)), "")
     of_candidate = table[:, column(CANDIDATE, "requests")]
     return Facts(
         verdicts=verdicts,
@@ -81,6 +90,37 @@ def observed(
         rewards=_rewards(rollout, cohorts),
         truths_after_s=_truths_after_s(cohorts, (now - rollout.started_at).total_seconds()),
         now=now,
+        held=held,
+    )
+
+
+def _accepted(verdict: Verdict) -> Verdict:
+    """A person has said that the answers may differ; harm stays harm."""
+    return replace(verdict, evidence=replace(verdict.evidence, log_e_safe=math.inf))
+
+
+def _held(rollout: Rollout, verdict: Verdict) -> str:
+    answers = verdict.answers
+    if answers is None:
+        return ""
+    if answers.is_mixed(rollout.alpha):
+        return f"held: {_pairs_said(rollout, answers)}; {_ASK}"
+    if answers.is_apart(rollout.alpha):
+        return (
+            f"held: {difference_said(rollout, verdict)}; {odds(answers.log_e_apart)} against "
+            f"{1 / rollout.alpha:.0f} to 1 needed; {_ASK}"
+        )
+    return ""
+
+
+_ASK = "if that is as it should be: bascule rollout promote --allow-answers"
+
+
+def _pairs_said(rollout: Rollout, answers: AnswersEvidence) -> str:
+    return (
+        f"{rollout.candidate} and {rollout.current} do not answer the same rows alike: of "
+        f"{answers.ordered:,} pairs of requests that both answered, {answers.ordered_alike:,} are "
+        "in the same order, and answers to mixed-up rows would have half of them"
     )
 
 
@@ -133,6 +173,14 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
         return (
             f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
             f"{rollout.current} (allowed {guard})"
+        )
+    if verdict.answers is not None:
+        return _answers_said(rollout, verdict, verdict.answers)
+    if verdict.unusable[0]:
+        return (
+            f"{verdict.unusable[0]:.2%} of the answers of {rollout.candidate} hold NaN or an "
+            f"infinite value, and {verdict.unusable[1]:.2%} of {rollout.current}; "
+            f"{verdict.candidate:.2%} and {verdict.current:.2%} failed (allowed {guard})"
         )
     if guard.harmed:
         return (
@@ -197,8 +245,24 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
     )
 
 
+def _answers_said(rollout: Rollout, verdict: Verdict, answers: AnswersEvidence) -> str:
+    needed = -math.log(rollout.alpha)
+    if answers.log_e_constant >= needed:
+        return (
+            f"{rollout.candidate} gives the same answer to every request, and {rollout.current} "
+            f"does not, in {answers.requests:,} answers"
+        )
+    if answers.log_e_aligned < needed <= answers.log_e_within:
+        return _pairs_said(rollout, answers)
+    return (
+        f"a part with {answers.current:.0%} of the answers of {rollout.current} has "
+        f"{answers.candidate:.0%} of those of {rollout.candidate} (allowed {verdict.guard})"
+    )
+
+
 def _least_said(verdict: Verdict) -> str:
-    if verdict.guard.harmed or verdict.guard.name == "disagreement":
+    has_other_words = verdict.answers is not None or verdict.unusable[0] > 0
+    if verdict.guard.harmed or verdict.guard.name == "disagreement" or has_other_words:
         return ""
     return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
 

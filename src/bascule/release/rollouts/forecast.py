@@ -19,7 +19,9 @@ from bascule.stats.durations import STEP, counted_factor
 from bascule.stats.planning import SPREAD
 
 _HARMS = (0.01, 0.02, 0.05)
-_UNKNOWN_RATES = {"errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01}
+_UNKNOWN_RATES = {
+    "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01, "answers": 0.5,
+}  # fmt: skip
 _SLOWER = (1.25, 1.5, 2.0)
 """Of what a guard of latency allows."""
 

@@ -4,12 +4,13 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 
 | guard | an event of the candidate | an event of the current version |
 |---|---|---|
-| `errors +1 pp` | an answer that the model failed | the same |
+| `errors +1 pp` | an answer that the model failed, or with a value that is not finite | the same |
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
 | `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+| `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
 T is the quantile of the current version's durations before the interval, of each class of work
 (rows per request, in powers of four). If the candidate's durations are 1.2 times those of the
@@ -22,16 +23,21 @@ asks for it), so `latency` rolls back on the tail and promotes on p50 and p95.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
 import numpy as np
 
 from bascule.core import Invalid
+from bascule.release.rollouts.answer_counts import FIELDS as ANSWER_FIELDS
+from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
+    ANSWERS_OF_CANDIDATE,
+    ANSWERS_OF_CURRENT,
     CANDIDATE,
     COMPARED,
     CURRENT,
@@ -56,7 +62,9 @@ from bascule.stats import (
 )
 from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
-_RATES = ("errors", "fallbacks", "accuracy", "disagreement")
+_RATES = ("errors", "fallbacks", "accuracy", "disagreement", "answers")
+_SHARE_OF_UNUSABLE = 0.1
+"""Of the evidence of `errors`: answers that are not finite are rare, or all."""
 _ON_OUTCOMES = ("accuracy",)
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
@@ -72,7 +80,8 @@ class Guard(msgspec.Struct, frozen=True):
     """One guardrail.
 
     Attributes:
-        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `latency`, or a quantile (`p95`).
+        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `answers`, `latency`, or a quantile
+            (`p95`).
         margin: What is allowed: a difference of rates (0.01), a share of the duration (0.2), or
             seconds.
         unit: `pp`, `%` or `ms`.
@@ -114,7 +123,10 @@ class Guard(msgspec.Struct, frozen=True):
         return f"{self.name} {'-' if self.name == 'accuracy' else '+'}{amount:g} {self.unit}"
 
 
-DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"))
+ANSWERS_GUARD = Guard("answers", 0.2, "pp")
+"""The demo's model of flights, trained again with one month more, is 14 to 16 points away, and most
+models of other data up to 10."""
+DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"), ANSWERS_GUARD)
 SHADOW_GUARDS = (Guard("errors", 0.01, "pp"), Guard("disagreement", 0.05, "pp"))
 OUTCOME_GUARDS = (*DEFAULT_GUARDS, Guard("accuracy", 0.02, "pp"))
 
@@ -133,6 +145,9 @@ class Verdict:
         unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
         worst: Of a latency: the quantile that `candidate` and `current` are of.
         least_shown: Of a latency: the quantile of which least is shown, and both rates there.
+        answers: Of the guard `answers`: what the intervals say of it.
+        unusable: Of the guard `errors`: the share of the answers of the candidate and the current
+            version that have a value that is not finite.
     """
 
     guard: Guard
@@ -144,12 +159,16 @@ class Verdict:
     unknown: float = 0.0
     worst: str = ""
     least_shown: tuple[str, float, float] = ("", 0.0, 0.0)
+    answers: AnswersEvidence | None = None
+    unusable: tuple[float, float] = (0.0, 0.0)
 
 
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
     found = _GUARD.match(text.strip().lower())
-    known = ", ".join(["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement"])
+    known = ", ".join(
+        ["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement", "answers"]
+    )
     if found is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
@@ -214,8 +233,9 @@ def limits_of(guards: Sequence[Guard], durations: tuple[int, ...]) -> Limits:
 
 
 def judge(
-    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float
-) -> list[Verdict]:
+    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float,
+    *, in_pairs: bool = True,
+) -> list[Verdict]:  # fmt: skip
     """What the evidence says of each guardrail.
 
     Args:
@@ -223,6 +243,7 @@ def judge(
         table: Its intervals, see `evidence.table_of`.
         cohorts: In the order of time.
         alpha: The promised share of good versions that are rolled back.
+        in_pairs: Whether the current version answers some of the candidate's requests too.
     """
     verdicts, first, outcome = [], 0, 0
     for guard in guards:
@@ -230,7 +251,7 @@ def judge(
             verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
             outcome += 1
         else:
-            verdicts.append(_judged(guard, table, first, alpha))
+            verdicts.append(_judged(guard, table, first, alpha, in_pairs=in_pairs))
         first += len(guard.harmed) + len(guard.shown)
     return verdicts
 
@@ -250,13 +271,15 @@ def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
     )  # fmt: skip
 
 
-def _judged(guard: Guard, table: Floats, first: int, alpha: float) -> Verdict:
+def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: bool) -> Verdict:
     if guard.harmed:
         return _latency(guard, table, first)
     if guard.name == "disagreement":
         compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
+    if guard.name == "answers":
+        return _answers_verdict(guard, table, in_pairs=in_pairs)
     total, event = _EVENTS[guard.name]
     counts = grouped(
         table,
@@ -265,9 +288,48 @@ def _judged(guard: Guard, table: Floats, first: int, alpha: float) -> Verdict:
             column(CURRENT, total), column(CURRENT, event),
         ),
     )  # fmt: skip
-    return _verdict(
+    verdict = _verdict(
         guard, counts, partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
     )
+    return _with_unusable(verdict, table) if guard.name == "errors" else verdict
+
+
+def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
+    """Harm is a constant answer alone; safe is what is within the margin and of the same rows."""
+    answers = judge_answers(table, guard.margin, in_pairs=in_pairs)
+    evidence = Evidence(
+        answers.log_e_constant, min(answers.log_e_within, answers.log_e_aligned),
+        answers.candidate - answers.current, -1.0, 1.0,
+    )  # fmt: skip
+    return Verdict(
+        guard, answers.requests, answers.candidate, answers.current, evidence, lambda **_: evidence,
+        answers=answers,
+    )  # fmt: skip
+
+
+def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
+    """With the answers that have a value that is not finite, of those that were looked at."""
+    looked, unusable = (ANSWER_FIELDS.index(name) for name in ("looked", "unusable"))
+    columns = (
+        ANSWERS_OF_CANDIDATE + looked, ANSWERS_OF_CANDIDATE + unusable,
+        ANSWERS_OF_CURRENT + looked, ANSWERS_OF_CURRENT + unusable,
+    )  # fmt: skip
+    counts = grouped(table, columns)
+    if not counts[:, 0].any():
+        return verdict
+    test = two_proportions(counts, margin=verdict.guard.margin, bounds=False)
+    n_c, e_c, n_0, e_0 = counts.sum(axis=0).tolist()
+    evidence = replace(
+        verdict.evidence,
+        log_e_worse=float(
+            np.logaddexp(
+                math.log1p(-_SHARE_OF_UNUSABLE) + verdict.evidence.log_e_worse,
+                math.log(_SHARE_OF_UNUSABLE) + test.log_e_worse,
+            )
+        ),
+        log_e_safe=min(verdict.evidence.log_e_safe, test.log_e_safe),
+    )
+    return replace(verdict, evidence=evidence, unusable=(e_c / max(n_c, 1), e_0 / max(n_0, 1)))
 
 
 def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:

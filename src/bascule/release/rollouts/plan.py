@@ -38,6 +38,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         outcomes_sample: The share of the predictions that get an outcome, chosen by
             `outcome_draw` of their ids; the others are not waited for.
         load_tries: After so many tries a host that cannot load the candidate ends the rollout.
+        allow_answers: Whether a person has said that answers may differ by more than the guard
+            `answers` allows.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     floor: float = 0.05
     outcomes_sample: float = 1.0
     load_tries: int = 5
+    allow_answers: bool = False
 
     @property
     def step(self) -> timedelta:
@@ -104,6 +107,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         revision: Of the cohorts that were looked at, likewise; 0 for none.
         failures: The hosts that could not load a version, likewise.
         trouble: What prevents the rollout from going on; empty for nothing.
+        held_by: The guard that asks for a person; empty for none.
     """
 
     state: State
@@ -114,6 +118,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     failures: tuple[LoadFailure, ...] = ()
     trouble: str = ""
+    held_by: str = ""
 
     @property
     def is_by_evidence(self) -> bool:

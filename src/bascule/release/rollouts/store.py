@@ -27,7 +27,6 @@ from bascule.endpoints import (
 )
 from bascule.release.rollouts import schema
 from bascule.release.rollouts.evidence import (
-    ArmCounts,
     Cohort,
     Cohorts,
     Interval,
@@ -41,6 +40,8 @@ from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
 _NEWEST = 2**31 - 1
+_EVENTS = "answers"
+"""The source under which the events are kept by which answers are compared; it counts nothing."""
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
 
@@ -276,6 +277,23 @@ class RolloutStore:
                 troubles.setdefault(stored.rollout.endpoint, []).append(entry)
         return troubles
 
+    def compared_events(self, rollout: str) -> list[Any] | None:
+        """The events by which the answers of a rollout are compared; None while none are chosen."""
+        table = schema.counts
+        query = sa.select(table.c.content).where(
+            table.c.rollout == rollout, table.c.source == _EVENTS
+        )
+        rows = self._read(query)
+        return rows[0].content if rows else None
+
+    def choose_events(self, rollout: str, events: Sequence[Any]) -> None:
+        """Compare the answers by these events from now on; nothing where others were chosen."""
+        with self.catalogue.write() as connection:
+            chosen = insert(connection, schema.counts).values(
+                rollout=rollout, source=_EVENTS, stage=0, content=[list(one) for one in events]
+            )
+            connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage.
 
@@ -297,7 +315,11 @@ class RolloutStore:
             sealed, fresh = (
                 dict(row.sealed),
                 _fresh(
-                    connection.execute(sa.select(table).where(table.c.rollout == rollout)),
+                    connection.execute(
+                        sa.select(table).where(
+                            table.c.rollout == rollout, table.c.source != _EVENTS
+                        )
+                    ),
                     row.sealed,
                 ),
             )
@@ -482,7 +504,7 @@ def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, In
         total = msgspec.convert(row.content, Interval)
         before = sealed.get(row.source)
         part = total if before is None else less(total, msgspec.convert(before, Interval))
-        if part.current != ArmCounts() or part.candidate != ArmCounts() or part.compared:
+        if msgspec.structs.replace(part, number=0, stage=0) != Interval(0, 0):
             made[row.source] = part, total
     return made
 

@@ -11,8 +11,10 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.core import BasculeError, Columns
 from bascule.serving.calls import Answer, Call, Outcome
@@ -24,8 +26,14 @@ from bascule.serving.telemetry import ArmSeries
 
 log = logging.getLogger(__name__)
 
+Floats = NDArray[np.float64]
+
 MAX_WAITING = 32
 """How many requests wait for a shadow, or are run by it, in one worker."""
+PAIRS_SHARE = 0.01
+"""Of a candidate's requests, those that the current version answers too."""
+_FIRST_PAIRS, _FIRST_SHARE = 64, 0.25
+"""So many are asked for sooner in each worker: with 1 % a rollout of 5,000 requests has none."""
 MAX_CALL_BYTES = 1 << 20
 """Requests with larger inputs are dropped: `MAX_WAITING` of them hold 32 MB."""
 
@@ -93,18 +101,103 @@ class ShadowRunner:
             )
         except (BasculeError, _NotRun):
             self.waiting -= 1
-            self._series.count_dropped()
+            self._drop()
         except Exception:
             self.waiting -= 1
             log.exception("the shadow %s could not be asked", model.by.name)
 
+    def _drop(self) -> None:
+        self._series.count_dropped()
+
     def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:
         failed = isinstance(outcome, BasculeError)
         self._series.count_arm(duration_ns, 0 if failed else rows, failed=failed)
-        if not isinstance(outcome, BasculeError) and not agree(
-            outcome.outputs, expected, self._tolerance
-        ):
+        if isinstance(outcome, BasculeError):
+            return
+        if self._series.answers is not None:
+            self._series.answers.add(outcome)
+        if not agree(outcome.outputs, expected, self._tolerance):
             self._series.count_disagreement()
+
+
+class PairRunner(ShadowRunner):
+    """Asks the current version again for some of the candidate's requests, and compares pairs.
+
+    Answers given to the wrong rows have the right distribution. So two requests that both versions
+    answered are compared: versions alike order the two alike, and answers to other rows are ordered
+    by chance (Kendall 1938). Each pair is in one comparison, so that comparisons are independent.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        series: ArmSeries,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        share: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`model` is the current version, `series` are the candidate's. See `ShadowRunner`."""
+        super().__init__(model, series, loop, share=share, draw=draw)
+        self._first = _FIRST_PAIRS
+        self._before: Any = None
+
+    def is_drawn(self) -> bool:
+        """Whether the next request is to be offered. The first ones are asked more often."""
+        if self._first:
+            is_drawn = self._draw() < max(self._share, _FIRST_SHARE)
+            self._first -= is_drawn
+            return is_drawn
+        return self._draw() < self._share
+
+    def offer(self, call: Call, answer: Answer) -> None:
+        """Ask the current version too; never raises."""
+        answers = self._series.answers
+        if answers is None or answer.by is not answers.by:  # it is a fallback's
+            return
+        if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
+            self.waiting += 1
+            self._loop.call_soon(self._run, call, answer.outputs)
+
+    def _drop(self) -> None:
+        """Of the current version nothing is counted here."""
+
+    def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:  # noqa: ARG002
+        answers = self._series.answers
+        if isinstance(outcome, BasculeError) or answers is None:
+            return
+        row = random.randrange(rows)
+        both = [
+            {name: column[row : row + 1] for name, column in columns.items()}
+            for columns in (expected, outcome.outputs)
+        ]
+        values, _ = answers.values(both)
+        if values is None:
+            return
+        before, self._before = self._before, values
+        if before is not None:
+            self._before = None
+            answers.count_pair(agreement(before, values, answers.are_labels))
+
+
+def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> int:
+    """Whether two versions order two rows alike (1), otherwise (-1), or neither.
+
+    Args:
+        first: What the candidate and the current version answer to a row. Shape (2, views).
+        second: The same of another row.
+        are_labels: Of each view, whether its values have no order. Shape (views,).
+
+    Returns:
+        The majority of the views. If the candidate's answers do not depend on the row, 1 and -1
+        are equally likely, as the rows may be exchanged.
+    """
+    moves = first - second
+    orders = np.sign(moves[0] * moves[1])
+    matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
+    crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
+    votes = np.where(are_labels, np.sign(matches - crossed), orders)
+    return int(np.sign(np.nansum(votes)))
 
 
 class _NotRun(Exception):

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from bascule.core import Unavailable
+from bascule.serving.telemetry.answers import (
+    LEAST_SAMPLE,
+    AnswerCounter,
+    AnswerRegions,
+    AnswerTotals,
+    Event,
+    events_of,
+)
 from bascule.stats.durations import BOUNDS_NS, CLASS_PLACES, PLACES as DURATION_PLACES, sparse
 
 if TYPE_CHECKING:
@@ -99,6 +108,7 @@ class ArmTotals:
         dropped: Of a shadow: sampled requests that it did not answer, because it was busy.
         durations: Of an arm of a rollout, if asked for: places and counts of answers with 200; see
             `stats.durations`.
+        answers: Likewise: what its answers are.
     """
 
     endpoint: str
@@ -114,6 +124,7 @@ class ArmTotals:
     disagreements: int = 0
     dropped: int = 0
     durations: tuple[int, ...] = ()
+    answers: AnswerTotals = field(default_factory=AnswerTotals)
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
@@ -131,8 +142,8 @@ class ArmSeries:
     """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
 
     __slots__ = (
-        "_base", "_count", "_durations", "_generation", "_generation_at", "_series", "_slower",
-        "_words", "label", "totals",
+        "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_series",
+        "_slower", "_words", "answers", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -142,6 +153,7 @@ class ArmSeries:
         of: ArmLabel,
         series: Series,
         label: Any,
+        answers: Callable[[Callable[[], bool]], AnswerCounter],
     ) -> None:
         """`place`: where the generation is, the generation, and where counts and durations are."""
         self._words = words
@@ -155,6 +167,17 @@ class ArmSeries:
         self._count = series.count
         self.label = label
         self.totals = series.totals
+        self.answers: AnswerCounter | None = None
+        self._answers = answers
+
+    def count_answers(self) -> AnswerCounter:
+        """Look at the answers from now on."""
+        if self.answers is None:
+            self.answers = self._answers(self._is_current)
+        return self.answers
+
+    def _is_current(self) -> bool:
+        return bool(self._words[self._generation_at] == self._generation)
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
@@ -217,13 +240,20 @@ class ArmCounters:
 
     def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
         """`part`: bytes of `size_of(workers, places)`, zeros at first."""
+        answers_at = self._counts_bytes(workers, places)
         self._bytes = part
-        self._words = part.cast("Q")
+        self._words = part[:answers_at].cast("Q")
         self._workers = workers
         self._places = places
+        self._answers = AnswerRegions(part[answers_at:], workers, places)
 
     @staticmethod
     def size_of(workers: int, places: int = PLACES) -> int:
+        answers_bytes = AnswerRegions.size_of(workers, places)
+        return ArmCounters._counts_bytes(workers, places) + answers_bytes
+
+    @staticmethod
+    def _counts_bytes(workers: int, places: int) -> int:
         return 8 * places * (_FRONT_WORDS + workers * (_WORDS + DURATION_PLACES))
 
     def name(self, labels: Iterable[ArmLabel], kept: Collection[ArmLabel]) -> None:
@@ -265,6 +295,8 @@ class ArmCounters:
             self._clear(self._base(worker, place), _WORDS)
             if is_compared:
                 self._clear(self._durations(worker, place), DURATION_PLACES)
+        if is_compared:
+            self._answers.clear(place)
         start = 8 * (front + 1)
         self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
 
@@ -278,7 +310,30 @@ class ArmCounters:
         front = place * _FRONT_WORDS
         bases = self._base(worker, place), self._durations(worker, place)
         at = front, self._words[front], *bases
-        return ArmSeries(self._words, at, label, series, metric_label)
+        answers = partial(self._answers.counter, worker, place)
+        return ArmSeries(self._words, at, label, series, metric_label, answers)
+
+    def events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
+        """The events that tell other answers from the first ones of an arm; None for too few."""
+        for place in self._places_of(endpoint, plan, arm):
+            sample, are_labels = self._answers.sample(place)
+            if len(sample) >= LEAST_SAMPLE:
+                return events_of(sample, are_labels)
+        return None
+
+    def set_events(self, endpoint: str, plan: int, events: Sequence[Event]) -> None:
+        """Have the workers compare the answers of all arms of a plan."""
+        for place in self._places_of(endpoint, plan):
+            self._answers.set_events(place, events)
+
+    def _places_of(self, endpoint: str, plan: int, arm: str = "") -> list[int]:
+        named = [(place, self._said(place)) for place in range(self._places)]
+        labels = [(place, ArmLabel.from_bytes(said)) for place, said in named if said]
+        return [
+            place
+            for place, label in labels
+            if (label.endpoint, label.plan) == (endpoint, plan) and arm in ("", label.arm)
+        ]
 
     def totals(self, compared: Collection[tuple[str, int]] = ()) -> list[ArmTotals]:
         """Every arm that has a place, the oldest plan first.
@@ -301,14 +356,17 @@ class ArmCounters:
     ) -> ArmTotals:
         sums = self._summed(place, self._base, _WORDS).tolist()
         durations: tuple[int, ...] = ()
+        answers = AnswerTotals()
         if label.is_compared and (label.endpoint, label.plan) in compared:
             durations = sparse(self._summed(place, self._durations, DURATION_PLACES))
+            answers = self._answers.totals(place)
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
             endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
+            answers=answers,
         )  # fmt: skip
 
     def _summed(self, place: int, start_of: Callable[[int, int], int], words: int) -> Any:

@@ -237,6 +237,7 @@ class LoadedModels:
             self.is_stuck |= is_stuck and engine.by not in shadows
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
+        self._endpoints.tick()
         for model in self._models.values():
             runs = 0 if model.engine is None else model.engine.new_runs()
             model.series.note_work(runs, model.open_calls)
@@ -489,6 +490,7 @@ def describe(
         places=places_of(manifest),
         held=held,
         columns=column_names(signature, manifest.classes, manifest.targets),
+        allows_non_finite=manifest.allows_non_finite,
     )
 
 
