@@ -35,6 +35,7 @@ from bascule.release.rollouts import (
     Cohorts,
     Decision,
     Interval,
+    PairCounts,
     Paused,
     Rollout,
     Rollouts,
@@ -342,7 +343,7 @@ def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
-        pairs=(0, 0, 0) if candidate is None else candidate.answers.pairs,
+        pairs=PairCounts() if candidate is None else PairCounts(*candidate.answers.pairs),
     )  # fmt: skip
 
 

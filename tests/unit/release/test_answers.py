@@ -13,6 +13,7 @@ from bascule.release.rollouts import (
     ArmCounts,
     Baking,
     Interval,
+    PairCounts,
     Paused,
     Promoted,
     Rollout,
@@ -57,10 +58,9 @@ def arm(draw, n, shares, *, changes=0.9, unusable=0.0):
 
 def intervals(candidate=SAME, *, count=40, pairs=(9, 1, 0), seed=0, stage=1, **more):
     draw = np.random.default_rng(seed)
+    told = pairs if isinstance(pairs, PairCounts) else PairCounts(*pairs)
     return [
-        Interval(
-            number, stage, arm(draw, 100, SAME), arm(draw, 100, candidate, **more), pairs=pairs
-        )
+        Interval(number, stage, arm(draw, 100, SAME), arm(draw, 100, candidate, **more), pairs=told)
         for number in range(count)
     ]
 
@@ -94,7 +94,8 @@ def test_answers_that_are_not_shown_to_be_within_the_margin_hold_without_asking(
 def test_answers_that_a_person_allows_do_not_hold():
     plan = rollout(allow_answers=True)
     assert isinstance(decided(plan=plan, candidate=(0.3, 0.95, 1.0)).state, Promoted)
-    constant = decided(plan=plan, candidate=(0.0, 1.0, 1.0), changes=0.0)
+    still = PairCounts(ties=1, still=1)
+    constant = decided(plan=plan, candidate=(0.0, 1.0, 1.0), changes=0.0, pairs=still)
     assert isinstance(constant.state, Aborted), "harm stays harm"
 
 
@@ -137,9 +138,35 @@ def test_without_pairs_and_comparisons_a_rollout_goes_on_after_many_requests():
 
 
 def test_a_constant_answer_is_rolled_back_where_the_current_version_varies():
-    decision = decided(candidate=(0.0, 1.0, 1.0), changes=0.0, count=5)
+    still = PairCounts(ties=2, still=2)
+    decision = decided(candidate=(0.0, 1.0, 1.0), changes=0.0, count=5, pairs=still)
     assert isinstance(decision.state, Aborted)
     assert "late/5 gives the same answer to every request, and late/4 does not" in decision.sentence
+
+
+def test_a_constant_answer_to_a_caller_that_asks_for_one_row_is_no_harm():
+    """The current version answers these requests alike too, as pairs show."""
+    pairs = PairCounts(ties=1)
+    decision = decided(candidate=(0.0, 1.0, 1.0), changes=0.0, count=5, pairs=pairs)
+    assert not isinstance(decision.state, Aborted)
+    pairs = PairCounts(ties=1, still=1)
+    decision = decided(candidate=(0.0, 1.0, 1.0), changes=0.0, count=10, pairs=pairs)
+    assert isinstance(decision.state, Aborted)
+
+
+def test_callers_that_keep_their_arm_make_no_difference_of_the_versions():
+    """The arms answer different requests; to the same ones both versions answer alike."""
+    few = PairCounts(9, 1, compared=20, gained=(1, 1), lost=(1, 0))
+    decision = decided(candidate=(0.3, 0.95, 1.0), pairs=few)
+    assert isinstance(decision.state, Promoted), decision.sentence
+    other = PairCounts(9, 1, compared=20, gained=(0, 8), lost=(1, 0))
+    decision = decided(candidate=(0.3, 0.95, 1.0), pairs=other)
+    assert decision.held_by == "answers"
+
+
+def test_pairs_show_what_the_arms_do_not():
+    gained = PairCounts(9, 1, compared=20, gained=(0, 12), lost=(1, 0))
+    assert decided(count=5, pairs=gained).held_by == "answers"
 
 
 def test_constant_traffic_rolls_nothing_back():
@@ -147,7 +174,7 @@ def test_constant_traffic_rolls_nothing_back():
     both = [
         Interval(
             number, 1, arm(draw, 100, (1.0,), changes=0.0), arm(draw, 100, (1.0,), changes=0.0),
-            pairs=(0, 0, 3),
+            pairs=PairCounts(ties=3),
         )
         for number in range(40)
     ]  # fmt: skip
@@ -179,6 +206,6 @@ def test_counts_of_servers_add_up_and_come_apart_again():
     first, second = intervals(count=2)
     both = summed([first, second])
     assert both.candidate.answers.compared == 200
-    assert both.pairs == (18, 2, 0)
+    assert both.pairs == PairCounts(18, 2)
     assert less(both, first).candidate.answers == second.candidate.answers
     assert less(both, first).pairs == second.pairs

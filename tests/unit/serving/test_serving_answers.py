@@ -7,13 +7,13 @@ import pytest
 
 from bascule.core import DType, Field
 from bascule.serving.calls import Answer, AnsweredBy
-from bascule.serving.execution.shadows import agreement
 from bascule.serving.telemetry.answers import (
     BLOCK,
     LEAST_SAMPLE,
     SAMPLE,
     AnswerRegions,
     Event,
+    agreement,
     events_of,
     views_of,
 )
@@ -181,6 +181,19 @@ def test_a_busy_arm_is_sampled_at_random():
             counted.answer(prediction=[1.0])
         looked = counted.totals().looked
     assert 20 * 512 + BLOCK < looked < 1.4 * 20 * 512, "of the first second all are counted"
+
+
+def test_pairs_count_order_and_the_events_of_one_version_alone():
+    counted = Counted()
+    first, second = np.array([[1.0], [1.1]]), np.array([[2.0], [2.5]])
+    counted.counter.count_pairs(first, second)
+    assert counted.totals().pairs[:5] == (1, 0, 0, 0, 0)
+    counted.regions.set_events(1, [Event(0, 1.05, False), Event(0, 2.2, False)])
+    counted.counter.count_pairs(first, second)
+    counted.counter.count_pairs(np.array([[1.0], [3.0]]), np.array([[1.0], [4.0]]))
+    alike, crossed, ties, still, compared, gained, lost = counted.totals().pairs
+    assert (alike, crossed, ties, still, compared) == (2, 0, 1, 1, 4)
+    assert (gained[:2], lost[:2]) == ((3, 3), (0, 0))
 
 
 @pytest.mark.parametrize(

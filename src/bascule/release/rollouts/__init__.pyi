@@ -1,4 +1,4 @@
-from .answer_counts import AnswerCounts as AnswerCounts
+from .answer_counts import AnswerCounts as AnswerCounts, PairCounts as PairCounts
 from .asking import (
     Begun as Begun,
     RolloutBook as RolloutBook,

@@ -17,7 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.release.rollouts.answer_counts import WIDTH, AnswerCounts, combined
+from bascule.release.rollouts.answer_counts import (
+    ANSWER_WIDTH,
+    PAIR_WIDTH,
+    AnswerCounts,
+    PairCounts,
+    combined,
+    row_of,
+)
 from bascule.stats import INTERVAL_REQUESTS
 from bascule.stats.durations import CLASSES, beyond, dense, pairs
 
@@ -100,8 +107,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
         candidate: The arm of the candidate.
         compared: Requests that both versions answered.
         disagreements: Of them, those with different answers.
-        pairs: Of pairs of requests that both versions answered, so many are ordered alike by both,
-            so many the other way, and so many are not ordered.
+        pairs: Of requests of the candidate that the current version answered too.
     """
 
     number: int
@@ -110,7 +116,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate: ArmCounts = ArmCounts()
     compared: int = 0
     disagreements: int = 0
-    pairs: tuple[int, int, int] = (0, 0, 0)
+    pairs: PairCounts = PairCounts()
 
 
 def summed(parts: Sequence[Interval]) -> Interval:
@@ -122,7 +128,7 @@ def summed(parts: Sequence[Interval]) -> Interval:
         candidate=_summed([one.candidate for one in parts]),
         compared=sum(one.compared for one in parts),
         disagreements=sum(one.disagreements for one in parts),
-        pairs=_pairs([sum(values) for values in zip(*(one.pairs for one in parts), strict=True)]),
+        pairs=combined([one.pairs for one in parts]),
     )  # fmt: skip
 
 
@@ -134,13 +140,8 @@ def less(total: Interval, before: Interval) -> Interval:
         candidate=_less(total.candidate, before.candidate),
         compared=max(total.compared - before.compared, 0),
         disagreements=max(total.disagreements - before.disagreements, 0),
-        pairs=_pairs([a - b for a, b in zip(total.pairs, before.pairs, strict=True)]),
+        pairs=combined((total.pairs, before.pairs), (1, -1)),
     )  # fmt: skip
-
-
-def _pairs(counts: Sequence[int]) -> tuple[int, int, int]:
-    alike, crossed, ties = (max(count, 0) for count in counts)
-    return alike, crossed, ties
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
@@ -152,7 +153,7 @@ def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
-    answers = combined([arm.answers for arm in arms], [1] * len(arms))
+    answers = combined([arm.answers for arm in arms])
     durations = _flat(_counted([arm.durations for arm in arms]))
     return ArmCounts(durations=durations, answers=answers, **totals)
 
@@ -198,9 +199,9 @@ _ARM = len(FIELDS) + CLASSES * _CLASS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
 ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1
-ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + WIDTH
-PAIRS = ANSWERS_OF_CURRENT + WIDTH
-_COLUMNS = PAIRS + 3
+ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + ANSWER_WIDTH
+PAIRS = ANSWERS_OF_CURRENT + ANSWER_WIDTH
+_COLUMNS = PAIRS + PAIR_WIDTH
 """Where columns of a table begin; the first one is the stage."""
 
 
@@ -216,7 +217,7 @@ def table_of(intervals: Iterable[Interval]) -> Floats:
     table[:, DISAGREEMENTS] = [row.disagreements for row in rows]
     for place, row in enumerate(rows):
         table[place, ANSWERS_OF_CANDIDATE:] = (
-            *row.candidate.answers.row(), *row.current.answers.row(), *row.pairs,
+            *row_of(row.candidate.answers), *row_of(row.current.answers), *row_of(row.pairs),
         )  # fmt: skip
     for start, arms in (
         (CANDIDATE, [row.candidate for row in rows]), (CURRENT, [row.current for row in rows]),

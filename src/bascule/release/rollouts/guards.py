@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from bascule.core import Invalid
-from bascule.release.rollouts.answer_counts import FIELDS as ANSWER_FIELDS
+from bascule.release.rollouts.answer_counts import ANSWER_FIELDS
 from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
     ANSWERS_OF_CANDIDATE,

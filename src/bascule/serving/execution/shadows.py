@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bascule.core import BasculeError, Columns
 from bascule.serving.calls import Answer, Call, Outcome
@@ -25,8 +24,6 @@ from bascule.serving.execution.served import ServedModel
 from bascule.serving.telemetry import ArmSeries
 
 log = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 MAX_WAITING = 32
 """How many requests wait for a shadow, or are run by it, in one worker."""
@@ -125,7 +122,7 @@ class PairRunner(ShadowRunner):
 
     Answers given to the wrong rows have the right distribution. So two requests that both versions
     answered are compared: versions alike order the two alike, and answers to other rows are ordered
-    by chance (Kendall 1938). Each pair is in one comparison, so that comparisons are independent.
+    by chance. Each pair is in one comparison, so that comparisons are independent.
     """
 
     def __init__(
@@ -143,8 +140,9 @@ class PairRunner(ShadowRunner):
         self._before: Any = None
 
     def is_drawn(self) -> bool:
-        """Whether the next request is to be offered. The first ones are asked more often."""
-        if self._first:
+        """Whether the next request is to be offered, more often at the start of a comparison."""
+        answers = self._series.answers
+        if self._first and answers is not None and answers.is_comparing:
             is_drawn = self._draw() < max(self._share, _FIRST_SHARE)
             self._first -= is_drawn
             return is_drawn
@@ -177,27 +175,7 @@ class PairRunner(ShadowRunner):
         before, self._before = self._before, values
         if before is not None:
             self._before = None
-            answers.count_pair(agreement(before, values, answers.are_labels))
-
-
-def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> int:
-    """Whether two versions order two rows alike (1), otherwise (-1), or neither.
-
-    Args:
-        first: What the candidate and the current version answer to a row. Shape (2, views).
-        second: The same of another row.
-        are_labels: Of each view, whether its values have no order. Shape (views,).
-
-    Returns:
-        The majority of the views. If the candidate's answers do not depend on the row, 1 and -1
-        are equally likely, as the rows may be exchanged.
-    """
-    moves = first - second
-    orders = np.sign(moves[0] * moves[1])
-    matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
-    crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
-    votes = np.where(are_labels, np.sign(matches - crossed), orders)
-    return int(np.sign(np.nansum(votes)))
+            answers.count_pairs(before, values)
 
 
 class _NotRun(Exception):

@@ -42,7 +42,11 @@ _UNORDERED = ("text", "place")
 _EVENTS_BYTES = 1_024
 _UNUSABLE, _CHANGES, _FIRST_EVENT = 0, 1, 2
 _COMPARED = _FIRST_EVENT + MAX_EVENTS
-_LOOKED, _ALIKE, _CROSSED, _TIES, _SAMPLED, _LABELS, _COUNTS = range(_COMPARED + 1, _COMPARED + 8)
+_LOOKED, _GAINED = _COMPARED + 1, _COMPARED + 2
+_LOST = _GAINED + MAX_EVENTS
+(
+    _ALIKE, _CROSSED, _TIES, _STILL, _PAIRED, _SAMPLED, _LABELS, _COUNTS,
+) = range(_LOST + MAX_EVENTS, _LOST + MAX_EVENTS + 8)  # fmt: skip
 """Parts come before their totals: a reader goes up, and so finds no more parts than there are."""
 _WORDS = _COUNTS + SAMPLE * MAX_VIEWS
 
@@ -80,8 +84,8 @@ class AnswerTotals:
         compared: Those that were looked at since events are known.
         changes: Of them, those that differ from the answer before.
         events: Of them, those of which each event is true.
-        pairs: Of pairs of requests that both versions answered, so many are ordered alike by both,
-            so many the other way, and so many are not ordered.
+        pairs: Of requests of the candidate that the current version answered too, in the order of
+            `release.rollouts.PairCounts`.
     """
 
     looked: int = 0
@@ -89,7 +93,9 @@ class AnswerTotals:
     compared: int = 0
     changes: int = 0
     events: tuple[int, ...] = ()
-    pairs: tuple[int, int, int] = (0, 0, 0)
+    pairs: tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]] = (
+        0, 0, 0, 0, 0, (), (),
+    )  # fmt: skip
 
 
 def views_of(outputs: Sequence[Field]) -> tuple[View, ...]:
@@ -182,6 +188,37 @@ def _edges(values: Floats, counts: NDArray[np.int64], count: int) -> list[float]
     return sorted(set(edges))
 
 
+_Events = tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]
+"""Events as arrays: view, value, and whether it is a label."""
+
+
+def _are_true(values: Floats, events: _Events) -> NDArray[np.bool_]:
+    """Of answers, shape (answers, views), which events are true. Shape (answers, events)."""
+    views, edges, are_labels = events
+    looked = values[:, views]
+    return np.where(are_labels, np.abs(looked - edges) < 0.5, looked <= edges)
+
+
+def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> int:
+    """Whether two versions order two rows alike (1), otherwise (-1), or neither.
+
+    Args:
+        first: What the candidate and the current version answer to a row. Shape (2, views).
+        second: The same of another row.
+        are_labels: Of each view, whether its values have no order. Shape (views,).
+
+    Returns:
+        The majority of the views. If the candidate's answers do not depend on the row, 1 and -1
+        are equally likely, as the rows may be exchanged (Kendall 1938).
+    """
+    moves = first - second
+    orders = np.sign(moves[0] * moves[1])
+    matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
+    crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
+    votes = np.where(are_labels, np.sign(matches - crossed), orders)
+    return int(np.sign(np.nansum(votes)))
+
+
 class AnswerCounter:
     """Counts the answers of one arm in one worker. On the event loop only."""
 
@@ -202,7 +239,7 @@ class AnswerCounter:
         self._sample = np.frombuffer(region, np.float64)[_COUNTS:].reshape(SAMPLE, MAX_VIEWS)
         self._events_bytes = events
         self._is_current = is_current
-        self._events: tuple[NDArray[np.intp], Floats, NDArray[np.bool_]] | None = None
+        self._events: _Events | None = None
         self._fields: tuple[Field, ...] = ()
         self._views: tuple[View, ...] = ()
         self.allows_non_finite = True
@@ -219,6 +256,11 @@ class AnswerCounter:
         self.by = by
         self._fields, self._views = tuple(outputs), views_of(outputs)
         self.allows_non_finite = allows_non_finite
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether the events are known by which answers are compared."""
+        return (self._events or self._read_events()) is not None
 
     @property
     def are_labels(self) -> NDArray[np.bool_]:
@@ -242,10 +284,26 @@ class AnswerCounter:
         self._kept_share = min(1.0, _MOST_PER_S / max(self._seen, 1))
         self._seen = 0
 
-    def count_pair(self, agreement: int) -> None:
-        """Note how two requests are ordered by both versions: alike (1), otherwise (-1), or not."""
-        if self._is_current():
-            self._counts[(_TIES, _ALIKE, _CROSSED)[agreement]] += 1
+    def count_pairs(self, first: Floats, second: Floats) -> None:
+        """Compare two requests that both versions answered.
+
+        Args:
+            first: What the candidate and the current version answered to one. Shape (2, views).
+            second: To the other. The same shape.
+        """
+        if not self._is_current():
+            return
+        counts, order = self._counts, agreement(first, second, self.are_labels)
+        is_still = (first[0] == second[0]).all() and (first[1] != second[1]).any()
+        counts[_STILL] += is_still
+        counts[(_TIES, _ALIKE, _CROSSED)[order]] += 1
+        if (events := self._events or self._read_events()) is None:
+            return
+        counts[_PAIRED] += 2
+        for pair in (first, second):
+            candidate, current = _are_true(pair, events)
+            counts[_GAINED : _GAINED + len(candidate)] += candidate & ~current
+            counts[_LOST : _LOST + len(candidate)] += current & ~candidate
 
     def _flush(self) -> None:
         block, self._block = self._block, []
@@ -271,10 +329,8 @@ class AnswerCounter:
             self._keep(values)
             return
         counts[_COMPARED] += len(values)
-        views, edges, are_labels = events
-        looked = values[:, views]
-        is_true = np.where(are_labels, np.abs(looked - edges) < 0.5, looked <= edges)
-        counts[_FIRST_EVENT : _FIRST_EVENT + len(edges)] += is_true.sum(axis=0)
+        true = _are_true(values, events).sum(axis=0)
+        counts[_FIRST_EVENT : _FIRST_EVENT + len(true)] += true
         before = values[:1] if self._last is None else self._last
         all_values = np.concatenate([before, values])
         counts[_CHANGES] += (all_values[1:] != all_values[:-1]).any(axis=1).sum()
@@ -316,7 +372,7 @@ class AnswerCounter:
         self._counts[_LABELS] = sum(is_label << place for place, is_label in enumerate(labels))
         self._counts[_SAMPLED] += len(part)
 
-    def _read_events(self) -> tuple[NDArray[np.intp], Floats, NDArray[np.bool_]] | None:
+    def _read_events(self) -> _Events | None:
         if not self._events_bytes[0]:
             return None
         events = [Event(*one) for one in json.loads(bytes(self._events_bytes).rstrip(b"\0"))]
@@ -360,7 +416,10 @@ class AnswerRegions:
         return AnswerTotals(
             looked=sums[_LOOKED], unusable=sums[_UNUSABLE], compared=sums[_COMPARED],
             changes=sums[_CHANGES], events=tuple(events) if any(events) else (),
-            pairs=(sums[_ALIKE], sums[_CROSSED], sums[_TIES]),
+            pairs=(
+                sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],
+                tuple(sums[_GAINED:_LOST]), tuple(sums[_LOST:_ALIKE]),
+            ),
         )  # fmt: skip
 
     def sample(self, place: int) -> tuple[Floats, NDArray[np.bool_]]:
