@@ -40,6 +40,7 @@ from bascule.monitoring.performance.tracking import track_records
 _YEAR_S = 365 * 86_400
 _ONE_A_DAY = 365
 _ENOUGH = 0.8
+_SHOWN_NOTES = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -187,7 +188,8 @@ def _from_ledger(
     found = read_ledger(home, name, reference_of, since=since, columns=plan.slices)
     if not found:
         raise Invalid(
-            f"no version of {name} in the ledger has a bundle here: {'; '.join(notes)}",
+            f"no version of {name} in the ledger has a bundle here: {', '.join(known)}; "
+            f"{'; '.join(notes[:_SHOWN_NOTES])}",
             hint="bascule performance reads the classes and the record of a version from it",
         )
     return found
