@@ -5,7 +5,6 @@ Counts are sufficient for every test, so a stored decision can be computed again
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.stats import INTERVAL_REQUESTS
-from bascule.stats.durations import CLASSES, beyond, dense, pairs
+from bascule.stats.durations import CLASSES, beyond, dense, sparse
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +28,7 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         fallbacks: Of them, those that another model answered.
         durations: Of what a source has counted: places and counts (`stats.durations.sparse`).
         slow: Of a sealed interval, by class of work with limits: the class, its answers, and
-            those beyond each limit (`latency.limits_of`).
+            those beyond each limit (`guards.limits_of`).
         judged: Outcomes that arrived in this interval, whenever the answer was given.
         wrong: Of them, those that the answer does not equal.
     """
@@ -87,35 +86,20 @@ def less(total: Interval, before: Interval) -> Interval:
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    durations = Counter(dict(pairs(total.durations))) - Counter(dict(pairs(before.durations)))
+    durations = np.maximum(dense(total.durations) - dense(before.durations), 0)
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    return ArmCounts(durations=_flat(durations), **counts)
+    return ArmCounts(durations=sparse(durations), **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
-    return ArmCounts(durations=_flat(_counted([arm.durations for arm in arms])), **totals)
-
-
-def _counted(durations: Iterable[tuple[int, ...]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for sparse in durations:
-        total.update(dict(pairs(sparse)))
-    return total
-
-
-def _flat(durations: Mapping[int, int]) -> tuple[int, ...]:
-    return tuple(number for pair in sorted(durations.items()) for number in pair)
+    durations = sum((dense(arm.durations) for arm in arms), dense(()))
+    return ArmCounts(durations=sparse(durations), **totals)
 
 
 Limits = Mapping[int, Sequence[Sequence[int]]]
 """By class of work: the bins from which answers of the current version count as slow at each
 quantile, and those of the candidate."""
-
-
-def current_durations(totals: Iterable[Interval]) -> tuple[int, ...]:
-    """The durations of the current version that several sources have counted."""
-    return _flat(_counted(total.current.durations for total in totals))
 
 
 def with_limits(counted: Interval, limits: Limits) -> Interval:
