@@ -57,6 +57,8 @@ class ImportedModel:
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
+        decide: Asks the model for its `decision_function` of rows in the signature's dtypes; None
+            for a flavor whose models have none.
     """
 
     task: str
@@ -75,6 +77,7 @@ class ImportedModel:
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
     is_network: bool = False
+    decide: Callable[[Columns], NDArray[Any] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

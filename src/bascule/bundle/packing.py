@@ -343,7 +343,9 @@ def _choose(
                 found = jumps.find(program, subject.signature.inputs, trained)
                 on = static if found is None else static.joined(subject.original, found.beside())
                 precision = compilation.precision
-                judged, invariant = _judged(subject.original, program, on, precision, request)
+                judged, invariant = _judged(
+                    subject.original, program, on, precision, request, subject.decide
+                )
                 if found is not None and judged.passed:
                     judged = found.judged(subject.original, judged)
             except (Untrusted, ModelFailed) as problem:
@@ -411,7 +413,9 @@ def _in_machine_code(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = _judged(subject.original, program, on, entry.precision, request)
+        judged, invariant = _judged(
+            subject.original, program, on, entry.precision, request, subject.decide
+        )
         request.tell(
             f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
@@ -456,7 +460,12 @@ def _rows_to_compare(subject: ImportedModel) -> Rows | None:
 
 
 def _judged(
-    original: Program, program: Program, on: ComparedRows, precision: str, request: Request
+    original: Program,
+    program: Program,
+    on: ComparedRows,
+    precision: str,
+    request: Request,
+    decide: parity.Decide | None = None,
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits in any company."""
     settled = on
@@ -468,6 +477,7 @@ def _judged(
             tolerance=request.tolerance,
             precision=precision,
             probes=len(settled.kinds),
+            decide=decide,
         )
         judged = replace(judged, probed=settled.probed)
         before = settled

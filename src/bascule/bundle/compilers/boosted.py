@@ -25,6 +25,7 @@ from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.predictors import (
     Outcome,
     flat,
+    of_both,
     of_scores,
     raised,
     rounded_to_float,
@@ -186,11 +187,10 @@ def _of_second(graph: Graph, second: str, classes: int | None) -> Outcome:
     """What XGBoost calls probabilities where its objective has none: 1 - x and x."""
     if classes is None:
         return Outcome(prediction=flat(graph, second))
-    first = graph.add("Sub", graph.constant(1.0), second)
     above = graph.add("Greater", second, graph.constant(0.5))
     return Outcome(
         index=flat(graph, graph.cast(above, DType.INT64)),
-        probabilities=graph.add("Concat", first, second, axis=1),
+        probabilities=of_both(graph, second),
     )
 
 

@@ -200,6 +200,7 @@ class Sklearn:
             train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
+            decide=original.decide if hasattr(model, "decision_function") else None,
         )
         return self._with_saved(model, subject, frame)
 
@@ -267,6 +268,13 @@ class SklearnOriginal(Program):
         methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
         asked = _asked(self._model, data, methods)
         return {field.name: self._answer(field, asked) for field in wanted}
+
+    def decide(self, columns: Columns) -> NDArray[Any] | None:
+        """The model's `decision_function`; None where it refuses the rows."""
+        try:
+            return np.asarray(self._model.decision_function(self._frame.build(columns)))
+        except Exception:  # a model may raise anything
+            return None
 
     def _answer(self, field: Field, asked: Mapping[str, Any]) -> NDArray[Any]:
         """One output, from the answers of the model's methods."""
