@@ -1,6 +1,10 @@
 from .apart import take_apart as take_apart
 from .boosted import compile_ensemble as compile_ensemble
-from .catboost import as_json as as_json, read_catboost as read_catboost
+from .catboost import (
+    as_json as as_json,
+    catboost_threshold as catboost_threshold,
+    read_catboost as read_catboost,
+)
 from .catboost_categories import known_categories as known_categories, preparation as preparation
 from .labels import label_dtype as label_dtype
 from .lightgbm import read_lightgbm as read_lightgbm
