@@ -93,6 +93,8 @@ class Compilation:
         texts: What it needs to count words; None where it counts none.
         steps: The model's own steps, which are not compiled: from the columns of the model to
             `inputs`. None where the graph reads the columns themselves.
+        rounding: By how much a probability may differ because the model rounds its own scores,
+            where a step of what follows multiplies that.
     """
 
     precision: str
@@ -102,6 +104,7 @@ class Compilation:
     missing_text: str | None
     texts: Texts | None = None
     steps: Callable[[Columns], Columns] | None = None
+    rounding: float = 0.0
 
 
 class Flavor(Protocol):

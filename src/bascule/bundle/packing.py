@@ -323,8 +323,7 @@ def _choose(
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
         return _own_original(compilations, subject, request)
-    real = parity.sample(rows.columns)
-    expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
+    real, expected = asking.compared(subject, rows, tolerance=request.tolerance)
     on = ComparedRows(real, expected)
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
@@ -333,6 +332,9 @@ def _choose(
     try:
         for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}{_behind(compilation)}")
+            if compilation.rounding > request.tolerance:
+                failed.append(_too_steep(compilation, request))
+                continue
             try:
                 program = _opened(
                     _entry(compilation, subject, request),
@@ -513,6 +515,14 @@ def _no_parity(reason: str, precision: str, request: Request) -> Parity:
         passed=False,
         reason=reason,
     )
+
+
+def _too_steep(compilation: Compilation, request: Request) -> Parity:
+    reason = (
+        "a step of the model's isotonic calibration is so steep that the rounding of its scores "
+        f"may change a probability by {compilation.rounding:.2g}, more than {request.tolerance:g}"
+    )
+    return _no_parity(reason, compilation.precision, request)
 
 
 def _write(

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pandas as pd
 import pytest
 from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
 from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import make_classification
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from xgboost import Booster, DMatrix, XGBClassifier, XGBRegressor, train as train_xgboost
 from xgboost.callback import EarlyStopping
 
+from bascule.bundle.compilers import compilations
+from bascule.bundle.flavors.frames import Frame
+from bascule.bundle.flavors.sklearn import SklearnOriginal
 from bascule.bundle.overrides import own_methods
-from bascule.core.errors import Invalid
+from bascule.core import DType, Field, Invalid, Signature, Unconvertible
 
+_MADE_UP = ("missing or new", "near a row", "extreme", "combined", "beside a jump")
 _QUIET = {"verbose": False, "allow_writing_files": False, "thread_count": 1, "random_seed": 0}
 
 
@@ -222,3 +236,113 @@ def test_a_whole_category_that_xgboost_never_saw_is_refused(pack, missing):
             with pytest.raises(Invalid, match="none of the 3 categories"):
                 bundle.predict(form)
     assert len(bundle.predict({"c": [np.nan, 9], "x": [0.0, 0.0]})["label"]) == 2
+
+
+_STEPS = """
+import numpy as np
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+
+class RarePipeline(Pipeline):
+    def predict(self, X):
+        return np.where(np.asarray(X)[:, 0] == 1234.5, 0, super().predict(X))
+
+
+class RareLogistic(LogisticRegression):
+    def predict(self, X):
+        return np.where(np.asarray(X)[:, 0] == 1234.5, 0, super().predict(X))
+
+
+class RareSelection(SelectKBest):
+    def transform(self, X):
+        return np.where(np.asarray(X)[:, :1] == 1234.5, 0.0, super().transform(X))
+"""
+
+
+@pytest.fixture
+def rare(tmp_path, monkeypatch):
+    """A module with estimators that answer otherwise about rows that no sample holds."""
+    name = f"rare_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(_STEPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield import_module(name), tmp_path / f"{name}.py"
+    sys.modules.pop(name)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
+        lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
+        lambda rare: make_pipeline(rare.RareSelection(k=3), LogisticRegression(max_iter=5000)),
+        lambda rare: VotingClassifier([("a", rare.RareLogistic(max_iter=5000))]),
+    ],
+    ids=["pipeline", "last step", "selection", "member"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_method_of_the_author_s_inside_a_pipeline_answers_for_itself(pack, cancer, rare, build):
+    module, file = rare
+    X, y = cancer
+    model = build(module).fit(X, y)
+
+    bundle = pack(model, (X, y), code=[file], serve_original=True)
+
+    rows = X[:50].copy()
+    rows[::2, 0] = 1234.5
+    assert bundle.predict(rows)["label"].tolist() == model.predict(rows).tolist()
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_a_function_that_is_set_on_a_model_is_what_parity_asks(cancer, method):
+    """Forests are spared one of the two calls, and pipelines are taken apart, but not these."""
+    X, y = cancer
+    signature = Signature(
+        (Field("input", DType.FP64, (30,)),),
+        (Field("label", DType.INT64), Field("probabilities", DType.FP64, (2,))),
+    )
+    own = {"predict": np.full(5, 7), "predict_proba": np.full((5, 2), 0.25)}
+    for model in (RandomForestClassifier(5), make_pipeline(StandardScaler(), GaussianNB())):
+        model.fit(X, y)
+        setattr(model, method, lambda _: own[method])
+
+        answered = SklearnOriginal(model, Frame("numpy", {}, "float64"), signature).ask(X[:5])
+
+        name = {"predict": "label", "predict_proba": "probabilities"}[method]
+        assert (answered[name] == own[method]).all()
+        with pytest.raises(Unconvertible, match=f"has its own {method}"):
+            next(compilations(model, signature))
+
+
+@pytest.mark.parametrize(
+    ("base", "dtype"),
+    [(XGBClassifier(n_estimators=20), np.float64), (LogisticRegression(), np.float32)],
+)
+def test_steps_that_multiply_the_rounding_of_floats_are_left_to_the_original(pack, base, dtype):
+    X, y = make_classification(3000, 12, n_informative=6, flip_y=0.2, random_state=0)
+    X = X.astype(dtype)
+    model = CalibratedClassifierCV(base, method="isotonic", cv=3).fit(X[:2000], y[:2000])
+
+    bundle = pack(model, (X[:2000], y[:2000]), (X[2000:2200], y[2000:2200]))
+
+    assert bundle.manifest.serves == "original"
+    assert "isotonic calibration is so steep" in bundle.parity.reason
+    found, expected = bundle.predict(X)["probabilities"], model.predict_proba(X)
+    assert np.abs(found - expected).max() <= 1e-7
+
+
+def test_steps_of_doubles_are_compiled(pack):
+    X, y = make_classification(600, 12, n_informative=6, flip_y=0.2, random_state=0)
+    model = CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=3).fit(X, y)
+    assert pack(model, (X, y)).manifest.serves == "onnx"
+
+
+def test_training_rows_are_compared_beside_the_held_out_ones(pack, cancer):
+    X, y = cancer
+    model = LogisticRegression(max_iter=5000).fit(X[:400], y[:400])
+
+    parity = pack(model, (X[:400], y[:400]), (X[400:], y[400:])).parity
+
+    made_up = sum(n for kind, n in parity.probed.items() if kind in _MADE_UP)
+    assert parity.rows - made_up == len(X)

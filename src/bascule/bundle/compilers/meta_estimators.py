@@ -11,7 +11,7 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.exponentials import sigmoids, softmax, sum_of_rows
 from bascule.bundle.compilers.foreign import unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
-from bascule.bundle.compilers.piecewise import piecewise_linear
+from bascule.bundle.compilers.piecewise import piecewise_linear, rounding_error
 from bascule.bundle.compilers.predictors import (
     Outcome,
     adding_up,
@@ -182,6 +182,8 @@ def _by_class(graph: Graph, member: Any, scores: str) -> str:
         return sigmoids(graph, lines, len(calibrators))
     if member.method != "isotonic":
         raise Unconvertible(f"there is no compiler for a calibration by {member.method}")
+    steepest = [rounding_error(one.X_thresholds_, one.y_thresholds_) for one in calibrators]
+    graph.rounding = max(graph.rounding, *steepest)
     columns = [
         piecewise_linear(
             graph,

@@ -21,7 +21,7 @@ from bascule.bundle.compilers.exponentials import (
 )
 from bascule.bundle.compilers.foreign import convert, unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
-from bascule.bundle.compilers.steps import compiler_for, transform
+from bascule.bundle.compilers.steps import check_methods, compiler_for, transform
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, rounded, width
 from bascule.core import DType, Unconvertible
@@ -193,6 +193,7 @@ def taken_apart(model: Any) -> tuple[list[Any], Any]:
     steps: list[Any] = []
     while True:
         home = type(model).__module__
+        check_methods(model)
         if home.startswith("sklearn.model_selection._search"):
             model = model.best_estimator_
         elif home == "sklearn.frozen._frozen":

@@ -33,38 +33,56 @@ _HINTS = {
 }
 """By the first word of what was lost."""
 _MATRIX = Kind("float64")
+_TRAINING_ROWS = 4096
 
 
-def expected(subject: ImportedModel, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
-    """The answers that a program has to give to the rows that are compared.
+def compared(subject: ImportedModel, rows: Rows, *, tolerance: float) -> tuple[Columns, Columns]:
+    """The real rows that programs are compared on, and the answers that they have to give.
+
+    Training rows are among them: what was learned from rows, the thresholds of trees or the steps
+    of an isotonic calibration, is steepest beside those rows, and multiplies there what rounding
+    is between floats and doubles.
 
     Args:
         subject: The model.
-        rows: The real ones of them.
-        compared: Those in the signature's dtypes, and probes after them.
+        rows: The held-out rows, or else the training rows.
         tolerance: The largest difference allowed between the model and what is rebuilt of it.
+
+    Returns:
+        At most `parity.MAX_ROWS` rows in the signature's dtypes, with a part of the training rows
+        after them; and the model's answers.
 
     Raises:
         Invalid: The model answers otherwise about the rows as they were given than about the rows
             as the bundle reads them: the training rows, or those that are compared.
     """
+    real, expected = _answered(subject, rows, tolerance)
+    if subject.train is None or rows is subject.train:
+        return real, expected
+    trained, answered = _answered(subject, subject.train, tolerance, limit=_TRAINING_ROWS)
+    return _joined(real, trained), _joined(expected, answered)
+
+
+def _answered(
+    subject: ImportedModel, rows: Rows, tolerance: float, limit: int = parity.MAX_ROWS
+) -> tuple[Columns, Columns]:
+    """At most `limit` of the rows, and the model's answers; all are held against what is saved."""
+    own = _own(subject, rows)
+    sampled = parity.sample(rows.columns)
+    if own is not None:
+        _check(subject, rows, own, sampled, tolerance)
+    places = parity.sample({"": np.arange(len(next(iter(sampled.values()))))}, limit)[""]
+    chosen = take(sampled, places)
+    own = {} if own is None else take(own, places)
+    missing = [one.name for one in subject.original.outputs if one.name not in own]
     try:
-        found = parity.answers(subject.original, compared)
+        return chosen, {**(parity.answers(subject.original, chosen) if missing else {}), **own}
     except ModelFailed as problem:
         raise _loss(subject, rows, problem.message) from None
-    own = _own(subject, rows)
-    if own is not None:
-        count = len(next(iter(own.values())))
-        _check(subject, rows, own, take(compared, slice(count)), tolerance)
-        found = {
-            name: np.concatenate([own.get(name, values[:count]), values[count:]])
-            for name, values in found.items()
-        }
-    if subject.train is not None and rows is not subject.train:
-        own = _own(subject, subject.train)
-        if own is not None:
-            _check(subject, subject.train, own, parity.sample(subject.train.columns), tolerance)
-    return found
+
+
+def _joined(one: Columns, other: Columns) -> Columns:
+    return {name: np.concatenate([values, other[name]]) for name, values in one.items()}
 
 
 def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
@@ -91,9 +109,13 @@ def _check(
     subject: ImportedModel, rows: Rows, own: Columns, columns: Columns, tolerance: float
 ) -> None:
     """Hold the model's own answers against those of what a bundle keeps of it."""
+    try:
+        kept = parity.answers(subject.reopened or subject.original, columns)
+    except ModelFailed as problem:
+        raise _loss(subject, rows, problem.message) from None
     judged = parity.compare(
         own,
-        parity.answers(subject.reopened or subject.original, columns),
+        kept,
         tolerance=tolerance,
         program="original",
         precision="",
