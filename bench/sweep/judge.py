@@ -2,8 +2,8 @@
 
 The promise, for every row that the original answers: where the bundle answers too, it differs by
 no more than the larger of the claimed parity and its tolerance, and gives another label only where
-the original's two best classes tie. A row that the original refuses, the bundle refuses; and it
-refuses no row like those that it was made with.
+what decides the original's label is as good as even, in one row of a thousand at most. A row that
+the original refuses, the bundle refuses; and it refuses no row like those that it was made with.
 
 Two kinds of rows are counted and not judged. Where rounding decides, the original itself answers
 otherwise when its doubles change by 2**-36; but differences that are all those of the next number
@@ -36,6 +36,9 @@ _MOVES = 3
 """Ways to move the numbers of a row, and as many opposite ones: whether rounding decides."""
 _SYSTEMATIC = 3
 """So many differences in one direction are none of rounding."""
+_MOST_TIED = 0.001
+_FEW_TIES = 4
+"""Of a row that ties, each program is asked, together and alone."""
 _REAL = ("fresh", "trained", "recombined")
 """Groups whose rows a bundle has to answer."""
 _METHODS = {
@@ -59,6 +62,7 @@ class Fitted:
     fresh: Any
     ask: Ask | None = None
     other_types: bool = True
+    code: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ def judge(name: str, make: Callable[[], Fitted], folder: Path) -> Verdict:
         verdict.status, verdict.why = "unfit", _first_line(problem)
         return verdict
     try:
-        bundle = _packed(fitted, folder / "model.bundle")
+        bundle = _packed(fitted, folder / "model.bundle", fitted.code)
     except BasculeError as problem:
         verdict.status, verdict.why = "refused", problem.message
     else:
@@ -190,6 +194,11 @@ class _Judge:
                 self._group(group, rows)
             except BasculeError as problem:
                 self._broken(f"{group}: {type(problem).__name__}: {problem.message}")
+        verdict = self._verdict
+        if verdict.ties > max(_FEW_TIES, _MOST_TIED * verdict.rows):
+            self._broken(
+                f"ties: {verdict.ties} of {verdict.rows} labels, and rounding explains few"
+            )
 
     def _original(self, rows: Any) -> dict[str, np.ndarray]:
         return self._ask(self._model, rows, self._names)
@@ -338,7 +347,7 @@ class _Judge:
             got = np.asarray(found[name])
             if name.startswith("label") or values.dtype.kind not in "f":
                 differ = np.asarray(values.astype(object) != got.astype(object))
-                ties = differ & self._ties(rows, expected, name)
+                ties = differ & self._ties(rows, expected, name) if differ.any() else differ
                 verdict.ties += int(ties.sum())
                 wrong = self._not_rounded(name, rows, differ & ~ties, values, got)
                 verdict.wrong_labels += len(wrong)
@@ -395,20 +404,33 @@ class _Judge:
         return np.asarray(apart.reshape(len(apart), -1).max(axis=1))
 
     def _ties(self, rows: Any, expected: dict[str, np.ndarray], name: str) -> np.ndarray:
-        """Where the original's own margin is within the tolerance."""
-        shares = expected.get(name.replace("label", "probabilities", 1))
-        if shares is not None and shares.ndim == 2 and shares.shape[1] > 1:
-            best = np.sort(shares, axis=1)[:, -2:]
-            return np.asarray(best[:, 1] - best[:, 0] <= 2 * self._tolerance)
-        try:
-            margin = np.asarray(self._model.decision_function(rows), np.float64)
-        except Exception:  # there is none: no label is a tie
-            return np.zeros(own.count(rows), bool)
-        if margin.ndim == 2:
-            best = np.sort(margin, axis=1)[:, -2:]
-            margin = best[:, 1] - best[:, 0]
-        typical = np.median(np.abs(margin)) if len(margin) > 1 else 1.0
-        return np.asarray(np.abs(margin) <= self._tolerance * max(float(typical), 1.0))
+        """Where what decides the original's label is within the tolerance.
+
+        That is what tells the label of every row of the group, and of the fresh ones: the decision
+        function, or else the probabilities.
+        """
+        shares = name.replace("label", "probabilities", 1)
+
+        def decision(some: Any, _: dict[str, np.ndarray]) -> Any:
+            return self._model.decision_function(some)
+
+        def chances(_: Any, answers: dict[str, np.ndarray]) -> Any:
+            return answers[shares]
+
+        fresh = self._fitted.fresh
+        usual = self._original(fresh)
+        for ask in (decision, chances):
+            try:
+                here = np.asarray(ask(rows, expected), np.float64)
+                there = np.asarray(ask(fresh, usual), np.float64)
+            except Exception:  # there is none, or it refuses some of the rows
+                continue
+            labels = np.concatenate([expected[name].astype(object), usual[name].astype(object)])
+            margins = _margins(np.concatenate([here, there]), labels)
+            if margins is not None:
+                typical = 2.0 if ask is chances else max(float(np.median(np.abs(there))), 1.0)
+                return np.asarray(margins[: len(here)] <= self._tolerance * typical)
+        return np.zeros(own.count(rows), bool)
 
     def _broken(self, words: str, row: Any = None) -> None:
         """One finding for each kind of thing that broke, with the first row that shows it."""
@@ -417,6 +439,25 @@ class _Judge:
         if kind not in self._kinds:
             self._kinds.add(kind)
             self._verdict.findings.append(words if row is None else f"{words}; row {_short(row)}")
+
+
+def _margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """By how much each label won; None where another label than the highest score's did."""
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    if scores.ndim == 1:
+        margins, winners = np.abs(scores), (scores > 0).astype(int)
+        winners[scores == 0] = -1  # of either
+    else:
+        order = np.sort(scores, axis=1)
+        margins, winners = order[:, -1] - order[:, -2], scores.argmax(axis=1)
+    margins = np.where(np.isnan(margins), np.inf, margins)
+    winners[np.isinf(margins)] = -1
+    known: dict[int, Any] = {}
+    for winner, label in zip(winners.tolist(), labels.tolist(), strict=True):
+        if winner >= 0 and known.setdefault(winner, label) != label:
+            return None
+    return margins if len(set(map(str, known.values()))) == len(known) else None
 
 
 def _x(train: Any) -> Any:

@@ -352,7 +352,7 @@ def _odd(real: Any, spans: list[tuple[int, float, float]]) -> Iterator[tuple[str
     unseen: list[Change] = []
     for place in _texts(real):
         first = next(v for v in real.iloc[:, place] if not pd.isna(v))
-        values = TEXTS if isinstance(first, str) else INTEGERS
+        values = TEXTS if isinstance(first, str) else (*INTEGERS, int(first) + 1, int(first) - 1)
         if isinstance(first, str):
             values = (*values, first.upper(), first + " ", first[:-1])
         unseen += [(row, place, value) for row in rows for value in values]

@@ -57,6 +57,8 @@ class ImportedModel:
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
+        decide: Asks the model for its `decision_function` of rows in the signature's dtypes; None
+            for a flavor whose models have none.
     """
 
     task: str
@@ -75,6 +77,7 @@ class ImportedModel:
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
     is_network: bool = False
+    decide: Callable[[Columns], NDArray[Any] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Compilation:
         texts: What it needs to count words; None where it counts none.
         steps: The model's own steps, which are not compiled: from the columns of the model to
             `inputs`. None where the graph reads the columns themselves.
+        rounding: By how much a probability may differ because the model rounds its own scores,
+            where a step of what follows multiplies that.
     """
 
     precision: str
@@ -99,6 +104,7 @@ class Compilation:
     missing_text: str | None
     texts: Texts | None = None
     steps: Callable[[Columns], Columns] | None = None
+    rounding: float = 0.0
 
 
 class Flavor(Protocol):

@@ -331,8 +331,7 @@ def _choose(
         return _Choice(itself, None, subject.original, batch_invariant=False)
     if rows is None:
         return _own_original(compilations, subject, request)
-    real = parity.sample(rows.columns)
-    expected = asking.expected(subject, rows, real, tolerance=request.tolerance)
+    real, expected = asking.compared(subject, rows, tolerance=request.tolerance)
     on = ComparedRows(real, expected)
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
@@ -341,6 +340,9 @@ def _choose(
     try:
         for compilation in compilations:
             request.tell(f"compiled to ONNX in {compilation.precision}{_behind(compilation)}")
+            if compilation.rounding > request.tolerance:
+                failed.append(_too_steep(compilation, request))
+                continue
             try:
                 program = _opened(
                     _entry(compilation, subject, request),
@@ -351,7 +353,9 @@ def _choose(
                 found = jumps.find(program, subject.signature.inputs, trained)
                 on = static if found is None else static.joined(subject.original, found.beside())
                 precision = compilation.precision
-                judged, invariant = _judged(subject.original, program, on, precision, request)
+                judged, invariant = _judged(
+                    subject.original, program, on, precision, request, subject.decide
+                )
                 if found is not None and judged.passed:
                     judged = found.judged(subject.original, judged)
             except (Untrusted, ModelFailed) as problem:
@@ -419,7 +423,9 @@ def _in_machine_code(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
-        judged, invariant = _judged(subject.original, program, on, entry.precision, request)
+        judged, invariant = _judged(
+            subject.original, program, on, entry.precision, request, subject.decide
+        )
         request.tell(
             f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
         )
@@ -464,7 +470,12 @@ def _rows_to_compare(subject: ImportedModel) -> Rows | None:
 
 
 def _judged(
-    original: Program, program: Program, on: ComparedRows, precision: str, request: Request
+    original: Program,
+    program: Program,
+    on: ComparedRows,
+    precision: str,
+    request: Request,
+    decide: parity.Decide | None = None,
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits in any company."""
     settled = on
@@ -476,6 +487,7 @@ def _judged(
             tolerance=request.tolerance,
             precision=precision,
             probes=len(settled.kinds),
+            decide=decide,
         )
         judged = replace(judged, probed=settled.probed)
         before = settled
@@ -511,6 +523,14 @@ def _no_parity(reason: str, precision: str, request: Request) -> Parity:
         passed=False,
         reason=reason,
     )
+
+
+def _too_steep(compilation: Compilation, request: Request) -> Parity:
+    reason = (
+        "a step of the model's isotonic calibration is so steep that the rounding of its scores "
+        f"may change a probability by {compilation.rounding:.2g}, more than {request.tolerance:g}"
+    )
+    return _no_parity(reason, compilation.precision, request)
 
 
 def _write(

@@ -4,13 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.parity import Parity, compare
 from bascule.core.fields import DType, Field
 
 
-def judge(expected, found, tolerance=1e-5):
+def judge(expected, found, tolerance=1e-5, **more):
     return compare(
         {name: np.asarray(v) for name, v in expected.items()},
         {name: np.asarray(v) for name, v in found.items()},
@@ -18,6 +22,7 @@ def judge(expected, found, tolerance=1e-5):
         program="onnx",
         precision="float32",
         probes=0,
+        **more,
     )
 
 
@@ -44,6 +49,76 @@ def test_a_label_that_differs_in_a_tie_is_counted_and_explained():
     assert judged.passed
     assert (judged.label_differences, judged.ties) == (1, 1)
     assert "1 labels differ where two classes tie" in judged.reason
+
+
+CLIPPED = {"label": [1, 0, 0], "probabilities": [[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]]}
+"""Of two scores that are clipped alike, the second is the larger in the first row."""
+
+
+def test_equal_probabilities_are_no_tie_where_they_do_not_decide_the_label():
+    """As those of `SGDClassifier(loss="modified_huber")`, of which several are clipped at 1."""
+    judged = judge(CLIPPED, {**CLIPPED, "label": [0, 0, 0]})
+    assert (judged.label_differences, judged.ties, judged.passed) == (1, 0, False)
+
+
+@pytest.mark.parametrize(("scores", "ties"), [([7.0, 9.0], 0), ([7.0, 7.0 + 1e-6], 1)])
+def test_a_tie_is_of_the_decision_function_where_that_decides(scores, ties):
+    decision = np.array([scores, [9.0, 7.0], [9.0, 7.0]])
+    judged = judge(CLIPPED, {**CLIPPED, "label": [0, 0, 0]}, decision=lambda: decision)
+    assert (judged.ties, judged.passed) == (ties, ties == 1)
+
+
+@pytest.mark.parametrize(("score", "passed"), [(2e-6, True), (0.3, False)])
+def test_one_score_decides_by_its_sign(score, passed):
+    """The labels of chances that are cut at a threshold of 0.3 are no ties at a half."""
+    expected = {"label": [1, 1, 0], "probabilities": [[0.5, 0.5], [0.6, 0.4], [0.9, 0.1]]}
+    decision = np.array([score, 1.0, -1.0])
+    found = {**expected, "label": [0, 1, 0]}
+    assert judge(expected, found, decision=lambda: decision).passed is passed
+
+
+@pytest.mark.parametrize(("scores", "passed"), [([-1e-9, 1, -2], True), ([-1e-9, -1, -2], False)])
+def test_a_decision_function_that_does_not_tell_the_labels_excuses_nothing(scores, passed):
+    """As that of a classifier whose threshold is not 0."""
+    decision = np.array(scores, float)
+    expected = {"label": [0, 1, 0]}
+    assert judge(expected, {"label": [1, 1, 0]}, decision=lambda: decision).passed is passed
+
+
+@pytest.mark.parametrize(("ties", "passed"), [(2, True), (3, False)])
+def test_more_ties_than_one_row_in_a_thousand_are_no_ties(ties, passed):
+    shares = np.tile([[0.2, 0.8]], (2000, 1))
+    shares[:ties] = 0.5
+    expected = {"label": (shares[:, 1] > 0.5).astype(int), "probabilities": shares}
+    judged = judge(expected, {**expected, "label": np.ones(2000, int)})
+    assert (judged.ties, judged.passed) == (ties if passed else 0, passed)
+
+
+def test_ties_are_looked_for_output_by_output():
+    """A row with a tie in one output and another label in the other is answered otherwise."""
+    even, clear = [[0.5, 0.5], [0.4, 0.6]], [[0.2, 0.8], [0.9, 0.1]]
+    expected = {
+        "label.a": [0, 1], "label.b": [1, 0], "probabilities.a": even, "probabilities.b": clear,
+    }  # fmt: skip
+    assert judge(expected, {**expected, "label.a": [1, 1]}).passed
+    assert not judge(expected, {**expected, "label.a": [1, 1], "label.b": [0, 0]}).passed
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, OneVsRestClassifier, MultiOutputClassifier])
+def test_labels_of_clipped_probabilities_are_the_model_s(pack, wrap):
+    X, y = load_digits(return_X_y=True)
+    model = wrap(SGDClassifier(loss="modified_huber", random_state=0))
+    y = np.column_stack([y, y % 3]) if isinstance(model, MultiOutputClassifier) else y
+    model.fit(X[:900], y[:900])
+
+    bundle = pack(model, (X[:900], y[:900]), (X[900:], y[900:]))
+
+    answer, expected = bundle.predict(X[900:]), model.predict(X[900:])
+    names = [name for name in answer if name.startswith("label")]
+    assert np.column_stack([answer[name] for name in names]).tolist() == (
+        expected.reshape(len(expected), -1).tolist()
+    )
+    assert bundle.manifest.serves == "onnx"
 
 
 def test_labels_without_probabilities_have_no_excuse():

@@ -9,6 +9,7 @@ row at a threshold, or one float beside it, goes the way that it goes in the ori
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from bascule.bundle.compilers import trees
 from bascule.bundle.compilers.context import MISSING_TEXT, Context
 from bascule.bundle.compilers.encoding import looked_up
-from bascule.bundle.compilers.exponentials import exponential, sigmoids, two_sigmoids
+from bascule.bundle.compilers.exponentials import exponential, sigmoids, softmax, two_sigmoids
 from bascule.bundle.compilers.graph import Graph
 from bascule.bundle.compilers.predictors import (
     Outcome,
     flat,
+    of_both,
     of_scores,
     raised,
     rounded_to_float,
@@ -97,6 +99,7 @@ def compile_ensemble(
     reads_floats: bool,
     answers: DType,
     prepare: Callable[[Graph, Value], Value] | None = None,
+    threshold: float = 0.5,
 ) -> Compilation:
     """The one graph of a model that is nothing but boosted trees.
 
@@ -110,6 +113,7 @@ def compile_ensemble(
         answers: In which type it gives numbers.
         prepare: Makes the columns that the trees read of those of the model; they are the same if
             None.
+        threshold: From which probability on a classifier of two classes answers the second.
     """
     number = DType.FP32 if reads_floats and not (categories or prepare) else DType.FP64
     inputs = tuple(
@@ -127,7 +131,7 @@ def compile_ensemble(
         rounds = False
     context = Context(graph, DType.FP64)
     many = None if classes is None else len(classes)
-    outcome = predict_ensemble(context, replace(ensemble, rounds=rounds), value, many)
+    outcome = predict_ensemble(context, replace(ensemble, rounds=rounds), value, many, threshold)
     outputs = declare(graph, outcome, classes, answers)
     has_text = any(read.dtype is DType.BYTES for read in inputs)
     precision = "float64, after rounding to float32" if ensemble.rounds else "float64"
@@ -137,9 +141,9 @@ def compile_ensemble(
 
 
 def predict_ensemble(
-    context: Context, ensemble: Ensemble, value: Value, classes: int | None
+    context: Context, ensemble: Ensemble, value: Value, classes: int | None, threshold: float = 0.5
 ) -> Outcome:
-    """What boosted trees answer, from the columns before them."""
+    """What boosted trees answer, from the columns before them; see `compile_ensemble`."""
     if width(value) != ensemble.columns:
         raise Unconvertible(
             f"the boosted trees read {ensemble.columns} columns and are given {width(value)}"
@@ -155,7 +159,13 @@ def predict_ensemble(
     tensor = _cleaned(graph, tensor, ensemble)
     tensor, made = trees.without_members(graph, tensor, ensemble.trees, ensemble.columns)
     sums = trees.sums_in_double(graph, tensor, made, len(ensemble.base))
-    return _linked(context, raised(graph, sums, ensemble.base), ensemble.link, classes)
+    scores = raised(graph, sums, ensemble.base)
+    outcome = _linked(context, scores, ensemble.link, classes)
+    if threshold == 0.5 or classes != 2 or ensemble.link is not Link.SIGMOID:
+        return outcome
+    cut = graph.constant(math.log(threshold / (1 - threshold)) if threshold < 1 else math.inf)
+    above = graph.cast(graph.add("Greater", scores, cut), DType.INT64)
+    return replace(outcome, index=flat(graph, above))
 
 
 def _linked(context: Context, scores: str, link: Link, classes: int | None) -> Outcome:
@@ -176,7 +186,10 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
     if link is Link.SIGMOIDS:
         index = graph.add("ArgMax", scores, axis=1, keepdims=0)
         return Outcome(index=index, probabilities=sigmoids(graph, scores, classes))
-    if link not in (Link.SIGMOID, Link.SOFTMAX):
+    if link is Link.SOFTMAX:  # of two classes as well: one score each
+        index = graph.add("ArgMax", scores, axis=1, keepdims=0)
+        return Outcome(index=index, probabilities=softmax(graph, scores, classes), decision=scores)
+    if link is not Link.SIGMOID:
         raise Unconvertible(f"there is no compiler for a classifier with {link}")
     # A probability of a half is the first class's in all three libraries.
     return of_scores(context, scores, classes, comparison="Greater")
@@ -186,11 +199,10 @@ def _of_second(graph: Graph, second: str, classes: int | None) -> Outcome:
     """What XGBoost calls probabilities where its objective has none: 1 - x and x."""
     if classes is None:
         return Outcome(prediction=flat(graph, second))
-    first = graph.add("Sub", graph.constant(1.0), second)
     above = graph.add("Greater", second, graph.constant(0.5))
     return Outcome(
         index=flat(graph, graph.cast(above, DType.INT64)),
-        probabilities=graph.add("Concat", first, second, axis=1),
+        probabilities=of_both(graph, second),
     )
 
 

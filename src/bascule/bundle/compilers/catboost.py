@@ -47,7 +47,12 @@ def estimator(context: Context, model: Any, value: Value) -> Outcome:
     ensemble = read_catboost(as_json(model), str(model.get_all_params()["loss_function"]))
     classes = getattr(model, "classes_", None)
     many = None if classes is None or not len(classes) else len(classes)
-    return predict_ensemble(context, ensemble, value, many)
+    return predict_ensemble(context, ensemble, value, many, catboost_threshold(model))
+
+
+def catboost_threshold(model: Any) -> float:
+    """From which probability on a model of two classes answers the second."""
+    return float(dict(model.get_metadata()).get("binclass_probability_threshold", 0.5))
 
 
 def as_json(model: Any, pool: Any = None) -> dict[str, Any]:

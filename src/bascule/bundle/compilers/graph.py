@@ -37,6 +37,7 @@ class Graph:
         self.ml_opset = 3
         self.uses_microsoft = False
         self.rows_at_once = 0
+        self.rounding = 0.0
         self._prepared: dict[tuple[str, tuple[str, ...]], Prepared] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}

@@ -11,8 +11,15 @@ from bascule.bundle.compilers.context import Context
 from bascule.bundle.compilers.exponentials import sigmoids, softmax, sum_of_rows
 from bascule.bundle.compilers.foreign import unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
-from bascule.bundle.compilers.piecewise import piecewise_linear
-from bascule.bundle.compilers.predictors import Outcome, flat, predict_whole
+from bascule.bundle.compilers.piecewise import piecewise_linear, rounding_error
+from bascule.bundle.compilers.predictors import (
+    Outcome,
+    adding_up,
+    by_skl2onnx,
+    flat,
+    of_both,
+    predict_whole,
+)
 from bascule.bundle.compilers.scaling import function_transformer
 from bascule.bundle.compilers.values import Part, Value, numbers, select
 from bascule.core import DType, Unconvertible
@@ -159,10 +166,9 @@ def _calibrated(context: Context, member: Any, value: Value, classes: int) -> st
         scores = graph.add("Gather", scores, graph.constant([1], "int64"), axis=1)
     calibrated = _by_class(graph, member, scores)
     if classes == 2:
-        others = graph.add("Sub", graph.constant(1.0), calibrated)
-        shares = graph.add("Concat", others, calibrated, axis=1)
+        shares = of_both(graph, calibrated)
     else:
-        shares = _adding_up(graph, _at_their_places(graph, calibrated, member, classes), classes)
+        shares = adding_up(graph, _at_their_places(graph, calibrated, member, classes), classes)
     return graph.add("Min", shares, graph.constant(1.0))
 
 
@@ -176,6 +182,8 @@ def _by_class(graph: Graph, member: Any, scores: str) -> str:
         return sigmoids(graph, lines, len(calibrators))
     if member.method != "isotonic":
         raise Unconvertible(f"there is no compiler for a calibration by {member.method}")
+    steepest = [rounding_error(one.X_thresholds_, one.y_thresholds_) for one in calibrators]
+    graph.rounding = max(graph.rounding, *steepest)
     columns = [
         piecewise_linear(
             graph,
@@ -198,14 +206,6 @@ def _at_their_places(graph: Graph, calibrated: str, member: Any, classes: int) -
     spread = np.zeros((len(places), classes))
     spread[np.arange(len(places)), places] = 1
     return graph.add("MatMul", calibrated, graph.constant(spread))
-
-
-def _adding_up(graph: Graph, shares: str, classes: int) -> str:
-    """Divided by their sum; all equal where that is 0."""
-    total = sum_of_rows(graph, shares, classes)
-    nothing = graph.add("Equal", total, graph.constant(0.0))
-    uniform = graph.constant(as_column(np.full(classes, 1 / classes)))
-    return graph.add("Where", nothing, uniform, graph.add("Div", shares, total))
 
 
 def _by_temperature(graph: Graph, beta: float, scores: str, classes: int, by_scores: bool) -> str:
@@ -283,6 +283,41 @@ def regressor_chain(context: Context, model: Any, value: Value) -> Outcome:
         value = (*value, Part(_prediction(outcome, model), flat=True))
         made[int(place)] = outcome
     return Outcome(targets=tuple(made[place] for place in sorted(made)))
+
+
+def one_against_the_rest(context: Context, model: Any, value: Value) -> Outcome:
+    """The class whose model has the highest score; probabilities are made to add up to 1.
+
+    The label is by the decision functions, where there are any: the probabilities of several
+    models may be as good as 1.
+    """
+    graph, classes = context.graph, len(model.classes_)
+    by_scores = hasattr(model.estimators_[0], "decision_function")
+    has_shares = hasattr(model, "predict_proba")
+    if len(model.estimators_) == 1 or model.multilabel_ or not (by_scores or has_shares):
+        return by_skl2onnx(context, model, value)
+
+    def joined(columns: list[str]) -> str:
+        return graph.add("Concat", *columns, axis=1)
+
+    def second(shares: str) -> str:
+        return graph.add("Gather", shares, graph.constant([1], "int64"), axis=1)
+
+    try:
+        members = [predict_whole(context, member, value) for member in model.estimators_]
+        shares = [second(_probabilities(one, model)) for one in members] if has_shares else []
+        scores = joined([_decision(one, model) for one in members] if by_scores else shares)
+    except Unconvertible:
+        return by_skl2onnx(context, model, value)
+    index = graph.add("ArgMax", scores, axis=1, keepdims=0)
+    decision = scores if by_scores else None
+    if not shares:
+        return Outcome(index=index, decision=decision)
+    each = joined(shares)
+    total = sum_of_rows(graph, each, classes)
+    nothing = graph.add("Equal", total, graph.constant(0.0))
+    added = graph.add("Where", nothing, each, graph.add("Div", each, total))
+    return Outcome(index=index, probabilities=added, decision=decision)
 
 
 # -- what all share ------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,21 @@ def piecewise_linear(
     run = graph.add("Sub", inside, graph.add("Gather", graph.constant(xs[:-1]), place))
     rise = graph.add("Mul", graph.add("Gather", graph.constant(slopes), place), run)
     return graph.add("Add", rise, graph.add("Gather", graph.constant(ys[:-1]), place))
+
+
+def rounding_error(xs: NDArray[Any], ys: NDArray[Any]) -> float:
+    """How far the line moves, at most, where a number is rounded to the next one in the xs' type.
+
+    Those are floats where the scores that the line was fitted to are, as XGBoost's. A step between
+    two neighbouring scores may be a thousand times as high as wide.
+    """
+    if len(xs) == 1:
+        return 0.0
+    known, heights = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    slopes = np.abs(np.diff(heights) / np.diff(known))
+    sizes = np.maximum(np.abs(known[1:]), np.abs(known[:-1]))
+    moved = slopes * sizes * float(np.finfo(xs.dtype).eps)
+    return float(np.minimum(moved, np.abs(np.diff(heights))).max())
 
 
 def _interval_of(cuts: NDArray[np.float64]) -> Tree:

@@ -21,7 +21,7 @@ from bascule.bundle.compilers.exponentials import (
 )
 from bascule.bundle.compilers.foreign import convert, unconvertible
 from bascule.bundle.compilers.graph import Graph, as_column
-from bascule.bundle.compilers.steps import compiler_for, transform
+from bascule.bundle.compilers.steps import check_methods, compiler_for, transform
 from bascule.bundle.compilers.trees import Tree
 from bascule.bundle.compilers.values import NUMBER, Value, matrix, numbers, rounded, width
 from bascule.core import DType, Unconvertible
@@ -105,6 +105,7 @@ _PREDICTORS = {
     "sklearn.mixture.GaussianMixture": f"{_CLUSTERS}:mixture",
     "sklearn.model_selection.FixedThresholdClassifier": f"{_COMMITTEES}:with_threshold",
     "sklearn.model_selection.TunedThresholdClassifierCV": f"{_COMMITTEES}:with_threshold",
+    "sklearn.multiclass.OneVsRestClassifier": f"{_COMMITTEES}:one_against_the_rest",
     "sklearn.multioutput.MultiOutputClassifier": f"{_COMMITTEES}:one_for_each_output",
     "sklearn.multioutput.MultiOutputRegressor": f"{_COMMITTEES}:one_for_each_output",
     "sklearn.multioutput.RegressorChain": f"{_COMMITTEES}:regressor_chain",
@@ -192,6 +193,7 @@ def taken_apart(model: Any) -> tuple[list[Any], Any]:
     steps: list[Any] = []
     while True:
         home = type(model).__module__
+        check_methods(model)
         if home.startswith("sklearn.model_selection._search"):
             model = model.best_estimator_
         elif home == "sklearn.frozen._frozen":
@@ -382,14 +384,27 @@ def linear_classifier(context: Context, model: Any, value: Value) -> Outcome:
 
 
 def sgd_classifier(context: Context, model: Any, value: Value) -> Outcome:
-    """A linear classifier, whose probabilities for several classes are sigmoids made to add up."""
-    if model.loss == "modified_huber":
-        return by_skl2onnx(context, model, value)
-    if model.loss != "log_loss" or len(model.coef_) == 1:
+    """A linear classifier, whose probabilities for several classes are made to add up.
+
+    Its label is by the scores: several probabilities of `modified_huber` may be 1, or all 0.
+    """
+    huber = model.loss == "modified_huber"
+    if not huber and (model.loss != "log_loss" or len(model.coef_) == 1):
         return linear_classifier(context, model, value)
     coefficients = np.asarray(model.coef_, np.float64)
     scores = linear_scores(context, model, value, coefficients, np.ravel(model.intercept_))
-    return _one_against_the_rest(context, scores, len(coefficients))
+    if not huber:
+        return _one_against_the_rest(context, scores, len(coefficients))
+    graph = context.graph
+    clipped = graph.add("Clip", scores, graph.constant(-1.0), graph.constant(1.0))
+    each = graph.add("Add", clipped, graph.constant(1.0))
+    each = graph.add("Div", each, graph.constant(2.0))
+    index = index_of_scores(graph, scores, len(coefficients), "Greater")
+    if len(coefficients) == 1:
+        each = of_both(graph, each)
+    else:
+        each = adding_up(graph, each, len(coefficients))
+    return Outcome(index=index, probabilities=each, decision=scores)
 
 
 def _one_against_the_rest(context: Context, scores: str, count: int) -> Outcome:
@@ -398,6 +413,20 @@ def _one_against_the_rest(context: Context, scores: str, count: int) -> Outcome:
     total = sum_of_rows(graph, each, count)
     index = index_of_scores(graph, scores, count, "Greater")
     return Outcome(index=index, probabilities=graph.add("Div", each, total), decision=scores)
+
+
+def of_both(graph: Graph, second: str) -> str:
+    """The probabilities of two classes, from that of the second, shape (rows, 1)."""
+    first = graph.add("Sub", graph.constant(1.0), second)
+    return graph.add("Concat", first, second, axis=1)
+
+
+def adding_up(graph: Graph, shares: str, classes: int) -> str:
+    """Divided by their sum; all equal where that is 0."""
+    total = sum_of_rows(graph, shares, classes)
+    nothing = graph.add("Equal", total, graph.constant(0.0))
+    uniform = graph.constant(as_column(np.full(classes, 1 / classes)))
+    return graph.add("Where", nothing, uniform, graph.add("Div", shares, total))
 
 
 def linear_scores(

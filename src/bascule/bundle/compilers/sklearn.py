@@ -85,6 +85,7 @@ def _in_double(
         outputs,
         MISSING_TEXT if has_text else None,
         graph.texts,
+        rounding=graph.rounding,
     )
 
 

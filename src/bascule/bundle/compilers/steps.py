@@ -19,6 +19,7 @@ from bascule.bundle.compilers.values import (
     select,
     width,
 )
+from bascule.bundle.overrides import own_methods
 from bascule.core import Unconvertible
 
 Transformer = Callable[[Context, Any, Value], Value]
@@ -63,11 +64,23 @@ _TRANSFORMERS = {
 }
 
 
+LIBRARIES = ("sklearn", "imblearn", "catboost", "_catboost", "lightgbm", "xgboost")
 _HOMES = ("sklearn.", "catboost.", "lightgbm.", "xgboost.")
+
+
+def check_methods(step: Any) -> None:
+    """Raise `Unconvertible` for a step with methods of its author's in place of its library's."""
+    if own := own_methods(step, LIBRARIES):
+        raise Unconvertible(
+            f"{type(step).__name__} has its own {own[0]}, and there is no compiler for that",
+            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            estimator=type(step).__qualname__,
+        )
 
 
 def compiler_for(step: Any, table: dict[str, str]) -> Any | None:
     """The function of `table` for this very class; a subclass may compute something else."""
+    check_methods(step)
     kind = type(step)
     if not kind.__module__.startswith(_HOMES):
         return None
@@ -82,6 +95,7 @@ def transform(context: Context, step: Any, value: Value) -> Value:
     """The columns after a fitted transformer."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return value
+    check_methods(step)
     if hasattr(step, "get_support") and hasattr(step, "_get_support_mask"):
         one = tuple(replace(part, single=is_single(value)) for part in value)
         return select(context.graph, one, [int(i) for i in step.get_support(indices=True)])

@@ -68,10 +68,14 @@ def _without_zeros(context: Context, value: Value) -> Value:
 
 
 def booster_of(model: Any) -> Any:
-    """The native booster of an estimator, without the rounds that early stopping gave up."""
+    """The native booster of an estimator, without the rounds that `predict` leaves out.
+
+    Those after the best one, wherever its number comes from: early stopping by a parameter or a
+    callback, or an attribute that was set.
+    """
     booster = model.get_booster()
-    best = getattr(model, "best_iteration", None) if model.early_stopping_rounds else None
-    return booster if best is None else booster[: best + 1]
+    best = getattr(model, "best_iteration", None)
+    return booster if best is None or model.booster == "gblinear" else booster[: best + 1]
 
 
 def read_xgboost(model: Mapping[str, Any]) -> Ensemble:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from bascule.bundle.flavors.tabular import (
 from bascule.bundle.imported import ImportedModel, Rows
 from bascule.bundle.probing import LARGEST_FLOAT, probed
 from bascule.bundle.statements import environment
-from bascule.bundle.tables import Kind, Table, as_dtype
+from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
     Columns,
     DType,
@@ -45,6 +44,8 @@ from bascule.core import (
 
 Ask = Callable[[Any], NDArray[Any]]
 """Asks a library about a table or matrix: numbers of shape (rows,), or (rows, classes)."""
+AskOwn = Callable[[Any], Mapping[str, Any]]
+"""Asks a model about a table or matrix by the methods that its author calls: by outputs' names."""
 Open = Callable[[bytes, Mapping[str, Any], int], Ask]
 """Reads a saved model: its bytes, the recipe of its frame, and how many threads it may use."""
 
@@ -54,6 +55,7 @@ class Boosted:
     """One boosted model, as its flavor reads it.
 
     Attributes:
+        kind: The name of its class.
         library: The distribution that it needs.
         classes: The labels of a classifier; None for everything else.
         names: What it calls its columns; None if it was fitted on a matrix.
@@ -65,12 +67,15 @@ class Boosted:
         handed_over: In which type the library is handed numbers, given what it was trained on:
             `float32`, `float64`, or `int64` for doubles of which whole ones are rounded to floats.
         parameters: Its settings, as text.
-        own: Asks the model itself, as its author does; None where it cannot be asked so.
+        own: Asks the model itself, as its author does.
+        overrides: The methods that it has in place of the library's, which a saved model has not.
         extra: What else is needed to ask it, kept with the recipe of its frame.
-        refuses_unseen: Whether the library refuses a category that the training table lacks.
+        refuses_unseen: Whether the library refuses a category that the training table lacks, or
+            takes it for another one, as XGBoost does with whole numbers between those listed.
         refuses_infinite: Whether its author's way of asking refuses what is infinite as a float.
     """
 
+    kind: str
     library: str
     classes: tuple[str | int | float | bool, ...] | None
     names: Sequence[str] | None
@@ -81,7 +86,8 @@ class Boosted:
     number: DType
     handed_over: Callable[[Table], str]
     parameters: Mapping[str, str]
-    own: Ask | None = None
+    own: AskOwn
+    overrides: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     refuses_unseen: bool = False
     refuses_infinite: bool = False
@@ -91,8 +97,16 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Imported
     """Infer the signature from the training rows and by asking the model.
 
     Raises:
-        Invalid: There are no training rows, or the model does not answer for them.
+        Invalid: There are no training rows, or the model does not answer for them; or it answers
+            by methods of its author's.
     """
+    if model.overrides:
+        raise Invalid(
+            f"{model.kind} has its own {model.overrides[0]}, which {model.library} does not save",
+            hint="pass code=['FILE.py'] (--code FILE.py), the file with its class, so that the "
+            "bundle keeps that; or pack it as a bascule.PythonModel",
+            methods=list(model.overrides),
+        )
     if train is None:
         raise Invalid(
             "train is missing",
@@ -121,13 +135,14 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Imported
         conformed = as_trained(model.names, model.count, test_table)
         held_out = rows_of(conformed, test_truth, signature, test)
     needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
-    original = BoostedOriginal(ask, frame, signature, model.classes)
+    saved = BoostedOriginal(ask, frame, signature, model.classes, recipe)
+    live = OwnAnswers(model.own, frame_of(table), saved)
     return ImportedModel(
         task="regression" if model.classes is None else "classification",
         classes=model.classes,
         signature=signature,
-        original=original,
-        ask=None if model.own is None else partial(original.named, model.own),
+        original=live if live.answers(table.columns) else saved,
+        ask=live.ask,
         saved=model.saved,
         saved_file=model.saved_file,
         saved_format=model.saved_format,
@@ -136,6 +151,7 @@ def read_boosted(model: Boosted, open_: Open, train: Any, test: Any) -> Imported
         train=rows_of(table, truth, signature, train),
         test=held_out,
         parameters=model.parameters,
+        reopened=saved,
     )
 
 
@@ -152,7 +168,7 @@ def open_boosted(open_: Open, data: bytes, manifest: Manifest, threads: int) -> 
             file=manifest.original.file,
         ) from problem
     frame = Frame.from_json(recipe).fitting(manifest.signature)
-    return BoostedOriginal(ask, frame, manifest.signature, manifest.classes)
+    return BoostedOriginal(ask, frame, manifest.signature, manifest.classes, recipe)
 
 
 def with_classes(booster: Any, manifest: Manifest) -> Any:
@@ -163,7 +179,7 @@ def with_classes(booster: Any, manifest: Manifest) -> Any:
 
 
 class BoostedOriginal(Program):
-    """The model itself as a program."""
+    """What was saved of the model, as a program."""
 
     name = "original"
 
@@ -173,12 +189,14 @@ class BoostedOriginal(Program):
         frame: Frame,
         signature: Signature,
         classes: tuple[str | int | float | bool, ...] | None,
+        recipe: Mapping[str, Any],
     ) -> None:
         self.inputs = _read(frame, signature)
         self.outputs = signature.outputs
         self._ask = ask
         self._frame = frame
         self._classes = None if classes is None else np.asarray(classes)
+        self._threshold = recipe.get("threshold")
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -189,12 +207,6 @@ class BoostedOriginal(Program):
             return {name: as_dtype(self._answer(name, numbers), known[name]) for name in wanted}
         except Exception as problem:
             raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
-
-    def named(self, ask: Ask, rows: Any) -> Columns:
-        """All outputs, from the numbers that `ask` answers about rows in any container."""
-        numbers = ask(rows)
-        return {one.name: as_dtype(self._answer(one.name, numbers), one.dtype)
-                for one in self.outputs}  # fmt: skip
 
     def _of_shape(self, numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
         """The numbers; a damaged file may answer any number of them."""
@@ -208,7 +220,51 @@ class BoostedOriginal(Program):
         if name != "label":
             return numbers
         assert self._classes is not None
+        if self._threshold is not None:
+            return np.asarray(self._classes[(numbers[:, 1] > self._threshold).astype(np.int64)])
         return np.asarray(self._classes[numbers.argmax(axis=1)])
+
+
+class OwnAnswers(Program):
+    """The model that was handed in, asked by the methods that its author calls."""
+
+    name = "original"
+
+    def __init__(self, own: AskOwn, frame: Frame, saved: BoostedOriginal) -> None:
+        self.inputs = saved.inputs
+        self.outputs = saved.outputs
+        self._own = own
+        self._frame = frame
+        self._saved = saved
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        try:
+            answered = self.ask(self._frame.build(columns, listed_only=True))
+        except Exception as problem:
+            raise ModelFailed(f"the original failed: {first_line(problem)}") from problem
+        missing = [one.name for one in self.outputs if one.name not in answered]
+        if missing:
+            answered = {**self._saved.run(columns, missing), **answered}
+        return {one.name: answered[one.name] for one in self.outputs
+                if outputs is None or one.name in outputs}  # fmt: skip
+
+    def ask(self, rows: Any) -> Columns:
+        """What the model answers about rows in any container that it takes."""
+        answered = self._own(rows)
+        return {
+            one.name: as_dtype(np.asarray(answered[one.name]).reshape(-1, *one.shape), one.dtype)
+            for one in self.outputs
+            if one.name in answered
+        }
+
+    def answers(self, columns: Columns) -> bool:
+        """Whether the model takes the training rows as they are rebuilt."""
+        try:
+            self.run(take(columns, slice(3)))
+        except ModelFailed:
+            return False
+        return True
 
 
 def inputs_read(recipe: Mapping[str, Any], signature: Signature) -> tuple[Field, ...]:
@@ -231,10 +287,21 @@ def of_both_classes(second: NDArray[Any]) -> NDArray[Any]:
     return np.column_stack([1 - second, second])
 
 
-def ask_own(model: Any, answers_second: bool, rows: Any) -> NDArray[Any]:
-    """An estimator, or LightGBM's booster, about rows as its author asks it."""
-    made = np.asarray(getattr(model, "predict_proba", model.predict)(rows))
-    return of_both_classes(made) if answers_second else made
+def ask_estimator(model: Any, classifies: bool, rows: Any) -> Mapping[str, Any]:
+    """An estimator about rows as its author asks it."""
+    if not classifies:
+        return {"prediction": model.predict(rows)}
+    return {"label": model.predict(rows), "probabilities": model.predict_proba(rows)}
+
+
+def of_numbers(
+    numbers: NDArray[Any], classes: Sequence[Any] | None, answers_second: bool
+) -> Mapping[str, Any]:
+    """The outputs of a native booster, from the numbers that are all that it answers."""
+    if classes is None:
+        return {"prediction": numbers}
+    shares = of_both_classes(numbers) if answers_second else numbers
+    return {"label": np.asarray(classes)[shares.argmax(axis=1)], "probabilities": shares}
 
 
 def categories_of(recipe: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -289,7 +356,11 @@ def _narrowed(read: Field, model: Boosted, kind: Kind | None) -> Field:
     in place.
     """
     listed = kind.categories if kind is not None and model.refuses_unseen else None
-    if listed and read.dtype is (DType.BYTES if isinstance(listed[0], str) else DType.INT64):
+    if (
+        listed
+        and (read.dtype is DType.BYTES) == isinstance(listed[0], str)
+        and (read.dtype is not DType.BOOL)
+    ):
         return replace(read, categories=tuple(sorted(listed)))
     if model.refuses_infinite and read.dtype.is_float and read.bounds is None:
         return replace(read, bounds=(-LARGEST_FLOAT, LARGEST_FLOAT))

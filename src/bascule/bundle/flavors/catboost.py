@@ -14,12 +14,14 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
+    ask_estimator,
     open_boosted,
     read_boosted,
 )
 from bascule.bundle.flavors.libraries import is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.overrides import own_methods
 from bascule.core import DType, Invalid, Scratch
 
 _CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
@@ -70,6 +72,7 @@ class CatBoost:
             reads_floats=True,
             answers=DType.FP64,
             prepare=prepare,
+            threshold=float(subject.frame.get("threshold", 0.5)),
         )
 
 
@@ -103,7 +106,17 @@ def _ask(model: Any, rows: Any, *, kind: str, threads: int) -> NDArray[Any]:
     return np.asarray(model.predict(rows, prediction_type=kind, thread_count=threads))
 
 
+def _ask_native(model: Any, kind: str, rows: Any) -> Mapping[str, Any]:
+    """The base class, which answers whatever it is asked for."""
+    numbers = _ask(model, rows, kind=kind, threads=1)
+    if kind != "Probability":
+        return {"prediction": numbers}
+    return {"label": model.predict(rows, prediction_type="Class"), "probabilities": numbers}
+
+
 def _read(model: Any) -> Boosted:
+    from bascule.bundle.compilers import catboost_threshold
+
     library("catboost", "catboost")
     if not model.is_fitted():
         raise Invalid(
@@ -123,7 +136,12 @@ def _read(model: Any) -> Boosted:
         classes = tuple(plain_label(label) for label in model.classes_)
     names = list(model.feature_names_)
     unnamed = names == [str(place) for place in range(len(names))]
+    threshold = catboost_threshold(model) if classes and len(classes) == 2 else 0.5
+    is_estimator = (
+        hasattr(model, "predict_proba") if classes else type(model).__name__ != "CatBoost"
+    )
     return Boosted(
+        kind=type(model).__name__,
         library="catboost",
         classes=classes,
         names=None if unnamed else names,
@@ -134,8 +152,15 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         handed_over=lambda _: "float32",
         parameters=parameters_of(model),
-        own=partial(_ask, model, kind=_kind(loss, classes is not None), threads=1),
-        extra={"loss": loss, "classifies": classes is not None},
+        own=partial(ask_estimator, model, classes is not None)
+        if is_estimator
+        else partial(_ask_native, model, _kind(loss, classes is not None)),
+        overrides=own_methods(model, ("catboost", "_catboost", "sklearn")),
+        extra={
+            "loss": loss,
+            "classifies": classes is not None,
+            **({} if threshold == 0.5 else {"threshold": threshold}),
+        },
     )
 
 

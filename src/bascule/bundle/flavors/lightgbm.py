@@ -16,9 +16,10 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
-    ask_own,
+    ask_estimator,
     categories_of,
     of_both_classes,
+    of_numbers,
     open_boosted,
     read_boosted,
     reads_floats,
@@ -28,6 +29,7 @@ from bascule.bundle.flavors.boosting import (
 from bascule.bundle.flavors.libraries import is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.overrides import own_methods
 from bascule.bundle.tables import MATRIX, Table
 from bascule.core import DType, Invalid, Untrusted
 
@@ -120,7 +122,11 @@ def _read(model: Any) -> Boosted:
         classes = tuple(range(booster.num_model_per_iteration()))
     names = booster.feature_name()
     unnamed = names == [f"Column_{place}" for place in range(len(names))]
+    own = partial(ask_estimator, model, classes is not None)
+    if is_native:
+        own = partial(_ask_native, model, classes, kind == "binary")
     return Boosted(
+        kind=type(model).__name__,
         library="lightgbm",
         classes=classes,
         names=None if unnamed else names,
@@ -131,8 +137,15 @@ def _read(model: Any) -> Boosted:
         number=DType.FP64,
         handed_over=_handed_over,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
-        own=partial(ask_own, model, is_native and kind == "binary"),
+        own=own,
+        overrides=own_methods(model, ("lightgbm", "sklearn")),
     )
+
+
+def _ask_native(
+    booster: Any, classes: tuple[Any, ...] | None, answers_second: bool, rows: Any
+) -> Mapping[str, Any]:
+    return of_numbers(np.asarray(booster.predict(rows)), classes, answers_second)
 
 
 def _handed_over(table: Table) -> str:

@@ -54,6 +54,7 @@ from bascule.bundle.flavors.tabular import (
     table_names,
 )
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.overrides import own_methods
 from bascule.bundle.probing import probed
 from bascule.bundle.statements import environment
 from bascule.bundle.tables import Kind, Table, as_dtype, take
@@ -200,6 +201,7 @@ class Sklearn:
             train=rows_of(table, truth, signature, train),
             test=held_out,
             parameters=parameters_of(model),
+            decide=original.decide if hasattr(model, "decision_function") else None,
         )
         return self._with_saved(model, subject, frame)
 
@@ -268,6 +270,13 @@ class SklearnOriginal(Program):
         asked = _asked(self._model, data, methods)
         return {field.name: self._answer(field, asked) for field in wanted}
 
+    def decide(self, columns: Columns) -> NDArray[Any] | None:
+        """The model's `decision_function`; None where it refuses the rows."""
+        try:
+            return np.asarray(self._model.decision_function(self._frame.build(columns)))
+        except Exception:  # a model may raise anything
+            return None
+
     def _answer(self, field: Field, asked: Mapping[str, Any]) -> NDArray[Any]:
         """One output, from the answers of the model's methods."""
         kind, _, target = field.name.partition(".")
@@ -289,11 +298,11 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     classifiers take their label from the probabilities, and are not asked for it again.
     """
     if len(methods) > 1:
-        while _kind_name(model) == "sklearn.pipeline.Pipeline":
+        while _is_plain(model, "sklearn.pipeline.Pipeline"):
             if len(model.steps) > 1:
                 data = model[:-1].transform(data)
             model = model.steps[-1][1]
-    derives = {"predict", "predict_proba"} <= methods and _kind_name(model) in _LABELS_OF_SHARES
+    derives = {"predict", "predict_proba"} <= methods and _is_plain(model, *_LABELS_OF_SHARES)
     asked = {
         method: getattr(model, method)(data)
         for method in methods
@@ -304,6 +313,11 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     elif derives:
         asked["predict"] = model.predict(data)
     return asked
+
+
+def _is_plain(model: Any, *kinds: str) -> bool:
+    """Whether it is of one of the classes, and answers by no function set on the object."""
+    return _kind_name(model) in kinds and not own_methods(model, ("sklearn", "lightgbm"))
 
 
 def _kind_name(model: Any) -> str:
@@ -719,8 +733,9 @@ def _behind_steps(
     model: Any, signature: Signature, frame: Frame, few: Any
 ) -> Iterator[Compilation]:
     """The last step of a pipeline compiled, behind steps that are not: code of the author's own."""
-    from bascule.bundle.compilers import compilations
+    from bascule.bundle.compilers import check_methods, compilations
 
+    check_methods(model)
     steps, (_, last) = model[:-1], model.steps[-1]
     made = np.asarray(steps.transform(few))
     if made.ndim != 2 or made.dtype.kind not in "fiu":

@@ -20,9 +20,10 @@ from bascule.bundle.flavors.boosting import (
     Ask,
     Boosted,
     BoostedOriginal,
-    ask_own,
+    ask_estimator,
     categories_of,
     of_both_classes,
+    of_numbers,
     open_boosted,
     read_boosted,
     with_classes,
@@ -30,6 +31,7 @@ from bascule.bundle.flavors.boosting import (
 from bascule.bundle.flavors.libraries import distribution_of, is_of, library
 from bascule.bundle.flavors.tabular import parameters_of, plain_label
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.overrides import own_methods
 from bascule.core import DType, Invalid
 
 _CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
@@ -119,6 +121,7 @@ def _read(model: Any) -> Boosted:
         classes = tuple(range(max(several, 2)))
     parameters = {"objective": repr(objective)} if is_native else parameters_of(model)
     return Boosted(
+        kind=type(model).__name__,
         library=distribution_of("xgboost"),
         classes=classes,
         names=booster.feature_names,
@@ -129,7 +132,10 @@ def _read(model: Any) -> Boosted:
         number=DType.FP32,
         handed_over=lambda _: "float32",
         parameters=parameters,
-        own=None if is_native else partial(ask_own, model, False),
+        own=partial(_ask_native, model, classes, objective)
+        if is_native
+        else partial(ask_estimator, model, classes is not None),
+        overrides=own_methods(model, ("xgboost", "sklearn")),
         extra={"classifies": True}
         if classes is not None and objective != "binary:logistic"
         else {},
@@ -137,6 +143,16 @@ def _read(model: Any) -> Boosted:
         # xgboost.DMatrix does. A rebuilt booster may have been an estimator's.
         refuses_infinite=is_native and not getattr(model, "takes_infinity", False),
     )
+
+
+def _ask_native(
+    booster: Any, classes: tuple[Any, ...] | None, objective: str, rows: Any
+) -> Mapping[str, Any]:
+    xgboost = library("xgboost", "xgboost")
+    made = np.asarray(booster.predict(xgboost.DMatrix(rows, enable_categorical=True)))
+    if objective == "multi:softmax":
+        return {"label": made}  # and nothing else
+    return of_numbers(made, classes, made.ndim == 1)
 
 
 def _checked(model: Any) -> Any:

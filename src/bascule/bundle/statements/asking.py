@@ -33,36 +33,56 @@ _HINTS = {
 }
 """By the first word of what was lost."""
 _MATRIX = Kind("float64")
+_TRAINING_ROWS = 4096
 
 
-def expected(subject: ImportedModel, rows: Rows, compared: Columns, *, tolerance: float) -> Columns:
-    """The answers that a program has to give to the rows that are compared.
+def compared(subject: ImportedModel, rows: Rows, *, tolerance: float) -> tuple[Columns, Columns]:
+    """The real rows that programs are compared on, and the answers that they have to give.
+
+    Training rows are among them: what was learned from rows, the thresholds of trees or the steps
+    of an isotonic calibration, is steepest beside those rows, and multiplies there what rounding
+    is between floats and doubles.
 
     Args:
         subject: The model.
-        rows: The real ones of them.
-        compared: Those in the signature's dtypes, and probes after them.
+        rows: The held-out rows, or else the training rows.
         tolerance: The largest difference allowed between the model and what is rebuilt of it.
+
+    Returns:
+        At most `parity.MAX_ROWS` rows in the signature's dtypes, with a part of the training rows
+        after them; and the model's answers.
 
     Raises:
         Invalid: The model answers otherwise about the rows as they were given than about the rows
             as the bundle reads them: the training rows, or those that are compared.
     """
+    real, expected = _answered(subject, rows, tolerance)
+    if subject.train is None or rows is subject.train:
+        return real, expected
+    trained, answered = _answered(subject, subject.train, tolerance, limit=_TRAINING_ROWS)
+    return _joined(real, trained), _joined(expected, answered)
+
+
+def _answered(
+    subject: ImportedModel, rows: Rows, tolerance: float, limit: int = parity.MAX_ROWS
+) -> tuple[Columns, Columns]:
+    """At most `limit` of the rows, and the model's answers; all are held against what is saved."""
+    own = _own(subject, rows)
+    sampled = parity.sample(rows.columns)
+    if own is not None:
+        _check(subject, rows, own, sampled, tolerance)
+    places = parity.sample({"": np.arange(len(next(iter(sampled.values()))))}, limit)[""]
+    chosen = take(sampled, places)
+    own = {} if own is None else take(own, places)
+    missing = [one.name for one in subject.original.outputs if one.name not in own]
     try:
-        found = parity.answers(subject.original, compared)
+        return chosen, {**(parity.answers(subject.original, chosen) if missing else {}), **own}
     except ModelFailed as problem:
         raise _loss(subject, rows, problem.message) from None
-    own = _own(subject, rows)
-    if own is not None:
-        count = len(next(iter(own.values())))
-        _check(subject, rows, own, take(found, slice(count)), tolerance)
-        found = {name: np.concatenate([own[name], found[name][count:]]) for name in found}
-    if subject.train is not None and rows is not subject.train:
-        own = _own(subject, subject.train)
-        if own is not None:
-            read = parity.answers(subject.original, parity.sample(subject.train.columns))
-            _check(subject, subject.train, own, read, tolerance)
-    return found
+
+
+def _joined(one: Columns, other: Columns) -> Columns:
+    return {name: np.concatenate([values, other[name]]) for name, values in one.items()}
 
 
 def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
@@ -86,18 +106,37 @@ def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
 
 
 def _check(
-    subject: ImportedModel, rows: Rows, own: Columns, read: Columns, tolerance: float
+    subject: ImportedModel, rows: Rows, own: Columns, columns: Columns, tolerance: float
 ) -> None:
+    """Hold the model's own answers against those of what a bundle keeps of it."""
+    try:
+        kept = parity.answers(subject.reopened or subject.original, columns)
+    except ModelFailed as problem:
+        raise _loss(subject, rows, problem.message) from None
     judged = parity.compare(
-        own, read, tolerance=tolerance, program="original", precision="", probes=0
+        own,
+        kept,
+        tolerance=tolerance,
+        program="original",
+        precision="",
+        probes=0,
     )
-    if not judged.passed:
-        raise _loss(
-            subject,
-            rows,
-            "the model answers otherwise about the rows as they are than about the rows as a "
-            f"bundle reads them, by up to {judged.max_difference:.2g}",
+    if judged.passed:
+        return
+    labels = f" and {judged.label_differences} other labels" * bool(judged.label_differences)
+    apart = f"by up to {judged.max_difference:.2g}{labels}"
+    if subject.reopened is not None and not any(_lost(subject, rows)):
+        raise Invalid(
+            f"the model answers otherwise than what {subject.saved_format} keeps of it, {apart}",
+            hint="train it without the parameter that changes how it predicts; or pass code=, so "
+            "that the bundle keeps the model whole",
         )
+    raise _loss(
+        subject,
+        rows,
+        "the model answers otherwise about the rows as they are than about the rows as a "
+        f"bundle reads them, {apart}",
+    )
 
 
 def _loss(subject: ImportedModel, rows: Rows, said: str) -> Invalid:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +25,13 @@ _COMPANY_TOLERANCE = 1e-5
 _LEAST_ROWS = 4
 _INVARIANCE_VALUES = 1 << 18
 """A thousand rows of 262 numbers, or a hundred of 2,600: seconds for a network of that input."""
+_MOST_TIED = 0.001
+"""Of likely rows, one in ten thousand has two classes within the default tolerance. Where a label
+differs in more, it is not rounding that decides."""
+
+Decide = Callable[[Columns], NDArray[Any] | None]
+"""Asks the original for its `decision_function` of rows, shape (rows,) or (rows, classes), of what
+decides its labels; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,9 @@ class Parity:
             other tensors: by the number, or by the root mean square of the tensor. Infinite where
             one of the two has no number.
         label_differences: Rows with another label.
-        ties: Those of them where the original's two best classes, or its score and 0, are closer
-            than the tolerance, so that any rounding decides.
+        ties: Those of them where what decides the original's label is closer than the tolerance,
+            so that any rounding decides; see `compare`. 0 where they are more than one row in a
+            thousand, which rounding does not explain.
         tolerance: The largest difference allowed.
         passed: Whether it is within the tolerance, and no label differs but in ties.
         reason: One sentence.
@@ -94,8 +101,14 @@ def compare(
     program: str,
     precision: str,
     probes: int,
+    decision: Callable[[], NDArray[Any] | None] | None = None,
 ) -> Parity:
-    """Judge one program's answers by the original's. Pure.
+    """Judge one program's answers by the original's. Pure but for `decision`.
+
+    Another label is a tie where the numbers that decide the original's label are closer than the
+    tolerance. Those are its score, its probabilities or its decision function: the first of them
+    whose largest number, or sign, tells the label of every row. Probabilities often do not: they
+    are clipped or saturated where the decision function is not, or cut at a threshold.
 
     Args:
         expected: The original's outputs.
@@ -105,11 +118,15 @@ def compare(
         precision: How it computes.
         probes: How many of the rows were made up: the last ones. The size of an output's numbers
             is that of the others.
+        decision: Gives the original's decision function of the rows. Asked only where a label
+            differs and the other numbers do not tell why.
     """
-    distance, labels, decided = _differences(expected, found, tolerance, probes)
+    distance, labels, close = _differences(expected, found, tolerance, probes, decision)
     worst = float(distance.max(initial=0.0))
-    ties = int((labels & ~decided).sum())
     differing = int(labels.sum())
+    ties = int((labels & close).sum())
+    if ties > max(1, _MOST_TIED * len(labels)):
+        ties = 0
     passed = worst <= tolerance and differing == ties
     return Parity(
         program=program,
@@ -126,9 +143,9 @@ def compare(
 
 
 def apart(expected: Columns, found: Columns, *, tolerance: float, probes: int) -> NDArray[np.bool_]:
-    """The rows for which `compare` would not pass."""
-    distance, _, decided = _differences(expected, found, tolerance, probes)
-    return np.asarray((distance > tolerance) | decided)
+    """The rows that are answered otherwise, ties included."""
+    distance, labels, _ = _differences(expected, found, tolerance, probes, None)
+    return np.asarray((distance > tolerance) | labels)
 
 
 def are_finite(answered: Columns) -> NDArray[np.bool_]:
@@ -141,18 +158,23 @@ def are_finite(answered: Columns) -> NDArray[np.bool_]:
 
 
 def _differences(
-    expected: Columns, found: Columns, tolerance: float, probes: int
+    expected: Columns,
+    found: Columns,
+    tolerance: float,
+    probes: int,
+    decision: Callable[[], NDArray[Any] | None] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each row the difference of its numbers, if a label differs, and if that is no tie."""
+    """For each row the difference of its numbers, if a label differs, and if all such are ties."""
     labels = np.zeros(len(next(iter(expected.values()))), bool)
-    distance, decided = np.zeros(len(labels)), labels.copy()
+    distance, close = np.zeros(len(labels)), ~labels
     real = slice(max(0, len(labels) - probes) or None)
     for name, values in expected.items():
         if name.partition(".")[0] == "label" or values.dtype.kind not in "f":
             different = np.asarray(values != found[name], bool)
             differ = different.reshape(len(values), -1).any(axis=1)
             labels |= differ
-            decided |= differ & ~_close_calls(expected, name, tolerance, real)
+            if differ.any():
+                close &= ~differ | _close_calls(expected, name, tolerance, real, decision)
         elif name.partition(".")[0] == "probabilities":
             distance = np.maximum(distance, _largest(values, found[name], 1.0))
         elif values.ndim > 1:
@@ -161,7 +183,7 @@ def _differences(
         else:
             scale = _scale(values, values[real])
             distance = np.maximum(distance, _largest(values, found[name], scale))
-    return distance, labels, decided
+    return distance, labels, close
 
 
 def sample(columns: Columns, limit: int = MAX_ROWS) -> Columns:
@@ -185,6 +207,7 @@ def judge(
     tolerance: float,
     precision: str,
     probes: int,
+    decide: Decide | None = None,
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits alone and in any batch.
 
@@ -200,9 +223,15 @@ def judge(
         tolerance: The largest difference allowed.
         precision: How the program computes.
         probes: How many of the rows were made up: the last ones.
+        decide: Asks the original for its decision function.
     """
     compared = partial(compare, tolerance=tolerance, program=program.name, precision=precision)
-    judged = compared(expected, answers(program, columns), probes=probes)
+
+    def decision_of(rows: Columns) -> Callable[[], NDArray[Any] | None] | None:
+        return None if decide is None else partial(decide, rows)
+
+    found = answers(program, columns)
+    judged = compared(expected, found, probes=probes, decision=decision_of(columns))
     if not judged.passed:
         return judged, False
     count = len(next(iter(columns.values())))
@@ -211,14 +240,17 @@ def judge(
     parts = [np.arange(count - probes), np.arange(count - probes, count)]
     some = [sample({"row": part}, min(rows, _ALONE_ROWS) // 2)["row"] for part in parts]
     few = np.concatenate(some)
-    alone = in_batches(program, for_program(take(columns, few), program.inputs), 1)
-    pairs = itertools.chain([(take(expected, few), alone)], _by_company(program, real))
+    chosen = take(columns, few)
+    alone = in_batches(program, for_program(chosen, program.inputs), 1)
+    each = compared(take(expected, few), alone, probes=len(some[1]), decision=decision_of(chosen))
+    if not each.passed:
+        return _depends_on_batch(judged, each), False
     invariant = rows >= _FEWEST_ROWS
-    for place, (one, other) in enumerate(pairs):
-        found = compared(one, other, probes=0 if place else len(some[1]))
-        if not found.passed:
-            return _depends_on_batch(judged, found), False
-        invariant = invariant and place == 0
+    for one, other in _by_company(program, real):
+        each = compared(one, other, probes=0)
+        if not each.passed:
+            return _depends_on_batch(judged, each), False
+        invariant = False
     return judged, invariant
 
 
@@ -349,16 +381,51 @@ def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> NDArray
     return np.asarray(difference.reshape(len(expected), -1).max(axis=1, initial=0.0))
 
 
-def _close_calls(expected: Columns, name: str, tolerance: float, real: slice) -> NDArray[np.bool_]:
-    """Where any rounding may change the label that is called so."""
+def _close_calls(
+    expected: Columns,
+    name: str,
+    tolerance: float,
+    real: slice,
+    decision: Callable[[], NDArray[Any] | None] | None,
+) -> NDArray[np.bool_]:
+    """Where any rounding may change the label that is called so; see `compare`."""
+    labels = expected[name]
+    shares = expected.get(name.replace("label", "probabilities", 1))
+    if shares is not None and (margins := _margins(labels, shares)) is not None:
+        return np.asarray(margins <= 2 * tolerance)
     score = expected.get("score") if name == "label" else None
-    if score is not None and score.ndim == 1 and score.dtype.kind == "f":
-        return np.asarray(np.abs(score) <= tolerance * _scale(score, score[real]))
-    probabilities = expected.get(name.replace("label", "probabilities", 1))
-    if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 2:
-        return np.zeros(len(next(iter(expected.values()))), bool)
-    best = np.sort(probabilities, axis=1)[:, -2:]
-    return np.asarray(best[:, 1] - best[:, 0] <= 2 * tolerance)
+    if score is None and name == "label" and decision is not None:
+        score = decision()
+    if score is not None and (margins := _margins(labels, score)) is not None:
+        return np.asarray(margins <= tolerance * _scale(np.zeros(1), score[real]))
+    return np.zeros(len(labels), bool)
+
+
+def _margins(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.float64] | None:
+    """By how much each row's label won by the scores; None where those do not decide it.
+
+    They do where the place of the first largest score, or the sign of the only one, tells the
+    label in every row. A score of 0 may stand for either.
+
+    Args:
+        labels: Shape (rows,).
+        scores: Shape (rows,) or (rows, classes).
+    """
+    if labels.ndim != 1 or scores.dtype.kind != "f" or scores.ndim > 2:
+        return None
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    finite = np.isfinite(scores).all(axis=1)
+    if scores.shape[1] == 1:
+        margins, places = np.abs(scores[:, 0]), (scores[:, 0] > 0).astype(np.int64)
+        told = finite & (margins > 0)
+    else:
+        best = np.sort(scores, axis=1)
+        margins, places, told = best[:, -1] - best[:, -2], scores.argmax(axis=1), finite
+    pairs = set(zip(places[told].tolist(), labels[told].tolist(), strict=True))
+    if not len(pairs) == len({place for place, _ in pairs}) == len({label for _, label in pairs}):
+        return None
+    return np.where(finite, margins, np.inf)
 
 
 def are_same_bits(expected: Columns, found: Columns) -> bool:

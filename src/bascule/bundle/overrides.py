@@ -1,0 +1,45 @@
+"""Whether a model answers by code of its author's, where the library that it is of has its own.
+
+A subclass, or a function that is set on the object, may change what any method answers: in every
+row or in few that no comparison holds. So the method that is resolved decides, and not the class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NOT_ANSWERING = (
+    "__", "_abc_", "_get_param_names", "_more_tags", "_repr", "_sklearn_", "evals_result",
+    "explain_weights", "feature_importances", "fit", "get_metadata_routing", "get_param",
+    "get_xgb_params", "load_model", "partial_fit", "plot", "save_model", "score", "set_",
+)  # fmt: skip
+"""How the names of methods begin that train, describe or keep a model, and answer no rows."""
+_OTHERS = ("builtins", "abc", "typing")
+
+
+def own_methods(model: Any, homes: tuple[str, ...]) -> list[str]:
+    """The names of a library's methods in place of which the model has others, sorted.
+
+    Args:
+        model: An object of a class of the library, or of one that is derived from it.
+        homes: Top-level packages whose code is the library's.
+    """
+    kinds = type(model).__mro__
+    library = [kind for kind in kinds if _home(kind) in homes]
+    own = [kind for kind in kinds if _home(kind) not in (*homes, *_OTHERS)]
+    names = {name for kind in own for name in vars(kind)}
+    names |= {name for name, held in getattr(model, "__dict__", {}).items() if callable(held)}
+    return sorted(
+        name
+        for name in names
+        if not name.startswith(_NOT_ANSWERING)
+        and any(callable(vars(kind).get(name)) or _is_property(kind, name) for kind in library)
+    )
+
+
+def _home(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _is_property(kind: type, name: str) -> bool:
+    return hasattr(vars(kind).get(name), "__get__")
