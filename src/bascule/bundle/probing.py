@@ -114,7 +114,8 @@ def _bounds(
     """The ends of what is taken around the training values, to the last bit."""
     dtype = field.dtype.numpy
     ends: Any = np.iinfo(dtype) if field.dtype.is_integer else np.finfo(dtype)
-    known = values[~is_missing(values)]
+    # Whole numbers are doubles where one may be missing, and the ends are of that type.
+    known = values[~is_missing(values)].astype(dtype)
     low, high = known.min(), known.max()
     return (
         _last(low, ends.min, lambda end: takes([field], end, high)),

@@ -54,6 +54,34 @@ class Clip(TransformerMixin, BaseEstimator):
         return np.clip(X, *self.ends_)
 
 
+class Doubled(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) * 2
+
+
+class Centred(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self._means = np.mean(X, axis=0)
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) - self._means
+
+
+class Plain:
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) * 2
+
+    def fit_transform(self, X, y=None):
+        return self.transform(X)
+
+
 class Sign(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -117,6 +145,30 @@ def test_a_pipeline_with_functions_and_classes_of_ones_own_answers_as_it_did(mod
     assert entry.inputs == bundle.signature.inputs
     assert entry.features == Field("features", DType.FP64, (5,))
     assert entry.precision == "float64, behind the model's own steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("Doubled", "only"),
+        ("Plain", "last"),
+        pytest.param("Centred", "last", marks=pytest.mark.slow),
+        pytest.param("Plain", "first", marks=pytest.mark.slow),
+        pytest.param("Doubled", "between", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_that_keeps_nothing_ending_in_an_underscore_may_stand_anywhere(
+    home, pack, name, place
+):
+    """A pipeline of the steps before the last one would call itself not fitted; none is made."""
+    import own_features
+
+    own, scale = getattr(own_features, name)(), StandardScaler()
+    steps = {"only": [own], "first": [own, scale], "last": [scale, own]}
+    fitted = make_pipeline(*steps.get(place, [scale, own, StandardScaler()]), Ridge()).fit(X, Y)
+    bundle = pack(fitted, X, code=home / "own_features.py")
+    assert bundle.manifest.serves == "onnx"
+    np.testing.assert_allclose(bundle.predict(X)["prediction"], fitted.predict(X), rtol=1e-9)
 
 
 def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):

@@ -394,3 +394,30 @@ def test_a_manifest_that_does_not_say_how_its_table_was_held_is_not_believed():
 
     with pytest.raises(Untrusted, match="how the training table was held"):
         Frame.from_json({"container": "pandas", "dtype": "", "columns": [{"name": "a"}]})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "is_whole"),
+    [
+        ("uint8", [0.0, 255.0], True),
+        ("uint8", [0.0, 256.0], False),
+        ("int8", [-129.0], False),
+        ("int64", [2.0**63 - 1024, -(2.0**63)], True),
+        ("int64", [2.0**63], False),
+        ("bool", [0.0, 1.0], True),
+        ("bool", [2.0], False),
+        ("int64", [0.5], False),
+        ("int64", [np.nan], False),
+    ],
+)
+def test_a_number_beyond_its_whole_type_is_not_wrapped_around(dtype, values, is_whole):
+    """As in an author's own table, which holds 256 in a wider type, and not as 0."""
+    from bascule.bundle.flavors.frames import Frame
+    from bascule.bundle.tables import Kind
+
+    column = np.array(values)
+    table = Frame("pandas", {"a": Kind(dtype)}).build({"a": column})
+    matrix = Frame("numpy", {}, dtype).build({"input": column[:, None]})
+    for rebuilt in (table["a"], matrix):
+        assert (str(rebuilt.dtype) == dtype) is is_whole
+        np.testing.assert_array_equal(np.asarray(rebuilt, float).ravel(), column)

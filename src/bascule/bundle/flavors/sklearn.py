@@ -290,9 +290,7 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     """
     if len(methods) > 1:
         while _kind_name(model) == "sklearn.pipeline.Pipeline":
-            if len(model.steps) > 1:
-                data = model[:-1].transform(data)
-            model = model.steps[-1][1]
+            data, model = before_last_step(model, data), model.steps[-1][1]
     derives = {"predict", "predict_proba"} <= methods and _kind_name(model) in _LABELS_OF_SHARES
     asked = {
         method: getattr(model, method)(data)
@@ -304,6 +302,19 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     elif derives:
         asked["predict"] = model.predict(data)
     return asked
+
+
+def before_last_step(model: Any, data: Any) -> Any:
+    """What a pipeline hands to its last step.
+
+    As `predict` of the pipeline does it: a pipeline of the other steps may call itself not fitted,
+    for it looks at its last step alone, and a transformer may learn nothing that ends in _.
+    """
+    for _, step in model.steps[:-1]:
+        # Steps that resample (imbalanced-learn) act in training alone.
+        if step is not None and step != "passthrough" and not hasattr(step, "fit_resample"):
+            data = step.transform(data)
+    return data
 
 
 def _kind_name(model: Any) -> str:
@@ -721,8 +732,8 @@ def _behind_steps(
     """The last step of a pipeline compiled, behind steps that are not: code of the author's own."""
     from bascule.bundle.compilers import compilations
 
-    steps, (_, last) = model[:-1], model.steps[-1]
-    made = np.asarray(steps.transform(few))
+    last = model.steps[-1][1]
+    made = np.asarray(before_last_step(model, few))
     if made.ndim != 2 or made.dtype.kind not in "fiu":
         raise Unconvertible(f"the steps before {type(last).__name__} give no matrix of numbers")
     dtype = DType.FP32 if made.dtype == np.float32 else DType.FP64
@@ -731,7 +742,7 @@ def _behind_steps(
     def handed_over(columns: Columns) -> Columns:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {"features": np.asarray(steps.transform(frame.build(columns)))}
+            return {"features": np.asarray(before_last_step(model, frame.build(columns)))}
 
     for compiled in compilations(last, Signature((features,), signature.outputs)):
         yield replace(compiled, steps=handed_over)
@@ -744,7 +755,7 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return hasattr(model[:-1].transform(rows), "tocsr")
+            return hasattr(before_last_step(model, rows), "tocsr")
     except Exception:  # a pipeline of another library, or a step of the caller's own
         return False
 
