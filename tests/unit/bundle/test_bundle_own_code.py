@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.cluster import Birch
@@ -27,7 +28,7 @@ from bascule.core.fields import DType, Field
 
 FEATURES = """
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 
 SCALE = 1.0
 
@@ -80,6 +81,24 @@ class Plain:
 
     def fit_transform(self, X, y=None):
         return self.transform(X)
+
+
+class Named(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X):
+        return X["b"].to_numpy() * 2
+
+
+class OfAny(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X):
+        return np.asarray(X, float)[:, 1] * 2
 
 
 class Sign(ClassifierMixin, BaseEstimator):
@@ -169,6 +188,22 @@ def test_a_step_that_keeps_nothing_ending_in_an_underscore_may_stand_anywhere(
     bundle = pack(fitted, X, code=home / "own_features.py")
     assert bundle.manifest.serves == "onnx"
     np.testing.assert_allclose(bundle.predict(X)["prediction"], fitted.predict(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("Named", ["a", "b"]), ("OfAny", ["input"])])
+def test_an_estimator_that_knows_the_count_of_its_columns_alone_may_read_their_names(
+    home, pack, name, inputs
+):
+    import own_features
+
+    table = pd.DataFrame(X[:, :2], columns=["a", "b"])
+    model = getattr(own_features, name)().fit(table, Y)
+    bundle = pack(
+        model, (table, X[:, 0]), (table, X[:, 0]), code=home / "own_features.py",
+        serve_original=True,
+    )  # fmt: skip
+    assert [field.name for field in bundle.signature.inputs] == inputs
+    assert bundle.predict(table)["prediction"].tolist() == model.predict(table).tolist()
 
 
 def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):

@@ -58,6 +58,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.statements import environment
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
+    BasculeError,
     Columns,
     DType,
     Field,
@@ -68,6 +69,7 @@ from bascule.core import (
     Signature,
     Unconvertible,
     Untrusted,
+    first_line,
 )
 
 _FILE = "original/model.skops"
@@ -78,6 +80,7 @@ _OF_THE_PROCESS = {
     "refit_time_": "0.0",
 }
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
+_SAVED_WITH = re.compile(r"unpickle estimator \w+ from version (\S+) when")
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
 _LEFT_OUT = tuple(
     f"sklearn.externals.array_api_compat.{library}" for library in ("torch", "cupy", "dask")
@@ -141,6 +144,10 @@ class Sklearn:
         )
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
+        with _of_another_version():
+            return self._read(model, train, test)
+
+    def _read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
         if train is None:
             raise Invalid(
@@ -152,6 +159,8 @@ class Sklearn:
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
         given = read_inputs(train, "train")
+        if names is None and not given.is_matrix and _reads_tables(model, given, count):
+            count = None  # so that its columns stay columns
         table = _as_read(model, as_trained(names, count, given))
         frame = frame_of(table)
 
@@ -228,6 +237,10 @@ class Sklearn:
         )
 
     def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        with _of_another_version():
+            yield from self._compilations(model, subject)
+
+    def _compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers import compilations
 
         frame = Frame.from_json(subject.frame)
@@ -240,6 +253,37 @@ class Sklearn:
                 raise
         if subject.saved_format == PICKLED and _has_steps(model):
             yield from _behind_steps(model, subject.signature, frame, few)
+
+
+@contextmanager
+def _of_another_version() -> Iterator[None]:
+    """Tell what a model lacks that another scikit-learn has saved by both versions."""
+    try:
+        yield
+    except (AttributeError, BasculeError) as problem:
+        cause = problem.__cause__ if isinstance(problem, BasculeError) else problem
+        saved_with, here = _saved_with(), installed_version("scikit-learn")
+        if not isinstance(cause, AttributeError) or not (saved_with or cause is problem):
+            raise
+        version = saved_with or "of another version"
+        raise Invalid(
+            f"the model lacks what scikit-learn {here}, which is installed, gives to its models: "
+            f"{first_line(cause)}; it was saved with scikit-learn {version}",
+            hint=f"pip install 'scikit-learn=={saved_with or 'VERSION'}' and pack it there, or fit "
+            "it again here: scikit-learn reads models of its own version alone",
+        ) from cause
+
+
+def _saved_with() -> str | None:
+    """The other version of scikit-learn whose model this process has read last.
+
+    An estimator that was read does not know it any more: `InconsistentVersionWarning` does, of
+    which Python keeps the text where it was raised.
+    """
+    kept = getattr(sys.modules.get("sklearn.base"), "__warningregistry__", {})
+    texts = (str(key[0]) for key in kept if isinstance(key, tuple))
+    versions = [match[1] for text in texts if (match := _SAVED_WITH.search(text))]
+    return versions[-1] if versions else None
 
 
 class SklearnOriginal(Program):
@@ -708,6 +752,30 @@ def _as_read(model: Any, table: Table) -> Table:
         if len(answer) == len(few[name]):
             return tried
     return table
+
+
+def _reads_tables(model: Any, given: Table, count: int | None) -> bool:
+    """Whether a model that knows no names of its columns reads them by name all the same.
+
+    An estimator of the author's own may keep `n_features_in_` alone. It is asked about a few rows
+    as a matrix, which is what scikit-learn's own were fitted on then, and as the table.
+    """
+    matrix = as_trained(None, count, given)
+    if not matrix.is_matrix:
+        return False
+    answers = []
+    for table in (given, matrix):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                few = take(table.columns, slice(3))
+                answers.append(np.asarray(model.predict(frame_of(table).build(few))))
+        except Exception:  # any exception is a refusal
+            return table is matrix
+    of_table, of_matrix = answers
+    if of_table.dtype.kind == "f" and of_table.shape == of_matrix.shape:
+        return not np.allclose(of_table, of_matrix, rtol=1e-9, atol=0.0, equal_nan=True)
+    return not np.array_equal(of_table, of_matrix)
 
 
 def _as_texts(table: Table, name: str) -> Table:
