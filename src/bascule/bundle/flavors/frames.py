@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import MANIFEST, shaped
-from bascule.bundle.tables import Kind, is_missing
+from bascule.bundle.tables import BOOLEAN_OBJECTS, Kind, is_missing
 from bascule.core import Columns, Signature, Untrusted
 
 _TEXT_TYPES = ("str", "string", "object")
@@ -183,7 +183,11 @@ def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
         if text == "object":
             return pandas.Series(values, dtype=object)
         return pandas.array(values, dtype=_pandas_dtype(text))
-    if kind.dtype == "object":
+    if kind.dtype == BOOLEAN_OBJECTS and _is_whole(values[~is_missing(values)], np.dtype(bool)):
+        objects = values.astype(bool).astype(object)
+        objects[is_missing(values)] = _missing_of(kind)
+        return pandas.Series(objects, dtype=object)
+    if kind.dtype in ("object", BOOLEAN_OBJECTS):
         objects = values.astype(object)
         objects[is_missing(values)] = _missing_of(kind)
         return pandas.Series(objects, dtype=object)
