@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
+from bench.sweep import company
 from bench.sweep.judge import Fitted
 
 Make = Callable[[], Fitted]
@@ -44,6 +45,7 @@ def models() -> dict[str, Make]:
         _transformers,
         _estimators,
         _other_libraries,
+        company.models,
     ):
         made.update(part())
     return made
