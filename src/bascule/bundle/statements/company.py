@@ -52,49 +52,40 @@ class Dependence:
     Attributes:
         way: How the rows were asked when they were answered otherwise than together.
         is_repeated: Whether the two calls were the same, so that it is chance, state or time.
-        max_difference: The largest difference of a number, as `Parity` has it; of all ways where
-            the calls were not the same.
-        label_differences: Rows with another label.
-        rows: How many rows were asked both ways.
+        by: How much the answers differed, in words.
+        largest: The largest difference of all ways; infinite where a label differs.
     """
 
     way: str
     is_repeated: bool
-    max_difference: float
-    label_differences: int
-    rows: int
+    by: str
+    largest: float
 
     @property
     def reason(self) -> str:
         """One sentence: what differed, and by how much."""
-        differing = f"by up to {self.max_difference:.2g}"
-        if self.label_differences:
-            differing += (
-                f", and with another label for {self.label_differences} of {self.rows} rows"
-            )
         if self.is_repeated:
             return (
-                f"the model answers the same rows otherwise when it is asked {self.way}: "
-                f"{differing}; it draws numbers, keeps state between calls or reads the clock"
+                f"the model answers the same rows otherwise when it is asked {self.way}: {self.by}"
+                "; it draws numbers, keeps state between calls or reads the clock"
             )
         return (
             f"the model answers a row otherwise when it is asked {self.way} than among others: "
-            f"{differing}; requests that share a batch would change each other's answers"
+            f"{self.by}; requests that share a batch would change each other's answers"
         )
 
-    def refusal(self, tolerance: float) -> Invalid:
-        """The error for a model that cannot be served for it, with what its author can do."""
+    @property
+    def hint(self) -> str:
+        """What the author of the model can do."""
         if self.is_repeated:
-            hint = (
+            return (
                 "take out dropout, sampling and counters, set the seed in each call, or make the "
                 "noise or the time an input"
             )
-        else:
-            hint = "take out the step that computes over all rows at once, such as their mean"
-        is_small = tolerance < self.max_difference <= _MOST_TO_ACCEPT
-        if is_small and not (self.label_differences or self.is_repeated):
-            hint += f"; or accept the difference: tolerance={2 * self.max_difference:.1g}"
-        return Invalid(self.reason, hint=hint)
+        hint = "take out the step that computes over all rows at once, such as their mean"
+        if self.largest <= _MOST_TO_ACCEPT:
+            hint += f"; or accept the difference: tolerance={2 * self.largest:.1g}"
+        return hint
 
 
 def check(
@@ -103,7 +94,7 @@ def check(
     """Raise `Invalid` for a model whose answer to a row depends on its company; see `find`."""
     dependence = find(program, columns, probes, tolerance=tolerance, in_short=in_short)
     if dependence is not None:
-        raise dependence.refusal(max(tolerance, _TOLERANCE))
+        raise Invalid(dependence.reason, hint=dependence.hint)
 
 
 def find(
@@ -133,8 +124,7 @@ def find(
         for way, places, answered in () if found else _ways(program, rows, probes, in_short):
             differs = _compared(take(together, places), answered, tolerance, way)
             if found is not None and differs is not None:
-                worst = max(found.max_difference, differs.max_difference)
-                found = replace(found, max_difference=worst)
+                found = replace(found, largest=max(found.largest, differs.largest))
             found = found or differs
         again = _compared(
             together, program.run(rows), _REPEATED, "again after other calls", is_repeated=True
@@ -232,9 +222,12 @@ def _compared(
             labels |= ~same.reshape(rows, -1).all(axis=1)
     # Rounding decides a tie only where a number was rounded otherwise.
     differing = max(judged.label_differences - judged.ties, int((labels & are_same).sum()))
-    if judged.max_difference <= tolerance and not differing:
+    worst = judged.max_difference
+    if worst <= tolerance and not differing:
         return None
-    return Dependence(way, is_repeated, judged.max_difference, differing, rows)
+    by = [f"by up to {worst:.2g}"] if worst > 0 else []
+    by += [f"with another label for {differing} of {rows} rows"] if differing else []
+    return Dependence(way, is_repeated, ", and ".join(by), math.inf if differing else worst)
 
 
 def _telling(columns: Columns, most: int) -> NDArray[np.int64]:
