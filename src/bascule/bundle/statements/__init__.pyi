@@ -2,6 +2,7 @@ from . import (
     adversarial as adversarial,
     asking as asking,
     calibrating as calibrating,
+    company as company,
     cost as cost,
     environment as environment,
     jumps as jumps,
