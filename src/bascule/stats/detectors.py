@@ -51,7 +51,7 @@ class SlowDetector:
         self._cumulants = np.array([law.cumulants(float(tilt))[0] for tilt in self._tilts])
         self._logs = np.full(len(self._tilts), -math.inf)
 
-    def add(self, location: float, rows: int) -> float:
+    def add(self, location: float, rows: float) -> float:
         """Take in the mean score of a window of `rows` rows; gives the evidence, log of mean M."""
         if not len(self._tilts):
             return -math.inf
@@ -70,6 +70,26 @@ class SlowDetector:
     def restart(self) -> None:
         """Forget all windows, as after an alarm."""
         self._logs.fill(-math.inf)
+
+
+def variance_beside_a_step(values: NDArray[np.float64]) -> float:
+    """The variance of the windows' numbers, less one lasting change of their mean.
+
+    A change that is found would otherwise hide itself: the step is where it leaves the least
+    variance on both sides. With fewer than 3 numbers there is none.
+
+    Args:
+        values: In the order of the windows. Shape (windows,).
+    """
+    count = len(values)
+    if count < 3:
+        return 0.0
+    values = values - values.mean()
+    sizes = np.arange(1, count)
+    sums = np.cumsum(values)[:-1]
+    explained = sums**2 * (1 / sizes + 1 / (count - sizes))
+    rest = float(values @ values) - float(explained.max())
+    return max(0.0, rest) / max(1, count - 3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ import binascii
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +132,12 @@ class Quantiles:
         )
         order = np.argsort(values, kind="stable")
         return values[order], weights[order]
+
+    def mapped(self, change: Callable[[Floats], Floats]) -> Quantiles:
+        """The same sketch of values that a function which keeps their order has changed."""
+        made = copy(self)
+        made._levels = {level: change(values) for level, values in self._levels.items()}
+        return made
 
     def _join(self, level: int, values: Floats) -> None:
         if len(values):
@@ -449,6 +456,49 @@ class ColumnProfile:
             texts = [str(text) for text in counted]
             self.frequent.add(texts, np.fromiter(counted.values(), np.int64, len(counted)))
             self._distinct.add(_text_hashes(texts))
+
+    def aligned(self, other: ColumnProfile, tolerance: float) -> ColumnProfile:
+        """This profile, with numbers that are nearly frequent values or ends of `other` as these.
+
+        Two programs of one model differ in the last digits. Where answers are few, every row then
+        lies beside the value that it has in the other profile, and no rank is the same. `other` has
+        to be aligned with itself for the two to be compared.
+
+        Args:
+            other: The profile that this one is compared with.
+            tolerance: A difference, by the number, or by the median one where that is larger; of
+                columns from 0 to 1, by 1. As parity is claimed.
+        """
+        ends = [end for end in (other.moments.least, other.moments.most) if end is not None]
+        anchors = np.unique([*other.frequent.counts, *ends]) if self.kind == "number" else ends
+        if not len(anchors) or not other.quantiles.rows:
+            return self
+        anchors = np.asarray(anchors, np.float64)
+        middle = float(np.median(np.abs(other.quantiles.weighted()[0])))
+        is_share = anchors[0] >= 0 and anchors[-1] <= 1
+        scale = np.maximum(np.abs(anchors), 1.0 if is_share else middle)
+
+        def snapped(values: Floats) -> Floats:
+            above = np.clip(np.searchsorted(anchors, values), 1, max(1, len(anchors) - 1))
+            below = above - 1
+            above = np.minimum(above, len(anchors) - 1)
+            nearer = np.abs(anchors[above] - values) < np.abs(anchors[below] - values)
+            nearest = np.where(nearer, above, below)
+            is_near = np.abs(anchors[nearest] - values) <= tolerance * scale[nearest]
+            return np.where(is_near, anchors[nearest], values)
+
+        made = copy(self)
+        made.quantiles = self.quantiles.mapped(snapped)
+        made.frequent = Frequent()
+        made.frequent.error = self.frequent.error
+        values = snapped(np.array([*self.frequent.counts], np.float64))
+        for value, count in zip(values.tolist(), self.frequent.counts.values(), strict=True):
+            made.frequent.counts[value] = made.frequent.counts.get(value, 0) + count
+        made.moments = copy(self.moments)
+        if self.moments.least is not None and self.moments.most is not None:
+            least, most = snapped(np.array([self.moments.least, self.moments.most])).tolist()
+            made.moments.least, made.moments.most = least, most
+        return made
 
     def to_json(self) -> dict[str, Any]:
         made = {

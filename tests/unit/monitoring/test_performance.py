@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 import bascule
 from bascule.core import Invalid, NotFound
-from bascule.metrics import Labelled, estimate, metric_of
+from bascule.metrics import Estimate, Labelled, estimate, metric_of
 from bascule.monitoring import Outcomes, measure_performance
 from bascule.monitoring.ledger import SpoolWriter
 from bascule.monitoring.performance.delays import delay_curve
@@ -538,3 +538,39 @@ def test_false_alarms_stay_within_the_budget(rows, held_out):
             for _ in range(4_000)
         ]  # fmt: skip
         assert np.mean(alarms) <= 0.013, name
+
+
+@pytest.mark.parametrize("held_out", [50, 100])
+def test_few_held_out_rows_raise_no_more_alarms_than_the_budget(held_out):
+    """Rows that happen to be good have a small standard error, or none, and stay the record."""
+    random, level, alarms, windows = np.random.default_rng(8), 4 / (365 * 3), 0, 0
+    names = ("accuracy", "auc", "log_loss")
+
+    def drawn(rows):
+        chances = random.beta(0.3, 0.3, rows)
+        truth = (random.random(rows) < chances).astype(int)
+        kept = np.clip(chances, 1e-6, 1 - 1e-6)
+        return Labelled(
+            "classification", truth, (kept > 0.5).astype(int), (0, 1),
+            np.column_stack([1 - kept, kept]),
+        )  # fmt: skip
+
+    for _ in range(400):
+        known = drawn(held_out)
+        record = {name: estimate(name, known) for name in names}
+        window, windows = drawn(1_000), windows + 1
+        alarms += sum(
+            judge(metric_of(name), estimate(name, window), record[name], level, {}).is_alarm
+            for name in names
+        )
+    assert alarms <= 12  # 4 / 365 of 400 are 4.4
+
+
+def test_a_record_that_errs_in_no_row_is_no_certain_one():
+    """Fifty rows may be ordered without a fault by a model whose area is 0.9."""
+    metric = metric_of("auc")
+    record = Estimate(1.0, rows=50, error=0.0, fewest=20)
+    window = Estimate(0.96, rows=1_000, error=0.01, fewest=400)
+    assert judge(metric, window, record, 0.0036, {}).p_value == pytest.approx(0.19, abs=0.02)
+    worse = Estimate(0.7, rows=1_000, error=0.02, fewest=400)
+    assert judge(metric, worse, record, 0.0036, {}).is_alarm

@@ -17,7 +17,7 @@ from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
 from bascule.monitoring.drift.deciding import MIN_ROWS
 from bascule.monitoring.drift.influence import influences
-from bascule.monitoring.drift.judging import ModelWatch, tested
+from bascule.monitoring.drift.judging import ModelWatch, tested, tolerance_of
 from bascule.monitoring.drift.report import DriftReport
 from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
 from bascule.stats import Profile
@@ -59,7 +59,7 @@ def measure_drift(
     answers = baseline.answers if score else None
     watch = ModelWatch(
         {"input": baseline.inputs, "answer": answers}, budget, windows_a_year=windows_a_year,
-        kinds=1 if table.days is None else 2, effects=effects,
+        kinds=1 if table.days is None else 2, effects=effects, tolerance=tolerance_of(bundle),
     )  # fmt: skip
     notes: list[str] = []
     windows = []

@@ -56,9 +56,11 @@ def judge(
 ) -> Verdict:
     """Compare a window with the record.
 
-    Plain shares by Fisher's exact test on one side. Any other metric by Welch's t, with the
+    Plain shares by Fisher's exact test on one side. Any other metric by Student's t, with the
     standard errors of both and the degrees of freedom of the smaller group; it needs `MIN_ROWS`
-    rows on both sides. A calibration error is not judged: it is biased on few rows.
+    rows on both sides. Few held-out rows that happen to be good look certain as well (an area
+    under the curve of 1 has no error at all), so the variance of one of them is at least that of a
+    row of the window. A calibration error is not judged: it is biased on few rows.
     """
     if found.value is None or recorded.value is None:
         return Verdict(None, None, None, is_alarm=False)
@@ -78,7 +80,8 @@ def _p_value(found: Estimate, recorded: Estimate, worse: float) -> float | None:
             failures, found.fewest, failures + of_record, found.fewest + recorded.fewest
         )
     fewest = min(found.fewest, recorded.fewest)
-    error = math.hypot(found.error, recorded.error)
+    by_window = found.error * math.sqrt(found.rows / max(1, recorded.rows))
+    error = math.hypot(found.error, max(recorded.error, by_window))
     if fewest < MIN_ROWS or not error > 0:
         return None
     return student_tail(worse / error, fewest - 1)
