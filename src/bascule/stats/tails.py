@@ -126,7 +126,7 @@ def mean_difference_tail(law: Atoms, difference: float, rows: float, others: flo
     ratio = rows / others
     tilt = _saddlepoint(law, corrected, ratio)
     if tilt is None:
-        return float(law.shares[law.values.argmax()]) ** rows
+        return math.pow(float(law.shares[law.values.argmax()]), rows)
     ahead, behind = law.cumulants(tilt), law.cumulants(-tilt * ratio)
     exponent = rows * (tilt * corrected - ahead[0]) - others * behind[0]
     w = math.sqrt(2 * max(exponent, _TINY))

@@ -16,6 +16,8 @@ from bascule.stats import hypergeometric_tail, student_tail
 MIN_ROWS = 20
 """Rows, or rows of the rarer class, that a metric which is no plain share is judged on."""
 SHARE_EFFECT, ERROR_EFFECT = 0.02, 0.1
+NORMAL_95 = 1.959964
+"""Standard errors on each side of an interval at 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,34 @@ def _p_value(found: Estimate, recorded: Estimate, worse: float) -> float | None:
     if fewest < MIN_ROWS or not error > 0:
         return None
     return student_tail(worse / error, fewest - 1)
+
+
+def estimate_interval(
+    metric: Metric, estimated: float, error: float, recorded: Estimate, rows: int
+) -> tuple[float, float] | None:
+    """Where a metric that is estimated without truth is expected to lie; None if unknown.
+
+    Three errors are counted: of the held-out rows, as in the interval of the record; of what was
+    learned from them, for rows of another distribution; and of the truths of the window by chance.
+    A change of what the inputs mean (concept drift) is in none of them.
+
+    Args:
+        metric: Which.
+        estimated: Its estimate.
+        error: The standard error by what was learned; 0 if unknown.
+        recorded: The value on the held-out rows, with its interval at 95 %.
+        rows: Of the window.
+    """
+    if recorded.value is None or recorded.lower is None or recorded.upper is None or not rows:
+        return None
+    by_rows = math.sqrt(1 + recorded.rows / rows)
+    below, above = (
+        math.hypot(width * by_rows, NORMAL_95 * error)
+        for width in (recorded.value - recorded.lower, recorded.upper - recorded.value)
+    )
+    low, high = estimated - below, estimated + above
+    low = max(0.0, low) if metric.is_error or metric.unit == "share" else low
+    return low, min(1.0, high) if metric.unit == "share" else high
 
 
 def bounds_of(name: str, rows: Labelled, missing: Labelled) -> tuple[float, float] | None:
