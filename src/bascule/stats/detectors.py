@@ -72,24 +72,26 @@ class SlowDetector:
         self._logs.fill(-math.inf)
 
 
-def variance_beside_a_step(values: NDArray[np.float64]) -> float:
+def variance_beside_a_step(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The variance of the windows' numbers, less one lasting change of their mean.
 
     A change that is found would otherwise hide itself: the step is where it leaves the least
-    variance on both sides. With fewer than 3 numbers there is none.
+    variance on both sides. With fewer than 3 windows there is none.
 
     Args:
-        values: In the order of the windows. Shape (windows,).
+        values: In the order of the windows. Shape (windows, numbers).
+
+    Returns:
+        Shape (numbers,).
     """
     count = len(values)
     if count < 3:
-        return 0.0
-    values = values - values.mean()
-    sizes = np.arange(1, count)
-    sums = np.cumsum(values)[:-1]
-    explained = sums**2 * (1 / sizes + 1 / (count - sizes))
-    rest = float(values @ values) - float(explained.max())
-    return max(0.0, rest) / max(1, count - 3)
+        return np.zeros(values.shape[1])
+    values = values - values.sum(axis=0) / count
+    sizes = np.arange(1.0, count)[:, None]
+    explained = np.cumsum(values, axis=0)[:-1] ** 2 * (1 / sizes + 1 / (count - sizes))
+    rest = (values**2).sum(axis=0) - explained.max(axis=0)
+    return np.maximum(0.0, rest) / max(1, count - 3)
 
 
 @dataclass(frozen=True, slots=True)

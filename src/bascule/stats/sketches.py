@@ -457,49 +457,6 @@ class ColumnProfile:
             self.frequent.add(texts, np.fromiter(counted.values(), np.int64, len(counted)))
             self._distinct.add(_text_hashes(texts))
 
-    def aligned(self, other: ColumnProfile, tolerance: float) -> ColumnProfile:
-        """This profile, with numbers that are nearly frequent values or ends of `other` as these.
-
-        Two programs of one model differ in the last digits. Where answers are few, every row then
-        lies beside the value that it has in the other profile, and no rank is the same. `other` has
-        to be aligned with itself for the two to be compared.
-
-        Args:
-            other: The profile that this one is compared with.
-            tolerance: A difference, by the number, or by the median one where that is larger; of
-                columns from 0 to 1, by 1. As parity is claimed.
-        """
-        ends = [end for end in (other.moments.least, other.moments.most) if end is not None]
-        anchors = np.unique([*other.frequent.counts, *ends]) if self.kind == "number" else ends
-        if not len(anchors) or not other.quantiles.rows:
-            return self
-        anchors = np.asarray(anchors, np.float64)
-        middle = float(np.median(np.abs(other.quantiles.weighted()[0])))
-        is_share = anchors[0] >= 0 and anchors[-1] <= 1
-        scale = np.maximum(np.abs(anchors), 1.0 if is_share else middle)
-
-        def snapped(values: Floats) -> Floats:
-            above = np.clip(np.searchsorted(anchors, values), 1, max(1, len(anchors) - 1))
-            below = above - 1
-            above = np.minimum(above, len(anchors) - 1)
-            nearer = np.abs(anchors[above] - values) < np.abs(anchors[below] - values)
-            nearest = np.where(nearer, above, below)
-            is_near = np.abs(anchors[nearest] - values) <= tolerance * scale[nearest]
-            return np.where(is_near, anchors[nearest], values)
-
-        made = copy(self)
-        made.quantiles = self.quantiles.mapped(snapped)
-        made.frequent = Frequent()
-        made.frequent.error = self.frequent.error
-        values = snapped(np.array([*self.frequent.counts], np.float64))
-        for value, count in zip(values.tolist(), self.frequent.counts.values(), strict=True):
-            made.frequent.counts[value] = made.frequent.counts.get(value, 0) + count
-        made.moments = copy(self.moments)
-        if self.moments.least is not None and self.moments.most is not None:
-            least, most = snapped(np.array([self.moments.least, self.moments.most])).tolist()
-            made.moments.least, made.moments.most = least, most
-        return made
-
     def to_json(self) -> dict[str, Any]:
         made = {
             "kind": self.kind,
@@ -530,6 +487,52 @@ class ColumnProfile:
             made.quantiles = Quantiles.from_json(value["quantiles"])
             made.moments = Moments.from_json(made.quantiles.rows, value["moments"])
         return made
+
+
+class Alignment:
+    """Takes numbers that are nearly a frequent value or an end of a profile for that very number.
+
+    Two programs of one model differ in the last digits. Where answers are few, every row of one
+    then lies beside the value that it has in the other, and no rank is the same. Both profiles have
+    to be aligned to be compared.
+
+    Args:
+        column: The profile whose values count.
+        tolerance: A difference, by the number, or by the median one where that is larger; in a
+            column from 0 to 1, by 1. As parity is claimed.
+    """
+
+    def __init__(self, column: ColumnProfile, tolerance: float) -> None:
+        ends = [end for end in (column.moments.least, column.moments.most) if end is not None]
+        frequent = column.frequent.counts if column.kind == "number" else ()
+        self._anchors = np.unique(np.array([*frequent, *ends], np.float64))
+        if len(self._anchors):
+            is_share = self._anchors[0] >= 0 and self._anchors[-1] <= 1
+            least = 1.0 if is_share else float(np.median(np.abs(column.quantiles.weighted()[0])))
+            self._widths = tolerance * np.maximum(np.abs(self._anchors), least)
+            self._middles = (self._anchors[1:] + self._anchors[:-1]) / 2
+
+    def of(self, column: ColumnProfile) -> ColumnProfile:
+        """The profile with such numbers replaced; itself where there are none."""
+        if not len(self._anchors) or column.kind != "number":
+            return column
+        made = copy(column)
+        made.quantiles = column.quantiles.mapped(self._snapped)
+        made.frequent = Frequent()
+        made.frequent.error = column.frequent.error
+        values = self._snapped(np.array([*column.frequent.counts], np.float64))
+        for value, count in zip(values.tolist(), column.frequent.counts.values(), strict=True):
+            made.frequent.counts[value] = made.frequent.counts.get(value, 0) + count
+        made.moments = copy(column.moments)
+        if column.moments.least is not None and column.moments.most is not None:
+            ends = np.array([column.moments.least, column.moments.most])
+            made.moments.least, made.moments.most = self._snapped(ends).tolist()
+        return made
+
+    def _snapped(self, values: Floats) -> Floats:
+        nearest = np.searchsorted(self._middles, values)
+        anchors = self._anchors[nearest]
+        return np.where(np.abs(anchors - values) <= self._widths[nearest], anchors, values)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ from bascule.stats.tails import (
     kolmogorov_tail,
     mean_difference_tail,
     negative_binomial_tail,
+    normal_tail,
 )
 
 Floats = NDArray[np.float64]
@@ -47,6 +48,9 @@ BINS = 200
 
 _EXACT_CELLS = 4
 """Categories, those that moved most, whose exact p-value is computed."""
+
+_FAR = 2.4
+"""Standard errors from which on a tail is no normal curve's."""
 
 _SHARES = [place / BINS for place in range(1, BINS)]
 # A value at an edge has the middle of the bins on both sides: half steps.
@@ -178,14 +182,16 @@ class NumberBaseline:
             ("location", scored, independent, scores.location),
             ("spread", scored**2, effective_rows(n, between_spread), width),
         ):
-            law = _law(pooled, weights)
             moved = float((now / n - then / others) @ pooled)
             moved = shrunk(moved, scores.rank_slack * _travel(pooled))
-            error = math.sqrt(law.cumulants(0.0)[2] * (1 / rows + 1 / others))
+            mean = float(weights @ pooled) / (n + others)
+            variance = float(weights @ (pooled - mean) ** 2) / (n + others)
+            error = math.sqrt(variance * (1 / rows + 1 / others))
             statistic = moved / error if error else 0.0
-            outcomes.append(
-                Outcome(test, _either_tail(law, moved, rows, others), statistic, effect)
-            )
+            p_value = 2 * normal_tail(abs(statistic))
+            if abs(statistic) > _FAR:
+                p_value = _either_tail(_law(pooled, weights), moved, rows, others)
+            outcomes.append(Outcome(test, min(1.0, p_value), statistic, effect))
         best = min(outcomes, key=lambda outcome: outcome.p_value)
         return replace(best, p_value=min(1.0, 3 * best.p_value))
 

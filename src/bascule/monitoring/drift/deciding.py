@@ -42,6 +42,7 @@ from bascule.stats import (
     variance_beside_a_step,
     weekday_test,
 )
+from bascule.stats.sketches import Alignment
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ DAY_DEVIATION = 0.08
 PRIOR_WINDOWS = 20
 
 SAME = 1e-6
-"""Numbers that differ by less are the same one; see `stats.ColumnProfile.aligned`."""
+"""Numbers that differ by less are the same one; see `stats.sketches.Alignment`."""
 
 MAX_OVERDISPERSION = 2.0
 MAX_SLOW_CORRELATION = 0.3
@@ -68,6 +69,8 @@ MIN_SLOW_BASELINE = 500
 
 _PARTS = {"missing": MISSING_PART, "range": STRANGE_PART}
 _SCALES = {"location": 1.0, "spread": math.sqrt(2)}
+"""On these scales the variance of a window's number is 1 / rows by chance; 2 for an angle."""
+
 _WEEKLY = 1.5
 _CATEGORIES = 5
 
@@ -93,8 +96,8 @@ class ColumnWatch:
         *,
         tolerance: float = SAME,
     ) -> None:
-        self._tolerance = tolerance
-        self.baseline = baseline = baseline.aligned(baseline, tolerance)
+        self._alignment = Alignment(baseline, tolerance)
+        self.baseline = baseline = self._alignment.of(baseline)
         self.is_alarmable = True
         self._beside: WeekdayOutcome | None = None
         self._verdicts: deque[bool] = deque(maxlen=_SLOW_WINDOWS)
@@ -111,6 +114,8 @@ class ColumnWatch:
                 self._slow = SlowDetector(self._numbers.location_law, self._numbers.rows)
         self._known: frozenset[str] = frozenset()
         self._names = self._summary_names()
+        self._scales = np.array([_SCALES.get(name, 2.0) for name in self._names])
+        self._are_of_rows = np.array([name in ("missing", "range") for name in self._names])
         self._days: deque[int] = deque(maxlen=WINDOWS)
         self._history: deque[Floats] = deque(maxlen=WINDOWS)
         self._rows: deque[tuple[int, int]] = deque(maxlen=WINDOWS)
@@ -120,7 +125,7 @@ class ColumnWatch:
         """The tests of one window. Windows come in order; `day` is that of a dated one."""
         if not window.rows or not self.baseline.rows:
             return ()
-        window = window.aligned(self.baseline, self._tolerance)
+        window = self._alignment.of(window)
         present = window.rows - window.missing - window.infinite
         scores, strange = None, self._strange_outcome(window, present)
         if self._numbers is not None and present >= MIN_ROWS:
@@ -146,27 +151,25 @@ class ColumnWatch:
     def _beside_baseline(
         self, window: ColumnProfile, scores: Scores | None, present: int
     ) -> list[Test]:
-        missing = missing_test(self.baseline, window, self._between("missing"))
+        between = self._between()
+        missing = missing_test(self.baseline, window, between["missing"])
         tests = [self._test(missing, MISSING_PART)]
         if scores is not None and self._numbers is not None:
-            between = (self._between("location"), self._between("spread"))
-            tests.append(self._test(self._numbers.test(scores, *between), VALUES_PART))
+            found = self._numbers.test(scores, between["location"], between["spread"])
+            tests.append(self._test(found, VALUES_PART))
         elif self._is_categorical and present >= MIN_ROWS and self._categories.rows:
-            between_all = max(map(self._between, self._names[1:]), default=DAY_DEVIATION**2)
-            tests.append(self._test(self._categories.test(window, between_all), VALUES_PART))
+            found = self._categories.test(window, max(between.values()))
+            tests.append(self._test(found, VALUES_PART))
         return tests
 
-    def _between(self, name: str) -> float:
-        """How much a number of `_names` varies between windows; see `stats.two_sample`."""
-        prior, windows = DAY_DEVIATION**2, len(self._history) - 1
-        if windows < 1:
-            return prior
-        # On a scale on which the variance of a window's number is 1 / rows by chance.
-        values = np.array(self._history)[:, self._names.index(name)] * _SCALES.get(name, 2.0)
-        rows = np.array(self._rows)[:, int(name not in ("missing", "range"))]
-        sampling = float(np.mean(1 / rows))
-        excess = max(0.0, variance_beside_a_step(values) - sampling)
-        return (prior * PRIOR_WINDOWS + excess * windows) / (PRIOR_WINDOWS + windows)
+    def _between(self) -> dict[str, float]:
+        """How much each number of `_names` varies between windows; see `stats.two_sample`."""
+        if len(self._history) < 2:
+            return dict.fromkeys(self._names, DAY_DEVIATION**2)
+        of_rows, of_present = (1 / np.array(self._rows)).mean(axis=0)
+        sampling = np.where(self._are_of_rows, of_rows, of_present)
+        between = variance_between(np.array(self._history) * self._scales, sampling)
+        return dict(zip(self._names, between.tolist(), strict=True))
 
     @property
     def overdispersion(self) -> float | None:
@@ -226,7 +229,7 @@ class ColumnWatch:
         return test
 
     def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
-        rows_of_evidence = effective_rows(scores.rows, self._between("location"))
+        rows_of_evidence = effective_rows(scores.rows, self._between()["location"])
         e_value = math.exp(
             min(700.0, detector.add(shrunk(scores.location, scores.slack), rows_of_evidence))
         )
@@ -313,6 +316,18 @@ class ColumnWatch:
         return Test.judged(
             outcome, self._level * part, limit, rule="weekday", may_alarm=found.is_alarmable
         )
+
+
+def variance_between(history: Floats, sampling: Floats) -> Floats:
+    """The variance of the windows' numbers beside chance, from the windows so far and the prior.
+
+    Args:
+        history: Numbers on scales where a row has the variance 1. Shape (windows, numbers).
+        sampling: Their variance by chance, on average. Shape (numbers,).
+    """
+    prior, windows = DAY_DEVIATION**2, len(history) - 1
+    excess = np.maximum(0.0, variance_beside_a_step(history) - sampling)
+    return (prior * PRIOR_WINDOWS + excess * windows) / (PRIOR_WINDOWS + windows)
 
 
 def _angle(count: float, rows: int) -> float:
