@@ -15,8 +15,6 @@ def with_sentence(column: ColumnDrift) -> ColumnDrift:
 def sentence(column: ColumnDrift) -> str:
     """The changes that raise the alarm, or the strongest one, with the numbers that decide."""
     raised = sorted((one for one in column.tests if one.is_alarm), key=lambda one: one.rank)
-    if any(one.name == "unseen" for one in raised):  # which the rest of the categories repeats
-        raised = [one for one in raised if one.what != "other values"]
     shown = raised or ([column.leading] if column.leading else [])
     said = [f"{_change(column, one)} ({_evidence(one)}){_verdict(one)}" for one in shown]
     return f"{column.name}: {'; '.join([*column.findings, *said]) or 'not tested: too few rows'}"
