@@ -64,7 +64,7 @@ MAX_EARLY_OVERDISPERSION = 3.0
 
 _MANY_ROWS = 1_000_000_000
 _SLOW_WINDOWS = 28
-MIN_SLOW_BASELINE = 500
+ENOUGH_ROWS = 500
 """Rows of a baseline whose own error a detector of slow changes can bear."""
 
 _PARTS = {"missing": MISSING_PART, "range": STRANGE_PART}
@@ -109,7 +109,7 @@ class ColumnWatch:
         self._slow = None
         if not self._is_categorical and baseline.quantiles.rows:
             self._numbers = NumberBaseline(baseline)
-            is_enough = self._numbers.rows >= MIN_SLOW_BASELINE
+            is_enough = self._numbers.rows >= ENOUGH_ROWS
             if budget.kinds > 1 and is_enough and not self._numbers.is_constant:
                 self._slow = SlowDetector(self._numbers.location_law, self._numbers.rows)
         self._known: frozenset[str] = frozenset()

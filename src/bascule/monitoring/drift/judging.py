@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import Bundle
 from bascule.core import Invalid
 from bascule.monitoring.drift.budgets import Budget, Effect
-from bascule.monitoring.drift.deciding import MIN_ROWS, SAME, ColumnWatch
+from bascule.monitoring.drift.deciding import (
+    DAY_DEVIATION,
+    ENOUGH_ROWS,
+    MIN_ROWS,
+    SAME,
+    ColumnWatch,
+)
 from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, WindowDrift
 from bascule.monitoring.drift.sentences import with_sentence
 from bascule.stats import ColumnProfile, Profile
@@ -23,6 +28,8 @@ from bascule.stats.sketches import Value
 _FORMAT = 1
 _FREQUENT = 5
 _OVERDISPERSED = 1.5
+_STANDARD_ERRORS = 4.5
+"""That a shift has to be, about, at the level of one of some ten to hundred columns."""
 _FAR = 0.5
 """An extreme is reported when it is out of the baseline's range by half its width."""
 
@@ -126,8 +133,15 @@ class ModelWatch:
         found = [one for one in known if one is not None]
         if found and median(found) > _OVERDISPERSED:
             yield (
-                f"windows vary {median(found):.1f} times as much as independent rows would: the "
-                "budget does not hold for the first 56 windows"
+                f"windows vary {median(found):.1f} times as much as independent rows would: only "
+                "changes that are larger than that raise an alarm"
+            )
+        fewest = min((one.then.rows for one in self._watched), default=ENOUGH_ROWS)
+        if 0 < fewest < ENOUGH_ROWS:
+            least = _STANDARD_ERRORS * math.sqrt(1 / fewest + DAY_DEVIATION**2)
+            yield (
+                f"the baseline has {fewest} rows: a shift of less than about {least:.1f} "
+                f"deviations raises no alarm; {ENOUGH_ROWS} rows are enough"
             )
         stuck = [one.name for one in self._watched if not one.watch.is_alarmable]
         if stuck:
@@ -192,12 +206,6 @@ def tested(profile: Profile | None) -> Mapping[str, ColumnProfile]:
     if len(probabilities) == 2:
         del columns[probabilities[0]]
     return columns
-
-
-def tolerance_of(bundle: Bundle) -> float:
-    """By how much the answers of two programs of a bundle may differ, as its parity claims."""
-    claims = (one.tolerance for one in bundle.parities.values() if one.passed)
-    return max(claims, default=SAME)
 
 
 def _all_missing(kind: str, rows: int) -> ColumnProfile:

@@ -16,10 +16,10 @@ from typing import Any
 from bascule.bundle import Bundle
 from bascule.core import BasculeError, NotFound
 from bascule.monitoring.drift.budgets import Effect
-from bascule.monitoring.drift.comparing import with_influence
+from bascule.monitoring.drift.comparing import tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
 from bascule.monitoring.drift.deciding import SAME
-from bascule.monitoring.drift.judging import ModelWatch, tested, tolerance_of
+from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
 from bascule.monitoring.drift.results import ColumnDrift
