@@ -75,8 +75,8 @@ class Column:
     ) -> None:
         counts = random.multinomial(rows, shares_of_levels(self.shares, np.array([shift]))[0])
         if self.is_text:
-            there = np.flatnonzero(counts)
-            made.frequent.add([f"v{place}" for place in there], counts[there])
+            drawn = np.flatnonzero(counts)
+            made.frequent.add([f"v{place}" for place in drawn], counts[drawn])
             return
         levels = np.arange(len(counts), dtype=np.float64)
         made.quantiles.add(np.repeat(levels, counts))

@@ -91,7 +91,7 @@ def variance_beside_a_step(values: NDArray[np.float64]) -> NDArray[np.float64]:
     sizes = np.arange(1.0, count)[:, None]
     explained = np.cumsum(values, axis=0)[:-1] ** 2 * (1 / sizes + 1 / (count - sizes))
     rest = (values**2).sum(axis=0) - explained.max(axis=0)
-    return np.maximum(0.0, rest) / max(1, count - 3)
+    return np.asarray(np.maximum(0.0, rest) / max(1, count - 3))
 
 
 @dataclass(frozen=True, slots=True)

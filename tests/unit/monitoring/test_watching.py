@@ -225,3 +225,20 @@ def test_the_quantile_that_moved_is_shown_where_the_median_did_not(random):
 
 def of_column(column):
     return Profile(column.rows, {"x": column})
+
+
+@pytest.mark.parametrize(("rows", "is_small"), [(30, True), (499, True), (500, False)])
+def test_a_small_baseline_says_which_shifts_it_cannot_find(random, rows, is_small):
+    watch = ModelWatch({"input": of_column(profile(random.normal(size=rows)))})
+    assert any(f"the baseline has {rows} rows" in note for note in watch.notes()) is is_small
+
+
+@pytest.mark.parametrize("rows", [30, 100])
+def test_a_year_beside_a_small_baseline_keeps_the_budget(random, rows):
+    """30 rows raised 1,909 alarms a year of 30 columns."""
+    budget, found = Budget(4, 365, 30), 0
+    for _ in range(4):
+        watch = ColumnWatch(profile(random.normal(size=rows)), budget)
+        for _day in range(40):
+            found += bool(alarms(watch.judge(profile(random.normal(size=500)))))
+    assert found <= 1
