@@ -17,6 +17,7 @@ from .detectors import (
     WINDOWS as WINDOWS,
     SlowDetector as SlowDetector,
     WeekdayOutcome as WeekdayOutcome,
+    variance_beside_a_step as variance_beside_a_step,
     weekday_test as weekday_test,
 )
 from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
@@ -56,6 +57,7 @@ from .two_sample import (
     NumberBaseline as NumberBaseline,
     Outcome as Outcome,
     Scores as Scores,
+    effective_rows as effective_rows,
     missing_test as missing_test,
     range_test as range_test,
     shrunk as shrunk,

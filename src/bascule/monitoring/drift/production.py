@@ -16,8 +16,9 @@ from typing import Any
 from bascule.bundle import Bundle
 from bascule.core import BasculeError, NotFound
 from bascule.monitoring.drift.budgets import Effect
-from bascule.monitoring.drift.comparing import with_influence
+from bascule.monitoring.drift.comparing import tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
+from bascule.monitoring.drift.deciding import SAME
 from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
@@ -111,7 +112,7 @@ def _of_version(
             "answer": None if baseline is None else baseline.answers,
         },
         windows, budget, effects=effects, truths=truths, truth=profile, losses=losses, today=today,
-        since=first,
+        since=first, tolerance=tolerance_of(bundle),
     )  # fmt: skip
     return replace(
         made, model=model, digest=bundle.digest, version=version, notes=(*made.notes, *notes)
@@ -130,6 +131,7 @@ def watch_windows(
     losses: Losses | None = None,
     today: date | None = None,
     since: date | None = None,
+    tolerance: float = SAME,
 ) -> DriftReport:
     """Judge the windows of one version. Pure: profiles in, a report out.
 
@@ -144,12 +146,13 @@ def watch_windows(
         losses: How losses are measured; None where they are not.
         today: The day that is not over; its window is judged, and is not in the new state.
         since: The first day that is reported.
+        tolerance: By how much two programs of the model may differ in a number.
     """
     late = truths or {}
     then = truth or _first_truths(late)
     extra = len(tested(then)) + (losses is not None)
     columns = sum(len(tested(one)) for one in baseline.values())
-    watch = ModelWatch(baseline, budget, effects=effects, others=extra)
+    watch = ModelWatch(baseline, budget, effects=effects, others=extra, tolerance=tolerance)
     if state:
         watch.resume(state)
     truth_watch = ModelWatch({"truth": then}, budget, others=columns + (losses is not None))

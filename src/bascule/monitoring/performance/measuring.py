@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
-from bascule.core import BasculeError, Columns, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound
 from bascule.metrics import Estimate, estimate, metric_of
 from bascule.monitoring.drift import Budget
 from bascule.monitoring.performance.delays import (
@@ -25,6 +25,7 @@ from bascule.monitoring.performance.delays import (
 from bascule.monitoring.performance.judging import (
     bounds_of,
     check_effects,
+    estimate_interval,
     judge,
     limit_of,
     score_of_rows,
@@ -279,13 +280,17 @@ def _window(
     waits = "" if level is None else _waits(version, plan, end, completeness)
     known = rows.is_known[places]
     labelled, missing = rows.labelled.take(places[known]), rows.labelled.take(places[~known])
-    estimated = _estimated(version, places)
+    estimated, errors = _estimated(version, places)
     metrics = []
     for metric, record in recorded.items():
         found = estimate(metric, labelled)
         bounds = bounds_of(metric, labelled, missing) if len(missing) else None
+        guess, between = estimated.get(metric), None
+        if guess is not None:
+            error = errors.get(metric, 0.0)
+            between = estimate_interval(metric_of(metric), guess, error, record, len(places))
         made = MetricPerformance(
-            metric, found, record.value, bounds=bounds, estimated=estimated.get(metric)
+            metric, found, record.value, bounds=bounds, estimated=guess, estimated_between=between
         )
         if level is not None and not waits:
             said = judge(metric_of(metric), found, record, level, plan.effects)
@@ -315,18 +320,20 @@ def _waits(version: _Version, plan: _Plan, end: int | None, completeness: float 
     return ""
 
 
-def _estimated(version: _Version, places: NDArray[np.int64]) -> Mapping[str, float]:
+def _estimated(
+    version: _Version, places: NDArray[np.int64]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Estimates without truth by metric, and their errors by what was learned."""
     estimator = version.reference.estimator
     if estimator is None:
-        return {}
-    inputs: Columns | None = version.rows.inputs
+        return {}, {}
+    rows, inputs = version.rows.labelled.take(places), version.rows.inputs
     try:
-        return estimator.estimate(
-            version.rows.labelled.take(places), None if inputs is None else take(inputs, places)
-        )
+        made = estimator.estimate(rows, None if inputs is None else take(inputs, places))
     except BasculeError as problem:
         version.reference.notes.append(f"not estimated without truth: {problem.message}")
-        return {}
+        return {}, {}
+    return made, estimator.errors(rows) if made else {}
 
 
 def _curve(versions: list[_Version], plan: _Plan) -> DelayCurve | None:
