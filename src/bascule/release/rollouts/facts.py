@@ -104,10 +104,14 @@ def _held(rollout: Rollout, verdict: Verdict) -> str:
     if answers is None:
         return ""
     if answers.is_mixed(rollout.alpha):
-        return f"held: {_pairs_said(rollout, answers)}; {_ASK}"
+        return (
+            f"held: {rollout.candidate} and {rollout.current} do not answer the same rows alike; "
+            f"{_pairs_said(answers)}; {_ASK}"
+        )
     if answers.is_apart(rollout.alpha):
         return (
-            f"held: {difference_said(rollout, verdict)}; {odds(answers.log_e_apart)} against "
+            f"held: {rollout.candidate} answers otherwise than {rollout.current}; "
+            f"{difference_said(rollout, verdict)}; {odds(answers.log_e_apart)} against "
             f"{1 / rollout.alpha:.0f} to 1 needed; {_ASK}"
         )
     return ""
@@ -116,11 +120,10 @@ def _held(rollout: Rollout, verdict: Verdict) -> str:
 _ASK = "if that is as it should be: bascule rollout promote --allow-answers"
 
 
-def _pairs_said(rollout: Rollout, answers: AnswersEvidence) -> str:
+def _pairs_said(answers: AnswersEvidence) -> str:
     return (
-        f"{rollout.candidate} and {rollout.current} do not answer the same rows alike: of "
-        f"{answers.ordered:,} pairs of requests that both answered, {answers.ordered_alike:,} are "
-        "in the same order, and answers to mixed-up rows would have half of them"
+        f"of {answers.ordered:,} pairs of requests that both answered, {answers.ordered_alike:,} "
+        "are in the same order, and answers to mixed-up rows would have half of them"
     )
 
 
@@ -253,10 +256,11 @@ def _answers_said(rollout: Rollout, verdict: Verdict, answers: AnswersEvidence) 
             f"does not, in {answers.requests:,} answers"
         )
     if answers.log_e_aligned < needed <= answers.log_e_within:
-        return _pairs_said(rollout, answers)
+        return _pairs_said(answers)
     return (
-        f"a part with {answers.current:.0%} of the answers of {rollout.current} has "
-        f"{answers.candidate:.0%} of those of {rollout.candidate} (allowed {verdict.guard})"
+        f"the greatest difference: a label, or the numbers up to a bound, are "
+        f"{answers.candidate:.0%} of the answers of {rollout.candidate} and {answers.current:.0%} "
+        f"of those of {rollout.current} (allowed {verdict.guard})"
     )
 
 
