@@ -32,10 +32,9 @@ from .paired import (
 )
 from .planning import (
     Detection as Detection,
-    requests_to_find_slow as requests_to_find_slow,
+    requests_to_compare_durations as requests_to_compare_durations,
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,
-    requests_to_show_fast as requests_to_show_fast,
 )
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,

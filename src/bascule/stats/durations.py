@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +39,9 @@ def place_of(duration_ns: int, rows: int) -> int:
 
 
 def sparse(counts: Ints) -> tuple[int, ...]:
-    """Place and count of each place that is not 0, in one sequence. From shape (PLACES,)."""
+    """Place and count of each place that is not 0, in one sequence. From `PLACES` counts."""
     places = np.flatnonzero(counts)
-    return tuple(np.stack([places, counts[places]], axis=1).ravel().tolist())
-
-
-def pairs(counts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Place and count of a sparse sequence."""
-    return zip(counts[::2], counts[1::2], strict=True)
+    return tuple(np.stack([places, counts.ravel()[places]], axis=1).ravel().tolist())
 
 
 def dense(counts: tuple[int, ...]) -> Ints:

@@ -73,65 +73,62 @@ def requests_to_roll_back(
 
 
 def requests_to_promote(
-    rate: float, *, share: float, margin: float, gain: float = 0.0, beta: float = 0.05,
-    limit: int = 100_000, runs: int = 200,
+    rate: float, *, share: float, margin: float, beta: float = 0.05, limit: int = 100_000,
+    runs: int = 200,
 ) -> Detection:  # fmt: skip
-    """How soon a candidate that is as good as the current version, or better, is promoted.
+    """How soon a candidate that is as good as the current version is promoted.
 
     Args:
         rate: Of the current version.
         share: As in `requests_to_roll_back`.
-        margin: The harm that is excluded.
-        gain: By how much the candidate's rate is lower. With neither margin nor gain, no version is
-            ever promoted.
+        margin: The harm that is excluded. Without one, no equal version is ever promoted.
         beta: The promised share of harmful versions that are promoted.
         limit: As above.
         runs: As above.
     """
-    counts, interval = _simulated(rate, rate - gain, share, limit, runs)
+    counts, interval = _simulated(rate, rate, share, limit, runs)
     return _decided(
         log_evidence(counts, margin, SAFE_RATIOS) >= -math.log(beta), interval, share, limit
     )
 
 
-def requests_to_find_slow(
-    quantiles: Sequence[float], factor: float, *, allowed: float, share: float,
-    alpha: float = 0.05, guardrails: int = 1, limit: int = 100_000, runs: int = 200,
+def requests_to_compare_durations(
+    quantiles: Sequence[float], ratio: float, *, proves: bool, share: float, error: float = 0.05,
+    guardrails: int = 1, limit: int = 100_000, runs: int = 200,
 ) -> Detection:  # fmt: skip
-    """How soon a candidate is rolled back whose answers all take `factor` times as long.
+    """How soon a slow candidate is rolled back, or an equal one shown to be within a factor.
 
     Durations have a log-normal law whose logarithm has a standard deviation of `SPREAD`.
 
     Args:
-        quantiles: Of the current version's durations, whose evidence is averaged.
-        factor: Of the candidate's durations.
-        allowed: The factor that is allowed.
+        quantiles: Of the current version's durations: all are shown, or their harm is averaged.
+        ratio: Of what is allowed to what the candidate takes: below 1 for a slow one.
+        proves: Whether it is shown, or rolled back.
         share: As in `requests_to_roll_back`, as all that follows.
-        alpha: See there.
+        error: Its `alpha`, or the `beta` of `requests_to_promote`.
         guardrails: See there.
         limit: See there.
         runs: See there.
     """
-    counts, interval = _simulated_slow(quantiles, allowed / factor, share, limit, runs)
+    shape, interval = _looks(limit, runs)
+    random, law = np.random.default_rng(_SEED), NormalDist()
+    n_c = random.binomial(interval, share, shape)
+    events = []
+    for n, shift in ((n_c, math.log(ratio) / SPREAD), (interval - n_c, 0.0)):
+        beyond = [law.cdf(-law.inv_cdf(quantile) - shift) for quantile in quantiles]
+        parts = random.multinomial(n, np.diff(beyond[::-1], prepend=0.0, append=1.0))
+        events.append(np.cumsum(parts, axis=-1)[..., -2::-1])
     logs = [
-        log_evidence(part, 0.0, WORSE_RATIOS, 1 - quantile)
-        for part, quantile in zip(counts, quantiles, strict=True)
-    ]
-    log_e = np.logaddexp.reduce(logs, axis=0) - math.log(2 * len(logs))  # of one class of work
-    return _decided(log_e >= math.log(guardrails / alpha), interval, share, limit)
-
-
-def requests_to_show_fast(
-    quantiles: Sequence[float], *, allowed: float, share: float, beta: float = 0.05,
-    limit: int = 100_000, runs: int = 200,
-) -> Detection:  # fmt: skip
-    """How soon an equal version is shown to be within a factor at every one of `quantiles`."""
-    counts, interval = _simulated_slow(quantiles, allowed, share, limit, runs)
-    logs = [
-        log_evidence(part, 0.0, SAFE_RATIOS, 1 - quantile)
-        for part, quantile in zip(counts, quantiles, strict=True)
-    ]
-    return _decided(np.min(logs, axis=0) >= -math.log(beta), interval, share, limit)
+        log_evidence(
+            np.stack([n_c, events[0][..., at], interval - n_c, events[1][..., at]], -1) * 1.0,
+            0.0, SAFE_RATIOS if proves else WORSE_RATIOS, 1 - quantile,
+        )
+        for at, quantile in enumerate(quantiles)
+    ]  # fmt: skip
+    # Half of the evidence of harm is that of classes of work; all requests are of one.
+    harm = np.logaddexp.reduce(logs, axis=0) - math.log(2 * len(logs))
+    log_e = np.min(logs, axis=0) if proves else harm
+    return _decided(log_e >= math.log(guardrails / error), interval, share, limit)
 
 
 def simulated_counts(
@@ -165,26 +162,6 @@ def _simulated(
     shape, interval = _looks(limit, runs)
     random = np.random.default_rng(_SEED)
     return simulated_counts(rate, candidate_rate, share, shape, interval, random), interval
-
-
-def _simulated_slow(
-    quantiles: Sequence[float], ratio: float, share: float, limit: int, runs: int
-) -> tuple[Sequence[Floats], int]:
-    """Counts beyond each quantile, where the candidate's limit is `ratio` times as far for it."""
-    shape, interval = _looks(limit, runs)
-    random = np.random.default_rng(_SEED)
-    n_c = random.binomial(interval, share, shape)
-    law, more = NormalDist(), math.log(ratio) / SPREAD
-    events = []
-    for n, shift in ((n_c, more), (interval - n_c, 0.0)):
-        beyond = [1 - law.cdf(law.inv_cdf(quantile) + shift) for quantile in quantiles]
-        parts = random.multinomial(n, np.diff(beyond[::-1], prepend=0.0, append=1.0))
-        events.append(np.cumsum(parts, axis=-1)[..., -2::-1])
-    made = [
-        np.stack([n_c, events[0][..., at], interval - n_c, events[1][..., at]], -1)
-        for at in range(len(quantiles))
-    ]
-    return [counts.astype(np.float64) for counts in made], interval
 
 
 def _looks(limit: int, runs: int) -> tuple[tuple[int, int], int]:

@@ -10,7 +10,16 @@ from tests.unit.control.test_rollouts_killed import CountedServer
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.rollouts import RolloutRunner
 from bascule.endpoints import Arm, EndpointStore, Plan, PlanEvent, StoredPlan
-from bascule.release.rollouts import Cohort, CohortArm, Guard, Rollout, RolloutStore
+from bascule.release.rollouts import (
+    ArmCounts,
+    Cohort,
+    CohortArm,
+    Guard,
+    Interval,
+    Rollout,
+    RolloutStore,
+)
+from bascule.stats.durations import place_of
 
 NOW = datetime.now(UTC)
 
@@ -21,7 +30,7 @@ def catalogue(tmp_path):
     made = Catalogue(SqliteDatabase(tmp_path / "catalogue.db"))
     rollout = Rollout(
         id="r1", started_at=NOW, endpoint="late", candidate="late/2", current="late/1",
-        strategy="canary", guards=(Guard("errors", 0.02, "pp"),),
+        strategy="canary", guards=(Guard("errors", 0.02, "pp"), Guard("p95", 0.2, "%")),
     )  # fmt: skip
     plan = Plan("late", 1, (Arm("current", "late/1", 100.0),))
     RolloutStore(made).add(rollout, by="ada", reason="", first=StoredPlan(plan, NOW, "ada"))
@@ -102,3 +111,29 @@ def test_the_counts_of_a_look_stay_as_they_were_when_a_correction_comes(catalogu
     assert as_of(2).cohorts[1].candidate == ARM
     assert store.cohorts("r-rain").revision == 2  # the same counts again are no revision
     assert as_of(0).cohorts == ()
+
+
+def test_a_sealed_interval_keeps_counts_beyond_limits_that_were_known_before_it(catalogue):
+    """And no durations: a rollout of a day has many intervals."""
+    runner = RolloutRunner(CountedServer(catalogue), catalogue, lambda *_: [])
+    runner.turn()
+    store, lease = RolloutStore(catalogue), runner.leadership.lease
+    fast, slow = place_of(30_000_000, 1), place_of(45_000_000, 1)
+
+    def sealed(current, candidate):
+        for host in ("a", "b"):
+            store.put_counts(
+                "r1", host,
+                Interval(
+                    0, 0, ArmCounts(current, durations=(fast, current)),
+                    ArmCounts(candidate, durations=(slow, candidate)),
+                ),
+            )  # fmt: skip
+        return store.seal("r1", lease)
+
+    (first,) = sealed(100, 10)
+    assert (first.current, first.candidate) == (ArmCounts(200), ArmCounts(20))
+    (second,) = sealed(150, 30)
+    assert second.current == ArmCounts(100, slow=((0, 100, 0, 100),))
+    assert second.candidate == ArmCounts(40, slow=((0, 40, 40, 40),))
+    assert sealed(150, 30) == []

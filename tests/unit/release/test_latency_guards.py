@@ -90,7 +90,8 @@ class Story:
             current=ArmCounts(requests=REQUESTS - n, durations=sparse(current)),
             candidate=ArmCounts(requests=n, durations=sparse(candidate)),
         )  # fmt: skip
-        limits = limits_of(self.rollout.guards, sparse(self.past))
+        past = Interval(0, 0, current=ArmCounts(durations=sparse(self.past)))
+        limits = limits_of(self.rollout.guards, [past])
         self.past += current
         self.intervals.append(with_limits(counted, limits))
         if looks:

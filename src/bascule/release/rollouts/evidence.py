@@ -9,7 +9,6 @@ stored decision can be computed again from the intervals and the revision that i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from bascule.release.rollouts.answer_counts import (
     row_of,
 )
 from bascule.stats import INTERVAL_REQUESTS
-from bascule.stats.durations import CLASSES, beyond, dense, pairs
+from bascule.stats.durations import CLASSES, beyond, dense, sparse
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +41,7 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         fallbacks: Of them, those that another model answered.
         durations: Of what a source has counted: places and counts (`stats.durations.sparse`).
         slow: Of a sealed interval, by class of work with limits: the class, its answers, and
-            those beyond each limit (`latency.limits_of`).
+            those beyond each limit (`guards.limits_of`).
         answers: What the answers were.
     """
 
@@ -145,38 +144,22 @@ def less(total: Interval, before: Interval) -> Interval:
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    durations = Counter(dict(pairs(total.durations))) - Counter(dict(pairs(before.durations)))
+    durations = np.maximum(dense(total.durations) - dense(before.durations), 0)
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
     answers = combined((total.answers, before.answers), (1, -1))
-    return ArmCounts(durations=_flat(durations), answers=answers, **counts)
+    return ArmCounts(durations=sparse(durations), answers=answers, **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
     answers = combined([arm.answers for arm in arms])
-    durations = _flat(_counted([arm.durations for arm in arms]))
-    return ArmCounts(durations=durations, answers=answers, **totals)
-
-
-def _counted(durations: Iterable[tuple[int, ...]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for sparse in durations:
-        total.update(dict(pairs(sparse)))
-    return total
-
-
-def _flat(durations: Mapping[int, int]) -> tuple[int, ...]:
-    return tuple(number for pair in sorted(durations.items()) for number in pair)
+    durations = sum((dense(arm.durations) for arm in arms), dense(()))
+    return ArmCounts(durations=sparse(durations), answers=answers, **totals)
 
 
 Limits = Mapping[int, Sequence[Sequence[int]]]
 """By class of work: the bins from which answers of the current version count as slow at each
 quantile, and those of the candidate."""
-
-
-def current_durations(totals: Iterable[Interval]) -> tuple[int, ...]:
-    """The durations of the current version that several sources have counted."""
-    return _flat(_counted(total.current.durations for total in totals))
 
 
 def with_limits(counted: Interval, limits: Limits) -> Interval:

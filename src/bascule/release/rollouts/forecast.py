@@ -10,10 +10,9 @@ from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import (
     Detection,
-    requests_to_find_slow,
+    requests_to_compare_durations,
     requests_to_promote,
     requests_to_roll_back,
-    requests_to_show_fast,
 )
 from bascule.stats.durations import STEP, counted_factor
 from bascule.stats.planning import SPREAD
@@ -86,19 +85,20 @@ def _latency(
             f"durations are counted in steps of {STEP - 1:.1%}; how soon depends on them"
         )
         return [Forecast(str(guard), 1 - guard.shown[-1], 0.0, unknown, sentence)]
-    lines, up = [], counted_factor(factor, is_up=True)
+    lines = []
     for slower in _SLOWER:
-        detection = requests_to_find_slow(
-            guard.harmed, factor * slower, allowed=up, share=first, alpha=rollout.alpha,
-            guardrails=len(rollout.guards), limit=limit, runs=runs,
+        detection = requests_to_compare_durations(
+            guard.harmed, counted_factor(factor, is_up=True) / (factor * slower), proves=False,
+            share=first, error=rollout.alpha, guardrails=len(rollout.guards), limit=limit,
+            runs=runs,
         )  # fmt: skip
         sentence = _found_sentence(
             rollout, f"{slower:g} times what {guard} allows", first, detection
         )
         lines.append(Forecast(str(guard), 1 - guard.shown[-1], slower - 1, detection, sentence))
-    proof = requests_to_show_fast(
-        guard.shown, allowed=counted_factor(factor, is_up=False), share=last, beta=rollout.beta,
-        limit=limit, runs=runs,
+    proof = requests_to_compare_durations(
+        guard.shown, counted_factor(factor, is_up=False), proves=True, share=last,
+        error=rollout.beta, limit=limit, runs=runs,
     )  # fmt: skip
     spread = f", where durations are spread as a log-normal law of sigma {SPREAD:g}"
     return [*lines, _shown(guard, 1 - guard.shown[-1], last, proof, spread)]

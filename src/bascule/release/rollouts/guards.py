@@ -45,6 +45,7 @@ from bascule.release.rollouts.evidence import (
     MAX_LIMITS,
     Cohort,
     Floats,
+    Interval,
     Limits,
     cohorts_of,
     column,
@@ -208,17 +209,17 @@ def check_limits(guards: Sequence[Guard]) -> None:
         )
 
 
-def limits_of(guards: Sequence[Guard], durations: tuple[int, ...]) -> Limits:
+def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
     """From which bins answers count as slow, in the order in which `judge` reads the counts.
 
     Args:
         guards: Of the rollout.
-        durations: Of the current version, before the interval that is counted; sparse.
+        counted: By all sources, before the interval that is to be sealed.
 
     Returns:
         Of the classes of work with enough answers, if a guard compares latency.
     """
-    counts = dense(durations)
+    counts = sum((dense(one.current.durations) for one in counted), dense(()))
     known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
     chosen = [
         limits(counts[known], 1 - quantile, guard.allowed, proves=proves)

@@ -30,7 +30,6 @@ from bascule.release.rollouts.evidence import (
     Cohort,
     Cohorts,
     Interval,
-    current_durations,
     less,
     summed,
     with_limits,
@@ -327,7 +326,7 @@ class RolloutStore:
                 return []
             before = [msgspec.convert(total, Interval) for total in sealed.values()]
             guards = msgspec.convert(row.content, Rollout).guards
-            limits = limits_of(guards, current_durations(before))
+            limits = limits_of(guards, before)
             made: list[Interval] = []
             for stage in sorted({one.stage for one, _ in fresh.values()}):
                 parts = [one for one, _ in fresh.values() if one.stage == stage]
