@@ -191,7 +191,7 @@ _COLUMNS = PAIRS + PAIR_WIDTH
 def table_of(intervals: Iterable[Interval]) -> Floats:
     """Intervals as numbers: what `decide` computes with. Shape (intervals, columns).
 
-    A column lies in one piece, and those of classes of work that nobody asks for take no memory.
+    A column lies in one piece, and those of classes of work without requests take no memory.
     """
     rows = list(intervals)
     table = np.zeros((len(rows), _COLUMNS), order="F")

@@ -188,8 +188,9 @@ class ArmSeries:
             if status == 200:
                 words[base + _ROWS] += rows
                 if at := self._durations:  # as `stats.durations.place_of`, without the call
-                    at += CLASS_PLACES[rows.bit_length()] + bisect_left(BOUNDS_NS, duration_ns)
-                    words[at] += 1
+                    if rows > 3:
+                        at += CLASS_PLACES[rows.bit_length()]
+                    words[at + bisect_left(BOUNDS_NS, duration_ns)] += 1
             elif status in _MODEL_FAILED:
                 words[base + _ERRORS] += 1
             for bound_ns, at in self._slower:
@@ -235,7 +236,7 @@ class ArmSeries:
 class ArmCounters:
     """The part of the shared file for arms: labels, counts by worker, durations by worker.
 
-    Durations of arms of rollouts alone are counted; pages that nobody touched take no memory.
+    Durations are counted for arms of rollouts alone; pages that are not touched take no memory.
     """
 
     def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
