@@ -146,7 +146,7 @@ def _chunk(
                 for one in (log_e(quantile, guard.allowed, proves=False),)
             ]
             proofs += [log_e(quantile, guard.allowed, proves=True) for quantile in guard.shown]
-        else:
+        elif guard.name == "errors":
             drawn = [
                 simulated_counts(ERRORS, ERRORS, part, (runs, 1), INTERVAL, random)
                 for part in share
@@ -154,6 +154,8 @@ def _chunk(
             counts = np.concatenate(drawn, axis=1)
             each = [log_evidence(counts, guard.margin, WORSE_RATIOS)]
             proofs.append(log_evidence(counts, guard.margin, SAFE_RATIOS))
+        else:  # `answers`, which the same answers pass: no evidence of harm
+            each = [np.zeros(n_c.shape)]
         harm.append(np.logaddexp.reduce(each, axis=0) - math.log(len(each)))
     all_harm = np.logaddexp.reduce(harm, axis=0) - math.log(len(harm))
     is_shown = (np.min(proofs, axis=0) >= ENOUGH) & (share == SHARES[-1])
