@@ -254,6 +254,7 @@ class SklearnOriginal(Program):
         self.outputs = signature.outputs
         self._model = model
         self._frame = frame
+        self._shortens = _is_the_library_s(model)
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -267,7 +268,7 @@ class SklearnOriginal(Program):
         """The outputs for rows in any container that the model takes; raises what it raises."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
         methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
-        asked = _asked(self._model, data, methods)
+        asked = _asked(self._model, data, methods, shortens=self._shortens)
         return {field.name: self._answer(field, asked) for field in wanted}
 
     def decide(self, columns: Columns) -> NDArray[Any] | None:
@@ -291,18 +292,23 @@ class SklearnOriginal(Program):
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
 
 
-def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
+def _asked(model: Any, data: Any, methods: Set[str], *, shortens: bool) -> dict[str, Any]:
     """The answers of several methods of a model, by their names.
 
     `Pipeline` runs all steps for each method; here those before the last one run once. Some
-    classifiers take their label from the probabilities, and are not asked for it again.
+    classifiers take their label from the probabilities, and are not asked for it again. Both only
+    where it `shortens`: where the methods are the library's own.
     """
     if len(methods) > 1:
-        while _is_plain(model, "sklearn.pipeline.Pipeline"):
+        while shortens and _kind_name(model) == "sklearn.pipeline.Pipeline":
             if len(model.steps) > 1:
                 data = model[:-1].transform(data)
             model = model.steps[-1][1]
-    derives = {"predict", "predict_proba"} <= methods and _is_plain(model, *_LABELS_OF_SHARES)
+    derives = (
+        shortens
+        and {"predict", "predict_proba"} <= methods
+        and _kind_name(model) in _LABELS_OF_SHARES
+    )
     asked = {
         method: getattr(model, method)(data)
         for method in methods
@@ -315,9 +321,13 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     return asked
 
 
-def _is_plain(model: Any, *kinds: str) -> bool:
-    """Whether it is of one of the classes, and answers by no function set on the object."""
-    return _kind_name(model) in kinds and not own_methods(model, ("sklearn", "lightgbm"))
+def _is_the_library_s(model: Any) -> bool:
+    """Whether neither it nor a last step of it answers by a method of its author's."""
+    while not own_methods(model, ("sklearn", "lightgbm")):
+        if not getattr(model, "steps", None):
+            return True
+        model = model.steps[-1][1]
+    return False
 
 
 def _kind_name(model: Any) -> str:
