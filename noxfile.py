@@ -1,7 +1,8 @@
 """The first tier without PyTorch and without systems beside it, on every Python that is supported.
 
 `nox` runs it on the interpreters that the machine has; `nox -s light-3.13` on one. The whole first
-tier is `make test`, on one Python.
+tier is `make test`, on one Python. `nox -s newest` is for every night: the flavors and the sweep
+with the newest releases, which the lock file does not have yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ ROOMS = [
     for room in ("core", "stats", "security", "client", "app", "release", "cli")
 ]
 
+LIBRARIES = "sklearn,llvm,xgboost,lightgbm,catboost,keras,torch,demo"
+FLAVORS = ["tests/conformance/test_flavors.py", "tests/unit/bundle"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+nox.options.sessions = ["light"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 
@@ -26,5 +32,28 @@ def light(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "pytest", "-m", "not slow and not serial", "-n", "2"),
         *(session.posargs or ROOMS),
-        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"},
+        env=ONE_THREAD,
     )
+
+
+@nox.session(python=PYTHONS[-1])
+def newest(session: nox.Session) -> None:
+    """Resolve the newest releases of all libraries of models; test the flavors, run the sweep.
+
+    Arguments go to the sweep: `nox -s newest -- --only xgboost`.
+    """
+    session.install("--upgrade", "pip>=25.1")  # which knows groups of dependencies
+    newest_of_all = ("--upgrade", "--upgrade-strategy", "eager")
+    session.install(*newest_of_all, "--group", "dev", "--editable", f".[{LIBRARIES}]")
+    session.run("python", "-m", "pip", "freeze")
+    failed = []
+    for what, arguments in {
+        "flavors": ["pytest", "-m", "not slow and not serial", "-n", "2", *FLAVORS],
+        "sweep": ["bench.sweep", *session.posargs],
+    }.items():
+        try:
+            session.run("python", "-m", *arguments, env=ONE_THREAD)
+        except nox.command.CommandFailed:
+            failed.append(what)  # the other one tells more of the same releases
+    if failed:
+        session.error(f"{' and '.join(failed)} failed with the newest releases")

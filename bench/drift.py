@@ -1,12 +1,17 @@
 """False alarms and power of `bascule drift`, by simulation: `make bench-drift`.
 
-A year is 365 daily windows of 30 columns without drift: 20 of numbers and 10 of categories. A
-latent normal value makes each value of a column, so one shift of all rows of a day, in deviations,
-is what makes days depend on one another. Windows of 50,000 rows are drawn from the law of their
-sketch (gamma spacings between the values that it keeps), not row by row.
+A year is 365 windows without drift. A latent normal value makes each value of a column, so one
+shift of all rows of a window, in deviations, is what makes windows depend on one another. Every
+test of numbers is of ranks, so heavy tails are the same draws (`test_bench_drift.py` holds that).
+Windows of 50,000 rows are drawn from the law of their sketch (gamma spacings between the values
+that it keeps), not row by row; `by_rows` judges one cell of each stream row by row, through
+`ColumnWatch`, and its rate stands beside that of the same cell.
 
-Alarms are counted per column and window, with the interval of Clopper and Pearson. One process;
-`--minutes` is the processor time for all cells together.
+Years of columns are simulated, by `bench.drift_years`, and each is judged at the levels of 5, 30
+and 200 columns with the default budget and effects: alarms a year are those of one column times
+the columns. `--minutes` is the time for all cells together, in as many processes as there are
+processors; a cell says of how many years it is. Evidently and NannyML run in environments of
+their own.
 """
 
 from __future__ import annotations
@@ -14,28 +19,29 @@ from __future__ import annotations
 import argparse
 import base64
 import math
-import signal
+import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.monitoring import Budget, ColumnWatch, Effect
-from bascule.stats import ColumnProfile, NumberBaseline, exact_interval
+from bascule.stats import ColumnProfile, NumberBaseline
 from bascule.stats.tails import kolmogorov_tail
 
 Floats = NDArray[np.float64]
 
 ROWS = (50, 500, 5_000, 50_000)
 BASELINE_ROWS = 20_000
+BASELINES = (30, 100, 500, 100_000)
 WINDOWS = 365
-COLUMNS = 30
-BURN_IN = 56
+COLUMNS = (5, 30, 200)
+BUDGET = 4.0
 SHIFT = 0.05
 """The deviation of the days' means, in deviations of the rows, where days are not independent."""
 
@@ -69,7 +75,8 @@ class Column:
     ) -> None:
         counts = random.multinomial(rows, shares_of_levels(self.shares, np.array([shift]))[0])
         if self.is_text:
-            made.frequent.counts = {f"v{i}": int(n) for i, n in enumerate(counts) if n}
+            drawn = np.flatnonzero(counts)
+            made.frequent.add([f"v{place}" for place in drawn], counts[drawn])
             return
         levels = np.arange(len(counts), dtype=np.float64)
         made.quantiles.add(np.repeat(levels, counts))
@@ -80,9 +87,8 @@ class Column:
 
 def shares_of_levels(shares: tuple[float, ...], shifts: Floats) -> Floats:
     """The shares of levels where the latent value is shifted. Shape (shifts, levels)."""
-    cuts = [_NORMAL.inv_cdf(min(one, 1 - 1e-12)) for one in np.cumsum(shares)[:-1]]
-    moved = np.array(cuts) - shifts[:, None]
-    reached = np.array([_NORMAL.cdf(one) for one in moved.ravel()]).reshape(moved.shape)
+    cuts = latent(np.minimum(np.cumsum(shares)[:-1], 1 - 1e-12))
+    reached = np.interp(cuts - shifts[:, None], _GRID, _GRID_SHARES)
     return np.diff(reached, prepend=0.0, append=1.0)
 
 
@@ -129,7 +135,7 @@ def latent(shares: Floats) -> Floats:
 
 
 def columns() -> list[Column]:
-    """30 columns: what tables have, rare categories and missing values among it."""
+    """32 columns: what tables have, rare and many categories and missing values among it."""
     poisson = tuple(math.exp(-3) * 3**k / math.factorial(k) for k in range(12))
     zeros = (0.7, *([0.015] * 20))
     return [
@@ -152,6 +158,8 @@ _TEXTS = (
     (tuple([0.02] * 50), 0.0),
     ((0.97, 0.03), 0.0),
     ((0.6, 0.4), 0.3),
+    (tuple(1 / k / 5.878 for k in range(1, 201)), 0.0),
+    (tuple([0.001] * 1_000), 0.0),
 )
 
 
@@ -176,145 +184,54 @@ def both(days: int, random: np.random.Generator) -> Floats:
     return autoregressive(days, random) + weekly(days, random)
 
 
-UNDATED = "independent, without dates"
-KINDS: dict[str, Callable[[int, np.random.Generator], Floats]] = {
-    UNDATED: independent,
-    "independent": independent,
-    "AR(.7)": autoregressive,
-    "weekend": weekly,
-    "AR(.7) and weekend": both,
+def daily(windows: int, random: np.random.Generator) -> Floats:
+    """Hours: 0.1 deviations up and down by the time of the day."""
+    return 0.1 * np.sin((np.arange(windows) + random.integers(24)) * math.pi / 12)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How windows depend on one another: the shifts of their rows, and whether they are days."""
+
+    shifts: Callable[[int, np.random.Generator], Floats]
+    dated: bool = True
+
+
+STREAMS = {
+    "independent tables": Stream(independent, dated=False),
+    "independent days": Stream(independent),
+    "days, AR(.7)": Stream(autoregressive),
+    "days, weekend": Stream(weekly),
+    "days, AR(.7) and weekend": Stream(both),
+    "hours, day cycle": Stream(daily, dated=False),
+    "tables, AR(.7) and weekend": Stream(both, dated=False),
 }
 
 
-@dataclass
-class Counted:
-    """What a cell of the table has seen; windows before the 57th apart."""
-
-    years: float = 0.0
-    early: int = 0
-    early_tests: int = 0
-    late: int = 0
-    late_tests: int = 0
-    early_mattering: int = 0
-    late_mattering: int = 0
-    by_test: dict[str, int] = field(default_factory=dict)
-    psi: int = 0
-    plain: int = 0
-    plain_windows: int = 0
-
-    def add(self, late: bool, alarms: list[str], *, mattering: bool) -> None:
-        for name in alarms:
-            self.by_test[name] = self.by_test.get(name, 0) + 1
-        hit = bool(alarms)
-        if late:
-            self.late_tests += 1
-            self.late += hit
-            self.late_mattering += mattering
-        else:
-            self.early_tests += 1
-            self.early += hit
-            self.early_mattering += mattering
+def by_rows(stream: str, rows: int, years: int, random: np.random.Generator) -> dict[str, int]:
+    """Alarms of columns whose windows are made row by row, with heavy tails, by `ColumnWatch`."""
+    counts: dict[str, int] = {}
+    for column in [Column(), Column(shares=columns()[15].shares)]:
+        for _ in range(years):
+            then = random.normal(size=BASELINE_ROWS)
+            watch = ColumnWatch(_of_rows(column, then), Budget(BUDGET, WINDOWS, COLUMNS[1], 2))
+            shifts = STREAMS[stream].shifts(WINDOWS, random)
+            for day in range(WINDOWS):
+                window = _of_rows(column, random.normal(shifts[day], 1, rows))
+                dated = _START + timedelta(days=day) if STREAMS[stream].dated else None
+                for test in watch.judge(window, dated):
+                    counts[test.name] = counts.get(test.name, 0) + test.is_alarm
+    return counts
 
 
-def a_year(
-    counted: Counted, rows: int, kind: str, budget: float, random: np.random.Generator
-) -> None:
-    """One baseline and its 365 windows. The limits of effects are applied afterwards as well."""
-    split = Budget(budget, WINDOWS, COLUMNS, 2)
-    plain_hits = np.zeros((2, WINDOWS), bool)
-    is_plain = kind == UNDATED and counted.years < 2
-    for column in columns():
-        baseline = column.draw(BASELINE_ROWS, 0.0, random)
-        watch = ColumnWatch(baseline, split, Effect(0, 0, 0))
-        limits = Effect()
-        shifts = KINDS[kind](WINDOWS, random)
-        plain = NumberBaseline(baseline) if is_plain and not column.shares else None
-        for day in range(WINDOWS):
-            window = column.draw(rows, float(shifts[day]), random)
-            dated = None if kind == UNDATED else _START + timedelta(days=day)
-            tests = watch.judge(window, dated)
-            alarms = [one for one in tests if one.is_alarm]
-            mattering = any(abs(one.effect) >= limits.limit(one.name) for one in alarms)
-            counted.add(
-                dated is not None and day >= BURN_IN,
-                [one.name for one in alarms],
-                mattering=mattering,
-            )
-            if plain is not None:
-                plain_hits[:, day] |= _plain(plain, baseline, window)
-    counted.years += 1
-    if is_plain:
-        counted.psi += int(plain_hits[0].sum())
-        counted.plain += int(plain_hits[1].sum())
-        counted.plain_windows += WINDOWS
-
-
-def _plain(
-    prepared: NumberBaseline, baseline: ColumnProfile, window: ColumnProfile
-) -> tuple[bool, bool]:
-    """The two rules in common use: PSI of ten bins over 0.2, and a KS test at 5 % a column."""
-    edges = baseline.quantiles.quantiles([place / 10 for place in range(1, 10)])
-    shares = []
-    for one in (baseline, window):
-        values, weights = one.quantiles.weighted()
-        counts = np.bincount(np.searchsorted(edges, values), weights, 10)
-        shares.append((counts + 0.5) / (counts.sum() + 5))
-    psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-    n, others = window.quantiles.rows, baseline.quantiles.rows
-    distance = prepared.score(window).distance
-    return psi > 0.2, kolmogorov_tail(distance, n * others / (n + others)) < 0.05
-
-
-def false_alarms(minutes: float, budget: float, seed: int) -> dict[tuple[str, int], Counted]:
-    cells = {(kind, rows): Counted() for kind in KINDS for rows in ROWS}
-    random = np.random.default_rng(seed)
-    end = time.process_time() + minutes * 60
-    try:
-        while time.process_time() < end:
-            for (kind, rows), counted in cells.items():
-                a_year(counted, rows, kind, budget, random)
-                if time.process_time() > end:
-                    break
-    except KeyboardInterrupt:  # what is there is reported
-        pass
-    return cells
-
-
-def report(cells: dict[tuple[str, int], Counted], budget: float) -> Iterator[str]:
-    yield f"Budget {budget:g} false alarms a year, {COLUMNS} columns, {WINDOWS} windows a year; "
-    yield "alarms a year by the level alone [95 % interval], and those whose effect matters."
-    yield ""
-    yield (
-        "| days | rows | years | beside the baseline | beside weekdays | that matter, beside the "
-        "baseline | beside weekdays |"
-    )
-    yield "|---|---|---|---|---|---|---|"
-    for (kind, rows), one in cells.items():
-        if one.years:
-            yield (
-                f"| {kind} | {rows:,} | {one.years:.0f} | {_rate(one.early, one.early_tests)} "
-                f"| {_rate(one.late, one.late_tests)} "
-                f"| {_rate(one.early_mattering, one.early_tests)} "
-                f"| {_rate(one.late_mattering, one.late_tests)} |"
-            )
-    yield ""
-    yield "| rows | PSI > 0.2, windows a year | KS p < .05 a column, windows a year |"
-    yield "|---|---|---|"
-    for (kind, rows), one in cells.items():
-        if kind == UNDATED and one.plain_windows:
-            years = one.plain_windows / WINDOWS
-            yield f"| {rows:,} | {one.psi / years:.0f} | {one.plain / years:.0f} |"
-    yield ""
-    for (kind, rows), one in cells.items():
-        yield f"{kind}, {rows:,}: {one.by_test}"
-
-
-def _rate(alarms: int, tests: int) -> str:
-    if not tests:
-        return "-"
-    low, high = exact_interval(alarms, tests)
-    a_year_ = WINDOWS * COLUMNS
-    return f"{alarms / tests * a_year_:.2f} [{low * a_year_:.2f}, {high * a_year_:.2f}]"
+def _of_rows(column: Column, values: Floats) -> ColumnProfile:
+    made = ColumnProfile("number")
+    if column.shares:
+        cuts = latent(np.minimum(np.cumsum(column.shares)[:-1], 1 - 1e-12))
+        made.add(np.searchsorted(cuts, values).astype(float))
+    else:
+        made.add(np.sinh(3 * values))
+    return made
 
 
 # -- power --
@@ -324,20 +241,24 @@ def _alarms(
     test: str, column: Column, rows: int, change: Callable[..., ColumnProfile], runs: int
 ) -> str:
     random = np.random.default_rng(5)
-    budget = Budget(1, WINDOWS, COLUMNS)
-    found = plain = 0
+    budget = Budget(1, WINDOWS, COLUMNS[1])
+    found = plain = later = 0
     for _ in range(runs):
         baseline = column.draw(BASELINE_ROWS, 0.0, random)
         window = change(column, rows, random)
         tests = ColumnWatch(baseline, budget, Effect(0, 0, 0)).judge(window)
         found += any(one.is_alarm for one in tests)
+        watch = ColumnWatch(baseline, budget, Effect(0, 0, 0))
+        for _quiet in range(56):
+            watch.judge(column.draw(rows, 0.0, random))
+        later += any(one.is_alarm for one in watch.judge(window))
         if not column.is_text:
             distance = NumberBaseline(baseline).score(window).distance
             n = window.quantiles.rows
             plain += (
                 kolmogorov_tail(distance, n * BASELINE_ROWS / (n + BASELINE_ROWS)) < budget.level
             )
-    return f"| {test} | {rows} | {plain / runs:.2f} | {found / runs:.2f} |"
+    return f"| {test} | {rows} | {plain / runs:.2f} | {found / runs:.2f} | {later / runs:.2f} |"
 
 
 def _shifted(by: float) -> Callable[..., ColumnProfile]:
@@ -367,8 +288,8 @@ def _gone(column: Column, rows: int, random: np.random.Generator) -> ColumnProfi
 
 def power(runs: int) -> Iterator[str]:
     text = Column(shares=(0.5, 0.3, 0.2), is_text=True)
-    yield "| change | rows | KS and Bonferroni | bascule |"
-    yield "|---|---|---|---|"
+    yield "| change | rows | KS and Bonferroni | bascule, first window | after 56 quiet windows |"
+    yield "|---|---|---|---|---|"
     yield _alarms("shift of .5 deviations", Column(), 50, _shifted(0.5), runs)
     yield _alarms("shift of .2 deviations", Column(), 500, _shifted(0.2), runs)
     yield _alarms("deviation x 1.2", Column(), 500, _wider, runs)
@@ -385,9 +306,8 @@ def _windows_until(rows: int, runs: int, most: int = 120) -> float:
     random = np.random.default_rng(6)
     found = []
     for _ in range(runs):
-        watch = ColumnWatch(
-            Column().draw(BASELINE_ROWS, 0.0, random), Budget(1, WINDOWS, COLUMNS, 2), Effect(0.05)
-        )
+        budget = Budget(1, WINDOWS, COLUMNS[1], 2)
+        watch = ColumnWatch(Column().draw(BASELINE_ROWS, 0.0, random), budget, Effect(0.05))
         waited = most
         for day in range(most):
             tests = watch.judge(Column().draw(rows, 0.1, random))
@@ -398,19 +318,74 @@ def _windows_until(rows: int, runs: int, most: int = 120) -> float:
     return float(np.median(found))
 
 
+def found_within(
+    baseline_rows: int, rows: int, runs: int, windows: int = 3, shift: float = 0.5
+) -> Iterator[str]:
+    """How often a shift of one column is found within some windows, from the first one on."""
+    random = np.random.default_rng(7)
+    hits = dict.fromkeys(COLUMNS, 0)
+    for _ in range(runs):
+        baseline = Column().draw(baseline_rows, 0.0, random)
+        drawn = [Column().draw(rows, shift, random) for _ in range(windows)]
+        for count in COLUMNS:
+            watch = ColumnWatch(baseline, Budget(BUDGET, WINDOWS, count, 2))
+            hits[count] += any(one.is_alarm for w in drawn for one in watch.judge(w))
+    shares = " | ".join(f"{hits[count] / runs:.0%}" for count in COLUMNS)
+    yield f"| {baseline_rows:,} | {rows:,} | {shares} |"
+
+
+def peers(windows: int) -> Iterator[str]:
+    """Evidently's and NannyML's defaults on the same kinds of columns, or why they did not run."""
+    from bench import environments
+
+    here = Path(__file__).parent
+    yield "| without drift | rows | windows | with an alarm, of 365 |\n|---|---|---|---|"
+    for name, made_from in (("evidently", "drift"), ("nannyml", "drift_nannyml")):
+        locked, folder = here / "peers" / f"{made_from}.txt", Path("build/peers") / made_from
+        try:
+            if not environments.is_made(folder, locked):
+                environments.make(folder, locked)
+            command = [environments.python_of(folder), here / "peers" / f"drift_{name}.py"]
+            done = subprocess.run(
+                [*map(str, command), str(windows)], capture_output=True, text=True, timeout=1_200,
+                check=False,
+            )  # fmt: skip
+            yield done.stdout.strip() or f"{name}: {environments.last_line(done.stderr)}"
+        except (environments.CannotBeMade, subprocess.TimeoutExpired) as problem:
+            yield f"{name}: not measured: {problem}"
+
+
 def main(arguments: list[str] | None = None) -> int:
+    from bench.drift_years import grid, report
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--budget", type=float, default=4.0)
+    parser.add_argument("--minutes", type=float, default=50.0, help="of the grid")
+    parser.add_argument("--years", type=int, default=200, help="of each cell, at least")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--power-runs", type=int, default=1_000)
+    parser.add_argument("--power-runs", type=int, default=300)
+    parser.add_argument("--check-years", type=int, default=2, help="of columns made row by row")
+    parser.add_argument("--peer-windows", type=int, default=10, help="0: without the peers")
+    parser.add_argument("--to", type=Path, help="keeps the counts, and goes on from them")
     asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for line in power(asked.power_runs):
         print(line, flush=True)
+    print("\n| baseline | rows | " + " | ".join(f"{count} columns" for count in COLUMNS) + " |")
+    print("|---|---|---|---|---|")
+    for baseline_rows, rows in ((500, 500), (500, 5_000), (20_000, 50), (20_000, 500)):
+        for line in found_within(baseline_rows, rows, asked.power_runs):
+            print(line, flush=True)
     print()
-    for line in report(false_alarms(asked.minutes, asked.budget, asked.seed), asked.budget):
-        print(line)
+    if asked.check_years:
+        for stream in STREAMS:
+            random = np.random.default_rng(asked.seed)
+            alarms = sum(by_rows(stream, 500, asked.check_years, random).values())
+            years = 2 * asked.check_years
+            print(f"row by row, {stream}, 500 rows, {years} years of a column: {alarms} alarms")
+    for line in report(grid(asked.minutes, asked.years, asked.seed, asked.to)):
+        print(line, flush=True)
+    if asked.peer_windows:
+        for line in peers(asked.peer_windows):
+            print(f"\n{line}", flush=True)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""False alarms of drift in hundreds of simulated years: `python -m bench.drift_years`.
+"""False alarms of drift in hundreds of simulated years, for `bench.drift`.
 
-`bench.drift` judges window after window by `ColumnWatch`, a year in 3 s. Here many years go in
-step. What a watch keeps from window to window (the history of weekdays, slow detectors,
-overdispersion) is one array over all years. A window is judged by the tests of `ColumnWatch`
-itself, if a statistic is so large that any of its p-values may be under 1e-3; all others cannot
-raise an alarm.
+`ColumnWatch` judges a window in 0.3 ms. Here many years of a column go in step. What a watch keeps
+from window to window (the history of weekdays, how much windows vary, slow detectors) is one array
+over all years. A window is judged by the tests of `ColumnWatch` itself, if a statistic is so large
+that any of its p-values may be under 1e-3; all others cannot raise an alarm. Their p-values are
+held against the levels of several numbers of columns.
 
 Windows have the law of their sketch: above 512 values, one order statistic of each group. As many
 values are missing as drawn, but the numbers of a window are as many as are expected.
@@ -13,15 +13,18 @@ values are missing as drawn, but the numbers of a window are as many as are expe
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import math
-import sys
+import os
 import time
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -30,35 +33,41 @@ from numpy.typing import NDArray
 from bascule.monitoring import Budget, ColumnWatch, Effect
 from bascule.monitoring.drift import Test
 from bascule.monitoring.drift.deciding import (
+    DAY_DEVIATION,
     MAX_EARLY_OVERDISPERSION,
     MAX_OVERDISPERSION,
     MAX_SLOW_CORRELATION,
+    variance_between,
 )
-from bascule.stats import WINDOWS, ColumnProfile, Scores, WeekdayOutcome
+from bascule.stats import WINDOWS, ColumnProfile, Scores, WeekdayOutcome, exact_interval
 from bascule.stats.detectors import ALARMABLE_CORRELATION, weekday_statistics
 from bascule.stats.tails import student_tail
+from bascule.stats.two_sample import BINS
 from bench.drift import (
     BASELINE_ROWS,
-    BURN_IN,
+    BASELINES,
+    BUDGET,
     COLUMNS,
-    KINDS,
     ROWS,
-    UNDATED,
+    STREAMS,
     WINDOWS as DAYS,
     Column,
-    Counted,
     columns,
     latent,
-    report,
     shares_of_levels,
 )
 
 Floats = NDArray[np.float64]
 _START = date(2026, 1, 5)
 _CLOSE_LOCATION, _CLOSE_SPREAD, _CLOSE_KS, _CLOSE_T, _CLOSE_MISSING = 3.0, 2.4, 1.75, 3.5, 3.0
+_CLOSE_CATEGORY = 2.6
 """Standard errors, and root n times the distance: p-values of about 1e-3 to 1e-2."""
 
 _SLOW = 28
+_BURN_IN = 56
+_LIMITS = Effect()
+_EVEN = np.array([NormalDist().inv_cdf((place + 0.5) / BINS) for place in range(BINS)])
+"""Normal scores of the pooled ranks, as the product gives them."""
 
 
 class Numbers:
@@ -75,18 +84,14 @@ class Numbers:
         self.present = self._kept * self._group
         made: list[Any] = [watch._numbers for watch in watches]
         self._latents = np.array([one._values for one in made])
-        reached = [np.append(0, one._reached[1:]) for one in made]
+        reached = [np.append(0, np.cumsum(one._weights)) / one.rows for one in made]
         self._reached = np.array(reached)
         self._scores = np.array([_score_by_place(one) for one in made])
         self._others, self._ends = made[0].rows, _ends(watches)
         self._rank_slack = self._group // 2 / self.present + made[0].error / self._others
         self.slack = self._rank_slack * np.array([one._reach for one in made])
-        self._error_spread = np.array(
-            [math.sqrt(one.spread_law.cumulants(0.0)[2]) for one in made]
-        ) * math.sqrt(1 / self.present + 1 / self._others)
-        self._error = math.sqrt(1 / self.present + 1 / self._others)
 
-    def draw(self, shifts: Floats) -> NDArray[np.bool_]:
+    def draw(self, shifts: Floats, between: Floats) -> NDArray[np.bool_]:
         years, g, kept = len(self._watches), self._group, self._kept
         self._shifts = shifts
         if g == 1:
@@ -107,10 +112,14 @@ class Numbers:
         at = np.take_along_axis(self._reached, places, 1)
         reached = np.arange(kept + 1) / kept
         distance = np.maximum((reached[1:] - at).max(axis=1), (at - reached[:-1]).max(axis=1))
-        root = math.sqrt(self.present * self._others / (self.present + self._others))
-        is_close = (distance - self._rank_slack) * root > _CLOSE_KS
-        is_close |= np.abs(self.location) > _CLOSE_LOCATION * self._error
-        is_close |= np.abs(self.spread) > _CLOSE_SPREAD * self._error_spread
+        n, others = self.present, self._others
+        middles = (np.arange(kept) * g + g / 2 + at * others) / (n + others)
+        pooled = _EVEN[np.minimum((middles * BINS).astype(np.int64), BINS - 1)]
+        is_close = _are_far(
+            pooled.mean(axis=1) * (1 + n / others),
+            ((pooled**2).mean(axis=1) - float((_EVEN**2).mean())) * (1 + n / others),
+            distance - self._rank_slack, between, n, others, 1.0, float((_EVEN**2).var()),
+        )  # fmt: skip
         self._count_outside()
         return np.asarray(is_close)
 
@@ -174,7 +183,8 @@ class Levels:
         ]
         counts = [one._categories.counts for one in watches]
         self._then = np.array([[one.get(name, 0) for name in self._names] for one in counts])
-        self._others = int(self._then[0].sum())
+        self._others = watches[0]._categories.rows
+        self._slack = np.array([[one._categories.error] for one in watches])
         self._is_inside = np.array([_between_ends(one) for one in self._then])
         self.is_categorical = watches[0]._is_categorical
         if not self.is_categorical:
@@ -185,43 +195,49 @@ class Levels:
             self._error = group // 2
             slack = self._error / self.present + made[0].error / self._others
             self.slack = slack * np.array([one._reach for one in made])
-            self._deviation = np.array([one.spread_law.cumulants(0.0)[2] ** 0.5 for one in made])
+            counts_then = [
+                [int(one._weights[one._values == level].sum()) for level in levels] for one in made
+            ]
+            self._then = np.array(counts_then)
         self.shown = np.array(
             [[self._names.index(one) for one in getattr(watch, "_shown", [])] for watch in watches]
         )
 
-    def draw(self, shifts: Floats) -> NDArray[np.bool_]:
+    def draw(self, shifts: Floats, between: Floats) -> NDArray[np.bool_]:
         years = len(self._watches)
         shares = shares_of_levels(self._column.shares, shifts)
         self.counts = self._random.multinomial(self.present, shares)
         self.missing = self._random.binomial(self._rows, self._column.missing, years)
         if self.is_categorical:
             self.location = self.spread = np.zeros(years)
-            return self._close_categories()
+            return self._close_categories(between.max(axis=1))
         outside = np.where(self._is_inside, 0, self.counts).sum(axis=1)
         self.outside = np.where(outside, np.maximum(1, outside - self._error), 0)
         n, others = self.present, self._others
         self.location = (self.counts * self._scores).sum(axis=1) / n
         self.spread = (self.counts * self._scores**2).sum(axis=1) / n - 1
-        error = math.sqrt(1 / n + 1 / others)
         far = np.cumsum(self.counts, axis=1) / n - np.cumsum(self._then, axis=1) / others
-        is_close = np.abs(far).max(axis=1) / error > _CLOSE_KS
-        is_close |= np.abs(self.location) > _CLOSE_LOCATION * error
-        is_close |= np.abs(self.spread) > _CLOSE_SPREAD * self._deviation * error
-        return np.asarray(is_close)
+        both = self.counts + self._then
+        middles = (np.cumsum(both, axis=1) - both / 2) / (n + others)
+        pooled = _EVEN[np.minimum((middles * BINS).astype(np.int64), BINS - 1)]
+        moved, weights = self.counts / n - self._then / others, both / (n + others)
+        pooled = pooled - (weights * pooled).sum(axis=1, keepdims=True)
+        squares = pooled**2
+        mean = (weights * squares).sum(axis=1)
+        return _are_far(
+            (moved * pooled).sum(axis=1), (moved * squares).sum(axis=1), np.abs(far).max(axis=1),
+            between, n, others, mean, (weights * squares**2).sum(axis=1) - mean**2,
+        )  # fmt: skip
 
-    def _close_categories(self) -> NDArray[np.bool_]:
-        """Pearson's statistic of cells that are expected 5 times, and of the others together."""
+    def _close_categories(self, between: Floats) -> NDArray[np.bool_]:
+        """Whether the share of any category is far from those that the baseline allows."""
         n, others = self.present, self._others
-        expected = (self.counts + self._then) / (n + others)
-        is_rare = expected * min(n, others) < 5
-        cells = np.where(is_rare, 0, (self.counts - n * expected) ** 2)
-        found = (cells / np.maximum(expected, 1e-12)).sum(axis=1) * (1 / n + 1 / others)
-        rest = np.where(is_rare, self.counts - n * expected, 0).sum(axis=1) ** 2
-        share = np.maximum(np.where(is_rare, expected, 0).sum(axis=1), 1e-12)
-        found = found + rest / share * (1 / n + 1 / others)
-        degrees = np.maximum(1, (~is_rare).sum(axis=1) - 1 + (share > 1e-9))
-        return np.asarray(found > degrees + 3.2 * np.sqrt(2 * degrees) + 2)
+        now = np.where((self._then > 0) | (self._slack > 0), self.counts, 0) / n
+        then = np.clip(now, self._then / others, (self._then + self._slack) / others)
+        pooled = (now * n + then * others) / (n + others)
+        sampling = between + 1 / n + 1 / others
+        errors = np.sqrt(pooled * (1 - pooled) * sampling[:, None])
+        return np.asarray((np.abs(now - then) > _CLOSE_CATEGORY * errors).any(axis=1))
 
     def strange(self) -> NDArray[np.bool_]:
         fresh = np.where(self._then == 0, self.counts, 0).sum(axis=1)
@@ -232,9 +248,8 @@ class Levels:
         made.missing = int(self.missing[year])
         made.rows = made.missing + self.present
         counts = self.counts[year]
-        made.frequent.counts = {
-            name: int(n) for name, n in zip(self._names, counts, strict=True) if n
-        }
+        there = np.flatnonzero(counts)
+        made.frequent.add([self._names[place] for place in there], counts[there])
         if not self._column.is_text:
             levels = np.arange(len(counts), dtype=np.float64)
             made.quantiles.add(np.repeat(levels, counts))
@@ -245,42 +260,39 @@ class Levels:
 
 
 class Years:
-    """The watch of one column over some years that go in step."""
+    """The watches of one column over some years that go in step; see `in_step`."""
 
     def __init__(
-        self, column: Column, rows: int, years: int, budget: Budget, random: np.random.Generator
+        self, column: Column, rows: int, watches: list[ColumnWatch], random: np.random.Generator
     ) -> None:
-        plain = Column(shares=column.shares, is_text=column.is_text)
-        present = round(BASELINE_ROWS * (1 - column.missing))
-        baselines = [plain.draw(present, 0.0, random) for _ in range(years)]
-        for one in baselines:
-            one.missing = int(random.binomial(BASELINE_ROWS, column.missing))
-            one.rows = present + one.missing
-        self.watches = [ColumnWatch(one, budget, Effect(0, 0, 0)) for one in baselines]
+        self.watches, self._baselines = watches, [one.baseline for one in watches]
         made = Levels if column.shares else Numbers
         self.windows: Any = made(column, rows, self.watches, random)
-        self._baselines, self._rows = baselines, rows
+        self._baseline_rows = np.array([one.rows for one in self._baselines])
         self._has_numbers = self.watches[0]._numbers is not None
         self._history: list[Floats] = []
+        self._counts: list[Floats] = []
         self._weekdays: list[int] = []
         self._locations: list[Floats] = []
         self._verdicts: list[NDArray[np.bool_]] = []
-        self._limit = math.log(1 / budget.level)
+        self._limits = [math.log(count / COLUMNS[0] / _budget().level) for count in COLUMNS]
         self._is_slow = self.watches[0]._slow is not None
         if self._is_slow:
             detectors: list[Any] = [one._slow for one in self.watches]
             self._tolerance = np.array([[one.tolerance] for one in detectors])
             self._tilts = np.array([one._tilts for one in detectors])
             self._cumulants = np.array([one._cumulants for one in detectors])
-            self._logs = np.full(self._tilts.shape, -math.inf)
+            self._logs = np.full((len(COLUMNS), *self._tilts.shape), -math.inf)
 
-    def day(self, number: int, shifts: Floats, *, dated: bool) -> list[list[Test]]:
-        """The tests of each year that may raise an alarm; an empty list for the others."""
+    def day(self, number: int, shifts: Floats, *, dated: bool) -> list[list[set[str]]]:
+        """The names of the alarms, by the numbers of columns and the years."""
         windows, weekday = self.windows, (_START + timedelta(days=number)).weekday()
-        is_close = windows.draw(shifts)
+        between = self._between()
+        is_close = windows.draw(shifts, between)
         if self._has_numbers:
             self._locations = [*self._locations[-WINDOWS + 1 :], windows.location]
-        beside = self._beside(weekday) if dated else None
+        values, deviations = self._summaries()
+        beside = self._beside(weekday, values, deviations) if dated else None
         tests: list[list[Test]] = [[] for _ in self.watches]
         if beside is None:
             self._add_baseline(tests, is_close | self._missing_is_close())
@@ -289,19 +301,42 @@ class Years:
         if beside is None or not self._has_numbers:
             for year in np.flatnonzero(windows.strange()):
                 self._add_strange(tests[year], int(year))
+        alarms = [
+            [
+                {t.name for t in one if t.is_alarm and (t.p_value or 0) < t.level * COLUMNS[0] / k}
+                for one in tests
+            ]
+            for k in COLUMNS
+        ]
         if self._is_slow:
-            self._add_slow(tests, beside)
-        return tests
+            self._add_slow(alarms, beside, between[:, 2])
+        self._history = [*self._history[-WINDOWS + 1 :], values]
+        rows = windows.missing + windows.present
+        self._counts = [*self._counts[-WINDOWS + 1 :], rows]
+        return alarms
+
+    def _between(self) -> Floats:
+        """As `ColumnWatch._between`. Shape (years, numbers)."""
+        watch, years = self.watches[0], len(self.watches)
+        if len(self._history) < 2:
+            return np.full((years, len(watch._names)), DAY_DEVIATION**2)
+        of_rows = (1 / np.array(self._counts)).mean(axis=0)[:, None]
+        sampling = np.where(watch._are_of_rows, of_rows, 1 / self.windows.present)
+        history = np.array(self._history) * watch._scales
+        found = variance_between(history.reshape(len(history), -1), sampling.ravel())
+        return found.reshape(years, -1)
 
     def _missing_is_close(self) -> NDArray[np.bool_]:
         then = np.array([one.missing / one.rows for one in self._baselines])
         rows = self.windows.missing + self.windows.present
-        error = np.sqrt(np.maximum(then * (1 - then), 1e-9) * (1 / rows + 1 / BASELINE_ROWS))
+        error = np.sqrt(np.maximum(then * (1 - then), 1e-9) * (1 / rows + 1 / self._baseline_rows))
         return np.asarray(np.abs(self.windows.missing / rows - then) > _CLOSE_MISSING * error)
 
     def _add_baseline(self, tests: list[list[Test]], is_close: NDArray[np.bool_]) -> None:
         for year in np.flatnonzero(is_close):
             watch, window = self.watches[year], self.windows.profile(int(year))
+            watch._history = deque(one[year] for one in self._history)
+            watch._rows = deque((int(one[year]), self.windows.present) for one in self._counts)
             scores: Scores | None = None
             if watch._numbers is not None:
                 scores = watch._numbers.score(window)
@@ -313,8 +348,7 @@ class Years:
         if found is not None and not any(one.name == found.test for one in tests):
             tests.append(watch._strange(found, window))
 
-    def _beside(self, weekday: int) -> dict[str, Floats] | None:
-        values, deviations = self._summaries()
+    def _beside(self, weekday: int, values: Floats, deviations: Floats) -> dict[str, Floats] | None:
         found = None
         if len(self._weekdays) == WINDOWS:
             history = np.array(self._history).reshape(WINDOWS, -1)
@@ -322,7 +356,6 @@ class Years:
                 np.array(self._weekdays), history, weekday, values.ravel(), deviations.ravel()
             )
         self._weekdays = [*self._weekdays[-WINDOWS + 1 :], weekday]
-        self._history = [*self._history[-WINDOWS + 1 :], values]
         if found is None:
             return None
         names = ("t", "degrees", "expected", "phi", "over", "raw")
@@ -359,21 +392,24 @@ class Years:
             )  # fmt: skip
             tests[year] += self.watches[year]._weekday_tests(np.array(one["values"]), outcomes)
 
-    def _add_slow(self, tests: list[list[Test]], beside: dict[str, Floats] | None) -> None:
-        n, location = self.windows.present, self.windows.location
+    def _add_slow(
+        self, alarms: list[list[set[str]]], beside: dict[str, Floats] | None, between: Floats
+    ) -> None:
+        location = self.windows.location
+        rows = self.windows.present / (1 + self.windows.present * between)
         moved = np.copysign(np.maximum(0, np.abs(location) - self.windows.slack), location)
         gains = self._tilts * moved[:, None] - np.abs(self._tilts) * self._tolerance
-        self._logs = np.logaddexp(0.0, self._logs) + n * (gains - self._cumulants)
-        evidence = np.logaddexp.reduce(self._logs, axis=1) - math.log(len(self._tilts[0]))
+        self._logs = np.logaddexp(0.0, self._logs) + rows[:, None] * (gains - self._cumulants)
         self._judge_independence(beside)
-        is_independent = self._verdicts[0] if self._verdicts else np.ones(len(tests), bool)
-        effects = np.mean(self._locations[-_SLOW:], axis=0)
-        level = math.exp(-self._limit)
-        for year in np.flatnonzero(evidence >= self._limit):
-            self._logs[year] = -math.inf
-            if is_independent[year]:
-                e_value, effect = math.exp(min(700.0, evidence[year])), float(effects[year])
-                tests[year].append(Test("slow", e_value, None, e_value, level, effect, 0.0, True))
+        if not self._verdicts:
+            return
+        matters = np.abs(np.mean(self._locations[-_SLOW:], axis=0)) >= _LIMITS.limit("slow")
+        for logs, limit, names in zip(self._logs, self._limits, alarms, strict=True):
+            evidence = np.logaddexp.reduce(logs, axis=1) - math.log(len(self._tilts[0]))
+            for year in np.flatnonzero((evidence >= limit) & matters):
+                logs[year] = -math.inf
+                if self._verdicts[0][year]:
+                    names[year].add("slow")
 
     def _judge_independence(self, beside: dict[str, Floats] | None) -> None:
         if len(self._locations) < 8:
@@ -386,6 +422,19 @@ class Years:
             verdict = (total <= 1.5 * over) & (phi <= MAX_SLOW_CORRELATION)
             verdict &= over <= MAX_OVERDISPERSION
         self._verdicts = [*self._verdicts[-_SLOW + 1 :], verdict]
+
+
+def _are_far(
+    location: Floats, spread: Floats, distance: Floats, between: Floats, rows: int, others: int,
+    variance: Any, variance_spread: Any,
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Whether any of the three tests of numbers may have a small p-value."""
+    sampling = between[:, 2] + 1 / rows + 1 / others
+    of_spread = between[:, 3] + 1 / rows + 1 / others
+    is_far = distance > _CLOSE_KS * np.sqrt(sampling)
+    is_far |= np.abs(location) > _CLOSE_LOCATION * np.sqrt(variance * sampling)
+    is_far |= np.abs(spread) > _CLOSE_SPREAD * np.sqrt(variance_spread * of_spread)
+    return np.asarray(is_far)
 
 
 def _between_ends(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -417,59 +466,142 @@ def _angle(counts: Any, rows: Any) -> Floats:
     return np.asarray(np.arcsin(np.sqrt(np.minimum(1.0, counts / rows))))
 
 
-def some_years(
-    counted: Counted, rows: int, kind: str, budget: float, years: int, random: np.random.Generator
-) -> None:
-    """So many years of 30 columns and 365 windows."""
-    split, limits = Budget(budget, DAYS, COLUMNS, 2), Effect()
-    dated = kind != UNDATED
-    for column in columns():
-        made = Years(column, rows, years, split, random)
-        shifts = np.array([KINDS[kind](DAYS, random) for _ in range(years)])
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Windows of `rows` rows of a stream, beside a baseline of so many."""
+
+    stream: str
+    rows: int
+    baseline: int = BASELINE_ROWS
+
+
+@dataclass
+class Counted:
+    """What a cell has seen.
+
+    Attributes:
+        years: Of a column, over all kinds of columns alike.
+        alarms: Windows of a column with an alarm, by the numbers of columns.
+        early: Of these, in the first 8 weeks.
+        by_test: Alarms at 30 columns, by test.
+    """
+
+    years: float = 0.0
+    alarms: list[int] = field(default_factory=lambda: [0] * len(COLUMNS))
+    early: list[int] = field(default_factory=lambda: [0] * len(COLUMNS))
+    by_test: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: Counted) -> None:
+        self.years += other.years
+        self.alarms = [sum(both) for both in zip(self.alarms, other.alarms, strict=True)]
+        self.early = [sum(both) for both in zip(self.early, other.early, strict=True)]
+        for name, count in other.by_test.items():
+            self.by_test[name] = self.by_test.get(name, 0) + count
+
+
+def _budget() -> Budget:
+    """The level of the fewest columns: what is no alarm there is none at any other."""
+    return Budget(BUDGET, DAYS, COLUMNS[0], 2)
+
+
+def in_step(
+    column: Column, rows: int, years: int, baseline_rows: int, random: np.random.Generator
+) -> Iterator[Years]:
+    """Years with baselines of their own; those whose watches keep the same numbers go together."""
+    plain = Column(shares=column.shares, is_text=column.is_text)
+    present = round(baseline_rows * (1 - column.missing))
+    alike: dict[tuple[Any, ...], list[ColumnWatch]] = {}
+    for _ in range(years):
+        baseline = plain.draw(present, 0.0, random)
+        baseline.missing = int(random.binomial(baseline_rows, column.missing))
+        baseline.rows = present + baseline.missing
+        watch = ColumnWatch(baseline, _budget())
+        form = (watch._is_categorical, len(watch._names), watch._slow is None)
+        alike.setdefault(form, []).append(watch)
+    for watches in alike.values():
+        yield Years(column, rows, watches, random)
+
+
+def some_years(cell: Cell, years: int, seed: list[int]) -> Counted:
+    """So many years of each kind of column."""
+    random, stream, counted = np.random.default_rng(seed), STREAMS[cell.stream], Counted()
+    parts = [
+        part
+        for column in columns()
+        for part in in_step(column, cell.rows, years, cell.baseline, random)
+    ]
+    for made in parts:
+        shifts = np.array([stream.shifts(DAYS, random) for _ in made.watches])
         for day in range(DAYS):
-            for tests in made.day(day, shifts[:, day], dated=dated):
-                alarms = [one for one in tests if one.is_alarm]
-                counted.add(
-                    dated and day >= BURN_IN,
-                    [one.name for one in alarms],
-                    mattering=any(abs(one.effect) >= limits.limit(one.name) for one in alarms),
-                )
-    counted.years += years
+            alarms = made.day(day, shifts[:, day], dated=stream.dated)
+            for place, names in enumerate(alarms):
+                hits = sum(map(bool, names))
+                counted.alarms[place] += hits
+                counted.early[place] += hits if day < _BURN_IN else 0
+            for name in [name for names in alarms[1] for name in names]:
+                counted.by_test[name] = counted.by_test.get(name, 0) + 1
+        counted.years += len(made.watches)
+    return counted
 
 
-def _turn(cell: tuple[tuple[str, int], Counted], years: int) -> tuple[bool, bool, float]:
-    """Sorts cells by whose turn it is: independent windows first, then the fewest years."""
-    (kind, _), counted = cell
-    return counted.years >= years, kind != UNDATED, counted.years
+def cells() -> list[Cell]:
+    """Every stream and size beside the usual baseline, and other baselines of one stream."""
+    first = next(iter(STREAMS))
+    usual = [Cell(stream, rows) for stream in STREAMS for rows in ROWS]
+    return usual + [Cell(first, rows, baseline) for baseline in BASELINES for rows in ROWS]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--budget", type=float, default=4.0)
-    parser.add_argument("--years", type=int, default=200, help="of each cell")
-    parser.add_argument("--at-once", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, help="keeps the counts, and goes on from them")
-    asked = parser.parse_args(arguments)
-    cells = {(kind, rows): Counted() for kind in KINDS if kind != "independent" for rows in ROWS}
-    if asked.to is not None and asked.to.exists():
-        for kind, rows, counted in json.loads(asked.to.read_text()):
-            cells[kind, rows] = Counted(**counted)
-    end = time.monotonic() + asked.minutes * 60
-    while time.monotonic() < end:
-        (kind, rows), counted = min(cells.items(), key=lambda one: _turn(one, asked.years))
-        if counted.years >= asked.years:
-            break
-        random = np.random.default_rng([asked.seed, int(sum(one.years for one in cells.values()))])
-        some_years(counted, rows, kind, asked.budget, asked.at_once, random)
-        if asked.to is not None:
-            kept = [[*key, asdict(one)] for key, one in cells.items()]
-            asked.to.write_text(json.dumps(kept))
-    for line in report(cells, asked.budget):
-        print(line)
-    return 0
+def grid(
+    minutes: float, years: int, seed: int, kept: Path | None = None, at_once: int = 48
+) -> dict[Cell, Counted]:
+    """Count until every cell has its years at the usual number of columns, or the time is over."""
+    counted = {cell: Counted() for cell in cells()}
+    if kept is not None and kept.exists():
+        for place, one in json.loads(kept.read_text()):
+            counted[Cell(*place)] = Counted(**one)
+    end, round_ = time.monotonic() + minutes * 60, 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        while time.monotonic() < end:
+            open_ = [cell for cell, one in counted.items() if one.years < years * COLUMNS[1]]
+            if not open_:
+                break
+            size = max(1, os.cpu_count() or 1)
+            chosen = sorted(open_, key=lambda cell: counted[cell].years)[:size]
+            seeds = [[seed, round_, int(counted[cell].years)] for cell in chosen]
+            done = pool.map(some_years, chosen, [at_once] * len(chosen), seeds)
+            for cell, found in zip(chosen, done, strict=True):
+                counted[cell].add(found)
+            round_ += 1
+            if kept is not None:
+                made = [[[c.stream, c.rows, c.baseline], asdict(one)] for c, one in counted.items()]
+                kept.write_text(json.dumps(made))
+    return counted
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def report(counted: dict[Cell, Counted]) -> Iterator[str]:
+    yield (
+        f"Alarms a year at the defaults (budget {BUDGET:g}), with the exact 95 % interval and the "
+        "years that were simulated, by the columns of the model."
+    )
+    yield ""
+    heads = " | ".join(f"{count} columns" for count in COLUMNS)
+    yield f"| stream | baseline | rows | {heads} | of these in 8 weeks | tests at 30 |"
+    yield "|---|---|---|" + "---|" * (len(COLUMNS) + 2)
+    for cell, one in counted.items():
+        if one.years:
+            rates = " | ".join(
+                _rate(alarms, one.years, count)
+                for alarms, count in zip(one.alarms, COLUMNS, strict=True)
+            )
+            early = one.early[1] / one.years * COLUMNS[1]
+            yield (
+                f"| {cell.stream} | {cell.baseline:,} | {cell.rows:,} | {rates} | {early:.2f} | "
+                f"{one.by_test} |"
+            )
+
+
+def _rate(alarms: int, years: float, count: int) -> str:
+    low, high = exact_interval(alarms, round(years * DAYS))
+    a_year = DAYS * count
+    rate = alarms / years * count
+    return f"{rate:.2f} [{low * a_year:.2f}, {high * a_year:.2f}] ({years / count:,.0f})"

@@ -41,7 +41,8 @@ def make(folder: Path, subject: ImportedModel) -> Path:
     arms = Arm("current", f"{NAME}/1", 95.0), Arm("candidate", f"{NAME}/2", 5.0)
     now = datetime.now(UTC)
     event = PlanEvent("changed", now, "bench", "", "a canary")
-    endpoints.apply(Plan(NAME, 2, arms, slower_than_s=(0.05,)), event)
+    # Of a rollout, so that answers are looked at.
+    endpoints.apply(Plan(NAME, 2, arms, slower_than_s=(0.05,), rollout="bench"), event)
     keys = CatalogueKeys(SqlRecords(catalogue))
     _, token = create_key(keys, "bench", [Permission("infer", NAME)], now=now, by="bench")
     said = {"Authorization": f"Bearer {token}", "Bascule-Sticky": "ada"}

@@ -28,6 +28,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from bascule.stats import exact_interval
 from bascule.stats.planning import log_evidence, simulated_counts
 from bascule.stats.sequential import WORSE_RATIOS
+from bench.latency_laws import latency_laws
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -162,95 +163,33 @@ def delays(runs: int) -> Iterator[str]:
                 yield f"| {rate:.1%} | +{harm:.0%} | {share:.0%} | {said} |"
 
 
-QUANTILES = {"latency": (0.5, 0.95, 0.99), "p95": (0.95,)}
-"""Of the current version's durations, by guard."""
-_SPREAD = 0.5
-"""Standard deviation of the logarithm of the simulated durations."""
-
-
-def slower(name: str, change: str, share: float, runs: int) -> Iterator[list[Floats]]:
-    """Counts beyond each threshold of a guard, of durations with a log-normal law.
-
-    Args:
-        name: The guard.
-        change: `none`; `all`: each answer takes 1.2 times as long; `tail`: 20 % more of the
-            answers are slower than the current version's p95, and nothing else changes.
-        share: Of the candidate.
-        runs: Rollouts.
-    """
-    random = np.random.default_rng([len(change), int(share * 100)])
-    places = QUANTILES[name]
-    beyond = np.array([1 - place for place in places])
-    worse = beyond
-    if change == "all":
-        worse = 1 - stats.norm.cdf(stats.norm.ppf(places) - math.log(1.2) / _SPREAD)
-    elif change == "tail":
-        worse = np.where(beyond < 0.06, 1.2 * beyond, beyond)
-    for start in range(0, runs, _CHUNK):
-        n_c = random.binomial(INTERVAL, share, (min(_CHUNK, runs - start), LOOKS))
-        events = [
-            np.cumsum(random.multinomial(n, np.diff(rates, prepend=0.0, append=1.0)), axis=-1)
-            for n, rates in ((n_c, worse[::-1]), (INTERVAL - n_c, beyond[::-1]))
-        ]
-        yield [
-            np.stack([n_c, events[0][..., at], INTERVAL - n_c, events[1][..., at]], -1).astype(
-                float
-            )
-            for at in range(len(places))
-        ]
-
-
 def averaged(parts: list[Floats]) -> Floats:
     """The logarithm of the mean of e-processes, at each look."""
     made: Floats = np.logaddexp.reduce(parts, axis=0) - math.log(len(parts))
     return made
 
 
-def evidence(counts: Floats) -> Floats:
-    return log_evidence(counts, 0.0, WORSE_RATIOS)
-
-
 def guards_together(runs: int) -> Iterator[str]:
-    """False rollbacks by guard, and with errors, latency and accuracy averaged."""
-    yield "| share | errors (1 %) | latency | accuracy (20 %) | all together (interval) |"
-    yield "|---|---|---|---|---|"
+    """False rollbacks by guard, and with errors and accuracy averaged."""
+    yield "| share | errors (1 %) | accuracy (20 %) | both together (interval) |"
+    yield "|---|---|---|---|"
     for share in SHARES:
-        found = np.zeros(4, int)
+        found = np.zeros(3, int)
         parts = zip(
-            simulated(0.01, 0.0, share, runs),
-            slower("latency", "none", share, runs),
-            simulated(0.2, 0.0, share, runs),
-            strict=True,
+            simulated(0.01, 0.0, share, runs), simulated(0.2, 0.0, share, runs), strict=True
         )
-        for errors, durations, wrong in parts:
-            each = [
-                evidence(errors), averaged([evidence(one) for one in durations]), evidence(wrong),
-            ]  # fmt: skip
+        for errors, wrong in parts:
+            each = [log_evidence(counts, 0.0, WORSE_RATIOS) for counts in (errors, wrong)]
             for place, log_e in enumerate([*each, averaged(each)]):
                 found[place] += int((log_e >= -math.log(ALPHA)).any(axis=1).sum())
-        low, high = exact_interval(int(found[3]), runs)
+        low, high = exact_interval(int(found[2]), runs)
         said = " | ".join(f"{one / runs:.1%}" for one in found)
         yield f"| {share:.0%} | {said} ({low:.1%} to {high:.1%}) |"
 
 
-def slow_delays(runs: int) -> Iterator[str]:
-    """Median requests until slower answers are found."""
-    yield "| change | guard | share | requests | of them exposed |"
-    yield "|---|---|---|---|---|"
-    named = {"all": "every answer takes 1.2 times as long", "tail": "20 % more answers over p95"}
-    for change, words in named.items():
-        for name in QUANTILES:
-            for share in SHARES:
-                first = []
-                for durations in slower(name, change, share, runs):
-                    is_found = averaged([evidence(one) for one in durations]) >= -math.log(ALPHA)
-                    looks = np.where(is_found.any(axis=1), is_found.argmax(axis=1) + 1, np.inf)
-                    first += list(looks * INTERVAL)
-                median = float(np.median(first))
-                told = f"{median:,.0f} | {median * share:,.0f}"
-                if not math.isfinite(median):
-                    told = f"over {REQUESTS:,} (found in {np.isfinite(first).mean():.0%}) | -"
-                yield f"| {words} | {name} | {share:.0%} | {told} |"
+def default_guards(runs: int) -> Iterator[str]:
+    """Canaries with the default guards; see `bench.latency_laws`. A tenth of the rollouts."""
+    yield from latency_laws(runs // 10)
 
 
 def main() -> int:
@@ -260,7 +199,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="one table, by the name of its function")
     arguments = parser.parse_args()
     runs = math.ceil(arguments.runs / _CHUNK) * _CHUNK
-    tables = (false_rollbacks, guards_together, ramps, delays, slow_delays)
+    tables = (false_rollbacks, guards_together, ramps, delays, default_guards)
     for table in (one(runs) for one in tables if arguments.only in ("", one.__name__)):
         for line in table:
             print(line, flush=True)

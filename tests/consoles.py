@@ -78,7 +78,7 @@ class CountedServer:
                 before = self.counted.get(key, (0, 0))
                 self.counted[key] = (before[0] + asked, before[1] + bad)
 
-    def arm_totals(self):
+    def arm_totals(self, _compared=""):
         return [
             ArmTotals(
                 endpoint=key[0], plan_number=key[1], arm=key[2], version=key[3], requests=value[0],
@@ -161,7 +161,7 @@ def roll_out(settings, server, candidate, *, turns=1, requests=8_000, **asked):
     )
     book = open_rollouts(settings)
     begun = book.begin(request, by="ada")
-    runner = RolloutRunner(server, open_catalogue(settings), lambda _: {})
+    runner = RolloutRunner(server, open_catalogue(settings), lambda *_: [])
     for _ in range(turns):
         runner.turn()
         server.answer(requests)

@@ -3,7 +3,9 @@
 The promise, for every row that the original answers: where the bundle answers too, it differs by
 no more than the larger of the claimed parity and its tolerance, and gives another label only where
 what decides the original's label is as good as even, in one row of a thousand at most. A row that
-the original refuses, the bundle refuses; and it refuses no row like those that it was made with.
+the original refuses, the bundle refuses; and it refuses no row like those that it was made with. No
+answer of the bundle changes with the company of its row: the rows beside it, their order and
+number, or another call.
 
 Two kinds of rows are counted and not judged. Where rounding decides, the original itself answers
 otherwise when its doubles change by 2**-36; but differences that are all those of the next number
@@ -82,6 +84,7 @@ class Verdict:
         rounded: Rows with another answer where rounding decides.
         typed: Rows that are left out, because the type of their array decides.
         answered: Rows that the original refuses and the bundle answers.
+        changed: Answers that change with the company of their row.
         refused: Rows that the original answers and the bundle refuses, by group.
         why: Why the original serves, or the model was not packed.
         findings: What broke the promise, in words.
@@ -98,6 +101,7 @@ class Verdict:
     rounded: int = 0
     typed: int = 0
     answered: int = 0
+    changed: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     why: str = ""
     findings: list[str] = field(default_factory=list)
@@ -201,6 +205,43 @@ class _Judge:
             self._broken(
                 f"ties: {verdict.ties} of {verdict.rows} labels, and rounding explains few"
             )
+        self._company(self._fitted.fresh)
+
+    def _company(self, rows: Any) -> None:
+        """The same rows twice, backwards, alone, by threes, and beside rows of others."""
+        every = np.arange(own.count(rows))
+        few = every[:_ALONE]
+        ways = {
+            "twice": [every],
+            "backwards": [every[::-1]],
+            "alone": [few[at : at + 1] for at in few],
+            "by threes": [few[at : at + 3] for at in range(0, len(few), 3)],
+            "beside others": [np.concatenate([few, few[:1].repeat(9), every[-40:]])],
+        }
+        try:
+            together = self._bundle.predict(rows)
+        except BasculeError:  # which its group has noted
+            return
+        for way, batches in ways.items():
+            places = np.concatenate(batches)
+            asked = own.take(rows, places)
+            expected = {name: np.asarray(values)[places] for name, values in together.items()}
+            try:
+                answers = [self._bundle.predict(own.take(rows, batch)) for batch in batches]
+            except BasculeError as problem:
+                self._broken(f"company: fails when asked {way}: {problem.message}")
+                continue
+            for name, values in expected.items():
+                got = np.concatenate([np.asarray(answer[name]) for answer in answers])
+                if values.dtype.kind == "f":
+                    differ = self._difference(name, values, got) > self._allowed
+                else:
+                    differ = np.asarray(values.astype(object) != got.astype(object))
+                    differ &= ~self._ties(asked, expected, name)
+                changed = len(self._not_rounded(name, asked, differ, values, got))
+                self._verdict.changed += changed
+                if changed:
+                    self._broken(f"company: {changed} answers of {name} change when asked {way}")
 
     def _original(self, rows: Any) -> dict[str, np.ndarray]:
         return self._ask(self._model, rows, self._names)

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
-from bench.sweep import calls
+from bench.sweep import calls, company
 from bench.sweep.judge import Fitted
 
 Make = Callable[[], Fitted]
@@ -46,6 +46,7 @@ def models() -> dict[str, Make]:
         _estimators,
         _other_libraries,
         partial(calls.models, _split),
+        company.models,
     ):
         made.update(part())
     return made

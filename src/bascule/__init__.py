@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         set_endpoint,
         undeprecate,
     )
+    from bascule.monitoring.ledger import outcome_draw
     from bascule.registry import Registry
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
@@ -80,6 +81,7 @@ _HOMES = {
     "monitor": "bascule.api",
     "open_ledger": "bascule.api",
     "open_registry": "bascule.api",
+    "outcome_draw": "bascule.monitoring.ledger",
     "pack": "bascule.bundle",
     "performance": "bascule.api",
     "push": "bascule.api",
@@ -119,6 +121,7 @@ __all__ = [
     "monitor",
     "open_ledger",
     "open_registry",
+    "outcome_draw",
     "pack",
     "performance",
     "push",

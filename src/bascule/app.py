@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.ledger import CallerCount
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
-    from bascule.release.rollouts import Rollout, Rollouts
+    from bascule.release.rollouts import Cohort, Rollout, Rollouts
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
@@ -263,18 +263,13 @@ def rollout_defaults(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value != ours[name]}
 
 
-def judged_arms(settings: Settings, rollout: Rollout) -> dict[str, tuple[int, int]]:
-    """By arm: answers since the start of a rollout whose truth is known, and the wrong ones."""
-    since = rollout.started_at.isoformat()
-    model = rollout.candidate.partition("/")[0]
-    wrong = 'CAST("output.label" AS VARCHAR) <> truth'
-    found = open_ledger(settings).query(
-        f"SELECT arm, count(*) AS judged, count(*) FILTER (WHERE {wrong}) AS wrong "
-        f"FROM predictions_with_outcomes WHERE time >= TIMESTAMPTZ '{since}' "
-        f"AND endpoint = '{rollout.endpoint}' AND status = 200 GROUP BY arm",
-        model=model,
-    )
-    return {one["arm"]: (one["judged"], one["wrong"]) for one in found.to_pylist()}
+def outcome_cohorts(
+    settings: Settings, rollout: Rollout, stages: Sequence[tuple[datetime, int]], now: datetime
+) -> list[Cohort]:
+    """The predictions of a rollout by their time, with the newest truths about them."""
+    from bascule.release.rollouts import count_outcomes
+
+    return count_outcomes(open_ledger(settings), rollout, stages, now)
 
 
 def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
@@ -425,7 +420,7 @@ def control_parts(settings: Settings) -> Parts:
         open_registry=partial(open_registry, settings),
         open_endpoints=endpoints,
         open_catalogue=catalogue,
-        judged_arms=partial(judged_arms, settings),
+        outcome_cohorts=partial(outcome_cohorts, settings),
         rollout_defaults=rollout_defaults(settings),
         open_rollouts=partial(open_rollouts, settings),
         open_keys=keys,
@@ -605,6 +600,7 @@ def watcher_of(
         return None
     from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
     from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
+    from bascule.release.rollouts import RolloutStore
 
     home, registry = settings.home, cache(partial(open_registry, settings))
     limits = sources.HealthLimits(
@@ -630,6 +626,7 @@ def watcher_of(
     shared.append(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
+    shared.append(sources.RolloutSource(RolloutStore(catalogue).troubles))
     steady = ("health", "ledger")
     watching = Watching(
         place=place,

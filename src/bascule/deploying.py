@@ -99,16 +99,21 @@ class LiveRollout:
         """Give all traffic back to the current version."""
         return self._command("abort", reason)
 
-    def promote(self, *, reason: str = "") -> str:
-        """Approve the last step, or give the candidate all traffic before there is proof."""
-        return self._command("promote", reason)
+    def promote(self, *, reason: str = "", allow_answers: bool = False) -> str:
+        """Approve the last step, or give the candidate all traffic before there is proof.
+
+        `allow_answers`: also where its answers differ from those of the current version.
+        """
+        return self._command("promote", reason, allow_answers=allow_answers)
 
     def replay(self) -> list[str]:
         """Make every decision again from the stored evidence; a sentence for each that differs."""
         return self._book.replay(self.id)
 
-    def _command(self, command: Command, reason: str) -> str:
-        return self._book.command(self.id, command, by=user_name(), reason=reason).sentence
+    def _command(self, command: Command, reason: str, *, allow_answers: bool = False) -> str:
+        return self._book.command(
+            self.id, command, by=user_name(), reason=reason, allow_answers=allow_answers
+        ).sentence
 
     def __repr__(self) -> str:
         said, rollout = self.sentence, self._stored.rollout
@@ -152,8 +157,8 @@ class Control:
             **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
                 `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
                 `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
-                `needs_approval`: see `RolloutRequest`. What is not said takes `[rollouts]` of the
-                settings.
+                `needs_approval`, `outcomes_sample`, `load_tries`, `allow_answers`: see
+                `RolloutRequest`. What is not said takes `[rollouts]` of the settings.
 
         Returns:
             The plan that was made, or the rollout that was asked for; of a dry run its forecasts.

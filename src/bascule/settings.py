@@ -236,6 +236,9 @@ class RolloutSettings(_Section):
         beta: The promised share of versions at a guard that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether every rollout waits for an approval; a command cannot say otherwise.
+        outcomes_sample: The share of the predictions that get an outcome, by `outcome_draw` of
+            their ids; the others are not waited for.
+        load_tries: After so many tries a host that cannot load the candidate ends the rollout.
         routers: By endpoint: routers in front of servers, which follow the shares of its plan.
     """
 
@@ -249,6 +252,8 @@ class RolloutSettings(_Section):
     beta: Annotated[float, Gt(0), Le(0.5)] = 0.05
     bake_s: Annotated[float, Ge(0)] = 0.0
     needs_approval: bool = False
+    outcomes_sample: Annotated[float, Gt(0), Le(1)] = 1.0
+    load_tries: Annotated[int, Ge(1)] = 5
     routers: Mapping[str, RouterSettings] = field(default_factory=dict)
 
 

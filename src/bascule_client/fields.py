@@ -96,6 +96,8 @@ class Field:
             None where it takes any.
         bounds: The least and the largest number that the model takes, where it refuses others,
             infinite ones among them; None where it takes any. A missing value is within them.
+        booleans: Whether its numbers are 1 for true and 0 for false, because a value may be missing
+            and BOOL has none for that. Requests may send `true` and `false`.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Field:
     nullable: bool = False
     categories: tuple[str | int, ...] | None = None
     bounds: tuple[int | float, int | float] | None = None
+    booleans: bool = False
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -116,6 +119,8 @@ class Field:
             made["categories"] = list(self.categories)
         if self.bounds is not None:
             made["bounds"] = list(self.bounds)
+        if self.booleans:
+            made["booleans"] = True
         return made
 
 

@@ -64,8 +64,9 @@ class Endpoints(_Part):
             to: The endpoint; the name of the model by default.
             dry_run: Check and decide, and change nothing.
             **options: `strategy`, `reason`, `guards`, `steps_percent`, `step_s`, `max_s`,
-                `min_requests`, `alpha`, `beta`, `bake_s`, `needs_approval`, `follow`. What is not
-                said takes `[rollouts]` of the server's settings.
+                `min_requests`, `alpha`, `beta`, `bake_s`, `needs_approval`, `outcomes_sample`,
+                `load_tries`, `allow_answers`, `follow`. What is not said takes `[rollouts]` of the
+                server's settings.
 
         Returns:
             `deployed`, the plan that was made at once, or `begun`, the rollout that was asked for;
@@ -120,12 +121,17 @@ class Rollouts(_Part):
         """Give all traffic back to the current version."""
         return self._command(rollout, "abort", reason)
 
-    def promote(self, rollout: str, *, reason: str = "") -> Item:
-        """Approve the last step, or give the candidate all traffic before there is proof."""
-        return self._command(rollout, "promote", reason)
+    def promote(self, rollout: str, *, reason: str = "", allow_answers: bool = False) -> Item:
+        """Approve the last step, or give the candidate all traffic before there is proof.
 
-    def _command(self, rollout: str, command: str, reason: str) -> Item:
-        made: Item = self._change("POST", ("rollouts", rollout, command), {"reason": reason})
+        `allow_answers`: also where its answers differ from those of the current version.
+        """
+        more = {"allow_answers": True} if allow_answers else {}
+        return self._command(rollout, "promote", reason, **more)
+
+    def _command(self, rollout: str, command: str, reason: str, **more: bool) -> Item:
+        body = {"reason": reason, **more}
+        made: Item = self._change("POST", ("rollouts", rollout, command), body)
         return made
 
 

@@ -26,6 +26,9 @@ TEXT = "text"
 
 _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
+BOOLEAN_OBJECTS = "object[bool]"
+"""The kind of a pandas column of objects that are True, False and missing."""
+
 FIRST_SHARED = 2**53
 """The first whole number whose double also stands for another one."""
 
@@ -40,6 +43,7 @@ class Kind:
         ordered: Whether that order has a meaning.
         missing: What a missing text was: `nan`, `none` or `na`.
         is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
+        booleans: Whether its numbers were booleans, of which some are missing.
     """
 
     dtype: str
@@ -47,6 +51,7 @@ class Kind:
     ordered: bool = False
     missing: str = "nan"
     is_mixed: bool = False
+    booleans: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +339,8 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         if isinstance(dtype, np.dtype):
             return np.asarray(series), Kind(str(dtype))
         if series.isna().any():
-            return series.to_numpy(dtype=np.float64, na_value=np.nan), Kind(str(dtype))
+            kind = Kind(str(dtype), booleans=kind_letter == "b")
+            return series.to_numpy(dtype=np.float64, na_value=np.nan), kind
         return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
         raise _no_such_input(name, str(dtype))
@@ -342,7 +348,10 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     values = _from_objects(raw, name)
     absent = {type(value) for value in raw[is_missing(values)].tolist()}
     missing_as = next((_MISSING_TYPES[one.__name__] for one in absent), "nan")
-    return values, Kind(str(dtype), missing=missing_as, is_mixed=len(absent) > 1)
+    booleans = _are_booleans(raw, values)
+    name_of_type = BOOLEAN_OBJECTS if booleans else str(dtype)
+    is_mixed = len(absent) > 1
+    return values, Kind(name_of_type, missing=missing_as, is_mixed=is_mixed, booleans=booleans)
 
 
 def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -359,7 +368,7 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if series.null_count():
         return np.asarray(
             [np.nan if value is None else value for value in series.to_list()], np.float64
-        ), Kind(label)
+        ), Kind(label, booleans=label == "Boolean")
     return np.asarray(series.to_numpy()), Kind(label)
 
 
@@ -377,7 +386,7 @@ def _read_arrow(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if column.null_count:  # NaN among doubles
         column = column.cast("double", safe=False)
     values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
-    return values, Kind(str(values.dtype))
+    return values, Kind(str(values.dtype), booleans=label == "bool" and values.dtype.kind == "f")
 
 
 def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -395,7 +404,7 @@ def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if values.dtype.kind not in "OUST":
         raise _no_such_input(name, str(values.dtype))
     made = _from_objects(values.tolist() if values.dtype.kind == "S" else values, name)
-    return made, Kind(str(made.dtype))
+    return made, Kind(str(made.dtype), booleans=_are_booleans(values, made))
 
 
 _COLUMN_READERS = {
@@ -442,6 +451,18 @@ def _from_objects(values: Any, name: str) -> NDArray[Any]:
         f"column {name!r} holds {' and '.join(strange)}",
         hint="give the column one type: numbers, booleans or text",
         field=name,
+    )
+
+
+def _are_booleans(raw: Any, values: NDArray[Any]) -> bool:
+    """Whether numbers that were read from objects are booleans, of which some are missing."""
+    if values.dtype.kind != "f":
+        return False
+    missing = is_missing(values)
+    return not missing.all() and all(
+        isinstance(value, bool | np.bool_)
+        for value, is_absent in zip(raw, missing, strict=True)
+        if not is_absent
     )
 
 

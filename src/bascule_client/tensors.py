@@ -317,4 +317,5 @@ def _field(tensor: Any) -> Field:
         bool(parameters.get("nullable", False)),
         None if categories is None else tuple(categories),
         None if bounds is None else (bounds[0], bounds[1]),
+        bool(parameters.get("booleans", False)),
     )

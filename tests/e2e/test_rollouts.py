@@ -150,10 +150,20 @@ def test_a_good_version_is_promoted_and_its_story_can_be_made_again(started, com
     assert [(one["version"], one["share_percent"]) for one in arms] == [("gb/2", 100), ("gb/1", 0)]
 
 
-def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
+def test_an_equal_version_is_promoted_by_the_default_guards(started, command):
+    server = started("gb/1")
+    with traffic(server):
+        found = ended(command, server, begin(command, server, "gb/2"))
+    assert found["state"] == "promoted", found["latest"]
+    assert command(server, "rollout", "replay", found["rollout"]["id"])["differing"] == []
+
+
+@pytest.mark.parametrize("guard", ["p50 +50 %", "latency +20 %"])
+def test_a_slow_version_is_rolled_back_with_the_reason(started, command, guard):
+    """All its answers take 10 ms longer, whatever the machine does meanwhile."""
     server = started("gb/1")
     with traffic(server) as seen:
-        rollout = begin(command, server, "gb/3", "-g", "p50 +50 %")
+        rollout = begin(command, server, "gb/3", "-g", guard)
         found = ended(command, server, rollout)
         assert found["state"] == "aborted", found["latest"]
         time.sleep(1.5)
@@ -162,6 +172,7 @@ def test_a_slow_version_is_rolled_back_with_the_reason(started, command):
         assert seen["3"] == before, "version 3 answers no longer"
     sentence = found["latest"]["sentence"]
     assert sentence.startswith("rolled back to gb/1: gb/3 is slower than gb/1")
+    assert f"by more than {guard} allows: at p" in sentence
     assert command(server, "rollout", "replay", rollout)["differing"] == []
 
 

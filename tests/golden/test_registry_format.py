@@ -71,7 +71,9 @@ def check(registry, written):
     )
     if number >= 8:
         assert [one.number for one in rollouts.decisions("late-00aa11")] == [1, 2]
-        assert rollouts.replay("late-00aa11") == []
+        # Latency was counted by other limits until schema 0010: its evidence cannot be made again.
+        assert len(rollouts.replay("late-00aa11")) == (0 if number >= 11 else 1)
+        assert rollouts.store.cohorts("late-00aa11").revision == (1 if number >= 11 else 0)
     deprecated = [(str(one), one.deprecated.successor) for one in registry.deprecated()]
     assert deprecated == ([("late/2", "late/1")] if number >= 9 else [])
     following = [dict(one.following) for one in endpoints.endpoints()]

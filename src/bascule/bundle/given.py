@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk import CLASSIFICATIONS
 from bascule.bundle.imported import ImportedModel, Rows
+from bascule.bundle.statements.calibrating import Answers
 from bascule.bundle.tables import is_missing
-from bascule.core import BasculeWarning, Invalid
+from bascule.core import BasculeError, BasculeWarning, Invalid
 
 _FEW = 5
 
@@ -77,6 +78,32 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
             "test has no truth: neither quality nor calibration can be measured; "
             "pass test=(X_test, y_test)"
         )
+
+
+def check_answers(answers: Answers, subject: ImportedModel) -> None:
+    """Raise `Invalid` where an answer to the model's own rows is NaN or infinite.
+
+    Of many training rows some are asked, evenly spread. Rows that the program refuses are none.
+    """
+    for what, rows in (("test", subject.test), ("train", subject.train)):
+        if rows is None or not len(rows):
+            continue
+        try:
+            given = answers(rows) if what == "test" else answers.sampled(rows)
+        except BasculeError:
+            continue
+        for name, column in given.items():
+            if column.dtype.kind != "f":
+                continue
+            is_bad = ~np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+            if is_bad.any():
+                raise Invalid(
+                    f"the model answers NaN or an infinite number in {name!r} to "
+                    f"{int(is_bad.sum()):,} of {len(column):,} rows of {what}",
+                    hint="mend the model; or, if such answers have a meaning, pass "
+                    "allow_non_finite=True (--allow-non-finite)",
+                    output=name,
+                )
 
 
 def _check_truth(what: str, truth: NDArray[Any], subject: ImportedModel) -> None:

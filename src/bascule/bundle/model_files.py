@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Invalid, NotFound, check_file, is_there
+from bascule.bundle.flavors.libraries import installed_version
+from bascule.core import Invalid, NotFound, check_file, first_line, is_there
 
 _LOADED_BY = {
     ".keras": "keras.saving.load_model({file!r})",
@@ -21,6 +23,9 @@ _LOADED_BY = {
     ".pth": "module",
 }
 """What a model is in Python, by the ending of the files that its own library writes."""
+
+_SKLEARN_VERSION = re.compile(rb"_sklearn_version\W{1,4}(\d[\w.]+)")
+"""As scikit-learn writes it into the pickle of an estimator; not found in a compressed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +158,24 @@ def _read_pickle(path: Path, code: Sequence[str]) -> Any:
             sys.path.append(home)
     try:
         return joblib.load(path)
-    except ModuleNotFoundError as error:
+    except Exception as error:  # a pickle may raise anything at all
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> Invalid:
+    fitted_with = _SKLEARN_VERSION.search(path.read_bytes())
+    here = installed_version("scikit-learn")
+    if fitted_with and (version := fitted_with[1].decode()) != here:
+        return Invalid(
+            f"{path} cannot be loaded: it was made with scikit-learn {version}, and {here} is "
+            f"installed ({first_line(error)})",
+            hint=f"pip install 'scikit-learn=={version}' and pack it there, or fit it again here",
+        )
+    if isinstance(error, ModuleNotFoundError):
         name = str(error.name).partition(".")[0]
-        raise Invalid(
+        return Invalid(
             f"{path} cannot be loaded: it imports {name}, which is not found",
             hint=f"pass --code with the path of {name}.py or the folder {name}, or install it",
             field="code",
-        ) from None
-    except Exception as error:  # a pickle may raise anything at all
-        raise Invalid(f"{path} cannot be loaded: {error}") from None
+        )
+    return Invalid(f"{path} cannot be loaded: {error}")

@@ -25,11 +25,12 @@ from bascule.bundle.disk import (
     to_parquet,
 )
 from bascule.bundle.flavors import flavor_of, is_inspected, is_isolated, open_archive
-from bascule.bundle.given import check_model, check_rows, check_tolerance
+from bascule.bundle.given import check_answers, check_model, check_rows, check_tolerance
 from bascule.bundle.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.bundle.lineage import provenance, trace
 from bascule.bundle.loaded import Bundle, load
 from bascule.bundle.opening import open_original
+from bascule.bundle.probing import LENGTHS, drawn
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.progress import progress_line
 from bascule.bundle.statements import (
@@ -39,6 +40,7 @@ from bascule.bundle.statements import (
     adversarial,
     asking,
     calibrating,
+    company,
     cost,
     environment,
     jumps,
@@ -46,6 +48,8 @@ from bascule.bundle.statements import (
     profiling,
     training,
 )
+from bascule.bundle.statements.adversarial import Probes
+from bascule.bundle.tables import take
 from bascule.core import (
     Columns,
     DType,
@@ -65,6 +69,7 @@ Progress = Callable[[str], None]
 _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
+_DRAWN_ROWS = 48
 
 
 def pack(
@@ -85,6 +90,7 @@ def pack(
     lineage: Sequence[str] = (),
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
+    allow_non_finite: bool = False,
     measure: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -119,6 +125,8 @@ def pack(
             "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
             a process of its own opens.
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
+        allow_non_finite: Whether NaN and infinite numbers are answers of this model. Servers count
+            them as failures otherwise, and a model that gives them to its own rows is refused.
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
@@ -130,7 +138,8 @@ def pack(
         The bundle as it was loaded again from disk.
 
     Raises:
-        Invalid: The model or the rows are not what can be packed; the message says which.
+        Invalid: The model or the rows are not what can be packed; the message says which. Or an
+            answer to the rows is NaN or infinite, and `allow_non_finite` is False.
         Unconvertible: A step has no converter, and `serve_original` is False.
         Conflict: `to` exists, and may not be overwritten.
         NotFound: A run or file of `lineage` is not there.
@@ -145,6 +154,7 @@ def pack(
         keep_test=keep_test,
         baseline=baseline,
         serve_original=serve_original,
+        allow_non_finite=allow_non_finite,
         description=description,
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
@@ -214,6 +224,7 @@ class Request:
     keep_test: bool
     baseline: bool
     serve_original: bool
+    allow_non_finite: bool = False
     is_rebuilt: bool = False
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -259,6 +270,8 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     choice = _choose(made, subject, _rows_to_compare(subject), request)
     choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
+    if not (request.is_rebuilt or request.allow_non_finite):
+        check_answers(answers, subject)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
     described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
@@ -315,6 +328,7 @@ def _choose(
     """The first compilation that is equal to the original on all rows, or the original."""
     if subject.saved_format == "python":
         request.tell("the code answers itself, in a process of its own")
+        _check_company(subject, subject.original, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
             program=disk.ORIGINAL,
@@ -327,6 +341,8 @@ def _choose(
     on = ComparedRows(real, expected)
     trained = real if subject.train is None else parity.sample(subject.train.columns)
     made_up = adversarial.made_up(subject.signature.inputs, trained, huge=not subject.is_network)
+    if not request.is_rebuilt:
+        company.check(subject.original, real, made_up, tolerance=request.tolerance, in_short=True)
     static = on.joined(subject.original, made_up)
     failed: list[Parity] = []
     try:
@@ -355,8 +371,6 @@ def _choose(
                 continue
             request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
             if judged.passed:
-                if compilation.steps is not None and not request.is_rebuilt:
-                    parity.check_company(program, real, expected, tolerance=request.tolerance)
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
     except Unconvertible as problem:
@@ -367,8 +381,7 @@ def _choose(
     nearest = min(failed, key=lambda parity: parity.max_difference)
     request.tell("the original is served: " + nearest.reason)
     served = subject.reopened or subject.original
-    if not request.is_rebuilt:
-        parity.check_company(served, real, expected, tolerance=request.tolerance)
+    _check_company(subject, served, request)
     return _Choice(nearest, None, served, batch_invariant=False)
 
 
@@ -445,6 +458,7 @@ def _own_original(
 ) -> _Choice:
     """A graph that was handed in is served as it is."""
     (compilation,) = compilations
+    _check_company(subject, subject.original, request)
     given = subject.test or subject.train
     invariant = False
     if given is not None:
@@ -483,13 +497,48 @@ def _judged(
         )
         judged = replace(judged, probed=settled.probed)
         before = settled
-        if not judged.passed and on.kinds:
+        if not judged.passed and settled.kinds:
             settled = settled.without_ties(
                 original, program, request.tolerance, looks_at_all=looks_at_all
             )
         if len(settled.kinds) == len(before.kinds):
             break
+    if judged.passed and not request.is_rebuilt:
+        count = judged.rows - judged.probes
+        probes = Probes(take(settled.rows, slice(count, None)), settled.kinds)
+        dependence = company.find(
+            program, take(settled.rows, slice(count)), probes, tolerance=request.tolerance
+        )
+        if dependence is not None:
+            return replace(judged, passed=False, reason=dependence.reason), False
     return judged, invariant
+
+
+def _check_company(subject: ImportedModel, served: Program, request: Request) -> None:
+    """Refuse an original whose answer to a row depends on the rows beside it, or on the call."""
+    if request.is_rebuilt:
+        return
+    inputs = subject.signature.inputs
+    for columns in _rows_to_ask(subject):
+        probes = adversarial.made_up(inputs, columns, huge=True)
+        try:
+            company.check(served, columns, probes, tolerance=request.tolerance)
+        except ModelFailed:
+            if subject.train is not None or subject.test is not None:
+                raise
+            continue  # rows of another length may be answered
+        return
+
+
+def _rows_to_ask(subject: ImportedModel) -> Iterator[Columns]:
+    """Real rows; for a graph without any, rows that are drawn, of one length after the other."""
+    given = subject.test or subject.train
+    if given is not None:
+        yield parity.sample(given.columns)
+        return
+    for length in LENGTHS:
+        random = np.random.default_rng(0)
+        yield {f.name: drawn(f, _DRAWN_ROWS, length, random) for f in subject.signature.inputs}
 
 
 def _opened(
@@ -566,6 +615,7 @@ def _write(
         serves=_PROGRAM if programs else disk.ORIGINAL,
         files=files,
         targets=subject.targets,
+        allows_non_finite=request.allow_non_finite,
     )
     disk.write_manifest(draft, manifest)
     return manifest

@@ -41,6 +41,9 @@ _LARGEST = (
 """Numbers that models may be the first to take: the largest double, the largest that is rounded to
 a float and not to infinity, and fewer where it is multiplied before it becomes a float."""
 
+LENGTHS = (3, 1, 8, 64, 224)
+"""What is tried, one after the other, for a length that may vary."""
+
 Ask = Callable[[Columns], Any]
 """Asks the original; raises what the original raises."""
 
@@ -114,7 +117,8 @@ def _bounds(
     """The ends of what is taken around the training values, to the last bit."""
     dtype = field.dtype.numpy
     ends: Any = np.iinfo(dtype) if field.dtype.is_integer else np.finfo(dtype)
-    known = values[~is_missing(values)]
+    # Whole numbers are doubles where one may be missing, and the ends are of that type.
+    known = values[~is_missing(values)].astype(dtype)
     low, high = known.min(), known.max()
     return (
         _last(low, ends.min, lambda end: takes([field], end, high)),
@@ -158,6 +162,16 @@ def unordered(places: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
     lowest = np.int64(-(1 << (8 * dtype.itemsize - 1)))
     bits = np.where(places < 0, lowest - places, places)
     return bits.astype(f"i{dtype.itemsize}").view(dtype)
+
+
+def drawn(field: Field, rows: int, length: int, random: np.random.Generator) -> NDArray[Any]:
+    """Values for a field of which no real one is known; `length` stands for those that vary."""
+    shape = (rows, *(length if part < 0 else part for part in field.shape))
+    if field.dtype is DType.BYTES:
+        return np.full(shape, "a", object)
+    if field.dtype.is_float:
+        return random.normal(size=shape).astype(field.dtype.numpy)
+    return random.integers(0, 2, shape).astype(field.dtype.numpy)
 
 
 def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:

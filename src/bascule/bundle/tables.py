@@ -6,6 +6,7 @@ A client reads the caller's table as a bundle in the hand does, with the same er
 from __future__ import annotations
 
 from bascule_client.tables import (
+    BOOLEAN_OBJECTS as BOOLEAN_OBJECTS,
     FIRST_SHARED as FIRST_SHARED,
     MATRIX as MATRIX,
     TEXT as TEXT,

@@ -108,6 +108,9 @@ def pack(
         ),
     ] = None,
     serve_original: ServeOriginal = False,
+    allow_non_finite: Annotated[
+        bool, typer.Option(help="NaN and infinite numbers are answers of this model.")
+    ] = False,
     allow_pickle: AllowPickle = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
     as_json: AsJson = False,
@@ -119,7 +122,7 @@ def pack(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
         description=description, lineage=lineage or (), serve_original=serve_original,
-        allow_pickle=allow_pickle, code=code or (),
+        allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,
     )  # fmt: skip

@@ -110,8 +110,7 @@ def main() -> int:
             counters.beat_control()
 
     every_endpoint = config["every_endpoint"]
-    place = f"{socket.gethostname()}:{config['port']}"
-    with _watching(settings, counters, (place, partial(facts_of, server))):
+    with _watching(settings, counters, (server.place, partial(facts_of, server))):
         _serve(
             server, listener, beat, mine, parts, guard, turned, settings,
             every_endpoint=every_endpoint,
@@ -150,7 +149,7 @@ def _serve(
 
         assert parts.open_endpoints is not None
         assert parts.open_catalogue is not None
-        assert parts.judged_arms is not None
+        assert parts.outcome_cohorts is not None
         with (
             following_plans(
                 server, parts.open_endpoints, find_and_hold, parts.open_registry,
@@ -158,7 +157,8 @@ def _serve(
                 after=turned,
             ),
             running_rollouts(
-                server, parts.open_catalogue, parts.judged_arms, parts.open_rollouts, after=turned
+                server, parts.open_catalogue, parts.outcome_cohorts, parts.open_rollouts,
+                after=turned,
             ),
             running_schedules(parts.open_catalogue, command_of(settings), after=turned),
             routing_plans(

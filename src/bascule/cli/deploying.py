@@ -47,7 +47,8 @@ def deploy(
             "-g",
             show_default=False,
             help="What it may not do worse: 'errors +1 pp', 'p95 +20 %', 'latency +20 %', "
-            "'accuracy -2 pp', 'disagreement +5 pp'. With one, all and blue-green are guarded too.",
+            "'accuracy -2 pp', 'answers +20 pp', 'disagreement +5 pp'. With one, all and "
+            "blue-green are guarded too.",
         ),
     ] = None,
     steps: Annotated[
@@ -85,8 +86,23 @@ def deploy(
             show_default="0.05",
         ),
     ] = None,
+    outcomes_sample: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of predictions that get an outcome; others are not waited for.",
+            show_default="1.0",
+        ),
+    ] = None,
     approve: Annotated[
         bool, typer.Option(help="Wait for `rollout promote` before the last step.")
+    ] = False,
+    allow_answers: Annotated[
+        bool,
+        typer.Option(
+            "--allow-answers",
+            help="Its answers may differ from those of the current version by more than the guard "
+            "'answers' allows.",
+        ),
     ] = False,
     reason: WhyDeploy = "",
     follow: Annotated[
@@ -109,7 +125,7 @@ def deploy(
         steps_percent=_steps(steps), step_s=_seconds(step_for, "--step-for"),
         bake_s=_seconds(bake_for, "--bake-for"), max_s=_seconds(within, "--within"),
         min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve or None,
-        reason=reason, follow=follow,
+        outcomes_sample=outcomes_sample, allow_answers=allow_answers, reason=reason, follow=follow,
     )  # fmt: skip
     book, user = context.rollouts(), context.user()
     if sys.stdin.isatty() and not (yes or dry_run or as_json):

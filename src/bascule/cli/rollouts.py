@@ -118,9 +118,20 @@ def abort(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
 
 
 @_group.command()
-def promote(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
+def promote(
+    name: _Name,
+    reason: _Reason = "",
+    allow_answers: Annotated[
+        bool,
+        typer.Option(
+            "--allow-answers",
+            help="Also where its answers differ from those of the current version.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Approve the last step, or give the candidate all traffic before there is proof."""
-    _command(name, "promote", reason, as_json=as_json)
+    _command(name, "promote", reason, as_json=as_json, allow_answers=allow_answers)
 
 
 @_group.command()
@@ -128,7 +139,7 @@ def replay(name: _Name, as_json: AsJson = False) -> None:
     """Make every decision again from the stored evidence; exit code 1 if one differs."""
     book = context.rollouts()
     differing = book.replay(name)
-    decided = sum(bool(one.decision.intervals) for one in book.decisions(name))
+    decided = sum(one.decision.is_by_evidence for one in book.decisions(name))
     if as_json:
         print_json({"decisions": decided, "differing": differing})
     else:
@@ -139,10 +150,14 @@ def replay(name: _Name, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _command(name: str, command: Command, reason: str, *, as_json: bool) -> None:
+def _command(
+    name: str, command: Command, reason: str, *, as_json: bool, allow_answers: bool = False
+) -> None:
     import msgspec
 
-    made = context.rollouts().command(name, command, by=context.user(), reason=reason)
+    made = context.rollouts().command(
+        name, command, by=context.user(), reason=reason, allow_answers=allow_answers
+    )
     if as_json:
         print_json(msgspec.to_builtins(made))
     else:

@@ -81,6 +81,8 @@ class DeploySpec(Spec, frozen=True):
     beta: float | None = None
     bake_s: float | None = None
     needs_approval: bool | None = None
+    outcomes_sample: float | None = None
+    load_tries: int | None = None
 
 
 class EndpointSpec(Spec, frozen=True):

@@ -14,7 +14,7 @@ from bascule.charts import Lane, Series, Svg, lines
 from bascule.release.rollouts import evidence_chart, odds, table_of
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Interval, Rollout, StoredDecision, StoredRollout
+    from bascule.release.rollouts import Cohort, Interval, Rollout, StoredDecision, StoredRollout
 
 SHOWN_INTERVALS = 240
 _LOOKS = 16
@@ -101,7 +101,9 @@ class GuardSequence:
     caption: str
 
 
-def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardSequence]:
+def sequences_of(
+    rollout: Rollout, intervals: Sequence[Interval], cohorts: Sequence[Cohort]
+) -> list[GuardSequence]:
     """The confidence sequence of each guard over time, with the margin as its boundary.
 
     At most 16 looks are computed of a sequence, for each finds its two ends by bisection; and of
@@ -114,7 +116,13 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
     if not len(table):
         return []
     ends = sorted({max(1, round(len(table) * k / _LOOKS)) for k in range(1, _LOOKS + 1)})
-    looks = [judge(rollout.guards, table[:end], rollout.alpha) for end in ends]
+    looks = [
+        judge(
+            rollout.guards, table[:end], cohorts[: math.ceil(len(cohorts) * end / len(table))],
+            rollout.alpha,
+        )
+        for end in ends
+    ]  # fmt: skip
     made = []
     for place, guard in enumerate(rollout.guards):
         found = [
@@ -122,7 +130,7 @@ def sequences_of(rollout: Rollout, intervals: Sequence[Interval]) -> list[GuardS
             for end, verdicts in zip(ends, looks, strict=True)
             if (one := verdicts[place]).requests
         ]
-        if not found:
+        if not found or guard.name == "answers":  # of many shares, in both directions
             continue
         margin = guard.rate_margin * 100
         shown = [(at, e.difference * 100, e.lower * 100, e.upper * 100) for at, e in found]

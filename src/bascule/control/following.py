@@ -1,8 +1,9 @@
 """Has the server beside this process serve what the catalogue's plans say.
 
 A thread watches the catalogue. Each endpoint is changed by itself, in all workers or in none, so an
-endpoint whose version cannot be loaded here keeps no other from its plan. While the catalogue is
-away, the server goes on with the plans that it has.
+endpoint whose version cannot be loaded here keeps no other from its plan: it goes on with its
+former plan, and its rollout, its history and the alerts say why. While the catalogue is away, the
+server goes on with the plans that it has.
 """
 
 from __future__ import annotations
@@ -12,27 +13,45 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.bundle import load
 from bascule.control.references import notice_of
-from bascule.core import BasculeError, NotFound, masked_text
-from bascule.endpoints import own_part
+from bascule.core import (
+    BasculeError,
+    ModelFailed,
+    NotFound,
+    Overloaded,
+    TimedOut,
+    Unavailable,
+    first_line,
+    masked_text,
+)
+from bascule.endpoints import PlanEvent, own_part
 from bascule.serving import ModelSpec, ModelSpecs, Plans, is_the_same, noticed, planned
 
 if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.endpoints import EndpointStore, Plan
     from bascule.registry import Registry
+    from bascule.release.rollouts import RolloutStore
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 1.0
 _AGAIN_S = 5.0
-"""After so long a change that failed is tried again, and the served names are read again."""
+"""After so long a change that failed is tried again, twice as long after each further try, and the
+served names are read again."""
+_MOST_AGAIN_S = {True: 60.0, False: 300.0}
+"""The longest pause: where something is away, which comes back; and where it is not."""
+_TRY_S = 200.0
+"""A try has ended after so long: a change takes 150 s at most."""
+_NOTED_AWAY = 3
+"""At this try a store that is away is noted in the history of an endpoint."""
+_AWAY = (Unavailable, Overloaded, TimedOut)
 
 FindVersion = Callable[[str], ModelSpec]
 """The version of a reference, checked, and held until it is served."""
@@ -76,6 +95,20 @@ def following_plans(
         ended.set()
 
 
+@dataclass(slots=True)
+class _Failing:
+    """The tries to serve a plan that failed; `again_s` is of the monotonic clock."""
+
+    plan: Plan
+    tries: int = 0
+    away: int = 0
+    again_s: float = 0.0
+
+    def is_about(self, plan: Plan) -> bool:
+        """Also of the next plan of a rollout, which needs the same versions."""
+        return (self.plan.rollout, self.plan.versions) == (plan.rollout, plan.versions)
+
+
 class Follower:
     """See the module."""
 
@@ -96,7 +129,7 @@ class Follower:
         self._open_store = open_store
         self._find = find
         self._every_endpoint = every_endpoint
-        self._failed: dict[tuple[str, int], float] = {}
+        self._failing: dict[str, _Failing] = {}
         self._told = ""
 
     def follow(self, ended: threading.Event) -> None:
@@ -126,7 +159,10 @@ class Follower:
         names = {one.model for one in services if not one.is_planned} | set(served)
         for name in store.deleted(sorted(served)):
             self._stop(served[name])
-        for one in store.endpoints(None if self._every_endpoint else sorted(names)):
+        endpoints = store.endpoints(None if self._every_endpoint else sorted(names))
+        for name in self._server.unserved.keys() - {one.name for one in endpoints}:
+            del self._server.unserved[name]  # deleted before it was served
+        for one in endpoints:
             plan = one.current.plan
             if self._own_arms:
                 own = own_part(plan, self._own_versions(one.name, services))
@@ -146,13 +182,13 @@ class Follower:
             try:
                 self._serve(plan, services)
             except BasculeError as error:
-                self._failed[one.name, plan.number] = time.monotonic() + _AGAIN_S
-                log.error(  # noqa: TRY400 -- in one line, by design
-                    "plan %d of endpoint %s cannot be served: %s",
-                    plan.number, one.name, masked_text(str(error)),
-                )  # fmt: skip
+                self._note_failure(store, plan, error, services)
+            except Exception as error:  # of one endpoint, which must keep no other from its plan
+                log.exception("plan %d of endpoint %s", plan.number, one.name)
+                failed = ModelFailed(f"{type(error).__name__}: {first_line(error)}")
+                self._note_failure(store, plan, failed, services)
             else:
-                self._failed.pop((one.name, plan.number), None)
+                self._note_served(store, plan)
 
     def notice(self) -> None:
         """Have the answers of deprecated versions say so, and end those whose sunset has passed."""
@@ -177,6 +213,59 @@ class Follower:
             return planned(now, made, tuple(needed)), made
 
         self._server.change_all(with_it)
+
+    def _note_failure(
+        self, store: EndpointStore, plan: Plan, error: BasculeError, services: ModelSpecs
+    ) -> None:
+        """Count a try, and say in the rollout, or in the history, what was wrong."""
+        said, served = masked_text(first_line(error)), {f"{s.model}/{s.version}" for s in services}
+        log.error("plan %d of endpoint %s cannot be served: %s", plan.number, plan.endpoint, said)
+        failing = self._failing_of(plan) or self._resumed(store, plan)
+        is_away = isinstance(error, _AWAY) and not error.facts.get("while_loading")
+        failing.away, failing.tries = failing.away + is_away, failing.tries + (not is_away)
+        pause_s = min(
+            _AGAIN_S * 2.0 ** min(failing.away + failing.tries - 1, 9), _MOST_AGAIN_S[is_away]
+        )
+        failing.plan, failing.again_s = plan, time.monotonic() + pause_s
+        self._failing[plan.endpoint] = failing
+        if plan.rollout:
+            from bascule.release.rollouts import LoadFailure
+
+            version = error.facts.get("version")
+            new = tuple(one for one in plan.versions if one not in served)
+            failure = LoadFailure(
+                host=self._server.place, versions=(str(version),) if version else new, error=said,
+                tries=failing.tries, away=failing.away,
+                until=datetime.now(UTC) + timedelta(seconds=pause_s + _TRY_S),
+            )  # fmt: skip
+            _rollouts_of(store).put_load_failure(plan.rollout, failure.host, failure)
+            return
+        sentence = (
+            f"{self._server.place} cannot serve plan {plan.number} of {plan.endpoint}, and goes on "
+            f"with what it served before: {said}"
+        )
+        self._server.unserved[plan.endpoint] = sentence
+        if (failing.away, failing.tries) in ((0, 1), (_NOTED_AWAY, 0)):
+            event = PlanEvent("not_served", datetime.now(UTC), self._server.place, "", sentence)
+            store.record(plan.endpoint, event)
+
+    def _note_served(self, store: EndpointStore, plan: Plan) -> None:
+        self._failing.pop(plan.endpoint, None)
+        self._server.unserved.pop(plan.endpoint, None)
+        if plan.rollout:
+            _rollouts_of(store).put_load_failure(plan.rollout, self._server.place, None)
+
+    def _failing_of(self, plan: Plan) -> _Failing | None:
+        failing = self._failing.get(plan.endpoint)
+        return failing if failing is not None and failing.is_about(plan) else None
+
+    def _resumed(self, store: EndpointStore, plan: Plan) -> _Failing:
+        """The tries of an earlier control process of this server count as well."""
+        now, failing = datetime.now(UTC), _Failing(plan)
+        for failure in _rollouts_of(store).load_failures(plan.rollout, now):
+            if failure.host == self._server.place:
+                failing.tries, failing.away = failure.tries, failure.away
+        return failing
 
     def _stop(self, plan: Plan) -> None:
         """Serve an endpoint by no plan: if its name is a model, its current version goes on."""
@@ -217,7 +306,8 @@ class Follower:
             return False
 
     def _is_too_soon(self, plan: Plan) -> bool:
-        return time.monotonic() < self._failed.get((plan.endpoint, plan.number), 0.0)
+        failing = self._failing_of(plan)
+        return failing is not None and time.monotonic() < failing.again_s
 
     def _tell(self, error: Exception) -> None:
         said = masked_text(str(error))
@@ -226,7 +316,20 @@ class Follower:
         self._told = said
 
 
+def _rollouts_of(store: EndpointStore) -> RolloutStore:
+    from bascule.release.rollouts import RolloutStore
+
+    return RolloutStore(store.catalogue)
+
+
 def specs_of(plan: Plan, services: Sequence[ModelSpec], find: FindVersion) -> list[ModelSpec]:
     """The versions that a plan needs; those that are served already need not be found."""
     known = {f"{one.model}/{one.version}": one for one in services}
-    return [known.get(version) or find(version) for version in plan.versions]
+    specs = []
+    for version in plan.versions:
+        try:
+            specs.append(known.get(version) or find(version))
+        except BasculeError as error:
+            error.facts.setdefault("version", version)
+            raise
+    return specs

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bascule.core import NotFound
 from bascule.endpoints import Plan
 from bascule.serving import ModelSpec, ModelSpecs, Plans
-from bascule.serving.telemetry import ArmTotals, Counters, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry import ArmTotals, Counters, Event, MetricLabels, Pulse, Totals
 from bascule.serving.workers import ModelState, Peer, WorkerStatus
 
 _ANSWER_S = 5.0
@@ -41,12 +42,19 @@ class ServerLink:
         self._peer = peer
         self._address = host, port
         self._changing = threading.Lock()
+        self.unserved: dict[str, str] = {}
+        """By endpoint without a rollout: why its plan is not served here, in words."""
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of predictions; raises `NotFound` if there is no server."""
         self._connected()
         return self._address
+
+    @property
+    def place(self) -> str:
+        """The server in words, as alerts and rollouts name it: host and port."""
+        return f"{socket.gethostname()}:{self._address[1]}"
 
     @property
     def services(self) -> ModelSpecs:
@@ -58,9 +66,17 @@ class ServerLink:
         """The plans of the endpoints that are served now."""
         return tuple(map(Plan.from_json, self._ask("plans")))
 
-    def arm_totals(self) -> list[ArmTotals]:
-        """What all workers have counted for each arm of the latest plans, the oldest plan first."""
-        return self._counters.arms.totals()
+    def arm_totals(self, compared: Collection[tuple[str, int]] = ()) -> list[ArmTotals]:
+        """What all workers have counted for each arm; see `ArmCounters.totals`."""
+        return self._counters.arms.totals(compared)
+
+    def answer_events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
+        """What tells other answers from those of an arm of a rollout; None while too few came."""
+        return self._counters.arms.events(endpoint, plan, arm)
+
+    def compare_answers(self, endpoint: str, plan: int, events: Sequence[Event]) -> None:
+        """Have the workers count the answers of a plan by these events."""
+        self._counters.arms.set_events(endpoint, plan, events)
 
     @property
     def labels(self) -> list[MetricLabels]:

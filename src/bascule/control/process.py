@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bascule.control import references
 from bascule.core import BasculeError, Invalid
+from bascule.endpoints import own_part
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator, KeysFile
@@ -35,14 +36,17 @@ if TYPE_CHECKING:
     from bascule.control.link import ServerLink
     from bascule.control.monitoring_routes import Measure
     from bascule.control.registry_writes import TakeIn
+    from bascule.control.rollouts import CountOutcomes
     from bascule.control.sessions import Sessions
     from bascule.control.shown import SettingsShown
     from bascule.control.work import DoTask
-    from bascule.endpoints import EndpointStore
+    from bascule.endpoints import EndpointStore, Plan
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout, Rollouts
+    from bascule.release.rollouts import Rollouts
     from bascule.serving.transports import Tls
+
+log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY_SCORE = "500"
 
@@ -62,7 +66,7 @@ class Parts:
         open_requests: Opens what keeps answers for `Idempotency-Key`.
         open_endpoints: Opens the endpoints in the catalogue.
         open_catalogue: Opens the catalogue, where rollouts are.
-        judged_arms: Asks the outcomes of a rollout.
+        outcome_cohorts: Counts the outcomes of a rollout; see `rollouts.CountOutcomes`.
         rollout_defaults: Fields of requests for rollouts, from the settings.
         open_rollouts: Opens what deploys when a followed alias is moved.
         home: Where outcomes are kept.
@@ -86,7 +90,7 @@ class Parts:
     open_requests: Callable[[], Requests] | None = None
     open_endpoints: Callable[[], EndpointStore] | None = None
     open_catalogue: Callable[[], Catalogue] | None = None
-    judged_arms: Callable[[Rollout], Mapping[str, tuple[int, int]]] | None = None
+    outcome_cohorts: CountOutcomes | None = None
     rollout_defaults: Mapping[str, Any] | None = None
     open_rollouts: Callable[[], Rollouts] | None = None
     home: Path | None = None
@@ -169,14 +173,29 @@ class Answers:
         """The plans of these endpoints, or of all of them, each with the versions that it needs."""
         if self._parts.open_endpoints is None:
             return []
-        found = self._parts.open_endpoints().endpoints(names)
         return [
-            {
-                "plan": one.current.plan.to_json(),
-                "versions": [self.find(each).to_json() for each in one.current.plan.versions],
-            }
-            for one in found
+            self._findable(endpoint.current.plan)
+            for endpoint in self._parts.open_endpoints().endpoints(names)
         ]
+
+    def _findable(self, plan: Plan) -> Message:
+        """A plan without the versions that are gone or broken, which must keep no server from it.
+
+        The server tries the whole plan again (`following`), and says what is wrong.
+        """
+        specs: dict[str, ModelSpec] = {}
+        for version in plan.versions:
+            try:
+                specs[version] = self.find(version)
+            except BasculeError as error:
+                if version == plan.current.version:
+                    raise
+                log.error("%s is left out of the plans that need it: %s", version, error)  # noqa: TRY400 -- in one line
+        part = plan if len(specs) == len(plan.versions) else own_part(plan, specs) or plan
+        return {
+            "plan": part.to_json(),
+            "versions": [specs[version].to_json() for version in part.versions],
+        }
 
     def find(self, reference: str) -> ModelSpec:
         """The same for a caller of the API, whose folders must be this user's alone."""

@@ -104,7 +104,7 @@ def versions_of(
     """A model's name in the ledger, and what opens the bundle of a version there.
 
     The name of a model means all its versions; `gb/3`, `gb@champion` and a folder mean one. A
-    version that the reference does not mean, or that is gone, is None.
+    version that the reference does not mean is None; one that is gone or broken is raised.
     """
     from bascule.bundle import load
 
@@ -118,10 +118,7 @@ def versions_of(
     def bundle_of(version: str) -> Bundle | None:
         if not version.isdecimal() or (is_one and version != str(meant.number)):
             return None
-        try:
-            return load(registry.path(f"{meant.model}/{version}"))
-        except NotFound:
-            return None
+        return load(registry.path(f"{meant.model}/{version}"))
 
     return meant.model, bundle_of
 

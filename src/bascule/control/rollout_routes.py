@@ -49,6 +49,11 @@ class NewRollout(BaseModel):
     beta: float | None = None
     bake_s: _Seconds | None = None
     needs_approval: bool | None = None
+    outcomes_sample: Annotated[float, Field(gt=0, le=1)] | None = None
+    load_tries: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    allow_answers: Annotated[
+        bool, Field(description="Answers may differ by more than the guard `answers` allows")
+    ] = False
     reason: _Reason = ""
     follow: Annotated[
         str, Field(max_length=512, description="The alias that is its source: late@champion")
@@ -143,11 +148,14 @@ class VerdictView(BaseModel):
 
 
 class Order(BaseModel):
-    """Why."""
+    """Why; and, to promote, what is allowed."""
 
     model_config = {"extra": "forbid"}
 
     reason: _Reason = ""
+    allow_answers: Annotated[
+        bool, Field(description="Promote also where the guard `answers` holds the rollout")
+    ] = False
 
 
 def _asked(wanted: NewRollout, request: Request, authorise: Authorise) -> RolloutRequest:
@@ -299,6 +307,8 @@ def _add_commands(
         authorise(request, "approve" if wanted == "promote" else "deploy", endpoint)
         user = caller_of(request).user
         made: dict[str, Any] = msgspec.to_builtins(
-            book.command(rollout, wanted, by=user, reason=said.reason)
+            book.command(
+                rollout, wanted, by=user, reason=said.reason, allow_answers=said.allow_answers
+            )
         )
         return made

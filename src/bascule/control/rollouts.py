@@ -13,35 +13,44 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 
 from bascule.control.turning import turning
-from bascule.core import BasculeError, Conflict, NotFound, masked_text
+from bascule.core import BasculeError, Conflict, NotFound, Unavailable, masked_text
 from bascule.endpoints import CANDIDATE, CURRENT, Endpoint, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
     FINAL,
+    NO_COHORTS,
     AliasFollower,
+    AnswerCounts,
     ArmCounts,
+    Baking,
+    Cohort,
+    Cohorts,
     Decision,
     Interval,
+    PairCounts,
+    Paused,
     Rollout,
     Rollouts,
     RolloutStore,
+    Running,
     StoredDecision,
     StoredRollout,
+    Waiting,
     decide,
     plan_of,
     start,
     superseded,
     table_of,
-    thresholds_s,
 )
-from bascule.serving.telemetry import BUCKETS_S, SHADOW_ARM, ArmTotals, Totals
+from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
@@ -55,21 +64,17 @@ _TURN_S = 0.5
 _IDLE_S = 2.0
 _OUTCOMES_S = 5.0
 _LOOK_S = 5.0
-_LEAST_DURATIONS = 200
-_ALIKE_SHARE = 0.6
-_UNKNOWN_S = {0.5: 0.001, 0.75: 0.002, 0.9: 0.003, 0.95: 0.005, 0.99: 0.01, 0.999: 0.02}
-"""Thresholds where too few durations of the current version are known. Any value keeps the promised
-error rates; one far from the true quantile finds less."""
 
-JudgedArms = Callable[[Rollout], Mapping[str, tuple[int, int]]]
-"""By arm: answers with an outcome since the start of a rollout, and of them the wrong ones."""
+CountOutcomes = Callable[[Rollout, Sequence[tuple[datetime, int]], datetime], Sequence[Cohort]]
+"""The cohorts of a rollout, with the newest truths: given the start and the number of each of its
+stages, and now."""
 
 
 @contextmanager
 def running_rollouts(
     server: ServerLink,
     open_catalogue: Callable[[], Catalogue],
-    judged: JudgedArms,
+    count_outcomes: CountOutcomes,
     open_rollouts: Callable[[], Rollouts] | None = None,
     *,
     after: threading.Event,
@@ -79,14 +84,14 @@ def running_rollouts(
     Args:
         server: Whose arms are counted.
         open_catalogue: Opens the catalogue.
-        judged: Asks the outcomes.
+        count_outcomes: Counts the outcomes of a rollout.
         open_rollouts: Opens what deploys when an alias is moved that an endpoint follows.
         after: Set once opening the catalogue delays nothing else.
     """
 
     def run(ended: threading.Event) -> None:
         rollouts = None if open_rollouts is None else open_rollouts()
-        RolloutRunner(server, open_catalogue(), judged, rollouts).run(ended)
+        RolloutRunner(server, open_catalogue(), count_outcomes, rollouts).run(ended)
 
     with turning("rollouts", run, after=after, pause_s=_IDLE_S):
         yield
@@ -99,7 +104,7 @@ class RolloutRunner:
         self,
         server: ServerLink,
         catalogue: Catalogue,
-        judged: JudgedArms,
+        count_outcomes: CountOutcomes,
         rollouts: Rollouts | None = None,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -109,16 +114,18 @@ class RolloutRunner:
         self._server = server
         self._store = RolloutStore(catalogue)
         self._endpoints = EndpointStore(catalogue)
-        self._judged = judged
+        self._count_outcomes = count_outcomes
         self._follower = None if rollouts is None else AliasFollower(rollouts)
         self._clock = clock
         holder = f"{socket.gethostname()}:{os.getpid()}"
         self.leadership = Leadership(Leases(catalogue), LEASE, holder, _LEASE_S)
         self._told: dict[tuple[str, str], Interval] = {}
         self._said: dict[str, str] = {}
-        self._outcomes_at_s = 0.0
+        self._cohorts: dict[str, Cohorts] = {}
+        self._outcomes_due_s: dict[str, float] = {}
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
+        self._events: dict[str, list[Event]] = {}
         supervisor = psutil.Process(os.getppid())
         self._source = f"{socket.gethostname()}/{supervisor.pid}/{supervisor.create_time():.0f}"
 
@@ -134,15 +141,44 @@ class RolloutRunner:
         """Count, and decide where this process has the lease; whether there is a rollout."""
         self._follow()
         active = self._store.active()
+        self._events = {
+            one.rollout.id: self._events[one.rollout.id]
+            for one in active
+            if one.rollout.id in self._events
+        }
         if not active:
             return False
         for stored in active:
-            self._count(stored)
+            with self._apart(stored):
+                self._count(stored)
         if self.leadership.keep():
             for stored in active:
-                with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
+                # Decided on meanwhile: looked at again in the next turn.
+                with self._apart(stored), suppress(Conflict):
                     self._advance(stored)
         return True
+
+    @contextmanager
+    def _apart(self, stored: StoredRollout) -> Iterator[None]:
+        """Keep what fails for one rollout from all others; its own story says so.
+
+        A catalogue that is away fails for all.
+        """
+        try:
+            yield
+        except Unavailable:
+            raise
+        except Exception as error:
+            rollout = stored.rollout
+            problem = masked_text(f"{type(error).__name__}: {error}")
+            self._tell_once(rollout.endpoint, f"rollout {rollout.id} cannot be decided: {problem}")
+            log.debug("rollout %s", rollout.id, exc_info=error)
+            if stored.latest is not None and self.leadership.lease is not None:
+                troubled = msgspec.structs.replace(
+                    stored.latest, trouble=problem,
+                    sentence=f"cannot be decided, so its shares stay: {problem}",
+                )  # fmt: skip
+                self._store.look(rollout.id, troubled, self.leadership.lease)
 
     def _follow(self) -> None:
         """Act on moves of the aliases that endpoints follow."""
@@ -172,29 +208,61 @@ class RolloutRunner:
             for one in self._store.decisions(rollout.id)
             if one.plan_number is not None
         }
-        totals = [one for one in self._server.arm_totals() if one.endpoint == rollout.endpoint]
+        totals = self._server.arm_totals([(rollout.endpoint, number) for number in stages])
+        totals = [arm for arm in totals if arm.endpoint == rollout.endpoint]
         for number, stage in stages.items():
             arms = {one.arm: one for one in totals if one.plan_number == number}
             if arms:
                 self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage))
-        names = {guard.name for guard in rollout.guards}
-        if "accuracy" in names and self.leadership.lease is not None and self._are_outcomes_due():
-            stage = getattr(stored.latest.state, "stage", 0) if stored.latest else 0
-            self._tell(rollout.id, "outcomes", self._outcomes(rollout, stage))
+                self._compare_answers(rollout, number, arms)
 
-    def _outcomes(self, rollout: Rollout, stage: int) -> Interval:
-        judged = self._judged(rollout)
-        current, candidate = (judged.get(arm, (0, 0)) for arm in (CURRENT, CANDIDATE))
-        return Interval(
-            0, stage, ArmCounts(judged=current[0], wrong=current[1]),
-            ArmCounts(judged=candidate[0], wrong=candidate[1]),
-        )  # fmt: skip
+    def _compare_answers(self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]) -> None:
+        """Have the workers compare the answers, by events of the current version's first ones."""
+        if all(guard.name != "answers" for guard in rollout.guards):
+            return
+        if rollout.id not in self._events:
+            events = self._store.compared_events(rollout.id)
+            if events is None:
+                events = self._chosen_events(rollout, plan, arms)
+            if events is None:
+                return
+            self._events[rollout.id] = [Event(*one) for one in events]
+        self._server.compare_answers(rollout.endpoint, plan, self._events[rollout.id])
 
-    def _are_outcomes_due(self) -> bool:
-        is_due = time.monotonic() >= self._outcomes_at_s
-        if is_due:
-            self._outcomes_at_s = time.monotonic() + _OUTCOMES_S
-        return is_due
+    def _chosen_events(
+        self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]
+    ) -> list[Any] | None:
+        """What is stored: another server may be quicker. None where this one knows too little."""
+        if CURRENT not in arms or arms[CURRENT].answers.looked < LEAST_SAMPLE:
+            return None
+        events = self._server.answer_events(rollout.endpoint, plan, CURRENT)
+        if events is None:
+            return None
+        self._store.choose_events(rollout.id, events)
+        return self._store.compared_events(rollout.id)
+
+    def _outcomes(self, stored: StoredRollout, now: datetime) -> Cohorts:
+        """The cohorts, counted anew where that is due: the older a rollout, the less often."""
+        rollout = stored.rollout
+        if not any(guard.is_on_outcomes for guard in rollout.guards):
+            return NO_COHORTS
+        known = self._cohorts.get(rollout.id)
+        started = time.monotonic()
+        if known is not None and started < self._outcomes_due_s[rollout.id]:
+            return known
+        assert self.leadership.lease is not None
+        stages = [
+            (decided.at, decided.decision.state.stage)
+            for decided in self._store.decisions(rollout.id)
+            if isinstance(decided.decision.state, Running | Waiting | Paused | Baking)
+        ]
+        counted = self._count_outcomes(rollout, stages, now)
+        cohorts = self._store.append_cohorts(rollout.id, counted, self.leadership.lease)
+        age_s = (now - rollout.started_at).total_seconds()
+        pause_s = max(_OUTCOMES_S, age_s / 200, 20 * (time.monotonic() - started))
+        self._outcomes_due_s[rollout.id] = started + pause_s
+        self._cohorts[rollout.id] = cohorts
+        return cohorts
 
     def _tell(self, rollout: str, source: str, made: Interval) -> None:
         if self._told.get((rollout, source)) != made:
@@ -214,9 +282,14 @@ class RolloutRunner:
             return
         table = self._intervals(stored)
         state = stored.latest.state
-        decision = decide(rollout, state, table_of(table), now=now)
+        cohorts = self._outcomes(stored, now)
+        decision = decide(
+            rollout, state, table_of(table), now=now, cohorts=cohorts,
+            failures=self._store.load_failures(rollout.id, now),
+        )  # fmt: skip
         if decision.state == state:
-            is_new = decision.intervals != stored.latest.intervals
+            seen = (stored.latest.intervals, stored.latest.revision, stored.latest.trouble)
+            is_new = (decision.intervals, decision.revision, decision.trouble) != seen
             if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
                 self._store.look(rollout.id, decision, self.leadership.lease)
                 self._looked_at_s[rollout.id] = time.monotonic()
@@ -243,7 +316,7 @@ class RolloutRunner:
         *, keeps_plan: bool = False,
     ) -> None:  # fmt: skip
         rollout, before = stored.rollout, endpoint.current.plan
-        plan = plan_of(rollout, decision, before, self._thresholds(rollout))
+        plan = plan_of(rollout, decision, before)
         is_same = plan.arms == before.arms and plan.shadow == before.shadow
         changes = not keeps_plan and not (is_same and plan.rollout == before.rollout)
         self._store.record(
@@ -259,12 +332,7 @@ class RolloutRunner:
         log.info("rollout %s: %s", rollout.id, decision.sentence)
         if isinstance(decision.state, FINAL):
             self._tables.pop(rollout.id, None)
-
-    def _thresholds(self, rollout: Rollout) -> tuple[float, ...]:
-        """Of a stage, from the durations of the current version on this server."""
-        named = zip(self._server.labels, self._server.totals(), strict=False)
-        found = [one for label, one in named if f"{label.model}/{label.version}" == rollout.current]
-        return thresholds_s(rollout.guards, lambda share: duration_s(found, share))
+            self._cohorts.pop(rollout.id, None)
 
 
 def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
@@ -275,33 +343,17 @@ def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
+        pairs=PairCounts() if candidate is None else PairCounts(*candidate.answers.pairs),
     )  # fmt: skip
 
 
 def _arm(totals: ArmTotals | None) -> ArmCounts:
     if totals is None:
         return ArmCounts()
-    slower = tuple(totals.slower) if any(totals.slower) else ()
-    return ArmCounts(totals.requests, totals.errors, totals.fallbacks, slower)
-
-
-def duration_s(found: list[Totals], share: float) -> float:
-    """A quantile of the durations that were counted, between the bounds of its bucket.
-
-    Of a bucket with most of the answers it is the upper bound of the next one: durations that are
-    alike say nothing of where they are in it, a plan adds to them, and a threshold below all of
-    them would find no slower version.
-    """
-    counts = [sum(column) for column in zip(*(one.buckets for one in found), strict=True)]
-    total = sum(counts)
-    if total < _LEAST_DURATIONS:
-        return _UNKNOWN_S[share]
-    bounds = (0.0, *BUCKETS_S, BUCKETS_S[-1] * 2)
-    below = 0
-    for place, (low, high, count) in enumerate(zip(bounds, bounds[1:], counts, strict=False), 2):
-        if below + count >= share * total:
-            if count > _ALIKE_SHARE * total:
-                return float(bounds[min(place, len(bounds) - 1)])
-            return float(low + (high - low) * (share * total - below) / count)
-        below += count
-    return bounds[-1]
+    found = totals.answers
+    answers = AnswerCounts(
+        found.looked, found.unusable, found.compared, found.changes, found.events
+    )
+    return ArmCounts(
+        totals.requests, totals.errors, totals.fallbacks, totals.durations, answers=answers
+    )

@@ -20,4 +20,5 @@ def facts_of(server: ServerLink) -> ServerFacts:
         },
         bounds_s=BUCKETS_S,
         restarts=sum(status.restarts for status in server.statuses()),
+        unserved=dict(server.unserved),
     )

@@ -48,7 +48,10 @@ class Scratch:
     def _make(self, prefix: str, suffix: str, base: Path) -> None:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=base))
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue  # another process swept it before it was opened
             with contextlib.suppress(OSError):  # a file system without locks: nothing sweeps there
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self.path.exists():

@@ -36,12 +36,12 @@ class EndpointStore:
     """See the module. A catalogue that is not there yet has no endpoints."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._newest: dict[str, StoredPlan] = {}  # as last read: stored plans never change
 
     def watch(self) -> Watch:
         """Waits for changes; see `Catalogue.watch`."""
-        return self._catalogue.watch()
+        return self.catalogue.watch()
 
     def endpoints(self, names: Sequence[str] | None = None) -> list[Endpoint]:
         """The endpoints, by name; of these names alone if given."""
@@ -65,7 +65,7 @@ class EndpointStore:
         )
         if names is not None:
             query = query.where(schema.plans.c.endpoint.in_(names))
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             rows = connection.execute(query).all()
             return [
                 Endpoint(row.endpoint, row.follows, self._current(row), row.following or {})
@@ -85,13 +85,13 @@ class EndpointStore:
         query = sa.select(table.c.name).where(
             table.c.name.in_(names), table.c.deleted_at.is_not(None)
         )
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             return set(connection.scalars(query))
         return set()
 
     def last_number(self, name: str) -> int:
         """The number of the last plan, also of an endpoint that was deleted; 0 for none."""
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             return _newest(connection, name)
         return 0
 
@@ -109,7 +109,7 @@ class EndpointStore:
         """
         query = sa.select(schema.plans).where(schema.plans.c.endpoint == name)
         query = query.order_by(schema.plans.c.number.desc()).limit(latest)
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             rows = connection.execute(query).all()
             if rows:
                 return [_stored(row) for row in rows]
@@ -139,8 +139,8 @@ class EndpointStore:
         Raises:
             Conflict: Another plan was made meanwhile.
         """
-        self._catalogue.create()
-        with self._catalogue.write() as connection:
+        self.catalogue.create()
+        with self.catalogue.write() as connection:
             self.add_in(connection, stored, happened, follows=follows)
             if move is not None:
                 self.note_move(connection, stored[0].plan.endpoint, move)
@@ -182,6 +182,11 @@ class EndpointStore:
         made = event if isinstance(event, events.Event) else _event_of(name, event)
         events.append(connection, made)
 
+    def record(self, name: str, event: PlanEvent) -> None:
+        """The same in a transaction of its own."""
+        with self.catalogue.write() as connection:
+            self.note(connection, name, event)
+
     def note_move(self, connection: sa.Connection, name: str, move: Move) -> None:
         """Note that a move of the endpoint's alias was acted on.
 
@@ -202,7 +207,7 @@ class EndpointStore:
         """By endpoint, the last move of the alias that it follows, if it was not acted on yet."""
         table, found = schema.endpoints, {}
         query = sa.select(table).where(table.c.follows != "", table.c.deleted_at.is_(None))
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             for row in connection.execute(query).all():
                 for event in _moves(connection, row.follows, row.followed or 0)[-1:]:
                     found[row.name] = event
@@ -220,7 +225,7 @@ class EndpointStore:
     def history(self, name: str, *, latest: int | None = None) -> list[PlanEvent]:
         """What happened to an endpoint, in the order of recording; `latest`: as in `plans`."""
         subject = events.Subject(SUBJECT, name)
-        with suppress(NotFound), self._catalogue.read() as connection:
+        with suppress(NotFound), self.catalogue.read() as connection:
             found = events.find(connection, subject=subject, latest_first=True, limit=latest)
             return [_event(one) for one in reversed(found)]
         return []

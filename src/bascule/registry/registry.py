@@ -29,6 +29,7 @@ from bascule.bundle.disk import (
     statements_by_file,
     verify_bundle,
 )
+from bascule.bundle.statements import non_finite_answers
 from bascule.core import (
     Conflict,
     Invalid,
@@ -147,9 +148,16 @@ class Registry:
             NotFound: There is no bundle at `bundle_path`.
             Untrusted: A byte of it was altered, or keys are required and none of them signed it, or
                 a verdict beside it lies in the future. Nothing is kept.
-            Refused: It has a version, which was retired.
+            Refused: It has a version, which was retired; or it answers NaN to its own held-out
+                rows, and does not declare that.
         """
         digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
+        if name := non_finite_answers(bundle_path, manifest):
+            raise Refused(
+                f"the model answers NaN or an infinite number in {name!r} to its own held-out rows",
+                hint="mend it; or, if such answers have a meaning, pack it again with "
+                "allow_non_finite=True (--allow-non-finite)",
+            )
         now = self._clock()
         beside = [
             check_statement(found, now=now, file=file)

@@ -21,6 +21,7 @@ class CountsAnswers(Protocol):
     """Where answers are counted; see `telemetry.MetricSeries`."""
 
     label: Any
+    answers: Any
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core import Conflict, NotFound, check_name
-from bascule.endpoints import Plan
+from bascule.endpoints import Plan, own_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,24 @@ def planned(services: ModelSpecs, plans: Plans, needed: ModelSpecs) -> ModelSpec
     kept = [one for one in services if not one.is_planned and one.model not in endpoints]
     more = [replace(one, is_planned=True) for one in needed if one not in kept]
     return (*kept, *dict.fromkeys(more))
+
+
+def left_out(services: ModelSpecs, plans: Plans, version: str) -> tuple[ModelSpecs, Plans] | None:
+    """What is served without a version of plans that cannot be loaded; its share goes to the rest.
+
+    Returns:
+        None: It is served for itself, or is the current version of an endpoint.
+    """
+    kept = tuple(one for one in services if f"{one.model}/{one.version}" != version)
+    if any(not one.is_planned for one in services if one not in kept):
+        return None
+    parts = []
+    for plan in plans:
+        part = own_part(plan, {*plan.versions} - {version}) if version in plan.versions else plan
+        if part is None or plan.current.version == version:
+            return None
+        parts.append(part)
+    return kept, tuple(parts)
 
 
 def noticed(services: ModelSpecs, notices: Mapping[str, Notice]) -> ModelSpecs:

@@ -17,9 +17,11 @@ from .detectors import (
     WINDOWS as WINDOWS,
     SlowDetector as SlowDetector,
     WeekdayOutcome as WeekdayOutcome,
+    variance_beside_a_step as variance_beside_a_step,
     weekday_test as weekday_test,
 )
 from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
+from .late import decisive_cohorts as decisive_cohorts, late_proportions as late_proportions
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
@@ -31,18 +33,21 @@ from .paired import (
 )
 from .planning import (
     Detection as Detection,
+    requests_to_compare_durations as requests_to_compare_durations,
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,
 )
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
+    Beyond as Beyond,
     Evidence as Evidence,
     bounded_mean as bounded_mean,
     culprits as culprits,
     log_mean as log_mean,
     mcnemar as mcnemar,
     paired_mean as paired_mean,
-    quantile as quantile,
+    quantiles as quantiles,
+    rate_distances as rate_distances,
     two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile
@@ -52,6 +57,7 @@ from .two_sample import (
     NumberBaseline as NumberBaseline,
     Outcome as Outcome,
     Scores as Scores,
+    effective_rows as effective_rows,
     missing_test as missing_test,
     range_test as range_test,
     shrunk as shrunk,

@@ -51,7 +51,7 @@ class SlowDetector:
         self._cumulants = np.array([law.cumulants(float(tilt))[0] for tilt in self._tilts])
         self._logs = np.full(len(self._tilts), -math.inf)
 
-    def add(self, location: float, rows: int) -> float:
+    def add(self, location: float, rows: float) -> float:
         """Take in the mean score of a window of `rows` rows; gives the evidence, log of mean M."""
         if not len(self._tilts):
             return -math.inf
@@ -70,6 +70,28 @@ class SlowDetector:
     def restart(self) -> None:
         """Forget all windows, as after an alarm."""
         self._logs.fill(-math.inf)
+
+
+def variance_beside_a_step(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The variance of the windows' numbers, less one lasting change of their mean.
+
+    A change that is found would otherwise hide itself: the step is where it leaves the least
+    variance on both sides. With fewer than 3 windows there is none.
+
+    Args:
+        values: In the order of the windows. Shape (windows, numbers).
+
+    Returns:
+        Shape (numbers,).
+    """
+    count = len(values)
+    if count < 3:
+        return np.zeros(values.shape[1])
+    values = values - values.sum(axis=0) / count
+    sizes = np.arange(1.0, count)[:, None]
+    explained = np.cumsum(values, axis=0)[:-1] ** 2 * (1 / sizes + 1 / (count - sizes))
+    rest = (values**2).sum(axis=0) - explained.max(axis=0)
+    return np.asarray(np.maximum(0.0, rest) / max(1, count - 3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ Answers are simulated with a fixed seed, so the same question has the same answe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +16,18 @@ from numpy.typing import NDArray
 from bascule.core import Invalid
 from bascule.stats.sequential import (
     INTERVAL_REQUESTS,
+    PRIOR_RATE,
     SAFE_RATIOS,
     WORSE_RATIOS,
-    guessed_rate,
+    guesses_of,
     rate_log_factors,
 )
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
+SPREAD = 1.0
+"""Durations are seldom more spread: the 95 % quantile is five times the median."""
 _INTERVALS = 500
 _SEED = 20261126
 
@@ -61,27 +67,68 @@ def requests_to_roll_back(
         limit: The requests that there are.
         runs: Simulated rollouts.
     """
-    enough = math.log(guardrails / alpha)
-    return _decided(rate, rate + harm, share, margin, WORSE_RATIOS, enough, limit, runs)
+    counts, interval = _simulated(rate, rate + harm, share, limit, runs)
+    log_e = log_evidence(counts, margin, WORSE_RATIOS)
+    return _decided(log_e >= math.log(guardrails / alpha), interval, share, limit)
 
 
 def requests_to_promote(
-    rate: float, *, share: float, margin: float, gain: float = 0.0, beta: float = 0.05,
-    limit: int = 100_000, runs: int = 200,
+    rate: float, *, share: float, margin: float, beta: float = 0.05, limit: int = 100_000,
+    runs: int = 200,
 ) -> Detection:  # fmt: skip
-    """How soon a candidate that is as good as the current version, or better, is promoted.
+    """How soon a candidate that is as good as the current version is promoted.
 
     Args:
         rate: Of the current version.
         share: As in `requests_to_roll_back`.
-        margin: The harm that is excluded.
-        gain: By how much the candidate's rate is lower. With neither margin nor gain, no version is
-            ever promoted.
+        margin: The harm that is excluded. Without one, no equal version is ever promoted.
         beta: The promised share of harmful versions that are promoted.
         limit: As above.
         runs: As above.
     """
-    return _decided(rate, rate - gain, share, margin, SAFE_RATIOS, -math.log(beta), limit, runs)
+    counts, interval = _simulated(rate, rate, share, limit, runs)
+    return _decided(
+        log_evidence(counts, margin, SAFE_RATIOS) >= -math.log(beta), interval, share, limit
+    )
+
+
+def requests_to_compare_durations(
+    quantiles: Sequence[float], ratio: float, *, proves: bool, share: float, error: float = 0.05,
+    guardrails: int = 1, limit: int = 100_000, runs: int = 200,
+) -> Detection:  # fmt: skip
+    """How soon a slow candidate is rolled back, or an equal one shown to be within a factor.
+
+    Durations have a log-normal law whose logarithm has a standard deviation of `SPREAD`.
+
+    Args:
+        quantiles: Of the current version's durations: all are shown, or their harm is averaged.
+        ratio: Of what is allowed to what the candidate takes: below 1 for a slow one.
+        proves: Whether it is shown, or rolled back.
+        share: As in `requests_to_roll_back`, as all that follows.
+        error: Its `alpha`, or the `beta` of `requests_to_promote`.
+        guardrails: See there.
+        limit: See there.
+        runs: See there.
+    """
+    shape, interval = _looks(limit, runs)
+    random, law = np.random.default_rng(_SEED), NormalDist()
+    n_c = random.binomial(interval, share, shape)
+    events = []
+    for n, shift in ((n_c, math.log(ratio) / SPREAD), (interval - n_c, 0.0)):
+        beyond = [law.cdf(-law.inv_cdf(quantile) - shift) for quantile in quantiles]
+        parts = random.multinomial(n, np.diff(beyond[::-1], prepend=0.0, append=1.0))
+        events.append(np.cumsum(parts, axis=-1)[..., -2::-1])
+    logs = [
+        log_evidence(
+            np.stack([n_c, events[0][..., at], interval - n_c, events[1][..., at]], -1) * 1.0,
+            0.0, SAFE_RATIOS if proves else WORSE_RATIOS, 1 - quantile,
+        )
+        for at, quantile in enumerate(quantiles)
+    ]  # fmt: skip
+    # Half of the evidence of harm is that of classes of work; all requests are of one.
+    harm = np.logaddexp.reduce(logs, axis=0) - math.log(2 * len(logs))
+    log_e = np.min(logs, axis=0) if proves else harm
+    return _decided(log_e >= math.log(guardrails / error), interval, share, limit)
 
 
 def simulated_counts(
@@ -96,29 +143,33 @@ def simulated_counts(
     return made
 
 
-def log_evidence(counts: Floats, margin: float, ratios: Floats) -> Floats:
+def log_evidence(
+    counts: Floats, margin: float, ratios: Floats, prior: float = PRIOR_RATE
+) -> Floats:
     """The evidence after each interval of many rollouts. From (..., intervals, 4)."""
-    events, requests = counts[..., 3], counts[..., 2]
-    guesses = guessed_rate(
-        np.cumsum(events, axis=-1) - events, np.cumsum(requests, axis=-1) - requests
-    )
+    guesses = guesses_of(counts, prior)
     logs = np.cumsum(rate_log_factors(counts, guesses, margin, ratios), axis=-2)
     made: Floats = np.logaddexp.reduce(logs, axis=-1) - math.log(len(ratios))
     return made
 
 
-def _decided(
-    rate: float, candidate_rate: float, share: float, margin: float, ratios: Floats,
-    enough: float, limit: int, runs: int,
-) -> Detection:  # fmt: skip
+def _simulated(
+    rate: float, candidate_rate: float, share: float, limit: int, runs: int
+) -> tuple[Floats, int]:
     for name, value in (("rate", rate), ("rate with harm", candidate_rate), ("share", share)):
         if not 0 <= value <= 1:
             raise Invalid(f"{name} must be from 0 to 1, not {value:g}")
-    interval = max(INTERVAL_REQUESTS, math.ceil(limit / _INTERVALS))
+    shape, interval = _looks(limit, runs)
     random = np.random.default_rng(_SEED)
-    shape = (runs, max(limit // interval, 1))
-    counts = simulated_counts(rate, candidate_rate, share, shape, interval, random)
-    is_decided = log_evidence(counts, margin, ratios) >= enough
+    return simulated_counts(rate, candidate_rate, share, shape, interval, random), interval
+
+
+def _looks(limit: int, runs: int) -> tuple[tuple[int, int], int]:
+    interval = max(INTERVAL_REQUESTS, math.ceil(limit / _INTERVALS))
+    return (runs, max(limit // interval, 1)), interval
+
+
+def _decided(is_decided: Bools, interval: int, share: float, limit: int) -> Detection:
     first = np.where(is_decided.any(axis=1), is_decided.argmax(axis=1) + 1, np.inf) * interval
     half, most = (float(np.quantile(first, part, method="higher")) for part in (0.5, 0.8))
     median = int(half) if math.isfinite(half) else None

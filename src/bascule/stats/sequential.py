@@ -23,7 +23,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +41,8 @@ SAFE_RATIOS = 1 / np.array([1.025, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100])
 _MOST_WORSE = 0.95
 _MOST_SAFE = 0.999
 _STAKES = np.array([0.9, 0.7, 0.5, 0.35, 0.25, 0.18, *(0.125 / 2**n for n in range(10))])
-_PRIOR_EVENTS, _PRIOR_REQUESTS = 2.0, 200.0
+PRIOR_RATE, _PRIOR_REQUESTS = 0.01, 200.0
+"""Of the current version's events, with nothing before."""
 _BISECTIONS = 24
 _TINY = 1e-12
 
@@ -94,7 +94,7 @@ def two_proportions(
         Invalid: A count is negative, or there are more events than requests.
     """
     counts = _checked_counts(intervals)
-    guesses = _guesses(counts)
+    guesses = guesses_of(counts)
 
     def evidence(d: float) -> tuple[float, float]:
         worse = rate_log_factors(counts, guesses, d, WORSE_RATIOS).sum(axis=0)
@@ -104,7 +104,7 @@ def two_proportions(
     n_c, e_c, n_0, e_0 = counts.T
     weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
     gaps = e_c / np.maximum(n_c, 1) - e_0 / np.maximum(n_0, 1)
-    return _evidence(evidence, weights, gaps, margin, alpha, bounds=bounds)
+    return evidence_of(evidence, weights, gaps, margin, alpha, bounds=bounds)
 
 
 def bounded_mean(intervals: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
@@ -134,7 +134,7 @@ def bounded_mean(intervals: ArrayLike, *, margin: float = 0.0, alpha: float = 0.
 
     weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
     gaps = s_c / np.maximum(n_c, 1) - s_0 / np.maximum(n_0, 1)
-    return _evidence(evidence, weights, gaps, margin, alpha)
+    return evidence_of(evidence, weights, gaps, margin, alpha)
 
 
 def paired_mean(sums: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
@@ -162,7 +162,7 @@ def paired_mean(sums: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) ->
         return found[0], found[1]
 
     gap = np.array([total / max(pairs, 1)])
-    return _evidence(evidence, np.array([pairs]), gap, margin, alpha)
+    return evidence_of(evidence, np.array([pairs]), gap, margin, alpha)
 
 
 def mcnemar(
@@ -200,40 +200,106 @@ def mcnemar(
         return found[0], found[1]
 
     gap = np.array([(losses - wins) / max(pairs, 1)])
-    return _evidence(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
+    return evidence_of(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
 
 
-def quantile(
-    slower: Sequence[ArrayLike], *, margin: float = 0.0, alpha: float = 0.05, bounds: bool = True
-) -> Evidence:
-    """Compare two distributions, of latencies for instance, by the rates beyond some thresholds.
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Slow answers of both arms at one quantile of the current version.
 
-    Thresholds at several quantiles of the current version find a change of the tail that one
-    threshold does not: the evidence is the mean of theirs (Vovk and Wang 2021, section 3, e-values
-    of any dependence may be averaged). Thresholds are fixed before the first interval.
+    Attributes:
+        share: The share of answers that the current version was slower than, before: .05 of a p95.
+        strata: By class of work, also of those without requests: intervals as in
+            `two_proportions`, of shape (intervals, 4). An event is an answer beyond the limit of
+            its arm; see `durations.limits`.
+    """
+
+    share: float
+    strata: Sequence[Floats]
+
+    def log_e(self, *, proves: bool) -> float:
+        """The evidence that the candidate is within the limits, or of harm."""
+        ratios = SAFE_RATIOS if proves else WORSE_RATIOS
+        logs = [
+            rate_log_factors(counts, guesses_of(counts, self.share), 0.0, ratios).sum(axis=0)
+            for counts in self.strata
+        ]
+        together = log_mean(np.sum(logs, axis=0))
+        return together if proves else float(over_strata(together, [log_mean(one) for one in logs]))
+
+    def rates(self) -> tuple[float, float]:
+        """Of the candidate, and of the current version with the same mix of intervals."""
+        counts = np.concatenate(self.strata)
+        n_c, e_c, n_0, e_0 = counts[(counts[:, 0] > 0) & (counts[:, 2] > 0)].T
+        total = max(float(n_c.sum()), 1.0)
+        return float(e_c.sum()) / total, float((n_c * e_0 / n_0).sum()) / total
+
+
+def over_strata(together: ArrayLike, each: ArrayLike) -> Floats:
+    """The evidence of harm in all strata, or in one of them that is lost among the others.
 
     Args:
-        slower: Per threshold: intervals as in `two_proportions`, an event being an answer that was
-            slower than the threshold.
-        margin: As in `two_proportions`, of each threshold's rate.
-        alpha: As in `two_proportions`.
-        bounds: As in `two_proportions`.
+        together: The logarithm of the product over strata.
+        each: Those of each stratum, along the first axis; 0 of a stratum without requests.
+    """
+    logs = np.asarray(each, np.float64)
+    some = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
+    made: Floats = np.logaddexp(together, some) - math.log(2)
+    return made
+
+
+def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence, int, int]:
+    """Compare two distributions, of latencies for instance, by the rates beyond some limits.
+
+    Limits at several quantiles of the current version find a change of the tail that one limit does
+    not: the evidence of harm is the mean of theirs (Vovk and Wang 2021, section 3, e-values of any
+    dependence may be averaged). A candidate is safe where it is so at every quantile of `proof`.
+    The limits of an interval are chosen before its first answer.
+
+    Args:
+        harm: What is tested for harm.
+        proof: What must be shown.
 
     Returns:
-        The averaged evidence of harm, and the least evidence of safety: a candidate is safe where
-        it is so beyond every threshold. Difference and confidence sequence are those of the
-        threshold with the strongest evidence of harm, at alpha / thresholds.
+        The evidence, whose difference is that of the worst quantile and whose bounds are -1 and 1;
+        the place of the worst quantile in `harm`; that of the least safe one in `proof`.
     """
-    if not slower:
-        raise Invalid("no threshold", hint="give the counts beyond one threshold at least")
-    each = alpha / len(slower)
-    found = [two_proportions(one, margin=margin, alpha=each, bounds=bounds) for one in slower]
-    worst = max(found, key=lambda one: one.log_e_worse)
-    return Evidence(
-        log_mean([one.log_e_worse for one in found]),
-        min(one.log_e_safe for one in found),
-        worst.difference, worst.lower, worst.upper,
-    )  # fmt: skip
+    worse = [beyond.log_e(proves=False) for beyond in harm]
+    safe = [beyond.log_e(proves=True) for beyond in proof]
+    worst, least = int(np.argmax(worse)), int(np.argmin(safe))
+    of_candidate, of_current = harm[worst].rates()
+    made = Evidence(log_mean(worse), safe[least], of_candidate - of_current, -1.0, 1.0)
+    return made, worst, least
+
+
+def rate_distances(events: ArrayLike, *, margin: float) -> tuple[Floats, Floats]:
+    """Compare two distributions by the rates of several events, in both directions.
+
+    Args:
+        events: Per event: intervals as in `two_proportions`. Shape (events, intervals, 4).
+        margin: The difference of rates that is allowed, over 0.
+
+    Returns:
+        Natural logarithms of the evidence that the candidate's rate is further from the current
+        version's than the margin, and that it is not. Shape (events, 2): above, and below. The
+        mean of the first is evidence that the distributions are further apart (e-values of any
+        dependence may be averaged: Vovk and Wang 2021, section 3); the least of the second, that
+        no event tells them apart (an intersection-union test, Berger 1982, needs no correction).
+
+    Raises:
+        Invalid: As `two_proportions`.
+    """
+    counts = np.asarray(events, np.float64)
+    _checked_counts(counts)
+    both = np.stack([counts, counts[..., [2, 3, 0, 1]]], axis=1)  # (events, 2, intervals, 4)
+    apart, within = (
+        rate_log_factors(both, guesses_of(both), margin, ratios).sum(axis=-2)
+        for ratios in (WORSE_RATIOS, SAFE_RATIOS)
+    )
+    return (
+        np.logaddexp.reduce(apart, axis=-1) - math.log(len(WORSE_RATIOS)),
+        np.logaddexp.reduce(within, axis=-1) - math.log(len(SAFE_RATIOS)),
+    )
 
 
 def quantile_bounds(
@@ -328,11 +394,6 @@ def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Flo
     return np.where((n_c > 0) & (n_0 > 0), gains, 0.0)
 
 
-def guessed_rate(events: Any, requests: Any) -> Any:
-    """A guess of the current version's rate from what was before: 1 % with nothing."""
-    return (events + _PRIOR_EVENTS) / (requests + _PRIOR_REQUESTS)
-
-
 def _log_e_of_count(count: int, n: int, q: float, weight: float) -> float:
     """Of `count` successes in n trials, against Bernoulli(q): mixed over Beta(w q, w (1 - q))."""
 
@@ -344,13 +405,15 @@ def _log_e_of_count(count: int, n: int, q: float, weight: float) -> float:
     return mixed - count * math.log(q) - (n - count) * math.log1p(-q)
 
 
-def _guesses(counts: Floats) -> Floats:
-    n_0, e_0 = counts[:, 2], counts[:, 3]
-    made: Floats = guessed_rate(np.cumsum(e_0) - e_0, np.cumsum(n_0) - n_0)
+def guesses_of(counts: Floats, prior: float = PRIOR_RATE) -> Floats:
+    """A guess of the current version's rate for each interval, from those before it."""
+    n_0, e_0 = counts[..., 2], counts[..., 3]
+    events, requests = np.cumsum(e_0, axis=-1) - e_0, np.cumsum(n_0, axis=-1) - n_0
+    made: Floats = (events + prior * _PRIOR_REQUESTS) / (requests + _PRIOR_REQUESTS)
     return made
 
 
-def _evidence(
+def evidence_of(
     evidence: Callable[[float], tuple[float, float]],
     weights: Floats,
     gaps: Floats,

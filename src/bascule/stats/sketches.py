@@ -21,7 +21,8 @@ import binascii
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,6 +132,12 @@ class Quantiles:
         )
         order = np.argsort(values, kind="stable")
         return values[order], weights[order]
+
+    def mapped(self, change: Callable[[Floats], Floats]) -> Quantiles:
+        """The same sketch of values that a function which keeps their order has changed."""
+        made = copy(self)
+        made._levels = {level: change(values) for level, values in self._levels.items()}
+        return made
 
     def _join(self, level: int, values: Floats) -> None:
         if len(values):
@@ -480,6 +487,52 @@ class ColumnProfile:
             made.quantiles = Quantiles.from_json(value["quantiles"])
             made.moments = Moments.from_json(made.quantiles.rows, value["moments"])
         return made
+
+
+class Alignment:
+    """Takes numbers that are nearly a frequent value or an end of a profile for that very number.
+
+    Two programs of one model differ in the last digits. Where answers are few, every row of one
+    then lies beside the value that it has in the other, and no rank is the same. Both profiles have
+    to be aligned to be compared.
+
+    Args:
+        column: The profile whose values count.
+        tolerance: A difference, by the number, or by the median one where that is larger; in a
+            column from 0 to 1, by 1. As parity is claimed.
+    """
+
+    def __init__(self, column: ColumnProfile, tolerance: float) -> None:
+        ends = [end for end in (column.moments.least, column.moments.most) if end is not None]
+        frequent = column.frequent.counts if column.kind == "number" else ()
+        self._anchors = np.unique(np.array([*frequent, *ends], np.float64))
+        if len(self._anchors):
+            is_share = self._anchors[0] >= 0 and self._anchors[-1] <= 1
+            least = 1.0 if is_share else float(np.median(np.abs(column.quantiles.weighted()[0])))
+            self._widths = tolerance * np.maximum(np.abs(self._anchors), least)
+            self._middles = (self._anchors[1:] + self._anchors[:-1]) / 2
+
+    def of(self, column: ColumnProfile) -> ColumnProfile:
+        """The profile with such numbers replaced; itself where there are none."""
+        if not len(self._anchors) or column.kind != "number":
+            return column
+        made = copy(column)
+        made.quantiles = column.quantiles.mapped(self._snapped)
+        made.frequent = Frequent()
+        made.frequent.error = column.frequent.error
+        values = self._snapped(np.array([*column.frequent.counts], np.float64))
+        for value, count in zip(values.tolist(), column.frequent.counts.values(), strict=True):
+            made.frequent.counts[value] = made.frequent.counts.get(value, 0) + count
+        made.moments = copy(column.moments)
+        if column.moments.least is not None and column.moments.most is not None:
+            ends = np.array([column.moments.least, column.moments.most])
+            made.moments.least, made.moments.most = self._snapped(ends).tolist()
+        return made
+
+    def _snapped(self, values: Floats) -> Floats:
+        nearest = np.searchsorted(self._middles, values)
+        anchors = self._anchors[nearest]
+        return np.where(np.abs(anchors - values) <= self._widths[nearest], anchors, values)
 
 
 @dataclass(slots=True)

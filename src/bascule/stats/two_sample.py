@@ -1,17 +1,21 @@
 """Has a column moved? Two-sample tests of a window against a baseline, on their profiles.
 
-Neither side is exact: a baseline of N rows has its own error, and a test that ignores it raises
-13 times too many alarms for a window of 50,000 rows. Every test here knows both sizes.
+Every test holds at any size of the baseline, because both sides are ranked or counted together:
+scores by the quantiles of a baseline of 30 rows have no law that these rows could tell.
 
 - Numbers: three times the smallest of three p-values (Bonferroni). The distance of Kolmogorov and
   Smirnov with the correction of Stephens 1970 finds a change of shape. A location score and a
-  spread score, normal scores by the quantiles of the baseline (van der Waerden 1952; Klotz 1962),
-  find a shift and a change of width from fewer rows. Their tails are saddlepoints.
-- Texts and truth values: the power divergence of Cressie and Read 1984 over the categories, rare
-  cells pooled; Fisher's exact test for two cells.
+  spread score, normal scores of the pooled ranks (van der Waerden 1952; Klotz 1962), find a shift
+  and a change of width from fewer rows. Their tails are saddlepoints.
+- Texts and truth values: Fisher's exact test of each category against all others, times the
+  categories (Bonferroni). Sums of squares over rare categories have no known tail at 1e-5.
 - Missing values: Fisher's exact test.
 - Unseen categories: as many rows as Good 1953 expects from the categories seen once. Numbers out of
   the range of the baseline: exceedances (Gumbel and von Schelling 1950).
+
+Rows of one window share causes, so tests take `between`, the variance of the windows' means beside
+that of independent rows, in units of the variance of a row. A window of n rows then counts as
+n / (1 + n between) rows: Kish's design effect, as Rao and Scott 1981 apply it to counts.
 
 The error of a rank or count that a sketch guarantees is taken off every difference, so a p-value is
 never too small because of a sketch. Pure.
@@ -30,12 +34,11 @@ from numpy.typing import NDArray
 from bascule.stats.sketches import ColumnProfile
 from bascule.stats.tails import (
     Atoms,
-    both_sides,
-    chi_square_tail,
     hypergeometric_tail,
     kolmogorov_tail,
     mean_difference_tail,
     negative_binomial_tail,
+    normal_tail,
 )
 
 Floats = NDArray[np.float64]
@@ -43,14 +46,22 @@ Floats = NDArray[np.float64]
 BINS = 200
 """Bins of the baseline that scores are given to."""
 
-MIN_EXPECTED = 5.0
-"""Rows expected in a cell of chi-square; cells with fewer are pooled."""
+_EXACT_CELLS = 4
+"""Categories, those that moved most, whose exact p-value is computed."""
+
+_FAR = 2.4
+"""Standard errors from which on a tail is no normal curve's."""
 
 _SHARES = [place / BINS for place in range(1, BINS)]
 # A value at an edge has the middle of the bins on both sides: half steps.
 _NORMAL_SCORES = np.array(
     [NormalDist().inv_cdf((half / 2 + 0.5) / BINS) for half in range(2 * BINS - 1)]
 )
+
+
+def effective_rows(rows: int, between: float) -> float:
+    """How many independent rows have a mean as uncertain as that of a window of `rows`."""
+    return rows / (1 + rows * between)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ class Outcome:
         effect: How much: baseline deviations for location, their relative change for spread, a
             Kolmogorov-Smirnov distance for shape, a difference of shares for the others. Signed
             where it has a direction.
-        what: The category that changed most; empty otherwise.
+        what: The category, or the value, at which the test found most; empty otherwise.
     """
 
     test: str
@@ -81,19 +92,25 @@ class Scores:
 
     Attributes:
         rows: Finite numbers of the window.
-        location: The mean score, in standard deviations of the baseline's scores.
+        location: The mean score by the baseline's quantiles, in deviations of its scores.
         spread: The mean square of the scores, less 1.
         distance: Kolmogorov-Smirnov, at most as large as the true one.
+        at: The value at which the shares of the rows not over it differ by that.
         slack: How far the sketches may move `location`.
-        slack_spread: How far they may move `spread`.
+        rank_slack: How far they may move a difference of shares.
+        now: Rows of the window at each different value of both sides, ascending.
+        then: Rows of the baseline at each of them. The same shape.
     """
 
     rows: int
     location: float
     spread: float
     distance: float
+    at: float
     slack: float
-    slack_spread: float
+    rank_slack: float
+    now: Floats
+    then: Floats
 
 
 class NumberBaseline:
@@ -108,19 +125,17 @@ class NumberBaseline:
     def __init__(self, column: ColumnProfile) -> None:
         sketch = column.quantiles
         self.rows, self.error = sketch.rows, sketch.error
-        self._values, weights = sketch.weighted()
-        self._reached = np.append(0, np.cumsum(weights)) / self.rows
+        self._values, self._weights = sketch.weighted()
         self.edges = sketch.quantiles(_SHARES)
-        shares = np.bincount(self._places(self._values), weights, len(_NORMAL_SCORES)) / self.rows
+        counts = np.bincount(self._places(self._values), self._weights, len(_NORMAL_SCORES))
+        shares = counts / self.rows
         mean = float(shares @ _NORMAL_SCORES)
         deviation = math.sqrt(float(shares @ (_NORMAL_SCORES - mean) ** 2))
         self.is_constant = deviation < 1e-9
         self._scores = (_NORMAL_SCORES - mean) / (deviation or 1.0)
         used = shares > 0
         self.location_law = Atoms(self._scores[used], shares[used])
-        self.spread_law = Atoms(self._scores[used] ** 2 - 1, shares[used])
         self._reach = float(np.ptp(self.location_law.values))
-        self._reach_spread = 2 * float(np.ptp(self.spread_law.values))
 
     def _places(self, values: Floats) -> NDArray[np.int64]:
         below = np.searchsorted(self.edges, values, side="left")
@@ -137,37 +152,70 @@ class NumberBaseline:
         scores = self._scores[self._places(values)]
         location = float(weights @ scores) / rows
         spread = float(weights @ scores**2) / rows - 1
-        reached = np.append(0, np.cumsum(weights)) / rows
-        at = self._reached[np.searchsorted(self._values, values, side="right")]
-        before = self._reached[np.searchsorted(self._values, values, side="left")]
-        distance = max(float((reached[1:] - at).max()), float((before - reached[:-1]).max()), 0.0)
         slack = error / rows + self.error / self.rows
-        return Scores(
-            rows,
-            location,
-            spread,
-            max(0.0, distance - slack),
-            slack * self._reach,
-            slack * self._reach_spread,
-        )
+        different, now, then = self._pooled(values, weights)
+        steps = np.abs(np.cumsum(now / rows - then / self.rows))
+        most = int(steps.argmax())
+        distance = max(0.0, float(steps[most]) - slack)
+        at = float(different[most])
+        return Scores(rows, location, spread, distance, at, slack * self._reach, slack, now, then)
 
-    def test(self, scores: Scores) -> Outcome:
-        """The best of the three tests, its p-value three times its own."""
-        n, others = scores.rows, self.rows
-        shape = kolmogorov_tail(scores.distance, n * others / (n + others))
-        found = [Outcome("shape", shape, scores.distance, scores.distance)]
-        if not self.is_constant:
-            width = math.sqrt(max(0.0, 1 + scores.spread)) - 1
-            for test, law, found_mean, slack, effect in (
-                ("location", self.location_law, scores.location, scores.slack, scores.location),
-                ("spread", self.spread_law, scores.spread, scores.slack_spread, width),
-            ):
-                moved = shrunk(found_mean, slack)
-                error = math.sqrt(law.cumulants(0.0)[2] * (1 / n + 1 / others))
-                statistic = moved / error if error else 0.0
-                found.append(Outcome(test, _either_tail(law, moved, n, others), statistic, effect))
-        best = min(found, key=lambda one: one.p_value)
+    def test(self, scores: Scores, between: float = 0.0, between_spread: float = 0.0) -> Outcome:
+        """The best of the three tests, its p-value three times its own.
+
+        Args:
+            scores: Of the window.
+            between: See the module; of the mean score.
+            between_spread: The same of the mean square of the scores.
+        """
+        n, others, now, then = scores.rows, self.rows, scores.now, scores.then
+        independent = effective_rows(n, between)
+        shape = kolmogorov_tail(scores.distance, independent * others / (independent + others))
+        outcomes = [Outcome("shape", shape, scores.distance, scores.distance, f"{scores.at:.6g}")]
+        weights = now + then
+        middles = (np.cumsum(weights) - weights / 2) / (n + others)
+        # Even places of the scores are the middles of the bins.
+        scored = _NORMAL_SCORES[2 * np.minimum((middles * BINS).astype(np.int64), BINS - 1)]
+        scored = scored - float(weights @ scored) / (n + others)
+        width = math.sqrt(max(0.0, 1 + scores.spread)) - 1
+        for test, pooled, rows, effect in (
+            ("location", scored, independent, scores.location),
+            ("spread", scored**2, effective_rows(n, between_spread), width),
+        ):
+            moved = float((now / n - then / others) @ pooled)
+            moved = shrunk(moved, scores.rank_slack * _travel(pooled))
+            mean = float(weights @ pooled) / (n + others)
+            variance = float(weights @ (pooled - mean) ** 2) / (n + others)
+            error = math.sqrt(variance * (1 / rows + 1 / others))
+            statistic = moved / error if error else 0.0
+            p_value = 2 * normal_tail(abs(statistic))
+            if abs(statistic) > _FAR:
+                p_value = _either_tail(_law(pooled, weights), moved, rows, others)
+            outcomes.append(Outcome(test, min(1.0, p_value), statistic, effect))
+        best = min(outcomes, key=lambda outcome: outcome.p_value)
         return replace(best, p_value=min(1.0, 3 * best.p_value))
+
+    def _pooled(self, values: Floats, weights: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        """The different values of both sides, ascending; rows of the window and of the baseline."""
+        both = np.concatenate([values, self._values])
+        order = np.argsort(both, kind="stable")
+        both = both[order]
+        starts = np.append(0, np.flatnonzero(both[1:] != both[:-1]) + 1)
+        sides = np.zeros((2, len(both)))
+        sides[0, : len(values)], sides[1, len(values) :] = weights, self._weights
+        now, then = np.add.reduceat(sides[:, order], starts, axis=1)
+        return both[starts], now, then
+
+
+def _law(values: Floats, weights: Floats) -> Atoms:
+    """The law of a row's score, whichever side it is of."""
+    different, places = np.unique(values, return_inverse=True)
+    return Atoms(different, np.bincount(places, weights) / float(weights.sum()))
+
+
+def _travel(values: Floats) -> float:
+    """How far a mean score moves at most, per share of the rows by which a rank is wrong."""
+    return float(np.abs(np.diff(values)).sum())
 
 
 def shrunk(value: float, slack: float) -> float:
@@ -175,7 +223,7 @@ def shrunk(value: float, slack: float) -> float:
     return math.copysign(max(0.0, abs(value) - slack), value)
 
 
-def _either_tail(law: Atoms, difference: float, rows: int, others: int) -> float:
+def _either_tail(law: Atoms, difference: float, rows: float, others: int) -> float:
     law = law if difference >= 0 else law.negated()
     return min(1.0, 2 * mean_difference_tail(law, abs(difference), rows, others))
 
@@ -205,24 +253,30 @@ def range_test(baseline: ColumnProfile, window: ColumnProfile) -> Outcome | None
     return Outcome("range", p_value, outside, outside / (n + infinite))
 
 
-def missing_test(baseline: ColumnProfile, window: ColumnProfile) -> Outcome:
+def missing_test(baseline: ColumnProfile, window: ColumnProfile, between: float = 0.0) -> Outcome:
     """Whether more or fewer values are missing: exact, given how many are missing in all.
 
     Nine tenths of the level are for more of them (weighted Bonferroni): two in 50 rows are enough.
     """
     effect = window.missing / window.rows - baseline.missing / baseline.rows
-    marked, total = window.missing + baseline.missing, window.rows + baseline.rows
-    more = hypergeometric_tail(window.missing, window.rows, marked, total)
-    fewer = hypergeometric_tail(baseline.missing, baseline.rows, marked, total)
+    sides = (window.missing, window.rows, baseline.missing, baseline.rows)
+    more, fewer = _more(*sides, between), _fewer(*sides, between)
     p_value = min(1.0, more / 0.9, fewer / 0.1)
     return Outcome("missing", p_value, window.missing, effect)
 
 
-def _exact(count: int, rows: int, other_count: int, other_rows: int) -> float:
-    marked, total = count + other_count, rows + other_rows
-    upper = hypergeometric_tail(count, rows, marked, total)
-    lower = hypergeometric_tail(other_count, other_rows, marked, total)
-    return both_sides(upper, lower)
+def _more(count: int, rows: int, others: int, other_rows: int, between: float) -> float:
+    """Fisher's exact test for more in a window than in the baseline.
+
+    Effective rows and counts are rounded towards no difference.
+    """
+    share = effective_rows(rows, between) / rows
+    drawn, marked = math.ceil(rows * share), math.floor(count * share + 1e-9)
+    return hypergeometric_tail(marked, drawn, marked + others, drawn + other_rows)
+
+
+def _fewer(count: int, rows: int, others: int, other_rows: int, between: float) -> float:
+    return _more(rows - count, rows, other_rows - others, other_rows, between)
 
 
 class CategoryBaseline:
@@ -243,19 +297,41 @@ class CategoryBaseline:
     def singletons(self) -> int:
         return sum(count == 1 for count in self.counts.values())
 
-    def test(self, window: ColumnProfile) -> Outcome:
-        """Whether the shares of the categories have moved."""
-        n = window.rows - window.missing - window.infinite
-        counts, slack = window.frequent.counts, window.frequent.error / n + self.error / self.rows
-        then = np.array([*self.counts.values()], np.float64)
-        now = np.array([counts.get(value, 0) for value in self.counts], np.float64)
-        then = np.append(then, self.rows - then.sum()) / self.rows
-        moved = np.append(now, n - now.sum()) / n - then
-        moved = np.sign(moved) * np.maximum(0, np.abs(moved) - slack)
-        most = int(np.abs(moved).argmax())
-        what = [*self.counts, "other values"][most]
-        p_value, statistic = shares_test(then, moved, n, self.rows)
-        return Outcome("categories", p_value, statistic, float(moved[most]), str(what))
+    def test(self, window: ColumnProfile, between: float = 0.0) -> Outcome:
+        """Whether the shares of the categories have moved: the smallest of their exact p-values.
+
+        A count of a sketch is known to within its error; of the counts that are possible, those
+        that differ least are compared. Categories that the baseline certainly does not have are
+        left to `unseen`: a baseline of 30 rows lacks most of 1,000 categories, and a test of all
+        others together would take that for a change.
+        """
+        n, others = window.rows - window.missing - window.infinite, self.rows
+        counts, error = window.frequent.counts, window.frequent.error
+        names = [*self.counts]
+        if self.error:
+            names += [value for value in counts if value not in self.counts]
+        if not names:  # so many that a sketch keeps none
+            return Outcome("categories", 1.0, 0.0, 0.0)
+        then = np.array([self.counts.get(value, 0) for value in names], np.float64)
+        now = np.array([counts.get(value, 0) for value in names], np.float64)
+        before = np.clip(now / n * others, then, np.minimum(others, then + self.error))
+        after = np.clip(before / others * n, now, np.minimum(n, now + error))
+        moved = after / n - before / others
+        moved = np.where(np.abs(moved) < 1e-12, 0, moved)
+        pooled = (before + after) / (n + others)
+        errors = np.sqrt(pooled * (1 - pooled) * (1 / effective_rows(n, between) + 1 / others))
+        distances = np.abs(moved) / np.maximum(errors, 1e-12)
+        best, p_value = int(distances.argmax()), 1.0
+        for place in np.argsort(-distances)[:_EXACT_CELLS].tolist():
+            sides = (int(after[place]), n, int(before[place]), others)
+            p = (_more if moved[place] > 0 else _fewer)(*sides, between) if moved[place] else 1.0
+            if p < p_value:
+                best, p_value = place, p
+        # Of two categories, both say the same.
+        tests = 1 if len(names) == 2 and not self.error else len(names)
+        p_value = min(1.0, 2 * p_value * tests)
+        statistic, effect = float(distances[best]), float(moved[best])
+        return Outcome("categories", p_value, statistic, effect, str(names[best]))
 
     def unseen(self, window: ColumnProfile, known: frozenset[str] = frozenset()) -> Outcome | None:
         """Rows of categories that the baseline does not have, nor `known`; None if it is too large.
@@ -276,52 +352,3 @@ class CategoryBaseline:
         p_value = negative_binomial_tail(count, self.singletons + 1, share)
         largest = max((one for one in fresh if one not in known), key=fresh.__getitem__, default="")
         return Outcome("unseen", p_value, count, count / n, largest)
-
-
-def shares_test(then: Floats, moved: Floats, rows: int, others: int) -> tuple[float, float]:
-    """The p-value and the chi-square statistic of two samples of categories.
-
-    The power divergence of Cressie and Read 1984 with 1/3, which is chi-square's law in the tail:
-    at 1e-4, Pearson's statistic errs up to 4.7 times too often where 5 rows are expected, this one
-    1.2 times. Cells of fewer expected rows are pooled. Two cells: Fisher's exact test.
-
-    Args:
-        then: The shares of the baseline. Shape (cells,).
-        moved: The shares of the window less those. The same shape.
-        rows: Of the window.
-        others: Of the baseline.
-    """
-    share = rows / (rows + others)
-    pooled = then + moved * share
-    before, after = _pool(pooled - moved * share, pooled + moved * (1 - share), rows, others)
-    if len(before) < 2:
-        return 1.0, 0.0
-    expected = before + (after - before) * share
-    statistic = rows * _divergence(after, expected) + others * _divergence(before, expected)
-    if len(before) == 2:
-        rare = int((before + after).argmin())
-        count, other = round(float(after[rare]) * rows), round(float(before[rare]) * others)
-        return _exact(count, rows, other, others), statistic
-    return chi_square_tail(statistic, len(before) - 1), statistic
-
-
-def _pool(before: Floats, after: Floats, rows: int, others: int) -> tuple[Floats, Floats]:
-    """Rare cells as one, and that one into the smallest other where it is rare as well."""
-    expected = (before * others + after * rows) / (rows + others) * min(rows, others)
-    is_rare = expected < MIN_EXPECTED
-    rest = float(expected[is_rare].sum())
-    order = np.flatnonzero(~is_rare)[np.argsort(expected[~is_rare])]
-    groups = [np.array([place]) for place in order]
-    if rest > 0:
-        joins = rest < MIN_EXPECTED and len(groups) > 1
-        groups[: 1 if joins else 0] = [
-            np.append(order[: 1 if joins else 0], np.flatnonzero(is_rare))
-        ]
-    made = [np.array([float(side[group].sum()) for group in groups]) for side in (before, after)]
-    return made[0], made[1]
-
-
-def _divergence(found: Floats, expected: Floats) -> float:
-    return 4.5 * float(
-        (np.maximum(found, 0) * (np.cbrt(np.maximum(found, 0) / expected) - 1)).sum()
-    )

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_diabetes
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -19,6 +21,7 @@ from sklearn.preprocessing import (
     MinMaxScaler,
     Normalizer,
     PolynomialFeatures,
+    PowerTransformer,
     RobustScaler,
     StandardScaler,
 )
@@ -179,6 +182,27 @@ def test_numbers_that_the_original_refuses_are_refused(pack, model, bounds):
                 bundle.predict(rows)
             continue
         np.testing.assert_allclose(bundle.predict(rows)["prediction"], expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+@pytest.mark.parametrize(
+    ("step", "low"),
+    [
+        (FunctionTransformer(np.log1p), np.nextafter(-1.0, 0.0)),
+        (FunctionTransformer(np.sqrt), 0.0),
+        (PowerTransformer("box-cox"), 5e-324),
+    ],
+    ids=["log1p", "sqrt", "box-cox"],
+)
+def test_counts_behind_an_imputer_have_the_ends_of_doubles(pack, step, low, dtype):
+    """A count that may be missing is a double: the largest is none of the whole type's numbers."""
+    counts = np.random.default_rng(0).integers(1, 2_000, (200, 2)).astype(dtype)
+    model = make_pipeline(SimpleImputer(), step, LinearRegression())
+    table = pd.DataFrame(counts, columns=["seats", "stops"])
+    bundle = compiled(pack(model.fit(table, counts[:, 0]), table))
+    assert {field.bounds for field in bundle.signature.inputs} == {(low, LARGEST)}
+    np.testing.assert_allclose(bundle.predict(table)["prediction"], model.predict(table))
 
 
 def test_bounds_of_columns_are_those_of_each():

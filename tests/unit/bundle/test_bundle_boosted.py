@@ -196,6 +196,23 @@ def test_the_sums_of_xgboost_start_where_its_objective_says():
     assert ensemble.base == pytest.approx([np.log(0.3 / 0.7)], rel=1e-6)
 
 
+def test_the_weights_of_dart_are_read_where_either_form_of_xgboost_has_them():
+    """Until 3.3 they lie beside the trees' model, from 3.4 on inside it."""
+    model = xgboost.XGBRegressor(n_estimators=5, booster="dart", rate_drop=0.5, n_jobs=1).fit(X, y)
+    saved = _json(model)
+    booster = saved["learner"]["gradient_booster"]
+    inside = booster.get("gbtree", booster)["model"]
+    weights = booster.pop("weight_drop", None) or inside.pop("weight_drop")
+    assert min(weights) < 1
+    read = []
+    for holder in (booster, inside):
+        holder["weight_drop"] = weights
+        read.append([tree.values.tolist() for tree in xgboost_trees.read_xgboost(saved).trees])
+        del holder["weight_drop"]
+    assert read[0] == read[1]
+    assert read[0] != [tree.values.tolist() for tree in xgboost_trees.read_xgboost(saved).trees]
+
+
 def test_a_threshold_of_xgboost_is_passed_by_the_float_before_it_only():
     model = xgboost.XGBRegressor(n_estimators=1, max_depth=1).fit(X, y)
     (tree,) = xgboost_trees.read_xgboost(_json(model)).trees

@@ -131,9 +131,13 @@ def test_an_output_with_another_number_of_rows_is_refused(
 
 def of_what_is_not_zero():
     return graph_of(
-        [("NonZero", ["x"], "i", {}), ("Transpose", ["i"], "y", {})],
+        [
+            ("NonZero", ["x"], "i", {}),
+            ("Transpose", ["i"], "t", {}),
+            ("GatherND", ["x", "t"], "y", {}),
+        ],
         {"x": ["n", 1]},
-        {"y": (_INT, ["k", 2])},
+        {"y": (_FLOAT, ["k"])},
     )
 
 
@@ -147,7 +151,7 @@ def test_an_answer_with_another_number_of_rows_is_an_error_when_it_comes(tmp_pat
     """No row at pack was zero, so nothing was seen of it there."""
     train = np.ones((4, 1))
     bundle = bascule.pack(of_what_is_not_zero(), name="odd", train=train, to=tmp_path / "m")
-    with pytest.raises(ModelFailed, match=r"y has the shape \[1, 2\] for 2 rows"):
+    with pytest.raises(ModelFailed, match=r"y has the shape \[1\] for 2 rows"):
         bundle.predict(np.array([[1.0], [0.0]], np.float32))
 
 

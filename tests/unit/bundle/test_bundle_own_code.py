@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.cluster import Birch
@@ -27,7 +28,7 @@ from bascule.core.fields import DType, Field
 
 FEATURES = """
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
 
 SCALE = 1.0
 
@@ -52,6 +53,52 @@ class Clip(TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         return np.clip(X, *self.ends_)
+
+
+class Doubled(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) * 2
+
+
+class Centred(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self._means = np.mean(X, axis=0)
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) - self._means
+
+
+class Plain:
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, float) * 2
+
+    def fit_transform(self, X, y=None):
+        return self.transform(X)
+
+
+class Named(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X):
+        return X["b"].to_numpy() * 2
+
+
+class OfAny(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X):
+        return np.asarray(X, float)[:, 1] * 2
 
 
 class Sign(ClassifierMixin, BaseEstimator):
@@ -117,6 +164,46 @@ def test_a_pipeline_with_functions_and_classes_of_ones_own_answers_as_it_did(mod
     assert entry.inputs == bundle.signature.inputs
     assert entry.features == Field("features", DType.FP64, (5,))
     assert entry.precision == "float64, behind the model's own steps"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("Doubled", "only"),
+        ("Plain", "last"),
+        pytest.param("Centred", "last", marks=pytest.mark.slow),
+        pytest.param("Plain", "first", marks=pytest.mark.slow),
+        pytest.param("Doubled", "between", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_that_keeps_nothing_ending_in_an_underscore_may_stand_anywhere(
+    home, pack, name, place
+):
+    """A pipeline of the steps before the last one would call itself not fitted; none is made."""
+    import own_features
+
+    own, scale = getattr(own_features, name)(), StandardScaler()
+    steps = {"only": [own], "first": [own, scale], "last": [scale, own]}
+    fitted = make_pipeline(*steps.get(place, [scale, own, StandardScaler()]), Ridge()).fit(X, Y)
+    bundle = pack(fitted, X, code=home / "own_features.py")
+    assert bundle.manifest.serves == "onnx"
+    np.testing.assert_allclose(bundle.predict(X)["prediction"], fitted.predict(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("Named", ["a", "b"]), ("OfAny", ["input"])])
+def test_an_estimator_that_knows_the_count_of_its_columns_alone_may_read_their_names(
+    home, pack, name, inputs
+):
+    import own_features
+
+    table = pd.DataFrame(X[:, :2], columns=["a", "b"])
+    model = getattr(own_features, name)().fit(table, Y)
+    bundle = pack(
+        model, (table, X[:, 0]), (table, X[:, 0]), code=home / "own_features.py",
+        serve_original=True,
+    )  # fmt: skip
+    assert [field.name for field in bundle.signature.inputs] == inputs
+    assert bundle.predict(table)["prediction"].tolist() == model.predict(table).tolist()
 
 
 def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):

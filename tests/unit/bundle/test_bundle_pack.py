@@ -394,3 +394,63 @@ def test_a_manifest_that_does_not_say_how_its_table_was_held_is_not_believed():
 
     with pytest.raises(Untrusted, match="how the training table was held"):
         Frame.from_json({"container": "pandas", "dtype": "", "columns": [{"name": "a"}]})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "is_whole"),
+    [
+        ("uint8", [0.0, 255.0], True),
+        ("uint8", [0.0, 256.0], False),
+        ("int8", [-129.0], False),
+        ("int64", [2.0**63 - 1024, -(2.0**63)], True),
+        ("int64", [2.0**63], False),
+        ("bool", [0.0, 1.0], True),
+        ("bool", [2.0], False),
+        ("int64", [0.5], False),
+        ("int64", [np.nan], False),
+    ],
+)
+def test_a_number_beyond_its_whole_type_is_not_wrapped_around(dtype, values, is_whole):
+    """As in an author's own table, which holds 256 in a wider type, and not as 0."""
+    from bascule.bundle.flavors.frames import Frame
+    from bascule.bundle.tables import Kind
+
+    column = np.array(values)
+    table = Frame("pandas", {"a": Kind(dtype)}).build({"a": column})
+    matrix = Frame("numpy", {}, dtype).build({"input": column[:, None]})
+    for rebuilt in (table["a"], matrix):
+        assert (str(rebuilt.dtype) == dtype) is is_whole
+        np.testing.assert_array_equal(np.asarray(rebuilt, float).ravel(), column)
+
+
+@pytest.mark.parametrize("dtype", [object, "boolean"])
+def test_booleans_of_which_some_are_missing_stay_booleans_to_the_model_and_over_json(pack, dtype):
+    from bascule.serving.protocols import Decoder
+
+    flags = [True, None, False, True, None, False] * 10
+    table = pd.DataFrame({"flag": pd.Series(flags, dtype=dtype), "x": np.arange(60.0)})
+    y = np.arange(60.0) + np.array([{True: 5, False: -5, None: 0}[flag] for flag in flags])
+    encoder = ColumnTransformer([("flag", OneHotEncoder(), ["flag"])], remainder="passthrough")
+    model = make_pipeline(encoder, Ridge(alpha=0.01)).fit(table, y)
+    bundle = pack(model, table)
+    field = bundle.signature.inputs[0]
+    assert (field.dtype, field.nullable, field.booleans) == (DType.FP64, True, True)
+    assert bascule.load(bundle.path).signature.inputs[0] == field
+
+    inputs, outputs = bundle.signature.inputs, bundle.signature.outputs
+    decode = Decoder().for_fields(inputs, bundle.manifest.served.inputs, outputs, 100)
+    for datatype in ("BOOL", "FP64"):
+        tensors = [
+            {"name": "flag", "datatype": datatype, "shape": [3], "data": [True, None, False]},
+            {"name": "x", "datatype": "FP64", "shape": [3], "data": [0.0, 1.0, 2.0]},
+        ]
+        _, call, _ = decode(json.dumps({"inputs": tensors}).encode())
+        answer = bundle.predict(call.columns)["prediction"]
+        np.testing.assert_allclose(answer, model.predict(table[:3]))
+
+    from bascule.bundle.flavors.frames import Frame
+
+    rebuilt = Frame.from_json(bundle.manifest.original.frame).build(call.columns)["flag"]
+    assert str(rebuilt.dtype) == str(table["flag"].dtype)
+    assert [value if value is not pd.NA else None for value in rebuilt] == [True, None, False]
+    assert type(rebuilt[0]) in (bool, np.bool_)

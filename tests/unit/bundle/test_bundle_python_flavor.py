@@ -29,6 +29,17 @@ class Shaped:
     def predict(self, columns):
         return columns["input"][:, :2]
 
+class Centred:
+    def predict(self, columns):
+        return columns["input"].sum(axis=1) - columns["input"].mean()
+
+class Counting:
+    calls = 0
+
+    def predict(self, columns):
+        self.calls += 1
+        return columns["input"].sum(axis=1) + self.calls
+
 class Loud:
     def predict(self, columns):
         raise ValueError("not today")
@@ -117,6 +128,18 @@ def test_a_class_that_fails_on_the_rows_is_not_packed(pack, code, tmp_path):
     with pytest.raises(ModelFailed, match="ValueError: not today"):
         pack(bascule.PythonModel("summing:Loud", code=code), ROWS)
     assert not list(tmp_path.glob("bundle*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Centred", "answers a row otherwise when it is asked alone than among others"),
+        ("Counting", "answers the same rows otherwise when it is asked twice"),
+    ],
+)
+def test_code_whose_answer_depends_on_the_company_or_the_call_is_not_packed(pack, code, name, said):
+    with pytest.raises(Invalid, match=said):
+        pack(bascule.PythonModel(f"summing:{name}", code=code), ROWS)
 
 
 def test_rows_are_needed_to_know_the_inputs(pack, code):

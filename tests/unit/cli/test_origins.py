@@ -1,15 +1,22 @@
 """The commands that pack code of one's own, and that rebuild."""
 
 import json
+import pickle
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import sklearn
 import skops.io
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import bascule
 from bascule.bundle.flavors import python
@@ -254,3 +261,39 @@ def test_a_source_that_is_none_is_refused_before_anything_is_written(run, packed
     assert status == 2
     assert "KIND:WHAT" in messages
     assert not (tmp_path / "other.bundle").exists()
+
+
+def _saved_by_another(model, lacks):
+    """The pickle as scikit-learn 1.5.2 would have left it: without what came later."""
+    for name in lacks:
+        del vars(model)[name]
+    version = sklearn.__version__.encode()
+    assert len(version) == len(b"1.5.2")
+    return pickle.dumps(model).replace(version, b"1.5.2")
+
+
+def test_a_model_of_another_scikit_learn_names_both_versions_and_the_way_out(tmp_path):
+    X = np.arange(20.0).reshape(10, 2)
+    model = make_pipeline(StandardScaler(), Ridge()).fit(X, X[:, 0])
+    (tmp_path / "old.pkl").write_bytes(_saved_by_another(model, ["transform_input"]))
+    (tmp_path / "x.csv").write_text("a,b\n" + "\n".join(f"{a},{b}" for a, b in X))
+    ran = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "pack", "old.pkl", "--allow-pickle", "--name", "m",
+         "--train", "x.csv"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    here = re.escape(sklearn.__version__)
+    assert re.search(f"lacks what scikit-learn {here}.* saved with scikit-learn 1.5.2", ran.stderr)
+    assert "pip install 'scikit-learn==1.5.2'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
+def test_a_pickle_that_another_scikit_learn_made_and_this_cannot_read_names_both(tmp_path):
+    data = _saved_by_another(StandardScaler().fit([[1.0], [2.0]]), [])
+    (tmp_path / "old.pkl").write_bytes(data.replace(b"sklearn.preprocessing._data", b"s" * 27))
+    with pytest.raises(
+        Invalid, match=r"made with scikit-learn 1\.5\.2, and .* is installed"
+    ) as told:
+        read_model(tmp_path / "old.pkl", allow_pickle=True)
+    assert "pip install 'scikit-learn==1.5.2'" in told.value.hint

@@ -168,7 +168,8 @@ def test_a_confidence_sequence_closes_in_on_the_difference():
         )
 
     short, long = (
-        sequences_of(ROLLOUT, [interval(at, 500) for at in range(count)])[0] for count in (4, 60)
+        sequences_of(ROLLOUT, [interval(at, 500) for at in range(count)], [])[0]
+        for count in (4, 60)
     )
     widths = []
     for one in (short, long):
@@ -176,7 +177,7 @@ def test_a_confidence_sequence_closes_in_on_the_difference():
         widths.append(float(upper.split(". ")[0]) - float(lower))
     assert widths[1] < widths[0] / 2
     assert "+4.00 points" in long.caption
-    assert sequences_of(ROLLOUT, []) == []
+    assert sequences_of(ROLLOUT, [], []) == []
 
 
 def test_neighbours_of_a_stage_are_added_up_and_stages_stay_apart():
@@ -242,7 +243,7 @@ def test_looks_are_a_second_apart_however_many_pages_ask():
         def totals(self):
             return []
 
-        def arm_totals(self):
+        def arm_totals(self, _compared=""):
             self.asked += 1
             return []
 

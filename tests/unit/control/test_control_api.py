@@ -78,7 +78,7 @@ class FakeSupervisor:
         self.services = wish(self.services)
         return self.services
 
-    def arm_totals(self):
+    def arm_totals(self, _compared=""):
         return []
 
     def totals(self):

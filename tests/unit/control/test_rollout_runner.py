@@ -1,4 +1,4 @@
-"""What the controller of rollouts does in one turn, and the thresholds that it measures."""
+"""What the controller of rollouts does in one turn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import pytest
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.rollouts import RolloutRunner, duration_s
+from bascule.control.rollouts import RolloutRunner
 from bascule.endpoints import Arm, EndpointStore, Plan, PlanEvent, StoredPlan
-from bascule.release.rollouts import Guard, Rollout, RolloutStore
-from bascule.serving.telemetry import BUCKETS_S, Totals
+from bascule.release.rollouts import (
+    ArmCounts,
+    Cohort,
+    CohortArm,
+    Guard,
+    Interval,
+    Rollout,
+    RolloutStore,
+)
+from bascule.stats.durations import place_of
 
 NOW = datetime.now(UTC)
 
@@ -22,7 +30,7 @@ def catalogue(tmp_path):
     made = Catalogue(SqliteDatabase(tmp_path / "catalogue.db"))
     rollout = Rollout(
         id="r1", started_at=NOW, endpoint="late", candidate="late/2", current="late/1",
-        strategy="canary", guards=(Guard("errors", 0.02, "pp"),),
+        strategy="canary", guards=(Guard("errors", 0.02, "pp"), Guard("p95", 0.2, "%")),
     )  # fmt: skip
     plan = Plan("late", 1, (Arm("current", "late/1", 100.0),))
     RolloutStore(made).add(rollout, by="ada", reason="", first=StoredPlan(plan, NOW, "ada"))
@@ -34,34 +42,98 @@ def test_a_plan_that_is_made_before_the_first_decision_ends_the_rollout_and_stay
     by_hand = Plan("late", 2, (Arm("current", "late/2", 100.0),))
     event = PlanEvent("deployed", NOW, "ada", "", "late/2 answers late")
     endpoints.add([StoredPlan(by_hand, NOW, "ada")], [event])
-    RolloutRunner(CountedServer(catalogue), catalogue, lambda _: {}).turn()
+    RolloutRunner(CountedServer(catalogue), catalogue, lambda *_: []).turn()
     (stored,) = RolloutStore(catalogue).decisions("r1")
     assert stored.decision.sentence == "ended: plan 2 of late was made meanwhile"
     assert endpoints.endpoint("late").current.plan == by_hand
 
 
 def test_a_rollout_begins_where_the_version_is_current_that_it_was_asked_for_against(catalogue):
-    RolloutRunner(CountedServer(catalogue), catalogue, lambda _: {}).turn()
+    RolloutRunner(CountedServer(catalogue), catalogue, lambda *_: []).turn()
     plan = EndpointStore(catalogue).endpoint("late").current.plan
     assert [arm.version for arm in plan.arms] == ["late/1", "late/2"]
 
 
-def counted(*buckets):
-    """Totals with so many answers in the first buckets."""
-    return [Totals({}, 0, 0.0, (*buckets, *[0] * (len(BUCKETS_S) + 1 - len(buckets))))]
+def begun(catalogue, name, *guards):
+    """A rollout of the endpoint `name` that has its first decision."""
+    rollout = Rollout(
+        id=f"r-{name}", started_at=NOW, endpoint=name, candidate=f"{name}/2", current=f"{name}/1",
+        strategy="canary", guards=guards, step_s=0.0, steps_percent=(20.0, 100.0),
+    )  # fmt: skip
+    plan = Plan(name, 1, (Arm("current", f"{name}/1", 100.0),))
+    RolloutStore(catalogue).add(rollout, by="ada", reason="", first=StoredPlan(plan, NOW, "ada"))
 
 
-def test_the_quantile_of_durations_that_differ_lies_in_its_bucket():
-    assert duration_s(counted(100, 100, 100, 100), 0.5) == BUCKETS_S[1]
-    assert BUCKETS_S[1] < duration_s(counted(100, 100, 100, 100), 0.6) < BUCKETS_S[2]
+ACCURACY = Guard("accuracy", 0.02, "pp")
+ARM = CohortArm(10_000, 0.0, (500.0,))
 
 
-def test_the_threshold_of_durations_that_are_alike_lies_above_them():
-    assert duration_s(counted(1_000), 0.5) == BUCKETS_S[1]
-    assert duration_s(counted(0, 0, 1_000), 0.99) == BUCKETS_S[3]
-    assert duration_s(counted(*[0] * len(BUCKETS_S), 1_000), 0.5) >= BUCKETS_S[-1]
+@pytest.mark.parametrize("broken", ["early", "rain"])
+def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue, broken):
+    """Whichever of the two comes first."""
+    begun(catalogue, "early", ACCURACY)
+    begun(catalogue, "rain", ACCURACY)
+
+    def count(rollout, stages, now):
+        if rollout.endpoint == broken:
+            raise ValueError("more wrong answers than answers")
+        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage in stages[:1]]
+
+    runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
+    for _ in range(3):
+        runner.turn()
+    store = RolloutStore(catalogue)
+    troubled, other = (
+        store.get(f"r-{name}").latest for name in sorted(["early", "rain"], key=broken.__ne__)
+    )
+    assert troubled.trouble == "ValueError: more wrong answers than answers"
+    assert troubled.sentence.startswith("cannot be decided, so its shares stay: ValueError")
+    assert (other.trouble, other.revision) == ("", 1)
+    assert len(store.decisions(f"r-{broken}")) == 1
 
 
-def test_too_few_durations_are_as_good_as_none():
-    assert duration_s(counted(199), 0.5) == duration_s(counted(0), 0.5) != BUCKETS_S[1]
-    assert duration_s(counted(200), 0.5) == BUCKETS_S[1]
+def test_the_counts_of_a_look_stay_as_they_were_when_a_correction_comes(catalogue):
+    begun(catalogue, "rain", ACCURACY)
+    wrong = iter([500.0, 300.0, 300.0])
+
+    def count(rollout, stages, now):
+        arm = CohortArm(10_000, 0.0, (next(wrong),))
+        return [Cohort(0, 0, 1.0, arm, arm), Cohort(1, 0, 2.0, ARM, ARM)]
+
+    runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
+    store = RolloutStore(catalogue)
+    for _ in range(4):
+        runner.turn()
+        runner._outcomes_due_s.clear()
+        runner._cohorts.clear()
+    as_of = store.cohorts_by_revision("r-rain")
+    assert [as_of(n).cohorts[0].candidate.losses for n in (1, 2)] == [(500.0,), (300.0,)]
+    assert as_of(2).cohorts[1].candidate == ARM
+    assert store.cohorts("r-rain").revision == 2  # the same counts again are no revision
+    assert as_of(0).cohorts == ()
+
+
+def test_a_sealed_interval_keeps_counts_beyond_limits_that_were_known_before_it(catalogue):
+    """And no durations: a rollout of a day has many intervals."""
+    runner = RolloutRunner(CountedServer(catalogue), catalogue, lambda *_: [])
+    runner.turn()
+    store, lease = RolloutStore(catalogue), runner.leadership.lease
+    fast, slow = place_of(30_000_000, 1), place_of(45_000_000, 1)
+
+    def sealed(current, candidate):
+        for host in ("a", "b"):
+            store.put_counts(
+                "r1", host,
+                Interval(
+                    0, 0, ArmCounts(current, durations=(fast, current)),
+                    ArmCounts(candidate, durations=(slow, candidate)),
+                ),
+            )  # fmt: skip
+        return store.seal("r1", lease)
+
+    (first,) = sealed(100, 10)
+    assert (first.current, first.candidate) == (ArmCounts(200), ArmCounts(20))
+    (second,) = sealed(150, 30)
+    assert second.current == ArmCounts(100, slow=((0, 100, 0, 100),))
+    assert second.candidate == ArmCounts(40, slow=((0, 40, 40, 40),))
+    assert sealed(150, 30) == []

@@ -67,7 +67,7 @@ class CountedServer:
             if self._bad_every and arm.name == "candidate":
                 self._shared[at + 1] += asked // self._bad_every
 
-    def arm_totals(self):
+    def arm_totals(self, _compared=""):
         made = []
         for stored in self._plans.plans("late"):
             for place, arm in enumerate(stored.plan.arms):
@@ -138,7 +138,7 @@ def controller(home, server, name="a", *, die_at=None):
     try:
         if die_at is not None:
             _die_at_statement(die_at)
-        runner = RolloutRunner(server, home.catalogue, lambda _: {})
+        runner = RolloutRunner(server, home.catalogue, lambda *_: [])
         runner._source = f"host/{name}"
         for _ in range(MOST_TURNS):
             server.answer()

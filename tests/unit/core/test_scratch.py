@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -75,6 +76,58 @@ def test_the_first_folder_of_a_process_sweeps(holding, tmp_path, monkeypatch):
     with Scratch(parent=tmp_path):
         assert not os.path.exists(left)
     assert not list(tmp_path.glob("bascule-*"))
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from bascule.core.scratch import sweep
+sweep(Path(sys.argv[1]))
+"""
+
+
+def test_a_folder_that_another_process_sweeps_before_it_is_locked_is_made_again(
+    tmp_path, monkeypatch
+):
+    """Between the two there is a moment in which every new folder looks like an orphan."""
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_let_another_sweep(**settings):
+        made.append(make(**settings))
+        if len(made) == 1:
+            subprocess.run([sys.executable, "-c", SWEEP, str(tmp_path)], check=True)
+        return made[-1]
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", make_and_let_another_sweep)
+    with Scratch(parent=tmp_path) as folder:
+        assert [str(folder)] == made[1:]
+        assert folder.is_dir()
+        assert not os.path.exists(made[0])
+
+
+MAKE = """
+import sys
+from bascule.core.scratch import Scratch
+for _ in range(2_000):
+    with Scratch(parent=sys.argv[1]) as folder:
+        (folder / "file").write_bytes(b"mine")
+        assert (folder / "file").read_bytes() == b"mine"
+"""
+
+
+@pytest.mark.slow
+def test_folders_are_made_while_other_processes_sweep(tmp_path):
+    """Each of these lost a few folders of thousands."""
+    sweeping = SWEEP.replace("sweep(Path", "while True:\n    sweep(Path")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+        for code in (sweeping, sweeping, sweeping, MAKE, MAKE)
+    ]
+    ended = [process.wait() for process in processes[3:]]
+    for process in processes[:3]:
+        process.kill()
+        process.wait()
+    assert ended == [0, 0]
 
 
 def test_a_link_and_a_file_are_left_alone(tmp_path):

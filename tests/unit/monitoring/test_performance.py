@@ -20,11 +20,12 @@ from sklearn.preprocessing import OneHotEncoder
 
 import bascule
 from bascule.core import Invalid, NotFound
-from bascule.metrics import Labelled, estimate, metric_of
+from bascule.metrics import Estimate, Labelled, estimate, metric_of
 from bascule.monitoring import Outcomes, measure_performance
 from bascule.monitoring.ledger import SpoolWriter
 from bascule.monitoring.performance.delays import delay_curve
-from bascule.monitoring.performance.judging import judge
+from bascule.monitoring.performance.estimating import estimator_of
+from bascule.monitoring.performance.judging import estimate_interval, judge
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -200,6 +201,47 @@ def test_estimates_without_truth_are_near_where_only_the_inputs_change(bundle, r
     for one in whole.metrics:
         assert one.estimated == pytest.approx(one.found.value, abs=3 * one.found.error), one.metric
     assert whole.metrics[0].recorded - whole.metrics[0].estimated > 0.03
+
+
+def test_an_estimate_has_an_interval_and_says_what_it_cannot_see(bundle, random):
+    X = flights(1_000, random)
+    report = measure_performance(X.assign(y=late(X, random)), bundle, truth_column="y")
+    for window in report.windows:
+        for one in window.metrics:
+            assert one.estimated_between is not None
+            low, high = one.estimated_between
+            assert low < one.estimated < high
+    (said,) = [
+        one.sentence for one in report.findings if "estimated without truth at" in one.sentence
+    ]
+    assert said.endswith("cannot see concept drift: the same inputs with other truths")
+    assert "95 % interval" in said
+    flat = report.to_arrow().to_pylist()[0]
+    assert flat["estimated_lower"] < flat["estimated"] < flat["estimated_upper"]
+
+
+def test_the_interval_of_an_estimate_holds_the_value_where_rows_are_like_the_held_out_ones():
+    random, hits, runs = np.random.default_rng(3), 0, 100
+
+    def drawn(rows):
+        chances = random.beta(2, 2, rows)
+        truth = (random.random(rows) < chances).astype(int)
+        return Labelled(
+            "classification", truth, (chances > 0.5).astype(int), (0, 1),
+            np.column_stack([1 - chances, chances]),
+        )  # fmt: skip
+
+    for _ in range(runs):
+        known, window = drawn(300), drawn(500)
+        estimator = estimator_of(known, None)
+        assert estimator is not None
+        between = estimate_interval(
+            metric_of("log_loss"), estimator.estimate(window, None)["log_loss"],
+            estimator.errors(window)["log_loss"], estimate("log_loss", known), 500,
+        )  # fmt: skip
+        assert between is not None
+        hits += between[0] <= estimate("log_loss", window).value <= between[1]
+    assert hits >= 88
 
 
 def test_errors_of_numbers_are_estimated_from_the_inputs(regressor, random):
@@ -538,3 +580,39 @@ def test_false_alarms_stay_within_the_budget(rows, held_out):
             for _ in range(4_000)
         ]  # fmt: skip
         assert np.mean(alarms) <= 0.013, name
+
+
+@pytest.mark.parametrize("held_out", [50, 100])
+def test_few_held_out_rows_raise_no_more_alarms_than_the_budget(held_out):
+    """Rows that happen to be good have a small standard error, or none, and stay the record."""
+    random, level, alarms, windows = np.random.default_rng(8), 4 / (365 * 3), 0, 0
+    names = ("accuracy", "auc", "log_loss")
+
+    def drawn(rows):
+        chances = random.beta(0.3, 0.3, rows)
+        truth = (random.random(rows) < chances).astype(int)
+        kept = np.clip(chances, 1e-6, 1 - 1e-6)
+        return Labelled(
+            "classification", truth, (kept > 0.5).astype(int), (0, 1),
+            np.column_stack([1 - kept, kept]),
+        )  # fmt: skip
+
+    for _ in range(400):
+        known = drawn(held_out)
+        record = {name: estimate(name, known) for name in names}
+        window, windows = drawn(1_000), windows + 1
+        alarms += sum(
+            judge(metric_of(name), estimate(name, window), record[name], level, {}).is_alarm
+            for name in names
+        )
+    assert alarms <= 12  # 4 / 365 of 400 are 4.4
+
+
+def test_a_record_that_errs_in_no_row_is_no_certain_one():
+    """Fifty rows may be ordered without a fault by a model whose area is 0.9."""
+    metric = metric_of("auc")
+    record = Estimate(1.0, rows=50, error=0.0, fewest=20)
+    window = Estimate(0.96, rows=1_000, error=0.01, fewest=400)
+    assert judge(metric, window, record, 0.0036, {}).p_value == pytest.approx(0.19, abs=0.02)
+    worse = Estimate(0.7, rows=1_000, error=0.02, fewest=400)
+    assert judge(metric, worse, record, 0.0036, {}).is_alarm

@@ -22,6 +22,7 @@ from bascule.serving.workers.planned_endpoints import (
     find_version,
     policy_of,
 )
+from bascule.stats.durations import place_of
 
 INFER = "/v2/models/m/infer"
 
@@ -422,6 +423,32 @@ def test_places_of_old_plans_are_given_to_new_ones_and_late_answers_are_counted_
     first.count(200, 5, 2)
     assert {one.requests for one in counters.arms.totals()} == {0}
     assert base.totals().requests == 2
+
+
+def test_durations_are_counted_for_plans_of_rollouts_and_gone_with_their_place(tmp_path):
+    counters = Counters(tmp_path / "counters", 2)
+    version = MetricLabels("m", "1")
+    counters.name(version)
+
+    def series(plan, worker):
+        (label,) = labels_of(plan)
+        counters.arms.name([label], [label])
+        return counters.arms.series(worker, label, counters.series(worker, version), version)
+
+    arms = (Arm("current", "m/1", 100.0),)
+    answers = [(200, 5_000_000, 1), (200, 5_000_000, 20), (400, 9, 0), (504, 10**9, 0)]
+    for plan in (Plan("m", 1, arms), Plan("m", 2, arms, rollout="r1")):
+        for worker in (0, 1):
+            for answer in answers:
+                series(plan, worker).count(*answer)
+    plain, compared = counters.arms.totals([("m", 1), ("m", 2)])
+    assert plain.durations == ()
+    assert compared.durations == (place_of(5_000_000, 1), 2, place_of(5_000_000, 20), 2)
+    assert counters.arms.totals()[1].durations == ()
+    more = [Plan("m", number, arms, rollout="r2") for number in range(3, PLACES + 3)]
+    counters.arms.name([label for plan in more for label in labels_of(plan)], [])
+    every = [("m", number) for number in range(PLACES + 3)]
+    assert {total.durations for total in counters.arms.totals(every)} == {()}
 
 
 def test_more_arms_than_places_are_refused(tmp_path):

@@ -149,6 +149,35 @@ def test_never_means_that_each_runs_alone(running, program, thread):
     assert program.runs == [1, 2, 2, 2, 2]
 
 
+@pytest.mark.parametrize(("batching", "is_alone"), [("never", True), ("auto", False)])
+@pytest.mark.parametrize("where", ["thread", "loop"])
+def test_with_never_no_caller_changes_the_answer_of_another(
+    running, fake, thread, where, batching, is_alone
+):
+    """Of a program that computes over its rows, such as a bundle of an older version may hold."""
+
+    class OverRows(fake):
+        def run(self, columns, outputs=None):
+            made = super().run(columns, outputs)
+            return {name: values - values.mean() for name, values in made.items()}
+
+    program = OverRows()
+    alone = program.run({"x": np.array([[3.0, 5.0]])})["twice"].tolist()
+    mine = ([[3, 5]], ("twice",))
+    requests = [request for other in range(40) for request in (mine, (rows(other, 3), ("twice",)))]
+    if where == "thread":
+        calls = Calls(running, program, thread, batching=batching)
+        held(calls, program)
+        calls.submit(*requests)
+        program.gate.set()
+        outcomes = calls.all()[1:]
+        running.on_loop(calls.batcher.stop)
+    else:
+        outcomes = Turn(running, program, batching=batching).take(*requests)
+    answers = [outcome["twice"].tolist() for outcome in outcomes[::2]]
+    assert (answers == [alone] * 40) is is_alone
+
+
 @pytest.mark.parametrize(
     ("sizes", "runs"),
     [

@@ -54,6 +54,19 @@ def refusal(read, *arguments, **more):
     return refused.value.message
 
 
+def test_booleans_of_which_some_are_missing_are_numbers_and_are_sent_as_booleans():
+    field = Field("rain", DType.FP64, nullable=True, booleans=True)
+    rows = [{"rain": value} for value in (True, None, False, 1, 0.0)]
+    columns, _ = reader(field).rows(rows, "i")
+    np.testing.assert_array_equal(columns["rain"], [1, np.nan, 0, 1, 0])
+    with pytest.raises(Invalid, match="a text, where the model takes"):
+        reader(field).rows([{"rain": "true"}], "i")
+    number = Field("wind", DType.FP64, nullable=True)
+    assert "true, where the model takes numbers" in refusal(
+        reader(number).rows, [{"wind": True}], "i"
+    )
+
+
 # -- forms --
 
 

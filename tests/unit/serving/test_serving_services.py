@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from bascule.core.errors import Conflict, Invalid, NotFound
+from bascule.endpoints import Arm, Plan, Shadow
 from bascule.serving.specs import (
     ModelSpec,
     check_absent,
     check_specs,
     default_of,
+    left_out,
     loaded,
     swapped,
     unloaded,
@@ -151,3 +154,41 @@ def test_a_name_that_is_taken_is_told_with_the_place_of_what_has_it():
     check_absent(served("late/1"), "early")
     with pytest.raises(Conflict, match="'late' is loaded, from /bundles/late/1"):
         check_absent(served("late/1"), "late")
+
+
+def split(*arms: str, shadow: str = "", number: int = 3) -> Plan:
+    """A plan of `late` with equal shares; the first arm is the current one."""
+    share = 100.0 / len(arms)
+    return Plan(
+        "late", number,
+        tuple(Arm("current" if not n else f"a{n}", arm, share) for n, arm in enumerate(arms)),
+        shadow=Shadow(shadow, 10.0) if shadow else None,
+    )  # fmt: skip
+
+
+def of_plans(*texts: str) -> tuple[ModelSpec, ...]:
+    return tuple(replace(one, is_planned=True) for one in served(*texts))
+
+
+@pytest.mark.parametrize(
+    ("plan", "rest"),
+    [
+        (split("late/1", "late/2"), {"late/1": 100.0}),
+        (split("late/1", "late/2", "late/3"), {"late/1": 50.0, "late/3": 50.0}),
+        (split("late/1", shadow="late/2"), {"late/1": 100.0}),
+    ],
+)
+def test_a_version_of_a_plan_is_left_out_and_the_rest_answers_by_the_same_plan(plan, rest):
+    other = Plan("early", 1, (Arm("current", "early/1", 100.0),))
+    services = of_plans("late/1", "late/2", "late/3", "early/1")
+    kept, (part, same) = left_out(services, (plan, other), "late/2")
+    assert names(kept) == ["late/1", "late/3", "early/1"]
+    assert {arm.version: arm.share_percent for arm in part.arms} == rest
+    assert (part.number, part.shadow, same) == (3, None, other)
+
+
+def test_the_current_version_and_what_is_served_for_itself_are_not_left_out():
+    plan = split("late/1", "late/2")
+    assert left_out(of_plans("late/1", "late/2"), (plan,), "late/1") is None
+    services = (*of_plans("late/1"), *served("late/2"))
+    assert left_out(services, (plan,), "late/2") is None

@@ -187,7 +187,9 @@ class Standing:
 
 def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_path):
     config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
-    worker = _Worker(config, shared_fds=(), on_load_request=None, spawning=None)
+    worker = _Worker(
+        config, shared_fds=(), on_load_request=None, on_start_error=None, spawning=None
+    )
     worker.process = process = Standing()
     assert not any(worker.kill_silent(5, watched_s, 2.0) for watched_s in (0.0, 50.0))
     worker.ready = True  # what is being started has a time-out of its own
@@ -323,7 +325,9 @@ def test_a_stopped_worker_is_killed_when_enough_looks_in_a_row_have_found_it_so(
     tmp_path, monkeypatch
 ):
     config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
-    worker = _Worker(config, shared_fds=(), on_load_request=None, spawning=None)
+    worker = _Worker(
+        config, shared_fds=(), on_load_request=None, on_start_error=None, spawning=None
+    )
     worker.process, worker.ready = Standing(), True
     is_stopped = True
     monkeypatch.setattr("bascule.serving.workers.supervisor._is_stopped", lambda _: is_stopped)

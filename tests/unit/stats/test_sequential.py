@@ -15,12 +15,13 @@ from bascule.stats.planning import log_evidence, simulated_counts
 from bascule.stats.sequential import (
     SAFE_RATIOS,
     WORSE_RATIOS,
+    Beyond,
     bounded_mean,
     culprits,
     mcnemar,
     paired_mean,
-    quantile,
     quantile_bounds,
+    quantiles,
     rate_log_factors,
     two_proportions,
 )
@@ -262,7 +263,8 @@ def test_a_change_of_the_tail_is_found_by_some_threshold():
     current = random.lognormal(0, 0.4, (80, 80))
     candidate = random.lognormal(0, 0.4, (80, 20))
     candidate = np.where(random.random(candidate.shape) < 0.03, candidate * 8, candidate)
-    limits = np.quantile(random.lognormal(0, 0.4, 100_000), [0.5, 0.9, 0.99, 0.999])
+    shares = (0.5, 0.1, 0.01, 0.001)
+    limits = np.quantile(random.lognormal(0, 0.4, 100_000), 1 - np.array(shares))
     slower = [
         np.stack(
             [
@@ -272,11 +274,40 @@ def test_a_change_of_the_tail_is_found_by_some_threshold():
                 (current > limit).sum(1),
             ],
             1,
-        )
+        ).astype(float)
         for limit in limits
     ]
-    assert quantile(slower).log_e_worse >= CERTAIN
-    assert two_proportions(slower[0]).log_e_worse < CERTAIN
+    harm = [Beyond(share, [counts]) for share, counts in zip(shares, slower, strict=True)]
+    evidence, worst, least = quantiles(harm, harm[:1])
+    assert evidence.log_e_worse >= CERTAIN
+    assert (worst, least) == (int(np.argmax([beyond.log_e(proves=False) for beyond in harm])), 0)
+    assert worst >= 2
+    assert harm[0].log_e(proves=False) < CERTAIN
+
+
+def test_strata_with_their_own_rates_and_shares_are_compared_within_themselves():
+    """The candidate has most of the requests that are slow for everybody."""
+    random = np.random.default_rng(15)
+
+    def counts(n_c, n_0, rate):
+        events = random.binomial(n_c, rate, 100), random.binomial(n_0, rate, 100)
+        full = np.full(100, n_c), np.full(100, n_0)
+        return np.stack([full[0], events[0], full[1], events[1]], 1).astype(float)
+
+    strata = [counts(80, 20, 0.5), counts(20, 80, 0.05)]
+    assert two_proportions(sum(strata)).log_e_worse >= CERTAIN
+    assert Beyond(0.05, strata).log_e(proves=False) < 0
+    of_candidate, of_current = Beyond(0.05, strata).rates()
+    assert of_current == pytest.approx(of_candidate, abs=0.03)
+
+
+def test_harm_in_a_small_stratum_is_not_lost_in_a_large_one_without_harm():
+    large = np.tile([200.0, 8, 200, 10], (400, 1))
+    small = np.tile([50.0, 10, 50, 2], (20, 1))
+    each = [Beyond(0.05, [one]).log_e(proves=False) for one in (small, large)]
+    both = Beyond(0.05, [small, large])
+    assert each[0] > CERTAIN > 0 > each[1]
+    assert both.log_e(proves=False) == pytest.approx(each[0] - math.log(4), abs=0.7)
 
 
 @pytest.mark.parametrize(("n", "q"), [(1, 0.5), (40, 0.1), (300, 0.95)])
@@ -349,7 +380,6 @@ def test_a_guardrail_is_named_only_by_its_own_evidence():
         (lambda: bounded_mean([[10, 11.0, 11.0, 10, 1.0, 1.0]]), "no values from 0 to 1"),
         (lambda: paired_mean([[10, -11.0, 12.0]]), "no values from -1 to 1"),
         (lambda: mcnemar(6, 5, 10), "of 10 pairs"),
-        (lambda: quantile([]), "no threshold"),
         (lambda: quantile_bounds([1.0], 1.0), "between 0 and 1"),
         (lambda: quantile_bounds([1.0], 0.5, alpha=0.0), "between 0 and 1"),
         (lambda: quantile_bounds([1.0, math.nan], 0.5), "not a number"),

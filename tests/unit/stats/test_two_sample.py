@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from bascule.stats import CategoryBaseline, ColumnProfile, NumberBaseline, missing_test, range_test
-from bascule.stats.two_sample import Scores, shares_test
+from bascule.stats.two_sample import Scores
 
 
 def numbers(values) -> ColumnProfile:
@@ -103,25 +103,106 @@ def test_two_categories_have_the_exact_test_of_fisher():
     assert found.effect == pytest.approx(0.1)
 
 
-def test_several_categories_have_the_statistic_of_cressie_and_read():
+def test_several_categories_have_the_smallest_exact_p_value_of_one_against_the_others():
     then, now = {"a": 500, "b": 300, "c": 200}, {"a": 40, "b": 60, "c": 50}
     found = CategoryBaseline(texts(then)).test(texts(now))
-    theirs = stats.chi2_contingency([list(then.values()), list(now.values())], lambda_=1 / 3)
-    assert found.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert found.statistic == pytest.approx(theirs.statistic, rel=1e-9)
+    table = [[40, 110], [500, 500]]
+    assert found.what == "a"
+    assert found.p_value == pytest.approx(3 * 2 * stats.fisher_exact(table, "less").pvalue)
+    assert found.effect == pytest.approx(40 / 150 - 0.5)
 
 
-def test_rare_categories_raise_no_more_alarms_than_the_level_says(random):
-    """Pearson's statistic errs 4.7 times as often at 1e-4 where 5 rows are expected."""
-    shares, rows, others, runs, hits = np.array([0.98, 0.01, 0.01]), 500, 20_000, 4_000, 0
-    then = random.multinomial(others, shares, runs) / others
-    now = random.multinomial(rows, shares, runs) / rows
-    for before, after in zip(then, now, strict=True):
-        hits += shares_test(before, after - before, rows, others)[0] < 0.005
-    assert stats.binom.sf(hits - 1, runs, 0.005) > 1e-4
+@pytest.mark.parametrize(
+    ("shares", "rows", "others"),
+    [
+        ([0.001] * 1_000, 50, 30),
+        ([0.001] * 1_000, 500, 100),
+        ([0.98, 0.01, 0.01], 500, 20_000),
+        ([0.5, *[0.025] * 20], 50, 20_000),
+        ([0.9, *[0.01] * 10], 50, 30),
+        ([0.02] * 50, 50, 500),
+    ],
+)
+def test_sparse_categories_raise_no_more_alarms_than_the_level_says(random, shares, rows, others):
+    runs, hits = 2_000, 0
+    names = [f"v{place}" for place in range(len(shares))]
+    for then, now in zip(
+        random.multinomial(others, shares, runs), random.multinomial(rows, shares, runs),
+        strict=True,
+    ):  # fmt: skip
+        baseline, window = (counted(names, counts) for counts in (then, now))
+        hits += CategoryBaseline(baseline).test(window).p_value < 0.005
+    assert stats.binom.sf(hits - 1, runs, 0.005) > 1e-3
 
 
-def test_a_category_of_few_expected_rows_is_pooled_and_still_found():
+def counted(names, counts) -> ColumnProfile:
+    made = ColumnProfile("text")
+    made.rows = int(counts.sum())
+    present = np.flatnonzero(counts)
+    made.frequent.add([names[place] for place in present], counts[present])
+    return made
+
+
+@pytest.mark.parametrize("rows", [50, 500, 50_000])
+@pytest.mark.parametrize("categories", [65, 100, 1_000])
+@pytest.mark.parametrize("tilt", [0.0, 1.0])
+def test_more_categories_than_a_sketch_keeps_raise_no_alarm(random, rows, categories, tilt):
+    """The values that are not kept lack the error of each that is kept."""
+    shares = np.arange(1, categories + 1) ** -tilt
+    names = [f"v{place}" for place in range(categories)]
+    baseline = counted(names, random.multinomial(20_000, shares / shares.sum()))
+    for _ in range(40):
+        window = counted(names, random.multinomial(rows, shares / shares.sum()))
+        assert CategoryBaseline(baseline).test(window).p_value > 1e-3
+
+
+def test_a_change_among_many_categories_is_still_found(random):
+    shares = np.arange(1.0, 201.0) ** -1.0
+    names = [f"v{place}" for place in range(200)]
+    baseline = counted(names, random.multinomial(20_000, shares / shares.sum()))
+    shares[1] *= 4
+    window = counted(names, random.multinomial(500, shares / shares.sum()))
+    found = CategoryBaseline(baseline).test(window)
+    assert found.what == "v1"
+    assert found.p_value < 1e-6
+
+
+@pytest.mark.parametrize(("others", "rows"), [(30, 500), (30, 50), (100, 2_000)])
+@pytest.mark.parametrize("law", ["normal", "pareto", "poisson"])
+def test_a_baseline_of_few_rows_keeps_the_level(random, others, rows, law):
+    """Scores by the quantiles of 30 rows have no law that these rows could tell."""
+    draws = {
+        "normal": lambda n: random.normal(size=n),
+        "pareto": lambda n: random.pareto(1.0, n),
+        "poisson": lambda n: random.poisson(2.0, n).astype(float),
+    }
+    runs, hits = 500, 0
+    for _ in range(runs):
+        baseline = NumberBaseline(numbers(draws[law](others)))
+        values, counts = np.unique(draws[law](rows), return_counts=True)
+        hits += baseline.test(baseline.score_values(values, counts)).p_value < 0.01
+    assert stats.binom.sf(hits - 1, runs, 0.01) > 1e-3
+
+
+def test_windows_whose_means_vary_keep_the_level_if_told_by_how_much(random):
+    rows = 4_000
+    baseline, runs, hits = NumberBaseline(numbers(random.normal(size=20_000))), 300, 0
+    for _ in range(runs):
+        values = np.sort(random.normal(random.normal(0, 0.1), 1, rows))
+        window = numbers(values)
+        hits += baseline.test(baseline.score(window), 0.1**2, 0.1**2).p_value < 0.02
+    assert stats.binom.sf(hits - 1, runs, 0.02) > 1e-3
+
+
+def test_a_change_of_shape_says_where(random):
+    baseline = NumberBaseline(numbers(random.normal(size=20_000)))
+    values = np.where(random.random(2_000) < 0.5, -1, 1) * (0.9 + 0.1 * random.random(2_000))
+    found = baseline.test(baseline.score(numbers(values)))
+    assert found.test == "shape"
+    assert abs(abs(float(found.what)) - 0.9) < 0.02
+
+
+def test_a_category_of_few_expected_rows_is_found():
     found = CategoryBaseline(texts({"a": 980, "b": 10, "c": 10})).test(texts({"a": 30, "c": 20}))
     assert found.p_value < 1e-9
     assert (found.what, round(found.effect, 2)) == ("c", 0.39)

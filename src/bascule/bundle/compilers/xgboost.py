@@ -96,6 +96,7 @@ def read_xgboost(model: Mapping[str, Any]) -> Ensemble:
     if "model" not in booster or "trees" not in booster["model"]:
         raise Unconvertible("XGBoost's linear booster holds no trees")
     forest = booster["model"]
+    weights = forest.get("weight_drop", weights)  # where it is since XGBoost 3.4
     if int(known["num_target"]) > 1:
         raise Unconvertible("XGBoost predicts several outputs")
     targets = max(int(known["num_class"]), 1)

@@ -137,6 +137,7 @@ class Manifest:
     """What a model is. The digest of its canonical JSON is the bundle's identity.
 
     `classes` are a classifier's, `targets` those of a model with several outputs.
+    `allows_non_finite` says that NaN and infinite values are answers of this model, not failures.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Manifest:
     serves: str
     files: Mapping[str, FileEntry]
     targets: tuple[Target, ...] = ()
+    allows_non_finite: bool = False
     schema_version: int = SCHEMA_VERSION
     digest_on_disk: str = field(default="", compare=False)
 
@@ -170,6 +172,8 @@ class Manifest:
         }
         if self.targets:
             made["targets"] = [target.to_json() for target in self.targets]
+        if self.allows_non_finite:
+            made["allows_non_finite"] = True
         return made
 
     @classmethod

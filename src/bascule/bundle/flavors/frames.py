@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import MANIFEST, shaped
-from bascule.bundle.tables import Kind, is_missing
+from bascule.bundle.tables import BOOLEAN_OBJECTS, Kind, is_missing
 from bascule.core import Columns, Signature, Untrusted
 
-_LARGEST = 2.0**63
 _TEXT_TYPES = ("str", "string", "object")
 
 
@@ -66,7 +65,7 @@ class Frame:
     def _matrix(self, columns: Columns) -> NDArray[Any]:
         (values,) = columns.values()
         wanted = np.dtype(self.dtype)
-        if wanted.kind in "biu" and not _is_whole(values):
+        if wanted.kind in "biu" and not _is_whole(values, wanted):
             return values
         return values.astype(wanted, copy=False)
 
@@ -129,11 +128,14 @@ class _Recipe(TypedDict):
     columns: list[_Column]
 
 
-def _is_whole(values: NDArray[Any]) -> bool:
-    """Whether a column of whole numbers holds nothing else: neither NaN nor parts of a number."""
-    return values.dtype.kind != "f" or bool(
-        (np.abs(values) < _LARGEST).all() and (values == np.floor(values)).all()
-    )
+def _is_whole(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether a whole type holds all values: no NaN, no parts of a number, none beyond its ends."""
+    if values.dtype.kind != "f":
+        return True
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    # As doubles: the largest of 64 bits is rounded up to one that is too large.
+    inside = (values >= float(low)) & (values < float(high) + 1.0)
+    return bool((inside & (values == np.floor(values))).all())
 
 
 def _with_unseen(values: NDArray[Any], categories: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
@@ -181,15 +183,24 @@ def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
         if text == "object":
             return pandas.Series(values, dtype=object)
         return pandas.array(values, dtype=_pandas_dtype(text))
-    if kind.dtype == "object":
+    if kind.dtype == BOOLEAN_OBJECTS and _is_whole(values[~is_missing(values)], np.dtype(bool)):
+        objects = values.astype(bool).astype(object)
+        objects[is_missing(values)] = _missing_of(kind)
+        return pandas.Series(objects, dtype=object)
+    if kind.dtype in ("object", BOOLEAN_OBJECTS):
         objects = values.astype(object)
         objects[is_missing(values)] = _missing_of(kind)
         return pandas.Series(objects, dtype=object)
-    if kind.dtype.startswith(_TEXT_TYPES) or (kind.dtype[0] in "iub" and not _is_whole(values)):
+    if kind.dtype.startswith(_TEXT_TYPES):
         return values
-    if kind.dtype[0].isupper() or kind.dtype == "boolean":
-        return pandas.array(values.tolist(), dtype=kind.dtype.partition("[")[0])
-    return values.astype(kind.dtype.partition("[")[0], copy=False)
+    name = kind.dtype.partition("[")[0]
+    if name == "boolean" and not _is_whole(values[~is_missing(values)], np.dtype(bool)):
+        return values
+    if name[0].isupper() or name == "boolean":
+        return pandas.array(values.tolist(), dtype=name)
+    if name[0] in "iub" and not _is_whole(values, np.dtype(name)):
+        return values
+    return values.astype(name, copy=False)
 
 
 def _missing_of(kind: Kind) -> Any:
@@ -213,7 +224,7 @@ def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
     if (
         known_type is None
         or (known_type.is_float() and None not in listed)
-        or (known_type.is_integer() and not _is_whole(there))
+        or (known_type.is_integer() and not _is_whole(there, np.dtype(kind.dtype.lower())))
     ):
         return polars.Series(name, values)
     if known_type.is_integer():

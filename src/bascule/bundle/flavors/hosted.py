@@ -20,7 +20,7 @@ import numpy as np
 from bascule.bundle.disk import ProgramEntry, shaped
 from bascule.bundle.flavors.frames import Frame
 from bascule.bundle.flavors.pickled import MODEL, PROGRAM, RECIPE
-from bascule.bundle.flavors.sklearn import SklearnOriginal
+from bascule.bundle.flavors.sklearn import SklearnOriginal, before_last_step
 from bascule.bundle.programs import open_kind
 from bascule.core import Columns, Signature
 
@@ -46,12 +46,13 @@ def answers_of(folder: str) -> Answer:
 def _behind_steps(
     model: Any, frame: Frame, signature: Signature, entry: ProgramEntry, data: bytes
 ) -> Answer:
-    features, steps = entry.features, model[:-1]
+    features = entry.features
     assert features is not None
     inner = open_kind(replace(entry, inputs=(features,)), data, outputs=signature.outputs)
 
     def answer(columns: Columns, outputs: Sequence[str] | None) -> Columns:
-        made = np.ascontiguousarray(steps.transform(frame.build(columns)), features.dtype.numpy)
+        made = before_last_step(model, frame.build(columns))
+        made = np.ascontiguousarray(made, features.dtype.numpy)
         return inner.run({features.name: made}, outputs)
 
     return answer

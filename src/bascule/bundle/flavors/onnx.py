@@ -10,9 +10,10 @@ import numpy as np
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.imported import Compilation, ImportedModel, Rows
+from bascule.bundle.probing import LENGTHS, drawn
 from bascule.bundle.programs import field_of, is_known_type, open_onnx, open_session
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core import Columns, DType, Field, Invalid, Signature, Untrusted, first_line
+from bascule.core import Columns, Field, Invalid, Signature, Untrusted, first_line
 
 _FILE = "original/model.onnx"
 _COUNTS = (1, 2, 5, 7)
@@ -20,8 +21,6 @@ _COUNTS = (1, 2, 5, 7)
 _ROWS_FIRST = (
     "export the model again with the rows as the first dimension of every input and output"
 )
-_LENGTHS = (3, 1, 8, 64, 224)
-"""What is tried, one after the other, for a length that may vary."""
 
 
 class Onnx:
@@ -121,7 +120,7 @@ def _check_counts(session: Any, inputs: tuple[Field, ...], rows: Rows | None) ->
     and a run that gives another number of rows fails when it happens.
     """
     names = [node.name for node in session.get_outputs()]
-    for length in _LENGTHS if rows is None else (0,):
+    for length in LENGTHS if rows is None else (0,):
         for count in _COUNTS:
             try:
                 answers = session.run(names, _asked(inputs, rows, {}, count, length))
@@ -145,7 +144,7 @@ def _check_apart(session: Any, inputs: tuple[Field, ...], rows: Rows | None) -> 
     for node in nodes[1:]:
         if node.shape[0] is not None and node.shape[0] == nodes[0].shape[0]:
             continue
-        asked = _asked(inputs, rows, {node.name: _COUNTS[1]}, _COUNTS[-1], _LENGTHS[0])
+        asked = _asked(inputs, rows, {node.name: _COUNTS[1]}, _COUNTS[-1], LENGTHS[0])
         other = {**asked, node.name: np.zeros_like(asked[node.name])}
         try:
             first, second = session.run(names, asked), session.run(names, other)
@@ -173,13 +172,7 @@ def _asked(
             values = rows.columns[read.name]
             made[read.name] = as_dtype(values[np.arange(many) % len(values)], read.dtype)
             continue
-        shape = (many, *(length if part < 0 else part for part in read.shape))
-        if read.dtype is DType.BYTES:
-            made[read.name] = np.full(shape, "a", object)
-        elif read.dtype.is_float:
-            made[read.name] = random.normal(size=shape).astype(read.dtype.numpy)
-        else:
-            made[read.name] = random.integers(0, 2, shape).astype(read.dtype.numpy)
+        made[read.name] = drawn(read, many, length, random)
     return made
 
 

@@ -7,7 +7,7 @@ process, under a Python that has what it requires and nothing else; see `program
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +199,7 @@ def _check(model: PythonModel) -> None:
 
 
 def _may_be_missing(fields: tuple[Field, ...], columns: Columns) -> tuple[Field, ...]:
-    return tuple(
-        Field(f.name, f.dtype, f.shape, nullable=bool(is_missing(columns[f.name]).any()))
-        for f in fields
-    )
+    return tuple(replace(f, nullable=bool(is_missing(columns[f.name]).any())) for f in fields)
 
 
 def _outputs(program: ChildProgram, columns: Columns, model: PythonModel) -> tuple[Field, ...]:

@@ -59,6 +59,7 @@ from bascule.bundle.probing import probed
 from bascule.bundle.statements import environment
 from bascule.bundle.tables import Kind, Table, as_dtype, take
 from bascule.core import (
+    BasculeError,
     Columns,
     DType,
     Field,
@@ -69,6 +70,7 @@ from bascule.core import (
     Signature,
     Unconvertible,
     Untrusted,
+    first_line,
 )
 
 _FILE = "original/model.skops"
@@ -79,6 +81,7 @@ _OF_THE_PROCESS = {
     "refit_time_": "0.0",
 }
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
+_SAVED_WITH = re.compile(r"unpickle estimator \w+ from version (\S+) when")
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
 _LEFT_OUT = tuple(
     f"sklearn.externals.array_api_compat.{library}" for library in ("torch", "cupy", "dask")
@@ -142,6 +145,10 @@ class Sklearn:
         )
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
+        with _of_another_version():
+            return self._read(model, train, test)
+
+    def _read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
         if train is None:
             raise Invalid(
@@ -153,6 +160,8 @@ class Sklearn:
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
         given = read_inputs(train, "train")
+        if names is None and not given.is_matrix and _reads_tables(model, given, count):
+            count = None  # so that its columns stay columns
         table = _as_read(model, as_trained(names, count, given))
         frame = frame_of(table)
 
@@ -230,6 +239,10 @@ class Sklearn:
         )
 
     def compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
+        with _of_another_version():
+            yield from self._compilations(model, subject)
+
+    def _compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         from bascule.bundle.compilers import compilations
 
         frame = Frame.from_json(subject.frame)
@@ -244,6 +257,37 @@ class Sklearn:
             yield from _behind_steps(model, subject.signature, frame, few)
 
 
+@contextmanager
+def _of_another_version() -> Iterator[None]:
+    """Tell what a model lacks that another scikit-learn has saved by both versions."""
+    try:
+        yield
+    except (AttributeError, BasculeError) as problem:
+        cause = problem.__cause__ if isinstance(problem, BasculeError) else problem
+        saved_with, here = _saved_with(), installed_version("scikit-learn")
+        if not isinstance(cause, AttributeError) or not (saved_with or cause is problem):
+            raise
+        version = saved_with or "of another version"
+        raise Invalid(
+            f"the model lacks what scikit-learn {here}, which is installed, gives to its models: "
+            f"{first_line(cause)}; it was saved with scikit-learn {version}",
+            hint=f"pip install 'scikit-learn=={saved_with or 'VERSION'}' and pack it there, or fit "
+            "it again here: scikit-learn reads models of its own version alone",
+        ) from cause
+
+
+def _saved_with() -> str | None:
+    """The other version of scikit-learn whose model this process has read last.
+
+    An estimator that was read does not know it any more: `InconsistentVersionWarning` does, of
+    which Python keeps the text where it was raised.
+    """
+    kept = getattr(sys.modules.get("sklearn.base"), "__warningregistry__", {})
+    texts = (str(key[0]) for key in kept if isinstance(key, tuple))
+    versions = [match[1] for text in texts if (match := _SAVED_WITH.search(text))]
+    return versions[-1] if versions else None
+
+
 class SklearnOriginal(Program):
     """The model itself as a program."""
 
@@ -254,7 +298,7 @@ class SklearnOriginal(Program):
         self.outputs = signature.outputs
         self._model = model
         self._frame = frame
-        self._shortens = _is_the_library_s(model)
+        self._plain = _plain_parts(model)
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -268,7 +312,7 @@ class SklearnOriginal(Program):
         """The outputs for rows in any container that the model takes; raises what it raises."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
         methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
-        asked = _asked(self._model, data, methods, shortens=self._shortens)
+        asked = _asked(self._model, data, methods, self._plain)
         return {field.name: self._answer(field, asked) for field in wanted}
 
     def decide(self, columns: Columns) -> NDArray[Any] | None:
@@ -292,21 +336,19 @@ class SklearnOriginal(Program):
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
 
 
-def _asked(model: Any, data: Any, methods: Set[str], *, shortens: bool) -> dict[str, Any]:
+def _asked(model: Any, data: Any, methods: Set[str], plain: Set[int]) -> dict[str, Any]:
     """The answers of several methods of a model, by their names.
 
     `Pipeline` runs all steps for each method; here those before the last one run once. Some
     classifiers take their label from the probabilities, and are not asked for it again. Both only
-    where it `shortens`: where the methods are the library's own.
+    for a model that is `plain`, by its `id`: see `_plain_parts`.
     """
     if len(methods) > 1:
-        while shortens and _kind_name(model) == "sklearn.pipeline.Pipeline":
-            if len(model.steps) > 1:
-                data = model[:-1].transform(data)
-            model = model.steps[-1][1]
+        while id(model) in plain and _kind_name(model) == "sklearn.pipeline.Pipeline":
+            data, model = before_last_step(model, data), model.steps[-1][1]
     derives = (
-        shortens
-        and {"predict", "predict_proba"} <= methods
+        {"predict", "predict_proba"} <= methods
+        and id(model) in plain
         and _kind_name(model) in _LABELS_OF_SHARES
     )
     asked = {
@@ -321,13 +363,25 @@ def _asked(model: Any, data: Any, methods: Set[str], *, shortens: bool) -> dict[
     return asked
 
 
-def _is_the_library_s(model: Any) -> bool:
-    """Whether neither it nor a last step of it answers by a method of its author's."""
-    while not own_methods(model, ("sklearn", "lightgbm")):
-        if not getattr(model, "steps", None):
-            return True
-        model = model.steps[-1][1]
-    return False
+def _plain_parts(model: Any) -> frozenset[int]:
+    """Which of a model and its last steps answer by no method of their author's."""
+    parts = [model]
+    while getattr(parts[-1], "steps", None):
+        parts.append(parts[-1].steps[-1][1])
+    return frozenset(id(part) for part in parts if not own_methods(part, ("sklearn", "lightgbm")))
+
+
+def before_last_step(model: Any, data: Any) -> Any:
+    """What a pipeline hands to its last step.
+
+    As `predict` of the pipeline does it: a pipeline of the other steps may call itself not fitted,
+    for it looks at its last step alone, and a transformer may learn nothing that ends in _.
+    """
+    for _, step in model.steps[:-1]:
+        # Steps that resample (imbalanced-learn) act in training alone.
+        if step is not None and step != "passthrough" and not hasattr(step, "fit_resample"):
+            data = step.transform(data)
+    return data
 
 
 def _kind_name(model: Any) -> str:
@@ -723,6 +777,30 @@ def _as_read(model: Any, table: Table) -> Table:
     return table
 
 
+def _reads_tables(model: Any, given: Table, count: int | None) -> bool:
+    """Whether a model that knows no names of its columns reads them by name all the same.
+
+    An estimator of the author's own may keep `n_features_in_` alone. It is asked about a few rows
+    as a matrix, which is what scikit-learn's own were fitted on then, and as the table.
+    """
+    matrix = as_trained(None, count, given)
+    if not matrix.is_matrix:
+        return False
+    answers = []
+    for table in (given, matrix):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                few = take(table.columns, slice(3))
+                answers.append(np.asarray(model.predict(frame_of(table).build(few))))
+        except Exception:  # any exception is a refusal
+            return table is matrix
+    of_table, of_matrix = answers
+    if of_table.dtype.kind == "f" and of_table.shape == of_matrix.shape:
+        return not np.allclose(of_table, of_matrix, rtol=1e-9, atol=0.0, equal_nan=True)
+    return not np.array_equal(of_table, of_matrix)
+
+
 def _as_texts(table: Table, name: str) -> Table:
     (found,) = table.columns
     return Table({name: table.columns[found]}, "texts", {name: Kind("object", missing="none")})
@@ -746,8 +824,8 @@ def _behind_steps(
     from bascule.bundle.compilers import check_methods, compilations
 
     check_methods(model)
-    steps, (_, last) = model[:-1], model.steps[-1]
-    made = np.asarray(steps.transform(few))
+    last = model.steps[-1][1]
+    made = np.asarray(before_last_step(model, few))
     if made.ndim != 2 or made.dtype.kind not in "fiu":
         raise Unconvertible(f"the steps before {type(last).__name__} give no matrix of numbers")
     dtype = DType.FP32 if made.dtype == np.float32 else DType.FP64
@@ -756,7 +834,7 @@ def _behind_steps(
     def handed_over(columns: Columns) -> Columns:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {"features": np.asarray(steps.transform(frame.build(columns)))}
+            return {"features": np.asarray(before_last_step(model, frame.build(columns)))}
 
     for compiled in compilations(last, Signature((features,), signature.outputs)):
         yield replace(compiled, steps=handed_over)
@@ -769,7 +847,7 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return hasattr(model[:-1].transform(rows), "tocsr")
+            return hasattr(before_last_step(model, rows), "tocsr")
     except Exception:  # a pipeline of another library, or a step of the caller's own
         return False
 

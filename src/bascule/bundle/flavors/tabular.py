@@ -149,7 +149,8 @@ def fields_of(table: Table) -> tuple[Field, ...]:
     for name, values in table.columns.items():
         if values.ndim != 1:
             raise Invalid(f"column {name!r} is a matrix", field=name)
-        made.append(Field(name, DType.of(values.dtype)))
+        booleans = table.kinds[name].booleans
+        made.append(Field(name, DType.of(values.dtype), booleans=booleans))
     return tuple(made)
 
 

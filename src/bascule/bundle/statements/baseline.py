@@ -55,6 +55,19 @@ def read_baseline(path: str | Path, manifest: Manifest) -> Baseline | None:
         )
 
 
+def non_finite_answers(path: str | Path, manifest: Manifest) -> str:
+    """Which column of the answers to its held-out rows has NaN or infinite numbers, undeclared.
+
+    Empty where none has, or none is known. Raises as `read_baseline`.
+    """
+    baseline = None if manifest.allows_non_finite else read_baseline(path, manifest)
+    if baseline is None or baseline.answers is None:
+        return ""
+    columns = baseline.answers.columns.items()
+    numbers = ((name, one) for name, one in columns if one.kind == "number")
+    return next((name for name, one in numbers if one.missing or one.infinite), "")
+
+
 def profile_columns(
     columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
 ) -> Columns:

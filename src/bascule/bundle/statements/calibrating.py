@@ -34,6 +34,10 @@ class Answers:
             self._known = rows, parity.answers(self.program, rows.columns)
         return self._known[1]
 
+    def sampled(self, rows: Rows) -> Columns:
+        """The answers to some of many rows, evenly spread."""
+        return parity.answers(self.program, parity.sample(rows.columns))
+
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:

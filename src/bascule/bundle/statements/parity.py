@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, recombined, take
-from bascule.core import Columns, Invalid, Program
+from bascule.core import Columns, Program
 
 MAX_ROWS = 20_000
 _CHUNK_ROWS = 4096
 _INVARIANCE_ROWS = 1000
 _FEWEST_ROWS = 100
 _ALONE_ROWS = 256
-_COMPANY_ROWS = 16
-_COMPANY_TOLERANCE = 1e-5
-"""Less is rounding: products of matrices depend on how many rows they have."""
 _LEAST_ROWS = 4
 _INVARIANCE_VALUES = 1 << 18
 """A thousand rows of 262 numbers, or a hundred of 2,600: seconds for a network of that input."""
@@ -252,42 +249,6 @@ def judge(
             return _depends_on_batch(judged, each), False
         invariant = False
     return judged, invariant
-
-
-def check_company(
-    original: Program, columns: Columns, expected: Columns, *, tolerance: float
-) -> None:
-    """Refuse a model whose answer to a row depends on the rows beside it.
-
-    A server would answer one caller otherwise for what another one sends.
-
-    Args:
-        original: The model, which is to be served itself.
-        columns: Real rows.
-        expected: Its answers to all of them together.
-        tolerance: The largest difference allowed.
-
-    Raises:
-        Invalid: It answers a few of the rows otherwise when they are asked one by one.
-    """
-    few = sample({"row": np.arange(len(next(iter(columns.values()))))}, _COMPANY_ROWS)["row"]
-    alone = in_batches(original, for_program(take(columns, few), original.inputs), 1)
-    tolerance = max(tolerance, _COMPANY_TOLERANCE)
-    found = compare(
-        take(expected, few), alone, tolerance=tolerance, program="original", precision="", probes=0
-    )
-    if found.passed:
-        return
-    worst, labels = found.max_difference, found.label_differences - found.ties
-    hint = "take out the step that computes over all rows at once, such as their mean"
-    if worst > tolerance and math.isfinite(worst) and not labels:
-        hint += f"; or accept the difference: tolerance={2 * worst:.1g}"
-    raise Invalid(
-        "the model answers a row otherwise when it is asked alone than among others: by up to "
-        f"{worst:.2g}, and with another label for {labels} of {found.rows} rows; requests that "
-        "share a batch would change each other's answers",
-        hint=hint,
-    )
 
 
 def is_batch_invariant(program: Program, columns: Columns) -> bool:

@@ -131,7 +131,8 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
 
     def drawn() -> list[GuardSequence]:
         intervals = [one for one, _ in book.store.intervals(stored.rollout.id)][:count]
-        return sequences_of(stored.rollout, intervals)
+        cohorts = book.store.cohorts(stored.rollout.id).cohorts
+        return sequences_of(stored.rollout, intervals, cohorts)
 
     key = ("sequences", stored.rollout.id, count)
     found = None if count > _MAX_INTERVALS else console_of(request).kept.get(key, drawn)
@@ -153,7 +154,10 @@ async def command(request: Request, endpoint: _Name, rollout: _Name, command: _N
     """Pause, resume, abort or promote a rollout."""
     path = f"{_path(endpoint)}?rollout={quote(rollout, safe='')}#rollout"
     names = {"rollout": rollout, "command": command}
-    body = {"reason": field(form_of(request), "reason")}
+    form = form_of(request)
+    body: dict[str, object] = {"reason": field(form, "reason")}
+    if field(form, "allow_answers"):
+        body["allow_answers"] = True
     return await act(request, path, "POST /api/v1/rollouts/{rollout}/{command}", names, body)
 
 

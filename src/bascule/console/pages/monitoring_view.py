@@ -28,7 +28,7 @@ def report_of(measured: Json) -> dict[str, Any]:
         "delay": _delay(measured["truths"], performance.get("delay_s")),
         "findings": list(dict.fromkeys(one["sentence"] for one in performance.get("findings", ()))),
         "quality": list(_quality(drift["versions"]))[:_QUALITY_ROWS],
-        "notes": [*drift["notes"], *performance.get("notes", ())],
+        "notes": [*drift["notes"], *measured["notes"], *performance.get("notes", ())],
     }  # fmt: skip
 
 
@@ -78,15 +78,15 @@ def _column(where: str, name: str, days: Sequence[Json], shares: Json | None) ->
     """A column over the days that are shown.
 
     `change` and `sentence` are of the latest alarm, or else of the strongest change; `then` and
-    `now` are typical values of the baseline and of the last day.
+    `now` are what it is about, in the baseline and on that day.
     """
-    latest = days[-1]
     alarms = [column for column in days if column["alarm"]]
     told = alarms[-1] if alarms else min(days, key=lambda one: _rank(_leading(one)))
     known = [value for column in days if (value := _number(column)) is not None]
     return {
         "name": name, "where": where, "alarms": len(alarms), "change": _change(_leading(told)),
-        "then": _typical(latest["then"]), "now": _typical(latest["now"]),
+        "then": _typical(told["then"], told["tested"]),
+        "now": _typical(told["now"], told["tested"]),
         "sentence": told["sentence"], "share": told["share"],
         "chart": None if shares is None else _distribution(name, shares),
         "trend": sparkline(known[-_DAYS:], f"{name} by day, {len(known)} days"),
@@ -136,8 +136,11 @@ def _number(column: Json) -> float | None:
     return None if first is None or first not in now else float(now[first])
 
 
-def _typical(values: Json) -> str:
-    for name in ("p50", "mean"):
+def _typical(values: Json, tested: str) -> str:
+    """The category or quantile that was tested; else a typical value."""
+    if tested in values and "p50" not in values:
+        return f"{tested} {values[tested]:.0%}"
+    for name in (tested, "p50", "mean"):
         if name in values:
             return f"{values[name]:.4g}"
     if not values:

@@ -100,9 +100,11 @@ def one_version(
     comparison = None
     if other is not None and other != number:
         there = registry.resolve(Reference(model, number=other), retired=True)
-        comparison = comparison_of(
-            known, _known(registry, there)[0], registry.compare(there, version)
-        )
+        try:
+            changes = registry.compare(there, version)
+            comparison = comparison_of(known, _known(registry, there)[0], changes)
+        except BasculeError as error:  # the files of either cannot be read
+            problem = problem or str(error)
     return render(
         request, "version.html", str(version),
         crumbs=[Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))],
@@ -121,11 +123,14 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     """
     console = console_of(request)
     version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
-    draw, figures = console.context.plots, list[Figure]()
+    draw, figures, problem = console.context.plots, list[Figure](), ""
     if draw is not None:
         key = ("plots", version.digest)
-        figures = console.kept.get(key, lambda: list(map(_figure, draw(str(version)))))
-    return render(request, "plots.html", str(version), figures=figures)
+        try:
+            figures = console.kept.get(key, lambda: list(map(_figure, draw(str(version)))))
+        except BasculeError as error:
+            problem = str(error)
+    return render(request, "plots.html", str(version), figures=figures, problem=problem)
 
 
 def _figure(drawn: Mapping[str, str]) -> Figure:

@@ -18,7 +18,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        source: `health`, `ledger`, `silence`, `sunset`, `drift` or `performance`.
+        source: `health`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift` or
+            `performance`.
         kind: What is wrong, such as `error_share`.
         model: Of which model; empty for the server itself.
         severity: How bad it is.

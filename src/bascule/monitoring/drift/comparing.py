@@ -15,7 +15,7 @@ from bascule.bundle.statements import answer_columns, profile_of
 from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
-from bascule.monitoring.drift.deciding import MIN_ROWS
+from bascule.monitoring.drift.deciding import MIN_ROWS, SAME
 from bascule.monitoring.drift.influence import influences
 from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.report import DriftReport
@@ -59,7 +59,7 @@ def measure_drift(
     answers = baseline.answers if score else None
     watch = ModelWatch(
         {"input": baseline.inputs, "answer": answers}, budget, windows_a_year=windows_a_year,
-        kinds=1 if table.days is None else 2, effects=effects,
+        kinds=1 if table.days is None else 2, effects=effects, tolerance=tolerance_of(bundle),
     )  # fmt: skip
     notes: list[str] = []
     windows = []
@@ -119,6 +119,12 @@ def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
             bad |= ~gone & ~((values >= low) & (values <= high))
         fine &= ~bad.reshape(rows, -1).any(axis=1)
     return fine
+
+
+def tolerance_of(bundle: Bundle) -> float:
+    """By how much the answers of two programs of a bundle may differ, as its parity claims."""
+    claims = (one.tolerance for one in bundle.parities.values() if one.passed)
+    return max(claims, default=SAME)
 
 
 def with_influence(bundle: Bundle, windows: list[WindowDrift]) -> tuple[WindowDrift, ...]:

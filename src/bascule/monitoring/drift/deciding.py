@@ -1,4 +1,10 @@
-"""Decides, window by window, whether one column has drifted. Pure: profiles in, tests out."""
+"""Decides, window by window, whether one column has drifted. Pure: profiles in, tests out.
+
+Rows of a window share causes, so its mean varies more than that of independent rows. By how much is
+learned from the windows themselves, from a prior: `DAY_DEVIATION`, which counts as
+`PRIOR_WINDOWS` windows. The tests beside the baseline and the detector of slow changes take it into
+account from the first window on.
+"""
 
 from __future__ import annotations
 
@@ -29,24 +35,42 @@ from bascule.stats import (
     Scores,
     SlowDetector,
     WeekdayOutcome,
+    effective_rows,
     missing_test,
     range_test,
     shrunk,
+    variance_beside_a_step,
     weekday_test,
 )
+from bascule.stats.sketches import Alignment
 
 Floats = NDArray[np.float64]
 
 MIN_ROWS = 20
 """Values in a window with fewer rows are not tested."""
 
+DAY_DEVIATION = 0.08
+"""The deviation of the windows' means, in deviations of a row, that is expected beside chance."""
+
+PRIOR_WINDOWS = 20
+
+SAME = 1e-6
+"""Numbers that differ by less are the same one; see `stats.sketches.Alignment`."""
+
 MAX_OVERDISPERSION = 2.0
 MAX_SLOW_CORRELATION = 0.3
 MAX_EARLY_OVERDISPERSION = 3.0
 """Beyond these, windows are not independent, and detectors of slow changes promise nothing."""
 
+_MANY_ROWS = 1_000_000_000
 _SLOW_WINDOWS = 28
+ENOUGH_ROWS = 500
+"""Rows of a baseline whose own error a detector of slow changes can bear."""
+
 _PARTS = {"missing": MISSING_PART, "range": STRANGE_PART}
+_SCALES = {"location": 1.0, "spread": math.sqrt(2)}
+"""On these scales the variance of a window's number is 1 / rows by chance; 2 for an angle."""
+
 _WEEKLY = 1.5
 _CATEGORIES = 5
 
@@ -54,8 +78,8 @@ _CATEGORIES = 5
 class ColumnWatch:
     """One column over its windows, in their order.
 
-    Until there are 56 dated windows, a window is compared with the baseline, as if rows were
-    independent. Then the values are compared with the same weekdays of the last 56 windows.
+    Until there are 56 dated windows, a window is compared with the baseline. Then the values are
+    compared with the same weekdays of the last 56 windows.
 
     Attributes:
         baseline: The profile of the column.
@@ -65,9 +89,15 @@ class ColumnWatch:
     """
 
     def __init__(
-        self, baseline: ColumnProfile, budget: Budget, effect: Effect | None = None
+        self,
+        baseline: ColumnProfile,
+        budget: Budget,
+        effect: Effect | None = None,
+        *,
+        tolerance: float = SAME,
     ) -> None:
-        self.baseline = baseline
+        self._alignment = Alignment(baseline, tolerance)
+        self.baseline = baseline = self._alignment.of(baseline)
         self.is_alarmable = True
         self._beside: WeekdayOutcome | None = None
         self._verdicts: deque[bool] = deque(maxlen=_SLOW_WINDOWS)
@@ -79,27 +109,33 @@ class ColumnWatch:
         self._slow = None
         if not self._is_categorical and baseline.quantiles.rows:
             self._numbers = NumberBaseline(baseline)
-            if budget.kinds > 1 and not self._numbers.is_constant:
+            is_enough = self._numbers.rows >= ENOUGH_ROWS
+            if budget.kinds > 1 and is_enough and not self._numbers.is_constant:
                 self._slow = SlowDetector(self._numbers.location_law, self._numbers.rows)
         self._known: frozenset[str] = frozenset()
         self._names = self._summary_names()
+        self._scales = np.array([_SCALES.get(name, 2.0) for name in self._names])
+        self._are_of_rows = np.array([name in ("missing", "range") for name in self._names])
         self._days: deque[int] = deque(maxlen=WINDOWS)
         self._history: deque[Floats] = deque(maxlen=WINDOWS)
+        self._rows: deque[tuple[int, int]] = deque(maxlen=WINDOWS)
         self._locations: deque[tuple[float, int]] = deque(maxlen=WINDOWS)
 
     def judge(self, window: ColumnProfile, day: date | None = None) -> tuple[Test, ...]:
         """The tests of one window. Windows come in order; `day` is that of a dated one."""
         if not window.rows or not self.baseline.rows:
             return ()
+        window = self._alignment.of(window)
         present = window.rows - window.missing - window.infinite
         scores, strange = None, self._strange_outcome(window, present)
         if self._numbers is not None and present >= MIN_ROWS:
             scores = self._numbers.score(window)
             self._locations.append((scores.location, scores.rows))
-        beside = None
-        if day is not None and present >= MIN_ROWS:
+        beside, values = None, None
+        if present >= MIN_ROWS:
             values, deviations = self._summaries(window, scores, strange, present)
-            beside = self._beside_weekdays(values, deviations, day.weekday())
+            if day is not None:
+                beside = self._beside_weekdays(values, deviations, day.weekday())
         tests = self._beside_baseline(window, scores, present) if beside is None else beside
         if strange is not None and not any(one.name == strange.test for one in tests):
             tests.append(self._strange(strange, window))
@@ -107,17 +143,33 @@ class ColumnWatch:
             slow = self._slow_test(self._slow, scores)
             if self._windows_are_independent():
                 tests.append(slow)
+        if values is not None:
+            self._history.append(values)
+            self._rows.append((window.rows, present))
         return tuple(tests)
 
     def _beside_baseline(
         self, window: ColumnProfile, scores: Scores | None, present: int
     ) -> list[Test]:
-        tests = [self._test(missing_test(self.baseline, window), MISSING_PART)]
+        between = self._between()
+        missing = missing_test(self.baseline, window, between["missing"])
+        tests = [self._test(missing, MISSING_PART)]
         if scores is not None and self._numbers is not None:
-            tests.append(self._test(self._numbers.test(scores), VALUES_PART))
+            found = self._numbers.test(scores, between["location"], between["spread"])
+            tests.append(self._test(found, VALUES_PART))
         elif self._is_categorical and present >= MIN_ROWS and self._categories.rows:
-            tests.append(self._test(self._categories.test(window), VALUES_PART))
+            found = self._categories.test(window, max(between.values()))
+            tests.append(self._test(found, VALUES_PART))
         return tests
+
+    def _between(self) -> dict[str, float]:
+        """How much each number of `_names` varies between windows; see `stats.two_sample`."""
+        if len(self._history) < 2:
+            return dict.fromkeys(self._names, DAY_DEVIATION**2)
+        of_rows, of_present = (1 / np.array(self._rows)).mean(axis=0)
+        sampling = np.where(self._are_of_rows, of_rows, of_present)
+        between = variance_between(np.array(self._history) * self._scales, sampling)
+        return dict(zip(self._names, between.tolist(), strict=True))
 
     @property
     def overdispersion(self) -> float | None:
@@ -137,6 +189,7 @@ class ColumnWatch:
             "known": sorted(self._known),
             "days": list(self._days),
             "history": [one.tolist() for one in self._history],
+            "rows": [list(counts) for counts in self._rows],
             "locations": [list(one) for one in self._locations],
             "slow": None if self._slow is None else self._slow.to_json(),
         }
@@ -149,6 +202,9 @@ class ColumnWatch:
         self._known = frozenset(state["known"])
         self._days.extend(state["days"])
         self._history.extend(np.array(one) for one in state["history"])
+        # A state of an earlier version has no rows: as if there were no chance in its windows.
+        unknown = [(_MANY_ROWS, _MANY_ROWS)] * len(self._history)
+        self._rows.extend((counts[0], counts[1]) for counts in state.get("rows", unknown))
         self._locations.extend((one[0], one[1]) for one in state["locations"])
         if self._slow is not None and state["slow"] is not None:
             self._slow.resume(state["slow"])
@@ -173,8 +229,9 @@ class ColumnWatch:
         return test
 
     def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
+        rows_of_evidence = effective_rows(scores.rows, self._between()["location"])
         e_value = math.exp(
-            min(700.0, detector.add(shrunk(scores.location, scores.slack), scores.rows))
+            min(700.0, detector.add(shrunk(scores.location, scores.slack), rows_of_evidence))
         )
         values, rows = np.array(list(self._locations)[-_SLOW_WINDOWS:]).T
         effect = float(values @ rows / rows.sum())
@@ -197,7 +254,7 @@ class ColumnWatch:
                     and beside.overdispersion <= MAX_OVERDISPERSION
                 )
             self._verdicts.append(verdict)
-        return not self._verdicts or self._verdicts[0]
+        return bool(self._verdicts) and self._verdicts[0]
 
     def _summary_names(self) -> list[str]:
         """What of a window is compared with the same weekdays: `=value` is a category's share."""
@@ -233,7 +290,6 @@ class ColumnWatch:
         if len(days) == WINDOWS:
             found = weekday_test(days, np.array(self._history), weekday, values, deviations)
         self._days.append(weekday)
-        self._history.append(values)
         return None if found is None else self._weekday_tests(values, found)
 
     def _weekday_tests(self, values: Floats, found: tuple[WeekdayOutcome, ...]) -> list[Test]:
@@ -260,6 +316,18 @@ class ColumnWatch:
         return Test.judged(
             outcome, self._level * part, limit, rule="weekday", may_alarm=found.is_alarmable
         )
+
+
+def variance_between(history: Floats, sampling: Floats) -> Floats:
+    """The variance of the windows' numbers beside chance, from the windows so far and the prior.
+
+    Args:
+        history: Numbers on scales where a row has the variance 1. Shape (windows, numbers).
+        sampling: Their variance by chance, on average. Shape (numbers,).
+    """
+    prior, windows = DAY_DEVIATION**2, len(history) - 1
+    excess = np.maximum(0.0, variance_beside_a_step(history) - sampling)
+    return (prior * PRIOR_WINDOWS + excess * windows) / (PRIOR_WINDOWS + windows)
 
 
 def _angle(count: float, rows: int) -> float:

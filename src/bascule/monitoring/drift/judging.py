@@ -13,15 +13,23 @@ import numpy as np
 
 from bascule.core import Invalid
 from bascule.monitoring.drift.budgets import Budget, Effect
-from bascule.monitoring.drift.deciding import MIN_ROWS, ColumnWatch
-from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
+from bascule.monitoring.drift.deciding import (
+    DAY_DEVIATION,
+    ENOUGH_ROWS,
+    MIN_ROWS,
+    SAME,
+    ColumnWatch,
+)
+from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, WindowDrift
 from bascule.monitoring.drift.sentences import with_sentence
 from bascule.stats import ColumnProfile, Profile
+from bascule.stats.sketches import Value
 
 _FORMAT = 1
-_SHARES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 _FREQUENT = 5
 _OVERDISPERSED = 1.5
+_STANDARD_ERRORS = 4.5
+"""That a shift has to be, about, at the level of one of some ten to hundred columns."""
 _FAR = 0.5
 """An extreme is reported when it is out of the baseline's range by half its width."""
 
@@ -54,6 +62,7 @@ class ModelWatch:
         kinds: int = 2,
         effects: Mapping[str, Effect] | None = None,
         others: int = 0,
+        tolerance: float = SAME,
     ) -> None:
         """Watch from the first window on.
 
@@ -64,6 +73,7 @@ class ModelWatch:
             kinds: 1 for tests of single windows, 2 with detectors of slow changes.
             effects: The least change that matters, by column; `Effect()` for others.
             others: Columns that share the budget and are judged elsewhere.
+            tolerance: By how much two programs of the model may differ in a number.
 
         Raises:
             Invalid: An option is out of range, or an effect is of a column that is not there.
@@ -81,7 +91,13 @@ class ModelWatch:
         self.level = split.level
         self.day: date | None = None
         self._watched = [
-            _Watched(where, name, column, ColumnWatch(column, split, effect), effect)
+            _Watched(
+                where,
+                name,
+                column,
+                ColumnWatch(column, split, effect, tolerance=max(SAME, tolerance)),
+                effect,
+            )
             for (where, name), column in columns.items()
             for effect in [effects.get(name, Effect())]
         ]
@@ -117,8 +133,15 @@ class ModelWatch:
         found = [one for one in known if one is not None]
         if found and median(found) > _OVERDISPERSED:
             yield (
-                f"windows vary {median(found):.1f} times as much as independent rows would: the "
-                "budget does not hold for the first 56 windows"
+                f"windows vary {median(found):.1f} times as much as independent rows would: only "
+                "changes that are larger than that raise an alarm"
+            )
+        fewest = min((one.then.rows for one in self._watched), default=ENOUGH_ROWS)
+        if 0 < fewest < ENOUGH_ROWS:
+            least = _STANDARD_ERRORS * math.sqrt(1 / fewest + DAY_DEVIATION**2)
+            yield (
+                f"the baseline has {fewest} rows: a shift of less than about {least:.1f} "
+                f"deviations raises no alarm; {ENOUGH_ROWS} rows are enough"
             )
         stuck = [one.name for one in self._watched if not one.watch.is_alarmable]
         if stuck:
@@ -193,14 +216,21 @@ def _all_missing(kind: str, rows: int) -> ColumnProfile:
 
 def _column(one: _Watched, now: ColumnProfile, day: date | None, type_errors: float) -> ColumnDrift:
     findings = tuple(_findings(one.then, now, type_errors))
-    then_shown, now_shown = _shown(one.then, one.then), _shown(now, one.then)
     missing = (one.then.missing / max(1, one.then.rows), now.missing / max(1, now.rows))
     is_broken = 0 < type_errors >= one.effect.share
     tests = one.watch.judge(now, day)
+    names: dict[Value, None] = {value: None for value, _ in [*_top(one.then), *_top(now)]}
+    known = {str(value): value for value in [*one.then.frequent.counts, *now.frequent.counts]}
+    names |= {known[test.what]: None for test in tests if test.what in known}
+    then_shown, now_shown = (_shown(side, one.then, list(names)) for side in (one.then, now))
     found = ColumnDrift(
         one.name, one.where, tests, then_shown, now_shown, missing, findings, is_broken
     )
     return with_sentence(found)
+
+
+def _top(column: ColumnProfile) -> list[tuple[Value, int]]:
+    return column.frequent.top()[:_FREQUENT]
 
 
 def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> Iterator[str]:
@@ -221,12 +251,12 @@ def _findings(then: ColumnProfile, now: ColumnProfile, type_errors: float) -> It
         yield f"all {present:,} values are the same"
 
 
-def _shown(column: ColumnProfile, then: ColumnProfile) -> dict[str, float]:
+def _shown(column: ColumnProfile, then: ColumnProfile, names: list[Value]) -> dict[str, float]:
+    """The quantiles of numbers; of other columns the shares of the named values."""
     if column.kind == "number" and then.distinct > 2:
         if not column.quantiles.rows:
             return {}
-        values = column.quantiles.quantiles(list(_SHARES.values()))
-        return dict(zip(_SHARES, values.tolist(), strict=True))
-    names = [*dict(then.frequent.top()[:_FREQUENT]), *dict(column.frequent.top()[:_FREQUENT])]
+        values = column.quantiles.quantiles(list(QUANTILES.values()))
+        return dict(zip(QUANTILES, values.tolist(), strict=True))
     rows = max(1, column.rows - column.missing - column.infinite)
     return {str(name): column.frequent.counts.get(name, 0) / rows for name in names}

@@ -16,8 +16,9 @@ from typing import Any
 from bascule.bundle import Bundle
 from bascule.core import BasculeError, NotFound
 from bascule.monitoring.drift.budgets import Effect
-from bascule.monitoring.drift.comparing import with_influence
+from bascule.monitoring.drift.comparing import tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
+from bascule.monitoring.drift.deciding import SAME
 from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
@@ -62,15 +63,15 @@ def measure_production_drift(
     profiled = read_windows(home, model)
     for version in _versions(home, model, profiled):
         try:
-            bundle, why = open_bundle(version), "its bundle is not at hand"
+            bundle = open_bundle(version)
+            if bundle is None:
+                raise NotFound("its bundle is not at hand")
+            windows = [one for one in profiled if one.version == version]
+            windows = windows or windows_of_rows(home, bundle, model, version)
+            report = _of_version(home, bundle, windows, version, budget, effects, today, first)
         except BasculeError as problem:
-            bundle, why = None, problem.message
-        if bundle is None:
-            notes.append(f"version {version} is not compared: {why}")
+            notes.append(f"version {version} is not compared: {problem.message}")
             continue
-        windows = [one for one in profiled if one.version == version]
-        windows = windows or windows_of_rows(home, bundle, model, version)
-        report = _of_version(home, bundle, windows, version, budget, effects, today, first)
         if report.windows:
             weighed = with_influence(bundle, list(report.windows))
             reports.append(replace(report, windows=weighed))
@@ -97,7 +98,12 @@ def _of_version(
     effects: Mapping[str, Effect] | None, today: date, first: date,
 ) -> DriftReport:  # fmt: skip
     model = windows[0].model if windows else bundle.name
-    profile, losses = source_of(bundle)
+    notes: tuple[str, ...] = ()
+    try:
+        profile, losses = source_of(bundle)
+    except BasculeError as problem:  # it cannot answer: what it answered before is still compared
+        profile, losses = None, None
+        notes = (f"version {version}: its losses are not measured: {problem.message}",)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
     made = watch_windows(
@@ -106,9 +112,11 @@ def _of_version(
             "answer": None if baseline is None else baseline.answers,
         },
         windows, budget, effects=effects, truths=truths, truth=profile, losses=losses, today=today,
-        since=first,
+        since=first, tolerance=tolerance_of(bundle),
     )  # fmt: skip
-    return replace(made, model=model, digest=bundle.digest, version=version)
+    return replace(
+        made, model=model, digest=bundle.digest, version=version, notes=(*made.notes, *notes)
+    )
 
 
 def watch_windows(
@@ -123,6 +131,7 @@ def watch_windows(
     losses: Losses | None = None,
     today: date | None = None,
     since: date | None = None,
+    tolerance: float = SAME,
 ) -> DriftReport:
     """Judge the windows of one version. Pure: profiles in, a report out.
 
@@ -137,12 +146,13 @@ def watch_windows(
         losses: How losses are measured; None where they are not.
         today: The day that is not over; its window is judged, and is not in the new state.
         since: The first day that is reported.
+        tolerance: By how much two programs of the model may differ in a number.
     """
     late = truths or {}
     then = truth or _first_truths(late)
     extra = len(tested(then)) + (losses is not None)
     columns = sum(len(tested(one)) for one in baseline.values())
-    watch = ModelWatch(baseline, budget, effects=effects, others=extra)
+    watch = ModelWatch(baseline, budget, effects=effects, others=extra, tolerance=tolerance)
     if state:
         watch.resume(state)
     truth_watch = ModelWatch({"truth": then}, budget, others=columns + (losses is not None))

@@ -233,7 +233,8 @@ def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
     if test.name == "categories":
         then, now = column.then.get(test.what), column.now.get(test.what)
         return tuple("-" if one is None else f"{one:.1%}" for one in (then, now))  # type: ignore[return-value]
-    return f"{column.then.get('p50', 0):.4g}", f"{column.now.get('p50', 0):.4g}"
+    key = column.tested
+    return f"{column.then.get(key, 0):.4g}", f"{column.now.get(key, 0):.4g}"
 
 
 def _lines(report: DriftReport) -> Iterator[str]:

@@ -9,6 +9,11 @@ from typing import Any
 
 from bascule.stats import Outcome
 
+QUANTILES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
+"""Those of a column of numbers that are shown."""
+
+_MUCH_MORE = 1.5
+
 
 @dataclass(frozen=True, slots=True)
 class Test:
@@ -24,7 +29,7 @@ class Test:
         effect: The change, in the unit of the test.
         limit: The least effect that matters.
         is_alarm: Whether the level and the limit are met.
-        what: The category that it is about.
+        what: The category that it is about, or the value at which two shapes differ most.
         rule: `baseline`, or `weekday` for a comparison with the same weekdays.
     """
 
@@ -85,7 +90,8 @@ class ColumnDrift:
         name: Of the column.
         where: `input`, `answer` or `truth`.
         tests: Those that ran.
-        then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values.
+        then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values and
+            of those that the tests are about.
         now: The same of the window.
         missing: The share of missing values, in the baseline and in the window.
         findings: Sentences about the quality of the data.
@@ -116,12 +122,32 @@ class ColumnDrift:
         """The test with the strongest evidence; an alarm before any other."""
         return min(self.tests, key=lambda test: test.rank, default=None)
 
+    @property
+    def tested(self) -> str:
+        """The category, or the quantile, of `then` and `now` that the leading test is about.
+
+        Of quantiles the median, unless another has moved much more; empty where there is neither.
+        """
+        test = self.leading
+        if test is not None and test.what in self.then:
+            return test.what
+        moves = {
+            name: abs(self.now[name] - value)
+            for name, value in self.then.items()
+            if name in QUANTILES and name in self.now
+        }
+        if not moves:
+            return ""
+        most = max(moves, key=moves.__getitem__)
+        return most if moves[most] > _MUCH_MORE * moves["p50"] else "p50"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "column": self.name,
             "where": self.where,
             "alarm": self.is_alarm,
             "sentence": self.sentence,
+            "tested": self.tested,
             "tests": [test.to_json() for test in self.tests],
             "then": dict(self.then),
             "now": dict(self.now),

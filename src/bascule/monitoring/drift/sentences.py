@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bascule.monitoring.drift.results import ColumnDrift, Test
+from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, Test
 
 
 def with_sentence(column: ColumnDrift) -> ColumnDrift:
@@ -15,8 +15,6 @@ def with_sentence(column: ColumnDrift) -> ColumnDrift:
 def sentence(column: ColumnDrift) -> str:
     """The changes that raise the alarm, or the strongest one, with the numbers that decide."""
     raised = sorted((one for one in column.tests if one.is_alarm), key=lambda one: one.rank)
-    if any(one.name == "unseen" for one in raised):  # which the rest of the categories repeats
-        raised = [one for one in raised if one.what != "other values"]
     shown = raised or ([column.leading] if column.leading else [])
     said = [f"{_change(column, one)} ({_evidence(one)}){_verdict(one)}" for one in shown]
     return f"{column.name}: {'; '.join([*column.findings, *said]) or 'not tested: too few rows'}"
@@ -29,14 +27,14 @@ def _change(column: ColumnDrift, test: Test) -> str:
         slowly = " over several windows" if test.name == "slow" else ""
         return (
             f"{abs(test.effect):.2f} baseline deviations {way}{beside or ' than the baseline'}"
-            f"{slowly}{_medians(column)}"
+            f"{slowly}{_quantile(column)}"
         )
     if test.name == "spread":
         way = "wider" if test.effect > 0 else "narrower"
         return f"{abs(test.effect):.0%} {way}{beside or ' than the baseline'}{_ends(column)}"
     if test.name == "shape":
         distance = f"a Kolmogorov-Smirnov distance of {test.effect:.3f}"
-        return f"another shape, at {distance}{_medians(column)}"
+        return f"another shape: {distance}, largest at {test.what}{_quantile(column)}"
     if test.name == "categories":
         return (
             f"the share of {test.what!r} is {test.effect:+.1%} off{beside and ' the same weekdays'}"
@@ -52,10 +50,12 @@ def _change(column: ColumnDrift, test: Test) -> str:
     return f"{test.effect:.1%} of the values are out of the baseline's range"
 
 
-def _medians(column: ColumnDrift) -> str:
-    if "p50" not in column.then or "p50" not in column.now:
+def _quantile(column: ColumnDrift) -> str:
+    key = column.tested if column.tested in QUANTILES else "p50"
+    if key not in column.then or key not in column.now:
         return ""
-    return f"; median {column.then['p50']:.4g} -> {column.now['p50']:.4g}"
+    named = "median" if key == "p50" else f"{QUANTILES[key] * 100:.0f} % quantile"
+    return f"; {named} {column.then[key]:.4g} -> {column.now[key]:.4g}"
 
 
 def _ends(column: ColumnDrift) -> str:

@@ -16,6 +16,12 @@ from .blocks import (
     to_bytes as to_bytes,
 )
 from .callers import CallerCount as CallerCount, callers_of as callers_of
+from .cohorts import (
+    CohortCount as CohortCount,
+    Span as Span,
+    count_cohorts as count_cohorts,
+    outcome_draw as outcome_draw,
+)
 from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record

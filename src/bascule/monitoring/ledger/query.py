@@ -31,8 +31,11 @@ Answer = TypeVar("Answer")
 Days = tuple[str, str]
 """The first and the last of some UTC days, as `2026-11-26`."""
 _TRIES = 5
+DRAW_DIGITS, DRAW_BITS = 13, 52
 _PLACES = ", filename=true, file_row_number=true"
-_JOINED = """
+_JOINED = f"""
+CREATE TEMP MACRO outcome_draw(name) AS
+    ('0x' || left(sha256(name), {DRAW_DIGITS}))::UBIGINT / {2.0**DRAW_BITS};
 CREATE TEMP VIEW newest_predictions AS
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
     first_received_at AS truth_first_received_at
@@ -70,18 +73,21 @@ class Ledger:
     def __repr__(self) -> str:
         return f"Ledger({str(self.home)!r})"
 
-    def query(self, sql: str, *, model: str | None = None) -> pa.Table:
+    def query(self, sql: str, *, model: str | None = None, days: Days | None = None) -> pa.Table:
         """The result of one SELECT over `predictions`, `outcomes`, and the tables made of both.
 
         Args:
             sql: In DuckDB's dialect.
             model: The model whose fields are columns as well: `"input.NAME"`, `"output.NAME"`.
+            days: As of `ask`.
 
         Raises:
             Invalid: DuckDB refuses it; the message says why.
             NotFound: `model` has no answers in the ledger.
         """
-        return self.ask(lambda connection: connection.sql(sql).to_arrow_table(), model=model)
+        return self.ask(
+            lambda connection: connection.sql(sql).to_arrow_table(), model=model, days=days
+        )
 
     def ask(
         self,

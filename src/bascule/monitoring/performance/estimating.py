@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +26,13 @@ from bascule.core import Columns
 from bascule.metrics import Labelled, isotonic
 
 Floats = NDArray[np.float64]
+Calibrators = Sequence[Callable[[Floats], Floats]]
+"""Of each class, or of the second of two."""
 
 _MIN_ROWS = 100
 """Held-out rows that an estimate is learned from, at least."""
+_DRAWS = 20
+_MAX_ROWS_OF_ERRORS = 5_000
 _MAX_CATEGORIES = 250
 _MIN_LEAF, _LEAVES = 20, 300
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -39,6 +44,12 @@ class Estimator(Protocol):
 
     def estimate(self, rows: Labelled, inputs: Columns | None) -> Mapping[str, float]:
         """By metric, what can be estimated."""
+
+    def errors(self, rows: Labelled) -> Mapping[str, float]:
+        """The standard errors of the estimates by what was learned, where these are known.
+
+        They tell how much less is known of rows that are unlike the held-out ones.
+        """
 
 
 def estimator_of(reference: Labelled, inputs: Columns | None) -> Estimator | None:
@@ -64,30 +75,41 @@ class ConfidenceEstimator:
     """Of a classifier with probabilities."""
 
     def __init__(self, reference: Labelled) -> None:
-        chances = np.asarray(reference.probabilities)
-        places = range(chances.shape[1])
-        self._calibrators = [
-            isotonic(chances[:, place], reference.truth == place)
-            for place in (places if len(places) > 2 else [1])
-        ]
+        self._reference = reference
+        self._calibrators = _calibrators(reference)
 
-    def calibrated(self, chances: Floats) -> Floats:
+    @cached_property
+    def _drawn(self) -> list[Calibrators]:
+        """Those that other held-out rows would have given: a bootstrap of them."""
+        random, rows = np.random.default_rng(0), len(self._reference)
+        draws = (random.integers(0, rows, rows) for _ in range(_DRAWS))
+        return [_calibrators(self._reference.take(places)) for places in draws]
+
+    def calibrated(self, chances: Floats, calibrators: Calibrators | None = None) -> Floats:
         """The chance of each class, as the held-out rows say. Shape (rows, classes)."""
-        if len(self._calibrators) == 1:
-            yes = self._calibrators[0](chances[:, 1])
+        calibrators = calibrators or self._calibrators
+        if len(calibrators) == 1:
+            yes = calibrators[0](chances[:, 1])
             return np.column_stack([1 - yes, yes])
-        made = np.column_stack(
-            [one(chances[:, place]) for place, one in enumerate(self._calibrators)]
-        )
+        made = np.column_stack([one(chances[:, place]) for place, one in enumerate(calibrators)])
         sums = made.sum(axis=1, keepdims=True)
         return np.where(sums > 0, made / np.where(sums > 0, sums, 1), chances)
 
     def estimate(self, rows: Labelled, _inputs: Columns | None = None) -> Mapping[str, float]:
         """See `Estimator`."""
+        return self._expected(rows.with_probabilities(), self._calibrators)
+
+    def errors(self, rows: Labelled) -> Mapping[str, float]:
+        """See `Estimator`; of rows at regular places where there are very many."""
         rows = rows.with_probabilities()
+        rows = rows.take(slice(None, None, 1 + len(rows) // _MAX_ROWS_OF_ERRORS))
+        found = [self._expected(rows, calibrators) for calibrators in self._drawn]
+        return {name: float(np.std([one[name] for one in found])) for name in found[0]}
+
+    def _expected(self, rows: Labelled, calibrators: Calibrators) -> Mapping[str, float]:
         if rows.probabilities is None or not len(rows):
             return {}
-        chances = self.calibrated(rows.probabilities)
+        chances = self.calibrated(rows.probabilities, calibrators)
         right = chances[np.arange(len(rows)), rows.answers]
         likely = np.clip(rows.probabilities, _EPSILON, 1)
         found = {
@@ -100,6 +122,15 @@ class ConfidenceEstimator:
             found["roc_auc"] = found["auc"]
             found |= _expected_of_1(rows, chances)
         return found
+
+
+def _calibrators(reference: Labelled) -> Calibrators:
+    chances = np.asarray(reference.probabilities)
+    places = range(chances.shape[1])
+    return [
+        isotonic(chances[:, place], reference.truth == place)
+        for place in (places if len(places) > 2 else [1])
+    ]
 
 
 def _expected_by_class(answers: NDArray[Any], chances: Floats) -> dict[str, float]:
@@ -159,6 +190,10 @@ def _area(scores: Floats, chances: Floats) -> float:
 
 class LossEstimator:
     """Of a model of numbers."""
+
+    def errors(self, _rows: Labelled) -> Mapping[str, float]:
+        """See `Estimator`: to learn the losses again and again would take minutes."""
+        return {}
 
     def __init__(self, reference: Labelled, inputs: Columns) -> None:
         from sklearn.ensemble import HistGradientBoostingRegressor

@@ -16,6 +16,8 @@ from bascule.stats import hypergeometric_tail, student_tail
 MIN_ROWS = 20
 """Rows, or rows of the rarer class, that a metric which is no plain share is judged on."""
 SHARE_EFFECT, ERROR_EFFECT = 0.02, 0.1
+NORMAL_95 = 1.959964
+"""Standard errors on each side of an interval at 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,11 @@ def judge(
 ) -> Verdict:
     """Compare a window with the record.
 
-    Plain shares by Fisher's exact test on one side. Any other metric by Welch's t, with the
+    Plain shares by Fisher's exact test on one side. Any other metric by Student's t, with the
     standard errors of both and the degrees of freedom of the smaller group; it needs `MIN_ROWS`
-    rows on both sides. A calibration error is not judged: it is biased on few rows.
+    rows on both sides. Few held-out rows that happen to be good look certain as well (an area
+    under the curve of 1 has no error at all), so the variance of one of them is at least that of a
+    row of the window. A calibration error is not judged: it is biased on few rows.
     """
     if found.value is None or recorded.value is None:
         return Verdict(None, None, None, is_alarm=False)
@@ -78,10 +82,39 @@ def _p_value(found: Estimate, recorded: Estimate, worse: float) -> float | None:
             failures, found.fewest, failures + of_record, found.fewest + recorded.fewest
         )
     fewest = min(found.fewest, recorded.fewest)
-    error = math.hypot(found.error, recorded.error)
+    by_window = found.error * math.sqrt(found.rows / max(1, recorded.rows))
+    error = math.hypot(found.error, max(recorded.error, by_window))
     if fewest < MIN_ROWS or not error > 0:
         return None
     return student_tail(worse / error, fewest - 1)
+
+
+def estimate_interval(
+    metric: Metric, estimated: float, error: float, recorded: Estimate, rows: int
+) -> tuple[float, float] | None:
+    """Where a metric that is estimated without truth is expected to lie; None if unknown.
+
+    Three errors are counted: of the held-out rows, as in the interval of the record; of what was
+    learned from them, for rows of another distribution; and of the truths of the window by chance.
+    A change of what the inputs mean (concept drift) is in none of them.
+
+    Args:
+        metric: Which.
+        estimated: Its estimate.
+        error: The standard error by what was learned; 0 if unknown.
+        recorded: The value on the held-out rows, with its interval at 95 %.
+        rows: Of the window.
+    """
+    if recorded.value is None or recorded.lower is None or recorded.upper is None or not rows:
+        return None
+    by_rows = math.sqrt(1 + recorded.rows / rows)
+    below, above = (
+        math.hypot(width * by_rows, NORMAL_95 * error)
+        for width in (recorded.value - recorded.lower, recorded.upper - recorded.value)
+    )
+    low, high = estimated - below, estimated + above
+    low = max(0.0, low) if metric.is_error or metric.unit == "share" else low
+    return low, min(1.0, high) if metric.unit == "share" else high
 
 
 def bounds_of(name: str, rows: Labelled, missing: Labelled) -> tuple[float, float] | None:

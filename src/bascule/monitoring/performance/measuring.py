@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
-from bascule.core import BasculeError, Columns, Invalid, NotFound
+from bascule.core import BasculeError, Invalid, NotFound
 from bascule.metrics import Estimate, estimate, metric_of
 from bascule.monitoring.drift import Budget
 from bascule.monitoring.performance.delays import (
@@ -26,6 +25,7 @@ from bascule.monitoring.performance.delays import (
 from bascule.monitoring.performance.judging import (
     bounds_of,
     check_effects,
+    estimate_interval,
     judge,
     limit_of,
     score_of_rows,
@@ -41,6 +41,7 @@ from bascule.monitoring.performance.tracking import track_records
 _YEAR_S = 365 * 86_400
 _ONE_A_DAY = 365
 _ENOUGH = 0.8
+_SHOWN_NOTES = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,7 +99,8 @@ def measure_performance(
     Args:
         source: The home of a ledger; or a table, with `truth_column`.
         model: The bundle; or for a ledger the name of the model, with `bundle_of`.
-        bundle_of: The bundle of a version of the ledger; None, or `NotFound`, where it is gone.
+        bundle_of: The bundle of a version of the ledger; None, or a `BasculeError`, where it is
+            gone or broken.
         truth_column: Of a table. A missing value is a truth that is not known.
         prediction_column: Of a table; without it the bundle answers the rows.
         probability_column: Of a table: of the second of two classes.
@@ -122,9 +124,10 @@ def measure_performance(
     plan = _Plan(
         asked, window_seconds(by), tuple(slice_by), budget, effects or {}, now, min_completeness
     )
+    unmeasured: list[str] = []
     if isinstance(source, Path):
         plan = replace(plan, now=now or datetime.now(UTC))
-        found = _from_ledger(source, model, bundle_of, since, plan)
+        found = _from_ledger(source, model, bundle_of, since, plan, unmeasured)
     else:
         names = TableColumns(truth_column, prediction_column, probability_column, time_column)
         found = [_from_table(source, model, names, plan)]
@@ -140,7 +143,7 @@ def measure_performance(
         tuple(measured),
         _curve(versions, plan),
         tuple(track_records(measured)),
-        tuple(dict.fromkeys(_notes(versions, plan))),
+        tuple(dict.fromkeys([*unmeasured, *_notes(versions, plan)])),
     )
 
 
@@ -163,23 +166,31 @@ def _from_ledger(
     bundle_of: Callable[[str], Bundle | None] | None,
     since: datetime | None,
     plan: _Plan,
+    notes: list[str],
 ) -> list[tuple[Reference, PredictionRows]]:
+    """The versions; `notes` takes those that cannot be measured, with the reason."""
     known: dict[str, Reference | None] = {}
 
     def reference_of(version: str) -> Reference | None:
         if version not in known:
-            bundle = model if isinstance(model, Bundle) else None
-            if bundle_of is not None:
-                with suppress(NotFound):
+            try:
+                bundle = model if isinstance(model, Bundle) else None
+                if bundle_of is not None:
                     bundle = bundle_of(version)
-            known[version] = None if bundle is None else Reference(bundle)
+                if bundle is None:
+                    raise NotFound("its bundle is not at hand")
+                known[version] = Reference(bundle)
+            except BasculeError as problem:
+                known[version] = None
+                notes.append(f"version {version} is not measured: {problem.message}")
         return known[version]
 
     name = model if isinstance(model, str) else model.name
     found = read_ledger(home, name, reference_of, since=since, columns=plan.slices)
     if not found:
         raise Invalid(
-            f"no version of {name} in the ledger has a bundle here: {', '.join(known)}",
+            f"no version of {name} in the ledger has a bundle here: {', '.join(known)}; "
+            f"{'; '.join(notes[:_SHOWN_NOTES])}",
             hint="bascule performance reads the classes and the record of a version from it",
         )
     return found
@@ -269,13 +280,17 @@ def _window(
     waits = "" if level is None else _waits(version, plan, end, completeness)
     known = rows.is_known[places]
     labelled, missing = rows.labelled.take(places[known]), rows.labelled.take(places[~known])
-    estimated = _estimated(version, places)
+    estimated, errors = _estimated(version, places)
     metrics = []
     for metric, record in recorded.items():
         found = estimate(metric, labelled)
         bounds = bounds_of(metric, labelled, missing) if len(missing) else None
+        guess, between = estimated.get(metric), None
+        if guess is not None:
+            error = errors.get(metric, 0.0)
+            between = estimate_interval(metric_of(metric), guess, error, record, len(places))
         made = MetricPerformance(
-            metric, found, record.value, bounds=bounds, estimated=estimated.get(metric)
+            metric, found, record.value, bounds=bounds, estimated=guess, estimated_between=between
         )
         if level is not None and not waits:
             said = judge(metric_of(metric), found, record, level, plan.effects)
@@ -305,18 +320,20 @@ def _waits(version: _Version, plan: _Plan, end: int | None, completeness: float 
     return ""
 
 
-def _estimated(version: _Version, places: NDArray[np.int64]) -> Mapping[str, float]:
+def _estimated(
+    version: _Version, places: NDArray[np.int64]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Estimates without truth by metric, and their errors by what was learned."""
     estimator = version.reference.estimator
     if estimator is None:
-        return {}
-    inputs: Columns | None = version.rows.inputs
+        return {}, {}
+    rows, inputs = version.rows.labelled.take(places), version.rows.inputs
     try:
-        return estimator.estimate(
-            version.rows.labelled.take(places), None if inputs is None else take(inputs, places)
-        )
+        made = estimator.estimate(rows, None if inputs is None else take(inputs, places))
     except BasculeError as problem:
         version.reference.notes.append(f"not estimated without truth: {problem.message}")
-        return {}
+        return {}, {}
+    return made, estimator.errors(rows) if made else {}
 
 
 def _curve(versions: list[_Version], plan: _Plan) -> DelayCurve | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bascule.bundle import Bundle, is_missing
 from bascule.bundle.statements import flat_columns
-from bascule.core import Columns, Invalid
+from bascule.core import BasculeError, Columns, Invalid
 from bascule.metrics import OUTLIERS, Estimate, Labelled, estimate
 from bascule.monitoring.performance.estimating import NO_SKLEARN, Estimator, estimator_of
 from bascule.monitoring.performance.rows import Masks, places_of_labels
@@ -99,7 +99,11 @@ class Reference:
         if found is None or found[1] is None:
             return None
         columns, truth = found
-        answers = dict(self.bundle.predict(columns))
+        try:
+            answers = dict(self.bundle.predict(columns))
+        except BasculeError as problem:  # what it answered before is still measured
+            self.notes.append(f"not compared with its held-out rows: {problem.message}")
+            return None
         return self.labelled(truth, answers), flat_columns(columns, self.bundle.signature)
 
     @cached_property

@@ -118,7 +118,8 @@ class PerformanceReport:
 
 _FLAT = (
     "version start end slice slice_value predictions truths completeness metric value lower upper "
-    "rows recorded estimated least most p_value level worse_by limit alarm waits"
+    "rows recorded estimated estimated_lower estimated_upper least most p_value level worse_by "
+    "limit alarm waits"
 )
 _KINDS = {
     "string": "version slice slice_value metric waits", "time": "start end",

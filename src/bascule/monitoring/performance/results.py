@@ -25,6 +25,8 @@ class MetricPerformance:
         bounds: The least and the most that the value can become when all truths are in; None for
             a metric without such bounds.
         estimated: What it is estimated to be without any truth; None where it cannot be.
+        estimated_between: The interval of `estimated` at 95 %, for rows like the held-out ones;
+            None where it is unknown. It knows nothing of concept drift.
         is_alarm: Whether the level and the limit are met.
     """
 
@@ -37,10 +39,11 @@ class MetricPerformance:
     limit: float | None = None
     bounds: tuple[float, float] | None = None
     estimated: float | None = None
+    estimated_between: tuple[float, float] | None = None
     is_alarm: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        found = self.found
+        found, (lower, upper) = self.found, self.estimated_between or (None, None)
         return {
             "metric": self.metric,
             "value": found.value,
@@ -56,6 +59,8 @@ class MetricPerformance:
             "least": None if self.bounds is None else self.bounds[0],
             "most": None if self.bounds is None else self.bounds[1],
             "estimated": self.estimated,
+            "estimated_lower": lower,
+            "estimated_upper": upper,
             "alarm": self.is_alarm,
             "note": found.note,
         }

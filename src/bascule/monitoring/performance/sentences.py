@@ -49,12 +49,29 @@ def facts(
     ]  # fmt: skip
     for window in young[-3:]:
         yield _young(window)
+    yield from _estimate(windows)
     for record in track:
         yield (
             f"{record.metric} estimated without truth was off by "
             f"{_amount(record.metric, record.mean_error)} on average in {record.windows} "
             f"window{'' if record.windows == 1 else 's'}; chance alone makes "
             f"{_amount(record.metric, record.sampling_error)}"
+        )
+
+
+def _estimate(windows: Sequence[WindowPerformance]) -> Iterator[str]:
+    """The newest estimate, with what it cannot see."""
+    known = [
+        (window, one)
+        for window in windows if window.slice is None
+        for one in window.metrics[:1] if one.estimated_between is not None
+    ]  # fmt: skip
+    for window, one in known[-1:]:
+        low, high = (shown(one.metric, end) for end in one.estimated_between or ())
+        yield (
+            f"{_where(window)}{one.metric} is estimated without truth at "
+            f"{shown(one.metric, one.estimated)} (95 % interval {low} to {high}). The estimate "
+            "cannot see concept drift: the same inputs with other truths"
         )
 
 

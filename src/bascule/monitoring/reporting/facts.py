@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from bascule.core import BasculeError
 from bascule.monitoring.drift import (
     Effect,
     OpenBundle,
@@ -48,13 +49,17 @@ def look_at(
     where = f"p.model = {quoted(model)} AND p.time >= TIMESTAMPTZ '{first} 00:00:00+00'"
     total, *days = _health(ledger, where)
     truths, performance = _truths(ledger, where), None
+    notes: tuple[str, ...] = ()
     if truths.truths:
-        performance = measure_performance(
-            home, model, bundle_of=open_bundle, since=moment - since, now=moment
-        )
+        try:
+            performance = measure_performance(
+                home, model, bundle_of=open_bundle, since=moment - since, now=moment
+            )
+        except BasculeError as problem:
+            notes = (f"performance is not measured: {problem.message}",)
     return Overview(
         model, first, moment.date(), total, tuple(days), drift, truths, _kept(ledger, where),
-        performance,
+        performance, notes,
     )  # fmt: skip
 
 

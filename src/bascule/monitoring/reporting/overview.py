@@ -85,6 +85,7 @@ class Overview:
         truths: What is known of outcomes.
         kept: What is in the ledger.
         performance: Predictions against truths; None without any truth.
+        notes: What could not be measured, and why.
     """
 
     model: str
@@ -96,6 +97,7 @@ class Overview:
     truths: TruthFacts
     kept: Kept
     performance: PerformanceReport | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def is_alarm(self) -> bool:
@@ -114,6 +116,7 @@ class Overview:
             "ledger": asdict(self.kept),
             "performance": None if self.performance is None else self.performance.to_json(),
             "drift": self.drift.to_json(),
+            "notes": list(self.notes),
         }
 
     def __repr__(self) -> str:
@@ -164,7 +167,7 @@ def _drift(overview: Overview) -> Iterator[str]:
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
         most = max(2, _COLUMNS // len(overview.drift.versions))
         for column, alarms, series in islice(leading_columns(report), most):
-            then, now = _typical(column.then), _typical(column.now)
+            then, now = (_typical(side, column.tested) for side in (column.then, column.now))
             line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{alarms or '-':>8}"
             yield f"{line}  {sparkline(series[-_DAYS:])}"
 
@@ -172,7 +175,7 @@ def _drift(overview: Overview) -> Iterator[str]:
 def leading_columns(
     report: DriftReport,
 ) -> Iterator[tuple[ColumnDrift, int, list[float]]]:
-    """Each column with its latest window, its alarms, and its typical value by window.
+    """Each column with its latest window, or that of its last alarm; its alarms; values by window.
 
     Those with most alarms come first, then those with the strongest evidence.
     """
@@ -186,7 +189,8 @@ def leading_columns(
         ranks = [one.leading.rank[-1] for one in columns if one.leading]
         made.append((-alarms, min(ranks, default=1e300), columns))
     for alarms, _, columns in sorted(made, key=lambda one: one[:2]):
-        yield columns[-1], -alarms, [_number(one) for one in columns]
+        last = next((one for one in reversed(columns) if one.is_alarm), columns[-1])
+        yield last, -alarms, [_number(one) for one in columns]
 
 
 def _number(column: ColumnDrift) -> float:
@@ -198,16 +202,17 @@ def _number(column: ColumnDrift) -> float:
     return shown.get(first, math.nan) if first is not None else math.nan
 
 
-def _typical(values: object) -> str:
+def _typical(values: object, tested: str) -> str:
+    """The category or quantile that was tested; else a typical value."""
     known = dict(values) if isinstance(values, dict) else {}
     if "p50" in known:
-        return f"{known['p50']:.4g}"
+        return f"{known.get(tested, known['p50']):.4g}"
     if "mean" in known:
         return f"{known['mean']:.3f}"
     if not known:
         return "-"
-    name, share = next(iter(known.items()))
-    return f"{name[:6]} {share:.0%}"
+    name = tested if tested in known else next(iter(known))
+    return f"{name[:6]} {known[name]:.0%}"
 
 
 def _performance(overview: Overview) -> Iterator[str]:
@@ -244,6 +249,7 @@ def _ledger(overview: Overview) -> Iterator[str]:
 
 
 def _sentences(overview: Overview) -> Iterator[str]:
+    yield from unmeasured(overview)
     if overview.performance is not None:
         yield from overview.performance.alarms[: -_PERFORMANCE_ALARMS - 1 : -1]  # latest first
     for report in overview.drift.versions:
@@ -252,7 +258,13 @@ def _sentences(overview: Overview) -> Iterator[str]:
                 yield f"{window.day} {column.sentence}"
     for report in overview.drift.versions:
         yield from report.notes
-    yield from overview.drift.notes
+    if overview.performance is not None:
+        yield from overview.performance.notes
+
+
+def unmeasured(overview: Overview) -> tuple[str, ...]:
+    """The versions that are not compared or measured, and why."""
+    return (*overview.drift.notes, *overview.notes)
 
 
 def _ms(seconds: float) -> str:

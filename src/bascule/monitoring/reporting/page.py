@@ -9,7 +9,7 @@ from pathlib import Path
 from bascule.bundle import page
 from bascule.core import Unavailable
 from bascule.monitoring.drift import DriftReport, WindowDrift, alarm_sentences
-from bascule.monitoring.reporting.overview import Overview, metric_lines
+from bascule.monitoring.reporting.overview import Overview, metric_lines, unmeasured
 from bascule.monitoring.reporting.plots import counts_by_day, figure, figures_of, metric_by_day
 from bascule.monitoring.showing import html_list, html_table
 
@@ -67,8 +67,10 @@ def _summary(overview: Overview) -> str:
         ("kept rows", f"{overview.kept.share:.1%}"),
     )
     shown = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in tiles)
-    notes = [*metric_lines(overview), *overview.drift.notes]
+    notes = [*metric_lines(overview), *unmeasured(overview)]
     notes += [note for report in overview.drift.versions for note in report.notes]
+    if overview.performance is not None:
+        notes += overview.performance.notes
     return f'<dl class="overview">{shown}</dl>{html_list(notes)}'
 
 

@@ -1,3 +1,4 @@
+from .answer_counts import AnswerCounts as AnswerCounts, PairCounts as PairCounts
 from .asking import (
     Begun as Begun,
     RolloutBook as RolloutBook,
@@ -5,6 +6,7 @@ from .asking import (
     Rollouts as Rollouts,
     superseded as superseded,
 )
+from .counting import count_outcomes as count_outcomes
 from .deciding import (
     COMMANDS as COMMANDS,
     Command as Command,
@@ -16,7 +18,11 @@ from .deciding import (
 )
 from .drawing import evidence_chart as evidence_chart
 from .evidence import (
+    NO_COHORTS as NO_COHORTS,
     ArmCounts as ArmCounts,
+    Cohort as Cohort,
+    CohortArm as CohortArm,
+    Cohorts as Cohorts,
     Interval as Interval,
     summed as summed,
     table_of as table_of,
@@ -28,13 +34,15 @@ from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
     Guard as Guard,
     Verdict as Verdict,
+    check_limits as check_limits,
     judge as judge,
+    limits_of as limits_of,
     parse_guard as parse_guard,
-    thresholds_s as thresholds_s,
 )
 from .plan import (
     STRATEGIES as STRATEGIES,
     Decision as Decision,
+    LoadFailure as LoadFailure,
     Rollout as Rollout,
     Shares as Shares,
     check_rollout as check_rollout,

@@ -30,8 +30,8 @@ from bascule.release.rollouts.guards import (
     DEFAULT_GUARDS,
     OUTCOME_GUARDS,
     SHADOW_GUARDS,
+    check_limits,
     parse_guard,
-    thresholds_s,
 )
 from bascule.release.rollouts.plan import Decision, Rollout, Shares, check_rollout
 from bascule.release.rollouts.states import FINAL, Aborted, Running, State
@@ -62,6 +62,9 @@ class RolloutRequest(
         beta: The promised share of harmful versions that are promoted.
         bake_s: How long a promoted version is compared with the former one.
         needs_approval: Whether the last step waits for a person.
+        outcomes_sample: The share of the predictions that get an outcome; see `Rollout`.
+        load_tries: After so many tries a host that cannot load the version ends the rollout.
+        allow_answers: Whether the answers may differ by more than the guard `answers` allows.
     """
 
     guards: tuple[str, ...] = ()
@@ -73,6 +76,9 @@ class RolloutRequest(
     beta: float | None = None
     bake_s: float | None = None
     needs_approval: bool | None = None
+    outcomes_sample: float | None = None
+    load_tries: int | None = None
+    allow_answers: bool = False
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -81,7 +87,7 @@ class RolloutRequest(
         return {
             name: value
             for name, value in said.items()
-            if name not in ("version", "endpoint", "reason", "follow")
+            if name not in ("version", "endpoint", "reason", "follow", "allow_answers")
         }
 
 
@@ -119,7 +125,9 @@ class RolloutBook(Protocol):
 
     def evidence(self, name: str) -> list[float | None]: ...
 
-    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision: ...
+    def command(
+        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
+    ) -> Decision: ...
 
     def replay(self, name: str) -> list[str]: ...
 
@@ -237,7 +245,7 @@ class Rollouts:
             )
         self.endpoints.check_in_use(before.current.version)
         rollout = self._rollout(chosen, before, deployed.plan)
-        thresholds_s(rollout.guards, lambda share: share)  # says if there are too many
+        check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
         if not dry_run:
             first = None
@@ -286,27 +294,40 @@ class Rollouts:
         """The logarithm of the evidence of harm after each interval; None where no one looked."""
         return [log_e for _, log_e in self.store.intervals(self.get(name).rollout.id)]
 
-    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
+    def command(
+        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
+    ) -> Decision:
         """Do what a person wants.
+
+        Args:
+            name: The id of a rollout, or its endpoint.
+            command: What to do.
+            by: The user.
+            reason: Why, for the history.
+            allow_answers: Promote also where the answers differ from those of the current version.
 
         Raises:
             NotFound: There is no such rollout.
-            Conflict: It has no meaning now, or the controller decided meanwhile.
+            Conflict: It has no meaning now, or the controller decided meanwhile; or it is to be
+                promoted, its answers differ, and that is not allowed.
         """
         for left in reversed(range(_TRIES)):
             try:
-                return self._command(self.get(name), command, by, reason)
+                return self._command(self.get(name), command, by, reason, allow_answers)
             except Superseded:  # the controller, which decides twice a second, was quicker
                 if not left:
                     raise
         raise AssertionError("unreachable")
 
-    def _command(self, stored: StoredRollout, command: Command, by: str, reason: str) -> Decision:
-        rollout, now = stored.rollout, self._clock()
-        state: State = Running(0, now) if stored.latest is None else stored.latest.state
-        decision = obey(rollout, state, command, by, reason, now)
+    def _command(
+        self, stored: StoredRollout, command: Command, by: str, reason: str, allow_answers: bool
+    ) -> Decision:
+        rollout, latest, now = stored.rollout, stored.latest, self._clock()
+        state: State = Running(0, now) if latest is None else latest.state
+        held_by = "" if latest is None or allow_answers else latest.held_by
+        decision = obey(rollout, state, command, by, reason, now, held_by=held_by)
         plan = self.endpoints.endpoint(rollout.endpoint).current.plan
-        made = plan_of(rollout, decision, plan, plan.slower_than_s)
+        made = plan_of(rollout, decision, plan)
         changes = stored.latest is not None and made.numbered(plan.number) != plan
         self.store.record(
             stored,
@@ -324,11 +345,12 @@ class Rollouts:
         """Make every decision of the controller again; a sentence for each that differs."""
         stored = self.get(name)
         decided = self.decisions(name)
-        by_evidence = [one for one in decided if one.decision.intervals]
+        by_evidence = [one for one in decided if one.decision.is_by_evidence]
         table = table_of(one for one, _ in self.store.intervals(stored.rollout.id))
+        cohorts_at = self.store.cohorts_by_revision(stored.rollout.id)
         return [
             f"decision {one.number} was {one.decision.sentence!r} and is now {again.sentence!r}"
-            for one, again in replay(stored.rollout, by_evidence, table)
+            for one, again in replay(stored.rollout, by_evidence, table, cohorts_at)
         ]
 
     def _filled(
@@ -354,9 +376,12 @@ class Rollouts:
         guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
         given = {
             name: getattr(asked, name)
-            for name in ("step_s", "max_s", "min_requests", "alpha", "beta", "bake_s")
+            for name in (
+                "step_s", "max_s", "min_requests", "alpha", "beta", "bake_s", "outcomes_sample",
+                "load_tries",
+            )
             if getattr(asked, name) is not None
-        }
+        }  # fmt: skip
         steps = asked.steps_percent or _STEPS.get(strategy)
         if steps is not None:
             given["steps_percent"] = tuple(steps)
@@ -368,7 +393,8 @@ class Rollouts:
                 id=f"{after.endpoint}-{secrets.token_hex(3)}", started_at=self._clock(),
                 endpoint=after.endpoint, candidate=after.current.version,
                 current=before.current.version, strategy=strategy, guards=guards,
-                needs_approval=bool(asked.needs_approval), **given,
+                needs_approval=bool(asked.needs_approval), allow_answers=asked.allow_answers,
+                **given,
             )
         )  # fmt: skip
 

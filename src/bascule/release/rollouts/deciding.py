@@ -7,15 +7,16 @@ with it: `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Literal, Protocol, TypeVar, cast
 
 from bascule.core import Conflict, Invalid
-from bascule.release.rollouts.evidence import Floats
+from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed
-from bascule.release.rollouts.plan import Decision, Rollout, Shares
+from bascule.release.rollouts.loading import given_up, load_trouble
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, Shares
 from bascule.release.rollouts.states import (
     FINAL,
     Aborted,
@@ -76,7 +77,10 @@ def start(rollout: Rollout, now: datetime) -> Decision:
     )  # fmt: skip
 
 
-def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> Decision:
+def decide(
+    rollout: Rollout, state: State, table: Floats, *, now: datetime, cohorts: Cohorts = NO_COHORTS,
+    failures: tuple[LoadFailure, ...] = (),
+) -> Decision:  # fmt: skip
     """The next state of a rollout. The same facts give the same decision.
 
     Args:
@@ -84,36 +88,66 @@ def decide(rollout: Rollout, state: State, table: Floats, *, now: datetime) -> D
         state: Where it stands.
         table: All intervals that have ended since its start, in order (`evidence.table_of`).
         now: The moment of the decision.
+        cohorts: Of predictions, with the newest truths about them.
+        failures: The hosts that cannot load a version, in the order of their names. The rollout
+            waits for them until their tries are spent.
     """
     if isinstance(state, FINAL):
         return Decision(state=state, shares=shares_of(rollout, state), sentence="already finished")
-    facts = observed(rollout, state.stage, table, now)
-    reason = harm(rollout, facts)
+    facts = observed(rollout, state.stage, table, cohorts.cohorts, now)
+    reason = harm(rollout, facts) or given_up(failures, rollout)
+    trouble = load_trouble(failures, rollout)
     following: State
     if reason:
         following, sentence = Aborted(now), f"rolled back to {rollout.current}: {reason}"
+    elif facts.held and not (isinstance(state, Baking) and state.by_hand):
+        ended = _ended_late(rollout, facts, facts.held) if isinstance(state, Running) else None
+        following, sentence = ended or (state, facts.held)
     elif isinstance(state, Baking):
-        following, sentence = _baked(rollout, state, now)
+        following, sentence = _baked(rollout, state, now, trouble)
     elif isinstance(state, Running):
-        following, sentence = _advanced(rollout, state, facts)
+        following, sentence = _advanced(rollout, state, facts, trouble)
     else:
-        following, sentence = state, "held: " + _waits_for(state)
+        following, sentence = (
+            state,
+            "held: " + "; ".join(filter(None, (_waits_for(state), trouble))),
+        )
     return Decision(
         state=following, shares=shares_of(rollout, following), sentence=sentence,
-        log_e=facts.log_e, intervals=len(table),
+        log_e=facts.log_e, intervals=len(table), revision=cohorts.revision, failures=failures,
+        trouble="" if isinstance(following, FINAL) else trouble,
+        held_by="answers" if facts.held and following is state else "",
     )  # fmt: skip
 
 
 def obey(
-    rollout: Rollout, state: State, command: Command, by: str, reason: str, now: datetime
-) -> Decision:
+    rollout: Rollout, state: State, command: Command, by: str, reason: str, now: datetime,
+    *, held_by: str = "",
+) -> Decision:  # fmt: skip
     """What a person's command makes of a rollout.
 
+    Args:
+        rollout: What was asked for.
+        state: Where it stands.
+        command: What the person wants.
+        by: Who.
+        reason: Why; may be empty.
+        now: The moment.
+        held_by: The guard that holds it, unless the person allows what it found.
+
     Raises:
-        Conflict: It has ended, or the command has no meaning in its state.
+        Conflict: It has ended, or the command has no meaning in its state; or it is to be
+            promoted, and a guard asks first.
     """
     if isinstance(state, FINAL):
         raise Conflict(f"rollout {rollout.id} has ended", hint="bascule deploy begins another one")
+    if command == "promote" and held_by:
+        raise Conflict(
+            f"rollout {rollout.id} is held: the {held_by} of {rollout.candidate} differ from those "
+            f"of {rollout.current}",
+            hint=f"if that is as it should be: bascule rollout promote {rollout.id} "
+            f"--allow-{held_by}",
+        )
     following: State
     match command, state:
         case "abort", _:
@@ -121,7 +155,7 @@ def obey(
         case "promote", Baking():
             following = Promoted(now)
         case "promote", _:
-            following = promoted(rollout, state.stage, now)
+            following = promoted(rollout, state.stage, now, by_hand=True)
         case "pause", Running():
             following = Paused(state.stage, now)
         case "resume", Paused():
@@ -150,9 +184,9 @@ def shares_of(rollout: Rollout, state: State) -> Shares:
             return _strategy(rollout).shares(rollout, state)
 
 
-def promoted(rollout: Rollout, stage: int, now: datetime) -> State:
+def promoted(rollout: Rollout, stage: int, now: datetime, *, by_hand: bool = False) -> State:
     """Promoted, at once or after a comparison with what stays of the former version."""
-    return Baking(stage + 1, now) if rollout.bake_s else Promoted(now)
+    return Baking(stage + 1, now, by_hand) if rollout.bake_s else Promoted(now)
 
 
 class Decided(Protocol):
@@ -172,15 +206,28 @@ OneDecided = TypeVar("OneDecided", bound=Decided)
 
 
 def replay(
-    rollout: Rollout, stored: Sequence[OneDecided], table: Floats
+    rollout: Rollout,
+    stored: Sequence[OneDecided],
+    table: Floats,
+    cohorts_at: Callable[[int], Cohorts] = lambda _: NO_COHORTS,
 ) -> list[tuple[OneDecided, Decision]]:
-    """The stored decisions that the same evidence does not lead to again, with what it leads to."""
+    """The stored decisions that the same evidence does not lead to again, with what it leads to.
+
+    `cohorts_at`: the cohorts as of a revision.
+    """
     again = [
-        (one, decide(rollout, one.before, table[: one.decision.intervals], now=one.at))
-        for one in stored
-        if one.before is not None
-    ]
-    return [(one, made) for one, made in again if made != one.decision]
+        (
+            decided,
+            decide(
+                rollout, decided.before, table[: decided.decision.intervals], now=decided.at,
+                cohorts=cohorts_at(decided.decision.revision),
+                failures=decided.decision.failures,
+            ),
+        )
+        for decided in stored
+        if decided.before is not None
+    ]  # fmt: skip
+    return [(decided, decision) for decided, decision in again if decision != decided.decision]
 
 
 def _strategy(rollout: Rollout) -> Strategy:
@@ -188,22 +235,43 @@ def _strategy(rollout: Rollout) -> Strategy:
     return cast(Strategy, import_module(f"bascule.release.rollouts.strategies.{file}"))
 
 
-def _advanced(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-    following, sentence = _strategy(rollout).advance(rollout, state, facts)
-    if following is state and facts.now - rollout.started_at >= timedelta(seconds=rollout.max_s):
-        return Aborted(facts.now), (
-            f"ended without a promotion after {_duration(rollout.max_s)}: {sentence}"
-        )
+def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> tuple[State, str]:
+    if trouble:
+        following, sentence = cast(State, state), f"held: {trouble}"
+    else:
+        following, sentence = _strategy(rollout).advance(rollout, state, facts)
+    if following is state and (ended := _ended_late(rollout, facts, sentence)):
+        return ended
     return following, sentence
 
 
-def _baked(rollout: Rollout, state: Baking, now: datetime) -> tuple[State, str]:
+def _ended_late(rollout: Rollout, facts: Facts, sentence: str) -> tuple[State, str] | None:
+    """The end of a rollout that has run for its longest time; None before."""
+    longest_s = rollout.max_s + _truths_still_come_s(rollout, facts)
+    if facts.now - rollout.started_at < timedelta(seconds=longest_s):
+        return None
+    return Aborted(facts.now), (
+        f"ended without a promotion after {_duration(longest_s)}: {sentence}"
+    )
+
+
+def _truths_still_come_s(rollout: Rollout, facts: Facts) -> float:
+    """By how much a rollout outlasts its longest time: for the truths of what it has answered."""
+    if not any(verdict.guard.is_on_outcomes for verdict in facts.unproven(rollout.beta)):
+        return 0.0
+    late_s = facts.truths_after_s
+    return rollout.max_s if late_s is None else min(late_s, rollout.max_s)
+
+
+def _baked(rollout: Rollout, state: Baking, now: datetime, trouble: str) -> tuple[State, str]:
     left = state.since + timedelta(seconds=rollout.bake_s) - now
     if left > timedelta(0):
         return state, (
             f"held: {rollout.current} keeps {rollout.holdback_percent:g} % to compare with for "
             f"another {_duration(left.total_seconds())}"
         )
+    if trouble:
+        return state, f"held: {trouble}"
     return Promoted(now), f"{rollout.candidate} is the current version: no harm was found"
 
 

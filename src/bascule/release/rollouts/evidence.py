@@ -1,21 +1,35 @@
-"""What decides a rollout: counts of each arm by interval, added up over workers and hosts.
+"""What decides a rollout: counts of each arm, added up over workers and hosts.
 
-Counts are sufficient for every test, so a stored decision can be computed again from them.
+What an answer shows at once is counted by the *interval* in which it was given. What shows later,
+by an outcome, is counted by *cohort*: the predictions of a span of time, of both arms, with the
+newest truths about them. An interval is sealed once; a cohort is counted anew at every look, and
+each count that changes is stored as a new revision. Counts are sufficient for every test, so a
+stored decision can be computed again from the intervals and the revision that it names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.release.rollouts.answer_counts import (
+    ANSWER_WIDTH,
+    PAIR_WIDTH,
+    AnswerCounts,
+    PairCounts,
+    combined,
+    row_of,
+)
 from bascule.stats import INTERVAL_REQUESTS
+from bascule.stats.durations import CLASSES, beyond, dense, sparse
 
 Floats = NDArray[np.float64]
 
-FIELDS = ("requests", "errors", "fallbacks", "judged", "wrong")
+FIELDS = ("requests", "errors", "fallbacks")
 
 
 class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,17 +39,61 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         requests: Answers of any status that the model is answerable for.
         errors: Of them, those that the model failed.
         fallbacks: Of them, those that another model answered.
-        slower: Answers slower than each threshold of the stage.
-        judged: Outcomes that arrived in this interval, whenever the answer was given.
-        wrong: Of them, those that the answer does not equal.
+        durations: Of what a source has counted: places and counts (`stats.durations.sparse`).
+        slow: Of a sealed interval, by class of work with limits: the class, its answers, and
+            those beyond each limit (`guards.limits_of`).
+        answers: What the answers were.
     """
 
     requests: int = 0
     errors: int = 0
     fallbacks: int = 0
-    slower: tuple[int, ...] = ()
-    judged: int = 0
-    wrong: int = 0
+    durations: tuple[int, ...] = ()
+    slow: tuple[tuple[int, ...], ...] = ()
+    answers: AnswerCounts = AnswerCounts()
+
+
+class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The predictions of one arm in one cohort, as the newest truths have them.
+
+    Attributes:
+        predictions: Requests that the arm answered.
+        unknown: Of them, those without a truth; a request of several rows counts by their share.
+        losses: By the rollout's guards on outcomes, in their order: the sum of the known losses,
+            each from 0 to 1.
+    """
+
+    predictions: int = 0
+    unknown: float = 0.0
+    losses: tuple[float, ...] = ()
+
+
+class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The predictions of one span of time, which lies in one stage.
+
+    Attributes:
+        number: Counted from the start of the rollout.
+        stage: In which the shares are constant.
+        ended_s: When the span ended, in seconds since the start of the rollout.
+        current: The arm of the current version.
+        candidate: The arm of the candidate.
+    """
+
+    number: int
+    stage: int
+    ended_s: float
+    current: CohortArm = CohortArm()
+    candidate: CohortArm = CohortArm()
+
+
+class Cohorts(NamedTuple):
+    """All cohorts of a rollout as of a revision, in the order of time."""
+
+    revision: int
+    cohorts: tuple[Cohort, ...]
+
+
+NO_COHORTS = Cohorts(0, ())
 
 
 class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,11 +101,12 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         number: Counted from the start of the rollout.
-        stage: In which shares and thresholds are constant.
+        stage: In which shares are constant.
         current: The arm of the current version.
         candidate: The arm of the candidate.
         compared: Requests that both versions answered.
         disagreements: Of them, those with different answers.
+        pairs: Of requests of the candidate that the current version answered too.
     """
 
     number: int
@@ -56,6 +115,7 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate: ArmCounts = ArmCounts()
     compared: int = 0
     disagreements: int = 0
+    pairs: PairCounts = PairCounts()
 
 
 def summed(parts: Sequence[Interval]) -> Interval:
@@ -67,6 +127,7 @@ def summed(parts: Sequence[Interval]) -> Interval:
         candidate=_summed([one.candidate for one in parts]),
         compared=sum(one.compared for one in parts),
         disagreements=sum(one.disagreements for one in parts),
+        pairs=combined([one.pairs for one in parts]),
     )  # fmt: skip
 
 
@@ -78,47 +139,79 @@ def less(total: Interval, before: Interval) -> Interval:
         candidate=_less(total.candidate, before.candidate),
         compared=max(total.compared - before.compared, 0),
         disagreements=max(total.disagreements - before.disagreements, 0),
+        pairs=combined((total.pairs, before.pairs), (1, -1)),
     )  # fmt: skip
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    earlier = (*before.slower, *[0] * len(total.slower))
-    slower = tuple(max(a - b, 0) for a, b in zip(total.slower, earlier, strict=False))
+    durations = np.maximum(dense(total.durations) - dense(before.durations), 0)
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    return ArmCounts(slower=slower if any(slower) else (), **counts)
+    answers = combined((total.answers, before.answers), (1, -1))
+    return ArmCounts(durations=sparse(durations), answers=answers, **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
-    width = max(len(one.slower) for one in arms)
-    slower = tuple(
-        sum(one.slower[place] for one in arms if place < len(one.slower)) for place in range(width)
-    )
-    totals = {name: sum(getattr(one, name) for one in arms) for name in FIELDS}
-    return ArmCounts(slower=slower, **totals)
+    totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
+    answers = combined([arm.answers for arm in arms])
+    durations = sum((dense(arm.durations) for arm in arms), dense(()))
+    return ArmCounts(durations=sparse(durations), answers=answers, **totals)
 
 
-MAX_THRESHOLDS = 6
-_SLOWER = len(FIELDS)
-_ARM = len(FIELDS) + MAX_THRESHOLDS
+Limits = Mapping[int, Sequence[Sequence[int]]]
+"""By class of work: the bins from which answers of the current version count as slow at each
+quantile, and those of the candidate."""
+
+
+def with_limits(counted: Interval, limits: Limits) -> Interval:
+    """An interval with the counts beyond limits in place of its durations."""
+    current = _slow(counted.current, {of: bins for of, (bins, _) in limits.items()})
+    candidate = _slow(counted.candidate, {of: bins for of, (_, bins) in limits.items()})
+    return msgspec.structs.replace(counted, current=current, candidate=candidate)
+
+
+def _slow(arm: ArmCounts, limits: Mapping[int, Sequence[int]]) -> ArmCounts:
+    above = beyond(dense(arm.durations))
+    slow = [(of, int(above[of, 0]), *map(int, above[of, bins])) for of, bins in limits.items()]
+    return msgspec.structs.replace(arm, durations=(), slow=tuple(row for row in slow if row[1]))
+
+
+MAX_LIMITS = 16
+_SLOW = len(FIELDS)
+_CLASS = 1 + MAX_LIMITS
+_ARM = len(FIELDS) + CLASSES * _CLASS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
+ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1
+ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + ANSWER_WIDTH
+PAIRS = ANSWERS_OF_CURRENT + ANSWER_WIDTH
+_COLUMNS = PAIRS + PAIR_WIDTH
 """Where columns of a table begin; the first one is the stage."""
 
 
 def table_of(intervals: Iterable[Interval]) -> Floats:
-    """Intervals as numbers: what `decide` computes with. Shape (intervals, 25)."""
-    rows = [
-        (
-            one.stage, *_row(one.candidate), *_row(one.current), one.compared, one.disagreements,
-        )
-        for one in intervals
-    ]  # fmt: skip
-    return np.array(rows, np.float64).reshape(-1, 3 + 2 * _ARM)
+    """Intervals as numbers: what `decide` computes with. Shape (intervals, columns).
 
-
-def _row(arm: ArmCounts) -> tuple[int, ...]:
-    slower = (*arm.slower, *[0] * MAX_THRESHOLDS)[:MAX_THRESHOLDS]
-    return arm.requests, arm.errors, arm.fallbacks, arm.judged, arm.wrong, *slower
+    A column lies in one piece, and those of classes of work without requests take no memory.
+    """
+    rows = list(intervals)
+    table = np.zeros((len(rows), _COLUMNS), order="F")
+    table[:, 0] = [row.stage for row in rows]
+    table[:, COMPARED] = [row.compared for row in rows]
+    table[:, DISAGREEMENTS] = [row.disagreements for row in rows]
+    for place, row in enumerate(rows):
+        table[place, ANSWERS_OF_CANDIDATE:] = (
+            *row_of(row.candidate.answers), *row_of(row.current.answers), *row_of(row.pairs),
+        )  # fmt: skip
+    for start, arms in (
+        (CANDIDATE, [row.candidate for row in rows]), (CURRENT, [row.current for row in rows]),
+    ):  # fmt: skip
+        for name in FIELDS:
+            table[:, column(start, name)] = [getattr(arm, name) for arm in arms]
+        for place, arm in enumerate(arms):
+            for of, *counts in arm.slow:
+                first = slow_column(start, of)
+                table[place, first : first + len(counts)] = counts
+    return table
 
 
 def column(arm: int, name: str) -> int:
@@ -126,14 +219,31 @@ def column(arm: int, name: str) -> int:
     return arm + FIELDS.index(name)
 
 
-def slower_column(arm: int, threshold: int) -> int:
-    """The column of the answers slower than a threshold."""
-    return arm + _SLOWER + threshold
+def slow_column(arm: int, of: int, limit: int = -1) -> int:
+    """The column of the answers of a class of work beyond a limit; -1 for all its answers."""
+    return arm + _SLOW + of * _CLASS + 1 + limit
 
 
-def grouped(
-    table: Floats, columns: tuple[int, int, int, int], *, least: int = INTERVAL_REQUESTS
-) -> Floats:
+def cohorts_of(cohorts: Sequence[Cohort], place: int) -> Floats:
+    """Cohorts as `stats.late_proportions` reads them, neighbours joined as in `grouped`.
+
+    Args:
+        cohorts: In the order of time.
+        place: Of the guard among the guards on outcomes.
+    """
+    rows = [
+        (one.stage, *_late(one.candidate, place), *_late(one.current, place)) for one in cohorts
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    return _grouped(table[:, 0], table[:, 1:], (0, 3), INTERVAL_REQUESTS)
+
+
+def _late(arm: CohortArm, place: int) -> tuple[float, float, float]:
+    loss = arm.losses[place] if place < len(arm.losses) else 0.0
+    return arm.predictions, loss, arm.unknown
+
+
+def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQUESTS) -> Floats:
     """Counts for `stats.two_proportions`, of groups of neighbouring intervals.
 
     A group ends once the requests of both arms in its stage have passed another multiple of
@@ -142,19 +252,28 @@ def grouped(
 
     Args:
         table: See `table_of`; in the order of time.
-        columns: The candidate's requests and events, then those of the current version.
+        columns: The candidate's requests and events, then those of the current version; more
+            counts may follow.
         least: Requests of a group, at least.
 
     Returns:
-        Shape (groups, 4).
+        Shape (groups, columns).
     """
+    groups = _grouped(table[:, 0], table[:, list(columns)], (0, 2), least)
+    # A reader of counters that are being written may see an event before its request.
+    groups[:, [1, 3]] = np.minimum(groups[:, [1, 3]], groups[:, [0, 2]])
+    return groups
+
+
+def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:
+    """`sizes`: the columns of `counts` with the requests of either arm."""
     groups = []
-    for stage in np.unique(table[:, 0]):
-        part = table[table[:, 0] == stage][:, columns]
-        ends = np.cumsum(part[:, 0] + part[:, 2])
+    for stage in np.unique(stages):
+        part = counts[stages == stage]
+        ends = np.cumsum(part[:, sizes[0]] + part[:, sizes[1]])
         numbers = np.concatenate([[0.0], ends[:-1]]) // least
         starts = np.flatnonzero(np.diff(numbers, prepend=-1.0))
         sums = np.add.reduceat(part, starts, axis=0)
         is_over = np.append(numbers[starts[1:]], ends[-1] // least) > numbers[starts]
         groups.append(sums[is_over])
-    return np.concatenate(groups) if groups else np.zeros((0, 4))
+    return np.concatenate(groups) if groups else np.zeros((0, counts.shape[1]))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import takewhile
 
-from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Floats, column
+from bascule.release.rollouts.answers import AnswersEvidence
+from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Cohort, Floats, column
 from bascule.release.rollouts.guards import Verdict, judge
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import culprits, log_mean
 
+Pair = tuple[int, int]
 _MOST_SAID = 1e6
+_FEW_UNKNOWN = 0.02
+"""A cohort with so small a share of predictions without a truth counts as complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +30,11 @@ class Facts:
         requests: Of both arms since the start.
         candidate_requests: Of the candidate since the start.
         stage_requests: Of the candidate in the stage that is asked about.
-        rewards: Right answers, and answers with an outcome, of the current version and the
-            candidate.
+        rewards: Right answers, and answers, of the current version and the candidate, in the
+            cohorts whose truths are in.
+        truths_after_s: The age from which on cohorts have their truths; None where none has.
         now: The moment.
+        held: Why the answers of the candidate ask for a person; empty where they do not.
     """
 
     verdicts: Sequence[Verdict]
@@ -35,12 +42,18 @@ class Facts:
     requests: int
     candidate_requests: int
     stage_requests: int
-    rewards: tuple[tuple[int, int], tuple[int, int]]
+    rewards: tuple[Pair, Pair]
+    truths_after_s: float | None
     now: datetime
+    held: str = ""
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""
         return [one for one in self.verdicts if one.evidence.log_e_safe < -math.log(beta)]
+
+    def is_harm_likely(self, alpha: float) -> bool:
+        """Whether the evidence of harm is half way, in logarithms, to a rollback."""
+        return self.log_e_harm >= -math.log(alpha) / 2
 
     def of(self, name: str) -> Verdict:
         return next(one for one in self.verdicts if one.guard.name == name)
@@ -51,23 +64,91 @@ class Facts:
         return made | {"all": self.log_e_harm}
 
 
-def observed(rollout: Rollout, stage: int, table: Floats, now: datetime) -> Facts:
-    """The facts of the intervals so far, as `table_of` has them."""
-    verdicts = judge(rollout.guards, table, rollout.alpha)
+_UNKNOWN_HINT = (
+    "predictions that never get a truth need outcomes_sample, see the how-to of rollouts"
+)
+
+
+def observed(
+    rollout: Rollout, stage: int, table: Floats, cohorts: Sequence[Cohort], now: datetime
+) -> Facts:
+    """The facts of the intervals so far, as `table_of` has them, and of the cohorts."""
+    in_pairs = rollout.strategy != "shadow"
+    verdicts = judge(rollout.guards, table, cohorts, rollout.alpha, in_pairs=in_pairs)
+    held = ""
+    if rollout.allow_answers:
+        verdicts = [one if one.answers is None else _accepted(one) for one in verdicts]
+    else:
+        held = next(filter(None, (_held(rollout, one) for one in verdicts)), "")
     of_candidate = table[:, column(CANDIDATE, "requests")]
-    judged, wrong = (
-        [int(table[:, column(arm, name)].sum()) for arm in (CURRENT, CANDIDATE)]
-        for name in ("judged", "wrong")
-    )
     return Facts(
         verdicts=verdicts,
         log_e_harm=log_mean([one.evidence.log_e_worse for one in verdicts]),
         requests=int(of_candidate.sum() + table[:, column(CURRENT, "requests")].sum()),
         candidate_requests=int(of_candidate.sum()),
         stage_requests=int(of_candidate[table[:, 0] == stage].sum()),
-        rewards=((judged[0] - wrong[0], judged[1] - wrong[1]), (judged[0], judged[1])),
+        rewards=_rewards(rollout, cohorts),
+        truths_after_s=_truths_after_s(cohorts, (now - rollout.started_at).total_seconds()),
         now=now,
+        held=held,
     )
+
+
+def _accepted(verdict: Verdict) -> Verdict:
+    """A person has said that the answers may differ; harm stays harm."""
+    return replace(verdict, evidence=replace(verdict.evidence, log_e_safe=math.inf))
+
+
+def _held(rollout: Rollout, verdict: Verdict) -> str:
+    answers = verdict.answers
+    if answers is None:
+        return ""
+    if answers.is_mixed(rollout.alpha):
+        return f"held: {_pairs_said(rollout, answers)}; {_ASK}"
+    if answers.is_apart(rollout.alpha):
+        return (
+            f"held: {difference_said(rollout, verdict)}; {odds(answers.log_e_apart)} against "
+            f"{1 / rollout.alpha:.0f} to 1 needed; {_ASK}"
+        )
+    return ""
+
+
+_ASK = "if that is as it should be: bascule rollout promote --allow-answers"
+
+
+def _pairs_said(rollout: Rollout, answers: AnswersEvidence) -> str:
+    return (
+        f"{rollout.candidate} and {rollout.current} do not answer the same rows alike: of "
+        f"{answers.ordered:,} pairs of requests that both answered, {answers.ordered_alike:,} are "
+        "in the same order, and answers to mixed-up rows would have half of them"
+    )
+
+
+def _rewards(rollout: Rollout, cohorts: Sequence[Cohort]) -> tuple[Pair, Pair]:
+    names = [guard.name for guard in rollout.guards if guard.is_on_outcomes]
+    place = names.index("accuracy") if "accuracy" in names else 0
+    right, judged = [0.0, 0.0], [0.0, 0.0]
+    for cohort in filter(_is_complete, cohorts):
+        for side, arm in enumerate((cohort.current, cohort.candidate)):
+            known = arm.predictions - arm.unknown
+            judged[side] += known
+            right[side] += known - (arm.losses[place] if place < len(arm.losses) else 0.0)
+    return (round(right[0]), round(right[1])), (round(judged[0]), round(judged[1]))
+
+
+def _is_complete(cohort: Cohort) -> bool:
+    unknown = cohort.current.unknown + cohort.candidate.unknown
+    return unknown <= _FEW_UNKNOWN * (cohort.current.predictions + cohort.candidate.predictions)
+
+
+def _truths_after_s(cohorts: Sequence[Cohort], elapsed_s: float) -> float | None:
+    """The age of the youngest cohort that has its truths, as has each older one."""
+    ages = [
+        elapsed_s - cohort.ended_s
+        for cohort in takewhile(_is_complete, cohorts)
+        if cohort.current.predictions + cohort.candidate.predictions
+    ]
+    return min(ages, default=None)
 
 
 def harm(rollout: Rollout, facts: Facts) -> str:
@@ -93,21 +174,95 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
             f"{rollout.current} (allowed {guard})"
         )
-    if guard.quantiles:
+    if verdict.answers is not None:
+        return _answers_said(rollout, verdict, verdict.answers)
+    if verdict.unusable[0]:
+        return (
+            f"{verdict.unusable[0]:.2%} of the answers of {rollout.candidate} hold NaN or an "
+            f"infinite value, and {verdict.unusable[1]:.2%} of {rollout.current}; "
+            f"{verdict.candidate:.2%} and {verdict.current:.2%} failed (allowed {guard})"
+        )
+    if guard.harmed:
         return (
             f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
-            f"{verdict.candidate:.1%} of its answers are over the limit, and "
-            f"{verdict.current:.1%} may be"
+            f"at {verdict.worst}, {verdict.candidate:.2%} of its answers are over the limit, and "
+            f"{verdict.current:.2%} may be"
         )
-    what = {"errors": "failed", "fallbacks": "fell back", "accuracy": "were wrong"}[guard.name]
+    if guard.is_on_outcomes:
+        return _outcomes_said(rollout, verdict)
+    what = {"errors": "failed", "fallbacks": "fell back"}[guard.name]
     return (
         f"{verdict.candidate:.2%} of the answers of {rollout.candidate} {what}, and "
         f"{verdict.current:.2%} of {rollout.current} (allowed {guard})"
     )
 
 
+def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
+    """Predictions without a truth are counted at their worst for what the evidence shows."""
+    least, most = "at least ", "at most "
+    if verdict.evidence.log_e_worse < verdict.evidence.log_e_safe:
+        least, most = most, least
+    if not verdict.unknown:
+        least = most = ""
+    return (
+        f"{least}{verdict.candidate:.2%} of the answers of {rollout.candidate} were wrong, and "
+        f"{most}{verdict.current:.2%} of {rollout.current} (allowed {verdict.guard})"
+    )
+
+
+def not_shown(rollout: Rollout, verdict: Verdict) -> str:
+    """Why a rollout holds: what is known so far of a guard that is not shown yet."""
+    lacking = f"{odds(verdict.evidence.log_e_safe)} that it is, {1 / rollout.beta:.0f} to 1 needed"
+    if not verdict.guard.harmed:
+        known = difference_said(rollout, verdict)
+    elif not verdict.requests:
+        known = "too few answers to compare"
+    else:
+        quantile, candidate, current = verdict.least_shown
+        known = (
+            f"at {quantile}, {candidate:.2%} of the answers of {rollout.candidate} are over the "
+            f"limit, and {current:.2%} may be"
+        )
+    return f"held: not shown yet to be within {verdict.guard}: {lacking}; {known}"
+
+
+def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
+    """Why a rollout is held for a guard; of one on outcomes, until when it waits for truths."""
+    if not verdict.guard.is_on_outcomes:
+        return not_shown(rollout, verdict)
+    waits = (
+        f"held: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
+        f"{verdict.requests:,} predictions have no truth yet"
+    )
+    if facts.truths_after_s is None:
+        return f"{waits}, and of no span of time are all truths in; {_UNKNOWN_HINT}"
+    if verdict.unknown <= _FEW_UNKNOWN:
+        return f"{waits}: more predictions are needed"
+    until = facts.now + timedelta(seconds=facts.truths_after_s)
+    return (
+        f"{waits}; truths take up to {facts.truths_after_s / 3600:.1f} h, so those of the latest "
+        f"predictions are expected until {until:%Y-%m-%d %H:%M} UTC"
+    )
+
+
+def _answers_said(rollout: Rollout, verdict: Verdict, answers: AnswersEvidence) -> str:
+    needed = -math.log(rollout.alpha)
+    if answers.log_e_constant >= needed:
+        return (
+            f"{rollout.candidate} gives the same answer to every request, and {rollout.current} "
+            f"does not, in {answers.requests:,} answers"
+        )
+    if answers.log_e_aligned < needed <= answers.log_e_within:
+        return _pairs_said(rollout, answers)
+    return (
+        f"a part with {answers.current:.0%} of the answers of {rollout.current} has "
+        f"{answers.candidate:.0%} of those of {rollout.candidate} (allowed {verdict.guard})"
+    )
+
+
 def _least_said(verdict: Verdict) -> str:
-    if verdict.guard.quantiles or verdict.guard.name == "disagreement":
+    has_other_words = verdict.answers is not None or verdict.unusable[0] > 0
+    if verdict.guard.harmed or verdict.guard.name == "disagreement" or has_other_words:
         return ""
     return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
 

@@ -8,11 +8,21 @@ import msgspec
 
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats import Detection, requests_to_promote, requests_to_roll_back
+from bascule.stats import (
+    Detection,
+    requests_to_compare_durations,
+    requests_to_promote,
+    requests_to_roll_back,
+)
+from bascule.stats.durations import STEP, counted_factor
+from bascule.stats.planning import SPREAD
 
 _HARMS = (0.01, 0.02, 0.05)
-_UNKNOWN_RATES = {"errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01}
-_SLOW_RATE = 0.05
+_UNKNOWN_RATES = {
+    "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01, "answers": 0.5,
+}  # fmt: skip
+_SLOWER = (1.25, 1.5, 2.0)
+"""Of what a guard of latency allows."""
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -21,7 +31,8 @@ class Forecast(msgspec.Struct, frozen=True):
     Attributes:
         guard: The guardrail.
         rate: The current version's, measured or assumed.
-        harm: By how much the candidate is beyond the margin; 0 for an equal version.
+        harm: By how much the candidate is beyond the margin: points, or a share of the duration; 0
+            for an equal version.
         detection: When harm is found; for an equal version, when it is promoted.
         sentence: The same in words.
     """
@@ -44,19 +55,53 @@ def forecast(
         requests: Of both versions until the rollout must have ended.
         runs: Simulated rollouts for each line.
     """
-    share = max(rollout.steps_percent[0], 1.0) / 100
-    share = min(share, 0.5)
-    made = []
+    steps = [min(max(step, 1.0) / 100, 0.5) for step in rollout.steps_percent]
+    first, last = steps[0], steps[-2:][0]
+    lines = []
     for guard in rollout.guards:
-        rate = (
-            _SLOW_RATE
-            if guard.quantiles
-            else rates.get(guard.name, _UNKNOWN_RATES.get(guard.name, 0.01))
-        )
+        if guard.harmed:
+            lines += _latency(rollout, guard, first, last, requests, runs // 2)  # ten quantiles
+            continue
+        rate = rates.get(guard.name, _UNKNOWN_RATES.get(guard.name, 0.01))
         if guard.name != "disagreement":
-            made += [_found(rollout, guard, rate, harm, share, requests, runs) for harm in _HARMS]
-        made.append(_proven(rollout, guard, rate, share, requests, runs))
-    return made
+            lines += [_found(rollout, guard, rate, harm, first, requests, runs) for harm in _HARMS]
+        proof = requests_to_promote(
+            rate, share=last, margin=guard.rate_margin, beta=rollout.beta, limit=requests,
+            runs=runs,
+        )  # fmt: skip
+        lines.append(_shown(guard, rate, last, proof, ""))
+    return lines
+
+
+def _latency(
+    rollout: Rollout, guard: Guard, first: float, last: float, limit: int, runs: int
+) -> list[Forecast]:
+    """Of durations as spread as a log-normal law makes them: those of an endpoint are not known."""
+    factor, more_s = guard.allowed
+    if more_s:
+        unknown = Detection(None, None, None, 0.0, limit)
+        sentence = (
+            f"{guard} can be shown where {guard.name} is below {more_s / (STEP - 1):.2g} s, for "
+            f"durations are counted in steps of {STEP - 1:.1%}; how soon depends on them"
+        )
+        return [Forecast(str(guard), 1 - guard.shown[-1], 0.0, unknown, sentence)]
+    lines = []
+    for slower in _SLOWER:
+        detection = requests_to_compare_durations(
+            guard.harmed, counted_factor(factor, is_up=True) / (factor * slower), proves=False,
+            share=first, error=rollout.alpha, guardrails=len(rollout.guards), limit=limit,
+            runs=runs,
+        )  # fmt: skip
+        sentence = _found_sentence(
+            rollout, f"{slower:g} times what {guard} allows", first, detection
+        )
+        lines.append(Forecast(str(guard), 1 - guard.shown[-1], slower - 1, detection, sentence))
+    proof = requests_to_compare_durations(
+        guard.shown, counted_factor(factor, is_up=False), proves=True, share=last,
+        error=rollout.beta, limit=limit, runs=runs,
+    )  # fmt: skip
+    spread = f", where durations are spread as a log-normal law of sigma {SPREAD:g}"
+    return [*lines, _shown(guard, 1 - guard.shown[-1], last, proof, spread)]
 
 
 def _found(
@@ -67,37 +112,32 @@ def _found(
         rate, extra, share=share, margin=guard.rate_margin, alpha=rollout.alpha,
         guardrails=len(rollout.guards), limit=limit, runs=runs,
     )  # fmt: skip
-    what = f"{harm:.0%} beyond {guard}"
-    if found.median_requests is None:
-        said = (
-            f"{what} cannot be found in {limit:,} requests at {share:.0%}: {found.power:.0%} of "
-            "rollouts would see it"
-        )
-    else:
-        said = (
-            f"{what} is found after about {found.median_requests:,} requests, "
-            f"{found.exposed_requests:,} of them answered by {rollout.candidate}"
-        )
-    return Forecast(str(guard), rate, harm, found, said)
+    sentence = _found_sentence(rollout, f"{harm:.0%} beyond {guard}", share, found)
+    return Forecast(str(guard), rate, harm, found, sentence)
 
 
-def _proven(
-    rollout: Rollout, guard: Guard, rate: float, share: float, limit: int, runs: int
-) -> Forecast:
-    gain = rate / 2 if guard.quantiles else 0.0
-    proof = requests_to_promote(
-        rate, share=share, margin=guard.rate_margin, gain=gain, beta=rollout.beta, limit=limit,
-        runs=runs,
-    )  # fmt: skip
-    equal = "a version with half as many slow answers" if gain else "an equal version"
+def _found_sentence(rollout: Rollout, what: str, share: float, detection: Detection) -> str:
+    if detection.median_requests is None:
+        return (
+            f"{what} cannot be found in {detection.limit:,} requests at {share:.0%}: "
+            f"{detection.power:.0%} of rollouts would see it"
+        )
+    return (
+        f"{what} is found after about {detection.median_requests:,} requests, "
+        f"{detection.exposed_requests:,} of them answered by {rollout.candidate}"
+    )
+
+
+def _shown(guard: Guard, rate: float, share: float, proof: Detection, where: str) -> Forecast:
+    """When an equal version is shown to be within a guard, in the step before the last one."""
     if proof.median_requests is None:
-        said = (
-            f"that {equal} is within {guard} cannot be shown in {limit:,} requests at "
-            f"{share:.0%}; allow a larger margin or share"
+        sentence = (
+            f"that an equal version is within {guard} cannot be shown in {proof.limit:,} requests "
+            f"at {share:.0%}{where}; allow a larger margin or share"
         )
     else:
-        said = (
-            f"that {equal} is within {guard} is shown after about "
-            f"{proof.median_requests:,} requests"
+        sentence = (
+            f"that an equal version is within {guard} is shown after about "
+            f"{proof.median_requests:,} requests at {share:.0%}{where}"
         )
-    return Forecast(str(guard), rate, 0.0, proof, said)
+    return Forecast(str(guard), rate, 0.0, proof, sentence)

@@ -4,44 +4,74 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 
 | guard | an event of the candidate | an event of the current version |
 |---|---|---|
-| `errors +1 pp` | an answer that the model failed | the same |
+| `errors +1 pp` | an answer that the model failed, or with a value that is not finite | the same |
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
-| `latency +20 %` | the same at p50, p95 and p99, evidence averaged | |
-| `accuracy -2 pp` | a wrong answer, by its outcome | the same |
+| `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
+| `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+| `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
-T is the quantile of the current version at the start of the stage. If the candidate's durations
-are 1.2 times those of the current version, both rates are equal for any T; a load that slows both
-arms changes neither side of the comparison.
+T is the quantile of the current version's durations before the interval, of each class of work
+(rows per request, in powers of four). If the candidate's durations are 1.2 times those of the
+current version, both rates are equal for any T; a load that slows both arms changes neither side of
+the comparison. Only answers with 200 count: failures have a guard of their own.
+
+Few rollouts have the requests to show that a tail is within 20 % (`p99 +20 %` as a guard of its own
+asks for it), so `latency` rolls back on the tail and promotes on p50 and p95.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
+import numpy as np
 
 from bascule.core import Invalid
+from bascule.release.rollouts.answer_counts import ANSWER_FIELDS
+from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
+    ANSWERS_OF_CANDIDATE,
+    ANSWERS_OF_CURRENT,
     CANDIDATE,
     COMPARED,
     CURRENT,
     DISAGREEMENTS,
-    MAX_THRESHOLDS,
+    MAX_LIMITS,
+    Cohort,
     Floats,
+    Interval,
+    Limits,
+    cohorts_of,
     column,
     grouped,
-    slower_column,
+    slow_column,
 )
-from bascule.stats import Evidence, mcnemar, quantile, two_proportions
+from bascule.stats import (
+    Beyond,
+    Evidence,
+    decisive_cohorts,
+    late_proportions,
+    mcnemar,
+    quantiles,
+    two_proportions,
+)
+from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
-_RATES = ("errors", "fallbacks", "accuracy", "disagreement")
+_RATES = ("errors", "fallbacks", "accuracy", "disagreement", "answers")
+_SHARE_OF_UNUSABLE = 0.1
+"""Of the evidence of `errors`: answers that are not finite are rare, or all."""
+_ON_OUTCOMES = ("accuracy",)
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-_LATENCY = ("p50", "p95", "p99")
+_HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
+_SHOWN = (0.5, 0.95)
+_LEAST_DURATIONS = 100
+"""Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
     r"^(?P<name>[a-z0-9.]+)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?)\s*(?P<unit>pp|%|ms)$"
 )
@@ -51,7 +81,8 @@ class Guard(msgspec.Struct, frozen=True):
     """One guardrail.
 
     Attributes:
-        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `latency`, or a quantile (`p95`).
+        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `answers`, `latency`, or a quantile
+            (`p95`).
         margin: What is allowed: a difference of rates (0.01), a share of the duration (0.2), or
             seconds.
         unit: `pp`, `%` or `ms`.
@@ -62,23 +93,41 @@ class Guard(msgspec.Struct, frozen=True):
     unit: str
 
     @property
-    def quantiles(self) -> tuple[str, ...]:
-        """Those of the current version's durations that are compared."""
+    def harmed(self) -> tuple[float, ...]:
+        """The quantiles at which it is tested for harm; none of a rate."""
         if self.name == "latency":
-            return _LATENCY
-        return (self.name,) if self.name in _QUANTILES else ()
+            return _HARMED
+        return (_QUANTILES[self.name],) if self.name in _QUANTILES else ()
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """Those at which a candidate must be shown to be within it, for a promotion."""
+        return _SHOWN if self.name == "latency" else self.harmed
+
+    @property
+    def allowed(self) -> tuple[float, float]:
+        """What a duration may become: a factor, and seconds more."""
+        return (1.0, self.margin) if self.unit == "ms" else (1.0 + self.margin, 0.0)
+
+    @property
+    def is_on_outcomes(self) -> bool:
+        """Whether it compares answers with truths that come later."""
+        return self.name in _ON_OUTCOMES
 
     @property
     def rate_margin(self) -> float:
-        """The difference of rates that is allowed; the thresholds hold that of durations."""
-        return 0.0 if self.quantiles else self.margin
+        """The difference of rates that is allowed; limits have that of durations."""
+        return 0.0 if self.harmed else self.margin
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000}[self.unit]
         return f"{self.name} {'-' if self.name == 'accuracy' else '+'}{amount:g} {self.unit}"
 
 
-DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"))
+ANSWERS_GUARD = Guard("answers", 0.2, "pp")
+"""The demo's model of flights, trained again with one month more, is 14 to 16 points away, and most
+models of other data up to 10."""
+DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"), ANSWERS_GUARD)
 SHADOW_GUARDS = (Guard("errors", 0.01, "pp"), Guard("disagreement", 0.05, "pp"))
 OUTCOME_GUARDS = (*DEFAULT_GUARDS, Guard("accuracy", 0.02, "pp"))
 
@@ -93,7 +142,13 @@ class Verdict:
         candidate: The candidate's rate over all of them, for people; the test is by intervals.
         current: The current version's.
         evidence: Without a confidence sequence.
-        bounded: The test again, with one; takes other `margin` and `bounds`.
+        bounded: Of a rate: the test again, with one; takes other `margin` and `bounds`.
+        unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
+        worst: Of a latency: the quantile that `candidate` and `current` are of.
+        least_shown: Of a latency: the quantile of which least is shown, and both rates there.
+        answers: Of the guard `answers`: what the intervals say of it.
+        unusable: Of the guard `errors`: the share of the answers of the candidate and the current
+            version that have a value that is not finite.
     """
 
     guard: Guard
@@ -102,12 +157,19 @@ class Verdict:
     current: float
     evidence: Evidence
     bounded: Callable[..., Evidence]
+    unknown: float = 0.0
+    worst: str = ""
+    least_shown: tuple[str, float, float] = ("", 0.0, 0.0)
+    answers: AnswersEvidence | None = None
+    unusable: tuple[float, float] = (0.0, 0.0)
 
 
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
     found = _GUARD.match(text.strip().lower())
-    known = ", ".join(["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement"])
+    known = ", ".join(
+        ["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement", "answers"]
+    )
     if found is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
@@ -127,56 +189,98 @@ def parse_guard(text: str) -> Guard:
     if unit != "pp" and amount == 0:
         raise Invalid(
             f"{text!r} allows no noise",
-            hint="allow at least '+1 %': equal versions differ in nothing but chance",
+            hint="allow at least '+4 %': equal versions differ in nothing but chance",
+        )
+    if unit == "%" and counted_factor(1 + amount, is_up=False) == 1:
+        raise Invalid(
+            f"no version can be shown to be within {text!r}: durations are counted in steps of "
+            "3.7 %",
+            hint="allow at least '+4 %'",
         )
     return Guard(name, amount, unit)
 
 
-def thresholds_s(
-    guards: Sequence[Guard], duration_s: Callable[[float], float]
-) -> tuple[float, ...]:
-    """What workers count slower answers of, in the order in which `judge` reads the counts.
+def check_limits(guards: Sequence[Guard]) -> None:
+    """Raises `Invalid` where the guards compare more quantiles than an interval keeps."""
+    if sum(len(guard.harmed) + len(guard.shown) for guard in guards) > MAX_LIMITS:
+        raise Invalid(
+            "the guards compare more quantiles of latency than are kept",
+            hint="use 'latency +20 %', which compares p25 to p99.9, and two quantiles beside it",
+        )
+
+
+def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
+    """From which bins answers count as slow, in the order in which `judge` reads the counts.
 
     Args:
         guards: Of the rollout.
-        duration_s: The current version's quantile of durations, by its share.
+        counted: By all sources, before the interval that is to be sealed.
 
-    Raises:
-        Invalid: More thresholds than workers count.
+    Returns:
+        Of the classes of work with enough answers, if a guard compares latency.
     """
-    made: list[float] = []
+    counts = sum((dense(one.current.durations) for one in counted), dense(()))
+    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
+    chosen = [
+        limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
+        for guard in guards
+        for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
+        for quantile in quantiles
+    ]
+    if not chosen:
+        return {}
+    sides = [np.stack(bins, axis=1).tolist() for bins in zip(*chosen, strict=True)]
+    return {int(of): pair for of, *pair in zip(known, *sides, strict=True)}
+
+
+def judge(
+    guards: Sequence[Guard], table: Floats, cohorts: Sequence[Cohort], alpha: float,
+    *, in_pairs: bool = True,
+) -> list[Verdict]:  # fmt: skip
+    """What the evidence says of each guardrail.
+
+    Args:
+        guards: Of the rollout.
+        table: Its intervals, see `evidence.table_of`.
+        cohorts: In the order of time.
+        alpha: The promised share of good versions that are rolled back.
+        in_pairs: Whether the current version answers some of the candidate's requests too.
+    """
+    verdicts, first, outcome = [], 0, 0
     for guard in guards:
-        for name in guard.quantiles:
-            base = duration_s(_QUANTILES[name])
-            allowed = base + guard.margin if guard.unit == "ms" else base * (1 + guard.margin)
-            made += [base, allowed]
-    if len(made) > MAX_THRESHOLDS:
-        raise Invalid(
-            f"the guards compare {len(made) // 2} quantiles of latency, and "
-            f"{MAX_THRESHOLDS // 2} is the limit",
-            hint="use 'latency +20 %', which compares p50, p95 and p99",
-        )
-    return tuple(made)
+        if guard.is_on_outcomes:
+            verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
+            outcome += 1
+        else:
+            verdicts.append(_judged(guard, table, first, alpha, in_pairs=in_pairs))
+        first += len(guard.harmed) + len(guard.shown)
+    return verdicts
 
 
-def judge(guards: Sequence[Guard], table: Floats, alpha: float) -> list[Verdict]:
-    """What the intervals of a table (`evidence.table_of`) say of each guardrail."""
-    made, place = [], 0
-    for guard in guards:
-        made.append(_judged(guard, table, place, alpha))
-        place += 2 * len(guard.quantiles)
-    return made
+def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
+    """The rates are those of the cohorts that decide, at their worst for what they show."""
+    test = partial(late_proportions, counts, margin=guard.margin, alpha=alpha)
+    evidence = test(bounds=False)
+    harm = evidence.log_e_worse >= evidence.log_e_safe
+    deciding = counts[: decisive_cohorts(counts, margin=guard.margin, harm=harm) or len(counts)]
+    n_c, k_c, u_c, n_0, k_0, u_0 = (float(total) for total in deciding.sum(axis=0))
+    candidate, current = (k_c, k_0 + u_0) if harm else (k_c + u_c, k_0)
+    every = counts.sum(axis=0)
+    return Verdict(
+        guard, int(every[0] + every[3]), candidate / max(n_c, 1), current / max(n_0, 1), evidence,
+        test, float((every[2] + every[5]) / max(every[0] + every[3], 1)),
+    )  # fmt: skip
 
 
-def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
+def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: bool) -> Verdict:
+    if guard.harmed:
+        return _latency(guard, table, first)
     if guard.name == "disagreement":
         compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
-    if guard.quantiles:
-        thresholds = range(place, place + 2 * len(guard.quantiles), 2)
-        groups = [grouped(table, _slower(one)) for one in thresholds]
-        return _verdict(guard, groups[0], partial(quantile, groups, alpha=alpha))
+    if guard.name == "answers":
+        return _answers_verdict(guard, table, in_pairs=in_pairs)
     total, event = _EVENTS[guard.name]
     counts = grouped(
         table,
@@ -185,9 +289,48 @@ def _judged(guard: Guard, table: Floats, place: int, alpha: float) -> Verdict:
             column(CURRENT, total), column(CURRENT, event),
         ),
     )  # fmt: skip
-    return _verdict(
+    verdict = _verdict(
         guard, counts, partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
     )
+    return _with_unusable(verdict, table) if guard.name == "errors" else verdict
+
+
+def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
+    """Harm is a constant answer alone; safe is what is within the margin and of the same rows."""
+    answers = judge_answers(table, guard.margin, in_pairs=in_pairs)
+    evidence = Evidence(
+        answers.log_e_constant, min(answers.log_e_within, answers.log_e_aligned),
+        answers.candidate - answers.current, -1.0, 1.0,
+    )  # fmt: skip
+    return Verdict(
+        guard, answers.requests, answers.candidate, answers.current, evidence, lambda **_: evidence,
+        answers=answers,
+    )  # fmt: skip
+
+
+def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
+    """With the answers that have a value that is not finite, of those that were looked at."""
+    looked, unusable = (ANSWER_FIELDS.index(name) for name in ("looked", "unusable"))
+    columns = (
+        ANSWERS_OF_CANDIDATE + looked, ANSWERS_OF_CANDIDATE + unusable,
+        ANSWERS_OF_CURRENT + looked, ANSWERS_OF_CURRENT + unusable,
+    )  # fmt: skip
+    counts = grouped(table, columns)
+    if not counts[:, 0].any():
+        return verdict
+    test = two_proportions(counts, margin=verdict.guard.margin, bounds=False)
+    n_c, e_c, n_0, e_0 = counts.sum(axis=0).tolist()
+    evidence = replace(
+        verdict.evidence,
+        log_e_worse=float(
+            np.logaddexp(
+                math.log1p(-_SHARE_OF_UNUSABLE) + verdict.evidence.log_e_worse,
+                math.log(_SHARE_OF_UNUSABLE) + test.log_e_worse,
+            )
+        ),
+        log_e_safe=min(verdict.evidence.log_e_safe, test.log_e_safe),
+    )
+    return replace(verdict, evidence=evidence, unusable=(e_c / max(n_c, 1), e_0 / max(n_0, 1)))
 
 
 def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:
@@ -197,16 +340,39 @@ def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Ver
     )
 
 
-def _slower(threshold: int) -> tuple[int, int, int, int]:
-    """The current version against T, the candidate against what T may become."""
-    return (
-        column(CANDIDATE, "requests"), slower_column(CANDIDATE, threshold + 1),
-        column(CURRENT, "requests"), slower_column(CURRENT, threshold),
+def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
+    every = range(first, first + len(guard.harmed) + len(guard.shown))
+    strata = [
+        grouped(
+            table,
+            [
+                slow_column(CANDIDATE, of), slow_column(CANDIDATE, of, first),
+                slow_column(CURRENT, of), slow_column(CURRENT, of, first),
+                *(slow_column(arm, of, limit) for arm in (CANDIDATE, CURRENT) for limit in every),
+            ],
+        )
+        for of in range(CLASSES)
+    ]  # fmt: skip
+
+    def beyond(quantile: float, place: int) -> Beyond:
+        columns = [0, 4 + place, 2, 4 + len(every) + place]
+        return Beyond(1 - quantile, [counts[:, columns] for counts in strata])
+
+    harm = [beyond(quantile, place) for place, quantile in enumerate(guard.harmed)]
+    proof = [beyond(quantile, len(harm) + at) for at, quantile in enumerate(guard.shown)]
+    evidence, worst, least = quantiles(harm, proof)
+    return Verdict(
+        guard, int(sum(counts[:, [0, 2]].sum() for counts in strata)), *harm[worst].rates(),
+        evidence, lambda **_: evidence, worst=_named(guard.harmed[worst]),
+        least_shown=(_named(guard.shown[least]), *proof[least].rates()),
     )  # fmt: skip
+
+
+def _named(quantile: float) -> str:
+    return f"p{100 * quantile:g}"
 
 
 _EVENTS = {
     "errors": ("requests", "errors"),
     "fallbacks": ("requests", "fallbacks"),
-    "accuracy": ("judged", "wrong"),
 }

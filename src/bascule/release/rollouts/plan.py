@@ -35,6 +35,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         holdback_percent: The share of the former version meanwhile.
         needs_approval: Whether the last step waits for an approval.
         floor: Of a bandit, the least share of an arm.
+        outcomes_sample: The share of the predictions that get an outcome, chosen by
+            `outcome_draw` of their ids; the others are not waited for.
+        load_tries: After so many tries a host that cannot load the candidate ends the rollout.
+        allow_answers: Whether a person has said that answers may differ by more than the guard
+            `answers` allows.
     """
 
     id: str
@@ -54,6 +59,9 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     holdback_percent: float = 5.0
     needs_approval: bool = False
     floor: float = 0.05
+    outcomes_sample: float = 1.0
+    load_tries: int = 5
+    allow_answers: bool = False
 
     @property
     def step(self) -> timedelta:
@@ -67,6 +75,26 @@ class Shares(msgspec.Struct, frozen=True):
     shadow_percent: float = 0.0
 
 
+class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A host that could not load what a plan of a rollout needs, and serves its former plan.
+
+    Attributes:
+        host: Its name and port.
+        versions: The version that failed; where that is not known, all that are new on the host.
+        error: What was wrong at the last try.
+        tries: How many tries failed in a way that waiting does not mend.
+        away: How many failed because a store or a worker was away.
+        until: When the next try should have been reported; later it says nothing.
+    """
+
+    host: str
+    versions: tuple[str, ...]
+    error: str
+    tries: int
+    away: int
+    until: datetime
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What is decided, and the sentence that says why.
 
@@ -76,6 +104,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         sentence: With its numbers.
         log_e: The evidence of harm by guard, natural logarithms; `all` is their average.
         intervals: How many were looked at: the decision can be made again from them.
+        revision: Of the cohorts that were looked at, likewise; 0 for none.
+        failures: The hosts that could not load a version, likewise.
+        trouble: What prevents the rollout from going on; empty for nothing.
+        held_by: The guard that asks for a person; empty for none.
     """
 
     state: State
@@ -83,6 +115,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     log_e: dict[str, float] = {}
     intervals: int = 0
+    revision: int = 0
+    failures: tuple[LoadFailure, ...] = ()
+    trouble: str = ""
+    held_by: str = ""
+
+    @property
+    def is_by_evidence(self) -> bool:
+        """Whether it was made of stored facts, and can be made again; not by a command."""
+        return bool(self.intervals or self.revision or self.failures)
 
 
 def check_rollout(rollout: Rollout) -> Rollout:
@@ -93,6 +134,8 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if rollout.candidate == rollout.current:
         raise Invalid(f"{rollout.candidate} is the current version of {rollout.endpoint}")
+    if rollout.load_tries < 1:
+        raise Invalid(f"load_tries must be 1 or more, not {rollout.load_tries}")
     steps = rollout.steps_percent
     if not steps or any(not 0 < one <= 100 for one in steps) or list(steps) != sorted(set(steps)):
         raise Invalid(
@@ -104,6 +147,11 @@ def check_rollout(rollout: Rollout) -> Rollout:
     for name in ("alpha", "beta"):
         if not 0 < getattr(rollout, name) <= 0.5:
             raise Invalid(f"{name} must be over 0 and 0.5 at most, not {getattr(rollout, name):g}")
+    if not 0 < rollout.outcomes_sample <= 1:
+        raise Invalid(
+            f"outcomes_sample must be over 0 and 1 at most, not {rollout.outcomes_sample:g}",
+            hint="0.1 where every tenth prediction gets an outcome",
+        )
     names = [guard.name for guard in rollout.guards]
     if not names:
         raise Invalid("a rollout needs a guard", hint="for example 'errors +1 pp'")
@@ -115,7 +163,7 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if "disagreement" in names and rollout.strategy != "shadow":
         raise Invalid("disagreement is seen in a shadow only", hint="use --strategy shadow")
-    if rollout.strategy == "shadow" and any(guard.quantiles for guard in rollout.guards):
+    if rollout.strategy == "shadow" and any(guard.harmed for guard in rollout.guards):
         raise Invalid(
             "the latency of a shadow is not that of an answer to a client",
             hint="use --strategy canary, or guard errors and disagreement",

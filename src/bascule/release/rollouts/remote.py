@@ -48,11 +48,12 @@ class RemoteRollouts:
         found: list[float | None] = said["log_e"]
         return found
 
-    def command(self, name: str, command: Command, *, by: str, reason: str) -> Decision:
+    def command(
+        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
+    ) -> Decision:
         path = path_of("rollouts", name, command)
-        return msgspec.convert(
-            self._client.ask("POST", path, {"reason": reason}, user=by), Decision
-        )
+        body = {"reason": reason, **({"allow_answers": True} if allow_answers else {})}
+        return msgspec.convert(self._client.ask("POST", path, body, user=by), Decision)
 
     def replay(self, name: str) -> list[str]:
         found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))["differing"]

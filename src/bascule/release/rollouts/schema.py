@@ -58,3 +58,14 @@ counts = sa.Table(
     sa.Column("content", sa.JSON, nullable=False),
 )
 """Of each source, such as a server and a plan: its counts since it began, replaced as they grow."""
+
+cohorts = sa.Table(
+    "rollout_cohorts",
+    metadata,
+    sa.Column("rollout", sa.Text, sa.ForeignKey("rollouts.id"), primary_key=True),
+    # Each count of outcomes that changes something has the next revision.
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.JSON, nullable=False),
+)
+"""Only ever added to: of a cohort, the row of the greatest revision counts."""

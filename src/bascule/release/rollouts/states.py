@@ -35,6 +35,8 @@ class Baking(msgspec.Struct, frozen=True, tag="baking"):
 
     stage: int
     since: datetime
+    by_hand: bool = False
+    """A person has promoted it, so no guard asks a person any more."""
 
 
 class Promoted(msgspec.Struct, frozen=True, tag="promoted"):

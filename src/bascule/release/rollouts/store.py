@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -26,12 +26,27 @@ from bascule.endpoints import (
     StoredPlan,
 )
 from bascule.release.rollouts import schema
-from bascule.release.rollouts.evidence import ArmCounts, Interval, less, summed
-from bascule.release.rollouts.plan import Decision, Rollout
+from bascule.release.rollouts.evidence import (
+    Cohort,
+    Cohorts,
+    Interval,
+    less,
+    summed,
+    with_limits,
+)
+from bascule.release.rollouts.guards import limits_of
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
+_NEWEST = 2**31 - 1
+_EVENTS = "answers"
+"""The source under which the events are kept by which answers are compared; it counts nothing."""
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
+
+
+_LOADING = "load failure of "
+"""Begins the source of a row of counts that counts nothing: a host that cannot load a version."""
 
 
 class Superseded(Conflict):
@@ -228,10 +243,61 @@ class RolloutStore:
                 made.on_conflict_do_update(index_elements=["rollout", "source"], set_=values)
             )
 
+    def put_load_failure(self, rollout: str, host: str, failure: LoadFailure | None) -> None:
+        """Store that a host cannot load a version; or with None, that it has loaded all."""
+        table, source = schema.counts, _LOADING + host
+        with self.catalogue.write() as connection:
+            row = sa.and_(table.c.rollout == rollout, table.c.source == source)
+            connection.execute(sa.delete(table).where(row))
+            if failure is not None:
+                nothing = msgspec.to_builtins(Interval(0, 0))
+                content = {**nothing, "load_failure": msgspec.to_builtins(failure)}
+                connection.execute(
+                    sa.insert(table).values(
+                        rollout=rollout, source=source, stage=0, content=content
+                    )
+                )
+
+    def load_failures(self, rollout: str, now: datetime) -> tuple[LoadFailure, ...]:
+        """The hosts that cannot load a version, by name; without those that went silent."""
+        table = schema.counts
+        mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
+        rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
+        stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
+        return tuple(failure for failure in stored if failure.until >= now)
+
+    def troubles(self) -> dict[str, list[tuple[str, str]]]:
+        """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
+        names = self._read(sa.select(schema.rollouts.c.endpoint).distinct())
+        troubles: dict[str, list[tuple[str, str]]] = {row.endpoint: [] for row in names}
+        for stored in self.active():
+            if stored.latest is not None and stored.latest.trouble:
+                entry = (stored.rollout.id, stored.latest.trouble)
+                troubles.setdefault(stored.rollout.endpoint, []).append(entry)
+        return troubles
+
+    def compared_events(self, rollout: str) -> list[Any] | None:
+        """The events by which the answers of a rollout are compared; None while none are chosen."""
+        table = schema.counts
+        query = sa.select(table.c.content).where(
+            table.c.rollout == rollout, table.c.source == _EVENTS
+        )
+        rows = self._read(query)
+        return rows[0].content if rows else None
+
+    def choose_events(self, rollout: str, events: Sequence[Any]) -> None:
+        """Compare the answers by these events from now on; nothing where others were chosen."""
+        with self.catalogue.write() as connection:
+            chosen = insert(connection, schema.counts).values(
+                rollout=rollout, source=_EVENTS, stage=0, content=[list(one) for one in events]
+            )
+            connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage.
 
-        Counts become part of one interval only, also if a process dies at any moment.
+        Of durations, an interval keeps the counts beyond limits that the sealed ones give. Counts
+        become part of one interval only, also if a process dies at any moment.
 
         Raises:
             Conflict: The lease is not held.
@@ -240,24 +306,33 @@ class RolloutStore:
         with self.catalogue.write() as connection:
             check_held(connection, lease)
             row = connection.execute(
-                sa.select(schema.rollouts.c.sealed, schema.rollouts.c.intervals).where(
-                    schema.rollouts.c.id == rollout
-                )
-            ).one()
+                sa.select(
+                    schema.rollouts.c.content, schema.rollouts.c.sealed,
+                    schema.rollouts.c.intervals,
+                ).where(schema.rollouts.c.id == rollout)
+            ).one()  # fmt: skip
             sealed, fresh = (
                 dict(row.sealed),
                 _fresh(
-                    connection.execute(sa.select(table).where(table.c.rollout == rollout)),
+                    connection.execute(
+                        sa.select(table).where(
+                            table.c.rollout == rollout, table.c.source != _EVENTS
+                        )
+                    ),
                     row.sealed,
                 ),
             )
+            if not fresh:
+                return []
+            before = [msgspec.convert(total, Interval) for total in sealed.values()]
+            guards = msgspec.convert(row.content, Rollout).guards
+            limits = limits_of(guards, before)
             made: list[Interval] = []
             for stage in sorted({one.stage for one, _ in fresh.values()}):
                 parts = [one for one, _ in fresh.values() if one.stage == stage]
                 number = row.intervals + len(made)
-                made.append(msgspec.structs.replace(summed(parts), number=number))
-            if not made:
-                return []
+                counted = msgspec.structs.replace(summed(parts), number=number)
+                made.append(with_limits(counted, limits))
             sealed |= {source: msgspec.to_builtins(total) for source, (_, total) in fresh.items()}
             connection.execute(
                 sa.insert(schema.intervals),
@@ -268,6 +343,51 @@ class RolloutStore:
             )
             self._update(connection, rollout, sealed=sealed, intervals=row.intervals + len(made))
         return made
+
+    def append_cohorts(self, rollout: str, counted: Sequence[Cohort], lease: Lease) -> Cohorts:
+        """Store what was counted of the cohorts, as far as it is new; all of them as of now.
+
+        Raises:
+            Conflict: The lease is not held.
+        """
+        before = self.cohorts(rollout)
+        known = {cohort.number: cohort for cohort in before.cohorts}
+        changed = [cohort for cohort in counted if known.get(cohort.number) != cohort]
+        if not changed:
+            return before
+        revision = before.revision + 1
+        with self.catalogue.write() as connection:
+            check_held(connection, lease)
+            connection.execute(
+                sa.insert(schema.cohorts),
+                [
+                    {
+                        "rollout": rollout, "revision": revision, "number": cohort.number,
+                        "content": msgspec.to_builtins(cohort),
+                    }
+                    for cohort in changed
+                ],
+            )  # fmt: skip
+        known |= {cohort.number: cohort for cohort in changed}
+        return Cohorts(revision, tuple(known[number] for number in sorted(known)))
+
+    def cohorts(self, rollout: str) -> Cohorts:
+        """The cohorts as of their newest revision."""
+        return self.cohorts_by_revision(rollout)(_NEWEST)
+
+    def cohorts_by_revision(self, rollout: str) -> Callable[[int], Cohorts]:
+        """What gives the cohorts as of a revision; it reads the catalogue once."""
+        table = schema.cohorts
+        query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.revision)
+        rows = [(row.revision, msgspec.convert(row.content, Cohort)) for row in self._read(query)]
+
+        def as_of(revision: int) -> Cohorts:
+            seen = [(at, cohort) for at, cohort in rows if at <= revision]
+            newest = {cohort.number: cohort for _, cohort in seen}
+            ordered = tuple(newest[number] for number in sorted(newest))
+            return Cohorts(max((at for at, _ in seen), default=0), ordered)
+
+        return as_of
 
     def record(
         self, stored: StoredRollout, decided: StoredDecision, plan: StoredPlan | None,
@@ -383,7 +503,7 @@ def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, In
         total = msgspec.convert(row.content, Interval)
         before = sealed.get(row.source)
         part = total if before is None else less(total, msgspec.convert(before, Interval))
-        if part.current != ArmCounts() or part.candidate != ArmCounts() or part.compared:
+        if msgspec.structs.replace(part, number=0, stage=0) != Interval(0, 0):
             made[row.source] = part, total
     return made
 
@@ -394,9 +514,7 @@ def _event(
     return events.Event(events.Subject(SUBJECT, rollout.endpoint), kind, at, by, reason, body)
 
 
-def plan_of(
-    rollout: Rollout, decision: Decision, before: Plan, slower_than_s: tuple[float, ...]
-) -> Plan:
+def plan_of(rollout: Rollout, decision: Decision, before: Plan) -> Plan:
     """The next plan of the endpoint, as a decision has it."""
     shares = decision.shares
     shadow = None
@@ -413,5 +531,5 @@ def plan_of(
     is_over = isinstance(decision.state, FINAL)
     return replace(
         before, number=before.number + 1, arms=tuple(arms), shadow=shadow,
-        slower_than_s=() if is_over else slower_than_s, rollout="" if is_over else rollout.id,
+        rollout="" if is_over else rollout.id,
     )  # fmt: skip

@@ -468,7 +468,7 @@ def _floats_one_by_one(values: list[Any], field: Field, where: Place) -> NDArray
     for place, value in enumerate(values):
         if value is None and field.nullable:
             made[place] = np.nan
-        elif type(value) is float or type(value) is int:
+        elif type(value) is float or type(value) is int or (field.booleans and value in (0, 1)):
             made[place] = value
         else:
             raise wrong_value(value, place, field, where)

@@ -18,5 +18,9 @@ from .predictors import Facts as Facts, Predictor as Predictor
 from .resilience import ResiliencePolicy as ResiliencePolicy
 from .resilient import ResilientPredictor as ResilientPredictor
 from .served import ServedModel as ServedModel
-from .shadows import ShadowRunner as ShadowRunner
+from .shadows import (
+    PAIRS_SHARE as PAIRS_SHARE,
+    PairRunner as PairRunner,
+    ShadowRunner as ShadowRunner,
+)
 from .watchdog import watch_loop as watch_loop

@@ -16,7 +16,7 @@ from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Del
 from bascule.serving.execution.predictors import Facts, Predictor
 from bascule.serving.execution.resilient import call_for, has_outputs
 from bascule.serving.execution.served import ServedModel
-from bascule.serving.execution.shadows import ShadowRunner
+from bascule.serving.execution.shadows import PairRunner, ShadowRunner
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import ArmSeries
 
@@ -27,7 +27,7 @@ ARM_HEADER = b"bascule-arm"
 class PlannedArm:
     """One arm in one worker: its version, and where its answers are counted."""
 
-    __slots__ = ("_by_fallback", "by", "direct", "is_alike", "model", "name", "series")
+    __slots__ = ("_by_fallback", "by", "direct", "is_alike", "model", "name", "pairs", "series")
 
     def __init__(self, endpoint: str, name: str, model: Predictor, series: ArmSeries) -> None:
         self.name = name
@@ -41,6 +41,8 @@ class PlannedArm:
         """Its program reads what requests are decoded into, and it has the same extra outputs."""
         self.direct: ServedModel | None = None
         """The version, where it answers as it is: alike, without a policy and without a shadow."""
+        self.pairs: PairRunner | None = None
+        """Of the candidate of a rollout."""
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
 
     def answered_by(self, by: AnsweredBy) -> AnsweredBy:
@@ -146,14 +148,17 @@ class PlannedPredictor:
         else:
             arm = self._arm_of(followed, call, context)
         context.series = arm.series
-        direct = arm.direct
-        if direct is not None and direct.engine is not None and not (call.extras or context.shows):
+        direct, pairs = arm.direct, arm.pairs
+        if pairs is not None and not pairs.is_drawn():
+            pairs = None
+        is_plain = pairs is None and not (call.extras or context.shows)
+        if is_plain and direct is not None and direct.engine is not None:
             return direct.answer_as(arm.by, call, allowed_s, deliver)
-        return self._answer_through(followed, arm, call, context, allowed_s, deliver)
+        return self._answer_through(followed, arm, call, context, allowed_s, deliver, pairs)
 
     def _answer_through(
         self, followed: _Followed, arm: PlannedArm, call: Call, context: Context,
-        allowed_s: float, deliver: Deliver,
+        allowed_s: float, deliver: Deliver, pairs: PairRunner | None,
     ) -> Cancel | None:  # fmt: skip
         """Have an arm answer whose outcome has to be looked at."""
         model, shadow = arm.model, followed.shadow
@@ -169,6 +174,8 @@ class PlannedPredictor:
             deliver(outcome)
             if shadow is not None:
                 shadow.offer(call, outcome)
+            if pairs is not None:
+                pairs.offer(call, outcome)
 
         return model.answer(asked, context, allowed_s, take)
 

@@ -44,11 +44,13 @@ class ServedModel:
         example: Columns | None = None,
         places: Places | None = None,
         columns: Mapping[str, tuple[str, ...]] | None = None,
+        allows_non_finite: bool = False,
     ) -> None:
         """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
         `example`: rows that the program can answer, to show to users. `places`: the classes that
         the values in a row of an output stand for. `columns`: see `AnsweredBy`.
+        `allows_non_finite`: see `Manifest`.
         """
         self.service = service
         self.name = service.model
@@ -59,6 +61,7 @@ class ServedModel:
         self.batch_invariant = batch_invariant
         self.series = series
         self.example = example
+        self.allows_non_finite = allows_non_finite
         self.places: Places = places or {}
         self.limits = limits
         self.held = held

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 32
 """How many requests wait for a shadow, or are run by it, in one worker."""
+PAIRS_SHARE = 0.01
+"""Of a candidate's requests, those that the current version answers too."""
+_FIRST_PAIRS, _FIRST_SHARE = 64, 0.25
+"""So many are asked for sooner in each worker: with 1 % a rollout of 5,000 requests has none."""
 MAX_CALL_BYTES = 1 << 20
 """Requests with larger inputs are dropped: `MAX_WAITING` of them hold 32 MB."""
 
@@ -93,18 +98,84 @@ class ShadowRunner:
             )
         except (BasculeError, _NotRun):
             self.waiting -= 1
-            self._series.count_dropped()
+            self._drop()
         except Exception:
             self.waiting -= 1
             log.exception("the shadow %s could not be asked", model.by.name)
 
+    def _drop(self) -> None:
+        self._series.count_dropped()
+
     def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:
         failed = isinstance(outcome, BasculeError)
         self._series.count_arm(duration_ns, 0 if failed else rows, failed=failed)
-        if not isinstance(outcome, BasculeError) and not agree(
-            outcome.outputs, expected, self._tolerance
-        ):
+        if isinstance(outcome, BasculeError):
+            return
+        if self._series.answers is not None:
+            self._series.answers.add(outcome)
+        if not agree(outcome.outputs, expected, self._tolerance):
             self._series.count_disagreement()
+
+
+class PairRunner(ShadowRunner):
+    """Asks the current version again for some of the candidate's requests, and compares pairs.
+
+    Answers given to the wrong rows have the right distribution. So two requests that both versions
+    answered are compared: versions alike order the two alike, and answers to other rows are ordered
+    by chance. Each pair is in one comparison, so that comparisons are independent.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        series: ArmSeries,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        share: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`model` is the current version, `series` are the candidate's. See `ShadowRunner`."""
+        super().__init__(model, series, loop, share=share, draw=draw)
+        self._first = _FIRST_PAIRS
+        self._before: Any = None
+
+    def is_drawn(self) -> bool:
+        """Whether the next request is to be offered, more often at the start of a comparison."""
+        answers = self._series.answers
+        if self._first and answers is not None and answers.is_comparing:
+            is_drawn = self._draw() < max(self._share, _FIRST_SHARE)
+            self._first -= is_drawn
+            return is_drawn
+        return self._draw() < self._share
+
+    def offer(self, call: Call, answer: Answer) -> None:
+        """Ask the current version too; never raises."""
+        answers = self._series.answers
+        if answers is None or answer.by is not answers.by:  # it is a fallback's
+            return
+        if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
+            self.waiting += 1
+            self._loop.call_soon(self._run, call, answer.outputs)
+
+    def _drop(self) -> None:
+        """Of the current version nothing is counted here."""
+
+    def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:  # noqa: ARG002
+        answers = self._series.answers
+        if isinstance(outcome, BasculeError) or answers is None:
+            return
+        row = random.randrange(rows)
+        both = [
+            {name: column[row : row + 1] for name, column in columns.items()}
+            for columns in (expected, outcome.outputs)
+        ]
+        values, _ = answers.values(both)
+        if values is None:
+            return
+        before, self._before = self._before, values
+        if before is not None:
+            self._before = None
+            answers.count_pairs(before, values)
 
 
 class _NotRun(Exception):

@@ -302,7 +302,7 @@ class _Speaker:
         self._inputs = {
             field.name: _Input(
                 field,
-                datatypes_for(field.dtype),
+                datatypes_for(field),
                 cache(partial(raw_reader, field, target.dtype)),
                 cache(partial(taker, field, target.dtype)),
             )

@@ -486,7 +486,7 @@ def _reader(field: Field, target: DType, max_rows: int) -> Reader:
     values = values_reader(field, target)
     row_shape = field.shape
     lengths = list(row_shape)
-    allowed = datatypes_for(field.dtype)
+    allowed = datatypes_for(field)
     if -1 in row_shape:
         return _open_reader(field, target, max_rows)
 
@@ -555,14 +555,16 @@ def _open_reader(field: Field, target: DType, max_rows: int) -> Reader:
     return read
 
 
-def datatypes_for(dtype: DType) -> frozenset[DType]:
+def datatypes_for(field: Field) -> frozenset[DType]:
     """The datatypes that a request may declare for a field.
 
     In JSON a number is a decimal text, whatever it is declared as; what counts is that its value
     fits the field, and that is checked on the values.
     """
+    dtype = field.dtype
     if dtype.is_float:
-        return frozenset(d for d in DType if d.is_float or d.is_integer)
+        numbers = frozenset(d for d in DType if d.is_float or d.is_integer)
+        return numbers | {DType.BOOL} if field.booleans else numbers
     if dtype.is_integer:
         return frozenset(d for d in DType if d.is_integer)
     return frozenset((dtype,))

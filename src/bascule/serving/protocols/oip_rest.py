@@ -259,6 +259,8 @@ def _tensor_metadata(
         parameters["categories"] = list(field.categories)
     if field.bounds is not None:
         parameters["bounds"] = list(field.bounds)
+    if field.booleans:
+        parameters["booleans"] = True
     if columns:
         parameters["columns"] = list(columns)
     if labels:

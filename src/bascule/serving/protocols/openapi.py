@@ -94,6 +94,8 @@ def value_schema(field: Field) -> Schema:
     if field.dtype is DType.BOOL:
         kind = "boolean"
     made: Schema = {"type": [kind, "null"] if field.nullable else kind}
+    if field.booleans:
+        made["type"] = ["boolean", *made["type"]]
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
     if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none

@@ -1,3 +1,9 @@
+from .answers import (
+    LEAST_SAMPLE as LEAST_SAMPLE,
+    AnswerCounter as AnswerCounter,
+    AnswerTotals as AnswerTotals,
+    Event as Event,
+)
 from .arms import (
     SHADOW_ARM as SHADOW_ARM,
     ArmLabel as ArmLabel,

@@ -83,6 +83,8 @@ class MetricSeries:
     """The counters of one worker for one label."""
 
     __slots__ = ("_base", "_words", "label", "totals")
+    answers = None
+    """What is in the answers is counted for arms of a rollout; see `ArmSeries`."""
 
     def __init__(
         self, words: memoryview, base: int, label: MetricLabels, totals: Callable[[], Totals]

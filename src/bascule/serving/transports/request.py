@@ -144,6 +144,9 @@ class Request(ABC):
         rows = self.rows if status == 200 else 0
         series = self.series
         series.count(status, duration_ns, rows, self.protocol)
+        answers = series.answers
+        if answers is not None and status == 200:
+            answers.add(self.reply)
         if of.recorder is not None and series.label.model:
             of.recorder.add(self, self.call, self.reply, series.label, status, duration_ns)
         if status >= of.noted_from:

@@ -21,9 +21,9 @@ import ctypes
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -150,12 +150,13 @@ class LoadedModels:
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
         for service in services:
-            self._models[service] = model = self._describe(service)
-            model.size_bytes = size = _size_on_disk(model)
-            if is_full or self._taken_bytes() + size > budget_bytes:
-                continue
-            model.loaded(self._open(model))
-            self._check_fits(model)
+            with naming(service):
+                self._models[service] = model = self._describe(service)
+                model.size_bytes = size = _size_on_disk(model)
+                if is_full or self._taken_bytes() + size > budget_bytes:
+                    continue
+                model.loaded(self._open(model))
+                self._check_fits(model)
             if self._taken_bytes() > budget_bytes:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
@@ -174,11 +175,12 @@ class LoadedModels:
         try:
             for service in services:
                 if service not in self._models:
-                    model = await self._on_thread(self._describe, service)
-                    engine = await self._on_thread(self._open, model)
-                    model.loaded(engine)
-                    change.new[service] = model
-                    self._check_fits(model)
+                    with naming(service):
+                        model = await self._on_thread(self._describe, service)
+                        engine = await self._on_thread(self._open, model)
+                        model.loaded(engine)
+                        change.new[service] = model
+                        self._check_fits(model)
                     if number not in self._changes:
                         self._let_go(change.new.values())
                         return False
@@ -235,6 +237,7 @@ class LoadedModels:
             self.is_stuck |= is_stuck and engine.by not in shadows
             if engine.calls:
                 engine.revisit(passed_s, others_called=called > 1)
+        self._endpoints.tick()
         for model in self._models.values():
             runs = 0 if model.engine is None else model.engine.new_runs()
             model.series.note_work(runs, model.open_calls)
@@ -423,6 +426,21 @@ class LoadedModels:
         return self._loop.run_in_executor(self._thread, call, argument)
 
 
+@contextmanager
+def naming(service: ModelSpec) -> Iterator[None]:
+    """Have errors name the version that could not be loaded, as the fact `version`."""
+    try:
+        yield
+    except BasculeError as error:
+        error.facts.setdefault("version", f"{service.model}/{service.version}")
+        raise
+    except MemoryError:
+        raise NoRoom(
+            f"there is no memory left to load {service.model}/{service.version}",
+            hint="unload another model first", version=f"{service.model}/{service.version}",
+        ) from None  # fmt: skip
+
+
 def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
     # What a model's own code says is for the log: its callers are not its makers.
     said = why.message
@@ -472,6 +490,7 @@ def describe(
         places=places_of(manifest),
         held=held,
         columns=column_names(signature, manifest.classes, manifest.targets),
+        allows_non_finite=manifest.allows_non_finite,
     )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from bascule.core import Refused, Unavailable
-from bascule.endpoints import Plan, is_exchangeable
+from bascule.endpoints import CANDIDATE, CURRENT, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
+    PAIRS_SHARE,
+    PairRunner,
     PlannedArm,
     PlannedPredictor,
     Predictor,
@@ -93,15 +95,35 @@ class PlannedEndpoints:
             name: PlannedArm(plan.endpoint, name, self._under_policy(one, plan, kept), series[name])
             for name, one in versions.items()
         }
-        made.follow(plan, arms, self._shadow_of(plan, series))
+        shadow = self._shadow_of(plan, series)
+        if plan.rollout:
+            self._compare(arms, versions)
+        made.follow(plan, arms, shadow)
         return made
+
+    def _compare(self, arms: Mapping[str, PlannedArm], versions: Mapping[str, ServedModel]) -> None:
+        """Count the answers of a rollout, and have the current version answer in pairs."""
+        for name, arm in arms.items():
+            _count_answers(arm.series, arm.by, versions[name])
+        candidate, current = arms.get(CANDIDATE), versions.get(CURRENT)
+        if candidate is not None and current is not None:
+            candidate.pairs = PairRunner(current, candidate.series, self._loop, share=PAIRS_SHARE)
+
+    def tick(self) -> None:
+        """Once a second: count the answers that wait for others of their block."""
+        for series in self._series.values():
+            if series.answers is not None:
+                series.answers.tick()
 
     def _shadow_of(self, plan: Plan, series: dict[str, ArmSeries]) -> ShadowRunner | None:
         shadow = plan.shadow
         if shadow is None:
             return None
+        model = self._of(shadow.version)
+        if plan.rollout:
+            _count_answers(series[SHADOW_ARM], model.by, model)
         return ShadowRunner(
-            self._of(shadow.version), series[SHADOW_ARM], self._loop,
+            model, series[SHADOW_ARM], self._loop,
             share=shadow.share_percent / 100, tolerance=shadow.tolerance,
         )  # fmt: skip
 
@@ -136,6 +158,12 @@ class PlannedEndpoints:
         if found is None:
             raise Unavailable(f"{version} is not loaded", hint="see the server's log")
         return found
+
+
+def _count_answers(series: ArmSeries, by: AnsweredBy, model: ServedModel) -> None:
+    series.count_answers().describe(
+        by, model.signature.outputs, allows_non_finite=model.allows_non_finite
+    )
 
 
 def check_plans(plans: Plans, models: Iterable[ServedModel]) -> None:

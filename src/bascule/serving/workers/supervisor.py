@@ -39,6 +39,7 @@ from bascule.serving.specs import (
     check_unplanned,
     default_of,
     is_the_same,
+    left_out,
     loaded,
     without,
 )
@@ -115,9 +116,11 @@ class _Worker:
         *,
         shared_fds: tuple[int, ...],
         on_load_request: Callable[[WorkerProcess, Message], None],
+        on_start_error: Callable[[BasculeError], bool],
         spawning: ThreadPoolExecutor,
     ) -> None:
         self.config = config
+        self._on_start_error = on_start_error
         self._on_load_request = on_load_request
         self._spawning = spawning
         own = (config.listener_fd, config.grpc_fd, config.unix_fd)
@@ -146,8 +149,20 @@ class _Worker:
         is_there = self.ready and process is not None and process.exit_code is None
         return process if is_there else None
 
-    def await_ready(self, wait_s: float) -> None:
+    def await_ready(self, until_s: float) -> None:
         """Return when the worker answers; raises its own error if it cannot."""
+        while True:
+            try:
+                return self._await_ready(until_s - time.monotonic())
+            except BasculeError as error:
+                if not self._on_start_error(error):
+                    raise
+            assert self.process is not None
+            self.process.wait(_TURN_TIMEOUT_S)
+            self.process.close()
+            self.start()
+
+    def _await_ready(self, wait_s: float) -> None:
         assert self.process is not None
         try:
             message = self.process.hear(wait_s)
@@ -209,6 +224,7 @@ class _Worker:
             self.ready = message is not None
         except BasculeError as error:
             log.error("worker %d cannot start: %s", self.config.worker, error)  # noqa: TRY400 -- said in one line, by design
+            self._on_start_error(error)
 
     def _pause_s(self, process: WorkerProcess, lived_s: float) -> float:
         log.warning(
@@ -298,6 +314,7 @@ class Supervisor:
             replace(common, worker=number, listener_fd=http, grpc_fd=grpc, unix_fd=unix),
             shared_fds=self._shared_fds,
             on_load_request=self._take_load_request,
+            on_start_error=self._leave_out,
             spawning=self._spawning,
         )
 
@@ -345,7 +362,7 @@ class Supervisor:
                 worker.config = replace(worker.config, services=self.services, plans=plans)
                 worker.start()
             for worker in self._workers:
-                worker.await_ready(until - time.monotonic())
+                worker.await_ready(until)
         except BaseException:
             self.stop(drain_s=0)
             raise
@@ -353,6 +370,22 @@ class Supervisor:
             self.scribe.start()
         self._monitor.start()
         self._workers_answer.set()
+
+    def _leave_out(self, error: BasculeError) -> bool:
+        """Start workers without the version of a plan that one could not load, if the rest answers.
+
+        The control process finds the plan unserved, tries it again, and tells its rollout why.
+        """
+        version = str(error.facts.get("version", ""))
+        if version in {f"{one.model}/{one.version}" for one in self.services}:
+            rest = left_out(self.services, self.plans, version)
+            if rest is None:
+                return False
+            log.error("%s is left out of the plans that need it: %s", version, error)
+            self.services, self.plans = rest
+            for worker in self._workers:
+                worker.config = replace(worker.config, services=self.services, plans=self.plans)
+        return bool(version)
 
     def is_default(self, service: ModelSpec) -> bool:
         """Whether a version that is served answers to the plain name of its model."""
@@ -534,6 +567,11 @@ class Supervisor:
                 processes.append(process)
             for process in processes:
                 process.hear_of(number, until_s)
+        except BasculeError as error:
+            # A worker that died or stood still over it is no worker that was away before.
+            error.facts.setdefault("while_loading", len(processes) == len(self._workers))
+            _abandon(number, processes)
+            raise
         except BaseException:
             _abandon(number, processes)
             raise

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
-from bascule.core import BasculeError, ModelFailed, NoRoom
+from bascule.core import BasculeError, ModelFailed
 from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
 from bascule.serving.protocols import (
@@ -335,12 +335,10 @@ class Commands:
                 self._report({"prepared": number})
         except BasculeError as error:
             self._report({"failed": number, **error_to_json(error)})
-        except MemoryError:
-            full = NoRoom("there is no memory left to load it", hint="unload another model first")
-            self._report({"failed": number, **error_to_json(full)})
-        except Exception:
+        except Exception as error:
             log.exception("a change failed")
-            bug = ModelFailed("it could not be loaded", hint="see the server's log")
+            what = f"it could not be loaded: {type(error).__name__}"
+            bug = ModelFailed(what, hint="see the server's log")
             self._report({"failed": number, **error_to_json(bug)})
 
 

@@ -11,6 +11,7 @@ from .health import (
     VersionCount as VersionCount,
 )
 from .ledger import LedgerSource as LedgerSource
+from .rollouts import RolloutSource as RolloutSource
 from .served import (
     JUDGED as JUDGED,
     contacts_of as contacts_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import NamedTuple
@@ -44,12 +44,14 @@ class ServerFacts:
         versions: By model and version.
         bounds_s: Upper bounds of the buckets of durations; one more bucket is above them.
         restarts: Of workers, all together.
+        unserved: By endpoint whose plan the server cannot serve: why, in words.
     """
 
     at_s: float
     versions: Mapping[tuple[str, str], VersionCount]
     bounds_s: tuple[float, ...]
     restarts: int
+    unserved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class HealthSource:
         while len(looks) > 2 and facts.at_s - looks[1].at_s >= WINDOW_S:
             looks.popleft()
         before = looks[0]
-        found = list(_restarts(before, facts, self._place, now))
+        found = [*_restarts(before, facts, self._place, now)]
+        found += _unserved(facts, self._place, now)
         observations = [Observation(self.name, self._place, "", tuple(found))]
         notes = facts.at_s - self._noted_s >= WINDOW_S
         by_model: dict[str, list[Finding]] = {}
@@ -110,6 +113,15 @@ class HealthSource:
             Observation(self.name, self._place, model, tuple(found))
             for model, found in by_model.items()
         ]
+
+
+def _unserved(facts: ServerFacts, place: str, now: datetime) -> Iterator[Finding]:
+    """Of the server itself: an endpoint need not have the name of a model."""
+    for endpoint, sentence in facts.unserved.items():
+        yield Finding(
+            "health", "plan_not_served", "", "critical", sentence, None, None, now,
+            column=endpoint, place=place, evidence=f"bascule endpoints {endpoint}",
+        )  # fmt: skip
 
 
 def _findings(

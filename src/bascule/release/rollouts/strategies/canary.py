@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.facts import Facts, not_shown_yet, odds
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import last_step, still_to_come
@@ -29,9 +29,11 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
             f"{facts.stage_requests:,} of its answers"
         )
     if unproven := facts.unproven(rollout.beta):
+        return state, not_shown_yet(rollout, unproven[0], facts)
+    if facts.is_harm_likely(rollout.alpha):
         return state, (
-            f"held: not shown yet to be within {unproven[0].guard}; "
-            f"{difference_said(rollout, unproven[0])}"
+            f"held: {odds(facts.log_e_harm)} of harm so far; the last step waits until it is below "
+            f"{rollout.alpha**-0.5:.1f} to 1, or ends at {1 / rollout.alpha:.0f} to 1"
         )
     return last_step(rollout, state, facts.now), (
         f"{rollout.candidate} is within every guard, after {facts.candidate_requests:,} of its "

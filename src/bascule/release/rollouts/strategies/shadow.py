@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.facts import Facts, not_shown_yet
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Passed, Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import still_to_come
@@ -23,10 +23,7 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
     if lacking:
         return state, lacking
     if unproven := facts.unproven(rollout.beta):
-        return state, (
-            f"held: not shown yet to be within {unproven[0].guard}; "
-            f"{difference_said(rollout, unproven[0])}"
-        )
+        return state, not_shown_yet(rollout, unproven[0], facts)
     return Passed(facts.now), (
         f"{rollout.candidate} is within every guard in {facts.candidate_requests:,} copied requests"
     )
