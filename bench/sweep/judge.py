@@ -19,6 +19,7 @@ import ast
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -40,7 +41,7 @@ _SYSTEMATIC = 3
 """So many differences in one direction are none of rounding."""
 _MOST_TIED = 0.001
 _FEW_TIES = 4
-"""Of a row that ties, each program is asked, together and alone."""
+"""Rows beside edges are made to be even."""
 _REAL = ("fresh", "trained", "recombined")
 """Groups whose rows a bundle has to answer."""
 _METHODS = {
@@ -79,7 +80,7 @@ class Verdict:
         measured: The largest difference, on all rows and ways.
         rows: How many rows were asked.
         wrong_labels: Rows with another label, ties left out.
-        ties: Rows with another label where two classes tie.
+        ties: Rows with another label where two classes tie, in the way of asking that has the most.
         rounded: Rows with another answer where rounding decides.
         typed: Rows that are left out, because the type of their array decides.
         answered: Rows that the original refuses and the bundle answers.
@@ -172,6 +173,7 @@ class _Judge:
         self._model, self._bundle, self._verdict = fitted.model, bundle, verdict
         self._fitted = fitted
         self._kinds: set[str] = set()
+        self._tied: Counter[str] = Counter()
         self._names = [output.name for output in bundle.signature.outputs]
         self._ask = fitted.ask or ask_estimator
         self._programs = {
@@ -378,7 +380,9 @@ class _Judge:
         except Exception:  # it refuses some of them
             return np.zeros(len(differ), bool)
         below, above = ways
-        if len(places) >= _SYSTEMATIC and bool((below & ~above).all() or (above & ~below).all()):
+        if _edges_among(few) >= _SYSTEMATIC and bool(
+            (below & ~above).all() or (above & ~below).all()
+        ):
             return np.zeros(len(differ), bool)
         return found
 
@@ -389,7 +393,8 @@ class _Judge:
             if name.startswith("label") or values.dtype.kind not in "f":
                 differ = np.asarray(values.astype(object) != got.astype(object))
                 ties = differ & self._ties(rows, expected, name) if differ.any() else differ
-                verdict.ties += int(ties.sum())
+                self._tied[where.rpartition(", ")[2]] += int(ties.sum())
+                verdict.ties = max(self._tied.values())
                 wrong = self._not_rounded(name, rows, differ & ~ties, values, got)
                 verdict.wrong_labels += len(wrong)
                 if len(wrong):
@@ -480,6 +485,13 @@ class _Judge:
         if kind not in self._kinds:
             self._kinds.add(kind)
             self._verdict.findings.append(words if row is None else f"{words}; row {_short(row)}")
+
+
+def _edges_among(rows: Any) -> int:
+    """How many edges some rows are beside: those of one edge are the same but for a few bits."""
+    if not own.is_matrix(rows) or not len(rows):
+        return own.count(rows)
+    return len(np.unique(rows.astype(np.float32).round(4), axis=0))
 
 
 def _margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray | None:

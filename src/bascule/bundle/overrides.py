@@ -14,6 +14,7 @@ _NOT_ANSWERING = (
     "get_xgb_params", "load_model", "partial_fit", "plot", "save_model", "score", "set_",
 )  # fmt: skip
 """How the names of methods begin that train, describe or keep a model, and answer no rows."""
+_ANSWERING = ("predict", "predict_proba", "decision_function", "transform")
 _OTHERS = ("builtins", "abc", "typing")
 
 
@@ -29,17 +30,22 @@ def own_methods(model: Any, homes: tuple[str, ...]) -> list[str]:
     own = [kind for kind in kinds if _home(kind) not in (*homes, *_OTHERS)]
     names = {name for kind in own for name in vars(kind)}
     names |= {name for name, held in getattr(model, "__dict__", {}).items() if callable(held)}
-    return sorted(
+    own_names = {
         name
         for name in names
         if not name.startswith(_NOT_ANSWERING)
-        and any(callable(vars(kind).get(name)) or _is_property(kind, name) for kind in library)
-    )
+        and any(hasattr(vars(kind).get(name), "__get__") for kind in library)
+    }
+    if _home(kinds[0]) in homes:  # a class may have been given another function as well
+        resolved = ((name, getattr(model, name, None)) for name in _ANSWERING)
+        own_names |= {name for name, method in resolved if not _is_of(method, (*homes, *_OTHERS))}
+    return sorted(own_names)
+
+
+def _is_of(method: Any, homes: tuple[str, ...]) -> bool:
+    module = getattr(method, "__module__", None)
+    return not module or module.partition(".")[0] in homes
 
 
 def _home(kind: type) -> str:
     return kind.__module__.partition(".")[0]
-
-
-def _is_property(kind: type, name: str) -> bool:
-    return hasattr(vars(kind).get(name), "__get__")

@@ -119,6 +119,12 @@ def test_a_method_that_is_set_on_the_object_is_refused(pack, cancer):
         pack(model, cancer)
 
 
+def test_a_function_that_is_put_into_the_library_s_class_is_its_author_s(monkeypatch):
+    assert own_methods(XGBClassifier(), ("xgboost", "sklearn")) == []
+    monkeypatch.setattr(XGBClassifier, "predict", lambda _, X: np.zeros(len(X), int))
+    assert own_methods(XGBClassifier(), ("xgboost", "sklearn")) == ["predict"]
+
+
 def test_a_native_booster_with_its_own_predict_is_refused(pack, cancer):
     X, y = cancer
     plain = train_xgboost({"objective": "binary:logistic"}, DMatrix(X, y), 5)
@@ -190,18 +196,21 @@ def test_the_rounds_of_xgboost_are_those_that_predict_uses(pack, cancer, way):
     assert bundle.manifest.serves == "onnx"
 
 
-def test_a_parameter_that_changes_how_lightgbm_predicts_is_refused(pack, cancer):
+@pytest.mark.parametrize("container", [dict, pd.DataFrame])
+def test_a_parameter_that_changes_how_lightgbm_predicts_is_refused(pack, cancer, container):
+    """Also where the rows come in a container that the model does not take."""
     X, y = cancer
+    rows = container({f"c{i}": X[:, i] for i in range(30)})
     model = LGBMClassifier(
         n_estimators=30,
         verbose=-1,
         pred_early_stop=True,
         pred_early_stop_freq=1,
         pred_early_stop_margin=0.5,
-    ).fit(X, y)
+    ).fit(pd.DataFrame(rows), y)
 
     with pytest.raises(Invalid, match="answers otherwise than what lightgbm-text keeps of it"):
-        pack(model, (X, y))
+        pack(model, (rows, y))
 
 
 @pytest.mark.parametrize("count", [2, 3])

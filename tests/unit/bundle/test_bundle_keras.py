@@ -132,6 +132,14 @@ def test_a_model_of_ones_own_class_is_refused(pack):
         pack(model, ROWS)
 
 
+def test_a_predict_that_is_set_on_the_model_is_refused(pack):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model.predict = lambda rows: rows
+
+    with pytest.raises(Invalid, match="has its own predict"):
+        pack(model, ROWS)
+
+
 def test_what_is_not_built_is_refused(pack):
     with pytest.raises(Invalid, match="is not built"):
         pack(keras.Sequential([layers.Dense(2)]), ROWS)

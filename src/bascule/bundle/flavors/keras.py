@@ -35,6 +35,7 @@ from bascule.bundle.flavors.networks import (
     tried,
 )
 from bascule.bundle.imported import Compilation, ImportedModel
+from bascule.bundle.overrides import own_methods
 from bascule.bundle.probing import bounded
 from bascule.bundle.tables import MATRIX, conform, take
 from bascule.core import (
@@ -69,6 +70,12 @@ class Keras:
                 field="train",
             )
         saved = archive.save(model)
+        own = [n for n in own_methods(model, ("keras", *_BACKENDS)) if n.startswith("predict")]
+        if own:
+            raise Invalid(
+                f"{model.name} has its own {own[0]}, which Keras does not save",
+                hint="pack it as a bascule.PythonModel",
+            )
         declared = _declared(model)
         takes = Takes(tuple(declared))
         given = read_given(train, "train", takes)

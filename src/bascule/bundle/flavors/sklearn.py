@@ -298,6 +298,7 @@ class SklearnOriginal(Program):
         self.outputs = signature.outputs
         self._model = model
         self._frame = frame
+        self._plain = _plain_parts(model)
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -311,7 +312,7 @@ class SklearnOriginal(Program):
         """The outputs for rows in any container that the model takes; raises what it raises."""
         wanted = [f for f in self.outputs if outputs is None or f.name in outputs]
         methods = {_METHODS[field.name.partition(".")[0]] for field in wanted}
-        asked = _asked(self._model, data, methods)
+        asked = _asked(self._model, data, methods, self._plain)
         return {field.name: self._answer(field, asked) for field in wanted}
 
     def decide(self, columns: Columns) -> NDArray[Any] | None:
@@ -335,16 +336,21 @@ class SklearnOriginal(Program):
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
 
 
-def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
+def _asked(model: Any, data: Any, methods: Set[str], plain: Set[int]) -> dict[str, Any]:
     """The answers of several methods of a model, by their names.
 
     `Pipeline` runs all steps for each method; here those before the last one run once. Some
-    classifiers take their label from the probabilities, and are not asked for it again.
+    classifiers take their label from the probabilities, and are not asked for it again. Both only
+    for a model that is `plain`, by its `id`: see `_plain_parts`.
     """
     if len(methods) > 1:
-        while _is_plain(model, "sklearn.pipeline.Pipeline"):
+        while id(model) in plain and _kind_name(model) == "sklearn.pipeline.Pipeline":
             data, model = before_last_step(model, data), model.steps[-1][1]
-    derives = {"predict", "predict_proba"} <= methods and _is_plain(model, *_LABELS_OF_SHARES)
+    derives = (
+        {"predict", "predict_proba"} <= methods
+        and id(model) in plain
+        and _kind_name(model) in _LABELS_OF_SHARES
+    )
     asked = {
         method: getattr(model, method)(data)
         for method in methods
@@ -357,9 +363,12 @@ def _asked(model: Any, data: Any, methods: Set[str]) -> dict[str, Any]:
     return asked
 
 
-def _is_plain(model: Any, *kinds: str) -> bool:
-    """Whether it is of one of the classes, and answers by no function set on the object."""
-    return _kind_name(model) in kinds and not own_methods(model, ("sklearn", "lightgbm"))
+def _plain_parts(model: Any) -> frozenset[int]:
+    """Which of a model and its last steps answer by no method of their author's."""
+    parts = [model]
+    while getattr(parts[-1], "steps", None):
+        parts.append(parts[-1].steps[-1][1])
+    return frozenset(id(part) for part in parts if not own_methods(part, ("sklearn", "lightgbm")))
 
 
 def before_last_step(model: Any, data: Any) -> Any:

@@ -59,6 +59,8 @@ def compared(subject: ImportedModel, rows: Rows, *, tolerance: float) -> tuple[C
     real, expected = _answered(subject, rows, tolerance)
     if subject.train is None or rows is subject.train:
         return real, expected
+    if rows.given is not None and rows.given is subject.train.given:
+        return real, expected  # a caller may hold nothing out
     trained, answered = _answered(subject, subject.train, tolerance, limit=_TRAINING_ROWS)
     return _joined(real, trained), _joined(expected, answered)
 
@@ -69,16 +71,26 @@ def _answered(
     """At most `limit` of the rows, and the model's answers; all are held against what is saved."""
     own = _own(subject, rows)
     sampled = parity.sample(rows.columns)
-    if own is not None:
-        _check(subject, rows, own, sampled, tolerance)
-    places = parity.sample({"": np.arange(len(next(iter(sampled.values()))))}, limit)[""]
-    chosen = take(sampled, places)
-    own = {} if own is None else take(own, places)
-    missing = [one.name for one in subject.original.outputs if one.name not in own]
     try:
-        return chosen, {**(parity.answers(subject.original, chosen) if missing else {}), **own}
+        if own is None and subject.ask is not None and subject.reopened is not None:
+            own = parity.answers(subject.original, sampled)
+        if own is not None:
+            _check(subject, rows, own, sampled, tolerance)
+        return _some(subject, sampled, own or {}, limit)
     except ModelFailed as problem:
         raise _loss(subject, rows, problem.message) from None
+
+
+def _some(
+    subject: ImportedModel, sampled: Columns, own: Columns, limit: int
+) -> tuple[Columns, Columns]:
+    """At most `limit` of the rows, with the answers that are known, or else with the original's."""
+    places = parity.sample({"": np.arange(len(next(iter(sampled.values()))))}, limit)[""]
+    chosen = take(sampled, places)
+    known = take(own, places)
+    if all(one.name in own for one in subject.original.outputs):
+        return chosen, known
+    return chosen, {**parity.answers(subject.original, chosen), **known}
 
 
 def _joined(one: Columns, other: Columns) -> Columns:
@@ -109,13 +121,9 @@ def _check(
     subject: ImportedModel, rows: Rows, own: Columns, columns: Columns, tolerance: float
 ) -> None:
     """Hold the model's own answers against those of what a bundle keeps of it."""
-    try:
-        kept = parity.answers(subject.reopened or subject.original, columns)
-    except ModelFailed as problem:
-        raise _loss(subject, rows, problem.message) from None
     judged = parity.compare(
         own,
-        kept,
+        parity.answers(subject.reopened or subject.original, columns),
         tolerance=tolerance,
         program="original",
         precision="",

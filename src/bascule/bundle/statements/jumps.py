@@ -79,10 +79,12 @@ class Jumps:
         """
         columns = self.beside().columns
         order, expected = asked(original, columns)
-        if len(order) < len(columns[self.slots[0].field.name]):
-            return judged
-        own = _numbers(expected).reshape(_SIDES, len(self.base), -1)
-        found = _numbers(answers(self.program, columns)).reshape(own.shape)
+        found = _numbers(answers(self.program, columns))
+        found = found.reshape(_SIDES, len(self.base), -1)
+        own = np.full_like(found, np.nan)
+        if len(order):
+            own.reshape(-1, found.shape[2])[order] = _numbers(expected)
+        whole = ~np.isnan(own).any(axis=(0, 2))  # of the others the original refuses a side
         size = np.abs(found[_HIGH] - found[_LOW]).max(axis=1)
 
         def same(one: int, other: int) -> NDArray[np.bool_]:
@@ -92,6 +94,7 @@ class Jumps:
         late = same(_HIGH, _LOW) & same(_ABOVE, _HIGH)
         groups = [self.own == k for k in range(len(self.slots))]
         for at in (*groups, np.ones(len(self.own), bool)):
+            at = at & whole
             if at.sum() >= _TIMES and (early[at].all() or late[at].all()):
                 name = self.slots[self.own[at][0]].field.name
                 return replace(
