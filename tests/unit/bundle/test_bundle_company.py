@@ -141,7 +141,7 @@ def test_a_program_that_looks_at_each_row_alone_depends_on_nothing(answer):
         (lambda x, calls: x[:, 0].argsort().argsort(), "alone", False),
         (lambda x, calls: x[:, 0] + (len(x) == 3), "in batches of 3", False),
         (lambda x, calls: x[:, 0] + (len(x) > 64), "among 100 rows", False),
-        (lambda x, calls: x[:, 0] + (len(x) > 500), "among 1000 rows", False),
+        (lambda x, calls: x[:, 0] + (len(x) > 400), "among 500 rows", False),
         (lambda x, calls: x[:, 0] * np.isfinite(x).all(), "beside rows that are extreme", False),
     ],
 )

@@ -101,6 +101,19 @@ class OfAny(RegressorMixin, BaseEstimator):
         return np.asarray(X, float)[:, 1] * 2
 
 
+class Rule(RegressorMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def predict(self, X):
+        return np.asarray(X, float)[:, 0] * 2
+
+
+class Weighted(Rule):
+    def predict(self, X):
+        return np.asarray(X, float)[:, 0] * self._weight
+
+
 class Sign(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -204,6 +217,19 @@ def test_an_estimator_that_knows_the_count_of_its_columns_alone_may_read_their_n
     )  # fmt: skip
     assert [field.name for field in bundle.signature.inputs] == inputs
     assert bundle.predict(table)["prediction"].tolist() == model.predict(table).tolist()
+
+
+def test_an_estimator_that_keeps_nothing_is_packed_if_it_answers_and_refused_if_it_does_not(
+    home, pack
+):
+    """To scikit-learn neither is fitted; only the author's own predict knows."""
+    import own_features
+
+    code = home / "own_features.py"
+    bundle = pack(own_features.Rule(), X, code=code, serve_original=True)
+    assert bundle.predict(X)["prediction"].tolist() == (X[:, 0] * 2).tolist()
+    with pytest.raises(Invalid, match=r"does not answer for its training rows: .* no attribute"):
+        pack(own_features.Weighted(), X, code=code, serve_original=True)
 
 
 def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):

@@ -637,11 +637,11 @@ def _kind_of(model: Any) -> _Kind:
     try:
         check_is_fitted(model)
     except NotFittedError:
-        raise Invalid(
-            f"{name} is not fitted",
-            hint="call model.fit(X, y) before it is packed; a class of your own keeps what it "
-            "learned in attributes that end in _",
-        ) from None
+        # A class of the author's own may need none of what `fit` keeps: then it is asked.
+        if type(model).__module__.partition(".")[0] == "sklearn":
+            raise Invalid(
+                f"{name} is not fitted", hint="call model.fit(X, y) before it is packed"
+            ) from None
     except (AttributeError, TypeError) as problem:
         raise Invalid(
             f"{name} is no estimator of scikit-learn's kind: {str(problem).partition('. ')[0]}",

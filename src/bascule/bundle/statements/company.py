@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.statements import parity
-from bascule.bundle.statements.adversarial import Probes, count
+from bascule.bundle.statements.adversarial import Probes, count, most_rows
 from bascule.bundle.tables import for_program, is_missing, recombined, take
 from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Program
 
@@ -33,9 +33,8 @@ _ALONE = 16
 _ALONE_IN_SHORT = 4
 _SIZES = (2, 3, 7)
 _BATCHED = 21
-_MANY = (100, 1000)
-_VALUES = 1 << 18
-"""How many numbers the rows of one call may hold together."""
+_MANY = (100, 500)
+"""A server puts at most 256 rows together, unless it is told otherwise."""
 _OF_A_KIND = 16
 _COLUMNS = 8
 _TOLERANCE = 1e-5
@@ -116,7 +115,7 @@ def find(
     """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of the numbers of made-up rows
-        few = _telling(columns, min(_ROWS_IN_SHORT if in_short else _ROWS, _most_rows(columns)))
+        few = _telling(columns, min(_ROWS_IN_SHORT if in_short else _ROWS, most_rows(columns)))
         rows = _with_varied(program, for_program(take(columns, few), program.inputs))
         together = program.run(rows)
         found = _compared(together, program.run(rows), _REPEATED, "twice", is_repeated=True)
@@ -150,7 +149,7 @@ def _ways(
         way = f"in batches of {size}"
         yield way, batched, _in_batches(program, rows, batched, size, way)
     for size in () if in_short else _MANY:
-        more = min(size, _most_rows(rows)) - total
+        more = min(size, most_rows(rows)) - total
         if more > 0:
             answered = _beside(program, rows, recombined(rows, more))
             if answered is not None:
@@ -246,11 +245,6 @@ def _telling(columns: Columns, most: int) -> NDArray[np.int64]:
     special = list(dict.fromkeys(places))[: most // 2]
     spread = np.linspace(0, total - 1, most - len(special)).astype(int)
     return np.unique([*special, *spread.tolist()])
-
-
-def _most_rows(columns: Columns) -> int:
-    numbers = sum(math.prod(column.shape[1:]) for column in columns.values())
-    return max(4, _VALUES // max(1, numbers))
 
 
 def _stacked(*parts: Columns) -> Columns:
