@@ -74,7 +74,7 @@ bench-storm: setup
 bench-batch: everything
 	$(RUN)/python -m bench.batch $(ARGS)
 
-# False alarms and power of `bascule drift`, in about 10 minutes of one core.
+# False alarms and power of `bascule drift`, beside Evidently and NannyML, in at most an hour of all processors.
 bench-drift: setup
 	$(RUN)/python -m bench.drift $(ARGS)
 
