@@ -40,7 +40,9 @@ from bascule.stats.sequential import (
 
 Floats = NDArray[np.float64]
 
-_SLACK = 1e-9
+_SLACK = 1e-6
+"""A prediction: sums are stored with six digits."""
+_SQUARES_SLACK = 1e-5
 _TINY = 1e-300
 _LEAST = 1e-9
 
@@ -188,7 +190,7 @@ def _checked(cohorts: ArrayLike) -> tuple[Floats, Floats | None]:
         return counts, None
     squares = table[:, [2, 6]]
     for total, square, n in zip(counts.T[[1, 4]], squares.T, counts.T[[0, 3]], strict=True):
-        slack = _SLACK * np.maximum(n, 1)
+        slack = _SQUARES_SLACK * np.maximum(n, 1)
         if (square > total + slack).any() or (square * n < total**2 - slack * n).any():
             raise Invalid("a cohort has squares that no losses from 0 to 1 have")
     return counts, squares
