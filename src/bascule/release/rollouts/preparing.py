@@ -131,7 +131,7 @@ def _countable_loss(
         names = [
             name
             for name in names
-            if (other := loss_of(name, *both)) is not None
+            if (other := loss_of(names[0] if name == "cost.COLUMN" else name, *both)) is not None
             and not left_out(other, both[0], model, recording.private, recording.max_values)
         ]
     can = f"guards on outcomes that can be: {', '.join(names)}" if names else _WITHOUT
