@@ -32,6 +32,7 @@ from .paired import (
 )
 from .planning import (
     Detection as Detection,
+    requests_for_means as requests_for_means,
     requests_to_find_slow as requests_to_find_slow,
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,

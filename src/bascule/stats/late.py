@@ -93,7 +93,12 @@ def decisive_cohorts(cohorts: ArrayLike, *, margin: float, harm: bool) -> int:
         margin: Likewise.
         harm: The evidence of harm, or that of safety.
     """
-    return int(_by_prefix(_gains(*_checked(cohorts), margin, harm=harm)).argmax())
+    return int(evidence_by_cohort(cohorts, margin=margin, harm=harm).argmax())
+
+
+def evidence_by_cohort(cohorts: ArrayLike, *, margin: float, harm: bool) -> Floats:
+    """The evidence of the first 0, 1, 2... cohorts, natural logarithms; see `decisive_cohorts`."""
+    return _by_prefix(_gains(*_checked(cohorts), margin, harm=harm))
 
 
 def _gains(counts: Floats, squares: Floats | None, margin: float, *, harm: bool) -> Floats:

@@ -32,6 +32,7 @@ from bascule.release.rollouts import (
     Rollout,
     Running,
     decide,
+    forecast,
     parse_guard,
     prepare,
     start,
@@ -330,3 +331,18 @@ def test_each_world_of_losses_ends_as_expected(name):
     ends = Counter(outcome_of(world, seed)[0] for seed in range(2))
     assert errors_in(world, ends) == 0 or world.is_at_margin
     assert world.is_at_margin or ends[world.expected] == 2
+
+
+def test_a_forecast_of_losses_knows_their_spread():
+    """Losses that vary little are shown sooner; a guard on pairs says what it does not know."""
+    lines = {}
+    for spread in (2.0, 5.0):
+        loss = msgspec.structs.replace(MAE.loss, spread=spread)
+        guards = (msgspec.structs.replace(MAE, loss=loss), Guard("roc_auc", 0.01, "pp"))
+        lines[spread] = forecast(plan_of(guards=guards), rates={}, requests=100_000)
+    few, many = (lines[spread][3].detection for spread in (2.0, 5.0))
+    assert 1_000 < few.median_requests < 0.4 * many.median_requests
+    found = [line.detection.median_requests for line in lines[2.0][:3]]
+    assert found == sorted(found, reverse=True)
+    assert "a mae higher by 25% more than mae +5 % is found after" in lines[2.0][1].sentence
+    assert "depends on the share of positives" in lines[2.0][4].sentence

@@ -118,7 +118,7 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def measure(self) -> Loss:
-        """How outcomes are measured. Rollouts of versions before 0.2 stored none for accuracy."""
+        """How outcomes are measured; rollouts begun by older versions stored none for accuracy."""
         return self.loss or LABELS
 
     @property
@@ -208,7 +208,8 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} allows no noise",
             hint="allow at least '+4 %': equal versions differ in nothing but chance",
         )
-    if unit == "%" and counted_factor(1 + amount, is_up=False) == 1:
+    is_of_durations = name not in _RATES and not is_on_outcomes(name)
+    if unit == "%" and is_of_durations and counted_factor(1 + amount, is_up=False) == 1:
         raise Invalid(
             f"no version can be shown to be within {text!r}: durations are counted in steps of "
             "3.7 %",
