@@ -10,6 +10,9 @@ from sklearn.linear_model import LinearRegression
 from tests.scenarios.commands import bascule as run, run as run_any
 
 import bascule
+from bascule.core import Invalid
+from bascule.release.rollouts import RemoteRollouts, RolloutRequest
+from bascule_client.control import ControlClient
 
 WAIT_S = 90.0
 LATE = 600
@@ -56,6 +59,12 @@ def test_a_regressor_that_errs_more_is_rolled_back_by_late_truths(rows, home, se
     assert code == 2
     assert "accuracy cannot be counted: wait/1 is a model for regression" in refused
     assert "mae, mse, mape" in refused
+    over_api = RemoteRollouts(ControlClient(f"http://127.0.0.1:{server.control_port}"))
+    with pytest.raises(Invalid, match="log_loss cannot be counted") as raised:
+        over_api.deploy(
+            RolloutRequest(version="wait/2", strategy="canary", guards=("log_loss +5 %",)), by="ada"
+        )
+    assert "mae, mse, mape" in raised.value.hint
     begun = command(*deploy, "-g", "mae +5 %")
     rollout, give_up = begun["rollout"]["id"], time.monotonic() + WAIT_S
     waiting = []
