@@ -4,6 +4,9 @@ Each run is a canary of 5, 25, 50 and 100 % with the guard `accuracy -2 pp`, at 
 hour, through `release.rollouts.decide`, for at most 24 hours. A prediction is right or wrong in one
 of two ways (a false positive, a false negative); each kind has its own delay, its own share of
 truths that never come, and its own share of truths that come wrong at first and are corrected.
+
+Worlds of losses have the guard `mae +10 %` instead, on errors with heavy tails or bounded ones: the
+smaller and the larger half of them have their own delays.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,7 @@ from bascule.release.rollouts import (
     Cohorts,
     Guard,
     Interval,
+    Loss,
     Promoted,
     Rollout,
     Running,
@@ -75,6 +80,15 @@ class World:
     expected: str = "promoted"
     is_at_margin: bool = False
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether a promotion is the error; a rollback otherwise."""
+        return self.candidate[0] < self.current[0] - 0.03
+
+    @property
+    def guard(self) -> Guard:
+        return Guard("accuracy", 0.02, "pp")
+
 
 EQUAL: Kinds = (0.95, 0.025, 0.025)
 WORSE: Kinds = (0.91, 0.045, 0.045)
@@ -102,6 +116,85 @@ WORLDS = (
 )  # fmt: skip
 
 
+Law = Callable[[np.random.Generator, int], Floats]
+LOSS_MARGIN = 0.1
+_LAW_ROWS = 200_000
+LAWS: dict[str, Law] = {
+    "|t3|": lambda random, size: abs(random.standard_t(3, size)),
+    "Pareto 1.2": lambda random, size: random.pareto(1.2, size),
+    "t2 squared": lambda random, size: random.standard_t(2, size) ** 2,
+    "Beta(2, 5)": lambda random, size: random.beta(2, 5, size),
+}
+
+
+@dataclass(frozen=True)
+class LossWorld:
+    """How much two versions err, and when the truths come.
+
+    Attributes:
+        name: In the table.
+        law: Of the current version's errors.
+        factor: Of the candidate's errors to these; 0 for the one that is at the margin.
+        delays_h: The median delays of smaller and larger errors, in hours.
+        expected: As of `World`.
+    """
+
+    name: str
+    law: str
+    factor: float
+    delays_h: tuple[float, float]
+    expected: str = "promoted"
+
+    @property
+    def is_at_margin(self) -> bool:
+        return self.factor == 0
+
+    @property
+    def is_worse(self) -> bool:
+        return self.factor > 1 + LOSS_MARGIN
+
+    @property
+    def guard(self) -> Guard:
+        """With the scale that held-out rows of the law give."""
+        bound, level = scale_of(self.law)
+        return Guard("mae", LOSS_MARGIN, "%", Loss("output.y", bound=bound, level=level, rows=1))
+
+
+@cache
+def scale_of(law: str) -> tuple[float, float]:
+    """The bound and the mean loss with that bound."""
+    errors = LAWS[law](np.random.default_rng(0), _LAW_ROWS)
+    bound = float(np.quantile(errors, 0.99))
+    return bound, float(np.minimum(errors, bound).mean())
+
+
+@cache
+def factor_at_margin(law: str) -> float:
+    """The factor of the errors whose mean, with the bound, is higher by the margin."""
+    errors = LAWS[law](np.random.default_rng(1), _LAW_ROWS)
+    bound, level = scale_of(law)
+    low, high = 1.0, 4.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        rises = np.minimum(errors * middle, bound).mean() - np.minimum(errors, bound).mean()
+        low, high = (middle, high) if rises < LOSS_MARGIN * level else (low, middle)
+    return low
+
+
+LATE_SMALL, LATE_LARGE = (2.9, 1 / 6), (1 / 6, 2.9)
+LOSS_WORLDS = (
+    LossWorld("|t3| equal, large known first", "|t3|", 1.0, LATE_SMALL),
+    LossWorld("|t3| 25 % worse, small known first", "|t3|", 1.25, LATE_LARGE, "aborted"),
+    LossWorld("|t3| at the margin", "|t3|", 0.0, LATE_SMALL),
+    LossWorld("Pareto 1.2 equal, small known first", "Pareto 1.2", 1.0, LATE_LARGE),
+    LossWorld("Pareto 1.2 at the margin", "Pareto 1.2", 0.0, LATE_LARGE),
+    LossWorld("t2 squared, 50 % worse", "t2 squared", 1.5, LATE_SMALL, "aborted"),
+    LossWorld("t2 squared at the margin", "t2 squared", 0.0, LATE_SMALL),
+    LossWorld("Beta(2, 5) equal", "Beta(2, 5)", 1.0, LATE_LARGE),
+    LossWorld("Beta(2, 5) at the margin, at once", "Beta(2, 5)", 0.0, (1e-3, 1e-3)),
+)
+
+
 def plan_of(**changes: object) -> Rollout:
     """The canary of every run."""
     fields: dict[str, object] = {
@@ -115,24 +208,42 @@ def plan_of(**changes: object) -> Rollout:
 class Answers:
     """The answers of one rollout, with the moments in which their truths come."""
 
-    def __init__(self, world: World, plan: Rollout, random: np.random.Generator) -> None:
+    def __init__(
+        self, world: World | LossWorld, plan: Rollout, random: np.random.Generator
+    ) -> None:
         steps_h = np.arange(1, len(STEPS)) * STEP_S / 3600
-        count = random.poisson(REQUESTS_AN_HOUR * HOURS)
-        self.at_h = np.sort(random.uniform(0, HOURS, count))
+        self.count = random.poisson(REQUESTS_AN_HOUR * HOURS)
+        self.at_h = np.sort(random.uniform(0, HOURS, self.count))
         shares = np.array(plan.steps_percent[:3]) / 100
         stage = np.minimum(np.searchsorted(steps_h, self.at_h), 2)
-        self.is_candidate = random.random(count) < shares[stage]
-        draws = random.random(count)
-        cuts = [np.cumsum(shares)[:2] for shares in (world.current, world.candidate)]
-        kinds = [np.searchsorted(one, draws, "right") for one in cuts]
-        kind = np.where(self.is_candidate, kinds[1], kinds[0])
-        delay = np.array(world.delays_h)[kind] * random.uniform(0.9, 1.03, count)
-        never = random.random(count) < np.array(world.never)[kind]
-        self.known_h = np.where(never, np.inf, self.at_h + delay)
-        self.is_wrong = kind > 0
+        self.is_candidate = random.random(self.count) < shares[stage]
+        never: tuple[float, ...] = (0.0, 0.0)
+        corrected = 0.0
+        if isinstance(world, World):
+            kind, never, corrected = self._kinds(world, random), world.never, world.corrected
+        else:
+            kind = self._errors(world, random)
+        delay = np.array(world.delays_h)[kind] * random.uniform(0.9, 1.03, self.count)
+        is_never = random.random(self.count) < np.array(never)[kind]
+        self.known_h = np.where(is_never, np.inf, self.at_h + delay)
         self.corrected_h = np.where(
-            random.random(count) < world.corrected, self.known_h + 1.0, self.known_h
+            random.random(self.count) < corrected, self.known_h + 1.0, self.known_h
         )
+
+    def _kinds(self, world: World, random: np.random.Generator) -> NDArray[np.int64]:
+        draws = random.random(self.count)
+        cuts = [np.cumsum(shares)[:2] for shares in (world.current, world.candidate)]
+        kinds = [np.searchsorted(cut, draws, "right") for cut in cuts]
+        kind = np.where(self.is_candidate, kinds[1], kinds[0])
+        self.loss = (kind > 0).astype(np.float64)
+        return kind
+
+    def _errors(self, world: LossWorld, random: np.random.Generator) -> NDArray[np.int64]:
+        bound, _ = scale_of(world.law)
+        factor = world.factor or factor_at_margin(world.law)
+        errors = LAWS[world.law](random, self.count) * np.where(self.is_candidate, factor, 1.0)
+        self.loss = np.minimum(errors, bound) / bound
+        return (self.loss > np.median(self.loss)).astype(np.int64)
 
     def cohorts(self, looked_h: float, stages: list[tuple[datetime, int]]) -> tuple[Cohort, ...]:
         """As a count at this moment finds them."""
@@ -143,10 +254,10 @@ class Answers:
         ends_h = [(span.end - START).total_seconds() / 3600 for span, _ in spans]
         edges = np.searchsorted(self.at_h, [0.0, *ends_h])
         known = self.known_h <= looked_h
-        wrong = known & (self.is_wrong ^ (self.corrected_h > looked_h))
+        loss = np.where(self.corrected_h > looked_h, 1 - self.loss, self.loss)
         arms = []
         for of_arm in (~self.is_candidate, self.is_candidate):
-            columns = (of_arm, of_arm & ~known, of_arm & wrong)
+            columns = (of_arm, of_arm & ~known, of_arm * known * loss, of_arm * known * loss**2)
             sums = [np.append(0, np.cumsum(column))[edges] for column in columns]
             arms.append(np.diff(np.stack(sums), axis=1).T)
         return tuple(
@@ -160,14 +271,16 @@ class Answers:
         return [Interval(stage, stage, many, many) for stage in range(stages)]
 
 
-def _arm(counts: NDArray[np.int64]) -> CohortArm:
-    predictions, unknown, wrong = map(int, counts)
-    return CohortArm(predictions, unknown, (float(wrong),))
+def _arm(sums: Floats) -> CohortArm:
+    predictions, unknown, loss, square = sums
+    return CohortArm(
+        int(predictions), float(unknown), (round(float(loss), 6),), (round(float(square), 6),)
+    )
 
 
-def outcome_of(world: World, seed: int) -> tuple[str, float]:
+def outcome_of(world: World | LossWorld, seed: int) -> tuple[str, float]:
     """How one rollout ends: promoted, aborted or held; and after how many hours."""
-    plan = plan_of()
+    plan = plan_of(guards=(world.guard,))
     random = np.random.default_rng(seed)
     answers = Answers(world, plan, random)
     decision = start(plan, START)
@@ -195,12 +308,11 @@ def _looks() -> Iterator[float]:
         yield at
 
 
-def errors_in(world: World, ends: Counter[str]) -> int:
+def errors_in(world: World | LossWorld, ends: Counter[str]) -> int:
     """The rollouts that ended against the promise."""
     if world.is_at_margin:
         return max(ends["promoted"], ends["aborted"])
-    wrong = "promoted" if world.candidate[0] < world.current[0] - 0.03 else "aborted"
-    return ends[wrong]
+    return ends["promoted" if world.is_worse else "aborted"]
 
 
 def main() -> int:
@@ -210,7 +322,7 @@ def main() -> int:
     runs = parser.parse_args().runs
     missed = 0
     print(f"{'world':42} promoted aborted   held  median h  errors")
-    for world in WORLDS:
+    for world in (*WORLDS, *LOSS_WORLDS):
         found = [outcome_of(world, seed) for seed in range(runs)]
         ends = Counter(end for end, _ in found)
         errors = errors_in(world, ends)

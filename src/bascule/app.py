@@ -239,8 +239,22 @@ def open_rollouts(settings: Settings) -> Rollouts:
 
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
-        defaults=rollout_defaults(settings),
+        defaults=rollout_defaults(settings), prepare=partial(prepare_rollout, settings),
     )  # fmt: skip
+
+
+def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
+    """A rollout with the scales of its guards on outcomes; refused where one cannot be counted."""
+    if not any(guard.is_on_outcomes for guard in rollout.guards):
+        return rollout
+    from bascule.bundle import load
+    from bascule.release.rollouts import Recording, prepare
+
+    registry, chosen = open_registry(settings), settings.monitoring
+    recording = Recording(_keeps_rows(settings), chosen.private, chosen.max_values_per_row)
+    return prepare(
+        rollout, lambda version: load(registry.path(version)), open_ledger(settings), recording
+    )
 
 
 def open_books(settings: Settings) -> Books:
@@ -339,15 +353,19 @@ def ledger_of(settings: Settings) -> LedgerConfig | None:
     except OSError as error:
         log.warning("no answer is recorded: %s cannot be written: %s", settings.home, error)
         return None
-    has_rows = chosen.ledger == "on" or (chosen.ledger == "auto" and _is_loopback(settings))
     return LedgerConfig(
         settings.home,
         chosen.keep,
         chosen.max_rows_per_s,
         chosen.private,
-        is_anonymous=not has_rows,
+        is_anonymous=not _keeps_rows(settings),
         max_values_per_row=chosen.max_values_per_row,
     )
+
+
+def _keeps_rows(settings: Settings) -> bool:
+    chosen = settings.monitoring.ledger
+    return chosen == "on" or (chosen == "auto" and _is_loopback(settings))
 
 
 def _check_room(home: Path) -> None:
@@ -422,6 +440,7 @@ def control_parts(settings: Settings) -> Parts:
         open_catalogue=catalogue,
         outcome_cohorts=partial(outcome_cohorts, settings),
         rollout_defaults=rollout_defaults(settings),
+        prepare_rollout=partial(prepare_rollout, settings),
         open_rollouts=partial(open_rollouts, settings),
         open_keys=keys,
         open_requests=requests,

@@ -47,8 +47,8 @@ def deploy(
             "-g",
             show_default=False,
             help="What it may not do worse: 'errors +1 pp', 'p95 +20 %', 'latency +20 %', "
-            "'accuracy -2 pp', 'answers +20 pp', 'disagreement +5 pp'. With one, all and "
-            "blue-green are guarded too.",
+            "'accuracy -2 pp', 'mae +5 %', 'answers +20 pp', 'disagreement +5 pp'. With one, all "
+            "and blue-green are guarded too.",
         ),
     ] = None,
     steps: Annotated[
@@ -161,9 +161,16 @@ def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
         say(f"  {one.sentence}")
     if begun.forecasts:
         said = ", ".join(
-            sorted({f"{one.guard.partition(' ')[0]} {one.rate:.0%}" for one in begun.forecasts})
+            sorted(
+                {
+                    f"{one.guard.partition(' ')[0]} {one.rate:.0%}"
+                    for one in begun.forecasts
+                    if not one.is_measured
+                }
+            )
         )
-        note(f"assumed rates of the current version: {said}")
+        if said:
+            note(f"assumed rates of the current version: {said}")
     if begun.from_settings:
         note(f"from the settings: {', '.join(begun.from_settings)}")
     if not dry_run:

@@ -132,8 +132,10 @@ def sequences_of(
         ]
         if not found or guard.name == "answers":  # of many shares, in both directions
             continue
-        margin = guard.rate_margin * 100
-        shown = [(at, e.difference * 100, e.lower * 100, e.upper * 100) for at, e in found]
+        is_rate = guard.measure.rows == 0
+        factor, unit = (100.0, "points") if is_rate else (guard.measure.bound, f"of {guard.name}")
+        margin = guard.rate_margin * factor
+        shown = [(at, e.difference * factor, e.lower * factor, e.upper * factor) for at, e in found]
         _, middle, lower, upper = shown[-1]
         span = _span(shown, margin)
         chart = lines(
@@ -143,14 +145,14 @@ def sequences_of(
                     [(at, low) for at, _, low, _ in shown], [(at, up) for at, _, _, up in shown],
                 )
             ],
-            ("interval", "difference, points"),
-            f"{guard}: difference {middle:.2f} points, {lower:.2f} to {upper:.2f}",
+            ("interval", f"difference, {unit}"),
+            f"{guard}: difference {middle:.2f} {unit}, {lower:.2f} to {upper:.2f}",
             lanes=[Lane(0.0, "guide"), Lane(margin)], y=span, size=(440, 240), whole=True,
         )  # fmt: skip
         if chart is not None:
             caption = (
-                f"{rollout.candidate} less {rollout.current}: {middle:+.2f} points, between "
-                f"{lower:+.2f} and {upper:+.2f}. Dashed red: the margin of {margin:g} points."
+                f"{rollout.candidate} less {rollout.current}: {middle:+.2f} {unit}, between "
+                f"{lower:+.2f} and {upper:+.2f}. Dashed red: the margin of {margin:g} {unit}."
             )
             made.append(GuardSequence(str(guard), chart, caption))
     return made

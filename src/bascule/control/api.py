@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.endpoints import EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry, Version
+    from bascule.release.rollouts import Rollout
 
 
 class Health(BaseModel):
@@ -107,6 +108,7 @@ def control_app(
     open_endpoints: Callable[[], EndpointStore] | None = None,
     open_catalogue: Callable[[], Catalogue] | None = None,
     rollout_defaults: Mapping[str, Any] | None = None,
+    prepare_rollout: Callable[[Rollout], Rollout] | None = None,
     home: FilePath | None = None,
     measure: Measure | None = None,
     open_alerts: Callable[[], AlertStore] | None = None,
@@ -130,6 +132,7 @@ def control_app(
         open_endpoints: Opens the endpoints; None for an API without them.
         open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
         rollout_defaults: Fields of requests for rollouts, from the settings.
+        prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
         home: Where outcomes are kept; None for an API without them.
         measure: Measures a model in production, in a process of its own; None for none.
         open_alerts: Opens the alerts; None for an API without them.
@@ -152,7 +155,7 @@ def control_app(
     authorise = authorise_of(guard)
     parts = CatalogueParts(
         server, open_registry, open_catalogue, open_endpoints, open_keys, open_alerts, sessions,
-        rollout_defaults,
+        rollout_defaults, prepare_rollout,
     )  # fmt: skip
     predictions = RecordedPredictions(home)
 

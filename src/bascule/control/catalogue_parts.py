@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.endpoints import Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollouts
+    from bascule.release.rollouts import Rollout, Rollouts
 
 Part = TypeVar("Part")
 
@@ -42,6 +42,7 @@ class CatalogueParts:
     open_alerts: Callable[[], AlertStore] | None = None
     known_sessions: Sessions | None = None
     rollout_defaults: Mapping[str, Any] | None = None
+    prepare_rollout: Callable[[Rollout], Rollout] | None = None
 
     def catalogue(self) -> Catalogue:
         return _there(self.open_catalogue, "history")()
@@ -70,7 +71,9 @@ class CatalogueParts:
         from bascule.release.rollouts import Rollouts, RolloutStore
 
         store = RolloutStore(_there(self.open_catalogue, "rollouts")())
-        return Rollouts(store, self.endpoints(), defaults=self.rollout_defaults)
+        return Rollouts(
+            store, self.endpoints(), defaults=self.rollout_defaults, prepare=self.prepare_rollout
+        )
 
     def asks_approver(self, endpoint: str) -> bool:
         """Whether a rollout of an endpoint needs an approval."""

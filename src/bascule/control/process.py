@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import EndpointStore, Plan
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollouts
+    from bascule.release.rollouts import Rollout, Rollouts
     from bascule.serving.transports import Tls
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Parts:
         open_catalogue: Opens the catalogue, where rollouts are.
         outcome_cohorts: Counts the outcomes of a rollout; see `rollouts.CountOutcomes`.
         rollout_defaults: Fields of requests for rollouts, from the settings.
+        prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
         open_rollouts: Opens what deploys when a followed alias is moved.
         home: Where outcomes are kept.
         measure: Measures a model in production, in a process of its own.
@@ -92,6 +93,7 @@ class Parts:
     open_catalogue: Callable[[], Catalogue] | None = None
     outcome_cohorts: CountOutcomes | None = None
     rollout_defaults: Mapping[str, Any] | None = None
+    prepare_rollout: Callable[[Rollout], Rollout] | None = None
     open_rollouts: Callable[[], Rollouts] | None = None
     home: Path | None = None
     measure: Measure | None = None
@@ -241,6 +243,7 @@ def serve_api(
         open_keys=parts.open_keys, take_in=parts.take_in,
         open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
         open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
+        prepare_rollout=parts.prepare_rollout,
         open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
         do_task=parts.do_task,
         batch=parts.batch,

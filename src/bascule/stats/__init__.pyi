@@ -33,6 +33,7 @@ from .paired import (
 )
 from .planning import (
     Detection as Detection,
+    requests_for_means as requests_for_means,
     requests_to_compare_durations as requests_to_compare_durations,
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,

@@ -16,7 +16,11 @@ be computed again from the newest truths at each look: nothing is assumed about 
 truths come, or of how versions mix their kinds of errors.
 
 A loss may be any number from 0 to 1, not only 0 or 1: log(1 + a (x - q)) is concave in x, so that
-counting x as the part x of a loss of 1 takes evidence away and never adds it.
+counting x as the part x of a loss of 1 takes evidence away and never adds it. But it costs as much
+as losses of 0 or 1 with this mean: ten times the requests where losses vary little. With the sums
+of squares of the losses there are bets of a second form, whose gain is a quadratic function of the
+loss (Fan, Grama and Liu 2015, as in `sequential.bounded_mean`); the evidence is the mean over the
+bets of both forms.
 """
 
 from __future__ import annotations
@@ -36,8 +40,14 @@ from bascule.stats.sequential import (
 
 Floats = NDArray[np.float64]
 
-_SLACK = 1e-9
+_SLACK = 1e-6
+"""A prediction: sums are stored with six digits."""
+_SQUARES_SLACK = 1e-5
 _TINY = 1e-300
+_LEAST = 1e-9
+
+
+_MEAN_STAKES = np.array([0.9, 0.6, 0.4, 0.25, 0.15, 0.08, 0.04, 0.02])
 
 
 def late_proportions(
@@ -48,7 +58,10 @@ def late_proportions(
     Args:
         cohorts: In the order of time, shape (cohorts, 6): the candidate's predictions, the sum of
             their known losses, each from 0 to 1, and how many have no truth; then the same of the
-            current version. A cohort in which one arm has no predictions does not count.
+            current version. Or shape (cohorts, 8), with the sum of the squares of the known losses
+            after their sum. A prediction that is known in part counts with the known part of its
+            loss, and among those without a truth with the share that is not known. A cohort in
+            which one arm has no predictions does not count.
         margin: The difference of the mean losses that is allowed.
         alpha: One less the coverage of each end of the confidence sequence.
         bounds: Whether the confidence sequence is computed.
@@ -58,15 +71,13 @@ def late_proportions(
         prediction: too small in size while truths lack.
 
     Raises:
-        Invalid: A count is negative, or there are more losses than predictions with a truth.
+        Invalid: A count is negative, or sums that no losses from 0 to 1 have.
     """
-    counts = _checked(cohorts)
+    counts, squares = _checked(cohorts)
 
     def evidence(d: float) -> tuple[float, float]:
-        return (
-            float(_by_prefix(worst_case(counts, harm=True), d, WORSE_RATIOS).max()),
-            float(_by_prefix(worst_case(counts, harm=False), d, SAFE_RATIOS).max()),
-        )
+        worse, safe = (_by_prefix(_gains(counts, squares, d, harm=harm)) for harm in (True, False))
+        return float(worse.max()), float(safe.max())
 
     n_c, k_c, _, n_0, k_0, _ = counts.T
     weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
@@ -82,11 +93,25 @@ def decisive_cohorts(cohorts: ArrayLike, *, margin: float, harm: bool) -> int:
         margin: Likewise.
         harm: The evidence of harm, or that of safety.
     """
-    counts = worst_case(_checked(cohorts), harm=harm)
-    return int(_by_prefix(counts, margin, WORSE_RATIOS if harm else SAFE_RATIOS).argmax())
+    return int(evidence_by_cohort(cohorts, margin=margin, harm=harm).argmax())
 
 
-def worst_case(cohorts: Floats, *, harm: bool) -> Floats:
+def evidence_by_cohort(cohorts: ArrayLike, *, margin: float, harm: bool) -> Floats:
+    """The evidence of the first 0, 1, 2... cohorts, natural logarithms; see `decisive_cohorts`."""
+    return _by_prefix(_gains(*_checked(cohorts), margin, harm=harm))
+
+
+def _gains(counts: Floats, squares: Floats | None, margin: float, *, harm: bool) -> Floats:
+    """What each bet gains in each cohort, at its worst. Shape (cohorts, bets)."""
+    table = _worst_case(counts, harm=harm)
+    ratios = WORSE_RATIOS if harm else SAFE_RATIOS
+    gains = rate_log_factors(table, guesses_of(table), margin, ratios)
+    if squares is None:
+        return gains
+    return np.concatenate([gains, _mean_gains(counts, squares, margin, harm=harm)], axis=1)
+
+
+def _worst_case(cohorts: Floats, *, harm: bool) -> Floats:
     """Cohorts as counts for `sequential.two_proportions`, with the unknown ones at their worst.
 
     Shape (cohorts, 4). `harm`: at their worst for the claim that the candidate does harm.
@@ -96,20 +121,52 @@ def worst_case(cohorts: Floats, *, harm: bool) -> Floats:
     return np.stack([n_c, candidate, n_0, current], axis=-1)
 
 
-def _by_prefix(counts: Floats, margin: float, ratios: Floats) -> Floats:
+def _mean_gains(counts: Floats, squares: Floats, margin: float, *, harm: bool) -> Floats:
+    """Of bets whose gain is l y + (log(1 - l) + l) y^2, with y >= -1 linear in the loss x.
+
+    With y = w (x - centre), the gain of a loss k + v, of which v is unknown, is that of k plus
+    v (l w - 2 q w^2 centre) + q w^2 (2 k v + v^2), where q = log(1 - l) + l <= 0. With k + v <= 1
+    the last bracket is at most 2 v, so that the gain is at least that of k plus the smaller of
+    0 and u (l w - 2 q w^2 centre + 2 q w^2), u being the most that v can be.
+    """
+    n_c, k_c, u_c, n_0, k_0, u_0 = counts.T
+    known = n_0 - u_0
+    centre = (np.cumsum(k_0) - k_0 + 1.0) / (np.cumsum(known) - known + 2.0)
+    allowed = centre + margin
+    is_both = (n_c > 0) & (n_0 > 0)
+    rho = np.where(is_both, n_c / np.maximum(n_c + n_0, 1.0), 0.5)
+    if harm:
+        scale = np.minimum(rho / np.maximum(allowed, _LEAST), (1 - rho) / (1 - centre))
+    else:
+        scale = -np.minimum(rho / np.maximum(1 - allowed, _LEAST), (1 - rho) / centre)
+    stakes = _MEAN_STAKES
+    quadratic = np.log1p(-stakes) + stakes
+    gains = np.zeros((len(counts), len(stakes)))
+    for n, total, square, unknown, weight, middle in (
+        (n_c, k_c, squares[:, 0], u_c, scale / rho, allowed),
+        (n_0, k_0, squares[:, 1], u_0, -scale / (1 - rho), centre),
+    ):
+        about = weight**2 * (square - 2 * middle * total + n * middle**2)
+        gains += np.outer(weight * (total - n * middle), stakes) + np.outer(about, quadratic)
+        rise = np.outer(weight, stakes) + np.outer(2 * weight**2 * (1 - middle), quadratic)
+        gains += unknown[:, None] * np.minimum(rise, 0.0)
+    return np.where(is_both[:, None], gains, 0.0)
+
+
+def _by_prefix(gains: Floats) -> Floats:
     """The evidence of the first 0, 1, 2... cohorts, natural logarithms. Shape (cohorts + 1,).
 
     Half of the stake bets from the first cohort on; the rest is divided over later starts, so that
     cohorts whose truths never come, because an import failed for an hour, do not bury all others.
     """
-    gains = rate_log_factors(counts, guesses_of(counts), margin, ratios)
-    logs = np.concatenate([np.zeros((1, len(ratios))), np.cumsum(gains, axis=0)])
-    starts = [0, *(2**power for power in range(len(counts).bit_length()) if 2**power < len(counts))]
+    count, bets = gains.shape
+    logs = np.concatenate([np.zeros((1, bets)), np.cumsum(gains, axis=0)])
+    starts = [0, *(2**power for power in range(count.bit_length()) if 2**power < count)]
     stakes = np.array([0.5, *(0.5 / (place * (place + 1)) for place in range(1, len(starts)))])
     evidence = np.zeros((len(starts) + 1, len(logs)))
     for place, first in enumerate(starts):
         since = np.logaddexp.reduce(logs[first:] - logs[first], axis=1)
-        evidence[place, first:] = since - np.log(len(ratios))
+        evidence[place, first:] = since - np.log(bets)
     at_rest = max(1.0 - float(stakes.sum()), _TINY)
     weighted = evidence + np.log(np.append(stakes, at_rest))[:, None]
     total: Floats = np.logaddexp.reduce(weighted, axis=0)
@@ -117,14 +174,28 @@ def _by_prefix(counts: Floats, margin: float, ratios: Floats) -> Floats:
     return total
 
 
-def _checked(cohorts: ArrayLike) -> Floats:
-    counts = np.asarray(cohorts, np.float64).reshape(-1, 6)
-    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+def _checked(cohorts: ArrayLike) -> tuple[Floats, Floats | None]:
+    """Cohorts without the squares, and the squares of both arms."""
+    table = np.asarray(cohorts, np.float64)
+    width = table.shape[-1] if table.size else 6
+    if width not in (6, 8):
+        raise Invalid(f"a cohort has 6 or 8 numbers, not {width}")
+    table = table.reshape(-1, width)
+    if not (np.isfinite(table).all() and (table >= 0).all()):
         raise Invalid("counts of a cohort must be 0 or more")
+    half = width // 2
+    counts = table[:, [0, 1, half - 1, half, half + 1, width - 1]]
     for n, losses, unknown in (counts[:, :3].T, counts[:, 3:].T):
         if (losses + unknown > n + _SLACK * np.maximum(n, 1)).any():
             raise Invalid(
                 "a cohort has more losses than predictions with a truth",
                 hint="an arm of a cohort: predictions, known losses, predictions without a truth",
             )
-    return counts
+    if width == 6:
+        return counts, None
+    squares = table[:, [2, 6]]
+    for total, square, n in zip(counts.T[[1, 4]], squares.T, counts.T[[0, 3]], strict=True):
+        slack = _SQUARES_SLACK * np.maximum(n, 1)
+        if (square > total + slack).any() or (square * n < total**2 - slack * n).any():
+            raise Invalid("a cohort has squares that no losses from 0 to 1 have")
+    return counts, squares

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Invalid
+from bascule.stats.late import evidence_by_cohort
 from bascule.stats.sequential import (
     INTERVAL_REQUESTS,
     PRIOR_RATE,
@@ -129,6 +130,38 @@ def requests_to_compare_durations(
     harm = np.logaddexp.reduce(logs, axis=0) - math.log(2 * len(logs))
     log_e = np.min(logs, axis=0) if proves else harm
     return _decided(log_e >= math.log(guardrails / error), interval, share, limit)
+
+
+def requests_for_means(
+    mean: float, spread: float, harm: float, *, share: float, margin: float, level: float,
+    proves: bool, limit: int = 100_000, runs: int = 40,
+) -> Detection:  # fmt: skip
+    """How soon `late_proportions` decides about mean losses from 0 to 1 whose truths are all in.
+
+    Args:
+        mean: Of the current version.
+        spread: The standard deviation of a loss, of both versions.
+        harm: By how much the candidate's mean is higher.
+        share: As in `requests_to_roll_back`.
+        margin: As there.
+        level: The evidence that decides is 1 / level.
+        proves: Whether safety is shown, or harm.
+        limit: As above.
+        runs: As above; sums of losses are normal.
+    """
+    shape, interval = _looks(limit, runs)
+    random = np.random.default_rng(_SEED)
+    n_c = random.binomial(interval, share, shape).astype(np.float64)
+    sums: list[Floats] = []
+    for n, of_arm in ((n_c, mean + harm), (interval - n_c, mean)):
+        total = np.clip(random.normal(n * of_arm, np.sqrt(n) * spread), 0, n)
+        square = np.clip(n * (of_arm**2 + spread**2), total**2 / np.maximum(n, 1), total)
+        sums += [n, total, square, np.zeros(shape)]
+    evidence = [
+        evidence_by_cohort(cohorts, margin=margin, harm=not proves)[1:]
+        for cohorts in np.stack(sums, axis=-1)
+    ]
+    return _decided(np.array(evidence) >= -math.log(level), interval, share, limit)
 
 
 def simulated_counts(

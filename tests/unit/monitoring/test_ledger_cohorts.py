@@ -11,6 +11,7 @@ import pytest
 from tests.ledger_rows import table
 
 from bascule.monitoring.ledger import (
+    CountedLoss,
     Ledger,
     Outcomes,
     Span,
@@ -19,13 +20,24 @@ from bascule.monitoring.ledger import (
     write_segment,
 )
 from bascule.monitoring.ledger.manifest import commit, read_manifest
-from bascule.release.rollouts.counting import LOSSES, spans_of
+from bascule.release.rollouts.counting import spans_of
+from bascule.release.rollouts.losses import LABELS, Loss, loss_sql
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
 SPANS = [Span(n, T0 + timedelta(minutes=n), T0 + timedelta(minutes=n + 1)) for n in range(3)]
 
 
-def answered(home, ids, at, *, arm="candidate", labels=None, rows=None, labels_type=None):
+ACCURACY = CountedLoss(loss_sql("accuracy", LABELS, 0), "output.label")
+NUMBER = Loss("output.prediction")
+
+
+def loss_of(name, bound=1.0, loss=NUMBER, **options):
+    return CountedLoss(loss_sql(name, loss, 0), loss.output, bound, **options)
+
+
+def answered(
+    home, ids, at, *, arm="candidate", labels=None, rows=None, labels_type=None, numbers=None
+):
     """Commit a segment of answers of `gb` in one arm."""
     made = table(ids, at)
     columns = {"arm": pa.array([arm] * len(ids))}
@@ -33,6 +45,8 @@ def answered(home, ids, at, *, arm="candidate", labels=None, rows=None, labels_t
         columns["output.label"] = pa.array(labels, labels_type)
     if rows is not None:
         columns["row"] = pa.array(np.array(rows, np.int32))
+    if numbers is not None:
+        made = made.append_column("output.prediction", pa.array(numbers))
     for name, values in columns.items():
         made = made.set_column(made.column_names.index(name), name, values)
     manifest = read_manifest(home)
@@ -48,7 +62,7 @@ def truths(home, ids, values):
 
 
 def counted(home, **options):
-    options = {"arm": "candidate", "losses": [LOSSES["accuracy"]], "spans": SPANS} | options
+    options = {"arm": "candidate", "losses": [ACCURACY], "spans": SPANS} | options
     return count_cohorts(Ledger(home), model="gb", endpoint="gb", **options)
 
 
@@ -101,6 +115,110 @@ def test_a_label_may_be_written_as_another_type_than_its_truth(
     answered(tmp_path, ["a", "b"], T0, labels=labels, labels_type=kind)
     truths(tmp_path, ["a", "b"], truth)
     assert summary(tmp_path) == [(0, 2, 0.0, wrong)]
+
+
+def test_losses_of_numbers_are_cut_at_their_bound_and_say_how_many_were(tmp_path):
+    answered(tmp_path, ["a", "b", "c", "d"], T0, numbers=[1.0, 2.0, 9.0, np.nan])
+    truths(tmp_path, ["a", "b", "c", "d"], [1.5, 4.0, 1.0, 1.0])
+    losses = [
+        loss_of("mae", 2.0), loss_of("mse", 100.0), loss_of("pinball0.9", 10.0),
+        loss_of("mape", 1.0),
+    ]  # fmt: skip
+    (count,) = counted(tmp_path, losses=losses)
+    assert (count.predictions, count.unknown) == (4, 0.0)
+    assert count.losses == pytest.approx(
+        (
+            0.25 + 1 + 1 + 1, 0.0025 + 0.04 + 0.64 + 1, 0.045 + 0.18 + 0.08 + 1,
+            0.5 / 1.5 + 0.5 + 1 + 1,
+        ),
+        abs=1e-5,
+    )  # fmt: skip
+    assert count.squares[0] == pytest.approx(0.0625 + 3)
+    assert count.cut == (2.0, 1.0, 1.0, 2.0)
+
+
+def test_a_truth_without_a_loss_counts_as_unknown(tmp_path):
+    """A relative error of 0 and the error of a text have no value."""
+    answered(tmp_path, ["a", "b", "c"], T0, numbers=[1.0, 2.0, 3.0])
+    truths(tmp_path, ["a", "b", "c"], ["0", "high", "4"])
+    (count,) = counted(tmp_path, losses=[loss_of("mape")])
+    assert (count.predictions, count.unknown, *count.losses) == (3, 2.0, 0.25)
+
+
+def test_answers_whose_callers_asked_for_other_outputs_do_not_count(tmp_path):
+    answered(tmp_path, ["a", "b"], T0, labels=[1, None], labels_type=pa.int64())
+    truths(tmp_path, ["a", "b"], [0, 0])
+    assert summary(tmp_path) == [(0, 1, 0.0, 1.0)]
+
+
+def test_costs_are_those_of_a_column(tmp_path):
+    """The fixture's `input.x` is the place of the row."""
+    answered(tmp_path, ["a", "b", "c"], T0, labels=[0, 1, 1])
+    truths(tmp_path, ["a", "b", "c"], [1, 0, 1])
+    (of_labels,) = counted(
+        tmp_path, losses=[loss_of("cost.x", 10.0, Loss("output.label", cost="input.x"))]
+    )
+    assert of_labels.losses == (0.1,)
+
+
+def with_probabilities(home, ids, shares, at=T0, arm="candidate"):
+    answered(home, ids, at, arm=arm)
+    manifest = read_manifest(home)
+    made = table(ids, at).set_column(6, "arm", pa.array([arm] * len(ids)))
+    values = pa.array([[1 - share, share] for share in shares], pa.list_(pa.float64(), 2))
+    made = made.append_column("output.probabilities", values)
+    segment = manifest.segments.pop()
+    manifest.segments.append(
+        write_segment(home, made, "gb", "1", "2026-11-01", "p-" + segment.file.rsplit("/")[-1])
+    )
+    commit(home, manifest)
+
+
+PAIR = Loss("output.probabilities", classes=(("no", "yes"), ("no", "yes")))
+
+
+def test_the_log_loss_is_that_of_the_true_class_and_an_unknown_class_costs_the_bound(tmp_path):
+    with_probabilities(tmp_path, ["a", "b", "c"], [0.8, 0.8, 0.8])
+    truths(tmp_path, ["a", "b", "c"], ["yes", "no", "perhaps"])
+    (count,) = counted(tmp_path, losses=[loss_of("log_loss", 4.0, PAIR)])
+    assert count.losses[0] == pytest.approx((-np.log(0.8) - np.log(0.2)) / 4 + 1, abs=1e-5)
+    assert count.cut == (1.0,)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (False, True), (0.0, 1.0), ("0", "1")])
+def test_classes_are_found_whatever_their_type(tmp_path, classes):
+    with_probabilities(tmp_path, ["a", "b"], [0.8, 0.8])
+    truths(tmp_path, ["a", "b"], ["1", "0"])
+    loss = Loss("output.probabilities", classes=(classes, classes))
+    (count,) = counted(tmp_path, losses=[loss_of("log_loss", 4.0, loss)])
+    assert count.losses[0] == pytest.approx((-np.log(0.8) - np.log(0.2)) / 4, abs=1e-5)
+
+
+def test_pairs_stay_as_they_are_when_truths_come_and_lose_where_the_negative_scores_higher(
+    tmp_path,
+):
+    random = np.random.default_rng(0)
+    ids = [f"p{number}" for number in range(2_000)]
+    is_yes = random.random(2_000) < 0.3
+    scores = np.clip(random.normal(0.4 + 0.2 * is_yes, 0.15), 0, 1).round(2)
+    with_probabilities(tmp_path, ids, scores)
+    loss = loss_of("roc_auc", 1.0, PAIR, of_pairs=True)
+    (nothing,) = counted(tmp_path, losses=[loss])
+    assert nothing.pairs == ((1_000, 1_000),)
+    words = np.where(is_yes, "yes", "no").tolist()
+    truths(tmp_path, ids[:1_000], words[:1_000])
+    (half,) = counted(tmp_path, losses=[loss])
+    truths(tmp_path, ids[1_000:], words[1_000:])
+    (full,) = counted(tmp_path, losses=[loss, ACCURACY][:1])
+    (pairs, unknown), (known, _) = half.pairs[0], full.pairs[0]
+    assert unknown > 500
+    assert pairs - unknown < known
+    assert full.pairs[0][1] == 0
+    assert 0.35 * 1_000 < known < 0.49 * 1_000
+    assert half.losses[0] <= full.losses[0] <= half.losses[0] + unknown
+    yes, no = scores[is_yes][:, None], scores[~is_yes]
+    area = (yes > no).mean() + (yes == no).mean() / 2
+    assert full.losses[0] / known == pytest.approx(1 - area, abs=4 * 0.4 / np.sqrt(known))
 
 
 def test_a_sample_waits_for_the_ids_that_python_and_sql_choose_alike(tmp_path):

@@ -92,9 +92,9 @@ def test_what_the_facts_leave_open_is_a_question(changes, question):
 
 def test_a_guard_on_accuracy_leaves_no_question_about_outcomes():
     guarded = replace(ABORTED, guards=["errors +1 pp", "accuracy -2 pp"])
-    assert any("guard on accuracy" in one for one in draft(FACTS).questions)
+    assert any("guard on outcomes" in one for one in draft(FACTS).questions)
     questions = draft(replace(FACTS, attempts=[guarded])).questions
-    assert not any("guard on accuracy" in one for one in questions)
+    assert not any("guard on outcomes" in one for one in questions)
 
 
 def test_the_page_has_the_facts_and_a_users_text_is_no_markup():

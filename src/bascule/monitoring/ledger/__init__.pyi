@@ -18,8 +18,10 @@ from .blocks import (
 from .callers import CallerCount as CallerCount, callers_of as callers_of
 from .cohorts import (
     CohortCount as CohortCount,
+    CountedLoss as CountedLoss,
     Span as Span,
     count_cohorts as count_cohorts,
+    losses_of_rows as losses_of_rows,
     outcome_draw as outcome_draw,
 )
 from .compaction import Compaction as Compaction

@@ -7,28 +7,66 @@ counts once, with the mean of its rows; its rows without a truth count by their 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bascule.core import Columns
+from bascule.monitoring.ledger.outcomes import numbers_of
 from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quoted
 
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
-_COUNTED = """
-WITH answered AS (
-    SELECT id, time, truth_received_at IS NOT NULL AS is_known, {columns}
+_OF_ARM = """
     FROM newest_predictions
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
-        AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {sampled}
+        AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {chosen}
+"""
+_COUNTED = (
+    """
+WITH answered AS (
+    SELECT id, time, truth_received_at IS NOT NULL AS is_known{columns}"""
+    + _OF_ARM
+    + """
 ), requests AS (
-    SELECT min(time) AS time, avg(CAST(NOT is_known AS INT)) AS unknown, {means}
+    SELECT min(time) AS time, avg(CAST(NOT {is_known} AS INT)) AS unknown{means}
     FROM answered GROUP BY id
 )
-SELECT number, count(*) AS predictions, sum(unknown) AS unknown, {sums}
+SELECT number, count(*) AS predictions, sum(unknown) AS unknown{sums}
 FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start) ON requests.time >= spans.start
 GROUP BY number ORDER BY number
 """
+)
+_PAIRED = (
+    """
+WITH answered AS (
+    SELECT id, time, CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
+    + _OF_ARM
+    + """ AND "row" = 0
+), placed AS (
+    SELECT number, answer.score AS score, answer.positive AS positive,
+        row_number() OVER (PARTITION BY number ORDER BY sha256(id), id) - 1 AS place
+    FROM answered ASOF JOIN (VALUES {spans}) AS spans(number, start)
+        ON answered.time >= spans.start
+), pairs AS (
+    SELECT number, count(positive) < 2 AS is_unknown, sum(positive) = 1 AS is_mixed,
+        max(score) FILTER (positive = 1) AS high, max(score) FILTER (positive = 0) AS low
+    FROM placed GROUP BY number, place // 2 HAVING count(*) = 2
+)
+SELECT number, count(*) FILTER (is_unknown OR is_mixed) AS pairs,
+    count(*) FILTER (is_unknown) AS unknown,
+    CAST(coalesce(sum(CASE WHEN isnan(high) OR isnan(low) OR high < low THEN 1 WHEN high = low
+        THEN 0.5 ELSE 0 END) FILTER (NOT is_unknown AND is_mixed), 0) AS DOUBLE) AS lost
+FROM pairs GROUP BY number ORDER BY number
+"""
+)
+"""Neighbours in the order of a hash of the id are a pair, whatever their truths: so truths that
+come later move no other pair. A pair of one class says nothing and is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +79,27 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class CountedLoss:
+    """What a prediction loses.
+
+    Attributes:
+        sql: Over a row of `newest_predictions` with a truth: a number of 0 or more, NULL where the
+            truth has no loss, so that it counts as unknown. Of pairs: a struct of the `score` and
+            of 1 or 0 as `positive`.
+        output: The column with the answer; rows without, whose callers asked for other outputs
+            alone, do not count.
+        bound: A larger loss, and one that is NaN, counts as this.
+        of_pairs: Whether the loss is that of a pair of two requests, by their first rows: 1 where
+            a negative has a higher score than a positive, 0.5 where both scores are the same.
+    """
+
+    sql: str
+    output: str
+    bound: float = 1.0
+    of_pairs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CohortCount:
     """The predictions of one arm in one span, with the newest truths about them.
 
@@ -48,18 +107,24 @@ class CohortCount:
         number: Of the span.
         predictions: Requests.
         unknown: Of them, those without a truth.
-        losses: The sum of the known losses, by loss.
+        losses: The sum of the known losses in units of their bounds, by loss.
+        squares: The sum of their squares.
+        cut: How many requests had a loss over its bound.
+        pairs: By loss: pairs, and those without a truth; both 0 for a loss that is not of pairs.
     """
 
     number: int
     predictions: int
     unknown: float
     losses: tuple[float, ...]
+    squares: tuple[float, ...]
+    cut: tuple[float, ...]
+    pairs: tuple[tuple[int, int], ...]
 
 
 def count_cohorts(
     ledger: Ledger, *, model: str, endpoint: str, arm: str, spans: Sequence[Span],
-    losses: Sequence[str], sample: float = 1.0,
+    losses: Sequence[CountedLoss], sample: float = 1.0,
 ) -> list[CohortCount]:  # fmt: skip
     """Count the predictions of an arm, and what is known of them now.
 
@@ -69,8 +134,7 @@ def count_cohorts(
         endpoint: That was asked.
         arm: Its name.
         spans: In the order of time, without gaps.
-        losses: What each prediction lost, from 0 to 1: expressions over a row of
-            `newest_predictions`, which are read where there is a truth.
+        losses: Of each prediction.
         sample: The share of ids that get outcomes, by `outcome_draw`.
 
     Raises:
@@ -78,30 +142,114 @@ def count_cohorts(
     """
     if not spans:
         return []
-    numbered = list(enumerate(losses))
     first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
-    sql = _COUNTED.format(
-        endpoint=quoted(endpoint), arm=quoted(arm), first=first.isoformat(), last=last.isoformat(),
-        columns=", ".join(
-            f"CASE WHEN truth_received_at IS NULL THEN 0 ELSE CAST({loss} AS DOUBLE) END AS l{n}"
-            for n, loss in numbered
+    days = str(first.date()), str(last.date())
+    outputs = dict.fromkeys(loss.output for loss in losses)
+    chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
+    common = {
+        "endpoint": quoted(endpoint), "arm": quoted(arm), "first": first.isoformat(),
+        "last": last.isoformat(),
+        "chosen": " ".join(
+            [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
         ),
-        means=", ".join(f"avg(l{n}) AS l{n}" for n, _ in numbered),
-        sums=", ".join(f"sum(l{n}) AS l{n}" for n, _ in numbered),
-        sampled=f"AND outcome_draw(id) < {sample!r}" if sample < 1 else "",
-        spans=", ".join(
+        "spans": ", ".join(
             f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}')"
             for span in spans
         ),
-    )  # fmt: skip
-    rows = ledger.query(sql, model=model, days=(str(first.date()), str(last.date()))).to_pylist()
-    return [
-        CohortCount(
-            row["number"], row["predictions"], round(row["unknown"], _DIGITS),
-            tuple(round(row[f"l{n}"], _DIGITS) for n, _ in numbered),
+    }  # fmt: skip
+    paired = {
+        place: {
+            row["number"]: row
+            for row in ledger.query(
+                _PAIRED.format(loss=loss.sql, **common), model=model, days=days
+            ).to_pylist()
+        }
+        for place, loss in enumerate(losses)
+        if loss.of_pairs
+    }
+    plain = {place: loss for place, loss in enumerate(losses) if not loss.of_pairs}
+    rows = ledger.query(_counted_sql(plain, common), model=model, days=days).to_pylist()
+    counts = []
+    for row in rows:
+        by_place = {
+            place: by_number.get(row["number"], {"pairs": 0, "unknown": 0, "lost": 0.0})
+            for place, by_number in paired.items()
+        }
+        sums = [
+            (by_place[n]["lost"], 0.0, 0.0) if n in by_place
+            else tuple(round(row[f"{sum_of}{n}"], _DIGITS) for sum_of in "lsc")
+            for n in range(len(losses))
+        ]  # fmt: skip
+        known, squares, cut = zip(*sums, strict=True) if sums else ((), (), ())
+        pairs = [
+            (by_place[n]["pairs"], by_place[n]["unknown"]) if n in by_place else (0, 0)
+            for n in range(len(losses))
+        ]
+        counts.append(
+            CohortCount(
+                row["number"], row["predictions"], round(row["unknown"], _DIGITS),
+                known, squares, cut, tuple(pairs),
+            )
+        )  # fmt: skip
+    return counts
+
+
+def _counted_sql(losses: Mapping[int, CountedLoss], common: Mapping[str, str]) -> str:
+    is_known = " AND ".join(["is_known", *(f"r{n} IS NOT NULL" for n in losses)])
+    of_row = [
+        part
+        for n, loss in losses.items()
+        for part in (
+            f", avg(CASE WHEN {is_known} THEN least(r{n}, {loss.bound!r}) / {loss.bound!r} "
+            f"ELSE 0 END) AS l{n}",
+            f", avg(CAST({is_known} AND r{n} > {loss.bound!r} AS INT)) AS c{n}",
         )
-        for row in rows
-    ]  # fmt: skip
+    ]
+    return _COUNTED.format(
+        is_known=f"({is_known})",
+        columns="".join(
+            f", CASE WHEN truth_received_at IS NOT NULL THEN CAST({loss.sql} AS DOUBLE) END AS r{n}"
+            for n, loss in losses.items()
+        ),
+        means="".join(of_row),
+        sums="".join(
+            f", sum(l{n}) AS l{n}, sum(l{n} * l{n}) AS s{n}, sum(c{n}) AS c{n}" for n in losses
+        ),
+        **common,
+    )
+
+
+def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray[np.float64]:
+    """What rows outside of the ledger lose: those of a held-out table.
+
+    Args:
+        loss: See `CountedLoss.sql`.
+        columns: By the names of the ledger: `output.label`.
+        truths: Numbers, texts or booleans. Shape (rows,).
+
+    Returns:
+        The losses that have a value, NaN among them.
+    """
+    import duckdb
+
+    listed = pa.array(truths.tolist())
+    table = pa.table(
+        {
+            "truth": listed.cast(pa.string()), "truth_number": numbers_of(listed),
+            **{
+                name: pa.array(values.tolist()) for name, values in columns.items()
+            },
+        }
+    )  # fmt: skip
+    with duckdb.connect() as connection:
+        connection.register("answered", table)
+        found = connection.sql(f"SELECT CAST({loss} AS DOUBLE) AS loss FROM answered")
+        losses: NDArray[np.float64] = found.to_arrow_table()["loss"].drop_null().to_numpy()
+    return losses
+
+
+def _quoted_column(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def outcome_draw(prediction_id: str) -> float:

@@ -136,7 +136,7 @@ class Outcomes:
         made = pa.table(
             [
                 names, rows, pa.repeat(model, len(names)), truths.cast(pa.string()),
-                _numbers(truths), times.filter(good),
+                numbers_of(truths), times.filter(good),
                 pa.repeat(pa.scalar(received_at, SCHEMA.field("received_at").type), len(names)),
                 pa.array(range(len(names)), pa.int64()),
             ],
@@ -399,7 +399,7 @@ def _split(ids: Sequence[str]) -> tuple[pa.Array, pa.Array]:
     return pa.array(names, pa.string()), pa.array(rows, pa.int32())
 
 
-def _numbers(truths: pa.Array) -> pa.Array:
+def numbers_of(truths: pa.Array) -> pa.Array:
     """The truths that are numbers, and texts that are; see `outcome_lines.number_of`."""
     if pa.types.is_string(truths.type) or pa.types.is_large_string(truths.type):
         is_number = pc.match_substring_regex(truths, NUMBER)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from bascule.release.rollouts import parse_guard
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -177,8 +179,9 @@ def _questions(facts: Facts, suspects: Sequence[Suspect]) -> Iterator[str]:
             "The ledger has no answers of this endpoint, so callers are unknown. Should "
             "monitoring.ledger be on?"
         )
-    if suspects and not any("accuracy" in guard for one in facts.attempts for guard in one.guards):
-        yield "No rollout had a guard on accuracy. Do outcomes of these requests arrive in time?"
+    guards = [parse_guard(guard) for attempt in facts.attempts for guard in attempt.guards]
+    if suspects and not any(guard.is_on_outcomes for guard in guards):
+        yield "No rollout had a guard on outcomes. Do outcomes of these requests arrive in time?"
     if not facts.receipts:
         yield "No notification was sent. Which receiver should have had one?"
     for receipt in facts.receipts:

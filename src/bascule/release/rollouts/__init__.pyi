@@ -39,6 +39,7 @@ from .guards import (
     limits_of as limits_of,
     parse_guard as parse_guard,
 )
+from .losses import Loss as Loss
 from .plan import (
     STRATEGIES as STRATEGIES,
     Decision as Decision,
@@ -47,6 +48,7 @@ from .plan import (
     Shares as Shares,
     check_rollout as check_rollout,
 )
+from .preparing import Recording as Recording, prepare as prepare
 from .remote import RemoteRollouts as RemoteRollouts
 from .states import (
     FINAL as FINAL,

@@ -33,6 +33,7 @@ from bascule.release.rollouts.guards import (
     check_limits,
     parse_guard,
 )
+from bascule.release.rollouts.losses import RATES
 from bascule.release.rollouts.plan import Decision, Rollout, Shares, check_rollout
 from bascule.release.rollouts.states import FINAL, Aborted, Running, State
 from bascule.release.rollouts.store import (
@@ -151,12 +152,22 @@ class Rollouts:
         endpoints: Endpoints,
         *,
         defaults: Mapping[str, Any] | None = None,
+        prepare: Callable[[Rollout], Rollout] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`defaults`: fields of requests, from the settings; `needs_approval` is a rule."""
+        """Open the rollouts.
+
+        Args:
+            store: Where they are.
+            endpoints: Of the same catalogue.
+            defaults: Fields of requests, from the settings; `needs_approval` is a rule.
+            prepare: See `preparing.prepare`; without it, guards that need a scale are refused.
+            clock: Now.
+        """
         self.store = store
         self.endpoints = endpoints
         self._defaults = defaults or {}
+        self._prepare = prepare or _refuse_scales
         self._clock = clock
 
     def asks_approver(self, endpoint: str) -> bool:
@@ -244,7 +255,7 @@ class Rollouts:
                 "seconds, if a server was started just now",
             )
         self.endpoints.check_in_use(before.current.version)
-        rollout = self._rollout(chosen, before, deployed.plan)
+        rollout = self._prepare(self._rollout(chosen, before, deployed.plan))
         check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
         if not dry_run:
@@ -400,6 +411,13 @@ class Rollouts:
 
     def _is_stored(self, endpoint: str) -> bool:
         return any(one.name == endpoint for one in self.endpoints.endpoints())
+
+
+def _refuse_scales(rollout: Rollout) -> Rollout:
+    for guard in rollout.guards:
+        if guard.is_on_outcomes and guard.name not in RATES:
+            raise Invalid(f"{guard.name} cannot be counted: the bundle of its version is not here")
+    return rollout
 
 
 def superseded(stored: StoredRollout, plan: Plan, now: datetime) -> Decision:

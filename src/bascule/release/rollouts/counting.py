@@ -10,25 +10,16 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from bascule.endpoints import CANDIDATE, CURRENT
-from bascule.monitoring.ledger import CohortCount, Ledger, Span, count_cohorts
+from bascule.monitoring.ledger import CohortCount, CountedLoss, Ledger, Span, count_cohorts
 from bascule.release.rollouts.evidence import Cohort, CohortArm
+from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.losses import loss_sql
 from bascule.release.rollouts.plan import Rollout
 
 _LEAST_SPAN_S = 5.0
 _GROWTH = 0.01
 _SETTLED_S = 2.0
 """A span is counted when it ended so long ago: its last answers are written by then."""
-
-LOSSES = {
-    "accuracy": """CASE
-        WHEN typeof("output.label") = 'BOOLEAN'
-            THEN TRY_CAST(truth AS BOOLEAN) IS DISTINCT FROM TRY_CAST("output.label" AS BOOLEAN)
-        ELSE CAST("output.label" AS VARCHAR) <> truth
-            AND NOT coalesce(TRY_CAST("output.label" AS DOUBLE) = truth_number, FALSE)
-        END""",
-}
-"""By guard: what an answer loses, from 0 to 1, in SQL over a prediction and its truth. A label may
-be written as another type than its truth: 1, 1.0 and "1" are the same."""
 
 
 def spans_of(
@@ -63,15 +54,17 @@ def count_outcomes(
 ) -> list[Cohort]:
     """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`."""
     spans = spans_of(rollout.started_at, stages, now)
-    losses = [LOSSES[guard.name] for guard in rollout.guards if guard.is_on_outcomes]
     current, candidate = (
         _arms(
             count_cohorts(
-                ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=arm,
-                spans=[span for span, _ in spans], losses=losses, sample=rollout.outcomes_sample,
+                ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
+                spans=[span for span, _ in spans], losses=counted_losses(rollout.guards, arm),
+                sample=rollout.outcomes_sample,
             )
         )
-        for arm, version in ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
+        for arm, (name, version) in enumerate(
+            ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
+        )
     )  # fmt: skip
     return [
         Cohort(
@@ -83,7 +76,24 @@ def count_outcomes(
     ]  # fmt: skip
 
 
+def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
+    """What the ledger counts for the guards on outcomes; `arm`: see `loss_sql`."""
+    return [
+        CountedLoss(
+            loss_sql(guard.name, guard.measure, arm), guard.measure.output, guard.measure.bound,
+            of_pairs=guard.is_of_pairs,
+        )
+        for guard in guards
+        if guard.is_on_outcomes
+    ]  # fmt: skip
+
+
 def _arms(counts: Iterable[CohortCount]) -> dict[int, CohortArm]:
     return {
-        count.number: CohortArm(count.predictions, count.unknown, count.losses) for count in counts
-    }
+        count.number: CohortArm(
+            count.predictions, count.unknown, count.losses, count.squares,
+            count.cut if any(count.cut) else (),
+            count.pairs if any(map(any, count.pairs)) else (),
+        )
+        for count in counts
+    }  # fmt: skip

@@ -14,7 +14,8 @@ from typing import Literal, Protocol, TypeVar, cast
 
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
-from bascule.release.rollouts.facts import Facts, harm, observed
+from bascule.release.rollouts.facts import Facts, harm, observed, shown_losses
+from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.loading import given_up, load_trouble
 from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, Shares
 from bascule.release.rollouts.states import (
@@ -73,7 +74,8 @@ def start(rollout: Rollout, now: datetime) -> Decision:
     return Decision(
         state=state, shares=shares,
         sentence=f"{rollout.candidate} begins with {what} of the requests of {rollout.endpoint} "
-        f"({rollout.strategy}, against {rollout.current}; guards: {guards})",
+        f"({rollout.strategy}, against {rollout.current}; guards: {guards})"
+        + "".join(_scale_said(rollout, guard) for guard in rollout.guards),
     )  # fmt: skip
 
 
@@ -233,6 +235,17 @@ def replay(
 def _strategy(rollout: Rollout) -> Strategy:
     file = _FILES[rollout.strategy]
     return cast(Strategy, import_module(f"bascule.release.rollouts.strategies.{file}"))
+
+
+def _scale_said(rollout: Rollout, guard: Guard) -> str:
+    loss = guard.measure
+    if not guard.is_on_outcomes or not loss.rows:
+        return ""
+    name, level = shown_losses(guard, loss.level / loss.bound)
+    return (
+        f"; the {name} of {rollout.current} is {level:.4g} on its {loss.rows:,} held-out rows, and "
+        f"a loss over {loss.bound:.4g} counts as that"
+    )
 
 
 def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> tuple[State, str]:

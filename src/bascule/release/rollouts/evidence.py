@@ -10,7 +10,7 @@ stored decision can be computed again from the intervals and the revision that i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from bascule.stats import INTERVAL_REQUESTS
 from bascule.stats.durations import CLASSES, beyond, dense, sparse
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 FIELDS = ("requests", "errors", "fallbacks")
 
@@ -61,11 +62,17 @@ class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
         unknown: Of them, those without a truth; a request of several rows counts by their share.
         losses: By the rollout's guards on outcomes, in their order: the sum of the known losses,
             each from 0 to 1.
+        squares: The sum of their squares, likewise.
+        cut: The requests of which a loss was cut at its bound, likewise.
+        pairs: Of a guard on pairs, likewise: the pairs, and those without a truth.
     """
 
     predictions: int = 0
     unknown: float = 0.0
     losses: tuple[float, ...] = ()
+    squares: tuple[float, ...] = ()
+    cut: tuple[float, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -224,23 +231,49 @@ def slow_column(arm: int, of: int, limit: int = -1) -> int:
     return arm + _SLOW + of * _CLASS + 1 + limit
 
 
-def cohorts_of(cohorts: Sequence[Cohort], place: int) -> Floats:
+def cohorts_of(
+    cohorts: Sequence[Cohort], place: int, *, with_squares: bool = False, of_pairs: bool = False
+) -> Floats:
     """Cohorts as `stats.late_proportions` reads them, neighbours joined as in `grouped`.
 
     Args:
         cohorts: In the order of time.
         place: Of the guard among the guards on outcomes.
+        with_squares: Whether the sums of squares are given as well.
+        of_pairs: Whether pairs are counted in place of predictions.
     """
-    rows = [
-        (one.stage, *_late(one.candidate, place), *_late(one.current, place)) for one in cohorts
-    ]
-    table = np.array(rows, np.float64).reshape(-1, 7)
-    return _grouped(table[:, 0], table[:, 1:], (0, 3), INTERVAL_REQUESTS)
+
+    def row(arm: CohortArm) -> tuple[float, ...]:
+        n, unknown = arm.predictions, arm.unknown
+        if of_pairs:
+            n, unknown = _at(arm.pairs, place, (0, 0))
+        squares = (_at(arm.squares, place, 0.0),) if with_squares else ()
+        return n, _at(arm.losses, place, 0.0), *squares, unknown
+
+    width = 8 if with_squares else 6
+    rows = [(cohort.stage, *row(cohort.candidate), *row(cohort.current)) for cohort in cohorts]
+    table = np.array(rows, np.float64).reshape(-1, 1 + width)
+    return _grouped(table[:, 0], table[:, 1:], (0, width // 2), INTERVAL_REQUESTS)
 
 
-def _late(arm: CohortArm, place: int) -> tuple[float, float, float]:
-    loss = arm.losses[place] if place < len(arm.losses) else 0.0
-    return arm.predictions, loss, arm.unknown
+def _at(values: tuple[T, ...], place: int, default: T) -> T:
+    return values[place] if place < len(values) else default
+
+
+def known_loss(arm: CohortArm, place: int, *, of_pairs: bool) -> tuple[float, float]:
+    """The predictions (or pairs) with a truth, and the sum of their losses; see `cohorts_of`."""
+    n, unknown = _at(arm.pairs, place, (0, 0)) if of_pairs else (arm.predictions, arm.unknown)
+    return n - unknown, _at(arm.losses, place, 0.0)
+
+
+def cut_shares(cohorts: Sequence[Cohort], place: int) -> tuple[float, float]:
+    """The share of the known losses of a guard that were cut: the candidate's, the current's."""
+    shares = []
+    for arms in ([cohort.candidate for cohort in cohorts], [cohort.current for cohort in cohorts]):
+        cut = sum(_at(arm.cut, place, 0.0) for arm in arms)
+        known = sum(arm.predictions - arm.unknown for arm in arms)
+        shares.append(cut / max(known, 1.0))
+    return shares[0], shares[1]
 
 
 def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQUESTS) -> Floats:

@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
+from typing import Any
 
 from bascule.release.rollouts.answers import AnswersEvidence
-from bascule.release.rollouts.evidence import CANDIDATE, CURRENT, Cohort, Floats, column
-from bascule.release.rollouts.guards import Verdict, judge
+from bascule.release.rollouts.evidence import (
+    CANDIDATE,
+    CURRENT,
+    Cohort,
+    Floats,
+    column,
+    known_loss,
+)
+from bascule.release.rollouts.guards import Guard, Verdict, judge
+from bascule.release.rollouts.losses import RATES
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import culprits, log_mean
 
@@ -30,8 +39,8 @@ class Facts:
         requests: Of both arms since the start.
         candidate_requests: Of the candidate since the start.
         stage_requests: Of the candidate in the stage that is asked about.
-        rewards: Right answers, and answers, of the current version and the candidate, in the
-            cohorts whose truths are in.
+        rewards: What is not lost of the answers (or pairs), by the first guard on outcomes, and the
+            answers, of the current version and the candidate, in the cohorts whose truths are in.
         truths_after_s: The age from which on cohorts have their truths; None where none has.
         now: The moment.
         held: Why the answers of the candidate ask for a person; empty where they do not.
@@ -55,8 +64,10 @@ class Facts:
         """Whether the evidence of harm is half way, in logarithms, to a rollback."""
         return self.log_e_harm >= -math.log(alpha) / 2
 
-    def of(self, name: str) -> Verdict:
-        return next(one for one in self.verdicts if one.guard.name == name)
+    @property
+    def outcomes(self) -> Verdict:
+        """Of the first guard on outcomes, by which `ab` and `bandit` call a version better."""
+        return next(verdict for verdict in self.verdicts if verdict.guard.is_on_outcomes)
 
     @property
     def log_e(self) -> dict[str, float]:
@@ -128,15 +139,17 @@ def _pairs_said(answers: AnswersEvidence) -> str:
 
 
 def _rewards(rollout: Rollout, cohorts: Sequence[Cohort]) -> tuple[Pair, Pair]:
-    names = [guard.name for guard in rollout.guards if guard.is_on_outcomes]
-    place = names.index("accuracy") if "accuracy" in names else 0
-    right, judged = [0.0, 0.0], [0.0, 0.0]
-    for cohort in filter(_is_complete, cohorts):
-        for side, arm in enumerate((cohort.current, cohort.candidate)):
-            known = arm.predictions - arm.unknown
-            judged[side] += known
-            right[side] += known - (arm.losses[place] if place < len(arm.losses) else 0.0)
-    return (round(right[0]), round(right[1])), (round(judged[0]), round(judged[1]))
+    guard = next((guard for guard in rollout.guards if guard.is_on_outcomes), None)
+    if guard is None:
+        return (0, 0), (0, 0)
+    complete = list(filter(_is_complete, cohorts))
+    arms = [[getattr(cohort, name) for cohort in complete] for name in ("current", "candidate")]
+    kept, judged = [], []
+    for arm in arms:
+        sums = [known_loss(cohort, 0, of_pairs=guard.is_of_pairs) for cohort in arm]
+        judged.append(round(sum(known for known, _ in sums)))
+        kept.append(round(sum(known - lost for known, lost in sums)))
+    return (kept[0], kept[1]), (judged[0], judged[1])
 
 
 def _is_complete(cohort: Cohort) -> bool:
@@ -202,15 +215,43 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
 
 def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
     """Predictions without a truth are counted at their worst for what the evidence shows."""
+    guard = verdict.guard
     least, most = "at least ", "at most "
     if verdict.evidence.log_e_worse < verdict.evidence.log_e_safe:
         least, most = most, least
     if not verdict.unknown:
         least = most = ""
+    if guard.name == "accuracy":
+        return (
+            f"{least}{verdict.candidate:.2%} of the answers of {rollout.candidate} were wrong, and "
+            f"{most}{verdict.current:.2%} of {rollout.current} (allowed {guard})"
+        )
+    if guard.is_of_pairs:
+        return (
+            f"the {guard.name} of {rollout.candidate} is {most}{1 - verdict.candidate:.4f}, and "
+            f"that of {rollout.current} {least}{1 - verdict.current:.4f} (allowed {guard})"
+        )
+    name, candidate, current = shown_losses(guard, verdict.candidate, verdict.current)
+    allowed = guard.rate_margin * guard.measure.bound
     return (
-        f"{least}{verdict.candidate:.2%} of the answers of {rollout.candidate} were wrong, and "
-        f"{most}{verdict.current:.2%} of {rollout.current} (allowed {verdict.guard})"
+        f"the {name} of {rollout.candidate} is {least}{candidate:.4g}, and that of "
+        f"{rollout.current} {most}{current:.4g} (allowed {guard}: a {guard.name} {allowed:.3g} "
+        f"higher); {verdict.cut[0]:.1%} and {verdict.cut[1]:.1%} of the losses were over "
+        f"{guard.measure.bound:.4g} and count as that"
     )
+
+
+def shown_losses(guard: Guard, *losses: float) -> tuple[Any, ...]:
+    """The name under which people read a loss, and losses in the unit of that name."""
+    scaled = [loss * guard.measure.bound for loss in losses]
+    return ("rmse", *map(math.sqrt, scaled)) if guard.name == "mse" else (guard.name, *scaled)
+
+
+def gap_said(guard: Guard, difference: float) -> str:
+    """A difference of rates or of mean losses in words."""
+    if guard.is_on_outcomes and guard.name not in RATES:
+        return f"{difference * guard.measure.bound:.3g} of {guard.name}"
+    return f"{difference:.2%}"
 
 
 def not_shown(rollout: Rollout, verdict: Verdict) -> str:
@@ -268,7 +309,7 @@ def _least_said(verdict: Verdict) -> str:
     has_other_words = verdict.answers is not None or verdict.unusable[0] > 0
     if verdict.guard.harmed or verdict.guard.name == "disagreement" or has_other_words:
         return ""
-    return f", a difference of {max(verdict.bounded().lower, 0):.2%} at least"
+    return f", a difference of {gap_said(verdict.guard, max(verdict.bounded().lower, 0))} at least"
 
 
 def odds(log_e: float) -> str:

@@ -10,6 +10,7 @@ from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import (
     Detection,
+    requests_for_means,
     requests_to_compare_durations,
     requests_to_promote,
     requests_to_roll_back,
@@ -21,6 +22,8 @@ _HARMS = (0.01, 0.02, 0.05)
 _UNKNOWN_RATES = {
     "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01, "answers": 0.5,
 }  # fmt: skip
+_HIGHER = (0.1, 0.25, 0.5)
+"""Of the current version's mean loss, beyond the margin."""
 _SLOWER = (1.25, 1.5, 2.0)
 """Of what a guard of latency allows."""
 
@@ -35,6 +38,7 @@ class Forecast(msgspec.Struct, frozen=True):
             for an equal version.
         detection: When harm is found; for an equal version, when it is promoted.
         sentence: The same in words.
+        is_measured: Whether the rate is that of held-out rows, a mean loss.
     """
 
     guard: str
@@ -42,6 +46,7 @@ class Forecast(msgspec.Struct, frozen=True):
     harm: float
     detection: Detection
     sentence: str
+    is_measured: bool = False
 
 
 def forecast(
@@ -61,6 +66,9 @@ def forecast(
     for guard in rollout.guards:
         if guard.harmed:
             lines += _latency(rollout, guard, first, last, requests, runs // 2)  # ten quantiles
+            continue
+        if guard.is_on_outcomes and guard.name != "accuracy":
+            lines += _losses(rollout, guard, first, last, requests)
             continue
         rate = rates.get(guard.name, _UNKNOWN_RATES.get(guard.name, 0.01))
         if guard.name != "disagreement":
@@ -102,6 +110,33 @@ def _latency(
     )  # fmt: skip
     spread = f", where durations are spread as a log-normal law of sigma {SPREAD:g}"
     return [*lines, _shown(guard, 1 - guard.shown[-1], last, proof, spread)]
+
+
+def _losses(
+    rollout: Rollout, guard: Guard, first: float, last: float, limit: int
+) -> list[Forecast]:
+    """Of losses with the mean and the spread of the held-out rows, once all truths are in."""
+    loss = guard.measure
+    if guard.is_of_pairs:
+        unknown = Detection(None, None, None, 0.0, limit)
+        sentence = f"how soon {guard} is shown depends on the share of positives, not known yet"
+        return [Forecast(str(guard), 0.0, 0.0, unknown, sentence, is_measured=True)]
+    mean, spread = loss.level / loss.bound, loss.spread / loss.bound
+    lines = []
+    for harm in _HIGHER:
+        detection = requests_for_means(
+            mean, spread, guard.rate_margin + harm * mean, share=first, margin=guard.rate_margin,
+            level=rollout.alpha / len(rollout.guards), proves=False, limit=limit,
+        )  # fmt: skip
+        what = f"a {guard.name} higher by {harm:.0%} more than {guard}"
+        sentence = _found_sentence(rollout, what, first, detection)
+        lines.append(Forecast(str(guard), loss.level, harm, detection, sentence, is_measured=True))
+    proof = requests_for_means(
+        mean, spread, 0.0, share=last, margin=guard.rate_margin, level=rollout.beta, proves=True,
+        limit=limit,
+    )  # fmt: skip
+    shown = _shown(guard, loss.level, last, proof, ", with their truths")
+    return [*lines, msgspec.structs.replace(shown, is_measured=True)]
 
 
 def _found(

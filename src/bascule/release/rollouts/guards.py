@@ -8,7 +8,7 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `fallbacks +1 pp` | an answer that another model gave | the same |
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
-| `accuracy -2 pp` | a wrong answer, by its outcome (by cohorts, see `stats.late`) | the same |
+| `accuracy -2 pp`, `mae +5 %`... | the loss by an outcome (see `losses`, `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
@@ -49,9 +49,11 @@ from bascule.release.rollouts.evidence import (
     Limits,
     cohorts_of,
     column,
+    cut_shares,
     grouped,
     slow_column,
 )
+from bascule.release.rollouts.losses import LABELS, RATES, Loss, is_on_outcomes, units_of
 from bascule.stats import (
     Beyond,
     Evidence,
@@ -63,34 +65,38 @@ from bascule.stats import (
 )
 from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
-_RATES = ("errors", "fallbacks", "accuracy", "disagreement", "answers")
+_RATES = ("errors", "fallbacks", "disagreement", "answers")
 _SHARE_OF_UNUSABLE = 0.1
 """Of the evidence of `errors`: answers that are not finite are rare, or all."""
-_ON_OUTCOMES = ("accuracy",)
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
 _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9.]+)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?)\s*(?P<unit>pp|%|ms)$"
+    r"^(?P<name>[a-z0-9._]+|cost\..+?)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"(?P<unit>pp|%|ms|)$",
+    re.IGNORECASE,
 )
+_OUTCOMES = "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN"
 
 
-class Guard(msgspec.Struct, frozen=True):
+class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     """One guardrail.
 
     Attributes:
-        name: `errors`, `fallbacks`, `accuracy`, `disagreement`, `answers`, `latency`, or a quantile
-            (`p95`).
-        margin: What is allowed: a difference of rates (0.01), a share of the duration (0.2), or
-            seconds.
-        unit: `pp`, `%` or `ms`.
+        name: `errors`, `fallbacks`, `disagreement`, `answers`, `latency`, a quantile (`p95`), or
+            one on outcomes (see `losses`).
+        margin: What is allowed: a difference of rates (0.01), a share of the duration or of the
+            loss (0.2), seconds, or a difference of losses.
+        unit: `pp`, `%`, `ms`, or empty for the unit of the loss.
+        loss: How outcomes are measured, once a rollout is begun.
     """
 
     name: str
     margin: float
     unit: str
+    loss: Loss | None = None
 
     @property
     def harmed(self) -> tuple[float, ...]:
@@ -112,16 +118,35 @@ class Guard(msgspec.Struct, frozen=True):
     @property
     def is_on_outcomes(self) -> bool:
         """Whether it compares answers with truths that come later."""
-        return self.name in _ON_OUTCOMES
+        return is_on_outcomes(self.name)
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether it compares pairs of predictions."""
+        return self.name == "roc_auc"
+
+    @property
+    def measure(self) -> Loss:
+        """How outcomes are measured; rollouts begun by older versions stored none for accuracy."""
+        return self.loss or LABELS
 
     @property
     def rate_margin(self) -> float:
-        """The difference of rates that is allowed; limits have that of durations."""
-        return 0.0 if self.harmed else self.margin
+        """The difference of rates that is allowed; limits have that of durations.
+
+        Of losses, in units of their bound: relative ones are to the current version's level.
+        """
+        if self.harmed:
+            return 0.0
+        if not self.is_on_outcomes or self.name in RATES:
+            return self.margin
+        level = self.measure.level if self.unit == "%" else 1.0
+        return self.margin * level / self.measure.bound
 
     def __str__(self) -> str:
-        amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000}[self.unit]
-        return f"{self.name} {'-' if self.name == 'accuracy' else '+'}{amount:g} {self.unit}"
+        amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
+        sign = "-" if self.name in RATES else "+"
+        return f"{self.name} {sign}{amount:g} {self.unit}".rstrip()
 
 
 ANSWERS_GUARD = Guard("answers", 0.2, "pp")
@@ -144,6 +169,7 @@ class Verdict:
         evidence: Without a confidence sequence.
         bounded: Of a rate: the test again, with one; takes other `margin` and `bounds`.
         unknown: The share of the predictions of both arms without a truth; 0 where none is needed.
+        cut: The shares of the losses that were cut at their bound, the candidate's first.
         worst: Of a latency: the quantile that `candidate` and `current` are of.
         least_shown: Of a latency: the quantile of which least is shown, and both rates there.
         answers: Of the guard `answers`: what the intervals say of it.
@@ -158,6 +184,7 @@ class Verdict:
     evidence: Evidence
     bounded: Callable[..., Evidence]
     unknown: float = 0.0
+    cut: tuple[float, float] = (0.0, 0.0)
     worst: str = ""
     least_shown: tuple[str, float, float] = ("", 0.0, 0.0)
     answers: AnswersEvidence | None = None
@@ -166,24 +193,33 @@ class Verdict:
 
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
-    found = _GUARD.match(text.strip().lower())
+    found = _GUARD.match(text.strip())
     known = ", ".join(
-        ["errors", "fallbacks", "latency", *_QUANTILES, "accuracy", "disagreement", "answers"]
+        ["errors", "fallbacks", "latency", *_QUANTILES, "disagreement", "answers", _OUTCOMES]
     )
     if found is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
-    name, sign, unit = found["name"], found["sign"], found["unit"]
-    if name not in (*_RATES, *_QUANTILES, "latency"):
-        raise Invalid(f"there is no guard {name!r}", hint=f"there are {known}")
-    units = ("pp",) if name in _RATES else ("%", "ms")
+    name, sign, unit = found["name"], found["sign"], found["unit"].lower()
+    if not name.startswith("cost."):
+        name = name.lower()
+    if is_on_outcomes(name):
+        units = units_of(name)
+    elif name in (*_RATES, *_QUANTILES, "latency"):
+        units = ("pp",) if name in _RATES else ("%", "ms")
+    else:
+        raise Invalid(
+            f"there is no guard {name!r}",
+            hint="'mse +5 %' is shown as rmse" if name == "rmse" else f"there are {known}",
+        )
     if unit not in units:
-        raise Invalid(f"{name} is guarded in {' or '.join(units)}, not in {unit!r}")
-    if (sign == "-") != (name == "accuracy"):
-        worse = "falls" if name == "accuracy" else "rises"
+        among = " or ".join(allowed or "its own unit ('mae +0.2')" for allowed in units)
+        raise Invalid(f"{name} is guarded in {among}, not in {unit or 'a number alone'!r}")
+    if (sign == "-") != (name in RATES):
+        worse = "falls" if name in RATES else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
-    amount = float(found["amount"]) / (1_000 if unit == "ms" else 100)
+    amount = float(found["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
     if unit == "pp" and amount >= 1:
         raise Invalid(f"{text!r} allows everything", hint="a rate differs by less than 100 pp")
     if unit != "pp" and amount == 0:
@@ -191,7 +227,8 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} allows no noise",
             hint="allow at least '+4 %': equal versions differ in nothing but chance",
         )
-    if unit == "%" and counted_factor(1 + amount, is_up=False) == 1:
+    is_of_durations = name not in _RATES and not is_on_outcomes(name)
+    if unit == "%" and is_of_durations and counted_factor(1 + amount, is_up=False) == 1:
         raise Invalid(
             f"no version can be shown to be within {text!r}: durations are counted in steps of "
             "3.7 %",
@@ -249,7 +286,7 @@ def judge(
     verdicts, first, outcome = [], 0, 0
     for guard in guards:
         if guard.is_on_outcomes:
-            verdicts.append(_by_outcomes(guard, cohorts_of(cohorts, outcome), alpha))
+            verdicts.append(_by_outcomes(guard, cohorts, outcome, alpha))
             outcome += 1
         else:
             verdicts.append(_judged(guard, table, first, alpha, in_pairs=in_pairs))
@@ -257,18 +294,24 @@ def judge(
     return verdicts
 
 
-def _by_outcomes(guard: Guard, counts: Floats, alpha: float) -> Verdict:
-    """The rates are those of the cohorts that decide, at their worst for what they show."""
-    test = partial(late_proportions, counts, margin=guard.margin, alpha=alpha)
+def _by_outcomes(guard: Guard, cohorts: Sequence[Cohort], place: int, alpha: float) -> Verdict:
+    """The rates are those of the cohorts that decide, at their worst for what they show.
+
+    A rate is a mean loss in units of its bound.
+    """
+    with_squares = guard.name not in RATES
+    counts = cohorts_of(cohorts, place, with_squares=with_squares, of_pairs=guard.is_of_pairs)
+    test = partial(late_proportions, counts, margin=guard.rate_margin, alpha=alpha)
     evidence = test(bounds=False)
     harm = evidence.log_e_worse >= evidence.log_e_safe
-    deciding = counts[: decisive_cohorts(counts, margin=guard.margin, harm=harm) or len(counts)]
-    n_c, k_c, u_c, n_0, k_0, u_0 = (float(total) for total in deciding.sum(axis=0))
+    last = decisive_cohorts(counts, margin=guard.rate_margin, harm=harm) or len(counts)
+    columns = [0, 1, 3, 4, 5, 7] if with_squares else list(range(6))
+    n_c, k_c, u_c, n_0, k_0, u_0 = map(float, counts[:last, columns].sum(axis=0))
     candidate, current = (k_c, k_0 + u_0) if harm else (k_c + u_c, k_0)
-    every = counts.sum(axis=0)
+    n_of_c, _, u_of_c, n_of_0, _, u_of_0 = map(float, counts[:, columns].sum(axis=0))
     return Verdict(
-        guard, int(every[0] + every[3]), candidate / max(n_c, 1), current / max(n_0, 1), evidence,
-        test, float((every[2] + every[5]) / max(every[0] + every[3], 1)),
+        guard, int(n_of_c + n_of_0), candidate / max(n_c, 1), current / max(n_0, 1), evidence,
+        test, (u_of_c + u_of_0) / max(n_of_c + n_of_0, 1), cut_shares(cohorts, place),
     )  # fmt: skip
 
 

@@ -157,9 +157,16 @@ def check_rollout(rollout: Rollout) -> Rollout:
         raise Invalid("a rollout needs a guard", hint="for example 'errors +1 pp'")
     if len(set(names)) < len(names):
         raise Invalid(f"a guard is there twice: {', '.join(map(str, rollout.guards))}")
-    if rollout.strategy in _ON_OUTCOMES and "accuracy" not in names:
+    on_outcomes = [guard for guard in rollout.guards if guard.is_on_outcomes]
+    if rollout.strategy in _ON_OUTCOMES and not on_outcomes:
         raise Invalid(
-            f"strategy {rollout.strategy} compares outcomes", hint="add --guard 'accuracy -2 pp'"
+            f"strategy {rollout.strategy} compares outcomes",
+            hint="add --guard 'accuracy -2 pp', or 'mae +5 %' for numbers",
+        )
+    if rollout.strategy == "shadow" and on_outcomes:
+        raise Invalid(
+            f"{on_outcomes[0].name} cannot be counted: the ledger has no answers of a shadow",
+            hint="guard errors and disagreement, or use --strategy canary",
         )
     if "disagreement" in names and rollout.strategy != "shadow":
         raise Invalid("disagreement is seen in a shadow only", hint="use --strategy shadow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.facts import Facts, difference_said, gap_said
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Aborted, Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import (
@@ -28,16 +28,17 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
     lacking = still_to_come(rollout, state, facts)
     if lacking:
         return state, lacking
-    verdict = facts.of("accuracy")
+    verdict = facts.outcomes
     said = difference_said(rollout, verdict)
     if is_shown_better(verdict, rollout.beta):
         return last_step(rollout, state, facts.now), (
-            f"{rollout.candidate} is better by {-verdict.bounded().upper:.2%} at least: {said}"
+            f"{rollout.candidate} is better by "
+            f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: {said}"
         )
     if is_no_matter(verdict, rollout.beta):
         return Aborted(facts.now), (
             f"ended as futile: {rollout.candidate} gains less than "
-            f"{verdict.guard.margin:.2%}; {said}"
+            f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {said}"
         )
     return state, (
         f"held: neither a gain nor its absence is shown in {verdict.requests:,} answers with an "

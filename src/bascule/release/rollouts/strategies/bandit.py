@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said
+from bascule.release.rollouts.facts import Facts, difference_said, gap_said
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import is_shown_better, last_step, still_to_come
@@ -27,10 +27,11 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
     lacking = still_to_come(rollout, state, facts)
     if lacking:
         return state, lacking
-    verdict = facts.of("accuracy")
+    verdict = facts.outcomes
     if is_shown_better(verdict, rollout.beta):
         return last_step(rollout, state, facts.now), (
-            f"{rollout.candidate} is better by {-verdict.bounded().upper:.2%} at least: "
+            f"{rollout.candidate} is better by "
+            f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: "
             f"{difference_said(rollout, verdict)}"
         )
     share = float(thompson_shares(*facts.rewards, floor=rollout.floor)[1])

@@ -36,5 +36,5 @@ def is_shown_better(verdict: Verdict, beta: float) -> bool:
 
 def is_no_matter(verdict: Verdict, beta: float) -> bool:
     """Whether a gain of the guard's margin or more is excluded."""
-    test = verdict.bounded(margin=-verdict.guard.margin, bounds=False)
+    test = verdict.bounded(margin=-verdict.guard.rate_margin, bounds=False)
     return test.log_e_worse >= -math.log(beta)

@@ -1,0 +1,223 @@
+"""What an answer loses, once its truth is known: the guards on outcomes. Pure.
+
+| guard | loss of an answer | of models with |
+|---|---|---|
+| `accuracy` | 1 where it is wrong | labels |
+| `log_loss` | the negative logarithm of the probability of the true class | probabilities |
+| `roc_auc` | of a positive and a negative: 1 where the negative scores higher | two classes |
+| `mae`, `mse`, `mape` | the absolute, the squared, the relative error | numbers |
+| `pinball0.9` | that of the quantile 0.9 | numbers |
+| `cost.COLUMN` | the input COLUMN where a label is wrong | labels |
+| `cost.COLUMN` | the absolute error times the input COLUMN | numbers |
+
+Each is SQL over a prediction and its truth, which measures the held-out rows before a rollout and
+the ledger during it. A loss over `Loss.bound` counts as the bound: means of losses without one
+cannot be compared at any number of answers (Bahadur and Savage 1956).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from bascule.core import Signature
+
+Label = str | int | float | bool
+
+RATES = ("accuracy", "roc_auc")
+"""Of losses of 0, 1 and a half. Their guards are in percentage points; worse is less."""
+_COST = "cost."
+_PINBALL = re.compile(r"^pinball(?P<share>0?\.\d*[1-9]\d*)$")
+_EXAMPLES = ("pinball0.9", "cost.COLUMN")
+_LEAST_PROBABILITY = 1e-15
+
+
+class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a guard measures losses, fixed before its rollout starts.
+
+    Attributes:
+        output: The column of the ledger with the answer: `output.label`.
+        output_place: Of the number in a list, from 1; 0 where the column has no lists.
+        classes: In the order of the probabilities: of the current version and of the candidate.
+        cost: The column with the costs; empty for none.
+        cost_place: As `output_place`.
+        bound: The loss as which a larger one counts.
+        level: The current version's mean loss on its held-out rows, with that bound.
+        spread: The standard deviation of these losses.
+        rows: How many held-out rows there were; 0 for a guard that needs none.
+    """
+
+    output: str
+    output_place: int = 0
+    classes: tuple[tuple[Label, ...], ...] = ()
+    cost: str = ""
+    cost_place: int = 0
+    bound: float = 1.0
+    level: float = 0.0
+    spread: float = 0.0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a version answers, as far as losses need it.
+
+    Attributes:
+        task: `classification`, `regression`...
+        classes: In the order of the probabilities.
+        signature: Of the version.
+    """
+
+    task: str
+    classes: tuple[Label, ...]
+    signature: Signature
+
+
+LABELS = Loss("output.label")
+
+
+def is_on_outcomes(name: str) -> bool:
+    """Whether a guard of this name compares answers with their truths."""
+    return _kind(name) in (*RATES, "log_loss", "mae", "mse", "mape", *_EXAMPLES)
+
+
+def units_of(name: str) -> tuple[str, ...]:
+    """In which units a guard on outcomes is given; the empty one is the unit of the loss."""
+    if name in RATES:
+        return ("pp",)
+    return ("%", "pp") if name == "mape" else ("%", "")
+
+
+def countable(answers: Answers) -> list[str]:
+    """The guards on outcomes that suit a version, with examples of those that have an argument."""
+    outputs = {field.name: field for field in answers.signature.outputs}
+    if answers.task == "regression" and len(outputs) == 1:
+        is_number = answers.signature.outputs[0].shape in ((), (1,))
+        return ["mae", "mse", "mape", *_EXAMPLES] if is_number else []
+    if answers.task not in ("classification", "outlier-detection") or "label" not in outputs:
+        return []
+    with_probabilities = []
+    if "probabilities" in outputs and answers.classes:
+        with_probabilities = ["log_loss", *(["roc_auc"] if len(answers.classes) == 2 else [])]
+    return ["accuracy", *with_probabilities, _EXAMPLES[1]]
+
+
+def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
+    """How a guard measures two versions, without its scale; None where it does not suit them."""
+    kind = _kind(name)
+    if kind not in countable(current) or kind not in countable(candidate):
+        return None
+    cost, cost_place = "", 0
+    if name.startswith(_COST):
+        cost, cost_place = _input(name.removeprefix(_COST), current.signature)
+        if not cost:
+            return None
+    if kind in ("log_loss", "roc_auc"):
+        return Loss("output.probabilities", classes=(current.classes, candidate.classes))
+    if current.task == "regression":
+        output = current.signature.outputs[0]
+        return Loss(f"output.{output.name}", len(output.shape), (), cost, cost_place)
+    return Loss("output.label", cost=cost, cost_place=cost_place)
+
+
+def loss_sql(name: str, loss: Loss, arm: int) -> str:
+    """The loss as SQL over a prediction with its `truth` and `truth_number`.
+
+    NULL where it is unknown: the truth is no number, or nought as the base of a relative error. Of
+    `roc_auc` it is a struct: the score, and whether the truth is the positive class.
+
+    Args:
+        name: Of the guard.
+        loss: How it measures.
+        arm: 0 for the current version, 1 for the candidate.
+    """
+    kind, cost = _kind(name), _element(loss.cost, loss.cost_place)
+    cost = f"CASE WHEN isnan({cost}) THEN NULL WHEN {cost} < 0 THEN 0 ELSE {cost} END"
+    if kind in ("log_loss", "roc_auc"):
+        return _of_probabilities(kind, loss.classes[arm])
+    if loss.output == "output.label":
+        return _WRONG if not loss.cost else f"CASE WHEN {_WRONG} THEN {cost} ELSE 0 END"
+    error = f"({_element(loss.output, loss.output_place)} - truth_number)"
+    if quantile := _PINBALL.match(name):
+        share = float(quantile["share"])
+        return f"greatest({-share!r} * {error}, {1 - share!r} * {error})"
+    return {
+        "mae": f"abs({error})",
+        "mse": f"{error} * {error}",
+        "mape": f"CASE WHEN truth_number <> 0 THEN abs({error} / truth_number) END",
+        "cost.COLUMN": f"abs({error}) * ({cost})",
+    }[kind]
+
+
+def left_out(
+    loss: Loss, answers: Answers, model: str, private: Mapping[str, str], max_values: int
+) -> str:
+    """The field that a loss reads and the ledger does not keep as it is; empty for none."""
+    signature = answers.signature
+    sizes = {
+        f"{part}.{field.name}": abs(math.prod(field.shape))
+        for part, fields in (("input", signature.inputs), ("output", signature.outputs))
+        for field in fields
+    }
+    for column in filter(None, (loss.output, loss.cost)):
+        name = column.partition(".")[2]
+        if {name, f"{model}.{name}"} & private.keys() or sizes[column] > max_values:
+            return name
+    return ""
+
+
+_WRONG = """CASE
+    WHEN typeof("output.label") = 'BOOLEAN'
+        THEN TRY_CAST(truth AS BOOLEAN) IS DISTINCT FROM TRY_CAST("output.label" AS BOOLEAN)
+    ELSE CAST("output.label" AS VARCHAR) <> truth
+        AND NOT coalesce(TRY_CAST("output.label" AS DOUBLE) = truth_number, FALSE)
+    END"""
+"""Whether a label is wrong. It may be written as another type than its truth: 1, 1.0 and "1" are
+the same."""
+
+
+def _of_probabilities(kind: str, classes: tuple[Label, ...]) -> str:
+    cases = [
+        (_is_truth(label), f'"output.probabilities"[{place}]')
+        for place, label in enumerate(classes, 1)
+    ]
+    if kind == "roc_auc":
+        (negative, _), (positive, score) = cases
+        truth = f"CASE WHEN {positive} THEN 1 WHEN {negative} THEN 0 END"
+        return f"{{'score': {score}, 'positive': {truth}}}"
+    chosen = " ".join(f"WHEN {is_true} THEN {share}" for is_true, share in cases)
+    return f"-ln(greatest(CASE {chosen} ELSE 0 END, {_LEAST_PROBABILITY}))"
+
+
+def _is_truth(label: Label) -> str:
+    if isinstance(label, bool):
+        return f"coalesce(TRY_CAST(truth AS BOOLEAN) = {label}, FALSE)"
+    if isinstance(label, int | float):
+        return f"coalesce(truth_number = {float(label)!r}, FALSE)"
+    return "truth = '" + label.replace("'", "''") + "'"
+
+
+def _kind(name: str) -> str:
+    """The name, with the example's argument for its own."""
+    if name.startswith(_COST) and len(name) > len(_COST):
+        return _EXAMPLES[1]
+    return _EXAMPLES[0] if _PINBALL.match(name) else name
+
+
+def _input(name: str, signature: Signature) -> tuple[str, int]:
+    """The column of the ledger with an input that is a number, and its place in a list."""
+    for field in signature.inputs:
+        if field.name == name and not field.shape and field.dtype.numpy.kind in "iuf":
+            return f"input.{name}", 0
+    if len(signature.inputs) == 1 and name in signature.columns:
+        return f"input.{signature.inputs[0].name}", signature.columns.index(name) + 1
+    return "", 0
+
+
+def _element(column: str, place: int) -> str:
+    quoted = '"' + column.replace('"', '""') + '"'
+    return f"CAST({quoted}[{place}] AS DOUBLE)" if place else f"CAST({quoted} AS DOUBLE)"

@@ -1,0 +1,227 @@
+"""Before a rollout by outcomes starts: can its guards be counted, and at which scale.
+
+What is fixed here is stored in the guards of the rollout, so that a decision can be made again
+without the bundle: the scale of a loss comes from the current version's held-out rows, and never
+from the answers that are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle import Bundle, take
+from bascule.core import Columns, Invalid, NotFound
+from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
+from bascule.monitoring.performance.delays import delay_curve
+from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.losses import (
+    RATES,
+    Answers,
+    Loss,
+    countable,
+    left_out,
+    loss_of,
+    loss_sql,
+)
+from bascule.release.rollouts.plan import Rollout
+
+CUT_SHARE = 0.01
+"""Of the held-out losses, those over the bound. A higher bound costs requests, as the largest loss
+limits every bet; what is cut shows in the story of the rollout."""
+_LEAST_ROWS = 30
+_MOST_ROWS = 20_000
+_LEAST_TRUTHS = 100
+_ASKED_ROWS = 20_000
+_DELAYS = """
+SELECT epoch(now() - time) AS age_s,
+    date_diff('microsecond', time, truth_first_received_at) / 1e6 AS delay_s
+FROM newest_predictions WHERE endpoint = {endpoint} AND status BETWEEN 200 AND 299 {sampled}
+ORDER BY sha256(id), "row" LIMIT {limit}
+"""
+_WITHOUT = "errors, fallbacks, latency and the quantiles of latency need no outcomes"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What the ledger of a server keeps.
+
+    Attributes:
+        has_rows: Whether it keeps answers, by the settings.
+        private: By `FIELD` or `MODEL.FIELD`: "omit" or "hash".
+        max_values: Fields with more values in a row are left out.
+    """
+
+    has_rows: bool
+    private: Mapping[str, str]
+    max_values: int
+
+
+def prepare(
+    rollout: Rollout, load: Callable[[str], Bundle], ledger: Ledger, recording: Recording
+) -> Rollout:
+    """The rollout, with the scale of its guards on outcomes.
+
+    Args:
+        rollout: Not started yet.
+        load: The bundle of a version: `late/5`.
+        ledger: With the answers and outcomes so far.
+        recording: What it keeps.
+
+    Raises:
+        Invalid: A guard cannot be counted; the hint has those that can. Or truths take longer than
+            the rollout may last.
+    """
+    chosen = [guard for guard in rollout.guards if guard.is_on_outcomes]
+    if not chosen:
+        return rollout
+    if not (recording.has_rows or _has_answers(ledger, rollout.current)):
+        raise Invalid(
+            f"{chosen[0].name} cannot be counted: no answers are in the ledger of this server",
+            hint=f'set monitoring.ledger = "on"; {_WITHOUT}',
+        )
+    bundle, candidate = load(rollout.current), load(rollout.candidate)
+    both = _answers_of(bundle), _answers_of(candidate)
+    prepared = {}
+    for guard in chosen:
+        loss = _countable_loss(guard, rollout, both, recording)
+        if guard.name not in RATES:
+            loss = _scaled(guard, loss, bundle, rollout.current)
+        prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
+    _check_delays(rollout, chosen[0], ledger)
+    guards = tuple(prepared.get(guard.name, guard) for guard in rollout.guards)
+    return msgspec.structs.replace(rollout, guards=guards)
+
+
+def _answers_of(bundle: Bundle) -> Answers:
+    return Answers(bundle.task, tuple(bundle.classes or ()), bundle.signature)
+
+
+def _has_answers(ledger: Ledger, version: str) -> bool:
+    model, _, number = version.partition("/")
+    return bool(ledger.rows_by_day(model, number))
+
+
+def _countable_loss(
+    guard: Guard, rollout: Rollout, both: tuple[Answers, Answers], recording: Recording
+) -> Loss:
+    names = [name for name in countable(both[0]) if name in countable(both[1])]
+    model = rollout.current.partition("/")[0]
+    loss = loss_of(guard.name, *both)
+    if loss is None:
+        reason = f"{rollout.current} is a model for {both[0].task}"
+        if guard.name == "roc_auc" and len(both[0].classes) > 2:
+            reason += f" with {len(both[0].classes)} classes"
+        elif guard.name in ("log_loss", "roc_auc") and "accuracy" in names:
+            reason += " without probabilities"
+        elif guard.name.startswith("cost.") and names:
+            reason = f"{rollout.current} has no input of numbers named {guard.name[5:]!r}"
+    else:
+        field = left_out(loss, both[0], model, recording.private, recording.max_values)
+        if not field:
+            return loss
+        reason = f"the ledger does not keep {field} of {model} (monitoring.private)"
+        if field not in recording.private and f"{model}.{field}" not in recording.private:
+            reason = f"{field} has over {recording.max_values:,} values (max_values_per_row)"
+        names = [
+            name
+            for name in names
+            if (other := loss_of(names[0] if name == "cost.COLUMN" else name, *both)) is not None
+            and not left_out(other, both[0], model, recording.private, recording.max_values)
+        ]
+    can = f"guards on outcomes that can be: {', '.join(names)}" if names else _WITHOUT
+    raise Invalid(f"{guard.name} cannot be counted: {reason}", hint=can)
+
+
+def _scaled(guard: Guard, loss: Loss, bundle: Bundle, version: str) -> Loss:
+    """The loss with its bound and level, from the held-out rows."""
+    rows = bundle.test_data()
+    if rows is None or rows[1] is None:
+        raise Invalid(
+            f"{guard.name} cannot be counted: {version} has no held-out rows with their truth, "
+            "and the bound of its losses comes from them",
+            hint="pack it with test=(X, y); accuracy and roc_auc need none",
+        )
+    columns, truths = rows[0], rows[1]
+    if len(truths) > _MOST_ROWS:
+        places = np.random.default_rng(0).choice(len(truths), _MOST_ROWS, replace=False)
+        columns, truths = take(columns, places), truths[places]
+    if guard.name == "mape" and (zeros := int((truths.astype(np.float64) == 0).sum())):
+        raise Invalid(
+            f"mape cannot be counted: {zeros:,} of {len(truths):,} held-out truths of {version} "
+            "are 0, and no error is a share of 0",
+            hint="guards on outcomes that can be: mae, mse, pinball0.9",
+        )
+    losses = losses_of_rows(
+        loss_sql(guard.name, loss, 0), _ledger_columns(loss, columns, bundle), truths
+    )
+    finite = losses[np.isfinite(losses)]
+    if len(finite) < _LEAST_ROWS:
+        raise Invalid(
+            f"{guard.name} cannot be counted: {version} has {len(finite):,} held-out rows with a "
+            f"loss, and the bound of its losses needs {_LEAST_ROWS}",
+            hint="pack it with more rows in test=(X, y)",
+        )
+    bound = float(np.quantile(finite, 1 - CUT_SHARE)) or float(finite.max())
+    if not bound > 0:
+        raise Invalid(
+            f"{guard.name} cannot be counted: {version} loses nothing on its held-out rows, so "
+            "that its losses have no scale",
+            hint="guard accuracy, or pack it with test rows that it was not trained on",
+        )
+    cut = np.where(losses <= bound, losses, bound)
+    return msgspec.structs.replace(
+        loss, bound=bound, level=float(cut.mean()), spread=float(cut.std()), rows=len(losses)
+    )
+
+
+def _ledger_columns(loss: Loss, rows: Columns, bundle: Bundle) -> Columns:
+    columns: dict[str, NDArray[Any]] = {}
+    answers = bundle.predict(rows)
+    columns[loss.output] = answers[loss.output.removeprefix("output.")]
+    if loss.cost:
+        columns[loss.cost] = rows[loss.cost.removeprefix("input.")]
+    return columns
+
+
+def _checked(guard: Guard, version: str) -> Guard:
+    if guard.rate_margin >= 1:
+        raise Invalid(
+            f"{guard} allows everything: 99 % of the losses of {version} are under "
+            f"{guard.measure.bound:.4g}",
+            hint=f"the {guard.name} of {version} is {guard.measure.level:.4g}",
+        )
+    return guard
+
+
+def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:
+    """Raise `Invalid` where the truths so far took longer than the rollout may last."""
+    sample = rollout.outcomes_sample
+    sql = _DELAYS.format(
+        endpoint=quoted(rollout.endpoint), limit=_ASKED_ROWS,
+        sampled=f"AND outcome_draw(id) < {sample!r}" if sample < 1 else "",
+    )  # fmt: skip
+    try:
+        table = ledger.query(sql, model=rollout.current.partition("/")[0])
+    except NotFound:
+        return
+    delays, ages = (table[name].to_numpy().astype(np.float64) for name in ("delay_s", "age_s"))
+    curve = delay_curve(delays, ages)
+    if curve.truths < _LEAST_TRUTHS:
+        return
+    late_s = curve.quantile(0.99)
+    if late_s > rollout.max_s:
+        raise Invalid(
+            f"{guard} cannot be decided in time: 99 % of the truths about {rollout.endpoint} took "
+            f"up to {_days(late_s)} so far, and the rollout ends after {_days(rollout.max_s)}",
+            hint=f"--within {np.ceil(2 * late_s / 86_400):.0f}d, or guards without outcomes",
+        )
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86_400:.1f} d" if seconds >= 86_400 else f"{seconds / 3_600:.1f} h"
