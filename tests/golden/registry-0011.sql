@@ -167,7 +167,7 @@ CREATE TABLE rollout_cohorts (
 	CONSTRAINT pk_rollout_cohorts PRIMARY KEY (rollout, revision, number), 
 	CONSTRAINT fk_rollout_cohorts_rollout_rollouts FOREIGN KEY(rollout) REFERENCES rollouts (id)
 );
-INSERT INTO "rollout_cohorts" VALUES('late-00aa11',1,0,'{"number": 0, "stage": 0, "ended_s": 5.0, "candidate": {"predictions": 20, "unknown": 2.0, "losses": [1.0]}}');
+INSERT INTO "rollout_cohorts" VALUES('late-00aa11',1,0,'{"number": 0, "stage": 0, "ended_s": 5.0, "current": {"predictions": 300, "unknown": 10.0, "losses": [30.0], "squares": [30.0]}, "candidate": {"predictions": 20, "unknown": 2.0, "losses": [1.0], "squares": [1.0]}}');
 CREATE TABLE rollout_counts (
 	rollout TEXT NOT NULL, 
 	source TEXT NOT NULL, 
@@ -176,7 +176,7 @@ CREATE TABLE rollout_counts (
 	CONSTRAINT pk_rollout_counts PRIMARY KEY (rollout, source), 
 	CONSTRAINT fk_rollout_counts_rollout_rollouts FOREIGN KEY(rollout) REFERENCES rollouts (id)
 );
-INSERT INTO "rollout_counts" VALUES('late-00aa11','one/2',0,'{"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "slower": [400, 100, 40, 10, 9, 1]}, "candidate": {"requests": 50, "errors": 30, "slower": [20, 5, 2, 1, 0, 0]}}');
+INSERT INTO "rollout_counts" VALUES('late-00aa11','one/2',0,'{"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "durations": [40, 900, 41, 40]}, "candidate": {"requests": 50, "errors": 30, "durations": [40, 20]}}');
 CREATE TABLE rollout_decisions (
 	rollout TEXT NOT NULL, 
 	number INTEGER NOT NULL, 
@@ -188,8 +188,8 @@ CREATE TABLE rollout_decisions (
 	CONSTRAINT pk_rollout_decisions PRIMARY KEY (rollout, number), 
 	CONSTRAINT fk_rollout_decisions_rollout_rollouts FOREIGN KEY(rollout) REFERENCES rollouts (id)
 );
-INSERT INTO "rollout_decisions" VALUES('late-00aa11',1,'2026-03-01 12:00:00.000000','one:1','null','{"state": {"type": "running", "stage": 0, "since": "2026-03-01T12:00:00Z", "shares": []}, "shares": {"candidate_percent": 5.0, "shadow_percent": 0.0}, "sentence": "late/2 begins with 5 % of the requests of late (canary, against late/1; guards: errors +1 pp, latency +20 %)", "log_e": {}, "intervals": 0}',2);
-INSERT INTO "rollout_decisions" VALUES('late-00aa11',2,'2026-03-01 12:00:00.000000','one:1','{"type": "running", "stage": 0, "since": "2026-03-01T12:00:00Z", "shares": []}','{"state": {"type": "aborted", "at": "2026-03-01T12:00:00Z"}, "shares": {"candidate_percent": 0.0, "shadow_percent": 0.0}, "sentence": "rolled back to late/1: 60.00% of the answers of late/2 failed, and 1.05% of late/1 (allowed errors +1 pp), a difference of 37.02% at least; evidence of over 10^6 to 1 against 20 to 1 needed; 50 of 1,000 requests saw late/2", "log_e": {"errors +1 pp": 61.5662561846811, "latency +20 %": -1.1259819066300087, "all": 60.873109004121154}, "intervals": 1}',3);
+INSERT INTO "rollout_decisions" VALUES('late-00aa11',1,'2026-03-01 12:00:00.000000','one:1','null','{"state": {"type": "running", "stage": 0, "since": "2026-03-01T12:00:00Z", "shares": []}, "shares": {"candidate_percent": 5.0, "shadow_percent": 0.0}, "sentence": "late/2 begins with 5 % of the requests of late (canary, against late/1; guards: errors +1 pp, latency +20 %, answers +20 pp, accuracy -2 pp)", "log_e": {}, "intervals": 0, "revision": 0, "failures": [], "trouble": "", "held_by": ""}',2);
+INSERT INTO "rollout_decisions" VALUES('late-00aa11',2,'2026-03-01 12:00:00.000000','one:1','{"type": "running", "stage": 0, "since": "2026-03-01T12:00:00Z", "shares": []}','{"state": {"type": "aborted", "at": "2026-03-01T12:00:00Z"}, "shares": {"candidate_percent": 0.0, "shadow_percent": 0.0}, "sentence": "rolled back to late/1: 60.00% of the answers of late/2 failed, and 1.05% of late/1 (allowed errors +1 pp), a difference of 37.02% at least; late/2 is slower than late/1 by more than latency +20 % allows: at p25, 100.00% of its answers are over the limit, and 42.55% may be; evidence of over 10^6 to 1 against 20 to 1 needed; 50 of 1,000 requests saw late/2", "log_e": {"errors +1 pp": 61.46089566902327, "latency +20 %": 10.34877752293734, "answers +20 pp": -20.0, "accuracy -2 pp": 0.0, "all": 60.074601307903386}, "intervals": 1, "revision": 1, "failures": [], "trouble": "", "held_by": ""}',3);
 CREATE TABLE rollout_intervals (
 	rollout TEXT NOT NULL, 
 	number INTEGER NOT NULL, 
@@ -198,7 +198,7 @@ CREATE TABLE rollout_intervals (
 	CONSTRAINT pk_rollout_intervals PRIMARY KEY (rollout, number), 
 	CONSTRAINT fk_rollout_intervals_rollout_rollouts FOREIGN KEY(rollout) REFERENCES rollouts (id)
 );
-INSERT INTO "rollout_intervals" VALUES('late-00aa11',0,'{"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "slower": [400, 100, 40, 10, 9, 1]}, "candidate": {"requests": 50, "errors": 30, "slower": [20, 5, 2, 1, 0, 0]}}',6.08731090041211544e+01);
+INSERT INTO "rollout_intervals" VALUES('late-00aa11',0,'{"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "slow": [[0, 940, 400, 100, 40]], "answers": {"looked": 900, "compared": 900, "changes": 500, "events": [300, 20]}}, "candidate": {"requests": 50, "errors": 30, "slow": [[0, 20, 20, 5, 2]], "answers": {"looked": 50, "compared": 50, "changes": 20, "events": [10, 2]}}}',60.074601307903386);
 CREATE TABLE rollouts (
 	id TEXT NOT NULL, 
 	endpoint TEXT NOT NULL, 
@@ -213,7 +213,7 @@ CREATE TABLE rollouts (
 	reason TEXT NOT NULL, 
 	CONSTRAINT pk_rollouts PRIMARY KEY (id)
 );
-INSERT INTO "rollouts" VALUES('late-00aa11','late','{"id": "late-00aa11", "started_at": "2026-03-01T12:00:00Z", "endpoint": "late", "candidate": "late/2", "current": "late/1", "strategy": "canary", "guards": [{"name": "errors", "margin": 0.01, "unit": "pp"}, {"name": "latency", "margin": 0.2, "unit": "%"}], "steps_percent": [5.0, 25.0, 50.0, 100.0], "step_s": 300.0, "max_s": 604800.0, "min_requests": 100, "alpha": 0.05, "beta": 0.05, "bake_s": 0.0, "holdback_percent": 5.0, "needs_approval": false, "floor": 0.05}',2,'{"state": {"type": "aborted", "at": "2026-03-01T12:00:00Z"}, "shares": {"candidate_percent": 0.0, "shadow_percent": 0.0}, "sentence": "rolled back to late/1: 60.00% of the answers of late/2 failed, and 1.05% of late/1 (allowed errors +1 pp), a difference of 37.02% at least; evidence of over 10^6 to 1 against 20 to 1 needed; 50 of 1,000 requests saw late/2", "log_e": {"errors +1 pp": 61.5662561846811, "latency +20 %": -1.1259819066300087, "all": 60.873109004121154}, "intervals": 1}','{"one/2": {"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "slower": [400, 100, 40, 10, 9, 1]}, "candidate": {"requests": 50, "errors": 30, "slower": [20, 5, 2, 1, 0, 0]}}}',1,'2026-03-01 12:00:00.000000','2026-03-01 12:00:00.000000','ada','retrained');
+INSERT INTO "rollouts" VALUES('late-00aa11','late','{"id": "late-00aa11", "started_at": "2026-03-01T12:00:00Z", "endpoint": "late", "candidate": "late/2", "current": "late/1", "strategy": "canary", "guards": [{"name": "errors", "margin": 0.01, "unit": "pp"}, {"name": "latency", "margin": 0.2, "unit": "%"}, {"name": "answers", "margin": 0.2, "unit": "pp"}, {"name": "accuracy", "margin": 0.02, "unit": "pp"}], "steps_percent": [5.0, 25.0, 50.0, 100.0], "step_s": 300.0, "max_s": 604800.0, "min_requests": 100, "alpha": 0.05, "beta": 0.05, "bake_s": 0.0, "holdback_percent": 5.0, "needs_approval": false, "floor": 0.05, "outcomes_sample": 0.5, "load_tries": 7, "allow_answers": false}',2,'{"state": {"type": "aborted", "at": "2026-03-01T12:00:00Z"}, "shares": {"candidate_percent": 0.0, "shadow_percent": 0.0}, "sentence": "rolled back to late/1: 60.00% of the answers of late/2 failed, and 1.05% of late/1 (allowed errors +1 pp), a difference of 37.02% at least; late/2 is slower than late/1 by more than latency +20 % allows: at p25, 100.00% of its answers are over the limit, and 42.55% may be; evidence of over 10^6 to 1 against 20 to 1 needed; 50 of 1,000 requests saw late/2", "log_e": {"errors +1 pp": 61.46089566902327, "latency +20 %": 10.34877752293734, "answers +20 pp": -20.0, "accuracy -2 pp": 0.0, "all": 60.074601307903386}, "intervals": 1, "revision": 1, "failures": [], "trouble": "", "held_by": ""}','{"one/2": {"number": 0, "stage": 0, "current": {"requests": 950, "errors": 10, "durations": [40, 900, 41, 40]}, "candidate": {"requests": 50, "errors": 30, "durations": [40, 20]}}}',1,'2026-03-01 12:00:00.000000','2026-03-01 12:00:00.000000','ada','retrained');
 CREATE TABLE silences (
 	id TEXT NOT NULL, 
 	model TEXT NOT NULL, 
