@@ -1,7 +1,9 @@
 """Counts outcomes by the time of their predictions: what rollouts compare.
 
 The unit is a request. A request of several rows has one arm and often one cause of error, so it
-counts once, with the mean of its rows; its rows without a truth count by their share.
+counts once, with the mean of its rows; its rows without a truth count by their share. Where a
+request has a sticky key, the unit is that of its key: the first request of a stage counts, and no
+other one (see `release.rollouts.keys`).
 """
 
 from __future__ import annotations
@@ -11,33 +13,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bascule.endpoints import KEY_UNITS
 from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quoted
 
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
 _COUNTED = """
 WITH answered AS (
-    SELECT id, time, truth_received_at IS NOT NULL AS is_known, {columns}
+    SELECT id, time, unit, truth_received_at IS NOT NULL AS is_known, {columns}
     FROM newest_predictions
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
         AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {sampled}
 ), requests AS (
-    SELECT min(time) AS time, avg(CAST(NOT is_known AS INT)) AS unknown, {means}
+    SELECT id, min(time) AS time, min(unit) AS unit,
+        avg(CAST(NOT is_known AS INT)) AS unknown, {means}
     FROM answered GROUP BY id
+), counted AS (
+    SELECT * FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
+        ON requests.time >= spans.start
+    WHERE unit IS NULL OR unit >= low AND unit < high
+    QUALIFY unit IS NULL
+        OR row_number() OVER (PARTITION BY unit, low, high ORDER BY time, id) = 1
 )
-SELECT number, count(*) AS predictions, sum(unknown) AS unknown, {sums}
-FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start) ON requests.time >= spans.start
-GROUP BY number ORDER BY number
+SELECT number, unit IS NOT NULL AS of_keys, count(*) AS predictions, sum(unknown) AS unknown, {sums}
+FROM counted GROUP BY number, of_keys ORDER BY number, of_keys
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of time whose predictions make a cohort."""
+    """A span of time whose predictions make a cohort.
+
+    Attributes:
+        number: Of the span.
+        start: When it begins.
+        end: When it is over.
+        units: Of keys, those that count: the first one, and the one after the last. Each counts
+            once in all spans of the same units.
+    """
 
     number: int
     start: datetime
     end: datetime
+    units: tuple[int, int] = (0, KEY_UNITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +67,14 @@ class CohortCount:
         predictions: Requests.
         unknown: Of them, those without a truth.
         losses: The sum of the known losses, by loss.
+        is_of_keys: Whether they are first requests of units of keys, which are counted apart.
     """
 
     number: int
     predictions: int
     unknown: float
     losses: tuple[float, ...]
+    is_of_keys: bool = False
 
 
 def count_cohorts(
@@ -90,7 +110,8 @@ def count_cohorts(
         sums=", ".join(f"sum(l{n}) AS l{n}" for n, _ in numbered),
         sampled=f"AND outcome_draw(id) < {sample!r}" if sample < 1 else "",
         spans=", ".join(
-            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}')"
+            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
+            f"{span.units[0]}, {span.units[1]})"
             for span in spans
         ),
     )  # fmt: skip
@@ -98,7 +119,7 @@ def count_cohorts(
     return [
         CohortCount(
             row["number"], row["predictions"], round(row["unknown"], _DIGITS),
-            tuple(round(row[f"l{n}"], _DIGITS) for n, _ in numbered),
+            tuple(round(row[f"l{n}"], _DIGITS) for n, _ in numbered), row["of_keys"],
         )
         for row in rows
     ]  # fmt: skip
