@@ -77,7 +77,7 @@ def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue
     def count(rollout, stages, now):
         if rollout.endpoint == broken:
             raise ValueError("more wrong answers than answers")
-        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage in stages[:1]]
+        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, _ in stages[:1]]
 
     runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
     for _ in range(3):
