@@ -107,7 +107,7 @@ def _ask(model: Any, rows: Any, *, kind: str, threads: int) -> NDArray[Any]:
 
 
 def _ask_native(model: Any, kind: str, rows: Any) -> Mapping[str, Any]:
-    """The base class, which answers whatever it is asked for."""
+    """The base class, which has an answer of every kind."""
     numbers = _ask(model, rows, kind=kind, threads=1)
     if kind != "Probability":
         return {"prediction": numbers}

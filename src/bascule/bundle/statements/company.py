@@ -34,7 +34,7 @@ _ALONE_IN_SHORT = 4
 _SIZES = (2, 3, 7)
 _BATCHED = 21
 _MANY = (100, 500)
-"""A server puts at most 256 rows together, unless it is told otherwise."""
+"""The most rows that a server puts together by default are 256."""
 _OF_A_KIND = 16
 _COLUMNS = 8
 _TOLERANCE = 1e-5
@@ -165,7 +165,7 @@ def _ways(
 
 
 def _beside(program: Program, rows: Columns, others: Columns) -> Columns | None:
-    """The answers to some rows in the company of others; None where the program refuses those."""
+    """The answers to some rows beside others; None where the program refuses the others."""
     try:
         answered = program.run(_stacked(rows, others))
     except (BasculeError, ValueError):  # ValueError: rows of lengths that vary

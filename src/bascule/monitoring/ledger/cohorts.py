@@ -78,7 +78,7 @@ SELECT number, of_keys, count(*) FILTER (is_unknown OR is_mixed) AS pairs,
 FROM pairs GROUP BY number, of_keys ORDER BY number, of_keys
 """
 )
-"""Neighbours in the order of a hash of the id are a pair, whatever their truths: so truths that
+"""Neighbours in the order of a hash of the id are a pair, also before their truths: truths that
 come later move no other pair. A pair of one class says nothing and is left out."""
 
 
@@ -251,7 +251,7 @@ def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray
 
     Args:
         loss: See `CountedLoss.sql`.
-        columns: By the names of the ledger: `output.label`.
+        columns: By the names of the ledger: `"output.label"`.
         truths: Numbers, texts or booleans. Shape (rows,).
 
     Returns:

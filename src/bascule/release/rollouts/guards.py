@@ -357,9 +357,9 @@ def _by_rate(guard: Guard, table: Floats, alpha: float) -> Verdict:
 
 
 def _later_rounds(places: Floats) -> Floats:
-    """The stages and rounds after the first round of each stage, in the order in which they came.
+    """The stages and rounds after the first round of each stage, in the order of time.
 
-    From (intervals, 2). Each keeps its number whatever comes later.
+    From (intervals, 2). Each keeps its number when others follow.
     """
     later = places[places[:, 1] > 0]
     _, first = np.unique(later, axis=0, return_index=True)

@@ -7,8 +7,8 @@
 | `roc_auc` | of a positive and a negative: 1 where the negative scores higher | two classes |
 | `mae`, `mse`, `mape` | the absolute, the squared, the relative error | numbers |
 | `pinball0.9` | that of the quantile 0.9 | numbers |
-| `cost.COLUMN` | the input COLUMN where a label is wrong | labels |
-| `cost.COLUMN` | the absolute error times the input COLUMN | numbers |
+| `"cost.COLUMN"` | the input COLUMN where a label is wrong | labels |
+| `"cost.COLUMN"` | the absolute error times the input COLUMN | numbers |
 
 Each is SQL over a prediction and its truth, which measures the held-out rows before a rollout and
 the ledger during it. A loss over `Loss.bound` counts as the bound: means of losses without one
@@ -40,7 +40,7 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a guard measures losses, fixed before its rollout starts.
 
     Attributes:
-        output: The column of the ledger with the answer: `output.label`.
+        output: The column of the ledger with the answer: `"output.label"`.
         output_place: Of the number in a list, from 1; 0 where the column has no lists.
         classes: In the order of the probabilities: of the current version and of the candidate.
         cost: The column with the costs; empty for none.
