@@ -220,6 +220,9 @@ def test_the_quantile_that_moved_is_shown_where_the_median_did_not(random):
     (column,) = watch.judge({"input": of_column(profile(now))}).columns
     assert column.is_alarm
     assert column.tested in ("p75", "p95")
+    (quiet,) = watch.judge({"input": of_column(profile(random.normal(size=2_000)))}).columns
+    assert not quiet.is_alarm
+    assert quiet.tested == "p50"
     assert "% quantile" in column.sentence
 
 
