@@ -143,7 +143,7 @@ def test_all_values_missing_is_an_alarm_of_missing_values(normal):
 
 def test_a_change_that_no_window_shows_is_found_by_the_slow_detector(random, normal):
     watch = ColumnWatch(normal, Budget(4, 365, 30, 2), Effect(deviations=0.08))
-    found = [alarms(watch.judge(profile(random.normal(0.12, 1, 300)))) for _ in range(40)]
+    found = [alarms(watch.judge(profile(random.normal(0.12, 1, 300)))) for _ in range(90)]
     assert ["slow"] in found
     assert found.index(["slow"]) > 2
 
