@@ -34,12 +34,19 @@ from bascule.monitoring import Budget, ColumnWatch, Effect
 from bascule.monitoring.drift import Test
 from bascule.monitoring.drift.deciding import (
     DAY_DEVIATION,
+    LONG_RUN,
     MAX_EARLY_OVERDISPERSION,
     MAX_OVERDISPERSION,
     MAX_SLOW_CORRELATION,
     variance_between,
 )
-from bascule.stats import WINDOWS, ColumnProfile, Scores, WeekdayOutcome, exact_interval
+from bascule.stats import (
+    WINDOWS,
+    ColumnProfile,
+    Scores,
+    WeekdayOutcome,
+    exact_interval,
+)
 from bascule.stats.detectors import ALARMABLE_CORRELATION, weekday_statistics
 from bascule.stats.tails import student_tail
 from bascule.stats.two_sample import BINS
@@ -396,7 +403,7 @@ class Years:
         self, alarms: list[list[set[str]]], beside: dict[str, Floats] | None, between: Floats
     ) -> None:
         location = self.windows.location
-        rows = self.windows.present / (1 + self.windows.present * between)
+        rows = self.windows.present / (1 + self.windows.present * LONG_RUN * between)
         moved = np.copysign(np.maximum(0, np.abs(location) - self.windows.slack), location)
         gains = self._tilts * moved[:, None] - np.abs(self._tilts) * self._tolerance
         self._logs = np.logaddexp(0.0, self._logs) + rows[:, None] * (gains - self._cumulants)

@@ -143,7 +143,7 @@ def test_all_values_missing_is_an_alarm_of_missing_values(normal):
 
 def test_a_change_that_no_window_shows_is_found_by_the_slow_detector(random, normal):
     watch = ColumnWatch(normal, Budget(4, 365, 30, 2), Effect(deviations=0.08))
-    found = [alarms(watch.judge(profile(random.normal(0.12, 1, 300)))) for _ in range(40)]
+    found = [alarms(watch.judge(profile(random.normal(0.12, 1, 300)))) for _ in range(90)]
     assert ["slow"] in found
     assert found.index(["slow"]) > 2
 
@@ -220,6 +220,9 @@ def test_the_quantile_that_moved_is_shown_where_the_median_did_not(random):
     (column,) = watch.judge({"input": of_column(profile(now))}).columns
     assert column.is_alarm
     assert column.tested in ("p75", "p95")
+    (quiet,) = watch.judge({"input": of_column(profile(random.normal(size=2_000)))}).columns
+    assert not quiet.is_alarm
+    assert quiet.tested == "p50"
     assert "% quantile" in column.sentence
 
 

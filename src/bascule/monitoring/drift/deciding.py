@@ -54,6 +54,10 @@ DAY_DEVIATION = 0.08
 
 PRIOR_WINDOWS = 20
 
+LONG_RUN = 3.0
+"""The variance of a mean of many windows that resemble their neighbours, over that of as many
+independent ones: detectors of slow changes add windows up. An AR(.7) has 5.7."""
+
 SAME = 1e-6
 """Numbers that differ by less are the same one; see `stats.sketches.Alignment`."""
 
@@ -229,7 +233,8 @@ class ColumnWatch:
         return test
 
     def _slow_test(self, detector: SlowDetector, scores: Scores) -> Test:
-        rows_of_evidence = effective_rows(scores.rows, self._between()["location"])
+        between = LONG_RUN * self._between()["location"]
+        rows_of_evidence = effective_rows(scores.rows, between)
         e_value = math.exp(
             min(700.0, detector.add(shrunk(scores.location, scores.slack), rows_of_evidence))
         )

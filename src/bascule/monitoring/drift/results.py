@@ -126,7 +126,8 @@ class ColumnDrift:
     def tested(self) -> str:
         """The category, or the quantile, of `then` and `now` that the leading test is about.
 
-        Of quantiles the median, unless another has moved much more; empty where there is neither.
+        Of quantiles the median, unless an alarm has moved another much more; empty where there is
+        neither.
         """
         test = self.leading
         if test is not None and test.what in self.then:
@@ -139,7 +140,7 @@ class ColumnDrift:
         if not moves:
             return ""
         most = max(moves, key=moves.__getitem__)
-        return most if moves[most] > _MUCH_MORE * moves["p50"] else "p50"
+        return most if self.is_alarm and moves[most] > _MUCH_MORE * moves["p50"] else "p50"
 
     def to_json(self) -> dict[str, Any]:
         return {
