@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bascule.bundle.statements import parity
 from bascule.bundle.statements.adversarial import Probes, count, most_rows
 from bascule.bundle.tables import for_program, is_missing, recombined, take
-from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Program, first_line
+from bascule.core import BasculeError, Columns, DType, Invalid, ModelFailed, Program, first_line
 
 _ROWS = 48
 _ROWS_IN_SHORT = 16
@@ -39,6 +39,8 @@ _OF_A_KIND = 16
 _COLUMNS = 8
 _TOLERANCE = 1e-5
 """Less is rounding: products of matrices depend on how many rows they have."""
+_ROUNDING = {DType.FP32: 2e-4, DType.FP16: 2e-2}
+"""The same of a network that answers in these: one of file types has 2e-5 in FP32."""
 _MOST_TO_ACCEPT = 0.01
 _REPEATED = 1e-6
 """Of the same call made twice: threads may add up in another order."""
@@ -121,7 +123,7 @@ def find(
         together = program.run(rows)
         found = _compared(together, program.run(rows), _REPEATED, "twice", is_repeated=True)
         beside = _special(program, rows, probes) if tolerance <= _TOLERANCE else ()
-        tolerance = max(tolerance, _TOLERANCE)
+        tolerance = max(tolerance, *(_ROUNDING.get(f.dtype, _TOLERANCE) for f in program.outputs))
         for way, places, answered in () if found else _ways(program, rows, in_short):
             differs = _compared(take(together, places), answered, tolerance, way)
             if found is not None and differs is not None:
