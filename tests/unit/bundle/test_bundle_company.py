@@ -161,6 +161,17 @@ def test_a_small_difference_may_be_accepted_as_the_tolerance(size, is_offered):
         assert found(program, accepted) is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(DType.FP64, 1e-5), (DType.FP32, 2e-4), (DType.FP16, 2e-2)]
+)
+def test_what_counts_as_rounding_is_that_of_the_type_of_the_answers(dtype, rounding):
+    def program(size):
+        return Code(lambda x, calls: 1 + size * (np.arange(len(x)) > 0), dtype)
+
+    assert found(program(rounding / 2)) is None
+    assert found(program(rounding * 2)) is not None
+
+
 def test_labels_without_numbers_are_compared_as_they_are():
     dependence = found(Code(lambda x, calls: (x[:, 0] > x[:, 0].mean()).astype(int), DType.INT64))
     assert re.search(r"among others: with another label for \d+ of 16 rows", dependence.reason)
