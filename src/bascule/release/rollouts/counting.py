@@ -7,8 +7,10 @@ Spans grow with the age of the rollout, by a hundredth of it, so that a rollout 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
+from bascule.core import NotFound
 from bascule.endpoints import CANDIDATE, CURRENT
 from bascule.monitoring.ledger import CohortCount, CountedLoss, Ledger, Span, count_cohorts
 from bascule.release.rollouts.evidence import Cohort, CohortArm
@@ -52,20 +54,24 @@ def spans_of(
 def count_outcomes(
     ledger: Ledger, rollout: Rollout, stages: Sequence[tuple[datetime, int]], now: datetime
 ) -> list[Cohort]:
-    """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`."""
+    """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`.
+
+    None before the ledger has the first answer of either version.
+    """
     spans = spans_of(rollout.started_at, stages, now)
-    current, candidate = (
-        _arms(
-            count_cohorts(
+    arms: list[dict[int, CohortArm]] = []
+    for arm, (name, version) in enumerate(
+        ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
+    ):
+        counts: list[CohortCount] = []
+        with suppress(NotFound):
+            counts = count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
                 spans=[span for span, _ in spans], losses=counted_losses(rollout.guards, arm),
                 sample=rollout.outcomes_sample,
-            )
-        )
-        for arm, (name, version) in enumerate(
-            ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
-        )
-    )  # fmt: skip
+            )  # fmt: skip
+        arms.append(_arms(counts))
+    current, candidate = arms
     return [
         Cohort(
             span.number, stage, (span.end - rollout.started_at).total_seconds(),
