@@ -16,6 +16,7 @@ from sklearn.svm import LinearSVC
 from tests.ledger_rows import table
 
 import bascule
+from bascule.console.story import sequences_of
 from bascule.core import Invalid
 from bascule.monitoring.ledger import Ledger, Outcomes, write_segment
 from bascule.monitoring.ledger.manifest import commit, read_manifest
@@ -292,7 +293,8 @@ def test_a_rollback_tells_the_loss_in_its_unit_and_what_was_cut():
     assert isinstance(decision.state, Aborted)
     assert (
         "the mae of late/2 is 4, and that of late/1 3 (allowed mae +5 %: a mae 0.15 higher); 2.0% "
-        "and 2.0% of the losses were over 20 and count as that, a difference of 0."
+        "of the losses of late/2 and 2.0% of those of late/1 were over 20 and count as that, a "
+        "difference of 0."
     ) in decision.sentence
     assert "of mae at least" in decision.sentence
 
@@ -311,7 +313,9 @@ def test_unknown_truths_are_told_as_bounds():
 
 
 def test_an_equal_regressor_is_promoted_and_the_start_tells_the_scale():
-    assert isinstance(decided([cohort(n, 0.15, 0.15) for n in range(400)]).state, Promoted)
+    decision = decided([cohort(n, 0.15, 0.15, cut=4.0) for n in range(400)])
+    assert isinstance(decision.state, Promoted)
+    assert "1.0% of the losses of late/2 and 1.0% of those of late/1 were" in decision.sentence
     sentence = start(plan_of(guards=(MAE,)), START).sentence
     assert "the mae of late/1 is 3 on its 400 held-out rows, and a loss over 20 counts" in sentence
 
@@ -344,6 +348,16 @@ def test_a_rollout_of_an_older_version_is_read():
     content = msgspec.to_builtins(plan_of())
     content["guards"] = [{"name": "accuracy", "margin": 0.02, "unit": "pp"}]
     assert msgspec.convert(content, Rollout).guards[0].measure.output == "output.label"
+
+
+def test_a_hold_tells_what_was_cut_and_the_page_draws_the_guard_in_its_unit():
+    cohorts = [cohort(n, 0.15, 0.15, cut=4.0) for n in range(5)]
+    decision = decided(cohorts)
+    assert isinstance(decision.state, Running)
+    assert "have no truth yet; 1.0% of the losses of late/2" in decision.sentence
+    intervals = [Interval(number, 2, MANY, MANY) for number in range(20)]
+    (drawn,) = sequences_of(plan_of(guards=(MAE,)), intervals, cohorts)
+    assert "the margin of 0.15 of mae" in drawn.caption
 
 
 LOSS_WORLD = {world.name: world for world in LOSS_WORLDS}
