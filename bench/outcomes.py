@@ -254,10 +254,11 @@ class Answers:
             return ()
         ends_h = [(span.end - START).total_seconds() / 3600 for span, _ in spans]
         edges = np.searchsorted(self.at_h, [0.0, *ends_h])
-        known = self.known_h <= looked_h
-        loss = np.where(self.corrected_h > looked_h, 1 - self.loss, self.loss)
+        old = slice(edges[-1])
+        known = self.known_h[old] <= looked_h
+        loss = np.where(self.corrected_h[old] > looked_h, 1 - self.loss[old], self.loss[old])
         arms = []
-        for of_arm in (~self.is_candidate, self.is_candidate):
+        for of_arm in (~self.is_candidate[old], self.is_candidate[old]):
             columns = (of_arm, of_arm & ~known, of_arm * known * loss, of_arm * known * loss**2)
             sums = [np.append(0, np.cumsum(column))[edges] for column in columns]
             arms.append(np.diff(np.stack(sums), axis=1).T)

@@ -17,10 +17,9 @@ truths come, or of how versions mix their kinds of errors.
 
 A loss may be any number from 0 to 1, not only 0 or 1: log(1 + a (x - q)) is concave in x, so that
 counting x as the part x of a loss of 1 takes evidence away and never adds it. But it costs as much
-as losses of 0 or 1 with this mean: ten times the requests where losses vary little. With the sums
-of squares of the losses there are bets of a second form, whose gain is a quadratic function of the
-loss (Fan, Grama and Liu 2015, as in `sequential.bounded_mean`); the evidence is the mean over the
-bets of both forms.
+as losses of 0 or 1 with this mean: three times the requests for absolute errors. With the sums of
+squares of the losses there are bets of a second form, whose gain is a quadratic function of the
+loss (Fan, Grama and Liu 2015, as in `sequential.bounded_mean`): nine tenths of the stake.
 """
 
 from __future__ import annotations
@@ -47,6 +46,8 @@ _TINY = 1e-300
 _LEAST = 1e-9
 
 
+_MEAN_SHARE = 0.9
+"""Of the stake, on bets with squares: the others win where losses are nearly all 0 or 1."""
 _MEAN_STAKES = np.array([0.9, 0.6, 0.4, 0.25, 0.15, 0.08, 0.04, 0.02])
 
 
@@ -76,7 +77,7 @@ def late_proportions(
     counts, squares = _checked(cohorts)
 
     def evidence(d: float) -> tuple[float, float]:
-        worse, safe = (_by_prefix(_gains(counts, squares, d, harm=harm)) for harm in (True, False))
+        worse, safe = (_by_prefix(*_gains(counts, squares, d, harm=harm)) for harm in (True, False))
         return float(worse.max()), float(safe.max())
 
     n_c, k_c, _, n_0, k_0, _ = counts.T
@@ -98,17 +99,28 @@ def decisive_cohorts(cohorts: ArrayLike, *, margin: float, harm: bool) -> int:
 
 def evidence_by_cohort(cohorts: ArrayLike, *, margin: float, harm: bool) -> Floats:
     """The evidence of the first 0, 1, 2... cohorts, natural logarithms; see `decisive_cohorts`."""
-    return _by_prefix(_gains(*_checked(cohorts), margin, harm=harm))
+    return _by_prefix(*_gains(*_checked(cohorts), margin, harm=harm))
 
 
-def _gains(counts: Floats, squares: Floats | None, margin: float, *, harm: bool) -> Floats:
-    """What each bet gains in each cohort, at its worst. Shape (cohorts, bets)."""
+def _gains(
+    counts: Floats, squares: Floats | None, margin: float, *, harm: bool
+) -> tuple[Floats, Floats]:
+    """What each bet gains in each cohort, at its worst, and its share of the stake.
+
+    Shapes (cohorts, bets) and (bets,).
+    """
     table = _worst_case(counts, harm=harm)
     ratios = WORSE_RATIOS if harm else SAFE_RATIOS
     gains = rate_log_factors(table, guesses_of(table), margin, ratios)
     if squares is None:
-        return gains
-    return np.concatenate([gains, _mean_gains(counts, squares, margin, harm=harm)], axis=1)
+        return gains, _equal(len(ratios))
+    means = _mean_gains(counts, squares, margin, harm=harm)
+    shares = [(1 - _MEAN_SHARE) * _equal(len(ratios)), _MEAN_SHARE * _equal(len(_MEAN_STAKES))]
+    return np.concatenate([gains, means], axis=1), np.concatenate(shares)
+
+
+def _equal(bets: int) -> Floats:
+    return np.full(bets, 1 / bets)
 
 
 def _worst_case(cohorts: Floats, *, harm: bool) -> Floats:
@@ -153,7 +165,7 @@ def _mean_gains(counts: Floats, squares: Floats, margin: float, *, harm: bool) -
     return np.where(is_both[:, None], gains, 0.0)
 
 
-def _by_prefix(gains: Floats) -> Floats:
+def _by_prefix(gains: Floats, shares: Floats) -> Floats:
     """The evidence of the first 0, 1, 2... cohorts, natural logarithms. Shape (cohorts + 1,).
 
     Half of the stake bets from the first cohort on; the rest is divided over later starts, so that
@@ -165,8 +177,8 @@ def _by_prefix(gains: Floats) -> Floats:
     stakes = np.array([0.5, *(0.5 / (place * (place + 1)) for place in range(1, len(starts)))])
     evidence = np.zeros((len(starts) + 1, len(logs)))
     for place, first in enumerate(starts):
-        since = np.logaddexp.reduce(logs[first:] - logs[first], axis=1)
-        evidence[place, first:] = since - np.log(bets)
+        since = logs[first:] - logs[first] + np.log(shares)
+        evidence[place, first:] = np.logaddexp.reduce(since, axis=1)
     at_rest = max(1.0 - float(stakes.sum()), _TINY)
     weighted = evidence + np.log(np.append(stakes, at_rest))[:, None]
     total: Floats = np.logaddexp.reduce(weighted, axis=0)

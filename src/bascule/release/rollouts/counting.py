@@ -7,10 +7,12 @@ Spans grow with the age of the rollout, by a hundredth of it, so that a rollout 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from bascule.core import NotFound
 from bascule.endpoints import CANDIDATE, CURRENT
 from bascule.monitoring.ledger import CohortCount, CountedLoss, Ledger, Span, count_cohorts
 from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
@@ -62,27 +64,31 @@ def spans_of(
 def count_outcomes(
     ledger: Ledger, rollout: Rollout, stages: Sequence[Stage], now: datetime
 ) -> list[Cohort]:
-    """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`."""
+    """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`.
+
+    None before the ledger has the first answer of either version.
+    """
     shares: dict[int, float] = {}
     for stage in stages:
         shares.setdefault(stage.number, stage.share)
     cells = dict(zip(shares, cells_of(list(shares.values())), strict=True))
     spans = spans_of(rollout.started_at, stages, now)
-    current, candidate = (
-        _arms(
-            count_cohorts(
+    arms: list[dict[tuple[int, bool], CohortArm]] = []
+    for arm, (name, version, units) in enumerate(
+        (
+            (CURRENT, rollout.current, {at: cell.current for at, cell in cells.items()}),
+            (CANDIDATE, rollout.candidate, {at: cell.candidate for at, cell in cells.items()}),
+        )
+    ):
+        counts: list[CohortCount] = []
+        with suppress(NotFound):
+            counts = count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
                 losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
-            )
-        )
-        for arm, (name, version, units) in enumerate(
-            (
-                (CURRENT, rollout.current, {at: cell.current for at, cell in cells.items()}),
-                (CANDIDATE, rollout.candidate, {at: cell.candidate for at, cell in cells.items()}),
-            )
-        )
-    )  # fmt: skip
+            )  # fmt: skip
+        arms.append(_arms(counts))
+    current, candidate = arms
     made = [
         Cohort(
             span.number + KEY_COHORTS * of_keys, stage,

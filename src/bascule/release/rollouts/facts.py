@@ -292,8 +292,17 @@ def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
     return (
         f"the {name} of {rollout.candidate} is {least}{candidate:.4g}, and that of "
         f"{rollout.current} {most}{current:.4g} (allowed {guard}: a {guard.name} {allowed:.3g} "
-        f"higher); {verdict.cut[0]:.1%} and {verdict.cut[1]:.1%} of the losses were over "
-        f"{guard.measure.bound:.4g} and count as that"
+        f"higher){cut_said(rollout, verdict)}"
+    )
+
+
+def cut_said(rollout: Rollout, verdict: Verdict) -> str:
+    """Which share of the losses was cut at their bound; empty for a guard without one."""
+    if not verdict.guard.measure.rows:
+        return ""
+    return (
+        f"; {verdict.cut[0]:.1%} of the losses of {rollout.candidate} and {verdict.cut[1]:.1%} of "
+        f"those of {rollout.current} were over {verdict.guard.measure.bound:.4g} and count as that"
     )
 
 
@@ -333,7 +342,7 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
         return f"{not_shown(rollout, verdict)}{keys}"
     waits = (
         f"held: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
-        f"{verdict.requests:,} predictions have no truth yet"
+        f"{verdict.requests:,} predictions have no truth yet{cut_said(rollout, verdict)}"
     )
     if facts.truths_after_s is None:
         return f"{waits}, and of no span of time are all truths in; {_UNKNOWN_HINT}"

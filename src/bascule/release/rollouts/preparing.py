@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -80,7 +81,7 @@ def prepare(
     chosen = [guard for guard in rollout.guards if guard.is_on_outcomes]
     if not chosen:
         return rollout
-    if not (recording.has_rows or _has_answers(ledger, rollout.current)):
+    if not (recording.has_rows or _has_answers(ledger, rollout)):
         raise Invalid(
             f"{chosen[0].name} cannot be counted: no answers are in the ledger of this server",
             hint=f'set monitoring.ledger = "on"; {_WITHOUT}',
@@ -102,9 +103,11 @@ def _answers_of(bundle: Bundle) -> Answers:
     return Answers(bundle.task, tuple(bundle.classes or ()), bundle.signature)
 
 
-def _has_answers(ledger: Ledger, version: str) -> bool:
-    model, _, number = version.partition("/")
-    return bool(ledger.rows_by_day(model, number))
+def _has_answers(ledger: Ledger, rollout: Rollout) -> bool:
+    """Whether it keeps some now, whatever the settings of this process say."""
+    yesterday = str((rollout.started_at - timedelta(days=1)).date())
+    model, _, number = rollout.current.partition("/")
+    return any(day >= yesterday for day in ledger.rows_by_day(model, number))
 
 
 def _countable_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, not_shown_yet, odds
+from bascule.release.rollouts.facts import Facts, cut_said, not_shown_yet, odds
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import last_step, still_to_come
@@ -38,4 +38,5 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
     return last_step(rollout, state, facts.now), (
         f"{rollout.candidate} is within every guard, after {facts.candidate_requests:,} of its "
         f"answers and {facts.requests - facts.candidate_requests:,} of {rollout.current}"
+        + "".join(cut_said(rollout, verdict) for verdict in facts.verdicts)
     )
