@@ -34,6 +34,7 @@ from bascule.release.rollouts import (
     Promoted,
     Rollout,
     Running,
+    Stage,
     decide,
     start,
     table_of,
@@ -245,7 +246,7 @@ class Answers:
         self.loss = np.minimum(errors, bound) / bound
         return (self.loss > np.median(self.loss)).astype(np.int64)
 
-    def cohorts(self, looked_h: float, stages: list[tuple[datetime, int]]) -> tuple[Cohort, ...]:
+    def cohorts(self, looked_h: float, stages: list[Stage]) -> tuple[Cohort, ...]:
         """As a count at this moment finds them."""
         now = START + timedelta(hours=looked_h)
         spans = spans_of(START, stages, now)
@@ -284,7 +285,7 @@ def outcome_of(world: World | LossWorld, seed: int) -> tuple[str, float]:
     random = np.random.default_rng(seed)
     answers = Answers(world, plan, random)
     decision = start(plan, START)
-    stages = [(START, 0)]
+    stages = [Stage(START, 0, STEPS[0] / 100)]
     for revision, looked_h in enumerate(_looks(), 1):
         now = START + timedelta(hours=looked_h)
         cohorts = Cohorts(revision, answers.cohorts(looked_h, stages))
@@ -295,8 +296,8 @@ def outcome_of(world: World | LossWorld, seed: int) -> tuple[str, float]:
             if decision.sentence.startswith("ended"):
                 break
             return "promoted" if isinstance(state, Promoted) else "aborted", looked_h
-        if isinstance(state, Running) and state.stage > stages[-1][1]:
-            stages.append((now, state.stage))
+        if isinstance(state, Running) and state.stage > stages[-1].number:
+            stages.append(Stage(now, state.stage, STEPS[state.stage] / 100))
     return "held", HOURS
 
 

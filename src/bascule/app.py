@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.ledger import CallerCount
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
-    from bascule.release.rollouts import Cohort, Rollout, Rollouts
+    from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
@@ -278,7 +278,7 @@ def rollout_defaults(settings: Settings) -> dict[str, Any]:
 
 
 def outcome_cohorts(
-    settings: Settings, rollout: Rollout, stages: Sequence[tuple[datetime, int]], now: datetime
+    settings: Settings, rollout: Rollout, stages: Sequence[Stage], now: datetime
 ) -> list[Cohort]:
     """The predictions of a rollout by their time, with the newest truths about them."""
     from bascule.release.rollouts import count_outcomes

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.charts import Lane, Series, Svg, lines
-from bascule.release.rollouts import evidence_chart, odds, table_of
+from bascule.release.rollouts import NO_COUNTS, evidence_chart, odds, table_of
 
 if TYPE_CHECKING:
     from bascule.release.rollouts import Cohort, Interval, Rollout, StoredDecision, StoredRollout
@@ -111,7 +111,7 @@ def sequences_of(
     """
     from bascule.release.rollouts import judge
 
-    table = coarse(table_of(intervals), _MOST_ROWS)
+    table = coarse(table_of(intervals), _MOST_ROWS, (0, *NO_COUNTS))
     per_row = len(intervals) / max(1, len(table))
     if not len(table):
         return []
@@ -158,20 +158,22 @@ def sequences_of(
     return made
 
 
-def coarse(table: Floats, most: int) -> Floats:
-    """A table of intervals (`evidence.table_of`) with neighbours of a stage added up.
+def coarse(table: Floats, most: int, kinds: Sequence[int] = (0,)) -> Floats:
+    """A table of intervals (`evidence.table_of`) with neighbours of a kind added up.
 
-    Returns:
-        At most about `most` rows; some more where stages end.
+    Args:
+        table: In the order of time.
+        most: Of rows in the result; some more where kinds end.
+        kinds: The columns that say of which stage, share and round a row is.
     """
     size = math.ceil(len(table) / most)
     if size <= 1:
         return table
-    numbers = np.arange(len(table)) // size
-    is_new = np.diff(numbers, prepend=-1) + np.abs(np.diff(table[:, 0], prepend=table[0, 0])) > 0
-    starts = np.flatnonzero(is_new)
+    of_kind = table[:, kinds]
+    is_other = np.diff(of_kind, axis=0, prepend=of_kind[:1]).any(axis=1)
+    starts = np.flatnonzero((np.diff(np.arange(len(table)) // size, prepend=-1) > 0) | is_other)
     made = np.add.reduceat(table, starts, axis=0)
-    made[:, 0] = table[starts, 0]
+    made[:, kinds] = of_kind[starts]
     return made
 
 

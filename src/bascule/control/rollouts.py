@@ -31,6 +31,7 @@ from bascule.release.rollouts import (
     AnswerCounts,
     ArmCounts,
     Baking,
+    Cell,
     Cohort,
     Cohorts,
     Decision,
@@ -41,10 +42,14 @@ from bascule.release.rollouts import (
     Rollouts,
     RolloutStore,
     Running,
+    Stage,
     StoredDecision,
     StoredRollout,
+    Told,
     Waiting,
+    cells_of,
     decide,
+    packed,
     plan_of,
     start,
     superseded,
@@ -65,9 +70,8 @@ _IDLE_S = 2.0
 _OUTCOMES_S = 5.0
 _LOOK_S = 5.0
 
-CountOutcomes = Callable[[Rollout, Sequence[tuple[datetime, int]], datetime], Sequence[Cohort]]
-"""The cohorts of a rollout, with the newest truths: given the start and the number of each of its
-stages, and now."""
+CountOutcomes = Callable[[Rollout, Sequence[Stage], datetime], Sequence[Cohort]]
+"""The cohorts of a rollout, with the newest truths: given its stages, and now."""
 
 
 @contextmanager
@@ -203,17 +207,16 @@ class RolloutRunner:
     def _count(self, stored: StoredRollout) -> None:
         """Tell what this server has counted for the plans of a rollout."""
         rollout = stored.rollout
-        stages = {
-            one.plan_number: getattr(one.decision.state, "stage", 0)
-            for one in self._store.decisions(rollout.id)
-            if one.plan_number is not None
-        }
-        totals = self._server.arm_totals([(rollout.endpoint, number) for number in stages])
+        plans = [one for one in self._store.decisions(rollout.id) if one.plan_number is not None]
+        cells = cells_of([one.decision.shares.candidate_percent / 100 for one in plans])
+        numbers = [one.plan_number for one in plans if one.plan_number is not None]
+        totals = self._server.arm_totals([(rollout.endpoint, number) for number in numbers])
         totals = [arm for arm in totals if arm.endpoint == rollout.endpoint]
-        for number, stage in stages.items():
+        for decided, number, cell in zip(plans, numbers, cells, strict=True):
+            stage = getattr(decided.decision.state, "stage", 0)
             arms = {one.arm: one for one in totals if one.plan_number == number}
             if arms:
-                self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage))
+                self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage, cell))
                 self._compare_answers(rollout, number, arms)
 
     def _compare_answers(self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]) -> None:
@@ -252,10 +255,13 @@ class RolloutRunner:
             return known
         assert self.leadership.lease is not None
         stages = [
-            (decided.at, decided.decision.state.stage)
+            Stage(
+                decided.at, decided.decision.state.stage,
+                decided.decision.shares.candidate_percent / 100,
+            )
             for decided in self._store.decisions(rollout.id)
             if isinstance(decided.decision.state, Running | Waiting | Paused | Baking)
-        ]
+        ]  # fmt: skip
         counted = self._count_outcomes(rollout, stages, now)
         cohorts = self._store.append_cohorts(rollout.id, counted, self.leadership.lease)
         age_s = (now - rollout.started_at).total_seconds()
@@ -335,15 +341,22 @@ class RolloutRunner:
             self._cohorts.pop(rollout.id, None)
 
 
-def counted(arms: Mapping[str, ArmTotals], stage: int) -> Interval:
-    """What a server has counted for the arms of one plan."""
+def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
+    """What a server has counted for the arms of one plan.
+
+    A server that has one arm of a plan is behind a router, which chooses the arm: nothing is known
+    of its shares at the moment of a change.
+    """
     shadow = arms.get(SHADOW_ARM)
     candidate = shadow or arms.get(CANDIDATE)
-    return Interval(
+    is_split = CURRENT in arms and CANDIDATE in arms
+    return Told(
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
         pairs=PairCounts() if candidate is None else PairCounts(*candidate.answers.pairs),
+        share=cell.share if is_split else 0.0, low=cell.low, high=cell.high,
+        firsts=packed(one.firsts for one in arms.values()),
     )  # fmt: skip
 
 
@@ -355,5 +368,7 @@ def _arm(totals: ArmTotals | None) -> ArmCounts:
         found.looked, found.unusable, found.compared, found.changes, found.events
     )
     return ArmCounts(
-        totals.requests, totals.errors, totals.fallbacks, totals.durations, answers=answers
-    )
+        totals.requests, totals.errors, totals.fallbacks, totals.durations, answers=answers,
+        bound=totals.bound, bound_errors=totals.bound_errors,
+        bound_fallbacks=totals.bound_fallbacks,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from .exchangeable import is_exchangeable as is_exchangeable
 from .plans import (
     CANDIDATE as CANDIDATE,
     CURRENT as CURRENT,
+    KEY_UNITS as KEY_UNITS,
     PREVIOUS as PREVIOUS,
     Arm as Arm,
     BreakerRule as BreakerRule,

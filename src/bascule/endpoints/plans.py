@@ -23,6 +23,10 @@ _SINCE = {"breaker": 2, "limits": 2}
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 """The usual names of arms. `previous` has no share: it stays loaded for a rollback."""
 
+KEY_UNITS = 16_384
+"""Keys fall into so many units by `unit`. Those of one unit have one arm, but where a share ends
+in it. A unit is what a rollout counts once where requests have keys."""
+
 MAX_ARMS = 16
 MAX_THRESHOLDS = 6
 MAX_SLOWER_S = 3_600.0

@@ -21,9 +21,13 @@ class CountsAnswers(Protocol):
     """Where answers are counted; see `telemetry.MetricSeries`."""
 
     label: Any
-    answers: Any
+
+    @property
+    def answers(self) -> Any: ...
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None: ...
+
+    def count_fallback(self) -> None: ...
 
 
 class Memo:
@@ -61,6 +65,8 @@ class Context(Protocol):
         started_ns: When its last byte had arrived, by `time.perf_counter_ns`.
         protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
         series: Where the answer is counted. A predictor that asks others may set it.
+        unit: Of the request's key in a rollout, where this is its first request; -1 where another
+            one counts; None where the arm was drawn for this request.
         shows: Whether `show` must be called before the answer.
     """
 
@@ -69,6 +75,7 @@ class Context(Protocol):
     started_ns: int
     protocol: str
     series: CountsAnswers
+    unit: int | None
 
     @property
     def shows(self) -> bool: ...

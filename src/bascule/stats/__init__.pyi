@@ -49,6 +49,7 @@ from .sequential import (
     paired_mean as paired_mean,
     quantiles as quantiles,
     rate_distances as rate_distances,
+    split_log_e as split_log_e,
     two_proportions as two_proportions,
 )
 from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile

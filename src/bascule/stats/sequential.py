@@ -44,6 +44,7 @@ _STAKES = np.array([0.9, 0.7, 0.5, 0.35, 0.25, 0.18, *(0.125 / 2**n for n in ran
 PRIOR_RATE, _PRIOR_REQUESTS = 0.01, 200.0
 """Of the current version's events, with nothing before."""
 _BISECTIONS = 24
+_SPLIT_WEIGHT = 20.0
 _TINY = 1e-12
 
 INTERVAL_REQUESTS = 100
@@ -346,6 +347,31 @@ def quantile_bounds(
     return lower, float(ordered[above - 1]) if above <= n else math.inf
 
 
+def split_log_e(candidate: int, current: int, share: float, *, tolerance: float = 0.0) -> float:
+    """Evidence that requests were not split as planned: sample ratio mismatch.
+
+    The mixture of Lindon and Malek 2022, "Anytime-valid inference for multinomial count data", of
+    two arms: a Beta prior around the planned share against that share. It may be looked at after
+    each request. With a tolerance, the least evidence against any share within it.
+
+    Args:
+        candidate: Requests of one arm.
+        current: Of the other.
+        share: Of the first arm, as planned; over 0 and below 1.
+        tolerance: Of the share, or of the other arm's where that is smaller, what is no matter.
+
+    Returns:
+        The natural logarithm.
+    """
+    n = candidate + current
+    slack = tolerance * min(share, 1 - share)
+    nearest = min(max(candidate / max(n, 1), share - slack), share + slack)
+    weight = _SPLIT_WEIGHT / min(share, 1 - share)
+    a, b = weight * share, weight * (1 - share)
+    mixed = _log_beta(a + candidate, b + current) - _log_beta(a, b)
+    return mixed - candidate * math.log(nearest) - current * math.log1p(-nearest)
+
+
 def log_mean(logs: ArrayLike) -> float:
     """The logarithm of the mean of e-values, from their logarithms: an e-value again."""
     made = np.asarray(logs, np.float64)
@@ -396,13 +422,13 @@ def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Flo
 
 def _log_e_of_count(count: int, n: int, q: float, weight: float) -> float:
     """Of `count` successes in n trials, against Bernoulli(q): mixed over Beta(w q, w (1 - q))."""
-
-    def log_beta(a: float, b: float) -> float:
-        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-
     a, b = weight * q, weight * (1 - q)
-    mixed = log_beta(a + count, b + n - count) - log_beta(a, b)
+    mixed = _log_beta(a + count, b + n - count) - _log_beta(a, b)
     return mixed - count * math.log(q) - (n - count) * math.log1p(-q)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def guesses_of(counts: Floats, prior: float = PRIOR_RATE) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from bascule.monitoring.ledger import (
     write_segment,
 )
 from bascule.monitoring.ledger.manifest import commit, read_manifest
-from bascule.release.rollouts.counting import spans_of
+from bascule.release.rollouts.counting import Stage, spans_of
 from bascule.release.rollouts.losses import LABELS, Loss, loss_sql
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -36,9 +37,18 @@ def loss_of(name, bound=1.0, loss=NUMBER, **options):
 
 
 def answered(
-    home, ids, at, *, arm="candidate", labels=None, rows=None, labels_type=None, numbers=None
+    home,
+    ids,
+    at,
+    *,
+    arm="candidate",
+    labels=None,
+    rows=None,
+    labels_type=None,
+    numbers=None,
+    units=None,
 ):
-    """Commit a segment of answers of `gb` in one arm."""
+    """Commit a segment of answers of `gb` in one arm; without units as an earlier release."""
     made = table(ids, at)
     columns = {"arm": pa.array([arm] * len(ids))}
     if labels is not None:
@@ -47,6 +57,8 @@ def answered(
         columns["row"] = pa.array(np.array(rows, np.int32))
     if numbers is not None:
         made = made.append_column("output.prediction", pa.array(numbers))
+    if units is not None:
+        made = made.append_column("unit", pa.array(units, pa.int32()))
     for name, values in columns.items():
         made = made.set_column(made.column_names.index(name), name, values)
     manifest = read_manifest(home)
@@ -233,7 +245,7 @@ def test_a_sample_waits_for_the_ids_that_python_and_sql_choose_alike(tmp_path):
 
 
 def test_spans_grow_with_age_end_with_their_stage_and_stay_as_they_are():
-    stages = [(T0, 0), (T0 + timedelta(seconds=33), 1)]
+    stages = [Stage(T0, 0, 0.05), Stage(T0 + timedelta(seconds=33), 1, 0.25)]
     early = spans_of(T0, stages[:1], T0 + timedelta(seconds=33))
     late = spans_of(T0, stages, T0 + timedelta(days=7))
     assert [span for span, _ in late][: len(early)] == [span for span, _ in early]
@@ -243,3 +255,33 @@ def test_spans_grow_with_age_end_with_their_stage_and_stay_as_they_are():
     assert [span.number for span, _ in late] == list(range(len(late)))
     assert all(a.end == b.start for (a, _), (b, _) in pairwise(late))
     assert spans_of(T0, [], T0 + timedelta(days=1)) == []
+
+
+def test_a_key_counts_once_in_a_stage_with_its_first_request(tmp_path):
+    answered(tmp_path, ["a", "b", "c"], T0, labels=[1, 1, 1], units=[7, -1, None])
+    later = T0 + timedelta(minutes=1)
+    answered(tmp_path, ["d", "e"], later, labels=[1, 1], units=[7, 8])  # of another host
+    truths(tmp_path, list("abcde"), [0, 0, 0, 0, 0])
+    found = [
+        (one.number, one.is_of_keys, one.predictions, *one.losses) for one in counted(tmp_path)
+    ]
+    assert found == [(0, False, 1, 1.0), (0, True, 1, 1.0), (1, True, 1, 1.0)]
+
+
+def test_a_key_counts_where_its_arm_is_open_and_again_in_the_next_stage(tmp_path):
+    answered(tmp_path, ["a", "b"], T0, labels=[1, 1], units=[7, 900])
+    answered(tmp_path, ["c", "d"], T0 + timedelta(minutes=2), labels=[1, 1], units=[7, 900])
+    spans = [
+        replace(SPANS[0], units=(0, 820)),
+        *(replace(one, units=(820, 4_096)) for one in SPANS[1:]),
+    ]
+    assert [one[:2] for one in summary(tmp_path, spans=spans)] == [(0, 1), (2, 1)]
+    spans = [replace(one, units=(0, 4_096)) for one in SPANS]
+    assert [one[:2] for one in summary(tmp_path, spans=spans)] == [(0, 2)]
+
+
+def test_what_an_earlier_release_wrote_is_read(tmp_path):
+    answered(tmp_path, ["a"], T0, labels=[1])
+    (row,) = Ledger(tmp_path).query("SELECT unit, caller FROM predictions").to_pylist()
+    assert row == {"unit": None, "caller": "me"}
+    assert summary(tmp_path) == [(0, 1, 1.0, 0.0)]

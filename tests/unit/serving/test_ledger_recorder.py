@@ -291,3 +291,19 @@ def test_rows_say_the_endpoint_and_the_arm_of_its_plan():
         ("late", "4", "fast", "candidate", 500),
         ("late", "4", "fast", "current", 200),
     ]
+
+
+def test_the_unit_of_a_key_is_kept_where_a_rollout_counts_keys():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    for number, unit in enumerate([None, 4_711, -1, None]):
+        context = SimpleNamespace(
+            prediction_id=str(number), caller="me", protocol="oip", trace=(b"", b""), started_ns=0,
+            unit=unit,
+        )  # fmt: skip
+        call = Call({"x": np.zeros(2)}, 2)
+        recorder.add(context, call, Answer({}, BY), LABEL, 200, 1)
+    recorder.flush()
+    rows = [(row["id"], row["unit"], row["caller"]) for row in spool.rows()]
+    units = [("0", None), ("1", 4_711), ("2", -1), ("3", None)]
+    assert rows == [(name, unit, "me") for name, unit in units for _ in range(2)]

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from bascule.core import DType, Field, Refused, Unavailable
-from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose
+from bascule.endpoints import (
+    KEY_UNITS,
+    Arm,
+    BreakerRule,
+    CallLimits,
+    Plan,
+    Shadow,
+    choose,
+    unit,
+)
 from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.execution.shadows import MAX_WAITING, agree
 from bascule.serving.specs import ModelSpec, check_unplanned, planned
@@ -65,6 +74,7 @@ def served(serve_models, fake, inline):
 
         follow(plan)
         server.follow = follow
+        server.endpoints = endpoints
         server.arms = lambda: {one.arm: one for one in server.counters.arms.totals()}
         return server
 
@@ -458,3 +468,92 @@ def test_more_arms_than_places_are_refused(tmp_path):
     counters.arms.name(kept, [])
     with pytest.raises(Unavailable, match="more than 1,024 arms"):
         counters.arms.name(labels_of(plans[PLACES]), kept)
+
+
+# -- requests whose arm is not drawn --
+
+
+def kept(server, arm):
+    """The units of an arm that have counted, each with its round and flags."""
+    firsts = server.arms()[arm].firsts
+    return {place: (state >> 4, state & 15) for place, state in enumerate(firsts) if state}
+
+
+def test_of_a_key_the_first_request_of_a_rollout_is_counted_apart(served, ask):
+    plan = canary(rollout="r1", fallback="")
+    server = served(plan)
+    for program in server.programs[:2]:
+        program.poison = 7.0
+    with server.client() as client:
+        for value in (7, 1, 1):
+            for key in ("ada", "bob", "eve"):
+                client.request("POST", INFER, ask([value, 2]), headers(key)).answer()
+        for _ in range(20):
+            client.request("POST", INFER, ask([1, 2])).answer()
+    arms = server.arms()
+    assert sum(arm.requests for arm in arms.values()) == 29
+    assert sum(arm.bound for arm in arms.values()) == 9
+    assert sum(arm.bound_errors for arm in arms.values()) == 3
+    for key in ("ada", "bob", "eve"):
+        place = int(unit("m", "candidate", key) * KEY_UNITS)
+        assert kept(server, choose(plan, key).name)[place] == (0, 7)
+    assert sum(len(kept(server, name)) for name in arms) == 3
+    server.endpoints.tick()
+    plan_answers = server.counters.arms.totals([("m", 1)])
+    assert sum(arm.answers.looked for arm in plan_answers) == 20  # three keys failed at first
+
+
+def test_a_key_counts_again_in_the_next_round_and_no_worker_goes_back(served, ask):
+    plan = canary(rollout="r1")
+    server = served(plan)
+    endpoint = server.endpoints._made["m"]
+    place, arm = int(unit("m", "candidate", "ada") * KEY_UNITS), choose(plan, "ada").name
+    with server.client() as client:
+        for number, expected in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2)):
+            endpoint.begin_round(number)
+            for _ in range(2):
+                client.request("POST", INFER, ask([1, 2]), headers("ada")).answer()
+            assert kept(server, arm) == {place: (expected, 3)}
+    assert server.arms()[arm].bound == 10
+
+
+def test_a_tester_is_counted_apart_and_a_plan_without_a_rollout_counts_all_alike(served, ask):
+    server = served(canary(0.0, rollout="r1"), testers={""})
+    with server.client() as client:
+        client.request("POST", INFER, ask([1, 2]), "Bascule-Arm: candidate\r\n").answer()
+        assert (server.arms()["candidate"].requests, server.arms()["candidate"].bound) == (1, 1)
+        assert kept(server, "candidate") == {}
+        server.follow(canary(50.0).numbered(2))
+        for key in ("ada", "bob"):
+            client.request("POST", INFER, ask([1, 2]), headers(key)).answer()
+    counted = [one for one in server.counters.arms.totals() if one.plan_number == 2]
+    assert [sum(one.requests for one in counted), sum(one.bound for one in counted)] == [2, 0]
+
+
+def test_a_first_request_that_falls_back_says_so(served, ask):
+    server = served(canary(100.0, rollout="r1", fallback="m/3"))
+    server.programs[1].poison = 7.0
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([7, 2]), headers("ada")).answer()
+        assert (answer.status, answer.headers["bascule-version"]) == (200, "m/3")
+    candidate = server.arms()["candidate"]
+    assert (candidate.fallbacks, candidate.bound_fallbacks) == (1, 1)
+    assert list(kept(server, "candidate").values()) == [(0, 11)]
+
+
+def test_a_place_that_is_given_to_another_arm_forgets_its_keys(tmp_path):
+    arms = Counters(tmp_path / "counters", 1).arms
+    first, second = ([one] for one in labels_of(canary(rollout="r1"))[:2])
+    small = type(arms)(memoryview(bytearray(arms.size_of(1, 1))), 1, 1)
+    small.name(first, [])
+    series = Counters(tmp_path / "counters", 1).series(0)
+    old = small.series(0, first[0], series, MetricLabels()).bound
+    old.first_of(5, 0).count(200, 1, 1)
+    assert sum(small.totals()[0].firsts) == 3
+    late = old.first_of(6, 0)
+    small.name(second, [])
+    late.count(200, 1, 1)
+    assert old.first_of(7, 0) is None
+    new = small.series(0, second[0], series, MetricLabels()).bound
+    new.count(200, 1, 1)
+    assert sum(small.totals()[0].firsts) == 0

@@ -46,8 +46,8 @@ pack_request = _PACKED.pack
 
 TEXT, HASH = "text", "hash"
 """Kinds of texts: as they are, and keyed hashes of private values, which no profile counts."""
-Origin = tuple[str, str, str]
-"""Caller, protocol and trace of a request."""
+Origin = tuple[str, ...]
+"""Caller, protocol and trace of a request; in a rollout also the unit of its key, see `FIXED`."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):
@@ -93,7 +93,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
         interval: The number of the sampling interval of its writer.
         share: Of this interval's requests for the model, the share that is kept so far; a later
             block of the same interval may say less, and then counts for all of them.
-        origins: The callers, protocols and traces of its requests, each three once.
+        origins: The origins of its requests, each once.
         layout: A `Layout`, as bytes.
         is_anonymous: It is for profiles alone: it has no ids, callers and traces.
         sizes: Of the pieces, in bytes.

@@ -1,7 +1,9 @@
 """Counts outcomes by the time of their predictions: what rollouts compare.
 
 The unit is a request. A request of several rows has one arm and often one cause of error, so it
-counts once, with the mean of its rows; its rows without a truth count by their share.
+counts once, with the mean of its rows; its rows without a truth count by their share. Where a
+request has a sticky key, the unit is that of its key: the first request of a stage counts, and no
+other one (see `release.rollouts.keys`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bascule.core import Columns
+from bascule.endpoints import KEY_UNITS
 from bascule.monitoring.ledger.outcomes import numbers_of
 from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quoted
 
@@ -27,42 +30,56 @@ _OF_ARM = """
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
         AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {chosen}
 """
+_ONCE = """
+    FROM {requests} ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
+        ON {requests}.time >= spans.start
+    WHERE unit IS NULL OR unit >= low AND unit < high
+    QUALIFY unit IS NULL
+        OR row_number() OVER (PARTITION BY unit, low, high ORDER BY time, id) = 1
+"""
 _COUNTED = (
     """
 WITH answered AS (
-    SELECT id, time, truth_received_at IS NOT NULL AS is_known{columns}"""
+    SELECT id, time, unit, truth_received_at IS NOT NULL AS is_known{columns}"""
     + _OF_ARM
     + """
 ), requests AS (
-    SELECT min(time) AS time, avg(CAST(NOT {is_known} AS INT)) AS unknown{means}
+    SELECT id, min(time) AS time, min(unit) AS unit,
+        avg(CAST(NOT {is_known} AS INT)) AS unknown{means}
     FROM answered GROUP BY id
+), counted AS (
+    SELECT *"""
+    + _ONCE.replace("{requests}", "requests")
+    + """
 )
-SELECT number, count(*) AS predictions, sum(unknown) AS unknown{sums}
-FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start) ON requests.time >= spans.start
-GROUP BY number ORDER BY number
+SELECT number, unit IS NOT NULL AS of_keys, count(*) AS predictions, sum(unknown) AS unknown{sums}
+FROM counted GROUP BY number, of_keys ORDER BY number, of_keys
 """
 )
 _PAIRED = (
     """
 WITH answered AS (
-    SELECT id, time, CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
+    SELECT id, time, unit, CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
     + _OF_ARM
     + """ AND "row" = 0
+), counted AS (
+    SELECT number, unit IS NOT NULL AS of_keys, id, answer"""
+    + _ONCE.replace("{requests}", "answered")
+    + """
 ), placed AS (
-    SELECT number, answer.score AS score, answer.positive AS positive,
-        row_number() OVER (PARTITION BY number ORDER BY sha256(id), id) - 1 AS place
-    FROM answered ASOF JOIN (VALUES {spans}) AS spans(number, start)
-        ON answered.time >= spans.start
+    SELECT number, of_keys, answer.score AS score, answer.positive AS positive,
+        row_number() OVER (PARTITION BY number, of_keys ORDER BY sha256(id), id) - 1 AS place
+    FROM counted
 ), pairs AS (
-    SELECT number, count(positive) < 2 AS is_unknown, sum(positive) = 1 AS is_mixed,
+    SELECT number, of_keys, count(positive) < 2 AS is_unknown, sum(positive) = 1 AS is_mixed,
         max(score) FILTER (positive = 1) AS high, max(score) FILTER (positive = 0) AS low
-    FROM placed GROUP BY number, place // 2 HAVING count(*) = 2
+    FROM placed GROUP BY number, of_keys, place // 2 HAVING count(*) = 2
 )
-SELECT number, count(*) FILTER (is_unknown OR is_mixed) AS pairs,
+SELECT number, of_keys, count(*) FILTER (is_unknown OR is_mixed) AS pairs,
     count(*) FILTER (is_unknown) AS unknown,
     CAST(coalesce(sum(CASE WHEN isnan(high) OR isnan(low) OR high < low THEN 1 WHEN high = low
         THEN 0.5 ELSE 0 END) FILTER (NOT is_unknown AND is_mixed), 0) AS DOUBLE) AS lost
-FROM pairs GROUP BY number ORDER BY number
+FROM pairs GROUP BY number, of_keys ORDER BY number, of_keys
 """
 )
 """Neighbours in the order of a hash of the id are a pair, whatever their truths: so truths that
@@ -71,11 +88,20 @@ come later move no other pair. A pair of one class says nothing and is left out.
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of time whose predictions make a cohort."""
+    """A span of time whose predictions make a cohort.
+
+    Attributes:
+        number: Of the span.
+        start: When it begins.
+        end: When it is over.
+        units: Of keys, those that count: the first one, and the one after the last. Each counts
+            once in all spans of the same units.
+    """
 
     number: int
     start: datetime
     end: datetime
+    units: tuple[int, int] = (0, KEY_UNITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +137,7 @@ class CohortCount:
         squares: The sum of their squares.
         cut: How many requests had a loss over its bound.
         pairs: By loss: pairs, and those without a truth; both 0 for a loss that is not of pairs.
+        is_of_keys: Whether they are first requests of units of keys, which are counted apart.
     """
 
     number: int
@@ -120,6 +147,7 @@ class CohortCount:
     squares: tuple[float, ...]
     cut: tuple[float, ...]
     pairs: tuple[tuple[int, int], ...]
+    is_of_keys: bool = False
 
 
 def count_cohorts(
@@ -153,13 +181,14 @@ def count_cohorts(
             [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
         ),
         "spans": ", ".join(
-            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}')"
+            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
+            f"{span.units[0]}, {span.units[1]})"
             for span in spans
         ),
     }  # fmt: skip
     paired = {
         place: {
-            row["number"]: row
+            (row["number"], row["of_keys"]): row
             for row in ledger.query(
                 _PAIRED.format(loss=loss.sql, **common), model=model, days=days
             ).to_pylist()
@@ -172,8 +201,10 @@ def count_cohorts(
     counts = []
     for row in rows:
         by_place = {
-            place: by_number.get(row["number"], {"pairs": 0, "unknown": 0, "lost": 0.0})
-            for place, by_number in paired.items()
+            place: by_cohort.get(
+                (row["number"], row["of_keys"]), {"pairs": 0, "unknown": 0, "lost": 0.0}
+            )
+            for place, by_cohort in paired.items()
         }
         sums = [
             (by_place[n]["lost"], 0.0, 0.0) if n in by_place
@@ -188,7 +219,7 @@ def count_cohorts(
         counts.append(
             CohortCount(
                 row["number"], row["predictions"], round(row["unknown"], _DIGITS),
-                known, squares, cut, tuple(pairs),
+                known, squares, cut, tuple(pairs), row["of_keys"],
             )
         )  # fmt: skip
     return counts

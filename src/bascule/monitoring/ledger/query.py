@@ -158,7 +158,8 @@ class Ledger:
         view = self._view()
         if read_manifest(self._home).sequence != manifest.sequence:
             return False  # what was read of the spool may be in segments now, or gone
-        fixed = ", ".join(FIXED.names)
+        # Segments of earlier releases lack some of them.
+        fixed = f"COLUMNS('^({'|'.join(FIXED.names)})$')"
         what = fixed if model is None else "*"
         options = "union_by_name=true" + (_PLACES if with_places else "")
         parts = []

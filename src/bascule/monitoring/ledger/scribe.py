@@ -277,7 +277,7 @@ class Scribe:
         requests = answers.requests
         # A batch run that keeps no rows records a sample of at most 100,000.
         is_sample = answers.head.is_anonymous and all(
-            protocol == "batch" for _, protocol, _ in answers.origins
+            protocol == "batch" for _, protocol, *_ in answers.origins
         )
         for day, rows in answers.days():
             rows = rows[requests["status"][rows] == _OK]

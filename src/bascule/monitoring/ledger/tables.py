@@ -41,9 +41,12 @@ FIXED = pa.schema(
         ("latency_s", pa.float64()),
         ("trace_id", pa.string()),
         ("kept_share", pa.float64()),
+        ("unit", pa.int32()),
     ]
 )
-"""The columns of `predictions` for every model. `arm` is empty without a plan."""
+"""The columns of `predictions` for every model. `arm` is empty without a plan. `unit` is of the
+request's key in a rollout, where this is its first request; -1 where another one counts, or none;
+null where the arm was drawn for this request. Segments of earlier releases have no `unit`."""
 
 INPUT, OUTPUT = "input.", "output."
 _FIRST_COLUMN = 4
@@ -126,6 +129,7 @@ class Answers:
             "latency_s": numbers(requests["latency_ns"] / 1e9),
             "trace_id": trace,
             "kept_share": numbers(self.shares),
+            "unit": _units(self.origin, self.origins),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),
@@ -272,6 +276,12 @@ def _texts(origin: Array, origins: Sequence[Origin], at: int) -> pa.Array:
     known: dict[str, int] = {}
     codes = np.array([known.setdefault(one[at], len(known)) for one in origins], np.int32)
     return pa.DictionaryArray.from_arrays(numbers(codes[origin]), strings_of(list(known)))
+
+
+def _units(origin: Array, origins: Sequence[Origin]) -> pa.Array:
+    """The unit of each origin; null for none."""
+    units = [int(one[3]) if len(one) > 3 else None for one in origins]
+    return pa.array(units, FIXED.field("unit").type).take(numbers(origin))
 
 
 def numbers(values: Array) -> pa.Array:

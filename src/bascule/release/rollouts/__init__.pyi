@@ -6,7 +6,7 @@ from .asking import (
     Rollouts as Rollouts,
     superseded as superseded,
 )
-from .counting import count_outcomes as count_outcomes
+from .counting import Stage as Stage, count_outcomes as count_outcomes
 from .deciding import (
     COMMANDS as COMMANDS,
     Command as Command,
@@ -19,6 +19,7 @@ from .deciding import (
 from .drawing import evidence_chart as evidence_chart
 from .evidence import (
     NO_COHORTS as NO_COHORTS,
+    NO_COUNTS as NO_COUNTS,
     ArmCounts as ArmCounts,
     Cohort as Cohort,
     CohortArm as CohortArm,
@@ -39,6 +40,7 @@ from .guards import (
     limits_of as limits_of,
     parse_guard as parse_guard,
 )
+from .keys import Cell as Cell, Told as Told, cells_of as cells_of, packed as packed
 from .losses import Loss as Loss
 from .plan import (
     STRATEGIES as STRATEGIES,

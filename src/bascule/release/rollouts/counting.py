@@ -7,12 +7,15 @@ Spans grow with the age of the rollout, by a hundredth of it, so that a rollout 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from bascule.endpoints import CANDIDATE, CURRENT
 from bascule.monitoring.ledger import CohortCount, CountedLoss, Ledger, Span, count_cohorts
-from bascule.release.rollouts.evidence import Cohort, CohortArm
+from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
 from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.losses import loss_sql
 from bascule.release.rollouts.plan import Rollout
 
@@ -22,8 +25,16 @@ _SETTLED_S = 2.0
 """A span is counted when it ended so long ago: its last answers are written by then."""
 
 
+class Stage(NamedTuple):
+    """A stage of a rollout: when it began, its number, and the candidate's share, from 0 to 1."""
+
+    at: datetime
+    number: int
+    share: float
+
+
 def spans_of(
-    started_at: datetime, stages: Sequence[tuple[datetime, int]], now: datetime
+    started_at: datetime, stages: Sequence[Stage], now: datetime
 ) -> list[tuple[Span, int]]:
     """The spans of the cohorts that are over, each with its stage.
 
@@ -31,13 +42,12 @@ def spans_of(
 
     Args:
         started_at: When the rollout began.
-        stages: When each stage began, and its number, in order.
+        stages: In order.
         now: Predictions until just before are counted.
     """
     spans: list[tuple[Span, int]] = []
-    begins = [*(at for at, _ in stages), datetime.max.replace(tzinfo=now.tzinfo)]
-    for (begin, stage), until in zip(stages, begins[1:], strict=True):
-        start = begin
+    begins = [*(at for at, *_ in stages), datetime.max.replace(tzinfo=now.tzinfo)]
+    for (start, stage, *_), until in zip(stages, begins[1:], strict=True):
         while start < until:
             age_s = (start - started_at).total_seconds()
             width = timedelta(seconds=max(_LEAST_SPAN_S, _GROWTH * age_s))
@@ -50,30 +60,40 @@ def spans_of(
 
 
 def count_outcomes(
-    ledger: Ledger, rollout: Rollout, stages: Sequence[tuple[datetime, int]], now: datetime
+    ledger: Ledger, rollout: Rollout, stages: Sequence[Stage], now: datetime
 ) -> list[Cohort]:
     """The cohorts of a rollout, with the newest truths; see `spans_of` and `count_cohorts`."""
+    shares: dict[int, float] = {}
+    for stage in stages:
+        shares.setdefault(stage.number, stage.share)
+    cells = dict(zip(shares, cells_of(list(shares.values())), strict=True))
     spans = spans_of(rollout.started_at, stages, now)
     current, candidate = (
         _arms(
             count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
-                spans=[span for span, _ in spans], losses=counted_losses(rollout.guards, arm),
-                sample=rollout.outcomes_sample,
+                spans=[replace(span, units=units[stage]) for span, stage in spans],
+                losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
             )
         )
-        for arm, (name, version) in enumerate(
-            ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
+        for arm, (name, version, units) in enumerate(
+            (
+                (CURRENT, rollout.current, {at: cell.current for at, cell in cells.items()}),
+                (CANDIDATE, rollout.candidate, {at: cell.candidate for at, cell in cells.items()}),
+            )
         )
     )  # fmt: skip
-    return [
+    made = [
         Cohort(
-            span.number, stage, (span.end - rollout.started_at).total_seconds(),
-            current.get(span.number, CohortArm()), candidate.get(span.number, CohortArm()),
+            span.number + KEY_COHORTS * of_keys, stage,
+            (span.end - rollout.started_at).total_seconds(),
+            current.get((span.number, of_keys), CohortArm()),
+            candidate.get((span.number, of_keys), CohortArm()),
         )
         for span, stage in spans
-        if span.number in current or span.number in candidate
+        for of_keys in (False, True)
     ]  # fmt: skip
+    return [one for one in made if one.current.predictions + one.candidate.predictions]
 
 
 def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
@@ -88,9 +108,10 @@ def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
     ]  # fmt: skip
 
 
-def _arms(counts: Iterable[CohortCount]) -> dict[int, CohortArm]:
+def _arms(counts: Iterable[CohortCount]) -> dict[tuple[int, bool], CohortArm]:
+    """By span, and whether they are of keys."""
     return {
-        count.number: CohortArm(
+        (count.number, count.is_of_keys): CohortArm(
             count.predictions, count.unknown, count.losses, count.squares,
             count.cut if any(count.cut) else (),
             count.pairs if any(map(any, count.pairs)) else (),

@@ -114,11 +114,14 @@ def decide(
             state,
             "held: " + "; ".join(filter(None, (_waits_for(state), trouble))),
         )
+    if facts.mismatch and facts.mismatch not in sentence:
+        sentence = f"{sentence}; {facts.mismatch}"
     return Decision(
         state=following, shares=shares_of(rollout, following), sentence=sentence,
         log_e=facts.log_e, intervals=len(table), revision=cohorts.revision, failures=failures,
         trouble="" if isinstance(following, FINAL) else trouble,
         held_by="answers" if facts.held and following is state else "",
+        warning=facts.mismatch,
     )  # fmt: skip
 
 
@@ -251,6 +254,8 @@ def _scale_said(rollout: Rollout, guard: Guard) -> str:
 def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> tuple[State, str]:
     if trouble:
         following, sentence = cast(State, state), f"held: {trouble}"
+    elif facts.mismatch:
+        following, sentence = state, f"held: {facts.mismatch}"
     else:
         following, sentence = _strategy(rollout).advance(rollout, state, facts)
     if following is state and (ended := _ended_late(rollout, facts, sentence)):

@@ -5,6 +5,9 @@ by an outcome, is counted by *cohort*: the predictions of a span of time, of bot
 newest truths about them. An interval is sealed once; a cohort is counted anew at every look, and
 each count that changes is stored as a new revision. Counts are sufficient for every test, so a
 stored decision can be computed again from the intervals and the revision that it names.
+
+A request with a sticky key is *bound* to the arm of its key. Keys have habits of their own, so its
+answers are no evidence one by one; see `keys`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,16 @@ from bascule.stats.durations import CLASSES, beyond, dense, sparse
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 
-FIELDS = ("requests", "errors", "fallbacks")
+FIELDS = (
+    "requests", "errors", "fallbacks", "bound", "bound_errors", "bound_fallbacks", "keys",
+    "key_errors", "key_fallbacks",
+)  # fmt: skip
+KEYS_APART = 0.5
+"""Added to the stage of counts of keys, which make groups of their own."""
+KEY_GROUP = 50
+"""So few keys make a group: there may be no more than a hundred."""
+KEY_COHORTS = 1_000_000
+"""Added to the numbers of cohorts of keys."""
 
 
 class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +56,12 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         slow: Of a sealed interval, by class of work with limits: the class, its answers, and
             those beyond each limit (`guards.limits_of`).
         answers: What the answers were.
+        bound: Of the requests, those whose arm was not drawn for them: of sticky keys, of testers.
+        bound_errors: Of the errors, likewise.
+        bound_fallbacks: Of the fallbacks, likewise.
+        keys: First requests of units of keys; see `keys`.
+        key_errors: Of them, those that the model failed.
+        key_fallbacks: Of them, those that another model answered.
     """
 
     requests: int = 0
@@ -52,6 +70,12 @@ class ArmCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     durations: tuple[int, ...] = ()
     slow: tuple[tuple[int, ...], ...] = ()
     answers: AnswerCounts = AnswerCounts()
+    bound: int = 0
+    bound_errors: int = 0
+    bound_fallbacks: int = 0
+    keys: int = 0
+    key_errors: int = 0
+    key_fallbacks: int = 0
 
 
 class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,7 +103,7 @@ class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
     """The predictions of one span of time, which lies in one stage.
 
     Attributes:
-        number: Counted from the start of the rollout.
+        number: Of the span, counted from the start of the rollout; `KEY_COHORTS` more for keys.
         stage: In which the shares are constant.
         ended_s: When the span ended, in seconds since the start of the rollout.
         current: The arm of the current version.
@@ -91,6 +115,16 @@ class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_s: float
     current: CohortArm = CohortArm()
     candidate: CohortArm = CohortArm()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """In which cohorts are sorted by time."""
+        return self.number % KEY_COHORTS, self.number
+
+    @property
+    def is_of_keys(self) -> bool:
+        """Whether its predictions are first ones of units of keys."""
+        return self.number >= KEY_COHORTS
 
 
 class Cohorts(NamedTuple):
@@ -114,6 +148,9 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
         compared: Requests that both versions answered.
         disagreements: Of them, those with different answers.
         pairs: Of requests of the candidate that the current version answered too.
+        share: Of the requests, the candidate's as planned, from 0 to 1; 0 where it is not known.
+        key_share: The same of the units of keys.
+        round_number: In which keys are counted again; see `keys`.
     """
 
     number: int
@@ -123,6 +160,9 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
     compared: int = 0
     disagreements: int = 0
     pairs: PairCounts = PairCounts()
+    share: float = 0.0
+    key_share: float = 0.0
+    round_number: int = 0
 
 
 def summed(parts: Sequence[Interval]) -> Interval:
@@ -135,6 +175,7 @@ def summed(parts: Sequence[Interval]) -> Interval:
         compared=sum(one.compared for one in parts),
         disagreements=sum(one.disagreements for one in parts),
         pairs=combined([one.pairs for one in parts]),
+        share=min(one.share for one in parts),
     )  # fmt: skip
 
 
@@ -147,6 +188,7 @@ def less(total: Interval, before: Interval) -> Interval:
         compared=max(total.compared - before.compared, 0),
         disagreements=max(total.disagreements - before.disagreements, 0),
         pairs=combined((total.pairs, before.pairs), (1, -1)),
+        share=total.share,
     )  # fmt: skip
 
 
@@ -191,8 +233,11 @@ COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
 ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1
 ANSWERS_OF_CURRENT = ANSWERS_OF_CANDIDATE + ANSWER_WIDTH
 PAIRS = ANSWERS_OF_CURRENT + ANSWER_WIDTH
-_COLUMNS = PAIRS + PAIR_WIDTH
+SHARE, KEY_SHARE, ROUND = range(PAIRS + PAIR_WIDTH, PAIRS + PAIR_WIDTH + 3)
+_COLUMNS = ROUND + 1
 """Where columns of a table begin; the first one is the stage."""
+NO_COUNTS = (SHARE, KEY_SHARE, ROUND)
+"""Columns that are no counts, so that they cannot be added up."""
 
 
 def table_of(intervals: Iterable[Interval]) -> Floats:
@@ -208,6 +253,7 @@ def table_of(intervals: Iterable[Interval]) -> Floats:
     for place, row in enumerate(rows):
         table[place, ANSWERS_OF_CANDIDATE:] = (
             *row_of(row.candidate.answers), *row_of(row.current.answers), *row_of(row.pairs),
+            row.share, row.key_share, row.round_number,
         )  # fmt: skip
     for start, arms in (
         (CANDIDATE, [row.candidate for row in rows]), (CURRENT, [row.current for row in rows]),
@@ -224,6 +270,34 @@ def table_of(intervals: Iterable[Interval]) -> Floats:
 def column(arm: int, name: str) -> int:
     """The column of a count: of the arm that begins at `CANDIDATE` or `CURRENT`."""
     return arm + FIELDS.index(name)
+
+
+def counted_once(table: Floats, event: str) -> Floats:
+    """What counts as evidence: requests without a key, and the first ones of units of keys.
+
+    Apart, for a step may give the candidate another share of the keys than of the requests.
+
+    Args:
+        table: See `table_of`.
+        event: "errors" or "fallbacks".
+
+    Returns:
+        Shape (2 intervals, 5), for `grouped`: of each interval the requests, then the keys. A look
+        may have counted a request and not yet that it is bound, so that neither number is below 0
+        or out of order here.
+    """
+
+    def both_arms(name: str) -> Floats:
+        return table[:, [column(CANDIDATE, name), column(CURRENT, name)]]
+
+    drawn = np.maximum(both_arms("requests") - both_arms("bound"), 0)
+    failed = np.clip(both_arms(event) - both_arms(f"bound_{event}"), 0, drawn)
+    made = np.zeros((2 * len(table), 5))
+    made[0::2, 0], made[1::2, 0] = table[:, 0], table[:, 0] + KEYS_APART
+    made[0::2, [1, 3]], made[0::2, [2, 4]] = drawn, failed
+    made[1::2, [1, 3]] = both_arms("keys")
+    made[1::2, [2, 4]] = both_arms("key_errors" if event == "errors" else "key_fallbacks")
+    return made
 
 
 def slow_column(arm: int, of: int, limit: int = -1) -> int:
@@ -251,7 +325,14 @@ def cohorts_of(
         return n, _at(arm.losses, place, 0.0), *squares, unknown
 
     width = 8 if with_squares else 6
-    rows = [(cohort.stage, *row(cohort.candidate), *row(cohort.current)) for cohort in cohorts]
+    rows = [
+        (
+            cohort.stage + KEYS_APART * cohort.is_of_keys,
+            *row(cohort.candidate),
+            *row(cohort.current),
+        )
+        for cohort in cohorts
+    ]
     table = np.array(rows, np.float64).reshape(-1, 1 + width)
     return _grouped(table[:, 0], table[:, 1:], (0, width // 2), INTERVAL_REQUESTS)
 
@@ -281,7 +362,7 @@ def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQU
 
     A group ends once the requests of both arms in its stage have passed another multiple of
     `least`; which requests those are depends on their number alone, as the tests demand. A group
-    that has not ended is left out.
+    that has not ended is left out. Groups are in the order in which they ended.
 
     Args:
         table: See `table_of`; in the order of time.
@@ -300,13 +381,16 @@ def grouped(table: Floats, columns: Sequence[int], *, least: int = INTERVAL_REQU
 
 def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int) -> Floats:
     """`sizes`: the columns of `counts` with the requests of either arm."""
-    groups = []
+    groups, ended = [np.zeros((0, counts.shape[1]))], [np.zeros(0, np.int64)]
     for stage in np.unique(stages):
-        part = counts[stages == stage]
+        rows = np.flatnonzero(stages == stage)
+        part, least_here = counts[rows], least if stage % 1 == 0 else KEY_GROUP
         ends = np.cumsum(part[:, sizes[0]] + part[:, sizes[1]])
-        numbers = np.concatenate([[0.0], ends[:-1]]) // least
+        numbers = np.concatenate([[0.0], ends[:-1]]) // least_here
         starts = np.flatnonzero(np.diff(numbers, prepend=-1.0))
         sums = np.add.reduceat(part, starts, axis=0)
-        is_over = np.append(numbers[starts[1:]], ends[-1] // least) > numbers[starts]
+        is_over = np.append(numbers[starts[1:]], ends[-1] // least_here) > numbers[starts]
         groups.append(sums[is_over])
-    return np.concatenate(groups) if groups else np.zeros((0, counts.shape[1]))
+        ended.append(rows[np.append(starts[1:], len(part))[is_over] - 1])
+    made: Floats = np.concatenate(groups)[np.argsort(np.concatenate(ended), kind="stable")]
+    return made

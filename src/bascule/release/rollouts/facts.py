@@ -13,20 +13,28 @@ from bascule.release.rollouts.answers import AnswersEvidence
 from bascule.release.rollouts.evidence import (
     CANDIDATE,
     CURRENT,
+    KEY_SHARE,
+    ROUND,
+    SHARE,
     Cohort,
     Floats,
     column,
     known_loss,
 )
 from bascule.release.rollouts.guards import Guard, Verdict, judge
+from bascule.release.rollouts.keys import REPEATED_STAKE
 from bascule.release.rollouts.losses import RATES
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats import culprits, log_mean
+from bascule.stats import culprits, log_mean, split_log_e
 
 Pair = tuple[int, int]
 _MOST_SAID = 1e6
 _FEW_UNKNOWN = 0.02
 """A cohort with so small a share of predictions without a truth counts as complete."""
+_SPLIT_ERROR = 0.001
+"""The promised share of rollouts split as planned that are said not to be."""
+_SPLIT_TOLERANCE = 0.02
+"""A split that differs by so small a part of the smaller share is no matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Facts:
         truths_after_s: The age from which on cohorts have their truths; None where none has.
         now: The moment.
         held: Why the answers of the candidate ask for a person; empty where they do not.
+        mismatch: How the split differs from the plan; empty where it does not.
     """
 
     verdicts: Sequence[Verdict]
@@ -55,6 +64,7 @@ class Facts:
     truths_after_s: float | None
     now: datetime
     held: str = ""
+    mismatch: str = ""
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""
@@ -94,7 +104,7 @@ def observed(
     of_candidate = table[:, column(CANDIDATE, "requests")]
     return Facts(
         verdicts=verdicts,
-        log_e_harm=log_mean([one.evidence.log_e_worse for one in verdicts]),
+        log_e_harm=_log_e_harm(verdicts),
         requests=int(of_candidate.sum() + table[:, column(CURRENT, "requests")].sum()),
         candidate_requests=int(of_candidate.sum()),
         stage_requests=int(of_candidate[table[:, 0] == stage].sum()),
@@ -102,6 +112,7 @@ def observed(
         truths_after_s=_truths_after_s(cohorts, (now - rollout.started_at).total_seconds()),
         now=now,
         held=held,
+        mismatch=_mismatch(table),
     )
 
 
@@ -138,6 +149,47 @@ def _pairs_said(answers: AnswersEvidence) -> str:
     )
 
 
+def _log_e_harm(verdicts: Sequence[Verdict]) -> float:
+    """Of all guards. Where keys count, the rounds after the first have a part of the stake."""
+    log_e = log_mean([one.evidence.log_e_worse for one in verdicts])
+    if not any(one.keys for one in verdicts):
+        return log_e
+    again = [one.again.evidence.log_e_worse for one in verdicts if one.again]
+    repeated = math.log(REPEATED_STAKE / len(verdicts)) + max(again, default=-math.inf)
+    return max(log_e + math.log(1 - REPEATED_STAKE), repeated)
+
+
+def _mismatch(table: Floats) -> str:
+    """The split of requests and of keys in each stage, against the plan."""
+    seen: list[tuple[float, str]] = []
+    tests = 0
+    for stage, share in dict.fromkeys(map(tuple, table[:, [0, SHARE]].tolist())):
+        rows = table[(table[:, 0] == stage) & (table[:, SHARE] == share) & (table[:, ROUND] == 0)]
+        totals = rows.sum(axis=0)
+
+        def count(name: str, totals: Floats = totals) -> list[float]:
+            return [float(totals[column(arm, name)]) for arm in (CANDIDATE, CURRENT)]
+
+        drawn = [max(a - b, 0) for a, b in zip(count("requests"), count("bound"), strict=True)]
+        for what, planned, counts in (
+            ("requests", share, drawn),
+            ("sticky keys", float(rows[:, KEY_SHARE].max(initial=0)), count("keys")),
+        ):
+            if not (0 < planned < 1 and sum(counts)):
+                continue
+            tests += 1
+            candidate, current = map(int, counts)
+            log_e = split_log_e(candidate, current, planned, tolerance=_SPLIT_TOLERANCE)
+            log_e -= math.log(tests * (tests + 1))
+            seen.append(
+                (log_e, f"expected {planned:.1%} of the {what} of step {int(stage) + 1} for the "
+                 f"candidate, seen {candidate / (candidate + current):.1%} of "
+                 f"{candidate + current:,}")
+            )  # fmt: skip
+    log_e, said = max(seen, default=(-math.inf, ""))
+    return f"the split is not as planned: {said}" if log_e >= -math.log(_SPLIT_ERROR) else ""
+
+
 def _rewards(rollout: Rollout, cohorts: Sequence[Cohort]) -> tuple[Pair, Pair]:
     guard = next((guard for guard in rollout.guards if guard.is_on_outcomes), None)
     if guard is None:
@@ -172,9 +224,13 @@ def harm(rollout: Rollout, facts: Facts) -> str:
     needed = -math.log(rollout.alpha)
     if facts.log_e_harm < needed:
         return ""
-    logs = [one.evidence.log_e_worse for one in facts.verdicts]
+    each = [
+        max(one, one.again or one, key=lambda seen: seen.evidence.log_e_worse)
+        for one in facts.verdicts
+    ]
+    logs = [one.evidence.log_e_worse for one in each]
     named = culprits(logs, rollout.alpha) or [max(range(len(logs)), key=logs.__getitem__)]
-    verdicts = [facts.verdicts[place] for place in named]
+    verdicts = [each[place] for place in named]
     said = "; ".join(difference_said(rollout, one) + _least_said(one) for one in verdicts)
     exposed = f"{facts.candidate_requests:,} of {facts.requests:,} requests saw {rollout.candidate}"
     return (
@@ -273,7 +329,8 @@ def not_shown(rollout: Rollout, verdict: Verdict) -> str:
 def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
     """Why a rollout is held for a guard; of one on outcomes, until when it waits for truths."""
     if not verdict.guard.is_on_outcomes:
-        return not_shown(rollout, verdict)
+        keys = f"; {verdict.keys:,} sticky keys counted, each once in a step" * bool(verdict.keys)
+        return f"{not_shown(rollout, verdict)}{keys}"
     waits = (
         f"held: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
         f"{verdict.requests:,} predictions have no truth yet"

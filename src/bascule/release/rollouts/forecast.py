@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bascule.endpoints import KEY_UNITS
 from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import (
     Detection,
@@ -77,8 +80,17 @@ def forecast(
             rate, share=last, margin=guard.rate_margin, beta=rollout.beta, limit=requests,
             runs=runs,
         )  # fmt: skip
-        lines.append(_shown(guard, rate, last, proof, ""))
+        line = _shown(guard, rate, last, proof, "")
+        if proof.median_requests is not None and (guard.is_on_outcomes or guard.name in _BY_KEY):
+            keys = _keys_said(rollout, proof.median_requests, last)
+            line = msgspec.structs.replace(
+                line, sentence=f"{line.sentence}; with sticky keys: {keys}"
+            )
+        lines.append(line)
     return lines
+
+
+_BY_KEY = ("errors", "fallbacks")
 
 
 def _latency(
@@ -176,3 +188,16 @@ def _shown(guard: Guard, rate: float, share: float, proof: Detection, where: str
             f"{proof.median_requests:,} requests at {share:.0%}{where}"
         )
     return Forecast(str(guard), rate, 0.0, proof, sentence)
+
+
+def _keys_said(rollout: Rollout, requests: int, share: float) -> str:
+    """How many keys are as good as so many requests at a share, for each counts once in a step."""
+    of_a_key = sum(
+        (cell.high - cell.low) * cell.key_share * (1 - cell.key_share)
+        for cell in cells_of([step / 100 for step in rollout.steps_percent])
+    )
+    units = requests * share * (1 - share) / max(of_a_key, 1e-9)
+    if units >= KEY_UNITS:
+        return f"cannot be shown with the {KEY_UNITS:,} keys that count"
+    # Keys that share a unit count as one of them.
+    return f"{round(-KEY_UNITS * math.log1p(-units / KEY_UNITS)):,} keys"

@@ -12,6 +12,8 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
+Of requests with a sticky key, errors, fallbacks and outcomes count once a key; see `keys`.
+
 T is the quantile of the current version's durations before the interval, of each class of work
 (rows per request, in powers of four). If the candidate's durations are 1.2 times those of the
 current version, both rates are equal for any T; a load that slows both arms changes neither side of
@@ -43,12 +45,14 @@ from bascule.release.rollouts.evidence import (
     CURRENT,
     DISAGREEMENTS,
     MAX_LIMITS,
+    ROUND,
     Cohort,
     Floats,
     Interval,
     Limits,
     cohorts_of,
     column,
+    counted_once,
     cut_shares,
     grouped,
     slow_column,
@@ -175,6 +179,9 @@ class Verdict:
         answers: Of the guard `answers`: what the intervals say of it.
         unusable: Of the guard `errors`: the share of the answers of the candidate and the current
             version that have a value that is not finite.
+        keys: Of `requests`, the first ones of units of sticky keys.
+        again: Of keys that were counted again in a later round, what shows most harm; its
+            `log_e_worse` has paid for the number of rounds. None where there is none.
     """
 
     guard: Guard
@@ -189,6 +196,8 @@ class Verdict:
     least_shown: tuple[str, float, float] = ("", 0.0, 0.0)
     answers: AnswersEvidence | None = None
     unusable: tuple[float, float] = (0.0, 0.0)
+    keys: int = 0
+    again: Verdict | None = None
 
 
 def parse_guard(text: str) -> Guard:
@@ -324,18 +333,38 @@ def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: 
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
     if guard.name == "answers":
         return _answers_verdict(guard, table, in_pairs=in_pairs)
-    total, event = _EVENTS[guard.name]
-    counts = grouped(
-        table,
-        (
-            column(CANDIDATE, total), column(CANDIDATE, event),
-            column(CURRENT, total), column(CURRENT, event),
-        ),
-    )  # fmt: skip
-    verdict = _verdict(
-        guard, counts, partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
-    )
-    return _with_unusable(verdict, table) if guard.name == "errors" else verdict
+    return _by_rate(guard, table, alpha)
+
+
+def _by_rate(guard: Guard, table: Floats, alpha: float) -> Verdict:
+    """Errors or fallbacks; of later rounds, the one that shows most harm at its stake."""
+    keys = int(table[:, [column(CANDIDATE, "keys"), column(CURRENT, "keys")]].sum())
+
+    def verdict(rows: Floats) -> Verdict:
+        counts = grouped(counted_once(rows, guard.name), (1, 2, 3, 4))
+        test = partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
+        return replace(_verdict(guard, counts, test), keys=keys)
+
+    places = table[:, [0, ROUND]]
+    again: Verdict | None = None
+    for number, place in enumerate(_later_rounds(places), 1):
+        one = verdict(table[(places == place).all(axis=1)])
+        log_e = one.evidence.log_e_worse - math.log(number * (number + 1))
+        if again is None or log_e > again.evidence.log_e_worse:
+            again = replace(one, evidence=replace(one.evidence, log_e_worse=log_e))
+    found = replace(verdict(table[places[:, 1] == 0]), again=again)
+    return _with_unusable(found, table) if guard.name == "errors" else found
+
+
+def _later_rounds(places: Floats) -> Floats:
+    """The stages and rounds after the first round of each stage, in the order in which they came.
+
+    From (intervals, 2). Each keeps its number whatever comes later.
+    """
+    later = places[places[:, 1] > 0]
+    _, first = np.unique(later, axis=0, return_index=True)
+    made: Floats = later[np.sort(first)]
+    return made
 
 
 def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
@@ -413,9 +442,3 @@ def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
 
 def _named(quantile: float) -> str:
     return f"p{100 * quantile:g}"
-
-
-_EVENTS = {
-    "errors": ("requests", "errors"),
-    "fallbacks": ("requests", "fallbacks"),
-}

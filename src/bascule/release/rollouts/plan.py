@@ -108,6 +108,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         failures: The hosts that could not load a version, likewise.
         trouble: What prevents the rollout from going on; empty for nothing.
         held_by: The guard that asks for a person; empty for none.
+        warning: That the requests are not split as planned; empty where they are.
     """
 
     state: State
@@ -119,6 +120,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[LoadFailure, ...] = ()
     trouble: str = ""
     held_by: str = ""
+    warning: str = ""
 
     @property
     def is_by_evidence(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -35,12 +35,14 @@ from bascule.release.rollouts.evidence import (
     with_limits,
 )
 from bascule.release.rollouts.guards import limits_of
+from bascule.release.rollouts.keys import Told, add_keys
 from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
 from bascule.release.rollouts.states import FINAL, Promoted, State
 
 _NEWEST = 2**31 - 1
 _EVENTS = "answers"
 """The source under which the events are kept by which answers are compared; it counts nothing."""
+_NOTHING = {"number": 0, "stage": 0}
 SUBJECT = "endpoint"
 """The history of a rollout is that of its endpoint."""
 
@@ -294,7 +296,7 @@ class RolloutStore:
             connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
-        """Make intervals of what was counted since the last ones, one for each stage.
+        """Make intervals of what was counted since the last ones, one for each stage and share.
 
         Of durations, an interval keeps the counts beyond limits that the sealed ones give. Counts
         become part of one interval only, also if a process dies at any moment.
@@ -328,12 +330,26 @@ class RolloutStore:
             guards = msgspec.convert(row.content, Rollout).guards
             limits = limits_of(guards, before)
             made: list[Interval] = []
-            for stage in sorted({one.stage for one, _ in fresh.values()}):
-                parts = [one for one, _ in fresh.values() if one.stage == stage]
-                number = row.intervals + len(made)
-                counted = msgspec.structs.replace(summed(parts), number=number)
-                made.append(with_limits(counted, limits))
-            sealed |= {source: msgspec.to_builtins(total) for source, (_, total) in fresh.items()}
+            for stage, share in sorted({(one.stage, one.share) for one, _ in fresh.values()}):
+                parts = [
+                    fresh[source]
+                    for source in sorted(fresh)
+                    if (fresh[source][0].stage, fresh[source][0].share) == (stage, share)
+                ]
+                seen = f"keys/{stage}/{share:g}"
+                with_keys, units = add_keys(
+                    summed([part for part, _ in parts]), [total for _, total in parts],
+                    sealed.get(seen, ""),
+                )  # fmt: skip
+                sealed |= {seen: units} if units else {}
+                for one in with_keys:
+                    number = row.intervals + len(made)
+                    counted = msgspec.structs.replace(one, number=number)
+                    made.append(with_limits(counted, limits))
+            sealed |= {
+                source: msgspec.to_builtins(msgspec.structs.replace(total, firsts=""))
+                for source, (_, total) in fresh.items()
+            }
             connection.execute(
                 sa.insert(schema.intervals),
                 [
@@ -369,7 +385,7 @@ class RolloutStore:
                 ],
             )  # fmt: skip
         known |= {cohort.number: cohort for cohort in changed}
-        return Cohorts(revision, tuple(known[number] for number in sorted(known)))
+        return Cohorts(revision, _ordered(known.values()))
 
     def cohorts(self, rollout: str) -> Cohorts:
         """The cohorts as of their newest revision."""
@@ -384,8 +400,8 @@ class RolloutStore:
         def as_of(revision: int) -> Cohorts:
             seen = [(at, cohort) for at, cohort in rows if at <= revision]
             newest = {cohort.number: cohort for _, cohort in seen}
-            ordered = tuple(newest[number] for number in sorted(newest))
-            return Cohorts(max((at for at, _ in seen), default=0), ordered)
+            latest = max((at for at, _ in seen), default=0)
+            return Cohorts(latest, _ordered(newest.values()))
 
         return as_of
 
@@ -496,14 +512,18 @@ def _refuse_running(connection: sa.Connection, endpoint: str) -> None:
         )
 
 
-def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, Interval]]:
+def _ordered(cohorts: Iterable[Cohort]) -> tuple[Cohort, ...]:
+    return tuple(sorted(cohorts, key=lambda cohort: cohort.order))
+
+
+def _fresh(rows: Any, sealed: Mapping[str, Any]) -> dict[str, tuple[Interval, Told]]:
     """By source: what it has counted since it was sealed, and all of it."""
     made = {}
     for row in rows:
-        total = msgspec.convert(row.content, Interval)
+        total = msgspec.convert(row.content, Told)
         before = sealed.get(row.source)
-        part = total if before is None else less(total, msgspec.convert(before, Interval))
-        if msgspec.structs.replace(part, number=0, stage=0) != Interval(0, 0):
+        part = less(total, msgspec.convert(before or _NOTHING, Interval))
+        if msgspec.structs.replace(part, number=0, stage=0, share=0.0) != Interval(0, 0):
             made[row.source] = part, total
     return made
 

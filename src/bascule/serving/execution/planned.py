@@ -10,7 +10,7 @@ from random import random
 from typing import NamedTuple
 
 from bascule.core import BasculeError
-from bascule.endpoints import Plan, splits, unit
+from bascule.endpoints import KEY_UNITS, Plan, splits, unit
 from bascule.security import Action
 from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
 from bascule.serving.execution.predictors import Facts, Predictor
@@ -18,21 +18,30 @@ from bascule.serving.execution.resilient import call_for, has_outputs
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.shadows import PairRunner, ShadowRunner
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry import ArmSeries
+from bascule.serving.telemetry import BOUND_UNIT, ArmSeries, BoundSeries
 
 ARM_HEADER = b"bascule-arm"
 """The request header of testers: the name of the arm that is to answer."""
 
 
 class PlannedArm:
-    """One arm in one worker: its version, and where its answers are counted."""
+    """One arm in one worker: its version, and where its answers are counted.
 
-    __slots__ = ("_by_fallback", "by", "direct", "is_alike", "model", "name", "pairs", "series")
+    `bound` counts requests whose arm is not drawn for them, and `unit` is what the ledger keeps of
+    those: both where a rollout counts them apart.
+    """
+
+    __slots__ = (
+        "_by_fallback", "bound", "by", "direct", "is_alike", "model", "name", "pairs", "series",
+        "unit",
+    )  # fmt: skip
 
     def __init__(self, endpoint: str, name: str, model: Predictor, series: ArmSeries) -> None:
         self.name = name
         self.model = model
         self.series = series
+        self.bound: ArmSeries | BoundSeries = series
+        self.unit: int | None = None
         notice = model.service.notice
         self.by = model.by._replace(
             endpoint=endpoint, arm=name, notice=() if notice is None else notice.headers
@@ -46,8 +55,7 @@ class PlannedArm:
         self._by_fallback: dict[AnsweredBy, AnsweredBy] = {}
 
     def answered_by(self, by: AnsweredBy) -> AnsweredBy:
-        """An answer of the fallback, with endpoint and arm; counts it."""
-        self.series.count_fallback()
+        """An answer of the fallback, with endpoint and arm."""
         known = self._by_fallback.get(by)
         if known is None:
             known = by._replace(endpoint=self.by.endpoint, arm=self.name)
@@ -64,6 +72,7 @@ class _Followed(NamedTuple):
     splits: tuple[tuple[PlannedArm, float], ...]
     shadow: ShadowRunner | None
     sticky_header: bytes
+    round_number: int = 0
 
 
 class PlannedPredictor:
@@ -117,6 +126,8 @@ class PlannedPredictor:
         header = plan.sticky_header.encode()
         self.asks_headers = frozenset({ARM_HEADER, header} - {b""})
         for arm in arms.values():
+            if plan.rollout:
+                arm.bound, arm.unit = arm.series.bound, BOUND_UNIT
             same = arm.model.program.inputs == self.program.inputs
             arm.is_alike = same and arm.model.extras is self.extras
             model = arm.model
@@ -125,6 +136,10 @@ class PlannedPredictor:
         split = tuple((arms[arm.name], taken) for arm, taken in splits(plan))
         current = arms[plan.current.name]
         self._followed = _Followed(plan, arms, current, split, shadow, header)
+
+    def begin_round(self, number: int) -> None:
+        """Count keys again that counted in an earlier round. The arms of heads are forgotten."""
+        self._followed = self._followed._replace(round_number=number)
 
     @property
     def plan(self) -> Plan:
@@ -145,9 +160,9 @@ class PlannedPredictor:
         followed, memo = self._followed, context.memo
         if memo is not None and memo.plan is followed and not call.extras:
             arm: PlannedArm = memo.arm
+            context.series, context.unit = arm.bound, arm.unit
         else:
             arm = self._arm_of(followed, call, context)
-        context.series = arm.series
         direct, pairs = arm.direct, arm.pairs
         if pairs is not None and not pairs.is_drawn():
             pairs = None
@@ -161,14 +176,17 @@ class PlannedPredictor:
         allowed_s: float, deliver: Deliver, pairs: PairRunner | None,
     ) -> Cancel | None:  # fmt: skip
         """Have an arm answer whose outcome has to be looked at."""
-        model, shadow = arm.model, followed.shadow
+        model, shadow, series = arm.model, followed.shadow, context.series
         asked = call if arm.is_alike else call_for(call, model, self)
 
         def take(outcome: Outcome) -> None:
             if isinstance(outcome, BasculeError):
                 deliver(outcome)
                 return
-            by = arm.by if outcome.by is model.by else arm.answered_by(outcome.by)
+            by = arm.by
+            if outcome.by is not model.by:
+                series.count_fallback()
+                by = arm.answered_by(outcome.by)
             context.show(by)
             outcome = Answer(outcome.outputs, by)
             deliver(outcome)
@@ -183,21 +201,45 @@ class PlannedPredictor:
         header = context.header
         if named := header(ARM_HEADER):
             self._check_tester(context.caller, self.name)
-            return followed.arms[followed.plan.arm(named.decode("latin-1")).name]
+            return _bind(followed.arms[followed.plan.arm(named.decode("latin-1")).name], context)
         if not followed.splits:
+            context.series = followed.current.series
             return followed.current
         sticky = followed.sticky_header
         sent = header(sticky) if sticky else b""
         key = sent.decode("latin-1") if sent else _key_of(followed.plan.sticky_field, call)
         chosen = followed.current
+        drawn = 0.0
         for arm, taken in followed.splits:  # as `endpoints.choose`, without its search
-            if (unit(self.name, arm.name, key) if key else random()) < taken:
+            drawn = unit(self.name, arm.name, key) if key else random()
+            if drawn < taken:
                 chosen = arm
                 break
         if sent and (memo := context.memo) is not None:
             memo.plan, memo.arm = followed, chosen
-        lacks = call.extras and not chosen.is_alike and not has_outputs(chosen.model, call)
-        return followed.current if lacks else chosen
+        if call.extras and any(_lacks(arm, call) for arm, _ in followed.splits):
+            # Some of these requests cannot have their arm, so none of them is evidence.
+            return _bind(followed.current if _lacks(chosen, call) else chosen, context)
+        if not key:
+            context.series = chosen.series
+            return chosen
+        _bind(chosen, context)
+        if len(followed.splits) == 1 and isinstance(chosen.bound, BoundSeries):
+            number = int(drawn * KEY_UNITS)
+            first = chosen.bound.first_of(number, followed.round_number)
+            if first is not None:
+                context.series, context.unit = first, number
+        return chosen
+
+
+def _bind(arm: PlannedArm, context: Context) -> PlannedArm:
+    """Count a request apart whose arm is not drawn for it."""
+    context.series, context.unit = arm.bound, arm.unit
+    return arm
+
+
+def _lacks(arm: PlannedArm, call: Call) -> bool:
+    return not arm.is_alike and not has_outputs(arm.model, call)
 
 
 def _key_of(sticky_field: str, call: Call) -> str:

@@ -5,10 +5,18 @@ from .answers import (
     Event as Event,
 )
 from .arms import (
+    BOUND_UNIT as BOUND_UNIT,
+    FIRST_ANSWERED as FIRST_ANSWERED,
+    FIRST_CLAIMED as FIRST_CLAIMED,
+    FIRST_FAILED as FIRST_FAILED,
+    FIRST_FELL_BACK as FIRST_FELL_BACK,
+    ROUND_BITS as ROUND_BITS,
+    ROUND_S as ROUND_S,
     SHADOW_ARM as SHADOW_ARM,
     ArmLabel as ArmLabel,
     ArmSeries as ArmSeries,
     ArmTotals as ArmTotals,
+    BoundSeries as BoundSeries,
     labels_of as labels_of,
 )
 from .counters import (

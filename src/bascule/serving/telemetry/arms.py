@@ -4,6 +4,12 @@ The supervisor names an arm before a plan is loaded; each worker is the only wri
 There is room for the arms of many plans, and the oldest ones that no plan needs make room for new
 ones: a reader that looks every few seconds misses none. A place that is given to another arm has
 another *generation*, so that a late answer of the arm before is counted nowhere.
+
+Requests whose arm was not drawn for them are *bound*: a sticky key has the arm that it had, and a
+tester names one. They are counted with all others, and apart. Of a key the first request counts as
+evidence: of each unit of keys (`endpoints.KEY_UNITS`) one byte, written by whichever worker is
+first, says that it was seen and how it was answered. So that a version that begins to fail later is
+seen too, units are counted again in each *round*, by `ROUND_S` ever more seldom.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bascule.core import Unavailable
+from bascule.endpoints import KEY_UNITS
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
     AnswerCounter,
@@ -53,7 +60,17 @@ _MODEL_FAILED = frozenset((500, 503, 504))
     _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _FIRST_SLOWER,
 ) = range(7)  # fmt: skip
 _MAX_SLOWER = 6
-_WORDS = _FIRST_SLOWER + _MAX_SLOWER
+_SET = _FIRST_SLOWER + _MAX_SLOWER
+_WORDS = 2 * _SET
+"""Of requests whose arm was drawn for them, then of others."""
+BOUND_UNIT = -1
+"""In the place of a unit: a bound request that is not the first one of its unit."""
+FIRST_CLAIMED, FIRST_ANSWERED, FIRST_FAILED, FIRST_FELL_BACK = 1, 2, 4, 8
+"""Flags of the byte of a unit: its first request came, was answered, and how."""
+ROUND_BITS = 4
+"""The byte of a unit has its flags in the lower bits, and the number of the round in the upper."""
+ROUND_S = tuple(600.0 * 1.6**number for number in range((1 << ROUND_BITS) - 1))
+"""The age of a plan at which each round after the first one begins: 10 minutes to 5 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +126,10 @@ class ArmTotals:
         durations: Of an arm of a rollout, if asked for: places and counts of answers with 200; see
             `stats.durations`.
         answers: Likewise: what its answers are.
+        bound: Of the requests, those whose arm was not drawn for them.
+        bound_errors: Of the errors, likewise.
+        bound_fallbacks: Of the fallbacks, likewise.
+        firsts: A byte for each unit of keys, see `FIRST_CLAIMED`; empty where no request has one.
     """
 
     endpoint: str
@@ -125,6 +146,10 @@ class ArmTotals:
     dropped: int = 0
     durations: tuple[int, ...] = ()
     answers: AnswerTotals = field(default_factory=AnswerTotals)
+    bound: int = 0
+    bound_errors: int = 0
+    bound_fallbacks: int = 0
+    firsts: bytes = b""
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
@@ -143,7 +168,7 @@ class ArmSeries:
 
     __slots__ = (
         "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_series",
-        "_slower", "_words", "answers", "label", "totals",
+        "_slower", "_words", "answers", "bound", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -154,6 +179,7 @@ class ArmSeries:
         series: Series,
         label: Any,
         answers: Callable[[Callable[[], bool]], AnswerCounter],
+        firsts: memoryview,
     ) -> None:
         """`place`: where the generation is, the generation, and where counts and durations are."""
         self._words = words
@@ -169,15 +195,13 @@ class ArmSeries:
         self.totals = series.totals
         self.answers: AnswerCounter | None = None
         self._answers = answers
+        self.bound = BoundSeries(self, firsts)
 
     def count_answers(self) -> AnswerCounter:
         """Look at the answers from now on."""
         if self.answers is None:
             self.answers = self._answers(self._is_current)
         return self.answers
-
-    def _is_current(self) -> bool:
-        return bool(self._words[self._generation_at] == self._generation)
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
@@ -228,15 +252,80 @@ class ArmSeries:
         """Note a sampled request that the shadow did not answer."""
         self._add(_DROPPED)
 
+    def _is_current(self) -> bool:
+        return bool(self._words[self._generation_at] == self._generation)
+
     def _add(self, what: int) -> None:
         if self._words[self._generation_at] == self._generation:
             self._words[self._base + what] += 1
 
 
-class ArmCounters:
-    """The part of the shared file for arms: labels, counts by worker, durations by worker.
+class BoundSeries(ArmSeries):
+    """Counts requests whose arm was not drawn for them, in words of their own.
 
-    Durations are counted for arms of rollouts alone; pages that are not touched take no memory.
+    Their answers are looked at where they are the first ones of their units.
+    """
+
+    __slots__ = ("_firsts", "drawn")
+
+    def __init__(self, drawn: ArmSeries, firsts: memoryview) -> None:
+        """`firsts`: a byte for each unit of keys, of all workers."""
+        for name in ArmSeries.__slots__:
+            if name != "bound":
+                setattr(self, name, getattr(drawn, name))
+        self.drawn = drawn
+        self._base += _SET
+        self._slower = tuple((bound_ns, at + _SET) for bound_ns, at in self._slower)
+        self._firsts = firsts
+
+    def first_of(self, unit: int, round_number: int) -> FirstSeries | None:
+        """Where the first request of a unit in a round is counted; None for any other one."""
+        known = self._firsts[unit]
+        if (known and known >> ROUND_BITS >= round_number) or not self._is_current():
+            return None
+        flags = round_number << ROUND_BITS | FIRST_CLAIMED
+        self._firsts[unit] = flags
+        return FirstSeries(self, unit, flags)
+
+    def note_first(self, unit: int, flags: int) -> None:
+        """Note how the first request of a unit was answered."""
+        if self._is_current():
+            self._firsts[unit] = flags
+
+
+class FirstSeries:
+    """Where one request is counted: the first one of its unit of keys in a round."""
+
+    __slots__ = ("_bound", "_flags", "_unit", "label")
+
+    def __init__(self, bound: BoundSeries, unit: int, flags: int) -> None:
+        self._bound = bound
+        self._unit = unit
+        self._flags = flags | FIRST_ANSWERED
+        self.label = bound.label
+
+    @property
+    def answers(self) -> AnswerCounter | None:
+        """See `ArmSeries.answers`."""
+        return self._bound.drawn.answers
+
+    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
+        """See `MetricSeries.count`."""
+        self._bound.count(status, duration_ns, rows, protocol)
+        failed = FIRST_FAILED if status in _MODEL_FAILED else 0
+        self._bound.note_first(self._unit, self._flags | failed)
+
+    def count_fallback(self) -> None:
+        """See `ArmSeries.count_fallback`."""
+        self._bound.count_fallback()
+        self._flags |= FIRST_FELL_BACK
+
+
+class ArmCounters:
+    """The part of the shared file for arms: labels, counts and durations by worker, units of keys.
+
+    Durations and keys are counted for arms of rollouts alone; pages that are not touched take no
+    memory.
     """
 
     def __init__(self, part: memoryview, workers: int, places: int = PLACES) -> None:
@@ -251,7 +340,7 @@ class ArmCounters:
     @staticmethod
     def size_of(workers: int, places: int = PLACES) -> int:
         answers_bytes = AnswerRegions.size_of(workers, places)
-        return ArmCounters._counts_bytes(workers, places) + answers_bytes
+        return ArmCounters._counts_bytes(workers, places) + answers_bytes + places * KEY_UNITS
 
     @staticmethod
     def _counts_bytes(workers: int, places: int) -> int:
@@ -298,6 +387,7 @@ class ArmCounters:
                 self._clear(self._durations(worker, place), DURATION_PLACES)
         if is_compared:
             self._answers.clear(place)
+            self._firsts(place)[:] = bytes(KEY_UNITS)
         start = 8 * (front + 1)
         self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
 
@@ -312,7 +402,7 @@ class ArmCounters:
         bases = self._base(worker, place), self._durations(worker, place)
         at = front, self._words[front], *bases
         answers = partial(self._answers.counter, worker, place)
-        return ArmSeries(self._words, at, label, series, metric_label, answers)
+        return ArmSeries(self._words, at, label, series, metric_label, answers, self._firsts(place))
 
     def events(self, endpoint: str, plan: int, arm: str) -> tuple[Event, ...] | None:
         """The events that tell other answers from the first ones of an arm; None for too few."""
@@ -355,7 +445,8 @@ class ArmCounters:
     def _total(
         self, place: int, label: ArmLabel, compared: Collection[tuple[str, int]]
     ) -> ArmTotals:
-        sums = self._summed(place, self._base, _WORDS).tolist()
+        both = self._summed(place, self._base, _WORDS).reshape(2, _SET)
+        sums, bound = both.sum(axis=0).tolist(), both[1].tolist()
         durations: tuple[int, ...] = ()
         answers = AnswerTotals()
         if label.is_compared and (label.endpoint, label.plan) in compared:
@@ -367,7 +458,9 @@ class ArmCounters:
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
-            answers=answers,
+            answers=answers, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
+            bound_fallbacks=bound[_FALLBACKS],
+            firsts=bytes(self._firsts(place)) if bound[_REQUESTS] else b"",
         )  # fmt: skip
 
     def _summed(self, place: int, start_of: Callable[[int, int], int], words: int) -> Any:
@@ -387,3 +480,7 @@ class ArmCounters:
     def _durations(self, worker: int, place: int) -> int:
         behind = self._places * (_FRONT_WORDS + self._workers * _WORDS)
         return behind + (worker * self._places + place) * DURATION_PLACES
+
+    def _firsts(self, place: int) -> memoryview:
+        start = self.size_of(self._workers, self._places) - (self._places - place) * KEY_UNITS
+        return self._bytes[start : start + KEY_UNITS]

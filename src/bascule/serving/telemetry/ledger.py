@@ -67,9 +67,9 @@ class Spool(Protocol):
     def close(self) -> None: ...
 
 
-_Kept = tuple[int, int, float, int, int, int, str, str, str, bytes]
+_Kept = tuple[int, int, float, int, int, int, str, str, str, bytes, int | None]
 """A request, apart from its arrays: start and duration in ns, draw, rows, kept rows, status, id,
-caller, protocol, `traceparent`. A plain tuple: it is made for each request."""
+caller, protocol, `traceparent`, unit. A plain tuple: it is made for each request."""
 _KEPT_ROWS: Final = 4
 """The place of the kept rows in it."""
 
@@ -125,9 +125,11 @@ class _Group:
         origins: dict[Origin, int] = {}
         records, ids = [], []
         for (
-            started_ns, duration_ns, draw, rows, kept, status, name, caller, protocol, parent
+            started_ns, duration_ns, draw, rows, kept, status, name, caller, protocol, parent, unit
         ) in self.requests:  # fmt: skip
-            origin = caller, protocol, _trace_id(parent) if parent else ""
+            origin: Origin = (caller, protocol, _trace_id(parent) if parent else "")
+            if unit is not None:
+                origin = (*origin, str(unit))
             records.append(
                 pack_request(
                     started_ns + epoch_ns, duration_ns, draw, rows, kept, status,
@@ -259,14 +261,15 @@ class LedgerRecorder:
         if answer is not None:
             group.outputs.append(outputs)
         if self._is_anonymous:
-            name, caller, parent = "", "", b""
+            name, caller, parent, unit = "", "", b"", None
         else:
             name, caller, parent = context.prediction_id, context.caller, context.trace[0]
+            unit = getattr(context, "unit", None)
         self._spool.keep(name)
         group.requests.append(
             (
                 context.started_ns, duration_ns, draw, rows, kept, status, name, caller,
-                context.protocol, parent,
+                context.protocol, parent, unit,
             )
         )  # fmt: skip
         group.kept_rows += kept

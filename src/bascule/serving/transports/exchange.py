@@ -97,6 +97,7 @@ class Exchange(Request):
         self.reply = None
         self.body = body
         self.series = series
+        self.unit = None
         self.rows = 0
         self.started_ns = perf_counter_ns()
         self.waited_s = 0.0

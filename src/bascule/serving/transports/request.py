@@ -53,13 +53,14 @@ class Request(ABC):
         failure: With which it is answered; None for no failure.
         rows: How many rows an answer answers.
         shows: See `Context`.
+        unit: See `Context`.
         series: Where the answer is counted.
         on_gone: What to call if the client goes away; None where nothing waits.
     """
 
     __slots__ = (
         "call", "caller", "failure", "on_gone", "prediction_id", "protocol", "reply",
-        "request_id", "rows", "series", "started_ns",
+        "request_id", "rows", "series", "started_ns", "unit",
     )  # fmt: skip
 
     shows = True
@@ -73,6 +74,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     series: CountsAnswers
+    unit: int | None
     on_gone: Cancel | None
 
     @property

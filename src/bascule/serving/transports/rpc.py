@@ -38,6 +38,7 @@ class Rpc(Request):
     def __init__(self, body: bytes, series: MetricSeries) -> None:
         self.body = body
         self.series = series
+        self.unit = None
         self.caller = ""
         self.prediction_id = ""
         self.protocol = "oip-grpc"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from bascule.serving.execution import (
 )
 from bascule.serving.specs import Plans
 from bascule.serving.telemetry import (
+    ROUND_S,
     SHADOW_ARM,
     ArmLabel,
     ArmSeries,
@@ -60,11 +62,14 @@ class PlannedEndpoints:
         # Kept: recorders know a label by its identity.
         self._metric_labels: dict[MetricLabels, MetricLabels] = {}
         self._shadows_alone: frozenset[AnsweredBy] = frozenset()
+        self._since_s: dict[Plan, float] = {}
 
     def follow(self, plans: Plans) -> dict[str, Predictor]:
         """The endpoints by name; those that stay are kept, so that their routes are."""
         before, self._series = self._series, {}
         kept, self._resilient = self._resilient, {}
+        now_s = self._loop.time()
+        self._since_s = {plan: self._since_s.get(plan, now_s) for plan in plans}
         self._made = {plan.endpoint: self._follow(plan, before, kept) for plan in plans}
         arms = {version for plan in plans for version in _answering(plan)}
         self._shadows_alone = frozenset(
@@ -99,7 +104,20 @@ class PlannedEndpoints:
         if plan.rollout:
             self._compare(arms, versions)
         made.follow(plan, arms, shadow)
+        if plan.rollout:
+            self._turn_rounds(made, plan, self._since_s[plan])
         return made
+
+    def _turn_rounds(self, made: PlannedPredictor, plan: Plan, since_s: float) -> None:
+        """Begin the round of keys that is due now, and each later one in its time."""
+        if made.plan is not plan:
+            return
+        age_s = self._loop.time() - since_s
+        number = bisect_right(ROUND_S, age_s)
+        made.begin_round(number)
+        if number < len(ROUND_S):
+            wait_s = ROUND_S[number] - age_s
+            self._loop.call_later(wait_s, self._turn_rounds, made, plan, since_s)
 
     def _compare(self, arms: Mapping[str, PlannedArm], versions: Mapping[str, ServedModel]) -> None:
         """Count the answers of a rollout, and have the current version answer in pairs."""
