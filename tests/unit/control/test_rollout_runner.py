@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.rollouts import RolloutRunner
-from bascule.endpoints import Arm, EndpointStore, Plan, PlanEvent, StoredPlan
+from bascule.endpoints import KEY_UNITS, Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import (
     ArmCounts,
     Cohort,
@@ -137,3 +140,52 @@ def test_a_sealed_interval_keeps_counts_beyond_limits_that_were_known_before_it(
     assert second.current == ArmCounts(100, slow=((0, 100, 0, 100),))
     assert second.candidate == ArmCounts(40, slow=((0, 40, 40, 40),))
     assert sealed(150, 30) == []
+
+
+class KeyedServer(CountedServer):
+    """Every request has a key, and each unit of keys fails by a law of its own."""
+
+    def __init__(self, catalogue, fails):
+        super().__init__(catalogue)
+        self._fails = fails
+
+    def arm_totals(self, _compared=""):
+        made = []
+        for arm in super().arm_totals():
+            plan = self._plans.endpoint("late").current.plan
+            share = sum(one.share_percent for one in plan.arms if one.name == "candidate") / 100
+            of_candidate = np.arange(KEY_UNITS) < math.floor(share * KEY_UNITS)
+            if arm.plan_number != plan.number:
+                continue
+            firsts = np.where(self._fails, 7, 3) * (of_candidate == (arm.arm == "candidate"))
+            requests = 40 * int((firsts > 0).sum())
+            errors = 40 * int((firsts == 7).sum())
+            made.append(
+                replace(
+                    arm, requests=requests, errors=errors, bound=requests, bound_errors=errors,
+                    firsts=firsts.astype(np.uint8).tobytes(),
+                )
+            )  # fmt: skip
+        return made
+
+
+def test_keys_count_once_over_all_servers_and_their_requests_do_not(catalogue):
+    fails = np.arange(KEY_UNITS) % 50 == 0
+    runners = []
+    for name in ("east", "west"):
+        runner = RolloutRunner(KeyedServer(catalogue, fails), catalogue, lambda *_: [])
+        runner._source = name
+        runners.append(runner)
+    for _ in range(3):
+        for runner in runners:
+            runner.turn()
+    store = RolloutStore(catalogue)
+    first = [one for one, _ in store.intervals("r1") if one.stage == 0]
+    candidate, current = (
+        sum(getattr(one, arm).keys for one in first) for arm in ("candidate", "current")
+    )
+    assert (candidate, current) == (819, KEY_UNITS - 820)  # 5 %, but for the unit where it ends
+    assert sum(one.candidate.key_errors for one in first) == 17
+    assert sum(one.candidate.requests for one in first) == 2 * 40 * 819
+    assert {(one.share, round(one.key_share, 4)) for one in first} == {(0.05, 0.05)}
+    assert store.get("r1").latest.warning == ""

@@ -498,6 +498,9 @@ def test_of_a_key_the_first_request_of_a_rollout_is_counted_apart(served, ask):
         place = int(unit("m", "candidate", key) * KEY_UNITS)
         assert kept(server, choose(plan, key).name)[place] == (0, 7)
     assert sum(len(kept(server, name)) for name in arms) == 3
+    server.endpoints.tick()
+    plan_answers = server.counters.arms.totals([("m", 1)])
+    assert sum(arm.answers.looked for arm in plan_answers) == 20  # three keys failed at first
 
 
 def test_a_key_counts_again_in_the_next_round_and_no_worker_goes_back(served, ask):

@@ -30,13 +30,13 @@ _OF_ARM = """
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
         AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {chosen}
 """
-_COUNTS = """counted AS (
-    SELECT * FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
-        ON requests.time >= spans.start
+_ONCE = """
+    FROM {requests} ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
+        ON {requests}.time >= spans.start
     WHERE unit IS NULL OR unit >= low AND unit < high
     QUALIFY unit IS NULL
         OR row_number() OVER (PARTITION BY unit, low, high ORDER BY time, id) = 1
-)"""
+"""
 _COUNTED = (
     """
 WITH answered AS (
@@ -47,23 +47,27 @@ WITH answered AS (
     SELECT id, min(time) AS time, min(unit) AS unit,
         avg(CAST(NOT {is_known} AS INT)) AS unknown{means}
     FROM answered GROUP BY id
-), """
-    + _COUNTS
+), counted AS (
+    SELECT *"""
+    + _ONCE.replace("{requests}", "requests")
     + """
+)
 SELECT number, unit IS NOT NULL AS of_keys, count(*) AS predictions, sum(unknown) AS unknown{sums}
 FROM counted GROUP BY number, of_keys ORDER BY number, of_keys
 """
 )
 _PAIRED = (
     """
-WITH requests AS (
+WITH answered AS (
     SELECT id, time, unit, CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
     + _OF_ARM
     + """ AND "row" = 0
-), """
-    + _COUNTS
-    + """, placed AS (
-    SELECT number, unit IS NOT NULL AS of_keys, answer.score AS score, answer.positive AS positive,
+), counted AS (
+    SELECT number, unit IS NOT NULL AS of_keys, id, answer"""
+    + _ONCE.replace("{requests}", "answered")
+    + """
+), placed AS (
+    SELECT number, of_keys, answer.score AS score, answer.positive AS positive,
         row_number() OVER (PARTITION BY number, of_keys ORDER BY sha256(id), id) - 1 AS place
     FROM counted
 ), pairs AS (
@@ -197,10 +201,10 @@ def count_cohorts(
     counts = []
     for row in rows:
         by_place = {
-            place: rows_of_pairs.get(
+            place: by_cohort.get(
                 (row["number"], row["of_keys"]), {"pairs": 0, "unknown": 0, "lost": 0.0}
             )
-            for place, rows_of_pairs in paired.items()
+            for place, by_cohort in paired.items()
         }
         sums = [
             (by_place[n]["lost"], 0.0, 0.0) if n in by_place

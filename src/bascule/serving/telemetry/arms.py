@@ -61,7 +61,9 @@ _MODEL_FAILED = frozenset((500, 503, 504))
     _BOUND_FALLBACKS, _FIRST_SLOWER,
 ) = range(10)  # fmt: skip
 _MAX_SLOWER = 6
-_WORDS = _FIRST_SLOWER + _MAX_SLOWER
+_SET = _FIRST_SLOWER + _MAX_SLOWER
+_WORDS = 2 * _SET
+"""Of requests whose arm was drawn for them, then of others."""
 BOUND_UNIT = -1
 """In the place of a unit: a bound request that is not the first one of its unit."""
 FIRST_CLAIMED, FIRST_ANSWERED, FIRST_FAILED, FIRST_FELL_BACK = 1, 2, 4, 8
@@ -251,50 +253,36 @@ class ArmSeries:
         """Note a sampled request that the shadow did not answer."""
         self.add(_DROPPED)
 
-    @property
-    def has_place(self) -> bool:
-        """Whether the place is still that of this arm."""
+    def _is_current(self) -> bool:
         return bool(self._words[self._generation_at] == self._generation)
 
-    def add(self, what: int) -> None:
-        """Add one to a word of the arm."""
+    def _add(self, what: int) -> None:
         if self._words[self._generation_at] == self._generation:
             self._words[self._base + what] += 1
 
 
-class BoundSeries:
-    """Counts where an `ArmSeries` does, and apart: requests whose arm was not drawn for them."""
+class BoundSeries(ArmSeries):
+    """Counts requests whose arm was not drawn for them, in words of their own.
 
-    __slots__ = ("_drawn", "_firsts", "label")
+    Their answers are looked at where they are the first ones of their units.
+    """
+
+    __slots__ = ("_firsts", "drawn")
 
     def __init__(self, drawn: ArmSeries, firsts: memoryview) -> None:
         """`firsts`: a byte for each unit of keys, of all workers."""
-        self._drawn = drawn
+        for name in ArmSeries.__slots__:
+            if name != "bound":
+                setattr(self, name, getattr(drawn, name))
+        self.drawn = drawn
+        self._base += _SET
+        self._slower = tuple((bound_ns, at + _SET) for bound_ns, at in self._slower)
         self._firsts = firsts
-        self.label = drawn.label
-
-    @property
-    def answers(self) -> AnswerCounter | None:
-        """See `ArmSeries.answers`."""
-        return self._drawn.answers
-
-    def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
-        """See `MetricSeries.count`."""
-        drawn = self._drawn
-        drawn.count(status, duration_ns, rows, protocol)
-        drawn.add(_BOUND)
-        if status in _MODEL_FAILED:
-            drawn.add(_BOUND_ERRORS)
-
-    def count_fallback(self) -> None:
-        """See `ArmSeries.count_fallback`."""
-        self._drawn.count_fallback()
-        self._drawn.add(_BOUND_FALLBACKS)
 
     def first_of(self, unit: int, round_number: int) -> FirstSeries | None:
         """Where the first request of a unit in a round is counted; None for any other one."""
         known = self._firsts[unit]
-        if (known and known >> ROUND_BITS >= round_number) or not self._drawn.has_place:
+        if (known and known >> ROUND_BITS >= round_number) or not self._is_current():
             return None
         flags = round_number << ROUND_BITS | FIRST_CLAIMED
         self._firsts[unit] = flags
@@ -302,7 +290,7 @@ class BoundSeries:
 
     def note_first(self, unit: int, flags: int) -> None:
         """Note how the first request of a unit was answered."""
-        if self._drawn.has_place:
+        if self._is_current():
             self._firsts[unit] = flags
 
 
@@ -320,7 +308,7 @@ class FirstSeries:
     @property
     def answers(self) -> AnswerCounter | None:
         """See `ArmSeries.answers`."""
-        return self._bound.answers
+        return self._bound.drawn.answers
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """See `MetricSeries.count`."""
@@ -458,7 +446,8 @@ class ArmCounters:
     def _total(
         self, place: int, label: ArmLabel, compared: Collection[tuple[str, int]]
     ) -> ArmTotals:
-        sums = self._summed(place, self._base, _WORDS).tolist()
+        both = self._summed(place, self._base, _WORDS).reshape(2, _SET)
+        sums, bound = both.sum(axis=0).tolist(), both[1].tolist()
         durations: tuple[int, ...] = ()
         answers = AnswerTotals()
         if label.is_compared and (label.endpoint, label.plan) in compared:
@@ -470,9 +459,9 @@ class ArmCounters:
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
-            answers=answers, bound=sums[_BOUND],
-            bound_errors=sums[_BOUND_ERRORS], bound_fallbacks=sums[_BOUND_FALLBACKS],
-            firsts=bytes(self._firsts(place)) if sums[_BOUND] else b"",
+            answers=answers, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
+            bound_fallbacks=bound[_FALLBACKS],
+            firsts=bytes(self._firsts(place)) if bound[_REQUESTS] else b"",
         )  # fmt: skip
 
     def _summed(self, place: int, start_of: Callable[[int, int], int], words: int) -> Any:
