@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk import CLASSIFICATIONS
 from bascule.bundle.imported import ImportedModel, Rows
-from bascule.bundle.statements.calibrating import Answers
+from bascule.bundle.statements import calibrating
 from bascule.bundle.tables import is_missing
 from bascule.core import BasculeError, BasculeWarning, Invalid
 
@@ -80,7 +80,7 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
         )
 
 
-def check_answers(answers: Answers, subject: ImportedModel) -> None:
+def check_answers(answers: calibrating.Answers, subject: ImportedModel) -> None:
     """Raise `Invalid` where an answer to the model's own rows is NaN or infinite.
 
     Of many training rows some are asked, evenly spread. Rows that the program refuses are none.

@@ -29,7 +29,7 @@ MAX_WAITING = 32
 """How many requests wait for a shadow, or are run by it, in one worker."""
 PAIRS_SHARE = 0.01
 """Of a candidate's requests, those that the current version answers too."""
-_FIRST_PAIRS, _FIRST_SHARE = 64, 0.25
+_FIRST_PAIRS, _FIRST_SHARE = 256, 0.25
 """So many are asked for sooner in each worker: with 1 % a rollout of 5,000 requests has none."""
 MAX_CALL_BYTES = 1 << 20
 """Requests with larger inputs are dropped: `MAX_WAITING` of them hold 32 MB."""
