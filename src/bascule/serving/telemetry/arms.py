@@ -243,15 +243,15 @@ class ArmSeries:
 
     def count_fallback(self) -> None:
         """Note that the fallback answered in the place of the arm."""
-        self.add(_FALLBACKS)
+        self._add(_FALLBACKS)
 
     def count_disagreement(self) -> None:
         """Note that the shadow's answer differs."""
-        self.add(_DISAGREEMENTS)
+        self._add(_DISAGREEMENTS)
 
     def count_dropped(self) -> None:
         """Note a sampled request that the shadow did not answer."""
-        self.add(_DROPPED)
+        self._add(_DROPPED)
 
     def _is_current(self) -> bool:
         return bool(self._words[self._generation_at] == self._generation)
