@@ -57,9 +57,8 @@ _FRONT_WORDS = 1 + _LABEL_BYTES // 8
 """Of a place: its generation, then its label as JSON, ended by NUL."""
 _MODEL_FAILED = frozenset((500, 503, 504))
 (
-    _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _BOUND, _BOUND_ERRORS,
-    _BOUND_FALLBACKS, _FIRST_SLOWER,
-) = range(10)  # fmt: skip
+    _REQUESTS, _ERRORS, _FALLBACKS, _ROWS, _DISAGREEMENTS, _DROPPED, _FIRST_SLOWER,
+) = range(7)  # fmt: skip
 _MAX_SLOWER = 6
 _SET = _FIRST_SLOWER + _MAX_SLOWER
 _WORDS = 2 * _SET
@@ -201,7 +200,7 @@ class ArmSeries:
     def count_answers(self) -> AnswerCounter:
         """Look at the answers from now on."""
         if self.answers is None:
-            self.answers = self._answers(lambda: self.has_place)
+            self.answers = self._answers(self._is_current)
         return self.answers
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
