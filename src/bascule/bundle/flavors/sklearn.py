@@ -336,13 +336,17 @@ class SklearnOriginal(Program):
         return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
 
 
-def _asked(model: Any, data: Any, methods: Set[str], plain: Set[int]) -> dict[str, Any]:
+def _asked(
+    model: Any, data: Any, methods: Set[str], plain: Set[int] | None = None
+) -> dict[str, Any]:
     """The answers of several methods of a model, by their names.
 
     `Pipeline` runs all steps for each method; here those before the last one run once. Some
     classifiers take their label from the probabilities, and are not asked for it again. Both only
-    for a model that is `plain`, by its `id`: see `_plain_parts`.
+    for a model that is `plain`, by its `id`: see `_plain_parts`,
+    which is asked where they are not given.
     """
+    plain = _plain_parts(model) if plain is None else plain
     if len(methods) > 1:
         while id(model) in plain and _kind_name(model) == "sklearn.pipeline.Pipeline":
             data, model = before_last_step(model, data), model.steps[-1][1]
