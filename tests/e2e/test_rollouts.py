@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 
 import numpy as np
 import psutil
@@ -267,3 +268,58 @@ def test_a_second_rollout_of_an_endpoint_is_refused(started, command):
     begin(command, server, "gb/2")
     refused = command(server, "deploy", "gb/3", "--strategy", "canary", code=4)
     assert "has a rollout under way" in refused["error"]
+
+
+@contextmanager
+def keyed_traffic(server, users):
+    """Requests of users, each with its sticky key, over four connections, until the block ends."""
+    stop = threading.Event()
+    tensor = {"name": "input", "shape": [1, 30], "datatype": "FP64", "data": [10.0] * 30}
+    body = json.dumps({"inputs": [tensor]})
+
+    def ask(half):
+        with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
+            while not stop.is_set():
+                for user in range(half, users, 2):
+                    headers = {"Bascule-Sticky": f"user {user}"}
+                    connection.request("POST", "/v2/models/gb/infer", body, headers)
+                    connection.getresponse().read()
+
+    threads = [threading.Thread(target=ask, args=(n % 2,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_key_counts_once_in_a_step_however_many_workers_answer_it(started, command, home):
+    server = started("gb/1", "--workers=2")
+    with keyed_traffic(server, 400):
+        rollout = begin(command, server, "gb/2", "-g", "errors +0 pp", step_for="3s")
+
+        def latest():
+            return command(server, "rollout", "status", rollout)["latest"] or {"sentence": ""}
+
+        until(lambda: latest().get("state", {}).get("stage") == 1, within_s=WAIT_S)
+        until(lambda: "sticky keys counted" in latest()["sentence"], within_s=WAIT_S)
+    with sqlite3.connect(home / "catalogue.db") as stored:
+        found = stored.execute("SELECT content FROM rollout_intervals").fetchall()
+    intervals = [json.loads(content) for (content,) in found]
+
+    def total(name, stage):
+        arms = [one.get(arm, {}) for one in intervals for arm in ("current", "candidate")
+                if one["stage"] == stage]  # fmt: skip
+        return sum(arm.get(name, 0) for arm in arms)
+
+    assert total("bound", 0) == total("requests", 0) > 800
+    assert 380 <= total("keys", 0) <= 400  # some share a unit
+    # The fifth that was in the candidate's arm stays there, and does not count again.
+    assert 270 <= total("keys", 1) <= 350
+    assert not latest().get("warning")
+    sql = "SELECT count(DISTINCT unit) AS units FROM predictions WHERE unit >= 0"
+    _, out, _ = run(home, "ledger", "query", sql, "--json")
+    assert "units" in out

@@ -148,9 +148,11 @@ class KeyedServer(CountedServer):
     def __init__(self, catalogue, fails):
         super().__init__(catalogue)
         self._fails = fails
+        self.requests_of_a_key = 0
 
     def arm_totals(self, _compared=""):
         made = []
+        self.requests_of_a_key += 20
         for arm in super().arm_totals():
             plan = self._plans.endpoint("late").current.plan
             share = sum(one.share_percent for one in plan.arms if one.name == "candidate") / 100
@@ -158,8 +160,8 @@ class KeyedServer(CountedServer):
             if arm.plan_number != plan.number:
                 continue
             firsts = np.where(self._fails, 7, 3) * (of_candidate == (arm.arm == "candidate"))
-            requests = 40 * int((firsts > 0).sum())
-            errors = 40 * int((firsts == 7).sum())
+            requests = self.requests_of_a_key * int((firsts > 0).sum())
+            errors = self.requests_of_a_key * int((firsts == 7).sum())
             made.append(
                 replace(
                     arm, requests=requests, errors=errors, bound=requests, bound_errors=errors,
@@ -186,6 +188,8 @@ def test_keys_count_once_over_all_servers_and_their_requests_do_not(catalogue):
     )
     assert (candidate, current) == (819, KEY_UNITS - 820)  # 5 %, but for the unit where it ends
     assert sum(one.candidate.key_errors for one in first) == 17
-    assert sum(one.candidate.requests for one in first) == 2 * 40 * 819
+    # Of three turns of the first server and two of the second one.
+    assert sum(one.candidate.requests for one in first) == (60 + 40) * 819
     assert {(one.share, round(one.key_share, 4)) for one in first} == {(0.05, 0.05)}
-    assert store.get("r1").latest.warning == ""
+    latest = store.get("r1").latest
+    assert (latest.warning, latest.trouble) == ("", "")

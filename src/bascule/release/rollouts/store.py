@@ -339,9 +339,10 @@ class RolloutStore:
                 seen = f"keys/{stage}/{share:g}"
                 with_keys, units = add_keys(
                     summed([part for part, _ in parts]), [total for _, total in parts],
-                    sealed.get(seen, ""),
+                    msgspec.convert(sealed.get(seen, _NOTHING), Told).firsts,
                 )  # fmt: skip
-                sealed |= {seen: units} if units else {}
+                if units:  # counts nothing by itself
+                    sealed[seen] = msgspec.to_builtins(Told(0, stage, firsts=units))
                 for one in with_keys:
                     number = row.intervals + len(made)
                     counted = msgspec.structs.replace(one, number=number)
