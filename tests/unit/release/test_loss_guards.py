@@ -41,6 +41,7 @@ from bascule.release.rollouts import (
     start,
     table_of,
 )
+from bascule.release.rollouts.counting import Stage
 from bascule.release.rollouts.plan import check_rollout
 
 KEEPS = Recording(True, {}, 1_024)
@@ -233,7 +234,8 @@ def test_answers_of_today_show_that_a_server_with_other_settings_keeps_them(
 
 def test_before_the_first_answer_there_is_nothing_to_count(tmp_path):
     plan = plan_of(guards=(MAE,))
-    assert count_outcomes(Ledger(tmp_path), plan, [(START, 0)], START + timedelta(hours=1)) == []
+    stages, now = [Stage(START, 0, 0.05)], START + timedelta(hours=1)
+    assert count_outcomes(Ledger(tmp_path), plan, stages, now) == []
 
 
 def keep_answers(home, model, ids, at):

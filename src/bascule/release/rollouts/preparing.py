@@ -104,7 +104,7 @@ def _answers_of(bundle: Bundle) -> Answers:
 
 
 def _has_answers(ledger: Ledger, rollout: Rollout) -> bool:
-    """Whether it keeps some now, whatever the settings of this process say."""
+    """Whether it keeps some now, also where the settings of this process say otherwise."""
     yesterday = str((rollout.started_at - timedelta(days=1)).date())
     model, _, number = rollout.current.partition("/")
     return any(day >= yesterday for day in ledger.rows_by_day(model, number))
