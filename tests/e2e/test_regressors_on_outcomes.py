@@ -80,5 +80,5 @@ def test_a_regressor_that_errs_more_is_rolled_back_by_late_truths(rows, home, se
     sentence = found["latest"]["sentence"]
     assert "rolled back to wait/1: the mae of wait/2 is" in sentence
     assert "allowed mae +5 %: a mae 0.0" in sentence
-    assert "of the losses were over" in sentence
+    assert "of the losses of wait/2 and" in sentence
     assert command("rollout", "replay", rollout)["differing"] == []
