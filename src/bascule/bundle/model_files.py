@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.bundle.flavors.libraries import installed_version
+from bascule.bundle.flavors import installed_version
 from bascule.core import Invalid, NotFound, check_file, first_line, is_there
 
 _LOADED_BY = {

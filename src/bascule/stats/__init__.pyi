@@ -1,3 +1,4 @@
+from . import durations as durations
 from .bandits import (
     PolicyValue as PolicyValue,
     best_arm_probabilities as best_arm_probabilities,
@@ -32,6 +33,7 @@ from .paired import (
     student_quantile as student_quantile,
 )
 from .planning import (
+    SPREAD as SPREAD,
     Detection as Detection,
     requests_for_means as requests_for_means,
     requests_to_compare_durations as requests_to_compare_durations,
@@ -52,7 +54,13 @@ from .sequential import (
     split_log_e as split_log_e,
     two_proportions as two_proportions,
 )
-from .sketches import CHUNK_ROWS as CHUNK_ROWS, ColumnProfile as ColumnProfile, Profile as Profile
+from .sketches import (
+    CHUNK_ROWS as CHUNK_ROWS,
+    Alignment as Alignment,
+    ColumnProfile as ColumnProfile,
+    Profile as Profile,
+    Value as Value,
+)
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
 from .two_sample import (
     CategoryBaseline as CategoryBaseline,

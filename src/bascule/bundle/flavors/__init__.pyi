@@ -1,4 +1,5 @@
 from .frames import Frame as Frame
+from .libraries import installed_version as installed_version
 from .originals import (
     inputs_of as inputs_of,
     is_as_saved as is_as_saved,

@@ -28,6 +28,7 @@ from bascule.monitoring.drift.budgets import (
 from bascule.monitoring.drift.results import Test
 from bascule.stats import (
     WINDOWS,
+    Alignment,
     CategoryBaseline,
     ColumnProfile,
     NumberBaseline,
@@ -42,7 +43,6 @@ from bascule.stats import (
     variance_beside_a_step,
     weekday_test,
 )
-from bascule.stats.sketches import Alignment
 
 Floats = NDArray[np.float64]
 

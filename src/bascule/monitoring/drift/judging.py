@@ -22,8 +22,7 @@ from bascule.monitoring.drift.deciding import (
 )
 from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, WindowDrift
 from bascule.monitoring.drift.sentences import with_sentence
-from bascule.stats import ColumnProfile, Profile
-from bascule.stats.sketches import Value
+from bascule.stats import ColumnProfile, Profile, Value
 
 _FORMAT = 1
 _FREQUENT = 5

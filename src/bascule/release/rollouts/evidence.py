@@ -27,8 +27,7 @@ from bascule.release.rollouts.answer_counts import (
     combined,
     row_of,
 )
-from bascule.stats import INTERVAL_REQUESTS
-from bascule.stats.durations import CLASSES, beyond, dense, sparse
+from bascule.stats import INTERVAL_REQUESTS, durations as duration_bins
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -193,17 +192,19 @@ def less(total: Interval, before: Interval) -> Interval:
 
 
 def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    durations = np.maximum(dense(total.durations) - dense(before.durations), 0)
+    durations = np.maximum(
+        duration_bins.dense(total.durations) - duration_bins.dense(before.durations), 0
+    )
     counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
     answers = combined((total.answers, before.answers), (1, -1))
-    return ArmCounts(durations=sparse(durations), answers=answers, **counts)
+    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **counts)
 
 
 def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
     totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
     answers = combined([arm.answers for arm in arms])
-    durations = sum((dense(arm.durations) for arm in arms), dense(()))
-    return ArmCounts(durations=sparse(durations), answers=answers, **totals)
+    durations = sum((duration_bins.dense(arm.durations) for arm in arms), duration_bins.dense(()))
+    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **totals)
 
 
 Limits = Mapping[int, Sequence[Sequence[int]]]
@@ -219,7 +220,7 @@ def with_limits(counted: Interval, limits: Limits) -> Interval:
 
 
 def _slow(arm: ArmCounts, limits: Mapping[int, Sequence[int]]) -> ArmCounts:
-    above = beyond(dense(arm.durations))
+    above = duration_bins.beyond(duration_bins.dense(arm.durations))
     slow = [(of, int(above[of, 0]), *map(int, above[of, bins])) for of, bins in limits.items()]
     return msgspec.structs.replace(arm, durations=(), slow=tuple(row for row in slow if row[1]))
 
@@ -227,7 +228,7 @@ def _slow(arm: ArmCounts, limits: Mapping[int, Sequence[int]]) -> ArmCounts:
 MAX_LIMITS = 16
 _SLOW = len(FIELDS)
 _CLASS = 1 + MAX_LIMITS
-_ARM = len(FIELDS) + CLASSES * _CLASS
+_ARM = len(FIELDS) + duration_bins.CLASSES * _CLASS
 CANDIDATE, CURRENT = 1, 1 + _ARM
 COMPARED, DISAGREEMENTS = 1 + 2 * _ARM, 2 + 2 * _ARM
 ANSWERS_OF_CANDIDATE = DISAGREEMENTS + 1

@@ -12,14 +12,14 @@ from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import (
+    SPREAD,
     Detection,
+    durations as bins,
     requests_for_means,
     requests_to_compare_durations,
     requests_to_promote,
     requests_to_roll_back,
 )
-from bascule.stats.durations import STEP, counted_factor
-from bascule.stats.planning import SPREAD
 
 _HARMS = (0.01, 0.02, 0.05)
 _UNKNOWN_RATES = {
@@ -101,14 +101,14 @@ def _latency(
     if more_s:
         unknown = Detection(None, None, None, 0.0, limit)
         sentence = (
-            f"{guard} can be shown where {guard.name} is below {more_s / (STEP - 1):.2g} s, for "
-            f"durations are counted in steps of {STEP - 1:.1%}; how soon depends on them"
+            f"{guard} can be shown where {guard.name} is below {more_s / (bins.STEP - 1):.2g} s, "
+            f"for durations are counted in steps of {bins.STEP - 1:.1%}; how soon depends on them"
         )
         return [Forecast(str(guard), 1 - guard.shown[-1], 0.0, unknown, sentence)]
     lines = []
     for slower in _SLOWER:
         detection = requests_to_compare_durations(
-            guard.harmed, counted_factor(factor, is_up=True) / (factor * slower), proves=False,
+            guard.harmed, bins.counted_factor(factor, is_up=True) / (factor * slower), proves=False,
             share=first, error=rollout.alpha, guardrails=len(rollout.guards), limit=limit,
             runs=runs,
         )  # fmt: skip
@@ -117,7 +117,7 @@ def _latency(
         )
         lines.append(Forecast(str(guard), 1 - guard.shown[-1], slower - 1, detection, sentence))
     proof = requests_to_compare_durations(
-        guard.shown, counted_factor(factor, is_up=False), proves=True, share=last,
+        guard.shown, bins.counted_factor(factor, is_up=False), proves=True, share=last,
         error=rollout.beta, limit=limit, runs=runs,
     )  # fmt: skip
     spread = f", where durations are spread as a log-normal law of sigma {SPREAD:g}"

@@ -62,12 +62,12 @@ from bascule.stats import (
     Beyond,
     Evidence,
     decisive_cohorts,
+    durations as duration_bins,
     late_proportions,
     mcnemar,
     quantiles,
     two_proportions,
 )
-from bascule.stats.durations import CLASSES, counted_factor, dense, limits
 
 _RATES = ("errors", "fallbacks", "disagreement", "answers")
 _SHARE_OF_UNUSABLE = 0.1
@@ -237,7 +237,11 @@ def parse_guard(text: str) -> Guard:
             hint="allow at least '+4 %': equal versions differ in nothing but chance",
         )
     is_of_durations = name not in _RATES and not is_on_outcomes(name)
-    if unit == "%" and is_of_durations and counted_factor(1 + amount, is_up=False) == 1:
+    if (
+        unit == "%"
+        and is_of_durations
+        and duration_bins.counted_factor(1 + amount, is_up=False) == 1
+    ):
         raise Invalid(
             f"no version can be shown to be within {text!r}: durations are counted in steps of "
             "3.7 %",
@@ -265,10 +269,12 @@ def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
     Returns:
         Of the classes of work with enough answers, if a guard compares latency.
     """
-    counts = sum((dense(one.current.durations) for one in counted), dense(()))
+    counts = sum(
+        (duration_bins.dense(one.current.durations) for one in counted), duration_bins.dense(())
+    )
     known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
     chosen = [
-        limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
+        duration_bins.limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
         for guard in guards
         for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
         for quantile in quantiles
@@ -423,7 +429,7 @@ def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
                 *(slow_column(arm, of, limit) for arm in (CANDIDATE, CURRENT) for limit in every),
             ],
         )
-        for of in range(CLASSES)
+        for of in range(duration_bins.CLASSES)
     ]  # fmt: skip
 
     def beyond(quantile: float, place: int) -> Beyond:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bascule.bundle import Bundle, take
 from bascule.core import Columns, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
-from bascule.monitoring.performance.delays import delay_curve
+from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.losses import (
     RATES,

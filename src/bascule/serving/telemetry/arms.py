@@ -33,7 +33,7 @@ from bascule.serving.telemetry.answers import (
     Event,
     events_of,
 )
-from bascule.stats.durations import BOUNDS_NS, CLASS_PLACES, PLACES as DURATION_PLACES, sparse
+from bascule.stats import durations as duration_bins
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
@@ -49,6 +49,8 @@ class Series(Protocol):
     def count_failure(self) -> None: ...
 
 
+BOUNDS_NS, CLASS_PLACES = duration_bins.BOUNDS_NS, duration_bins.CLASS_PLACES
+DURATION_PLACES = duration_bins.PLACES
 SHADOW_ARM = "shadow"
 """The name under which the answers of a shadow are counted."""
 PLACES = 1_024
@@ -450,7 +452,7 @@ class ArmCounters:
         durations: tuple[int, ...] = ()
         answers = AnswerTotals()
         if label.is_compared and (label.endpoint, label.plan) in compared:
-            durations = sparse(self._summed(place, self._durations, DURATION_PLACES))
+            durations = duration_bins.sparse(self._summed(place, self._durations, DURATION_PLACES))
             answers = self._answers.totals(place)
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
