@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle import Bundle
-from bascule.core import BasculeError, NotFound
+from bascule.core import BasculeError, Invalid, NotFound
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.comparing import tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
@@ -66,9 +66,15 @@ def measure_production_drift(
             bundle = open_bundle(version)
             if bundle is None:
                 raise NotFound("its bundle is not at hand")
+        except BasculeError as problem:
+            notes.append(f"version {version} is not compared: {problem.message}")
+            continue
+        try:
             windows = [one for one in profiled if one.version == version]
             windows = windows or windows_of_rows(home, bundle, model, version)
             report = _of_version(home, bundle, windows, version, budget, effects, today, first)
+        except Invalid:  # an option, which is wrong for every version
+            raise
         except BasculeError as problem:
             notes.append(f"version {version} is not compared: {problem.message}")
             continue
