@@ -19,7 +19,7 @@ A loss may be any number from 0 to 1, not only 0 or 1: log(1 + a (x - q)) is con
 counting x as the part x of a loss of 1 takes evidence away and never adds it. But it costs as much
 as losses of 0 or 1 with this mean: three times the requests for absolute errors. With the sums of
 squares of the losses there are bets of a second form, whose gain is a quadratic function of the
-loss (Fan, Grama and Liu 2015, as in `sequential.bounded_mean`): nine tenths of the stake.
+loss (Fan, Grama and Liu 2015, lemma 4.1): nine tenths of the stake.
 """
 
 from __future__ import annotations

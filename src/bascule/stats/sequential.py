@@ -108,64 +108,6 @@ def two_proportions(
     return evidence_of(evidence, weights, gaps, margin, alpha, bounds=bounds)
 
 
-def bounded_mean(intervals: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
-    """Compare the means of a loss from 0 to 1 by the sums of intervals.
-
-    A request counts as x = (loss - m - d) / rho for the candidate and -(loss - m) / (1 - rho) for
-    the current version: inverse propensity, centred on the mean m of the current version before
-    this interval. For x >= -1, exp(l x + (log(1 - l) + l) x^2) <= 1 + l x (Fan, Grama and Liu
-    2015, lemma 4.1), so that sums of x and of its squares are all that has to be kept.
-
-    Args:
-        intervals: Shape (intervals, 6): requests, sum of losses, and sum of their squares, of the
-            candidate and then of the current version.
-        margin: The difference of means that is allowed.
-        alpha: As in `two_proportions`.
-
-    Raises:
-        Invalid: Sums that no losses from 0 to 1 have.
-    """
-    sums = _checked_sums(intervals, 6)
-    n_c, s_c, _, n_0, s_0, _ = sums.T
-    before_n, before_s = np.cumsum(n_0) - n_0, np.cumsum(s_0) - s_0
-    centres = (before_s + 1.0) / (before_n + 2.0)
-
-    def evidence(d: float) -> tuple[float, float]:
-        return _mean_log_e(sums, centres, d, 1.0), _mean_log_e(sums, centres, d, -1.0)
-
-    weights = n_c * n_0 / np.maximum(n_c + n_0, 1)
-    gaps = s_c / np.maximum(n_c, 1) - s_0 / np.maximum(n_0, 1)
-    return evidence_of(evidence, weights, gaps, margin, alpha)
-
-
-def paired_mean(sums: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) -> Evidence:
-    """Compare losses of two versions that answered the same requests, as in a shadow.
-
-    Needs far fewer requests than `bounded_mean` where the losses of both are alike.
-
-    Args:
-        sums: Shape (intervals, 3): pairs, the sum of the differences (candidate less current, each
-            from -1 to 1), and the sum of their squares.
-        margin: The mean difference that is allowed.
-        alpha: As in `two_proportions`.
-
-    Raises:
-        Invalid: Sums that no differences from -1 to 1 have.
-    """
-    pairs, total, squares = _checked_sums(sums, 3, least=-1.0).sum(axis=0)
-
-    def evidence(d: float) -> tuple[float, float]:
-        about = squares - 2 * d * total + d * d * pairs
-        found = []
-        for side in (1.0, -1.0):
-            scale = 1 / max(1 + side * d, 1.0)
-            found.append(_fan(side * scale * (total - d * pairs), scale**2 * about))
-        return found[0], found[1]
-
-    gap = np.array([total / max(pairs, 1)])
-    return evidence_of(evidence, np.array([pairs]), gap, margin, alpha)
-
-
 def mcnemar(
     losses: int, wins: int, pairs: int, *, margin: float = 0.0, alpha: float = 0.05,
     bounds: bool = True,
@@ -477,31 +419,6 @@ def _last_rejected(is_rejected: Callable[[float], bool], low: float, high: float
     return low
 
 
-def _mean_log_e(sums: Floats, centres: Floats, d: float, side: float) -> float:
-    """Evidence that the difference of means is over d (side 1), or below it (-1)."""
-    n_c, s_c, r_c, n_0, s_0, r_0 = sums.T
-    both = np.maximum(n_c + n_0, 1.0)
-    rho = n_c / both
-    counts = (n_c > 0) & (n_0 > 0)
-    rho = np.where(counts, rho, 0.5)
-    centre = centres + d
-    if side > 0:  # the least that an x can be is -1
-        scale = np.minimum(rho / np.maximum(centre, 1e-9), (1 - rho) / (1 - centres))
-    else:
-        scale = np.minimum(rho / np.maximum(1 - centre, 1e-9), (1 - rho) / centres)
-    candidate = scale / rho * (s_c - n_c * centre)
-    current = scale / (1 - rho) * (s_0 - n_0 * centres)
-    squares = (scale / rho) ** 2 * (r_c - 2 * centre * s_c + n_c * centre**2)
-    squares = squares + (scale / (1 - rho)) ** 2 * (r_0 - 2 * centres * s_0 + n_0 * centres**2)
-    kept = counts.astype(np.float64)
-    return _fan(side * float((kept * (candidate - current)).sum()), float((kept * squares).sum()))
-
-
-def _fan(total: float, squares: float) -> float:
-    """The mixture over stakes of exp(l sum(x) + (log(1 - l) + l) sum(x^2)), as a logarithm."""
-    return log_mean(_STAKES * total + (np.log1p(-_STAKES) + _STAKES) * squares)
-
-
 def _checked_counts(intervals: ArrayLike) -> Floats:
     counts = np.asarray(intervals, np.float64).reshape(-1, 4)
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
@@ -512,19 +429,3 @@ def _checked_counts(intervals: ArrayLike) -> Floats:
             hint="an interval: candidate's requests, its events, current's requests, its events",
         )
     return counts
-
-
-def _checked_sums(intervals: ArrayLike, columns: int, *, least: float = 0.0) -> Floats:
-    sums = np.asarray(intervals, np.float64).reshape(-1, columns)
-    if not np.isfinite(sums).all():
-        raise Invalid("sums of an interval must be finite")
-    for place in range(0, columns, 3):
-        n, total, squares = sums[:, place : place + 3].T
-        slack = 1e-9 * np.maximum(n, 1)
-        possible = (total <= n + slack) & (total >= least * n - slack) & (squares <= n + slack)
-        if not ((n >= 0) & possible & (squares * n >= total**2 - slack * n)).all():
-            raise Invalid(
-                f"an interval has sums that no values from {least:g} to 1 have",
-                hint="divide losses by the largest that can be",
-            )
-    return sums
