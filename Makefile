@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-batch bench-peers \
-	bench-storm bench-console bench-flavors bench-drift bench-rollouts sweep docs site pictures wheel-test lock format clean
+	bench-storm bench-console bench-flavors bench-drift bench-rollouts bench-outcomes sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -81,6 +81,10 @@ bench-drift: setup
 # False rollbacks and delay of the sequential tests, by simulation; about 3 minutes of one processor.
 bench-rollouts: everything
 	$(RUN)/python -m bench.rollouts $(ARGS)
+
+# Rollouts by outcomes that come late, by simulation: 400 a world, hours of one processor; ARGS="--runs 20" for a look.
+bench-outcomes: everything
+	$(RUN)/python -m bench.outcomes $(ARGS)
 
 # Pages of the console on a large catalogue; ARGS=--beside: what open consoles cost a worker.
 bench-console: everything

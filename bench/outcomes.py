@@ -1,4 +1,4 @@
-"""Rollouts by outcomes that come late, by simulation of whole rollouts: `make bench-rollouts`.
+"""Rollouts by outcomes that come late, by simulation of whole rollouts: `make bench-outcomes`.
 
 Each run is a canary of 5, 25, 50 and 100 % with the guard `accuracy -2 pp`, at 10,000 requests an
 hour, through `release.rollouts.decide`, for at most 24 hours. A prediction is right or wrong in one
