@@ -127,6 +127,7 @@ class RolloutRunner:
         self._said: dict[str, str] = {}
         self._cohorts: dict[str, Cohorts] = {}
         self._outcomes_due_s: dict[str, float] = {}
+        self._uncounted: dict[str, str] = {}
         self._looked_at_s: dict[str, float] = {}
         self._tables: dict[str, list[Interval]] = {}
         self._events: dict[str, list[Event]] = {}
@@ -182,7 +183,8 @@ class RolloutRunner:
                     stored.latest, trouble=problem,
                     sentence=f"cannot be decided, so its shares stay: {problem}",
                 )  # fmt: skip
-                self._store.look(rollout.id, troubled, self.leadership.lease)
+                with suppress(Conflict):  # another process has the lease, and says what it sees
+                    self._store.look(rollout.id, troubled, self.leadership.lease)
 
     def _follow(self) -> None:
         """Act on moves of the aliases that endpoints follow."""
@@ -245,7 +247,10 @@ class RolloutRunner:
         return self._store.compared_events(rollout.id)
 
     def _outcomes(self, stored: StoredRollout, now: datetime) -> Cohorts:
-        """The cohorts, counted anew where that is due: the older a rollout, the less often."""
+        """The cohorts, counted anew where that is due: the older a rollout, the less often.
+
+        Where the ledger cannot be read they stay as they were: other guards decide all the same.
+        """
         rollout = stored.rollout
         if not any(guard.is_on_outcomes for guard in rollout.guards):
             return NO_COHORTS
@@ -262,8 +267,17 @@ class RolloutRunner:
             for decided in self._store.decisions(rollout.id)
             if isinstance(decided.decision.state, Running | Waiting | Paused | Baking)
         ]  # fmt: skip
-        counted = self._count_outcomes(rollout, stages, now)
-        cohorts = self._store.append_cohorts(rollout.id, counted, self.leadership.lease)
+        self._uncounted.pop(rollout.id, None)
+        try:
+            counted = self._count_outcomes(rollout, stages, now)
+        except Exception as error:  # of one rollout's ledger or columns
+            problem = masked_text(f"{type(error).__name__}: {error}")
+            self._uncounted[rollout.id] = f"outcomes cannot be counted: {problem}"
+            self._tell_once(rollout.endpoint, f"rollout {rollout.id}: {problem}")
+            log.debug("rollout %s", rollout.id, exc_info=error)
+            cohorts = known or self._store.cohorts(rollout.id)
+        else:
+            cohorts = self._store.append_cohorts(rollout.id, counted, self.leadership.lease)
         age_s = (now - rollout.started_at).total_seconds()
         pause_s = max(_OUTCOMES_S, age_s / 200, 20 * (time.monotonic() - started))
         self._outcomes_due_s[rollout.id] = started + pause_s
@@ -294,6 +308,11 @@ class RolloutRunner:
             failures=self._store.load_failures(rollout.id, now),
         )  # fmt: skip
         if decision.state == state:
+            if problem := self._uncounted.get(rollout.id, ""):
+                decision = msgspec.structs.replace(
+                    decision, trouble="; ".join(filter(None, (decision.trouble, problem))),
+                    sentence=f"{decision.sentence}; {problem}",
+                )  # fmt: skip
             seen = (stored.latest.intervals, stored.latest.revision, stored.latest.trouble)
             is_new = (decision.intervals, decision.revision, decision.trouble) != seen
             if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
@@ -339,6 +358,7 @@ class RolloutRunner:
         if isinstance(decision.state, FINAL):
             self._tables.pop(rollout.id, None)
             self._cohorts.pop(rollout.id, None)
+            self._uncounted.pop(rollout.id, None)
 
 
 def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:

@@ -1,4 +1,4 @@
-"""A claim is about what the user calls: the methods that the model resolves, whoever wrote them."""
+"""A claim is about what the user calls: the methods that the model resolves, also overridden ones."""
 
 from __future__ import annotations
 

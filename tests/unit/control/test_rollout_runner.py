@@ -6,12 +6,15 @@ import math
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.rollouts import RolloutRunner
+from bascule.core import Unavailable
 from bascule.endpoints import KEY_UNITS, Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import (
     ArmCounts,
@@ -21,6 +24,7 @@ from bascule.release.rollouts import (
     Interval,
     Rollout,
     RolloutStore,
+    schema as rollout_schema,
 )
 from bascule.stats.durations import place_of
 
@@ -79,7 +83,8 @@ def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue
 
     def count(rollout, stages, now):
         if rollout.endpoint == broken:
-            raise ValueError("more wrong answers than answers")
+            wrong = CohortArm(10_000, 0.0, (20_000.0,))
+            return [Cohort(0, 0, 1.0, wrong, wrong)]
         return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, _ in stages[:1]]
 
     runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
@@ -89,10 +94,38 @@ def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue
     troubled, other = (
         store.get(f"r-{name}").latest for name in sorted(["early", "rain"], key=broken.__ne__)
     )
-    assert troubled.trouble == "ValueError: more wrong answers than answers"
-    assert troubled.sentence.startswith("cannot be decided, so its shares stay: ValueError")
+    assert troubled.trouble == "Invalid: a cohort has more losses than predictions with a truth"
+    assert troubled.sentence.startswith("cannot be decided, so its shares stay: Invalid")
     assert (other.trouble, other.revision) == ("", 1)
     assert len(store.decisions(f"r-{broken}")) == 1
+
+
+def ledger_away(rollout, stages, now):
+    raise Unavailable("the ledger changes faster than it can be read")
+
+
+def test_a_ledger_that_is_away_is_told_and_keeps_no_other_guard_from_rolling_back(catalogue):
+    begun(catalogue, "late-2", ACCURACY)
+    store = RolloutStore(catalogue)
+    with catalogue.write() as connection:  # the fixture's rollout, by outcomes too
+        content = msgspec.to_builtins(
+            msgspec.structs.replace(
+                store.get("r1").rollout, guards=(Guard("errors", 0.02, "pp"), ACCURACY)
+            )
+        )
+        connection.execute(
+            sa.update(rollout_schema.rollouts).where(rollout_schema.rollouts.c.id == "r1")
+            .values(content=content)
+        )  # fmt: skip
+    server = CountedServer(catalogue, bad_every=2)
+    runner = RolloutRunner(server, catalogue, ledger_away)
+    for _ in range(6):
+        runner.turn()
+        server.answer()
+    assert type(store.get("r1").latest.state).__name__ == "Aborted"
+    held = store.get("r-late-2").latest
+    assert held.trouble.startswith("outcomes cannot be counted: Unavailable: the ledger")
+    assert held.sentence.endswith(held.trouble)
 
 
 def test_the_counts_of_a_look_stay_as_they_were_when_a_correction_comes(catalogue):

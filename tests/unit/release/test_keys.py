@@ -1,4 +1,4 @@
-"""Sticky keys count once in a stage, whatever habits they have; a split that is off is told."""
+"""A sticky key counts once in a stage; a split that is not as planned holds the rollout."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
