@@ -1,4 +1,4 @@
-"""A claim is about what the user calls: the methods that the model resolves, also overridden ones."""
+"""A claim is about what the user calls: the methods that the model resolves, overridden or not."""
 
 from __future__ import annotations
 
