@@ -9,6 +9,7 @@ end of its interval is over the bar.
 
     python -m bench.against HEAD --with BASCULE_MONITORING__LEDGER=on --bar 1.15
     python -m bench.against HEAD --with BASCULE_MONITORING__LEDGER=on --endpoint --bar 1.2
+    python -m bench.against HEAD --with BASCULE_MONITORING__LEDGER=on --endpoint --both --bar 1.02
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -44,6 +46,14 @@ OUTPUT = ROOT / "build" / "bench"
 BAR = 1.03
 SIDES = ("before", "now")
 SYSTEMS = ("bascule", "bascule-grpc")
+
+_ENDPOINT = """
+import pickle, sys
+from pathlib import Path
+from bench import endpoint
+subject = pickle.loads((Path(sys.argv[1]) / "subject.pickle").read_bytes())
+endpoint.make(Path(sys.argv[2]), subject)
+"""
 
 _PACK = """
 import pickle, sys
@@ -75,6 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="the working tree's server answers by a canary plan, with a sticky header and keys",
     )
     parser.add_argument(
+        "--both", action="store_true", help="--with and --endpoint are for both sides, not for one"
+    )
+    parser.add_argument(
         "--work", action="append", choices=WORKS, help="ask only this; may be repeated"
     )
     parser.add_argument("--bar", type=float, default=BAR, help=f"what a line must meet ({BAR})")
@@ -82,8 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.rounds < 6:
         parser.error("--rounds: fewer than 6 rounds give no interval of 95 %")
     console = Console()
-    variables = dict(each.partition("=")[::2] for each in asked.variables)
-    variables.setdefault("BASCULE_HOME", str(OUTPUT / "against" / "home"))
+    options = dict(each.partition("=")[::2] for each in asked.variables)
     if not parts_are_there(console, {tool for name in SYSTEMS for tool in ALL[name].tools}):
         return 1
     source = checked_out(asked.rev)
@@ -93,13 +105,16 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(asked.rounds, asked.seconds, *two_cores(), folder, works)
     console.print(f"packing the model with {asked.rev}")
     subject = packed_by(source, folder)
-    home = endpoint.make(folder, subject) if asked.endpoint else None
-    if home is not None:
-        variables |= {"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
+    sides = {
+        side: side_of(side, source, folder, options, asked.endpoint)
+        if asked.both or side == "now"
+        else Side(source)
+        for side in SIDES
+    }
     samples: list[Sample] = []
     for number in range(1, asked.rounds + 1):
         with console.status(f"round {number} of {asked.rounds}, about a minute"):
-            samples += one_round(source, subject, settings, number, variables, home)
+            samples += one_round(sides, subject, settings, number)
         each = {work: ratios(samples, work) for work in WORKS}
         found = ", ".join(f"{work} {made[-1]:.3f}" for work, made in each.items() if made)
         console.print(f"round {number}: {found}", highlight=False)
@@ -130,43 +145,62 @@ def packed_by(source: Path, folder: Path) -> ImportedModel:
     return made
 
 
+@dataclass(frozen=True)
+class Side:
+    """What a server of one side runs: its sources, its variables, its endpoint's home if any."""
+
+    source: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    home: Path | None = None
+
+
+def side_of(
+    name: str, source: Path, folder: Path, options: Mapping[str, str], with_endpoint: bool
+) -> Side:
+    """A side with options, in a home of its own: the schemas of two commits may differ."""
+    root = source.parent if name == "before" else ROOT
+    own = folder / name
+    own.mkdir(exist_ok=True)
+    if not with_endpoint:
+        return Side(root / "src", {"BASCULE_HOME": str(own / "home"), **options})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root / "src", root)))}
+    command = [sys.executable, "-c", _ENDPOINT, str(folder), str(own)]
+    subprocess.run(command, check=True, env=environment, cwd=root)
+    home = own / "endpoint"
+    known = {"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
+    return Side(root / "src", {**options, **known}, home)
+
+
 def one_round(
-    source: Path,
-    subject: ImportedModel,
-    settings: Settings,
-    number: int,
-    variables: Mapping[str, str],
-    home: Path | None = None,
+    sides: Mapping[str, Side], subject: ImportedModel, settings: Settings, number: int
 ) -> list[Sample]:
     """Every work, asked of both sides in turn."""
     samples = []
+    homes = any(side.home for side in sides.values())
     with ExitStack() as running:
-        for name in SYSTEMS if home is None else SYSTEMS[:1]:  # its headers are those of HTTP
-            sides = [ALL[name](subject, settings.folder, settings.server_core) for _ in SIDES]
-            for side, system in zip(SIDES, sides, strict=True):
-                if home is not None and side == "now":
+        for name in SYSTEMS[:1] if homes else SYSTEMS:  # its headers are those of HTTP
+            systems = [ALL[name](subject, settings.folder, settings.server_core) for _ in SIDES]
+            for side, system in zip(SIDES, systems, strict=True):
+                if home := sides[side].home:
                     _ask_endpoint(system, home)
-                running.enter_context(_of(system, side, source, variables))
+                running.enter_context(_of(system, side, sides[side]))
                 system.first_answer_s()
-            for system in sides:
+            for system in systems:
                 cpu.wait_until_idle(system.process.pid)
             for at, (what, work) in enumerate(WORKS.items()):
-                if what not in settings.works or not sides[0].offers(work.coding):
+                if what not in settings.works or not systems[0].offers(work.coding):
                     continue
-                turn = sides if (number + at) % 2 else sides[::-1]
+                turn = systems if (number + at) % 2 else systems[::-1]
                 samples += [measure.loaded(one, settings, number, what, work) for one in turn]
     if failed := [sample for sample in samples if sample.errors]:
         raise Wrong(f"{failed[0].system}: {failed[0].errors} errors in {failed[0].work}")
     return samples
 
 
-def _of(system: System, side: str, source: Path, variables: Mapping[str, str]) -> System:
-    """The system, whose process imports the sources of its side; `variables` are for now alone."""
-    chosen = source if side == "before" else ROOT / "src"
-    system.name = f"{system.name}-{side}"
-    environment = {"PYTHONPATH": str(chosen)}
-    if side == "now":
-        environment |= variables
+def _of(system: System, name: str, side: Side) -> System:
+    """The system, whose process imports the sources of its side and reads its variables."""
+    system.name = f"{system.name}-{name}"
+    environment = {"PYTHONPATH": str(side.source), **side.variables}
     system.environment = lambda: environment  # type: ignore[method-assign]
     return system
 

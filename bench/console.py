@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -61,7 +61,7 @@ def make_home(folder: Path) -> dict[str, str]:
         server = CountedServer(settings, bad_every=25)
         rollout = roll_out(settings, server, "late/2", turns=24, requests=500)
         fill(settings.home, bundles[0], "1", [Day(back, rows=2_000) for back in range(5)])
-        with sqlite3.connect(settings.home / "catalogue.db") as database:
+        with closing(sqlite3.connect(settings.home / "catalogue.db")) as database, database:
             _fill_catalogue(database, rollout)
         done.write_text(json.dumps({**environ, "BENCH_ID": _fill_ledger(settings.home)}))
     return {**environ, "BENCH_ID": json.loads(done.read_text())["BENCH_ID"]}

@@ -30,6 +30,7 @@ from tests.certificates import authority  # noqa: F401
 from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401
 from tests.permissions import may_only_read  # noqa: F401
+from tests.skips import pytest_runtest_makereport  # noqa: F401
 from tests.stores import (  # noqa: F401
     bucket,
     gcs_server,
@@ -40,6 +41,7 @@ from tests.stores import (  # noqa: F401
     s3_server,
     s3_url,
 )
+from tests.unclosed import watch_connections
 
 WAIT_S = 20.0
 # A server's ledger is a process, and is written to the folder that the tests run in. Tests of what
@@ -53,6 +55,7 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 # Eleven thousand tests are a million objects: the collector looks through them neither while they
 # are made nor, frozen, in each of its rounds during the tests.
 gc.disable()
+watch_connections()
 
 
 def pytest_collection_finish() -> None:

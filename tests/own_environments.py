@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -33,6 +35,31 @@ def packages_of(name: str) -> Path:
     return folder
 
 
+def files_of(name: str) -> Path:
+    """The packages that `environments/NAME.txt` locks, as files of which none is run.
+
+    So packages without a release for this Python do too.
+    """
+    lock = HERE / "environments" / f"{name}.txt"
+    key = hashlib.sha256(b"files" + lock.read_bytes()).hexdigest()[:32]
+    folder = ROOT / "build" / "environments" / key
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as place:
+            target = Path(place, "packages")
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+                    *("--target", target, "--python-version", "3.12", "--only-binary", ":all:"),
+                    *("--disable-pip-version-check", "--requirement", lock),
+                ],
+                check=True,
+            )
+            with suppress(OSError):  # another process was sooner
+                target.rename(folder)
+    return folder
+
+
 def modules_of(name: str) -> Path:
     """The folder with the modules of Node.js that `environments/NAME.json` names, installed."""
     package = (HERE / "environments" / f"{name}.json").read_text()
@@ -51,5 +78,4 @@ if __name__ == "__main__":  # built before the first tier, and not while a test 
     from tests.origins import dvc_command
 
     dvc_command()
-    if sys.version_info < (3, 13):
-        packages_of("rapidocr")
+    files_of("rapidocr")

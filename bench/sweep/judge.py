@@ -80,7 +80,8 @@ class Verdict:
         measured: The largest difference, on all rows and ways.
         rows: How many rows were asked.
         wrong_labels: Rows with another label, ties left out.
-        ties: Rows with another label where two classes tie, in the way of asking that has the most.
+        ties: Rows with another label where two classes tie, in the way of asking that has the most;
+            rows that are searched for between two answers are left out.
         rounded: Rows with another answer where rounding decides.
         typed: Rows that are left out, because the type of their array decides.
         answered: Rows that the original refuses and the bundle answers.
@@ -393,8 +394,9 @@ class _Judge:
             if name.startswith("label") or values.dtype.kind not in "f":
                 differ = np.asarray(values.astype(object) != got.astype(object))
                 ties = differ & self._ties(rows, expected, name) if differ.any() else differ
-                self._tied[where.rpartition(", ")[2]] += int(ties.sum())
-                verdict.ties = max(self._tied.values())
+                if not where.startswith("edges"):  # rows that are set between two answers
+                    self._tied[where.rpartition(", ")[2]] += int(ties.sum())
+                    verdict.ties = max(self._tied.values())
                 wrong = self._not_rounded(name, rows, differ & ~ties, values, got)
                 verdict.wrong_labels += len(wrong)
                 if len(wrong):

@@ -58,7 +58,6 @@ def test_the_api_page_has_every_public_name_once() -> None:
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_another_host(
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("furo", reason="the group `docs` is not installed: make setup")
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-b", "html",
          ROOT / "docs", tmp_path / "site", "-d", tmp_path / "doctrees"],

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,10 @@ def written(sink: str) -> list[Any]:
     elif "://" not in sink:
         rows = [json.loads(line) for line in Path(sink).read_text().splitlines()]
     else:
-        with sqlite3.connect(sink.removeprefix("sqlite:///").partition("#")[0]) as database:
+        with (
+            closing(sqlite3.connect(sink.removeprefix("sqlite:///").partition("#")[0])) as database,
+            database,
+        ):
             database.row_factory = sqlite3.Row
             rows = [dict(one) for one in database.execute("SELECT * FROM scored ORDER BY id")]
     for row in rows:

@@ -225,7 +225,7 @@ def test_two_servers_share_one_rollout(started, command, home):
         found = ended(command, first, rollout)
         assert found["state"] == "promoted", found["latest"]
     assert seen["2"] > 0
-    with sqlite3.connect(home / "catalogue.db") as stored:
+    with closing(sqlite3.connect(home / "catalogue.db")) as stored, stored:
         sources = stored.execute("SELECT source FROM rollout_counts").fetchall()
     assert len({source.rpartition("/")[0] for (source,) in sources}) == 2, "evidence of both"
 
@@ -306,7 +306,7 @@ def test_a_key_counts_once_in_a_step_however_many_workers_answer_it(started, com
 
         until(lambda: latest().get("state", {}).get("stage") == 1, within_s=WAIT_S)
         until(lambda: "sticky keys counted" in latest()["sentence"], within_s=WAIT_S)
-    with sqlite3.connect(home / "catalogue.db") as stored:
+    with closing(sqlite3.connect(home / "catalogue.db")) as stored, stored:
         found = stored.execute("SELECT content FROM rollout_intervals").fetchall()
     intervals = [json.loads(content) for (content,) in found]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SERVERS = sorted(Path(__file__).parent.glob("postgresql-*.sql"))
 def test_a_home_of_every_schema_so_far_is_read(written, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    with sqlite3.connect(home / "catalogue.db") as old:
+    with closing(sqlite3.connect(home / "catalogue.db")) as old, old:
         old.executescript(written.read_text())
     old.close()
 

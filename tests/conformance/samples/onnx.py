@@ -3,7 +3,6 @@ real models out of packages, asked through ONNX Runtime, which they are to equal
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import onnxruntime
 from conformance_sample import Sample
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tests.own_environments import ROOT, packages_of
+from tests.own_environments import ROOT, files_of
 
 
 def two_in_two_out() -> Sample:
@@ -85,7 +84,7 @@ def first_and_last_bytes(content: bytes) -> np.ndarray:
 
 def turned_text() -> Sample:
     """RapidOCR: whether a line of text is upside down, from an image of any size."""
-    models = packages_of("rapidocr") / "rapidocr_onnxruntime" / "models"
+    models = files_of("rapidocr") / "rapidocr_onnxruntime" / "models"
     file = models / "ch_ppocr_mobile_v2.0_cls_infer.onnx"
     rows = np.random.default_rng(0).normal(size=(70, 3, 48, 64)).astype(np.float32)
     ask = _by_the_runtime(file)
@@ -95,6 +94,5 @@ def turned_text() -> Sample:
 SAMPLES = {
     "two-in-two-out": two_in_two_out,
     "file-types": file_types,
-    # RapidOCR has no release for later versions of Python.
-    **({"turned-text": turned_text} if sys.version_info < (3, 13) else {}),
+    "turned-text": turned_text,
 }

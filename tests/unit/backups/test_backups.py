@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def test_a_backup_of_a_newer_schema_is_refused(archive, tmp_path):
 def test_rows_of_an_earlier_schema_are_migrated(tmp_path, store, request):
     """An archive of before: written from the stored catalogue of schema 0008."""
     golden = Path(__file__).parents[2] / "golden" / "registry-0008.sql"
-    with sqlite3.connect(tmp_path / "old.db") as old:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old, old:
         old.executescript(golden.read_text())
     engine = SqliteDatabase(tmp_path / "old.db").engine
     (folder := tmp_path / "rows").mkdir()

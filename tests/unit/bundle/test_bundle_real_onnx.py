@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image, ImageDraw, ImageFont
-from tests.own_environments import packages_of
+from tests.own_environments import files_of
 
 import bascule
 from bascule.core.errors import Invalid
@@ -25,9 +24,7 @@ MAGIKA = Path(find_spec("magika").submodule_search_locations[0]) / "models" / "s
 
 @pytest.fixture(scope="module")
 def ocr_models():
-    if sys.version_info >= (3, 13):
-        pytest.skip("RapidOCR, which brings the models, has no release for this Python")
-    return packages_of("rapidocr") / "rapidocr_onnxruntime" / "models"
+    return files_of("rapidocr") / "rapidocr_onnxruntime" / "models"
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from tests.skips import skip
 
 import bascule
 from bascule.bundle.compilers import lightgbm as lightgbm_trees
@@ -807,7 +808,6 @@ def test_in_a_tree_that_would_take_many_times_its_memory_in_pieces_rows_walk():
     assert llvm._cut(nodes) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a library takes")
 def test_llvm_takes_no_memory_for_its_own_code_once_it_has_made_ours(bundle):
     """It is 40 MB in every worker."""
     probe = f"""
@@ -844,7 +844,7 @@ except MissingExtra as refused:
 """
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     if done.returncode == 77:
-        pytest.skip("this kernel cannot forbid it: PR_SET_MDWE came with Linux 6.3")
+        skip("mdwe")
     assert done.returncode == 0, done.stderr
     assert "the system forbids that" in done.stdout
 

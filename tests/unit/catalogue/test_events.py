@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -116,7 +117,7 @@ INSERT = (
 def opened(tmp_path, store):
     """A registry whose catalogue was written by the release of schema 0004."""
     if store == "sqlite":
-        with sqlite3.connect(tmp_path / "catalogue.db") as old:
+        with closing(sqlite3.connect(tmp_path / "catalogue.db")) as old, old:
             old.executescript((GOLDEN / "registry-0004.sql").read_text())
             for row in OLD_ROWS:
                 old.execute(INSERT.format(", ".join("?" * 9)), row)

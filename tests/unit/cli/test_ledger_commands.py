@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
@@ -152,7 +153,7 @@ def test_the_status_says_what_there_is_and_what_waits(run, three_answers, tmp_pa
 
 
 def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):
-    with sqlite3.connect(tmp_path / "truths.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "truths.db")) as connection, connection:
         connection.execute("create table truths (flight, delayed)")
         connection.executemany("insert into truths values (?, ?)", [("a", 1), (None, 0), ("b", 0)])
     query = ("outcomes", "import", "late", "--query", "select * from truths order by rowid")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -160,7 +161,7 @@ def test_a_query_of_postgresql_gives_outcomes_of_every_type(tmp_path, postgresql
 
 
 def test_a_query_of_sqlite_comes_in_parts_and_changes_nothing(tmp_path):
-    with sqlite3.connect(tmp_path / "truths.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "truths.db")) as connection, connection:
         connection.execute("create table truths (id, truth)")
         connection.executemany("insert into truths values (?, ?)", [(f"r{n}", n) for n in range(5)])
     tables = list(read_query(sqlite(tmp_path), "select * from truths", chunk_rows=2))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -355,7 +356,7 @@ def test_the_catalogue_is_durable_and_lets_readers_read_beside_a_writer(registry
 
 def test_a_home_written_by_a_newer_release_is_refused_by_name(registry, home, bundle):
     registry.push(bundle(), by="ada")
-    with sqlite3.connect(home / "catalogue.db") as newer:
+    with closing(sqlite3.connect(home / "catalogue.db")) as newer, newer:
         newer.execute("UPDATE alembic_version SET version_num = '0099'")
         newer.execute("INSERT INTO releases VALUES ('0099', '7.1.0', '2030-01-01 00:00:00.000000')")
     newer.close()

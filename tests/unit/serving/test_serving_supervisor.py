@@ -60,7 +60,6 @@ def test_an_address_that_cannot_be_bound_is_said(host):
         bind(host, 0, 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a socket filter of Linux")
 def test_who_has_connected_is_kept_and_who_comes_later_is_not_let_in():
     (listener,) = bind("127.0.0.1", 0, 1)
     address = listener.getsockname()
@@ -307,7 +306,6 @@ def test_a_change_that_waited_too_long_for_another_one_is_not_begun(loading):
     assert worker.told == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_waits():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert not _is_stopped(process.pid)
