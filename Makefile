@@ -6,7 +6,7 @@ PIP := $(RUN)/python -m pip --quiet --disable-pip-version-check
 PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: everything parts setup demo test test-all coverage check bench bench-against bench-batch bench-peers \
+.PHONY: everything parts setup demo test test-all pythons coverage check bench bench-against bench-batch bench-peers \
 	bench-storm bench-console bench-flavors bench-drift bench-rollouts bench-outcomes sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
@@ -35,6 +35,12 @@ test: everything parts
 
 test-all: everything parts
 	sh tests/run.sh $(RUN)/python $(PROCESSES) "" $(ARGS)
+
+# The light tier on every other Python of the README that this machine has, those of pyenv too.
+pythons: setup
+	PATH="$$(printf '%s:' $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[123].*/bin)$$PATH" \
+		$(RUN)/nox --session $$($(RUN)/python -c \
+		"import sys; print(*(f'light-3.{n}' for n in (11, 12, 13) if n != sys.version_info[1]))")
 
 # Branch coverage of each room by the first tier; takes about three times as long.
 coverage: everything parts

@@ -16,7 +16,8 @@ if [ "${free_kb:-0}" -gt 8000000 ] && place=$(mktemp -d /dev/shm/t.XXX); then
 fi
 # Two processes that each start a thread per processor wait for each other in every product.
 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
-	"$python" -m pytest -m "$marks not serial" -n "$processes" --dist worksteal "$@"
+	"$python" -m pytest -m "$marks not serial" -n "$processes" --dist worksteal \
+	--durations 40 --durations-min 2 "$@"
 first=$?
 "$python" -m pytest -m "$marks serial" "$@"
 second=$?
