@@ -213,8 +213,23 @@ def test_numbers_are_ordered_by_both_versions(first, second, order):
     [
         ([[1.0], [1.0]], [[2.0], [2.0]], 1),
         ([[1.0], [2.0]], [[2.0], [1.0]], -1),
-        ([[1.0], [2.0]], [[3.0], [4.0]], 0),
+        ([[1.0], [2.0]], [[3.0], [4.0]], -1),
+        ([[1.0], [1.0]], [[1.0], [1.0]], 0),
     ],
 )
 def test_labels_are_matched(first, second, order):
     assert agreement(np.array(first), np.array(second), LABELS[:1]) == order
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "order"),
+    [
+        ([[1.0, 0.6], [1.0, 0.7]], [[1.0, 0.8], [1.0, 0.9]], 1),
+        ([[1.0, 0.6], [1.0, 0.7]], [[1.0, 0.8], [2.0, 0.9]], 0),
+        ([[1.0, 0.6], [2.0, 0.7]], [[1.0, 0.8], [2.0, 0.9]], -1),
+        ([[1.0, 0.6], [1.0, 0.9]], [[2.0, 0.8], [2.0, 0.7]], 1),
+    ],
+)
+def test_numbers_decide_where_both_versions_give_both_rows_one_label(first, second, order):
+    are_labels = np.array([True, False])
+    assert agreement(np.array(first), np.array(second), are_labels) == order

@@ -208,15 +208,21 @@ def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> i
         are_labels: Of each view, whether its values have no order. Shape (views,).
 
     Returns:
-        The majority of the views. If the candidate's answers do not depend on the row, 1 and -1
-        are equally likely, as the rows may be exchanged (Kendall 1938).
+        The least of the votes of the labels; where both versions give both rows one label, the
+        majority of the others. An exchange of labels that leaves the probabilities beside them
+        alone is one all the same. Two versions that share no label vote against, for two of many
+        classes seldom meet. If the candidate's answers do not depend on the row, 1 is at most as
+        likely as -1, as the rows may be exchanged (Kendall 1938).
     """
-    moves = first - second
-    orders = np.sign(moves[0] * moves[1])
-    matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
-    crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
-    votes = np.where(are_labels, np.sign(matches - crossed), orders)
-    return int(np.sign(np.nansum(votes)))
+    matches = (first[0] == first[1]) * 1 + (second[0] == second[1])
+    crossed = (first[0] == second[1]) * 1 + (second[0] == first[1])
+    votes = np.where(matches + crossed, np.sign(matches - crossed), -1)[are_labels]
+    if votes.any():
+        return int(votes[votes != 0].min())
+    if (matches[are_labels] == 1).any():
+        return 0
+    moves = (first - second)[:, ~are_labels]
+    return int(np.sign(np.nansum(np.sign(moves[0] * moves[1]))))
 
 
 class AnswerCounter:
@@ -264,8 +270,14 @@ class AnswerCounter:
 
     @property
     def are_labels(self) -> NDArray[np.bool_]:
-        """Of each view, whether its values have no order."""
-        return np.array([view.take in _UNORDERED for view in self._views], np.bool_)
+        """Of each view, whether its values have no order: also those of labels that are numbers."""
+        return np.array(
+            [
+                view.take in _UNORDERED or view.output.partition(".")[0] == "label"
+                for view in self._views
+            ],
+            np.bool_,
+        )
 
     def add(self, answer: Answer | None) -> None:
         """Take an answer in. It may be of another version, as that of a fallback."""
