@@ -425,9 +425,7 @@ class RolloutStore:
                 sa.select(schema.rollouts.c.decisions).where(schema.rollouts.c.id == rollout.id)
             )
             if newest != decided.number - 1:
-                raise Superseded(
-                    f"rollout {rollout.id} has been decided on meanwhile", hint="try again"
-                )
+                raise _superseded(rollout.id)
             values = msgspec.to_builtins(decided)
             connection.execute(
                 sa.insert(schema.decisions).values(
@@ -452,16 +450,31 @@ class RolloutStore:
             else:
                 self._endpoints.add_in(connection, [plan], [event])
 
-    def look(self, rollout: str, decision: Decision, lease: Lease) -> None:
-        """Store the latest look, which changed nothing, and its evidence."""
+    def look(self, stored: StoredRollout, decision: Decision, lease: Lease) -> None:
+        """Store the latest look, which changed nothing, and its evidence.
+
+        Raises:
+            Superseded: A decision was made since `stored` was read: the look is of a former state.
+            Conflict: The lease is not held.
+        """
+        rollout, table = stored.rollout.id, schema.rollouts
         with self.catalogue.write() as connection:
             check_held(connection, lease)
-            self._update(connection, rollout, latest=msgspec.to_builtins(decision))
+            looked = connection.execute(
+                sa.update(table)
+                .where(table.c.id == rollout, table.c.decisions == stored.decisions)
+                .values(latest=msgspec.to_builtins(decision))
+            )
+            if not looked.rowcount:
+                raise _superseded(rollout)
             if decision.intervals:
-                table = schema.intervals
+                intervals = schema.intervals
                 connection.execute(
-                    sa.update(table)
-                    .where(table.c.rollout == rollout, table.c.number == decision.intervals - 1)
+                    sa.update(intervals)
+                    .where(
+                        intervals.c.rollout == rollout,
+                        intervals.c.number == decision.intervals - 1,
+                    )
                     .values(log_e=decision.log_e.get("all"))
                 )
 
@@ -511,6 +524,10 @@ def _refuse_running(connection: sa.Connection, endpoint: str) -> None:
             f"endpoint {endpoint} has a rollout under way: {other}",
             hint=f"bascule rollout abort {other}, or wait for its end",
         )
+
+
+def _superseded(rollout: str) -> Superseded:
+    return Superseded(f"rollout {rollout} has been decided on meanwhile", hint="try again")
 
 
 def _ordered(cohorts: Iterable[Cohort]) -> tuple[Cohort, ...]:
