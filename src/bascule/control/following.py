@@ -231,14 +231,14 @@ class Follower:
         if plan.rollout:
             from bascule.release.rollouts import LoadFailure
 
-            version = error.facts.get("version")
-            new = tuple(one for one in plan.versions if one not in served)
+            rollouts, version = _rollouts_of(store), error.facts.get("version")
+            new = tuple(version for version in plan.versions if version not in served)
             failure = LoadFailure(
                 host=self._server.place, versions=(str(version),) if version else new, error=said,
                 tries=failing.tries, away=failing.away,
-                until=datetime.now(UTC) + timedelta(seconds=pause_s + _TRY_S),
+                until=rollouts.now() + timedelta(seconds=pause_s + _TRY_S),
             )  # fmt: skip
-            _rollouts_of(store).put_load_failure(plan.rollout, failure.host, failure)
+            rollouts.put_load_failure(plan.rollout, failure.host, failure)
             return
         sentence = (
             f"{self._server.place} cannot serve plan {plan.number} of {plan.endpoint}, and goes on "
@@ -261,8 +261,8 @@ class Follower:
 
     def _resumed(self, store: EndpointStore, plan: Plan) -> _Failing:
         """The tries of an earlier control process of this server count as well."""
-        now, failing = datetime.now(UTC), _Failing(plan)
-        for failure in _rollouts_of(store).load_failures(plan.rollout, now):
+        failing = _Failing(plan)
+        for failure in _rollouts_of(store).load_failures(plan.rollout):
             if failure.host == self._server.place:
                 failing.tries, failing.away = failure.tries, failure.away
         return failing

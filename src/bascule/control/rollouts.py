@@ -285,14 +285,12 @@ class RolloutRunner:
         is_newest = known.cohorts is not None and known.cohorts.revision >= latest.revision
         if known.cohorts is not None and is_newest and started < known.outcomes_due_s:
             return known.cohorts
-        stages = [
-            Stage(
-                decided.at, decided.decision.state.stage,
-                decided.decision.shares.candidate_percent / 100,
-            )
-            for decided in self._store.decisions(rollout.id)
-            if isinstance(decided.decision.state, Running | Waiting | Paused | Baking)
-        ]  # fmt: skip
+        stages: list[Stage] = []
+        for decided in self._store.decisions(rollout.id):
+            state, shares = decided.decision.state, decided.decision.shares
+            if isinstance(state, Running | Waiting | Paused | Baking):
+                plan = decided.plan_number or stages[-1].plan
+                stages.append(Stage(decided.at, state.stage, shares.candidate_percent / 100, plan))
         known.uncounted = ""
         try:
             counted = self._count_outcomes(rollout, stages, now)
@@ -325,7 +323,7 @@ class RolloutRunner:
         decision = decide(
             rollout, state, table, now=now,
             cohorts=self._outcomes(rollout, stored.latest, lease, now),
-            failures=self._store.load_failures(rollout.id, now),
+            failures=self._store.load_failures(rollout.id),
         )  # fmt: skip
         if decision.state == state:
             if problem := known.uncounted:

@@ -337,9 +337,7 @@ class Registry:
         with self._records.read() as book:
             return list(book.checks(found.digest))
 
-    def check_may_serve(
-        self, version: Version, endpoint: str, *, is_return: bool = False
-    ) -> None:
+    def check_may_serve(self, version: Version, endpoint: str, *, is_return: bool = False) -> None:
         """Raise as `set_alias` does, where no alias may point to a version; also after its end.
 
         And, but for a return to an earlier plan, where it answers NaN to its own held-out rows and

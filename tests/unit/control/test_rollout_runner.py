@@ -85,7 +85,7 @@ def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue
         if rollout.endpoint == broken:
             wrong = CohortArm(10_000, 0.0, (20_000.0,))
             return [Cohort(0, 0, 1.0, wrong, wrong)]
-        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, _ in stages[:1]]
+        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, *_ in stages[:1]]
 
     runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
     for _ in range(3):

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -266,8 +265,7 @@ def test_exchanged_labels_of_balanced_classes_are_found_by_pairs(
 ):
     """Their distribution is what it was, and so may be the probabilities beside them."""
     pairs = seen_in_pairs(count, dtype, relabelled, with_probabilities=with_probabilities)
-    told = intervals() + [Interval(40, 1, pairs=pairs)]
-    told = [msgspec.structs.replace(one, pairs=PairCounts()) for one in told[:-1]] + told[-1:]
-    decision = decide(rollout(), LAST, table_of(told), now=LATER)
+    counted = [*intervals(pairs=PairCounts()), Interval(40, 1, pairs=pairs)]
+    decision = decide(rollout(), LAST, table_of(counted), now=LATER)
     assert isinstance(decision.state, state), decision.sentence
     assert decision.held_by == ("answers" if state is Running else "")

@@ -84,7 +84,8 @@ class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
         error: What was wrong at the last try.
         tries: How many tries failed in a way that waiting does not mend.
         away: How many failed because a store or a worker was away.
-        until: When the next try should have been reported; later it says nothing.
+        until: When the next try should have been reported, by the clock of the catalogue; later it
+            says nothing.
     """
 
     host: str

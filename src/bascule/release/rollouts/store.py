@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, events, insert
+from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, insert
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import (
     CANDIDATE,
@@ -260,13 +260,22 @@ class RolloutStore:
                     )
                 )
 
-    def load_failures(self, rollout: str, now: datetime) -> tuple[LoadFailure, ...]:
-        """The hosts that cannot load a version, by name; without those that went silent."""
+    def now(self) -> datetime:
+        """By the clock of the catalogue, whatever those of the hosts say."""
+        with self.catalogue.read() as connection:
+            return database_now(connection)
+
+    def load_failures(self, rollout: str, now: datetime | None = None) -> tuple[LoadFailure, ...]:
+        """The hosts that cannot load a version, by name; without those that went silent.
+
+        `now`: see `now`, which None stands for.
+        """
         table = schema.counts
         mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
         rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
         stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
-        return tuple(failure for failure in stored if failure.until >= now)
+        now = self.now() if stored and now is None else now
+        return tuple(failure for failure in stored if now is None or failure.until >= now)
 
     def troubles(self) -> dict[str, list[tuple[str, str]]]:
         """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
