@@ -29,7 +29,6 @@ from bascule.release.rollouts import (
     FINAL,
     NO_COHORTS,
     AliasFollower,
-    AnswerCounts,
     ArmCounts,
     Baking,
     Cell,
@@ -37,7 +36,6 @@ from bascule.release.rollouts import (
     Cohorts,
     Decision,
     Interval,
-    PairCounts,
     Paused,
     Rollout,
     Rollouts,
@@ -56,7 +54,7 @@ from bascule.release.rollouts import (
     superseded,
     table_of,
 )
-from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event
+from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event, PairCounts
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Lease
@@ -394,7 +392,7 @@ def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
-        pairs=PairCounts() if candidate is None else PairCounts(*candidate.answers.pairs),
+        pairs=PairCounts() if candidate is None else candidate.pairs,
         share=cell.share if is_split else 0.0, low=cell.low, high=cell.high,
         firsts=packed(one.firsts for one in arms.values()),
     )  # fmt: skip
@@ -403,12 +401,8 @@ def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
 def _arm(totals: ArmTotals | None) -> ArmCounts:
     if totals is None:
         return ArmCounts()
-    answers = totals.answers
     return ArmCounts(
         totals.requests, totals.errors, totals.fallbacks, totals.durations,
-        answers=AnswerCounts(
-            answers.looked, answers.unusable, answers.compared, answers.changes, answers.events
-        ),
-        bound=totals.bound, bound_errors=totals.bound_errors,
+        answers=totals.answers, bound=totals.bound, bound_errors=totals.bound_errors,
         bound_fallbacks=totals.bound_fallbacks,
     )  # fmt: skip

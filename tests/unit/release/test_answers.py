@@ -9,11 +9,9 @@ from bascule.core import Conflict, DType, Field
 from bascule.release.rollouts import (
     FINAL,
     Aborted,
-    AnswerCounts,
     ArmCounts,
     Baking,
     Interval,
-    PairCounts,
     Paused,
     Promoted,
     Rollout,
@@ -28,7 +26,8 @@ from bascule.release.rollouts import (
 )
 from bascule.release.rollouts.evidence import less
 from bascule.serving.calls import AnsweredBy
-from bascule.serving.telemetry.answers import AnswerRegions, Event
+from bascule.serving.telemetry import AnswerCounts, Event, PairCounts
+from bascule.serving.telemetry.answers import AnswerRegions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(hours=1)
@@ -239,7 +238,7 @@ def seen_in_pairs(count, dtype, relabelled, *, with_probabilities, pairs=400):
             ]
             values.append(np.concatenate([counter.values([one])[0] for one in answers]))
         counter.count_pairs(*values)
-    return PairCounts(*regions.totals(0).pairs)
+    return regions.totals(0)[1]
 
 
 def next_one(label, count, draw):

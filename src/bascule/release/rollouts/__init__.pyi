@@ -1,4 +1,3 @@
-from .answer_counts import AnswerCounts as AnswerCounts, PairCounts as PairCounts
 from .asking import (
     Begun as Begun,
     RolloutBook as RolloutBook,

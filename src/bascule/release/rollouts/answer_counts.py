@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
-MAX_EVENTS = 16
-"""As many as workers count; see `serving.telemetry.answers`."""
-
-
-class AnswerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of a sample of the answers of one arm.
-
-    Attributes:
-        looked: Answers that were searched for values that are no finite number.
-        unusable: Of them, those that have one, of a model that did not declare them.
-        compared: Answers that were compared with the values that the rollout has chosen.
-        changes: Of them, those that differ from the answer before.
-        events: Of them, those of which each event is true: a label, or a value up to a bound.
-    """
-
-    looked: int = 0
-    unusable: int = 0
-    compared: int = 0
-    changes: int = 0
-    events: tuple[int, ...] = ()
-
-
-class PairCounts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of requests of the candidate that the current version answered too.
-
-    Attributes:
-        alike: Of two such requests, so often both versions put the same one first.
-        crossed: So often they do not.
-        ties: So often one of them puts none first.
-        still: So often the candidate answers both alike, and the current version does not.
-        compared: Requests whose two answers were compared with the values of the rollout.
-        gained: Of them, those with an event that is true of the candidate's answer alone, by event.
-        lost: Those with an event that is true of the current version's answer alone.
-    """
-
-    alike: int = 0
-    crossed: int = 0
-    ties: int = 0
-    still: int = 0
-    compared: int = 0
-    gained: tuple[int, ...] = ()
-    lost: tuple[int, ...] = ()
-
+from bascule.serving.telemetry import MAX_EVENTS, AnswerCounts, PairCounts
 
 Counts = TypeVar("Counts", AnswerCounts, PairCounts)
 _EVENTS = ("events", "gained", "lost")
@@ -71,16 +30,14 @@ def row_of(counts: AnswerCounts | PairCounts) -> list[int]:
     return row
 
 
-def combined(parts: Sequence[Counts], signs: Iterable[int] = ()) -> Counts:
+def combined(parts: Sequence[Counts], signs: Sequence[int]) -> Counts:
     """The sum, or by signs the difference, of counts; none is below nought."""
-    rows = zip(*map(row_of, parts), strict=True)
-    factors = [*signs] or [1] * len(parts)
-    sums = [max(sum(map(int.__mul__, factors, row)), 0) for row in rows]
+    totals = np.maximum(np.array(signs) @ [row_of(part) for part in parts], 0).tolist()
     values: dict[str, int | tuple[int, ...]] = {}
     for name in parts[0].__struct_fields__:
-        taken = MAX_EVENTS if name in _EVENTS else 1
-        part, sums = sums[:taken], sums[taken:]
-        while name in _EVENTS and part and not part[-1]:
-            part.pop()
-        values[name] = tuple(part) if name in _EVENTS else part[0]
+        if name in _EVENTS:
+            events, totals = totals[:MAX_EVENTS], totals[MAX_EVENTS:]
+            values[name] = tuple(np.trim_zeros(events, "b"))
+        else:
+            values[name] = totals.pop(0)
     return msgspec.convert(values, type(parts[0]))

@@ -15,7 +15,6 @@ import numpy as np
 from bascule.release.rollouts.answer_counts import (
     ANSWER_FIELDS,
     ANSWER_WIDTH,
-    MAX_EVENTS,
     PAIR_FIELDS,
     PAIR_WIDTH,
 )
@@ -28,6 +27,7 @@ from bascule.release.rollouts.evidence import (
     column,
     grouped,
 )
+from bascule.serving.telemetry import MAX_EVENTS
 from bascule.stats import log_mean, mcnemar, rate_distances
 
 _ARMS = (ANSWERS_OF_CANDIDATE, ANSWERS_OF_CURRENT)

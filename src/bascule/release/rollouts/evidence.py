@@ -13,7 +13,7 @@ answers are no evidence one by one; see `keys`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from bascule.release.rollouts.answer_counts import (
     ANSWER_WIDTH,
     PAIR_WIDTH,
-    AnswerCounts,
-    PairCounts,
     combined,
     row_of,
 )
+from bascule.serving.telemetry import AnswerCounts, PairCounts
 from bascule.stats import INTERVAL_REQUESTS, durations as duration_bins
 
 Floats = NDArray[np.float64]
@@ -166,45 +165,44 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def summed(parts: Sequence[Interval]) -> Interval:
     """One interval as several hosts counted it."""
-    first = parts[0]
-    return Interval(
-        number=first.number, stage=first.stage,
-        current=_summed([one.current for one in parts]),
-        candidate=_summed([one.candidate for one in parts]),
-        compared=sum(one.compared for one in parts),
-        disagreements=sum(one.disagreements for one in parts),
-        pairs=combined([one.pairs for one in parts]),
-        share=min(one.share for one in parts),
-    )  # fmt: skip
+    return _combined(parts, [1] * len(parts), min(part.share for part in parts))
 
 
 def less(total: Interval, before: Interval) -> Interval:
     """What a source has counted since `before`. A count that fell, by a correction, is none."""
+    return _combined((total, before), (1, -1), total.share)
+
+
+def _combined(parts: Sequence[Interval], signs: Sequence[int], share: float) -> Interval:
+    def count(name: str) -> int:
+        return _signed_sum([getattr(part, name) for part in parts], signs)
+
     return Interval(
-        number=total.number, stage=total.stage,
-        current=_less(total.current, before.current),
-        candidate=_less(total.candidate, before.candidate),
-        compared=max(total.compared - before.compared, 0),
-        disagreements=max(total.disagreements - before.disagreements, 0),
-        pairs=combined((total.pairs, before.pairs), (1, -1)),
-        share=total.share,
+        number=parts[0].number, stage=parts[0].stage,
+        current=_combined_arm([part.current for part in parts], signs),
+        candidate=_combined_arm([part.candidate for part in parts], signs),
+        compared=count("compared"), disagreements=count("disagreements"),
+        pairs=combined([part.pairs for part in parts], signs),
+        share=share,
     )  # fmt: skip
 
 
-def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    durations = np.maximum(
-        duration_bins.dense(total.durations) - duration_bins.dense(before.durations), 0
+def _combined_arm(arms: Sequence[ArmCounts], signs: Sequence[int]) -> ArmCounts:
+    counts: dict[str, Any] = {
+        name: _signed_sum([getattr(arm, name) for arm in arms], signs) for name in FIELDS
+    }
+    durations = duration_bins.dense(())
+    for arm, sign in zip(arms, signs, strict=True):
+        durations += sign * duration_bins.dense(arm.durations)
+    return ArmCounts(
+        durations=duration_bins.sparse(np.maximum(durations, 0)),
+        answers=combined([arm.answers for arm in arms], signs),
+        **counts,
     )
-    counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    answers = combined((total.answers, before.answers), (1, -1))
-    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **counts)
 
 
-def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
-    totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
-    answers = combined([arm.answers for arm in arms])
-    durations = sum((duration_bins.dense(arm.durations) for arm in arms), duration_bins.dense(()))
-    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **totals)
+def _signed_sum(counts: Iterable[int], signs: Iterable[int]) -> int:
+    return max(sum(count * sign for count, sign in zip(counts, signs, strict=True)), 0)
 
 
 Limits = Mapping[int, Sequence[Sequence[int]]]

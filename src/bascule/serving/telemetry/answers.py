@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,18 +74,15 @@ class View(NamedTuple):
     take: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTotals:
-    """What all workers have found in the answers of one arm of one plan.
+class AnswerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a sample of the answers of one arm.
 
     Attributes:
-        looked: Answers that were looked at.
-        unusable: Of them, those with a value that is no finite number.
-        compared: Those that were looked at since events are known.
+        looked: Answers that were searched for values that are no finite number.
+        unusable: Of them, those that have one, of a model that did not declare them.
+        compared: Answers that were compared with the values that the rollout has chosen.
         changes: Of them, those that differ from the answer before.
-        events: Of them, those of which each event is true.
-        pairs: Of requests of the candidate that the current version answered too, in the order of
-            `release.rollouts.PairCounts`.
+        events: Of them, those of which each event is true: a label, or a value up to a bound.
     """
 
     looked: int = 0
@@ -93,9 +90,28 @@ class AnswerTotals:
     compared: int = 0
     changes: int = 0
     events: tuple[int, ...] = ()
-    pairs: tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]] = (
-        0, 0, 0, 0, 0, (), (),
-    )  # fmt: skip
+
+
+class PairCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of requests of the candidate that the current version answered too.
+
+    Attributes:
+        alike: Of two such requests, so often both versions put the same one first.
+        crossed: So often they do not.
+        ties: So often one of them puts none first.
+        still: So often the candidate answers both alike, and the current version does not.
+        compared: Requests whose two answers were compared with the values of the rollout.
+        gained: Of them, those with an event that is true of the candidate's answer alone, by event.
+        lost: Those with an event that is true of the current version's answer alone.
+    """
+
+    alike: int = 0
+    crossed: int = 0
+    ties: int = 0
+    still: int = 0
+    compared: int = 0
+    gained: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 def views_of(outputs: Sequence[Field]) -> tuple[View, ...]:
@@ -417,21 +433,19 @@ class AnswerRegions:
         """Of a worker."""
         return AnswerCounter(self._region(worker, place), self._front(place), is_current)
 
-    def totals(self, place: int) -> AnswerTotals:
+    def totals(self, place: int) -> tuple[AnswerCounts, PairCounts]:
         """The sum over the workers."""
-        regions = [
-            np.frombuffer(self._region(worker, place), np.int64, _COUNTS).copy()
-            for worker in range(self._workers)
-        ]
-        sums = np.sum(regions, axis=0).tolist() if regions else [0] * _COUNTS
-        events = sums[_FIRST_EVENT:_COMPARED]
-        return AnswerTotals(
-            looked=sums[_LOOKED], unusable=sums[_UNUSABLE], compared=sums[_COMPARED],
-            changes=sums[_CHANGES], events=tuple(events) if any(events) else (),
-            pairs=(
-                sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],
-                tuple(sums[_GAINED:_LOST]), tuple(sums[_LOST:_ALIKE]),
-            ),
+        totals = np.zeros(_COUNTS, np.int64)
+        for worker in range(self._workers):
+            totals += np.frombuffer(self._region(worker, place), np.int64, _COUNTS)
+        sums: list[int] = totals.tolist()
+        events = tuple(sums[_FIRST_EVENT:_COMPARED])
+        return AnswerCounts(
+            sums[_LOOKED], sums[_UNUSABLE], sums[_COMPARED], sums[_CHANGES],
+            events if any(events) else (),
+        ), PairCounts(
+            sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],
+            tuple(sums[_GAINED:_LOST]), tuple(sums[_LOST:_ALIKE]),
         )  # fmt: skip
 
     def sample(self, place: int) -> tuple[Floats, NDArray[np.bool_]]:

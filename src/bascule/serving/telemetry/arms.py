@@ -28,9 +28,10 @@ from bascule.endpoints import KEY_UNITS
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
     AnswerCounter,
+    AnswerCounts,
     AnswerRegions,
-    AnswerTotals,
     Event,
+    PairCounts,
     events_of,
 )
 from bascule.stats import durations as duration_bins
@@ -128,6 +129,7 @@ class ArmTotals:
         durations: Of an arm of a rollout, if asked for: places and counts of answers with 200; see
             `stats.durations`.
         answers: Likewise: what its answers are.
+        pairs: Likewise, of requests that the current version answered too.
         bound: Of the requests, those whose arm was not drawn for them.
         bound_errors: Of the errors, likewise.
         bound_fallbacks: Of the fallbacks, likewise.
@@ -147,7 +149,8 @@ class ArmTotals:
     disagreements: int = 0
     dropped: int = 0
     durations: tuple[int, ...] = ()
-    answers: AnswerTotals = field(default_factory=AnswerTotals)
+    answers: AnswerCounts = field(default_factory=AnswerCounts)
+    pairs: PairCounts = field(default_factory=PairCounts)
     bound: int = 0
     bound_errors: int = 0
     bound_fallbacks: int = 0
@@ -450,17 +453,17 @@ class ArmCounters:
         both = self._summed(place, self._base, _WORDS).reshape(2, _SET)
         sums, bound = both.sum(axis=0).tolist(), both[1].tolist()
         durations: tuple[int, ...] = ()
-        answers = AnswerTotals()
+        answers, pairs = AnswerCounts(), PairCounts()
         if label.is_compared and (label.endpoint, label.plan) in compared:
             durations = duration_bins.sparse(self._summed(place, self._durations, DURATION_PLACES))
-            answers = self._answers.totals(place)
+            answers, pairs = self._answers.totals(place)
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
             endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
-            answers=answers, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
+            answers=answers, pairs=pairs, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
             bound_fallbacks=bound[_FALLBACKS],
             firsts=bytes(self._firsts(place)) if bound[_REQUESTS] else b"",
         )  # fmt: skip
