@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
@@ -248,27 +248,17 @@ class RolloutRunner:
         """Have the workers compare the answers, by events of the current version's first ones."""
         if all(guard.name != "answers" for guard in rollout.guards):
             return
-        known = self._known[rollout.id]
+        known, current = self._known[rollout.id], arms.get(CURRENT)
         if known.events is None:
             events = self._store.compared_events(rollout.id)
-            if events is None:
-                events = self._chosen_events(rollout, plan, arms)
+            if events is None and current and current.answers.looked >= LEAST_SAMPLE:
+                chosen = self._server.answer_events(rollout.endpoint, plan, CURRENT)
+                if chosen is not None:  # another server may be quicker
+                    events = self._store.choose_events(rollout.id, chosen)
             if events is None:
                 return
             known.events = [Event(*event) for event in events]
         self._server.compare_answers(rollout.endpoint, plan, known.events)
-
-    def _chosen_events(
-        self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]
-    ) -> list[Any] | None:
-        """What is stored: another server may be quicker. None where this one knows too little."""
-        if CURRENT not in arms or arms[CURRENT].answers.looked < LEAST_SAMPLE:
-            return None
-        events = self._server.answer_events(rollout.endpoint, plan, CURRENT)
-        if events is None:
-            return None
-        self._store.choose_events(rollout.id, events)
-        return self._store.compared_events(rollout.id)
 
     def _outcomes(self, rollout: Rollout, latest: Decision, lease: Lease, now: datetime) -> Cohorts:
         """The cohorts, counted anew where that is due: the older a rollout, the less often.
@@ -394,7 +384,7 @@ def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
         disagreements=0 if shadow is None else shadow.disagreements,
         pairs=PairCounts() if candidate is None else candidate.pairs,
         share=cell.share if is_split else 0.0, low=cell.low, high=cell.high,
-        firsts=packed(one.firsts for one in arms.values()),
+        firsts=packed(arm.firsts for arm in arms.values()),
     )  # fmt: skip
 
 

@@ -131,12 +131,12 @@ def mcnemar(
     same = pairs - losses - wins
 
     def evidence(d: float) -> tuple[float, float]:
-        found = []
+        log_e = []
         for side in (1.0, -1.0):
             bets = side * _STAKES / (1 + side * d)
             logs = losses * np.log1p(bets * (1 - d)) + wins * np.log1p(-bets * (1 + d))
-            found.append(log_mean(logs + same * np.log1p(-bets * d)))
-        return found[0], found[1]
+            log_e.append(log_mean(logs + same * np.log1p(-bets * d)))
+        return log_e[0], log_e[1]
 
     gap = np.array([(losses - wins) / max(pairs, 1)])
     return evidence_of(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
@@ -164,7 +164,11 @@ class Beyond:
             for counts in self.strata
         ]
         together = log_mean(np.sum(logs, axis=0))
-        return together if proves else float(over_strata(together, [log_mean(one) for one in logs]))
+        return (
+            together
+            if proves
+            else float(over_strata(together, [log_mean(of_stratum) for of_stratum in logs]))
+        )
 
     def rates(self) -> tuple[float, float]:
         """Of the candidate, and of the current version with the same mix of intervals."""
@@ -183,8 +187,7 @@ def over_strata(together: ArrayLike, each: ArrayLike) -> Floats:
     """
     logs = np.asarray(each, np.float64)
     some = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
-    made: Floats = np.logaddexp(together, some) - math.log(2)
-    return made
+    return np.asarray(np.logaddexp(together, some) - math.log(2))
 
 
 def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence, int, int]:
@@ -207,8 +210,8 @@ def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence
     safe = [beyond.log_e(proves=True) for beyond in proof]
     worst, least = int(np.argmax(worse)), int(np.argmin(safe))
     of_candidate, of_current = harm[worst].rates()
-    made = Evidence(log_mean(worse), safe[least], of_candidate - of_current, -1.0, 1.0)
-    return made, worst, least
+    evidence = Evidence(log_mean(worse), safe[least], of_candidate - of_current, -1.0, 1.0)
+    return evidence, worst, least
 
 
 def rate_distances(events: ArrayLike, *, margin: float) -> tuple[Floats, Floats]:
@@ -268,8 +271,8 @@ def split_log_e(candidate: int, current: int, share: float, *, tolerance: float 
 
 def log_mean(logs: ArrayLike) -> float:
     """The logarithm of the mean of e-values, from their logarithms: an e-value again."""
-    made = np.asarray(logs, np.float64)
-    return float(np.logaddexp.reduce(made)) - math.log(len(made))
+    each = np.asarray(logs, np.float64)
+    return float(np.logaddexp.reduce(each)) - math.log(len(each))
 
 
 def culprits(log_es: Sequence[float], alpha: float) -> list[int]:
@@ -279,7 +282,7 @@ def culprits(log_es: Sequence[float], alpha: float) -> list[int]:
     to name one takes its own evidence of K / alpha.
     """
     enough = math.log(len(log_es) / alpha) if log_es else math.inf
-    return [place for place, one in enumerate(log_es) if one >= enough]
+    return [place for place, log_e in enumerate(log_es) if log_e >= enough]
 
 
 def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Floats) -> Floats:
@@ -322,8 +325,7 @@ def guesses_of(counts: Floats, prior: float = PRIOR_RATE) -> Floats:
     """A guess of the current version's rate for each interval, from those before it."""
     n_0, e_0 = counts[..., 2], counts[..., 3]
     events, requests = np.cumsum(e_0, axis=-1) - e_0, np.cumsum(n_0, axis=-1) - n_0
-    made: Floats = (events + prior * _PRIOR_REQUESTS) / (requests + _PRIOR_REQUESTS)
-    return made
+    return np.asarray((events + prior * _PRIOR_REQUESTS) / (requests + _PRIOR_REQUESTS))
 
 
 def evidence_of(

@@ -212,8 +212,8 @@ def judge(
     def decision_of(rows: Columns) -> Callable[[], NDArray[Any] | None] | None:
         return None if decide is None else partial(decide, rows)
 
-    found = answers(program, columns)
-    judged = compared(expected, found, probes=probes, decision=decision_of(columns))
+    answered = answers(program, columns)
+    judged = compared(expected, answered, probes=probes, decision=decision_of(columns))
     if not judged.passed:
         return judged, False
     count = len(next(iter(columns.values())))
@@ -228,8 +228,8 @@ def judge(
     if not each.passed:
         return _depends_on_batch(judged, each), False
     invariant = rows >= _FEWEST_ROWS
-    for one, other in _by_company(program, real):
-        each = compared(one, other, probes=0)
+    for alone, together in _by_company(program, real):
+        each = compared(alone, together, probes=0)
         if not each.passed:
             return _depends_on_batch(judged, each), False
         invariant = False
@@ -266,14 +266,14 @@ def _by_company(program: Program, columns: Columns) -> Iterator[tuple[Columns, C
                 yield alone, together
 
 
-def _depends_on_batch(judged: Parity, found: Parity) -> Parity:
-    worst, labels = found.max_difference, found.label_differences - found.ties
+def _depends_on_batch(judged: Parity, each: Parity) -> Parity:
+    worst, labels = each.max_difference, each.label_differences - each.ties
     return replace(
         judged,
         max_difference=max(judged.max_difference, worst),
         passed=False,
         reason=f"{judged.program} answers a few rows otherwise than many: by up to {worst:.2g}, "
-        f"and with another label for {labels} of {found.rows} rows",
+        f"and with another label for {labels} of {each.rows} rows",
     )
 
 
@@ -360,11 +360,11 @@ def _margins(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.float64] 
     finite = np.isfinite(scores).all(axis=1)
     if scores.shape[1] == 1:
         margins, places = np.abs(scores[:, 0]), (scores[:, 0] > 0).astype(np.int64)
-        told = finite & (margins > 0)
+        is_decided = finite & (margins > 0)
     else:
         best = np.sort(scores, axis=1)
-        margins, places, told = best[:, -1] - best[:, -2], scores.argmax(axis=1), finite
-    pairs = set(zip(places[told].tolist(), labels[told].tolist(), strict=True))
+        margins, places, is_decided = best[:, -1] - best[:, -2], scores.argmax(axis=1), finite
+    pairs = set(zip(places[is_decided].tolist(), labels[is_decided].tolist(), strict=True))
     if not len(pairs) == len({place for place, _ in pairs}) == len({label for _, label in pairs}):
         return None
     return np.where(finite, margins, np.inf)

@@ -213,28 +213,23 @@ def count_cohorts(
     rows = ledger.query(_counted_sql(plain, common), model=model, days=days).to_pylist()
     counts = []
     for row in rows:
-        by_place = {
-            place: by_cohort.get(
-                (row["number"], row["of_keys"]), {"pairs": 0, "unknown": 0, "lost": 0.0}
-            )
-            for place, by_cohort in paired.items()
-        }
-        sums = [
-            (by_place[n]["lost"], 0.0, 0.0) if n in by_place
-            else tuple(round(row[f"{sum_of}{n}"], _DIGITS) for sum_of in "lsc")
-            for n in range(len(losses))
-        ]  # fmt: skip
-        known, squares, cut = zip(*sums, strict=True) if sums else ((), (), ())
-        pairs = [
-            (by_place[n]["pairs"], by_place[n]["unknown"]) if n in by_place else (0, 0)
-            for n in range(len(losses))
-        ]
+        cohort = row["number"], row["of_keys"]
+        sums, pairs = [], []
+        for n in range(len(losses)):
+            if n in paired:
+                of_pairs = paired[n].get(cohort, {"pairs": 0, "unknown": 0, "lost": 0.0})
+                sums.append((of_pairs["lost"], 0.0, 0.0))
+                pairs.append((of_pairs["pairs"], of_pairs["unknown"]))
+            else:
+                sums.append(tuple(round(row[f"{of}{n}"], _DIGITS) for of in "lsc"))
+                pairs.append((0, 0))
+        known, squares, cut = zip(*sums, strict=True)
+        unknown = round(row["unknown"], _DIGITS)
         counts.append(
             CohortCount(
-                row["number"], row["predictions"], round(row["unknown"], _DIGITS),
-                known, squares, cut, tuple(pairs), row["of_keys"],
+                cohort[0], row["predictions"], unknown, known, squares, cut, tuple(pairs), cohort[1]
             )
-        )  # fmt: skip
+        )
     return counts
 
 
@@ -299,8 +294,8 @@ def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray
     )  # fmt: skip
     with duckdb.connect() as connection:
         connection.register("answered", table)
-        found = connection.sql(f"SELECT CAST({loss} AS DOUBLE) AS loss FROM answered")
-        losses: NDArray[np.float64] = found.to_arrow_table()["loss"].drop_null().to_numpy()
+        of_rows = connection.sql(f"SELECT CAST({loss} AS DOUBLE) AS loss FROM answered")
+        losses: NDArray[np.float64] = of_rows.to_arrow_table()["loss"].drop_null().to_numpy()
     return losses
 
 

@@ -93,7 +93,7 @@ def count_outcomes(
             )  # fmt: skip
         arms.append(_arms(counts))
     current, candidate = arms
-    made = [
+    cohorts = [
         Cohort(
             span.number + KEY_COHORTS * of_keys, stage,
             (span.end - rollout.started_at).total_seconds(),
@@ -103,7 +103,9 @@ def count_outcomes(
         for span, stage in spans
         for of_keys in (False, True)
     ]  # fmt: skip
-    return [one for one in made if one.current.predictions + one.candidate.predictions]
+    return [
+        cohort for cohort in cohorts if cohort.current.predictions + cohort.candidate.predictions
+    ]
 
 
 def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:

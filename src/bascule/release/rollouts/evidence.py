@@ -19,17 +19,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.release.rollouts.answer_counts import (
-    ANSWER_WIDTH,
-    PAIR_WIDTH,
-    combined,
-    row_of,
-)
-from bascule.serving.telemetry import AnswerCounts, PairCounts
+from bascule.serving.telemetry import MAX_EVENTS, AnswerCounts, PairCounts
 from bascule.stats import INTERVAL_REQUESTS, durations as duration_bins
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
+Counts = TypeVar("Counts", AnswerCounts, PairCounts)
+_EVENTS = ("events", "gained", "lost")
+ANSWER_FIELDS, PAIR_FIELDS = (
+    tuple(name for name in kind.__struct_fields__ if name not in _EVENTS)
+    for kind in (AnswerCounts, PairCounts)
+)
+ANSWER_WIDTH = len(ANSWER_FIELDS) + MAX_EVENTS
+PAIR_WIDTH = len(PAIR_FIELDS) + 2 * MAX_EVENTS
+"""Of a row."""
 
 FIELDS = (
     "requests", "errors", "fallbacks", "bound", "bound_errors", "bound_fallbacks", "keys",
@@ -205,6 +208,28 @@ def _signed_sum(counts: Iterable[int], signs: Iterable[int]) -> int:
     return max(sum(count * sign for count, sign in zip(counts, signs, strict=True)), 0)
 
 
+def row_of(counts: AnswerCounts | PairCounts) -> list[int]:
+    """Counts as numbers of a table; lists of events are filled with nought."""
+    row: list[int] = []
+    for value in msgspec.structs.astuple(counts):
+        is_list = isinstance(value, tuple)
+        row += (*value, *[0] * MAX_EVENTS)[:MAX_EVENTS] if is_list else [value]
+    return row
+
+
+def combined(parts: Sequence[Counts], signs: Sequence[int]) -> Counts:
+    """The sum, or by signs the difference, of counts; none is below nought."""
+    totals = np.maximum(np.array(signs) @ [row_of(part) for part in parts], 0).tolist()
+    values: dict[str, int | tuple[int, ...]] = {}
+    for name in parts[0].__struct_fields__:
+        if name in _EVENTS:
+            events, totals = totals[:MAX_EVENTS], totals[MAX_EVENTS:]
+            values[name] = tuple(np.trim_zeros(events, "b"))
+        else:
+            values[name] = totals.pop(0)
+    return msgspec.convert(values, type(parts[0]))
+
+
 Limits = Mapping[int, Sequence[Sequence[int]]]
 """By class of work: the bins from which answers of the current version count as slow at each
 quantile, and those of the candidate."""
@@ -291,12 +316,12 @@ def counted_once(table: Floats, event: str) -> Floats:
 
     drawn = np.maximum(both_arms("requests") - both_arms("bound"), 0)
     failed = np.clip(both_arms(event) - both_arms(f"bound_{event}"), 0, drawn)
-    made = np.zeros((2 * len(table), 5))
-    made[0::2, 0], made[1::2, 0] = table[:, 0], table[:, 0] + KEYS_APART
-    made[0::2, [1, 3]], made[0::2, [2, 4]] = drawn, failed
-    made[1::2, [1, 3]] = both_arms("keys")
-    made[1::2, [2, 4]] = both_arms("key_errors" if event == "errors" else "key_fallbacks")
-    return made
+    once = np.zeros((2 * len(table), 5))
+    once[0::2, 0], once[1::2, 0] = table[:, 0], table[:, 0] + KEYS_APART
+    once[0::2, [1, 3]], once[0::2, [2, 4]] = drawn, failed
+    once[1::2, [1, 3]] = both_arms("keys")
+    once[1::2, [2, 4]] = both_arms("key_errors" if event == "errors" else "key_fallbacks")
+    return once
 
 
 def slow_column(arm: int, of: int, limit: int = -1) -> int:
@@ -390,5 +415,4 @@ def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int)
         is_over = np.append(numbers[starts[1:]], ends[-1] // least_here) > numbers[starts]
         groups.append(sums[is_over])
         ended.append(rows[np.append(starts[1:], len(part))[is_over] - 1])
-    made: Floats = np.concatenate(groups)[np.argsort(np.concatenate(ended), kind="stable")]
-    return made
+    return np.asarray(np.concatenate(groups)[np.argsort(np.concatenate(ended), kind="stable")])

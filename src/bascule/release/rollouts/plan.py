@@ -129,6 +129,26 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.intervals or self.revision or self.failures)
 
 
+class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision as it was stored.
+
+    Attributes:
+        number: From 1.
+        at: When it was made.
+        made_by: The controller's name, or that of a person.
+        before: The state before; None for the first one.
+        decision: The decision.
+        plan_number: Of the plan that it made; None where traffic did not change.
+    """
+
+    number: int
+    at: datetime
+    made_by: str
+    before: State | None
+    decision: Decision
+    plan_number: int | None
+
+
 def check_rollout(rollout: Rollout) -> Rollout:
     """The rollout, if its numbers make sense together; raises `Invalid`."""
     if rollout.strategy not in STRATEGIES:

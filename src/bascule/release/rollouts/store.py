@@ -36,8 +36,8 @@ from bascule.release.rollouts.evidence import (
 )
 from bascule.release.rollouts.guards import limits_of
 from bascule.release.rollouts.keys import Told, add_keys
-from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
-from bascule.release.rollouts.states import FINAL, Promoted, State
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, StoredDecision
+from bascule.release.rollouts.states import FINAL, Promoted
 
 _NEWEST = 2**31 - 1
 _EVENTS = "answers"
@@ -53,26 +53,6 @@ _LOADING = "load failure of "
 
 class Superseded(Conflict):
     """Another decision about the rollout was stored meanwhile."""
-
-
-class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision as it was stored.
-
-    Attributes:
-        number: From 1.
-        at: When it was made.
-        made_by: The controller's name, or that of a person.
-        before: The state before; None for the first one.
-        decision: The decision.
-        plan_number: Of the plan that it made; None where traffic did not change.
-    """
-
-    number: int
-    at: datetime
-    made_by: str
-    before: State | None
-    decision: Decision
-    plan_number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +276,14 @@ class RolloutStore:
         rows = self._read(query)
         return rows[0].content if rows else None
 
-    def choose_events(self, rollout: str, events: Sequence[Any]) -> None:
-        """Compare the answers by these events from now on; nothing where others were chosen."""
+    def choose_events(self, rollout: str, events: Sequence[Any]) -> list[Any] | None:
+        """Compare the answers by these events from now on, or by those that were chosen before."""
         with self.catalogue.write() as connection:
             chosen = insert(connection, schema.counts).values(
-                rollout=rollout, source=_EVENTS, stage=0, content=[list(one) for one in events]
+                rollout=rollout, source=_EVENTS, stage=0, content=list(map(list, events))
             )
             connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+        return self.compared_events(rollout)
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage and share.
@@ -322,28 +303,20 @@ class RolloutStore:
                     schema.rollouts.c.intervals,
                 ).where(schema.rollouts.c.id == rollout)
             ).one()  # fmt: skip
-            sealed, fresh = (
-                dict(row.sealed),
-                _fresh(
-                    connection.execute(
-                        sa.select(table).where(
-                            table.c.rollout == rollout, table.c.source != _EVENTS
-                        )
-                    ),
-                    row.sealed,
-                ),
-            )
+            sealed = dict(row.sealed)
+            counted = sa.select(table).where(table.c.rollout == rollout, table.c.source != _EVENTS)
+            fresh = _fresh(connection.execute(counted), sealed)
             if not fresh:
                 return []
             before = [msgspec.convert(total, Interval) for total in sealed.values()]
             guards = msgspec.convert(row.content, Rollout).guards
             limits = limits_of(guards, before)
-            made: list[Interval] = []
-            for stage, share in sorted({(one.stage, one.share) for one, _ in fresh.values()}):
+            intervals: list[Interval] = []
+            for stage, share in sorted({(part.stage, part.share) for part, _ in fresh.values()}):
                 parts = [
-                    fresh[source]
-                    for source in sorted(fresh)
-                    if (fresh[source][0].stage, fresh[source][0].share) == (stage, share)
+                    (part, total)
+                    for _, (part, total) in sorted(fresh.items())
+                    if (part.stage, part.share) == (stage, share)
                 ]
                 seen = f"keys/{stage}/{share:g}"
                 with_keys, units = add_keys(
@@ -352,10 +325,11 @@ class RolloutStore:
                 )  # fmt: skip
                 if units:  # counts nothing by itself
                     sealed[seen] = msgspec.to_builtins(Told(0, stage, firsts=units))
-                for one in with_keys:
-                    number = row.intervals + len(made)
-                    counted = msgspec.structs.replace(one, number=number)
-                    made.append(with_limits(counted, limits))
+                intervals += [with_limits(interval, limits) for interval in with_keys]
+            intervals = [
+                msgspec.structs.replace(interval, number=number)
+                for number, interval in enumerate(intervals, row.intervals)
+            ]
             sealed |= {
                 source: msgspec.to_builtins(msgspec.structs.replace(total, firsts=""))
                 for source, (_, total) in fresh.items()
@@ -363,12 +337,16 @@ class RolloutStore:
             connection.execute(
                 sa.insert(schema.intervals),
                 [
-                    {"rollout": rollout, "number": one.number, "content": msgspec.to_builtins(one)}
-                    for one in made
+                    {
+                        "rollout": rollout, "number": interval.number,
+                        "content": msgspec.to_builtins(interval),
+                    }
+                    for interval in intervals
                 ],
-            )
-            self._update(connection, rollout, sealed=sealed, intervals=row.intervals + len(made))
-        return made
+            )  # fmt: skip
+            total = row.intervals + len(intervals)
+            self._update(connection, rollout, sealed=sealed, intervals=total)
+        return intervals
 
     def append_cohorts(self, rollout: str, counted: Sequence[Cohort], lease: Lease) -> Cohorts:
         """Store what was counted of the cohorts, as far as it is new; all of them as of now.

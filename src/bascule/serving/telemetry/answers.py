@@ -149,7 +149,7 @@ def _code(text: object) -> float:
 def _taken(take: str, rows: NDArray[Any]) -> Floats:
     """A number of each row. Shape (rows, ...) to (rows,)."""
     if take == "text":
-        return np.array([_code(one) for one in rows.ravel().tolist()], np.float64)
+        return np.array([_code(text) for text in rows.ravel().tolist()], np.float64)
     flat = rows.reshape(len(rows), -1)
     if take == "place":
         column = flat.argmax(axis=1)
@@ -341,7 +341,7 @@ class AnswerCounter:
             self._skips = BLOCK * int(_random.geometric(self._kept_share) - 1)
         self._seen += len(block) + self._skips
         if self._is_current():
-            self._count([one.outputs for one in block])
+            self._count([answer.outputs for answer in block])
 
     def _count(self, answers: list[Columns]) -> None:
         """Parts are written after their totals; see `_WORDS`."""
@@ -375,7 +375,7 @@ class AnswerCounter:
         starts: Any = None
         for field in self._fields:
             try:
-                arrays = [one[field.name] for one in answers]
+                arrays = [outputs[field.name] for outputs in answers]
                 rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
             except (KeyError, ValueError):
                 return None, int(is_unusable.sum())
@@ -387,8 +387,8 @@ class AnswerCounter:
                 is_bad = ~finite.reshape(len(rows), -1).all(axis=1)
                 is_unusable |= is_bad if starts is None else np.logical_or.reduceat(is_bad, starts)
             columns[field.name] = rows if starts is None else rows[picks]
-        made = [_taken(view.take, columns[view.output]) for view in self._views]
-        values = np.stack(made, axis=1) if made else None
+        views = [_taken(view.take, columns[view.output]) for view in self._views]
+        values = np.stack(views, axis=1) if views else None
         return values, int(is_unusable.sum())
 
     def _keep(self, values: Floats) -> None:
@@ -465,9 +465,9 @@ class AnswerRegions:
         front = self._front(place)
         if front[0]:
             return
-        said = json.dumps(events).encode().ljust(_EVENTS_BYTES, b"\0")
-        front[1:] = said[1:]
-        front[0] = said[0]  # last of all: a reader that finds it finds the rest
+        encoded = json.dumps(events).encode().ljust(_EVENTS_BYTES, b"\0")
+        front[1:] = encoded[1:]
+        front[0] = encoded[0]  # last of all: a reader that finds it finds the rest
 
     def _front(self, place: int) -> memoryview:
         return self._bytes[place * _EVENTS_BYTES : (place + 1) * _EVENTS_BYTES]
