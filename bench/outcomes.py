@@ -286,7 +286,7 @@ def outcome_of(world: World | LossWorld, seed: int) -> tuple[str, float]:
     random = np.random.default_rng(seed)
     answers = Answers(world, plan, random)
     decision = start(plan, START)
-    stages = [Stage(START, 0, STEPS[0] / 100)]
+    stages = [Stage(START, 0, STEPS[0] / 100, 1)]
     for revision, looked_h in enumerate(_looks(), 1):
         now = START + timedelta(hours=looked_h)
         cohorts = Cohorts(revision, answers.cohorts(looked_h, stages))
@@ -298,7 +298,7 @@ def outcome_of(world: World | LossWorld, seed: int) -> tuple[str, float]:
                 break
             return "promoted" if isinstance(state, Promoted) else "aborted", looked_h
         if isinstance(state, Running) and state.stage > stages[-1].number:
-            stages.append(Stage(now, state.stage, STEPS[state.stage] / 100))
+            stages.append(Stage(now, state.stage, STEPS[state.stage] / 100, state.stage + 1))
     return "held", HOURS
 
 

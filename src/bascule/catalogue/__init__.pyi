@@ -8,6 +8,7 @@ from .leases import (
     Lease as Lease,
     Leases as Leases,
     check_held as check_held,
+    database_now as database_now,
 )
 from .schema import HEAD as HEAD, UtcTime as UtcTime, insert as insert, metadata as metadata
 from .sqlite import SqliteDatabase as SqliteDatabase

@@ -67,7 +67,7 @@ class Leases:
         asked_at_s = time.monotonic()
         with self._catalogue.write() as connection:
             row = _locked(connection, name)
-            now = _now(connection)
+            now = database_now(connection)
             if row.expires_at > now:
                 return None
             fence, expires_at = row.fence + 1, now + timedelta(seconds=ttl_s)
@@ -79,7 +79,7 @@ class Leases:
         asked_at_s = time.monotonic()
         with self._catalogue.write() as connection:
             row = _locked(connection, lease.name)
-            now = _now(connection)
+            now = database_now(connection)
             if row.fence != lease.fence or row.expires_at <= now:
                 return None
             _put(connection, lease.name, expires_at=now + timedelta(seconds=lease.ttl_s))
@@ -89,13 +89,15 @@ class Leases:
         """End it now; fine where it has ended."""
         with self._catalogue.write() as connection:
             if _locked(connection, lease.name).fence == lease.fence:
-                _put(connection, lease.name, expires_at=_now(connection))
+                _put(connection, lease.name, expires_at=database_now(connection))
 
     def holder(self, name: str) -> str | None:
         """Who has it now; None if no one has."""
         with self._catalogue.read() as connection:
             row = connection.execute(sa.select(_table).where(_table.c.name == name)).first()
-            return row.holder if row is not None and row.expires_at > _now(connection) else None
+            if row is None or row.expires_at <= database_now(connection):
+                return None
+            return str(row.holder)
 
 
 class Leadership:
@@ -136,7 +138,7 @@ def check_held(connection: sa.Connection, lease: Lease) -> None:
     Called in the transaction of each write that only the holder may make.
     """
     row = _locked(connection, lease.name)
-    if row.fence != lease.fence or row.expires_at <= _now(connection):
+    if row.fence != lease.fence or row.expires_at <= database_now(connection):
         raise Conflict(
             f"{lease.holder} no longer holds the lease {lease.name!r}",
             hint="stop, and acquire it again",
@@ -158,7 +160,7 @@ def _put(connection: sa.Connection, name: str, **values: object) -> None:
     connection.execute(sa.update(_table).where(_table.c.name == name).values(values))
 
 
-def _now(connection: sa.Connection) -> datetime:
+def database_now(connection: sa.Connection) -> datetime:
     """The database's time, which for a file is the host's."""
     if connection.dialect.name != "postgresql":
         return datetime.now(UTC)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,27 +157,27 @@ class Follower:
         """Bring each endpoint of this server to its plan."""
         services, plans = self._server.services, self._server.plans
         served = {plan.endpoint: plan for plan in plans}
-        names = {one.model for one in services if not one.is_planned} | set(served)
+        names = {spec.model for spec in services if not spec.is_planned} | set(served)
         for name in store.deleted(sorted(served)):
             self._stop(served[name])
         endpoints = store.endpoints(None if self._every_endpoint else sorted(names))
-        for name in self._server.unserved.keys() - {one.name for one in endpoints}:
+        for name in self._server.unserved.keys() - {endpoint.name for endpoint in endpoints}:
             del self._server.unserved[name]  # deleted before it was served
-        for one in endpoints:
-            plan = one.current.plan
+        for endpoint in endpoints:
+            plan = endpoint.current.plan
             if self._own_arms:
-                own = own_part(plan, self._own_versions(one.name, services))
+                own = own_part(plan, self._own_versions(endpoint.name, services))
                 if own is None:
-                    if one.name in served:
-                        self._stop(served[one.name])
+                    if endpoint.name in served:
+                        self._stop(served[endpoint.name])
                     continue
                 plan = own
-            if served.get(one.name) == plan or self._is_too_soon(plan):
+            if served.get(endpoint.name) == plan or self._is_too_soon(plan):
                 continue
             if (
-                one.name not in served
+                endpoint.name not in served
                 and not self._own_arms
-                and not self._is_registered(one.name, services)
+                and not self._is_registered(endpoint.name, services)
             ):
                 continue
             try:
@@ -184,7 +185,7 @@ class Follower:
             except BasculeError as error:
                 self._note_failure(store, plan, error, services)
             except Exception as error:  # of one endpoint, which must keep no other from its plan
-                log.exception("plan %d of endpoint %s", plan.number, one.name)
+                log.exception("plan %d of endpoint %s", plan.number, endpoint.name)
                 failed = ModelFailed(f"{type(error).__name__}: {first_line(error)}")
                 self._note_failure(store, plan, failed, services)
             else:
@@ -206,11 +207,9 @@ class Follower:
         specs = specs_of(plan, services, self._find)
 
         def with_it(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
-            others = [one for one in plans if one.endpoint != plan.endpoint]
-            known = {f"{one.model}/{one.version}": one for one in (*now, *specs)}
-            made = tuple(sorted([*others, plan], key=lambda one: one.endpoint))
-            needed = [known[version] for one in made for version in one.versions]
-            return planned(now, made, tuple(needed)), made
+            others = [other for other in plans if other.endpoint != plan.endpoint]
+            next_plans = sorted([*others, plan], key=attrgetter("endpoint"))
+            return _planned(now, tuple(next_plans), specs)
 
         self._server.change_all(with_it)
 
@@ -218,8 +217,10 @@ class Follower:
         self, store: EndpointStore, plan: Plan, error: BasculeError, services: ModelSpecs
     ) -> None:
         """Count a try, and say in the rollout, or in the history, what was wrong."""
-        said, served = masked_text(first_line(error)), {f"{s.model}/{s.version}" for s in services}
-        log.error("plan %d of endpoint %s cannot be served: %s", plan.number, plan.endpoint, said)
+        problem = masked_text(first_line(error))
+        log.error(
+            "plan %d of endpoint %s cannot be served: %s", plan.number, plan.endpoint, problem
+        )
         failing = self._failing_of(plan) or self._resumed(store, plan)
         is_away = isinstance(error, _AWAY) and not error.facts.get("while_loading")
         failing.away, failing.tries = failing.away + is_away, failing.tries + (not is_away)
@@ -231,18 +232,19 @@ class Follower:
         if plan.rollout:
             from bascule.release.rollouts import LoadFailure
 
-            version = error.facts.get("version")
-            new = tuple(one for one in plan.versions if one not in served)
+            rollouts, version = _rollouts_of(store), error.facts.get("version")
+            served = _by_version(services)
+            new = tuple(version for version in plan.versions if version not in served)
             failure = LoadFailure(
-                host=self._server.place, versions=(str(version),) if version else new, error=said,
-                tries=failing.tries, away=failing.away,
-                until=datetime.now(UTC) + timedelta(seconds=pause_s + _TRY_S),
+                host=self._server.place, versions=(str(version),) if version else new,
+                error=problem, tries=failing.tries, away=failing.away,
+                until=rollouts.now() + timedelta(seconds=pause_s + _TRY_S),
             )  # fmt: skip
-            _rollouts_of(store).put_load_failure(plan.rollout, failure.host, failure)
+            rollouts.put_load_failure(plan.rollout, failure.host, failure)
             return
         sentence = (
             f"{self._server.place} cannot serve plan {plan.number} of {plan.endpoint}, and goes on "
-            f"with what it served before: {said}"
+            f"with what it served before: {problem}"
         )
         self._server.unserved[plan.endpoint] = sentence
         if (failing.away, failing.tries) in ((0, 1), (_NOTED_AWAY, 0)):
@@ -261,8 +263,8 @@ class Follower:
 
     def _resumed(self, store: EndpointStore, plan: Plan) -> _Failing:
         """The tries of an earlier control process of this server count as well."""
-        now, failing = datetime.now(UTC), _Failing(plan)
-        for failure in _rollouts_of(store).load_failures(plan.rollout, now):
+        failing = _Failing(plan)
+        for failure in _rollouts_of(store).load_failures(plan.rollout):
             if failure.host == self._server.place:
                 failing.tries, failing.away = failure.tries, failure.away
         return failing
@@ -272,35 +274,31 @@ class Follower:
         name, current = plan.endpoint, plan.current.version
 
         def without_it(now: ModelSpecs, plans: Plans) -> tuple[ModelSpecs, Plans]:
-            made = tuple(one for one in plans if one.endpoint != name)
-            known = {f"{one.model}/{one.version}": one for one in now}
-            goes_on = [
-                replace(one, is_planned=False) for one in (known[current],) if one.model == name
-            ]
-            needed = [known[version] for one in made for version in one.versions]
-            return planned((*goes_on, *now), made, tuple(needed)), made
+            spec = _by_version(now)[current]
+            goes_on = [replace(spec, is_planned=False)] if spec.model == name else []
+            others = tuple(other for other in plans if other.endpoint != name)
+            return _planned((*goes_on, *now), others)
 
         self._server.change_all(without_it)
 
     def _own_versions(self, name: str, services: ModelSpecs) -> set[str]:
         """The versions of a model that this server has, where their bundles are the registry's."""
-        found = set()
-        for one in services:
-            said = f"{one.model}/{one.version}"
-            if one.model == name:
+        versions = set()
+        for version, spec in _by_version(services).items():
+            if spec.model == name:
                 with suppress(BasculeError):
-                    if one.path not in self._digests:
-                        self._digests[one.path] = load(one.path).digest
-                    if self._registry().resolve(said).digest == self._digests[one.path]:
-                        found.add(said)
-        return found
+                    if spec.path not in self._digests:
+                        self._digests[spec.path] = load(spec.path).digest
+                    if self._registry().resolve(version).digest == self._digests[spec.path]:
+                        versions.add(version)
+        return versions
 
     def _is_registered(self, name: str, services: ModelSpecs) -> bool:
         """Whether what is served under a name is of the registry, and no folder of that name."""
-        served = [one for one in services if one.model == name and not one.is_planned]
+        own = [spec for spec in services if spec.model == name and not spec.is_planned]
         try:
-            return not served or any(
-                self._find(f"{one.model}/{one.version}").path == one.path for one in served
+            return not own or any(
+                self._find(version).path == spec.path for version, spec in _by_version(own).items()
             )
         except BasculeError:
             return False
@@ -310,10 +308,22 @@ class Follower:
         return failing is not None and time.monotonic() < failing.again_s
 
     def _tell(self, error: Exception) -> None:
-        said = masked_text(str(error))
-        if said != self._told and not isinstance(error, NotFound):
-            log.warning("plans cannot be followed, and those of before are served: %s", said)
-        self._told = said
+        problem = masked_text(str(error))
+        if problem != self._told and not isinstance(error, NotFound):
+            log.warning("plans cannot be followed, and those of before are served: %s", problem)
+        self._told = problem
+
+
+def _by_version(specs: Iterable[ModelSpec]) -> dict[str, ModelSpec]:
+    return {f"{spec.model}/{spec.version}": spec for spec in specs}
+
+
+def _planned(
+    specs: ModelSpecs, plans: Plans, fresh: Sequence[ModelSpec] = ()
+) -> tuple[ModelSpecs, Plans]:
+    """What to serve by some plans, of what is served and what is new."""
+    known = _by_version((*specs, *fresh))
+    return planned(specs, plans, tuple(known[v] for plan in plans for v in plan.versions)), plans
 
 
 def _rollouts_of(store: EndpointStore) -> RolloutStore:
@@ -324,8 +334,7 @@ def _rollouts_of(store: EndpointStore) -> RolloutStore:
 
 def specs_of(plan: Plan, services: Sequence[ModelSpec], find: FindVersion) -> list[ModelSpec]:
     """The versions that a plan needs; those that are served already need not be found."""
-    known = {f"{one.model}/{one.version}": one for one in services}
-    specs = []
+    known, specs = _by_version(services), []
     for version in plan.versions:
         try:
             specs.append(known.get(version) or find(version))

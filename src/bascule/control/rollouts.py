@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
@@ -28,7 +29,6 @@ from bascule.release.rollouts import (
     FINAL,
     NO_COHORTS,
     AliasFollower,
-    AnswerCounts,
     ArmCounts,
     Baking,
     Cell,
@@ -36,7 +36,6 @@ from bascule.release.rollouts import (
     Cohorts,
     Decision,
     Interval,
-    PairCounts,
     Paused,
     Rollout,
     Rollouts,
@@ -55,10 +54,10 @@ from bascule.release.rollouts import (
     superseded,
     table_of,
 )
-from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event
+from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event, PairCounts
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue
+    from bascule.catalogue import Catalogue, Lease
     from bascule.control.link import ServerLink
 
 log = logging.getLogger(__name__)
@@ -101,6 +100,29 @@ def running_rollouts(
         yield
 
 
+@dataclass(slots=True)
+class _Known:
+    """What a process remembers of a rollout under way; all of it can be read or counted again.
+
+    Attributes:
+        counts: As they were stored last, by source.
+        intervals: The sealed ones, in order.
+        cohorts: As of the latest count of outcomes.
+        outcomes_due_s: When they are counted again, of the monotonic clock.
+        uncounted: Why outcomes could not be counted; empty where they could.
+        looked_at_s: When a look that changed nothing was stored, likewise.
+        events: By which answers are compared.
+    """
+
+    counts: dict[str, Interval] = field(default_factory=dict)
+    intervals: list[Interval] = field(default_factory=list)
+    cohorts: Cohorts | None = None
+    outcomes_due_s: float = 0.0
+    uncounted: str = ""
+    looked_at_s: float = 0.0
+    events: list[Event] | None = None
+
+
 class RolloutRunner:
     """The part of one server in its rollouts."""
 
@@ -123,14 +145,8 @@ class RolloutRunner:
         self._clock = clock
         holder = f"{socket.gethostname()}:{os.getpid()}"
         self.leadership = Leadership(Leases(catalogue), LEASE, holder, _LEASE_S)
-        self._told: dict[tuple[str, str], Interval] = {}
-        self._said: dict[str, str] = {}
-        self._cohorts: dict[str, Cohorts] = {}
-        self._outcomes_due_s: dict[str, float] = {}
-        self._uncounted: dict[str, str] = {}
-        self._looked_at_s: dict[str, float] = {}
-        self._tables: dict[str, list[Interval]] = {}
-        self._events: dict[str, list[Event]] = {}
+        self._logged: dict[str, str] = {}
+        self._known: dict[str, _Known] = {}
         supervisor = psutil.Process(os.getppid())
         self._source = f"{socket.gethostname()}/{supervisor.pid}/{supervisor.create_time():.0f}"
 
@@ -146,11 +162,8 @@ class RolloutRunner:
         """Count, and decide where this process has the lease; whether there is a rollout."""
         self._follow()
         active = self._store.active()
-        self._events = {
-            one.rollout.id: self._events[one.rollout.id]
-            for one in active
-            if one.rollout.id in self._events
-        }
+        ids = [stored.rollout.id for stored in active]
+        self._known = {name: self._known.get(name) or _Known() for name in ids}
         if not active:
             return False
         for stored in active:
@@ -176,7 +189,7 @@ class RolloutRunner:
         except Exception as error:
             rollout = stored.rollout
             problem = masked_text(f"{type(error).__name__}: {error}")
-            self._tell_once(rollout.endpoint, f"rollout {rollout.id} cannot be decided: {problem}")
+            self._log_once(rollout.endpoint, f"rollout {rollout.id} cannot be decided: {problem}")
             log.debug("rollout %s", rollout.id, exc_info=error)
             if stored.latest is not None and self.leadership.lease is not None:
                 troubled = msgspec.structs.replace(
@@ -184,7 +197,7 @@ class RolloutRunner:
                     sentence=f"cannot be decided, so its shares stay: {problem}",
                 )  # fmt: skip
                 with suppress(Conflict):  # another process has the lease, and says what it sees
-                    self._store.look(rollout.id, troubled, self.leadership.lease)
+                    self._store.look(stored, troubled, self.leadership.lease)
 
     def _follow(self) -> None:
         """Act on moves of the aliases that endpoints follow."""
@@ -197,102 +210,95 @@ class RolloutRunner:
             try:
                 self._follower.act(name, event, self.leadership.lease)
             except (Conflict, NotFound) as error:  # looked at again in the next turn
-                self._tell_once(name, f"a move of its alias waits: {masked_text(str(error))}")
+                self._log_once(name, f"a move of its alias waits: {masked_text(str(error))}")
             except BasculeError as error:
-                self._tell_once(name, masked_text(str(error)))
+                self._log_once(name, masked_text(str(error)))
 
-    def _tell_once(self, endpoint: str, said: str) -> None:
-        if self._said.get(endpoint) != said:
-            log.warning("endpoint %s: %s", endpoint, said)
-        self._said[endpoint] = said
+    def _log_once(self, endpoint: str, problem: str) -> None:
+        if self._logged.get(endpoint) != problem:
+            log.warning("endpoint %s: %s", endpoint, problem)
+        self._logged[endpoint] = problem
 
     def _count(self, stored: StoredRollout) -> None:
-        """Tell what this server has counted for the plans of a rollout."""
-        rollout = stored.rollout
-        plans = [one for one in self._store.decisions(rollout.id) if one.plan_number is not None]
-        cells = cells_of([one.decision.shares.candidate_percent / 100 for one in plans])
-        numbers = [one.plan_number for one in plans if one.plan_number is not None]
-        totals = self._server.arm_totals([(rollout.endpoint, number) for number in numbers])
-        totals = [arm for arm in totals if arm.endpoint == rollout.endpoint]
-        for decided, number, cell in zip(plans, numbers, cells, strict=True):
-            stage = getattr(decided.decision.state, "stage", 0)
-            arms = {one.arm: one for one in totals if one.plan_number == number}
-            if arms:
-                self._tell(rollout.id, f"{self._source}/{number}", counted(arms, stage, cell))
-                self._compare_answers(rollout, number, arms)
+        """Store what this server has counted for the plans of a rollout."""
+        rollout, stored_counts = stored.rollout, self._known[stored.rollout.id].counts
+        plans = [
+            (decided.decision, decided.plan_number)
+            for decided in self._store.decisions(rollout.id)
+            if decided.plan_number is not None
+        ]
+        cells = cells_of([decision.shares.candidate_percent / 100 for decision, _ in plans])
+        totals = self._server.arm_totals([(rollout.endpoint, number) for _, number in plans])
+        for (decision, number), cell in zip(plans, cells, strict=True):
+            arms = {
+                arm.arm: arm
+                for arm in totals
+                if (arm.endpoint, arm.plan_number) == (rollout.endpoint, number)
+            }
+            if not arms:
+                continue
+            counts = counted(arms, getattr(decision.state, "stage", 0), cell)
+            source = f"{self._source}/{number}"
+            if stored_counts.get(source) != counts:
+                self._store.put_counts(rollout.id, source, counts)
+                stored_counts[source] = counts
+            self._compare_answers(rollout, number, arms)
 
     def _compare_answers(self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]) -> None:
         """Have the workers compare the answers, by events of the current version's first ones."""
         if all(guard.name != "answers" for guard in rollout.guards):
             return
-        if rollout.id not in self._events:
+        known, current = self._known[rollout.id], arms.get(CURRENT)
+        if known.events is None:
             events = self._store.compared_events(rollout.id)
-            if events is None:
-                events = self._chosen_events(rollout, plan, arms)
+            if events is None and current and current.answers.looked >= LEAST_SAMPLE:
+                chosen = self._server.answer_events(rollout.endpoint, plan, CURRENT)
+                if chosen is not None:  # another server may be quicker
+                    events = self._store.choose_events(rollout.id, chosen)
             if events is None:
                 return
-            self._events[rollout.id] = [Event(*one) for one in events]
-        self._server.compare_answers(rollout.endpoint, plan, self._events[rollout.id])
+            known.events = [Event(*event) for event in events]
+        self._server.compare_answers(rollout.endpoint, plan, known.events)
 
-    def _chosen_events(
-        self, rollout: Rollout, plan: int, arms: Mapping[str, ArmTotals]
-    ) -> list[Any] | None:
-        """What is stored: another server may be quicker. None where this one knows too little."""
-        if CURRENT not in arms or arms[CURRENT].answers.looked < LEAST_SAMPLE:
-            return None
-        events = self._server.answer_events(rollout.endpoint, plan, CURRENT)
-        if events is None:
-            return None
-        self._store.choose_events(rollout.id, events)
-        return self._store.compared_events(rollout.id)
-
-    def _outcomes(self, stored: StoredRollout, now: datetime) -> Cohorts:
+    def _outcomes(self, rollout: Rollout, latest: Decision, lease: Lease, now: datetime) -> Cohorts:
         """The cohorts, counted anew where that is due: the older a rollout, the less often.
 
+        Due as well where another process, which had the lease meanwhile, has counted them since.
         Where the ledger cannot be read they stay as they were: other guards decide all the same.
         """
-        rollout = stored.rollout
         if not any(guard.is_on_outcomes for guard in rollout.guards):
             return NO_COHORTS
-        known = self._cohorts.get(rollout.id)
+        known = self._known[rollout.id]
         started = time.monotonic()
-        if known is not None and started < self._outcomes_due_s[rollout.id]:
-            return known
-        assert self.leadership.lease is not None
-        stages = [
-            Stage(
-                decided.at, decided.decision.state.stage,
-                decided.decision.shares.candidate_percent / 100,
-            )
-            for decided in self._store.decisions(rollout.id)
-            if isinstance(decided.decision.state, Running | Waiting | Paused | Baking)
-        ]  # fmt: skip
-        self._uncounted.pop(rollout.id, None)
+        is_newest = known.cohorts is not None and known.cohorts.revision >= latest.revision
+        if known.cohorts is not None and is_newest and started < known.outcomes_due_s:
+            return known.cohorts
+        stages: list[Stage] = []
+        for decided in self._store.decisions(rollout.id):
+            state, shares = decided.decision.state, decided.decision.shares
+            if isinstance(state, Running | Waiting | Paused | Baking):
+                plan = decided.plan_number or stages[-1].plan
+                stages.append(Stage(decided.at, state.stage, shares.candidate_percent / 100, plan))
+        known.uncounted = ""
         try:
             counted = self._count_outcomes(rollout, stages, now)
         except Exception as error:  # of one rollout's ledger or columns
             problem = masked_text(f"{type(error).__name__}: {error}")
-            self._uncounted[rollout.id] = f"outcomes cannot be counted: {problem}"
-            self._tell_once(rollout.endpoint, f"rollout {rollout.id}: {problem}")
+            known.uncounted = f"outcomes cannot be counted: {problem}"
+            self._log_once(rollout.endpoint, f"rollout {rollout.id}: {problem}")
             log.debug("rollout %s", rollout.id, exc_info=error)
-            cohorts = known or self._store.cohorts(rollout.id)
+            known.cohorts = self._store.cohorts(rollout.id)
         else:
-            cohorts = self._store.append_cohorts(rollout.id, counted, self.leadership.lease)
+            known.cohorts = self._store.append_cohorts(rollout.id, counted, lease)
         age_s = (now - rollout.started_at).total_seconds()
         pause_s = max(_OUTCOMES_S, age_s / 200, 20 * (time.monotonic() - started))
-        self._outcomes_due_s[rollout.id] = started + pause_s
-        self._cohorts[rollout.id] = cohorts
-        return cohorts
-
-    def _tell(self, rollout: str, source: str, made: Interval) -> None:
-        if self._told.get((rollout, source)) != made:
-            self._store.put_counts(rollout, source, made)
-            self._told[rollout, source] = made
+        known.outcomes_due_s = started + pause_s
+        return known.cohorts
 
     def _advance(self, stored: StoredRollout) -> None:
-        rollout, now = stored.rollout, self._clock()
+        rollout, now, lease = stored.rollout, self._clock(), self.leadership.lease
         endpoint = self._endpoints.endpoint(rollout.endpoint)
-        assert self.leadership.lease is not None
+        assert lease is not None
         if self._is_superseded(stored, endpoint.current.plan):
             ended = superseded(stored, endpoint.current.plan, now)
             self._record(stored, ended, endpoint, now, keeps_plan=True)
@@ -300,41 +306,47 @@ class RolloutRunner:
         if stored.latest is None:
             self._record(stored, start(rollout, now), endpoint, now)
             return
-        table = self._intervals(stored)
-        state = stored.latest.state
-        cohorts = self._outcomes(stored, now)
+        known, state = self._known[rollout.id], stored.latest.state
+        table = table_of(self._intervals(stored, lease))
         decision = decide(
-            rollout, state, table_of(table), now=now, cohorts=cohorts,
-            failures=self._store.load_failures(rollout.id, now),
+            rollout, state, table, now=now,
+            cohorts=self._outcomes(rollout, stored.latest, lease, now),
+            failures=self._store.load_failures(rollout.id),
         )  # fmt: skip
         if decision.state == state:
-            if problem := self._uncounted.get(rollout.id, ""):
+            if problem := known.uncounted:
                 decision = msgspec.structs.replace(
                     decision, trouble="; ".join(filter(None, (decision.trouble, problem))),
                     sentence=f"{decision.sentence}; {problem}",
                 )  # fmt: skip
             seen = (stored.latest.intervals, stored.latest.revision, stored.latest.trouble)
             is_new = (decision.intervals, decision.revision, decision.trouble) != seen
-            if is_new or time.monotonic() - self._looked_at_s.get(rollout.id, 0.0) > _LOOK_S:
-                self._store.look(rollout.id, decision, self.leadership.lease)
-                self._looked_at_s[rollout.id] = time.monotonic()
+            if is_new or time.monotonic() - known.looked_at_s > _LOOK_S:
+                self._store.look(stored, decision, lease)
+                known.looked_at_s = time.monotonic()
         else:
             self._record(stored, decision, endpoint, now)
 
-    def _intervals(self, stored: StoredRollout) -> list[Interval]:
-        """All sealed intervals, with those that are sealed now."""
-        assert self.leadership.lease is not None
-        known = self._tables.setdefault(stored.rollout.id, [])
-        if len(known) < stored.intervals:
-            known += [one for one, _ in self._store.intervals(stored.rollout.id, len(known))]
-        known += self._store.seal(stored.rollout.id, self.leadership.lease)
+    def _intervals(self, stored: StoredRollout, lease: Lease) -> list[Interval]:
+        """All sealed intervals, with those that are sealed now.
+
+        Another process may have sealed some since `stored` was read.
+        """
+        known = self._known[stored.rollout.id].intervals
+        sealed = self._store.seal(stored.rollout.id, lease)
+        before = sealed[0].number if sealed else stored.intervals
+        if len(known) < before:
+            sealed = [
+                interval for interval, _ in self._store.intervals(stored.rollout.id, len(known))
+            ]
+        known += sealed
         return known
 
     def _is_superseded(self, stored: StoredRollout, plan: Plan) -> bool:
         if stored.latest is None:  # it was asked for against a version that is current no more
             return plan.current.version != stored.rollout.current
-        made = [one.plan_number for one in self._store.decisions(stored.rollout.id)]
-        return plan.number != max((number for number in made if number), default=plan.number)
+        numbers = [decided.plan_number or 0 for decided in self._store.decisions(stored.rollout.id)]
+        return plan.number != (max(numbers, default=0) or plan.number)
 
     def _record(
         self, stored: StoredRollout, decision: Decision, endpoint: Endpoint, now: datetime,
@@ -355,10 +367,6 @@ class RolloutRunner:
             has_ended=isinstance(decision.state, FINAL), lease=self.leadership.lease,
         )  # fmt: skip
         log.info("rollout %s: %s", rollout.id, decision.sentence)
-        if isinstance(decision.state, FINAL):
-            self._tables.pop(rollout.id, None)
-            self._cohorts.pop(rollout.id, None)
-            self._uncounted.pop(rollout.id, None)
 
 
 def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
@@ -374,21 +382,17 @@ def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
         compared=0 if shadow is None else shadow.requests,
         disagreements=0 if shadow is None else shadow.disagreements,
-        pairs=PairCounts() if candidate is None else PairCounts(*candidate.answers.pairs),
+        pairs=PairCounts() if candidate is None else candidate.pairs,
         share=cell.share if is_split else 0.0, low=cell.low, high=cell.high,
-        firsts=packed(one.firsts for one in arms.values()),
+        firsts=packed(arm.firsts for arm in arms.values()),
     )  # fmt: skip
 
 
 def _arm(totals: ArmTotals | None) -> ArmCounts:
     if totals is None:
         return ArmCounts()
-    found = totals.answers
-    answers = AnswerCounts(
-        found.looked, found.unusable, found.compared, found.changes, found.events
-    )
     return ArmCounts(
-        totals.requests, totals.errors, totals.fallbacks, totals.durations, answers=answers,
-        bound=totals.bound, bound_errors=totals.bound_errors,
+        totals.requests, totals.errors, totals.fallbacks, totals.durations,
+        answers=totals.answers, bound=totals.bound, bound_errors=totals.bound_errors,
         bound_fallbacks=totals.bound_fallbacks,
     )  # fmt: skip

@@ -336,7 +336,7 @@ class Endpoints:
         for reference in plan.versions:
             version = registry.resolve(reference)  # says if it was retired
             if before is None or reference not in before.versions:
-                registry.check_may_serve(version, plan.endpoint)
+                registry.check_may_serve(version, plan.endpoint, is_return=is_return)
         base = plan.current.version if before is None else before.current.version
         taking = {arm.version for arm in plan.arms if arm.name != PREVIOUS}
         if plan.shadow is not None:

@@ -152,12 +152,7 @@ class Registry:
                 rows, and does not declare that.
         """
         digest, manifest = digest_of(bundle_path), read_manifest(bundle_path)
-        if name := non_finite_answers(bundle_path, manifest):
-            raise Refused(
-                f"the model answers NaN or an infinite number in {name!r} to its own held-out rows",
-                hint="mend it; or, if such answers have a meaning, pack it again with "
-                "allow_non_finite=True (--allow-non-finite)",
-            )
+        _refuse_non_finite(bundle_path, manifest, "the model")
         now = self._clock()
         beside = [
             check_statement(found, now=now, file=file)
@@ -342,8 +337,12 @@ class Registry:
         with self._records.read() as book:
             return list(book.checks(found.digest))
 
-    def check_may_serve(self, version: Version, endpoint: str) -> None:
-        """Raise as `set_alias` does, where no alias may point to a version; also after its end."""
+    def check_may_serve(self, version: Version, endpoint: str, *, is_return: bool = False) -> None:
+        """Raise as `set_alias` does, where no alias may point to a version; also after its end.
+
+        And, but for a return to an earlier plan, where it answers NaN to its own held-out rows and
+        does not declare that: `push` did not look in earlier releases.
+        """
         said = version.deprecated
         if said is not None and said.has_ended(self._clock()):
             raise Refused(
@@ -352,6 +351,10 @@ class Registry:
                 hint=f"deploy {said.successor or 'another version'}, or bascule deprecate "
                 f"{version} --undo",
             )
+        if not is_return:
+            path = self.path_to_look_at(version)
+            manifest = read_manifest(path, verify=False)
+            _refuse_non_finite(path, manifest, f"endpoint {endpoint!r} may not serve {version}: it")
         is_vouched_for = self._vouches_of(version)
         with self._records.read() as book:
             check_may_be_aliased(
@@ -828,6 +831,15 @@ class Registry:
     def _event(self, kind: Any, version: Version, **details: Any) -> Event:
         return Event(
             kind=kind, model=version.model, number=version.number, at=self._clock(), **details
+        )
+
+
+def _refuse_non_finite(path: Path, manifest: Manifest, model: str) -> None:
+    if name := non_finite_answers(path, manifest):
+        raise Refused(
+            f"{model} answers NaN or an infinite number in {name!r} to its own held-out rows",
+            hint="mend it; or, if such answers have a meaning, pack it again with "
+            "allow_non_finite=True (--allow-non-finite)",
         )
 
 

@@ -46,9 +46,9 @@ def sparse(counts: Ints) -> tuple[int, ...]:
 
 def dense(counts: tuple[int, ...]) -> Ints:
     """Of a sparse sequence: shape (CLASSES, BINS)."""
-    made = np.zeros(PLACES, np.int64)
-    made[list(counts[::2])] = counts[1::2]
-    return made.reshape(CLASSES, BINS)
+    bins = np.zeros(PLACES, np.int64)
+    bins[list(counts[::2])] = counts[1::2]
+    return bins.reshape(CLASSES, BINS)
 
 
 def beyond(counts: Ints) -> Ints:

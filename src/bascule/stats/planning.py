@@ -172,8 +172,9 @@ def simulated_counts(
     candidate = random.binomial(interval, share, shape)
     current = interval - candidate
     events = random.binomial(candidate, candidate_rate), random.binomial(current, rate)
-    made: Floats = np.stack([candidate, events[0], current, events[1]], axis=-1).astype(np.float64)
-    return made
+    return np.asarray(
+        np.stack([candidate, events[0], current, events[1]], axis=-1).astype(np.float64)
+    )
 
 
 def log_evidence(
@@ -182,8 +183,7 @@ def log_evidence(
     """The evidence after each interval of many rollouts. From (..., intervals, 4)."""
     guesses = guesses_of(counts, prior)
     logs = np.cumsum(rate_log_factors(counts, guesses, margin, ratios), axis=-2)
-    made: Floats = np.logaddexp.reduce(logs, axis=-1) - math.log(len(ratios))
-    return made
+    return np.asarray(np.logaddexp.reduce(logs, axis=-1) - math.log(len(ratios)))
 
 
 def _simulated(

@@ -20,7 +20,6 @@ retries. Shares may change between intervals, and so may both rates. Pure, numpy
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,9 +29,6 @@ from numpy.typing import ArrayLike, NDArray
 from bascule.core import Invalid
 
 Floats = NDArray[np.float64]
-
-GRID = 1
-"""The version of the grids below; a stored decision names the one that it was made with."""
 
 WORSE_RATIOS = np.array([1.08, 1.25, 1.6, 2.5, 6.0, 20.0])
 """Few: each bet costs the others a share of the evidence. The fastest of eight grids tried."""
@@ -135,12 +131,12 @@ def mcnemar(
     same = pairs - losses - wins
 
     def evidence(d: float) -> tuple[float, float]:
-        found = []
+        log_e = []
         for side in (1.0, -1.0):
             bets = side * _STAKES / (1 + side * d)
             logs = losses * np.log1p(bets * (1 - d)) + wins * np.log1p(-bets * (1 + d))
-            found.append(log_mean(logs + same * np.log1p(-bets * d)))
-        return found[0], found[1]
+            log_e.append(log_mean(logs + same * np.log1p(-bets * d)))
+        return log_e[0], log_e[1]
 
     gap = np.array([(losses - wins) / max(pairs, 1)])
     return evidence_of(evidence, np.array([float(pairs)]), gap, margin, alpha, bounds=bounds)
@@ -168,7 +164,11 @@ class Beyond:
             for counts in self.strata
         ]
         together = log_mean(np.sum(logs, axis=0))
-        return together if proves else float(over_strata(together, [log_mean(one) for one in logs]))
+        return (
+            together
+            if proves
+            else float(over_strata(together, [log_mean(of_stratum) for of_stratum in logs]))
+        )
 
     def rates(self) -> tuple[float, float]:
         """Of the candidate, and of the current version with the same mix of intervals."""
@@ -187,8 +187,7 @@ def over_strata(together: ArrayLike, each: ArrayLike) -> Floats:
     """
     logs = np.asarray(each, np.float64)
     some = np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
-    made: Floats = np.logaddexp(together, some) - math.log(2)
-    return made
+    return np.asarray(np.logaddexp(together, some) - math.log(2))
 
 
 def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence, int, int]:
@@ -211,8 +210,8 @@ def quantiles(harm: Sequence[Beyond], proof: Sequence[Beyond]) -> tuple[Evidence
     safe = [beyond.log_e(proves=True) for beyond in proof]
     worst, least = int(np.argmax(worse)), int(np.argmin(safe))
     of_candidate, of_current = harm[worst].rates()
-    made = Evidence(log_mean(worse), safe[least], of_candidate - of_current, -1.0, 1.0)
-    return made, worst, least
+    evidence = Evidence(log_mean(worse), safe[least], of_candidate - of_current, -1.0, 1.0)
+    return evidence, worst, least
 
 
 def rate_distances(events: ArrayLike, *, margin: float) -> tuple[Floats, Floats]:
@@ -245,50 +244,6 @@ def rate_distances(events: ArrayLike, *, margin: float) -> tuple[Floats, Floats]
     )
 
 
-def quantile_bounds(
-    values: ArrayLike, q: float, *, alpha: float = 0.05, tightest_at: int = 1_000
-) -> tuple[float, float]:
-    """The confidence sequence of one quantile of one sample: looks after every value are allowed.
-
-    The number of values up to the quantile is a sum of Bernoulli(q) trials, where values that equal
-    it are split by a coin that need not be tossed. So the likelihood ratio of a beta-binomial
-    mixture (Robbins 1970) to Bernoulli(q) is a martingale, and the bounds are the values at the
-    least and the largest count for which it is below 1 / alpha: the method of Howard and Ramdas
-    2022 for a fixed quantile, of both sides at once.
-
-    Args:
-        values: All so far, independent and of one distribution, in any order.
-        q: Which quantile: 0.95 for the value that 5 % exceed.
-        alpha: The probability that the quantile is ever outside.
-        tightest_at: The number of values for which the mixture is tuned, fixed before the first.
-
-    Returns:
-        The lower and the upper bound; infinite where there are too few values.
-
-    Raises:
-        Invalid: q or alpha is not between 0 and 1, or a value is no number.
-    """
-    if not (0 < q < 1 and 0 < alpha < 1):
-        raise Invalid(f"q and alpha must be between 0 and 1, not {q:g} and {alpha:g}")
-    ordered = np.sort(np.asarray(values, np.float64).ravel())
-    n = len(ordered)
-    if n and np.isnan(ordered[-1]):
-        raise Invalid("a value is not a number")
-    enough = -math.log(alpha)
-    weight = max(tightest_at / (2 * enough + math.log1p(2 * enough)) - 1, 1e-3)
-
-    def is_possible(count: int) -> bool:
-        return _log_e_of_count(count, n, q, weight) < enough
-
-    middle = round(n * q)
-    least = bisect_left(range(middle), True, key=is_possible)
-    above = middle + 1 + bisect_left(
-        range(middle + 1, n + 1), True, key=lambda count: not is_possible(count)
-    )  # fmt: skip
-    lower = float(ordered[least - 1]) if least else -math.inf
-    return lower, float(ordered[above - 1]) if above <= n else math.inf
-
-
 def split_log_e(candidate: int, current: int, share: float, *, tolerance: float = 0.0) -> float:
     """Evidence that requests were not split as planned: sample ratio mismatch.
 
@@ -316,8 +271,8 @@ def split_log_e(candidate: int, current: int, share: float, *, tolerance: float 
 
 def log_mean(logs: ArrayLike) -> float:
     """The logarithm of the mean of e-values, from their logarithms: an e-value again."""
-    made = np.asarray(logs, np.float64)
-    return float(np.logaddexp.reduce(made)) - math.log(len(made))
+    each = np.asarray(logs, np.float64)
+    return float(np.logaddexp.reduce(each)) - math.log(len(each))
 
 
 def culprits(log_es: Sequence[float], alpha: float) -> list[int]:
@@ -327,7 +282,7 @@ def culprits(log_es: Sequence[float], alpha: float) -> list[int]:
     to name one takes its own evidence of K / alpha.
     """
     enough = math.log(len(log_es) / alpha) if log_es else math.inf
-    return [place for place, one in enumerate(log_es) if one >= enough]
+    return [place for place, log_e in enumerate(log_es) if log_e >= enough]
 
 
 def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Floats) -> Floats:
@@ -362,13 +317,6 @@ def rate_log_factors(counts: Floats, guesses: Floats, margin: float, ratios: Flo
     return np.where((n_c > 0) & (n_0 > 0), gains, 0.0)
 
 
-def _log_e_of_count(count: int, n: int, q: float, weight: float) -> float:
-    """Of `count` successes in n trials, against Bernoulli(q): mixed over Beta(w q, w (1 - q))."""
-    a, b = weight * q, weight * (1 - q)
-    mixed = _log_beta(a + count, b + n - count) - _log_beta(a, b)
-    return mixed - count * math.log(q) - (n - count) * math.log1p(-q)
-
-
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
@@ -377,8 +325,7 @@ def guesses_of(counts: Floats, prior: float = PRIOR_RATE) -> Floats:
     """A guess of the current version's rate for each interval, from those before it."""
     n_0, e_0 = counts[..., 2], counts[..., 3]
     events, requests = np.cumsum(e_0, axis=-1) - e_0, np.cumsum(n_0, axis=-1) - n_0
-    made: Floats = (events + prior * _PRIOR_REQUESTS) / (requests + _PRIOR_REQUESTS)
-    return made
+    return np.asarray((events + prior * _PRIOR_REQUESTS) / (requests + _PRIOR_REQUESTS))
 
 
 def evidence_of(

@@ -343,12 +343,14 @@ class CategoryBaseline:
             return None
         n = window.rows - window.missing - window.infinite
         counts = window.frequent.counts
-        fresh = {str(one): count for one, count in counts.items() if one not in self.counts}
-        count = sum(number for one, number in fresh.items() if one not in known)
+        fresh = {str(name): count for name, count in counts.items() if name not in self.counts}
+        count = sum(number for name, number in fresh.items() if name not in known)
         if not known:
-            seen = sum(number for one, number in counts.items() if one in self.counts)
+            seen = sum(number for name, number in counts.items() if name in self.counts)
             count = max(count, n - seen - window.frequent.error * len(self.counts))
         share = self.rows / (n + self.rows)
         p_value = negative_binomial_tail(count, self.singletons + 1, share)
-        largest = max((one for one in fresh if one not in known), key=fresh.__getitem__, default="")
+        largest = max(
+            (name for name in fresh if name not in known), key=fresh.__getitem__, default=""
+        )
         return Outcome("unseen", p_value, count, count / n, largest)

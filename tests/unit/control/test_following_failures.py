@@ -137,6 +137,21 @@ def test_a_failure_counts_until_the_next_try_should_have_been_reported(catalogue
     assert timedelta(0) < failure.until - datetime.now(UTC) < timedelta(minutes=5)
 
 
+@pytest.mark.parametrize("ahead_min", [-5, 5])
+def test_a_failure_counts_as_long_where_the_clock_of_a_host_differs(
+    catalogue, monkeypatch, ahead_min
+):
+    class OfHost(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(minutes=ahead_min)
+
+    monkeypatch.setattr("bascule.control.following.datetime", OfHost)
+    follower(LoadingServer(ModelFailed("no licence"))).reconcile(EndpointStore(catalogue))
+    (failure,) = RolloutStore(catalogue).load_failures("r1")
+    assert timedelta(0) < failure.until - datetime.now(UTC) < timedelta(minutes=5)
+
+
 def test_a_plan_made_at_once_is_told_by_the_server_and_once_by_the_history(catalogue):
     server, store = LoadingServer(ModelFailed("no licence")), EndpointStore(catalogue)
     tried = follower(server)

@@ -85,7 +85,7 @@ def test_a_rollout_that_cannot_be_decided_says_so_and_the_others_go_on(catalogue
         if rollout.endpoint == broken:
             wrong = CohortArm(10_000, 0.0, (20_000.0,))
             return [Cohort(0, 0, 1.0, wrong, wrong)]
-        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, _ in stages[:1]]
+        return [Cohort(0, stage, 1.0, ARM, ARM) for _, stage, *_ in stages[:1]]
 
     runner = RolloutRunner(CountedServer(catalogue), catalogue, count)
     for _ in range(3):
@@ -140,8 +140,7 @@ def test_the_counts_of_a_look_stay_as_they_were_when_a_correction_comes(catalogu
     store = RolloutStore(catalogue)
     for _ in range(4):
         runner.turn()
-        runner._outcomes_due_s.clear()
-        runner._cohorts.clear()
+        runner._known.clear()
     as_of = store.cohorts_by_revision("r-rain")
     assert [as_of(n).cohorts[0].candidate.losses for n in (1, 2)] == [(500.0,), (300.0,)]
     assert as_of(2).cohorts[1].candidate == ARM

@@ -38,7 +38,7 @@ def loss_of(name, bound=1.0, loss=NUMBER, **options):
 
 def answered(
     home, ids, at, *, arm="candidate", labels=None, rows=None, labels_type=None, numbers=None,
-    units=None,
+    units=None, plan=None,
 ):  # fmt: skip
     """Commit a segment of answers of `gb` in one arm; without units as an earlier release."""
     made = table(ids, at)
@@ -51,6 +51,8 @@ def answered(
         made = made.append_column("output.prediction", pa.array(numbers))
     if units is not None:
         made = made.append_column("unit", pa.array(units, pa.int32()))
+    if plan is not None:
+        made = made.append_column("plan", pa.array([plan] * len(ids), pa.int32()))
     for name, values in columns.items():
         made = made.set_column(made.column_names.index(name), name, values)
     manifest = read_manifest(home)
@@ -237,7 +239,7 @@ def test_a_sample_waits_for_the_ids_that_python_and_sql_choose_alike(tmp_path):
 
 
 def test_spans_grow_with_age_end_with_their_stage_and_stay_as_they_are():
-    stages = [Stage(T0, 0, 0.05), Stage(T0 + timedelta(seconds=33), 1, 0.25)]
+    stages = [Stage(T0, 0, 0.05, 2), Stage(T0 + timedelta(seconds=33), 1, 0.25, 3)]
     early = spans_of(T0, stages[:1], T0 + timedelta(seconds=33))
     late = spans_of(T0, stages, T0 + timedelta(days=7))
     assert [span for span, _ in late][: len(early)] == [span for span, _ in early]
@@ -272,8 +274,64 @@ def test_a_key_counts_where_its_arm_is_open_and_again_in_the_next_stage(tmp_path
     assert [one[:2] for one in summary(tmp_path, spans=spans)] == [(0, 2)]
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_key_that_two_hosts_see_at_once_counts_once_in_any_order(tmp_path, order):
+    """Also where the clock of one of them is ahead, and where its rows come later."""
+    for name in order:
+        answered(tmp_path, [name], T0, labels=[1], units=[7])
+    ahead = T0 + timedelta(minutes=2)
+    answered(tmp_path, ["c"], ahead, labels=[1], units=[7])
+    truths(tmp_path, list("abc"), [1, 0, 0])
+    assert summary(tmp_path) == [(0, 1, 0.0, 0.0)], "the first one; of two at once, by the id"
+
+
+PLANNED = [replace(span, plan=plan) for span, plan in zip(SPANS, (4, 4, 5), strict=True)]
+
+
+def minutes(count):
+    return T0 + timedelta(minutes=count)
+
+
+@pytest.mark.parametrize(("plan", "at", "number"), [
+    (4, 0.5, 0), (4, 7, 1), (4, 1.5, 1), (5, 0.5, 2), (5, 2.5, 2),
+])  # fmt: skip
+def test_a_prediction_is_of_the_stage_whose_plan_answered_it_whatever_its_clock_says(
+    tmp_path, plan, at, number
+):
+    answered(tmp_path, ["a"], minutes(at), labels=[1], plan=plan)
+    assert summary(tmp_path, spans=PLANNED) == [(number, 1, 1.0, 0.0)]
+
+
+@pytest.mark.parametrize(("plan", "at"), [(3, 0.5), (3, 2.5), (6, 0.5), (5, 7)])
+def test_other_plans_and_moments_that_are_still_to_come_do_not_count(tmp_path, plan, at):
+    answered(tmp_path, ["a"], minutes(at), labels=[1], plan=plan)
+    assert summary(tmp_path, spans=PLANNED) == []
+
+
+def test_the_clocks_of_two_hosts_mix_no_requests_of_different_shares(tmp_path):
+    """The host that is ahead has more errors, and 5 % of the candidate when the step began."""
+    for host, ahead_min, is_wrong in (("right", 0, 0), ("ahead", 5, 1)):
+        for plan, at, of_candidate in ((4, 1.5, 5), (5, 2.5, 25)):
+            for arm, count in (("candidate", of_candidate), ("current", 100 - of_candidate)):
+                ids = [f"{host}{plan}{arm}{n}" for n in range(count)]
+                answered(
+                    tmp_path, ids, minutes(at + ahead_min), arm=arm, labels=[1] * count, plan=plan
+                )
+                truths(tmp_path, ids, [1 - is_wrong] * count)
+    spans = [*PLANNED, replace(PLANNED[2], number=3, start=minutes(3), end=minutes(9))]
+    for plan, numbers in ((4, {1}), (5, {2, 3})):
+        rates = [
+            sum(row[3] for row in rows if row[0] in numbers)
+            / sum(row[1] for row in rows if row[0] in numbers)
+            for rows in (
+                summary(tmp_path, arm=arm, spans=spans) for arm in ("candidate", "current")
+            )
+        ]
+        assert rates == [0.5, 0.5], plan
+
+
 def test_what_an_earlier_release_wrote_is_read(tmp_path):
     answered(tmp_path, ["a"], T0, labels=[1])
-    (row,) = Ledger(tmp_path).query("SELECT unit, caller FROM predictions").to_pylist()
-    assert row == {"unit": None, "caller": "me"}
+    (row,) = Ledger(tmp_path).query("SELECT unit, plan, caller FROM predictions").to_pylist()
+    assert row == {"unit": None, "plan": None, "caller": "me"}
     assert summary(tmp_path) == [(0, 1, 1.0, 0.0)]

@@ -5,15 +5,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from bascule.core import Conflict
+from bascule.core import Conflict, DType, Field
 from bascule.release.rollouts import (
     FINAL,
     Aborted,
-    AnswerCounts,
     ArmCounts,
     Baking,
     Interval,
-    PairCounts,
     Paused,
     Promoted,
     Rollout,
@@ -27,6 +25,9 @@ from bascule.release.rollouts import (
     table_of,
 )
 from bascule.release.rollouts.evidence import less
+from bascule.serving.calls import AnsweredBy
+from bascule.serving.telemetry import AnswerCounts, Event, PairCounts
+from bascule.serving.telemetry.answers import AnswerRegions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(hours=1)
@@ -209,3 +210,61 @@ def test_counts_of_servers_add_up_and_come_apart_again():
     assert both.pairs == PairCounts(18, 2)
     assert less(both, first).candidate.answers == second.candidate.answers
     assert less(both, first).pairs == second.pairs
+
+
+def classes(count, dtype):
+    outputs = [Field("label", dtype), Field("probabilities", DType.FP64, (count,))]
+    return outputs, np.array([f"class {n}" if dtype is DType.BYTES else n for n in range(count)])
+
+
+def seen_in_pairs(count, dtype, relabelled, *, with_probabilities, pairs=400):
+    """Two versions of one classifier of balanced classes; of one the labels are changed."""
+    draw = np.random.default_rng(0)
+    outputs, names = classes(count, dtype)
+    outputs = outputs if with_probabilities else outputs[:1]
+    regions = AnswerRegions(memoryview(bytearray(AnswerRegions.size_of(1, 1))), 1, 1)
+    counter = regions.counter(0, 0, lambda: True)
+    counter.describe(AnsweredBy("late", "5", "onnx"), outputs, allows_non_finite=False)
+    both = [Event(0, view, True) for view in range(2)]
+    regions.set_events(0, both[:1])
+    for _ in range(pairs):
+        values = []
+        for _ in range(2):
+            scores = draw.dirichlet(np.ones(count))
+            label = int(scores.argmax())
+            answers = [
+                {"label": names[[place]].astype(object), "probabilities": scores[None]}
+                for place in (relabelled(label, count, draw), label)
+            ]
+            values.append(np.concatenate([counter.values([one])[0] for one in answers]))
+        counter.count_pairs(*values)
+    return regions.totals(0)[1]
+
+
+def next_one(label, count, draw):
+    return (label + 1) % count
+
+
+def any_one(label, count, draw):
+    return int(draw.integers(count))
+
+
+def mostly_the_same(label, count, draw):
+    return label if draw.random() < 0.7 else int(draw.integers(count))
+
+
+@pytest.mark.parametrize("with_probabilities", [False, True])
+@pytest.mark.parametrize("dtype", [DType.BYTES, DType.INT64])
+@pytest.mark.parametrize("count", [2, 3, 10, 40])
+@pytest.mark.parametrize(
+    ("relabelled", "state"), [(next_one, Running), (any_one, Running), (mostly_the_same, Promoted)]
+)
+def test_exchanged_labels_of_balanced_classes_are_found_by_pairs(
+    relabelled, state, count, dtype, with_probabilities
+):
+    """Their distribution is what it was, and so may be the probabilities beside them."""
+    pairs = seen_in_pairs(count, dtype, relabelled, with_probabilities=with_probabilities)
+    counted = [*intervals(pairs=PairCounts()), Interval(40, 1, pairs=pairs)]
+    decision = decide(rollout(), LAST, table_of(counted), now=LATER)
+    assert isinstance(decision.state, state), decision.sentence
+    assert decision.held_by == ("answers" if state is Running else "")

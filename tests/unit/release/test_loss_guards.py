@@ -234,7 +234,7 @@ def test_answers_of_today_show_that_a_server_with_other_settings_keeps_them(
 
 def test_before_the_first_answer_there_is_nothing_to_count(tmp_path):
     plan = plan_of(guards=(MAE,))
-    stages, now = [Stage(START, 0, 0.05)], START + timedelta(hours=1)
+    stages, now = [Stage(START, 0, 0.05, 2)], START + timedelta(hours=1)
     assert count_outcomes(Ledger(tmp_path), plan, stages, now) == []
 
 

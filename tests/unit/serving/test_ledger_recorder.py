@@ -274,7 +274,7 @@ def test_rows_say_the_endpoint_and_the_arm_of_its_plan():
         prediction_id="1", caller="", protocol="oip", trace=(b"", b""), started_ns=0
     )
     call = Call({"x": np.ones(1)}, 1)
-    arms = {name: MetricLabels("late", "4", "fast", name) for name in ("current", "candidate")}
+    arms = {name: MetricLabels("late", "4", "fast", name, 7) for name in ("current", "candidate")}
     for name, label in arms.items():
         by = AnsweredBy("late", "4", "onnx", endpoint="fast", arm=name)
         recorder.add(context, call, Answer({}, by), label, 200, 1)
@@ -282,14 +282,14 @@ def test_rows_say_the_endpoint_and_the_arm_of_its_plan():
     recorder.add(context, call, Answer({}, BY), LABEL, 200, 1)
     recorder.flush()
     found = [
-        (row["model"], row["version"], row["endpoint"], row["arm"], row["status"])
+        (row["model"], row["version"], row["endpoint"], row["arm"], row["plan"], row["status"])
         for row in spool.rows()
     ]
     assert sorted(found) == [
-        ("gb", "1", "gb", "", 200),
-        ("late", "4", "fast", "candidate", 200),
-        ("late", "4", "fast", "candidate", 500),
-        ("late", "4", "fast", "current", 200),
+        ("gb", "1", "gb", "", 0, 200),
+        ("late", "4", "fast", "candidate", 7, 200),
+        ("late", "4", "fast", "candidate", 7, 500),
+        ("late", "4", "fast", "current", 7, 200),
     ]
 
 

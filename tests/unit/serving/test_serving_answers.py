@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -39,19 +40,22 @@ class Counted:
 
     def totals(self):
         self.counter.tick()
-        return self.regions.totals(1)
+        return self.regions.totals(1)[0]
+
+    def pairs(self):
+        return msgspec.structs.astuple(self.regions.totals(1)[1])
 
 
 def test_answers_are_counted_once_a_block_is_full_or_a_second_has_passed():
     counted = Counted()
     for value in range(BLOCK - 1):
         counted.answer(prediction=[float(value)])
-    assert counted.regions.totals(1).looked == 0
+    assert counted.regions.totals(1)[0].looked == 0
     counted.answer(prediction=[0.0])
-    assert counted.regions.totals(1).looked == BLOCK
+    assert counted.regions.totals(1)[0].looked == BLOCK
     counted.answer(prediction=[0.0])
     assert counted.totals().looked == BLOCK + 1
-    assert counted.regions.totals(0).looked == 0, "another arm"
+    assert counted.regions.totals(0)[0].looked == 0, "another arm"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -187,11 +191,11 @@ def test_pairs_count_order_and_the_events_of_one_version_alone():
     counted = Counted()
     first, second = np.array([[1.0], [1.1]]), np.array([[2.0], [2.5]])
     counted.counter.count_pairs(first, second)
-    assert counted.totals().pairs[:5] == (1, 0, 0, 0, 0)
+    assert counted.pairs()[:5] == (1, 0, 0, 0, 0)
     counted.regions.set_events(1, [Event(0, 1.05, False), Event(0, 2.2, False)])
     counted.counter.count_pairs(first, second)
     counted.counter.count_pairs(np.array([[1.0], [3.0]]), np.array([[1.0], [4.0]]))
-    alike, crossed, ties, still, compared, gained, lost = counted.totals().pairs
+    alike, crossed, ties, still, compared, gained, lost = counted.pairs()
     assert (alike, crossed, ties, still, compared) == (2, 0, 1, 1, 4)
     assert (gained[:2], lost[:2]) == ((3, 3), (0, 0))
 
@@ -213,8 +217,23 @@ def test_numbers_are_ordered_by_both_versions(first, second, order):
     [
         ([[1.0], [1.0]], [[2.0], [2.0]], 1),
         ([[1.0], [2.0]], [[2.0], [1.0]], -1),
-        ([[1.0], [2.0]], [[3.0], [4.0]], 0),
+        ([[1.0], [2.0]], [[3.0], [4.0]], -1),
+        ([[1.0], [1.0]], [[1.0], [1.0]], 0),
     ],
 )
 def test_labels_are_matched(first, second, order):
     assert agreement(np.array(first), np.array(second), LABELS[:1]) == order
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "order"),
+    [
+        ([[1.0, 0.6], [1.0, 0.7]], [[1.0, 0.8], [1.0, 0.9]], 1),
+        ([[1.0, 0.6], [1.0, 0.7]], [[1.0, 0.8], [2.0, 0.9]], 0),
+        ([[1.0, 0.6], [2.0, 0.7]], [[1.0, 0.8], [2.0, 0.9]], -1),
+        ([[1.0, 0.6], [1.0, 0.9]], [[2.0, 0.8], [2.0, 0.7]], 1),
+    ],
+)
+def test_numbers_decide_where_both_versions_give_both_rows_one_label(first, second, order):
+    are_labels = np.array([True, False])
+    assert agreement(np.array(first), np.array(second), are_labels) == order

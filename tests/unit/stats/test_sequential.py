@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from bascule.core import Invalid
-from bascule.stats import planning, sequential
+from bascule.stats import planning
 from bascule.stats.planning import log_evidence, simulated_counts
 from bascule.stats.sequential import (
     SAFE_RATIOS,
@@ -17,7 +17,6 @@ from bascule.stats.sequential import (
     Beyond,
     culprits,
     mcnemar,
-    quantile_bounds,
     quantiles,
     rate_log_factors,
     two_proportions,
@@ -258,61 +257,6 @@ def test_harm_in_a_small_stratum_is_not_lost_in_a_large_one_without_harm():
     assert both.log_e(proves=False) == pytest.approx(each[0] - math.log(4), abs=0.7)
 
 
-@pytest.mark.parametrize(("n", "q"), [(1, 0.5), (40, 0.1), (300, 0.95)])
-def test_the_evidence_of_a_count_is_the_ratio_of_two_distributions(n, q):
-    """Beta-binomial to binomial, by scipy; its expectation over all counts is 1."""
-    counts = np.arange(n + 1)
-    found = [sequential._log_e_of_count(count, n, q, 7.0) for count in counts]
-    mixed = stats.betabinom.logpmf(counts, n, 7.0 * q, 7.0 * (1 - q))
-    plain = stats.binom.logpmf(counts, n, q)
-    np.testing.assert_allclose(found, mixed - plain, rtol=1e-9, atol=1e-9)
-    assert np.exp(found + plain).sum() == pytest.approx(1, abs=1e-9)
-
-
-@given(
-    n=st.integers(0, 3_000), q=st.floats(0.001, 0.999), alpha=st.floats(1e-6, 0.5),
-    tightest_at=st.integers(1, 100_000),
-)  # fmt: skip
-def test_the_bounds_of_a_quantile_are_the_first_values_that_the_evidence_allows(
-    n, q, alpha, tightest_at
-):
-    lower, upper = quantile_bounds(range(1, n + 1), q, alpha=alpha, tightest_at=tightest_at)
-    chance = math.log(1 / alpha)
-    weight = max(tightest_at / (2 * chance + math.log(1 + 2 * chance)) - 1, 1e-3)
-    counts = np.arange(n + 1)
-    logs = stats.betabinom.logpmf(counts, n, weight * q, weight * (1 - q))
-    logs -= stats.binom.logpmf(counts, n, q)
-    possible = counts[logs < chance + 1e-6]
-    certain = counts[logs < chance - 1e-6]  # rounding decides between them
-    assert (possible[0] or -math.inf) <= lower <= (certain[0] or -math.inf)
-    beyond = [last + 1 if last < n else math.inf for last in (certain[-1], possible[-1])]
-    assert beyond[0] <= upper <= beyond[1]
-
-
-@pytest.mark.parametrize("q", [0.5, 0.95])
-@pytest.mark.parametrize(
-    "distribution", [stats.lognorm(1.0), stats.poisson(3.0)], ids=["continuous", "ties"]
-)
-def test_the_bounds_hold_a_quantile_at_every_look(distribution, q):
-    """300 samples of 2,000 values, looked at 20 times."""
-    random = np.random.default_rng(15)
-    truth, missed = distribution.ppf(q), 0
-    looks = np.unique(np.geomspace(5, 2_000, 20).astype(int))
-    for _ in range(300):
-        values = distribution.rvs(2_000, random_state=random)
-        bounds = [quantile_bounds(values[:n], q) for n in looks]
-        missed += any(not lower <= truth <= upper for lower, upper in bounds)
-    assert stats.binomtest(missed, 300, 0.05, alternative="greater").pvalue > 0.001
-
-
-def test_bounds_at_every_look_are_not_much_wider_than_those_of_one_look():
-    """In ranks, at the number of values that they are tuned for."""
-    for q in (0.5, 0.95):
-        lower, upper = quantile_bounds(range(1_000), q)
-        once = stats.binom(1_000, q).interval(0.95)
-        assert once[1] - once[0] < upper - lower < 1.7 * (once[1] - once[0])
-
-
 def test_a_guardrail_is_named_only_by_its_own_evidence():
     assert culprits([math.log(61), math.log(59), 0.0], 0.05) == [0]
     assert culprits([], 0.05) == []
@@ -326,9 +270,6 @@ def test_a_guardrail_is_named_only_by_its_own_evidence():
         (lambda: two_proportions([[10, 1, 10, 1]], margin=1.0), "margin must be"),
         (lambda: two_proportions([[10, 1, 10, 1]], alpha=0.0), "alpha must be"),
         (lambda: mcnemar(6, 5, 10), "of 10 pairs"),
-        (lambda: quantile_bounds([1.0], 1.0), "between 0 and 1"),
-        (lambda: quantile_bounds([1.0], 0.5, alpha=0.0), "between 0 and 1"),
-        (lambda: quantile_bounds([1.0, math.nan], 0.5), "not a number"),
         (lambda: planning.requests_to_roll_back(0.9, 0.2, share=0.5), "rate with harm"),
     ],
 )
@@ -337,7 +278,6 @@ def test_impossible_numbers_are_refused(call, words):
         call()
 
 
-def test_a_stored_decision_names_its_grid():
-    assert sequential.GRID == 1
+def test_the_grid_is_that_of_the_stored_decisions():
     assert WORSE_RATIOS.tolist() == [1.08, 1.25, 1.6, 2.5, 6.0, 20.0]
     assert len(SAFE_RATIOS) == 11

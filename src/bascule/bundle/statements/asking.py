@@ -88,13 +88,13 @@ def _some(
     places = parity.sample({"": np.arange(len(next(iter(sampled.values()))))}, limit)[""]
     chosen = take(sampled, places)
     known = take(own, places)
-    if all(one.name in own for one in subject.original.outputs):
+    if all(output.name in own for output in subject.original.outputs):
         return chosen, known
     return chosen, {**parity.answers(subject.original, chosen), **known}
 
 
-def _joined(one: Columns, other: Columns) -> Columns:
-    return {name: np.concatenate([values, other[name]]) for name, values in one.items()}
+def _joined(first: Columns, second: Columns) -> Columns:
+    return {name: np.concatenate([values, second[name]]) for name, values in first.items()}
 
 
 def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
@@ -111,10 +111,10 @@ def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             whole = len(chosen) == len(rows)
-            made = subject.ask(rows.given if whole else take_rows(rows.given, chosen))
+            answered = subject.ask(rows.given if whole else take_rows(rows.given, chosen))
     except Exception:  # its author has to call it in another way too
         return None
-    return made if all(len(values) == len(chosen) for values in made.values()) else None
+    return answered if all(len(values) == len(chosen) for values in answered.values()) else None
 
 
 def _check(
@@ -147,11 +147,11 @@ def _check(
     )
 
 
-def _loss(subject: ImportedModel, rows: Rows, said: str) -> Invalid:
+def _loss(subject: ImportedModel, rows: Rows, problem: str) -> Invalid:
     for name, what in _lost(subject, rows):
         hint = _HINTS[what.partition(" ")[0]]
-        return Invalid(f"column {name!r} holds {what}: {said}", hint=hint, field=name)
-    return Invalid(said, hint="pass the rows in the types that they had in training")
+        return Invalid(f"column {name!r} holds {what}: {problem}", hint=hint, field=name)
+    return Invalid(problem, hint="pass the rows in the types that they had in training")
 
 
 def _lost(subject: ImportedModel, rows: Rows) -> Iterator[tuple[str, str]]:
@@ -160,7 +160,7 @@ def _lost(subject: ImportedModel, rows: Rows) -> Iterator[tuple[str, str]]:
         table = read_table(rows.given)
     except BasculeError:
         return
-    trained = {one["name"]: one["missing"] for one in subject.frame.get("columns") or ()}
+    trained = {column["name"]: column["missing"] for column in subject.frame.get("columns") or ()}
     for name, values in table.columns.items():
         kind, read = table.kinds.get(name, _MATRIX), rows.columns.get(name, values)
         was_whole = are_wide(values) or not kind.dtype.lower().startswith(("float", "double"))

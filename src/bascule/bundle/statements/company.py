@@ -121,22 +121,23 @@ def find(
         few = _telling(columns, min(_ROWS_IN_SHORT if in_short else _ROWS, most_rows(columns)))
         rows = _with_varied(program, for_program(take(columns, few), program.inputs))
         together = program.run(rows)
-        found = _compared(together, program.run(rows), _REPEATED, "twice", is_repeated=True)
+        dependence = _compared(together, program.run(rows), _REPEATED, "twice", is_repeated=True)
         beside = _special(program, rows, probes) if tolerance <= _TOLERANCE else ()
         tolerance = max(tolerance, *(_ROUNDING.get(f.dtype, _TOLERANCE) for f in program.outputs))
-        for way, places, answered in () if found else _ways(program, rows, in_short):
+        for way, places, answered in () if dependence else _ways(program, rows, in_short):
             differs = _compared(take(together, places), answered, tolerance, way)
-            if found is not None and differs is not None:
-                found = replace(found, largest=max(found.largest, differs.largest))
-            found = found or differs
-        for way, answered in () if found else beside:
+            if dependence is not None and differs is not None:
+                dependence = replace(dependence, largest=max(dependence.largest, differs.largest))
+            dependence = dependence or differs
+        for way, answered in () if dependence else beside:
             differs = _compared(together, answered, tolerance, way)
-            found = found or (differs and replace(differs, largest=math.inf))
+            dependence = dependence or (differs and replace(differs, largest=math.inf))
         again = _compared(
             together, program.run(rows), _REPEATED, "again after other calls", is_repeated=True
         )
     # What has a state may have changed it between any two of the ways.
-    return found if again is None or (found is not None and found.is_repeated) else again
+    is_by_chance = dependence is not None and dependence.is_repeated
+    return dependence if again is None or is_by_chance else again
 
 
 def _ways(

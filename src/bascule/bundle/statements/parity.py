@@ -67,20 +67,9 @@ class Parity:
     probed: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        known = math.isfinite(self.max_difference)
-        return {
-            "program": self.program,
-            "precision": self.precision,
-            "rows": self.rows,
-            "probes": self.probes,
-            "max_difference": self.max_difference if known else None,
-            "label_differences": self.label_differences,
-            "ties": self.ties,
-            "tolerance": self.tolerance,
-            "passed": self.passed,
-            "reason": self.reason,
-            "probed": dict(self.probed),
-        }
+        values = {name: getattr(self, name) for name in self.__slots__}
+        known = self.max_difference if math.isfinite(self.max_difference) else None
+        return values | {"max_difference": known, "probed": dict(self.probed)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Parity:
@@ -172,13 +161,9 @@ def _differences(
             labels |= differ
             if differ.any():
                 close &= ~differ | _close_calls(expected, name, tolerance, real, decision)
-        elif name.partition(".")[0] == "probabilities":
-            distance = np.maximum(distance, _largest(values, found[name], 1.0))
-        elif values.ndim > 1:
-            scale = _scale_of_tensor(values, values[real])
-            distance = np.maximum(distance, _largest(values, found[name], scale))
         else:
-            scale = _scale(values, values[real])
+            is_share = name.partition(".")[0] == "probabilities"
+            scale = 1.0 if is_share else _scale(values, values[real])
             distance = np.maximum(distance, _largest(values, found[name], scale))
     return distance, labels, close
 
@@ -227,8 +212,8 @@ def judge(
     def decision_of(rows: Columns) -> Callable[[], NDArray[Any] | None] | None:
         return None if decide is None else partial(decide, rows)
 
-    found = answers(program, columns)
-    judged = compared(expected, found, probes=probes, decision=decision_of(columns))
+    answered = answers(program, columns)
+    judged = compared(expected, answered, probes=probes, decision=decision_of(columns))
     if not judged.passed:
         return judged, False
     count = len(next(iter(columns.values())))
@@ -243,8 +228,8 @@ def judge(
     if not each.passed:
         return _depends_on_batch(judged, each), False
     invariant = rows >= _FEWEST_ROWS
-    for one, other in _by_company(program, real):
-        each = compared(one, other, probes=0)
+    for alone, together in _by_company(program, real):
+        each = compared(alone, together, probes=0)
         if not each.passed:
             return _depends_on_batch(judged, each), False
         invariant = False
@@ -281,14 +266,14 @@ def _by_company(program: Program, columns: Columns) -> Iterator[tuple[Columns, C
                 yield alone, together
 
 
-def _depends_on_batch(judged: Parity, found: Parity) -> Parity:
-    worst, labels = found.max_difference, found.label_differences - found.ties
+def _depends_on_batch(judged: Parity, each: Parity) -> Parity:
+    worst, labels = each.max_difference, each.label_differences - each.ties
     return replace(
         judged,
         max_difference=max(judged.max_difference, worst),
         passed=False,
         reason=f"{judged.program} answers a few rows otherwise than many: by up to {worst:.2g}, "
-        f"and with another label for {labels} of {found.rows} rows",
+        f"and with another label for {labels} of {each.rows} rows",
     )
 
 
@@ -316,21 +301,17 @@ def exact(*, rows: int, tolerance: float) -> Parity:
 
 
 def _scale(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
-    finite = np.abs(real[np.isfinite(real)])
-    middle = float(np.median(finite)) if len(finite) else 1.0
-    least = max(middle, float(np.finfo(np.float64).tiny))
-    return np.asarray(np.maximum(np.abs(values), least))
+    """The size of each number, or the median one of all real ones where that is larger.
 
-
-def _scale_of_tensor(values: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
-    """The size of each number, or the root mean square of all real ones where that is larger.
-
-    Not the median: half of what a network answers may be zeros.
+    Of tensors the root mean square and not the median: half of what a network answers may be zeros.
     """
-    finite = real[np.isfinite(real)].astype(np.float64)
-    middle = math.sqrt(float(np.square(finite).mean())) if len(finite) else 1.0
-    least = max(middle, float(np.finfo(np.float64).tiny))
-    return np.asarray(np.maximum(np.abs(values), least))
+    finite = np.abs(real[np.isfinite(real)])
+    middle = 1.0
+    if len(finite) and values.ndim > 1:
+        middle = math.sqrt(float(np.square(finite.astype(np.float64)).mean()))
+    elif len(finite):
+        middle = float(np.median(finite))
+    return np.asarray(np.maximum(np.abs(values), max(middle, float(np.finfo(np.float64).tiny))))
 
 
 def _largest(expected: NDArray[Any], found: NDArray[Any], scale: Any) -> NDArray[np.float64]:
@@ -379,11 +360,11 @@ def _margins(labels: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.float64] 
     finite = np.isfinite(scores).all(axis=1)
     if scores.shape[1] == 1:
         margins, places = np.abs(scores[:, 0]), (scores[:, 0] > 0).astype(np.int64)
-        told = finite & (margins > 0)
+        is_decided = finite & (margins > 0)
     else:
         best = np.sort(scores, axis=1)
-        margins, places, told = best[:, -1] - best[:, -2], scores.argmax(axis=1), finite
-    pairs = set(zip(places[told].tolist(), labels[told].tolist(), strict=True))
+        margins, places, is_decided = best[:, -1] - best[:, -2], scores.argmax(axis=1), finite
+    pairs = set(zip(places[is_decided].tolist(), labels[is_decided].tolist(), strict=True))
     if not len(pairs) == len({place for place, _ in pairs}) == len({label for _, label in pairs}):
         return None
     return np.where(finite, margins, np.inf)

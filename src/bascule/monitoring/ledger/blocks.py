@@ -98,6 +98,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
         is_anonymous: It is for profiles alone: it has no ids, callers and traces.
         sizes: Of the pieces, in bytes.
         arm: The arm of the endpoint's plan; empty without a plan.
+        plan: The number of the plan; 0 without one.
     """
 
     model: str
@@ -110,6 +111,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     is_anonymous: bool = False
     sizes: tuple[int, ...] = ()
     arm: str = ""
+    plan: int = 0
 
 
 class Block(NamedTuple):

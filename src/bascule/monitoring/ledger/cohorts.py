@@ -1,5 +1,9 @@
 """Counts outcomes by the time of their predictions: what rollouts compare.
 
+A prediction is of the stage whose plan answered it. Its time, by the clock of its host, chooses a
+span within that stage: a host whose clock is ahead, or that followed a plan late, must not mix
+requests that were shared out otherwise, for hosts have error rates of their own.
+
 The unit is a request. A request of several rows has one arm and often one cause of error, so it
 counts once, with the mean of its rows; its rows without a truth count by their share. Where a
 request has a sticky key, the unit is that of its key: the first request of a stage counts, and no
@@ -11,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -26,10 +30,16 @@ from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quot
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
 _OF_ARM = """
-    FROM newest_predictions
+    FROM newest_predictions LEFT JOIN (VALUES {plans}) AS plans(of_plan, begins, ends)
+        ON plan = of_plan
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
-        AND time >= TIMESTAMPTZ '{first}' AND time < TIMESTAMPTZ '{last}' {chosen}
+        AND (plan IS NULL OR of_plan IS NOT NULL)
+        AND {when} >= TIMESTAMPTZ '{first}' AND {when} < TIMESTAMPTZ '{last}' {chosen}
 """
+_WHEN = "greatest(begins, least(time, ends))"
+"""NULLs count for nothing: rows of earlier releases have no plan, and the latest plan no end."""
+_MOST_CLOCK = timedelta(hours=1)
+"""Segments of so much before and after are read too, for hosts whose clocks differ."""
 _ONCE = """
     FROM {requests} ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
         ON {requests}.time >= spans.start
@@ -40,7 +50,7 @@ _ONCE = """
 _COUNTED = (
     """
 WITH answered AS (
-    SELECT id, time, unit, truth_received_at IS NOT NULL AS is_known{columns}"""
+    SELECT id, {when} AS time, unit, truth_received_at IS NOT NULL AS is_known{columns}"""
     + _OF_ARM
     + """
 ), requests AS (
@@ -59,7 +69,8 @@ FROM counted GROUP BY number, of_keys ORDER BY number, of_keys
 _PAIRED = (
     """
 WITH answered AS (
-    SELECT id, time, unit, CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
+    SELECT id, {when} AS time, unit,
+        CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
     + _OF_ARM
     + """ AND "row" = 0
 ), counted AS (
@@ -96,12 +107,14 @@ class Span:
         end: When it is over.
         units: Of keys, those that count: the first one, and the one after the last. Each counts
             once in all spans of the same units.
+        plan: The number of the plan by which they were answered.
     """
 
     number: int
     start: datetime
     end: datetime
     units: tuple[int, int] = (0, KEY_UNITS)
+    plan: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +184,12 @@ def count_cohorts(
     if not spans:
         return []
     first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
-    days = str(first.date()), str(last.date())
+    days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
     outputs = dict.fromkeys(loss.output for loss in losses)
     chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
     common = {
         "endpoint": quoted(endpoint), "arm": quoted(arm), "first": first.isoformat(),
-        "last": last.isoformat(),
+        "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
         "chosen": " ".join(
             [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
         ),
@@ -200,29 +213,36 @@ def count_cohorts(
     rows = ledger.query(_counted_sql(plain, common), model=model, days=days).to_pylist()
     counts = []
     for row in rows:
-        by_place = {
-            place: by_cohort.get(
-                (row["number"], row["of_keys"]), {"pairs": 0, "unknown": 0, "lost": 0.0}
-            )
-            for place, by_cohort in paired.items()
-        }
-        sums = [
-            (by_place[n]["lost"], 0.0, 0.0) if n in by_place
-            else tuple(round(row[f"{sum_of}{n}"], _DIGITS) for sum_of in "lsc")
-            for n in range(len(losses))
-        ]  # fmt: skip
-        known, squares, cut = zip(*sums, strict=True) if sums else ((), (), ())
-        pairs = [
-            (by_place[n]["pairs"], by_place[n]["unknown"]) if n in by_place else (0, 0)
-            for n in range(len(losses))
-        ]
+        cohort = row["number"], row["of_keys"]
+        sums, pairs = [], []
+        for n in range(len(losses)):
+            if n in paired:
+                of_pairs = paired[n].get(cohort, {"pairs": 0, "unknown": 0, "lost": 0.0})
+                sums.append((of_pairs["lost"], 0.0, 0.0))
+                pairs.append((of_pairs["pairs"], of_pairs["unknown"]))
+            else:
+                sums.append(tuple(round(row[f"{of}{n}"], _DIGITS) for of in "lsc"))
+                pairs.append((0, 0))
+        known, squares, cut = zip(*sums, strict=True)
+        unknown = round(row["unknown"], _DIGITS)
         counts.append(
             CohortCount(
-                row["number"], row["predictions"], round(row["unknown"], _DIGITS),
-                known, squares, cut, tuple(pairs), row["of_keys"],
+                cohort[0], row["predictions"], unknown, known, squares, cut, tuple(pairs), cohort[1]
             )
-        )  # fmt: skip
+        )
     return counts
+
+
+def _plans(spans: Sequence[Span]) -> list[str]:
+    """The plans with the first and the last moment of their spans, as values of SQL."""
+    begins = {span.plan: span.start for span in reversed(spans)}
+    ends = {span.plan: span.end - timedelta(microseconds=1) for span in spans}
+    del ends[spans[-1].plan]
+    return [
+        f"({plan}, TIMESTAMPTZ '{begins[plan].astimezone(UTC).isoformat()}', "
+        + (f"TIMESTAMPTZ '{ends[plan].astimezone(UTC).isoformat()}')" if plan in ends else "NULL)")
+        for plan in begins
+    ]
 
 
 def _counted_sql(losses: Mapping[int, CountedLoss], common: Mapping[str, str]) -> str:
@@ -274,8 +294,8 @@ def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray
     )  # fmt: skip
     with duckdb.connect() as connection:
         connection.register("answered", table)
-        found = connection.sql(f"SELECT CAST({loss} AS DOUBLE) AS loss FROM answered")
-        losses: NDArray[np.float64] = found.to_arrow_table()["loss"].drop_null().to_numpy()
+        of_rows = connection.sql(f"SELECT CAST({loss} AS DOUBLE) AS loss FROM answered")
+        losses: NDArray[np.float64] = of_rows.to_arrow_table()["loss"].drop_null().to_numpy()
     return losses
 
 

@@ -42,11 +42,13 @@ FIXED = pa.schema(
         ("trace_id", pa.string()),
         ("kept_share", pa.float64()),
         ("unit", pa.int32()),
+        ("plan", pa.int32()),
     ]
 )
 """The columns of `predictions` for every model. `arm` is empty without a plan. `unit` is of the
 request's key in a rollout, where this is its first request; -1 where another one counts, or none;
-null where the arm was drawn for this request. Segments of earlier releases have no `unit`."""
+null where the arm was drawn for this request. `plan` is the number of the plan, 0 without one.
+Segments of earlier releases have no `unit` and no `plan`: both are null."""
 
 INPUT, OUTPUT = "input.", "output."
 _FIRST_COLUMN = 4
@@ -130,6 +132,7 @@ class Answers:
             "trace_id": trace,
             "kept_share": numbers(self.shares),
             "unit": _units(self.origin, self.origins),
+            "plan": numbers(np.full(len(requests), self.head.plan, np.int32)),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),
@@ -148,7 +151,8 @@ def answers_of(blocks: Iterable[Block]) -> list[Answers]:
         interval = head.endpoint, head.interval
         shares[interval] = min(head.share, shares.get(interval, 1.0))
         kind = (
-            head.model, head.version, head.endpoint, head.arm, head.layout, head.is_anonymous
+            head.model, head.version, head.endpoint, head.arm, head.plan, head.layout,
+            head.is_anonymous,
         )  # fmt: skip
         alike.setdefault(kind, []).append(block)
     return [

@@ -1,4 +1,3 @@
-from .answer_counts import AnswerCounts as AnswerCounts, PairCounts as PairCounts
 from .asking import (
     Begun as Begun,
     RolloutBook as RolloutBook,
@@ -48,6 +47,7 @@ from .plan import (
     LoadFailure as LoadFailure,
     Rollout as Rollout,
     Shares as Shares,
+    StoredDecision as StoredDecision,
     check_rollout as check_rollout,
 )
 from .preparing import Recording as Recording, prepare as prepare
@@ -65,7 +65,6 @@ from .states import (
 )
 from .store import (
     RolloutStore as RolloutStore,
-    StoredDecision as StoredDecision,
     StoredRollout as StoredRollout,
     plan_of as plan_of,
     rollouts_needing as rollouts_needing,

@@ -12,22 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bascule.release.rollouts.answer_counts import (
+from bascule.release.rollouts.evidence import (
     ANSWER_FIELDS,
     ANSWER_WIDTH,
-    MAX_EVENTS,
-    PAIR_FIELDS,
-    PAIR_WIDTH,
-)
-from bascule.release.rollouts.evidence import (
     ANSWERS_OF_CANDIDATE,
     ANSWERS_OF_CURRENT,
     CANDIDATE,
+    PAIR_FIELDS,
+    PAIR_WIDTH,
     PAIRS,
     Floats,
     column,
     grouped,
 )
+from bascule.serving.telemetry import MAX_EVENTS
 from bascule.stats import log_mean, mcnemar, rate_distances
 
 _ARMS = (ANSWERS_OF_CANDIDATE, ANSWERS_OF_CURRENT)
@@ -176,8 +174,8 @@ def _pairs(table: Floats, margin: float) -> _Pairs:
     return _Pairs(
         alike, ordered, ties, still, compared,
         differences=(events[0] - events[1]) / max(compared, 1),
-        log_e_apart=log_mean([one.log_e_worse for one in both]),
-        log_e_within=min(one.log_e_safe for one in both),
+        log_e_apart=log_mean([test.log_e_worse for test in both]),
+        log_e_within=min(test.log_e_safe for test in both),
         log_e_mixed=mixed.log_e_worse,
         log_e_aligned=mcnemar(crossed, alike, ordered, bounds=False).log_e_safe,
     )  # fmt: skip

@@ -34,11 +34,10 @@ from bascule.release.rollouts.guards import (
     parse_guard,
 )
 from bascule.release.rollouts.losses import RATES
-from bascule.release.rollouts.plan import Decision, Rollout, Shares, check_rollout
+from bascule.release.rollouts.plan import Decision, Rollout, Shares, StoredDecision, check_rollout
 from bascule.release.rollouts.states import FINAL, Aborted, Running, State
 from bascule.release.rollouts.store import (
     RolloutStore,
-    StoredDecision,
     StoredRollout,
     Superseded,
     plan_of,

@@ -28,11 +28,15 @@ _SETTLED_S = 2.0
 
 
 class Stage(NamedTuple):
-    """A stage of a rollout: when it began, its number, and the candidate's share, from 0 to 1."""
+    """A stage of a rollout: when it began, its number, and the candidate's share, from 0 to 1.
+
+    And the number of its plan.
+    """
 
     at: datetime
     number: int
     share: float
+    plan: int
 
 
 def spans_of(
@@ -49,14 +53,14 @@ def spans_of(
     """
     spans: list[tuple[Span, int]] = []
     begins = [*(at for at, *_ in stages), datetime.max.replace(tzinfo=now.tzinfo)]
-    for (start, stage, *_), until in zip(stages, begins[1:], strict=True):
+    for (start, stage, _, plan), until in zip(stages, begins[1:], strict=True):
         while start < until:
             age_s = (start - started_at).total_seconds()
             width = timedelta(seconds=max(_LEAST_SPAN_S, _GROWTH * age_s))
             end = min(start + width, until)
             if end + timedelta(seconds=_SETTLED_S) > now:
                 return spans
-            spans.append((Span(len(spans), start, end), stage))
+            spans.append((Span(len(spans), start, end, plan=plan), stage))
             start = end
     return spans
 
@@ -89,7 +93,7 @@ def count_outcomes(
             )  # fmt: skip
         arms.append(_arms(counts))
     current, candidate = arms
-    made = [
+    cohorts = [
         Cohort(
             span.number + KEY_COHORTS * of_keys, stage,
             (span.end - rollout.started_at).total_seconds(),
@@ -99,7 +103,9 @@ def count_outcomes(
         for span, stage in spans
         for of_keys in (False, True)
     ]  # fmt: skip
-    return [one for one in made if one.current.predictions + one.candidate.predictions]
+    return [
+        cohort for cohort in cohorts if cohort.current.predictions + cohort.candidate.predictions
+    ]
 
 
 def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Literal, Protocol, cast
 
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed, shown_losses
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.loading import given_up, load_trouble
-from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, Shares
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, Shares, StoredDecision
 from bascule.release.rollouts.states import (
     FINAL,
     Aborted,
@@ -55,10 +55,10 @@ _FILES = {
 
 def check_command(text: str) -> Command:
     """The command of this name; raises `Invalid`."""
-    found = next((one for one in COMMANDS if one == text), None)
-    if found is None:
+    command = next((command for command in COMMANDS if command == text), None)
+    if command is None:
         raise Invalid(f"a rollout cannot {text[:32]!r}", hint=f"use {', '.join(COMMANDS)}")
-    return found
+    return command
 
 
 def start(rollout: Rollout, now: datetime) -> Decision:
@@ -110,10 +110,8 @@ def decide(
     elif isinstance(state, Running):
         following, sentence = _advanced(rollout, state, facts, trouble)
     else:
-        following, sentence = (
-            state,
-            "held: " + "; ".join(filter(None, (_waits_for(state), trouble))),
-        )
+        waits_for = "waits for an approval" if isinstance(state, Waiting) else "paused"
+        following, sentence = state, "held: " + "; ".join(filter(None, (waits_for, trouble)))
     if facts.mismatch and facts.mismatch not in sentence:
         sentence = f"{sentence}; {facts.mismatch}"
     return Decision(
@@ -194,28 +192,12 @@ def promoted(rollout: Rollout, stage: int, now: datetime, *, by_hand: bool = Fal
     return Baking(stage + 1, now, by_hand) if rollout.bake_s else Promoted(now)
 
 
-class Decided(Protocol):
-    """A decision as it was stored: the state before it, when it was made, and what it was."""
-
-    @property
-    def before(self) -> State | None: ...
-
-    @property
-    def at(self) -> datetime: ...
-
-    @property
-    def decision(self) -> Decision: ...
-
-
-OneDecided = TypeVar("OneDecided", bound=Decided)
-
-
 def replay(
     rollout: Rollout,
-    stored: Sequence[OneDecided],
+    stored: Sequence[StoredDecision],
     table: Floats,
     cohorts_at: Callable[[int], Cohorts] = lambda _: NO_COHORTS,
-) -> list[tuple[OneDecided, Decision]]:
+) -> list[tuple[StoredDecision, Decision]]:
     """The stored decisions that the same evidence does not lead to again, with what it leads to.
 
     `cohorts_at`: the cohorts as of a revision.
@@ -291,10 +273,6 @@ def _baked(rollout: Rollout, state: Baking, now: datetime, trouble: str) -> tupl
     if trouble:
         return state, f"held: {trouble}"
     return Promoted(now), f"{rollout.candidate} is the current version: no harm was found"
-
-
-def _waits_for(state: Waiting | Paused) -> str:
-    return "waits for an approval" if isinstance(state, Waiting) else "paused"
 
 
 def _duration(seconds: float) -> str:

@@ -13,24 +13,26 @@ answers are no evidence one by one; see `keys`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.release.rollouts.answer_counts import (
-    ANSWER_WIDTH,
-    PAIR_WIDTH,
-    AnswerCounts,
-    PairCounts,
-    combined,
-    row_of,
-)
+from bascule.serving.telemetry import MAX_EVENTS, AnswerCounts, PairCounts
 from bascule.stats import INTERVAL_REQUESTS, durations as duration_bins
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
+Counts = TypeVar("Counts", AnswerCounts, PairCounts)
+_EVENTS = ("events", "gained", "lost")
+ANSWER_FIELDS, PAIR_FIELDS = (
+    tuple(name for name in kind.__struct_fields__ if name not in _EVENTS)
+    for kind in (AnswerCounts, PairCounts)
+)
+ANSWER_WIDTH = len(ANSWER_FIELDS) + MAX_EVENTS
+PAIR_WIDTH = len(PAIR_FIELDS) + 2 * MAX_EVENTS
+"""Of a row."""
 
 FIELDS = (
     "requests", "errors", "fallbacks", "bound", "bound_errors", "bound_fallbacks", "keys",
@@ -166,45 +168,66 @@ class Interval(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def summed(parts: Sequence[Interval]) -> Interval:
     """One interval as several hosts counted it."""
-    first = parts[0]
-    return Interval(
-        number=first.number, stage=first.stage,
-        current=_summed([one.current for one in parts]),
-        candidate=_summed([one.candidate for one in parts]),
-        compared=sum(one.compared for one in parts),
-        disagreements=sum(one.disagreements for one in parts),
-        pairs=combined([one.pairs for one in parts]),
-        share=min(one.share for one in parts),
-    )  # fmt: skip
+    return _combined(parts, [1] * len(parts), min(part.share for part in parts))
 
 
 def less(total: Interval, before: Interval) -> Interval:
     """What a source has counted since `before`. A count that fell, by a correction, is none."""
+    return _combined((total, before), (1, -1), total.share)
+
+
+def _combined(parts: Sequence[Interval], signs: Sequence[int], share: float) -> Interval:
+    def count(name: str) -> int:
+        return _signed_sum([getattr(part, name) for part in parts], signs)
+
     return Interval(
-        number=total.number, stage=total.stage,
-        current=_less(total.current, before.current),
-        candidate=_less(total.candidate, before.candidate),
-        compared=max(total.compared - before.compared, 0),
-        disagreements=max(total.disagreements - before.disagreements, 0),
-        pairs=combined((total.pairs, before.pairs), (1, -1)),
-        share=total.share,
+        number=parts[0].number, stage=parts[0].stage,
+        current=_combined_arm([part.current for part in parts], signs),
+        candidate=_combined_arm([part.candidate for part in parts], signs),
+        compared=count("compared"), disagreements=count("disagreements"),
+        pairs=combined([part.pairs for part in parts], signs),
+        share=share,
     )  # fmt: skip
 
 
-def _less(total: ArmCounts, before: ArmCounts) -> ArmCounts:
-    durations = np.maximum(
-        duration_bins.dense(total.durations) - duration_bins.dense(before.durations), 0
+def _combined_arm(arms: Sequence[ArmCounts], signs: Sequence[int]) -> ArmCounts:
+    counts: dict[str, Any] = {
+        name: _signed_sum([getattr(arm, name) for arm in arms], signs) for name in FIELDS
+    }
+    durations = duration_bins.dense(())
+    for arm, sign in zip(arms, signs, strict=True):
+        durations += sign * duration_bins.dense(arm.durations)
+    return ArmCounts(
+        durations=duration_bins.sparse(np.maximum(durations, 0)),
+        answers=combined([arm.answers for arm in arms], signs),
+        **counts,
     )
-    counts = {name: max(getattr(total, name) - getattr(before, name), 0) for name in FIELDS}
-    answers = combined((total.answers, before.answers), (1, -1))
-    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **counts)
 
 
-def _summed(arms: Sequence[ArmCounts]) -> ArmCounts:
-    totals = {name: sum(getattr(arm, name) for arm in arms) for name in FIELDS}
-    answers = combined([arm.answers for arm in arms])
-    durations = sum((duration_bins.dense(arm.durations) for arm in arms), duration_bins.dense(()))
-    return ArmCounts(durations=duration_bins.sparse(durations), answers=answers, **totals)
+def _signed_sum(counts: Iterable[int], signs: Iterable[int]) -> int:
+    return max(sum(count * sign for count, sign in zip(counts, signs, strict=True)), 0)
+
+
+def row_of(counts: AnswerCounts | PairCounts) -> list[int]:
+    """Counts as numbers of a table; lists of events are filled with nought."""
+    row: list[int] = []
+    for value in msgspec.structs.astuple(counts):
+        is_list = isinstance(value, tuple)
+        row += (*value, *[0] * MAX_EVENTS)[:MAX_EVENTS] if is_list else [value]
+    return row
+
+
+def combined(parts: Sequence[Counts], signs: Sequence[int]) -> Counts:
+    """The sum, or by signs the difference, of counts; none is below nought."""
+    totals = np.maximum(np.array(signs) @ [row_of(part) for part in parts], 0).tolist()
+    values: dict[str, int | tuple[int, ...]] = {}
+    for name in parts[0].__struct_fields__:
+        if name in _EVENTS:
+            events, totals = totals[:MAX_EVENTS], totals[MAX_EVENTS:]
+            values[name] = tuple(np.trim_zeros(events, "b"))
+        else:
+            values[name] = totals.pop(0)
+    return msgspec.convert(values, type(parts[0]))
 
 
 Limits = Mapping[int, Sequence[Sequence[int]]]
@@ -293,12 +316,12 @@ def counted_once(table: Floats, event: str) -> Floats:
 
     drawn = np.maximum(both_arms("requests") - both_arms("bound"), 0)
     failed = np.clip(both_arms(event) - both_arms(f"bound_{event}"), 0, drawn)
-    made = np.zeros((2 * len(table), 5))
-    made[0::2, 0], made[1::2, 0] = table[:, 0], table[:, 0] + KEYS_APART
-    made[0::2, [1, 3]], made[0::2, [2, 4]] = drawn, failed
-    made[1::2, [1, 3]] = both_arms("keys")
-    made[1::2, [2, 4]] = both_arms("key_errors" if event == "errors" else "key_fallbacks")
-    return made
+    once = np.zeros((2 * len(table), 5))
+    once[0::2, 0], once[1::2, 0] = table[:, 0], table[:, 0] + KEYS_APART
+    once[0::2, [1, 3]], once[0::2, [2, 4]] = drawn, failed
+    once[1::2, [1, 3]] = both_arms("keys")
+    once[1::2, [2, 4]] = both_arms("key_errors" if event == "errors" else "key_fallbacks")
+    return once
 
 
 def slow_column(arm: int, of: int, limit: int = -1) -> int:
@@ -392,5 +415,4 @@ def _grouped(stages: Floats, counts: Floats, sizes: tuple[int, int], least: int)
         is_over = np.append(numbers[starts[1:]], ends[-1] // least_here) > numbers[starts]
         groups.append(sums[is_over])
         ended.append(rows[np.append(starts[1:], len(part))[is_over] - 1])
-    made: Floats = np.concatenate(groups)[np.argsort(np.concatenate(ended), kind="stable")]
-    return made
+    return np.asarray(np.concatenate(groups)[np.argsort(np.concatenate(ended), kind="stable")])

@@ -68,7 +68,9 @@ class Facts:
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""
-        return [one for one in self.verdicts if one.evidence.log_e_safe < -math.log(beta)]
+        return [
+            verdict for verdict in self.verdicts if verdict.evidence.log_e_safe < -math.log(beta)
+        ]
 
     def is_harm_likely(self, alpha: float) -> bool:
         """Whether the evidence of harm is half way, in logarithms, to a rollback."""
@@ -81,8 +83,8 @@ class Facts:
 
     @property
     def log_e(self) -> dict[str, float]:
-        made = {str(one.guard): one.evidence.log_e_worse for one in self.verdicts}
-        return made | {"all": self.log_e_harm}
+        by_guard = {str(verdict.guard): verdict.evidence.log_e_worse for verdict in self.verdicts}
+        return by_guard | {"all": self.log_e_harm}
 
 
 _UNKNOWN_HINT = (
@@ -98,9 +100,11 @@ def observed(
     verdicts = judge(rollout.guards, table, cohorts, rollout.alpha, in_pairs=in_pairs)
     held = ""
     if rollout.allow_answers:
-        verdicts = [one if one.answers is None else _accepted(one) for one in verdicts]
+        verdicts = [
+            verdict if verdict.answers is None else _accepted(verdict) for verdict in verdicts
+        ]
     else:
-        held = next(filter(None, (_held(rollout, one) for one in verdicts)), "")
+        held = next(filter(None, (_held(rollout, verdict) for verdict in verdicts)), "")
     of_candidate = table[:, column(CANDIDATE, "requests")]
     return Facts(
         verdicts=verdicts,
@@ -151,10 +155,10 @@ def _pairs_said(answers: AnswersEvidence) -> str:
 
 def _log_e_harm(verdicts: Sequence[Verdict]) -> float:
     """Of all guards. Where keys count, the rounds after the first have a part of the stake."""
-    log_e = log_mean([one.evidence.log_e_worse for one in verdicts])
-    if not any(one.keys for one in verdicts):
+    log_e = log_mean([verdict.evidence.log_e_worse for verdict in verdicts])
+    if not any(verdict.keys for verdict in verdicts):
         return log_e
-    again = [one.again.evidence.log_e_worse for one in verdicts if one.again]
+    again = [verdict.again.evidence.log_e_worse for verdict in verdicts if verdict.again]
     repeated = math.log(REPEATED_STAKE / len(verdicts)) + max(again, default=-math.inf)
     return max(log_e + math.log(1 - REPEATED_STAKE), repeated)
 
@@ -186,8 +190,8 @@ def _mismatch(table: Floats) -> str:
                  f"candidate, seen {candidate / (candidate + current):.1%} of "
                  f"{candidate + current:,}")
             )  # fmt: skip
-    log_e, said = max(seen, default=(-math.inf, ""))
-    return f"the split is not as planned: {said}" if log_e >= -math.log(_SPLIT_ERROR) else ""
+    log_e, difference = max(seen, default=(-math.inf, ""))
+    return f"the split is not as planned: {difference}" if log_e >= -math.log(_SPLIT_ERROR) else ""
 
 
 def _rewards(rollout: Rollout, cohorts: Sequence[Cohort]) -> tuple[Pair, Pair]:
@@ -224,17 +228,20 @@ def harm(rollout: Rollout, facts: Facts) -> str:
     needed = -math.log(rollout.alpha)
     if facts.log_e_harm < needed:
         return ""
-    each = [
-        max(one, one.again or one, key=lambda seen: seen.evidence.log_e_worse)
-        for one in facts.verdicts
+
+    def log_e(verdict: Verdict) -> float:
+        return verdict.evidence.log_e_worse
+
+    each = [max(verdict, verdict.again or verdict, key=log_e) for verdict in facts.verdicts]
+    named = [each[place] for place in culprits(list(map(log_e, each)), rollout.alpha)]
+    differences = [
+        difference_said(rollout, verdict) + _least_said(verdict)
+        for verdict in named or [max(each, key=log_e)]
     ]
-    logs = [one.evidence.log_e_worse for one in each]
-    named = culprits(logs, rollout.alpha) or [max(range(len(logs)), key=logs.__getitem__)]
-    verdicts = [each[place] for place in named]
-    said = "; ".join(difference_said(rollout, one) + _least_said(one) for one in verdicts)
-    exposed = f"{facts.candidate_requests:,} of {facts.requests:,} requests saw {rollout.candidate}"
     return (
-        f"{said}; {odds(facts.log_e_harm)} against {1 / rollout.alpha:.0f} to 1 needed; {exposed}"
+        f"{'; '.join(differences)}; {odds(facts.log_e_harm)} against {1 / rollout.alpha:.0f} to 1 "
+        f"needed; {facts.candidate_requests:,} of {facts.requests:,} requests saw "
+        f"{rollout.candidate}"
     )
 
 

@@ -155,12 +155,12 @@ def _found(
     rollout: Rollout, guard: Guard, rate: float, harm: float, share: float, limit: int, runs: int
 ) -> Forecast:
     extra = min(guard.rate_margin + harm, 1 - rate)
-    found = requests_to_roll_back(
+    detection = requests_to_roll_back(
         rate, extra, share=share, margin=guard.rate_margin, alpha=rollout.alpha,
         guardrails=len(rollout.guards), limit=limit, runs=runs,
     )  # fmt: skip
-    sentence = _found_sentence(rollout, f"{harm:.0%} beyond {guard}", share, found)
-    return Forecast(str(guard), rate, harm, found, sentence)
+    sentence = _found_sentence(rollout, f"{harm:.0%} beyond {guard}", share, detection)
+    return Forecast(str(guard), rate, harm, detection, sentence)
 
 
 def _found_sentence(rollout: Rollout, what: str, share: float, detection: Detection) -> str:

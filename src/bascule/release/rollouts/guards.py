@@ -35,9 +35,9 @@ import msgspec
 import numpy as np
 
 from bascule.core import Invalid
-from bascule.release.rollouts.answer_counts import ANSWER_FIELDS
 from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
+    ANSWER_FIELDS,
     ANSWERS_OF_CANDIDATE,
     ANSWERS_OF_CURRENT,
     CANDIDATE,
@@ -202,15 +202,15 @@ class Verdict:
 
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
-    found = _GUARD.match(text.strip())
+    match = _GUARD.match(text.strip())
     known = ", ".join(
         ["errors", "fallbacks", "latency", *_QUANTILES, "disagreement", "answers", _OUTCOMES]
     )
-    if found is None:
+    if match is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
-    name, sign, unit = found["name"], found["sign"], found["unit"].lower()
+    name, sign, unit = match["name"], match["sign"], match["unit"].lower()
     if not name.startswith("cost."):
         name = name.lower()
     if is_on_outcomes(name):
@@ -228,7 +228,7 @@ def parse_guard(text: str) -> Guard:
     if (sign == "-") != (name in RATES):
         worse = "falls" if name in RATES else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
-    amount = float(found["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
+    amount = float(match["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
     if unit == "pp" and amount >= 1:
         raise Invalid(f"{text!r} allows everything", hint="a rate differs by less than 100 pp")
     if unit != "pp" and amount == 0:
@@ -270,7 +270,8 @@ def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
         Of the classes of work with enough answers, if a guard compares latency.
     """
     counts = sum(
-        (duration_bins.dense(one.current.durations) for one in counted), duration_bins.dense(())
+        (duration_bins.dense(interval.current.durations) for interval in counted),
+        duration_bins.dense(()),
     )
     known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
     chosen = [
@@ -334,7 +335,7 @@ def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: 
     if guard.harmed:
         return _latency(guard, table, first)
     if guard.name == "disagreement":
-        compared, unlike = (int(table[:, one].sum()) for one in (COMPARED, DISAGREEMENTS))
+        compared, unlike = (int(table[:, place].sum()) for place in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
     if guard.name == "answers":
@@ -354,12 +355,12 @@ def _by_rate(guard: Guard, table: Floats, alpha: float) -> Verdict:
     places = table[:, [0, ROUND]]
     again: Verdict | None = None
     for number, place in enumerate(_later_rounds(places), 1):
-        one = verdict(table[(places == place).all(axis=1)])
-        log_e = one.evidence.log_e_worse - math.log(number * (number + 1))
+        later = verdict(table[(places == place).all(axis=1)])
+        log_e = later.evidence.log_e_worse - math.log(number * (number + 1))
         if again is None or log_e > again.evidence.log_e_worse:
-            again = replace(one, evidence=replace(one.evidence, log_e_worse=log_e))
-    found = replace(verdict(table[places[:, 1] == 0]), again=again)
-    return _with_unusable(found, table) if guard.name == "errors" else found
+            again = replace(later, evidence=replace(later.evidence, log_e_worse=log_e))
+    first = replace(verdict(table[places[:, 1] == 0]), again=again)
+    return _with_unusable(first, table) if guard.name == "errors" else first
 
 
 def _later_rounds(places: Floats) -> Floats:
@@ -369,8 +370,7 @@ def _later_rounds(places: Floats) -> Floats:
     """
     later = places[places[:, 1] > 0]
     _, first = np.unique(later, axis=0, return_index=True)
-    made: Floats = later[np.sort(first)]
-    return made
+    return np.asarray(later[np.sort(first)])
 
 
 def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
@@ -412,7 +412,7 @@ def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
 
 
 def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:
-    n_c, e_c, n_0, e_0 = (float(one) for one in counts.sum(axis=0))
+    n_c, e_c, n_0, e_0 = (float(total) for total in counts.sum(axis=0))
     return Verdict(
         guard, int(n_c + n_0), e_c / max(n_c, 1), e_0 / max(n_0, 1), test(bounds=False), test
     )

@@ -97,20 +97,21 @@ def cells_of(shares: Sequence[float]) -> list[Cell]:
 
     A share that an earlier stage had opens no arm.
     """
-    made = []
+    cells = []
     for place, share in enumerate(shares):
         before = shares[:place]
         if share in before:
-            made.append(Cell(share, share, share))
+            cells.append(Cell(share, share, share))
         else:
-            low = max((one for one in before if one < share), default=0.0)
-            made.append(Cell(low, share, min((one for one in before if one > share), default=1.0)))
-    return made
+            low = max((lower for lower in before if lower < share), default=0.0)
+            high = min((higher for higher in before if higher > share), default=1.0)
+            cells.append(Cell(low, share, high))
+    return cells
 
 
 def packed(firsts: Iterable[bytes]) -> str:
     """The bytes of units of several arms as one text; empty where there are none."""
-    known = [np.frombuffer(one, np.uint8) for one in firsts if one]
+    known = [np.frombuffer(units, np.uint8) for units in firsts if units]
     return _text(np.maximum.reduce(known)) if known else ""
 
 
@@ -124,39 +125,39 @@ def _unpacked(text: str) -> Bytes:
     return np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8).copy()
 
 
-def add_keys(interval: Interval, told: Sequence[Told], seen: str) -> tuple[list[Interval], str]:
+def add_keys(interval: Interval, sources: Sequence[Told], seen: str) -> tuple[list[Interval], str]:
     """An interval with the units of keys that are new; those of later rounds as intervals.
 
     Args:
         interval: What all sources have counted in a stage since the last one.
-        told: By source in an order that depends on no answer: what each has counted so far. Of a
+        sources: In an order that depends on no answer: what each has counted so far. Of a
             unit that two sources have at once, the first source counts.
         seen: The units that have counted in this stage, as returned before; empty at first.
 
     Returns:
         The intervals, and the units that have counted now.
     """
-    if not any(one.firsts for one in told):
+    if not any(source.firsts for source in sources):
         return [interval], seen
     counted = _unpacked(seen)  # of each unit, one more than the latest round in which it counted
-    cell = Cell(told[0].low, told[0].share, told[0].high)
-    made = {interval.round_number: msgspec.structs.replace(interval, key_share=cell.key_share)}
-    for one in told:
-        units = _unpacked(one.firsts)
+    cell = Cell(sources[0].low, sources[0].share, sources[0].high)
+    intervals = {interval.round_number: msgspec.structs.replace(interval, key_share=cell.key_share)}
+    for source in sources:
+        units = _unpacked(source.firsts)
         rounds = units >> ROUND_BITS
         is_new = (units & FIRST_ANSWERED > 0) & (rounds >= counted)
         counted[is_new] = rounds[is_new] + 1
         for number in map(int, np.unique(rounds[is_new])):
-            before = made.get(number) or Interval(
+            before = intervals.get(number) or Interval(
                 interval.number, interval.stage, key_share=cell.key_share, round_number=number
             )
             these = np.where(is_new & (rounds == number), units, 0)
-            made[number] = msgspec.structs.replace(
+            intervals[number] = msgspec.structs.replace(
                 before,
                 candidate=_with_keys(before.candidate, these[slice(*cell.candidate)]),
                 current=_with_keys(before.current, these[slice(*cell.current)]),
             )
-    return [made[number] for number in sorted(made)], _text(counted)
+    return [intervals[number] for number in sorted(intervals)], _text(counted)
 
 
 def _with_keys(arm: ArmCounts, units: Bytes) -> ArmCounts:

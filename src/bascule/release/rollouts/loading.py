@@ -17,7 +17,9 @@ _SHOWN_HOSTS = 3
 
 def load_trouble(failures: Sequence[LoadFailure], rollout: Rollout) -> str:
     """What the hosts cannot load, in words; empty where they have loaded all."""
-    shown = [f"{_failed(one)} ({_tries(one, rollout)})" for one in failures[:_SHOWN_HOSTS]]
+    shown = [
+        f"{_failed(failure)} ({_tries(failure, rollout)})" for failure in failures[:_SHOWN_HOSTS]
+    ]
     more = len(failures) - len(shown)
     return "; ".join([*shown, *([f"and {more} more hosts"] if more > 0 else [])])
 
@@ -27,10 +29,12 @@ def given_up(failures: Sequence[LoadFailure], rollout: Rollout) -> str:
 
     A host that cannot load the current version says nothing of the candidate: the rollout waits.
     """
-    for one in failures:
-        is_spent = one.tries >= rollout.load_tries or one.away >= rollout.load_tries * AWAY_TIMES
-        if is_spent and rollout.candidate in one.versions:
-            return f"{_failed(one)}, tried {one.tries + one.away} times"
+    for failure in failures:
+        is_spent = (
+            failure.tries >= rollout.load_tries or failure.away >= rollout.load_tries * AWAY_TIMES
+        )
+        if is_spent and rollout.candidate in failure.versions:
+            return f"{_failed(failure)}, tried {failure.tries + failure.away} times"
     return ""
 
 

@@ -84,7 +84,8 @@ class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
         error: What was wrong at the last try.
         tries: How many tries failed in a way that waiting does not mend.
         away: How many failed because a store or a worker was away.
-        until: When the next try should have been reported; later it says nothing.
+        until: When the next try should have been reported, by the clock of the catalogue; later it
+            says nothing.
     """
 
     host: str
@@ -126,6 +127,26 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     def is_by_evidence(self) -> bool:
         """Whether it was made of stored facts, and can be made again; not by a command."""
         return bool(self.intervals or self.revision or self.failures)
+
+
+class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision as it was stored.
+
+    Attributes:
+        number: From 1.
+        at: When it was made.
+        made_by: The controller's name, or that of a person.
+        before: The state before; None for the first one.
+        decision: The decision.
+        plan_number: Of the plan that it made; None where traffic did not change.
+    """
+
+    number: int
+    at: datetime
+    made_by: str
+    before: State | None
+    decision: Decision
+    plan_number: int | None
 
 
 def check_rollout(rollout: Rollout) -> Rollout:

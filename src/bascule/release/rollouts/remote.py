@@ -9,8 +9,8 @@ import msgspec
 from bascule.endpoints import Deployed, deployed_of
 from bascule.release.rollouts.asking import Begun, RolloutRequest
 from bascule.release.rollouts.deciding import Command
-from bascule.release.rollouts.plan import Decision, Rollout
-from bascule.release.rollouts.store import StoredDecision, StoredRollout
+from bascule.release.rollouts.plan import Decision, Rollout, StoredDecision
+from bascule.release.rollouts.store import StoredRollout
 from bascule_client.control import ControlClient, path_of
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, events, insert
+from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, insert
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import (
     CANDIDATE,
@@ -36,8 +36,8 @@ from bascule.release.rollouts.evidence import (
 )
 from bascule.release.rollouts.guards import limits_of
 from bascule.release.rollouts.keys import Told, add_keys
-from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout
-from bascule.release.rollouts.states import FINAL, Promoted, State
+from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, StoredDecision
+from bascule.release.rollouts.states import FINAL, Promoted
 
 _NEWEST = 2**31 - 1
 _EVENTS = "answers"
@@ -53,26 +53,6 @@ _LOADING = "load failure of "
 
 class Superseded(Conflict):
     """Another decision about the rollout was stored meanwhile."""
-
-
-class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision as it was stored.
-
-    Attributes:
-        number: From 1.
-        at: When it was made.
-        made_by: The controller's name, or that of a person.
-        before: The state before; None for the first one.
-        decision: The decision.
-        plan_number: Of the plan that it made; None where traffic did not change.
-    """
-
-    number: int
-    at: datetime
-    made_by: str
-    before: State | None
-    decision: Decision
-    plan_number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +240,22 @@ class RolloutStore:
                     )
                 )
 
-    def load_failures(self, rollout: str, now: datetime) -> tuple[LoadFailure, ...]:
-        """The hosts that cannot load a version, by name; without those that went silent."""
+    def now(self) -> datetime:
+        """By the clock of the catalogue, whatever those of the hosts say."""
+        with self.catalogue.read() as connection:
+            return database_now(connection)
+
+    def load_failures(self, rollout: str, now: datetime | None = None) -> tuple[LoadFailure, ...]:
+        """The hosts that cannot load a version, by name; without those that went silent.
+
+        `now`: see `now`, which None stands for.
+        """
         table = schema.counts
         mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
         rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
         stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
-        return tuple(failure for failure in stored if failure.until >= now)
+        now = self.now() if stored and now is None else now
+        return tuple(failure for failure in stored if now is None or failure.until >= now)
 
     def troubles(self) -> dict[str, list[tuple[str, str]]]:
         """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
@@ -287,13 +276,14 @@ class RolloutStore:
         rows = self._read(query)
         return rows[0].content if rows else None
 
-    def choose_events(self, rollout: str, events: Sequence[Any]) -> None:
-        """Compare the answers by these events from now on; nothing where others were chosen."""
+    def choose_events(self, rollout: str, events: Sequence[Any]) -> list[Any] | None:
+        """Compare the answers by these events from now on, or by those that were chosen before."""
         with self.catalogue.write() as connection:
             chosen = insert(connection, schema.counts).values(
-                rollout=rollout, source=_EVENTS, stage=0, content=[list(one) for one in events]
+                rollout=rollout, source=_EVENTS, stage=0, content=list(map(list, events))
             )
             connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+        return self.compared_events(rollout)
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
         """Make intervals of what was counted since the last ones, one for each stage and share.
@@ -313,28 +303,20 @@ class RolloutStore:
                     schema.rollouts.c.intervals,
                 ).where(schema.rollouts.c.id == rollout)
             ).one()  # fmt: skip
-            sealed, fresh = (
-                dict(row.sealed),
-                _fresh(
-                    connection.execute(
-                        sa.select(table).where(
-                            table.c.rollout == rollout, table.c.source != _EVENTS
-                        )
-                    ),
-                    row.sealed,
-                ),
-            )
+            sealed = dict(row.sealed)
+            counted = sa.select(table).where(table.c.rollout == rollout, table.c.source != _EVENTS)
+            fresh = _fresh(connection.execute(counted), sealed)
             if not fresh:
                 return []
             before = [msgspec.convert(total, Interval) for total in sealed.values()]
             guards = msgspec.convert(row.content, Rollout).guards
             limits = limits_of(guards, before)
-            made: list[Interval] = []
-            for stage, share in sorted({(one.stage, one.share) for one, _ in fresh.values()}):
+            intervals: list[Interval] = []
+            for stage, share in sorted({(part.stage, part.share) for part, _ in fresh.values()}):
                 parts = [
-                    fresh[source]
-                    for source in sorted(fresh)
-                    if (fresh[source][0].stage, fresh[source][0].share) == (stage, share)
+                    (part, total)
+                    for _, (part, total) in sorted(fresh.items())
+                    if (part.stage, part.share) == (stage, share)
                 ]
                 seen = f"keys/{stage}/{share:g}"
                 with_keys, units = add_keys(
@@ -343,10 +325,11 @@ class RolloutStore:
                 )  # fmt: skip
                 if units:  # counts nothing by itself
                     sealed[seen] = msgspec.to_builtins(Told(0, stage, firsts=units))
-                for one in with_keys:
-                    number = row.intervals + len(made)
-                    counted = msgspec.structs.replace(one, number=number)
-                    made.append(with_limits(counted, limits))
+                intervals += [with_limits(interval, limits) for interval in with_keys]
+            intervals = [
+                msgspec.structs.replace(interval, number=number)
+                for number, interval in enumerate(intervals, row.intervals)
+            ]
             sealed |= {
                 source: msgspec.to_builtins(msgspec.structs.replace(total, firsts=""))
                 for source, (_, total) in fresh.items()
@@ -354,12 +337,16 @@ class RolloutStore:
             connection.execute(
                 sa.insert(schema.intervals),
                 [
-                    {"rollout": rollout, "number": one.number, "content": msgspec.to_builtins(one)}
-                    for one in made
+                    {
+                        "rollout": rollout, "number": interval.number,
+                        "content": msgspec.to_builtins(interval),
+                    }
+                    for interval in intervals
                 ],
-            )
-            self._update(connection, rollout, sealed=sealed, intervals=row.intervals + len(made))
-        return made
+            )  # fmt: skip
+            total = row.intervals + len(intervals)
+            self._update(connection, rollout, sealed=sealed, intervals=total)
+        return intervals
 
     def append_cohorts(self, rollout: str, counted: Sequence[Cohort], lease: Lease) -> Cohorts:
         """Store what was counted of the cohorts, as far as it is new; all of them as of now.
@@ -425,9 +412,7 @@ class RolloutStore:
                 sa.select(schema.rollouts.c.decisions).where(schema.rollouts.c.id == rollout.id)
             )
             if newest != decided.number - 1:
-                raise Superseded(
-                    f"rollout {rollout.id} has been decided on meanwhile", hint="try again"
-                )
+                raise _superseded(rollout.id)
             values = msgspec.to_builtins(decided)
             connection.execute(
                 sa.insert(schema.decisions).values(
@@ -452,16 +437,31 @@ class RolloutStore:
             else:
                 self._endpoints.add_in(connection, [plan], [event])
 
-    def look(self, rollout: str, decision: Decision, lease: Lease) -> None:
-        """Store the latest look, which changed nothing, and its evidence."""
+    def look(self, stored: StoredRollout, decision: Decision, lease: Lease) -> None:
+        """Store the latest look, which changed nothing, and its evidence.
+
+        Raises:
+            Superseded: A decision was made since `stored` was read: the look is of a former state.
+            Conflict: The lease is not held.
+        """
+        rollout, table = stored.rollout.id, schema.rollouts
         with self.catalogue.write() as connection:
             check_held(connection, lease)
-            self._update(connection, rollout, latest=msgspec.to_builtins(decision))
+            looked = connection.execute(
+                sa.update(table)
+                .where(table.c.id == rollout, table.c.decisions == stored.decisions)
+                .values(latest=msgspec.to_builtins(decision))
+            )
+            if not looked.rowcount:
+                raise _superseded(rollout)
             if decision.intervals:
-                table = schema.intervals
+                intervals = schema.intervals
                 connection.execute(
-                    sa.update(table)
-                    .where(table.c.rollout == rollout, table.c.number == decision.intervals - 1)
+                    sa.update(intervals)
+                    .where(
+                        intervals.c.rollout == rollout,
+                        intervals.c.number == decision.intervals - 1,
+                    )
                     .values(log_e=decision.log_e.get("all"))
                 )
 
@@ -511,6 +511,10 @@ def _refuse_running(connection: sa.Connection, endpoint: str) -> None:
             f"endpoint {endpoint} has a rollout under way: {other}",
             hint=f"bascule rollout abort {other}, or wait for its end",
         )
+
+
+def _superseded(rollout: str) -> Superseded:
+    return Superseded(f"rollout {rollout} has been decided on meanwhile", hint="try again")
 
 
 def _ordered(cohorts: Iterable[Cohort]) -> tuple[Cohort, ...]:

@@ -1,8 +1,10 @@
 from .answers import (
     LEAST_SAMPLE as LEAST_SAMPLE,
+    MAX_EVENTS as MAX_EVENTS,
     AnswerCounter as AnswerCounter,
-    AnswerTotals as AnswerTotals,
+    AnswerCounts as AnswerCounts,
     Event as Event,
+    PairCounts as PairCounts,
 )
 from .arms import (
     BOUND_UNIT as BOUND_UNIT,

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,18 +74,15 @@ class View(NamedTuple):
     take: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTotals:
-    """What all workers have found in the answers of one arm of one plan.
+class AnswerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a sample of the answers of one arm.
 
     Attributes:
-        looked: Answers that were looked at.
-        unusable: Of them, those with a value that is no finite number.
-        compared: Those that were looked at since events are known.
+        looked: Answers that were searched for values that are no finite number.
+        unusable: Of them, those that have one, of a model that did not declare them.
+        compared: Answers that were compared with the values that the rollout has chosen.
         changes: Of them, those that differ from the answer before.
-        events: Of them, those of which each event is true.
-        pairs: Of requests of the candidate that the current version answered too, in the order of
-            `release.rollouts.PairCounts`.
+        events: Of them, those of which each event is true: a label, or a value up to a bound.
     """
 
     looked: int = 0
@@ -93,9 +90,28 @@ class AnswerTotals:
     compared: int = 0
     changes: int = 0
     events: tuple[int, ...] = ()
-    pairs: tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]] = (
-        0, 0, 0, 0, 0, (), (),
-    )  # fmt: skip
+
+
+class PairCounts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of requests of the candidate that the current version answered too.
+
+    Attributes:
+        alike: Of two such requests, so often both versions put the same one first.
+        crossed: So often they do not.
+        ties: So often one of them puts none first.
+        still: So often the candidate answers both alike, and the current version does not.
+        compared: Requests whose two answers were compared with the values of the rollout.
+        gained: Of them, those with an event that is true of the candidate's answer alone, by event.
+        lost: Those with an event that is true of the current version's answer alone.
+    """
+
+    alike: int = 0
+    crossed: int = 0
+    ties: int = 0
+    still: int = 0
+    compared: int = 0
+    gained: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 def views_of(outputs: Sequence[Field]) -> tuple[View, ...]:
@@ -133,7 +149,7 @@ def _code(text: object) -> float:
 def _taken(take: str, rows: NDArray[Any]) -> Floats:
     """A number of each row. Shape (rows, ...) to (rows,)."""
     if take == "text":
-        return np.array([_code(one) for one in rows.ravel().tolist()], np.float64)
+        return np.array([_code(text) for text in rows.ravel().tolist()], np.float64)
     flat = rows.reshape(len(rows), -1)
     if take == "place":
         column = flat.argmax(axis=1)
@@ -208,15 +224,21 @@ def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> i
         are_labels: Of each view, whether its values have no order. Shape (views,).
 
     Returns:
-        The majority of the views. If the candidate's answers do not depend on the row, 1 and -1
-        are equally likely, as the rows may be exchanged (Kendall 1938).
+        The least of the votes of the labels; where both versions give both rows one label, the
+        majority of the others. An exchange of labels that leaves the probabilities beside them
+        alone is one all the same. Two versions that share no label vote against, for two of many
+        classes seldom meet. If the candidate's answers do not depend on the row, 1 is at most as
+        likely as -1, as the rows may be exchanged (Kendall 1938).
     """
-    moves = first - second
-    orders = np.sign(moves[0] * moves[1])
-    matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
-    crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
-    votes = np.where(are_labels, np.sign(matches - crossed), orders)
-    return int(np.sign(np.nansum(votes)))
+    matches = (first[0] == first[1]) * 1 + (second[0] == second[1])
+    crossed = (first[0] == second[1]) * 1 + (second[0] == first[1])
+    votes = np.where(matches + crossed, np.sign(matches - crossed), -1)[are_labels]
+    if votes.any():
+        return int(votes[votes != 0].min())
+    if (matches[are_labels] == 1).any():
+        return 0
+    moves = (first - second)[:, ~are_labels]
+    return int(np.sign(np.nansum(np.sign(moves[0] * moves[1]))))
 
 
 class AnswerCounter:
@@ -264,8 +286,14 @@ class AnswerCounter:
 
     @property
     def are_labels(self) -> NDArray[np.bool_]:
-        """Of each view, whether its values have no order."""
-        return np.array([view.take in _UNORDERED for view in self._views], np.bool_)
+        """Of each view, whether its values have no order: also those of labels that are numbers."""
+        return np.array(
+            [
+                view.take in _UNORDERED or view.output.partition(".")[0] == "label"
+                for view in self._views
+            ],
+            np.bool_,
+        )
 
     def add(self, answer: Answer | None) -> None:
         """Take an answer in. It may be of another version, as that of a fallback."""
@@ -313,7 +341,7 @@ class AnswerCounter:
             self._skips = BLOCK * int(_random.geometric(self._kept_share) - 1)
         self._seen += len(block) + self._skips
         if self._is_current():
-            self._count([one.outputs for one in block])
+            self._count([answer.outputs for answer in block])
 
     def _count(self, answers: list[Columns]) -> None:
         """Parts are written after their totals; see `_WORDS`."""
@@ -347,7 +375,7 @@ class AnswerCounter:
         starts: Any = None
         for field in self._fields:
             try:
-                arrays = [one[field.name] for one in answers]
+                arrays = [outputs[field.name] for outputs in answers]
                 rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
             except (KeyError, ValueError):
                 return None, int(is_unusable.sum())
@@ -359,8 +387,8 @@ class AnswerCounter:
                 is_bad = ~finite.reshape(len(rows), -1).all(axis=1)
                 is_unusable |= is_bad if starts is None else np.logical_or.reduceat(is_bad, starts)
             columns[field.name] = rows if starts is None else rows[picks]
-        made = [_taken(view.take, columns[view.output]) for view in self._views]
-        values = np.stack(made, axis=1) if made else None
+        views = [_taken(view.take, columns[view.output]) for view in self._views]
+        values = np.stack(views, axis=1) if views else None
         return values, int(is_unusable.sum())
 
     def _keep(self, values: Floats) -> None:
@@ -405,21 +433,19 @@ class AnswerRegions:
         """Of a worker."""
         return AnswerCounter(self._region(worker, place), self._front(place), is_current)
 
-    def totals(self, place: int) -> AnswerTotals:
+    def totals(self, place: int) -> tuple[AnswerCounts, PairCounts]:
         """The sum over the workers."""
-        regions = [
-            np.frombuffer(self._region(worker, place), np.int64, _COUNTS).copy()
-            for worker in range(self._workers)
-        ]
-        sums = np.sum(regions, axis=0).tolist() if regions else [0] * _COUNTS
-        events = sums[_FIRST_EVENT:_COMPARED]
-        return AnswerTotals(
-            looked=sums[_LOOKED], unusable=sums[_UNUSABLE], compared=sums[_COMPARED],
-            changes=sums[_CHANGES], events=tuple(events) if any(events) else (),
-            pairs=(
-                sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],
-                tuple(sums[_GAINED:_LOST]), tuple(sums[_LOST:_ALIKE]),
-            ),
+        totals = np.zeros(_COUNTS, np.int64)
+        for worker in range(self._workers):
+            totals += np.frombuffer(self._region(worker, place), np.int64, _COUNTS)
+        sums: list[int] = totals.tolist()
+        events = tuple(sums[_FIRST_EVENT:_COMPARED])
+        return AnswerCounts(
+            sums[_LOOKED], sums[_UNUSABLE], sums[_COMPARED], sums[_CHANGES],
+            events if any(events) else (),
+        ), PairCounts(
+            sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],
+            tuple(sums[_GAINED:_LOST]), tuple(sums[_LOST:_ALIKE]),
         )  # fmt: skip
 
     def sample(self, place: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -439,9 +465,9 @@ class AnswerRegions:
         front = self._front(place)
         if front[0]:
             return
-        said = json.dumps(events).encode().ljust(_EVENTS_BYTES, b"\0")
-        front[1:] = said[1:]
-        front[0] = said[0]  # last of all: a reader that finds it finds the rest
+        encoded = json.dumps(events).encode().ljust(_EVENTS_BYTES, b"\0")
+        front[1:] = encoded[1:]
+        front[0] = encoded[0]  # last of all: a reader that finds it finds the rest
 
     def _front(self, place: int) -> memoryview:
         return self._bytes[place * _EVENTS_BYTES : (place + 1) * _EVENTS_BYTES]

@@ -28,9 +28,10 @@ from bascule.endpoints import KEY_UNITS
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
     AnswerCounter,
+    AnswerCounts,
     AnswerRegions,
-    AnswerTotals,
     Event,
+    PairCounts,
     events_of,
 )
 from bascule.stats import durations as duration_bins
@@ -103,8 +104,8 @@ class ArmLabel:
         return json.dumps(label).encode()
 
     @classmethod
-    def from_bytes(cls, said: bytes) -> ArmLabel:
-        endpoint, plan, arm, version, slower_than_s, is_compared = json.loads(said)
+    def from_bytes(cls, data: bytes) -> ArmLabel:
+        endpoint, plan, arm, version, slower_than_s, is_compared = json.loads(data)
         return cls(endpoint, plan, arm, version, tuple(slower_than_s), is_compared)
 
 
@@ -128,6 +129,7 @@ class ArmTotals:
         durations: Of an arm of a rollout, if asked for: places and counts of answers with 200; see
             `stats.durations`.
         answers: Likewise: what its answers are.
+        pairs: Likewise, of requests that the current version answered too.
         bound: Of the requests, those whose arm was not drawn for them.
         bound_errors: Of the errors, likewise.
         bound_fallbacks: Of the fallbacks, likewise.
@@ -147,7 +149,8 @@ class ArmTotals:
     disagreements: int = 0
     dropped: int = 0
     durations: tuple[int, ...] = ()
-    answers: AnswerTotals = field(default_factory=AnswerTotals)
+    answers: AnswerCounts = field(default_factory=AnswerCounts)
+    pairs: PairCounts = field(default_factory=PairCounts)
     bound: int = 0
     bound_errors: int = 0
     bound_fallbacks: int = 0
@@ -358,17 +361,17 @@ class ArmCounters:
         Raises:
             Unavailable: There are more arms than places.
         """
-        wanted = list(labels)
-        keep = {one.to_bytes() for one in (*wanted, *kept)}
+        named = list(labels)
+        keep = {arm.to_bytes() for arm in (*named, *kept)}
         taken = [self._said(place) for place in range(self._places)]
         # The oldest generation first; places that were never given have 0.
         free = sorted(
-            (place for place, said in enumerate(taken) if said not in keep),
+            (place for place, data in enumerate(taken) if data not in keep),
             key=lambda place: self._words[place * _FRONT_WORDS],
         )
         newest = max(self._words[place * _FRONT_WORDS] for place in range(self._places))
-        for label in wanted:
-            if (said := label.to_bytes()) in taken:
+        for label in named:
+            if (data := label.to_bytes()) in taken:
                 continue
             if not free:
                 raise Unavailable(
@@ -376,9 +379,9 @@ class ArmCounters:
                     hint="serve fewer endpoints here",
                 )
             newest += 1
-            self._give(free.pop(0), said, newest)
+            self._give(free.pop(0), data, newest)
 
-    def _give(self, place: int, said: bytes, generation: int) -> None:
+    def _give(self, place: int, data: bytes, generation: int) -> None:
         front = place * _FRONT_WORDS
         before = self._said(place)
         is_compared = bool(before) and ArmLabel.from_bytes(before).is_compared
@@ -391,15 +394,15 @@ class ArmCounters:
             self._answers.clear(place)
             self._firsts(place)[:] = bytes(KEY_UNITS)
         start = 8 * (front + 1)
-        self._bytes[start : start + _LABEL_BYTES] = said.ljust(_LABEL_BYTES, b"\0")
+        self._bytes[start : start + _LABEL_BYTES] = data.ljust(_LABEL_BYTES, b"\0")
 
     def _clear(self, start: int, words: int) -> None:
         self._words[start : start + words] = memoryview(bytes(words * 8)).cast("Q")
 
     def series(self, worker: int, label: ArmLabel, series: Series, metric_label: Any) -> ArmSeries:
         """The counters of a worker for an arm that was named; `series` are those of its version."""
-        said = label.to_bytes()
-        place = next(one for one in range(self._places) if self._said(one) == said)
+        data = label.to_bytes()
+        place = next(number for number in range(self._places) if self._said(number) == data)
         front = place * _FRONT_WORDS
         bases = self._base(worker, place), self._durations(worker, place)
         at = front, self._words[front], *bases
@@ -421,7 +424,7 @@ class ArmCounters:
 
     def _places_of(self, endpoint: str, plan: int, arm: str = "") -> list[int]:
         named = [(place, self._said(place)) for place in range(self._places)]
-        labels = [(place, ArmLabel.from_bytes(said)) for place, said in named if said]
+        labels = [(place, ArmLabel.from_bytes(data)) for place, data in named if data]
         return [
             place
             for place, label in labels
@@ -434,15 +437,15 @@ class ArmCounters:
         Args:
             compared: Endpoints and numbers of plans, whose durations are read too.
         """
-        found = []
+        known = []
         for place in range(self._places):
             generation = self._words[place * _FRONT_WORDS]
-            said = self._said(place)
-            if said:
-                total = self._total(place, ArmLabel.from_bytes(said), compared)
+            data = self._said(place)
+            if data:
+                total = self._total(place, ArmLabel.from_bytes(data), compared)
                 if self._words[place * _FRONT_WORDS] == generation:
-                    found.append((generation, total))
-        return [total for _, total in sorted(found, key=lambda one: one[0])]
+                    known.append((generation, total))
+        return [total for _, total in sorted(known, key=lambda item: item[0])]
 
     def _total(
         self, place: int, label: ArmLabel, compared: Collection[tuple[str, int]]
@@ -450,17 +453,17 @@ class ArmCounters:
         both = self._summed(place, self._base, _WORDS).reshape(2, _SET)
         sums, bound = both.sum(axis=0).tolist(), both[1].tolist()
         durations: tuple[int, ...] = ()
-        answers = AnswerTotals()
+        answers, pairs = AnswerCounts(), PairCounts()
         if label.is_compared and (label.endpoint, label.plan) in compared:
             durations = duration_bins.sparse(self._summed(place, self._durations, DURATION_PLACES))
-            answers = self._answers.totals(place)
+            answers, pairs = self._answers.totals(place)
         slower = sums[_FIRST_SLOWER : _FIRST_SLOWER + len(label.slower_than_s)]
         return ArmTotals(
             endpoint=label.endpoint, plan_number=label.plan, arm=label.arm, version=label.version,
             requests=sums[_REQUESTS], errors=sums[_ERRORS], fallbacks=sums[_FALLBACKS],
             slower=tuple(slower), slower_than_s=label.slower_than_s, rows=sums[_ROWS],
             disagreements=sums[_DISAGREEMENTS], dropped=sums[_DROPPED], durations=durations,
-            answers=answers, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
+            answers=answers, pairs=pairs, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
             bound_fallbacks=bound[_FALLBACKS],
             firsts=bytes(self._firsts(place)) if bound[_REQUESTS] else b"",
         )  # fmt: skip

@@ -176,13 +176,14 @@ class Totals:
 class MetricLabels:
     """What a slot counts: the inference requests of one version, or (empty) everything else.
 
-    `endpoint` and `arm` are for recorders; they are set where a plan chose the version.
+    `endpoint`, `arm` and `plan` are for recorders; they are set where a plan chose the version.
     """
 
     model: str = ""
     version: str = ""
     endpoint: str = ""
     arm: str = ""
+    plan: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,6 +363,7 @@ class LedgerRecorder:
             head = Head(
                 model=answered.model, version=answered.version,
                 endpoint=of.label.endpoint or of.label.model, arm=of.label.arm,
+                plan=of.label.plan,
                 interval=self._interval, share=of.share, origins=origins,
                 layout=group.layout, is_anonymous=self._is_anonymous, sizes=tuple(sizes),
             )  # fmt: skip

@@ -161,7 +161,7 @@ class PlannedEndpoints:
         known = before.get(label)
         if known is None:
             model, _, version = label.version.partition("/")
-            metric = MetricLabels(model, version, label.endpoint, label.arm)
+            metric = MetricLabels(model, version, label.endpoint, label.arm, label.plan)
             known = self._counters.arms.series(
                 self._worker,
                 label,
