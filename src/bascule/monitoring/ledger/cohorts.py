@@ -16,17 +16,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from bascule.core import Columns
 from bascule.endpoints import KEY_UNITS
-from bascule.monitoring.ledger.outcomes import numbers_of
-from bascule.monitoring.ledger.query import DRAW_BITS, DRAW_DIGITS, Ledger, quoted
 
+if TYPE_CHECKING:
+    from bascule.monitoring.ledger.query import Ledger
+
+DRAW_DIGITS, DRAW_BITS = 13, 52
+"""Of the SHA-256 of an id, in hexadecimal; see `outcome_draw`."""
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
 _OF_ARM = """
@@ -181,6 +183,8 @@ def count_cohorts(
     Raises:
         Invalid: The ledger lacks a column that a loss names.
     """
+    from bascule.monitoring.ledger.query import quoted
+
     if not spans:
         return []
     first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
@@ -282,6 +286,9 @@ def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray
         The losses that have a value, NaN among them.
     """
     import duckdb
+    import pyarrow as pa
+
+    from bascule.monitoring.ledger.outcomes import numbers_of
 
     listed = pa.array(truths.tolist())
     table = pa.table(

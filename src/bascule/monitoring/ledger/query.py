@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
+from bascule.monitoring.ledger.cohorts import DRAW_BITS, DRAW_DIGITS
 from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
@@ -31,7 +32,6 @@ Answer = TypeVar("Answer")
 Days = tuple[str, str]
 """The first and the last of some UTC days, as `2026-11-26`."""
 _TRIES = 5
-DRAW_DIGITS, DRAW_BITS = 13, 52
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = f"""
 CREATE TEMP MACRO outcome_draw(name) AS

@@ -10,16 +10,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bascule.core import NotFound
 from bascule.endpoints import CANDIDATE, CURRENT
-from bascule.monitoring.ledger import CohortCount, CountedLoss, Ledger, Span, count_cohorts
+from bascule.monitoring.ledger import CohortCount, CountedLoss, Span, count_cohorts
 from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.losses import loss_sql
 from bascule.release.rollouts.plan import Rollout
+
+if TYPE_CHECKING:
+    from bascule.monitoring.ledger import Ledger
 
 _LEAST_SPAN_S = 5.0
 _GROWTH = 0.01
