@@ -131,6 +131,7 @@ def set_flag(folder):
     FLAG.touch()
 
 
+SLOW = pytest.mark.slow
 BROKEN = {
     "altered": ("gb/2", alter, "is not the file that was sealed"),
     "removed": ("gb/2", remove, "are missing from"),
@@ -139,7 +140,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize(
+    "how", ["raising", *(pytest.param(how, marks=SLOW) for how in BROKEN if how != "raising")]
+)
 def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
     how, started, command, registry
 ):
@@ -198,7 +201,7 @@ def control_of(server):
     return next(c.pid for c in children if "bascule.cli.control" in " ".join(c.cmdline()))
 
 
-@pytest.mark.parametrize("by", ["command", "alias"])
+@pytest.mark.parametrize("by", ["command", pytest.param("alias", marks=SLOW)])
 def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, command, registry):
     if by == "alias":
         registry.set_alias("gb", "champion", 1, by="ada")
@@ -223,7 +226,9 @@ def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, c
     until(lambda: not alerts(command), WAIT_S)
 
 
-@pytest.mark.parametrize("how", ["altered", "removed", "raising"])
+@pytest.mark.parametrize(
+    "how", ["removed", *(pytest.param(how, marks=SLOW) for how in ("altered", "raising"))]
+)
 def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
     how, started, command, registry
 ):

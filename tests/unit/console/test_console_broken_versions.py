@@ -42,6 +42,7 @@ def statements_garbled(folder):
 
 
 BREAKS = [removed, without_manifest, garbled, altered, statements_garbled]
+FEW = [*BREAKS[:2], *(pytest.param(each, marks=pytest.mark.slow) for each in BREAKS[2:])]
 
 
 @pytest.fixture
@@ -55,14 +56,14 @@ def broken(settings, request):
 
 
 @pytest.mark.usefixtures("broken")
-@pytest.mark.parametrize("broken", BREAKS, indirect=True)
+@pytest.mark.parametrize("broken", FEW, indirect=True)
 def test_every_page_of_a_model_with_a_broken_version_is_there(pages):
     answers = {path: pages.get(path).status_code for path in PAGES}
     assert answers == dict.fromkeys(PAGES, 200)
 
 
 @pytest.mark.usefixtures("broken")
-@pytest.mark.parametrize("broken", BREAKS[:4], indirect=True)
+@pytest.mark.parametrize("broken", FEW[:4], indirect=True)
 def test_the_page_of_a_broken_version_says_what_is_wrong(pages, settings):
     with pytest.raises(BasculeError) as problem:
         read_manifest(open_registry(settings).path_to_look_at("rain/2"), verify=False)

@@ -64,6 +64,7 @@ def test_the_whole_story_holds_and_leaves_nothing_behind(small):
     assert running_in(small) == []
 
 
+@pytest.mark.slow
 def test_a_failed_gate_moves_no_alias_and_ends_with_one(small, monkeypatch, capsys):
     monkeypatch.setattr(chapters, "CRITERIA", ["roc_auc >= 0.999"])
     monkeypatch.setattr(rollouts, "candidates", lambda months: iter(()))

@@ -108,7 +108,13 @@ def raising(folder, flag):
 
 
 @pytest.mark.parametrize(
-    "broken", [removed, altered, rows_altered, without_manifest, garbled, raising], indirect=True
+    "broken",
+    [
+        *(removed, raising),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (altered, rows_altered)),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (without_manifest, garbled)),
+    ],
+    indirect=True,
 )
 def test_a_broken_version_is_named_with_its_error_and_the_others_are_reported(broken):
     name, bundle_of = versions_of("late", lambda: open_registry(broken))
