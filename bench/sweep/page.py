@@ -51,7 +51,7 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
         f"{sum(v.rounded for v in asked):,} answers differ where rounding decides; "
         f"{sum(v.typed for v in asked):,} rows of {sum(v.typed > 0 for v in asked)} models are "
         "left out because the type of their array decides.",
-        f"{sum(v.changed for v in asked):,} answers change with the company of their row.",
+        f"{sum(v.changed for v in asked):,} answers change with the rows beside theirs.",
         f"{len(over)} measured more than their claim, at most {worst:.1e}: rows that the claim was "
         "not measured on.",
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import bascule
 from bascule.bundle.flavors import is_as_saved
@@ -67,11 +66,15 @@ def test_a_model_with_code_of_its_own_is_read_with_the_digest_it_had():
 def test_its_pickle_answers_as_it_did_or_says_which_versions_it_needs():
     bundle = bascule.load(OWN_CODE)
     columns, truth = bundle.test_data()
-    if not is_as_saved(bundle.manifest.original):
-        with pytest.raises(Untrusted, match="was saved with"):
-            bundle.predict(columns)
+    may_refuse = () if is_as_saved(bundle.manifest.original) else (Untrusted,)
+    why = ""
+    try:
+        answer = bundle.predict(columns)
+    except may_refuse as refused:
+        why = refused.message
+    if why:
+        assert "was saved with" in why
         return
-    answer = bundle.predict(columns)
     assert answer["label"].tolist() == truth.tolist()
     np.testing.assert_allclose(
         answer["probabilities"][:2, 1], [0.6589328366320388, 0.8246458315069002], rtol=1e-9

@@ -35,6 +35,9 @@ Python. And simdjson counts in 24 bits: pysimdjson 7.0.2 writes a list that has 
 its end."""
 _KEEP_PARSER_BYTES = 1 << 20
 """Below it a body cannot have `MAX_VALUES`."""
+_MAX_DEPTH = 800
+"""Of lists and objects of a body that is refused: what each version of Python reads."""
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _WEIGHTS = {b",": 1, b":": 1, b"[": 2, b"{": 6}
 """What comes with each of these, in values: an empty list of Python is as large as two numbers."""
 _PIECE_BYTES = 1 << 16
@@ -303,9 +306,10 @@ def _first_mistake(body: bytes, problem: str) -> str:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return f"byte {error.start} is not UTF-8"
-    if problem.startswith("DEPTH"):
+    is_short = len(body) <= _KEEP_PARSER_BYTES
+    if problem.startswith("DEPTH") or (is_short and _depth(body) > _MAX_DEPTH):
         return "it is nested too deeply"
-    if len(body) > _KEEP_PARSER_BYTES:
+    if not is_short:
         return "it is cut off, or malformed"
     try:
         json.loads(text, parse_float=_finite, parse_int=_finite, parse_constant=_refuse_infinity)
@@ -315,11 +319,16 @@ def _first_mistake(body: bytes, problem: str) -> str:
         if not rest.strip():
             return f"it ends after {len(body)} bytes, and is not complete"
         return f"{rest[:16]!r} at byte {place} is not what can stand there"
-    except RecursionError:
-        return "it is nested too deeply"
     if problem.startswith("STRING"):
         return "a text in it has an escape that stands for no character"
     return "it cannot be read"
+
+
+def _depth(body: bytes) -> int:
+    """How deep lists and objects are nested. Versions of Python differ in what they can read."""
+    brackets = np.frombuffer(_TEXTS.sub(b"", body), np.uint8)
+    steps = np.isin(brackets, list(b"[{")).astype(np.int64) - np.isin(brackets, list(b"]}"))
+    return int(steps.cumsum().max(initial=0))
 
 
 def _finite(digits: str) -> None:
