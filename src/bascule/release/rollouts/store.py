@@ -241,7 +241,7 @@ class RolloutStore:
                 )
 
     def now(self) -> datetime:
-        """By the clock of the catalogue, whatever those of the hosts say."""
+        """By the clock of the catalogue: those of hosts differ."""
         with self.catalogue.read() as connection:
             return database_now(connection)
 
