@@ -12,7 +12,11 @@ import nox
 PYTHONS = ["3.11", "3.12", "3.13"]
 ROOMS = [
     f"tests/unit/{room}"
-    for room in ("core", "stats", "security", "client", "app", "release", "cli")
+    for room in (
+        *("core", "stats", "security", "client", "app", "release", "cli", "serving", "metrics"),
+        *("catalogue", "registry", "endpoints", "configuring"),
+        *("bundle/test_bundle_golden.py", "bundle/test_bundle_boosted.py"),
+    )
 ]
 
 LIBRARIES = "sklearn,llvm,xgboost,lightgbm,catboost,keras,torch,demo"
