@@ -1,4 +1,4 @@
-"""The first tier without PyTorch and without systems beside it, on every Python that is supported.
+"""Much of the first tier, without PyTorch, on every Python that is supported.
 
 `nox` runs it on the interpreters that the machine has; `nox -s light-3.13` on one. The whole first
 tier is `make test`, on one Python. `nox -s newest` is for every night: the flavors and the sweep
