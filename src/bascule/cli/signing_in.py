@@ -1,14 +1,15 @@
-"""The command that makes a one-time link to the console."""
+"""The commands about people: a one-time link to the console, and the sessions that hold."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, say, url_host
+from bascule.cli.screen import note, print_json, print_table, say, url_host, when
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -17,8 +18,12 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Add the command and the group `sessions` to `app`."""
     app.command("sign-in")(sign_in)
+    group = typer.Typer(help="Sessions of people: who is signed in.", no_args_is_help=True)
+    group.command("list")(list_sessions)
+    group.command("end")(end_session)
+    app.add_typer(group, name="sessions")
 
 
 def sign_in(
@@ -31,13 +36,19 @@ def sign_in(
         ),
     ] = None,
     user: Annotated[
-        str, typer.Option(help="The name for histories. Default: your own.", show_default=False)
+        str,
+        typer.Option(
+            help="The name for histories. Default: your own; over --server, another takes the "
+            "right 'keys'.",
+            show_default=False,
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Print a link that signs a person in to the console once, within ten minutes.
 
-    Over --server, the key of BASCULE_KEY must have the rights that the link gives.
+    Over --server, the key of BASCULE_KEY must have the rights that the link gives; the session
+    ends with that key.
     """
     roles = role or ["admin"]
     made = _link_of_server(roles, user) if context.is_remote() else _link(roles, user)
@@ -75,6 +86,56 @@ def _link_of_server(roles: list[str], user: str) -> dict[str, Any]:
     return {
         "url": base + made["path"], "user": made["user"], "permissions": made["permissions"]
     }  # fmt: skip
+
+
+def list_sessions(as_json: AsJson = False) -> None:
+    """List the sessions that hold, the latest first."""
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        shown = list(context.control_client().items(path_of("sessions")))
+    else:
+        from bascule.app import open_sessions
+        from bascule.control import SessionView
+
+        held = open_sessions(context.settings()).live()
+        shown = [SessionView.of(one).model_dump(mode="json") for one in held]
+    if as_json:
+        print_json(shown)
+        return
+    print_table(
+        ("id", "user", "key", "by", "since", "ends"),
+        [
+            (
+                one["id"], one["user"], one["key"] or "-", one["source"],
+                *(when(datetime.fromisoformat(one[name])) for name in ("began_at", "ends_at")),
+            )
+            for one in shown
+        ],
+        empty="nobody is signed in; bascule sign-in makes a link",
+    )  # fmt: skip
+
+
+def end_session(
+    session: Annotated[str, typer.Argument(help="Its id.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End a session, and with it those of the links that it made."""
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        client = context.control_client()
+        ended = client.ask("DELETE", path_of("sessions", session), user=context.user())
+    else:
+        from bascule.app import open_sessions
+        from bascule.control import SessionView
+
+        found = open_sessions(context.settings()).end_named(session, by=context.user())
+        ended = SessionView.of(found).model_dump(mode="json")
+    if as_json:
+        print_json(ended)
+    else:
+        say(f"ended the session {ended['id']} of {ended['user']}")
 
 
 def address_of(settings: Settings, control_port: int) -> str:

@@ -29,7 +29,7 @@ from bascule.control.people import (
     signed_in,
 )
 from bascule.core import Refused, TooLarge
-from bascule.security import ANY, OPEN_ACTIONS, Action
+from bascule.security import ANY, NO_MAKER, OPEN_ACTIONS, Action, Maker
 from bascule.serving.transports import Authenticator, host_of, is_loopback
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/session": None,
     "DELETE /api/v1/session": None,
     "GET /api/v1/sessions": ("keys", ""),
+    "DELETE /api/v1/sessions/{session}": ("keys", ""),
     # A link has rights that its maker has: asked then.
     "POST /api/v1/sign-in-links": ("read", ""),
     "GET /api/v1/receivers": ("read", ANY),
@@ -167,6 +168,17 @@ of this server; a route that is not here refuses every request."""
 CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys", "outcome"))
 """Actions that need this machine where callers need no keys."""
 
+
+def keeps_answers(operation: str) -> bool:
+    """Whether `Idempotency-Key` has the catalogue keep the answer of a route.
+
+    An upload is too large to compare, and the same bundle is one version. What changes nothing of a
+    model is repeated as it is: a caller without a key must not add rows to the catalogue.
+    """
+    right = RIGHTS[operation]
+    return operation != UPLOAD and right is not None and right[0] in CHANGING
+
+
 MAX_BODY_BYTES = 1 << 20
 """For most routes: some names and a path."""
 
@@ -182,10 +194,14 @@ class Caller:
     Attributes:
         id: The id of the key, or the address: keeps callers apart.
         user: The name for histories.
+        own_name: That of the person, or of the key.
+        maker: By which right it would make a link; empty for a caller that needs none.
     """
 
     id: str
     user: str
+    own_name: str
+    maker: Maker = NO_MAKER
 
 
 def caller_of(request: Request) -> Caller:
@@ -224,7 +240,7 @@ def route_of(
                 bounded.bound = bound
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
-                if operation == UPLOAD:  # too large to compare; the same bundle is one version
+                if not keeps_answers(operation):
                     return await handle(bounded)
                 return await once(open_requests, bounded, request.state.caller.id, handle)
 
@@ -263,7 +279,8 @@ def authorise_of(guard: Authenticator | None) -> Authorise:
         if person is None or action in OPEN_ACTIONS:
             return of_caller(request, action, model)
         person.check(action, model)
-        return Caller(f"session:{person.subject}", person.subject)
+        maker = Maker(session=person.id)
+        return Caller(f"session:{person.subject}", person.subject, person.user, maker)
 
     return authorise
 
@@ -275,7 +292,8 @@ def by_key(guard: Authenticator) -> Authorise:
         guard.look()
         said = request.headers.get("authorization", "").encode()
         key_id = guard.check(said, action, model)
-        return Caller(key_id, guard.name_of(said) if key_id else "")
+        name = guard.name_of(said) if key_id else ""
+        return Caller(key_id, name, name, Maker(key=key_id))
 
     return authorise
 
@@ -288,7 +306,8 @@ def open_to_all(request: Request, action: Action, model: str) -> Caller:
             check_same_origin(request)
     said = unquote(request.headers.get(USER_HEADER, ""))
     user = said if said.isprintable() and len(said) <= _MAX_USER else ""
-    return Caller(request.client.host if request.client else "", user or "unknown")
+    user = user or "unknown"
+    return Caller(request.client.host if request.client else "", user, user)
 
 
 def loopback_only(request: Request, action: Action, model: str) -> None:

@@ -25,7 +25,9 @@ _Roles = Annotated[
 class SessionView(BaseModel):
     """The session of a person."""
 
+    id: Annotated[str, Field(description="As it is in the history")]
     user: str
+    key: Annotated[str, Field(description="The key whose right it is; empty for none")]
     source: Annotated[str, Field(description="link or oidc")]
     permissions: list[str]
     began_at: AwareDatetime
@@ -35,7 +37,8 @@ class SessionView(BaseModel):
     def of(cls, session: Session) -> SessionView:
         said = [str(one) for one in session.permissions]
         return cls(
-            user=session.user, source=session.source, permissions=said,
+            id=session.short_id, user=session.user, key=session.key_name,
+            source=session.source, permissions=said,
             began_at=session.began_at, ends_at=session.ends_at,
         )  # fmt: skip
 
@@ -52,7 +55,11 @@ class NewLink(BaseModel):
     model_config = {"extra": "forbid"}
 
     user: Annotated[
-        str, Field(max_length=128, description="The name for histories; your own by default")
+        str,
+        Field(
+            max_length=128,
+            description="The name for histories; your own by default, another takes `keys`",
+        ),
     ] = ""
     roles: _Roles = ["admin"]
 
@@ -103,6 +110,12 @@ def add_sessions(
         found = list(enumerate(open_sessions().live()))
         return paged.page(found, lambda one: SessionView.of(one[1]), lambda one: one[0])
 
+    @app.delete("/api/v1/sessions/{session}", tags=[_TAGS])
+    def end_another(session: str, request: Request) -> SessionView:
+        """End a session, and with it those of the links that it made."""
+        by = caller_of(request).user
+        return SessionView.of(open_sessions().end_named(session, by=by))
+
     @app.post("/api/v1/sign-in-links", tags=[_TAGS], status_code=201)
     def offer(wanted: NewLink, request: Request, response: Response) -> LinkView:
         """Make a link that begins a session once, with rights that the caller has."""
@@ -111,9 +124,11 @@ def add_sessions(
             loopback_only(request, "keys", "")
         for one in permissions:
             authorise(request, one.action, one.model)
-        by = caller_of(request).user
-        user = wanted.user or by
-        code = open_sessions().offer(user, permissions, by=by)
+        caller = caller_of(request)
+        user = wanted.user or caller.own_name
+        if user != caller.own_name:
+            authorise(request, "keys", "")
+        code = open_sessions().offer(user, permissions, by=caller.user, maker=caller.maker)
         response.headers["Cache-Control"] = "no-store"
         return LinkView(
             path=path_of_link(code), user=user, permissions=[str(one) for one in permissions],
