@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
-    from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
@@ -233,13 +233,19 @@ def _serves_now(settings: Settings, name: str) -> str:
     return held[0] if len(held) == 1 else ""
 
 
-def open_rollouts(settings: Settings) -> Rollouts:
-    """The rollouts that the catalogue of the settings keeps."""
+def open_rollouts(settings: Settings, approve: Approve | None = None) -> Rollouts:
+    """The rollouts that the catalogue of the settings keeps.
+
+    `approve` takes an approval where one is asked for; None is that of this machine's user, who can
+    write the catalogue.
+    """
+    from bascule.endpoints import by_anybody
     from bascule.release.rollouts import Rollouts, RolloutStore
 
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
         defaults=rollout_defaults(settings), prepare=partial(prepare_rollout, settings),
+        approve=approve or by_anybody,
     )  # fmt: skip
 
 
@@ -406,6 +412,11 @@ def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
     from bascule.control import Parts, Sessions, SettingsShown
 
+    def rollouts() -> Rollouts:  # of moves of aliases: nobody is there to approve
+        from bascule.endpoints import by_nobody
+
+        return open_rollouts(settings, by_nobody)
+
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
         return open_keys(settings)
@@ -441,7 +452,7 @@ def control_parts(settings: Settings) -> Parts:
         outcome_cohorts=partial(outcome_cohorts, settings),
         rollout_defaults=rollout_defaults(settings),
         prepare_rollout=partial(prepare_rollout, settings),
-        open_rollouts=partial(open_rollouts, settings),
+        open_rollouts=rollouts,
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,13 +163,19 @@ def control_app(
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
 
+    def approve_name(request: Request, model: str) -> None:
+        parts.check_name(model, partial(authorise, request, "approve"))
+
+    def approve_end(request: Request, version: str) -> None:
+        parts.check_end(version, partial(authorise, request, "approve"))
+
     app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
     add_load(app, server)
-    add_services(app, server, find, authorise)
+    add_services(app, server, find, authorise, approve_name)
     add_registry_reads(app, open_registry, authorise)
-    add_registry_writes(app, open_registry, take_in or push_here)
+    add_registry_writes(app, open_registry, take_in or push_here, approve_end)
     add_alerts(app, parts.alerts, authorise)
     add_keys(app, parts.keys)
     add_history(app, parts.catalogue, authorise)
@@ -178,7 +185,7 @@ def control_app(
     add_monitoring(app, measure, open_registry)
     add_batch(app, batch, parts.schedules, authorise, asks_for_keys=asks_for_keys)
     add_ledger(app, predictions, authorise)
-    add_endpoints(app, server, parts.endpoints, authorise, parts.asks_approver)
+    add_endpoints(app, server, parts.endpoints, authorise)
     add_rollouts(app, parts.rollouts, authorise)
     add_configuration(app, parts.books, authorise)
     describe(app, asks_for_keys=asks_for_keys)

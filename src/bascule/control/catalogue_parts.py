@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Schedules
     from bascule.catalogue import Catalogue
     from bascule.configuring import Books
-    from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollout, Rollouts
@@ -61,31 +61,49 @@ class CatalogueParts:
 
         return Schedules(_there(self.open_catalogue, "schedules")())
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self, approve: Approve | None = None) -> Endpoints:
+        """The endpoints; `approve` as of `rollouts`."""
+        if self.open_catalogue is not None:
+            return self.rollouts(approve).endpoints
+        return self._endpoints()
+
+    def _endpoints(self) -> Endpoints:
         from bascule.endpoints import Endpoints
 
         store = _there(self.open_endpoints, "endpoints")()
         return Endpoints(store, self.registry, serves_now=self._serves_now)
 
-    def rollouts(self) -> Rollouts:
+    def rollouts(self, approve: Approve | None = None) -> Rollouts:
+        """The rollouts; without `approve` nothing is changed that takes an approval."""
+        from bascule.endpoints import by_nobody
         from bascule.release.rollouts import Rollouts, RolloutStore
 
         store = RolloutStore(_there(self.open_catalogue, "rollouts")())
         return Rollouts(
-            store, self.endpoints(), defaults=self.rollout_defaults, prepare=self.prepare_rollout
-        )
+            store, self._endpoints(), defaults=self.rollout_defaults,
+            prepare=self.prepare_rollout, approve=approve or by_nobody,
+        )  # fmt: skip
 
-    def asks_approver(self, endpoint: str) -> bool:
-        """Whether a rollout of an endpoint needs an approval."""
-        return self.open_catalogue is not None and self.rollouts().asks_approver(endpoint)
+    def check_name(self, model: str, approve: Approve) -> None:
+        """Raise `Refused` where what answers a name without a plan changes with an approval."""
+        if (self.rollout_defaults or {}).get("needs_approval"):
+            approve(model)
 
-    def books(self) -> Books:
-        """What a document of the configuration is compared with."""
+    def check_end(self, version: str, approve: Approve) -> None:
+        """The same of the endpoints whose plans need a version that will answer no more."""
+        if self.open_catalogue is not None and self.open_endpoints is not None:
+            book = self.rollouts(approve)
+            for endpoint in book.endpoints.endpoints():
+                if version in endpoint.current.plan.versions:
+                    book.check_approved(endpoint.name)
+
+    def books(self, approve: Approve | None = None) -> Books:
+        """What a document of the configuration is compared with; `approve` as of `rollouts`."""
         from bascule.configuring import Books
         from bascule.registry import CatalogueKeys
         from bascule.registry.stores import SqlRecords
 
-        book, registry, catalogue = self.rollouts(), self.registry(), self.catalogue()
+        book, registry, catalogue = self.rollouts(approve), self.registry(), self.catalogue()
         return Books(
             book, lambda reference: str(registry.resolve(reference)), self.schedules(),
             CatalogueKeys(SqlRecords(catalogue)), self.alerts(), datetime.now(UTC),

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from sklearn.linear_model import LinearRegression
 
-from bascule.app import open_catalogue, open_registry
+from bascule.app import open_alerts, open_catalogue, open_keys, open_registry
 from bascule.control.api import control_app
 from bascule.control.link import ServerLink
 from bascule.endpoints import EndpointStore
@@ -73,6 +73,7 @@ def door(settings, tmp_path):
             lambda _: None, Authenticator(file),
             open_endpoints=lambda: EndpointStore(open_catalogue(settings)),
             open_catalogue=partial(open_catalogue, settings), rollout_defaults=defaults,
+            open_keys=partial(open_keys, settings), open_alerts=partial(open_alerts, settings),
         )  # fmt: skip
         client = stack.enter_context(asking(app))
 
@@ -86,7 +87,8 @@ def door(settings, tmp_path):
             _, token = create_key(Kept, f"k{len(kept)}", allowed, now=now, by="ada")
             file.write_text(json.dumps([key.to_json() for key in kept]))
             header = {"Authorization": f"Bearer {token}"}
-            answer = client.request(method, f"/api/v1/{path}", json=body, headers=header)
+            place = path if path.startswith("/") else f"/api/v1/{path}"
+            answer = client.request(method, place, json=body, headers=header)
             return answer.status_code, answer.json()
 
         return ask
@@ -142,7 +144,8 @@ def test_where_the_settings_ask_for_approvals_no_request_goes_without(door):
     ask = door(needs_approval=True)
     first = {"version": "rain/1"}
     assert ask("deploy:rain", "POST", "endpoints/rain/plans", first)[0] == 403
-    assert ask("deploy:rain", "POST", "deployments", first)[1]["begun"] is None
+    assert ask("deploy:rain", "POST", "deployments", first)[0] == 403
+    assert ask("deploy:rain approve:rain", "POST", "deployments", first)[1]["begun"] is None
     at_once = {"version": "rain/2", "strategy": "all", "needs_approval": False}
     _, made = ask("deploy:rain", "POST", "deployments", at_once)
     assert made["begun"]["rollout"]["needs_approval"] is True
@@ -213,3 +216,134 @@ def test_the_plan_of_a_rollout_under_way_and_of_approvals_is_not_changed(door):
     assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/2"})[0] == 201
     assert ask("deploy:rain", "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 403
     assert ask(both, "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 200
+
+
+MAY_ALL_BUT_APPROVE = "deploy:rain deploy:other write:rain manage:rain infer:rain"
+SUNSET = {"sunset": "2100-01-01T00:00:00Z"}
+
+
+def document(**spec):
+    return {"document": {"version": 1, "endpoints": {"rain": spec}}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "endpoints", {"name": "rain", "version": "rain/1"}),
+        ("POST", "endpoints", {"name": "other", "version": "rain/1"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1", "strategy": "blue-green"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1", "dry_run": True}),
+        ("POST", "deployments", {"version": "rain/1", "endpoint": "other"}),
+        ("PATCH", "endpoints/rain", {"breaker": {"failures": 5, "open_s": 30}}),
+        ("DELETE", "endpoints/rain?reason=x", None),
+        ("POST", "endpoints/rain/rollback", {"reason": "x", "to": 1}),
+        ("PUT", "configuration", document(absent=True)),
+        ("PUT", "configuration", document(
+            plan={"arms": [{"name": "current", "version": "rain/1", "share_percent": 100}]}
+        )),
+        ("PUT", "configuration", {"document": {"version": 1, "endpoints": {
+            "other": {"version": "rain/1"}
+        }}}),
+        ("PUT", "models/rain/versions/2/deprecation", SUNSET),
+    ],
+)  # fmt: skip
+def test_every_act_that_changes_what_is_answered_takes_an_approval(door, method, path, body):
+    """`strategy all`, deleting and making again, and `rollback --to N` were ways around it."""
+    ask = door(needs_approval=True)
+    both = f"{MAY_ALL_BUT_APPROVE} approve:rain approve:other"
+    assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    breaker = {"breaker": {"failures": 3, "open_s": 30}}
+    assert ask(both, "PATCH", "endpoints/rain", breaker)[0] == 200
+    assert ask(both, "POST", "endpoints/rain/plans", {"version": "rain/2"})[0] == 201
+    before = ask("read:*", "GET", "endpoints")[1]
+
+    status, said = ask(MAY_ALL_BUT_APPROVE, method, path, body)
+
+    assert (status, "approve" in said["error"]) == (403, True)
+    assert ask("read:*", "GET", "endpoints")[1] == before
+    assert ask(both, method, path, body)[0] in (200, 201)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v2/repository/models/rain/load", None),
+        ("POST", "/v2/repository/models/rain/unload", None),
+        ("DELETE", "server/services/rain", None),
+    ],
+)
+def test_so_does_what_answers_a_name_without_a_plan(door, method, path, body):
+    ask = door(needs_approval=True)
+
+    status, said = ask(MAY_ALL_BUT_APPROVE, method, path, body)
+
+    assert (status, "approve rain" in said["error"]) == (403, True)
+
+
+@pytest.mark.parametrize("to", [{}, {"to": 1}])
+def test_the_return_to_the_last_good_version_takes_no_approval_and_a_second_one_does(door, to):
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain"
+    for version in ("rain/1", "rain/2"):
+        body = {"name": "rain", "version": version}
+        assert ask(both, "POST", "endpoints", body)[0] == 201
+    reason = {"reason": "errors since 14:00"}
+
+    status, said = ask("deploy:rain", "POST", "endpoints/rain/rollback", {**reason, **to})
+
+    assert (status, said["plan"]["arms"][0]["version"]) == (201, "rain/1")
+    # From here the last good version would be the one that was left, or one still older.
+    assert ask("deploy:rain", "POST", "endpoints/rain/rollback", {**reason, "to": 2})[0] == 403
+    assert ask(both, "POST", "endpoints/rain/rollback", {**reason, "to": 2})[0] == 201
+
+
+def test_a_rollout_that_waits_is_not_overtaken_by_a_deployment_at_once(door):
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    waiting = {"version": "rain/2", "strategy": "all", "needs_approval": True}
+    assert ask("deploy:rain", "POST", "deployments", waiting)[1]["deployed"] is None
+    at_once = {"version": "rain/2", "strategy": "all"}
+
+    assert ask("deploy:rain", "POST", "deployments", at_once)[0] == 403
+    assert ask("deploy:rain approve:rain", "POST", "deployments", at_once)[0] == 201
+
+
+def test_an_alias_that_deploys_with_an_approval_is_a_rule_of_its_endpoint(door):
+    ask = door()
+    first = {"name": "rain", "version": "rain/1"}
+    follow = document(follow="rain@best", deploy={"needs_approval": True})
+    ask("write:rain", "PUT", "models/rain/aliases/best", {"number": 1})
+    assert ask("deploy:rain", "POST", "endpoints", first)[0] == 201
+    assert ask("deploy:rain", "PUT", "configuration", follow)[0] == 200
+
+    for method, path, body in (
+        ("POST", "deployments", {"version": "rain/2", "follow": "none"}),
+        ("POST", "deployments", {**CANARY, "follow": "rain@best"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1", "follow": "none"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/2"}),
+        ("PUT", "configuration", document(follow="rain@best", deploy={"strategy": "all"})),
+        ("PUT", "configuration", document(version="rain/1", follow="none")),
+    ):
+        assert ask("deploy:rain", method, path, body)[0] == 403, (path, body)
+    at_once = {"version": "rain/2", "strategy": "all", "needs_approval": False}
+    begun = ask("deploy:rain", "POST", "deployments", at_once)[1]["begun"]
+    assert begun["rollout"]["needs_approval"] is True
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {**CANARY, "steps_percent": [100.0]},
+        {**CANARY, "steps_percent": [51.0, 100.0]},
+        {**CANARY, "strategy": "ab", "guards": ["accuracy -2 pp"], "steps_percent": [99.0]},
+    ],
+)
+def test_before_the_approval_a_candidate_answers_half_of_the_requests_at_most(door, asked):
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain"
+    assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+
+    status, said = ask("deploy:rain", "POST", "rollouts", asked)
+
+    assert (status, "50 %" in said["error"] or "accuracy" in said["error"]) == (400, True), said

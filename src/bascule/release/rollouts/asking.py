@@ -10,16 +10,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bascule.core import Conflict, Invalid
+from bascule.core import Conflict, Invalid, Reference
 from bascule.endpoints import (
     STRATEGIES,
+    Approve,
     Deployed,
     DeployRequest,
+    Endpoint,
     Endpoints,
     Move,
     Plan,
     PlanEvent,
     StoredPlan,
+    by_anybody,
     check_follow,
     follows_of,
 )
@@ -154,6 +157,7 @@ class Rollouts:
         defaults: Mapping[str, Any] | None = None,
         prepare: Callable[[Rollout], Rollout] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        approve: Approve = by_anybody,
     ) -> None:
         """Open the rollouts.
 
@@ -163,20 +167,27 @@ class Rollouts:
             defaults: Fields of requests, from the settings; `needs_approval` is a rule.
             prepare: See `preparing.prepare`; without it, guards that need a scale are refused.
             clock: Now.
+            approve: Takes the approval of the caller, where one is asked for.
         """
         self.store = store
-        self.endpoints = endpoints
+        self.endpoints = endpoints.guarded(self.check_approved)
+        self._approve = approve
         self._defaults = defaults or {}
         self._prepare = prepare or _refuse_scales
         self._clock = clock
 
-    def asks_approver(self, endpoint: str) -> bool:
-        """Whether to deploy at once takes the right to approve.
+    def check_approved(self, endpoint: str) -> None:
+        """Raise `Refused` where approvals are asked for, and the caller may not approve."""
+        if self.asks_approver(endpoint):
+            self._approve(endpoint)
 
-        By the settings, or because a rollout is under way that waits for an approval: another
-        deployment must not be the way around it.
+    def asks_approver(self, endpoint: str) -> bool:
+        """Whether to change at once what an endpoint answers takes the right to approve.
+
+        By the settings, by what moves of its alias deploy with, or because a rollout is under way
+        that waits for an approval: another act must not be the way around it.
         """
-        if self._defaults.get("needs_approval"):
+        if self._defaults.get("needs_approval") or self._is_ruled(endpoint):
             return True
         return any(
             one.rollout.needs_approval and one.rollout.endpoint == endpoint
@@ -207,22 +218,18 @@ class Rollouts:
         )
         if strategy in STRATEGIES and not wants_evidence:
             return self._deploy(asked, strategy, by, dry_run, move)
-        if asked.follow or not asked.strategy or strategy in STRATEGIES:
-            first = self._deploy(asked, "all", by, True, None)
-            if first.before is None:
-                return first if dry_run else self._deploy(asked, "all", by, False, move)
+        may_be_first = asked.follow or not asked.strategy or strategy in STRATEGIES
+        if may_be_first and self.endpoints.trial(_plain(asked, "all")).before is None:
+            return self._deploy(asked, "all", by, dry_run, move)
         return self.begin(asked, by=by, dry_run=dry_run, move=move, otherwise="all")
 
     def _deploy(
         self, asked: RolloutRequest, strategy: str, by: str, dry_run: bool, move: Move | None
     ) -> Deployed:
-        plain = DeployRequest(
-            version=asked.version, endpoint=asked.endpoint, strategy=strategy,
-            reason=asked.reason, follow=asked.follow,
-        )  # fmt: skip
         return self.endpoints.deploy(
-            plain, by=by, dry_run=dry_run, deploys_with=asked.deploys_with, move=move
-        )
+            _plain(asked, strategy), by=by, dry_run=dry_run, deploys_with=asked.deploys_with,
+            move=move,
+        )  # fmt: skip
 
     def begin(
         self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None,
@@ -244,8 +251,9 @@ class Rollouts:
         """
         chosen, from_settings = self._filled(asked, otherwise)
         check_follow(asked.follow)
-        plain = DeployRequest(version=asked.version, endpoint=asked.endpoint)
-        deployed = self.endpoints.deploy(plain, by=by, dry_run=True)
+        deployed = self.endpoints.trial(
+            DeployRequest(version=asked.version, endpoint=asked.endpoint)
+        )
         before = deployed.before
         if before is None:
             raise Invalid(
@@ -258,11 +266,13 @@ class Rollouts:
         rollout = self._prepare(self._rollout(chosen, before, deployed.plan))
         check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
+        stored = self._endpoint(before.endpoint)
+        follows = follows_of(asked.follow, asked.deploys_with)
+        self.endpoints.check_source(stored, follows)
         if not dry_run:
             first = None
-            if not self._is_stored(before.endpoint):
+            if stored is None:
                 first = StoredPlan(before, rollout.started_at, by, "what was served")
-            follows = follows_of(asked.follow, asked.deploys_with)
             self.store.add(
                 rollout, by=by, reason=asked.reason, first=first, follows=follows, move=move,
                 from_settings=from_settings,
@@ -277,10 +287,13 @@ class Rollouts:
             NotFound: There is no such endpoint.
             Invalid: There is no reason.
             Conflict: It has a rollout under way.
+            Refused: This takes an approval.
         """
         if not reason.strip():
             raise Invalid("an endpoint is deleted for a reason", hint='--reason "not used"')
-        current = self.endpoints.endpoint(name).current.plan.current.version
+        plan = self.endpoints.endpoint(name).current.plan
+        self.endpoints.check_approved(plan, None, name)
+        current = plan.current.version
         is_model = current.partition("/")[0] == name
         then = f"servers go on with {current}" if is_model else "servers answer 404 for it"
         sentence = f"deleted endpoint {name}: {then}"
@@ -321,6 +334,7 @@ class Rollouts:
             NotFound: There is no such rollout.
             Conflict: It has no meaning now, or the controller decided meanwhile; or it is to be
                 promoted, its answers differ, and that is not allowed.
+            Refused: It is to be promoted, and the caller may not approve that.
         """
         for left in reversed(range(_TRIES)):
             try:
@@ -334,6 +348,8 @@ class Rollouts:
         self, stored: StoredRollout, command: Command, by: str, reason: str, allow_answers: bool
     ) -> Decision:
         rollout, latest, now = stored.rollout, stored.latest, self._clock()
+        if command == "promote":
+            self._approve(rollout.endpoint)
         state: State = Running(0, now) if latest is None else latest.state
         held_by = "" if latest is None or allow_answers else latest.held_by
         decision = obey(rollout, state, command, by, reason, now, held_by=held_by)
@@ -379,7 +395,9 @@ class Rollouts:
             is_a_rule = name == "needs_approval" and value
             if is_a_rule or getattr(asked, name) in ("", (), None):
                 taken[name] = value
-        filled = msgspec.structs.replace(asked, **{**taken, "strategy": strategy})
+        ruled = self._is_ruled(asked.endpoint or Reference.parse(asked.version).model)
+        rule = {"needs_approval": True} if ruled else {}
+        filled = msgspec.structs.replace(asked, **{**taken, **rule, "strategy": strategy})
         return filled, tuple(sorted(taken))
 
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
@@ -409,8 +427,20 @@ class Rollouts:
             )
         )  # fmt: skip
 
-    def _is_stored(self, endpoint: str) -> bool:
-        return any(one.name == endpoint for one in self.endpoints.endpoints())
+    def _is_ruled(self, endpoint: str) -> bool:
+        """Whether moves of its alias deploy with an approval."""
+        found = self._endpoint(endpoint)
+        return found is not None and bool(found.following.get("needs_approval"))
+
+    def _endpoint(self, name: str) -> Endpoint | None:
+        return next((one for one in self.endpoints.endpoints() if one.name == name), None)
+
+
+def _plain(asked: RolloutRequest, strategy: str) -> DeployRequest:
+    return DeployRequest(
+        version=asked.version, endpoint=asked.endpoint, strategy=strategy,
+        reason=asked.reason, follow=asked.follow,
+    )  # fmt: skip
 
 
 def _refuse_scales(rollout: Rollout) -> Rollout:
