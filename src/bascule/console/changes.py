@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,12 @@ LEAST_S = 5.0
 _LOOK_S = 0.5
 _QUIET_S = 15.0
 _LASTS_S = 600.0
-"""Then the browser connects again, and its session is checked."""
+"""Then the browser connects again."""
+_CHECK_S = 0.75
+"""Between two looks at whether the session of a stream still holds."""
+
+Holds = Callable[[], Awaitable[bool]]
+"""Whether the session of a stream still holds."""
 
 
 class Changes:
@@ -49,21 +54,28 @@ class Changes:
         """Have all streams end, so that the process can."""
         self._ended.set()
 
-    async def stream(self, seen: str, *, least_s: float = LEAST_S) -> AsyncIterator[str]:
-        """The events of one page.
+    async def stream(
+        self, seen: str, holds: Holds, *, least_s: float = LEAST_S
+    ) -> AsyncIterator[str]:
+        """The events of one page, as long as its session holds.
 
         Args:
             seen: The id of the last event that the page has; empty for a page that is new.
+            holds: Asked again and again.
             least_s: Between two events.
         """
         self._streams += 1
         try:
             self._watch()
-            began_s = said_s = time.monotonic()
+            began_s = said_s = checked_s = time.monotonic()
             told_s, seen = 0.0, seen or self._id
             yield f"retry: 2000\nid: {seen}\n\n"
             while not self._ended.is_set() and time.monotonic() - began_s < _LASTS_S:
                 now_s, newest = time.monotonic(), self._id
+                if now_s - checked_s >= _CHECK_S:
+                    if not await holds():
+                        return
+                    checked_s = now_s
                 if newest != seen and now_s - told_s >= least_s:
                     seen, told_s = newest, now_s
                     yield f"id: {seen}\nevent: changed\ndata:\n\n"
@@ -71,7 +83,7 @@ class Changes:
                 elif now_s - said_s >= _QUIET_S:
                     yield ":\n\n"  # a proxy between keeps the connection
                     said_s = now_s
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_LOOK_S / 2)
         finally:
             self._streams -= 1
 

@@ -8,12 +8,21 @@ the host name that it uses must be loopback ones, and pages of other origins are
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+)
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -28,15 +37,18 @@ from bascule.control.people import (
     find_signed_in,
     signed_in,
 )
-from bascule.core import Refused, TooLarge
+from bascule.core import BasculeError, Refused, TooLarge
 from bascule.security import ANY, NO_MAKER, OPEN_ACTIONS, Action, Maker
-from bascule.serving.transports import Authenticator, host_of, is_loopback
+from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
     from bascule.catalogue import Requests
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
+
+Allow = Callable[[], Awaitable[object]]
+"""Raises `Refused` or `Unauthenticated` once the caller of a request has lost its right."""
 
 SESSION = "bascule.session"
 """The key of a request's ASGI scope that holds the session of a person, where the console sends the
@@ -182,6 +194,9 @@ def keeps_answers(operation: str) -> bool:
 MAX_BODY_BYTES = 1 << 20
 """For most routes: some names and a path."""
 
+CHECK_EVERY_S = 1.0
+"""A body that takes longer, and an answer that does, are asked for their right again."""
+
 MAX_UPLOAD_BYTES = 4 << 30
 MAX_OUTCOMES_BYTES = 32 << 20
 _BOUNDS = {UPLOAD: MAX_UPLOAD_BYTES, ADD_OUTCOMES: MAX_OUTCOMES_BYTES}
@@ -230,16 +245,20 @@ def route_of(
                 operation = f"{request.method} {self.path}"
                 action, model = RIGHTS[operation] or ("health", "")
                 model = model.format(**request.path_params)
-                await find_signed_in(request, find_session)
-                request.state.caller = authorise(request, action, model)
+
+                async def allow() -> None:
+                    await find_signed_in(request, find_session)
+                    request.state.caller = authorise(request, action, model)
+
+                await allow()
                 bound = _BOUNDS.get(operation, MAX_BODY_BYTES)
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length) > bound:
                     raise TooLarge(_too_large(bound))
                 bounded = _BoundedRequest(request.scope, request.receive)
-                bounded.bound = bound
+                bounded.bound, bounded.allow = bound, allow
                 if request.method == "GET":
-                    return conditional(request, await handle(bounded))
+                    return while_allowed(conditional(request, await handle(bounded)), allow)
                 if not keeps_answers(operation):
                     return await handle(bounded)
                 return await once(open_requests, bounded, request.state.caller.id, handle)
@@ -249,17 +268,41 @@ def route_of(
     return GuardedRoute
 
 
+def while_allowed(response: Response, allow: Allow) -> Response:
+    """The answer; one that is streamed breaks off when `allow`, asked each second, raises."""
+    if not isinstance(response, StreamingResponse):
+        return response
+    pieces = response.body_iterator
+
+    async def checked() -> AsyncIterator[Any]:
+        checked_s = time.monotonic()
+        async for piece in pieces:
+            if time.monotonic() - checked_s >= CHECK_EVERY_S:
+                await allow()
+                checked_s = time.monotonic()
+            yield piece
+
+    response.body_iterator = checked()
+    return response
+
+
 class _BoundedRequest(Request):
     bound = MAX_BODY_BYTES
+    allow: Allow
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        size = 0
+        # Errors are of Starlette's own kind, which is not taken for a body that cannot be parsed.
+        size, began_s = 0, time.monotonic()
         async for piece in super().stream():
             size += len(piece)
             if size > self.bound:
-                # Of Starlette's own kind, which is not taken for a body that cannot be parsed.
                 raise HTTPException(413, _too_large(self.bound))
             yield piece
+        if time.monotonic() - began_s >= CHECK_EVERY_S:  # the right may have ended meanwhile
+            try:
+                await self.allow()
+            except BasculeError as problem:
+                raise HTTPException(status_of(problem), problem.message) from None
 
 
 def _too_large(bound: int) -> str:
