@@ -108,6 +108,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/rollouts/{rollout}/decisions": ("read", ""),
     "GET /api/v1/rollouts/{rollout}/evidence": ("read", ""),
     "GET /api/v1/rollouts/{rollout}/replay": ("read", ""),
+    "POST /api/v1/rollouts/{rollout}/promote": ("approve", ""),
     "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
     "POST /api/v1/verdicts/{endpoint}": ("read", "{endpoint}"),
     "GET /api/v1/verdicts/{endpoint}/api/v1/query": ("read", "{endpoint}"),

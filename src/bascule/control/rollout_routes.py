@@ -19,6 +19,7 @@ from bascule.core import Reference, Refused
 if TYPE_CHECKING:
     from bascule.release.rollouts import (
         Begun,
+        Command,
         RolloutRequest,
         Rollouts,
         StoredDecision,
@@ -299,19 +300,25 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
 def _add_commands(
     app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
 ) -> None:
+    def commanded(rollout: str, wanted: Command, said: Order, request: Request) -> dict[str, Any]:
+        book = open_rollouts(partial(authorise, request, "approve"))
+        decision = book.command(
+            rollout, wanted, by=caller_of(request).user, reason=said.reason,
+            allow_answers=said.allow_answers,
+        )  # fmt: skip
+        made: dict[str, Any] = msgspec.to_builtins(decision)
+        return made
+
+    @app.post("/api/v1/rollouts/{rollout}/promote", tags=[_TAGS])
+    def promote(rollout: str, said: Order, request: Request) -> dict[str, Any]:
+        """Approve the last step of a rollout, or give the candidate all traffic before it."""
+        return commanded(rollout, "promote", said, request)
+
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:
-        """Pause, resume, abort or promote a rollout."""
+        """Pause, resume or abort a rollout."""
         from bascule.release.rollouts import check_command
 
-        book = open_rollouts(partial(authorise, request, "approve"))
         wanted = check_command(command)
-        if wanted != "promote":  # which the book asks the caller for
-            authorise(request, "deploy", book.get(rollout).rollout.endpoint)
-        user = caller_of(request).user
-        made: dict[str, Any] = msgspec.to_builtins(
-            book.command(
-                rollout, wanted, by=user, reason=said.reason, allow_answers=said.allow_answers
-            )
-        )
-        return made
+        authorise(request, "deploy", open_rollouts().get(rollout).rollout.endpoint)
+        return commanded(rollout, wanted, said, request)

@@ -111,6 +111,7 @@ def test_a_key_that_may_deploy_begins_a_rollout_and_may_not_approve_it(door):
     for other in ("deploy:rain", "approve:other", "write:rain"):
         assert ask(other, "POST", f"rollouts/{rollout}/promote", {})[0] == 403, other
     assert ask("approve:rain", "POST", f"rollouts/{rollout}/pause", {})[0] == 403
+    assert ask("approve:rain", "POST", "rollouts/none/promote", {})[0] == 404
     # To deploy the candidate at once is no way around the approval.
     at_once = {"version": "rain/2"}
     assert ask("deploy:rain", "POST", "endpoints/rain/plans", at_once)[0] == 403
@@ -347,3 +348,15 @@ def test_before_the_approval_a_candidate_answers_half_of_the_requests_at_most(do
     status, said = ask("deploy:rain", "POST", "rollouts", asked)
 
     assert (status, "50 %" in said["error"] or "accuracy" in said["error"]) == (400, True), said
+
+
+def test_who_may_approve_alone_promotes(door):
+    """The role approver has no right to deploy: four eyes take two people."""
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    waiting = {"version": "rain/2", "strategy": "all", "needs_approval": True}
+    rollout = ask("deploy:rain", "POST", "rollouts", waiting)[1]["rollout"]["id"]
+
+    status, said = ask("read:rain approve:rain", "POST", f"rollouts/{rollout}/promote", {})
+
+    assert (status, said["state"]["type"]) == (200, "promoted")
