@@ -234,11 +234,7 @@ def _serves_now(settings: Settings, name: str) -> str:
 
 
 def open_rollouts(settings: Settings, approve: Approve | None = None) -> Rollouts:
-    """The rollouts that the catalogue of the settings keeps.
-
-    `approve` takes an approval where one is asked for; None is that of this machine's user, who can
-    write the catalogue.
-    """
+    """The rollouts in the catalogue of the settings; by default for a user that may approve."""
     from bascule.endpoints import by_anybody
     from bascule.release.rollouts import Rollouts, RolloutStore
 
@@ -411,11 +407,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
     from bascule.control import Parts, Sessions, SettingsShown
-
-    def rollouts() -> Rollouts:  # of moves of aliases: nobody is there to approve
-        from bascule.endpoints import by_nobody
-
-        return open_rollouts(settings, by_nobody)
+    from bascule.endpoints import by_nobody
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -452,7 +444,7 @@ def control_parts(settings: Settings) -> Parts:
         outcome_cohorts=partial(outcome_cohorts, settings),
         rollout_defaults=rollout_defaults(settings),
         prepare_rollout=partial(prepare_rollout, settings),
-        open_rollouts=rollouts,
+        open_rollouts=partial(open_rollouts, settings, by_nobody),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

@@ -144,9 +144,9 @@ def lowered(here, key):
 
 
 def session_ended(here, key):
-    """By an administrator, also that of the session that made the link."""
+    """By an administrator."""
     for session in open_sessions(here.settings).live():
-        if session.maker.key == key.id and not session.maker.session:
+        if session.key is not None and session.key.id == key.id:
             bascule(here.settings.home, "sessions", "end", session.short_id)
 
 
@@ -161,16 +161,6 @@ def by_key(here, header, right, stack):
 def by_session(here, header, right, stack):
     code = here.link(header, ROLES.get(right, "operator"))
     browser = stack.enter_context(here.browser(code))
-    return lambda: here.ask(browser, right) not in (401, 403)
-
-
-def by_session_of_session(here, header, right, stack):
-    """A session whose link was made by the session of the key's link."""
-    role = ROLES.get(right, "operator")
-    first = stack.enter_context(here.browser(here.link(header, role)))
-    asked = {"json": {"roles": [role]}}
-    made = first.post(f"{here.control}/api/v1/sign-in-links", **asked).json()
-    browser = stack.enter_context(here.browser(made["path"].partition("=")[2]))
     return lambda: here.ask(browser, right) not in (401, 403)
 
 
@@ -240,17 +230,17 @@ def by_stream(here, header, right, stack):
 
 KEYS, SESSIONS = (revoked, expired, lowered), (revoked, expired, lowered, session_ended)
 BEGUN = {
-    by_key: KEYS, by_session: SESSIONS, by_session_of_session: SESSIONS,
-    by_link: (revoked, expired), by_page: SESSIONS, by_stream: (revoked, expired),
+    by_key: KEYS, by_session: SESSIONS, by_link: (revoked, expired), by_page: SESSIONS,
+    by_stream: (revoked, expired),
 }  # fmt: skip
 """By what is begun, how it ends. What is left of a lowered key is left of its links, and a stream
 of gRPC is answered to every live key."""
 FIRST = {
     ("infer", by_key, revoked), ("test", by_key, lowered), ("read", by_stream, revoked),
     ("metrics", by_session, revoked), ("manage", by_session, expired),
-    ("download", by_session_of_session, session_ended), ("write", by_session, lowered),
+    ("download", by_session, session_ended), ("write", by_session, lowered),
     ("deploy", by_page, session_ended), ("approve", by_session, session_ended),
-    ("keys", by_session_of_session, revoked), ("outcome", by_link, expired),
+    ("keys", by_session, revoked), ("outcome", by_link, expired),
 }  # fmt: skip
 TABLE = [
     pytest.param(

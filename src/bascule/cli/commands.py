@@ -56,20 +56,10 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 """A panel of the help, a module, and its commands and groups, in the order of the help."""
 
-GROUPS = frozenset(
-    {
-        "endpoints",
-        "rollout",
-        "ci",
-        "batch",
-        "schedule",
-        "ledger",
-        "outcomes",
-        "alerts",
-        "keys",
-        "sessions",
-    }
-)
+GROUPS = frozenset({
+    "endpoints", "rollout", "ci", "batch", "schedule", "ledger", "outcomes", "alerts", "keys",
+    "sessions",
+})  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 
 _MODULES = {

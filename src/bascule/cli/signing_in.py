@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, url_host, when
+from bascule.cli.screen import note, print_json, print_table, say, url_host
 
 if TYPE_CHECKING:
+    from bascule.security import Session
     from bascule.settings import Settings
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
@@ -36,12 +36,7 @@ def sign_in(
         ),
     ] = None,
     user: Annotated[
-        str,
-        typer.Option(
-            help="The name for histories. Default: your own; over --server, another takes the "
-            "right 'keys'.",
-            show_default=False,
-        ),
+        str, typer.Option(help="For histories: your own, or by the right keys.", show_default=False)
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -91,27 +86,17 @@ def _link_of_server(roles: list[str], user: str) -> dict[str, Any]:
 def list_sessions(as_json: AsJson = False) -> None:
     """List the sessions that hold, the latest first."""
     if context.is_remote():
-        from bascule_client.control import path_of
-
-        shown = list(context.control_client().items(path_of("sessions")))
+        shown = list(context.control_client().items("/api/v1/sessions"))
     else:
         from bascule.app import open_sessions
-        from bascule.control import SessionView
 
-        held = open_sessions(context.settings()).live()
-        shown = [SessionView.of(one).model_dump(mode="json") for one in held]
+        shown = [_shown(one) for one in open_sessions(context.settings()).live()]
     if as_json:
         print_json(shown)
         return
+    names = ("id", "user", "key", "source", "began_at", "ends_at")
     print_table(
-        ("id", "user", "key", "by", "since", "ends"),
-        [
-            (
-                one["id"], one["user"], one["key"] or "-", one["source"],
-                *(when(datetime.fromisoformat(one[name])) for name in ("began_at", "ends_at")),
-            )
-            for one in shown
-        ],
+        names, [[one[name] for name in names] for one in shown],
         empty="nobody is signed in; bascule sign-in makes a link",
     )  # fmt: skip
 
@@ -120,22 +105,25 @@ def end_session(
     session: Annotated[str, typer.Argument(help="Its id.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """End a session, and with it those of the links that it made."""
+    """End a session: it opens nothing from now on."""
     if context.is_remote():
         from bascule_client.control import path_of
 
-        client = context.control_client()
-        ended = client.ask("DELETE", path_of("sessions", session), user=context.user())
+        ended = context.control_client().ask("DELETE", path_of("sessions", session))
     else:
         from bascule.app import open_sessions
-        from bascule.control import SessionView
 
-        found = open_sessions(context.settings()).end_named(session, by=context.user())
-        ended = SessionView.of(found).model_dump(mode="json")
+        ended = _shown(open_sessions(context.settings()).end_named(session, by=context.user()))
     if as_json:
         print_json(ended)
     else:
         say(f"ended the session {ended['id']} of {ended['user']}")
+
+
+def _shown(session: Session) -> dict[str, Any]:
+    from bascule.control import SessionView
+
+    return SessionView.of(session).model_dump(mode="json")
 
 
 def address_of(settings: Settings, control_port: int) -> str:

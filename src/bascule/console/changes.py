@@ -10,9 +10,11 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from anyio import to_thread
 
 from bascule.core import BasculeError
 
@@ -29,9 +31,6 @@ _LASTS_S = 600.0
 """Then the browser connects again."""
 _CHECK_S = 0.75
 """Between two looks at whether the session of a stream still holds."""
-
-Holds = Callable[[], Awaitable[bool]]
-"""Whether the session of a stream still holds."""
 
 
 class Changes:
@@ -55,13 +54,13 @@ class Changes:
         self._ended.set()
 
     async def stream(
-        self, seen: str, holds: Holds, *, least_s: float = LEAST_S
+        self, seen: str, holds: Callable[[], bool], *, least_s: float = LEAST_S
     ) -> AsyncIterator[str]:
-        """The events of one page, as long as its session holds.
+        """The events of one page.
 
         Args:
             seen: The id of the last event that the page has; empty for a page that is new.
-            holds: Asked again and again.
+            holds: Whether the session still holds; asked on a thread.
             least_s: Between two events.
         """
         self._streams += 1
@@ -73,9 +72,9 @@ class Changes:
             while not self._ended.is_set() and time.monotonic() - began_s < _LASTS_S:
                 now_s, newest = time.monotonic(), self._id
                 if now_s - checked_s >= _CHECK_S:
-                    if not await holds():
-                        return
                     checked_s = now_s
+                    if not await to_thread.run_sync(holds):
+                        return
                 if newest != seen and now_s - told_s >= least_s:
                     seen, told_s = newest, now_s
                     yield f"id: {seen}\nevent: changed\ndata:\n\n"

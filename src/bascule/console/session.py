@@ -29,23 +29,16 @@ class Session:
     """A person at a browser.
 
     Attributes:
-        id: Of the stored session; empty for a caller that did not sign in.
-        user: The name of the person.
         subject: The name for histories.
         rights: Asked before anything is shown or changed.
         csrf: The token that forms of this session carry.
+        is_signed_in: Whether the person signed in, and so can sign out.
     """
 
-    id: str
-    user: str
     subject: str
     rights: Rights
     csrf: str
-
-    @property
-    def is_signed_in(self) -> bool:
-        """Whether the person signed in, and so can sign out."""
-        return bool(self.id)
+    is_signed_in: bool = False
 
     def check(self, action: Action, model: str) -> None:
         """Raise `Refused` unless the person may do this; see `control.rights.RIGHTS`."""
@@ -85,7 +78,7 @@ class Sessions:
         cookie = cookie_of(request)
         found = self._find(cookie) if self._find is not None and cookie else None
         if found is not None:
-            return Session(found.id, found.user, found.subject, found.check, csrf_of(cookie))
+            return Session(found.subject, found.check, csrf_of(cookie), is_signed_in=True)
         subject = self._authorise(request, "read", "").user
 
         def rights(action: Action, model: str) -> None:
@@ -94,8 +87,7 @@ class Sessions:
         if subject in ("", "unknown") and request.client and is_loopback(request.client.host):
             with suppress(OSError, KeyError):  # the user may have no name
                 subject = getpass.getuser()
-        subject = subject or "unknown"
-        return Session("", subject, subject, rights, self._csrf)
+        return Session(subject or "unknown", rights, self._csrf)
 
 
 def current(request: Request) -> Session:

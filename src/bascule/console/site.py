@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,16 +30,10 @@ from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
 from bascule.console.live import Looks
-from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Session, Sessions
+from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Sessions, current
 from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
-from bascule.control import (
-    SAFE_METHODS,
-    DeferredRoute,
-    check_same_origin,
-    problem_of,
-    while_allowed,
-)
+from bascule.control import SAFE_METHODS, DeferredRoute, check_same_origin, problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
 from bascule.security import Action
 
@@ -230,12 +224,9 @@ def _route_of(rights: Rights) -> type[APIRoute]:
                     right = rights[f"{request.method} {self.path}"]
                     if right is None:
                         await _admit_all(request)
-                        response = await handle(request)
                     else:
-                        action, model = right[0], right[1].format(**request.path_params)
-                        await _admit(request, action, model)
-                        allow = partial(_find_session, request, action, model)
-                        response = while_allowed(await handle(request), allow)
+                        await _admit(request, right[0], right[1].format(**request.path_params))
+                    response = await handle(request)
                 except (BasculeError, RequestValidationError, HTTPException) as error:
                     response = problem(request, error)
                 response.headers.update(HEADERS)
@@ -249,7 +240,10 @@ def _route_of(rights: Rights) -> type[APIRoute]:
 
 async def _admit(request: Request, action: Action, model: str) -> None:
     """Find the session, check the right, and the form of a request that changes something."""
-    session = await _find_session(request, action, model)
+    sessions = console_of(request).sessions
+    request.state.session = await to_thread.run_sync(sessions.find, request)
+    session = current(request)
+    session.check(action, model)
     if request.method in SAFE_METHODS:
         return
     check_same_origin(request)
@@ -260,13 +254,6 @@ async def _admit(request: Request, action: Action, model: str) -> None:
         return
     request.state.form = form = await read_form(request)
     session.check_form(form.get(CSRF_FIELD, ""))
-
-
-async def _find_session(request: Request, action: Action, model: str) -> Session:
-    sessions = console_of(request).sessions
-    request.state.session = session = await to_thread.run_sync(sessions.find, request)
-    session.check(action, model)
-    return session
 
 
 async def _admit_all(request: Request) -> None:

@@ -44,13 +44,7 @@ from .references import (
     version_of as version_of,
     versions_of as versions_of,
 )
-from .rights import (
-    CHECK_EVERY_S as CHECK_EVERY_S,
-    RIGHTS as RIGHTS,
-    SESSION as SESSION,
-    Authorise as Authorise,
-    while_allowed as while_allowed,
-)
+from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .routing import routing_plans as routing_plans
 from .scheduling import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +36,7 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import authorise_of, route_of
+from bascule.control.rights import Caller, authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.control.session_routes import add_sessions
@@ -46,6 +45,7 @@ from bascule.control.settings_routes import add_settings
 from bascule.control.shown import SettingsShown
 from bascule.control.work import DoTask, Works
 from bascule.core import VERSION, BasculeError, Invalid
+from bascule.security import Action
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
@@ -163,19 +163,18 @@ def control_app(
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
 
-    def approve_name(request: Request, model: str) -> None:
-        parts.check_name(model, partial(authorise, request, "approve"))
-
-    def approve_end(request: Request, version: str) -> None:
-        parts.check_end(version, partial(authorise, request, "approve"))
+    def authorise_names(request: Request, action: Action, model: str) -> Caller:
+        if (rollout_defaults or {}).get("needs_approval"):
+            authorise(request, "approve", model)
+        return authorise(request, action, model)
 
     app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
     add_load(app, server)
-    add_services(app, server, find, authorise, approve_name)
+    add_services(app, server, find, authorise_names)
     add_registry_reads(app, open_registry, authorise)
-    add_registry_writes(app, open_registry, take_in or push_here, approve_end)
+    add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, parts.alerts, authorise)
     add_keys(app, parts.keys)
     add_history(app, parts.catalogue, authorise)

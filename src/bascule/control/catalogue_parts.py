@@ -62,43 +62,29 @@ class CatalogueParts:
         return Schedules(_there(self.open_catalogue, "schedules")())
 
     def endpoints(self, approve: Approve | None = None) -> Endpoints:
-        """The endpoints; `approve` as of `rollouts`."""
-        if self.open_catalogue is not None:
-            return self.rollouts(approve).endpoints
-        return self._endpoints()
-
-    def _endpoints(self) -> Endpoints:
+        """The endpoints; without `approve` nothing is changed that takes an approval."""
         from bascule.endpoints import Endpoints
 
         store = _there(self.open_endpoints, "endpoints")()
-        return Endpoints(store, self.registry, serves_now=self._serves_now)
+        found = Endpoints(store, self.registry, serves_now=self._serves_now)
+        return self._rollouts(found, approve).endpoints if self.open_catalogue else found
 
     def rollouts(self, approve: Approve | None = None) -> Rollouts:
-        """The rollouts; without `approve` nothing is changed that takes an approval."""
+        """The rollouts; `approve` as of `endpoints`."""
+        return self._rollouts(self.endpoints(), approve)
+
+    def _rollouts(self, endpoints: Endpoints, approve: Approve | None) -> Rollouts:
         from bascule.endpoints import by_nobody
         from bascule.release.rollouts import Rollouts, RolloutStore
 
         store = RolloutStore(_there(self.open_catalogue, "rollouts")())
         return Rollouts(
-            store, self._endpoints(), defaults=self.rollout_defaults,
-            prepare=self.prepare_rollout, approve=approve or by_nobody,
+            store, endpoints, defaults=self.rollout_defaults, prepare=self.prepare_rollout,
+            approve=approve or by_nobody,
         )  # fmt: skip
 
-    def check_name(self, model: str, approve: Approve) -> None:
-        """Raise `Refused` where what answers a name without a plan changes with an approval."""
-        if (self.rollout_defaults or {}).get("needs_approval"):
-            approve(model)
-
-    def check_end(self, version: str, approve: Approve) -> None:
-        """The same of the endpoints whose plans need a version that will answer no more."""
-        if self.open_catalogue is not None and self.open_endpoints is not None:
-            book = self.rollouts(approve)
-            for endpoint in book.endpoints.endpoints():
-                if version in endpoint.current.plan.versions:
-                    book.check_approved(endpoint.name)
-
     def books(self, approve: Approve | None = None) -> Books:
-        """What a document of the configuration is compared with; `approve` as of `rollouts`."""
+        """What a document of the configuration is compared with; `approve` as of `endpoints`."""
         from bascule.configuring import Books
         from bascule.registry import CatalogueKeys
         from bascule.registry.stores import SqlRecords

@@ -24,14 +24,6 @@ class SignedIn(Protocol):
     """The session of a person: `security.Session`, or that of a page of the console."""
 
     @property
-    def id(self) -> str:
-        """Of the stored session; empty without one."""
-
-    @property
-    def user(self) -> str:
-        """The name of the person."""
-
-    @property
     def subject(self) -> str:
         """The name for histories."""
 

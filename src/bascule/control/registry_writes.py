@@ -68,16 +68,13 @@ class Retirement(BaseModel):
 
 
 def add_registry_writes(
-    app: FastAPI,
-    open_registry: Callable[[], Registry],
-    take_in: TakeIn,
-    approve: Callable[[Request, str], None],
+    app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn
 ) -> None:
-    """Add the routes to `app`; `approve` is asked before the end of a version is announced."""
+    """Add the routes to `app`."""
     _add_aliases(app, open_registry)
     _add_tags(app, open_registry)
     _add_retirement(app, open_registry)
-    _add_deprecation(app, open_registry, approve)
+    _add_deprecation(app, open_registry)
     _add_bundles(app, open_registry, take_in)
 
 
@@ -182,9 +179,7 @@ def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None
         return VersionView.of(registry.restore(model, number, by=user, reason=reason))
 
 
-def _add_deprecation(
-    app: FastAPI, open_registry: Callable[[], Registry], approve: Callable[[Request, str], None]
-) -> None:
+def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
     path = "/api/v1/models/{model}/versions/{number}/deprecation"
 
     @app.put(path, tags=[_TAGS])
@@ -192,8 +187,6 @@ def _add_deprecation(
         model: str, number: Number, said: NewDeprecation, request: Request, condition: Conditional
     ) -> VersionView:
         """Announce that a version will go away; conditions are about the version."""
-        if said.sunset is not None:
-            approve(request, f"{model}/{number}")
         registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
         return VersionView.of(registry.deprecate(model, number, by=user, **said.model_dump()))

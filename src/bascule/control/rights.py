@@ -9,20 +9,12 @@ the host name that it uses must be loopback ones, and pages of other origins are
 from __future__ import annotations
 
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -38,7 +30,7 @@ from bascule.control.people import (
     signed_in,
 )
 from bascule.core import BasculeError, Refused, TooLarge
-from bascule.security import ANY, NO_MAKER, OPEN_ACTIONS, Action, Maker
+from bascule.security import ANY, OPEN_ACTIONS, Action
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
@@ -46,9 +38,6 @@ if TYPE_CHECKING:
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
-
-Allow = Callable[[], Awaitable[object]]
-"""Raises `Refused` or `Unauthenticated` once the caller of a request has lost its right."""
 
 SESSION = "bascule.session"
 """The key of a request's ASGI scope that holds the session of a person, where the console sends the
@@ -185,8 +174,8 @@ CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve",
 def keeps_answers(operation: str) -> bool:
     """Whether `Idempotency-Key` has the catalogue keep the answer of a route.
 
-    An upload is too large to compare, and the same bundle is one version. What changes nothing of a
-    model is repeated as it is: a caller without a key must not add rows to the catalogue.
+    Not of an upload, which is one version however often it is sent, nor where no right to change
+    something is required: a caller without a key must not add rows to the catalogue.
     """
     right = RIGHTS[operation]
     return operation != UPLOAD and right is not None and right[0] in CHANGING
@@ -194,9 +183,6 @@ def keeps_answers(operation: str) -> bool:
 
 MAX_BODY_BYTES = 1 << 20
 """For most routes: some names and a path."""
-
-CHECK_EVERY_S = 1.0
-"""A body that takes longer, and an answer that does, are asked for their right again."""
 
 MAX_UPLOAD_BYTES = 4 << 30
 MAX_OUTCOMES_BYTES = 32 << 20
@@ -210,14 +196,12 @@ class Caller:
     Attributes:
         id: The id of the key, or the address: keeps callers apart.
         user: The name for histories.
-        own_name: That of the person, or of the key.
-        maker: By which right it would make a link; empty for a caller that needs none.
+        key: The id of the key; empty for another caller.
     """
 
     id: str
     user: str
-    own_name: str
-    maker: Maker = NO_MAKER
+    key: str = ""
 
 
 def caller_of(request: Request) -> Caller:
@@ -259,7 +243,7 @@ def route_of(
                 bounded = _BoundedRequest(request.scope, request.receive)
                 bounded.bound, bounded.allow = bound, allow
                 if request.method == "GET":
-                    return while_allowed(conditional(request, await handle(bounded)), allow)
+                    return conditional(request, await handle(bounded))
                 if not keeps_answers(operation):
                     return await handle(bounded)
                 return await once(open_requests, bounded, request.state.caller.id, handle)
@@ -269,27 +253,9 @@ def route_of(
     return GuardedRoute
 
 
-def while_allowed(response: Response, allow: Allow) -> Response:
-    """The answer; one that is streamed breaks off when `allow`, asked each second, raises."""
-    if not isinstance(response, StreamingResponse):
-        return response
-    pieces = response.body_iterator
-
-    async def checked() -> AsyncIterator[Any]:
-        checked_s = time.monotonic()
-        async for piece in pieces:
-            if time.monotonic() - checked_s >= CHECK_EVERY_S:
-                await allow()
-                checked_s = time.monotonic()
-            yield piece
-
-    response.body_iterator = checked()
-    return response
-
-
 class _BoundedRequest(Request):
     bound = MAX_BODY_BYTES
-    allow: Allow
+    allow: Callable[[], Awaitable[None]]
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         # Errors are of Starlette's own kind, which is not taken for a body that cannot be parsed.
@@ -299,7 +265,7 @@ class _BoundedRequest(Request):
             if size > self.bound:
                 raise HTTPException(413, _too_large(self.bound))
             yield piece
-        if time.monotonic() - began_s >= CHECK_EVERY_S:  # the right may have ended meanwhile
+        if time.monotonic() - began_s >= 1.0:  # the right may have ended meanwhile
             try:
                 await self.allow()
             except BasculeError as problem:
@@ -323,8 +289,7 @@ def authorise_of(guard: Authenticator | None) -> Authorise:
         if person is None or action in OPEN_ACTIONS:
             return of_caller(request, action, model)
         person.check(action, model)
-        maker = Maker(session=person.id)
-        return Caller(f"session:{person.subject}", person.subject, person.user, maker)
+        return Caller(f"session:{person.subject}", person.subject)
 
     return authorise
 
@@ -336,8 +301,7 @@ def by_key(guard: Authenticator) -> Authorise:
         guard.look()
         said = request.headers.get("authorization", "").encode()
         key_id = guard.check(said, action, model)
-        name = guard.name_of(said) if key_id else ""
-        return Caller(key_id, name, name, Maker(key=key_id))
+        return Caller(key_id, guard.name_of(said) if key_id else "", key_id)
 
     return authorise
 
@@ -350,8 +314,7 @@ def open_to_all(request: Request, action: Action, model: str) -> Caller:
             check_same_origin(request)
     said = unquote(request.headers.get(USER_HEADER, ""))
     user = said if said.isprintable() and len(said) <= _MAX_USER else ""
-    user = user or "unknown"
-    return Caller(request.client.host if request.client else "", user, user)
+    return Caller(request.client.host if request.client else "", user or "unknown")
 
 
 def loopback_only(request: Request, action: Action, model: str) -> None:

@@ -88,13 +88,7 @@ class Nothing(BaseModel):
     """The model repository extension answers with an empty object."""
 
 
-def add_services(
-    app: FastAPI,
-    server: ServerLink,
-    find: FindService,
-    authorise: Authorise,
-    approve: Callable[[Request, str], None],
-) -> None:
+def add_services(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     """Add the routes to `app`.
 
     Args:
@@ -102,10 +96,9 @@ def add_services(
         server: The server whose services they are.
         find: Finds what a reference means; it raises what a caller should know.
         authorise: Asked before anything is looked up or changed.
-        approve: Asked before another version answers to the plain name of a model, or none.
     """
-    _add_own(app, server, find, authorise, approve)
-    _add_repository(app, server, find, authorise, approve)
+    _add_own(app, server, find, authorise)
+    _add_repository(app, server, find, authorise)
 
 
 def _apart(handle: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -134,10 +127,7 @@ def _changer(server: ServerLink) -> Callable[[Edit, str], ModelSpecs]:
     return change
 
 
-def _add_own(
-    app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise,
-    approve: Callable[[Request, str], None],
-) -> None:  # fmt: skip
+def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     change = _changer(server)
 
     @app.get("/api/v1/server/services", tags=["server"])
@@ -153,8 +143,6 @@ def _add_own(
         authorise(request, "manage", _model_of(wish.reference))
         service = find(wish.reference)
         authorise(request, "manage", service.model)  # a folder is what its manifest says
-        if wish.role != "beside":
-            approve(request, service.model)
         if wish.role == "swap":
             change(lambda now: swapped(now, service), service.model)
         else:
@@ -167,15 +155,13 @@ def _add_own(
     def unload(model: _Name, request: Request, version: str | None = None) -> Page[ServedView]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
-        approve(request, model)
         change(lambda now: unloaded(now, model, version), model)
         return Page(items=_views(server), next=None)
 
 
 def _add_repository(
-    app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise,
-    approve: Callable[[Request, str], None],
-) -> None:  # fmt: skip
+    app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise
+) -> None:
     change = _changer(server)
 
     # Clients send a body with parameters that mean nothing here: it is not read.
@@ -192,7 +178,6 @@ def _add_repository(
     def load(model: _Name, request: Request) -> Nothing:
         """Swap the model for its newest version whose gates have not failed."""
         authorise(request, "manage", model)
-        approve(request, model)
         service = find(model)
         change(lambda now: swapped(now, service), model)
         return Nothing()
@@ -202,7 +187,6 @@ def _add_repository(
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
         authorise(request, "manage", model)
-        approve(request, model)
         change(lambda now: without(now, model), model)
         return Nothing()
 

@@ -12,7 +12,7 @@ from bascule.control.conventions import Page, Paged
 from bascule.control.people import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.rights import Authorise, caller_of, loopback_only
 from bascule.control.sessions import LINK_LASTS, Sessions, path_of_link
-from bascule.core import NotFound
+from bascule.core import NotFound, Refused
 from bascule.security import Session, csrf_of, permissions_of_roles
 
 _TAGS = "sessions"
@@ -37,8 +37,8 @@ class SessionView(BaseModel):
     def of(cls, session: Session) -> SessionView:
         said = [str(one) for one in session.permissions]
         return cls(
-            id=session.short_id, user=session.user, key=session.key_name,
-            source=session.source, permissions=said,
+            id=session.short_id, user=session.user, source=session.source, permissions=said,
+            key="" if session.key is None else session.key.name,
             began_at=session.began_at, ends_at=session.ends_at,
         )  # fmt: skip
 
@@ -55,11 +55,7 @@ class NewLink(BaseModel):
     model_config = {"extra": "forbid"}
 
     user: Annotated[
-        str,
-        Field(
-            max_length=128,
-            description="The name for histories; your own by default, another takes `keys`",
-        ),
+        str, Field(max_length=128, description="For histories: your own, or by the right `keys`")
     ] = ""
     roles: _Roles = ["admin"]
 
@@ -112,7 +108,7 @@ def add_sessions(
 
     @app.delete("/api/v1/sessions/{session}", tags=[_TAGS])
     def end_another(session: str, request: Request) -> SessionView:
-        """End a session, and with it those of the links that it made."""
+        """End the session of another; fine where it has ended already."""
         by = caller_of(request).user
         return SessionView.of(open_sessions().end_named(session, by=by))
 
@@ -125,10 +121,12 @@ def add_sessions(
         for one in permissions:
             authorise(request, one.action, one.model)
         caller = caller_of(request)
-        user = wanted.user or caller.own_name
-        if user != caller.own_name:
+        if asks_for_keys and not caller.key:  # it would renew itself
+            raise Refused("a session makes no links", hint="make it with a key: bascule sign-in")
+        user = wanted.user or caller.user
+        if user != caller.user:
             authorise(request, "keys", "")
-        code = open_sessions().offer(user, permissions, by=caller.user, maker=caller.maker)
+        code = open_sessions().offer(user, permissions, by=caller.user, key_id=caller.key)
         response.headers["Cache-Control"] = "no-store"
         return LinkView(
             path=path_of_link(code), user=user, permissions=[str(one) for one in permissions],

@@ -18,7 +18,6 @@ from bascule.endpoints.approving import (
     ROLLED_BACK,
     Approve,
     by_anybody,
-    is_return,
     last_good,
     shares,
     takes_approval,
@@ -118,14 +117,9 @@ class Endpoints:
         if takes_approval(before, after):
             self._approve(name)
 
-    def check_source(self, found: Endpoint | None, follows: Follows | None) -> None:
-        """The same for its source, whose moves deploy with an approval or without."""
-        if found is not None and _drops_rule(found, follows):
-            self._approve(found.name)
-
-    def trial(self, asked: DeployRequest) -> Deployed:
+    def trial(self, version: str, endpoint: str) -> Deployed:
         """What `deploy` would make with an approval; changes nothing."""
-        return self.guarded(by_anybody).deploy(asked, by="", dry_run=True)
+        return self.guarded(by_anybody).deploy(version, to=endpoint, by="", dry_run=True)
 
     def endpoints(self) -> list[Endpoint]:
         """The endpoints that have a plan, by name."""
@@ -190,8 +184,6 @@ class Endpoints:
         if before is None:
             plan = plan.numbered(self._store.last_number(endpoint) + 1)
         self._check_changes(before, plan, asked.follow, stored)
-        follows = follows_of(asked.follow, deploys_with or {})
-        self.check_source(stored, follows)
         sentence = _deployed_sentence(before, plan, strategy)
         now = self._clock()
         event = PlanEvent(
@@ -203,6 +195,7 @@ class Endpoints:
         else:
             implicit = [] if made is None else [StoredPlan(made, now, by, "what was served")]
             next_one = StoredPlan(plan, now, by, asked.reason)
+            follows = follows_of(asked.follow, deploys_with or {})
             self._add([*implicit, next_one], before, event, follows, move)
         return Deployed(plan, before, sentence)
 
@@ -308,8 +301,9 @@ class Endpoints:
                 hint=f"bascule deploy MODEL/VERSION --to {endpoint} changes what it serves",
             )
         plan = wanted.numbered(now_served.number + 1)
-        free = None if is_return(now_served, history) else good
-        if takes_approval(now_served, plan, last_good=free):
+        # A second return in a row is no emergency.
+        returns = {one.body["number"] for one in history if one.kind == ROLLED_BACK}
+        if takes_approval(now_served, plan, None if now_served.number in returns else good):
             self._approve(endpoint)
         sentence = (
             f"rolled back {endpoint} from plan {now_served.number} to plan {wanted.number}: "
@@ -405,11 +399,6 @@ def follows_of(follow: str, deploys_with: Mapping[str, Any]) -> Follows | None:
     if not follow:
         return None
     return Follows("", {}) if follow == NO_ALIAS else Follows(follow, deploys_with)
-
-
-def _drops_rule(found: Endpoint, follows: Follows | None) -> bool:
-    keeps = follows is None or follows.deploys_with.get("needs_approval")
-    return bool(found.following.get("needs_approval")) and not keeps
 
 
 def _answers(plan: Plan) -> str:

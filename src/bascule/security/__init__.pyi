@@ -20,15 +20,12 @@ from .roles import (
 )
 from .sessions import (
     MAX_TOKEN as MAX_TOKEN,
-    NO_MAKER as NO_MAKER,
     Link as Link,
-    Maker as Maker,
     Session as Session,
     csrf_of as csrf_of,
     hash_of as hash_of,
     is_csrf_of as is_csrf_of,
     local_path as local_path,
     new_token as new_token,
-    within as within,
 )
 from .signing import Signed as Signed, sign_folder as sign_folder, verify_folder as verify_folder

@@ -9,39 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
 from bascule.core import Refused
-from bascule.security.keys import ANY, INCLUDED, Action, Permission, permits
+from bascule.security.keys import Action, Key, Permission, permits
 
 MAX_TOKEN = 64
 """Tokens have 43 characters; what is longer is not looked up."""
-
 SHORT_ID = 12
 """Characters of a session's id that tell it from others."""
-_OF_KEY = " (key "
-
-
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """By which right a link was made. The link, and a session that it begins, never outlive it.
-
-    Empty for the shell of a user that can write the catalogue, and for a provider.
-
-    Attributes:
-        key: The id of a key; of a link that a session made, the key of that session.
-        session: The id of a session.
-    """
-
-    key: str = ""
-    session: str = ""
-
-
-NO_MAKER = Maker()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +30,12 @@ class Session:
     Attributes:
         id: The hash of the token, which is not kept.
         user: The name of the person.
-        permissions: What the session allows.
+        permissions: What the session allows, within what its key allows.
         source: How the person signed in: by a link of `bascule sign-in`, or at a provider.
         began_at: When.
         ends_at: When it ends by itself.
-        maker: By which right the link was made.
-        key_name: The name of the maker's key; empty without one.
-        depth: How many sessions made the links that led to it.
+        key: The key that made the link, as it is now; None for a link of a user that can write the
+            catalogue, and for a provider.
     """
 
     id: str
@@ -66,9 +44,7 @@ class Session:
     source: Literal["link", "oidc"]
     began_at: datetime
     ends_at: datetime
-    maker: Maker = NO_MAKER
-    key_name: str = ""
-    depth: int = 0
+    key: Key | None = None
 
     @property
     def short_id(self) -> str:
@@ -78,13 +54,14 @@ class Session:
     @property
     def subject(self) -> str:
         """The name for histories: the person, and the key whose right it is."""
-        if self.key_name in ("", self.user):
+        if self.key is None or self.key.name == self.user:
             return self.user
-        return f"{self.user}{_OF_KEY}{self.key_name})"
+        return f"{self.user} (key {self.key.name})"
 
     def allows(self, action: Action, model: str) -> bool:
-        """Whether a permission covers the action."""
-        return permits(self.permissions, action, model)
+        """Whether a permission covers the action, and one of the key does."""
+        is_bounded = self.key is not None and not self.key.allows(action, model)
+        return permits(self.permissions, action, model) and not is_bounded
 
     def check(self, action: Action, model: str) -> None:
         """Raise `Refused` unless it allows the action."""
@@ -104,42 +81,13 @@ class Link:
         user: The name of the session's person.
         permissions: The permissions of the session.
         ends_at: When the link ends unused.
-        maker: By which right it was made.
-        key_name: As of a session.
-        depth: As of the session that it begins.
+        key: As of the session.
     """
 
     user: str
     permissions: tuple[Permission, ...]
     ends_at: datetime
-    maker: Maker = NO_MAKER
-    key_name: str = ""
-    depth: int = 0
-
-
-def within(
-    permissions: Iterable[Permission], limit: Iterable[Permission]
-) -> tuple[Permission, ...]:
-    """The permissions that both give: of `write:*` within `read:late` there is `read:late`."""
-    given, bounds = tuple(permissions), tuple(limit)
-
-    def common(permission: Permission, action: Action) -> list[Permission]:
-        is_any = permission.model == ANY
-        return [
-            Permission(action, bound.model if is_any else permission.model)
-            for bound in bounds
-            if bound.covers(action, "" if is_any else permission.model)
-        ]
-
-    both = dict.fromkeys(both for one in given for both in common(one, one.action))
-    for one in given:
-        for action in INCLUDED.get(one.action, ()):
-            both |= {
-                left: None
-                for left in common(one, action)
-                if not permits(both, left.action, left.model)
-            }
-    return tuple(both)
+    key: Key | None = None
 
 
 def new_token() -> str:

@@ -220,7 +220,6 @@ def test_the_plan_of_a_rollout_under_way_and_of_approvals_is_not_changed(door):
 
 
 MAY_ALL_BUT_APPROVE = "deploy:rain deploy:other write:rain manage:rain infer:rain"
-SUNSET = {"sunset": "2100-01-01T00:00:00Z"}
 
 
 def document(**spec):
@@ -246,7 +245,6 @@ def document(**spec):
         ("PUT", "configuration", {"document": {"version": 1, "endpoints": {
             "other": {"version": "rain/1"}
         }}}),
-        ("PUT", "models/rain/versions/2/deprecation", SUNSET),
     ],
 )  # fmt: skip
 def test_every_act_that_changes_what_is_answered_takes_an_approval(door, method, path, body):
@@ -308,28 +306,6 @@ def test_a_rollout_that_waits_is_not_overtaken_by_a_deployment_at_once(door):
 
     assert ask("deploy:rain", "POST", "deployments", at_once)[0] == 403
     assert ask("deploy:rain approve:rain", "POST", "deployments", at_once)[0] == 201
-
-
-def test_an_alias_that_deploys_with_an_approval_is_a_rule_of_its_endpoint(door):
-    ask = door()
-    first = {"name": "rain", "version": "rain/1"}
-    follow = document(follow="rain@best", deploy={"needs_approval": True})
-    ask("write:rain", "PUT", "models/rain/aliases/best", {"number": 1})
-    assert ask("deploy:rain", "POST", "endpoints", first)[0] == 201
-    assert ask("deploy:rain", "PUT", "configuration", follow)[0] == 200
-
-    for method, path, body in (
-        ("POST", "deployments", {"version": "rain/2", "follow": "none"}),
-        ("POST", "deployments", {**CANARY, "follow": "rain@best"}),
-        ("POST", "endpoints/rain/plans", {"version": "rain/1", "follow": "none"}),
-        ("POST", "endpoints/rain/plans", {"version": "rain/2"}),
-        ("PUT", "configuration", document(follow="rain@best", deploy={"strategy": "all"})),
-        ("PUT", "configuration", document(version="rain/1", follow="none")),
-    ):
-        assert ask("deploy:rain", method, path, body)[0] == 403, (path, body)
-    at_once = {"version": "rain/2", "strategy": "all", "needs_approval": False}
-    begun = ask("deploy:rain", "POST", "deployments", at_once)[1]["begun"]
-    assert begun["rollout"]["needs_approval"] is True
 
 
 @pytest.mark.parametrize(

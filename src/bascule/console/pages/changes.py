@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from bascule.console.site import console_of, page_router
-from bascule.core import Unauthenticated, Unavailable
+from bascule.core import BasculeError, Unavailable
 
 router = page_router({"GET /changes": ("read", "")})
 
@@ -19,14 +18,11 @@ async def changes(request: Request) -> Response:
     if not console.changes.has_room:
         return Response(status_code=204)
 
-    async def holds() -> bool:
+    def holds() -> bool:
         try:
-            session = await to_thread.run_sync(console.sessions.find, request)
-        except Unauthenticated:
-            return False
-        except Unavailable:  # of the catalogue: there is nothing to tell meanwhile
-            return True
-        return session.allows("read", "")
+            return console.sessions.find(request).allows("read", "")
+        except BasculeError as error:  # without the catalogue there is nothing to tell
+            return isinstance(error, Unavailable)
 
     seen = request.headers.get("last-event-id", "")
     return StreamingResponse(console.changes.stream(seen, holds), media_type="text/event-stream")

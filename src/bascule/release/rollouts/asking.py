@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bascule.core import Conflict, Invalid, Reference
+from bascule.core import Conflict, Invalid
 from bascule.endpoints import (
     STRATEGIES,
     Approve,
     Deployed,
     DeployRequest,
-    Endpoint,
     Endpoints,
     Move,
     Plan,
@@ -184,10 +183,10 @@ class Rollouts:
     def asks_approver(self, endpoint: str) -> bool:
         """Whether to change at once what an endpoint answers takes the right to approve.
 
-        By the settings, by what moves of its alias deploy with, or because a rollout is under way
-        that waits for an approval: another act must not be the way around it.
+        By the settings, or because a rollout is under way that waits for an approval: another act
+        must not be the way around it.
         """
-        if self._defaults.get("needs_approval") or self._is_ruled(endpoint):
+        if self._defaults.get("needs_approval"):
             return True
         return any(
             one.rollout.needs_approval and one.rollout.endpoint == endpoint
@@ -219,17 +218,20 @@ class Rollouts:
         if strategy in STRATEGIES and not wants_evidence:
             return self._deploy(asked, strategy, by, dry_run, move)
         may_be_first = asked.follow or not asked.strategy or strategy in STRATEGIES
-        if may_be_first and self.endpoints.trial(_plain(asked, "all")).before is None:
+        if may_be_first and self.endpoints.trial(asked.version, asked.endpoint).before is None:
             return self._deploy(asked, "all", by, dry_run, move)
         return self.begin(asked, by=by, dry_run=dry_run, move=move, otherwise="all")
 
     def _deploy(
         self, asked: RolloutRequest, strategy: str, by: str, dry_run: bool, move: Move | None
     ) -> Deployed:
-        return self.endpoints.deploy(
-            _plain(asked, strategy), by=by, dry_run=dry_run, deploys_with=asked.deploys_with,
-            move=move,
+        plain = DeployRequest(
+            version=asked.version, endpoint=asked.endpoint, strategy=strategy,
+            reason=asked.reason, follow=asked.follow,
         )  # fmt: skip
+        return self.endpoints.deploy(
+            plain, by=by, dry_run=dry_run, deploys_with=asked.deploys_with, move=move
+        )
 
     def begin(
         self, asked: RolloutRequest, *, by: str, dry_run: bool = False, move: Move | None = None,
@@ -251,9 +253,7 @@ class Rollouts:
         """
         chosen, from_settings = self._filled(asked, otherwise)
         check_follow(asked.follow)
-        deployed = self.endpoints.trial(
-            DeployRequest(version=asked.version, endpoint=asked.endpoint)
-        )
+        deployed = self.endpoints.trial(asked.version, asked.endpoint)
         before = deployed.before
         if before is None:
             raise Invalid(
@@ -266,13 +266,11 @@ class Rollouts:
         rollout = self._prepare(self._rollout(chosen, before, deployed.plan))
         check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
-        stored = self._endpoint(before.endpoint)
-        follows = follows_of(asked.follow, asked.deploys_with)
-        self.endpoints.check_source(stored, follows)
         if not dry_run:
             first = None
-            if stored is None:
+            if not self._is_stored(before.endpoint):
                 first = StoredPlan(before, rollout.started_at, by, "what was served")
+            follows = follows_of(asked.follow, asked.deploys_with)
             self.store.add(
                 rollout, by=by, reason=asked.reason, first=first, follows=follows, move=move,
                 from_settings=from_settings,
@@ -395,9 +393,7 @@ class Rollouts:
             is_a_rule = name == "needs_approval" and value
             if is_a_rule or getattr(asked, name) in ("", (), None):
                 taken[name] = value
-        ruled = self._is_ruled(asked.endpoint or Reference.parse(asked.version).model)
-        rule = {"needs_approval": True} if ruled else {}
-        filled = msgspec.structs.replace(asked, **{**taken, **rule, "strategy": strategy})
+        filled = msgspec.structs.replace(asked, **{**taken, "strategy": strategy})
         return filled, tuple(sorted(taken))
 
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
@@ -427,20 +423,8 @@ class Rollouts:
             )
         )  # fmt: skip
 
-    def _is_ruled(self, endpoint: str) -> bool:
-        """Whether moves of its alias deploy with an approval."""
-        found = self._endpoint(endpoint)
-        return found is not None and bool(found.following.get("needs_approval"))
-
-    def _endpoint(self, name: str) -> Endpoint | None:
-        return next((one for one in self.endpoints.endpoints() if one.name == name), None)
-
-
-def _plain(asked: RolloutRequest, strategy: str) -> DeployRequest:
-    return DeployRequest(
-        version=asked.version, endpoint=asked.endpoint, strategy=strategy,
-        reason=asked.reason, follow=asked.follow,
-    )  # fmt: skip
+    def _is_stored(self, endpoint: str) -> bool:
+        return any(one.name == endpoint for one in self.endpoints.endpoints())
 
 
 def _refuse_scales(rollout: Rollout) -> Rollout:

@@ -148,10 +148,8 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if rollout.strategy == "canary" and steps[-1] != 100:
         raise Invalid("the last step of a canary must be 100", hint="for example 5,25,50,100")
-    before_approval = steps[:-1] if rollout.strategy == "canary" else steps[:1]
-    if rollout.needs_approval and rollout.strategy in ("canary", *_ON_OUTCOMES) and (
-        not before_approval or max(before_approval) > UNAPPROVED_PERCENT
-    ):  # fmt: skip
+    of_traffic = {"canary": steps[-2:-1] or steps, "ab": steps, "bandit": steps}
+    if rollout.needs_approval and max(of_traffic.get(rollout.strategy, (0,))) > UNAPPROVED_PERCENT:
         raise Invalid(
             f"before its approval a candidate answers {UNAPPROVED_PERCENT:g} % at most: steps are "
             f"{list(steps)}",
