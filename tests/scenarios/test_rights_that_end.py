@@ -116,7 +116,10 @@ def here(start, cancer_bundle, tmp_path_factory):
     open_endpoints(settings).deploy("gb/1", by="root")
     server = start(
         "gb/1", "--grpc-port=0",
-        env={"BASCULE_HOME": str(folder / "home"), "BASCULE_SECURITY__CALLERS": "keys"},
+        env={
+            "BASCULE_HOME": str(folder / "home"), "BASCULE_SECURITY__CALLERS": "keys",
+            "BASCULE_BATCH__PLACES": str(folder),
+        },
     )  # fmt: skip
     rows = (cancer_bundle / "data/example.json").read_bytes()
     try:
@@ -284,7 +287,8 @@ def test_a_job_that_a_key_began_goes_on_and_the_key_commands_it_no_more(here, en
     """The rule: a schedule, a run and a rollout belong to the catalogue from their beginning."""
     key, header = here.key(*permissions_of_role("operator"))
     name = f"nightly-{key.id}"
-    job = {"model": "gb/1", "source": "in.csv", "sink": "out"}
+    folder = here.settings.home.parent
+    job = {"model": "gb/1", "from": f"{folder}/in.parquet", "to": f"{folder}/out"}
     body = {"name": name, "cron": "0 3 * * *", "job": job}
     place = f"{here.control}/api/v1/schedules"
     made = httpx.post(place, json=body, headers=header)

@@ -20,7 +20,7 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
 def register(app: typer.Typer) -> None:
     """Add the command and the group `sessions` to `app`."""
     app.command("sign-in")(sign_in)
-    group = typer.Typer(help="Sessions of people: who is signed in.", no_args_is_help=True)
+    group = typer.Typer(help="Sessions of people: list or end them.", no_args_is_help=True)
     group.command("list")(list_sessions)
     group.command("end")(end_session)
     app.add_typer(group, name="sessions")
@@ -97,7 +97,7 @@ def list_sessions(as_json: AsJson = False) -> None:
     names = ("id", "user", "key", "source", "began_at", "ends_at")
     print_table(
         names, [[one[name] for name in names] for one in shown],
-        empty="nobody is signed in; bascule sign-in makes a link",
+        empty="no session holds; bascule sign-in makes a link",
     )  # fmt: skip
 
 
