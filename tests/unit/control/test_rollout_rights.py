@@ -51,7 +51,8 @@ def asking(app):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        place = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx.Client(base_url=place, timeout=60.0) as client:
             yield client
     finally:
         server.should_exit = True
