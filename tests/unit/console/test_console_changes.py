@@ -35,7 +35,7 @@ async def began(stream):
     return first
 
 
-async def held():
+def held():
     """Of a session that goes on."""
     return True
 
@@ -107,7 +107,7 @@ def test_the_stream_of_a_session_that_ends_ends_within_a_second(changes):
     """It went on for ten minutes."""
     ended = False
 
-    async def holds():
+    def holds():
         return not ended
 
     async def play():

@@ -385,6 +385,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 run="0",
                 schedule="0",
                 command="pause",
+                session="0",
                 receiver="pager",
             )
             for method in route.methods:
