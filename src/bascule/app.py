@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Requests
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
-    from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.monitoring import Ledger
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
@@ -233,13 +233,15 @@ def _serves_now(settings: Settings, name: str) -> str:
     return held[0] if len(held) == 1 else ""
 
 
-def open_rollouts(settings: Settings) -> Rollouts:
-    """The rollouts that the catalogue of the settings keeps."""
+def open_rollouts(settings: Settings, approve: Approve | None = None) -> Rollouts:
+    """The rollouts in the catalogue of the settings; by default for a user that may approve."""
+    from bascule.endpoints import by_anybody
     from bascule.release.rollouts import Rollouts, RolloutStore
 
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
         defaults=rollout_defaults(settings), prepare=partial(prepare_rollout, settings),
+        approve=approve or by_anybody,
     )  # fmt: skip
 
 
@@ -405,6 +407,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
 def control_parts(settings: Settings) -> Parts:
     """What a control process works with."""
     from bascule.control import Parts, Sessions, SettingsShown
+    from bascule.endpoints import by_nobody
 
     @cache
     def keys() -> CatalogueKeys:  # opened late: keys that are taken over need no catalogue
@@ -441,7 +444,7 @@ def control_parts(settings: Settings) -> Parts:
         outcome_cohorts=partial(outcome_cohorts, settings),
         rollout_defaults=rollout_defaults(settings),
         prepare_rollout=partial(prepare_rollout, settings),
-        open_rollouts=partial(open_rollouts, settings),
+        open_rollouts=partial(open_rollouts, settings, by_nobody),
         open_keys=keys,
         open_requests=requests,
         home=settings.home,

@@ -50,15 +50,16 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
     ("Trust", "keys", ("keys",)),
-    ("Trust", "signing_in", ("sign-in",)),
+    ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
     ("Machine", "backups", ("backup", "restore")),
 )  # fmt: skip
 """A panel of the help, a module, and its commands and groups, in the order of the help."""
 
-GROUPS = frozenset(
-    {"endpoints", "rollout", "ci", "batch", "schedule", "ledger", "outcomes", "alerts", "keys"}
-)
+GROUPS = frozenset({
+    "endpoints", "rollout", "ci", "batch", "schedule", "ledger", "outcomes", "alerts", "keys",
+    "sessions",
+})  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 
 _MODULES = {

@@ -1,4 +1,4 @@
-"""The command that makes a one-time link to the console."""
+"""The commands about people: a one-time link to the console, and the sessions that hold."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, say, url_host
+from bascule.cli.screen import note, print_json, print_table, say, url_host
 
 if TYPE_CHECKING:
+    from bascule.security import Session
     from bascule.settings import Settings
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Add the command and the group `sessions` to `app`."""
     app.command("sign-in")(sign_in)
+    group = typer.Typer(help="Sessions of people: list or end them.", no_args_is_help=True)
+    group.command("list")(list_sessions)
+    group.command("end")(end_session)
+    app.add_typer(group, name="sessions")
 
 
 def sign_in(
@@ -31,13 +36,14 @@ def sign_in(
         ),
     ] = None,
     user: Annotated[
-        str, typer.Option(help="The name for histories. Default: your own.", show_default=False)
+        str, typer.Option(help="For histories: your own, or by the right keys.", show_default=False)
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Print a link that signs a person in to the console once, within ten minutes.
 
-    Over --server, the key of BASCULE_KEY must have the rights that the link gives.
+    Over --server, the key of BASCULE_KEY must have the rights that the link gives; the session
+    ends with that key.
     """
     roles = role or ["admin"]
     made = _link_of_server(roles, user) if context.is_remote() else _link(roles, user)
@@ -75,6 +81,49 @@ def _link_of_server(roles: list[str], user: str) -> dict[str, Any]:
     return {
         "url": base + made["path"], "user": made["user"], "permissions": made["permissions"]
     }  # fmt: skip
+
+
+def list_sessions(as_json: AsJson = False) -> None:
+    """List the sessions that hold, the latest first."""
+    if context.is_remote():
+        shown = list(context.control_client().items("/api/v1/sessions"))
+    else:
+        from bascule.app import open_sessions
+
+        shown = [_shown(one) for one in open_sessions(context.settings()).live()]
+    if as_json:
+        print_json(shown)
+        return
+    names = ("id", "user", "key", "source", "began_at", "ends_at")
+    print_table(
+        names, [[one[name] for name in names] for one in shown],
+        empty="no session holds; bascule sign-in makes a link",
+    )  # fmt: skip
+
+
+def end_session(
+    session: Annotated[str, typer.Argument(help="Its id.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End a session: it opens nothing from now on."""
+    if context.is_remote():
+        from bascule_client.control import path_of
+
+        ended = context.control_client().ask("DELETE", path_of("sessions", session))
+    else:
+        from bascule.app import open_sessions
+
+        ended = _shown(open_sessions(context.settings()).end_named(session, by=context.user()))
+    if as_json:
+        print_json(ended)
+    else:
+        say(f"ended the session {ended['id']} of {ended['user']}")
+
+
+def _shown(session: Session) -> dict[str, Any]:
+    from bascule.control import SessionView
+
+    return SessionView.of(session).model_dump(mode="json")
 
 
 def address_of(settings: Settings, control_port: int) -> str:

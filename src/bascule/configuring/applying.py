@@ -56,8 +56,8 @@ def apply(
         by: The user.
         reason: Why, for histories.
         dry_run: Look, and change nothing.
-        authorise: Asked for the rights of every entry before anything is looked up, and for those
-            of every change before the first is made.
+        authorise: Asked for the rights of every entry before anything is looked up. The approval of
+            a change is asked of `books`, before the first is made.
 
     Raises:
         BasculeError: An entry cannot be; the message begins with its place. If changes were made
@@ -69,9 +69,6 @@ def apply(
                 for action, model in rights_of(name, spec):
                     authorise(action, model)
     changes = list(_changes(document, books, By(by, reason)))
-    for change in changes:
-        for action, model in change.needs:
-            authorise(action, model)
     said = [(change.place, change.sentence) for change in changes]
     if dry_run:
         return Applied(said, is_trial=True)

@@ -43,14 +43,12 @@ class Change:
     Attributes:
         place: Of the document: the section, a point, and the name of the entry.
         sentence: What is done, in the imperative.
-        needs: The rights that it takes beside those of its entry; see `rights_of`.
         act: Makes it; returns the tokens of new keys by their names.
     """
 
     place: str
     sentence: str
     act: Callable[[], Mapping[str, str]]
-    needs: Needs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +92,7 @@ def endpoint_changes(name: str, spec: EndpointSpec, books: Books, by: By) -> Ite
     found = next((one for one in book.endpoints.endpoints() if one.name == name), None)
     if spec.absent:
         if found is not None:
+            book.endpoints.check_approved(found.current.plan, None, name)
             reason = by.reason or "not in the configuration any more"
             act = partial(book.delete_endpoint, name, by=by.user, reason=reason)
             yield Change(place, f"delete endpoint {name}", _quiet(act))
@@ -109,7 +108,7 @@ def _deployment(
     place: str, spec: EndpointSpec, found: Endpoint | None, name: str,
     active: Sequence[StoredRollout], books: Books, by: By,
 ) -> Iterator[Change]:  # fmt: skip
-    from bascule.endpoints import Deployed, DeployRequest
+    from bascule.endpoints import DeployRequest
     from bascule.release.rollouts import RolloutRequest
 
     reference = spec.version or spec.follow
@@ -124,7 +123,6 @@ def _deployment(
     if follows and (answers or is_under_way or moves_by_itself):
         return
     _check_idle(active)
-    needs: Needs = ()
     plain = DeployRequest(
         version=version, endpoint=name, follow=spec.follow, reason=by.reason, strategy="all"
     )
@@ -138,9 +136,7 @@ def _deployment(
             make = partial(books.rollouts.deploy, asked, by=by.user)
             made = make(dry_run=True)
         said = made.sentence.replace("deployed", "deploy", 1)
-        if isinstance(made, Deployed) and books.rollouts.asks_approver(name):
-            needs = (("approve", name),)
-    yield Change(place, said, _quiet(make), needs)
+    yield Change(place, said, _quiet(make))
 
 
 def _follows(spec: EndpointSpec, found: Endpoint | None, deploys_with: Mapping[str, Any]) -> bool:
@@ -169,8 +165,8 @@ def _plan_changes(
     said = f"give endpoint {name} the plan {shares}"
     if wanted.shadow is not None:
         said += f", with {wanted.shadow.version} as shadow"
-    needs: Needs = (("approve", name),) if books.rollouts.asks_approver(name) else ()
     book = books.rollouts.endpoints
+    book.check_approved(before, wanted, name)
     first = DeployRequest(
         version=wanted.current.version, endpoint=name, strategy="all", reason=by.reason
     )
@@ -188,7 +184,7 @@ def _plan_changes(
         event = PlanEvent("plan_applied", datetime.now(UTC), by.user, by.reason, said, body)
         book.apply(made, event)
 
-    yield Change(place, said, _quiet(act), needs)
+    yield Change(place, said, _quiet(act))
 
 
 def _plan_of(spec: PlanSpec, name: str, number: int, books: Books) -> Plan:

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
+
 from bascule.core import BasculeError
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ LEAST_S = 5.0
 _LOOK_S = 0.5
 _QUIET_S = 15.0
 _LASTS_S = 600.0
-"""Then the browser connects again, and its session is checked."""
+"""Then the browser connects again."""
+_CHECK_S = 0.75
+"""Between two looks at whether the session of a stream still holds."""
 
 
 class Changes:
@@ -49,21 +53,28 @@ class Changes:
         """Have all streams end, so that the process can."""
         self._ended.set()
 
-    async def stream(self, seen: str, *, least_s: float = LEAST_S) -> AsyncIterator[str]:
+    async def stream(
+        self, seen: str, holds: Callable[[], bool], *, least_s: float = LEAST_S
+    ) -> AsyncIterator[str]:
         """The events of one page.
 
         Args:
             seen: The id of the last event that the page has; empty for a page that is new.
+            holds: Whether the session still holds; asked on a thread.
             least_s: Between two events.
         """
         self._streams += 1
         try:
             self._watch()
-            began_s = said_s = time.monotonic()
+            began_s = said_s = checked_s = time.monotonic()
             told_s, seen = 0.0, seen or self._id
             yield f"retry: 2000\nid: {seen}\n\n"
             while not self._ended.is_set() and time.monotonic() - began_s < _LASTS_S:
                 now_s, newest = time.monotonic(), self._id
+                if now_s - checked_s >= _CHECK_S:
+                    checked_s = now_s
+                    if not await to_thread.run_sync(holds):
+                        return
                 if newest != seen and now_s - told_s >= least_s:
                     seen, told_s = newest, now_s
                     yield f"id: {seen}\nevent: changed\ndata:\n\n"
@@ -71,7 +82,7 @@ class Changes:
                 elif now_s - said_s >= _QUIET_S:
                     yield ":\n\n"  # a proxy between keeps the connection
                     said_s = now_s
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_LOOK_S / 2)
         finally:
             self._streams -= 1
 

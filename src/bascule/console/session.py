@@ -78,7 +78,7 @@ class Sessions:
         cookie = cookie_of(request)
         found = self._find(cookie) if self._find is not None and cookie else None
         if found is not None:
-            return Session(found.user, found.check, csrf_of(cookie), is_signed_in=True)
+            return Session(found.subject, found.check, csrf_of(cookie), is_signed_in=True)
         subject = self._authorise(request, "read", "").user
 
         def rights(action: Action, model: str) -> None:

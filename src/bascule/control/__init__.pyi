@@ -51,7 +51,11 @@ from .scheduling import (
     ScheduleCommand as ScheduleCommand,
     running_schedules as running_schedules,
 )
-from .session_routes import drop_cookie as drop_cookie, set_cookie as set_cookie
+from .session_routes import (
+    SessionView as SessionView,
+    drop_cookie as drop_cookie,
+    set_cookie as set_cookie,
+)
 from .sessions import Sessions as Sessions, path_of_link as path_of_link
 from .shown import SettingsShown as SettingsShown
 from .watched import facts_of as facts_of

@@ -36,7 +36,7 @@ from bascule.control.outcome_routes import add_outcomes
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import TakeIn, add_registry_writes
-from bascule.control.rights import authorise_of, route_of
+from bascule.control.rights import Caller, authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.control.session_routes import add_sessions
@@ -45,6 +45,7 @@ from bascule.control.settings_routes import add_settings
 from bascule.control.shown import SettingsShown
 from bascule.control.work import DoTask, Works
 from bascule.core import VERSION, BasculeError, Invalid
+from bascule.security import Action
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
@@ -162,11 +163,16 @@ def control_app(
     def push_here(file: FilePath, model: str, user: str) -> Version:
         return open_registry().import_archive(file, by=user, model=model)
 
+    def authorise_names(request: Request, action: Action, model: str) -> Caller:
+        if (rollout_defaults or {}).get("needs_approval"):
+            authorise(request, "approve", model)
+        return authorise(request, action, model)
+
     app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
     add_load(app, server)
-    add_services(app, server, find, authorise)
+    add_services(app, server, find, authorise_names)
     add_registry_reads(app, open_registry, authorise)
     add_registry_writes(app, open_registry, take_in or push_here)
     add_alerts(app, parts.alerts, authorise)
@@ -178,7 +184,7 @@ def control_app(
     add_monitoring(app, measure, open_registry)
     add_batch(app, batch, parts.schedules, authorise, asks_for_keys=asks_for_keys)
     add_ledger(app, predictions, authorise)
-    add_endpoints(app, server, parts.endpoints, authorise, parts.asks_approver)
+    add_endpoints(app, server, parts.endpoints, authorise)
     add_rollouts(app, parts.rollouts, authorise)
     add_configuration(app, parts.books, authorise)
     describe(app, asks_for_keys=asks_for_keys)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Schedules
     from bascule.catalogue import Catalogue
     from bascule.configuring import Books
-    from bascule.endpoints import Endpoints, EndpointStore
+    from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollout, Rollouts
@@ -61,31 +61,35 @@ class CatalogueParts:
 
         return Schedules(_there(self.open_catalogue, "schedules")())
 
-    def endpoints(self) -> Endpoints:
+    def endpoints(self, approve: Approve | None = None) -> Endpoints:
+        """The endpoints; without `approve` nothing is changed that takes an approval."""
         from bascule.endpoints import Endpoints
 
         store = _there(self.open_endpoints, "endpoints")()
-        return Endpoints(store, self.registry, serves_now=self._serves_now)
+        found = Endpoints(store, self.registry, serves_now=self._serves_now)
+        return self._rollouts(found, approve).endpoints if self.open_catalogue else found
 
-    def rollouts(self) -> Rollouts:
+    def rollouts(self, approve: Approve | None = None) -> Rollouts:
+        """The rollouts; `approve` as of `endpoints`."""
+        return self._rollouts(self.endpoints(), approve)
+
+    def _rollouts(self, endpoints: Endpoints, approve: Approve | None) -> Rollouts:
+        from bascule.endpoints import by_nobody
         from bascule.release.rollouts import Rollouts, RolloutStore
 
         store = RolloutStore(_there(self.open_catalogue, "rollouts")())
         return Rollouts(
-            store, self.endpoints(), defaults=self.rollout_defaults, prepare=self.prepare_rollout
-        )
+            store, endpoints, defaults=self.rollout_defaults, prepare=self.prepare_rollout,
+            approve=approve or by_nobody,
+        )  # fmt: skip
 
-    def asks_approver(self, endpoint: str) -> bool:
-        """Whether a rollout of an endpoint needs an approval."""
-        return self.open_catalogue is not None and self.rollouts().asks_approver(endpoint)
-
-    def books(self) -> Books:
-        """What a document of the configuration is compared with."""
+    def books(self, approve: Approve | None = None) -> Books:
+        """What a document of the configuration is compared with; `approve` as of `endpoints`."""
         from bascule.configuring import Books
         from bascule.registry import CatalogueKeys
         from bascule.registry.stores import SqlRecords
 
-        book, registry, catalogue = self.rollouts(), self.registry(), self.catalogue()
+        book, registry, catalogue = self.rollouts(approve), self.registry(), self.catalogue()
         return Books(
             book, lambda reference: str(registry.resolve(reference)), self.schedules(),
             CatalogueKeys(SqlRecords(catalogue)), self.alerts(), datetime.now(UTC),

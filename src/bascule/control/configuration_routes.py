@@ -44,7 +44,7 @@ class AppliedView(BaseModel):
     ]
 
 
-def add_configuration(app: FastAPI, open_books: Callable[[], Books], authorise: Authorise) -> None:
+def add_configuration(app: FastAPI, open_books: Callable[..., Books], authorise: Authorise) -> None:
     """Add the route to `app`."""
 
     @app.put("/api/v1/configuration", tags=["configuration"])
@@ -53,8 +53,9 @@ def add_configuration(app: FastAPI, open_books: Callable[[], Books], authorise: 
         from bascule.configuring import apply, parse_document
 
         document = parse_document(wanted.document)
+        books = open_books(partial(authorise, request, "approve"))
         made = apply(
-            document, open_books(), by=caller_of(request).user, reason=wanted.reason,
+            document, books, by=caller_of(request).user, reason=wanted.reason,
             dry_run=wanted.dry_run, authorise=partial(authorise, request),
         )  # fmt: skip
         response.headers["Cache-Control"] = "no-store"

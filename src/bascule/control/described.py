@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from bascule.control.idempotency import HEADER, REPLAYED
 from bascule.control.problems import PROBLEM_TYPE, Problem
-from bascule.control.rights import RIGHTS, UPLOAD
+from bascule.control.rights import RIGHTS, keeps_answers
 from bascule.security import OPEN_ACTIONS
 
 _TAG = {"description": "Entity tag of the resource", "schema": {"type": "string"}}
@@ -94,7 +94,7 @@ def _describe(name: str, operation: dict[str, Any], asks_for_keys: bool) -> None
             "headers": {"ETag": _ref("headers", "ETag")},
         }
         responses["200"].setdefault("headers", {})["ETag"] = _ref("headers", "ETag")
-    elif name != UPLOAD:
+    elif keeps_answers(name):
         parameters.append(_ref("parameters", "IdempotencyKey"))
         problems += ["409", "422"]
         replayed = {"description": "Present on a repeated answer", "schema": {"const": "true"}}

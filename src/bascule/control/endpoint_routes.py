@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -206,14 +207,10 @@ def followed_model(follow: str) -> list[str]:
 def add_endpoints(
     app: FastAPI,
     server: ServerLink,
-    open_endpoints: Callable[[], Endpoints],
+    open_endpoints: Callable[..., Endpoints],
     authorise: Authorise,
-    asks_approver: Callable[[str], bool],
 ) -> None:
-    """Add the routes to `app`.
-
-    `asks_approver`: whether a deployment at once to an endpoint takes the right to approve.
-    """
+    """Add the routes to `app`; what opens the endpoints is given the caller's right to approve."""
     _add_reads(app, open_endpoints)
 
     @app.get("/api/v1/server/plans", tags=["server"])
@@ -236,12 +233,10 @@ def add_endpoints(
 
         for model in (Reference.parse(wanted.version).model, *followed_model(wanted.follow)):
             authorise(request, "deploy", model)
-        if asks_approver(endpoint):
-            authorise(request, "approve", endpoint)
         said = wanted.model_dump(include=set(DeployRequest.__struct_fields__))
         asked = DeployRequest(**said, endpoint=endpoint)
-        user = caller_of(request).user
-        return open_endpoints().deploy(asked, by=user, dry_run=wanted.dry_run)
+        user, book = caller_of(request).user, open_endpoints(partial(authorise, request, "approve"))
+        return book.deploy(asked, by=user, dry_run=wanted.dry_run)
 
     @app.post("/api/v1/endpoints", tags=[_TAGS], status_code=201)
     def create(wanted: NewEndpoint, request: Request, response: Response) -> DeployedView:
@@ -263,10 +258,8 @@ def add_endpoints(
 
         if wanted.fallback:
             authorise(request, "deploy", Reference.parse(wanted.fallback).model)
-        if asks_approver(endpoint):
-            authorise(request, "approve", endpoint)
         said = wanted.model_dump(exclude_unset=True, exclude={"reason", "dry_run"})
-        made = open_endpoints().change(
+        made = open_endpoints(partial(authorise, request, "approve")).change(
             endpoint, msgspec.convert(said, PlanChanges), by=caller_of(request).user,
             reason=wanted.reason, dry_run=wanted.dry_run,
         )  # fmt: skip
@@ -275,8 +268,8 @@ def add_endpoints(
     @app.post("/api/v1/endpoints/{endpoint}/rollback", tags=[_TAGS], status_code=201)
     def roll_back(endpoint: str, wanted: Rollback, request: Request) -> DeployedView:
         """Serve an earlier plan again, under the next number."""
-        user = caller_of(request).user
-        made = open_endpoints().roll_back(endpoint, by=user, reason=wanted.reason, to=wanted.to)
+        user, book = caller_of(request).user, open_endpoints(partial(authorise, request, "approve"))
+        made = book.roll_back(endpoint, by=user, reason=wanted.reason, to=wanted.to)
         return DeployedView.of(made)
 
 

@@ -31,6 +31,7 @@ _SENTENCES: Mapping[str, str] = {
     "link_used": "sign-in link used",
     "signed_in": "{user} signed in ({source})",
     "signed_out": "signed out",
+    "session_ended": "session of {user} ended",
     "rollout_asked": "rollout asked for",
     "alert_pending": "alert is pending",
     "alert_firing": "alert fires",

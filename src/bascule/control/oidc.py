@@ -136,8 +136,10 @@ class Provider:
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         config = self._config
         said = _claim(claims, config.user_claim)
-        is_unproven = config.user_claim == "email" and claims.get("email_verified") is False
-        user = check_user(said if isinstance(said, str) and not is_unproven else claims["sub"])
+        # A provider may say nothing of it (Entra ID), or say it as a text (Amazon Cognito).
+        is_verified = str(claims.get("email_verified", True)).lower() == "true"
+        is_proven = config.user_claim != "email" or is_verified
+        user = check_user(said if isinstance(said, str) and is_proven else claims["sub"])
         roles = roles_of_claim(_claim(claims, config.roles_claim), config.roles)
         if not roles:
             raise Refused(

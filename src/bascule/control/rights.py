@@ -8,7 +8,8 @@ the host name that it uses must be loopback ones, and pages of other origins are
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -28,9 +29,9 @@ from bascule.control.people import (
     find_signed_in,
     signed_in,
 )
-from bascule.core import Refused, TooLarge
+from bascule.core import BasculeError, Refused, TooLarge
 from bascule.security import ANY, OPEN_ACTIONS, Action
-from bascule.serving.transports import Authenticator, host_of, is_loopback
+from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
     from bascule.catalogue import Requests
@@ -96,6 +97,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/rollouts/{rollout}/decisions": ("read", ""),
     "GET /api/v1/rollouts/{rollout}/evidence": ("read", ""),
     "GET /api/v1/rollouts/{rollout}/replay": ("read", ""),
+    "POST /api/v1/rollouts/{rollout}/promote": ("approve", ""),
     "POST /api/v1/rollouts/{rollout}/{command}": ("deploy", ""),
     "POST /api/v1/verdicts/{endpoint}": ("read", "{endpoint}"),
     "GET /api/v1/verdicts/{endpoint}/api/v1/query": ("read", "{endpoint}"),
@@ -150,6 +152,7 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/session": None,
     "DELETE /api/v1/session": None,
     "GET /api/v1/sessions": ("keys", ""),
+    "DELETE /api/v1/sessions/{session}": ("keys", ""),
     # A link has rights that its maker has: asked then.
     "POST /api/v1/sign-in-links": ("read", ""),
     "GET /api/v1/receivers": ("read", ANY),
@@ -167,6 +170,17 @@ of this server; a route that is not here refuses every request."""
 CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys", "outcome"))
 """Actions that need this machine where callers need no keys."""
 
+
+def keeps_answers(operation: str) -> bool:
+    """Whether `Idempotency-Key` has the catalogue keep the answer of a route.
+
+    Not of an upload, which is one version however often it is sent, nor where no right to change
+    something is required: a caller without a key must not add rows to the catalogue.
+    """
+    right = RIGHTS[operation]
+    return operation != UPLOAD and right is not None and right[0] in CHANGING
+
+
 MAX_BODY_BYTES = 1 << 20
 """For most routes: some names and a path."""
 
@@ -182,10 +196,12 @@ class Caller:
     Attributes:
         id: The id of the key, or the address: keeps callers apart.
         user: The name for histories.
+        key: The id of the key; empty for another caller.
     """
 
     id: str
     user: str
+    key: str = ""
 
 
 def caller_of(request: Request) -> Caller:
@@ -214,17 +230,21 @@ def route_of(
                 operation = f"{request.method} {self.path}"
                 action, model = RIGHTS[operation] or ("health", "")
                 model = model.format(**request.path_params)
-                await find_signed_in(request, find_session)
-                request.state.caller = authorise(request, action, model)
+
+                async def allow() -> None:
+                    await find_signed_in(request, find_session)
+                    request.state.caller = authorise(request, action, model)
+
+                await allow()
                 bound = _BOUNDS.get(operation, MAX_BODY_BYTES)
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length) > bound:
                     raise TooLarge(_too_large(bound))
                 bounded = _BoundedRequest(request.scope, request.receive)
-                bounded.bound = bound
+                bounded.bound, bounded.allow = bound, allow
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
-                if operation == UPLOAD:  # too large to compare; the same bundle is one version
+                if not keeps_answers(operation):
                     return await handle(bounded)
                 return await once(open_requests, bounded, request.state.caller.id, handle)
 
@@ -235,15 +255,21 @@ def route_of(
 
 class _BoundedRequest(Request):
     bound = MAX_BODY_BYTES
+    allow: Callable[[], Awaitable[None]]
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        size = 0
+        # Errors are of Starlette's own kind, which is not taken for a body that cannot be parsed.
+        size, began_s = 0, time.monotonic()
         async for piece in super().stream():
             size += len(piece)
             if size > self.bound:
-                # Of Starlette's own kind, which is not taken for a body that cannot be parsed.
                 raise HTTPException(413, _too_large(self.bound))
             yield piece
+        if time.monotonic() - began_s >= 1.0:  # the right may have ended meanwhile
+            try:
+                await self.allow()
+            except BasculeError as problem:
+                raise HTTPException(status_of(problem), problem.message) from None
 
 
 def _too_large(bound: int) -> str:
@@ -275,7 +301,7 @@ def by_key(guard: Authenticator) -> Authorise:
         guard.look()
         said = request.headers.get("authorization", "").encode()
         key_id = guard.check(said, action, model)
-        return Caller(key_id, guard.name_of(said) if key_id else "")
+        return Caller(key_id, guard.name_of(said) if key_id else "", key_id)
 
     return authorise
 

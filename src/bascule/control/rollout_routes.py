@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from bascule.core import Reference, Refused
 if TYPE_CHECKING:
     from bascule.release.rollouts import (
         Begun,
+        Command,
         RolloutRequest,
         Rollouts,
         StoredDecision,
@@ -168,8 +170,10 @@ def _asked(wanted: NewRollout, request: Request, authorise: Authorise) -> Rollou
     return msgspec.convert(wanted.model_dump(exclude={"dry_run"}), RolloutRequest)
 
 
-def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
-    """Add the routes to `app`."""
+def add_rollouts(
+    app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
+) -> None:
+    """Add the routes to `app`; what opens the rollouts is given the caller's right to approve."""
     _add_list(app, open_rollouts, authorise)
     _add_deployments(app, open_rollouts, authorise)
     _add_reads(app, open_rollouts, authorise)
@@ -177,7 +181,7 @@ def add_rollouts(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise:
     _add_commands(app, open_rollouts, authorise)
 
 
-def _add_list(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
+def _add_list(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise) -> None:
     def may_read(endpoint: str, request: Request) -> bool:
         try:
             authorise(request, "read", endpoint)
@@ -196,13 +200,14 @@ def _add_list(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Au
 
 
 def _add_deployments(
-    app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise
+    app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
 ) -> None:
     @app.post("/api/v1/rollouts", tags=[_TAGS], status_code=201)
     def begin(wanted: NewRollout, request: Request, response: Response) -> BegunView:
         """Ask for a rollout, which the server that serves the endpoint begins."""
         asked = _asked(wanted, request, authorise)
-        begun = open_rollouts().begin(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
+        book = open_rollouts(partial(authorise, request, "approve"))
+        begun = book.begin(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
         response.headers["Location"] = f"/api/v1/rollouts/{begun.rollout.id}"
         return BegunView.of(begun)
 
@@ -212,7 +217,8 @@ def _add_deployments(
         from bascule.release.rollouts import Begun
 
         asked = _asked(wanted, request, authorise)
-        made = open_rollouts().deploy(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
+        book = open_rollouts(partial(authorise, request, "approve"))
+        made = book.deploy(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
         if isinstance(made, Begun):
             return DeploymentView(deployed=None, begun=BegunView.of(made))
         return DeploymentView(deployed=DeployedView.of(made), begun=None)
@@ -220,13 +226,11 @@ def _add_deployments(
     @app.delete("/api/v1/endpoints/{endpoint}", tags=["endpoints"])
     def delete(endpoint: str, request: Request, reason: _Why) -> DeletedView:
         """Delete an endpoint that has no rollout under way; its plans and its history stay."""
-        user = caller_of(request).user
-        return DeletedView(
-            sentence=open_rollouts().delete_endpoint(endpoint, by=user, reason=reason)
-        )
+        user, book = caller_of(request).user, open_rollouts(partial(authorise, request, "approve"))
+        return DeletedView(sentence=book.delete_endpoint(endpoint, by=user, reason=reason))
 
 
-def _add_reads(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise) -> None:
+def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise) -> None:
     def readable(name: str, request: Request) -> StoredRollout:
         """A rollout of an endpoint that the caller may read."""
         found = open_rollouts().get(name)
@@ -258,7 +262,7 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: A
         return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
 
 
-def _add_verdicts(app: FastAPI, open_rollouts: Callable[[], Rollouts]) -> None:
+def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
     @app.post(
         "/api/v1/verdicts/{endpoint}",
         tags=[_TAGS],
@@ -294,21 +298,27 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[[], Rollouts]) -> None:
 
 
 def _add_commands(
-    app: FastAPI, open_rollouts: Callable[[], Rollouts], authorise: Authorise
+    app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
 ) -> None:
+    def commanded(rollout: str, wanted: Command, said: Order, request: Request) -> dict[str, Any]:
+        book = open_rollouts(partial(authorise, request, "approve"))
+        decision = book.command(
+            rollout, wanted, by=caller_of(request).user, reason=said.reason,
+            allow_answers=said.allow_answers,
+        )  # fmt: skip
+        made: dict[str, Any] = msgspec.to_builtins(decision)
+        return made
+
+    @app.post("/api/v1/rollouts/{rollout}/promote", tags=[_TAGS])
+    def promote(rollout: str, said: Order, request: Request) -> dict[str, Any]:
+        """Approve the last step of a rollout, or give the candidate all traffic before it."""
+        return commanded(rollout, "promote", said, request)
+
     @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
     def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:
-        """Pause, resume, abort or promote a rollout."""
+        """Pause, resume or abort a rollout."""
         from bascule.release.rollouts import check_command
 
-        book = open_rollouts()
         wanted = check_command(command)
-        endpoint = book.get(rollout).rollout.endpoint
-        authorise(request, "approve" if wanted == "promote" else "deploy", endpoint)
-        user = caller_of(request).user
-        made: dict[str, Any] = msgspec.to_builtins(
-            book.command(
-                rollout, wanted, by=user, reason=said.reason, allow_answers=said.allow_answers
-            )
-        )
-        return made
+        authorise(request, "deploy", open_rollouts().get(rollout).rollout.endpoint)
+        return commanded(rollout, wanted, said, request)

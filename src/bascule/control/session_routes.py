@@ -12,7 +12,7 @@ from bascule.control.conventions import Page, Paged
 from bascule.control.people import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.rights import Authorise, caller_of, loopback_only
 from bascule.control.sessions import LINK_LASTS, Sessions, path_of_link
-from bascule.core import NotFound
+from bascule.core import NotFound, Refused
 from bascule.security import Session, csrf_of, permissions_of_roles
 
 _TAGS = "sessions"
@@ -25,7 +25,9 @@ _Roles = Annotated[
 class SessionView(BaseModel):
     """The session of a person."""
 
+    id: Annotated[str, Field(description="As it is in the history")]
     user: str
+    key: Annotated[str, Field(description="The key whose right it is; empty for none")]
     source: Annotated[str, Field(description="link or oidc")]
     permissions: list[str]
     began_at: AwareDatetime
@@ -35,7 +37,8 @@ class SessionView(BaseModel):
     def of(cls, session: Session) -> SessionView:
         said = [str(one) for one in session.permissions]
         return cls(
-            user=session.user, source=session.source, permissions=said,
+            id=session.short_id, user=session.user, source=session.source, permissions=said,
+            key="" if session.key is None else session.key.name,
             began_at=session.began_at, ends_at=session.ends_at,
         )  # fmt: skip
 
@@ -52,7 +55,7 @@ class NewLink(BaseModel):
     model_config = {"extra": "forbid"}
 
     user: Annotated[
-        str, Field(max_length=128, description="The name for histories; your own by default")
+        str, Field(max_length=128, description="For histories: your own, or by the right `keys`")
     ] = ""
     roles: _Roles = ["admin"]
 
@@ -103,6 +106,12 @@ def add_sessions(
         found = list(enumerate(open_sessions().live()))
         return paged.page(found, lambda one: SessionView.of(one[1]), lambda one: one[0])
 
+    @app.delete("/api/v1/sessions/{session}", tags=[_TAGS])
+    def end_another(session: str, request: Request) -> SessionView:
+        """End the session of another; fine where it has ended already."""
+        by = caller_of(request).user
+        return SessionView.of(open_sessions().end_named(session, by=by))
+
     @app.post("/api/v1/sign-in-links", tags=[_TAGS], status_code=201)
     def offer(wanted: NewLink, request: Request, response: Response) -> LinkView:
         """Make a link that begins a session once, with rights that the caller has."""
@@ -111,9 +120,13 @@ def add_sessions(
             loopback_only(request, "keys", "")
         for one in permissions:
             authorise(request, one.action, one.model)
-        by = caller_of(request).user
-        user = wanted.user or by
-        code = open_sessions().offer(user, permissions, by=by)
+        caller = caller_of(request)
+        if asks_for_keys and not caller.key:  # it would renew itself
+            raise Refused("a session makes no links", hint="make it with a key: bascule sign-in")
+        user = wanted.user or caller.user
+        if user != caller.user:
+            authorise(request, "keys", "")
+        code = open_sessions().offer(user, permissions, by=caller.user, key_id=caller.key)
         response.headers["Cache-Control"] = "no-store"
         return LinkView(
             path=path_of_link(code), user=user, permissions=[str(one) for one in permissions],

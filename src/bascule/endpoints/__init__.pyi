@@ -1,3 +1,4 @@
+from .approving import Approve as Approve, by_anybody as by_anybody, by_nobody as by_nobody
 from .changes import PlanChanges as PlanChanges
 from .deploying import (
     Deployed as Deployed,

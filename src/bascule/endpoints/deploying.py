@@ -6,6 +6,7 @@ Servers follow the catalogue by themselves (`control.following`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
+from bascule.endpoints.approving import (
+    ROLLED_BACK,
+    Approve,
+    by_anybody,
+    last_good,
+    shares,
+    takes_approval,
+)
 from bascule.endpoints.changes import PlanChanges, changed, differences
 from bascule.endpoints.exchangeable import difference, is_exchangeable, refuses_missing
 from bascule.endpoints.plans import PREVIOUS, Plan
@@ -26,8 +35,6 @@ if TYPE_CHECKING:
     from bascule.registry import Registry, Version
 
 
-ROLLED_BACK = "rolled_back"
-"""The kind of the events of rollbacks; `body["from"]` is the plan that was left."""
 _INFINITIVES = {"deployed": "deploy", "changed": "change"}
 
 
@@ -97,6 +104,22 @@ class Endpoints:
         self._registry = registry
         self._serves_now = serves_now
         self._clock = clock
+        self._approve: Approve = by_anybody
+
+    def guarded(self, approve: Approve) -> Endpoints:
+        """The same endpoints; `approve` is asked before what they answer changes."""
+        made = copy(self)
+        made._approve = approve
+        return made
+
+    def check_approved(self, before: Plan | None, after: Plan | None, name: str) -> None:
+        """Raise `Refused` where the change of an endpoint takes an approval that is not given."""
+        if takes_approval(before, after):
+            self._approve(name)
+
+    def trial(self, version: str, endpoint: str) -> Deployed:
+        """What `deploy` would make with an approval; changes nothing."""
+        return self.guarded(by_anybody).deploy(version, to=endpoint, by="", dry_run=True)
 
     def endpoints(self) -> list[Endpoint]:
         """The endpoints that have a plan, by name."""
@@ -243,9 +266,9 @@ class Endpoints:
 
     def _add(
         self, stored: list[StoredPlan], before: Plan | None, event: PlanEvent,
-        follows: Follows | None = None, move: Move | None = None, is_return: bool = False,
+        follows: Follows | None = None, move: Move | None = None,
     ) -> None:  # fmt: skip
-        self._check(stored[-1].plan, before, is_return=is_return)
+        self._check(stored[-1].plan, before)
         self._store.add(stored, [event], follows=follows, move=move)
 
     def roll_back(self, endpoint: str, *, by: str, reason: str, to: int | None = None) -> Deployed:
@@ -262,32 +285,26 @@ class Endpoints:
             NotFound: There is no such endpoint or plan.
             Invalid: There is no reason.
             Conflict: No earlier plan differs, or another change was made meanwhile.
-            Refused: A version of the plan was retired.
+            Refused: A version of the plan was retired; or this takes an approval, which the return
+                to the last good plan does not, but for a second one in a row.
         """
         if not reason.strip():
             raise Invalid("a rollback needs a reason", hint='--reason "more errors since 14:00"')
         self._store.endpoint(endpoint)  # says if it was deleted
         plans = [one.plan for one in self._store.plans(endpoint)]
-        now_served = plans[0]
-        if to is None:
-            left = {one.body["from"] for one in self.history(endpoint) if one.kind == ROLLED_BACK}
-            earlier = [
-                one
-                for one in plans[1:]
-                if one.number not in left
-                and _shares(one) != _shares(now_served)
-                # A step shares requests with a candidate, and no evidence is gathered any more.
-                and not (one.rollout and len(_shares(one)) > 1)
-            ]
-            if not earlier:
-                raise Conflict(
-                    f"endpoint {endpoint} has served nothing else before",
-                    hint=f"bascule deploy MODEL/VERSION --to {endpoint} changes what it serves",
-                )
-            wanted = earlier[0]
-        else:
-            wanted = self._store.plan(endpoint, to).plan
+        now_served, history = plans[0], self.history(endpoint)
+        good = last_good(plans, history)
+        wanted = good if to is None else self._store.plan(endpoint, to).plan
+        if wanted is None:
+            raise Conflict(
+                f"endpoint {endpoint} has served nothing else before",
+                hint=f"bascule deploy MODEL/VERSION --to {endpoint} changes what it serves",
+            )
         plan = wanted.numbered(now_served.number + 1)
+        # A second return in a row is no emergency.
+        returns = {one.body["number"] for one in history if one.kind == ROLLED_BACK}
+        if takes_approval(now_served, plan, None if now_served.number in returns else good):
+            self._approve(endpoint)
         sentence = (
             f"rolled back {endpoint} from plan {now_served.number} to plan {wanted.number}: "
             f"{_answers(plan)}"
@@ -295,7 +312,8 @@ class Endpoints:
         now = self._clock()
         body = {"number": plan.number, "as": wanted.number, "from": now_served.number}
         event = PlanEvent(ROLLED_BACK, now, by, reason, sentence, body)
-        self._add([StoredPlan(plan, now, by, reason)], now_served, event, is_return=True)
+        self._check(plan, now_served, is_return=True)
+        self._store.add([StoredPlan(plan, now, by, reason)], [event])
         return Deployed(plan, now_served, sentence)
 
     def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
@@ -332,6 +350,8 @@ class Endpoints:
         that stays loaded without requests may take fewer missing values than the current one:
         callers must always have a way back.
         """
+        if not is_return:
+            self.check_approved(before, plan, plan.endpoint)
         registry = self._registry()
         for reference in plan.versions:
             version = registry.resolve(reference)  # says if it was retired
@@ -381,15 +401,10 @@ def follows_of(follow: str, deploys_with: Mapping[str, Any]) -> Follows | None:
     return Follows("", {}) if follow == NO_ALIAS else Follows(follow, deploys_with)
 
 
-def _shares(plan: Plan) -> list[tuple[str, float]]:
-    return sorted((arm.version, arm.share_percent) for arm in plan.arms if arm.share_percent)
-
-
 def _answers(plan: Plan) -> str:
-    shares = sorted(_shares(plan), key=lambda one: -one[1])
     return ", ".join(
         f"{version} answers" if share == 100.0 else f"{version} answers {share:g} %"
-        for version, share in shares
+        for version, share in sorted(shares(plan), key=lambda one: -one[1])
     )
 
 

@@ -15,10 +15,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from bascule.core import Refused
-from bascule.security.keys import Action, Permission, permits
+from bascule.security.keys import Action, Key, Permission, permits
 
 MAX_TOKEN = 64
 """Tokens have 43 characters; what is longer is not looked up."""
+SHORT_ID = 12
+"""Characters of a session's id that tell it from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class Session:
 
     Attributes:
         id: The hash of the token, which is not kept.
-        user: The name for histories.
-        permissions: What the session allows.
+        user: The name of the person.
+        permissions: What the session allows, within what its key allows.
         source: How the person signed in: by a link of `bascule sign-in`, or at a provider.
         began_at: When.
         ends_at: When it ends by itself.
+        key: The key that made the link, as it is now; None for a link of a user that can write the
+            catalogue, and for a provider.
     """
 
     id: str
@@ -40,15 +44,24 @@ class Session:
     source: Literal["link", "oidc"]
     began_at: datetime
     ends_at: datetime
+    key: Key | None = None
+
+    @property
+    def short_id(self) -> str:
+        """The id as lists and histories show it."""
+        return self.id[:SHORT_ID]
 
     @property
     def subject(self) -> str:
-        """The name for histories."""
-        return self.user
+        """The name for histories: the person, and the key whose right it is."""
+        if self.key is None or self.key.name == self.user:
+            return self.user
+        return f"{self.user} (key {self.key.name})"
 
     def allows(self, action: Action, model: str) -> bool:
-        """Whether a permission covers the action."""
-        return permits(self.permissions, action, model)
+        """Whether a permission covers the action, and one of the key does."""
+        is_bounded = self.key is not None and not self.key.allows(action, model)
+        return permits(self.permissions, action, model) and not is_bounded
 
     def check(self, action: Action, model: str) -> None:
         """Raise `Refused` unless it allows the action."""
@@ -68,11 +81,13 @@ class Link:
         user: The name of the session's person.
         permissions: The permissions of the session.
         ends_at: When the link ends unused.
+        key: As of the session.
     """
 
     user: str
     permissions: tuple[Permission, ...]
     ends_at: datetime
+    key: Key | None = None
 
 
 def new_token() -> str:

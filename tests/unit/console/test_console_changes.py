@@ -35,13 +35,18 @@ async def began(stream):
     return first
 
 
+def held():
+    """Of a session that goes on."""
+    return True
+
+
 def deploy(settings, version):
     open_endpoints(settings).deploy(version, by="ada")
 
 
 def test_a_page_is_told_once_of_a_change_and_not_before(changes, settings):
     async def play():
-        stream = changes.stream("", least_s=0.0)
+        stream = changes.stream("", held, least_s=0.0)
         assert (await began(stream)).startswith("retry: 2000\nid: ")
         task = asyncio.ensure_future(until_changed(stream))
         await asyncio.sleep(1.5)
@@ -55,7 +60,7 @@ def test_a_page_is_told_once_of_a_change_and_not_before(changes, settings):
 
 def test_a_page_that_comes_back_is_told_of_what_it_has_missed(changes):
     async def play():
-        stream = changes.stream("of-another-process-7", least_s=0.0)
+        stream = changes.stream("of-another-process-7", held, least_s=0.0)
         await began(stream)
         assert await until_changed(stream)
         await stream.aclose()
@@ -65,7 +70,7 @@ def test_a_page_that_comes_back_is_told_of_what_it_has_missed(changes):
 
 def test_changes_in_quick_succession_are_told_together(changes, settings):
     async def play():
-        stream = changes.stream("another", least_s=3.0)
+        stream = changes.stream("another", held, least_s=3.0)
         await began(stream)
         assert await until_changed(stream)
         for version in ("rain/2", "rain/1", "rain/2"):
@@ -83,7 +88,7 @@ def test_changes_in_quick_succession_are_told_together(changes, settings):
 
 def test_streams_are_bounded_and_end_with_the_process(changes):
     async def play():
-        streams = [changes.stream("") for _ in range(MAX_STREAMS)]
+        streams = [changes.stream("", held) for _ in range(MAX_STREAMS)]
         for one in streams:
             await began(one)
         assert not changes.has_room
@@ -93,6 +98,28 @@ def test_streams_are_bounded_and_end_with_the_process(changes):
         async with asyncio.timeout(WITHIN_S):
             for one in streams:
                 assert [text async for text in one] == []
+        assert changes._streams == 0
+
+    asyncio.run(play())
+
+
+def test_the_stream_of_a_session_that_ends_ends_within_a_second(changes):
+    """It went on for ten minutes."""
+    ended = False
+
+    def holds():
+        return not ended
+
+    async def play():
+        nonlocal ended
+        stream = changes.stream("", holds)
+        await began(stream)
+        rest = asyncio.ensure_future(until_changed(stream))
+        await asyncio.sleep(1.5)
+        assert not rest.done()
+        ended, began_s = True, asyncio.get_running_loop().time()
+        assert await rest == ""
+        assert asyncio.get_running_loop().time() - began_s < 1.5  # one second, on a busy machine
         assert changes._streams == 0
 
     asyncio.run(play())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from fastapi.testclient import TestClient
 
 from bascule.control.api import control_app
 from bascule.control.link import ServerLink
 from bascule.control.sessions import Sessions
-from bascule.security import Permission, create_key, csrf_of, permissions_of_roles
+from bascule.registry import CatalogueKeys
+from bascule.registry.stores import SqlRecords
+from bascule.security import Permission, csrf_of, permissions_of_roles
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator
 
@@ -26,18 +27,22 @@ class Site:
     app: object
     sessions: Sessions
     keys_file: object
-    kept: list
+    keys: CatalogueKeys
 
-    def client(self, **headers: str) -> TestClient:
-        """A caller on this machine with neither key nor session."""
+    def client(self, address: str = "127.0.0.1", **headers: str) -> TestClient:
+        """A caller, on this machine by default, with neither key nor session."""
         return TestClient(
-            _complete(self.app), base_url=BASE, headers=headers, client=("127.0.0.1", 50_000),
+            _complete(self.app), base_url=BASE, headers=headers, client=(address, 50_000),
             raise_server_exceptions=False, follow_redirects=False,
         )  # fmt: skip
 
     def signed_in(self, *roles: str, user: str = "ada", with_token: bool = True) -> TestClient:
         """A browser with a session; it sends the token of its pages unless told otherwise."""
         token, _ = self.sessions.begin(user, permissions_of_roles(roles), "oidc")
+        return self.browser(token, with_token=with_token)
+
+    def browser(self, token: str, *, with_token: bool = True) -> TestClient:
+        """A browser with the cookie of a session."""
         sent = {"X-CSRF-Token": csrf_of(token)} if with_token else {}
         made = self.client(**sent)
         made.cookies.set(COOKIE, token, domain="127.0.0.1")
@@ -45,17 +50,21 @@ class Site:
 
     def with_key(self, *permissions: str) -> TestClient:
         """A program with a key."""
-        name = f"k{len(self.kept)}"
-        wanted = list(map(Permission.parse, permissions))
-        _, token = create_key(_Kept(self.kept), name, wanted, now=datetime.now(UTC), by="root")
-        self.keys_file.write_text(json.dumps([one.to_json() for one in self.kept]))
+        name = f"k{len(self.keys.stored())}"
+        _, token = self.keys.create(name, list(map(Permission.parse, permissions)), by="root")
+        self.tell_keys()
         return self.client(Authorization=f"Bearer {token}")
 
+    def tell_keys(self) -> None:
+        """Have the server know the keys as the catalogue has them."""
+        self.keys_file.write_text(json.dumps([one.to_json() for one in self.keys.stored()]))
 
-class _Kept:
-    def __init__(self, kept: list) -> None:
-        self.stored = lambda: kept
-        self.add = kept.append
+    def by_link(self, maker: TestClient, **asked: object) -> TestClient:
+        """A browser that has used a link that a caller made."""
+        made = maker.post("/api/v1/sign-in-links", json=asked)
+        assert made.status_code == 201, made.text
+        token, _ = self.sessions.redeem(made.json()["path"].partition("=")[2])
+        return self.browser(token)
 
 
 def _complete(app):
@@ -80,7 +89,7 @@ def site_of(tmp_path, registry, catalogue, *, with_keys: bool = True, **more) ->
         Authenticator(keys_file) if with_keys else None,
         open_catalogue=lambda: catalogue, sessions=sessions, **more,
     )  # fmt: skip
-    return Site(app, sessions, keys_file, [])
+    return Site(app, sessions, keys_file, CatalogueKeys(SqlRecords(catalogue)))
 
 
 def _no_find(reference: str):

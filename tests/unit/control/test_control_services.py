@@ -218,6 +218,8 @@ REGISTRY_CHANGES = [
     ("POST", "/api/v1/deployments", {"version": "late/1"}),
     ("POST", "/api/v1/rollouts", {"version": "late/1"}),
     ("POST", "/api/v1/rollouts/0e4f/pause", {"reason": "look first"}),
+    ("POST", "/api/v1/rollouts/0e4f/promote", {"reason": "looked"}),
+    ("DELETE", "/api/v1/sessions/5a6b", None),
     ("POST", "/api/v1/keys", {"name": "ada", "permissions": ["keys"]}),
     ("DELETE", "/api/v1/keys/ada", None),
     ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
@@ -251,7 +253,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         "/1/": "/{number}/",
     }
     tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
-    tried |= {"nightly": "{schedule}", "oncall": "{receiver}"}
+    tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}"}
     tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:

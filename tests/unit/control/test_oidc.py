@@ -174,3 +174,21 @@ def test_a_cookie_brings_the_flow_back_and_never_another_site():
 
 def test_the_secret_of_the_client_is_in_no_text(config):
     assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("said", "user"),
+    [
+        ({}, "ada@corp"), ({"email_verified": True}, "ada@corp"),
+        ({"email_verified": "true"}, "ada@corp"), ({"email_verified": "false"}, "id-7"),
+        ({"email_verified": False}, "id-7"), ({"email_verified": "False"}, "id-7"),
+        ({"email_verified": 0}, "id-7"), ({"email_verified": None}, "id-7"),
+        ({"email_verified": "no"}, "id-7"), ({"email_verified": []}, "id-7"),
+    ],
+)  # fmt: skip
+def test_an_address_that_the_provider_has_not_verified_is_no_name(said, user):
+    """Some providers send booleans as texts, and a text that is not empty is true in Python."""
+    claims = {"sub": "id-7", "email": "ada@corp", "groups": ["ml-team"], **said}
+    provider = Provider(ProviderConfig("https://x", "b", roles_claim="groups", roles=ROLES))
+
+    assert provider._identity(claims).user == user

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from sklearn.linear_model import LinearRegression
 
-from bascule.app import open_catalogue, open_registry
+from bascule.app import open_alerts, open_catalogue, open_keys, open_registry
 from bascule.control.api import control_app
 from bascule.control.link import ServerLink
 from bascule.endpoints import EndpointStore
@@ -51,7 +51,8 @@ def asking(app):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        place = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx.Client(base_url=place, timeout=60.0) as client:
             yield client
     finally:
         server.should_exit = True
@@ -73,6 +74,7 @@ def door(settings, tmp_path):
             lambda _: None, Authenticator(file),
             open_endpoints=lambda: EndpointStore(open_catalogue(settings)),
             open_catalogue=partial(open_catalogue, settings), rollout_defaults=defaults,
+            open_keys=partial(open_keys, settings), open_alerts=partial(open_alerts, settings),
         )  # fmt: skip
         client = stack.enter_context(asking(app))
 
@@ -86,7 +88,8 @@ def door(settings, tmp_path):
             _, token = create_key(Kept, f"k{len(kept)}", allowed, now=now, by="ada")
             file.write_text(json.dumps([key.to_json() for key in kept]))
             header = {"Authorization": f"Bearer {token}"}
-            answer = client.request(method, f"/api/v1/{path}", json=body, headers=header)
+            place = path if path.startswith("/") else f"/api/v1/{path}"
+            answer = client.request(method, place, json=body, headers=header)
             return answer.status_code, answer.json()
 
         return ask
@@ -109,6 +112,7 @@ def test_a_key_that_may_deploy_begins_a_rollout_and_may_not_approve_it(door):
     for other in ("deploy:rain", "approve:other", "write:rain"):
         assert ask(other, "POST", f"rollouts/{rollout}/promote", {})[0] == 403, other
     assert ask("approve:rain", "POST", f"rollouts/{rollout}/pause", {})[0] == 403
+    assert ask("approve:rain", "POST", "rollouts/none/promote", {})[0] == 404
     # To deploy the candidate at once is no way around the approval.
     at_once = {"version": "rain/2"}
     assert ask("deploy:rain", "POST", "endpoints/rain/plans", at_once)[0] == 403
@@ -142,7 +146,8 @@ def test_where_the_settings_ask_for_approvals_no_request_goes_without(door):
     ask = door(needs_approval=True)
     first = {"version": "rain/1"}
     assert ask("deploy:rain", "POST", "endpoints/rain/plans", first)[0] == 403
-    assert ask("deploy:rain", "POST", "deployments", first)[1]["begun"] is None
+    assert ask("deploy:rain", "POST", "deployments", first)[0] == 403
+    assert ask("deploy:rain approve:rain", "POST", "deployments", first)[1]["begun"] is None
     at_once = {"version": "rain/2", "strategy": "all", "needs_approval": False}
     _, made = ask("deploy:rain", "POST", "deployments", at_once)
     assert made["begun"]["rollout"]["needs_approval"] is True
@@ -213,3 +218,122 @@ def test_the_plan_of_a_rollout_under_way_and_of_approvals_is_not_changed(door):
     assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/2"})[0] == 201
     assert ask("deploy:rain", "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 403
     assert ask(both, "PATCH", "endpoints/rain", {"fallback": "rain/1"})[0] == 200
+
+
+MAY_ALL_BUT_APPROVE = "deploy:rain deploy:other write:rain manage:rain infer:rain"
+
+
+def document(**spec):
+    return {"document": {"version": 1, "endpoints": {"rain": spec}}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "endpoints", {"name": "rain", "version": "rain/1"}),
+        ("POST", "endpoints", {"name": "other", "version": "rain/1"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1", "strategy": "blue-green"}),
+        ("POST", "endpoints/rain/plans", {"version": "rain/1", "dry_run": True}),
+        ("POST", "deployments", {"version": "rain/1", "endpoint": "other"}),
+        ("PATCH", "endpoints/rain", {"breaker": {"failures": 5, "open_s": 30}}),
+        ("DELETE", "endpoints/rain?reason=x", None),
+        ("POST", "endpoints/rain/rollback", {"reason": "x", "to": 1}),
+        ("PUT", "configuration", document(absent=True)),
+        ("PUT", "configuration", document(
+            plan={"arms": [{"name": "current", "version": "rain/1", "share_percent": 100}]}
+        )),
+        ("PUT", "configuration", {"document": {"version": 1, "endpoints": {
+            "other": {"version": "rain/1"}
+        }}}),
+    ],
+)  # fmt: skip
+def test_every_act_that_changes_what_is_answered_takes_an_approval(door, method, path, body):
+    """`strategy all`, deleting and making again, and `rollback --to N` were ways around it."""
+    ask = door(needs_approval=True)
+    both = f"{MAY_ALL_BUT_APPROVE} approve:rain approve:other"
+    assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    breaker = {"breaker": {"failures": 3, "open_s": 30}}
+    assert ask(both, "PATCH", "endpoints/rain", breaker)[0] == 200
+    assert ask(both, "POST", "endpoints/rain/plans", {"version": "rain/2"})[0] == 201
+    before = ask("read:*", "GET", "endpoints")[1]
+
+    status, said = ask(MAY_ALL_BUT_APPROVE, method, path, body)
+
+    assert (status, "approve" in said["error"]) == (403, True)
+    assert ask("read:*", "GET", "endpoints")[1] == before
+    assert ask(both, method, path, body)[0] in (200, 201)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v2/repository/models/rain/load", None),
+        ("POST", "/v2/repository/models/rain/unload", None),
+        ("DELETE", "server/services/rain", None),
+    ],
+)
+def test_so_does_what_answers_a_name_without_a_plan(door, method, path, body):
+    ask = door(needs_approval=True)
+
+    status, said = ask(MAY_ALL_BUT_APPROVE, method, path, body)
+
+    assert (status, "approve rain" in said["error"]) == (403, True)
+
+
+@pytest.mark.parametrize("to", [{}, {"to": 1}])
+def test_the_return_to_the_last_good_version_takes_no_approval_and_a_second_one_does(door, to):
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain"
+    for version in ("rain/1", "rain/2"):
+        body = {"name": "rain", "version": version}
+        assert ask(both, "POST", "endpoints", body)[0] == 201
+    reason = {"reason": "errors since 14:00"}
+
+    status, said = ask("deploy:rain", "POST", "endpoints/rain/rollback", {**reason, **to})
+
+    assert (status, said["plan"]["arms"][0]["version"]) == (201, "rain/1")
+    # From here the last good version would be the one that was left, or one still older.
+    assert ask("deploy:rain", "POST", "endpoints/rain/rollback", {**reason, "to": 2})[0] == 403
+    assert ask(both, "POST", "endpoints/rain/rollback", {**reason, "to": 2})[0] == 201
+
+
+def test_a_rollout_that_waits_is_not_overtaken_by_a_deployment_at_once(door):
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    waiting = {"version": "rain/2", "strategy": "all", "needs_approval": True}
+    assert ask("deploy:rain", "POST", "deployments", waiting)[1]["deployed"] is None
+    at_once = {"version": "rain/2", "strategy": "all"}
+
+    assert ask("deploy:rain", "POST", "deployments", at_once)[0] == 403
+    assert ask("deploy:rain approve:rain", "POST", "deployments", at_once)[0] == 201
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {**CANARY, "steps_percent": [100.0]},
+        {**CANARY, "steps_percent": [51.0, 100.0]},
+        {**CANARY, "strategy": "ab", "guards": ["accuracy -2 pp"], "steps_percent": [99.0]},
+    ],
+)
+def test_before_the_approval_a_candidate_answers_half_of_the_requests_at_most(door, asked):
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain"
+    assert ask(both, "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+
+    status, said = ask("deploy:rain", "POST", "rollouts", asked)
+
+    assert (status, "50 %" in said["error"] or "accuracy" in said["error"]) == (400, True), said
+
+
+def test_who_may_approve_alone_promotes(door):
+    """The role approver has no right to deploy: four eyes take two people."""
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    waiting = {"version": "rain/2", "strategy": "all", "needs_approval": True}
+    rollout = ask("deploy:rain", "POST", "rollouts", waiting)[1]["rollout"]["id"]
+
+    status, said = ask("read:rain approve:rain", "POST", f"rollouts/{rollout}/promote", {})
+
+    assert (status, said["state"]["type"]) == (200, "promoted")

@@ -1,12 +1,18 @@
 """Sessions at the control API: the same rights as keys, the token of the page, and links."""
 
 import pytest
+import sqlalchemy as sa
 from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import Requests
+from bascule.console.site import add_console
+from bascule.control.rights import RIGHTS
+from bascule.core import Unauthenticated
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import SqlRecords
+from bascule.security import permissions_of_role
 from bascule.settings import load_settings
 
 ALIAS = "/api/v1/models/gb/aliases/champion"
@@ -34,12 +40,12 @@ def unguarded(settings, tmp_path_factory):
     return made_of(settings, tmp_path_factory.mktemp("unguarded"), with_keys=False)
 
 
-def made_of(settings, tmp_path, *, with_keys):
+def made_of(settings, tmp_path, *, with_keys, **more):
     catalogue = open_catalogue(settings)
     return site_of(
         tmp_path, open_registry(settings), catalogue, with_keys=with_keys,
         open_keys=lambda: CatalogueKeys(SqlRecords(catalogue)),
-        open_endpoints=lambda: EndpointStore(catalogue),
+        open_endpoints=lambda: EndpointStore(catalogue), **more,
     )  # fmt: skip
 
 
@@ -135,13 +141,13 @@ def test_a_key_counts_before_a_session(guarded):
 
 def test_a_key_makes_a_link_with_the_rights_that_it_has(guarded):
     made = guarded.with_key("read:gb", "approve:gb").post(
-        "/api/v1/sign-in-links", json={"roles": ["approver:gb"], "user": "eve"}
+        "/api/v1/sign-in-links", json={"roles": ["approver:gb"]}
     )
 
     assert made.status_code == 201
     assert made.json()["permissions"] == ["read:gb", "approve:gb"]
     _, session = guarded.sessions.redeem(made.json()["path"].partition("=")[2])
-    assert session.user == "eve"
+    assert session.user == guarded.keys.stored()[-1].name
 
 
 @pytest.mark.parametrize(
@@ -181,3 +187,100 @@ def test_the_history_is_given_in_pages_and_as_files(guarded):
     assert "attachment" in table.headers["content-disposition"]
     wrong = admin.get("/api/v1/history", params={"cursor": "WyJhIl0"})
     assert wrong.status_code == 400
+
+
+def test_a_name_that_is_not_the_callers_own_takes_the_right_to_keys(guarded):
+    """A key that may read signed a person of any name in, and the history said that name."""
+    administrator, reader = guarded.with_key("read:gb", "keys"), guarded.with_key("read:gb")
+    foreign = {"roles": ["viewer:gb"], "user": "alice@corp"}
+
+    refused = reader.post("/api/v1/sign-in-links", json=foreign)
+    assert (refused.status_code, "keys" in refused.json()["error"]) == (403, True)
+    browser = guarded.by_link(administrator, **foreign)
+    assert browser.get("/api/v1/session").json()["user"] == "alice@corp"
+    own = guarded.by_link(reader, roles=["viewer:gb"])
+    assert own.get("/api/v1/session").json()["key"] == own.get("/api/v1/session").json()["user"]
+
+
+def test_the_history_names_the_key_and_the_person_of_a_session(guarded):
+    maker = guarded.with_key(*map(str, permissions_of_role("operator:gb")), "keys")
+    name = guarded.keys.stored()[-1].name
+    browser = guarded.by_link(maker, roles=["operator:gb"], user="alice@corp")
+
+    moved = browser.put(ALIAS, json={"number": 1, "reason": "it is better"})
+
+    assert moved.json()["by"] == f"alice@corp (key {name})"
+    told = browser.get("/api/v1/session").json()
+    assert (told["user"], told["key"]) == ("alice@corp", name)
+
+
+def test_the_session_of_a_revoked_key_changes_nothing(guarded):
+    operator = [str(one) for one in permissions_of_role("operator:gb")]
+    maker = guarded.with_key(*operator)
+    key = guarded.keys.stored()[-1]
+    browser = guarded.by_link(maker, roles=["operator:gb"])
+    assert browser.put(ALIAS, json={"number": 1}).status_code == 200
+    link = maker.post("/api/v1/sign-in-links", json={"roles": ["viewer:gb"]}).json()["path"]
+
+    guarded.keys.end(key.id, by="root")
+    guarded.tell_keys()
+
+    assert browser.get("/api/v1/models/gb").status_code == 401
+    assert browser.put(ALIAS, json={"number": 1}).status_code == 401
+    with pytest.raises(Unauthenticated):
+        guarded.sessions.redeem(link.partition("=")[2])
+    assert key.name not in str(guarded.signed_in("admin").get("/api/v1/sessions").json())
+
+
+def test_an_administrator_lists_and_ends_the_sessions_of_others(guarded):
+    browser, admin = guarded.signed_in("viewer:gb", user="mallory"), guarded.signed_in("admin")
+    found = next(
+        one for one in admin.get("/api/v1/sessions").json()["items"] if one["user"] == "mallory"
+    )
+    place = f"/api/v1/sessions/{found['id']}"
+
+    assert browser.delete(place).status_code == 403
+    assert browser.get("/api/v1/models/gb").status_code == 200
+    assert [admin.delete(place).status_code for _ in range(2)] == [200, 200]
+    assert browser.get("/api/v1/models/gb").status_code == 401
+    assert admin.delete("/api/v1/sessions/000000000000").status_code == 404
+    acts = admin.get("/api/v1/history", params={"kind": "session_ended"}).json()["items"]
+    assert (acts[0]["by"], acts[0]["sentence"]) == ("ada", "session of mallory ended")
+
+
+def rows_of(catalogue):
+    """How many rows every table of a catalogue has."""
+    with catalogue.read() as connection:
+        tables = sa.inspect(connection).get_table_names()
+        count = {name: sa.text(f'SELECT count(*) FROM "{name}"') for name in tables}
+        return {name: connection.scalar(query) for name, query in count.items()}
+
+
+@pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "anybody"])
+def test_a_caller_without_a_key_adds_no_row_to_the_catalogue(settings, tmp_path, with_keys):
+    """`DELETE /api/v1/session` kept its answers under each new `Idempotency-Key`."""
+    catalogue = open_catalogue(settings)
+    site = made_of(
+        settings, tmp_path, with_keys=with_keys, open_requests=lambda: Requests(catalogue)
+    )
+    add_console(site.app)
+    before = rows_of(catalogue)
+
+    client = site.client(address="192.0.2.7")
+    for operation in [*RIGHTS, "POST /sign-in", "POST /sign-out", "GET /sign-in"]:
+        method, path = operation.split(" ")
+        sent = {"Idempotency-Key": operation.replace(" ", "")}
+        answer = client.request(method, path, json={}, headers=sent)
+        assert answer.status_code < 500 or answer.status_code == 503, operation
+
+    assert rows_of(catalogue) == before
+
+
+def test_a_session_does_not_renew_itself_by_a_link(guarded):
+    """It made one before its end, and went on under any name."""
+    for browser in (
+        guarded.signed_in("admin"),
+        guarded.by_link(guarded.with_key("read:gb"), roles=["viewer:gb"]),
+    ):
+        refused = browser.post("/api/v1/sign-in-links", json={"roles": ["viewer:gb"]})
+        assert (refused.status_code, "makes no links" in refused.json()["error"]) == (403, True)

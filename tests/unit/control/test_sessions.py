@@ -8,8 +8,10 @@ import pytest
 from bascule.catalogue import Catalogue, SqliteDatabase, events
 from bascule.control import sessions as room
 from bascule.control.sessions import Sessions
-from bascule.core import Invalid, Unauthenticated
-from bascule.security import ADMINISTRATOR, hash_of, permissions_of_role
+from bascule.core import Invalid, NotFound, Refused, Unauthenticated
+from bascule.registry import CatalogueKeys
+from bascule.registry.stores import SqlRecords
+from bascule.security import ADMINISTRATOR, Permission, hash_of, permissions_of_role
 
 VIEWER = permissions_of_role("viewer:late")
 
@@ -182,3 +184,99 @@ def test_an_hour_is_as_long_as_the_settings_say(catalogue):
 
     assert session.ends_at - session.began_at == timedelta(hours=1)
     assert session.began_at <= datetime.now(UTC)
+
+
+@pytest.fixture
+def keys(catalogue):
+    return CatalogueKeys(SqlRecords(catalogue))
+
+
+@pytest.fixture
+def key(keys):
+    made, _ = keys.create("ci", [Permission("write"), Permission("deploy", "late")], by="root")
+    return made
+
+
+def session_of(sessions, permissions, key, user="ada"):
+    """A session that a link of the key has begun, and its token."""
+    return sessions.redeem(sessions.offer(user, permissions, by="ci", key_id=key.id))
+
+
+def revoked(keys, key):
+    keys.end(key.id, by="root")
+
+
+def expired(keys, key):
+    keys.change(key.id, key.permissions, expires_at=datetime.now(UTC), by="root")
+
+
+@pytest.mark.parametrize("end", [revoked, expired])
+def test_what_a_key_began_ends_with_the_key(sessions, keys, key, end):
+    token, session = session_of(sessions, VIEWER, key)
+    code = sessions.offer("eve", VIEWER, by="ci", key_id=key.id)
+    assert sessions.find(token) == session
+    assert sessions.live()[0] == session
+
+    end(keys, key)
+
+    assert sessions.find(token) is None
+    assert sessions.live() == []
+    with pytest.raises(Unauthenticated):
+        sessions.redeem(code)
+
+
+def test_a_session_allows_no_more_than_its_key_does_now(sessions, keys, key):
+    token, session = session_of(sessions, key.permissions, key)
+    assert session.allows("write", "late")
+    assert not session.allows("keys", "")
+    lowered = [Permission("read", "late"), Permission("keys")]
+    keys.change(key.id, lowered, expires_at=None, by="root")
+
+    held = sessions.find(token)
+
+    assert held.allows("read", "late")
+    for action, model in (("write", "late"), ("deploy", "late"), ("read", "other"), ("keys", "")):
+        assert not held.allows(action, model)
+        with pytest.raises(Refused):
+            held.check(action, model)
+
+
+def test_a_session_of_a_key_ends_no_later_than_the_key(sessions, keys):
+    ends_at = datetime.now(UTC) + timedelta(hours=1)
+    brief, _ = keys.create("brief", VIEWER, by="root", expires_at=ends_at)
+
+    assert session_of(sessions, VIEWER, brief)[1].ends_at == ends_at
+
+
+def test_of_many_that_end_a_session_one_is_in_the_history(sessions, catalogue):
+    _, session = sessions.begin("ada", VIEWER, "oidc")
+    sessions.end_named(session.short_id, by="root")
+    sessions.end_named(session.short_id, by="eve")
+    sessions.end(session)
+    with pytest.raises(NotFound):
+        sessions.end_named("0" * 12, by="root")
+
+    with catalogue.read() as connection:
+        found = events.find(connection, subject_kind="session")
+    assert [(one.kind, one.actor) for one in found] == [
+        ("signed_in", "ada"), ("session_ended", "root"),
+    ]  # fmt: skip
+
+
+def test_the_history_names_the_person_and_the_key(sessions, key):
+    _, session = session_of(sessions, VIEWER, key, user="alice@corp")
+    _, own = session_of(sessions, VIEWER, key, user="ci")
+
+    assert session.subject == "alice@corp (key ci)"
+    assert own.subject == "ci"
+    with pytest.raises(Invalid):
+        sessions.begin("alice (key ops)", VIEWER, "oidc")
+
+
+def test_sessions_that_began_when_they_lasted_longer_end_by_the_settings_of_now(catalogue):
+    token, _ = Sessions(lambda: catalogue).begin("ada", VIEWER, "oidc")
+
+    brief = Sessions(lambda: catalogue, timedelta(0))
+
+    assert brief.find(token) is None
+    assert brief.live() == []

@@ -6,6 +6,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from bascule.console.site import console_of, page_router
+from bascule.core import BasculeError, Unavailable
 
 router = page_router({"GET /changes": ("read", "")})
 
@@ -13,8 +14,15 @@ router = page_router({"GET /changes": ("read", "")})
 @router.get("/changes")
 async def changes(request: Request) -> Response:
     """A stream of server-sent events; 204, after which browsers do not ask again, if it is full."""
-    found = console_of(request).changes
-    if not found.has_room:
+    console = console_of(request)
+    if not console.changes.has_room:
         return Response(status_code=204)
+
+    def holds() -> bool:
+        try:
+            return console.sessions.find(request).allows("read", "")
+        except BasculeError as error:  # without the catalogue there is nothing to tell
+            return isinstance(error, Unavailable)
+
     seen = request.headers.get("last-event-id", "")
-    return StreamingResponse(found.stream(seen), media_type="text/event-stream")
+    return StreamingResponse(console.changes.stream(seen, holds), media_type="text/event-stream")

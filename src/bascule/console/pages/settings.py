@@ -27,6 +27,7 @@ router = page_router({
     "GET /settings": ("read", ANY),
     "POST /settings/keys": ("keys", ""),
     "POST /settings/keys/{key}/revoke": ("keys", ""),
+    "POST /settings/sessions/{session}/end": ("keys", ""),
     "POST /settings/receivers/{receiver}/test": ("write", ANY),
 })  # fmt: skip
 
@@ -104,6 +105,13 @@ async def revoke_key(request: Request, key: str) -> Response:
     """Revoke a key."""
     operation, done = "DELETE /api/v1/keys/{key}", "The key is revoked."
     return await act(request, "/settings", operation, {"key": key}, done=done)
+
+
+@router.post("/settings/sessions/{session}/end")
+async def end_session(request: Request, session: str) -> Response:
+    """End a session."""
+    operation, done = "DELETE /api/v1/sessions/{session}", "The session is ended."
+    return await act(request, "/settings", operation, {"session": session}, done=done)
 
 
 @router.post("/settings/receivers/{receiver}/test")

@@ -13,6 +13,7 @@ import msgspec
 from bascule.core import Conflict, Invalid
 from bascule.endpoints import (
     STRATEGIES,
+    Approve,
     Deployed,
     DeployRequest,
     Endpoints,
@@ -20,6 +21,7 @@ from bascule.endpoints import (
     Plan,
     PlanEvent,
     StoredPlan,
+    by_anybody,
     check_follow,
     follows_of,
 )
@@ -153,6 +155,7 @@ class Rollouts:
         defaults: Mapping[str, Any] | None = None,
         prepare: Callable[[Rollout], Rollout] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        approve: Approve = by_anybody,
     ) -> None:
         """Open the rollouts.
 
@@ -162,18 +165,25 @@ class Rollouts:
             defaults: Fields of requests, from the settings; `needs_approval` is a rule.
             prepare: See `preparing.prepare`; without it, guards that need a scale are refused.
             clock: Now.
+            approve: Takes the approval of the caller, where one is asked for.
         """
         self.store = store
-        self.endpoints = endpoints
+        self.endpoints = endpoints.guarded(self.check_approved)
+        self._approve = approve
         self._defaults = defaults or {}
         self._prepare = prepare or _refuse_scales
         self._clock = clock
 
-    def asks_approver(self, endpoint: str) -> bool:
-        """Whether to deploy at once takes the right to approve.
+    def check_approved(self, endpoint: str) -> None:
+        """Raise `Refused` where approvals are asked for, and the caller may not approve."""
+        if self.asks_approver(endpoint):
+            self._approve(endpoint)
 
-        By the settings, or because a rollout is under way that waits for an approval: another
-        deployment must not be the way around it.
+    def asks_approver(self, endpoint: str) -> bool:
+        """Whether to change at once what an endpoint answers takes the right to approve.
+
+        By the settings, or because a rollout is under way that waits for an approval: another act
+        must not be the way around it.
         """
         if self._defaults.get("needs_approval"):
             return True
@@ -206,10 +216,9 @@ class Rollouts:
         )
         if strategy in STRATEGIES and not wants_evidence:
             return self._deploy(asked, strategy, by, dry_run, move)
-        if asked.follow or not asked.strategy or strategy in STRATEGIES:
-            first = self._deploy(asked, "all", by, True, None)
-            if first.before is None:
-                return first if dry_run else self._deploy(asked, "all", by, False, move)
+        may_be_first = asked.follow or not asked.strategy or strategy in STRATEGIES
+        if may_be_first and self.endpoints.trial(asked.version, asked.endpoint).before is None:
+            return self._deploy(asked, "all", by, dry_run, move)
         return self.begin(asked, by=by, dry_run=dry_run, move=move, otherwise="all")
 
     def _deploy(
@@ -243,8 +252,7 @@ class Rollouts:
         """
         chosen, from_settings = self._filled(asked, otherwise)
         check_follow(asked.follow)
-        plain = DeployRequest(version=asked.version, endpoint=asked.endpoint)
-        deployed = self.endpoints.deploy(plain, by=by, dry_run=True)
+        deployed = self.endpoints.trial(asked.version, asked.endpoint)
         before = deployed.before
         if before is None:
             raise Invalid(
@@ -276,10 +284,13 @@ class Rollouts:
             NotFound: There is no such endpoint.
             Invalid: There is no reason.
             Conflict: It has a rollout under way.
+            Refused: This takes an approval.
         """
         if not reason.strip():
             raise Invalid("an endpoint is deleted for a reason", hint='--reason "not used"')
-        current = self.endpoints.endpoint(name).current.plan.current.version
+        plan = self.endpoints.endpoint(name).current.plan
+        self.endpoints.check_approved(plan, None, name)
+        current = plan.current.version
         is_model = current.partition("/")[0] == name
         then = f"servers go on with {current}" if is_model else "servers answer 404 for it"
         sentence = f"deleted endpoint {name}: {then}"
@@ -320,6 +331,7 @@ class Rollouts:
             NotFound: There is no such rollout.
             Conflict: It has no meaning now, or the controller decided meanwhile; or it is to be
                 promoted, its answers differ, and that is not allowed.
+            Refused: It is to be promoted, and the caller may not approve that.
         """
         for left in reversed(range(_TRIES)):
             try:
@@ -333,6 +345,8 @@ class Rollouts:
         self, stored: StoredRollout, command: Command, by: str, reason: str, allow_answers: bool
     ) -> Decision:
         rollout, latest, now = stored.rollout, stored.latest, self._clock()
+        if command == "promote":
+            self._approve(rollout.endpoint)
         state: State = Running(0, now) if latest is None else latest.state
         held_by = "" if latest is None or allow_answers else latest.held_by
         decision = obey(rollout, state, command, by, reason, now, held_by=held_by)

@@ -12,6 +12,8 @@ from bascule.release.rollouts.states import State
 
 STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit")
 _ON_OUTCOMES = ("ab", "bandit")
+UNAPPROVED_PERCENT = 50.0
+"""The most that a candidate answers before the approval that its rollout waits for."""
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +169,13 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if rollout.strategy == "canary" and steps[-1] != 100:
         raise Invalid("the last step of a canary must be 100", hint="for example 5,25,50,100")
+    of_traffic = {"canary": steps[-2:-1] or steps, "ab": steps, "bandit": steps}
+    if rollout.needs_approval and max(of_traffic.get(rollout.strategy, (0,))) > UNAPPROVED_PERCENT:
+        raise Invalid(
+            f"before its approval a candidate answers {UNAPPROVED_PERCENT:g} % at most: steps are "
+            f"{list(steps)}",
+            hint="for example 5,25,50,100",
+        )
     for name in ("alpha", "beta"):
         if not 0 < getattr(rollout, name) <= 0.5:
             raise Invalid(f"{name} must be over 0 and 0.5 at most, not {getattr(rollout, name):g}")

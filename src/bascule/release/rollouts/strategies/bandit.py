@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from bascule.release.rollouts.facts import Facts, difference_said, gap_said
-from bascule.release.rollouts.plan import Rollout, Shares
+from bascule.release.rollouts.plan import UNAPPROVED_PERCENT, Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import is_shown_better, last_step, still_to_come
 from bascule.stats import thompson_shares
@@ -35,6 +35,8 @@ def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]
             f"{difference_said(rollout, verdict)}"
         )
     share = float(thompson_shares(*facts.rewards, floor=rollout.floor)[1])
+    if rollout.needs_approval:
+        share = min(share, UNAPPROVED_PERCENT / 100)
     if abs(share - state.shares[0]) < _LEAST_CHANGE:
         return state, f"held at {share:.0%}"
     return Running(state.stage + 1, facts.now, (round(share, 4),)), (
