@@ -64,6 +64,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_runtest_setup() -> None:
+    """Keep Keras' logger from closing what pytest captures, whenever a server sets up logging."""
+    if absl := sys.modules.get("absl.logging"):
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The pass of serial tests loads only files and folders that have some."""
     if not re.search(r"(?<!not )\bserial\b", config.option.markexpr):
