@@ -22,12 +22,16 @@ from .cohorts import (
     Span as Span,
     count_cohorts as count_cohorts,
     losses_of_rows as losses_of_rows,
-    outcome_draw as outcome_draw,
 )
 from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record
-from .hashing import KEY_FILE as KEY_FILE, hash_key as hash_key, hashed as hashed
+from .hashing import (
+    KEY_FILE as KEY_FILE,
+    hash_key as hash_key,
+    hashed as hashed,
+    outcome_draw as outcome_draw,
+)
 from .manifest import Gap as Gap
 from .outcome_lines import (
     Line as Line,

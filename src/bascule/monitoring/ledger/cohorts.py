@@ -12,7 +12,6 @@ other one (see `release.rollouts.keys`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,8 +26,6 @@ from bascule.endpoints import KEY_UNITS
 if TYPE_CHECKING:
     from bascule.monitoring.ledger.query import Ledger
 
-DRAW_DIGITS, DRAW_BITS = 13, 52
-"""Of the SHA-256 of an id, in hexadecimal; see `outcome_draw`."""
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
 _OF_ARM = """
@@ -308,13 +305,3 @@ def losses_of_rows(loss: str, columns: Columns, truths: NDArray[Any]) -> NDArray
 
 def _quoted_column(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def outcome_draw(prediction_id: str) -> float:
-    """A number from 0 to below 1 that depends on the id alone, as `outcome_draw` of SQL has it.
-
-    The ids below a rollout's `outcomes_sample` are those whose outcomes it waits for: the first
-    52 bits of the SHA-256 of the id.
-    """
-    digits = hashlib.sha256(prediction_id.encode()).hexdigest()[:DRAW_DIGITS]
-    return int(digits, 16) / 2.0**DRAW_BITS

@@ -1,4 +1,4 @@
-"""Keyed hashes in place of private values: equal values stay equal.
+"""Keyed hashes in place of private values: equal values stay equal. And draws by an id.
 
 The key is in the home, and in no segment. Without it, a list of likely values finds nothing.
 """
@@ -9,11 +9,13 @@ import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 KEY_FILE = "private.key"
 _KEY_BYTES, _HASH_BYTES = 32, 16
+DRAW_DIGITS, DRAW_BITS = 13, 52
+"""Of the SHA-256 of an id, in hexadecimal; see `outcome_draw`."""
 
 
 def hash_key(home: Path) -> bytes:
@@ -47,3 +49,13 @@ def hashed(values: Iterable[object], key: bytes) -> list[str | None]:
         ).hexdigest()
         for value in values
     ]
+
+
+def outcome_draw(prediction_id: str) -> float:
+    """A number from 0 to below 1 that depends on the id alone, as `outcome_draw` of SQL has it.
+
+    The ids below a rollout's `outcomes_sample` are those whose outcomes it waits for: the first
+    52 bits of the SHA-256 of the id.
+    """
+    digits = sha256(prediction_id.encode()).hexdigest()[:DRAW_DIGITS]
+    return int(digits, 16) / 2.0**DRAW_BITS

@@ -16,8 +16,13 @@ import pyarrow as pa
 
 from bascule.core import Invalid, NotFound, Unavailable
 from bascule.monitoring.ledger.blocks import read_blocks
-from bascule.monitoring.ledger.cohorts import DRAW_BITS, DRAW_DIGITS
-from bascule.monitoring.ledger.hashing import KEY_FILE, hash_key, hashed
+from bascule.monitoring.ledger.hashing import (
+    DRAW_BITS,
+    DRAW_DIGITS,
+    KEY_FILE,
+    hash_key,
+    hashed,
+)
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
