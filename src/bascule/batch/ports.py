@@ -71,6 +71,14 @@ class Sink(Protocol):
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         """The runs of which it has rows, and whether each is finished; whether there are others."""
 
+    def claim(self, run: str) -> AbstractContextManager[object]:
+        """Have the sink to this process while the block runs; what follows is called in it.
+
+        Raises:
+            Conflict: Another process writes to it. So do `commit` and `finish` where another has
+                taken over since, because this one did not answer for so long.
+        """
+
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         """Begin or go on with a run: what it has committed. Removes what a killed one left."""
 
@@ -78,7 +86,11 @@ class Sink(Protocol):
         """A place for one chunk; what is not committed when the block ends, is removed."""
 
     def finish(self) -> None:
-        """All chunks are committed. Again is the same as once."""
+        """All chunks are committed. Again is the same as once.
+
+        Raises:
+            Conflict: The sink has not as many rows as the records say.
+        """
 
     def close(self) -> None:
         """Give back connections."""

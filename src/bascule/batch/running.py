@@ -23,6 +23,7 @@ from bascule.batch.manifest import (
     Chunk,
     Manifest,
     Record,
+    check_complete,
     check_may_start,
     check_quarantined,
     check_same,
@@ -34,7 +35,9 @@ from bascule.batch.recording import MonitoringRules, Recorder, close_quietly, op
 from bascule.batch.runs import LiveRun, Runs, Status
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
+from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.table import open_sink
+from bascule.batch.sources.files import FileSource
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
 from bascule.core import BasculeError
@@ -130,6 +133,8 @@ def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
+        if isinstance(source, FileSource) and isinstance(sink, FileSink):
+            sink.check_apart(source.files)
         scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
@@ -219,11 +224,21 @@ class _Execution:
 
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job
-        others, foreign = plan.sink.runs()
-        others = {run: done for run, done in others.items() if run != plan.manifest.run}
-        check_may_start(plan.manifest, job.mode, others, has_foreign_rows=foreign)
+        self._check_sink()
         found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
         self._live.status.findings += found
+        with plan.sink.claim(plan.manifest.run):
+            self._check_sink()  # another run may have come and gone
+            return self._run()
+
+    def _check_sink(self) -> None:
+        others, foreign = self._plan.sink.runs()
+        run = self._plan.manifest.run
+        others = {other: done for other, done in others.items() if other != run}
+        check_may_start(self._plan.manifest, self._plan.job.mode, others, has_foreign_rows=foreign)
+
+    def _run(self) -> Run:
+        plan, job = self._plan, self._plan.job
         self._records = {
             one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
         }
@@ -232,6 +247,7 @@ class _Execution:
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
         self._check_end()
+        check_complete(plan.source.place, plan.chunks, self._records, job.limit)
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)
