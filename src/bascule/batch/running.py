@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bascule.batch import runs as states
-from bascule.batch.checks import check_answers, check_source
+from bascule.batch.checks import are_of_answers, check_answers, check_source
 from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import (
@@ -243,9 +244,14 @@ class _Execution:
             one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
         }
         self._live.status.rows_before = sum(one.rows for one in self._records.values())
+        self._check_quarantined()  # what was refused is refused before more is scored
         todo = pending(plan.chunks, self._records)
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
+        if are_of_answers((*job.checks, *job.warnings), plan.source.schema.names):
+            earlier = [chunk for chunk in plan.chunks if chunk not in todo]
+            sample = partial(self._sample_again, earlier)
+            with_retries(sample, job.retries, threading.Event(), "the sample")
         self._check_end()
         check_complete(plan.source.place, plan.chunks, self._records, job.limit)
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
@@ -275,6 +281,23 @@ class _Execution:
                 run_on_ray(job, work, chunks, plan.workers, self)
         finally:
             close_quietly(self._recorder)
+
+    def _sample_again(self, chunks: Sequence[Chunk]) -> None:
+        """Take the sample of chunks that earlier processes of this run have scored.
+
+        So a check is measured on the same rows, with the same result, however often it is asked.
+        """
+        for chunk in chunks:
+            rows, limit = 0, self._plan.job.limit
+            for batch in self._plan.source.read(chunk, self._plan.batch_rows):
+                taken = batch.slice(0, limit - rows) if limit else batch
+                rows += taken.num_rows
+                self._sample.add(chunk.number, rows, taken)
+
+    def _check_quarantined(self) -> None:
+        expected = self._plan.rows
+        if expected is not None:
+            check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
 
     def _check_end(self) -> None:
         job = self._plan.job
@@ -336,9 +359,7 @@ class _Execution:
         with self._lock:
             self._records[record.chunk] = record
             # Early, where the rows are known: a wrong table is not scored to its end.
-            expected = self._plan.rows
-            if expected is not None:
-                check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
+            self._check_quarantined()
             self._tell(force=True)
 
     def _tell(self, *, force: bool = False) -> None:
