@@ -57,15 +57,11 @@ class Cell(Protocol):
 
 @contextmanager
 def held(cell: Cell, run: str, place: str) -> Iterator[Claim]:
-    """Hold the claim of a cell while the block runs, and renew it on a thread.
-
-    Raises:
-        Conflict: Another process holds it.
-    """
+    """Hold the claim of a cell while the block runs; `Conflict` where another process has it."""
     claim, ended = _taken(cell, run, place), threading.Event()
 
     def put(**changes: Any) -> None:
-        with suppress(BasculeError):  # away; the commit asks for the token
+        with suppress(BasculeError):  # away; each commit asks for the token
             now = cell.read()
             if now is not None and now.token == claim.token:
                 cell.swap(now, msgspec.structs.replace(now, beat=now.beat + 1, **changes))
@@ -86,8 +82,8 @@ def held(cell: Cell, run: str, place: str) -> Iterator[Claim]:
 
 
 def _taken(cell: Cell, run: str, place: str) -> Claim:
-    holder = f"{socket.gethostname()}:{os.getpid()}"
     process = f"{_machine()} {os.getpid()} {_started(os.getpid())}"
+    holder = f"{socket.gethostname()}:{os.getpid()}"
     new = Claim(run, secrets.token_hex(8), 0, holder, process)
     seen, since_s = cell.read(), time.monotonic()
     while True:
@@ -102,7 +98,7 @@ def _taken(cell: Cell, run: str, place: str) -> Claim:
         if now is not None and (alive or (seen and now.token == seen.token and now != seen)):
             facts = {"under_way": run} if now.run == run else {"run": now.run}
             raise Conflict(
-                f"run {now.run} is under way in another process, {now.holder}, which writes to "
+                f"run {now.run} is under way in another process, {now.holder}, and writes to "
                 f"{place}",
                 hint="wait until it has ended, and give the command again", **facts,
             )  # fmt: skip
@@ -111,7 +107,7 @@ def _taken(cell: Cell, run: str, place: str) -> Claim:
 
 
 def check_token(place: str, token: str, now: Claim | None) -> None:
-    """Raise `Conflict` where a sink has the token of another process."""
+    """Raise `Conflict` where a sink has the token of another process: the fence."""
     if now is None or now.token != token:
         by = f"run {now.run} of {now.holder}" if now else "another process"
         raise Conflict(
@@ -121,34 +117,27 @@ def check_token(place: str, token: str, now: Claim | None) -> None:
 
 
 class FileCell:
-    """A file on a disk."""
+    """A file on a disk, which is replaced whole under a lock."""
 
     def __init__(self, path: Path, place: str) -> None:
         self._path, self._place = path, place
 
     def read(self) -> Claim | None:
-        with suppress(FileNotFoundError), self._path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            return _decoded(file.read())
+        with suppress(FileNotFoundError):
+            return msgspec.json.decode(self._path.read_bytes(), type=Claim)
         return None
 
     def swap(self, seen: Claim | None, new: Claim) -> bool:
         with writing(self._place):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                file.seek(0)
-                if _decoded(file.read()) != seen:
+            with self._path.with_suffix(".lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if self.read() != seen:
                     return False
-                file.truncate(0)
-                file.write(msgspec.json.encode(new))
+                draft = self._path.with_suffix(".new")
+                draft.write_bytes(msgspec.json.encode(new))
+                draft.replace(self._path)
         return True
-
-
-def _decoded(content: bytes) -> Claim | None:
-    with suppress(msgspec.DecodeError):  # of a process that was killed while it wrote
-        return msgspec.json.decode(content, type=Claim)
-    return None
 
 
 class ObjectCell:
@@ -196,16 +185,12 @@ def _store_of(url: str) -> Any:
         raise MissingExtra("a bucket needs obstore", hint="pip install 'bascule[s3]'") from None
     parts = urlsplit(url)
     asked = dict(parse_qsl(parts.query))
-    endpoint = asked.get("endpoint_override", "")
-    if endpoint and "://" not in endpoint:
-        endpoint = f"{asked.get('scheme', 'https')}://{endpoint}"
-    options = {
-        "endpoint": endpoint, "region": asked.get("region"), "access_key_id": parts.username,
-        "secret_access_key": parts.password,
-    }  # fmt: skip
-    host = parts.netloc.rpartition("@")[2]
-    whole = f"{CONDITIONAL[parts.scheme]}://{host}{parts.path.rstrip('/')}"
-    config: Any = {name: value for name, value in options.items() if value}
+    if host := asked.get("endpoint_override"):
+        asked["endpoint"] = f"{asked.get('scheme', 'https')}://{host}"
+    asked |= {"access_key_id": parts.username or "", "secret_access_key": parts.password or ""}
+    names = ("endpoint", "region", "access_key_id", "secret_access_key")
+    config: Any = {name: asked[name] for name in names if asked.get(name)}
+    whole = f"{CONDITIONAL[parts.scheme]}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return store.from_url(whole, config=config, client_options={"allow_http": True})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bascule.batch.jobs import Job
-from bascule.core import Conflict, ModelFailed, Refused, canonical_json, sha256_bytes
+from bascule.core import Conflict, Refused, canonical_json, sha256_bytes
 
 _ID_DIGITS = 16
 
@@ -116,23 +116,12 @@ def check_may_start(
         )
 
 
-def check_sum(place: str, chunks: Sequence[Chunk], rows: int) -> None:
-    """Raise `ModelFailed` where the chunks of a source have not all of its rows, each of them once.
-
-    It is a fault of the source's code; a run that goes on would lose rows, or write some twice.
-    """
-    planned = sum(chunk.rows or 0 for chunk in chunks)
-    if planned != rows:
-        raise ModelFailed(f"{place} has {rows:,} rows, and its chunks have {planned:,}")
-
-
 def check_read(place: str, chunk: Chunk, limit: int, rows: int) -> None:
     """Raise `Conflict` where as many rows as were planned were not read of a chunk."""
     expected = min(chunk.rows, limit) if chunk.rows is not None and limit else chunk.rows
     if expected is not None and rows != expected:
         raise Conflict(
-            f"chunk {chunk.number} of {place} has {expected:,} rows by the plan, and {rows:,} were "
-            "read",
+            f"chunk {chunk.number} of {place}: {expected:,} rows were planned, and {rows:,} read",
             hint="its rows have changed, or its key does not order them; start the job again",
         )
 
@@ -141,12 +130,8 @@ def check_complete(
     place: str, chunks: Sequence[Chunk], records: Mapping[int, Record], limit: int
 ) -> None:
     """Raise `Conflict` unless each chunk is committed with all of its rows."""
-    absent = next((chunk.number for chunk in chunks if chunk.number not in records), None)
-    if absent is not None or len(records) != len(chunks):
-        raise Conflict(
-            f"the sink has {len(records)} of the {len(chunks)} chunks of {place}",
-            hint="the same command goes on",
-        )
+    if {chunk.number for chunk in chunks} != records.keys():
+        raise Conflict(f"the sink has {len(records)} of the {len(chunks)} chunks of {place}")
     for chunk in chunks:
         record = records[chunk.number]
         check_read(place, chunk, limit, record.rows + record.quarantined)

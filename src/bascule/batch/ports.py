@@ -72,11 +72,10 @@ class Sink(Protocol):
         """The runs of which it has rows, and whether each is finished; whether there are others."""
 
     def claim(self, run: str) -> AbstractContextManager[object]:
-        """Have the sink to this process while the block runs; what follows is called in it.
+        """Have the sink to this process while the block runs, in which all that follows is called.
 
         Raises:
-            Conflict: Another process writes to it. So do `commit` and `finish` where another has
-                taken over since, because this one did not answer for so long.
+            Conflict: Another process writes to it; of `commit` and `finish`: has taken over since.
         """
 
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
@@ -86,11 +85,7 @@ class Sink(Protocol):
         """A place for one chunk; what is not committed when the block ends, is removed."""
 
     def finish(self) -> None:
-        """All chunks are committed. Again is the same as once.
-
-        Raises:
-            Conflict: The sink has not as many rows as the records say.
-        """
+        """All chunks are committed. Again is the same as once. `Conflict` where rows are absent."""
 
     def close(self) -> None:
         """Give back connections."""

@@ -319,5 +319,5 @@ def test_a_source_that_gives_other_rows_than_it_has_planned_is_never_done(
         return [*chunks[:-1], msgspec.structs.replace(chunks[-1], reads="TRUE")]
 
     monkeypatch.setattr(PostgresqlSource, "plan", widened)
-    with pytest.raises(Conflict, match="100 rows by the plan, and 1,000 were read"):
+    with pytest.raises(Conflict, match="100 rows were planned, and 1,000 read"):
         score(database.at("flights"), tmp_path / "s/", key="id", chunk_rows=300)

@@ -82,7 +82,7 @@ class _ClaimRow:
     def swap(self, seen: Claim | None, new: Claim) -> bool:
         row = {"sink": self._sink._table, "token": new.token, "beat": new.beat}
         row["content"] = content = msgspec.json.encode(new).decode()
-        with self._sink._turn, self._sink._database.session() as session, suppress(Conflict):
+        with suppress(Conflict), self._sink._turn, self._sink._database.session() as session:
             if seen is None:
                 session.append(_CLAIMS, _row_of(_CLAIMS, row))
             else:
@@ -267,7 +267,7 @@ class DatabaseSink:
         if int(found[0][0]) != int(expected[0][0]):
             raise Conflict(
                 f"{self.place} has {found[0][0]} rows, and this run has written {expected[0][0]}",
-                hint="another writer has changed the table meanwhile; --mode replace writes anew",
+                hint="another writer has changed it; --mode replace writes anew",
             )
 
     def close(self) -> None:
@@ -293,10 +293,7 @@ class _StagedRows:
             self._poison.write(batch)
 
     def commit(self, record: Record) -> None:
-        try:
-            self._sink.commit(record, self._rows, self._poison)
-        except Conflict:  # of a key: that of the chunk, where another process has committed it
-            self._sink.commit(record, self._rows, self._poison)
+        self._sink.commit(record, self._rows, self._poison)
 
     def discard(self) -> None:
         self._rows.close()

@@ -59,7 +59,7 @@ class DeltaSink(FileSink):
     def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
         return super().join(manifest, plain_schema(schema), token)
 
-    def _is_kept(self, names: set[str]) -> bool:  # noqa: ARG002 - the table says it
+    def _is_joined(self) -> bool:
         table = open_table(self._url, self.place)
         return table is not None and table.transaction_version(self._transaction) is not None
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_LOCK = "lock"
+_CLAIM = "claim.json"
 
 
 class FileSink:
@@ -88,25 +88,18 @@ class FileSink:
         return {one.removesuffix(suffix) for one in found if one.endswith(suffix)}
 
     def check_apart(self, files: Iterable[str]) -> None:
-        """Raise `Invalid` where a run would write among the files of its own source.
-
-        The next run would read what this one has written, and `replace` remove what it has read.
-        """
+        """Raise `Invalid` where a run would write among the files of its own source."""
         own = os.path.realpath(self._target if self._single else self._base)
         for file in files:
             path = os.path.realpath(file) if self.is_local else file
-            of_sink = path if self._single else os.path.dirname(path)
-            if of_sink == own and path.endswith(self._suffix):
-                raise Invalid(
-                    f"{self.place} has files of the source itself, such as {file}",
-                    hint="write to another place",
-                )
+            if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
+                raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
 
     # -- who writes --
 
     @contextmanager
     def claim(self, run: str) -> Iterator[None]:
-        name = f"{self._runs}/{_LOCK}"
+        name = f"{self._runs}/{_CLAIM}"
         cell: Cell
         if self.is_local:
             cell = FileCell(Path(self._base, name), self.place)
@@ -127,7 +120,7 @@ class FileSink:
         """Raise `Conflict` where another process has taken over, and undo `part` of this one."""
         if not self.token:
             return
-        content = self._get(f"{self._runs}/{_LOCK}")
+        content = self._get(f"{self._runs}/{_CLAIM}")
         now = msgspec.json.decode(content, type=Claim) if content else Claim()
         if part and now.token != self.token and now.run != self._manifest.run:
             with suppress(BasculeError, OSError), self._reaching():
@@ -164,25 +157,20 @@ class FileSink:
         names = self._names(self._base)
         if f"{self._folder}/manifest.json" not in names:
             self._put("manifest.json", msgspec.json.encode(manifest))
-        if f"{self._folder}/done.json" in names:
-            if self._is_kept(names):
+        done = f"{self._folder}/done.json"
+        if self._joins and done in names:
+            if self._is_joined():
                 return self._records(names, range(len(manifest.chunks)))
-            with self._reaching():  # its rows were removed since
-                self._filesystem.delete_file(f"{self._base}/{self._folder}/done.json")
+            with self._reaching():  # somebody has removed it
+                self._filesystem.delete_file(f"{self._base}/{done}")
         chunks = [n for n in range(len(manifest.chunks)) if self._part(n) in names]
         return self._records(names, chunks)
 
-    def _is_kept(self, names: set[str]) -> bool:
-        """Whether what a finished run has written is still there."""
-        if self._single:
-            return Path(self._target).exists()
-        return all(self._part(n) in names for n in range(len(self._manifest.chunks)))
+    def _is_joined(self) -> bool:
+        return Path(self._target).exists()
 
     def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
-        """Stage chunks of a run that another process has opened; the folder of the drafts.
-
-        `token` is that of the claim which the other holds.
-        """
+        """Stage chunks of a run that another process has opened, with its token, in this folder."""
         self._manifest, self._schema, self.token = manifest, schema, token
         self._folder = f"{self._runs}/{manifest.run}"
         within = Path(self._base, self._folder, "drafts") if self.is_local else None
@@ -253,23 +241,21 @@ class FileSink:
         """Raise `Conflict` where files of a format that counts its rows lack some of them."""
         import pyarrow.dataset as ds
 
-        kind = {"parquet": "parquet", "arrow": "ipc"}.get(self._format)
-        records = self._records(self._names(self._base), range(len(self._manifest.chunks)))
-        expected = sum(one.rows for one in records)
-        if kind is None:
-            return
-        with self._reaching():
-            parts = ds.dataset(self._parts(), format=kind, filesystem=self._filesystem)
-            found = parts.count_rows()
-        if found != expected:
-            raise Conflict(f"{self.place} has {found:,} of the {expected:,} rows of this run")
+        if kind := {"parquet": "parquet", "arrow": "ipc"}.get(self._format):
+            records = self._records(self._names(self._base), range(len(self._manifest.chunks)))
+            with self._reaching():
+                parts = ds.dataset(self._parts(), format=kind, filesystem=self._filesystem)
+                found, expected = parts.count_rows(), sum(one.rows for one in records)
+            if found != expected:
+                raise Conflict(f"{self.place} has {found:,} of the {expected:,} rows of this run")
 
     def _remove_others(self) -> None:
         names = self._names(self._base)
         for run in sorted(self._known(names) - {self._manifest.run}):
             own = (f"part-{run}-", f"{self._runs}/{run}/")
             # The manifest last: after a kill it still names what is left.
-            for name in sorted((n for n in names if n.startswith(own)), key=_is_manifest):
+            found = [name for name in names if name.startswith(own)]
+            for name in sorted(found, key=lambda name: name.endswith("/manifest.json")):
                 with self._reaching():
                     self._filesystem.delete_file(f"{self._base}/{name}")
             if self.is_local:
@@ -383,10 +369,6 @@ class _StagedFile:
             self._close()
         for draft in (*self._drafts, self._record):
             draft.unlink(missing_ok=True)
-
-
-def _is_manifest(name: str) -> bool:
-    return name.endswith("/manifest.json")
 
 
 def _run_of(name: str) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.batch.addresses import Address, literal, quoted
 from bascule.batch.databases.postgresql import connect, explaining, rows_of
-from bascule.batch.manifest import Chunk, check_sum
-from bascule.core import BasculeError, Conflict, Invalid, Signature, sha256_bytes
+from bascule.batch.manifest import Chunk
+from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Signature, sha256_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,8 @@ class PostgresqlSource:
             counted, total = found.get(number, (0, "0"))
             digest = sha256_bytes(f"{condition} {counted} {total}".encode())
             chunks.append(Chunk(number, digest, condition, int(counted)))
-        check_sum(self.place, chunks, rows)
+        if sum(chunk.rows or 0 for chunk in chunks) != rows:
+            raise ModelFailed(f"the chunks of {self.place} have not all of its {rows:,} rows")
         self._planned = (chunk_rows, chunks)
         return chunks
 
@@ -110,8 +111,10 @@ class PostgresqlSource:
             for first in range(0, pages, step)
         ]
         part = f"(ctid::text::point)[0]::bigint / {step}"
-        hashes = f"coalesce(sum({_HASH}), 0)::text"
-        grouped = f"SELECT {part}, count(*), {hashes} {self._from} WHERE {self._where} GROUP BY 1"
+        grouped = (
+            f"SELECT {part}, count(*), sum({_HASH})::text {self._from} WHERE {self._where} "
+            "GROUP BY 1"
+        )
         return ranges, {int(number): counted for number, *counted in rows_of(cursor, grouped)}
 
     def _by_key(self, cursor: Any, chunk_rows: int) -> _Ranges:
