@@ -89,9 +89,10 @@ class FileSink:
 
     def check_apart(self, files: Iterable[str]) -> None:
         """Raise `Invalid` where a run would write among the files of its own source."""
-        own = os.path.realpath(self._target if self._single else self._base)
-        for file in files:
-            path = os.path.realpath(file) if self.is_local else file
+        own = self._target if self._single else self._base
+        if self.is_local:
+            own, files = os.path.realpath(own), map(os.path.realpath, files)
+        for path in files:
             if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
                 raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
 
@@ -120,8 +121,7 @@ class FileSink:
         """Raise `Conflict` where another process has taken over, and undo `part` of this one."""
         if not self.token:
             return
-        content = self._get(f"{self._runs}/{_CLAIM}")
-        now = msgspec.json.decode(content, type=Claim) if content else Claim()
+        now = msgspec.json.decode(self._get(f"{self._runs}/{_CLAIM}"), type=Claim)
         if part and now.token != self.token and now.run != self._manifest.run:
             with suppress(BasculeError, OSError), self._reaching():
                 self._filesystem.delete_file(f"{self._base}/{part}")
