@@ -95,7 +95,8 @@ def _taken(cell: Cell, run: str, place: str) -> Claim:
         elif alive is None:
             time.sleep(_LOOK_S)
         now = cell.read()
-        if now is not None and (alive or (seen and now.token == seen.token and now != seen)):
+        renewed = seen is not None and now is not None and now.token == seen.token and now != seen
+        if now is not None and now.token and (alive or renewed):
             facts = {"under_way": run} if now.run == run else {"run": now.run}
             raise Conflict(
                 f"run {now.run} is under way in another process, {now.holder}, and writes to "
@@ -123,9 +124,16 @@ class FileCell:
         self._path, self._place = path, place
 
     def read(self) -> Claim | None:
-        with suppress(FileNotFoundError):
+        with writing(self._place), suppress(FileNotFoundError):
             return msgspec.json.decode(self._path.read_bytes(), type=Claim)
         return None
+
+    def is_held(self) -> bool:
+        """Whether its process lives; by the time of the last renewal, where it is elsewhere."""
+        now = self.read()
+        alive = now is not None and bool(now.token) and _lives(now)
+        is_fresh = alive is None and time.time() - self._path.stat().st_mtime < TTL_S
+        return alive or is_fresh
 
     def swap(self, seen: Claim | None, new: Claim) -> bool:
         with writing(self._place):
