@@ -31,8 +31,6 @@ from bascule.batch.places import open_place
 from .hosts import Host
 
 ROWS, OTHER = 120, 10_000
-KILLS = 12
-"""Of each cell, at lines that are evenly spread over the run."""
 
 
 class Bucket(Files):
@@ -180,19 +178,25 @@ def test_two_commands_at_once(hosts, cell, where):
         cell.check(0, OTHER)
 
 
-@cells([("parquet", "error"), ("delta", "append")])
-def test_a_command_that_is_killed_at_any_line(hosts, cell):
+@pytest.mark.parametrize(
+    ("sink", "mode", "kills"),
+    [
+        ("parquet", "error", 4), ("delta", "append", 4),
+        *(pytest.param(*one, 12, marks=pytest.mark.slow) for one in CELLS),
+    ],
+)  # fmt: skip
+def test_a_command_that_is_killed_at_any_line(hosts, cell, kills):
     """Over the rows of another run, where the mode takes them; then from the other home."""
     one, _ = hosts
     is_over_others = cell.mode != "error"
     others = (OTHER,) if cell.mode in ("append", "upsert") else ()
     lines = one.run(cell.homes[0], cell.job(name="undisturbed"), counts=True)["lines"]
-    for turn in range(KILLS):
+    for turn in range(kills):
         name = f"scored{turn}"
         if is_over_others:
             before = one.run(cell.homes[0], cell.job(OTHER, name))
             assert before.get("rows") == ROWS, before
-        kill_at = max(1, lines * (2 * turn + 1) // (2 * KILLS))
+        kill_at = max(1, lines * (2 * turn + 1) // (2 * kills))
         one.run(cell.homes[0], cell.job(name=name), kill_at=kill_at)
         again = one.run(cell.homes[turn % 2], cell.job(name=name))
         assert again.get("rows") == ROWS, (kill_at, again)

@@ -481,6 +481,16 @@ def test_replace_removes_files_of_runs_and_refuses_those_of_no_run(score, source
     assert read(tmp_path / "s").num_rows == 1000
 
 
+def test_a_run_that_is_refused_replaces_nothing(score, source, tmp_path):
+    score(source, tmp_path / "s", limit=5)
+    job = {"mode": "replace", "chunk_rows": 300}
+    with pytest.raises(Refused):
+        score(source, tmp_path / "s", checks=["max(probabilities_True) <= 0.1"], **job)
+    assert read(tmp_path / "s").num_rows == 5
+    assert score(source, tmp_path / "s", **job).rows == 1000
+    assert read(tmp_path / "s").column("id").to_pylist() == list(range(1000))
+
+
 @pytest.mark.parametrize("mode", ["error", "append", "replace"])
 @pytest.mark.parametrize("sink", ["in/", "link/", "in/1.parquet"])
 def test_a_run_does_not_write_among_its_own_source(score, tmp_path, mode, sink):

@@ -163,7 +163,9 @@ class FileSink:
                 return self._records(names, range(len(manifest.chunks)))
             with self._reaching():  # somebody has removed it
                 self._filesystem.delete_file(f"{self._base}/{done}")
-        chunks = [n for n in range(len(manifest.chunks)) if self._part(n) in names]
+        chunks = [
+            n for n, _ in enumerate(manifest.chunks) if {self._part(n), self._name(n)} & names
+        ]
         return self._records(names, chunks)
 
     def _is_joined(self) -> bool:
@@ -183,6 +185,11 @@ class FileSink:
         return [msgspec.json.decode(self._get(one), type=Record) for one in found if one in names]
 
     def _part(self, number: int) -> str:
+        """Where a chunk is committed: with `replace` beside the manifest, which no reader sees."""
+        waits = self._manifest.identity["mode"] == "replace" and not self._joins
+        return f"{self._folder}/{self._name(number)}" if waits else self._name(number)
+
+    def _name(self, number: int) -> str:
         return f"part-{self._manifest.run}-{number:05d}{self._suffix}"
 
     # -- what is written --
@@ -201,6 +208,7 @@ class FileSink:
         if done not in self._names(self._base):
             self._check_rows()
             if self._manifest.identity["mode"] == "replace":
+                self._show_parts()
                 self._remove_others()
             if self._joins:
                 self._join()
@@ -213,7 +221,16 @@ class FileSink:
 
     def _parts(self) -> list[str]:
         """The paths of the rows of all chunks, in their order."""
-        return [f"{self._base}/{self._part(n)}" for n in range(len(self._manifest.chunks))]
+        names, numbers = self._names(self._base), range(len(self._manifest.chunks))
+        parts = ((self._part(n), self._name(n)) for n in numbers)
+        return [f"{self._base}/{part if part in names else name}" for part, name in parts]
+
+    def _show_parts(self) -> None:
+        for path in self._parts():
+            shown = f"{self._base}/{path.rpartition('/')[2]}"
+            if path != shown:  # a bucket copies, and then deletes
+                with self._reaching():
+                    self._filesystem.move(path, shown)
 
     def _join(self) -> None:
         """Make one thing of all parts. Again is the same as once."""
@@ -315,8 +332,10 @@ class FileSink:
         if not hasattr(self, "_drafts"):
             return
         shutil.rmtree(self._drafts, ignore_errors=True)
-        if self.is_local and self._manifest.run not in self.runs()[0]:  # no chunk was committed
-            shutil.rmtree(Path(self._base, self._folder), ignore_errors=True)
+        own = Path(self._base, self._folder)
+        has_parts = self._manifest.run in self.runs()[0] or any(own.glob("part-*"))
+        if self.is_local and not has_parts:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 class _StagedFile:
