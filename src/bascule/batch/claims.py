@@ -138,11 +138,11 @@ class FileCell:
     def swap(self, seen: Claim | None, new: Claim) -> bool:
         with writing(self._place):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.with_suffix(".lock").open("ab") as lock:
+            with self._path.with_name(f"{self._path.name}-lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.read() != seen:
                     return False
-                draft = self._path.with_suffix(".new")
+                draft = self._path.with_name(f"{self._path.name}-new")
                 draft.write_bytes(msgspec.json.encode(new))
                 draft.replace(self._path)
         return True

@@ -233,7 +233,7 @@ def _plain(run: str) -> str:
 
 
 def _claim_of(folder: Path) -> FileCell:
-    return FileCell(folder / "claim.json", str(folder))
+    return FileCell(folder / "claim", str(folder))
 
 
 @contextmanager

@@ -27,9 +27,9 @@ ELSEWHERE = "another-machine/pid:[1] 7 99"
 @pytest.fixture(params=["file", "bucket", "sqlite", "duckdb", "postgresql"])
 def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Cell:
     if request.param == "file":
-        return FileCell(tmp_path / "sink" / "claim.json", "sink")
+        return FileCell(tmp_path / "sink" / "claim", "sink")
     if request.param == "bucket":
-        return ObjectCell(request.getfixturevalue("s3_url"), "claim.json", "sink")
+        return ObjectCell(request.getfixturevalue("s3_url"), "claim", "sink")
     url = f"{request.param}:///{tmp_path}/s.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgresql_url")
@@ -67,7 +67,7 @@ def test_of_many_that_begin_at_once_one_has_the_claim(cell):
 
 @pytest.fixture
 def file(tmp_path: Path) -> FileCell:
-    return FileCell(tmp_path / "claim.json", "sink")
+    return FileCell(tmp_path / "claim", "sink")
 
 
 def test_a_claim_is_held_by_one_and_given_back(file):
@@ -146,9 +146,9 @@ def test_a_process_that_was_taken_over_commits_nothing(
 def _take_over(sink: Any, run: str) -> None:
     cell: Any = getattr(sink, "_claim", None)
     if cell is None and sink.is_local:
-        cell = FileCell(Path(sink._base, "_bascule", "claim.json"), "s")
+        cell = FileCell(Path(sink._base, "_bascule", "claim"), "s")
     elif cell is None:
-        cell = ObjectCell(sink._text, "_bascule/claim.json", "s")
+        cell = ObjectCell(sink._text, "_bascule/claim", "s")
     assert cell.swap(cell.read(), Claim(run, "another", 9, "h", ELSEWHERE))
 
 
