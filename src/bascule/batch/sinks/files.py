@@ -6,7 +6,7 @@ in a file that no reader looks at. Its record and quarantine are put in place fi
 last: their file *is* the commit, and is renamed (in a bucket: put) whole. The same chunk has the
 same name and rows, so that committing it again changes nothing.
 
-`_bascule/claim` says which run writes. A run removes files of its own, and, with `replace`, those of
+`_bascule/claim` says which run writes. A run removes its own files and, with `replace`, those of
 runs whose manifests are in `_bascule`: no other file.
 """
 
