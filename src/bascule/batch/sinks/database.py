@@ -132,7 +132,7 @@ class DatabaseSink:
 
     def _make_tables(self) -> None:
         keys = {_RUNS: ["run"], _CHUNKS: ["run", "chunk"], _CLAIMS: ["sink"]}
-        for name, columns in _schemas().items():
+        for name, columns in reversed(_schemas().items()):  # `runs` asks for the first one
             table = self._poison if name == _POISON else name
             try:
                 with self._turn, self._database.session() as session:
