@@ -34,7 +34,9 @@ class Host:
         self, home: Path, job: dict[str, Any], *, kill_at: int = 0, counts: bool = False
     ) -> None:
         """Begin a job, which kills itself at the line `kill_at` of the sink's modules."""
-        self._say({"home": str(home), "job": job, "kill_at": kill_at, "counts": counts})
+        variables = {name: text for name, text in os.environ.items() if name.startswith("AWS_")}
+        asked = {"home": str(home), "job": job, "kill_at": kill_at, "counts": counts}
+        self._say(asked | {"environment": variables})
 
     def wait(self) -> list[dict[str, Any]]:
         """How the jobs ended that were started since, in their order."""
@@ -104,6 +106,7 @@ def _ran(bundle: str, asked: dict[str, Any]) -> dict[str, Any]:
     from bascule.bundle import load
     from bascule.core import BasculeError
 
+    os.environ.update(asked["environment"])
     loaded = load(Path(bundle))
     lines = _Lines(asked["kill_at"]) if asked["kill_at"] or asked["counts"] else None
     if lines is not None:

@@ -163,7 +163,7 @@ def test_two_commands_at_once(hosts, cell, where):
         host.start(home, cell.job(start))
     results = hosts[0].wait() if where == "one host" else [host.wait()[0] for host in hosts]
     done = ended(*results)
-    assert any(done)
+    assert any(done), results
     if all(done) and cell.mode == "replace":  # one came after the other
         (start,) = {id_ // OTHER * OTHER for id_ in cell.place.read("scored")["id"].to_pylist()}
         cell.check(start)
