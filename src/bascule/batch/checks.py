@@ -136,14 +136,20 @@ def check_source(
     return _judge(_measured(own, source.schema, batches), checks, "nothing was scored")
 
 
+def are_of_answers(texts: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a check needs a sample of the rows; `columns` are those of the source."""
+    parsed = [parse(text) for text in texts]
+    return any(one.metric not in ("rows", _SCORED) and one.column not in columns for one in parsed)
+
+
 def check_answers(
     sample: pa.Table | None, scorer: Scorer, checks: Sequence[str], warnings: Sequence[str],
     *, rows: int, false_alarms_a_year: float = 4.0,
 ) -> list[str]:  # fmt: skip
-    """Measure the answers, and drift, on a sample of the rows that this process has scored.
+    """Measure the answers, and drift, on a sample of all rows of the run.
 
     Args:
-        sample: Of the source's rows; None where this process scored none.
+        sample: Of the source's rows; None where there are none, of which all is unknown.
         scorer: Answers them.
         checks: What stops the run.
         warnings: The same, which stop nothing.
@@ -154,7 +160,7 @@ def check_answers(
         What `warnings` found.
 
     Raises:
-        Refused: A check is not met; the rows are written.
+        Refused: A check is not met, also one that cannot be measured; the rows are written.
         Invalid: A check is of a column that neither the source nor the answers have.
     """
     wanted = [parse(text) for text in (*checks, *warnings)]
@@ -163,9 +169,11 @@ def check_answers(
     wanted = [
         one for one in wanted if one.metric not in ("rows", _SCORED) and one.column not in source
     ]
-    if wanted and sample is not None:
+    if sample is None:
+        measured += [Measured(one, None, "no row was scored") for one in wanted]
+    elif wanted:
         measured += _of_sample(sample, scorer, wanted, false_alarms_a_year)
-    return _judge(measured, checks, "its rows are written, and not marked as finished")
+    return _judge(measured, checks, "its rows are written, and it is not finished")
 
 
 def _of_sample(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from bascule.batch.jobs import Job
-from bascule.batch.manifest import Chunk, Manifest, Record
+from bascule.batch.manifest import Chunk, Manifest, Record, check_read
 from bascule.batch.ports import Sink, Source
 from bascule.batch.scoring import Poison, Scorer
-from bascule.core import Conflict, Overloaded, TimedOut, Unavailable
+from bascule.core import Conflict, ModelFailed, Overloaded, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,6 +83,8 @@ class ChunkWork:
                 if self.limit:
                     batch = batch.slice(0, self.limit - read)
                 answered, poison = self.scorer.score(batch, prefix, read)
+                if answered.num_rows + len(poison) != batch.num_rows:
+                    raise ModelFailed(f"{batch.num_rows} rows have {answered.num_rows} answers")
                 staged.write(answered)
                 if poison:
                     staged.quarantine(quarantine_rows(chunk.number, read, batch, poison))
@@ -90,6 +92,7 @@ class ChunkWork:
                 self.meter.scored(chunk.number, read, batch)
                 if self.limit and read >= self.limit:
                     break
+            check_read(self.source.place, chunk, self.limit, read)
             seconds = round(time.monotonic() - began_s, 3)
             record = Record(chunk.number, read - quarantined, quarantined, seconds)
             staged.commit(record)

@@ -116,6 +116,27 @@ def check_may_start(
         )
 
 
+def check_read(place: str, chunk: Chunk, limit: int, rows: int) -> None:
+    """Raise `Conflict` where as many rows as were planned were not read of a chunk."""
+    expected = min(chunk.rows, limit) if chunk.rows is not None and limit else chunk.rows
+    if expected is not None and rows != expected:
+        raise Conflict(
+            f"chunk {chunk.number} of {place}: {expected:,} rows were planned, and {rows:,} read",
+            hint="its rows have changed, or its key does not order them; start the job again",
+        )
+
+
+def check_complete(
+    place: str, chunks: Sequence[Chunk], records: Mapping[int, Record], limit: int
+) -> None:
+    """Raise `Conflict` unless each chunk is committed with all of its rows."""
+    if {chunk.number for chunk in chunks} != records.keys():
+        raise Conflict(f"the sink has {len(records)} of the {len(chunks)} chunks of {place}")
+    for chunk in chunks:
+        record = records[chunk.number]
+        check_read(place, chunk, limit, record.rows + record.quarantined)
+
+
 def check_same(expected: str, found: Manifest) -> None:
     """Raise `Conflict` where a run that is resumed has become another one."""
     if found.run != expected:

@@ -183,6 +183,7 @@ class _Task(msgspec.Struct, frozen=True):
     batch_rows: int
     expected_rows: int | None
     commits: bool
+    token: str
 
     @classmethod
     def of(cls, job: Job, work: ChunkWork, expected_rows: int | None, *, commits: bool) -> _Task:
@@ -192,8 +193,11 @@ class _Task(msgspec.Struct, frozen=True):
         with tempfile.TemporaryDirectory() as folder:
             file = shutil.make_archive(f"{folder}/bundle", "zip", work.scorer.bundle.path)
             packed = Path(file).read_bytes()
-        version = work.scorer.version
-        return cls(content, packed, version, work.manifest, work.batch_rows, expected_rows, commits)
+        token = work.sink.token if isinstance(work.sink, FileSink) else ""
+        return cls(
+            content, packed, work.scorer.version, work.manifest, work.batch_rows, expected_rows,
+            commits, token,
+        )  # fmt: skip
 
 
 def _whole(place: str) -> str:
@@ -254,7 +258,7 @@ class _ChunkScorer:
         self._commits = task.commits
         if self._commits:
             files = cast(FileSink, open_sink(job))
-            drafts = files.join(task.manifest, scorer.schema)
+            drafts = files.join(task.manifest, scorer.schema, task.token)
             weakref.finalize(self, shutil.rmtree, drafts, ignore_errors=True)
             sink = files
         self._work = ChunkWork(

@@ -71,6 +71,13 @@ class Sink(Protocol):
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         """The runs of which it has rows, and whether each is finished; whether there are others."""
 
+    def claim(self, run: str) -> AbstractContextManager[object]:
+        """Have the sink to this process while the block runs, in which all that follows is called.
+
+        Raises:
+            Conflict: Another process writes to it; of `commit` and `finish`: has taken over since.
+        """
+
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         """Begin or go on with a run: what it has committed. Removes what a killed one left."""
 
@@ -78,7 +85,7 @@ class Sink(Protocol):
         """A place for one chunk; what is not committed when the block ends, is removed."""
 
     def finish(self) -> None:
-        """All chunks are committed. Again is the same as once."""
+        """All chunks are committed. Again is the same as once. `Conflict` where rows are absent."""
 
     def close(self) -> None:
         """Give back connections."""

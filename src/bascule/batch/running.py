@@ -10,19 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bascule.batch import runs as states
-from bascule.batch.checks import check_answers, check_source
+from bascule.batch.checks import are_of_answers, check_answers, check_source
 from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import (
     Chunk,
     Manifest,
     Record,
+    check_complete,
     check_may_start,
     check_quarantined,
     check_same,
@@ -34,7 +36,9 @@ from bascule.batch.recording import MonitoringRules, Recorder, close_quietly, op
 from bascule.batch.runs import LiveRun, Runs, Status
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
+from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.table import open_sink
+from bascule.batch.sources.files import FileSource
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
 from bascule.core import BasculeError
@@ -130,6 +134,8 @@ def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
+        if isinstance(source, FileSource) and isinstance(sink, FileSink):
+            sink.check_apart(source.files)
         scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
@@ -219,19 +225,35 @@ class _Execution:
 
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job
-        others, foreign = plan.sink.runs()
-        others = {run: done for run, done in others.items() if run != plan.manifest.run}
-        check_may_start(plan.manifest, job.mode, others, has_foreign_rows=foreign)
+        self._check_sink()
         found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
         self._live.status.findings += found
+        with plan.sink.claim(plan.manifest.run):
+            self._check_sink()  # another run may have come and gone
+            return self._run()
+
+    def _check_sink(self) -> None:
+        others, foreign = self._plan.sink.runs()
+        run = self._plan.manifest.run
+        others = {other: done for other, done in others.items() if other != run}
+        check_may_start(self._plan.manifest, self._plan.job.mode, others, has_foreign_rows=foreign)
+
+    def _run(self) -> Run:
+        plan, job = self._plan, self._plan.job
         self._records = {
             one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
         }
         self._live.status.rows_before = sum(one.rows for one in self._records.values())
+        self._check_quarantined()  # what was refused is refused before more is scored
         todo = pending(plan.chunks, self._records)
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
+        if are_of_answers((*job.checks, *job.warnings), plan.source.schema.names):
+            earlier = [chunk for chunk in plan.chunks if chunk not in todo]
+            sample = partial(self._sample_again, earlier)
+            with_retries(sample, job.retries, threading.Event(), "the sample")
         self._check_end()
+        check_complete(plan.source.place, plan.chunks, self._records, job.limit)
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)
@@ -259,6 +281,23 @@ class _Execution:
                 run_on_ray(job, work, chunks, plan.workers, self)
         finally:
             close_quietly(self._recorder)
+
+    def _sample_again(self, chunks: Sequence[Chunk]) -> None:
+        """Take the sample of chunks that earlier processes of this run have scored.
+
+        So a check is measured on the same rows, with the same result, however often it is asked.
+        """
+        for chunk in chunks:
+            rows, limit = 0, self._plan.job.limit
+            for batch in self._plan.source.read(chunk, self._plan.batch_rows):
+                taken = batch.slice(0, limit - rows) if limit else batch
+                rows += taken.num_rows
+                self._sample.add(chunk.number, rows, taken)
+
+    def _check_quarantined(self) -> None:
+        expected = self._plan.rows
+        if expected is not None:
+            check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
 
     def _check_end(self) -> None:
         job = self._plan.job
@@ -320,9 +359,7 @@ class _Execution:
         with self._lock:
             self._records[record.chunk] = record
             # Early, where the rows are known: a wrong table is not scored to its end.
-            expected = self._plan.rows
-            if expected is not None:
-                check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
+            self._check_quarantined()
             self._tell(force=True)
 
     def _tell(self, *, force: bool = False) -> None:

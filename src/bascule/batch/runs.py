@@ -1,16 +1,14 @@
 """Runs of this machine: a folder for each in `batch/` of the home, with status, job and log.
 
-The folder is locked while the run lives: a run whose process was killed is known, and no two
-processes do one run. The sink alone knows what was written; a folder may be removed.
+The folder has the claim of the run's process: one that was killed is known, and no two do one run.
+The sink alone knows what was written; a folder may be removed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -19,13 +17,13 @@ from typing import Any
 
 import msgspec
 
+from bascule.batch.claims import FileCell, held
 from bascule.batch.jobs import Job, job_of
 from bascule.batch.manifest import Manifest
 from bascule.batch.places import is_url
 from bascule.core import Conflict, NotFound, replacing, writing
 
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
-_TRIES = 20
 STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
 OF_SCHEDULE = "schedule "
 """What `Status.by` of a scheduled run begins with."""
@@ -167,19 +165,10 @@ class Runs:
         """Hold the run while the block runs.
 
         Raises:
-            Conflict: Another process of this machine does it.
+            Conflict: Another process does it.
         """
         folder = self._folder / status.run
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if not _takes(lock):
-                raise Conflict(
-                    f"run {status.run} is under way in another process",
-                    hint=f"bascule batch show {status.run}",
-                    under_way=status.run,
-                )
+        with held(_claim_of(folder), status.run, str(folder)):
             (folder / "cancel").unlink(missing_ok=True)
             content = {"job": job.to_json(), "folder": os.getcwd()}
             with replacing(folder / "job.json") as draft:
@@ -190,8 +179,6 @@ class Runs:
             live.save()
             with _logging_to(folder / "log.txt"):
                 yield live
-        finally:
-            os.close(lock)
 
     def _find(self, run: str) -> Path:
         found = [one for one in self._folder.glob(f"{_plain(run)}*") if (one / "job.json").exists()]
@@ -203,7 +190,7 @@ class Runs:
     @staticmethod
     def _status(folder: Path) -> Status:
         status = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
-        if status.state == RUNNING and not _is_locked(folder / "lock"):
+        if status.state == RUNNING and not _claim_of(folder).is_held():
             status.state = KILLED
         return status
 
@@ -245,32 +232,8 @@ def _plain(run: str) -> str:
     return "".join(one for one in run if one.isalnum()) or "-"
 
 
-def _takes(descriptor: int) -> bool:
-    """Lock it to keep; a process that asks whether it is locked holds it for a moment."""
-    for _ in range(_TRIES):
-        if _locks(descriptor):
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def _locks(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _locks(descriptor)
-    finally:
-        os.close(descriptor)
+def _claim_of(folder: Path) -> FileCell:
+    return FileCell(folder / "claim", str(folder))
 
 
 @contextmanager

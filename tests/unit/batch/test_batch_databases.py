@@ -253,3 +253,25 @@ def test_rows_outside_of_a_partition_leave_the_old_one_as_it_was(score, source, 
     with pytest.raises(Invalid, match="violate"):
         score(source, f"{partitioned}#scored_early", **job)
     assert rows_of(partitioned, "SELECT id FROM scored ORDER BY id") == [(-2,), (-1,)]
+
+
+DUCKDB_KEYS = {
+    "HUGEINT": "9007199254740993::HUGEINT * 1000 - n", "UUID": "md5(n::text)::UUID",
+    "DECIMAL(30,2)": "12345678901234567890.01::DECIMAL(30,2) - n * 0.01::DECIMAL(30,2)",
+    "BLOB": "md5(n::text)::BLOB", "TIMESTAMP": "make_timestamp(n * 1001)",
+    "VARCHAR COLLATE NOCASE": "['b','B','a','A'][1 + n % 4] || n", "DATE": "DATE '1999-12-31' + n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DUCKDB_KEYS)
+def test_a_key_of_duckdb_orders_rows_as_its_type_is_sorted(score, tmp_path, kind):
+    with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
+        connection.register("rows_to_put", flights(100))
+        query = f"SELECT *, {DUCKDB_KEYS[kind]} AS k FROM (SELECT *, id::INT AS n FROM rows_to_put)"
+        connection.execute(f"CREATE TABLE f AS {query}")
+        connection.execute(f"ALTER TABLE f ALTER k TYPE {kind}")
+        expected = connection.execute("SELECT id FROM f ORDER BY k").fetchall()
+    score(f"duckdb:///{tmp_path}/f.db#f", tmp_path / "s/", key="k", chunk_rows=30, keep=["id"])
+    parts = sorted((tmp_path / "s").glob("part-*"))
+    ids = [(id_,) for one in parts for id_ in pq.read_table(one).column("id").to_pylist()]
+    assert (len(parts), ids) == (4, expected)

@@ -34,7 +34,8 @@ def test_a_run_is_one_commit_that_carries_its_transaction(score, source, tmp_pat
     made = score(source, f"delta://{tmp_path}/lake", chunk_rows=30)
     table = deltalake.DeltaTable(str(tmp_path / "lake"))
     assert len(made.manifest.chunks) > 2
-    assert table.version() == 0
+    assert table.version() == 1
+    assert deltalake.DeltaTable(str(tmp_path / "lake"), version=0).file_uris() == []
     assert table.transaction_version(f"bascule-{made.manifest.run}") == 1
 
 

@@ -409,10 +409,107 @@ def test_a_warning_is_a_sentence_and_the_run_goes_on(score, source, tmp_path):
 
 
 def test_a_check_of_answers_leaves_the_run_unfinished(score, source, tmp_path):
-    with pytest.raises(Refused, match="not marked as finished"):
+    with pytest.raises(Refused, match="not finished"):
         score(source, tmp_path / "s", checks=["max(probabilities_True) <= 0.1"])
     with pytest.raises(Conflict, match="not finished"):
         score(source, tmp_path / "s", mode="append", limit=3)
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, None])
+def test_a_refusal_is_the_same_when_the_same_command_is_given_again(
+    score, source, tmp_path, monkeypatch, killed_at
+):
+    """Also where earlier processes have scored some of the rows, or all of them."""
+    from bascule.batch.sinks.files import FileSink
+
+    publish, parts = FileSink.publish, []
+
+    def killed(self, draft, name):
+        publish(self, draft, name)
+        parts.extend([name] if "part-" in name else [])
+        if len(parts) == killed_at:
+            raise KeyboardInterrupt
+
+    job = {"checks": ["mean(probabilities_True) <= 0.1"], "chunk_rows": 300, "workers": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSink, "publish", killed)
+        with pytest.raises((Refused, KeyboardInterrupt)):
+            score(source, tmp_path / "s", **job)
+    said = set()
+    for _ in range(3):
+        with pytest.raises(Refused, match="is not met") as refused:
+            score(source, tmp_path / "s", **job)
+        said.add(str(refused.value))
+    (one,) = said
+    with pytest.raises(Refused, match=r"is not met") as whole:
+        score(source, tmp_path / "whole", **job)
+    assert str(whole.value) == one
+    assert score(source, tmp_path / "s", **job | {"checks": ["scored >= 1000"]}).rows == 1000
+    with pytest.raises(Refused, match="is not met"):
+        score(source, tmp_path / "s", **job)
+
+
+def test_rows_that_are_refused_for_their_quarantine_are_refused_again(score, tmp_path):
+    bad = with_values(flights(400), "airport", dict.fromkeys(range(30), "XXX"))
+    source = parquet(tmp_path / "in.parquet", bad)
+    for _ in range(3):
+        with pytest.raises(Refused, match="30 of 400 rows"):
+            score(source, tmp_path / "s", chunk_rows=100, workers=1)
+        assert len(list((tmp_path / "s").glob("part-*"))) == 1
+    assert score(source, tmp_path / "s", chunk_rows=100, max_quarantined=0.1).rows == 370
+
+
+def test_a_check_of_answers_that_are_none_is_not_met(score, tmp_path):
+    source = parquet(tmp_path / "in.parquet", flights(0))
+    with pytest.raises(Refused, match="it is unknown"):
+        score(source, tmp_path / "s", checks=["max(probabilities_True) <= 0.9"])
+
+
+# -- files of others --
+
+
+def test_replace_removes_files_of_runs_and_refuses_those_of_no_run(score, source, tmp_path):
+    score(source, tmp_path / "s", limit=5)
+    score(source, tmp_path / "s", mode="replace", format="csv")
+    assert [one.suffix for one in (tmp_path / "s").glob("*.*")] == [".csv"]
+    theirs = parquet(tmp_path / "s" / "theirs.parquet", flights(3))
+    with pytest.raises(Conflict, match="of no run of bascule"):
+        score(source, tmp_path / "s", mode="replace")
+    assert theirs.exists()
+    theirs.unlink()
+    score(source, tmp_path / "s", mode="replace")
+    assert read(tmp_path / "s").num_rows == 1000
+
+
+def test_a_run_that_is_refused_replaces_nothing(score, source, tmp_path):
+    score(source, tmp_path / "s", limit=5)
+    job = {"mode": "replace", "chunk_rows": 300}
+    with pytest.raises(Refused):
+        score(source, tmp_path / "s", checks=["max(probabilities_True) <= 0.1"], **job)
+    assert read(tmp_path / "s").num_rows == 5
+    assert score(source, tmp_path / "s", **job).rows == 1000
+    assert read(tmp_path / "s").column("id").to_pylist() == list(range(1000))
+
+
+@pytest.mark.parametrize("mode", ["error", "append", "replace"])
+@pytest.mark.parametrize("sink", ["in/", "link/", "in/1.parquet"])
+def test_a_run_does_not_write_among_its_own_source(score, tmp_path, mode, sink):
+    source = parquet(tmp_path / "in" / "1.parquet", flights(10))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(Invalid, match=r"files of the source|mode append"):
+        score(tmp_path / "in", f"{tmp_path}/{sink}", mode=mode)
+    assert pq.read_table(source).equals(flights(10))
+
+
+def test_rows_of_a_finished_run_that_were_removed_are_written_again(score, source, tmp_path):
+    score(source, tmp_path / "s", chunk_rows=300)
+    sorted((tmp_path / "s").glob("part-*"))[1].unlink()
+    score(source, tmp_path / "s", chunk_rows=300)
+    assert read(tmp_path / "s").column("id").to_pylist() == list(range(1000))
+    score(source, tmp_path / "s.csv")
+    (tmp_path / "s.csv").unlink()
+    score(source, tmp_path / "s.csv")
+    assert pacsv.read_csv(tmp_path / "s.csv").num_rows == 1000
 
 
 def test_bascule_batch_run_takes_the_folder_of_a_bundle(

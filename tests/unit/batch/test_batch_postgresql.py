@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import adbc_driver_manager
+import msgspec
 import pyarrow.json as pajson
+import pyarrow.parquet as pq
 import pytest
 from adbc_driver_postgresql import dbapi
 from tests.stores import Postgresql, postgresql
@@ -276,3 +278,46 @@ def test_a_place_shows_no_password(bundle, database, tmp_path: Path):
     with planned(job, bundle) as plan:
         password = database.url.split(":")[2].split("@")[0]
         assert password not in plan.source.place + plan.sink.place + str(plan.manifest)
+
+
+KEYS = {
+    "bigint": "n - 300", "numeric": "(n - 500) / 3::numeric", "uuid": "md5(n::text)::uuid",
+    "timestamptz": "timestamptz '2026-03-29 00:30+00' + n * interval '7 minutes 1 microsecond'",
+    "bytea": "decode(md5(n::text), 'hex')", "real": "n * 0.1 - 20", "date": "date '1999-12-31' + n",
+    "text COLLATE \"en-x-icu\"": "(ARRAY['b','B','a','A','ä','-a'])[1 + n % 6] || n",
+    "text": "n::text", "char(8)": "n::text", "interval": "n * interval '13 hours'",
+    "integer[]": "ARRAY[n % 7, n]", "inet": "inet '10.0.0.0' + n", "double precision": "n ^ 0.5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_key_orders_rows_as_the_server_sorts_its_type(score, database, tmp_path, kind):
+    """By text, 1000 comes before 2, and ranges between such bounds overlap."""
+    database.do(
+        f"CREATE TABLE keyed AS SELECT f.*, (({KEYS[kind]})::{kind}) AS k "
+        "FROM (SELECT *, id::int AS n FROM flights) AS f",
+        "ALTER ROLE CURRENT_USER SET extra_float_digits = 0",
+        "ALTER ROLE CURRENT_USER SET DateStyle = 'SQL, DMY'",
+    )
+    made = score(database.at("keyed"), tmp_path / "s/", key="k", chunk_rows=300, keep=["id"])
+    database.do("ALTER ROLE CURRENT_USER RESET ALL")
+    assert (made.rows, len(made.manifest.chunks)) == (1000, 4)
+    parts = sorted((tmp_path / "s").glob("part-*"))
+    ids = [id_ for one in parts for id_ in pq.read_table(one).column("id").to_pylist()]
+    assert ids == [id_ for (id_,) in database.rows("SELECT id FROM keyed ORDER BY k")]
+
+
+def test_a_source_that_gives_other_rows_than_it_has_planned_is_never_done(
+    score, database, tmp_path, monkeypatch
+):
+    from bascule.batch.sources.postgresql import PostgresqlSource
+
+    plan = PostgresqlSource.plan
+
+    def widened(self: PostgresqlSource, chunk_rows: int) -> Any:
+        chunks = plan(self, chunk_rows)
+        return [*chunks[:-1], msgspec.structs.replace(chunks[-1], reads="TRUE")]
+
+    monkeypatch.setattr(PostgresqlSource, "plan", widened)
+    with pytest.raises(Conflict, match="100 rows were planned, and 1,000 read"):
+        score(database.at("flights"), tmp_path / "s/", key="id", chunk_rows=300)

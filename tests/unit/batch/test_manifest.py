@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from bascule.batch import Chunk, Manifest, job_of
+from bascule.batch import Chunk, Manifest, Record, job_of
 from bascule.batch.manifest import (
+    check_complete,
     check_may_start,
     check_quarantined,
     check_same,
@@ -110,3 +112,17 @@ def test_a_wrong_option_is_named(options, said):
 @pytest.mark.parametrize("options", [{"memory_mb": 50}, {"max_quarantined": 1}, {"limit": 0}])
 def test_limits_of_options_are_allowed(options):
     assert made(**options)
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "said"),
+    [
+        ([300, 300, 100], 0, ""), ([300, 301, 100], 0, "chunk 1 of s: 300 rows"),
+        ([300, 300], 0, "2 of the 3 chunks"), ([50, 50, 50], 50, ""),
+    ],
+)  # fmt: skip
+def test_a_run_is_complete_when_every_chunk_is_committed_with_all_its_rows(rows, limit, said):
+    chunks = [Chunk(n, "d", None, size) for n, size in enumerate((300, 300, 100))]
+    records = {n: Record(n, size - 1, 1) for n, size in enumerate(rows)}
+    with pytest.raises(Conflict, match=said) if said else nullcontext():
+        check_complete("s", chunks, records, limit)

@@ -73,7 +73,8 @@ class DuckDb:
     def read(self, rows: Selection, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        key = _ROWID if rows.key == _ROWID else quoted(rows.key)
+        # Qualified: a plain name means the answer's column, which may be read as double.
+        key = "rows_to_score." + (_ROWID if rows.key == _ROWID else quoted(rows.key))
         conditions, bounds = [f"({rows.where or 'true'})"], []
         for comparison, bound in ((">=", rows.first), ("<=", rows.last)):
             if bound is not None:

@@ -2,32 +2,34 @@
 
 Scored rows wait in a draft. A chunk is one short transaction: its rows, its quarantined rows, its
 line in `bascule_batch_chunks`. So it is there once and whole, also where the connection ends during
-the commit. With `replace`, rows go to a table of the run's own, which takes the other's name.
+the commit. The transaction also finds the token of this process in `bascule_batch_claims`, or
+changes nothing. With `replace`, rows go to a table of the run's own, which takes the other's name.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from bascule.batch.addresses import literal
+from bascule.batch.claims import Claim, check_token, held
 from bascule.batch.databases.port import Session, Tables
 from bascule.batch.databases.table import open_tables
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.sinks.drafts import Draft
 from bascule.batch.sinks.types import check_columns, plain_schema
-from bascule.core import Conflict
+from bascule.core import BasculeError, Conflict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from bascule.batch.jobs import Job
 
-_RUNS, _CHUNKS = "bascule_batch_runs", "bascule_batch_chunks"
+_RUNS, _CHUNKS, _CLAIMS = "bascule_batch_runs", "bascule_batch_chunks", "bascule_batch_claims"
 _POISON = "quarantine"
 _WRITERS = 64
 _RECORD = "chunk, scored, quarantined, seconds"
@@ -44,6 +46,7 @@ def _schemas() -> dict[str, pa.Schema]:
             {"run": text, "chunk": number, "scored": number, "quarantined": number,
              "seconds": pa.float64()}
         ),
+        _CLAIMS: pa.schema({"sink": text, "token": text, "beat": number, "content": text}),
         _POISON: pa.schema(
             {"run": text, "chunk": number, "row": number, "reason": text, "content": text}
         ),
@@ -56,6 +59,55 @@ def _row_of(name: str, row: dict[str, object]) -> pa.RecordBatchReader:
     return pa.Table.from_pylist([row], _schemas()[name]).to_reader()
 
 
+class _ClaimRow:
+    """The claim of a sink's table, as a row."""
+
+    def __init__(self, sink: DatabaseSink) -> None:
+        self._sink = sink
+        self._where = f"WHERE sink = {literal(sink._table)}"
+
+    def read(self) -> Claim | None:
+        with self._sink._turn, self._sink._database.session() as session:
+            return self._found(session)
+
+    def _found(self, session: Session) -> Claim | None:
+        claims = session.name_of(_CLAIMS)
+        found = session.rows(f"SELECT content, beat FROM {claims} {self._where}")
+        if not found:
+            return None
+        return msgspec.structs.replace(
+            msgspec.json.decode(found[0][0], type=Claim), beat=int(found[0][1])
+        )
+
+    def swap(self, seen: Claim | None, new: Claim) -> bool:
+        row = {"sink": self._sink._table, "token": new.token, "beat": new.beat}
+        row["content"] = content = msgspec.json.encode(new).decode()
+        with suppress(Conflict), self._sink._turn, self._sink._database.session() as session:
+            if seen is None:
+                session.append(_CLAIMS, _row_of(_CLAIMS, row))
+            else:
+                session.rows(
+                    f"UPDATE {session.name_of(_CLAIMS)} SET token = {literal(new.token)}, "
+                    f"beat = {new.beat}, content = {literal(content)} {self._where} "
+                    f"AND token = {literal(seen.token)} AND beat = {seen.beat}"
+                )
+            is_mine = self._found(session) == new
+            session.commit()
+            return is_mine
+        return False
+
+    def check(self, session: Session, token: str) -> None:
+        """Raise `Conflict` unless the token is there; nobody changes it before the commit."""
+        before = self._found(session)
+        session.rows(
+            f"UPDATE {session.name_of(_CLAIMS)} SET beat = beat + 1 {self._where} "
+            f"AND token = {literal(token)}"
+        )
+        now = self._found(session)
+        # A snapshot that is older than another's claim shows the row as it was.
+        check_token(self._sink.place, token, None if now == before else now)
+
+
 class DatabaseSink:
     """One table, with `TABLE_quarantine` and the two tables of runs in its schema."""
 
@@ -66,6 +118,31 @@ class DatabaseSink:
         self._table = self._database.table
         self._poison = f"{self._table}_{_POISON}"
         self._turn = threading.Semaphore(1 if self._database.has_one_writer else _WRITERS)
+        self._claim, self._token = _ClaimRow(self), ""
+
+    @contextmanager
+    def claim(self, run: str) -> Iterator[None]:
+        self._make_tables()
+        with held(self._claim, run, self.place) as claim:
+            self._token = claim.token
+            try:
+                yield
+            finally:
+                self._token = ""
+
+    def _make_tables(self) -> None:
+        keys = {_RUNS: ["run"], _CHUNKS: ["run", "chunk"], _CLAIMS: ["sink"]}
+        for name, columns in reversed(_schemas().items()):  # `runs` asks for the first one
+            table = self._poison if name == _POISON else name
+            try:
+                with self._turn, self._database.session() as session:
+                    if session.columns(table) is None:
+                        session.create(table, columns, keys.get(name, ()))
+                        session.commit()
+            except BasculeError:  # where another process has made it meanwhile, it is there
+                with self._turn, self._database.session() as session:
+                    if session.columns(table) is None:
+                        raise
 
     # -- what is there --
 
@@ -87,17 +164,17 @@ class DatabaseSink:
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         self._manifest, self._schema = manifest, plain_schema(schema)
         self._target = f"{self._table}_{manifest.run}" if self._mode == "replace" else self._table
-        keys = {_RUNS: ["run"], _CHUNKS: ["run", "chunk"]}
+        self._make_tables()
         with self._database.session() as session:
-            for name, columns in _schemas().items():
-                table = self._poison if name == _POISON else name
-                if session.columns(table) is None:
-                    session.create(table, columns, keys.get(name, ()))
             if not session.rows(f"SELECT run FROM {session.name_of(_RUNS)} {self._of_run}"):
                 self._note(session, done=0)
-            found = session.rows(
-                f"SELECT {_RECORD} FROM {session.name_of(_CHUNKS)} {self._of_run} ORDER BY chunk"
-            )
+            chunks = session.name_of(_CHUNKS)
+            query = f"SELECT {_RECORD} FROM {chunks} {self._of_run} ORDER BY chunk"
+            found = session.rows(query)
+            if found and all(session.columns(one) is None for one in (self._target, self._table)):
+                session.rows(f"DELETE FROM {chunks} {self._of_run}")  # somebody has dropped it
+                session.rows(f"UPDATE {session.name_of(_RUNS)} SET done = 0 {self._of_run}")
+                found = []
             if len(found) < len(manifest.chunks):
                 self._make_target(session)
             session.commit()
@@ -146,7 +223,12 @@ class DatabaseSink:
             if record.quarantined:
                 session.append(self._poison, poison.reader())
             session.append(_CHUNKS, _row_of(_CHUNKS, line))
+            self._check_claim(session)
             session.commit()
+
+    def _check_claim(self, session: Session) -> None:
+        if self._token:
+            self._claim.check(session, self._token)
 
     def _has(self, session: Session, chunk: int) -> bool:
         chunks = session.name_of(_CHUNKS)
@@ -157,18 +239,36 @@ class DatabaseSink:
             runs, chunks = session.name_of(_RUNS), session.name_of(_CHUNKS)
             if session.rows(f"SELECT run FROM {runs} {self._of_run} AND done = 1"):
                 return
+            self._check_claim(session)
+            self._check_rows(session)
             # It is gone where a database that commits each ALTER by itself was killed after it.
             if self._mode == "replace" and session.columns(self._target) is not None:
                 session.replace(self._table, self._target)
             if self._mode == "replace":
                 own = literal(self._manifest.run)
                 others = f"sink = {literal(self._table)} AND run <> {own}"
+                for (run,) in session.rows(f"SELECT run FROM {runs} WHERE {others}"):
+                    if session.columns(f"{self._table}_{run}") is not None:  # it was killed
+                        session.rows(f"DROP TABLE {session.name_of(f'{self._table}_{run}')}")
                 session.rows(
                     f"DELETE FROM {chunks} WHERE run IN (SELECT run FROM {runs} WHERE {others})"
                 )
                 session.rows(f"DELETE FROM {runs} WHERE {others}")
             session.rows(f"UPDATE {runs} SET done = 1 {self._of_run}")
             session.commit()
+
+    def _check_rows(self, session: Session) -> None:
+        """Raise `Conflict` where a table of this run alone has not the rows of its records."""
+        if self._mode not in ("error", "replace") or session.columns(self._target) is None:
+            return
+        found = session.rows(f"SELECT count(*) FROM {session.name_of(self._target)}")
+        chunks = session.name_of(_CHUNKS)
+        expected = session.rows(f"SELECT coalesce(sum(scored), 0) FROM {chunks} {self._of_run}")
+        if int(found[0][0]) != int(expected[0][0]):
+            raise Conflict(
+                f"{self.place} has {found[0][0]} rows, and this run has written {expected[0][0]}",
+                hint="another writer has changed it; --mode replace writes anew",
+            )
 
     def close(self) -> None:
         self._database.close()
@@ -193,10 +293,7 @@ class _StagedRows:
             self._poison.write(batch)
 
     def commit(self, record: Record) -> None:
-        try:
-            self._sink.commit(record, self._rows, self._poison)
-        except Conflict:  # of a key: that of the chunk, where another process has committed it
-            self._sink.commit(record, self._rows, self._poison)
+        self._sink.commit(record, self._rows, self._poison)
 
     def discard(self) -> None:
         self._rows.close()

@@ -2,7 +2,9 @@
 
 Chunks are staged as Parquet below `_bascule/`, which readers of Delta tables ignore. The commit
 carries the transaction `bascule-RUN`. Delta Lake accepts the same transaction twice, so that the
-sink asks the table for it first. A commit that is killed leaves files that no version names: the
+sink asks the table for it first; every run's commit carries `bascule` as well, so that the table
+refuses one that was begun before another run's. A new table is made empty, because Delta Lake
+takes two first commits for appends. A commit that is killed leaves files that no version names: the
 next process of the run removes them, and VACUUM does.
 """
 
@@ -18,7 +20,7 @@ from bascule.batch.manifest import Manifest, Record
 from bascule.batch.scoring import ID
 from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.types import check_columns, plain_schema
-from bascule.core import masked
+from bascule.core import Conflict, masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _STAGED = "_bascule"
 _JOINING = "joining.json"
+_OF_ALL = "bascule"
+"""The transaction that all runs share."""
 
 
 class DeltaSink(FileSink):
@@ -52,37 +56,62 @@ class DeltaSink(FileSink):
             check_columns(self.place, [one.name for one in table.schema().fields], schema)
         return super().open(manifest, plain_schema(schema))
 
-    def join(self, manifest: Manifest, schema: pa.Schema) -> Path:
-        return super().join(manifest, plain_schema(schema))
+    def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
+        return super().join(manifest, plain_schema(schema), token)
+
+    def _is_joined(self) -> bool:
+        table = open_table(self._url, self.place)
+        return table is not None and table.transaction_version(self._transaction) is not None
+
+    @property
+    def _transaction(self) -> str:
+        return f"{_OF_ALL}-{self._manifest.run}"
 
     def _join(self) -> None:
-        table = open_table(self._url, self.place)
-        transaction = f"bascule-{self._manifest.run}"
+        table = self._opened()
         was_begun = f"{self._folder}/{_JOINING}" in self._names(self._base)
-        if table is None or table.transaction_version(transaction) is None:
+        if table.transaction_version(self._transaction) is None:
+            if self._mode == "error" and table.file_uris():
+                raise Conflict(
+                    f"{self.place} has got rows of another writer since this run began",
+                    hint="choose another place, or --mode append, replace or upsert",
+                )
             if not was_begun:
                 self._put(_JOINING, b"{}")
-            self._write(table, transaction)
+            self._check_claim()
+            self._write(table)
         if was_begun:
             self._remove_orphans()
 
-    def _write(self, table: Any | None, transaction: str) -> None:
+    def _opened(self) -> Any:
+        """The table, which is made where there is none."""
+        import deltalake
+
+        table = open_table(self._url, self.place)
+        if table is None:
+            options = storage_options(self._url)
+            with explaining(self.place):
+                deltalake.DeltaTable.create(
+                    self._url, self._schema, mode="ignore", storage_options=options
+                )
+            table = open_table(self._url, self.place)
+        return table
+
+    def _write(self, table: Any) -> None:
         import deltalake
         import pyarrow as pa
 
-        properties = deltalake.CommitProperties(
-            app_transactions=[deltalake.Transaction(transaction, 1)]
-        )
+        transactions = [deltalake.Transaction(name, 1) for name in (self._transaction, _OF_ALL)]
+        properties = deltalake.CommitProperties(app_transactions=transactions)
         rows = pa.RecordBatchReader.from_batches(self._schema, self._staged_batches())
         replaces = self._mode == "replace"
         with explaining(self.place):
-            if self._mode == "upsert" and table is not None:
+            if self._mode == "upsert":
                 self._merge(table, rows, properties)
                 return
             # The table refuses a transaction that was committed since it was opened.
             deltalake.write_deltalake(
-                self._url if table is None else table, rows,
-                mode="overwrite" if replaces else "append",
+                table, rows, mode="overwrite" if replaces else "append",
                 schema_mode="overwrite" if replaces else None,
                 storage_options=storage_options(self._url), commit_properties=properties,
             )  # fmt: skip

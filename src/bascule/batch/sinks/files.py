@@ -5,6 +5,9 @@ chunks and quarantined rows; readers of tables ignore names that begin with `_`.
 in a file that no reader looks at. Its record and quarantine are put in place first. Its rows come
 last: their file *is* the commit, and is renamed (in a bucket: put) whole. The same chunk has the
 same name and rows, so that committing it again changes nothing.
+
+`_bascule/claim` says which run writes. A run removes its own files and, with `replace`, those of
+runs whose manifests are in `_bascule`: no other file.
 """
 
 from __future__ import annotations
@@ -12,20 +15,24 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bascule.batch.claims import CONDITIONAL, Cell, Claim, FileCell, ObjectCell, check_token, held
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.places import away, check_no_delta, is_url, open_place
 from bascule.batch.sinks.writers import WRITERS, format_of_suffix, writable_format
-from bascule.core import Invalid, Unavailable, masked, writing
+from bascule.core import BasculeError, Conflict, Invalid, Unavailable, masked, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_CLAIM = "claim"
 
 
 class FileSink:
@@ -54,7 +61,8 @@ class FileSink:
                 hint="append to a folder, or replace its rows",
                 field="mode",
             )
-        self._target = base
+        self._target, self._text = base, text
+        self.token, self._is_swept = "", False
         path = Path(base)
         self._base = (
             str(path.with_name(f".{path.name}.parts")) if self._single else base.rstrip("/")
@@ -65,13 +73,59 @@ class FileSink:
 
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         names = self._names(self._base)
-        done = {one.split("/")[1] for one in names if one.endswith("/done.json")}
-        parts = [one for one in names if "/" not in one and one.endswith(self._suffix)]
-        runs = {_run_of(one) for one in parts}
-        foreign = "" in runs
+        known = self._known(names)
+        done = {run for run in known if f"{self._runs}/{run}/done.json" in names}
+        parts = {_run_of(one) for one in names if "/" not in one and one.endswith(self._suffix)}
+        foreign = bool(parts - known)
         if self._single:
-            foreign = Path(self._target).exists() and not runs | done
-        return {run: run in done for run in sorted((runs | done) - {""})}, foreign
+            foreign = Path(self._target).exists() and not (parts & known) | done
+        return {run: run in done for run in sorted((parts & known) | done)}, foreign
+
+    def _known(self, names: set[str]) -> set[str]:
+        """The runs whose manifests are there."""
+        prefix, suffix = f"{self._runs}/", "/manifest.json"
+        found = (one.removeprefix(prefix) for one in names if one.startswith(prefix))
+        return {one.removesuffix(suffix) for one in found if one.endswith(suffix)}
+
+    def check_apart(self, files: Iterable[str]) -> None:
+        """Raise `Invalid` where a run would write among the files of its own source."""
+        own = self._target if self._single else self._base
+        if self.is_local:
+            own, files = os.path.realpath(own), map(os.path.realpath, files)
+        for path in files:
+            if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
+                raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
+
+    # -- who writes --
+
+    @contextmanager
+    def claim(self, run: str) -> Iterator[None]:
+        name = f"{self._runs}/{_CLAIM}"
+        cell: Cell
+        if self.is_local:
+            cell = FileCell(Path(self._base, name), self.place)
+        elif self._text.partition("://")[0] in CONDITIONAL:
+            cell = ObjectCell(self._text, name, self.place)
+        else:
+            yield  # a store without conditional writes has no claims
+            return
+        with held(cell, run, self.place) as claim:
+            self.token = claim.token
+            try:
+                yield
+            finally:
+                self._sweep()
+                self.token, self._is_swept = "", True
+
+    def _check_claim(self, part: str = "") -> None:
+        """Raise `Conflict` where another process has taken over, and undo `part` of this one."""
+        if not self.token:
+            return
+        now = msgspec.json.decode(self._get(f"{self._runs}/{_CLAIM}"), type=Claim)
+        if part and now.token != self.token and now.run != self._manifest.run:
+            with suppress(BasculeError, OSError), self._reaching():
+                self._filesystem.delete_file(f"{self._base}/{part}")
+        check_token(self.place, self.token, now)
 
     def _names(self, base: str) -> set[str]:
         import pyarrow.fs as pafs
@@ -86,6 +140,11 @@ class FileSink:
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         self._manifest, self._schema = manifest, schema
         self._folder = f"{self._runs}/{manifest.run}"
+        if manifest.identity["mode"] == "replace" and not self._joins and self.runs()[1]:
+            raise Conflict(
+                f"{self.place} has files of no run of bascule, which a run does not remove",
+                hint="remove them, or choose another place",
+            )
         with self._reaching():
             self._filesystem.create_dir(f"{self._base}/{self._folder}", recursive=True)
         if self.is_local:
@@ -98,14 +157,23 @@ class FileSink:
         names = self._names(self._base)
         if f"{self._folder}/manifest.json" not in names:
             self._put("manifest.json", msgspec.json.encode(manifest))
-        if f"{self._folder}/done.json" in names:
-            return self._records(names, range(len(manifest.chunks)))
-        chunks = [n for n in range(len(manifest.chunks)) if self._part(n) in names]
+        done = f"{self._folder}/done.json"
+        if self._joins and done in names:
+            if self._is_joined():
+                return self._records(names, range(len(manifest.chunks)))
+            with self._reaching():  # somebody has removed it
+                self._filesystem.delete_file(f"{self._base}/{done}")
+        chunks = [
+            n for n, _ in enumerate(manifest.chunks) if {self._part(n), self._name(n)} & names
+        ]
         return self._records(names, chunks)
 
-    def join(self, manifest: Manifest, schema: pa.Schema) -> Path:
-        """Stage chunks of a run that another process has opened; the folder of the drafts."""
-        self._manifest, self._schema = manifest, schema
+    def _is_joined(self) -> bool:
+        return Path(self._target).exists()
+
+    def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
+        """Stage chunks of a run that another process has opened, with its token, in this folder."""
+        self._manifest, self._schema, self.token = manifest, schema, token
         self._folder = f"{self._runs}/{manifest.run}"
         within = Path(self._base, self._folder, "drafts") if self.is_local else None
         with writing(self.place):
@@ -117,6 +185,11 @@ class FileSink:
         return [msgspec.json.decode(self._get(one), type=Record) for one in found if one in names]
 
     def _part(self, number: int) -> str:
+        """Where a chunk is committed: with `replace` beside the manifest, which no reader sees."""
+        waits = self._manifest.identity["mode"] == "replace" and not self._joins
+        return f"{self._folder}/{self._name(number)}" if waits else self._name(number)
+
+    def _name(self, number: int) -> str:
         return f"part-{self._manifest.run}-{number:05d}{self._suffix}"
 
     # -- what is written --
@@ -131,8 +204,11 @@ class FileSink:
 
     def finish(self) -> None:
         done = f"{self._folder}/done.json"
+        self._check_claim()
         if done not in self._names(self._base):
+            self._check_rows()
             if self._manifest.identity["mode"] == "replace":
+                self._show_parts()
                 self._remove_others()
             if self._joins:
                 self._join()
@@ -145,7 +221,16 @@ class FileSink:
 
     def _parts(self) -> list[str]:
         """The paths of the rows of all chunks, in their order."""
-        return [f"{self._base}/{self._part(n)}" for n in range(len(self._manifest.chunks))]
+        names, numbers = self._names(self._base), range(len(self._manifest.chunks))
+        parts = ((self._part(n), self._name(n)) for n in numbers)
+        return [f"{self._base}/{part if part in names else name}" for part, name in parts]
+
+    def _show_parts(self) -> None:
+        for path in self._parts():
+            shown = f"{self._base}/{path.rpartition('/')[2]}"
+            if path != shown:  # a bucket copies, and then deletes
+                with self._reaching():
+                    self._filesystem.move(path, shown)
 
     def _join(self) -> None:
         """Make one thing of all parts. Again is the same as once."""
@@ -169,17 +254,29 @@ class FileSink:
             _sync(draft)
             draft.replace(self._target)
 
+    def _check_rows(self) -> None:
+        """Raise `Conflict` where files of a format that counts its rows lack some of them."""
+        import pyarrow.dataset as ds
+
+        if kind := {"parquet": "parquet", "arrow": "ipc"}.get(self._format):
+            records = self._records(self._names(self._base), range(len(self._manifest.chunks)))
+            with self._reaching():
+                parts = ds.dataset(self._parts(), format=kind, filesystem=self._filesystem)
+                found, expected = parts.count_rows(), sum(one.rows for one in records)
+            if found != expected:
+                raise Conflict(f"{self.place} has {found:,} of the {expected:,} rows of this run")
+
     def _remove_others(self) -> None:
-        keep = f"part-{self._manifest.run}-"
-        for name in self._names(self._base):
-            is_part = "/" not in name and name.endswith(self._suffix) and not name.startswith(keep)
-            is_run = name.startswith(f"{self._runs}/") and not name.startswith(f"{self._folder}/")
-            if is_part or is_run:
-                self._filesystem.delete_file(f"{self._base}/{name}")
-        if self.is_local:
-            for folder in Path(self._base, self._runs).iterdir():
-                if folder.name != self._manifest.run:
-                    shutil.rmtree(folder, ignore_errors=True)
+        names = self._names(self._base)
+        for run in sorted(self._known(names) - {self._manifest.run}):
+            own = (f"part-{run}-", f"{self._runs}/{run}/")
+            # The manifest last: after a kill it still names what is left.
+            found = [name for name in names if name.startswith(own)]
+            for name in sorted(found, key=lambda name: name.endswith("/manifest.json")):
+                with self._reaching():
+                    self._filesystem.delete_file(f"{self._base}/{name}")
+            if self.is_local:
+                shutil.rmtree(Path(self._base, self._runs, run), ignore_errors=True)
 
     def publish(self, draft: Path, name: str) -> None:
         """Put a finished draft in place, whole."""
@@ -228,11 +325,17 @@ class FileSink:
             raise away(self.place, problem) from None
 
     def close(self) -> None:
+        if not self._is_swept:  # after the claim, the drafts may be those of another process
+            self._sweep()
+
+    def _sweep(self) -> None:
         if not hasattr(self, "_drafts"):
             return
         shutil.rmtree(self._drafts, ignore_errors=True)
-        if self.is_local and self._manifest.run not in self.runs()[0]:  # no chunk was committed
-            shutil.rmtree(Path(self._base, self._folder), ignore_errors=True)
+        own = Path(self._base, self._folder)
+        has_parts = self._manifest.run in self.runs()[0] or any(own.glob("part-*"))
+        if self.is_local and not has_parts:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 class _StagedFile:
@@ -270,7 +373,9 @@ class _StagedFile:
         if self._drafts[1].exists():
             sink.publish(self._drafts[1], f"{sink._folder}/quarantine-{self._number:05d}.parquet")
         sink.publish(self._record, f"{sink._folder}/chunk-{self._number:05d}.json")
+        sink._check_claim()
         sink.publish(self._drafts[0], sink._part(self._number))
+        sink._check_claim(sink._part(self._number))
 
     def _close(self) -> None:
         for writer in (self._writer, self._poison):

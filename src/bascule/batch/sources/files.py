@@ -60,6 +60,11 @@ class FileSource:
         if kind == "csv":
             self.schema = _csv_schema(self.schema, dict(_inputs(signature)))
 
+    @property
+    def files(self) -> list[str]:
+        """The paths that are read."""
+        return list(self._fragments)
+
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
         self._seen = {one.path: (one.size, one.mtime_ns) for one in infos}

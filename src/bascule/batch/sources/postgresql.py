@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.batch.addresses import Address, literal, quoted
 from bascule.batch.databases.postgresql import connect, explaining, rows_of
 from bascule.batch.manifest import Chunk
-from bascule.core import BasculeError, Conflict, Invalid, Signature, sha256_bytes
+from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Signature, sha256_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 8192
 _BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_HASH = "count(*), coalesce(sum(hashtextextended(rows_to_score::text, 0)), 0)::text"
+_HASH = "hashtextextended(rows_to_score::text, 0)"
+_EXACT = (
+    "SELECT set_config('DateStyle', 'ISO', true), set_config('IntervalStyle', 'postgres', true), "
+    "set_config('extra_float_digits', '3', true)"
+)
+"""A key that is written as text is then the same key when it is read."""
+_Ranges = tuple[list[str], dict[int, Any]]
+"""The condition of each chunk; by its number, the rows and the sum of their hashes."""
 
 
 class PostgresqlSource:
@@ -68,22 +75,25 @@ class PostgresqlSource:
         self._holder = connect(self._address)
         with explaining(self._address), self._holder.cursor() as cursor:
             cursor.execute(_BEGIN)
+            rows_of(cursor, _EXACT)
             ((self._snapshot,),) = rows_of(cursor, "SELECT pg_export_snapshot()")
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         with explaining(self._address), self._holder.cursor() as cursor:
             by_range = self._by_key if self._key else self._by_page
-            ranges, grouped = by_range(cursor, chunk_rows)
-            found = {int(part): (rows, total) for part, rows, total in rows_of(cursor, grouped)}
+            ranges, found = by_range(cursor, chunk_rows)
+            ((rows,),) = rows_of(cursor, f"SELECT count(*) {self._from} WHERE {self._where}")
         chunks = []
         for number, condition in enumerate(ranges):
-            rows, total = found.get(number, (0, "0"))
-            digest = sha256_bytes(f"{condition} {rows} {total}".encode())
-            chunks.append(Chunk(number, digest, condition, int(rows)))
+            counted, total = found.get(number, (0, "0"))
+            digest = sha256_bytes(f"{condition} {counted} {total}".encode())
+            chunks.append(Chunk(number, digest, condition, int(counted)))
+        if sum(chunk.rows or 0 for chunk in chunks) != rows:
+            raise ModelFailed(f"the chunks of {self.place} have not all of its {rows:,} rows")
         self._planned = (chunk_rows, chunks)
         return chunks
 
-    def _by_page(self, cursor: Any, chunk_rows: int) -> tuple[list[str], str]:
+    def _by_page(self, cursor: Any, chunk_rows: int) -> _Ranges:
         name = literal(self._address.name_of(self._address.table))
         ((kind,),) = rows_of(cursor, f"SELECT relkind FROM pg_class WHERE oid = {name}::regclass")
         if kind not in ("r", "p", "m", b"r", b"p", b"m"):
@@ -101,30 +111,41 @@ class PostgresqlSource:
             for first in range(0, pages, step)
         ]
         part = f"(ctid::text::point)[0]::bigint / {step}"
-        return ranges, f"SELECT {part}, {_HASH} {self._from} WHERE {self._where} GROUP BY 1"
+        grouped = (
+            f"SELECT {part}, count(*), sum({_HASH})::text {self._from} WHERE {self._where} "
+            "GROUP BY 1"
+        )
+        return ranges, {int(number): counted for number, *counted in rows_of(cursor, grouped)}
 
-    def _by_key(self, cursor: Any, chunk_rows: int) -> tuple[list[str], str]:
+    def _by_key(self, cursor: Any, chunk_rows: int) -> _Ranges:
         key, where = self._key, f"{self._from} WHERE {self._where}"
-        counts = f"SELECT count(*), count(DISTINCT {key}), pg_typeof(max({key}))::text {where}"
-        ((rows, different, kind),) = rows_of(cursor, counts)
+        counts = f"SELECT count(*), count(DISTINCT {key}) {where}"
+        ((rows, different),) = rows_of(cursor, counts)
         if rows != different:
             raise Invalid(
                 f"--key: {rows - different:,} of {rows:,} rows of {self.place} have no {key} or "
                 "share it with another",
                 hint="name a column that is different in every row",
             )
-        numbered = f"SELECT {key} AS k, row_number() OVER (ORDER BY {key}) AS n {where}"
-        firsts = f"SELECT k::text FROM ({numbered}) AS numbered WHERE (n - 1) % {chunk_rows} = 0"
-        bounds = [literal(text) for (text,) in rows_of(cursor, f"{firsts} ORDER BY k")] or ["NULL"]
+        # Only the window sorts by the key, so by its own type and collation; a bound is a literal
+        # without a type, which the comparison reads as one of the key's.
+        numbered = f"{key} AS k, {_HASH} AS h, row_number() OVER (ORDER BY {key}) - 1 AS n"
+        found = rows_of(
+            cursor,
+            f"SELECT n / {chunk_rows} AS part, count(*), sum(h)::text, "
+            f"max(k::text) FILTER (WHERE n % {chunk_rows} = 0) "
+            f"FROM (SELECT {numbered} {where}) AS numbered GROUP BY part ORDER BY part",
+        )
+        bounds = [literal(first) for *_, first in found] or ["NULL"]
         ranges = [f"{key} >= {one}" for one in bounds]
         for place, end in enumerate(bounds[1:]):
             ranges[place] += f" AND {key} < {end}"
-        part = f"width_bucket({key}, ARRAY[{', '.join(bounds)}]::{kind}[]) - 1"
-        return ranges, f"SELECT {part}, {_HASH} {where} GROUP BY 1"
+        return ranges, {int(part): counted for part, *counted, _ in found}
 
     def read(self, chunk: Chunk, batch_rows: int) -> Iterator[pa.RecordBatch]:
         snapshot = self._living_snapshot()
-        order = f"ORDER BY {self._key}" if self._key else ""
+        # Qualified: a plain name means the answer's column, which may be read as text or double.
+        order = f"ORDER BY rows_to_score.{self._key}" if self._key else ""
         with (
             explaining(self._address),
             closing(connect(self._address)) as connection,
@@ -132,6 +153,7 @@ class PostgresqlSource:
         ):
             cursor.execute(_BEGIN)
             cursor.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}")
+            rows_of(cursor, _EXACT)
             cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0")
             cursor.execute(
                 f"SELECT {self._columns} {self._from} WHERE {chunk.reads} AND {self._where} {order}"
