@@ -120,8 +120,8 @@ def test_the_documentation_is_shown_under_its_policy(chromium, address, path, sh
         page.get_by_text(shown, exact=False).first.wait_for()
         page.get_by_text("/api/v1/models", exact=False).first.wait_for()
         # ReDoc asks for its logo there, and the policy refuses it.
-        problems = [problem for problem in visit.problems if "cdn.redoc.ly" not in problem]
-        assert (problems, visit.elsewhere) == ([], [])
+        problems = [*visit.problems, *visit.elsewhere]
+        assert [problem for problem in problems if "cdn.redoc.ly" not in problem] == []
 
 
 def test_the_report_appears_by_itself_when_it_is_measured(chromium, address):
