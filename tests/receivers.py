@@ -52,12 +52,22 @@ def hook(port: int = 0) -> Iterator[Hook]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    with answered_by(Handler, port) as port:
+        made.url = f"http://127.0.0.1:{port}/hook"
+        yield made
+
+
+@contextmanager
+def answered_by(handler: type[BaseRequestHandler], port: int = 0) -> Iterator[int]:
+    """The port of a server whose connections have this handler; ends with the block."""
+    kind = (
+        ThreadingHTTPServer if issubclass(handler, BaseHTTPRequestHandler) else ThreadingTCPServer
+    )
+    server = kind(("127.0.0.1", port), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield made
+        yield server.server_address[1]
     finally:
         server.shutdown()
         thread.join()
@@ -90,13 +100,8 @@ def dripping(drip: str, every_s: float = 0.02) -> Iterator[int]:
                 while not ended.wait(every_s):
                     self.request.sendall(again)
 
-    server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        ended.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answered_by(Handler) as port:
+        try:
+            yield port
+        finally:
+            ended.set()

@@ -42,6 +42,7 @@ from .files import (
     writing as writing,
 )
 from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
+from .printing import printable as printable
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
 from .secrets import secret_in as secret_in

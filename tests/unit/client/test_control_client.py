@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import NamedTuple
 
 import pytest
-from tests.receivers import dripping
+from tests.receivers import answered_by, dripping
 
 from bascule.control.problems import problem_of
 from bascule.core import KINDS, Invalid, NotFound, Overloaded, Unavailable
@@ -51,15 +50,8 @@ def answering(*answers):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield ControlClient(f"http://127.0.0.1:{server.server_port}", key="k"), seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answered_by(Handler) as port:
+        yield ControlClient(f"http://127.0.0.1:{port}", key="k"), seen
 
 
 def said(value, status=200):
@@ -170,15 +162,8 @@ def behind_a_prefix(port, prefix):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}{prefix}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answered_by(Handler) as own_port:
+        yield f"http://127.0.0.1:{own_port}{prefix}"
 
 
 @pytest.mark.parametrize("end", ["", "/"])
