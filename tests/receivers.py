@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 
@@ -51,13 +52,56 @@ def hook(port: int = 0) -> Iterator[Hook]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    with answered_by(Handler, port) as port:
+        made.url = f"http://127.0.0.1:{port}/hook"
+        yield made
+
+
+@contextmanager
+def answered_by(handler: type[BaseRequestHandler], port: int = 0) -> Iterator[int]:
+    """The port of a server whose connections have this handler; ends with the block."""
+    kind = (
+        ThreadingHTTPServer if issubclass(handler, BaseHTTPRequestHandler) else ThreadingTCPServer
+    )
+    server = kind(("127.0.0.1", port), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield made
+        yield server.server_address[1]
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+DRIPS = {
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "status": (b"HTTP/1.1 2", b"0"),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
+    "chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "refusal": (b"HTTP/1.1 500 no\r\nContent-Length: 1000000\r\n\r\n", b"x"),
+    "greeting": (b"", b"220-one moment\r\n"),
+    "silence": (b"", b""),
+}
+"""What a server begins with, and then sends again and again without an end."""
+
+
+@contextmanager
+def dripping(drip: str, every_s: float = 0.02) -> Iterator[int]:
+    """The port of a server that never finishes an answer; `drip` is a key of `DRIPS`."""
+    begins, again = DRIPS[drip]
+    ended = threading.Event()
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the caller left
+                self.request.sendall(begins)
+                while not ended.wait(every_s):
+                    self.request.sendall(again)
+
+    with answered_by(Handler) as port:
+        try:
+            yield port
+        finally:
+            ended.set()

@@ -621,7 +621,15 @@ def watcher_of(
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
         return None
     from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
-    from bascule.monitoring.alerts import Route, Routing, Rules, Watcher, Watching, sources
+    from bascule.monitoring.alerts import (
+        AlertStore,
+        Route,
+        Routing,
+        Rules,
+        Watcher,
+        Watching,
+        sources,
+    )
     from bascule.release.rollouts import RolloutStore
 
     home, registry = settings.home, cache(partial(open_registry, settings))
@@ -649,7 +657,8 @@ def watcher_of(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
     shared.append(sources.RolloutSource(RolloutStore(catalogue).troubles))
-    steady = ("health", "ledger")
+    shared.append(sources.ReceiverSource(AlertStore(catalogue).failing, chosen.receivers))
+    steady = ("health", "ledger", "receivers")
     watching = Watching(
         place=place,
         local=local,

@@ -243,7 +243,7 @@ class Client:
     def _sent(self, ask: Ask) -> Outcome:
         until = time.monotonic() + ask.allowed_s
         try:
-            connection = self._taken() or _connected(self._address, ask.allowed_s)
+            connection = self._taken() or _connected(self._address, until)
         except TimeoutError:
             return Lost("no connection in time", reached=False, late=True)
         except OSError as problem:
@@ -286,20 +286,22 @@ class Client:
         connection.close()
 
 
-def _connected(address: Address, allowed_s: float) -> socket.socket:
+def _connected(address: Address, until: float) -> socket.socket:
     if address.unix_socket:
         made = socket.socket(socket.AF_UNIX)
         try:
-            made.settimeout(allowed_s)
+            made.settimeout(max(until - time.monotonic(), 1e-6))
             made.connect(address.unix_socket)
         except BaseException:
             made.close()
             raise
         return made
+    allowed_s = max(until - time.monotonic(), 1e-6)
     made = socket.create_connection((address.host, address.port), timeout=allowed_s)
     try:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.tls is not None:
+            made.settimeout(max(until - time.monotonic(), 1e-6))
             return address.tls.wrap_socket(made, server_hostname=address.host)
     except BaseException:
         made.close()

@@ -11,12 +11,13 @@ import json
 import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from bascule_client.addresses import Address, parse_address
+from bascule_client.deadlines import DeadlineConnection
 from bascule_client.errors import KINDS, BasculeError, Invalid, Unauthenticated, Unavailable
 from bascule_client.kinds import kind_of
 
@@ -47,7 +48,8 @@ class ControlClient:
         Args:
             url: `http://HOST:PORT` or `https://HOST:PORT`; a path in front may follow.
             key: The caller's, where the server asks for keys.
-            timeout_s: How long the server may be silent. Longer than it takes to load a model.
+            timeout_s: How long a request may take, and each 64 kB of a long one. Longer than it
+                takes to load a model.
             tls: What an https address is checked with; the system's authorities if None.
             hint: The next step where no server answers.
 
@@ -108,8 +110,10 @@ class ControlClient:
 
         def kept(answer: http.client.HTTPResponse) -> str:
             with target.open("wb") as file:
-                while chunk := answer.read(_CHUNK_BYTES):
+                while chunk := answer.read1(_CHUNK_BYTES):
                     file.write(chunk)
+            if answer.length:  # `read1` says nothing of an end that came too soon
+                raise http.client.IncompleteRead(b"", answer.length)
             return (answer.headers.get("ETag") or "").strip('"')
 
         tag: str = self._send("GET", path, lambda: None, {}, kept)
@@ -123,14 +127,13 @@ class ControlClient:
         more: Mapping[str, str],
         read: Callable[[http.client.HTTPResponse], Any],
     ) -> Any:
-        target = self._address.prefix + target
         headers = {**self._headers, **more}
         if method != "GET":
             headers["Idempotency-Key"] = f'"{uuid.uuid4()}"'
         for left in reversed(range(_TRIES)):
             body = content()
             try:
-                with self._connected() as connection:
+                with closing(self._connection()) as connection:
                     if body is not None and not isinstance(body, bytes):
                         headers["Content-Length"] = str(body.seek(0, 2))
                         body.seek(0)
@@ -150,19 +153,11 @@ class ControlClient:
                     body.close()
         raise AssertionError("every try returns or raises")
 
-    @contextmanager
-    def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        host, port = self._address.host, self._address.port
-        if self._tls is None:
-            made = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        else:
-            made = http.client.HTTPSConnection(
-                host, port, timeout=self._timeout_s, context=self._tls
-            )
-        try:
-            yield made
-        finally:
-            made.close()
+    def _connection(self) -> DeadlineConnection:
+        address = self._address
+        return DeadlineConnection(
+            address.host, address.port, self._timeout_s, self._tls, renews=True
+        )
 
     def _away(self) -> BasculeError:
         host, port = self._address.host, self._address.port

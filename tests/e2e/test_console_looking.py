@@ -111,6 +111,19 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"), [("/docs", "Bascule control API"), ("/redoc", "Bascule")]
+)
+def test_the_documentation_is_shown_under_its_policy(chromium, address, path, shown):
+    with visiting(chromium) as visit:
+        page = visit.open(address + path)
+        page.get_by_text(shown, exact=False).first.wait_for()
+        page.get_by_text("/api/v1/models", exact=False).first.wait_for()
+        # ReDoc asks for its logo there, and the policy refuses it.
+        problems = [*visit.problems, *visit.elsewhere]
+        assert [problem for problem in problems if "cdn.redoc.ly" not in problem] == []
+
+
 def test_the_report_appears_by_itself_when_it_is_measured(chromium, address):
     with visiting(chromium) as visit:
         page = visit.open(f"{address}/monitoring/late?days=30")

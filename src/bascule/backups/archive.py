@@ -96,17 +96,17 @@ class Writer:
 
 
 @contextmanager
-def writing_archive(target: Path) -> Iterator[Writer]:
+def writing_archive(target: Path, *, overwrite: bool = True) -> Iterator[Writer]:
     """A writer; `target` is there whole when the block ends, and only its owner may read it.
 
     A name that ends in `.gz` or `.tgz` is compressed.
 
     Raises:
         Invalid: It cannot be written.
-        Conflict: What is there is no regular file.
+        Conflict: What is there is no regular file; or a file, without `overwrite`.
     """
     mode = "w|gz" if target.suffix in (".gz", ".tgz") else "w|"
-    with replacing(target) as draft, draft.open("xb") as file:
+    with replacing(target, overwrite=overwrite) as draft, draft.open("xb") as file:
         draft.chmod(0o600)  # the ledger's key and the hashes of callers' keys are in it
         with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
             yield Writer(archive)

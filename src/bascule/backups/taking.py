@@ -82,7 +82,10 @@ def back_up(
     check_replaceable(target)
     if target.exists() and not overwrite:
         raise Conflict(f"{target} exists already", hint="choose another name, or --overwrite")
-    with Scratch("bascule-backup-") as scratch, writing_archive(target) as writer:
+    with (
+        Scratch("bascule-backup-") as scratch,
+        writing_archive(target, overwrite=overwrite) as writer,
+    ):
         made_at = datetime.now(UTC)
         with catalogue.read() as connection:
             rows.copy_out(connection, HEAD, scratch)

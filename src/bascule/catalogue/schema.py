@@ -13,6 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
+from bascule.core import in_utc
+
 HEAD = "0011"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
@@ -28,7 +30,7 @@ class UtcTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("a time without a time zone names no moment")
-        moment = value.astimezone(UTC)
+        moment = in_utc(value)
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002

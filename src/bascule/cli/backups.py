@@ -11,7 +11,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, say
+from bascule.cli.screen import console, note, print_json, say
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -108,8 +108,6 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda _: None
         return
-    from rich.console import Console
 
-    console = Console(stderr=True)
-    with console.status("working") as status:
+    with console(stderr=True).status("working") as status:
         yield status.update

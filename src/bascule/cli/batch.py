@@ -12,7 +12,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import console, note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status
@@ -283,16 +283,15 @@ def _row(status: Status) -> tuple[str, ...]:
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Any]:
     """A bar with the rate and the time left, on a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     columns = (
         TextColumn("{task.completed:,.0f} rows"), BarColumn(),
         TextColumn("{task.fields[rate]:,.0f} rows/s"), TimeRemainingColumn(),
     )  # fmt: skip
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    hidden = quiet or not screen.is_terminal
+    with Progress(*columns, console=screen, transient=True, disable=hidden) as bar:
         task = bar.add_task("scoring", total=None, rate=0.0)
 
         def watch(status: Status) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bascule.bundle import Said, card_json, load, plots, render, render_html
 from bascule.bundle.disk import CARD, Statement
-from bascule.cli.screen import note, print_json
+from bascule.cli.screen import note, print_json, say
 from bascule.core import BasculeError, Invalid, writing
 from bascule.release import KIND, measure_quality
 
@@ -62,9 +62,7 @@ def write_card(
     if output is None:
         if as_json:
             return
-        import sys
-
-        sys.stdout.write(text)
+        say(text.removesuffix("\n"))
         return
     page = text
     if output.suffix.lower() == ".html":

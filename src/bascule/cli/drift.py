@@ -14,6 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.monitoring import production, say_report
+from bascule.cli.screen import console
 from bascule.core import length_of
 
 if TYPE_CHECKING:
@@ -118,18 +119,17 @@ def _bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     if quiet:
         yield lambda _done, _all: None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     start = time.monotonic()
-    with console.status("comparing") as status, ExitStack() as opened:
+    with screen.status("comparing") as status, ExitStack() as opened:
         bars: list[Progress] = []
 
         def tell(done: int, windows: int) -> None:
             if not bars and time.monotonic() - start > _QUIET_S:
                 status.stop()
-                bars.append(opened.enter_context(Progress(console=console, transient=True)))
+                bars.append(opened.enter_context(Progress(console=screen, transient=True)))
                 bars[0].add_task("windows")
             for bar in bars:
                 bar.update(bar.task_ids[0], completed=done, total=windows)

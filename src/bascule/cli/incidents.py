@@ -64,10 +64,10 @@ def start_of(since: str, now: datetime) -> datetime:
     """The moment that --since names: a length of time before now, or a local time."""
     try:
         found = datetime.fromisoformat(since).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             found = now - timedelta(seconds=seconds_of(since, "--since"))
-        except (Invalid, OverflowError):
+        except Invalid:
             raise Invalid(
                 f"--since {since!r} is neither a length of time nor a time",
                 hint="write 30m, 24h, 7d or 2026-11-26T14:00",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from bascule.cli import context, ledger_keeping
 from bascule.cli.screen import print_json, print_table, say
-from bascule.core import Invalid
+from bascule.core import Invalid, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +52,8 @@ def query(
     elif as_json:
         print_json(found.to_pylist())
     elif as_csv:
-        typer.echo(_csv(found), nl=False)
+        text = _csv(found)  # a program gets the values as they are
+        typer.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
     else:
         _show(found)
 

@@ -10,9 +10,18 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from bascule.core import BasculeError, BasculeWarning, masked_text, write_without_waiting
+from bascule.core import (
+    BasculeError,
+    BasculeWarning,
+    masked_text,
+    printable,
+    write_without_waiting,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
@@ -21,14 +30,14 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """One line of result on standard output, as it is."""
-    sys.stdout.write(line + "\n")
+    """Lines of result on standard output."""
+    sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()
 
 
 def note(line: str) -> None:
     """One line beside the result, on standard error. That it cannot be written ends nothing."""
-    line = _fitting(masked_text(line), sys.stderr) + "\n"
+    line = _fitting(printable(masked_text(line)), sys.stderr) + "\n"
     if write_without_waiting(line.encode(errors="backslashreplace")):
         return
     with suppress(OSError):
@@ -74,13 +83,26 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
     if as_json:
         print_json(error_json(error))
         return
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
-    console.print(Text("error: ", "bold red") + Text(masked_text(error.message), "default"))
+    screen = console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    screen.print(Text("error: ", "bold red") + Text(masked_text(error.message), "default"))
     if error.hint:
-        console.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
+        screen.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
+
+
+def console(**options: Any) -> Console:
+    """A console that writes no control character of the texts that it is given, only its own."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Printing(Console):
+        def render(self, *args: Any, **more: Any) -> Iterator[Segment]:
+            for segment in super().render(*args, **more):
+                is_own = segment.control is not None
+                yield segment if is_own else Segment(printable(segment.text), segment.style)
+
+    return Printing(highlight=False, **options)
 
 
 def print_table(
@@ -96,7 +118,6 @@ def print_table(
     Without rows the sentence `empty` is shown in its place, if there is one.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -108,7 +129,7 @@ def print_table(
     if empty and not table.row_count:
         say_sentences(empty)
         return
-    Console(highlight=False, markup=False, width=_table_width()).print(table)
+    console(markup=False, width=_table_width()).print(table)
 
 
 def _table_width() -> int | None:
@@ -123,10 +144,9 @@ class Stages:
     """Prints stages of long work: call it with what is done, `step` with what is under way."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console(stderr=True, soft_wrap=True)
         self.bar = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
             console=self._console, transient=True, disable=not self._console.is_terminal,

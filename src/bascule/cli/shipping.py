@@ -12,6 +12,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, complete_reference
 from bascule.cli.screen import note, print_json, say
+from bascule.core import printable
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
@@ -100,7 +101,7 @@ def ship(
     files = chosen.render(shipment)
     if diff:
         lines = list(difference(files, _folder(out)))
-        sys.stdout.writelines(lines)
+        sys.stdout.write(printable("".join(lines)))
         raise typer.Exit(1 if lines else 0)
     if build:
         _build(shipment, files, tag=tag, wheels=wheels, as_json=as_json)

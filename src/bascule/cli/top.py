@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.screen import print_json, say
+from bascule.cli.screen import console, print_json, say
 from bascule.core import Invalid, Unavailable, masked_text
 from bascule.serving.telemetry import Load, Look, VersionLoad, WorkerLoad, load_between
 
@@ -39,10 +40,8 @@ def show_load(ask: Ask, *, every_s: float, once: bool, as_json: bool) -> None:
         Unavailable: There is no server. One that goes away later is waited for.
         Invalid: Nobody could read it: standard output is no terminal.
     """
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not once and not as_json and not console.is_terminal:
+    is_terminal = sys.stdout.isatty()
+    if not once and not as_json and not is_terminal:
         raise Invalid(
             "a live view needs a terminal", hint="look once with --once, or add --json for lines"
         )
@@ -57,8 +56,7 @@ def show_load(ask: Ask, *, every_s: float, once: bool, as_json: bool) -> None:
         load = load_between(before, after)
         before = after
         if once and not as_json:
-            width = None if console.is_terminal else 120
-            Console(highlight=False, markup=False, width=width).print(picture(after, load))
+            console(markup=False, width=None if is_terminal else 120).print(picture(after, load))
         elif once:
             print_json(asdict(load))
         else:
@@ -73,7 +71,7 @@ def _show_live(ask: Ask, before: Look, every_s: float) -> None:
 
     trend: deque[float] = deque(maxlen=_TREND)
     waiting = Text(f"looking for {every_s:g} s ...")
-    with Live(waiting, screen=True, auto_refresh=False) as live:
+    with Live(waiting, console=console(), screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(every_s)
             try:

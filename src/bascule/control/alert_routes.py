@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
+from bascule.control.conventions import Moment, Page, Paged
 from bascule.control.rights import Authorise, caller_of
 from bascule.core import NotFound
 from bascule.monitoring.alerts import shown
@@ -90,7 +90,7 @@ class NewSilence(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=128)] = "*"
     source: Annotated[str, Field(max_length=32)] = ""
     alert: Annotated[str, Field(max_length=32)] = ""
-    until: AwareDatetime
+    until: Moment
     why: _Why
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -24,6 +23,7 @@ from bascule.control.catalogue_parts import CatalogueParts
 from bascule.control.configuration_routes import add_configuration
 from bascule.control.context import ControlContext, Plots
 from bascule.control.described import describe
+from bascule.control.documentation import add_documentation
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.headers import WithHeaders
 from bascule.control.history_routes import add_history
@@ -143,12 +143,13 @@ def control_app(
         shown: What the settings say, without secrets; None for nothing.
         plots: Draws the plots of a version, for the console; None for none.
     """
-    app = FastAPIOffline(
+    app = FastAPI(
         title="Bascule control API",
         version=VERSION,
         description="What is registered, served and counted; changes of both; keys.",
         # `describe` says what they are; this keeps FastAPI from describing errors in its own shape.
         responses={"4XX": {}},
+        openapi_url=None,  # all of it is in `documentation`
     )
     asks_for_keys = guard is not None
     find_session = None if sessions is None else sessions.find
@@ -188,6 +189,7 @@ def control_app(
     add_rollouts(app, parts.rollouts, authorise)
     add_configuration(app, parts.books, authorise)
     describe(app, asks_for_keys=asks_for_keys)
+    add_documentation(app)
     app.state.control = ControlContext(
         server=server, registry=open_registry, endpoints=parts.endpoints, rollouts=parts.rollouts,
         alerts=parts.alerts, keys=parts.keys, catalogue=open_catalogue, authorise=authorise,

@@ -9,18 +9,20 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from bascule.control.problems import PreconditionFailed
-from bascule.core import Invalid
+from bascule.core import Invalid, in_utc
 
 S = TypeVar("S")
 T = TypeVar("T")
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
+Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(in_utc)]
+"""A time that a caller gives; see `in_utc`."""
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
 

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Page, Paged, next_page
+from bascule.control.conventions import Moment, Page, Paged, next_page
 from bascule.control.history import Act, Asked, History, as_csv, as_json_lines
 from bascule.control.rights import Authorise
 from bascule.core import Refused, Unauthenticated
@@ -45,8 +45,8 @@ def asked_of(
     name: _Name = "",
     kind: _Name = "",
     by: _Name = "",
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> Asked:
     """Read which part of the history a request asks for."""
     return Asked(about, name, kind, by, since, until)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Conditional, Page, Paged
+from bascule.control.conventions import Conditional, Moment, Page, Paged
 from bascule.control.rights import caller_of
 from bascule.control.views import KeyView, NewKeyView
 from bascule.core import NotFound
@@ -28,7 +28,7 @@ class NewKey(BaseModel):
 
     name: Annotated[str, Field(max_length=128)]
     permissions: Annotated[list[str], Field(max_length=1_000, description="infer:late, read:*")]
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 def add_keys(app: FastAPI, open_keys: Callable[[], Keys]) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
+from bascule.control.conventions import Moment
 from bascule.control.rights import Authorise
 from bascule.core import BasculeError, NotFound, check_name
 
@@ -129,8 +130,8 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
         request: Request,
         model: str,
         version: str = "",
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 25,
         offset: Annotated[int, Query(ge=0, lt=1_000)] = 0,
     ) -> PredictionRows:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Path, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
+from bascule.control.conventions import Moment
 from bascule.core import Invalid, NotFound, Overloaded, check_name
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ def add_monitoring(
         return CallersView.model_validate(report("callers", str(version), since=since.isoformat()))
 
     @app.get("/api/v1/endpoints/{endpoint}/incident", tags=[_TAGS])
-    def incident(
-        endpoint: str, since: AwareDatetime, until: AwareDatetime | None = None
-    ) -> IncidentView:
+    def incident(endpoint: str, since: Moment, until: Moment | None = None) -> IncidentView:
         """The draft of a blameless postmortem, from history and ledger."""
         end = until or datetime.now(UTC)
         if since >= end:

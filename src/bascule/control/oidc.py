@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bascule.control.sessions import check_user
-from bascule.core import Invalid, Refused, Unauthenticated, Unavailable, secret_in
+from bascule.core import Invalid, Overloaded, Refused, Unauthenticated, Unavailable, secret_in
 from bascule.security import Permission, local_path, new_token, permissions_of_roles, roles_of_claim
 
 TIMEOUT_S = 10.0
+"""For all that one step of a sign-in asks the provider, from the connection to the last byte."""
+MAX_STEPS = 8
+"""Steps of sign-ins that ask the provider at a time, each on a thread that answers requests."""
 FLOW_LASTS_S = 600
 _METADATA_HOLDS_S = 3_600.0
 _ALGORITHMS = (
@@ -93,6 +97,7 @@ class Provider:
         """Asks nothing yet."""
         self._config = config
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_STEPS)
         self._metadata: dict[str, Any] = {}
         self._keys: Any = None
         self._read_s = -_METADATA_HOLDS_S
@@ -119,6 +124,7 @@ class Provider:
             Unauthenticated: The provider refuses, or what it sends does not belong to this flow.
             Refused: The person has no role here.
             Unavailable: The provider does not answer.
+            Overloaded: As many sign-ins as may wait for the provider.
         """
         if not query.get("state") or query["state"] != flow.state:
             raise _begin_again("the answer of the provider belongs to another sign-in")
@@ -238,8 +244,13 @@ class Provider:
             redirect_uri=redirect_uri, code_challenge_method="S256", timeout=TIMEOUT_S,
             follow_redirects=False,
         )  # fmt: skip
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(
+                f"{MAX_STEPS} sign-ins wait for the provider {self.name}",
+                hint="retry", retry_after_s=TIMEOUT_S,
+            )  # fmt: skip
         try:
-            with client:
+            with client, _ended_in_time(client):
                 yield client
         except httpx2.HTTPStatusError as error:
             if error.response.status_code >= 500:
@@ -252,12 +263,45 @@ class Provider:
             raise _begin_again(
                 f"the provider's answer is not accepted: {_short(str(error))}"
             ) from None
+        finally:
+            self._places.release()
 
     def _away(self, error: Exception) -> Unavailable:
         return Unavailable(
             f"the provider {self.name} does not answer as it should: {_short(str(error))}",
             hint="retry; or sign in by a link of bascule sign-in",
         )
+
+
+@contextmanager
+def _ended_in_time(client: Any) -> Iterator[None]:
+    """Shut the connections of a client down after `TIMEOUT_S`, whatever still comes on them.
+
+    The timeouts of the library begin anew at each byte.
+    """
+    sockets: list[socket.socket] = []
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        for connection in sockets:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS
+
+    def note(event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            sockets.append(info["return_value"].get_extra_info("socket"))
+            if is_over.is_set():
+                end()
+
+    client.event_hooks = {"request": [lambda request: request.extensions.update(trace=note)]}
+    timer = threading.Timer(TIMEOUT_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def check_installed() -> None:

@@ -12,10 +12,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import anyio
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from bascule.control.conventions import Conditional, Precondition, etag_of, stale
+from bascule.control.conventions import Conditional, Moment, Precondition, etag_of, stale
 from bascule.control.registry_reads import Number, version_of
 from bascule.control.rights import caller_of
 from bascule.control.views import AliasView, EventView, Tags, VersionView
@@ -53,7 +53,7 @@ class NewDeprecation(BaseModel):
     model_config = {"extra": "forbid"}
 
     sunset: Annotated[
-        AwareDatetime | None, Field(description="From then on it is answered 410; null: no date")
+        Moment | None, Field(description="From then on it is answered 410; null: no date")
     ] = None
     successor: Annotated[str, Field(max_length=512, description="late/4, late@best")] = ""
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""

@@ -51,9 +51,6 @@ UPLOAD = "POST /api/v1/models/{model}/versions"
 ADD_OUTCOMES = "POST /api/v1/models/{model}/outcomes"
 
 RIGHTS: Mapping[str, tuple[Action, str] | None] = {
-    "GET /docs": None,
-    "GET /docs/oauth2-redirect": None,
-    "GET /redoc": None,
     "GET /health": ("health", ""),
     "GET /metrics": ("metrics", ""),
     "GET /api/v1/server": ("read", ANY),

@@ -9,7 +9,7 @@ from .digests import (
     sha256_bytes as sha256_bytes,
     sha256_file as sha256_file,
 )
-from .durations import length_of as length_of, seconds_of as seconds_of
+from .durations import in_utc as in_utc, length_of as length_of, seconds_of as seconds_of
 from .errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,
@@ -42,6 +42,7 @@ from .files import (
     writing as writing,
 )
 from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
+from .printing import printable as printable
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
 from .secrets import secret_in as secret_in

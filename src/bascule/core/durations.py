@@ -1,13 +1,15 @@
-"""Lengths of time as people write them: 30m, 24h, 7d."""
+"""Lengths of time as people write them: 30m, 24h, 7d; and moments that can be computed with."""
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from bascule.core.errors import Invalid
 
 _LENGTH = re.compile(r"(?P<count>\d+(?:\.\d+)?)(?P<unit>ms|[smhd]?)")
+_MOST_S = 100 * 366 * 86_400.0
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
@@ -16,7 +18,10 @@ def seconds_of(text: str, option: str) -> float:
     match = _LENGTH.fullmatch(text)
     if match is None or (not match["unit"] and float(match["count"])):
         raise Invalid(f"{option} {text!r} is not a length of time", hint="write 0, 30m, 24h or 7d")
-    return float(match["count"]) * _SECONDS[match["unit"]]
+    seconds = float(match["count"]) * _SECONDS[match["unit"]]
+    if seconds > _MOST_S:
+        raise Invalid(f"{option} {text!r} is longer than a century", hint="write 30m, 24h or 7d")
+    return seconds
 
 
 def length_of(length: timedelta | str, option: str) -> timedelta:
@@ -28,3 +33,14 @@ def length_of(length: timedelta | str, option: str) -> timedelta:
             f"{option}: {length!r} is not a length of time", hint='pass "7d" or a timedelta'
         )
     return timedelta(seconds=seconds_of(length, option))
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A moment in UTC, taken as UTC where it has no zone; a year or more within the calendar.
+
+    Beyond, another zone or a month more would be an `OverflowError`, and the edge serves as well.
+    """
+    naive = moment.replace(tzinfo=None)
+    if not _FIRST.replace(tzinfo=None) < naive < _LAST.replace(tzinfo=None):
+        return _FIRST if naive.year < 3 else _LAST
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

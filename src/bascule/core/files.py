@@ -46,17 +46,27 @@ def writing(place: str | Path, *, hint: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def replacing(target: Path, *, hint: str = "") -> Iterator[Path]:
+def replacing(target: Path, *, hint: str = "", overwrite: bool = True) -> Iterator[Path]:
     """A draft to write to beside `target`; it becomes `target` when the block ends without error.
 
     Raises:
         Invalid: It cannot be written; `hint` is as in `writing`.
-        Conflict: What is there is no regular file: a folder, a device, a link.
+        Conflict: What is there is no regular file: a folder, a device, a link; or, without
+            `overwrite`, another process has made a file there meanwhile.
     """
     check_replaceable(target)
     with writing(target, hint=hint), drafts_of(target) as folder:
-        yield folder / target.name
-        (folder / target.name).replace(target)
+        draft = folder / target.name
+        yield draft
+        if not overwrite:
+            try:
+                os.link(draft, target)
+                return
+            except FileExistsError:
+                raise Conflict(f"{target} exists already", hint="choose another name") from None
+            except OSError:
+                pass  # a file system without hard links
+        draft.replace(target)
 
 
 def drafts_of(target: Path) -> Scratch:

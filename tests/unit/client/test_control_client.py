@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
 
 import pytest
+from tests.receivers import answered_by, dripping
 
 from bascule.control.problems import problem_of
 from bascule.core import KINDS, Invalid, NotFound, Overloaded, Unavailable
 from bascule_client.control import ControlClient, path_of
+
+
+class Slow(NamedTuple):
+    """A body of an answer that is sent in pieces, over some seconds."""
+
+    pieces: list[bytes]
+    seconds: float
 
 
 @contextmanager
@@ -30,22 +40,18 @@ def answering(*answers):
             if answer is not None:
                 status, content = answer
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
+                pieces, seconds = content if isinstance(content, Slow) else ([content], 0.0)
+                self.send_header("Content-Length", str(sum(map(len, pieces))))
                 self.end_headers()
-                self.wfile.write(content)
+                for piece in pieces:
+                    time.sleep(seconds / len(pieces))
+                    self.wfile.write(piece)
 
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield ControlClient(f"http://127.0.0.1:{server.server_port}", key="k"), seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answered_by(Handler) as port:
+        yield ControlClient(f"http://127.0.0.1:{port}", key="k"), seen
 
 
 def said(value, status=200):
@@ -109,6 +115,76 @@ def test_an_upload_whose_answer_is_lost_is_sent_again_from_its_start(tmp_path):
     with answering(None, said({})) as (client, seen):
         client.upload(path_of("x"), file)
     assert [len(body) for *_, body in seen] == [100_000, 100_000]
+
+
+@pytest.mark.parametrize("drip", ["continue", "status", "header", "body", "chunk", "refusal"])
+def test_a_server_that_never_finishes_its_answer_is_left_at_the_deadline(drip):
+    with dripping(drip) as port:
+        client = ControlClient(f"http://127.0.0.1:{port}", timeout_s=0.4)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            client.ask("POST", path_of("x"), {})
+    assert time.monotonic() - began < 2
+
+
+def test_a_long_file_may_take_longer_than_the_timeout_while_it_comes(tmp_path):
+    """The deadline is renewed by each 64 kB, and by nothing less."""
+    with answering((200, Slow([b"x" * 100_000] * 10, seconds=1.0))) as (client, _):
+        client._timeout_s = 0.3
+        client.download(path_of("x"), tmp_path / "file")
+    assert (tmp_path / "file").stat().st_size == 1_000_000
+
+
+@contextmanager
+def behind_a_prefix(port, prefix):
+    """A reverse proxy that passes on what is below `prefix`, without it, and refuses the rest."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if not self.path.startswith(f"{prefix}/"):
+                self.send_error(404)
+                return
+            with closing(http.client.HTTPConnection("127.0.0.1", port)) as server:
+                path = self.path.removeprefix(prefix)
+                server.request(self.command, path, body, dict(self.headers))
+                answer = server.getresponse()
+                content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = pass_on  # noqa: N815 -- the names that the library calls
+
+        def log_message(self, *_):
+            pass
+
+    with answered_by(Handler) as own_port:
+        yield f"http://127.0.0.1:{own_port}{prefix}"
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_server_behind_the_prefix_of_a_proxy_is_asked_for_its_own_paths(tmp_path, end):
+    (tmp_path / "file").write_bytes(b"x")
+    with (
+        answering(said(1), said(2), said(3), (200, b"4")) as (direct, seen),
+        behind_a_prefix(direct._address.port, "/ml/models") as url,
+    ):
+        client = ControlClient(url + end)
+        assert client.ask("PUT", path_of("a b"), {}, tag="x y") == 1
+        assert client.upload(path_of("file"), tmp_path / "file") == 2
+        assert client.send(path_of("rows"), b"x", "text/csv", query={"limit": 1}) == 3
+        client.download(path_of("file"), tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == b"4"
+    assert [path for _, path, *_ in seen] == [
+        "/api/v1/a%20b?tag=x+y",
+        "/api/v1/file",
+        "/api/v1/rows?limit=1",
+        "/api/v1/file",
+    ]
 
 
 def test_a_list_is_read_to_its_last_page():

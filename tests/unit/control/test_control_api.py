@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -333,10 +335,40 @@ def test_the_document_is_valid_and_describes_the_conventions_of_every_route(supe
                 assert schema.get("type") != "array" or path.startswith("/v2/"), name
 
 
-def test_the_documentation_needs_nothing_from_elsewhere(client):
-    page = client.get("/docs").text
-    assert "http://" not in page
-    assert "https://" not in page
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_documentation_needs_nothing_from_elsewhere_and_has_no_script_in_it(client, path):
+    page = client.get(path)
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    assert set(re.findall(r"<script src=[^>]*>([^<]*)<", page.text)) == {""}
+    assert page.text.count("<script") == page.text.count("<script src=")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert client.get(f"/{name}").status_code == 200, name
+
+
+def test_the_document_is_made_once_and_beside_the_event_loop(supervisor, registry):
+    """It takes a second; a loop that stands still for three has its process replaced."""
+    app, made_on = control_app(supervisor, lambda: registry, find), []
+    plain = app.openapi
+
+    def openapi():
+        made_on.append(threading.current_thread())
+        return plain()
+
+    app.openapi = openapi
+
+    async def ask_many():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await asyncio.gather(*(client.get("/openapi.json") for _ in range(50)))
+
+    answers = asyncio.run(ask_many())
+    assert {answer.status_code for answer in answers} == {200}
+    assert answers[0].json()["paths"]
+    assert len(made_on) == 1
+    assert made_on[0] is not threading.current_thread()
 
 
 # -- keys --

@@ -1,16 +1,20 @@
 """Signing in at an OpenID Connect provider: the whole flow against one, and answers that lie."""
 
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from tests.receivers import dripping
 
+from bascule.control import oidc
 from bascule.control.oidc import Flow, Provider, ProviderConfig
-from bascule.core import Refused, Unauthenticated, Unavailable
+from bascule.core import Overloaded, Refused, Unauthenticated, Unavailable
 from bascule.security import permissions_of_roles
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the provider
@@ -132,6 +136,35 @@ def test_a_token_for_another_client_is_refused(config, provider):
 def test_a_provider_that_is_away_is_no_wrong_password(config):
     with pytest.raises(Unavailable, match="does not answer"):
         Provider(replace(config, issuer="http://127.0.0.1:1")).begin(REDIRECT, "/")
+
+
+@pytest.mark.parametrize("drip", ["continue", "status", "header", "body", "chunk", "silence"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_provider_that_never_finishes_its_answer_is_left_at_the_deadline(
+    config, monkeypatch, scheme, drip
+):
+    monkeypatch.setattr(oidc, "TIMEOUT_S", 0.4)
+    with dripping(drip) as port:
+        provider = Provider(replace(config, issuer=f"{scheme}://127.0.0.1:{port}"))
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            provider.begin(REDIRECT, "/")
+    assert time.monotonic() - began < 2
+
+
+def test_a_slow_provider_holds_few_threads(config, monkeypatch):
+    """Sixty held every thread of the control process, by callers without a key."""
+    with pytest.raises(Unavailable):  # and what it imports is there
+        Provider(replace(config, issuer="http://127.0.0.1:1")).begin(REDIRECT, "/")
+    monkeypatch.setattr(oidc, "TIMEOUT_S", 2.0)
+    with dripping("header") as port, ThreadPoolExecutor(60) as threads:
+        provider = Provider(replace(config, issuer=f"http://127.0.0.1:{port}"))
+        steps = [threads.submit(provider.begin, REDIRECT, "/") for _ in range(60)]
+        kinds = [type(step.exception()) for step in as_completed(steps)]
+    refused = 60 - oidc.MAX_STEPS
+    assert kinds == [Overloaded] * refused + [Unavailable] * oidc.MAX_STEPS
+    with pytest.raises(Unavailable):  # their places are free again
+        provider.begin(REDIRECT, "/")
 
 
 def test_a_provider_that_calls_itself_otherwise_is_refused(config):

@@ -216,6 +216,21 @@ def test_an_alert_goes_to_its_routes_its_owner_and_its_on_call(
     assert Routing(("pager", "team"), routes).receivers_of(alert, contacts) == receivers
 
 
+@pytest.mark.parametrize(
+    ("routes", "receivers"),
+    [
+        ((), ("team",)),
+        ((Route(("pager",)),), ("team",)),  # also where the routes name no other
+        ((Route(("pager", "team")),), ("team",)),
+        ((Route(("team",), severity="critical"),), ("team",)),
+    ],
+)
+def test_an_alert_about_a_receiver_goes_to_the_others(routes, receivers):
+    book = Book(routing=Routing(("pager", "team"), routes))
+    book.take(0, look(finding(source="receivers", model="", column="pager"), model=""))
+    assert [one.receiver for one in book.sent] == list(receivers)
+
+
 def test_numbers_of_a_firing_alert_are_refreshed_once_a_minute_and_with_its_severity():
     book = Book(Rules())
     book.take(0, look(finding()))

@@ -86,6 +86,19 @@ def test_a_receiver_that_is_away_as_well_hears_of_it_later():
     assert [kind for receiver, kind in sending.taken if receiver == "a"] == ["firing", "resolved"]
 
 
+def test_each_receiver_may_be_notified_by_a_thread_of_its_own():
+    sending = Sending()
+    sending.away = {"a"}
+    made = outage(sending)
+    made.begin(AWAY, START)
+    for receiver in ("a", "b", "a", "b"):
+        made.notify(at(60), [receiver])
+    assert sending.taken == [("b", "firing")]
+    sending.away = set()
+    made.notify(at(61), ["a"])
+    assert sending.taken == [("b", "firing"), ("a", "firing")]
+
+
 def test_it_is_logged_and_noted_once(caplog):
     noted = []
     made = outage(Sending(), noted.append)

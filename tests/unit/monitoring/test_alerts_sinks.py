@@ -20,7 +20,7 @@ from email.utils import format_datetime
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from tests.receivers import hook
+from tests.receivers import dripping, hook
 from tests.stores import free_ports, wait_for
 
 from bascule.core import Invalid, Unavailable
@@ -99,6 +99,29 @@ def test_a_receiver_that_does_not_answer_is_left_after_its_timeout():
         with pytest.raises(Unavailable, match="it"):
             open_sink(receiver("webhook", url=url, timeout_s=0.3)).send(notification())
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("drip", ["continue", "status", "header", "refusal", "silence"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_receiver_that_never_finishes_its_answer_is_left_at_the_deadline(scheme, drip):
+    """A timeout of each read begins anew at each byte: such a receiver held all alerts for ever."""
+    with dripping(drip) as port:
+        sink = open_sink(receiver("webhook", url=f"{scheme}://127.0.0.1:{port}", timeout_s=0.4))
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            sink.send(notification())
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("security", ["none", "tls", "starttls"])
+def test_a_mail_server_that_never_finishes_its_greeting_is_left_at_the_deadline(security):
+    with dripping("greeting") as port:
+        settings = {"host": "127.0.0.1", "port": port, "security": security, "timeout_s": 0.4}
+        sink = open_sink(receiver("mail", sender="a@b.example", to=("c@d.example",), **settings))
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            sink.send(notification())
+    assert time.monotonic() - began < 2
 
 
 def test_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_path, monkeypatch):

@@ -175,6 +175,29 @@ def test_a_receiver_that_is_away_delays_no_other(catalogue, lease):
     assert there.taken == [("firing", "late")]
 
 
+def test_a_receiver_fails_from_its_first_refusal_until_it_takes_something(catalogue, lease):
+    store, now = AlertStore(catalogue), [T0]
+    sink = Scripted(Unavailable("away"), Unavailable("still away"), None)
+    sending = courier(store, lambda: now[0], pager=sink, team=Scripted())
+    take(store, lease, 0, finding(), routing=Routing(("pager", "team")))
+    assert store.failing() == {}
+    for minutes, failing in ((0, (1, "away")), (1, (2, "still away")), (3, None)):
+        now[0] = T0 + timedelta(minutes=minutes)
+        sending.deliver(lease)
+        assert store.failing() == ({} if failing is None else {"pager": (T0, *failing)})
+
+
+def test_a_receiver_that_was_given_up_fails_until_it_takes_something(catalogue, lease):
+    store = AlertStore(catalogue)
+    take(store, lease, 0, finding())
+    now = [T0 + GIVE_UP_AFTER]
+    courier(store, lambda: now[0], pager=Scripted(Unavailable("away"))).deliver(lease)
+    assert store.failing() == {"pager": (T0, 1, "away")}
+    take(store, lease, 1)
+    courier(store, lambda: now[0], pager=Scripted()).deliver(lease)
+    assert store.failing() == {}
+
+
 @pytest.mark.parametrize(("after", "state"), [(-1, "waiting"), (0, "failed")])
 def test_a_notification_is_given_up_after_three_days(catalogue, lease, after, state):
     store = AlertStore(catalogue)

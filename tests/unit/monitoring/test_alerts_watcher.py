@@ -6,18 +6,20 @@ import threading
 import time
 
 import pytest
-from tests.receivers import hook
+from tests.receivers import dripping, hook
 from tests.stores import open_database
 
 from bascule.catalogue import Leases
 from bascule.core import Conflict
 from bascule.monitoring.alerts import (
+    AlertStore,
     Finding,
     Observation,
     Routing,
     Rules,
     Watcher,
     Watching,
+    sources,
 )
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.monitoring.alerts.watcher import LEASE
@@ -181,3 +183,39 @@ def test_a_receiver_that_is_away_for_a_while_loses_nothing(watcher, there):
     assert len({one["id"] for one in there.bodies}) == 1
     threading.Event().wait(0.1)
     assert len(there.requests) == 3
+
+
+@pytest.mark.parametrize("drip", ["continue", "header", "silence"])
+def test_one_that_never_takes_anything_delays_no_other_and_is_an_alert_for_the_others(
+    tmp_path, there, drip
+):
+    """Five of them, which is more than any number of threads that they might share."""
+    catalogue, source = open_database(tmp_path, "sqlite"), Told()
+    names = [f"bad{number}" for number in range(5)]
+    with dripping(drip) as port:
+        url = f"http://127.0.0.1:{port}"
+        receivers = [Receiver(name, "webhook", url=url, timeout_s=2.0) for name in names]
+        receivers.append(Receiver("good", "webhook", url=there.url, timeout_s=2.0))
+        away = sources.ReceiverSource(AlertStore(catalogue).failing, (*names, "good"))
+        watcher = Watcher(
+            catalogue,
+            Watching(
+                shared=[source, away], receivers=receivers,
+                routing=Routing((*names, "good")), round_s=0.02,
+            ),
+        )  # fmt: skip
+        watcher.start()
+        try:
+            there.wait(lambda it: it.requests, timeout_s=1.5)
+            there.wait(lambda it: away_of(it) == set(names))
+        finally:
+            watcher.stop()
+
+
+def away_of(hook):
+    return {
+        alert["column"]
+        for body in hook.bodies
+        for alert in body["alerts"]
+        if alert["kind"] == "receiver_away"
+    }

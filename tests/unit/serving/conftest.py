@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ class Running:
         site: Callable[[asyncio.AbstractEventLoop], Site],
         connect: Callable[..., Any],
         grpc: Callable[[], Http2Server] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._connect = connect
         started: Future[None] = Future()
@@ -62,7 +64,7 @@ class Running:
                 self.site.tick()
                 servers = []
                 self.server = await self.loop.create_server(
-                    lambda: Connection(self.site), "127.0.0.1", 0
+                    lambda: Connection(self.site), "127.0.0.1", 0, ssl=tls
                 )
                 self.port = self.server.sockets[0].getsockname()[1]
                 if grpc is not None:
@@ -171,8 +173,8 @@ def run_site(connect):
     """Start servers; each is stopped, and must stop, when the test ends."""
     with ExitStack() as stack:
 
-        def start(site, grpc=None):
-            running = Running(site, connect, grpc)
+        def start(site, grpc=None, tls=None):
+            running = Running(site, connect, grpc, tls)
             stack.callback(running.stop)
             return running
 
@@ -183,7 +185,7 @@ def run_site(connect):
 def serve_routes(run_site, tmp_path):
     """Serve handlers: `serve_routes({b"/path": {b"GET": handle}}, limits...)`."""
 
-    def serve(handlers: dict[bytes, dict[bytes, Any]], **limits: Any) -> Running:
+    def serve(handlers: dict[bytes, dict[bytes, Any]], tls: Any = None, **limits: Any) -> Running:
         counters = Counters(tmp_path / "counters", 1)
         bounds = Limits(**limits)
         running = run_site(
@@ -198,7 +200,8 @@ def serve_routes(run_site, tmp_path):
                 counters.series(0),
                 backlog=AdmissionQueue(bounds.max_body_bytes),
                 held=BufferBudget(bounds.max_held_bytes),
-            )
+            ),
+            tls=tls,
         )
         running.counted = lambda: counters.totals()[0].by_status
         return running

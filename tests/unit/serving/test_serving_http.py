@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 import time
 import tracemalloc
@@ -630,17 +631,69 @@ def test_what_waits_for_its_turn_is_given_up_with_its_connection(server):
     assert server.on_loop(lambda: server.site.held.bytes) == 0
 
 
-def test_the_client_that_leaves_most_unread_is_cut_off_when_it_is_too_much(serve):
+@pytest.fixture(params=["plain", "tls"])
+def serve_either(request, serve, authority):
+    """Starts a server, plain or with TLS; its `client` is a client of it."""
+
+    def started(**limits):
+        if request.param == "plain":
+            return serve(**limits)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority("server"))
+        running = serve(tls=context, **limits)
+        connect, trusted = running.client, ssl.create_default_context(cafile=authority.root)
+
+        def client():
+            made = connect()
+            made.socket = trusted.wrap_socket(made.socket, server_hostname="localhost")
+            return made
+
+        running.client = client
+        return running
+
+    return started
+
+
+BIG = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_large_answers_come_whole_and_in_order(serve_either):
+    server = serve_either()
+    asks = b"POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    with server.client() as client:
+        client.send(BIG + HERE + BIG + asks)
+        for size in (32 << 20, 13, 32 << 20):
+            answer = client.answer()
+            assert (answer.status, len(answer.body)) == (200, size)
+        assert client.answer().status == 100
+        assert client.send(b"ok").answer().body == b"ok"
+        client.send(BIG.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert len(client.answer().body) == 32 << 20
+        server.after(1.0)  # within TLS the end waits for the client to have it all
+        assert client.is_ended()
+
+
+def test_a_client_that_leaves_an_answer_unread_is_ended(serve_either):
+    server = serve_either(receive_timeout_s=5.0)
+    with server.client() as client:
+        client.send(BIG)
+        server.until(lambda: server.site.backlog.unread.bytes)
+        for _ in range(3):
+            server.after(4.0)
+        server.until(lambda: not server.site.connections)
+        assert server.counted()[499] == 1
+
+
+def test_the_client_that_leaves_most_unread_is_cut_off_when_it_is_too_much(serve_either):
     """Each alone may leave as much as it likes, for a time."""
-    server = serve(max_body_bytes=20 << 20)
-    big = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
+    server = serve_either(max_body_bytes=20 << 20)
     with ExitStack() as stack:
         clients = [stack.enter_context(server.client()) for _ in range(3)]
-        clients[0].send(big)
+        clients[0].send(BIG)
         server.until(lambda: server.site.backlog.unread.bytes > 20 << 20)
-        clients[1].send(big)
+        clients[1].send(BIG)
         server.until(lambda: server.counted().get(499))
-        assert len(server.on_loop(lambda: server.site.connections)) == 2
+        server.until(lambda: len(server.site.connections) == 2)
         clients[2].send(HERE)
         assert clients[2].answer().status == 200
     server.until(lambda: server.site.backlog.unread.bytes == 0)

@@ -16,7 +16,7 @@ from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.console.words import cell
-from bascule.core import BasculeError, Invalid, NotFound, check_name
+from bascule.core import BasculeError, Invalid, NotFound, check_name, in_utc
 
 router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read", ""),
                       "POST /ledger/ask": ("read", "")})  # fmt: skip
@@ -132,12 +132,11 @@ def _rows(
 def moment_of(text: str) -> datetime:
     """A time of a form: without a zone it is UTC. Raises `Invalid`."""
     try:
-        found = datetime.fromisoformat(text)
+        return in_utc(datetime.fromisoformat(text))
     except ValueError:
         raise Invalid(
             f"until: {text!r} is no time", hint="write 2026-11-26T15:00, in UTC", field="until"
         ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def by_field(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from bascule.catalogue import Lease
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 
 GIVE_UP_AFTER = timedelta(days=3)
 _FIRST_S, _MOST_S = 5.0, 600.0
-_THREADS = 4
 
 
 class Courier:
@@ -43,17 +41,22 @@ class Courier:
         self._receivers = {one.name: one for one in receivers}
         self._sinks: Mapping[str, Sink] = {one.name: open_sink(one) for one in receivers}
 
-    def deliver(self, lease: Lease) -> None:
-        """Send what is due, to receivers side by side: a slow one delays no other."""
+    def deliver(self, lease: Lease, receivers: Collection[str] | None = None) -> None:
+        """Send what is due to these receivers, or to all, one after the other.
+
+        Of no receivers, give up what the settings have no receiver for. The watcher has a thread
+        for each receiver, so that a slow one delays no other.
+        """
         queues: dict[str, list[Waiting]] = {}
         try:
-            for one in self._store.due(self._clock()):
-                queues.setdefault(one.notification.receiver, []).append(one)
+            for waiting in self._store.due(self._clock()):
+                queues.setdefault(waiting.notification.receiver, []).append(waiting)
         except NotFound:
             return  # there is no catalogue yet
-        if queues:
-            with ThreadPoolExecutor(_THREADS) as threads:
-                list(threads.map(lambda queue: self._send_all(lease, queue), queues.values()))
+        for name, queue in queues.items():
+            is_removed = name not in self._receivers
+            if receivers is None or name in receivers or (is_removed and not receivers):
+                self._send_all(lease, queue)
 
     def send_now(self, notification: Notification) -> bool:
         """Try once to send what is in no outbox; whether it needs no further attempt."""

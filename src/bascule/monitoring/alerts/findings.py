@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 """From the least to the most severe."""
+RECEIVERS = "receivers"
+"""The source of findings about a receiver, which go to the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +20,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        source: `health`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift` or
-            `performance`.
+        source: `health`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift`,
+            `performance` or `receivers`.
         kind: What is wrong, such as `error_share`.
         model: Of which model; empty for the server itself.
         severity: How bad it is.
@@ -28,7 +30,7 @@ class Finding:
         limit: What the value has crossed.
         at: When it was seen.
         version: Of the model; empty for all.
-        column: Of its inputs or answers; empty for all.
+        column: Of its inputs or answers; empty for all. Of `receivers`, the receiver.
         place: The host, for what one host alone can see; empty for what all hosts see.
         evidence: The command that shows more.
     """

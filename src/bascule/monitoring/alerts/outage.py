@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -67,14 +67,22 @@ class Outage:
                 self._since = None
                 self._note(False)
 
-    def notify(self, now: datetime) -> None:
-        """Send what is due; what a receiver does not take is sent again by the next call."""
-        if (alert := self._alert_at(now)) is not None:
-            repeat_s = self._rules.repeat_s
-            told, notifications = notify([alert], (), self._routing, {}, repeat_s, now)
-            self._alert = told[0] if told else alert
-            self._waiting += notifications
-        self._waiting = [one for one in self._waiting if not self._send(one)][-_MAX_WAITING:]
+    def notify(self, now: datetime, receivers: Collection[str] | None = None) -> None:
+        """Send these receivers, or all, what is due; what is not taken is sent again next time."""
+        with self._changing:
+            if (alert := self._alert_at(now)) is not None:
+                repeat_s = self._rules.repeat_s
+                told, notifications = notify([alert], (), self._routing, {}, repeat_s, now)
+                self._alert = told[0] if told else alert
+                self._waiting = [*self._waiting, *notifications][-_MAX_WAITING:]
+            theirs = [
+                waiting for waiting in self._waiting
+                if receivers is None or waiting.receiver in receivers
+            ]  # fmt: skip
+        # Without the lock, which others need while a receiver is slow; each has one thread.
+        taken = {waiting.id for waiting in theirs if self._send(waiting)}
+        with self._changing:
+            self._waiting = [waiting for waiting in self._waiting if waiting.id not in taken]
 
     def _alert_at(self, now: datetime) -> Alert | None:
         since, alert = self._since, self._alert

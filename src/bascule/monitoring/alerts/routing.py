@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bascule.monitoring.alerts.advancing import Alert
-from bascule.monitoring.alerts.findings import SEVERITIES, Severity
+from bascule.monitoring.alerts.findings import RECEIVERS, SEVERITIES, Severity
 
 Kind = Literal["firing", "repeated", "resolved"]
 
@@ -94,12 +94,15 @@ class Routing:
         """The receivers of an alert; all of them where nothing names one, so that none is lost.
 
         Besides the routes, the model's owner takes its alerts, and its on-call the critical ones.
+        An alert about a receiver goes to others alone.
         """
         taking = [route for route in self.routes if route.takes(alert, contacts)]
         named = {name for route in taking for name in route.receivers} | {contacts.owner}
         if alert.finding.severity == "critical":
             named.add(contacts.on_call)
-        return tuple(one for one in self.receivers if one in named) or self.receivers
+        about = alert.finding.column if alert.finding.source == RECEIVERS else ""
+        able = tuple(one for one in self.receivers if one != about)
+        return tuple(one for one in able if one in named) or able
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,20 @@ class AlertStore:
             for row in rows
         ]  # fmt: skip
 
+    def failing(self) -> dict[str, tuple[datetime, int, str]]:
+        """By receiver that did not take what it was last sent: since when, attempts, the reason."""
+        table = schema.notifications
+        latest = (
+            sa.select(sa.func.max(table.c.number))
+            .where(table.c.attempts > 0)
+            .group_by(table.c.receiver)
+        )
+        with self._catalogue.read() as connection:
+            rows = connection.execute(
+                sa.select(table).where(table.c.number.in_(latest), table.c.state != "sent")
+            ).all()
+        return {row.receiver: (row.at, row.attempts, row.problem) for row in rows}
+
     def sweep(self, lease: Lease, now: datetime) -> None:
         """Remove what ended more than `KEEP_DAYS` ago; the history keeps its events."""
         before = now - timedelta(days=KEEP_DAYS)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from bascule.catalogue import Catalogue, Lease, Leases
 from bascule.core import BasculeError, Conflict, NotFound, Unavailable
@@ -92,8 +93,12 @@ class Watcher:
 
     def start(self) -> None:
         """Work on threads of this process, which end with it."""
-        rounds = (("leases", self.keep_leases), ("local", self.look_locally),
-                  ("shared", self.look_for_all), ("delivery", self.deliver))  # fmt: skip
+        rounds: list[tuple[str, Callable[[], None]]] = [
+            ("leases", self.keep_leases), ("local", self.look_locally),
+            ("shared", self.look_for_all), ("upkeep", self.sweep),
+            *((f"to-{one.name}", partial(self.deliver, [one.name]))
+              for one in self._watching.receivers),
+        ]  # fmt: skip
         for name, act in rounds:
             every_s = self._watching.ttl_s / 3 if name == "leases" else self._watching.round_s
             threading.Thread(
@@ -129,14 +134,18 @@ class Watcher:
         """Look at the sources that all see, if this process holds the lease."""
         self._take(LEASE, self._watching.shared)
 
-    def deliver(self) -> None:
-        """Send what is due, if this process holds the lease."""
-        self._outage.notify(_now())
+    def deliver(self, receivers: Collection[str] | None = None) -> None:
+        """Send these receivers, or all, what is due, if this process holds the lease."""
+        self._outage.notify(_now(), receivers)
         lease = self._held(LEASE)
-        if lease is None:
-            return
-        self._courier.deliver(lease)
-        if time.monotonic() - self._swept_s >= _SWEEP_S:
+        if lease is not None:
+            self._courier.deliver(lease, receivers)
+
+    def sweep(self) -> None:
+        """Give up what no receiver of the settings can take; once a day, remove what is old."""
+        self.deliver(())
+        lease = self._held(LEASE)
+        if lease is not None and time.monotonic() - self._swept_s >= _SWEEP_S:
             self._swept_s = time.monotonic()
             self._store.sweep(lease, _now())
 

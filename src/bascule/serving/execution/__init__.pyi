@@ -23,4 +23,5 @@ from .shadows import (
     PairRunner as PairRunner,
     ShadowRunner as ShadowRunner,
 )
+from .switching import switching_within as switching_within
 from .watchdog import watch_loop as watch_loop

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bascule.core import masked_text, write_without_waiting
+from bascule.core import masked_text, printable, write_without_waiting
 
 Form = Literal["text", "json"]
 
@@ -44,7 +44,8 @@ def line(form: Form, at_s: float, level: int, event: str, fields: Fields) -> str
         return json.dumps(said | told)
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
     words = "".join(f" {name}={value}" for name, value in told.items())
-    return f"{at},{int(at_s % 1 * 1e3):03d} {_level(level)} {event}{words}"
+    text = printable(f"{event}{words}").replace("\n", "\n  ")  # looks like no line of its own
+    return f"{at},{int(at_s % 1 * 1e3):03d} {_level(level)} {text}"
 
 
 def _level(level: int) -> str:
@@ -82,7 +83,9 @@ class _Formatter(logging.Formatter):
         if self._form == "json":
             fields = {"worker": self._worker, "logger": record.name, "exception": trace}
         made = line(self._form, record.created, record.levelno, record.getMessage(), fields)
-        return masked_text(f"{made}\n{trace}" if trace and self._form == "text" else made)
+        return masked_text(
+            f"{made}\n{printable(trace)}" if trace and self._form == "text" else made
+        )
 
 
 class _Handler(logging.StreamHandler[Any]):

@@ -72,6 +72,9 @@ _LAST_BYTES = 16 << 10
 _LAST_ANSWER_S = 30.0
 """Within TLS a close leaves little time for what is not sent yet. So one that follows a large
 answer waits until so little of it is left, or for so long."""
+_PIECE_BYTES = 64 << 10
+"""Within TLS an answer is written in pieces: such a transport takes all that it is given, and says
+only what it has not encrypted yet."""
 _KEPT_HEADERS = frozenset(
     (
         b"accept", b"accept-encoding", b"authorization", b"bascule-id", b"connection",
@@ -321,7 +324,7 @@ class Connection(asyncio.Protocol):
         "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts",
         "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
         "_receiving_since", "_rest", "_since", "_site", "_taking", "_target", "_transport",
-        "_unread", "_writable", "recorder",
+        "_unread", "_unsent", "_unsent_is_last", "_writable", "recorder",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
@@ -353,6 +356,8 @@ class Connection(asyncio.Protocol):
         self._pumping = False
         self._paused = False
         self._writable = True
+        self._unsent = memoryview(b"")
+        self._unsent_is_last = False
         self._closing = False
         self._taking: Taking | None = None
         # As if it had been idle for a while: less is left of that time for the first request.
@@ -578,7 +583,7 @@ class Connection(asyncio.Protocol):
 
     def _tell_to_go_on(self) -> None:
         """Tell a client that waits for it to send its body, once all before it is answered."""
-        if self._current is None and not self._pipeline:
+        if self._current is None and not self._pipeline and not self._unsent:
             self._expecting = False
             self._receiving_since = self._site.now  # it could not have begun before
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -650,12 +655,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         self._since = self._site.now
-        self._site.backlog.unread.note(self, self._transport.get_write_buffer_size())
+        self._site.backlog.unread.note(self, self._unsent_bytes())
 
     def resume_writing(self) -> None:
         self._writable = True
-        self._site.backlog.unread.note(self, 0)
-        self._pump()
+        if self._unsent:
+            self._send_rest()
+        if self._writable:
+            self._site.backlog.unread.note(self, 0)
+            self._pump()
 
     def cut_off(self) -> None:
         """See `admission.Client`."""
@@ -667,6 +675,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         self._site.connections.discard(self)
         self._closing = True
+        self._unsent = memoryview(b"")
         self._drop_pipeline()
         self._drop_body()
         self._drop_rest()
@@ -836,8 +845,26 @@ class Connection(asyncio.Protocol):
             return
         # Counted first: a client that has its answer finds it counted, whoever it asks.
         exchange.tell(self._site, status)
-        self._transport.write(answer)
-        if not keep_alive:
+        if len(answer) > _PIECE_BYTES and not self._transport.can_write_eof():
+            self._unsent, self._unsent_is_last = memoryview(answer), not keep_alive
+            self._send_rest()
+        else:
+            self._transport.write(answer)
+            self._after_answer(is_last=not keep_alive)
+
+    def _send_rest(self) -> None:
+        """Write what there is room for of an answer that is written in pieces."""
+        while self._unsent and self._writable and not self._transport.is_closing():
+            piece, self._unsent = self._unsent[:_PIECE_BYTES], self._unsent[_PIECE_BYTES:]
+            self._transport.write(piece)
+        if not self._unsent:
+            self._after_answer(is_last=self._unsent_is_last)
+
+    def _unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() + len(self._unsent)
+
+    def _after_answer(self, *, is_last: bool) -> None:
+        if is_last:
             self._close_lingering()
         elif self._pipeline:
             if not self._pumping:
@@ -1064,7 +1091,7 @@ class Connection(asyncio.Protocol):
     def check_times(self) -> None:
         """Close the connection if its client has been too slow. Called once a second."""
         limits, now = self._site.limits, self._site.now
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._unsent_bytes()
         if unsent:
             self._check_taking(unsent + unacknowledged_bytes(self._transport))
         elif self._taking is not None:
@@ -1117,7 +1144,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self, idle_s: float) -> None:
         """Close if nothing has been asked for `idle_s` and nothing is under way."""
-        idle = self._current is None and not self._pipeline and not self._receiving_since
+        idle = not (self._current or self._pipeline or self._receiving_since or self._unsent)
         if idle and self._site.now - self._since > idle_s:
             self._transport.close()
 

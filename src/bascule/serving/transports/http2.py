@@ -1212,6 +1212,7 @@ class Http2Connection(asyncio.Protocol):
             self._write(frame(h2.DATA, 0, stream.id, bytes(piece[:room])))
             if room < len(piece):
                 out[0] = piece[room:]
+                self._flush()  # or nothing could say that there is no more room
             else:
                 del out[0]
         self._blocked.pop(stream.id, None)

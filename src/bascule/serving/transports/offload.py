@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar, cast
 
-from bascule.serving.execution import BESIDE_CALL_BYTES, BufferBudget, Waiting
+from bascule.serving.execution import (
+    BESIDE_CALL_BYTES,
+    BufferBudget,
+    Waiting,
+    switching_within,
+)
 
 FROM_BYTES = 1 << 20
 """Numbers of JSON are read on the loop below it, in a few milliseconds."""
@@ -26,7 +29,8 @@ ROWS_FROM_BYTES = 64 << 10
 thousand times as much."""
 
 _SWITCH_S = 1e-3
-_thread = ThreadPoolExecutor(1, "bascule-aside", partial(sys.setswitchinterval, _SWITCH_S))
+_switching = switching_within(_SWITCH_S)  # from the first body on, for good
+_thread = ThreadPoolExecutor(1, "bascule-aside", _switching.__enter__)
 _Made = TypeVar("_Made")
 _Request = TypeVar("_Request", bound=Waiting)
 

@@ -54,6 +54,7 @@ from bascule.serving.execution import (
     ResilientPredictor,
     ServedModel,
     measure_pace,
+    switching_within,
 )
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import Decoder
@@ -295,12 +296,10 @@ class LoadedModels:
 
     def _open(self, model: ServedModel) -> Engine:
         self._loading_since_s = self._loop.time()
-        switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(_LOADING_SWITCH_S)
         try:
-            return open_engine(model, self._loop)
+            with switching_within(_LOADING_SWITCH_S):
+                return open_engine(model, self._loop)
         finally:
-            sys.setswitchinterval(switch_s)
             self._loading_since_s = 0.0
 
     # -- fallbacks --

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import smtplib
 import ssl
+import time
 from email.message import EmailMessage
 from email.utils import format_datetime
 
 from bascule.monitoring.alerts.routing import Notification
 from bascule.monitoring.alerts.sinks.receivers import Receiver
 from bascule.monitoring.alerts.sinks.words import lines, title
+from bascule_client.deadlines import DeadlineSocket, DeadlineTlsSocket, connected
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +45,33 @@ class Mail:
     def _connected(self) -> smtplib.SMTP:
         receiver = self._receiver
         context = ssl.create_default_context()
-        if receiver.security == "tls":
-            return smtplib.SMTP_SSL(
-                receiver.host, receiver.port, timeout=receiver.timeout_s, context=context
-            )
-        server = smtplib.SMTP(receiver.host, receiver.port, timeout=receiver.timeout_s)
+        server = _Server(receiver, context if receiver.security == "tls" else None)
         if receiver.security == "starttls":
             try:
-                server.starttls(context=context)
+                server.secure(context)
             except BaseException:
                 server.close()
                 raise
         return server
+
+
+class _Server(smtplib.SMTP):
+    """A mail server with one deadline for all that it is asked."""
+
+    sock: DeadlineSocket
+
+    def __init__(self, receiver: Receiver, tls: ssl.SSLContext | None) -> None:
+        self._ends_s = time.monotonic() + receiver.timeout_s
+        self._tls = tls
+        super().__init__(receiver.host, receiver.port)
+
+    def _get_socket(self, host: str, port: int, *_: object) -> DeadlineSocket:
+        return connected(host, port, self._ends_s, self._tls)
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        context.sslsocket_class = DeadlineTlsSocket
+        self.starttls(context=context)
+        self.sock.ends_s = self._ends_s
 
 
 def _message(notification: Notification, receiver: Receiver) -> EmailMessage:

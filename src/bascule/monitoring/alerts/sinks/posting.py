@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -12,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from bascule.core import VERSION
 from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule_client.deadlines import DeadlineConnection
 
 MAX_ANSWER_BYTES = 2_048
 MAX_RETRY_AFTER_S = 3_600.0
@@ -27,8 +27,9 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
         Invalid: The address is not one.
     """
     parts = _address(receiver)
-    ends_at = time.monotonic() + receiver.timeout_s
-    connection = _connection(parts, receiver.timeout_s)
+    context = ssl.create_default_context() if parts.scheme == "https" else None
+    host = parts.hostname or ""
+    connection = DeadlineConnection(host, parts.port, receiver.timeout_s, context)
     target = (parts.path.rstrip("/") if path else parts.path or "/") + path
     sent = {
         "Content-Type": "application/json", "User-Agent": f"bascule/{VERSION}", **headers,
@@ -38,7 +39,7 @@ def post(receiver: Receiver, path: str, body: bytes, headers: Mapping[str, str])
         with connection.getresponse() as answer:
             if 200 <= answer.status < 300:
                 return
-            said = _read(connection, answer, ends_at)
+            said = _read(answer)
     except OSError as error:
         raise receiver.away(f"{type(error).__name__}: {error}") from None
     except (http.client.HTTPException, ValueError) as error:
@@ -62,20 +63,8 @@ def _address(receiver: Receiver) -> SplitResult:
     return parts
 
 
-def _connection(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    host = parts.hostname or ""
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=context)
-    return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
-
-
-def _read(
-    connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, ends_at: float
-) -> bytes:
-    """The beginning of an answer that says why; a slow one is not waited for."""
-    if connection.sock is not None:
-        connection.sock.settimeout(max(0.1, min(2.0, ends_at - time.monotonic())))
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """The beginning of an answer that says why, as far as it has come."""
     try:
         return answer.read1(MAX_ANSWER_BYTES)
     except (OSError, http.client.HTTPException):

@@ -11,6 +11,7 @@ from .health import (
     VersionCount as VersionCount,
 )
 from .ledger import LedgerSource as LedgerSource
+from .receivers import ReceiverSource as ReceiverSource
 from .rollouts import RolloutSource as RolloutSource
 from .served import (
     JUDGED as JUDGED,
