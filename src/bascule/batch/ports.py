@@ -6,7 +6,7 @@ makes a chunk visible once and whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +26,10 @@ class Source(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """The columns of every batch."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files of this machine that it reads, as their folder or glob has named them."""
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         """Chunks of about `chunk_rows` rows; at least one, which may have no rows.

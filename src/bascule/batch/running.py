@@ -19,6 +19,7 @@ from bascule.batch import runs as states
 from bascule.batch.checks import check_answers, check_source
 from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
+from bascule.batch.locations import Places
 from bascule.batch.manifest import (
     Chunk,
     Manifest,
@@ -122,14 +123,27 @@ class Planned:
 
 
 @contextmanager
-def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
+def planned(
+    job: Job, bundle: Bundle, version: str = "", places: Places | None = None
+) -> Iterator[Planned]:
     """Open a job and plan it, without a write.
 
+    Args:
+        job: What to do.
+        bundle: The model.
+        version: What the column `model_version` says; the start of the digest if empty.
+        places: Where it may read and write; anywhere if None.
+
     Raises:
+        Refused: It leads out of the places.
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
+    if places is not None:
+        places.check(job)
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
+        if places is not None:
+            places.check_files(source.files)
         scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
@@ -148,6 +162,7 @@ def run_job(
     by: str = "",
     monitoring: MonitoringRules = NOT_MONITORED,
     watch: Watcher = lambda _: None,
+    places: Places | None = None,
 ) -> Run:
     """Score the rows of a job, or go on where an earlier process of the same run has ended.
 
@@ -160,13 +175,14 @@ def run_job(
         by: The user, or `schedule NAME`, for lists of runs.
         monitoring: What is recorded for monitoring.
         watch: Called about twice a second with the status.
+        places: Where it may read and write; anywhere if None.
 
     Raises:
         Conflict: The sink has rows of another run, or the rows changed meanwhile.
         Refused: A check failed, or too many rows cannot be scored.
         Cancelled: The run was cancelled.
     """
-    with planned(job, bundle, version) as plan:
+    with planned(job, bundle, version, places) as plan:
         if expected_run:
             check_same(expected_run, plan.manifest)
         now = datetime.now(UTC)

@@ -180,7 +180,10 @@ def control_app(
     add_ledger(app, predictions, authorise)
     add_endpoints(app, server, parts.endpoints, authorise, parts.asks_approver)
     add_rollouts(app, parts.rollouts, authorise)
-    add_configuration(app, parts.books, authorise)
+    from bascule.batch import Places
+
+    places = batch.places if batch is not None else Places(())
+    add_configuration(app, parts.books, authorise, places if asks_for_keys else None)
     describe(app, asks_for_keys=asks_for_keys)
     app.state.control = ControlContext(
         server=server, registry=open_registry, endpoints=parts.endpoints, rollouts=parts.rollouts,

@@ -7,7 +7,7 @@ unlike PostgreSQL, these databases share no snapshot between connections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ _READ_ROWS = 65_536
 
 class DatabaseSource:
     """Rows of a database behind `databases.port`."""
+
+    files: Sequence[str] = ()
 
     def __init__(self, job: Job) -> None:
         is_shared = job.source.partition("#")[0] == job.sink.partition("#")[0]

@@ -39,7 +39,7 @@ class FileSource:
 
     def __init__(
         self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
-        may_lack_columns: bool = False,
+        may_lack_columns: bool = False, root: str = "",
     ) -> None:  # fmt: skip
         """Read no rows yet.
 
@@ -50,12 +50,15 @@ class FileSource:
             signature: Of the model, which says the types of texts.
             where: A condition in SQL on the rows.
             may_lack_columns: Whether a column that a file lacks is missing in all its rows.
+            root: The folder of this machine that the names of the files are relative to.
         """
         self.place, self._kind, self._where = place, kind, where
         self._may_lack_columns = may_lack_columns
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
+        is_local = bool(root) or self._filesystem.type_name == "local"
+        self.files = [f"{root}/{one}" if root else one for one in self._fragments if is_local]
         self.schema: pa.Schema = dataset.schema.remove_metadata()
         if kind == "csv":
             self.schema = _csv_schema(self.schema, dict(_inputs(signature)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ _HASH = "count(*), coalesce(sum(hashtextextended(rows_to_score::text, 0)), 0)::t
 
 class PostgresqlSource:
     """A table by its pages, or a table or query by a key."""
+
+    files: Sequence[str] = ()
 
     def __init__(self, job: Job) -> None:
         self._address = Address.of(job.source, needs_table=not job.query)
