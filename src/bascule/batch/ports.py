@@ -75,6 +75,9 @@ class Sink(Protocol):
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         """The runs of which it has rows, and whether each is finished; whether there are others."""
 
+    def fits(self, schema: pa.Schema) -> pa.Schema:
+        """The columns in the types that it has; raises `Invalid` where it cannot hold one."""
+
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         """Begin or go on with a run: what it has committed. Removes what a killed one left."""
 

@@ -145,6 +145,7 @@ def planned(
         if places is not None:
             places.check_files(source.files)
         scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
+        sink.fits(scorer.schema)
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
         workers = min(job.workers or os.cpu_count() or 1, len(chunks))
@@ -248,6 +249,7 @@ class _Execution:
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
         self._score(todo)
         self._check_end()
+        plan.source.close()  # its snapshot would keep a table of its own from being replaced
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)

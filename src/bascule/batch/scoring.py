@@ -94,9 +94,8 @@ class Scorer:
         """
         import pyarrow as pa
 
-        inputs = batch.select(self._reads)
         if batch.schema.equals(self._source):
-            good, answers, bad = self._answered(inputs, 0)
+            good, answers, bad = self._answered(self.inputs(batch), 0)
         else:  # the source could not read a value: the reason is the same for all rows
             pairs = zip(batch.schema, self._source, strict=True)
             found, wanted = next(pair for pair in pairs if pair[0].type != pair[1].type)
@@ -118,8 +117,8 @@ class Scorer:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 
     def inputs(self, rows: Rows) -> Rows:
-        """The columns that the model reads."""
-        selected: Rows = rows.select(self._reads)
+        """The columns that the model reads, decimals as the doubles that it takes."""
+        selected: Rows = rows.select(self._reads.names).cast(self._reads)
         return selected
 
     def refused(self, inputs: pa.RecordBatch) -> list[Poison]:
@@ -201,8 +200,18 @@ def reason_of(problem: Exception) -> str:
     return str(problem).replace(", the first in row 0,", "").replace(" in row 0", "")
 
 
-def _inputs(bundle: Bundle, schema: pa.Schema) -> list[str]:
+def _inputs(bundle: Bundle, schema: pa.Schema) -> pa.Schema:
     """The columns that the model reads, by name; all, where it knows no names."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    fields = map(schema.field, _read_names(bundle, schema))
+    return pa.schema(
+        [one.with_type(pa.float64()) if kinds.is_decimal(one.type) else one for one in fields]
+    )
+
+
+def _read_names(bundle: Bundle, schema: pa.Schema) -> list[str]:
     signature = bundle.signature
     if signature.is_matrix and not signature.columns:
         return list(schema.names)
@@ -225,7 +234,9 @@ def _check_type(wanted: Field, found: pa.Field) -> None:
 
     decoded = found.type.value_type if kinds.is_dictionary(found.type) else found.type
     is_text = kinds.is_string(decoded) or kinds.is_large_string(decoded)
-    is_number = kinds.is_integer(decoded) or kinds.is_floating(decoded) or kinds.is_boolean(decoded)
+    is_number = kinds.is_boolean(decoded) or any(
+        is_kind(decoded) for is_kind in (kinds.is_integer, kinds.is_floating, kinds.is_decimal)
+    )
     fits = is_text if wanted.dtype is DType.BYTES else is_number
     if not fits and not kinds.is_null(decoded):
         expected = "text" if wanted.dtype is DType.BYTES else "numbers"
