@@ -231,6 +231,7 @@ class _Execution:
         self._began_s = time.monotonic()
         self._saved_s = 0.0
         self._rows: dict[int, int] = {}
+        self._refused: dict[int, int] = {}
         self._records: dict[int, Record] = {}
         self._sample = Sample(plan.rows, plan.source.schema)
 
@@ -328,6 +329,18 @@ class _Execution:
             self._rows[chunk] = rows
             self._tell()
 
+    def refused(self, chunk: int, rows: int) -> None:
+        with self._lock:
+            self._refused[chunk] = rows
+            self._check_refused()
+
+    def _check_refused(self) -> None:
+        """Early, where the rows are known: a wrong table is not scored to its end."""
+        under_way = (n for chunk, n in self._refused.items() if chunk not in self._records)
+        expected, most = self._plan.rows, self._plan.job.max_quarantined
+        if expected is not None:
+            check_quarantined(self._quarantined + sum(under_way), expected, most)
+
     def committed(self, record: Record) -> None:
         log.info("chunk %d: %d rows, %d quarantined", record.chunk, record.rows, record.quarantined)
         recorder = self._recorder
@@ -337,10 +350,7 @@ class _Execution:
             self._record(recorder, record, parts)
         with self._lock:
             self._records[record.chunk] = record
-            # Early, where the rows are known: a wrong table is not scored to its end.
-            expected = self._plan.rows
-            if expected is not None:
-                check_quarantined(self._quarantined, expected, self._plan.job.max_quarantined)
+            self._check_refused()
             self._tell(force=True)
 
     def _tell(self, *, force: bool = False) -> None:

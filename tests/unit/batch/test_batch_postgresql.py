@@ -103,13 +103,18 @@ def test_what_hangs_on_a_table_stays_when_its_rows_are_replaced(score, database)
     assert database.rows(kept) == before
     assert database.rows("SELECT count(*), min(id), count(loaded) FROM scored") == [(10, 2000, 10)]
     assert database.rows("SELECT count(*) <= 10 FROM late") == [(True,)]
-    assert database.rows("SELECT count(*) FROM pg_class WHERE relname LIKE 'scored_________________'") == [(0,)]
+    assert database.rows(
+        "SELECT count(*) FROM pg_class WHERE relname LIKE 'scored_________________'"
+    ) == [(0,)]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["CREATE TABLE base (id int)", "CREATE VIEW scored AS SELECT DISTINCT id FROM base"], "view"),
+        (
+            ["CREATE TABLE base (id int)", "CREATE VIEW scored AS SELECT DISTINCT id FROM base"],
+            "view",
+        ),
         (["CREATE TABLE scored (id bytea)"], "cannot cast"),
     ],
 )
@@ -119,7 +124,9 @@ def test_a_table_that_cannot_be_replaced_is_refused_before_the_first_row(
     database.do(*changes)
     with pytest.raises(Invalid, match=said):
         score(database.at("flights"), database.at("scored"), mode="replace")
-    assert database.rows("SELECT count(*) FROM pg_class WHERE relname = 'bascule_batch_chunks'") == [(0,)]
+    assert database.rows(
+        "SELECT count(*) FROM pg_class WHERE relname = 'bascule_batch_chunks'"
+    ) == [(0,)]
 
 
 def test_rows_replace_those_with_their_key(score, database):
