@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.statements import USUAL
 from bascule.core import Columns, DType, Field
 from bascule.serving.calls import Answer, AnsweredBy
 
@@ -212,6 +213,7 @@ def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> i
         are equally likely, as the rows may be exchanged (Kendall 1938).
     """
     moves = first - second
+    moves[np.abs(moves) <= USUAL * np.abs(first)] = 0.0  # other rounding would order them otherwise
     orders = np.sign(moves[0] * moves[1])
     matches = (first[0] == first[1]) * 1.0 + (second[0] == second[1])
     crossed = (first[0] == second[1]) * 1.0 + (second[0] == first[1])
