@@ -7,6 +7,7 @@ does not fit is refused. Paths of this machine are compared after links are foll
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from bascule.batch.jobs import Job
 from bascule.core import Invalid, Reference, Refused, masked
+
+log = logging.getLogger(__name__)
 
 _URL = re.compile(
     r"(?:(?P<user>[^/?#@\s\\]*)@)?(?P<host>[\w.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -25,7 +28,6 @@ _LOCAL = ("file", "delta", "sqlite", "duckdb")
 _SAME = {"postgres": "postgresql", "gcs": "gs", "abfss": "abfs"}
 _FILES = ("s3", "gs", "abfs", "hdfs")
 _PORTS = {"postgresql": "5432", "mysql": "3306", "mariadb": "3306"}
-_MAGIC = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,10 @@ class Location:
 
 
 def location_of(address: str, folder: str = "", *, may_be_glob: bool = False) -> Location:
-    """The location of an address, whose path may be relative to `folder`.
+    """The location of an address; paths are relative to `folder`, or to that of this process.
 
-    Args:
-        address: A path or URL, as the source or sink of a job names it.
-        folder: Of this process if empty.
-        may_be_glob: Whether `*?[` stand for names. The folder before them is the location then.
-
-    Raises:
-        Invalid: Libraries could read it in different ways, or it has options of a driver.
+    Where `*?[` may stand for names, it is the folder before them. Raises `Invalid` where libraries
+    could read the address in different ways, or where it has options of a driver.
     """
     scheme, is_url, rest = address.partition("://")
     dialect, _, driver = scheme.partition("+")
@@ -76,8 +73,8 @@ def location_of(address: str, folder: str = "", *, may_be_glob: bool = False) ->
     if kind in _LOCAL and not (kind == "delta" and driver):
         path, _, table = rest.partition("#")
         is_database = kind in ("sqlite", "duckdb")
-        is_absolute = path.startswith("/") or kind == "delta"
-        if set(path) & set("?%@\\") or not is_absolute or (table and not is_database):
+        is_path = path.startswith("/") or kind == "delta"
+        if set(path) & set("?%@\\") or not is_path or (table and not is_database):
             raise _unclear(address)
         found = _local(path[1:] if is_database else path, folder, may_be_glob=kind == "file")
         return Location("file", "", found.path, table)
@@ -86,24 +83,25 @@ def location_of(address: str, folder: str = "", *, may_be_glob: bool = False) ->
     elif kind not in (*_PORTS, *_FILES):
         kind = scheme  # what a driver makes of an address is not known
     match = _URL.fullmatch(rest)
-    parts = (match["path"] or "")[1:].removesuffix("/").split("/") if match else []
-    if match is None or (kind in _FILES and match["table"]) or set(parts) & {".", ".."}:
+    if match is None or (kind in _FILES and match["table"]):
         raise _unclear(address)
-    if "" in parts and len(parts) > 1:
+    path = (match["path"] or "")[1:].removesuffix("/")
+    parts = tuple(path.split("/")) if path else ()
+    if {"", ".", ".."} & set(parts):
         raise _unclear(address)
     container = (match["user"] or "").partition(":")[0] if kind == "abfs" else ""
-    port = match["port"] or _PORTS.get(kind, "")
-    host = f"{container}@{match['host'].lower()}:{int(port) if port else ''}"
-    return Location(kind, host, tuple(filter(None, parts)), match["table"] or "")
+    port = int(match["port"] or _PORTS.get(kind, 0))
+    host = f"{container}@{match['host'].lower()}:{port}"
+    return Location(kind, host, parts, match["table"] or "")
 
 
 def _local(path: str, folder: str, *, may_be_glob: bool) -> Location:
     parts = path.split("/")
-    globs = [number for number, part in enumerate(parts) if _MAGIC & set(part)]
-    if may_be_glob and globs:
+    glob = next((n for n, part in enumerate(parts) if set("*?[") & set(part)), None)
+    if may_be_glob and glob is not None:
         if ".." in parts:
             raise _unclear(path)
-        path = "/".join(parts[: globs[0]]) or ("/" if path[0] == "/" else ".")
+        path = "/".join(parts[:glob]) or ("/" if path[0] == "/" else ".")
     whole = os.path.join(folder or os.getcwd(), os.path.expanduser(path))
     real = os.path.realpath(whole)
     # Libraries that drop `x/..` before they ask the system pass by the link x.
@@ -119,10 +117,10 @@ def _unclear(address: str) -> Invalid:
     )
 
 
-def is_below(place: str, allowed: str, folder: str = "") -> bool:
+def is_below(place: str, allowed: str) -> bool:
     """Whether a place, which may be a glob, is an allowed one or below it."""
     try:
-        return location_of(allowed).holds(location_of(place, folder, may_be_glob=True))
+        return location_of(allowed).holds(location_of(place, may_be_glob=True))
     except Invalid:
         return False
 
@@ -131,17 +129,17 @@ class Places:
     """The locations that jobs of callers with keys may read and write."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        """Resolve them now: relative to the folder of this process. Raises `Invalid`."""
-        self._allowed = [location_of(one) for one in addresses]
+        """Resolve them now, relative to the folder of this process."""
+        self._allowed: list[Location] = []
+        for one in addresses:
+            try:
+                self._allowed.append(location_of(one))
+            except Invalid as problem:
+                log.warning("%s allows nothing: %s", masked(one), problem)
 
     def check(self, job: Job, folder: str = "") -> None:
-        """Raise `Refused` where an address of a job leads elsewhere.
-
-        Args:
-            job: Its source, sink, model and engine are looked at. SQL reads any table of its
-                database.
-            folder: That the job's paths are relative to; of this process if empty.
-        """
+        """Raise `Refused` where an address of a job, relative to `folder`, leads elsewhere."""
+        # SQL reads any table of its database.
         has_sql = bool(job.query or job.where) and "://" in job.source
         source = job.source.partition("#")[0] if has_sql else job.source
         addresses = {"from": source, "to": job.sink}

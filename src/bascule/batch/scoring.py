@@ -150,9 +150,7 @@ class Scorer:
         except (Invalid, ModelFailed):
             bad = self._misfits(batch, refuse)
         rest = np.setdiff1d(places, [one.row for one in bad])
-        good: list[Any] = []
-        answers: list[Columns] = []
-        parts = [rest] if len(rest) else []
+        good, answers, parts = [], [], [rest] if len(rest) else []
         while parts:
             part = parts.pop()
             try:
@@ -170,24 +168,23 @@ class Scorer:
         return flat(self.bundle.predict(batch, confidence=self._confidence), self.bundle.manifest)
 
     def _misfits(self, batch: pa.RecordBatch, refuse: Callable[[int], None]) -> list[Poison]:
-        """The rows that do not fit the signature, with the reason for each different value."""
+        """The rows that do not fit the signature; the reason is looked for once for each value."""
         from bascule.monitoring.drift import acceptable, read_current
 
         signature = self.bundle.signature
-        inputs = read_current(batch, signature).inputs
-        faults = {
-            one.name: ~acceptable(inputs, replace(signature, inputs=(one,)))
-            for one in signature.inputs
-        }
-        refuse(int(np.logical_or.reduce(list(faults.values())).sum()))
+        try:
+            inputs = read_current(batch, signature).inputs
+        except Invalid:  # lists of another length, for one
+            return []
+        faults = [
+            ~acceptable(inputs, replace(signature, inputs=(one,))) for one in signature.inputs
+        ]
+        refuse(int(np.any(faults, axis=0).sum()))
         bad: dict[int, str] = {}
-        reasons: dict[tuple[str, str], str] = {}
-        for name, fault in faults.items():
+        reasons: dict[str, str] = {}
+        for field, fault in zip(signature.inputs, faults, strict=True):
             for row in np.flatnonzero(fault).tolist():
-                value = (
-                    name,
-                    repr(inputs[name][row].tolist() if signature.is_matrix else inputs[name][row]),
-                )
+                value = f"{field.name} {inputs[field.name][row : row + 1].tolist()}"
                 if row not in bad and value not in reasons:
                     try:
                         conform(batch.slice(row, 1), signature)

@@ -207,17 +207,23 @@ def test_a_table_that_is_no_matrix_of_the_model_is_refused_by_the_plan(matrix, t
     columns = {"id": np.arange(50), **{f"x{n}": rows[:, n] for n in range(30)}}
     source = parquet(tmp_path / "in.parquet", pa.table(columns))
     job = {"model": "m", "from": str(source), "to": str(tmp_path / "s") + "/"}
-    with pytest.raises(Invalid, match="30 columns without names, and the source has 31: id, x0"):
-        with planned(job_of(job), matrix):
-            pass
-    with pytest.raises(Invalid, match="no column 'idd'"):
-        with planned(job_of({**job, "ignore": ["idd"]}), matrix):
-            pass
+    with (
+        pytest.raises(Invalid, match="30 columns without names, and the source has 31: id, x0"),
+        planned(job_of(job), matrix),
+    ):
+        pass
+    with (
+        pytest.raises(Invalid, match="no column 'idd'"),
+        planned(job_of({**job, "ignore": ["idd"]}), matrix),
+    ):
+        pass
     text = pa.table({**columns, "x7": ["a"] * 50})
     parquet(source, text)
-    with pytest.raises(Invalid, match="'x7' of the source is string"):
-        with planned(job_of({**job, "ignore": ["id"]}), matrix):
-            pass
+    with (
+        pytest.raises(Invalid, match="'x7' of the source is string"),
+        planned(job_of({**job, "ignore": ["id"]}), matrix),
+    ):
+        pass
     parquet(source, pa.table(columns))
     made = run_job(job_of({**job, "ignore": ["id"]}), matrix, tmp_path / "home")
     assert made.rows == 50

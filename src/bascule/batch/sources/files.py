@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 8 << 20
 _ALL_ROWS = 1 << 30
+_DOUBLE_DIGITS = 15
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -59,9 +60,10 @@ class FileSource:
         self._fragments = {path: found[path] for path in sorted(found)}
         is_local = bool(root) or self._filesystem.type_name == "local"
         self.files = [f"{root}/{one}" if root else one for one in self._fragments if is_local]
-        self.schema: pa.Schema = dataset.schema.remove_metadata()
-        if kind == "csv":
-            self.schema = _csv_schema(self.schema, dict(_inputs(signature)))
+        inputs = dict(_inputs(signature)) if kind == "csv" else None
+        self.schema: pa.Schema = _read_schema(dataset.schema.remove_metadata(), inputs)
+        if inputs is not None:
+            self.schema = self._with_exact_texts(inputs)
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
@@ -149,6 +151,33 @@ class FileSource:
         )
         return scanned
 
+    def _with_exact_texts(self, inputs: Mapping[str, DType]) -> pa.Schema:
+        """Numbers that the model does not read are texts where a number would not keep all digits.
+
+        Accounts of 20 digits, and `007`: looked for in the first block.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.types as kinds
+
+        file = next(iter(self._fragments.values()))
+        numbers = [
+            one for one in self.schema
+            if one.name not in inputs and one.name not in self._partitions(file)
+            and (kinds.is_floating(one.type) or kinds.is_integer(one.type))
+        ]  # fmt: skip
+        texts = pa.schema([(one.name, pa.string()) for one in numbers])
+        schema = self.schema
+        for head in islice(self._scan(file, texts, _ALL_ROWS) if numbers else (), 1):
+            for column, one in zip(head.columns, numbers, strict=True):
+                digits = pc.replace_substring_regex(column, r"^[-+0.]*|\.|[eE].*$", "")
+                longest = pc.max(pc.utf8_length(digits)).as_py() or 0
+                is_long = kinds.is_floating(one.type) and longest > _DOUBLE_DIGITS
+                if is_long or pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():
+                    place = schema.get_field_index(one.name)
+                    schema = schema.set(place, one.with_type(pa.string()))
+        return schema
+
     def _read_csv(self, file: Any) -> Iterator[pa.RecordBatch]:
         """The blocks of a file; after a value that is not of its column's type, read as bytes."""
         import pyarrow as pa
@@ -177,12 +206,16 @@ class FileSource:
         """Nothing is held."""
 
 
-def _csv_schema(found: pa.Schema, inputs: Mapping[str, DType]) -> pa.Schema:
-    """The types of the model; of other columns those found, or text where there are no values."""
+def _read_schema(found: pa.Schema, inputs: Mapping[str, DType] | None) -> pa.Schema:
+    """Of a CSV, whose `inputs` are given, the model's types, and text where there are no values."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
     def typed(one: pa.Field) -> pa.Field:
+        if kinds.is_string_view(one.type):  # of Polars; Arrow cannot take rows of it
+            return one.with_type(pa.string())
+        if inputs is None:
+            return one
         if one.name in inputs:
             return one.with_type(_arrow_type(inputs[one.name]))
         # Bytes are texts of which one is none; a time cannot be read from a single text.
