@@ -47,7 +47,7 @@ def plain_schema(
                 f"column {one.name!r} is {one.type}, which {place} cannot hold", hint=_HINT,
                 field=one.name,
             )  # fmt: skip
-        fields.append(pa.field(one.name, kind))
+        fields.append(one.with_type(kind))
     return pa.schema(fields)
 
 
