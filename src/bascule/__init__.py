@@ -140,14 +140,16 @@ __all__ = [
 if not TYPE_CHECKING:  # or type checkers would take every name
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its room when it is first used."""
-        try:
-            room = _HOMES[name]
-        except KeyError:
-            raise AttributeError(f"module 'bascule' has no attribute {name!r}") from None
+        """Import a public name from its room, or a room, when it is first used."""
         from importlib import import_module
+        from importlib.util import find_spec
 
-        value = getattr(import_module(room), name)
+        if name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        elif not name.startswith("_") and find_spec(f"bascule.{name}") is not None:
+            value = import_module(f"bascule.{name}")
+        else:
+            raise AttributeError(f"module 'bascule' has no attribute {name!r}")
         globals()[name] = value
         return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -100,6 +101,70 @@ def test_every_dotted_name_in_a_docstring_is_the_name_of_something():
         if not resolves(name)
     ]
     assert not lost, "\n".join(lost)
+
+
+_OF_PAGES = re.compile(
+    r"(?<![\w./@-])(bascule(?:_client)?(?:\.[A-Za-z_]\w*)+)(?![\w/]|\.\w)|"
+    r"^from (bascule[\w.]*) import (\w+(?:, \w+)*)$", re.MULTILINE,
+)  # fmt: skip
+_NO_PYTHON = re.compile(r"bascule\.(v1\.|digest$|service$|sock$|dist-info$)")
+FRESH = """
+import sys
+from importlib import import_module
+import bascule, bascule_client
+
+def value_of(name):
+    module, _, last = name.partition(":")
+    if last:  # it is imported so
+        return getattr(import_module(module), last)
+    first, *parts = name.split(".")
+    try:
+        value = sys.modules[first]
+        for part in parts:
+            value = getattr(value, part)
+    except AttributeError:
+        import_module(name)  # the name of a module alone may be told too
+
+for name in sys.stdin.read().split():
+    for module in [*sys.modules]:  # as if no name before had imported anything
+        parent, _, child = module.rpartition(".")
+        if parent.startswith("bascule"):
+            vars(sys.modules[parent]).pop(child, None)
+    try:
+        value_of(name)
+    except (ImportError, AttributeError) as problem:
+        print(f"{name}: {problem}")
+"""
+
+
+def names_in_pages() -> set[str]:
+    """The names that README, docs, examples and public docstrings tell; `MODULE:NAME` imported."""
+    root = SRC.parent
+    pages = [root / "README.md"]
+    for folder in ("docs", "examples", "integrations", "packages"):
+        pages += (root / folder).rglob("*.md")
+    texts = [page.read_text() for page in pages]
+    texts += (text for path in SRC.rglob("*.py") for text in docstrings(tree_of(path)))
+    found = set()
+    for text in texts:
+        for name, module, imported in _OF_PAGES.findall(text):
+            found |= {name} if name else {f"{module}:{one}" for one in imported.split(", ")}
+    files = _FILES | {"sh", "yaml", "yml", "json", "html"}
+    ours = {one for one in found if not one.startswith(("bascule_airflow", "bascule_prefect"))}
+    return {
+        one for one in ours if one.rpartition(".")[2] not in files and not _NO_PYTHON.match(one)
+    }
+
+
+def test_every_name_of_the_docs_is_there_in_a_fresh_process():
+    """`import bascule; bascule.batch.run` needs no other import before it."""
+    names = names_in_pages()
+    assert {"bascule.batch.run", "bascule.pack", "bascule.core.errors"} <= names
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH], input="\n".join(sorted(names)), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert not done.stdout, done.stdout
 
 
 def test_a_name_resolves_by_its_end_and_not_by_a_part_of_it():

@@ -90,10 +90,38 @@ def installed(name: str, folder: Path) -> str:
     return str(place)
 
 
-def test_airflow_scores_a_table_by_an_operator_that_defers_and_one_that_waits(server, tmp_path):
+KILL = """
+import asyncio, os
+from airflow.jobs.triggerer_job_runner import _USER_ACTION_CANCEL_MSG, TriggerRunner
+from bascule_airflow.hooks import BasculeHook
+from bascule_airflow.triggers import BasculeRunTrigger
+
+async def killed(how):
+    hook = BasculeHook()
+    job = {"model": os.environ["MODEL"], "from": os.environ["SOURCE"], "to": os.environ["SINK"]}
+    run = hook.start({**job, "chunk_rows": 1, "workers": 1})["run"]
+    runner = TriggerRunner()
+    runner.triggers[1] = {"name": "score", "events": 0}
+    trigger = BasculeRunTrigger(run, hook.bascule_conn_id, 0.05)
+    task = asyncio.create_task(runner.run_trigger(1, trigger))
+    await asyncio.sleep(0.3)
+    task.cancel(how)
+    await asyncio.wait([task])
+    state = hook.status(run)["state"]
+    while how and state == "running":
+        await asyncio.sleep(0.1)
+        state = hook.status(run)["state"]
+    return state
+
+print("shut down:", asyncio.run(killed(None)))
+print("killed:", asyncio.run(killed(_USER_ACTION_CANCEL_MSG)))
+"""
+
+
+def airflow_of(server: dict[str, str], tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The Python of Airflow, and its variables: a home with the connection to the server."""
     home = tmp_path / "airflow"
     (home / "dags").mkdir(parents=True)
-    (home / "dags" / "nightly.py").write_text(DAG)
     python = python_of("airflow")
     port = server["CONTROL"].rpartition(":")[2]
     environment = {
@@ -103,6 +131,25 @@ def test_airflow_scores_a_table_by_an_operator_that_defers_and_one_that_waits(se
         "AIRFLOW_CONN_BASCULE_DEFAULT": f"bascule://127.0.0.1:{port}",
         "PATH": f"{python.parent}:{os.environ['PATH']}",
     }  # fmt: skip
+    return python, environment
+
+
+def test_killing_a_deferred_task_of_airflow_cancels_its_run(server, tmp_path):
+    """By the triggerer's own code; its restart, which hands the trigger on, cancels nothing."""
+    pq.write_table(flights(20_000), tmp_path / "in.parquet", row_group_size=10)
+    python, environment = airflow_of(server, tmp_path)
+    done = subprocess.run(
+        [python, "-c", KILL], env=environment, cwd=tmp_path, capture_output=True, text=True,
+        timeout=WAIT_S, check=False,
+    )  # fmt: skip
+    assert "shut down: running" in done.stdout, done.stdout[-5_000:] + done.stderr[-5_000:]
+    assert "killed: cancelled" in done.stdout, done.stdout[-5_000:] + done.stderr[-5_000:]
+
+
+def test_airflow_scores_a_table_by_an_operator_that_defers_and_one_that_waits(server, tmp_path):
+    python, environment = airflow_of(server, tmp_path)
+    home = Path(environment["AIRFLOW_HOME"])
+    (home / "dags" / "nightly.py").write_text(DAG)
 
     def airflow(*words: str) -> str:
         done = subprocess.run(

@@ -9,6 +9,7 @@ from .due import (
 from .engine import Cancelled as Cancelled
 from .exposition import batch_text as batch_text
 from .jobs import MODES as MODES, Job as Job, job_of as job_of, read_job as read_job
+from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged
 from .recording import MonitoringRules as MonitoringRules

@@ -217,7 +217,8 @@ def _measured(
     selected = pa.schema([schema.field(name) for name in columns])
     reader = pa.RecordBatchReader.from_batches(selected, (one.select(columns) for one in batches))
     values = [_sql(one, schema) for one in checks]
-    with duckdb.connect() as connection:
+    # The values of `other` are the caller's: without this they may be a query of a file.
+    with duckdb.connect(config={"enable_external_access": False}) as connection:
         connection.register("rows_to_check", reader)
         try:
             found: Any = connection.execute(

@@ -32,6 +32,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
             for all. A run that is not done when they end is stopped, and goes on the next time.
         late_after_min: An alert is raised so long after a time whose run has not ended.
         is_paused: Whether nothing runs.
+        is_confined: Whether a caller with a key added it: its runs are held to `batch.places`.
         created_at: When it was added: no earlier time is due.
     """
 
@@ -44,6 +45,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     window: str = ""
     late_after_min: float = 60.0
     is_paused: bool = False
+    is_confined: bool = False
     created_at: datetime
 
     def __post_init__(self) -> None:

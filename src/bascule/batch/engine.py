@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
@@ -44,6 +45,9 @@ class Meter(Protocol):
 
     def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
         """`rows` rows of the chunk are scored so far, the last of them in `batch`."""
+
+    def refused(self, chunk: int, rows: int) -> None:
+        """`rows` rows of the chunk cannot be scored; raises `Refused` where these are too many."""
 
     def committed(self, record: Record) -> None:
         """A chunk is committed."""
@@ -82,7 +86,8 @@ class ChunkWork:
                     raise Cancelled("the run was stopped")
                 if self.limit:
                     batch = batch.slice(0, self.limit - read)
-                answered, poison = self.scorer.score(batch, prefix, read)
+                refuse = partial(self._refuse, chunk.number, quarantined)
+                answered, poison = self.scorer.score(batch, prefix, read, refuse)
                 if answered.num_rows + len(poison) != batch.num_rows:
                     raise ModelFailed(f"{batch.num_rows} rows have {answered.num_rows} answers")
                 staged.write(answered)
@@ -98,6 +103,9 @@ class ChunkWork:
             staged.commit(record)
         self.meter.committed(record)
         return record
+
+    def _refuse(self, chunk: int, before: int, rows: int) -> None:
+        self.meter.refused(chunk, before + rows)
 
 
 def plan_chunks(job: Job, source: Source) -> list[Chunk]:

@@ -26,6 +26,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         sink: A folder, a file, or a table, written as the source is.
         columns: The answers to write; all of the model's if empty.
         keep: The columns of the source to write too; all of them if None.
+        ignore: The columns of the source that a model without names of columns does not read.
         confidence: Of intervals and prediction sets.
         where: A condition in SQL on the rows to score.
         query: A query in SQL in place of the source's table.
@@ -50,6 +51,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     sink: str = msgspec.field(name="to")
     columns: tuple[str, ...] = ()
     keep: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
     confidence: float | None = None
     where: str = ""
     query: str = ""
@@ -90,7 +92,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def identity(self) -> dict[str, Any]:
         """The options that change what is written, which a run's id is made of."""
-        return {name: value for name, value in self.to_json().items() if name not in _HOW}
+        made = {name: value for name, value in self.to_json().items() if name not in _HOW}
+        # Runs that were begun before there was such a field keep their ids.
+        return made if self.ignore else {n: v for n, v in made.items() if n != "ignore"}
 
 
 _LEAST = {

@@ -317,6 +317,9 @@ class _Memory:
     def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
         self._sample.add(chunk, rows, batch)
 
+    def refused(self, chunk: int, rows: int) -> None:
+        """It is counted where chunks are committed."""
+
     def committed(self, record: Record) -> None:
         self._committed = record
 

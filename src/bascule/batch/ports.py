@@ -6,7 +6,7 @@ makes a chunk visible once and whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +26,10 @@ class Source(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """The columns of every batch."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The files of this machine that it reads, as their folder or glob has named them."""
 
     def plan(self, chunk_rows: int) -> list[Chunk]:
         """Chunks of about `chunk_rows` rows; at least one, which may have no rows.
@@ -70,6 +74,9 @@ class Sink(Protocol):
 
     def runs(self) -> tuple[Mapping[str, bool], bool]:
         """The runs of which it has rows, and whether each is finished; whether there are others."""
+
+    def fits(self, schema: pa.Schema) -> pa.Schema:
+        """The columns in the types that it has; raises `Invalid` where it cannot hold one."""
 
     def claim(self, run: str) -> AbstractContextManager[object]:
         """Have the sink to this process while the block runs, in which all that follows is called.

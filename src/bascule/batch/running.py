@@ -20,6 +20,7 @@ from bascule.batch import runs as states
 from bascule.batch.checks import are_of_answers, check_answers, check_source
 from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
+from bascule.batch.locations import Places
 from bascule.batch.manifest import (
     Chunk,
     Manifest,
@@ -126,17 +127,31 @@ class Planned:
 
 
 @contextmanager
-def planned(job: Job, bundle: Bundle, version: str = "") -> Iterator[Planned]:
+def planned(
+    job: Job, bundle: Bundle, version: str = "", places: Places | None = None
+) -> Iterator[Planned]:
     """Open a job and plan it, without a write.
 
+    Args:
+        job: What to do.
+        bundle: The model.
+        version: What the column `model_version` says; the start of the digest if empty.
+        places: Where it may read and write; anywhere if None.
+
     Raises:
+        Refused: It leads out of the places.
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
+    if places is not None:
+        places.check(job)
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
+        if places is not None:
+            places.check_files(source.files)
         if isinstance(source, FileSource) and isinstance(sink, FileSink):
-            sink.check_apart(source.files)
+            sink.check_apart(source.paths)
         scorer = Scorer.of_job(job, bundle, version or bundle.digest[7:19], source.schema)
+        sink.fits(scorer.schema)
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
         workers = min(job.workers or os.cpu_count() or 1, len(chunks))
@@ -154,6 +169,7 @@ def run_job(
     by: str = "",
     monitoring: MonitoringRules = NOT_MONITORED,
     watch: Watcher = lambda _: None,
+    places: Places | None = None,
 ) -> Run:
     """Score the rows of a job, or go on where an earlier process of the same run has ended.
 
@@ -166,13 +182,14 @@ def run_job(
         by: The user, or `schedule NAME`, for lists of runs.
         monitoring: What is recorded for monitoring.
         watch: Called about twice a second with the status.
+        places: Where it may read and write; anywhere if None.
 
     Raises:
         Conflict: The sink has rows of another run, or the rows changed meanwhile.
         Refused: A check failed, or too many rows cannot be scored.
         Cancelled: The run was cancelled.
     """
-    with planned(job, bundle, version) as plan:
+    with planned(job, bundle, version, places) as plan:
         if expected_run:
             check_same(expected_run, plan.manifest)
         now = datetime.now(UTC)
@@ -220,6 +237,7 @@ class _Execution:
         self._began_s = time.monotonic()
         self._saved_s = 0.0
         self._rows: dict[int, int] = {}
+        self._refused: dict[int, int] = {}
         self._records: dict[int, Record] = {}
         self._sample = Sample(plan.rows, plan.source.schema)
 
@@ -254,6 +272,7 @@ class _Execution:
             with_retries(sample, job.retries, threading.Event(), "the sample")
         self._check_end()
         check_complete(plan.source.place, plan.chunks, self._records, job.limit)
+        plan.source.close()  # its snapshot would keep a table of its own from being replaced
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)
@@ -349,6 +368,18 @@ class _Execution:
             self._rows[chunk] = rows
             self._tell()
 
+    def refused(self, chunk: int, rows: int) -> None:
+        with self._lock:
+            self._refused[chunk] = rows
+            self._check_refused()
+
+    def _check_refused(self) -> None:
+        """Early, where the rows are known: a wrong table is not scored to its end."""
+        under_way = (n for chunk, n in self._refused.items() if chunk not in self._records)
+        expected, most = self._plan.rows, self._plan.job.max_quarantined
+        if expected is not None:
+            check_quarantined(self._quarantined + sum(under_way), expected, most)
+
     def committed(self, record: Record) -> None:
         log.info("chunk %d: %d rows, %d quarantined", record.chunk, record.rows, record.quarantined)
         recorder = self._recorder
@@ -358,8 +389,7 @@ class _Execution:
             self._record(recorder, record, parts)
         with self._lock:
             self._records[record.chunk] = record
-            # Early, where the rows are known: a wrong table is not scored to its end.
-            self._check_quarantined()
+            self._check_refused()
             self._tell(force=True)
 
     def _tell(self, *, force: bool = False) -> None:

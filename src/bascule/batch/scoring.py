@@ -1,20 +1,20 @@
 """Scores Arrow record batches: answers as columns, and rows that cannot be scored apart from them.
 
-A batch that the model refuses is halved until the rows at fault are alone, so that one bad row
-costs about log2(rows) further calls and no Python object per row.
+Rows that do not fit the signature are found for whole columns. A batch in which the model's program
+fails on some row all the same is halved until such rows are alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from bascule.batch.jobs import Job
-from bascule.bundle import Bundle, flat
+from bascule.bundle import Bundle, conform, flat
 from bascule.core import Columns, DType, Field, Invalid, ModelFailed
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Scorer:
         keep: Sequence[str] | None = None,
         confidence: float | None = None,
         with_time: bool = False,
+        ignore: Sequence[str] = (),
     ) -> None:
         """Check that the model can be asked with `schema`.
 
@@ -59,7 +60,7 @@ class Scorer:
         """
         self.bundle = bundle
         self.version = version
-        self._reads = _inputs(bundle, schema)
+        self._reads = _inputs(bundle, schema, ignore)
         self._source = schema
         wants_sets = bool({INTERVAL, "lower", "upper", "prediction_set"} & set(columns))
         self._confidence = confidence or (_DEFAULT_CONFIDENCE if wants_sets else None)
@@ -75,7 +76,7 @@ class Scorer:
         """The scorer with the options of a job; raises `Invalid`."""
         return cls(
             bundle, version, schema, columns=job.columns, keep=job.keep,
-            confidence=job.confidence, with_time=job.with_time,
+            confidence=job.confidence, with_time=job.with_time, ignore=job.ignore,
         )  # fmt: skip
 
     def batch_rows(self, schema: pa.Schema, memory_mb: int, workers: int) -> int:
@@ -85,23 +86,27 @@ class Scorer:
         return max(256, min(_BATCH_ROWS, within))
 
     def score(
-        self, batch: pa.RecordBatch, prefix: str, first_row: int
-    ) -> tuple[pa.RecordBatch, list[Poison]]:
+        self, batch: pa.RecordBatch, prefix: str, first_row: int,
+        refuse: Callable[[int], None] = lambda _: None,
+    ) -> tuple[pa.RecordBatch, list[Poison]]:  # fmt: skip
         """Answers of a batch, whose row 0 is row `first_row` of its chunk.
+
+        `refuse` is called with how many rows cannot be scored, before their reasons are looked for,
+        and may end the run.
 
         Raises:
             Invalid: An answer does not fit the schema of the sink.
         """
         import pyarrow as pa
 
-        inputs = batch.select(self._reads)
         if batch.schema.equals(self._source):
-            good, answers, bad = self._answered(inputs, 0)
+            good, answers, bad = self._answered(self.inputs(batch), refuse)
         else:  # the source could not read a value: the reason is the same for all rows
             pairs = zip(batch.schema, self._source, strict=True)
             found, wanted = next(pair for pair in pairs if pair[0].type != pair[1].type)
             what = "bytes that are" if found.type == pa.binary() else "text that is"
             reason = f"column {found.name!r} holds {what} no {wanted.type}"
+            refuse(batch.num_rows)
             good, answers, bad = [], [], [Poison(row, reason) for row in range(batch.num_rows)]
         rows = np.concatenate(good) if good else np.empty(0, np.int64)
         kept = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
@@ -118,13 +123,13 @@ class Scorer:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 
     def inputs(self, rows: Rows) -> Rows:
-        """The columns that the model reads."""
-        selected: Rows = rows.select(self._reads)
+        """The columns that the model reads, decimals as the doubles that it takes."""
+        selected: Rows = rows.select(self._reads.names).cast(self._reads)
         return selected
 
     def refused(self, inputs: pa.RecordBatch) -> list[Poison]:
         """The rows that the model does not answer, given the columns that it reads."""
-        return self._answered(inputs, 0)[2]
+        return self._answered(inputs, lambda _: None)[2]
 
     def answers(self, rows: pa.Table) -> pa.Table:
         """Scored rows of a sample."""
@@ -134,23 +139,60 @@ class Scorer:
         return pa.Table.from_batches([self.score(one, "", 0)[0] for one in batches], self.schema)
 
     def _answered(
-        self, batch: pa.RecordBatch, start: int
+        self, batch: pa.RecordBatch, refuse: Callable[[int], None]
     ) -> tuple[list[Any], list[Columns], list[Poison]]:
         """The places of the rows that were answered, their answers, and the other rows."""
+        places = np.arange(batch.num_rows)
         if not batch.num_rows:
             return [], [], []
         try:
-            answer = self.bundle.predict(batch, confidence=self._confidence)
-        except (Invalid, ModelFailed) as problem:
-            if batch.num_rows == 1:
-                return [], [], [Poison(start, reason_of(problem))]
-        else:
-            places = np.arange(start, start + batch.num_rows)
-            return [places], [flat(answer, self.bundle.manifest)], []
-        half = batch.num_rows // 2
-        first = self._answered(batch.slice(0, half), start)
-        second = self._answered(batch.slice(half), start + half)
-        return first[0] + second[0], first[1] + second[1], first[2] + second[2]
+            return [places], [self._predicted(batch)], []
+        except (Invalid, ModelFailed):
+            bad = self._misfits(batch, refuse)
+        rest = np.setdiff1d(places, [one.row for one in bad])
+        good, answers, parts = [], [], [rest] if len(rest) else []
+        while parts:
+            part = parts.pop()
+            try:
+                answers.append(self._predicted(batch.take(part)))
+                good.append(part)
+            except (Invalid, ModelFailed) as problem:
+                if len(part) > 1:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                else:
+                    bad.append(Poison(int(part[0]), reason_of(problem)))
+                    refuse(len(bad))
+        return good, answers, sorted(bad, key=lambda one: one.row)
+
+    def _predicted(self, batch: pa.RecordBatch) -> Columns:
+        return flat(self.bundle.predict(batch, confidence=self._confidence), self.bundle.manifest)
+
+    def _misfits(self, batch: pa.RecordBatch, refuse: Callable[[int], None]) -> list[Poison]:
+        """The rows that do not fit the signature; the reason is looked for once for each value."""
+        from bascule.monitoring.drift import acceptable, read_current
+
+        signature = self.bundle.signature
+        try:
+            inputs = read_current(batch, signature).inputs
+        except Invalid:  # lists of another length, for one
+            return []
+        faults = [
+            ~acceptable(inputs, replace(signature, inputs=(one,))) for one in signature.inputs
+        ]
+        refuse(int(np.any(faults, axis=0).sum()))
+        bad: dict[int, str] = {}
+        reasons: dict[str, str] = {}
+        for field, fault in zip(signature.inputs, faults, strict=True):
+            for row in np.flatnonzero(fault).tolist():
+                value = f"{field.name} {inputs[field.name][row : row + 1].tolist()}"
+                if row not in bad and value not in reasons:
+                    try:
+                        conform(batch.slice(row, 1), signature)
+                    except Invalid as problem:
+                        reasons[value] = reason_of(problem)
+                if value in reasons:
+                    bad.setdefault(row, reasons[value])
+        return [Poison(row, reason) for row, reason in bad.items()]
 
     def _added(self, rows: Any, prefix: str) -> Iterator[pa.Array]:
         import pyarrow as pa
@@ -201,23 +243,45 @@ def reason_of(problem: Exception) -> str:
     return str(problem).replace(", the first in row 0,", "").replace(" in row 0", "")
 
 
-def _inputs(bundle: Bundle, schema: pa.Schema) -> list[str]:
-    """The columns that the model reads, by name; all, where it knows no names."""
+def _inputs(bundle: Bundle, schema: pa.Schema, ignore: Sequence[str]) -> pa.Schema:
+    """The columns that the model reads; where it knows no names, all but those to ignore."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    fields = map(schema.field, _read_names(bundle, schema, ignore))
+    return pa.schema(
+        [one.with_type(pa.float64()) if kinds.is_decimal(one.type) else one for one in fields]
+    )
+
+
+def _read_names(bundle: Bundle, schema: pa.Schema, ignore: Sequence[str]) -> list[str]:
     signature = bundle.signature
-    if signature.is_matrix and not signature.columns:
-        return list(schema.names)
-    wanted = signature.columns or [one.name for one in signature.inputs]
-    absent = [name for name in wanted if name not in schema.names]
+    strange = [name for name in ignore if name not in schema.names]
+    names = [name for name in schema.names if name not in ignore]
+    if strange:
+        raise Invalid(f"--ignore: the source has no column {strange[0]!r}", field="ignore")
+    wanted = list(signature.columns) or [one.name for one in signature.inputs]
+    is_unnamed = signature.is_matrix and not signature.columns
+    width = signature.inputs[0].shape[0] if is_unnamed else len(wanted)
+    if is_unnamed and width not in (-1, len(names)):
+        raise Invalid(
+            f"the model takes {width} columns without names, and the source has {len(names)}: "
+            f"{', '.join(names[:40])}",
+            hint="leave out what is none of them: --ignore COLUMN,COLUMN",
+        )
+    if is_unnamed:
+        wanted = names
+    absent = [name for name in wanted if name not in names]
     if absent:
         raise Invalid(
             f"the source has no column {absent[0]!r}, which the model takes",
-            hint=f"its columns are {', '.join(schema.names[:20])}",
+            hint=f"its columns are {', '.join(names[:20])}",
             field=absent[0],
         )
-    for field in signature.inputs:
-        if not signature.is_matrix:
-            _check_type(field, schema.field(field.name))
-    return list(wanted)
+    for place, name in enumerate(wanted):
+        field = signature.inputs[0 if signature.is_matrix else place]
+        _check_type(field, schema.field(name))
+    return wanted
 
 
 def _check_type(wanted: Field, found: pa.Field) -> None:
@@ -225,7 +289,9 @@ def _check_type(wanted: Field, found: pa.Field) -> None:
 
     decoded = found.type.value_type if kinds.is_dictionary(found.type) else found.type
     is_text = kinds.is_string(decoded) or kinds.is_large_string(decoded)
-    is_number = kinds.is_integer(decoded) or kinds.is_floating(decoded) or kinds.is_boolean(decoded)
+    is_number = kinds.is_boolean(decoded) or any(
+        is_kind(decoded) for is_kind in (kinds.is_integer, kinds.is_floating, kinds.is_decimal)
+    )
     fits = is_text if wanted.dtype is DType.BYTES else is_number
     if not fits and not kinds.is_null(decoded):
         expected = "text" if wanted.dtype is DType.BYTES else "numbers"

@@ -30,6 +30,7 @@ from .table_files import (
     write_table as write_table,
 )
 from .tables import (
+    as_dtype as as_dtype,
     conform as conform,
     for_program as for_program,
     is_missing as is_missing,

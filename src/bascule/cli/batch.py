@@ -56,6 +56,10 @@ def run(
         str | None,
         typer.Option(help="Columns of the source to write too. Default: all.", show_default=False),
     ] = None,
+    ignore: Annotated[
+        str | None,
+        typer.Option(help="Columns that are no input of a model without names."),
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Of intervals and sets.")] = None,
     where: Annotated[str | None, typer.Option(help="A condition in SQL on the rows.")] = None,
     query: Annotated[str | None, typer.Option(help="SQL in place of a table.")] = None,
@@ -97,6 +101,7 @@ def run(
     """
     given = {
         "from": source, "to": sink, "columns": _names(columns), "keep": _names(keep),
+        "ignore": _names(ignore),
         "confidence": confidence, "where": where, "query": query, "key": key, "limit": limit,
         "mode": mode, "format": format_, "memory_mb": memory_mb, "workers": workers,
         "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "record": record,

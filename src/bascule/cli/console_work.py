@@ -42,12 +42,14 @@ def answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     """Plan a batch job and score its first rows; nothing is written."""
     from bascule.app import batch_model
-    from bascule.batch import job_of, planned
+    from bascule.batch import Places, job_of, planned
 
+    given = asked.get("places")
+    places = None if given is None else Places(given)
     _enter(asked["folder"])
     job = job_of(asked["job"])
     bundle, version, _ = batch_model(settings, job.model)
-    with planned(job, bundle, version) as plan:
+    with planned(job, bundle, version, places) as plan:
         table = plan.preview()
         return {
             "run": plan.manifest.run, "rows": plan.rows, "chunks": len(plan.chunks),

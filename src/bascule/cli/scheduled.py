@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.core import KINDS, BasculeError, NotFound
 
 if TYPE_CHECKING:
-    from bascule.batch import Schedule, Status
+    from bascule.batch import Places, Schedule, Status
     from bascule.settings import Settings
 
 
@@ -44,7 +44,8 @@ def command_of(settings: Settings) -> Callable[[Schedule], tuple[Sequence[str], 
 
     def command(schedule: Schedule) -> tuple[Sequence[str], bytes]:
         by = f"{OF_SCHEDULE}{schedule.name}"
-        return run({"job": schedule.job, "folder": schedule.folder, "by": by})
+        places = list(settings.batch.places) if schedule.is_confined else None
+        return run({"job": schedule.job, "folder": schedule.folder, "by": by, "places": places})
 
     return command
 
@@ -53,6 +54,7 @@ def main() -> None:
     """Run the job that standard input names."""
     from pydantic import TypeAdapter
 
+    from bascule.batch import Places
     from bascule.bundle.programs import die_with
     from bascule.cli.screen import error_json
     from bascule.settings import Settings as Kind
@@ -61,11 +63,13 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     settings = TypeAdapter(Kind).validate_python(asked["settings"])
     try:
+        given = asked.get("places")  # relative to the server's folder, which this is so far
+        places = None if given is None else Places(given)
         try:
             os.chdir(asked["folder"])
         except OSError as problem:
             raise NotFound(f"the folder of the job cannot be entered: {problem}") from None
-        _say(_run(settings, asked))
+        _say(_run(settings, asked, places))
     except BasculeError as error:
         kind = next(one for one in type(error).__mro__ if one in KINDS)
         said = {**error_json(error), "kind": kind.__name__}
@@ -74,7 +78,7 @@ def main() -> None:
         _say(said)
 
 
-def _run(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _run(settings: Settings, asked: Mapping[str, Any], places: Places | None) -> dict[str, Any]:
     from bascule.app import batch_model
     from bascule.batch import job_of, run_job
 
@@ -87,10 +91,12 @@ def _run(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
             _say({"run": status.run})
 
     job = job_of(asked["job"])
+    if places is not None:
+        places.check(job)  # before the model is opened
     bundle, version, rules = batch_model(settings, job.model)
     return run_job(
         job, bundle, settings.home, version=version, monitoring=rules, by=asked.get("by", ""),
-        expected_run=asked.get("expected_run", ""), watch=watch,
+        expected_run=asked.get("expected_run", ""), watch=watch, places=places,
     ).to_json()  # fmt: skip
 
 

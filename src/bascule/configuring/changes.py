@@ -26,7 +26,7 @@ from bascule.core import Conflict, Invalid, NotFound, Reference
 from bascule.security import ANY, Action, Permission
 
 if TYPE_CHECKING:
-    from bascule.batch import Schedules
+    from bascule.batch import Places, Schedules
     from bascule.endpoints import Endpoint, Plan
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import CatalogueKeys
@@ -62,6 +62,7 @@ class Books:
         keys: The keys of callers.
         alerts: The silences.
         now: The time.
+        places: Where jobs of schedules may read and write; anywhere if None.
     """
 
     rollouts: Rollouts
@@ -70,6 +71,7 @@ class Books:
     keys: CatalogueKeys
     alerts: AlertStore
     now: datetime
+    places: Places | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +241,14 @@ def schedule_changes(name: str, spec: ScheduleSpec, books: Books, by: By) -> Ite
         return
     if not spec.folder:
         raise Invalid("folder: required where the server is elsewhere", hint="folder: /srv/jobs")
+    job = job_of(spec.job)
+    if books.places is not None:
+        books.places.check(job, spec.folder)
     wanted = Schedule(
         name=name, cron=spec.cron, timezone=spec.timezone,
         catch_up=spec.catch_up,  # type: ignore[arg-type]  # the schedule says what is wrong
-        job=msgspec.json.decode(msgspec.json.encode(job_of(spec.job))),
-        folder=spec.folder, is_paused=spec.paused,
+        job=msgspec.json.decode(msgspec.json.encode(job)),
+        folder=spec.folder, is_paused=spec.paused, is_confined=books.places is not None,
         created_at=books.now if found is None else found.created_at,
     )  # fmt: skip
     if found == wanted:

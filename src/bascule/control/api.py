@@ -187,7 +187,10 @@ def control_app(
     add_ledger(app, predictions, authorise)
     add_endpoints(app, server, parts.endpoints, authorise)
     add_rollouts(app, parts.rollouts, authorise)
-    add_configuration(app, parts.books, authorise)
+    from bascule.batch import Places
+
+    places = batch.places if batch is not None else Places(())
+    add_configuration(app, parts.books, authorise, places if asks_for_keys else None)
     describe(app, asks_for_keys=asks_for_keys)
     add_documentation(app)
     app.state.control = ControlContext(

@@ -157,14 +157,23 @@ def add_batch(
             runner().check_places(job, folder)
         return job
 
-    _add_runs(app, runner, allowed, authorise)
-    _add_schedules(app, runner, schedules, allowed, authorise)
+    def begin(job: Job, request: Request, folder: str = "", expected_run: str = "") -> RunView:
+        by = caller_of(request).user
+        return RunView.of(
+            runner().start(
+                job, by=by, folder=folder, expected_run=expected_run, is_confined=asks_for_keys
+            )
+        )
+
+    _add_runs(app, runner, allowed, begin, authorise)
+    _add_schedules(app, schedules, allowed, begin, authorise, asks_for_keys=asks_for_keys)
 
 
 def _add_runs(
     app: FastAPI,
     runner: Callable[[], BatchRunner],
     allowed: Callable[..., Job],
+    begin: Callable[..., RunView],
     authorise: Authorise,
 ) -> None:
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
@@ -176,7 +185,7 @@ def _add_runs(
     @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
     def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> RunView:
         """Start a job; answers when its run has begun. The same job on the same rows is one run."""
-        return RunView.of(runner().start(allowed(job, request), by=caller_of(request).user))
+        return begin(allowed(job, request), request)
 
     @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
     def one(run: str, request: Request) -> RunView:
@@ -203,8 +212,7 @@ def _add_runs(
             return RunView.of(runner().runs.cancel(status.run))
         whole, job, folder = runner().runs.job(run)
         job = allowed(job.to_json(), request, folder)
-        by = caller_of(request).user
-        return RunView.of(runner().start(job, by=by, folder=folder, expected_run=whole))
+        return begin(job, request, folder, whole)
 
     def readable(run: str, request: Request) -> Status:
         found = runner().runs.get(run)
@@ -214,10 +222,12 @@ def _add_runs(
 
 def _add_schedules(
     app: FastAPI,
-    runner: Callable[[], BatchRunner],
     schedules: Callable[[], Schedules],
     allowed: Callable[..., Job],
+    begin: Callable[..., RunView],
     authorise: Authorise,
+    *,
+    asks_for_keys: bool,
 ) -> None:
     @app.get("/api/v1/schedules", tags=[_TAGS])
     def every(paged: Paged) -> Page[ScheduleView]:
@@ -231,7 +241,10 @@ def _add_schedules(
 
         said = wanted.model_dump(exclude={"reason", "job"})
         job = allowed(wanted.job, request).to_json()
-        made = Schedule(**said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC))
+        made = Schedule(
+            **said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC),
+            is_confined=asks_for_keys,
+        )  # fmt: skip
         schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
         return ScheduleView.of(schedules().get(made.name))
 
@@ -256,7 +269,7 @@ def _add_schedules(
         """Run the job of a schedule now, beside its times."""
         known = found(schedule, "manage", request).schedule
         job = allowed(known.job, request, known.folder)
-        return RunView.of(runner().start(job, by=caller_of(request).user, folder=known.folder))
+        return begin(job, request, known.folder)
 
     @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
     def command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,9 @@ from concurrent.futures import Future, TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
-from bascule.batch import Job, Runs, Status
-from bascule.core import KINDS, ModelFailed, Overloaded, Refused, TimedOut, masked
+from bascule.batch import Job, Places, Runs, Status
+from bascule.core import KINDS, ModelFailed, Overloaded, TimedOut
 
-_USER = re.compile("//[^/@]*@")
 MAX_RUNS = 4
 """At a time, of those that callers started; schedules have no bound."""
 _BEGIN_S = 120.0
@@ -37,10 +35,13 @@ class BatchRunner:
         """
         self.runs = Runs(home)
         self._command = command
-        self._places = places
+        self.addresses, self.places = list(places), Places(places)
         self._room = threading.Semaphore(MAX_RUNS)
 
-    def start(self, job: Job, *, by: str, folder: str = "", expected_run: str = "") -> Status:
+    def start(
+        self, job: Job, *, by: str, folder: str = "", expected_run: str = "",
+        is_confined: bool = False,
+    ) -> Status:  # fmt: skip
         """Start a job; returns when its run has begun, or was begun or done before.
 
         Args:
@@ -48,6 +49,7 @@ class BatchRunner:
             by: The user.
             folder: That paths are relative to; that of this process if empty.
             expected_run: The run that is resumed.
+            is_confined: Whether it may read and write in the places alone.
 
         Raises:
             Overloaded: As many runs as may be are under way.
@@ -61,7 +63,7 @@ class BatchRunner:
             )  # fmt: skip
         asked = {
             "job": job.to_json(), "folder": folder or os.getcwd(), "by": by,
-            "expected_run": expected_run,
+            "expected_run": expected_run, "places": self.addresses if is_confined else None,
         }  # fmt: skip
         begun: Future[bytes] = Future()
         threading.Thread(
@@ -100,33 +102,4 @@ class BatchRunner:
 
     def check_places(self, job: Job, folder: str = "") -> None:
         """Raise `Refused` where a job, whose paths are relative to `folder`, goes elsewhere."""
-        # SQL reads any table of its database.
-        has_sql = bool(job.query or job.where) and "://" in job.source
-        source = job.source.partition("#")[0] if has_sql else job.source
-        for name, place in (("from", source), ("to", job.sink), ("model", job.model)):
-            is_named = name == "model" and not place.startswith((".", "/", "~"))
-            if not is_named and not any(is_below(place, one, folder) for one in self._places):
-                raise Refused(
-                    f"{name}: {masked(place)} is none of the places that batch.places allows",
-                    hint="add it to batch.places in the server's bascule.toml",
-                    field=name,
-                )
-
-
-def is_below(place: str, allowed: str, folder: str = "") -> bool:
-    """Whether a place is an allowed one or below it; links and `..` of paths are followed.
-
-    The table of a database is after `#`; an allowed database without one allows all its tables.
-    """
-    if "://" in allowed or "://" in place:
-        if ".." in place.split("/") or "?" in place or "%" in place:
-            return False
-        whole, base = (_USER.sub("//", one) for one in (place, allowed.rstrip("/")))
-        return whole == base or whole.startswith((f"{base}/", f"{base}#"))
-    parts = place.split("/")
-    globs = [number for number, part in enumerate(parts) if set(part) & set("*?[")]
-    if globs and ".." in parts:
-        return False
-    plain = "/".join(parts[: globs[0]] if globs else parts) or ("/" if place[0] == "/" else ".")
-    found = Path(folder, Path(plain).expanduser()).resolve()
-    return found.is_relative_to(Path(allowed).expanduser().resolve())
+        self.places.check(job, folder)

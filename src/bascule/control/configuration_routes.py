@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field
 from bascule.control.rights import Authorise, caller_of
 
 if TYPE_CHECKING:
+    from bascule.batch import Places
     from bascule.configuring import Books
 
 
@@ -44,8 +46,10 @@ class AppliedView(BaseModel):
     ]
 
 
-def add_configuration(app: FastAPI, open_books: Callable[..., Books], authorise: Authorise) -> None:
-    """Add the route to `app`."""
+def add_configuration(
+    app: FastAPI, open_books: Callable[..., Books], authorise: Authorise, places: Places | None
+) -> None:
+    """Add the route to `app`; jobs of its schedules are held to the places, unless it is None."""
 
     @app.put("/api/v1/configuration", tags=["configuration"])
     def configure(wanted: Configuration, request: Request, response: Response) -> AppliedView:
@@ -55,8 +59,8 @@ def add_configuration(app: FastAPI, open_books: Callable[..., Books], authorise:
         document = parse_document(wanted.document)
         books = open_books(partial(authorise, request, "approve"))
         made = apply(
-            document, books, by=caller_of(request).user, reason=wanted.reason,
-            dry_run=wanted.dry_run, authorise=partial(authorise, request),
+            document, replace(books, places=places), by=caller_of(request).user,
+            reason=wanted.reason, dry_run=wanted.dry_run, authorise=partial(authorise, request),
         )  # fmt: skip
         response.headers["Cache-Control"] = "no-store"
         return AppliedView.model_validate(made.to_json())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,11 @@ import pyarrow.dataset as ds
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import bascule.batch
-from bascule.batch import Runs, job_of, planned
+from bascule.batch import Runs, job_of, planned, run_job
+from bascule.bundle import Bundle, pack
 from bascule.core import Conflict, Invalid, NotFound, Refused
 
 from .conftest import flights, read, with_values
@@ -152,6 +155,81 @@ def test_rows_that_cannot_be_scored_go_to_quarantine_with_the_reason(score, tmp_
     assert "'XXX'" in bad[0]["reason"]
     assert "'month' has 1 missing" in bad[1]["reason"]
     assert '"id":512' in bad[2]["content"]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call of the model has had."""
+    calls: list[int] = []
+    predict = Bundle.predict
+
+    def counting(self: Bundle, data: Any, **options: Any) -> Any:
+        calls.append(len(data))
+        return predict(self, data, **options)
+
+    monkeypatch.setattr(Bundle, "predict", counting)
+    return calls
+
+
+def test_bad_rows_are_found_by_column_and_not_by_asking_the_model(score, tmp_path, counted):
+    bad = {row: f"X{row % 7}" for row in range(0, 10_000, 3)}
+    table = with_values(flights(10_000), "airport", bad)
+    table = with_values(table, "month", {1: None, 3: None, 4: None})
+    source = parquet(tmp_path / "in.parquet", table, 10_000)
+    made = score(source, tmp_path / "s", max_quarantined=1)
+    assert (made.rows, made.quarantined) == (10_000 - len(bad) - 2, len(bad) + 2)
+    assert counted == [10_000, made.rows]
+    (path, *_) = (tmp_path / "s" / "_bascule" / made.manifest.run).glob("quarantine-*")
+    reasons = {one["row"]: one["reason"] for one in pq.read_table(path).to_pylist()}
+    assert "'X6'" in reasons[6]
+    assert "'month' has 1 missing" in reasons[4]
+    assert "'X3'" in reasons[3]  # of two faults the first, as before
+
+
+def test_a_run_stops_at_the_row_too_many(score, tmp_path, counted):
+    """And looks for no reasons: of a table of other airports each row would have one."""
+    table = with_values(flights(10_000), "airport", {row: f"X{row}" for row in range(10_000)})
+    with pytest.raises(Refused, match="of 10,000 rows cannot be scored"):
+        score(parquet(tmp_path / "in.parquet", table, 10_000), tmp_path / "s")
+    assert counted == [10_000]
+
+
+@pytest.fixture(scope="session")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model of a matrix of 30 columns without names."""
+    rows = np.random.default_rng(0).normal(size=(400, 30))
+    model = LogisticRegression().fit(rows, rows[:, 0] > 0)
+    return pack(model, name="matrix", train=rows, to=tmp_path_factory.mktemp("matrix") / "m")
+
+
+def test_a_table_that_is_no_matrix_of_the_model_is_refused_by_the_plan(matrix, tmp_path):
+    rows = np.random.default_rng(1).normal(size=(50, 30))
+    columns = {"id": np.arange(50), **{f"x{n}": rows[:, n] for n in range(30)}}
+    source = parquet(tmp_path / "in.parquet", pa.table(columns))
+    job = {"model": "m", "from": str(source), "to": str(tmp_path / "s") + "/"}
+    with (
+        pytest.raises(Invalid, match="30 columns without names, and the source has 31: id, x0"),
+        planned(job_of(job), matrix),
+    ):
+        pass
+    with (
+        pytest.raises(Invalid, match="no column 'idd'"),
+        planned(job_of({**job, "ignore": ["idd"]}), matrix),
+    ):
+        pass
+    text = pa.table({**columns, "x7": ["a"] * 50})
+    parquet(source, text)
+    with (
+        pytest.raises(Invalid, match="'x7' of the source is string"),
+        planned(job_of({**job, "ignore": ["id"]}), matrix),
+    ):
+        pass
+    parquet(source, pa.table(columns))
+    made = run_job(job_of({**job, "ignore": ["id"]}), matrix, tmp_path / "home")
+    assert made.rows == 50
+    scored = read(tmp_path / "s")
+    assert scored.column("label").to_pylist() == matrix.predict(rows)["label"].tolist()
+    assert scored.column("id").to_pylist() == list(range(50))
 
 
 @pytest.mark.parametrize(("bad", "fails"), [(10, False), (11, True)])

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from tests.unit.batch.conftest import flights
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
 
-from bascule.batch import RemoteRuns, RemoteSchedules, Schedule, job_of, next_time
+from bascule.app import open_alerts, open_endpoints, open_registry
+from bascule.batch import RemoteRuns, RemoteSchedules, Schedule, is_below, job_of, next_time
 from bascule.catalogue import Catalogue, Requests, SqliteDatabase
-from bascule.cli.scheduled import run_command_of
+from bascule.cli.scheduled import command_of, run_command_of
 from bascule.control import BatchRunner
 from bascule.control.api import control_app
-from bascule.control.batch_runs import is_below
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.settings import load_settings
 from bascule_client.control import ControlClient
@@ -37,15 +40,18 @@ def place(tmp_path: Path, table_bundle: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-def app_of(place: Path, guard: Any = None) -> Any:
+def app_of(place: Path, guard: Any = None, places: Sequence[str] = ()) -> Any:
     settings = load_settings(place, {})
     batch = BatchRunner(
-        settings.home, run_command_of(settings), [str(place), str((place / "m.bundle").resolve())]
-    )
+        settings.home, run_command_of(settings),
+        [*(places or [str(place)]), str((place / "m.bundle").resolve())],
+    )  # fmt: skip
     catalogue = Catalogue(SqliteDatabase(settings.home / "catalogue.db"))
     return control_app(
-        FakeSupervisor(), lambda: None, find, guard, open_catalogue=lambda: catalogue, batch=batch,
-        open_requests=lambda: Requests(catalogue),
+        FakeSupervisor(), partial(open_registry, settings), find, guard,
+        open_catalogue=lambda: catalogue, open_requests=lambda: Requests(catalogue), batch=batch,
+        open_endpoints=partial(open_endpoints, settings),
+        open_alerts=partial(open_alerts, settings),
     )  # fmt: skip
 
 
@@ -186,6 +192,40 @@ def test_a_key_runs_jobs_of_its_models_in_the_places_that_are_allowed(place, rin
         ("postgresql://ada:pw@db/x#t", "postgresql://db/x", True),
         ("postgresql://db@evil/x#t", "postgresql://db/x", False),
         ("postgresql://a@evil@db/x#t", "postgresql://db/x", False),
+        ("postgresql+psycopg://db:5432/x/@evil:5432/x#t", "postgresql://db:5432/x", False),
+        ("postgresql+psycopg://db:5432/x/@evil:5432/x#t", "postgresql+psycopg://db:5432/x", False),
+        ("mysql+pymysql://db:3306/x/@evil:3306/x#t", "mysql+pymysql://db:3306/x", False),
+        ("postgresql+psycopg://ada:pw@db:5432/x#t", "postgresql://db/x", True),
+        ("postgres://db/x#t", "postgresql://db:5432/x", True),
+        ("postgresql://db:6543/x#t", "postgresql://db/x", False),
+        ("postgresql://db,evil/x#t", "postgresql://db/x", False),
+        ("postgresql://DB/x#t", "postgresql://db/x", True),
+        ("postgresql://db/x/y#t", "postgresql://db/x", False),
+        ("postgresql:///x#t", "postgresql://db/x", False),
+        ("postgresql://db\\@evil/x#t", "postgresql://db/x", False),
+        ("postgresql://ada:p%40w@db/x#t", "postgresql://db/x", True),
+        ("oracle+oracledb://db/x#t", "oracle://db/x", False),
+        ("file:///data/in.parquet", "/data", True),
+        ("file:///data/../etc/x.parquet", "/data", False),
+        ("file://evil/data/in.parquet", "/data", False),
+        ("delta:///data/lake", "/data", True),
+        ("delta:///data/lake#/../../etc", "/data", False),
+        ("delta+s3://bucket/a/lake", "s3://bucket/a", True),
+        ("delta+s3://bucket/lake", "s3://bucket/a", False),
+        ("sqlite:////data/x.db#t", "/data", True),
+        ("sqlite:////etc/x.db#t", "/data", False),
+        ("sqlite:////data/x.db#t2", "sqlite:////data/x.db#t", False),
+        ("duckdb:////data/x.db#t", "duckdb:////data/x.db#t", True),
+        ("s3://key:secret@bucket/a/b", "s3://bucket/a", True),
+        ("s3://bucket/*/b", "s3://bucket/a", False),
+        ("s3://bucket:81/a", "s3://bucket/a", False),
+        ("s3://bucket/a#/../../b", "s3://bucket/a", False),
+        ("s3://bucket//a", "s3://bucket/a", False),
+        ("S3://bucket/a", "s3://bucket/a", False),
+        ("abfs://private@account/a", "abfs://public@account/a", False),
+        ("abfss://public@account/a/b", "abfs://public@account/a", True),
+        ("ray://head:10001", "ray://head:10001", True),
+        ("ray://evil:10001", "ray://head:10001", False),
         ("/data/in.parquet", "s3://bucket", False),
         ("s3://bucket/a", "/", False),
     ],
@@ -197,18 +237,125 @@ def test_a_place_is_allowed_where_it_is_below_one_that_is(place, allowed, is_all
 def test_links_lead_to_no_other_place(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to("/etc")
+    (tmp_path / "x.db").touch()
+    (tmp_path / "in" / "x.db").symlink_to(tmp_path / "x.db")
     assert is_below(str(tmp_path / "in" / "x"), str(tmp_path / "in"))
     assert not is_below(str(tmp_path / "in" / "link" / "x"), str(tmp_path / "in"))
+    for scheme in ("sqlite", "duckdb"):
+        address = f"{scheme}:///{tmp_path}/in/x.db#t"
+        assert not is_below(address, str(tmp_path / "in"))
+        assert is_below(address, str(tmp_path))
+
+
+def test_a_step_back_over_a_link_is_no_way_in(tmp_path):
+    """Delta's library drops `link/..` from a path; the system follows the link first."""
+    (tmp_path / "allowed" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "allowed" / "a" / "b")
+    assert not is_below(f"delta://{tmp_path}/link/../x", str(tmp_path / "allowed"))
+
+
+JOB_OF_KEY = {"model": "m", "from": "postgresql://db/x#t"}
 
 
 def test_sql_on_a_table_needs_the_whole_database(place):
-    table = "postgresql://db/x#t"
-    runner = BatchRunner(place, lambda _: ((), b""), [table, str(place)])
-    job = {**JOB, "from": table, "to": str(place / "out")}
-    runner.check_places(job_of({**job, "model": "m"}))
+    runner = BatchRunner(place, lambda _: ((), b""), ["postgresql://db/x#t", str(place)])
+    job = {**JOB_OF_KEY, "to": str(place / "out")}
+    runner.check_places(job_of(job))
     for option in ({"where": "true"}, {"query": "SELECT 1", "key": "id"}):
         with pytest.raises(Refused, match="from: "):
-            runner.check_places(job_of({**job, "model": "m", **option}))
+            runner.check_places(job_of({**job, **option}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("on", "ray://elsewhere:10001"),
+        ("model", "../m.bundle"),
+        ("model", "folder/../../m.bundle/"),
+        ("model", "s3://elsewhere/m.bundle"),
+        ("to", "/tmp/*"),
+    ],
+)
+def test_every_address_of_a_job_is_looked_at(place, field, value):
+    (place / "in").mkdir()
+    runner = BatchRunner(place, lambda _: ((), b""), [str(place / "in"), "ray://head:10001"])
+    job = {"model": "m", "from": "in/x.parquet", "to": "in/out/", "on": "ray://head:10001"}
+    runner.check_places(job_of(job))
+    with pytest.raises(Refused, match=f"{field}: "):
+        runner.check_places(job_of({**job, field: value}))
+
+
+def test_a_version_whose_name_is_also_a_folder_with_a_bundle_is_a_folder(place):
+    (place / "m" / "1").mkdir(parents=True)
+    runner = BatchRunner(place, lambda _: ((), b""), [str(place / "in")])
+    job = job_of({"model": "m/1", "from": "in/x.parquet", "to": "in/out/"})
+    runner.check_places(job)
+    (place / "m" / "1" / "bundle.json").touch()
+    with pytest.raises(Refused, match="model: "):
+        runner.check_places(job)
+
+
+@pytest.mark.parametrize("source", ["in/*.parquet", "in/", "in/**/*.parquet", "in/day=*/*"])
+def test_a_glob_or_folder_does_not_lead_over_links(place, ring, source):  # noqa: F811
+    """Neither links to files nor links to folders, below the place that is allowed."""
+    inside = place / "in" / "day=1"
+    inside.mkdir(parents=True)
+    secret = place / "secret"
+    secret.mkdir()
+    pq.write_table(flights(10), secret / "x.parquet")
+    (place / "in" / "x.parquet").symlink_to(secret / "x.parquet")
+    (inside / "x.parquet").symlink_to(secret / "x.parquet")
+    (place / "in" / "link").symlink_to(secret)
+    with asking(app_of(place, ring.guard, [str(place / "in"), str(place / "out")])) as client:
+        client.timeout = WAIT_S
+        job = {"model": str((place / "m.bundle").resolve()), "from": source, "to": "out/"}
+        answer = client.post("/api/v1/batch/runs", json=job, headers=ring("manage:*"))
+    assert answer.status_code == 403, answer.text
+    assert "batch.places" in answer.text
+    assert not (place / "out").exists()
+
+
+def test_the_values_of_a_check_are_no_query_of_a_file(place):
+    """`other` takes values, and a query needs no brackets where the check brings them."""
+    Path("secret.csv").write_text("carrier\nAA\n")
+    with asking(app_of(place)) as client:
+        client.timeout = WAIT_S
+        runs = RemoteRuns(remote(client))
+        check = "other(carrier, SELECT carrier FROM 'secret.csv') <= 0"
+        begun = runs.start(job_of({**JOB, "checks": [check]}))
+        with pytest.raises(Refused, match="cannot be measured"):
+            runs.wait(begun.run)
+
+
+def test_a_document_with_schedules_is_held_to_the_places(place, ring):  # noqa: F811
+    with asking(app_of(place, ring.guard)) as client:
+        header = ring("manage:*", "deploy:*")
+        job = {"model": "m@champion", "from": "in.parquet", "to": "/tmp/elsewhere/"}
+        spec = {"cron": "0 2 * * *", "folder": str(place), "job": job}
+        body = {"document": {"version": 1, "schedules": {"night": spec}}}
+        answer = client.put("/api/v1/configuration", json=body, headers=header)
+        assert answer.status_code == 403, answer.text
+        assert "batch.places" in answer.text
+        spec["job"] = {**job, "to": "out/"}
+        answer = client.put("/api/v1/configuration", json=body, headers=header)
+        assert answer.status_code == 200, answer.text
+        again = client.put("/api/v1/configuration", json=body, headers=header)
+        assert again.json()["changes"] == []
+
+
+def test_runs_of_a_schedule_that_a_key_has_added_are_held_to_the_places_of_then(place):
+    (place / "bascule.toml").write_text('batch.places = ["out"]')
+    settings = load_settings(place, {})
+    schedule = Schedule(
+        name="night", cron="0 2 * * *", job=job_of(JOB).to_json(), folder=str(place),
+        created_at=datetime.now(UTC), is_confined=True,
+    )  # fmt: skip
+    argv, content = command_of(settings)(schedule)
+    done = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=WAIT_S)
+    assert json.loads(done.stdout)["kind"] == "Refused"
+    argv, content = command_of(settings)(msgspec.structs.replace(schedule, is_confined=False))
+    done = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=WAIT_S)
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 400
 
 
 def test_the_document_of_a_run_has_its_rate(client):

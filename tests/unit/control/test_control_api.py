@@ -376,7 +376,7 @@ def test_the_document_is_made_once_and_beside_the_event_loop(supervisor, registr
 
 @pytest.fixture
 def ring(tmp_path):
-    """A guard, and the header of a key for each permission that a test asks for."""
+    """A guard, and the header of a key with the permissions that a test asks for."""
     file = tmp_path / "keys.json"
     kept = []
 
@@ -384,10 +384,10 @@ def ring(tmp_path):
         stored = staticmethod(lambda: kept)
         add = staticmethod(kept.append)
 
-    def header(permission):
+    def header(*permissions):
         name = f"k{len(kept)}"
         now = datetime.now(UTC)
-        _, token = create_key(Kept, name, [Permission.parse(permission)], now=now, by="ada")
+        _, token = create_key(Kept, name, [*map(Permission.parse, permissions)], now=now, by="ada")
         file.write_text(json.dumps([key.to_json() for key in kept]))
         return {"Authorization": f"Bearer {token}"}
 

@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from sklearn.compose import make_column_transformer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -62,6 +63,17 @@ def test_rows_like_the_training_rows_raise_no_alarm(bundle, random):
         ("answer", "label"), ("answer", "probabilities.ok"),
     ]  # fmt: skip
     assert report.level == pytest.approx(4 / (365 * 5))
+
+
+@pytest.mark.parametrize("load", [load_iris, load_diabetes])
+def test_machine_code_raises_no_alarm_on_the_rows_of_the_baseline(tmp_path, load):
+    """It differs from the program of the baseline in the tenth digit; its few answers are ties."""
+    X, y = load(return_X_y=True)
+    kind = GradientBoostingClassifier if load is load_iris else GradientBoostingRegressor
+    model = kind(n_estimators=10, max_depth=1, random_state=0).fit(X, y)
+    made = bascule.pack(model, name="m", train=(X, y), test=(X, y), to=tmp_path / "m.bundle")
+    assert "llvm" in {one.name for one in made.manifest.programs}
+    assert not alarmed(bascule.drift(made, X))
 
 
 def test_a_shift_is_found_in_the_input_and_in_the_answers(bundle, random):

@@ -206,6 +206,7 @@ def test_pairs_count_order_and_the_events_of_one_version_alone():
         ([[1.0], [1.1]], [[2.0], [2.5]], 1),
         ([[1.0], [2.5]], [[2.0], [1.1]], -1),
         ([[1.0], [1.0]], [[1.0], [2.0]], 0),
+        ([[1.0 + 1e-10], [2.0 - 1e-10]], [[1.0], [2.0]], 0),  # two programs of one tree
     ],
 )
 def test_numbers_are_ordered_by_both_versions(first, second, order):

@@ -350,6 +350,9 @@ def test_a_shadow_that_stalls_delays_nobody_and_its_queue_is_bounded(served, ask
         ([1], [2], 5.0, False),
         (["a"], ["a"], 0.0, True),
         ([1.0], [1.0, 1.0], 0.0, False),
+        ([1e6], [1e6 * (1 + 1e-9)], 0.0, True),  # of another program of the same model
+        ([0.5], [0.5001], 0.0, False),
+        ([1], [1.0], 0.0, True),
     ],
 )
 def test_answers_agree_if_they_are_equal_or_numbers_within_the_tolerance(

@@ -48,3 +48,7 @@ class BasculeRunTrigger(BaseTrigger):
                     yield TriggerEvent(status)
                     return
             await asyncio.sleep(self.poll_s)
+
+    async def on_kill(self) -> None:
+        """Stop the run too: a user has marked or cleared the deferred task. Not on restarts."""
+        await sync_to_async(BasculeHook(self.bascule_conn_id).cancel)(self.run_id)

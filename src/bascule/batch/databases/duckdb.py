@@ -64,7 +64,7 @@ class DuckDb:
             if len(cursor.extract_statements(query)) > 1:
                 raise Invalid(f"{self.place}: the query or condition ends a statement")
             found = cursor.sql(query).to_arrow_table().schema
-        return pa.schema([pa.field(one.name, _read_type(one.type)) for one in found])
+        return pa.schema([pa.field(one.name, one.type) for one in found])
 
     def _from(self, rows: Selection) -> str:
         relation = f"({rows.query})" if rows.query else self._address.name_of(self.table)
@@ -80,7 +80,7 @@ class DuckDb:
             if bound is not None:
                 bounds.append(bound)
                 conditions.append(f"{key} {comparison} ${len(bounds)}")
-        columns = "".join(f"{_read_as(field)}, " for field in schema)
+        columns = "".join(f"{quoted(name)}, " for name in schema.names)
         # Scans keep the order of `rowid`; other keys are sorted by.
         order = "" if rows.key == _ROWID else f" ORDER BY {key}"
         query = (
@@ -125,20 +125,20 @@ class _Session:
         found = self.described("columns", "ordinal_position, column_name", table)
         return [name for _, name in sorted(found)] or None
 
-    def create(
-        self,
-        table: str,
-        schema: pa.Schema,
-        key: Sequence[str] = (),
-        *,
-        like: str = "",  # noqa: ARG002
-    ) -> None:
-        self._cursor.register(_NEW, schema.empty_table())
-        described = self.rows(f"DESCRIBE SELECT * FROM {_NEW}")
-        parts = [f"{quoted(name)} {kind}" for name, kind, *_ in described]
+    def create(self, table: str, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        parts = [f"{quoted(name)} {kind}" for name, kind in self._described(schema)]
         if key:
             parts.append(f"PRIMARY KEY ({', '.join(map(quoted, key))})")
         self.rows(f"CREATE TABLE {self.name_of(table)} ({', '.join(parts)})")
+
+    def add_columns(self, table: str, schema: pa.Schema) -> None:
+        for name, kind in self._described(schema):
+            self.rows(f"ALTER TABLE {self.name_of(table)} ADD COLUMN {quoted(name)} {kind}")
+
+    def _described(self, schema: pa.Schema) -> list[tuple[str, str]]:
+        """Names and types in SQL."""
+        self._cursor.register(_NEW, schema.empty_table())
+        return [(name, kind) for name, kind, *_ in self.rows(f"DESCRIBE SELECT * FROM {_NEW}")]
 
     def append(self, table: str, rows: pa.RecordBatchReader) -> None:
         self._cursor.register(_NEW, rows)
@@ -155,9 +155,10 @@ class _Session:
             f"WHERE NOT EXISTS (SELECT 1 FROM {target} AS t WHERE {same})"
         )
 
-    def replace(self, table: str, new: str) -> None:
-        self.rows(f"DROP TABLE IF EXISTS {self.name_of(table)}")
-        self.rows(f"ALTER TABLE {self.name_of(new)} RENAME TO {quoted(table)}")
+    def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
+        names = ", ".join(map(quoted, columns))
+        new = f"SELECT {names} FROM {self.name_of(source)}{end}"
+        self.rows(f"INSERT INTO {self.name_of(table)} ({names}) {new}")
 
     def commit(self) -> None:
         self._cursor.commit()
@@ -172,21 +173,6 @@ def file_of(address: Address) -> Path:
             hint="write duckdb:///RELATIVE.db#TABLE, or duckdb:////ABSOLUTE.db#TABLE",
         )
     return Path(path[1:]).expanduser()
-
-
-def _read_type(kind: pa.DataType) -> pa.DataType:
-    """Decimal and 128-bit numbers are read as double, which models take."""
-    import pyarrow as pa
-    import pyarrow.types as kinds
-
-    return pa.float64() if kinds.is_decimal(kind) else kind
-
-
-def _read_as(field: pa.Field) -> str:
-    import pyarrow.types as kinds
-
-    name = quoted(field.name)
-    return f"{name}::DOUBLE AS {name}" if kinds.is_float64(field.type) else name
 
 
 @contextmanager

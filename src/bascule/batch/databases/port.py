@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from bascule.core import Signature
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -18,6 +20,10 @@ Access = Literal["read", "write", "both"]
 """What a job does with a database: a source and a sink may be in one. What is read must exist."""
 KEY = "bascule_row_key"
 """The last column of every batch that is read: the key of the row."""
+
+
+MAX_DIGITS = 38
+"""Of a decimal that Arrow and every sink has; one with more, or with none declared, is text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Selection:
         key: The column that orders the rows and is different in each.
         first: The smallest key to read; None for no bound.
         last: The largest key to read, which is included; None for no bound.
+        numbers: The columns that the model reads as numbers, None for all. Others stay exact where
+            Arrow has no such number: as text.
     """
 
     query: str
@@ -37,6 +45,16 @@ class Selection:
     key: str
     first: Any = None
     last: Any = None
+    numbers: frozenset[str] | None = None
+
+    def is_number(self, name: str) -> bool:
+        return self.numbers is None or name in self.numbers
+
+
+def numbers_of(signature: Signature) -> frozenset[str] | None:
+    """The columns that a model reads; None where it takes a matrix without names."""
+    names = signature.columns if signature.is_matrix else [one.name for one in signature.inputs]
+    return frozenset(names) or None
 
 
 class Session(Protocol):
@@ -51,20 +69,15 @@ class Session(Protocol):
     def columns(self, table: str) -> list[str] | None:
         """The names of the columns of a table; None where there is no such table."""
 
-    def create(
-        self, table: str, schema: pa.Schema, key: Sequence[str] = (), *, like: str = ""
-    ) -> None:
-        """Make a table, unless another process has made it meanwhile.
-
-        Args:
-            table: Its name.
-            schema: Its columns.
-            key: Its primary key, unless it is empty.
-            like: A table that the new one will replace, and from which it may take its columns.
+    def create(self, table: str, schema: pa.Schema, key: Sequence[str] = ()) -> None:
+        """Make a table with a primary key, if one is given, unless it was made meanwhile.
 
         Raises:
             Invalid: The database has no type for a column.
         """
+
+    def add_columns(self, table: str, schema: pa.Schema) -> None:
+        """Add columns, which are null in its rows, to a table."""
 
     def append(self, table: str, rows: pa.RecordBatchReader) -> None:
         """Add rows, by the names of their columns, in the types of the table."""
@@ -72,8 +85,8 @@ class Session(Protocol):
     def upsert(self, table: str, rows: pa.RecordBatchReader, key: str) -> None:
         """Change the rows that have these keys, and add the others."""
 
-    def replace(self, table: str, new: str) -> None:
-        """Drop a table if it is there, and give the table `new` its name."""
+    def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
+        """Add the rows of another table, in the types of the first; `end` ends the statement."""
 
     def commit(self) -> None:
         """Make all changes visible at once."""

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _STAGED = "bascule_batch_staged"
-_TRANSIENT = ("08", "40", "53", "57", "58")
-"""Classes of SQLSTATE: connection, rolled back, no resources, shut down, system error."""
+_LOCK_WAIT_S = 60
+"""For a session of another program that reads or changes the table."""
+_TRANSIENT = ("08", "40", "53", "55P03", "57", "58")
+"""SQLSTATEs: connection, rolled back, no resources, locked, shut down, system error."""
 _NOT_UNIQUE = "23505"
 _UNDEFINED = ("42P01", "3D000", "3F000")
 
@@ -101,6 +103,7 @@ class Postgresql:
             closing(connect(self._address)) as connection,
             connection.cursor() as cursor,
         ):
+            cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
             yield _Session(connection, cursor, self._address)
 
     def close(self) -> None:
@@ -129,20 +132,22 @@ class _Session:
         found = self._found(table)
         return None if found is None else list(found.names)
 
-    def create(
-        self, table: str, schema: pa.Schema, key: Sequence[str] = (), *, like: str = ""
-    ) -> None:
+    def create(self, table: str, schema: pa.Schema, key: Sequence[str] = ()) -> None:
         # Two that begin at once make the table once.
         name = self.name_of(table)
         self.rows(f"SELECT pg_advisory_xact_lock(hashtext({literal(name)}))::text")
         if self.columns(table) is not None:
             return
-        if like and like != table and self._partition(like):
-            self.rows(f"CREATE TABLE {name} (LIKE {self.name_of(like)} INCLUDING ALL)")
-            return
         self._ingest(table, schema.empty_table().to_reader(), "create")
         if key:
             self.rows(f"ALTER TABLE {name} ADD PRIMARY KEY ({', '.join(map(quoted, key))})")
+
+    def add_columns(self, table: str, schema: pa.Schema) -> None:
+        self._ingest(_STAGED, schema.empty_table().to_reader(), "create", temporary=True)
+        kinds = self._kinds(_STAGED)
+        added = ", ".join(f"ADD COLUMN {quoted(one)} {kinds[one]}" for one in schema.names)
+        self.rows(f"ALTER TABLE {self.name_of(table)} {added}")
+        self.rows(f"DROP TABLE {_STAGED}")
 
     def _ingest(self, table: str, rows: Any, mode: str, *, temporary: bool = False) -> None:
         schema = None if temporary else self._schema
@@ -161,37 +166,27 @@ class _Session:
 
     def _insert(self, table: str, rows: pa.RecordBatchReader, end: str) -> None:
         """Add rows in the types of the table, which COPY from Arrow would refuse to convert to."""
-        query = (
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-            f"WHERE attrelid = {literal(self.name_of(table))}::regclass AND attnum > 0 "
-            "AND NOT attisdropped"
-        )
-        kinds = dict(self.rows(query))
         self._ingest(_STAGED, rows, "create", temporary=True)
-        names = ", ".join(map(quoted, rows.schema.names))
-        values = ", ".join(f"{quoted(name)}::{kinds[name]}" for name in rows.schema.names)
-        self.rows(
-            f"INSERT INTO {self.name_of(table)} ({names}) SELECT {values} FROM {_STAGED}{end}"
-        )
+        self._insert_from(table, _STAGED, rows.schema.names, end)
         self.rows(f"DROP TABLE {_STAGED}")
 
-    def _partition(self, table: str) -> tuple[str, str] | None:
-        """Of a table that is a partition, the name of the whole table, and the bounds."""
-        found = self.rows(
-            "SELECT inhparent::regclass::text, pg_get_expr(relpartbound, oid) FROM pg_class "
-            "JOIN pg_inherits ON inhrelid = oid WHERE relispartition "
-            f"AND oid = to_regclass({literal(self.name_of(table))})"
-        )
-        return found[0] if found else None
+    def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
+        self._insert_from(table, self.name_of(source), columns, end)
 
-    def replace(self, table: str, new: str) -> None:
-        old, partition = self.name_of(table), self._partition(table)
-        if partition:
-            self.rows(f"ALTER TABLE {partition[0]} DETACH PARTITION {old}")
-        self.rows(f"DROP TABLE IF EXISTS {old}")
-        self.rows(f"ALTER TABLE {self.name_of(new)} RENAME TO {quoted(table)}")
-        if partition:  # the server checks that the rows are within the bounds
-            self.rows(f"ALTER TABLE {partition[0]} ATTACH PARTITION {old} {partition[1]}")
+    def _insert_from(self, table: str, source: str, columns: Sequence[str], end: str) -> None:
+        kinds = self._kinds(self.name_of(table))
+        names = ", ".join(map(quoted, columns))
+        values = ", ".join(f"{quoted(name)}::{kinds[name]}" for name in columns)
+        self.rows(f"INSERT INTO {self.name_of(table)} ({names}) SELECT {values} FROM {source}{end}")
+
+    def _kinds(self, name: str) -> dict[str, str]:
+        """By column of the table of a name in SQL, its type."""
+        query = (
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            f"WHERE attrelid = {literal(name)}::regclass AND attnum > 0 "
+            "AND NOT attisdropped"
+        )
+        return dict(self.rows(query))
 
     def commit(self) -> None:
         self._connection.commit()

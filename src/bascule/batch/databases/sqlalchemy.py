@@ -17,7 +17,7 @@ import pyarrow.types as kinds
 import sqlalchemy as sa
 
 from bascule.batch.addresses import Address
-from bascule.batch.databases.port import KEY, Access, Selection
+from bascule.batch.databases.port import KEY, MAX_DIGITS, Access, Selection
 from bascule.batch.places import AWAY_HINT, FULL_HINT, is_full
 from bascule.core import (
     BasculeError,
@@ -51,6 +51,16 @@ _SQL_TYPES: tuple[tuple[Any, type[sa.types.TypeEngine[Any]]], ...] = (
 )
 _WRONG = ("no such", "syntax error", "has no column")
 """What SQLite says of wrong SQL, in the class of error that it has for a locked file too."""
+
+
+class _DecimalText(sa.TypeDecorator[Any]):
+    """Decimals as text, for SQLite, whose numbers are doubles."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Any) -> str | None:
+        return None if value is None else str(value)
 
 
 class SqlDatabase:
@@ -92,18 +102,22 @@ class SqlDatabase:
         table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=connection)
         for column in table.columns:
             if isinstance(column.type, sa.Numeric) and not column.primary_key:
-                column.type.asdecimal = False  # models take floats; a key is compared exactly
+                # Without decimals of its own, SQLite's are made of a float of ten digits.
+                column.type.asdecimal = connection.dialect.supports_native_decimal
         return table
 
     def schema(self, rows: Selection) -> pa.Schema:
         with self._connected() as connection:
             if not rows.query:
                 columns = self._reflected(connection).columns
-                return pa.schema([(one.name, _arrow_type(one.type)) for one in columns])
+                kinds_ = [_arrow_type(one.type, rows.is_number(one.name)) for one in columns]
+                return pa.schema(list(zip(columns.keys(), kinds_, strict=True)))
             result = connection.execute(self._select(connection, rows).limit(_GUESSED_ROWS))
             names = list(result.keys())[:-1]  # without the key
             read = [*zip(*result.fetchall(), strict=True)] or [()] * len(names)
-        return pa.schema([(name, _guessed(name, read[n])) for n, name in enumerate(names)])
+        return pa.schema(
+            [(name, _guessed(name, read[n], rows.is_number(name))) for n, name in enumerate(names)]
+        )
 
     def _select(self, connection: sa.Connection, rows: Selection) -> Any:
         """The rows in the order of their key, which is the last column."""
@@ -167,14 +181,7 @@ class _Session:
             return None
         return [one["name"] for one in inspector.get_columns(table, self._schema)]
 
-    def create(
-        self,
-        table: str,
-        schema: pa.Schema,
-        key: Sequence[str] = (),
-        *,
-        like: str = "",  # noqa: ARG002
-    ) -> None:
+    def create(self, table: str, schema: pa.Schema, key: Sequence[str] = ()) -> None:
         columns = []
         for field in schema:
             kind = _sql_type(field)
@@ -183,6 +190,13 @@ class _Session:
                 kind = sa.String(_KEY_LENGTH)
             columns.append(sa.Column(field.name, kind, primary_key=is_key, autoincrement=False))
         sa.Table(table, sa.MetaData(), *columns, schema=self._schema).create(self._connection)
+
+    def add_columns(self, table: str, schema: pa.Schema) -> None:
+        dialect = self._connection.dialect
+        for field in schema:
+            name = dialect.identifier_preparer.quote(field.name)
+            kind = _sql_type(field).compile(dialect)
+            self.rows(f"ALTER TABLE {self.name_of(table)} ADD {name} {kind}")
 
     def append(self, table: str, rows: pa.RecordBatchReader) -> None:
         for batch in rows:
@@ -217,14 +231,14 @@ class _Session:
 
     def _are_there(self, column: Any, keys: pa.Array) -> pa.Array:
         query = sa.select(column).where(column.in_(keys.to_pylist()))
-        found = self._connection.execute(query).scalars().all()
-        return pc.is_in(keys, pa.array(found, keys.type))
+        found = pa.array(self._connection.execute(query).scalars().all())
+        return pc.is_in(keys, found.cast(keys.type))
 
-    def replace(self, table: str, new: str) -> None:
-        if self.columns(table) is not None:
-            self.rows(f"DROP TABLE {self.name_of(table)}")
-        name = self._connection.dialect.identifier_preparer.quote(table)
-        self.rows(f"ALTER TABLE {self.name_of(new)} RENAME TO {name}")
+    def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
+        quote = self._connection.dialect.identifier_preparer.quote
+        names = ", ".join(map(quote, columns))
+        new = f"SELECT {names} FROM {self.name_of(source)}{end}"
+        self.rows(f"INSERT INTO {self.name_of(table)} ({names}) {new}")
 
     def commit(self) -> None:
         self._connection.commit()
@@ -235,21 +249,27 @@ def _plain(sql: str) -> str:
     return sql.replace(":", "\\:")
 
 
-def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
+def _arrow_type(kind: sa.types.TypeEngine[Any], is_number: bool) -> pa.DataType:
+    """The type of a column; a decimal without digits of its own is text unless a model reads it."""
     try:
         python = kind.python_type
     except NotImplementedError:
         return pa.string()
+    if python is decimal.Decimal:
+        precision, scale = getattr(kind, "precision", None), getattr(kind, "scale", None)
+        if precision and scale is not None and precision <= MAX_DIGITS:
+            return pa.decimal128(precision, scale)
+        return pa.float64() if is_number else pa.string()
     if python is datetime.datetime:
         return pa.timestamp("us", "UTC" if getattr(kind, "timezone", False) else None)
     types = {
-        bool: pa.bool_(), int: pa.int64(), float: pa.float64(), decimal.Decimal: pa.float64(),
-        bytes: pa.binary(), datetime.date: pa.date32(), datetime.time: pa.time64("us"),
+        bool: pa.bool_(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(),
+        datetime.date: pa.date32(), datetime.time: pa.time64("us"),
     }  # fmt: skip
     return types.get(python, pa.string())
 
 
-def _guessed(name: str, values: Sequence[Any]) -> pa.DataType:
+def _guessed(name: str, values: Sequence[Any], is_number: bool) -> pa.DataType:
     """The type of a column of a query, by its first values."""
     try:
         kind = pa.array(values).type
@@ -259,7 +279,9 @@ def _guessed(name: str, values: Sequence[Any]) -> pa.DataType:
             hint="convert it in the query: CAST(... AS ...)",
             field=name,
         ) from None
-    return pa.float64() if kinds.is_decimal(kind) else kind
+    if not kinds.is_decimal(kind):
+        return kind
+    return pa.float64() if is_number else pa.string()
 
 
 def _batches(rows: Sequence[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -281,8 +303,9 @@ def _batches(rows: Sequence[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]
 
 def _array(values: Sequence[Any], kind: pa.DataType, *, or_text: bool) -> pa.Array:
     given = values
-    if kinds.is_floating(kind) and any(isinstance(one, decimal.Decimal) for one in values):
-        given = [None if one is None else float(one) for one in values]
+    convert = float if kinds.is_floating(kind) else str if kinds.is_string(kind) else None
+    if convert is not None and any(isinstance(one, decimal.Decimal) for one in values):
+        given = [None if one is None else convert(one) for one in values]
     try:
         return pa.array(given, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
@@ -300,6 +323,8 @@ def _sql_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
     kind = field.type
     if kinds.is_timestamp(kind):
         return sa.DateTime(timezone=kind.tz is not None)
+    if kinds.is_decimal(kind):
+        return sa.Numeric(kind.precision, kind.scale).with_variant(_DecimalText(), "sqlite")
     for is_kind, made in _SQL_TYPES:
         if is_kind(kind):
             column: sa.types.TypeEngine[Any] = made()

@@ -3,7 +3,8 @@
 Scored rows wait in a draft. A chunk is one short transaction: its rows, its quarantined rows, its
 line in `bascule_batch_chunks`. So it is there once and whole, also where the connection ends during
 the commit. The transaction also finds the token of this process in `bascule_batch_claims`, or
-changes nothing. With `replace`, rows go to a table of the run's own, which takes the other's name.
+changes nothing. With `replace`, rows go to a table of the run's own; the end moves them into the
+other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bascule.batch.databases.port import Session, Tables
 from bascule.batch.databases.table import open_tables
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.sinks.drafts import Draft
-from bascule.batch.sinks.types import check_columns, plain_schema
+from bascule.batch.sinks.types import cast, check_columns, plain_schema
 from bascule.core import BasculeError, Conflict
 
 if TYPE_CHECKING:
@@ -161,8 +162,11 @@ class DatabaseSink:
             count = session.rows(f"SELECT count(*) FROM {session.name_of(self._table)}")
             return known, count != [(0,)]
 
+    def fits(self, schema: pa.Schema) -> pa.Schema:
+        return plain_schema(self.place, schema)
+
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
-        self._manifest, self._schema = manifest, plain_schema(schema)
+        self._manifest, self._schema = manifest, self.fits(schema)
         self._target = f"{self._table}_{manifest.run}" if self._mode == "replace" else self._table
         self._make_tables()
         with self._database.session() as session:
@@ -193,9 +197,27 @@ class DatabaseSink:
         columns = session.columns(self._target)
         if columns is None:
             key = [self._key] if self._mode == "upsert" else []
-            session.create(self._target, self._schema, key, like=self._table)
+            session.create(self._target, self._schema, key)
         else:
             check_columns(self.place, columns, self._schema)
+        if self._mode == "replace" and (columns := session.columns(self._table)) is not None:
+            # What the end will do, with no row: rights, types, and whether it is a view.
+            kept = [name for name in self._schema.names if name in columns]
+            session.rows(f"DELETE FROM {session.name_of(self._table)} WHERE 1 = 0")
+            session.insert_from(self._table, self._target, kept, " WHERE 1 = 0")
+
+    def _replace(self, session: Session) -> None:
+        """Give the table the rows of the run; its grants, indexes, comments and views stay."""
+        import pyarrow as pa
+
+        columns = session.columns(self._table)
+        if columns is None:
+            session.create(self._table, self._schema)
+        elif absent := [one for one in self._schema if one.name not in columns]:
+            session.add_columns(self._table, pa.schema(absent))
+        session.rows(f"DELETE FROM {session.name_of(self._table)}")
+        session.insert_from(self._table, self._target, self._schema.names)
+        session.rows(f"DROP TABLE {session.name_of(self._target)}")
 
     # -- what is written --
 
@@ -241,9 +263,9 @@ class DatabaseSink:
                 return
             self._check_claim(session)
             self._check_rows(session)
-            # It is gone where a database that commits each ALTER by itself was killed after it.
+            # It is gone where a database that commits each DROP by itself was killed after it.
             if self._mode == "replace" and session.columns(self._target) is not None:
-                session.replace(self._table, self._target)
+                self._replace(session)
             if self._mode == "replace":
                 own = literal(self._manifest.run)
                 others = f"sink = {literal(self._table)} AND run <> {own}"
@@ -283,7 +305,7 @@ class _StagedRows:
         self._poison = Draft(_schemas()[_POISON])
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._rows.write(batch.cast(self._sink._schema))
+        self._rows.write(cast(self._sink.place, batch, self._sink._schema))
 
     def quarantine(self, rows: pa.Table) -> None:
         import pyarrow as pa

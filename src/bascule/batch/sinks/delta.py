@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.delta import explaining, open_table, storage_options, url_of
-from bascule.batch.manifest import Manifest, Record
 from bascule.batch.scoring import ID
 from bascule.batch.sinks.files import FileSink
-from bascule.batch.sinks.types import check_columns, plain_schema
+from bascule.batch.sinks.types import check_columns, plain_schema, plain_type
 from bascule.core import Conflict, masked
 
 if TYPE_CHECKING:
@@ -50,14 +48,17 @@ class DeltaSink(FileSink):
         table = open_table(self._url, self.place)
         return known, not known and table is not None and bool(table.file_uris())
 
-    def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
-        table = open_table(self._url, self.place)
-        if table is not None and self._mode != "replace":
-            check_columns(self.place, [one.name for one in table.schema().fields], schema)
-        return super().open(manifest, plain_schema(schema))
+    def fits(self, schema: pa.Schema) -> pa.Schema:
+        """The types of the table that is there, or those that Delta has."""
+        import pyarrow as pa
 
-    def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
-        return super().join(manifest, plain_schema(schema), token)
+        made = plain_schema(self.place, schema, _delta_type)
+        table = open_table(self._url, self.place)
+        if table is None or self._mode == "replace":
+            return made
+        known = pa.schema(table.schema().to_arrow())
+        check_columns(self.place, known.names, schema)
+        return pa.schema([known.field(name).remove_metadata() for name in made.names])
 
     def _is_joined(self) -> bool:
         table = open_table(self._url, self.place)
@@ -161,6 +162,13 @@ class DeltaSink(FileSink):
         for part in self._parts():
             with self._reaching(), self._filesystem.open_input_file(part) as file:
                 yield from pq.ParquetFile(file).iter_batches()
+
+
+def _delta_type(kind: pa.DataType) -> pa.DataType | None:
+    import pyarrow.types as kinds
+
+    is_unknown = kinds.is_time(kind) or kinds.is_duration(kind) or kinds.is_interval(kind)
+    return None if is_unknown else plain_type(kind)
 
 
 def open_sink(job: Job) -> DeltaSink:

@@ -25,7 +25,13 @@ import msgspec
 from bascule.batch.claims import CONDITIONAL, Cell, Claim, FileCell, ObjectCell, check_token, held
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.places import away, check_no_delta, is_url, open_place
-from bascule.batch.sinks.writers import WRITERS, format_of_suffix, writable_format
+from bascule.batch.sinks.types import cast, plain_schema
+from bascule.batch.sinks.writers import (
+    WRITERS,
+    format_of_suffix,
+    type_of_format,
+    writable_format,
+)
 from bascule.core import BasculeError, Conflict, Invalid, Unavailable, masked, writing
 
 if TYPE_CHECKING:
@@ -137,8 +143,11 @@ class FileSink:
             one.path[len(base) :].lstrip("/") for one in infos if one.type == pafs.FileType.File
         }
 
+    def fits(self, schema: pa.Schema) -> pa.Schema:
+        return plain_schema(self.place, schema, type_of_format(self._format))
+
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
-        self._manifest, self._schema = manifest, schema
+        self._manifest, self._schema = manifest, self.fits(schema)
         self._folder = f"{self._runs}/{manifest.run}"
         if manifest.identity["mode"] == "replace" and not self._joins and self.runs()[1]:
             raise Conflict(
@@ -173,7 +182,7 @@ class FileSink:
 
     def join(self, manifest: Manifest, schema: pa.Schema, token: str = "") -> Path:
         """Stage chunks of a run that another process has opened, with its token, in this folder."""
-        self._manifest, self._schema, self.token = manifest, schema, token
+        self._manifest, self._schema, self.token = manifest, self.fits(schema), token
         self._folder = f"{self._runs}/{manifest.run}"
         within = Path(self._base, self._folder, "drafts") if self.is_local else None
         with writing(self.place):
@@ -237,16 +246,18 @@ class FileSink:
         import pyarrow.dataset as ds
 
         draft, parts = self._drafts / "joined", self._parts()
-        kinds = {"jsonl": "json", "arrow": "ipc"}
         with writing(self.place):
-            if self._format == "jsonl":
-                with draft.open("wb") as joined:
+            if self._format in ("csv", "jsonl"):  # as bytes: text says less than a column knew
+                self._open_writer(draft, self._schema).close()
+                head = draft.stat().st_size
+                with draft.open("ab") as joined:
                     for part in parts:
                         with Path(part).open("rb") as file:
+                            file.seek(head)
                             shutil.copyfileobj(file, joined)
             else:
                 writer = self._open_writer(draft, self._schema)
-                form = kinds.get(self._format, self._format)
+                form = {"arrow": "ipc"}.get(self._format, self._format)
                 for part in parts:
                     for batch in ds.dataset(part, schema=self._schema, format=form).to_batches():
                         writer.write_batch(batch)
@@ -353,7 +364,7 @@ class _StagedFile:
         with writing(self._sink.place):
             if self._writer is None:
                 self._writer = self._sink._open_writer(self._drafts[0], self._sink._schema)
-            self._writer.write_batch(batch)
+            self._writer.write_batch(cast(self._sink.place, batch, self._sink._schema))
 
     def quarantine(self, rows: pa.Table) -> None:
         with writing(self._sink.place):

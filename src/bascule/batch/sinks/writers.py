@@ -73,3 +73,19 @@ def writable_format(name: str) -> str:
 def format_of_suffix(suffix: str) -> str | None:
     """The format of files with this suffix; None where there is none."""
     return next((name for name, (known, _) in WRITERS.items() if known == suffix), None)
+
+
+def type_of_format(name: str) -> Callable[[pa.DataType], pa.DataType | None]:
+    """What gives the type that a format has for one of Arrow; None where it has none."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    def fits(kind: pa.DataType) -> pa.DataType | None:
+        if name == "csv" and kinds.is_nested(kind):
+            return None
+        if name == "csv" and kinds.is_float16(kind):
+            return pa.float32()
+        is_fine = kinds.is_timestamp(kind) and kind.unit == "ns"
+        return pa.timestamp("us", kind.tz) if name == "jsonl" and is_fine else kind
+
+    return fits

@@ -7,16 +7,16 @@ unlike PostgreSQL, these databases share no snapshot between connections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bascule.batch.databases.port import KEY, Selection
+from bascule.batch.databases.port import KEY, Selection, numbers_of
 from bascule.batch.databases.table import open_database
 from bascule.batch.manifest import Chunk
 from bascule.batch.sources.digesting import RowDigest
-from bascule.core import Conflict, Invalid
+from bascule.core import Conflict, Invalid, Signature
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,14 +30,18 @@ _READ_ROWS = 65_536
 class DatabaseSource:
     """Rows of a database behind `databases.port`."""
 
-    def __init__(self, job: Job) -> None:
+    files: Sequence[str] = ()
+
+    def __init__(self, job: Job, signature: Signature) -> None:
         is_shared = job.source.partition("#")[0] == job.sink.partition("#")[0]
         self._database = open_database(
             job.source, "both" if is_shared else "read", needs_table=not job.query
         )
         self.place = self._database.place
         try:
-            self._rows = Selection(job.query, job.where, self._key_of(job))
+            self._rows = Selection(
+                job.query, job.where, self._key_of(job), numbers=numbers_of(signature)
+            )  # fmt: skip
             self.schema: pa.Schema = self._database.schema(self._rows)
         except BaseException:
             self.close()

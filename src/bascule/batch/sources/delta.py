@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bascule.batch.delta import explaining, open_table, url_of
+from bascule.batch.places import is_url
 from bascule.batch.sources.files import FileSource
 from bascule.core import NotFound, Signature, masked
 
@@ -24,4 +25,8 @@ def open_source(job: Job, signature: Signature) -> FileSource:
     with explaining(place):
         dataset = table.to_pyarrow_dataset()
     # A column that was added to the table later is missing in older files.
-    return FileSource(place, "parquet", dataset, signature, where=job.where, may_lack_columns=True)
+    url = url_of(job.source)
+    return FileSource(
+        place, "parquet", dataset, signature, where=job.where, may_lack_columns=True,
+        root="" if is_url(url) else url,
+    )  # fmt: skip

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 8 << 20
 _ALL_ROWS = 1 << 30
+_DOUBLE_DIGITS = 15
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -39,7 +40,7 @@ class FileSource:
 
     def __init__(
         self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
-        may_lack_columns: bool = False,
+        may_lack_columns: bool = False, root: str = "",
     ) -> None:  # fmt: skip
         """Read no rows yet.
 
@@ -50,18 +51,22 @@ class FileSource:
             signature: Of the model, which says the types of texts.
             where: A condition in SQL on the rows.
             may_lack_columns: Whether a column that a file lacks is missing in all its rows.
+            root: The folder of this machine that the names of the files are relative to.
         """
         self.place, self._kind, self._where = place, kind, where
         self._may_lack_columns = may_lack_columns
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
-        self.schema: pa.Schema = dataset.schema.remove_metadata()
-        if kind == "csv":
-            self.schema = _csv_schema(self.schema, dict(_inputs(signature)))
+        is_local = bool(root) or self._filesystem.type_name == "local"
+        self.files = [f"{root}/{one}" if root else one for one in self._fragments if is_local]
+        inputs = dict(_inputs(signature)) if kind == "csv" else None
+        self.schema: pa.Schema = _read_schema(dataset.schema.remove_metadata(), inputs)
+        if inputs is not None:
+            self.schema = self._with_exact_texts(inputs)
 
     @property
-    def files(self) -> list[str]:
+    def paths(self) -> list[str]:
         """The paths that are read."""
         return list(self._fragments)
 
@@ -151,6 +156,33 @@ class FileSource:
         )
         return scanned
 
+    def _with_exact_texts(self, inputs: Mapping[str, DType]) -> pa.Schema:
+        """Numbers that the model does not read are texts where a number would not keep all digits.
+
+        Accounts of 20 digits, and `007`: looked for in the first block.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.types as kinds
+
+        file = next(iter(self._fragments.values()))
+        numbers = [
+            one for one in self.schema
+            if one.name not in inputs and one.name not in self._partitions(file)
+            and (kinds.is_floating(one.type) or kinds.is_integer(one.type))
+        ]  # fmt: skip
+        texts = pa.schema([(one.name, pa.string()) for one in numbers])
+        schema = self.schema
+        for head in islice(self._scan(file, texts, _ALL_ROWS) if numbers else (), 1):
+            for column, one in zip(head.columns, numbers, strict=True):
+                digits = pc.replace_substring_regex(column, r"^[-+0.]*|\.|[eE].*$", "")
+                longest = pc.max(pc.utf8_length(digits)).as_py() or 0
+                is_long = kinds.is_floating(one.type) and longest > _DOUBLE_DIGITS
+                if is_long or pc.any(pc.match_substring_regex(column, r"^[-+]?0\d")).as_py():
+                    place = schema.get_field_index(one.name)
+                    schema = schema.set(place, one.with_type(pa.string()))
+        return schema
+
     def _read_csv(self, file: Any) -> Iterator[pa.RecordBatch]:
         """The blocks of a file; after a value that is not of its column's type, read as bytes."""
         import pyarrow as pa
@@ -179,12 +211,16 @@ class FileSource:
         """Nothing is held."""
 
 
-def _csv_schema(found: pa.Schema, inputs: Mapping[str, DType]) -> pa.Schema:
-    """The types of the model; of other columns those found, or text where there are no values."""
+def _read_schema(found: pa.Schema, inputs: Mapping[str, DType] | None) -> pa.Schema:
+    """Of a CSV, whose `inputs` are given, the model's types, and text where there are no values."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
     def typed(one: pa.Field) -> pa.Field:
+        if kinds.is_string_view(one.type):  # of Polars; Arrow cannot take rows of it
+            return one.with_type(pa.string())
+        if inputs is None:
+            return one
         if one.name in inputs:
             return one.with_type(_arrow_type(inputs[one.name]))
         # Bytes are texts of which one is none; a time cannot be read from a single text.

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.addresses import Address, literal, quoted
+from bascule.batch.databases.port import MAX_DIGITS, numbers_of
 from bascule.batch.databases.postgresql import connect, explaining, rows_of
 from bascule.batch.manifest import Chunk
 from bascule.core import BasculeError, Conflict, Invalid, ModelFailed, Signature, sha256_bytes
@@ -39,7 +40,9 @@ _Ranges = tuple[list[str], dict[int, Any]]
 class PostgresqlSource:
     """A table by its pages, or a table or query by a key."""
 
-    def __init__(self, job: Job) -> None:
+    files: Sequence[str] = ()
+
+    def __init__(self, job: Job, signature: Signature) -> None:
         self._address = Address.of(job.source, needs_table=not job.query)
         self.place = self._address.place
         if job.query and not job.key:
@@ -52,23 +55,46 @@ class PostgresqlSource:
         self._planned: tuple[int, list[Chunk]] | None = None
         self._hold()
         try:
-            self.schema: pa.Schema = self._described()
+            self.schema: pa.Schema = self._described(job, signature)
             if job.key and job.key not in self.schema.names:
                 raise Invalid(f"--key: {self.place} has no column {job.key!r}")
         except BaseException:
             self.close()
             raise
 
-    def _described(self) -> pa.Schema:
+    def _described(self, job: Job, signature: Signature) -> pa.Schema:
         import pyarrow as pa
 
         with explaining(self._address), self._holder.cursor() as cursor:
             cursor.execute(f"SELECT * {self._from} WHERE {self._where} LIMIT 0")
             found = cursor.fetch_arrow_table().schema
-            self._columns = ", ".join(_read_as(field) for field in found)
+            digits = {} if job.query else self._digits(cursor)
+            numbers = numbers_of(signature)
+            # What the model reads is a double where the table declares no digits.
+            texts = {*digits, *(() if numbers is None else {*found.names} - numbers)}
+            self._columns = ", ".join(
+                _read_as(field, "text" if field.name in texts else "float8") for field in found
+            )
             cursor.execute(f"SELECT {self._columns} {self._from} LIMIT 0")
             schema = cursor.fetch_arrow_table().schema
-        return pa.schema([pa.field(one.name, one.type) for one in schema])
+        return pa.schema([pa.field(o.name, digits.get(o.name, o.type)) for o in schema])
+
+    def _digits(self, cursor: Any) -> dict[str, pa.DataType]:
+        """The columns of the table whose `numeric` has digits that Arrow has too."""
+        import pyarrow as pa
+
+        table = literal(self._address.name_of(self._address.table))
+        declared = rows_of(
+            cursor,
+            "SELECT attname, (atttypmod - 4) >> 16 & 65535, (atttypmod - 4) & 2047 "
+            f"FROM pg_attribute WHERE attrelid = {table}::regclass AND attnum > 0 "
+            "AND atttypid = 'numeric'::regtype AND atttypmod > 0 AND NOT attisdropped",
+        )
+        return {
+            name: pa.decimal128(precision, scale)
+            for name, precision, scale in declared
+            if scale <= precision <= MAX_DIGITS
+        }
 
     def _hold(self) -> None:
         """Open the connection whose snapshot all chunks are read in."""
@@ -190,15 +216,16 @@ class PostgresqlSource:
             self._holder.close()
 
 
-def _read_as(field: pa.Field) -> str:
-    """A column as Arrow has it: numeric as double, what Arrow has no type for as text."""
+def _read_as(field: pa.Field, numeric: str) -> str:
+    """A column as Arrow has it: `numeric` as told, what Arrow has no type for as text."""
     name = quoted(field.name)
     if (field.metadata or {}).get(b"ADBC:postgresql:typname") == b"numeric":
-        return f"{name}::float8 AS {name}"
+        value = f"nullif({name}, 'NaN')" if numeric == "text" else name
+        return f"{value}::{numeric} AS {name}"
     is_plain = not hasattr(field.type, "extension_name") and not field.type.num_fields
     return name if is_plain else f"{name}::text AS {name}"
 
 
-def open_source(job: Job, _signature: Signature) -> PostgresqlSource:
+def open_source(job: Job, signature: Signature) -> PostgresqlSource:
     """The source of a job; see `sources.table`."""
-    return PostgresqlSource(job)
+    return PostgresqlSource(job, signature)

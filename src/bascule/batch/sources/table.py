@@ -38,7 +38,7 @@ def open_source(job: Job, signature: Signature) -> Source:
     if is_database(job.source, job.query):
         from bascule.batch.sources.database import DatabaseSource
 
-        return DatabaseSource(job)
+        return DatabaseSource(job, signature)
     from bascule.batch.sources.files import open_files
 
     return open_files(job.source, signature, where=job.where)

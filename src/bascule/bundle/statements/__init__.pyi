@@ -24,7 +24,7 @@ from .baseline import (
 from .calibrating import CALIBRATION_KIND as CALIBRATION_KIND, hashes_of as hashes_of
 from .calibration import read_calibration as read_calibration
 from .cost import BATCH_SIZES as BATCH_SIZES, Cost as Cost, cpu_name as cpu_name, machine as machine
-from .parity import Parity as Parity, in_batches as in_batches
+from .parity import USUAL as USUAL, Parity as Parity, in_batches as in_batches
 from .training import (
     TRAINING_KIND as TRAINING_KIND,
     Training as Training,

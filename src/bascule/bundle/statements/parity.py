@@ -15,6 +15,8 @@ from bascule.bundle.tables import for_program, recombined, take
 from bascule.core import Columns, Program
 
 MAX_ROWS = 20_000
+USUAL = 1e-5
+"""The tolerance that models are packed with unless another is given."""
 _CHUNK_ROWS = 4096
 _INVARIANCE_ROWS = 1000
 _FEWEST_ROWS = 100
@@ -132,6 +134,19 @@ def apart(expected: Columns, found: Columns, *, tolerance: float, probes: int) -
     """The rows that are answered otherwise, ties included."""
     distance, labels, _ = _differences(expected, found, tolerance, probes, None)
     return np.asarray((distance > tolerance) | labels)
+
+
+def are_equal(expected: Columns, found: Columns) -> bool:
+    """Whether answers of two versions are the same but for what programs of one may differ by."""
+    return (
+        all(
+            name in found
+            and found[name].shape == values.shape
+            and found[name].dtype == values.dtype
+            for name, values in expected.items()
+        )
+        and not apart(expected, found, tolerance=USUAL, probes=0).any()
+    )
 
 
 def are_finite(answered: Columns) -> NDArray[np.bool_]:

@@ -127,9 +127,11 @@ def _plan(request: Request, content: Mapping[str, Any]) -> Mapping[str, Any]:
     current(request).check("manage", version_named(job.model).model)
     if context.batch is None or context.do_task is None:
         raise NotFound("this server runs no batch jobs", hint="use bascule batch run")
+    sent: dict[str, Any] = {"job": job.to_json(), "folder": os.getcwd()}
     if context.asks_for_keys:
         context.batch.check_places(job)
-    return context.do_task("preview", {"job": job.to_json(), "folder": os.getcwd()})
+        sent["places"] = context.batch.addresses
+    return context.do_task("preview", sent)
 
 
 def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import Bundle, is_missing, take
+from bascule.bundle import Bundle, as_dtype, is_missing, take
 from bascule.bundle.statements import answer_columns, profile_of
 from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Effect
@@ -117,6 +117,8 @@ def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
         if one.bounds is not None:
             low, high = one.bounds
             bad |= ~gone & ~((values >= low) & (values <= high))
+        if values.dtype.kind == "f" and not one.dtype.is_float:
+            bad |= ~gone & (as_dtype(values, one.dtype) != values)
         fine &= ~bad.reshape(rows, -1).any(axis=1)
     return fine
 

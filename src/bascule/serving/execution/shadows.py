@@ -185,10 +185,14 @@ class _NotRun(Exception):
 def agree(outputs: Columns, expected: Columns, tolerance: float) -> bool:
     """Whether every expected output is there with equal values.
 
-    Floating-point numbers agree up to `tolerance`; a missing value (NaN) agrees with another.
+    Numbers agree up to `tolerance`, and up to what parity allows two programs of one model to
+    differ by; a missing value (NaN) agrees with another.
     """
+    from bascule.bundle.statements import parity
+
     return all(
-        name in outputs and _equal(outputs[name], column, tolerance)
+        (name in outputs and _equal(outputs[name], column, tolerance))
+        or parity.are_equal({name: column}, outputs)
         for name, column in expected.items()
     )
 

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule.bundle.statements import USUAL
 from bascule.core import Columns, DType, Field
 from bascule.serving.calls import Answer, AnsweredBy
 
@@ -237,7 +238,9 @@ def agreement(first: Floats, second: Floats, are_labels: NDArray[np.bool_]) -> i
         return int(votes[votes != 0].min())
     if (matches[are_labels] == 1).any():
         return 0
-    moves = (first - second)[:, ~are_labels]
+    numbers = first[:, ~are_labels]
+    moves = numbers - second[:, ~are_labels]
+    moves[np.abs(moves) <= USUAL * np.abs(numbers)] = 0.0  # rounding would order them otherwise
     return int(np.sign(np.nansum(np.sign(moves[0] * moves[1]))))
 
 
