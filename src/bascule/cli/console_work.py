@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.children import answer_parent, ask_child, told_settings
-from bascule.core import NotFound
+from bascule.cli.children import answer_with_settings, told_settings
+from bascule.core import Child, Limits, NotFound
 
 if TYPE_CHECKING:
     from bascule.registry import Registry, Version
@@ -26,10 +26,9 @@ def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, A
 
     def do(task: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         question = {**asked, "task": task, "settings": told}
-        return ask_child(
-            "bascule.cli.console_work", question, what=task.replace("_", " "),
-            timeout_s=_RUN_S if task == "run" else _TASK_S, is_nice=True,
-        )  # fmt: skip
+        limits = Limits(_RUN_S if task == "run" else _TASK_S, is_nice=True)
+        what = task.replace("_", " ")
+        return Child("bascule.cli.console_work", question, limits, what=what).answer()
 
     return do
 
@@ -171,4 +170,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    answer_parent(answer)
+    answer_with_settings(answer)

@@ -4,6 +4,7 @@ from .addresses import (
     masked_text as masked_text,
     without_secrets as without_secrets,
 )
+from .children import Child as Child, Limits as Limits, answer_parent as answer_parent
 from .digests import (
     canonical_json as canonical_json,
     sha256_bytes as sha256_bytes,
