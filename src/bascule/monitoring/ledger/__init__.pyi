@@ -28,7 +28,7 @@ from .compaction import Compaction as Compaction
 from .deletion import Deletions as Deletions, matching as matching
 from .forgetting import delete as delete, delete_and_record as delete_and_record
 from .hashing import KEY_FILE as KEY_FILE, hash_key as hash_key, hashed as hashed
-from .manifest import Gap as Gap
+from .manifest import Gap as Gap, read_manifest as read_manifest
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,
