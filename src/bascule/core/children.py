@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,18 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
         reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
     sys.stdout.write(json.dumps(reply, default=str))
     sys.stdout.flush()
+
+
+@contextmanager
+def limited_memory(extra_bytes: int) -> Iterator[None]:
+    """Inside the block, allocations fail that have this process grow by more (`RLIMIT_DATA`)."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * _PAGE_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (now + extra_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _private_bytes(pid: int) -> int:
