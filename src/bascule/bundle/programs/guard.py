@@ -5,9 +5,8 @@ operators that open files; tensors over `limits.MAX_TENSOR_ELEMENTS`, and reques
 grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; functions
 that call themselves, that are given graphs, or that grow to over `limits.MAX_NODES` operators or
 copy over `limits.MAX_INLINED` when they are inlined; loops that nothing ends, or that constants
-have take over `limits.MAX_STEPS` steps; trees that lead the runtime
-astray (see `forests`); and bytes that are no ONNX model at all, such as the runtime's own format,
-which it would take too.
+have take over `limits.MAX_STEPS` steps; trees that lead the runtime astray (see `forests`); and
+bytes that are no ONNX model at all, such as the runtime's own format, which it would take too.
 
 Field numbers are those of `onnx.proto` (ONNX IR version 12). No framework is imported.
 """
