@@ -6,18 +6,21 @@ Each task runs in a process of its own: it loads models, which may be large or h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.children import answer_with_settings, told_settings
-from bascule.core import Child, Limits, NotFound
+from bascule.core import BasculeError, Child, Limits, NotFound
 
 if TYPE_CHECKING:
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
 
 _TASK_S, _RUN_S = 1_800.0, 7 * 86_400.0
+_OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\"]*)/")
+"""Where uploads and what is made of them are: of no use to callers."""
 
 
 def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, Any]]:
@@ -26,7 +29,8 @@ def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, A
 
     def do(task: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         question = {**asked, "task": task, "settings": told}
-        limits = Limits(_RUN_S if task == "run" else _TASK_S, is_nice=True)
+        within_s = _RUN_S if task == "run" else _TASK_S
+        limits = Limits(within_s, memory_bytes=_memory_bytes(), is_nice=True)
         what = task.replace("_", " ")
         return Child("bascule.cli.console_work", question, limits, what=what).answer()
 
@@ -34,8 +38,12 @@ def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, A
 
 
 def answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    """Do the task that a question names."""
-    return _TASKS[asked["task"]](settings, asked)
+    """Do the task that a question names; errors show no place of an upload."""
+    try:
+        return _TASKS[asked["task"]](settings, asked)
+    except BasculeError as error:
+        message = _OWN_PLACE.sub("", error.message)
+        raise type(error)(message, hint=_OWN_PLACE.sub("", error.hint), **error.facts) from None
 
 
 def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +53,7 @@ def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 
     _enter(asked["folder"])
     job = job_of(asked["job"])
+    _check_upload(job.source)
     bundle, version, _ = batch_model(settings, job.model)
     with planned(job, bundle, version) as plan:
         table = plan.preview()
@@ -63,6 +72,7 @@ def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 
     _enter(asked["folder"])
     job = job_of(asked["job"])
+    _check_upload(job.source)
     bundle, version, _ = batch_model(settings, job.model)
     # Not monitored: a file for trial is no production.
     return run_job(job, bundle, settings.home, version=version, by=asked["by"]).to_json()
@@ -77,6 +87,8 @@ def pack(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     def path(name: str) -> Path | None:
         return Path(asked[name]) if asked.get(name) else None
 
+    for name in ("train", "test"):
+        _check_upload(asked.get(name) or "")
     registry = open_registry(settings)
     with Scratch("bascule-console-") as folder:
         made = pack_files(
@@ -100,7 +112,6 @@ def take_in(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 def forecasts(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     """What `deploy --dry-run` says of each strategy: its sentence and forecasts, or the refusal."""
     from bascule.app import open_rollouts
-    from bascule.core import BasculeError
     from bascule.release.rollouts import Begun, RolloutRequest
 
     book, made = open_rollouts(settings), []
@@ -137,6 +148,19 @@ _TASKS: dict[str, Callable[[Settings, dict[str, Any]], dict[str, Any]]] = {
     "preview": preview, "run": run, "pack": pack, "take_in": take_in,
     "forecasts": forecasts,
 }  # fmt: skip
+
+
+def _memory_bytes() -> int:
+    """What a task may take: half of the machine, so that the server stays."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _check_upload(place: str) -> None:
+    """Refuse an uploaded table that grows too much before it is read; see `check_growth`."""
+    from bascule.bundle import check_growth
+
+    if _OWN_PLACE.match(place):
+        check_growth(Path(place))
 
 
 def _enter(folder: str) -> None:
