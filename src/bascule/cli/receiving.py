@@ -40,7 +40,7 @@ def take_in(settings: dict[str, Any], file: Path, model: str, user: str) -> Vers
     said = Child(
         "bascule.cli.receiving",
         {"settings": settings, "file": str(file), "model": model, "user": user},
-        Limits(_PUSH_S), what=f"the push to {model}",
+        Limits(_PUSH_S, is_nice=True), what=f"the push to {model}",
     ).answer()  # fmt: skip
     registry = open_registry(TypeAdapter(Kind).validate_python(settings))
     return registry.resolve(f"{model}/{said['number']}", retired=True)
