@@ -192,12 +192,12 @@ def add_outcomes(
         Invalid: A column is missing, or the model's name cannot be one.
         Unavailable: The home cannot be written; earlier parts of 10,000 are kept.
     """
-    from bascule.monitoring import Outcomes
+    from bascule.app import open_outcomes
     from bascule.settings import load_settings
     from bascule_client.outcomes import OutcomesAdded, RefusedOutcome, outcome_rows
 
     rows = outcome_rows(outcomes, id_column, truth_column, time_column)
-    taken, refused = Outcomes(load_settings().home).add_rows(model, rows)
+    taken, refused = open_outcomes(load_settings()).add_rows(model, rows)
     return OutcomesAdded(
         taken, tuple(RefusedOutcome(one.index, one.id, one.reason) for one in refused)
     )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
-    from bascule.monitoring import Ledger
+    from bascule.monitoring import Ledger, Outcomes
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
+_RESTORING = ".restoring/ready"
+"""Of the home; as `backups.restoring` names it, which is imported only where it is there."""
 _ROOM_BYTES = 1 << 20
 """Without so much space where the spool is, nothing is recorded."""
 
@@ -177,12 +179,26 @@ def _needing(connection: Connection, version: str) -> Iterator[str]:
     yield from schedules_needing(connection, version)
 
 
-def open_catalogue(settings: Settings) -> Catalogue:
-    """The catalogue that `settings` name; nothing is created before the first push."""
+def open_catalogue(settings: Settings, *, settles: bool = True) -> Catalogue:
+    """The catalogue that `settings` name; nothing is created before the first push.
+
+    A restore that was interrupted is ended first, unless `settles` is False.
+    """
     from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    return Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    catalogue = Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    if settles:
+        _end_restore(settings)
+    return catalogue
+
+
+def _end_restore(settings: Settings) -> None:
+    """Finish or forget a restore of the home that was interrupted."""
+    if (settings.home / _RESTORING).exists():
+        from bascule.backups import settle
+
+        settle(settings.home, open_catalogue(settings, settles=False))
 
 
 def _named(place: str) -> Any:
@@ -383,8 +399,17 @@ def open_ledger(settings: Settings) -> Ledger:
     from bascule.monitoring import Ledger
     from bascule.monitoring.ledger import connect_home
 
+    _end_restore(settings)
     connect_home(settings.home, settings.registry.objects)
     return Ledger(settings.home)
+
+
+def open_outcomes(settings: Settings) -> Outcomes:
+    """The outcomes of the home."""
+    from bascule.monitoring import Outcomes
+
+    _end_restore(settings)
+    return Outcomes(settings.home)
 
 
 def _scribe_of(settings: Settings) -> ScribeCommand:
@@ -393,6 +418,7 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
     from bascule.serving.workers import ScribeCommand
 
     environment = {}
+    _end_restore(settings)
     if connect_home(settings.home, settings.registry.objects) is not None:
         store = settings.registry.store
         environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])

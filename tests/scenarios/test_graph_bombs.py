@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -71,6 +72,42 @@ def test_functions_that_double_at_every_level_are_refused_unexpanded(order):
     refused(made, r"p\.onnx grows to more than 5,000,000 operators by its functions")
 
 
+@pytest.mark.parametrize("levels", [15, 18, 20])
+def test_functions_that_take_the_runtime_minutes_to_inline_are_refused(levels):
+    made = model(call(f"f{levels}", "x", "y"), functions=doubling(levels))
+    assert len(made.SerializeToString()) < 2_500
+    refused(made, "over 20,000 operators, or kilobytes of them, copied by functions")
+
+
+def test_large_constants_that_functions_repeat_count_by_their_size():
+    heavy = function(
+        "f0", constant("w", np.ones(250_000), np.float32), node("Identity", ["a"], ["b"])
+    )
+    made = model(call("f6", "x", "y"), functions=[heavy, *doubling(6)[1:]])
+    refused(made, "kilobytes of them, copied by functions")
+
+
+def test_large_attributes_that_functions_copy_count_by_their_size():
+    own = helper.make_function(
+        "own", "f", ["a"], ["b"],
+        [*(helper.make_node("Constant", [], [f"w{n}"]) for n in range(50)),
+         node("Identity", ["a"], ["b"])], OWN, ["value"],
+    )  # fmt: skip
+    for constant_node in own.node[:50]:
+        attribute = constant_node.attribute.add()
+        attribute.name, attribute.ref_attr_name = "value", "value"
+        attribute.type = onnx.AttributeProto.TENSOR
+    heavy = const(np.ones(250_000), "v", np.float32)
+    made = model(node("f", ["x"], ["y"], domain="own", value=heavy), functions=[own])
+    refused(made, "kilobytes of them, copied by functions")
+
+
+def test_a_graph_that_is_given_to_a_function_is_refused():
+    graph = helper.make_graph([], "t", [], [helper.make_tensor_value_info("x", 1, None)])
+    given = node("f0", ["x"], ["y"], domain="own", body=graph)
+    refused(model(given, functions=doubling(0)), "gives a graph to the function f0")
+
+
 def test_calls_inside_branches_and_loops_of_functions_count():
     branch = helper.make_graph(
         [call("f20", "a", "t")], "t", [], [helper.make_tensor_value_info("t", 1, None)]
@@ -110,10 +147,10 @@ def test_functions_nested_without_end_are_refused():
 
 def test_a_function_called_with_constants_of_a_thousand_sizes_is_judged_quickly():
     body = [node("Add", ["a", "a"], ["t0"])]
-    body += [node("Add", [f"t{i}", f"t{i}"], [f"t{i + 1}"]) for i in range(1000)]
-    body.append(node("Identity", ["t1000"], ["b"]))
-    calls = [call("f", f"w{i}", f"z{i}") for i in range(2000)]
-    weights = [const([1.0] * (i + 1), f"w{i}", np.float32) for i in range(2000)]
+    body += [node("Add", [f"t{i}", f"t{i}"], [f"t{i + 1}"]) for i in range(10)]
+    body.append(node("Identity", ["t10"], ["b"]))
+    calls = [call("f", f"w{i}", f"z{i}") for i in range(1000)]
+    weights = [const([1.0] * (i + 1), f"w{i}", np.float32) for i in range(1000)]
     data = model(
         *calls, node("Identity", ["x"], ["y"]), initializers=weights,
         functions=[function("f", *body)],

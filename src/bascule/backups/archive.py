@@ -15,21 +15,24 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import msgspec
 
-from bascule.core import Invalid, Untrusted, check_file, is_file_name, replacing
+from bascule.core import Invalid, TooLarge, Untrusted, check_file, is_file_name, replacing
 
 FORMAT = 1
 MANIFEST = "backup.json"
 CATALOGUE, OBJECTS, HOME = "catalogue", "objects", "home"
 _PARTS = (CATALOGUE, OBJECTS, HOME)
 _CHUNK_BYTES = 1 << 20
-_MAX_MANIFEST_BYTES = 1 << 30
+_MAX_MANIFEST_BYTES = 64 << 20
+_FREE_BYTES = 256 << 20
+_MAX_GROWTH = 200
+"""How many times its own size an archive may unpack to, beyond `_FREE_BYTES`."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -112,19 +115,26 @@ def writing_archive(target: Path, *, overwrite: bool = True) -> Iterator[Writer]
             yield Writer(archive)
 
 
-def unpack(source: Path, folder: Path, *, tell: Callable[[str], None] = lambda _: None) -> Manifest:
+def unpack(source: Path, folder: Path) -> Manifest:
     """Unpack an archive below `folder`, verified; nothing of it may be used after an error.
 
     Raises:
         NotFound: There is no file at `source`.
         Untrusted: It is no backup, is not whole, was altered, or a newer release wrote it.
+        TooLarge: It grows too much.
     """
     check_file(source, "backup")
     found: dict[str, Entry] = {}
     manifest: Manifest | None = None
     try:
+        left_bytes = _FREE_BYTES + _MAX_GROWTH * source.stat().st_size
         with tarfile.open(source, mode="r|*") as archive:
             for member in archive:
+                left_bytes -= member.size
+                if left_bytes < 0:
+                    raise TooLarge(
+                        f"{source} unpacks to over {_MAX_GROWTH} times its size, which is no backup"
+                    )
                 if manifest is not None:
                     raise Untrusted(f"{source}: {member.name!r} stands behind {MANIFEST}")
                 file = archive.extractfile(member) if member.isreg() else None
@@ -148,7 +158,6 @@ def unpack(source: Path, folder: Path, *, tell: Callable[[str], None] = lambda _
             hint="use another copy of it",
         )
     _compare(manifest, found, source)
-    tell(f"verified {len(found):,} parts of {source}")
     return manifest
 
 

@@ -89,7 +89,7 @@ def back_up(
         made_at = datetime.now(UTC)
         with catalogue.read() as connection:
             rows.copy_out(connection, HEAD, scratch)
-            versions = _digests(connection)
+            versions = digests_of(connection)
         for file in sorted(scratch.iterdir()):
             writer.add(f"{CATALOGUE}/{file.name}", file)
         tell(f"catalogue: {len(versions):,} versions")
@@ -108,7 +108,7 @@ def back_up(
     return BackedUp(target, size, len(versions), bundles, missing, has_ledger)
 
 
-def _digests(connection: sa.Connection) -> list[tuple[str, bool]]:
+def digests_of(connection: sa.Connection) -> list[tuple[str, bool]]:
     """Of every version the digest, and whether it is in use."""
     table = sa.Table("versions", sa.MetaData(), autoload_with=connection)
     query = sa.select(table.c.digest, table.c.retired_at.is_(None)).order_by(table.c.pushed_at)

@@ -23,6 +23,7 @@ from .statements.parity import Parity as Parity
 from .table_files import (
     as_table as as_table,
     as_trained as as_trained,
+    check_growth as check_growth,
     check_output as check_output,
     read_rows as read_rows,
     read_stream as read_stream,

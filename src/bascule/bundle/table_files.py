@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bascule.bundle.answer import Answer, flat
 from bascule.bundle.disk import Manifest
-from bascule.core import Invalid, check_file, check_writable, first_line, replacing
+from bascule.core import Invalid, TooLarge, check_file, check_writable, first_line, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FREE_TABLE_BYTES = 128 << 20
+_MAX_TABLE_GROWTH = 64
+"""How many times its own size a table from anywhere may grow, beyond `_FREE_TABLE_BYTES`."""
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
 
 
@@ -38,6 +41,33 @@ def read_rows(path: Path, what: str) -> Any:
         return _read_numpy(path) if suffix in (".npy", ".npz") else _read_arrow(path)
     except (OSError, ValueError, KeyError) as error:
         raise Invalid(f"{what} {path} cannot be read: {first_line(error)}") from None
+
+
+def check_growth(path: Path) -> None:
+    """Raise `TooLarge` for a Parquet file whose values take far more memory than it has bytes.
+
+    Run lengths give a billion equal values in a hundred bytes. A file that is none is left to be
+    refused where it is read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() != ".parquet":
+        return
+    try:
+        metadata = pq.read_metadata(path)
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError):
+        return
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    declared = sum(group.total_byte_size for group in groups)
+    size = max(metadata.num_rows * metadata.num_columns * 8, declared)
+    if size > _FREE_TABLE_BYTES + _MAX_TABLE_GROWTH * path.stat().st_size:
+        raise TooLarge(
+            f"{path.name} holds {size:,} bytes of values, over {_MAX_TABLE_GROWTH} times its size",
+            hint="send fewer rows or columns at once",
+        )
 
 
 def _read_numpy(path: Path) -> Any:

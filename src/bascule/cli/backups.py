@@ -77,7 +77,7 @@ def restore(
     settings = _local("restore")
     with _progress(quiet=as_json) as tell:
         made = restore_backup(
-            file, open_catalogue(settings), open_objects(settings), settings.home,
+            file, open_catalogue(settings, settles=False), open_objects(settings), settings.home,
             force=force, is_trial=check, tell=tell,
         )  # fmt: skip
     if as_json:
@@ -88,6 +88,8 @@ def restore(
     verb = "holds" if made.is_trial else "restored"
     held = f"{_number(said.versions, 'version')}, {_number(said.bundles, 'bundle')}"
     say(f"{file} {verb} {held}{also} of {said.made_at}")
+    if made.needs_force:
+        note("what is recorded here is not empty: a restore into it needs --force")
     if not made.is_trial:
         note("bascule models lists the models; bascule serve serves them")
 

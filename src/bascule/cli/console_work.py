@@ -6,18 +6,21 @@ Each task runs in a process of its own: it loads models, which may be large or h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.children import answer_parent, ask_child, told_settings
-from bascule.core import NotFound
+from bascule.cli.children import answer_with_settings, told_settings
+from bascule.core import BasculeError, Child, Limits, NotFound
 
 if TYPE_CHECKING:
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
 
 _TASK_S, _RUN_S = 1_800.0, 7 * 86_400.0
+_OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\"]*)/")
+"""Where uploads and what is made of them are: of no use to callers."""
 
 
 def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, Any]]:
@@ -26,17 +29,21 @@ def worker(settings: Settings) -> Callable[[str, Mapping[str, Any]], dict[str, A
 
     def do(task: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         question = {**asked, "task": task, "settings": told}
-        return ask_child(
-            "bascule.cli.console_work", question, what=task.replace("_", " "),
-            timeout_s=_RUN_S if task == "run" else _TASK_S, is_nice=True,
-        )  # fmt: skip
+        within_s = _RUN_S if task == "run" else _TASK_S
+        limits = Limits(within_s, memory_bytes=_memory_bytes(), is_nice=True)
+        what = task.replace("_", " ")
+        return Child("bascule.cli.console_work", question, limits, what=what).answer()
 
     return do
 
 
 def answer(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    """Do the task that a question names."""
-    return _TASKS[asked["task"]](settings, asked)
+    """Do the task that a question names; errors show no place of an upload."""
+    try:
+        return _TASKS[asked["task"]](settings, asked)
+    except BasculeError as error:
+        message = _OWN_PLACE.sub("", error.message)
+        raise type(error)(message, hint=_OWN_PLACE.sub("", error.hint), **error.facts) from None
 
 
 def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +55,7 @@ def preview(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     places = None if given is None else Places(given)
     _enter(asked["folder"])
     job = job_of(asked["job"])
+    _check_upload(job.source)
     bundle, version, _ = batch_model(settings, job.model)
     with planned(job, bundle, version, places) as plan:
         table = plan.preview()
@@ -66,6 +74,7 @@ def run(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 
     _enter(asked["folder"])
     job = job_of(asked["job"])
+    _check_upload(job.source)
     bundle, version, _ = batch_model(settings, job.model)
     # Not monitored: a file for trial is no production.
     return run_job(job, bundle, settings.home, version=version, by=asked["by"]).to_json()
@@ -80,6 +89,8 @@ def pack(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     def path(name: str) -> Path | None:
         return Path(asked[name]) if asked.get(name) else None
 
+    for name in ("train", "test"):
+        _check_upload(asked.get(name) or "")
     registry = open_registry(settings)
     with Scratch("bascule-console-") as folder:
         made = pack_files(
@@ -103,7 +114,6 @@ def take_in(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 def forecasts(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
     """What `deploy --dry-run` says of each strategy: its sentence and forecasts, or the refusal."""
     from bascule.app import open_rollouts
-    from bascule.core import BasculeError
     from bascule.release.rollouts import Begun, RolloutRequest
 
     book, made = open_rollouts(settings), []
@@ -142,6 +152,19 @@ _TASKS: dict[str, Callable[[Settings, dict[str, Any]], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def _memory_bytes() -> int:
+    """What a task may take: half of the machine, so that the server stays."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _check_upload(place: str) -> None:
+    """Refuse an uploaded table that grows too much before it is read; see `check_growth`."""
+    from bascule.bundle import check_growth
+
+    if _OWN_PLACE.match(place):
+        check_growth(Path(place))
+
+
 def _enter(folder: str) -> None:
     """Go to the folder that a job's paths are relative to. Raises `NotFound`."""
     try:
@@ -173,4 +196,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    answer_parent(answer)
+    answer_with_settings(answer)

@@ -8,17 +8,14 @@ quick, and loads no model.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import callers_by_name, open_catalogue, open_ledger, open_registry, usage_said
-from bascule.core import KINDS, BasculeError, ModelFailed, TimedOut
+from bascule.cli.children import answer_with_settings, told_settings
+from bascule.core import Child, Limits
 
 if TYPE_CHECKING:
     from bascule.monitoring.alerts import Finding
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 _JUDGE_S = 3_600.0
 _PLOTS_S = 120.0
-_NICE = 10
 PLOTS = "plots"
 
 
@@ -34,11 +30,7 @@ class Judge:
     """Judges by some settings; see `app.watcher_of`."""
 
     def __init__(self, settings: Settings) -> None:
-        from pydantic import TypeAdapter
-
-        from bascule.settings import Settings as Kind
-
-        self._settings = TypeAdapter(Kind).dump_python(settings, mode="json")
+        self._settings = told_settings(settings)
 
     def __call__(self, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
         """The findings of `drift` or `performance` of a model's day.
@@ -50,9 +42,10 @@ class Judge:
         """
         from bascule.monitoring.alerts import Finding
 
-        asked = {"what": what, "model": model, "day": day.isoformat(), "now": now.isoformat()}
-        found = self._ask(asked)
-        return [Finding.from_json(one) for one in found["findings"]]
+        findings = self._ask(
+            {"what": what, "model": model, "day": day.isoformat(), "now": now.isoformat()}
+        )["findings"]
+        return [Finding.from_json(finding) for finding in findings]
 
     def measure(self, what: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """See `measured`; raises likewise."""
@@ -63,30 +56,15 @@ class Judge:
 
         The model runs, on at most 20,000 held-out rows.
         """
-        asked = {"what": PLOTS, "model": version}
-        drawn: list[dict[str, str]] = self._ask(asked, within_s=_PLOTS_S)[PLOTS]
+        question = {"what": PLOTS, "model": version}
+        drawn: list[dict[str, str]] = self._ask(question, within_s=_PLOTS_S)[PLOTS]
         return drawn
 
-    def _ask(self, asked: dict[str, Any], *, within_s: float = _JUDGE_S) -> dict[str, Any]:
-        what, model = asked["what"], asked["model"]
-        asked = {**asked, "settings": self._settings}
-        command = [
-            "nice", "-n", str(_NICE), sys.executable, "-m", "bascule.cli.judging", str(os.getpid())
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
-                timeout=within_s, check=False,
-            )  # fmt: skip
-            found: dict[str, Any] = json.loads(done.stdout)
-        except subprocess.TimeoutExpired:
-            raise TimedOut(f"{what} of {model} took over {within_s:g} s") from None
-        except ValueError:
-            raise ModelFailed(f"{what} of {model} failed; see the server's log") from None
-        if "error" in found:
-            kind = next(kind for kind in KINDS if kind.__name__ == found["kind"])
-            raise kind(found["error"], hint=found["hint"])
-        return found
+    def _ask(self, question: dict[str, Any], *, within_s: float = _JUDGE_S) -> dict[str, Any]:
+        return Child(
+            "bascule.cli.judging", {**question, "settings": self._settings},
+            Limits(within_s, is_nice=True), what=f"{question['what']} of {question['model']}",
+        ).answer()  # fmt: skip
 
 
 def measured(
@@ -184,32 +162,17 @@ _REPORTS: Mapping[str, Callable[[Settings, str, Mapping[str, Any]], dict[str, An
 }
 
 
-def main() -> None:
-    """Measure what standard input names; says the findings or the report, or the error."""
-    from pydantic import TypeAdapter
-
+def answer(settings: Settings, question: dict[str, Any]) -> dict[str, Any]:
+    """Measure what a question names: the findings, the report or the plots."""
     from bascule.app import judge
-    from bascule.bundle.programs import die_with
-    from bascule.cli.screen import error_json, print_json
-    from bascule.settings import Settings as Kind
 
-    die_with(int(sys.argv[1]))
-    asked: dict[str, Any] = json.loads(sys.stdin.read())
-    settings = TypeAdapter(Kind).validate_python(asked["settings"])
-    what, model = asked["what"], asked["model"]
-    try:
-        if what == PLOTS:
-            print_json({PLOTS: _plots(settings, model)})
-            return
-        if "options" in asked:
-            print_json(measured(settings, what, model, asked["options"]))
-            return
-        day, now = date.fromisoformat(asked["day"]), datetime.fromisoformat(asked["now"])
-        found = judge(settings, what, model, day, now)
-        print_json({"findings": [one.to_json() for one in found]})
-    except BasculeError as error:
-        kind = next(one for one in type(error).__mro__ if one in KINDS)
-        print_json({**error_json(error), "kind": kind.__name__})
+    what, model = question["what"], question["model"]
+    if what == PLOTS:
+        return {PLOTS: _plots(settings, model)}
+    if "options" in question:
+        return measured(settings, what, model, question["options"])
+    day, now = date.fromisoformat(question["day"]), datetime.fromisoformat(question["now"])
+    return {"findings": [item.to_json() for item in judge(settings, what, model, day, now)]}
 
 
 def _plots(settings: Settings, version: str) -> list[dict[str, str]]:
@@ -222,4 +185,4 @@ def _plots(settings: Settings, version: str) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    answer_with_settings(answer)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import StringIO
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from bascule.cli import context, ledger_keeping
-from bascule.cli.screen import print_json, print_table, say
-from bascule.core import Invalid, printable
+from bascule.cli.screen import print_table, say
+from bascule.core import Invalid, limited_memory, printable, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN_ROWS = 1_000
+_MEMORY_BYTES = 2 << 30
+"""That a query may have this process grow by."""
 
 
 def register(app: typer.Typer) -> None:
@@ -43,46 +48,95 @@ def query(
     """Ask the ledger by SQL; a server need not run."""
     from bascule.app import open_ledger
 
-    if to is not None and to.suffix not in (".parquet", ".csv", ".json"):
+    if to is not None and to.suffix not in _WRITERS:
         raise Invalid(f"--to {to}: no such form", hint="use .parquet, .csv or .json")
-    found = open_ledger(context.settings()).query(sql, model=model)
-    if to is not None:
-        _write(found, to)
-        say(f"{found.num_rows:,} rows in {to}")
-    elif as_json:
-        print_json(found.to_pylist())
-    elif as_csv:
-        text = _csv(found)  # a program gets the values as they are
-        typer.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
-    else:
-        _show(found)
+    ledger = open_ledger(context.settings())
+    with limited_memory(_MEMORY_BYTES):
+        if to is not None:
+            with replacing(to) as draft:
+                rows = ledger.stream(sql, partial(_WRITERS[to.suffix], draft), model=model)
+            say(f"{rows:,} rows in {to}")
+        else:
+            show = _print_json if as_json else _print_csv if as_csv else _show
+            ledger.stream(sql, show, model=model)
 
 
-def _write(table: pa.Table, file: Path) -> None:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
+def _write_parquet(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    import pyarrow.parquet as pq
 
-        pq.write_table(table, file)
-    elif file.suffix == ".csv":
-        file.write_text(_csv(table))
-    else:
-        file.write_text(json.dumps(table.to_pylist(), default=str) + "\n")
+    rows = 0
+    with pq.ParquetWriter(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
 
 
-def _show(table: pa.Table) -> None:
-    rows = table.slice(0, _SHOWN_ROWS).to_pylist()
+def _write_csv(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    with file.open("w", newline="") as opened:
+        return _csv(opened, schema, batches)
+
+
+def _write_json(file: Path, _: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    with file.open("w") as opened:
+        rows = _Rows(batches)
+        opened.writelines(json.JSONEncoder(default=str).iterencode(rows))
+        opened.write("\n")
+    return rows.row_count
+
+
+_WRITERS: dict[str, Callable[[Path, pa.Schema, Iterator[pa.RecordBatch]], int]] = {
+    ".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json,
+}  # fmt: skip
+
+
+def _print_json(_: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    sys.stdout.writelines(json.JSONEncoder(indent=2, default=str).iterencode(_Rows(batches)))
+    say("")
+
+
+def _print_csv(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    _csv(_Terminal() if sys.stdout.isatty() else sys.stdout, schema, batches)
+
+
+class _Terminal(StringIO):
+    """Standard output for a person; a program gets the values as they are."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable(text))
+
+
+def _show(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    rows = _Rows(batches)
     print_table(
-        table.column_names,
-        (["" if value is None else str(value) for value in row.values()] for row in rows),
+        schema.names,
+        (
+            ["" if value is None else str(value) for value in row.values()]
+            for row in islice(rows, _SHOWN_ROWS)
+        ),
         empty="no rows; bascule ledger status shows what the ledger holds",
     )
-    if table.num_rows > _SHOWN_ROWS:
-        say(f"{table.num_rows - _SHOWN_ROWS:,} more rows: --to FILE writes all")
+    if (more := sum(batch.num_rows for batch in batches) + rows.row_count - _SHOWN_ROWS) > 0:
+        say(f"{more:,} more rows: --to FILE writes all")
 
 
-def _csv(table: pa.Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(table.column_names)
-    writer.writerows(row.values() for row in table.to_pylist())
-    return text.getvalue()
+class _Rows(list[Any]):
+    """The rows of batches, as they are found: `json` writes a list of this type row by row."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        first = next((batch for batch in batches if batch.num_rows), None)
+        super().__init__([] if first is None else [None])  # which is what tells whether it is empty
+        self._batches = chain([] if first is None else [first], batches)
+        self.row_count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            self.row_count += batch.num_rows
+            yield from batch.to_pylist()
+
+
+def _csv(file: TextIO, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    rows, writer = _Rows(batches), csv.writer(file)
+    writer.writerow(schema.names)
+    writer.writerows(row.values() for row in rows)
+    return rows.row_count

@@ -83,11 +83,13 @@ def import_outcomes(
 
 def _store() -> Outcomes | RemoteOutcomes:
     """The outcomes of the home, or of `--server`."""
-    from bascule.monitoring import Outcomes, RemoteOutcomes
-
     if context.is_remote():
+        from bascule.monitoring import RemoteOutcomes
+
         return RemoteOutcomes(context.control_client())
-    return Outcomes(context.settings().home)
+    from bascule.app import open_outcomes
+
+    return open_outcomes(context.settings())
 
 
 def _tables(

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.children import answer_parent, ask_child, told_settings
+from bascule.cli.children import answer_with_settings, told_settings
+from bascule.core import Child, Limits
 
 if TYPE_CHECKING:
     from bascule.registry import Version
@@ -36,11 +37,11 @@ def take_in(settings: dict[str, Any], file: Path, model: str, user: str) -> Vers
     from bascule.app import open_registry
     from bascule.settings import Settings as Kind
 
-    said = ask_child(
+    said = Child(
         "bascule.cli.receiving",
         {"settings": settings, "file": str(file), "model": model, "user": user},
-        what=f"the push to {model}", timeout_s=_PUSH_S,
-    )  # fmt: skip
+        Limits(_PUSH_S, is_nice=True), what=f"the push to {model}",
+    ).answer()  # fmt: skip
     registry = open_registry(TypeAdapter(Kind).validate_python(settings))
     return registry.resolve(f"{model}/{said['number']}", retired=True)
 
@@ -55,4 +56,4 @@ def _push(settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer_parent(_push)
+    answer_with_settings(_push)

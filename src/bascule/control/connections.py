@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from bascule.serving.transports import Tls
 
@@ -32,9 +32,9 @@ _OTHER_FILES = 256
 _MAX_HEAD_BYTES = 32 << 10
 _HANDSHAKE_S = 5.0
 _HEAD_S = 10.0
-_BODY_S = 20.0
-_UPLOAD_S = 900.0
-"""For a bundle; a caller without the right to push is refused before its body is read."""
+_BODY_S, _BODY_STEP_BYTES = 20.0, 256 << 10
+"""So much more of a body has to come in each such time: a file of 1 GB may take as long as it takes
+at 100 kbit/s, and a small body has the time once."""
 _UNREAD_S = 20.0
 _LINGER_S = 1.0
 _AT_ONCE = 16
@@ -174,6 +174,7 @@ class _Connection(H11Protocol):
         self.idle_since_s = self.loop.time()
         self._awaited = ""
         self._late: asyncio.TimerHandle | None = None
+        self._received_bytes = 0
         super().connection_made(_Lingering(transport, self._lingers))  # type: ignore[arg-type]
         self._look()
 
@@ -194,6 +195,7 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._awaited != "end":
+            self._received_bytes += len(data)
             super().data_received(data)
 
     def handle_events(self) -> None:
@@ -222,7 +224,7 @@ class _Connection(H11Protocol):
         elif self.is_idle:
             self._await("head", _HEAD_S)
         elif self.cycle.more_body:
-            self._await("body", _UPLOAD_S if _is_upload(self.cycle.scope) else _BODY_S)
+            self._await(f"body {self._received_bytes // _BODY_STEP_BYTES}", _BODY_S)
         else:
             self._await("", 0.0)
 
@@ -231,7 +233,14 @@ class _Connection(H11Protocol):
             self._awaited = what
             if self._late is not None:
                 self._late.cancel()
-            self._late = self.loop.call_later(within_s, self.abort) if what else None
+            self._late = self.loop.call_later(within_s, self._end_late) if what else None
+
+    def _end_late(self) -> None:
+        if self._awaited.startswith("body") and self.flow.read_paused:
+            # It is this side that does not read: a disk is slow, for example.
+            self._late = self.loop.call_later(_BODY_S, self._end_late)
+        else:
+            self.abort()
 
     def _lingers(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -239,11 +248,6 @@ class _Connection(H11Protocol):
         if is_sending:
             self._await("end", _LINGER_S)
         return is_sending
-
-
-def _is_upload(scope: Mapping[str, Any]) -> bool:
-    path: str = scope["path"]
-    return path.startswith("/api/v1/models/") and path.endswith("/versions")
 
 
 class _Lingering:

@@ -9,13 +9,15 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
+import anyio
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from bascule.control.problems import PreconditionFailed
-from bascule.core import Invalid, in_utc
+from bascule.core import Invalid, Unavailable, in_utc
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -183,3 +185,16 @@ def precondition(
 
 
 Conditional = Annotated[Precondition, Depends(precondition)]
+
+
+async def receive_file(request: Request, target: Path, what: str) -> None:
+    """Write the body of a request to a file as it arrives. Raises `Unavailable`."""
+    try:
+        async with await anyio.open_file(target, "wb") as file:
+            async for piece in request.stream():
+                await file.write(piece)
+    except OSError as problem:
+        raise Unavailable(
+            f"{what} cannot be kept while it is received: {problem.strerror or problem}",
+            hint="free some space where the server's TMPDIR is",
+        ) from None

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from bascule.control.conventions import Page, Paged
-from bascule.core import Invalid, NotFound, check_name
+from bascule.control.conventions import Page, Paged, receive_file
+from bascule.core import Invalid, NotFound, Scratch, check_name
 
 if TYPE_CHECKING:  # tables are loaded when outcomes are first asked for
     from bascule.monitoring.ledger import OutcomeSpool
 
+Columns = tuple[str, str, str | None]
+"""Those of ids, truths and times; None for no times."""
+_MAX_TABLES = 2
+"""Tables at once: each is read by a process of its own."""
 _PATH = "/api/v1/models/{model}/outcomes"
 _TAGS = "outcomes"
 _CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
@@ -90,11 +93,10 @@ class _Store:
             self._spool.append(model, [lines])
         return AddedView(taken=len(lines), refused=[RefusedView(**asdict(one)) for one in refused])
 
-    def add_table(self, model: str, body: bytes, kind: str, **columns: Any) -> AddedView:
-        from bascule.monitoring.ledger import Outcomes, read_csv, read_parquet
+    def add_table(self, model: str, file: FilePath, kind: str, columns: Columns) -> AddedView:
+        from bascule.monitoring.ledger import receive_table
 
-        read = read_csv if kind == _CSV else read_parquet
-        done = Outcomes(self.home).add(model, read(body, **columns), **columns)
+        done = receive_table(self.home, model, file, is_csv=kind == _CSV, columns=columns)
         refused = [
             RefusedView(index=line - 1, id="", reason=reason)
             for line, reason in done.refused.items()
@@ -116,6 +118,7 @@ class _Store:
 def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
     """Add the routes to `app`; they answer 404 without a home."""
     store = None if home is None else _Store(home)
+    limiter = anyio.CapacityLimiter(_MAX_TABLES)
 
     def found(model: str) -> _Store:
         if store is None:
@@ -139,19 +142,19 @@ def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
 
         They are on the disk when this answers. A wrong outcome is refused, and the others are kept.
         """
-        opened, body = found(model), await request.body()
+        opened, columns = found(model), (id_column, truth_column, time_column)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        act: Callable[[], AddedView]
         if kind == "application/json":
-            act = partial(opened.add_json, model, body)
+            added = await run_in_threadpool(opened.add_json, model, await request.body())
         elif kind in (_CSV, _PARQUET):
-            act = partial(
-                opened.add_table, model, body, kind,
-                id_column=id_column, truth_column=truth_column, time_column=time_column,
-            )  # fmt: skip
+            with Scratch("bascule-transfer-") as folder:
+                await receive_file(request, folder / "outcomes", "the table")
+                # On threads of their own: what waits for one keeps no thread of other requests.
+                added = await anyio.to_thread.run_sync(
+                    opened.add_table, model, folder / "outcomes", kind, columns, limiter=limiter
+                )
         else:
             raise HTTPException(415, f"Content-Type: send application/json, {_CSV} or {_PARQUET}")
-        added = await run_in_threadpool(act)
         response.status_code = 207 if added.refused else 200
         return added
 

@@ -9,17 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path as FilePath
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
-import anyio
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from bascule.control.conventions import Conditional, Moment, Precondition, etag_of, stale
+from bascule.control.conventions import (
+    Conditional,
+    Moment,
+    Precondition,
+    etag_of,
+    receive_file,
+    stale,
+)
 from bascule.control.registry_reads import Number, version_of
 from bascule.control.rights import caller_of
 from bascule.control.views import AliasView, EventView, Tags, VersionView
-from bascule.core import BasculeError, Conflict, Overloaded, Scratch, Unavailable
+from bascule.core import BasculeError, Conflict, Overloaded, Scratch
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -230,7 +236,7 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
         """
         user = caller_of(request).user
         with transferring() as file:
-            await _receive(request, file)
+            await receive_file(request, file, "the bundle")
             try:
                 version = await run_in_threadpool(take_in, file, model, user)
             except BasculeError as problem:
@@ -258,18 +264,6 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
         # The file has no name any more: its space is free when it is closed.
         headers = {"ETag": f'"{digest}"', "Content-Length": str(size)}
         return StreamingResponse(_chunks(file), 200, headers, "application/octet-stream")
-
-
-async def _receive(request: Request, target: FilePath) -> None:
-    try:
-        async with await anyio.open_file(target, "wb") as file:
-            async for piece in request.stream():
-                await file.write(piece)
-    except OSError as problem:
-        raise Unavailable(
-            f"the bundle cannot be kept while it is received: {problem.strerror or problem}",
-            hint="free some space where the server's TMPDIR is",
-        ) from None
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

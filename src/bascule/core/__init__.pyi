@@ -4,6 +4,12 @@ from .addresses import (
     masked_text as masked_text,
     without_secrets as without_secrets,
 )
+from .children import (
+    Child as Child,
+    Limits as Limits,
+    answer_parent as answer_parent,
+    limited_memory as limited_memory,
+)
 from .digests import (
     canonical_json as canonical_json,
     sha256_bytes as sha256_bytes,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,16 +16,27 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from tests.unit.registry.conftest import say_gates, write_bundle
 
-from bascule.app import open_catalogue, open_keys, open_objects, open_registry
+from bascule.app import (
+    open_catalogue,
+    open_keys,
+    open_objects,
+    open_outcomes,
+    open_registry,
+)
 from bascule.backups import back_up, restore, rows
 from bascule.backups.archive import MANIFEST
+from bascule.backups.taking import LEDGER_FOLDERS
 from bascule.batch import Schedule, Schedules
 from bascule.catalogue import HEAD, Catalogue, SqliteDatabase
-from bascule.core import Conflict, NotFound, Untrusted
+from bascule.core import Conflict, NotFound, TooLarge, Untrusted
+from bascule.monitoring.ledger.manifest import Manifest, Segment
 from bascule.security import Permission
 from bascule.settings import RegistrySettings, Settings
 
@@ -71,7 +84,8 @@ def take(settings: Settings, file: Path, **options):
 
 
 def put(settings: Settings, file: Path, **options):
-    return restore(file, open_catalogue(settings), open_objects(settings), settings.home, **options)
+    catalogue = open_catalogue(settings, settles=False)
+    return restore(file, catalogue, open_objects(settings), settings.home, **options)
 
 
 @pytest.fixture
@@ -233,6 +247,134 @@ def test_rows_of_an_earlier_schema_are_migrated(tmp_path, store, request):
     assert found == models > 0
 
 
+def repacked(archive: Path, parts: dict[str, bytes | None]):
+    """An archive whose digests fit, with other bytes under some names, or without them."""
+    content = dict(members(archive)) | parts
+    said = json.loads(content.pop(MANIFEST))
+    content = {name: data for name, data in content.items() if data is not None}
+    said["files"] = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        for name, data in content.items()
+    }
+    return rewritten(archive, [*content.items(), (MANIFEST, json.dumps(said).encode())])
+
+
+def with_rows(archive: Path, table: str, change) -> Path:
+    name = f"catalogue/{table}.jsonl"
+    lines = dict(members(archive))[name].decode().splitlines()
+    return repacked(archive, {name: "".join(f"{line}\n" for line in change(lines)).encode()})
+
+
+def without(archive: Path, folder: str) -> dict[str, None]:
+    return dict.fromkeys(name for name, _ in members(archive) if name.startswith(folder))
+
+
+def same_row(value):
+    """The rows of a table, each with one value in all columns."""
+    return lambda rows: [rows[0], json.dumps([value] * len(json.loads(rows[0])))]
+
+
+DAMAGED = {
+    "a row that is short": lambda file: with_rows(file, "events", lambda rows: [*rows, "[1]"]),
+    "a segment that is missing": lambda file: repacked(file, {"home/ledger/late/1.parquet": None}),
+    "a version without its bundle": lambda file: repacked(file, without(file, "objects/")),
+    "a row that is no JSON": lambda file: with_rows(file, "events", lambda rows: [*rows, "["]),
+    "a row that is twice": lambda file: with_rows(file, "models", lambda rows: [*rows, rows[-1]]),
+    "a null where none may be": lambda file: with_rows(file, "models", same_row(None)),
+    "a time that is none": lambda file: with_rows(file, "models", same_row("x")),
+    "other columns": lambda file: with_rows(file, "models", lambda rows: ['["x"]', *rows[1:]]),
+    "a table that is missing": lambda file: repacked(file, {"catalogue/models.jsonl": None}),
+    "a ledger that is none": lambda file: repacked(file, {"home/ledger/manifest.json": b"{"}),
+    "a segment of others": lambda file: repacked(file, {"home/ledger/late/1.parquet": b"PAR1"}),
+    "outcomes that are none": lambda file: repacked(file, {"home/outcomes/late/1.parquet": b"P"}),
+    "a folder that is a file": lambda file: repacked(
+        file, without(file, "home/spool") | {"home/spool": b"x"}
+    ),
+}
+QUICK = 3
+
+
+def write_ledger(home: Path, rows: int) -> None:
+    """A ledger of one segment, with a spool and outcomes."""
+    for folder in ("ledger/late", "spool/host-1", "outcomes/late"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    table = pa.table({"id": [f"{rows}-{n}" for n in range(rows)]})
+    pq.write_table(table, home / "ledger/late/1.parquet")
+    pq.write_table(table, home / "outcomes/late/1.parquet")
+    segment = Segment(
+        file="late/1.parquet", model="late", version="1", day="2026-11-28", rows=rows, size_bytes=1
+    )
+    (home / "ledger/manifest.json").write_bytes(msgspec.json.encode(Manifest(segments=[segment])))
+    (home / "spool/host-1/00000001.blocks").write_bytes(b"block" * rows)
+    (home / "private.key").write_bytes(bytes([rows]) * 32)
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    """The ledger as files."""
+    return {
+        str(file.relative_to(home)): file.read_bytes()
+        for name in (*LEDGER_FOLDERS, "private.key")
+        for file in sorted([home / name, *(home / name).rglob("*")])
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def full(home, tmp_path):
+    """A backup with a ledger, and another home with other rows and another ledger."""
+    write_ledger(home.home, 5)
+    take(home, tmp_path / "full.tar", with_ledger=True)
+    other = settings_of(tmp_path / "other")
+    open_keys(other).create("first", [Permission.parse("keys")], by="eve")
+    write_ledger(other.home, 3)
+    return tmp_path / "full.tar", other
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, id=name, marks=[pytest.mark.slow] if number >= QUICK else [])
+        for number, (name, damage) in enumerate(DAMAGED.items())
+    ],
+)
+def test_what_cannot_be_restored_is_found_before_anything_is_moved(full, damage):
+    archive, other = full
+    rows_before, files_before = dump(other), files_of(other.home)
+    damage(archive)
+    for options in ({"is_trial": True}, {"force": True}):  # a trial says the same
+        with pytest.raises(Untrusted):
+            put(other, archive, **options)
+        assert dump(other) == rows_before
+        assert files_of(other.home) == files_before
+        assert not (other.home / ".restoring").exists()
+
+
+def test_a_small_archive_that_unpacks_to_gigabytes_is_refused(full, tmp_path):
+    _, other = full
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", compresslevel=1) as opened:
+        member = tarfile.TarInfo("catalogue/events.jsonl")
+        member.size = 4 << 30
+        opened.fileobj.write(member.tobuf())
+        opened.fileobj.write(bytes(8 << 20))
+    with pytest.raises(TooLarge, match="times its size"):
+        put(other, tmp_path / "bomb.tar.gz", force=True)
+
+
+def test_a_trial_says_whether_force_is_needed(full, archive, tmp_path):
+    _, other = full
+    assert put(other, archive, is_trial=True).needs_force
+    assert not put(other, archive, is_trial=True, force=True).needs_force
+    assert not put(settings_of(tmp_path / "empty"), archive, is_trial=True).needs_force
+
+
+def test_a_ledger_takes_the_place_of_all_of_another(home, full, tmp_path):
+    _, other = full
+    shutil.rmtree(home.home / "outcomes")
+    take(home, tmp_path / "without.tar", with_ledger=True)
+    put(other, tmp_path / "without.tar", force=True)
+    assert files_of(other.home) == files_of(home.home)
+
+
 # -- kills --
 
 
@@ -289,6 +431,79 @@ def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
     assert {path.name for path in other.home.iterdir()} <= {
         "catalogue.db", "catalogue.db-wal", "catalogue.db-shm", "objects"
     }  # fmt: skip
+
+
+STEPS = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.backups.test_backups import put, settings_of
+import shutil
+from bascule.backups import restoring, rows
+from bascule.catalogue import Catalogue
+left = [int(sys.argv[3])] if sys.argv[3].isdecimal() else [10**9]
+def counted(owner, name):
+    real = getattr(owner, name)
+    def act(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0 or name == sys.argv[3]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    setattr(owner, name, act)
+for owner, name in [
+    (os, "rename"), (os, "replace"), (os, "mkdir"), (os, "sync"), (shutil, "rmtree"),
+    (Catalogue, "read"), (Catalogue, "write"), (rows, "copy_in"), (rows, "is_empty"),
+    (restoring, "_checked"), (restoring, "_put_objects"), (restoring, "_commit"),
+    (restoring, "_settled"), (restoring, "_move_ledger"),
+]:
+    counted(owner, name)
+put(settings_of(Path(sys.argv[1])), Path(sys.argv[2]), force=True)
+"""
+
+
+def killed_at(settings: Settings, archive: Path, step: int | str) -> bool:
+    """Restore with `force` in a process that is killed at a step, by number or name; if it was."""
+    root = str(Path(__file__).parents[3])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(settings.home), str(archive), str(step)],
+        cwd=root, check=False, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode in (0, -signal.SIGKILL)
+    return done.returncode != 0
+
+
+def check_killed(home, full, tmp_path, step) -> str:
+    """Which of both states is there after a kill at a step: `old`, `new`, or `done`, not killed."""
+    archive, other = full
+    start = tmp_path / f"start-{step}"
+    shutil.copytree(other.home, start)
+    before, settings = (dump(other), files_of(other.home)), settings_of(start)
+    if not killed_at(settings, archive, step):
+        return "done"
+    open_outcomes(settings)  # what opens any of it first ends the restore
+    found = dump(settings), files_of(start)
+    assert found in (before, (dump(home), files_of(home.home))), f"half at step {step}"
+    put(settings, archive, force=True)
+    assert not (start / ".restoring").exists()
+    assert (dump(settings), files_of(start)) == (dump(home), files_of(home.home))
+    return "old" if found == before else "new"
+
+
+@pytest.mark.parametrize(("step", "state"), [("copy_in", "old"), ("_move_ledger", "new")])
+def test_a_restore_that_is_killed_leaves_all_or_nothing_of_it(home, full, tmp_path, step, state):
+    assert check_killed(home, full, tmp_path, step) == state
+
+
+@pytest.mark.slow
+def test_a_restore_that_is_killed_at_any_step_leaves_the_old_state_or_the_new_one(
+    home, full, tmp_path
+):
+    found, step = [], 0
+    while not found or found[-1] != "done":
+        found.append(check_killed(home, full, tmp_path, step))
+        step += 1
+    assert found == [*sorted(found[:-1], reverse=True), "done"]  # and never back
+    assert {"old", "new"} < set(found)
 
 
 # -- the ledger --

@@ -6,9 +6,11 @@ import time
 import anyio
 import pytest
 
+from bascule.cli.console_work import answer
 from bascule.console import uploads
 from bascule.console.uploads import Uploads, plain_name
 from bascule.core import Invalid, NotFound, TooLarge
+from bascule.settings import Settings
 
 
 def receive(folder, pieces, name="rows.csv", owner="ada", suffixes=(".csv",), **more):
@@ -91,3 +93,18 @@ def test_names_keep_no_folder_and_no_control_character(name, kept_name):
 def test_a_file_without_a_name_is_refused(name):
     with pytest.raises(Invalid, match="no name"):
         plain_name(name)
+
+
+@pytest.mark.parametrize("content", [b"PAR1 and no more", b""])
+def test_an_error_of_a_task_shows_no_place_of_an_upload(
+    tmp_path, cancer_bundle, monkeypatch, content
+):
+    monkeypatch.chdir(tmp_path)  # a task goes to the folder of its job
+    folder = tmp_path / "console" / "uploads" / ("a" * 22)
+    folder.mkdir(parents=True)
+    (folder / "file.parquet").write_bytes(content)
+    job = {"model": str(cancer_bundle), "from": f"{folder}/file.parquet", "to": f"{folder}/x.csv"}
+    with pytest.raises(Invalid) as refused:
+        answer(Settings(home=tmp_path), {"task": "preview", "job": job, "folder": str(folder)})
+    assert "file.parquet" in refused.value.message
+    assert str(tmp_path) not in refused.value.message + refused.value.hint

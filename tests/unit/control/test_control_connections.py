@@ -122,6 +122,22 @@ def test_a_trickle_extends_no_time():
         assert time.monotonic() - began_s < 4 * SOON_S
 
 
+def test_a_large_body_may_take_long_as_long_as_it_comes(monkeypatch):
+    monkeypatch.setattr(connections, "_BODY_STEP_BYTES", 1_000)
+    head = b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n"
+    with serving() as (port, _), asked(port, head) as client:
+        began_s = time.monotonic()
+        for _ in range(20):
+            client.sendall(b"x" * 1_000)
+            time.sleep(SOON_S / 4)
+        assert time.monotonic() - began_s > 4 * SOON_S
+        assert client.recv(12) == b"HTTP/1.1 200"
+    with serving() as (port, _), asked(port, head) as client:
+        began_s = time.monotonic()
+        until(lambda: is_refused(client, b"x" * 10) or time.sleep(SOON_S / 4))
+        assert time.monotonic() - began_s < 4 * SOON_S
+
+
 def test_an_answer_that_is_not_read_is_not_kept():
     with serving() as (port, server):
         client = socket.socket()

@@ -90,7 +90,8 @@ def test_what_cannot_be_read_is_refused_with_the_next_step(client):
         ({"content": b"id,late\na,1\n", "headers": CSV}, 400, "truth"),
         ({"json": {"outcomes": []}}, 400, "empty"),
         ({"content": b" " * (MAX_OUTCOMES_BYTES + 1), "headers": CSV}, 413, "the most"),
-        ({"content": parquet(id=["x" * 5000], truth=[1]), "headers": PARQUET}, 413, "5,000"),
+        ({"content": parquet(id=["x" * 4000] * 20_000, truth=[1] * 20_000), "headers": PARQUET},
+         413, "80,000,000 bytes"),
         ({"content": parquet(id=["a"] * 1_000_001, truth=[1] * 1_000_001), "headers": PARQUET},
          413, "1,000,001 rows"),
     ]:  # fmt: skip

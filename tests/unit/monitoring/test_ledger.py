@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -10,9 +11,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from bascule.core import Conflict, Invalid, NotFound, Untrusted
+from bascule.core import Conflict, Invalid, NotFound, Untrusted, limited_memory
 from bascule.monitoring.ledger import Ledger, Retention, Scribe, SpoolWriter, scribe as scribing
 from bascule.monitoring.ledger.manifest import Segment, read_manifest
 from bascule.monitoring.ledger.scribe import kept_segments
@@ -226,8 +228,24 @@ def test_a_disk_that_stands_still_costs_bounded_memory(tmp_path, monkeypatch):
 def test_a_query_reads_no_other_file_and_writes_none(tmp_path, recorder):
     record(recorder, "a")
     recorder.close()
+    scribed(tmp_path)
     ledger = Ledger(tmp_path)
+    (segment,) = (tmp_path / "ledger").rglob("*.parquet")
+    before, secret = segment.read_bytes(), pa.table({"secret": ["of this process"]})
     for sql in (
+        f"copy predictions to '{segment}'",
+        f"copy (select 1) to '{segment.parent}/new.parquet'",
+        f"explain analyze copy (select 1) to '{segment}'",
+        f"select 1; copy (select 1) to '{segment}'",
+        f"attach '{segment.parent}/x.db' as x",
+        f"export database '{segment.parent}'",
+        "create temp table t as select 1",
+        "call enable_logging(storage = 'file')",
+        "select * from enable_logging(storage = 'file')",
+        "select * from secret",
+        "pragma database_list",
+        "select * from query('copy (select 1) to x')",
+        "",
         "select * from read_csv('/etc/passwd')",
         f"copy predictions to '{tmp_path}/out.csv'",
         "set enable_external_access = true",
@@ -235,6 +253,38 @@ def test_a_query_reads_no_other_file_and_writes_none(tmp_path, recorder):
     ):
         with pytest.raises(Invalid, match="the query is refused"):
             ledger.query(sql)
+        with pytest.raises(Invalid, match="the query is refused"):
+            ledger.stream(sql, lambda _, batches: list(batches))
+    assert secret.num_rows == 1
+    assert segment.read_bytes() == before
+    assert {file.suffix for file in segment.parent.iterdir()} == {".parquet", ".profile"}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select repeat('x', 3000000) from range(3000)",
+        "select string_agg(repeat('x', 1000), '') from range(8000000)",
+        pytest.param("select list(range) from range(1000000000)", marks=pytest.mark.slow),
+        pytest.param("select repeat('x', 4000000000)", marks=pytest.mark.slow),
+    ],
+)
+def test_a_query_that_grows_without_bound_is_ended(tmp_path, sql):
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ledger = Ledger(tmp_path)
+    with limited_memory(1536 << 20), pytest.raises(Invalid, match="the query is refused"):
+        ledger.stream(sql, lambda _, batches: sum(batch.num_rows for batch in batches))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 1_700_000
+
+
+def test_rows_are_streamed(tmp_path):
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = Ledger(tmp_path).stream(
+        "select range, md5(range::text) from range(1000000)",
+        lambda _, batches: sum(batch.num_rows for batch in batches),
+    )
+    assert rows == 1_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 60_000
 
 
 def test_a_query_that_is_wrong_says_what_and_what_there_is(tmp_path):

@@ -3,10 +3,10 @@
 Refused are: tensors whose data lives in another file; operators that are not the runtime's own;
 operators that open files; tensors over `limits.MAX_TENSOR_ELEMENTS`, and requests by constant for
 grown ones over `limits.MAX_GROWN_ELEMENTS`; graphs nested over `limits.MAX_GRAPH_DEPTH`; functions
-that call themselves, or grow to over `limits.MAX_NODES` operators when they are inlined; loops that
-nothing ends, or that constants have take over `limits.MAX_STEPS` steps; trees that lead the runtime
-astray (see `forests`); and bytes that are no ONNX model at all, such as the runtime's own format,
-which it would take too.
+that call themselves, that are given graphs, or that grow to over `limits.MAX_NODES` operators or
+copy over `limits.MAX_INLINED` when they are inlined; loops that nothing ends, or that constants
+have take over `limits.MAX_STEPS` steps; trees that lead the runtime astray (see `forests`); and
+bytes that are no ONNX model at all, such as the runtime's own format, which it would take too.
 
 Field numbers are those of `onnx.proto` (ONNX IR version 12). No framework is imported.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from bascule.bundle.disk import (
     MAX_GRAPH_DEPTH,
     MAX_GROWN_ELEMENTS,
+    MAX_INLINED,
     MAX_NODES,
     MAX_STEPS,
     MAX_TENSOR_ELEMENTS,
@@ -66,6 +67,8 @@ class _Scope:
         inputs: The names of its own.
         outputs: The names of its own.
         nodes: Its operators where functions are inlined.
+        weight: The same, each with its kilobytes.
+        copied: How much of `weight` is copied from functions.
         steps: Its operators, each as often as constants say that it is run.
     """
 
@@ -75,6 +78,8 @@ class _Scope:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     nodes: int = 0
+    weight: int = 0
+    copied: int = 0
     steps: int = 0
 
 
@@ -89,6 +94,7 @@ class _Node:
     shape: tuple[int, ...] | None = None
     value: tuple[int, ...] | None = None
     size: float = 1
+    kilobytes: int = 0
     scanned: int = 0
     bodies: list[_Scope] = field(default_factory=list)
     attributes: list[tuple[int, int]] = field(default_factory=list)
@@ -149,6 +155,10 @@ class _Guard:
     def _bound(self, scope: _Scope) -> None:
         if scope.nodes > MAX_NODES:
             raise self._refused(f"grows to more than {MAX_NODES:,} operators by its functions")
+        if scope.copied > MAX_INLINED:
+            raise self._refused(
+                f"has over {MAX_INLINED:,} operators, or kilobytes of them, copied by functions"
+            )
         if scope.steps > MAX_STEPS:
             raise self._refused(f"tells its loops to take more than {MAX_STEPS:,} steps")
 
@@ -213,7 +223,7 @@ class _Guard:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise self._refused(f"holds more than {MAX_NODES:,} operators")
-        node = _Node()
+        node = _Node(kilobytes=(end - start) >> 10)
         for number, kind, begin, stop in records(self._data, start, end):
             if kind != BYTES:
                 continue
@@ -242,12 +252,19 @@ class _Guard:
     def _count(self, node: _Node, scope: _Scope, asked: int | None) -> None:
         """Add what a node takes, and what it makes of constants."""
         scope.nodes += 1
+        scope.weight += 1 + node.kilobytes
         scope.steps += 1
         name = (node.domain, node.kind, node.overload)
         sizes = tuple(scope.sizes.get(one) for one in node.inputs)
         if name in self._functions:
             called = self._function(name)
+            if node.bodies:
+                raise self._refused(f"gives a graph to the function {node.kind}")
+            # Each operator of a function may refer to what it is given, and get a copy.
+            copied = called.weight + called.nodes * node.kilobytes
             scope.nodes += called.nodes
+            scope.weight += copied
+            scope.copied += copied
             scope.steps += called.steps
             if any(size is not None for size in sizes):
                 self._folded = math.inf  # what the function makes of it is not followed
@@ -255,6 +272,8 @@ class _Guard:
         if node.bodies:
             trips = self._trips(node, scope)
             scope.nodes += sum(body.nodes for body in node.bodies)
+            scope.weight += sum(body.weight for body in node.bodies)
+            scope.copied += sum(body.copied for body in node.bodies)
             scope.steps += trips * sum(body.steps for body in node.bodies)
             return
         known = [size for one, size in zip(node.inputs, sizes, strict=True) if one]

@@ -32,7 +32,7 @@ from .hashing import (
     hashed as hashed,
     outcome_draw as outcome_draw,
 )
-from .manifest import Gap as Gap
+from .manifest import Gap as Gap, read_manifest as read_manifest
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,
@@ -43,12 +43,12 @@ from .outcome_lines import (
 from .outcome_spool import OutcomeSpool as OutcomeSpool
 from .outcome_tables import (
     read_csv as read_csv,
-    read_parquet as read_parquet,
     read_query as read_query,
 )
 from .outcome_upkeep import OutcomeUpkeep as OutcomeUpkeep
 from .outcomes import Imported as Imported, Outcomes as Outcomes
 from .query import Ledger as Ledger, quoted as quoted
+from .receiving import receive_table as receive_table
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
 from .scribe import (
     Chore as Chore,

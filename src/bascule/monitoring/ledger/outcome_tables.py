@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -29,57 +30,96 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1_000_000
 """Of a table in a request."""
-MAX_TEXT = 4_096
-"""Characters of one value of a table in a request, before it is checked."""
+MAX_COLUMN_BYTES = 64 << 20
+"""Of one column of a table in a request, each value counted as often as it is there."""
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_COLUMNS = 10_000
+_MAX_FOOTER_ITEMS = 100_000
+"""Of one list in the metadata of a Parquet file, such as those of its row groups and columns."""
 
 
-def read_csv(data: bytes, *, id_column: str, **_: Any) -> pa.Table:
+def read_csv(
+    data: bytes | pa.Buffer, *, id_column: str, columns: Sequence[str] | None = None
+) -> pa.Table:
     """A table of CSV; ids are texts, so that zeros in front of them stay.
 
+    Args:
+        data: The file.
+        id_column: The column of the ids.
+        columns: Those to read, in bounds for data from anywhere; None for all, without bounds.
+
     Raises:
-        Invalid: It cannot be read.
+        Invalid: It cannot be read, or lacks a column.
+        TooLarge: It has too many rows or columns.
     """
-    options = pa.csv.ConvertOptions(column_types={id_column: pa.string()})
+    convert = pa.csv.ConvertOptions(column_types={id_column: pa.string()})
+    if columns is not None:
+        convert.include_columns = _check_csv(memoryview(data), columns)
     try:
-        return pa.csv.read_csv(pa.BufferReader(data), convert_options=options)
+        return pa.csv.read_csv(pa.BufferReader(data), convert_options=convert)
+    except pa.ArrowMemoryError:
+        raise
     except pa.ArrowException as error:
         raise _unreadable("CSV", error) from None
 
 
-def read_parquet(
-    data: bytes, *, id_column: str, truth_column: str, time_column: str | None
-) -> pa.Table:
-    """The columns of a Parquet file that are asked for.
+def _check_csv(data: memoryview, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that the header names; raises what `read_csv` raises."""
+    pieces = (bytes(data[at : at + (1 << 20)]) for at in range(0, len(data), 1 << 20))
+    ends = [(piece.count(b"\n"), piece.count(b"\r")) for piece in pieces]
+    _check_rows(max(map(sum, zip(*ends, strict=True)), default=0) - 1)
+    head = bytes(data[: _MAX_HEADER_BYTES + 1]).splitlines()[:1]
+    line = head[0] if head else b""
+    if len(line) > _MAX_HEADER_BYTES or line.count(b",") >= _MAX_COLUMNS:
+        raise TooLarge(f"outcomes: the header has over {_MAX_COLUMNS:,} columns, the limit")
+    try:
+        (header,) = csv.reader([line.decode("utf-8-sig")])
+    except (ValueError, csv.Error) as error:
+        raise _unreadable("CSV", error) from None
+    names = list(dict.fromkeys(columns))
+    if repeated := [name for name in names if header.count(name) > 1]:
+        raise Invalid(f"there are {header.count(repeated[0])} columns {repeated[0]!r}")
+    return [name for name in names if name in header] or header[:1]  # the rest is told by `add`
+
+
+def read_parquet(data: bytes | pa.Buffer, *, columns: Sequence[str]) -> pa.Table:
+    """Those of the columns that a Parquet file has, in bounds for data from anywhere.
 
     Raises:
-        Invalid: It cannot be read, or lacks a column.
-        TooLarge: It has too many rows, or a long value.
+        Invalid: It cannot be read.
+        TooLarge: It has too many rows, or a column takes too many bytes.
     """
-    names = [one for one in (id_column, truth_column, time_column) if one is not None]
+    names = list(dict.fromkeys(columns))
     try:
-        # Dictionaries are kept: a small file may repeat one long value a million times.
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=names)
+        file = pq.ParquetFile(pa.BufferReader(data), thrift_container_size_limit=_MAX_FOOTER_ITEMS)
         _check_rows(file.metadata.num_rows)
-        _check_bytes(file.metadata)
-        there = [one for one in names if one in file.schema_arrow.names]
-        table = file.read(columns=there)
+        _check_sizes(file.metadata, names)
+        present = [name for name in names if name in file.schema_arrow.names]
+        # Dictionaries are kept: a small file may repeat one long value a million times.
+        table = pq.read_table(
+            pa.BufferReader(data), columns=present, read_dictionary=present, use_threads=False
+        )
+    except pa.ArrowMemoryError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable("Parquet", error) from None
-    return pa.table({name: _plain(name, table[name].combine_chunks()) for name in there})
+    names = table.column_names
+    plain = [_plain(name, column) for name, column in zip(names, table.columns, strict=True)]
+    return pa.Table.from_arrays(plain, names=names)
 
 
-def _plain(name: str, values: pa.Array) -> pa.Array:
-    """Values without their dictionary, whose longest one is bounded."""
-    if not pa.types.is_dictionary(values.type):
-        return values
-    entries = values.dictionary
-    if pa.types.is_string(entries.type) or pa.types.is_large_string(entries.type):
-        longest = pc.max(pc.utf8_length(entries)).as_py() or 0
-        if longest > MAX_TEXT:
-            raise TooLarge(
-                f"column {name!r}: a text of {longest:,} characters is over {MAX_TEXT:,}, the limit"
-            )
-    return values.cast(entries.type)
+def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without its dictionary, as many bytes as it then takes are bounded."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    entries = column.type.value_type
+    if pa.types.is_large_string(entries) or pa.types.is_string(entries):
+        total = 0
+        for chunk in column.chunks:
+            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+            total += pc.sum(lengths).as_py() or 0
+        _check_size(name, total)
+    return column.cast(entries)
 
 
 def _check_rows(rows: int) -> None:
@@ -90,12 +130,25 @@ def _check_rows(rows: int) -> None:
         )
 
 
-def _check_bytes(metadata: pq.FileMetaData) -> None:
-    size = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
-    if size > MAX_ROWS * 256:
+def _check_sizes(metadata: pq.FileMetaData, names: Sequence[str]) -> None:
+    sizes: dict[str, int] = {}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            name, _, inner = part.path_in_schema.partition(".")
+            if name in names and inner:
+                raise Invalid(f"column {name[:64]!r} holds no plain values", hint="use plain types")
+            size = max(part.total_uncompressed_size, part.total_compressed_size)
+            sizes[name] = sizes.get(name, 0) + size
+            if name in names:
+                _check_size(name, sizes[name])
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MAX_COLUMN_BYTES:
         raise TooLarge(
-            f"outcomes: the columns take {size:,} bytes, over {MAX_ROWS * 256:,}, the limit",
-            hint="send the three columns alone, in several requests",
+            f"outcomes: column {name[:64]!r} takes {size:,} bytes, over {MAX_COLUMN_BYTES:,}, the "
+            "limit of one request",
+            hint="send several requests",
         )
 
 

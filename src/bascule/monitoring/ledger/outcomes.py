@@ -12,10 +12,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from bascule.core import Invalid, Unavailable, check_name
+from bascule.core import Invalid, Unavailable, check_name, first_line
 from bascule.monitoring.ledger.manifest import sync_folder
 from bascule.monitoring.ledger.outcome_lines import (
     MAX_ID,
@@ -59,6 +60,7 @@ _LINES = pa.schema(
     ]
 )
 """See `outcome_spool.Kept`."""
+_PART_ROWS = 1 << 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
@@ -106,6 +108,7 @@ class Outcomes:
         id_column: str = "id",
         truth_column: str = "truth",
         time_column: str | None = None,
+        max_refused: int | None = None,
     ) -> Imported:
         """Keep the truths of a table; they are on the disk when this returns.
 
@@ -118,34 +121,28 @@ class Outcomes:
             id_column: The column of the prediction ids.
             truth_column: That of the truths: numbers, texts or booleans.
             time_column: That of the time when each became true; now, where there is none.
+            max_refused: How many lines may be refused; None for any number.
 
         Raises:
-            Invalid: A column is not there, or is of a wrong type; nothing was kept.
+            Invalid: A column is not there, or is of a wrong type, or too many lines are refused;
+                nothing was kept.
             Unavailable: The home cannot be written; nothing was kept.
         """
         check_name(model)
-        received = self._next_us(model)
-        received_at = _EPOCH + timedelta(microseconds=received)
-        ids, truths, times = _columns(table, id_column, truth_column, time_column, received_at)
-        refused = _refused(ids, truths, times)
-        good = pa.array([n not in refused for n in range(1, len(ids) + 1)])
-        names, rows = _split(ids.filter(good).to_pylist())
-        truths = truths.filter(good)
-        if pa.types.is_floating(truths.type):
-            truths = pc.add(truths, 0)  # without the sign of zero
-        made = pa.table(
-            [
-                names, rows, pa.repeat(model, len(names)), truths.cast(pa.string()),
-                numbers_of(truths), times.filter(good),
-                pa.repeat(pa.scalar(received_at, SCHEMA.field("received_at").type), len(names)),
-                pa.array(range(len(names)), pa.int64()),
-            ],
-            schema=SCHEMA,
-        )  # fmt: skip
-        if made.num_rows:
-            target = self._home / OUTCOMES / model / f"{new_key(received)}.parquet"
-            self.write(target, made.to_batches())
-        return Imported(made.num_rows, refused)
+        names = (id_column, truth_column, time_column)
+        check_columns(table, *names)
+        received, refused = self._next_us(model), dict[int, str]()
+        parts = _parts(model, received, table, names, refused, max_refused)
+        try:
+            first = next((part for part in parts if part.num_rows), None)
+            if first is not None:
+                target = self._home / OUTCOMES / model / f"{new_key(received)}.parquet"
+                self.write(target, chain([first], parts))
+        except pa.ArrowMemoryError:
+            raise
+        except pa.ArrowException as error:
+            raise Invalid(f"the table holds what is no outcome: {first_line(error)}") from None
+        return Imported(table.num_rows - len(refused), refused)
 
     def add_rows(
         self, model: str, rows: Sequence[tuple[object, object, object]]
@@ -335,11 +332,47 @@ def _table_of(model: str, data: bytes) -> pa.Table:
     )
 
 
+def _parts(
+    model: str, received_us: int, table: pa.Table, names: tuple[str, str, str | None],
+    refused: dict[int, str], max_refused: int | None,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """The good outcomes of a table as batches of `SCHEMA`; `refused` gets the other lines.
+
+    Some rows at a time: a million ids take 300 MB as objects of Python.
+    """
+    moment, taken = _EPOCH + timedelta(microseconds=received_us), 0
+    received_at = pa.scalar(moment, SCHEMA.field("received_at").type)
+    for start in range(0, table.num_rows, _PART_ROWS):
+        ids, truths, times = _columns(table.slice(start, _PART_ROWS), *names, moment)
+        wrong = _refused(ids, truths, times)
+        refused |= {start + line: why for line, why in wrong.items()}
+        if max_refused is not None and len(refused) > max_refused:
+            line, why = next(iter(refused.items()))
+            raise Invalid(
+                f"over {max_refused:,} lines are refused, the first is line {line:,}: {why}; "
+                "nothing was kept",
+                hint="check the columns and the values",
+            )
+        good = pa.array([line not in wrong for line in range(1, len(ids) + 1)], pa.bool_())
+        ids, rows = _split(ids.filter(good).to_pylist())
+        truths, count = truths.filter(good), len(ids)
+        if pa.types.is_floating(truths.type):
+            truths = pc.add(truths, 0)  # without the sign of zero
+        yield pa.record_batch(
+            [
+                ids, rows, pa.repeat(model, count), truths.cast(pa.string()), numbers_of(truths),
+                times.filter(good), pa.repeat(received_at, count),
+                pa.array(range(taken, taken + count), pa.int64()),
+            ],
+            schema=SCHEMA,
+        )  # fmt: skip
+        taken += count
+
+
 def _columns(
     table: pa.Table, id_column: str, truth_column: str, time_column: str | None, now: datetime
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Ids as texts, truths, and times in UTC."""
-    check_columns(table, id_column, truth_column, time_column)
     truths = table[truth_column].combine_chunks()
     if pa.types.is_nested(truths.type):
         raise Invalid(f"the truths in {truth_column!r} are no numbers or texts")
@@ -354,12 +387,15 @@ def _columns(
 def check_columns(
     table: pa.Table, id_column: str, truth_column: str, time_column: str | None
 ) -> None:
-    """Raise `Invalid` where one of them is not there."""
+    """Raise `Invalid` where one of them is not there, or twice."""
     for option, name in (("id", id_column), ("truth", truth_column), ("time", time_column)):
-        if name is not None and name not in table.column_names:
-            known = ", ".join(table.column_names[:20])
+        count = 1 if name is None else table.column_names.count(name)
+        if count != 1:
+            known = ", ".join(column[:64] for column in table.column_names[:20])
             raise Invalid(
-                f"there is no column {name!r} for --{option}-column", hint=f"there are {known}"
+                f"there {f'are {count} columns' if count else 'is no column'} {name!r} for "
+                f"--{option}-column",
+                hint=f"there are {known}",
             )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from bascule.core import Invalid, NotFound, Unavailable
+from bascule.core import Invalid, NotFound, Scratch, Unavailable, first_line
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.hashing import (
     DRAW_BITS,
@@ -37,6 +37,9 @@ Answer = TypeVar("Answer")
 Days = tuple[str, str]
 """The first and the last of some UTC days, as `2026-11-26`."""
 _TRIES = 5
+_QUERY_BYTES, _SPILL_BYTES = 1 << 30, 16 << 30
+_STREAMED_ROWS = 2_048
+"""In a batch: DuckDB's own number, so that long texts are not gathered."""
 _PLACES = ", filename=true, file_row_number=true"
 _JOINED = f"""
 CREATE TEMP MACRO outcome_draw(name) AS
@@ -87,12 +90,40 @@ class Ledger:
             days: As of `ask`.
 
         Raises:
-            Invalid: DuckDB refuses it; the message says why.
+            Invalid: It is no SELECT, or DuckDB refuses it; the message says why.
             NotFound: `model` has no answers in the ledger.
         """
         return self.ask(
-            lambda connection: connection.sql(sql).to_arrow_table(), model=model, days=days
+            lambda connection: _selected(connection, sql).to_arrow_table(), model=model, days=days
         )
+
+    def stream(
+        self, sql: str, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], Answer],
+        *, model: str | None = None,
+    ) -> Answer:  # fmt: skip
+        """What a function makes of the result of one SELECT, of which little is in memory at once.
+
+        DuckDB may take `_QUERY_BYTES`; what it cannot keep there is on the disk, in bounds.
+
+        Args:
+            sql: As of `query`.
+            take: Gets the columns, and the rows as they are found.
+            model: As of `query`.
+
+        Raises:
+            Invalid, NotFound: As of `query`.
+        """
+
+        def taken(connection: duckdb.DuckDBPyConnection) -> Answer:
+            reader = _selected(connection, sql).to_arrow_reader(_STREAMED_ROWS)
+            return take(reader.schema, _batches(reader))
+
+        with Scratch("bascule-query-") as folder:
+            bounds = {
+                "memory_limit": f"{_QUERY_BYTES}B", "temp_directory": str(folder),
+                "max_temp_directory_size": f"{_SPILL_BYTES}B",
+            }  # fmt: skip
+            return self.ask(taken, model=model, bounds=bounds)
 
     def ask(
         self,
@@ -103,6 +134,7 @@ class Ledger:
         is_ours: bool = False,
         what: str = "query",
         with_places: bool = False,
+        bounds: Mapping[str, str] | None = None,
     ) -> Answer:
         """What a function finds on a connection that has the tables, and reads no other file.
 
@@ -114,6 +146,7 @@ class Ledger:
                 and `outcomes` alone. This process opens its database once, and each footer too.
             what: The name of what is asked, for errors.
             with_places: Adds `filename` and `file_row_number`, which rows of the spool lack.
+            bounds: Settings of DuckDB.
 
         Raises:
             Invalid, NotFound: As of `query`.
@@ -128,7 +161,7 @@ class Ledger:
                     self._offer_truths(connection, with_places=with_places)
                     if not is_ours:
                         connection.execute(_JOINED)
-                        self._guard(connection)
+                        self._guard(connection, bounds or {})
                     return question(connection)
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
@@ -189,8 +222,10 @@ class Ledger:
             self._shared.share_outcomes()
         _offer_outcomes(connection, *Outcomes(self._home).stored(), with_places=with_places)
 
-    def _guard(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _guard(self, connection: duckdb.DuckDBPyConnection, bounds: Mapping[str, str]) -> None:
         """Allow no file but those of the ledger, and hash what is compared with private values."""
+        for name, value in bounds.items():
+            connection.execute(f"SET {name}={quoted(value)}")
         if (self._home / KEY_FILE).exists():
             key = hash_key(self._home)
             connection.create_function(
@@ -200,6 +235,7 @@ class Ledger:
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
         connection.execute("SET enable_external_access=false")
+        connection.execute("SET python_enable_replacements=false")  # no variables of this process
         connection.execute("SET lock_configuration=true")
 
     def _view(self) -> View:
@@ -242,6 +278,33 @@ class Ledger:
                     continue
             for _, _, table in tables_of(answers_of(blocks)):
                 yield table
+
+
+def _selected(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
+    """The result of one SELECT: other statements may write, also to the files of the ledger."""
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+        raise Invalid(
+            "the query is refused: it is not one SELECT", hint="the ledger can only be read"
+        )
+    return connection.sql(sql)
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of a result; raises `Invalid` where DuckDB ends it, or memory does."""
+    is_first = True
+    try:
+        for batch in reader:
+            yield batch
+            is_first = False
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        if is_first and str(error).startswith("IO Error"):
+            raise FileNotFoundError(str(error)) from None  # merged meanwhile: `ask` looks again
+        raise Invalid(
+            f"the query is refused: {first_line(error)}", hint="ask for less, or for fewer columns"
+        ) from None
 
 
 @cache

@@ -1,0 +1,188 @@
+"""Asks a module in a process of its own: a question of JSON in, an answer of JSON out, in limits.
+
+The control process must stay small and quick, and what it is asked about may be large or hostile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bascule.core.addresses import masked_text
+from bascule.core.errors import KINDS, BasculeError, ModelFailed, TimedOut, TooLarge
+
+_NICE = 10
+_LOOK_S = 0.02
+_READ_BYTES = 1 << 20
+_DIE_WITH_PARENT = 1
+_SMALL_BYTES = 1 << 30
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_FEW_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS"), "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a child may take.
+
+    Attributes:
+        timeout_s: It is killed then.
+        memory_bytes: Private memory, of it and of its children together; it is killed over it, and
+            no allocation of one process may reach it (`RLIMIT_DATA`). None for no bound.
+        answer_bytes: Of its answer; it is killed over it.
+        is_nice: Whether the processes of the server go before it.
+    """
+
+    timeout_s: float
+    memory_bytes: int | None = None
+    answer_bytes: int = 64 << 20
+    is_nice: bool = False
+
+
+class Child:
+    """A question to a module, which must call `answer_parent`."""
+
+    def __init__(
+        self, module: str, question: Mapping[str, Any], limits: Limits, *, what: str
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            module: Started by `python -m`; it ends with the thread that asks.
+            question: Any JSON.
+            limits: Of the process.
+            what: Of errors: `the push to late`.
+        """
+        self._module, self._question, self._limits, self._what = module, question, limits, what
+
+    def answer(self) -> dict[str, Any]:
+        """Start the process and wait for what it answers.
+
+        Raises:
+            BasculeError: What the module raised, by its kind.
+            TooLarge: It took more memory than it may, or answered more.
+            ModelFailed: The process died.
+            TimedOut: It took too long, and was killed.
+        """
+        limits = self._limits
+        command = [sys.executable, "-m", self._module, str(os.getpid()), str(limits.memory_bytes)]
+        if limits.is_nice:
+            command = ["nice", "-n", str(_NICE), *command]
+        with tempfile.TemporaryFile() as question:
+            question.write(json.dumps(self._question).encode())
+            question.seek(0)
+            process = subprocess.Popen(
+                command, stdin=question, stdout=subprocess.PIPE, env=self._environment()
+            )
+        with process:
+            try:
+                printed = self._watched(process)
+            finally:
+                process.kill()
+        return self._parsed(printed, process.wait())
+
+    def _environment(self) -> dict[str, str] | None:
+        memory = self._limits.memory_bytes
+        if memory is None:
+            return None
+        # Arrow's own allocator reserves a gigabyte at a time; stacks and pools of threads count.
+        few = _FEW_THREADS if memory < _SMALL_BYTES else {}
+        return {**os.environ, **few, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+
+    def _watched(self, process: subprocess.Popen[bytes]) -> bytes:
+        """All that the process prints until it closes its output."""
+        limits, parts, size = self._limits, list[bytes](), 0
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        until_s = time.monotonic() + limits.timeout_s
+        while True:
+            if time.monotonic() >= until_s:
+                raise TimedOut(f"{self._what} took over {limits.timeout_s:g} s", hint="retry")
+            if limits.memory_bytes and _private_bytes(process.pid) > limits.memory_bytes:
+                raise self._too_large()
+            if not poll.poll(_LOOK_S * 1e3):
+                continue
+            piece = os.read(output, _READ_BYTES)
+            if not piece:
+                return b"".join(parts)
+            parts.append(piece)
+            size += len(piece)
+            if size > limits.answer_bytes:
+                raise TooLarge(f"{self._what}: the answer is over {limits.answer_bytes:,} bytes")
+
+    def _too_large(self) -> TooLarge:
+        limit_mib = (self._limits.memory_bytes or 0) >> 20
+        return TooLarge(
+            f"{self._what} takes more than {limit_mib:,} MiB of memory", hint="send less at once"
+        )
+
+    def _parsed(self, printed: bytes, code: int) -> dict[str, Any]:
+        try:
+            reply: dict[str, Any] = json.loads(printed)
+        except ValueError:
+            # Native code ends the process where an allocation fails.
+            if self._limits.memory_bytes is not None and code == -signal.SIGABRT:
+                raise self._too_large() from None
+            raise ModelFailed(f"{self._what} failed; see the server's log") from None
+        if "kind" not in reply or "error" not in reply:
+            return reply
+        if reply["kind"] == MemoryError.__name__:
+            raise self._too_large()
+        kind = next((kind for kind in KINDS if kind.__name__ == reply["kind"]), ModelFailed)
+        raise kind(reply["error"], hint=reply["hint"])
+
+
+def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Print what `answer` makes of the question of the parent, or its error. See `Child`."""
+    parent, memory = sys.argv[1:3]
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it has ended already
+        os._exit(3)
+    if memory != str(None):
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+    try:
+        reply: Mapping[str, Any] = answer(json.loads(sys.stdin.read()))
+    except BasculeError as error:
+        kind = next(kind.__name__ for kind in type(error).__mro__ if kind in KINDS)
+        reply = {"error": masked_text(error.message), "hint": error.hint, "kind": kind}
+    except MemoryError:
+        reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
+    sys.stdout.write(json.dumps(reply, default=str))
+    sys.stdout.flush()
+
+
+@contextmanager
+def limited_memory(extra_bytes: int) -> Iterator[None]:
+    """Inside the block, allocations fail that have this process grow by more (`RLIMIT_DATA`)."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * _PAGE_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (now + extra_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _private_bytes(pid: int) -> int:
+    """The memory that a process and its children share with no file; 0 where that is not known."""
+    total = 0
+    with suppress(OSError, ValueError):
+        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+        total = (int(resident) - int(shared)) * _PAGE_BYTES
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            total += sum(map(_private_bytes, map(int, children.read_text().split())))
+    return total

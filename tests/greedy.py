@@ -1,0 +1,41 @@
+"""A module that a `Child` asks, and that takes or answers what its question says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from bascule.core import Conflict, answer_parent
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    act, amount = question["act"], question.get("amount", 0)
+    if act == "touch":
+        held = []
+        while True:
+            held.append(os.urandom(1 << 20))
+    elif act == "reserve":
+        return {"bytes": len(bytearray(amount))}
+    elif act == "child":
+        code = "import time; held = bytearray(b'x' * (60 << 20)); time.sleep(60)"
+        children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+        children[0].wait()
+    elif act == "print":
+        return {"text": "x" * amount}
+    elif act == "hang":
+        time.sleep(60)
+    elif act == "abort":
+        os.kill(os.getpid(), signal.SIGABRT)
+    elif act == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif act == "refuse":
+        raise Conflict("it is there", hint="choose another name")
+    return {"act": act}
+
+
+if __name__ == "__main__":
+    answer_parent(answer)
