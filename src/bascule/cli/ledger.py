@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from io import StringIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from bascule.cli import context, ledger_keeping
-from bascule.cli.screen import print_table, say
-from bascule.core import Invalid, limited_memory, printable, replacing
+from bascule.cli.screen import Output, print_table, say
+from bascule.core import Invalid, limited_memory, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,14 +95,7 @@ def _print_json(_: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _print_csv(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-    _csv(_Terminal() if sys.stdout.isatty() else sys.stdout, schema, batches)
-
-
-class _Terminal(StringIO):
-    """Standard output for a person; a program gets the values as they are."""
-
-    def write(self, text: str) -> int:
-        return sys.stdout.write(printable(text))
+    _csv(Output(), schema, batches)
 
 
 def _show(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import StringIO
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bascule.core import (
@@ -33,6 +34,13 @@ def say(line: str) -> None:
     """Lines of result on standard output."""
     sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()
+
+
+class Output(StringIO):
+    """Standard output for pieces of text. A program gets them as they are."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def note(line: str) -> None:
