@@ -87,7 +87,10 @@ def test_whatever_shows_a_text_shows_it_with_escapes(show, evil, capfd):
 
 
 @each
-def test_a_log_has_no_control_characters_and_no_forged_line(evil, capsys):
+def test_a_log_has_no_control_characters_and_no_forged_line(evil, capsys, monkeypatch):
+    root = logging.getLogger()
+    level = root.level
+    monkeypatch.setattr(root, "handlers", [])
     logs.start_logging("text")
     try:
         logging.getLogger("bascule").warning("said %s", f"{evil}\n2026-01-01 00:00:00,000 INFO ok")
@@ -96,7 +99,7 @@ def test_a_log_has_no_control_characters_and_no_forged_line(evil, capsys):
         except ValueError:
             logging.getLogger("bascule").exception("failed")
     finally:
-        logging.basicConfig(force=True)
+        root.setLevel(level)
     said = capsys.readouterr().err
     assert hidden(said) == []
     assert re.search(r"^2026-01-01", said, re.MULTILINE) is None
