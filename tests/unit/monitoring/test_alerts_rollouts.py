@@ -35,13 +35,15 @@ def test_a_rollout_whose_latest_look_has_trouble_is_found_until_a_look_has_none(
     look = Decision(
         state=Running(0, T0), shares=Shares(5.0), sentence="held: x", trouble="late/2 is gone"
     )
-    store.look("r1", look, lease)
+    store.look(store.active()[0], look, lease)
     ((finding,),) = [seen.findings for seen in source.look(T0)]
     assert finding.sentence == "rollout r1 of late cannot go on: late/2 is gone"
     assert (finding.source, finding.kind, finding.column) == (
         "rollouts", "rollout_in_trouble", "r1",
     )  # fmt: skip
-    store.look("r1", Decision(state=look.state, shares=look.shares, sentence="held: y"), lease)
+    store.look(
+        store.active()[0], Decision(state=look.state, shares=look.shares, sentence="held: y"), lease
+    )
     assert [seen.findings for seen in source.look(T0)] == [()]
 
 
