@@ -45,7 +45,7 @@ class Inline(BatchRunner):
         super().__init__(settings.home, lambda _: ((), b""))
         self.settings = settings
 
-    def start(self, job, *, by, folder="", expected_run=""):
+    def start(self, job, *, by, folder="", expected_run="", is_confined=False):
         asked = {"task": "run", "job": job.to_json(), "folder": folder or os.getcwd(), "by": by}
         try:
             return self.runs.get(answer(self.settings, asked)["run"])

@@ -9,7 +9,7 @@ import pytest
 from tests.stores import open_stores
 
 from bascule.catalogue import schema
-from bascule.endpoints import EndpointStore
+from bascule.endpoints import Endpoints, EndpointStore
 from bascule.registry import open_registry
 from bascule.registry.keys import CatalogueKeys
 from bascule.release.rollouts import Rollouts, RolloutStore
@@ -66,7 +66,8 @@ def check(registry, written):
     endpoints = EndpointStore(registry._records._catalogue)
     found = [(one.name, one.follows, one.current.plan.number) for one in endpoints.endpoints()]
     assert found == ([("late", "late@champion", 2)] if number >= 7 else [])
-    rollouts = Rollouts(RolloutStore(registry._records._catalogue), endpoints)
+    catalogue = registry._records._catalogue
+    rollouts = Rollouts(RolloutStore(catalogue), Endpoints(endpoints, lambda: registry))
     assert [one.rollout.id for one in rollouts.rollouts()] == (
         ["late-00aa11"] if number >= 8 else []
     )

@@ -275,7 +275,7 @@ class Provider:
 
 @contextmanager
 def _ended_in_time(client: Any) -> Iterator[None]:
-    """Shut the connections of a client down after `TIMEOUT_S`, whatever still comes on them.
+    """Shut the connections of a client down after `TIMEOUT_S`, also while bytes still come.
 
     The timeouts of the library begin anew at each byte.
     """

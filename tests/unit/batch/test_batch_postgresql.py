@@ -126,9 +126,7 @@ def test_a_table_that_cannot_be_replaced_is_refused_before_the_first_row(
     database.do(*changes)
     with pytest.raises(Invalid, match=said):
         score(database.at("flights"), database.at("scored"), mode="replace")
-    assert database.rows(
-        "SELECT count(*) FROM pg_class WHERE relname = 'bascule_batch_chunks'"
-    ) == [(0,)]
+    assert database.rows("SELECT count(*) FROM bascule_batch_chunks") == [(0,)]
 
 
 def test_rows_replace_those_with_their_key(score, database):

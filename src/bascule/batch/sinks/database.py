@@ -98,7 +98,7 @@ class _ClaimRow:
         return False
 
     def check(self, session: Session, token: str) -> None:
-        """Raise `Conflict` unless the token is there; nobody changes it before the commit."""
+        """Raise `Conflict` unless the token is there, where it stays until the commit."""
         before = self._found(session)
         session.rows(
             f"UPDATE {session.name_of(_CLAIMS)} SET beat = beat + 1 {self._where} "
@@ -176,7 +176,7 @@ class DatabaseSink:
             query = f"SELECT {_RECORD} FROM {chunks} {self._of_run} ORDER BY chunk"
             found = session.rows(query)
             if found and all(session.columns(one) is None for one in (self._target, self._table)):
-                session.rows(f"DELETE FROM {chunks} {self._of_run}")  # somebody has dropped it
+                session.rows(f"DELETE FROM {chunks} {self._of_run}")  # it was dropped since
                 session.rows(f"UPDATE {session.name_of(_RUNS)} SET done = 0 {self._of_run}")
                 found = []
             if len(found) < len(manifest.chunks):

@@ -170,7 +170,7 @@ class FileSink:
         if self._joins and done in names:
             if self._is_joined():
                 return self._records(names, range(len(manifest.chunks)))
-            with self._reaching():  # somebody has removed it
+            with self._reaching():  # it was removed since
                 self._filesystem.delete_file(f"{self._base}/{done}")
         chunks = [
             n for n, _ in enumerate(manifest.chunks) if {self._part(n), self._name(n)} & names

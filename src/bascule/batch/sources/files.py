@@ -40,7 +40,7 @@ class FileSource:
 
     def __init__(
         self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
-        may_lack_columns: bool = False, root: str = "",
+        may_lack_columns: bool = False, root: str = "", ignore: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Read no rows yet.
 
@@ -52,6 +52,7 @@ class FileSource:
             where: A condition in SQL on the rows.
             may_lack_columns: Whether a column that a file lacks is missing in all its rows.
             root: The folder of this machine that the names of the files are relative to.
+            ignore: Columns that the model does not get.
         """
         self.place, self._kind, self._where = place, kind, where
         self._may_lack_columns = may_lack_columns
@@ -60,7 +61,8 @@ class FileSource:
         self._fragments = {path: found[path] for path in sorted(found)}
         is_local = bool(root) or self._filesystem.type_name == "local"
         self.files = [f"{root}/{one}" if root else one for one in self._fragments if is_local]
-        inputs = dict(_inputs(signature)) if kind == "csv" else None
+        names = [name for name in dataset.schema.names if name not in ignore]
+        inputs = dict(_inputs(signature, names)) if kind == "csv" else None
         self.schema: pa.Schema = _read_schema(dataset.schema.remove_metadata(), inputs)
         if inputs is not None:
             self.schema = self._with_exact_texts(inputs)
@@ -278,7 +280,9 @@ def _read(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return None
 
 
-def open_files(text: str, signature: Signature, *, where: str = "") -> FileSource:
+def open_files(
+    text: str, signature: Signature, *, where: str = "", ignore: Sequence[str] = ()
+) -> FileSource:
     """The files of a path, a folder, a glob or the URL of a bucket.
 
     Raises:
@@ -298,7 +302,7 @@ def open_files(text: str, signature: Signature, *, where: str = "") -> FileSourc
         dataset = ds.dataset(
             files, filesystem=filesystem, format=_format(kind), partitioning="hive"
         )
-        return FileSource(place, kind, dataset, signature, where=where)
+        return FileSource(place, kind, dataset, signature, where=where, ignore=ignore)
     except pa.ArrowInvalid as problem:
         raise Invalid(f"{place} cannot be read: {first_line(problem)}") from None
     except OSError as problem:
@@ -321,9 +325,12 @@ def _format(kind: str) -> ds.FileFormat:
     return kind
 
 
-def _inputs(signature: Signature) -> Iterator[tuple[str, DType]]:
+def _inputs(signature: Signature, names: Sequence[str]) -> Iterator[tuple[str, DType]]:
+    """The columns of the model: of a matrix without names all those of the source, `names`."""
     for field in signature.inputs:
-        for name in signature.columns if signature.is_matrix else (field.name,):
+        is_whole = signature.is_matrix and field.shape[0] in (-1, len(names))
+        matrix = signature.columns or (names if is_whole else ())
+        for name in matrix if signature.is_matrix else (field.name,):
             yield name, field.dtype
 
 

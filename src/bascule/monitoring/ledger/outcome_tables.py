@@ -79,7 +79,7 @@ def _check_csv(data: memoryview, columns: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(columns))
     if repeated := [name for name in names if header.count(name) > 1]:
         raise Invalid(f"there are {header.count(repeated[0])} columns {repeated[0]!r}")
-    return [name for name in names if name in header] or header[:1]  # the rest is told by `add`
+    return [name for name in names if name in header] or header[:1]  # the rest is shown by `add`
 
 
 def read_parquet(data: bytes | pa.Buffer, *, columns: Sequence[str]) -> pa.Table:

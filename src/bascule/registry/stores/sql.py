@@ -286,10 +286,11 @@ class SqlTransaction:
     def lock_object(self, digest: str, *, at: datetime) -> Marked:
         table = schema.objects
         new = insert(self._connection, table).values(digest=digest, state="kept", since=at)
-        self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
-        row = self._connection.execute(
-            sa.select(table).where(table.c.digest == digest).with_for_update()
-        ).one()
+        locked = sa.select(table).where(table.c.digest == digest).with_for_update()
+        row = None
+        while row is None:  # a removal that ends between the two statements takes the row away
+            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
+            row = self._connection.execute(locked).one_or_none()
         return Marked(row.state, row.since)
 
     def put_object(self, digest: str, marked: Marked) -> None:
