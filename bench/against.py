@@ -217,6 +217,7 @@ def _ask_endpoint(system: System, home: Path) -> None:
 
     system.command = lambda: command  # type: ignore[method-assign]
     system.request = with_headers  # type: ignore[method-assign]
+    system.offers = lambda coding: coding != "grpc"  # type: ignore[method-assign]
 
 
 def ratios(samples: Sequence[Sample], work: str) -> list[float]:
