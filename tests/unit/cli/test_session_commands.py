@@ -57,4 +57,4 @@ def test_sessions_of_a_server_behind_a_prefix_are_listed_and_ended(sessions, com
         assert asked("sessions", "list") == []
         link = asked("sign-in", "--role", "viewer")["url"]
 
-    assert link.startswith(f"{url}/console/")
+    assert link.startswith(f"{url}/sign-in?code=")
