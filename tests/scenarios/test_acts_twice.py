@@ -300,6 +300,7 @@ def on_postgresql(files: Path, postgresql_server: str, tmp_path_factory: Any) ->
     shutil.copytree(files, folder)
     for left in ("home", "objects"):
         shutil.rmtree(folder / left, ignore_errors=True)
+    (folder / "kept.tar").unlink(missing_ok=True)  # where the cells on SQLite came first
     prepared(folder, copied_database(postgresql_server, "template1"))
     return folder, "acts_0"
 
