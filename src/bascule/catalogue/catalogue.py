@@ -42,8 +42,7 @@ class Catalogue:
         """All or nothing, visible to others at the end of the block. Raises as `read` does.
 
         On SQLite writers take turns. On PostgreSQL they run side by side: lock the row that a
-        decision is about (`with_for_update`) before reading what it depends on; or write `alone`
-        where it is about all rows.
+        decision is about (`with_for_update`) before reading what it depends on, or all: `alone`.
         """
         with explaining(self._database):
             self._check_is_there()

@@ -77,11 +77,9 @@ class Retirement(BaseModel):
 
 
 def add_registry_writes(
-    app: FastAPI,
-    open_registry: Callable[[], Registry],
-    take_in: TakeIn,
+    app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn,
     check_may_end: CheckMayEnd,
-) -> None:
+) -> None:  # fmt: skip
     """Add the routes to `app`."""
     _add_aliases(app, open_registry)
     _add_tags(app, open_registry)
