@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
@@ -105,3 +106,35 @@ def dripping(drip: str, every_s: float = 0.02) -> Iterator[int]:
             yield port
         finally:
             ended.set()
+
+
+@contextmanager
+def behind_a_prefix(port: int, prefix: str) -> Iterator[str]:
+    """A reverse proxy that passes on what is below `prefix`, without it, and refuses the rest."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if not self.path.startswith(f"{prefix}/"):
+                self.send_error(404)
+                return
+            with closing(http.client.HTTPConnection("127.0.0.1", port)) as server:
+                path = self.path.removeprefix(prefix)
+                server.request(self.command, path, body, dict(self.headers))
+                answer = server.getresponse()
+                content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.getheader("Content-Type", ""))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815 -- the names that the library calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with answered_by(Handler) as own_port:
+        yield f"http://127.0.0.1:{own_port}{prefix}"

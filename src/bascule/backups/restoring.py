@@ -46,7 +46,7 @@ from bascule.core import (
 if TYPE_CHECKING:
     from bascule.registry.stores import Objects
 
-_STAGED, _READY, _ASIDE = ".restoring", "ready", "aside"
+_STAGED, _READY, _ASIDE, _NOTE = ".restoring", "ready", "aside", "restore:"
 _LIMITS = Limits(timeout_s=86_400.0, memory_bytes=288 << 20)
 _leases = metadata.tables["leases"]
 
@@ -190,16 +190,19 @@ def _checked(source: Path, folder: Path, tell: Callable[[str], None]) -> Manifes
 def _commit(
     catalogue: Catalogue, staged: Path, manifest: Manifest, digest: str, *, force: bool
 ) -> None:
-    name = f"restore:{secrets.token_hex(8)}"
+    name, is_note = f"{_NOTE}{secrets.token_hex(8)}", _leases.c.name.startswith(_NOTE)
     os.sync()  # the commit is on the disk, so what it decides about is too
     with replacing(staged / _READY) as note:
         note.write_text(f"{name} {digest}")
-    with catalogue.write() as connection:
+    with catalogue.write(alone=True) as connection:
         if not (force or rows.is_empty(connection)):
             raise _not_empty("the catalogue")
+        # Of restores into other homes, whose ledgers are still to be moved.
+        notes = connection.execute(sa.select(_leases).where(is_note)).mappings().all()
         rows.copy_in(connection, manifest.schema, staged / CATALOGUE)
+        connection.execute(sa.delete(_leases).where(is_note))  # what the backup held of others
         row = {"name": name, "holder": "restore", "fence": 0, "expires_at": datetime.now(UTC)}
-        connection.execute(sa.insert(_leases).values(row))
+        connection.execute(sa.insert(_leases), [*map(dict, notes), row])
 
 
 def _occupied(catalogue: Catalogue, home: Path) -> str:

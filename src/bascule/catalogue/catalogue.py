@@ -38,15 +38,15 @@ class Catalogue:
                 yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, alone: bool = False) -> Iterator[sa.Connection]:
         """All or nothing, visible to others at the end of the block. Raises as `read` does.
 
         On SQLite writers take turns. On PostgreSQL they run side by side: lock the row that a
-        decision is about (`with_for_update`) before reading what it depends on.
+        decision is about (`with_for_update`) before reading what it depends on, or all: `alone`.
         """
         with explaining(self._database):
             self._check_is_there()
-            with self._begin(writes=True) as connection:
+            with self._begin(writes=True, alone=alone) as connection:
                 yield connection
 
     def watch(self) -> Watch:
@@ -54,9 +54,9 @@ class Catalogue:
         return Watch(self._database)
 
     @contextmanager
-    def _begin(self, *, writes: bool) -> Iterator[sa.Connection]:
+    def _begin(self, *, writes: bool, alone: bool = False) -> Iterator[sa.Connection]:
         with self._database.engine.connect() as connection:
-            connection = connection.execution_options(writes=writes)
+            connection = connection.execution_options(writes=writes, alone=alone)
             with connection.begin():
                 yield connection
 

@@ -24,6 +24,8 @@ _IDLE_LIMIT_S = 300
 _UNANSWERED_MS = 20_000
 _CHANNEL = "bascule"
 _MIGRATIONS_LOCK = 0x62617363756C65  # "bascule": any number that only this program uses
+_WRITERS_LOCK = _MIGRATIONS_LOCK + 1
+"""Writers share it. It is the first lock of each, so one that takes it alone meets no deadlock."""
 
 
 def open_database(url: str, home: Path) -> PostgresqlDatabase:  # noqa: ARG001 -- it is elsewhere
@@ -139,10 +141,12 @@ def _begin(connection: sa.Connection) -> None:
     if options.get("writes", False):
         # A client that stands still may not keep the others from writing for ever. Watches are
         # notified when the transaction is committed.
+        shared = "" if options.get("alone", False) else "_shared"
         connection.exec_driver_sql(
             f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'; "
             f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_LIMIT_S}s'; "
-            f"NOTIFY {_CHANNEL}"
+            f"NOTIFY {_CHANNEL}; "
+            f"SELECT pg_advisory_xact_lock{shared}({_WRITERS_LOCK})"
         )
     else:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

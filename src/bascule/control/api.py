@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,13 +170,17 @@ def control_app(
             authorise(request, "approve", model)
         return authorise(request, action, model)
 
+    def check_may_end(request: Request, version: str) -> None:
+        if open_endpoints is not None:
+            parts.endpoints(partial(authorise, request, "approve")).check_may_end(version)
+
     app.add_middleware(WithHeaders)
     _add_errors(app)
     _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
     add_load(app, server)
     add_services(app, server, find, authorise_names)
     add_registry_reads(app, open_registry, authorise)
-    add_registry_writes(app, open_registry, take_in or push_here)
+    add_registry_writes(app, open_registry, take_in or push_here, check_may_end)
     add_alerts(app, parts.alerts, authorise)
     add_keys(app, parts.keys)
     add_history(app, parts.catalogue, authorise)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 TakeIn = Callable[[FilePath, str, str], Any]
 """Verifies an uploaded archive and pushes it: the file, the model, the user; gives the version."""
 
+CheckMayEnd = Callable[[Request, str], None]
+"""Raises `Refused` where the end of a version, `MODEL/NUMBER`, takes an approval not given."""
+
 _MAX_TRANSFERS = 2
 """Uploads and downloads at once: each copies a bundle."""
 _CHUNK_BYTES = 1 << 20
@@ -74,13 +77,14 @@ class Retirement(BaseModel):
 
 
 def add_registry_writes(
-    app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn
-) -> None:
+    app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn,
+    check_may_end: CheckMayEnd,
+) -> None:  # fmt: skip
     """Add the routes to `app`."""
     _add_aliases(app, open_registry)
     _add_tags(app, open_registry)
     _add_retirement(app, open_registry)
-    _add_deprecation(app, open_registry)
+    _add_deprecation(app, open_registry, check_may_end)
     _add_bundles(app, open_registry, take_in)
 
 
@@ -185,8 +189,16 @@ def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None
         return VersionView.of(registry.restore(model, number, by=user, reason=reason))
 
 
-def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
+def _add_deprecation(
+    app: FastAPI, open_registry: Callable[[], Registry], check_may_end: CheckMayEnd
+) -> None:
     path = "/api/v1/models/{model}/versions/{number}/deprecation"
+
+    def check(registry: Registry, request: Request, model: str, number: int, sunset: Any) -> None:
+        version = version_of(registry, model, number)
+        before = None if version.deprecated is None else version.deprecated.sunset
+        if before != sunset and version.retired is None:
+            check_may_end(request, str(version))
 
     @app.put(path, tags=[_TAGS])
     def deprecate(
@@ -194,6 +206,7 @@ def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> Non
     ) -> VersionView:
         """Announce that a version will go away; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
+        check(registry, request, model, number, said.sunset)
         user = caller_of(request).user
         return VersionView.of(registry.deprecate(model, number, by=user, **said.model_dump()))
 
@@ -203,6 +216,7 @@ def _add_deprecation(app: FastAPI, open_registry: Callable[[], Registry]) -> Non
     ) -> VersionView:
         """Withdraw a deprecation; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
+        check(registry, request, model, number, None)
         user = caller_of(request).user
         return VersionView.of(registry.undeprecate(model, number, by=user, reason=reason))
 

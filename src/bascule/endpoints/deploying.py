@@ -117,6 +117,20 @@ class Endpoints:
         if takes_approval(before, after):
             self._approve(name)
 
+    def check_may_end(self, version: str) -> None:
+        """Raise `Refused` where a version answers, and its end takes an approval not given.
+
+        A version that servers have loaded and no plan names answers the name of its model.
+        """
+        plans = [one.current.plan for one in self._store.endpoints()]
+        ended = [plan for plan in plans if version in plan.versions]
+        for plan in ended:
+            self.check_approved(plan, None, plan.endpoint)
+        registry, model = self._registry(), version.partition("/")[0]
+        is_held = not ended and registry.servers_of(registry.resolve(version))
+        if is_held or self._serves_now(model) == version:
+            self.check_approved(None, None, model)
+
     def trial(self, version: str, endpoint: str) -> Deployed:
         """What `deploy` would make with an approval; changes nothing."""
         return self.guarded(by_anybody).deploy(version, to=endpoint, by="", dry_run=True)

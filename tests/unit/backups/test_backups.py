@@ -30,7 +30,7 @@ from bascule.app import (
     open_outcomes,
     open_registry,
 )
-from bascule.backups import back_up, restore, rows
+from bascule.backups import back_up, restore, restoring, rows, settle
 from bascule.backups.archive import MANIFEST
 from bascule.backups.taking import LEDGER_FOLDERS
 from bascule.batch import Schedule, Schedules
@@ -504,6 +504,30 @@ def test_a_restore_that_is_killed_at_any_step_leaves_the_old_state_or_the_new_on
         step += 1
     assert found == [*sorted(found[:-1], reverse=True), "done"]  # and never back
     assert {"old", "new"} < set(found)
+
+
+def test_a_restore_into_another_home_keeps_what_a_killed_one_has_still_to_move(
+    home, full, tmp_path, monkeypatch
+):
+    """Both write one catalogue, and the backup of the second has the note of the first too."""
+    archive, shared = full
+    catalogue, objects = open_catalogue(shared, settles=False), open_objects(shared)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "_move_ledger", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            restore(archive, catalogue, objects, tmp_path / "one", force=True)
+    take(shared, tmp_path / "noted.tar")
+
+    restore(tmp_path / "noted.tar", catalogue, objects, tmp_path / "two", force=True)
+
+    assert not (tmp_path / "one" / "ledger").exists()
+    settle(tmp_path / "one", catalogue)
+    assert files_of(tmp_path / "one") == files_of(home.home)
+    assert dump(shared)["leases"] == dump(home)["leases"]
 
 
 # -- the ledger --

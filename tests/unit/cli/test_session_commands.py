@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tests.receivers import behind_a_prefix
+from tests.unit.cli.test_remote_registry import control
 
 from bascule.app import open_sessions
 from bascule.security import permissions_of_role
@@ -35,3 +37,24 @@ def test_sessions_are_listed_and_ended(sessions, command):
     assert [one["user"] for one in json.loads(command("sessions", "list", "--json")[1])] == ["ada"]
     code, _, said = command("sessions", "end", "000000000000")
     assert (code != 0, "sessions list" in said) == (True, True)
+
+
+def test_sessions_of_a_server_behind_a_prefix_are_listed_and_ended(sessions, command, tmp_path):
+    sessions.begin("mallory", permissions_of_role("viewer"), "oidc")
+    with (
+        control(tmp_path / "home") as own,
+        behind_a_prefix(int(own.rpartition(":")[2]), "/ml/models") as url,
+    ):
+
+        def asked(*words):
+            code, said, errors = command("--server", url, *words, "--json")
+            assert code == 0, errors
+            return json.loads(said)
+
+        (found,) = asked("sessions", "list")
+        assert found["user"] == "mallory"
+        assert asked("sessions", "end", found["id"])["id"] == found["id"]
+        assert asked("sessions", "list") == []
+        link = asked("sign-in", "--role", "viewer")["url"]
+
+    assert link.startswith(f"{url}/sign-in?code=")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import NamedTuple
 
 import pytest
-from tests.receivers import answered_by, dripping
+from tests.receivers import answered_by, behind_a_prefix, dripping
 
 from bascule.control.problems import problem_of
 from bascule.core import KINDS, Invalid, NotFound, Overloaded, Unavailable
@@ -133,37 +132,6 @@ def test_a_long_file_may_take_longer_than_the_timeout_while_it_comes(tmp_path):
         client._timeout_s = 0.3
         client.download(path_of("x"), tmp_path / "file")
     assert (tmp_path / "file").stat().st_size == 1_000_000
-
-
-@contextmanager
-def behind_a_prefix(port, prefix):
-    """A reverse proxy that passes on what is below `prefix`, without it, and refuses the rest."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def pass_on(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if not self.path.startswith(f"{prefix}/"):
-                self.send_error(404)
-                return
-            with closing(http.client.HTTPConnection("127.0.0.1", port)) as server:
-                path = self.path.removeprefix(prefix)
-                server.request(self.command, path, body, dict(self.headers))
-                answer = server.getresponse()
-                content = answer.read()
-            self.send_response(answer.status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_PUT = do_POST = pass_on  # noqa: N815 -- the names that the library calls
-
-        def log_message(self, *_):
-            pass
-
-    with answered_by(Handler) as own_port:
-        yield f"http://127.0.0.1:{own_port}{prefix}"
 
 
 @pytest.mark.parametrize("end", ["", "/"])

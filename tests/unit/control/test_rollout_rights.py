@@ -221,6 +221,7 @@ def test_the_plan_of_a_rollout_under_way_and_of_approvals_is_not_changed(door):
 
 
 MAY_ALL_BUT_APPROVE = "deploy:rain deploy:other write:rain manage:rain infer:rain"
+SUNSET = {"sunset": "2999-01-01T00:00:00Z"}
 
 
 def document(**spec):
@@ -239,6 +240,7 @@ def document(**spec):
         ("PATCH", "endpoints/rain", {"breaker": {"failures": 5, "open_s": 30}}),
         ("DELETE", "endpoints/rain?reason=x", None),
         ("POST", "endpoints/rain/rollback", {"reason": "x", "to": 1}),
+        ("PUT", "models/rain/versions/2/deprecation", SUNSET),  # from then on it is answered 410
         ("PUT", "configuration", document(absent=True)),
         ("PUT", "configuration", document(
             plan={"arms": [{"name": "current", "version": "rain/1", "share_percent": 100}]}
@@ -279,6 +281,62 @@ def test_so_does_what_answers_a_name_without_a_plan(door, method, path, body):
     status, said = ask(MAY_ALL_BUT_APPROVE, method, path, body)
 
     assert (status, "approve rain" in said["error"]) == (403, True)
+
+
+def test_to_set_move_or_withdraw_the_end_of_what_answers_takes_an_approval(door):
+    """From its sunset on a version is answered 410, and withdrawn it answers again."""
+    ask = door(needs_approval=True)
+    both = "deploy:rain approve:rain write:rain"
+    endpoint = {"name": "rain", "version": "rain/2"}
+    assert ask(both, "POST", "endpoints", endpoint)[0] == 201
+    change = {"fallback": "rain/1", "reason": "night"}
+    assert ask(both, "PATCH", "endpoints/rain", change)[0] == 200
+
+    def asked(method, number, body=None, allow="write:rain deploy:rain"):
+        path = f"models/rain/versions/{number}/deprecation"
+        return ask(allow, method, path, body)[0]
+
+    assert asked("PUT", 1, SUNSET) == 403, "the fallback"
+    assert asked("PUT", 2, {}) == 200, "an announcement without a date ends nothing"
+    assert asked("PUT", 2, SUNSET) == 403
+    assert asked("DELETE", 2) == 200
+    assert asked("PUT", 2, SUNSET, "write:rain approve:rain") == 200
+    assert asked("PUT", 2, {"sunset": "2998-01-01T00:00:00Z"}) == 403
+    assert asked("PUT", 2, {}) == 403
+    assert asked("PUT", 2, {**SUNSET, "reason": "clearer"}) == 200, "the end stays where it is"
+    assert asked("DELETE", 2) == 403
+    assert asked("DELETE", 2, allow="write:rain approve:rain") == 200
+    assert ask(both, "PATCH", "endpoints/rain", {"fallback": ""})[0] == 200
+    assert asked("PUT", 1, SUNSET) == 200, "it answers nothing"
+
+
+def test_so_does_the_end_of_a_version_that_answers_another_name_or_no_endpoint(door, settings):
+    """The right is that of the endpoint, which need not have the name of the model."""
+    ask, registry = door(needs_approval=True), open_registry(settings)
+    registry.hold([registry.resolve("rain/1").digest], "server other 7", lasts_s=60.0)
+    both = "deploy:rain deploy:other approve:other"
+    assert ask(both, "POST", "endpoints", {"name": "other", "version": "rain/2"})[0] == 201
+
+    def ended(number, allow):
+        path = f"models/rain/versions/{number}/deprecation"
+        return ask(allow, "PUT", path, SUNSET)[0]
+
+    assert ended(2, "write:rain approve:rain") == 403
+    assert ended(2, "write:rain approve:other") == 200
+    assert ended(1, "write:rain") == 403, "loaded without a plan"
+    assert ended(1, "write:rain approve:rain") == 200
+
+
+def test_the_end_of_a_version_takes_an_approval_while_a_rollout_waits_for_one(door):
+    ask = door()
+    assert ask("deploy:rain", "POST", "endpoints", {"name": "rain", "version": "rain/1"})[0] == 201
+    path = "models/rain/versions/1/deprecation"
+    assert ask("write:rain", "PUT", path, SUNSET)[0] == 200
+    assert ask("write:rain", "DELETE", path)[0] == 200
+    waiting = {"version": "rain/2", "strategy": "all", "needs_approval": True}
+    assert ask("deploy:rain", "POST", "deployments", waiting)[0] == 201
+
+    assert ask("write:rain", "PUT", path, SUNSET)[0] == 403
 
 
 @pytest.mark.parametrize("to", [{}, {"to": 1}])
