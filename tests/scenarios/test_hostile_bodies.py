@@ -90,8 +90,11 @@ TABLES = {
 }  # fmt: skip
 UPLOADS = {
     name: TABLES[name]
-    for name in ("a hundred million rows of run lengths", "a file that was cut off")
-}
+    for name in (
+        "texts that a dictionary repeats", "a hundred million rows of run lengths",
+        "a file that was cut off",
+    )
+}  # fmt: skip
 OUTCOMES = {
     **TABLES,
     "deep JSON": lambda: (b'{"outcomes":' + b"[" * 1_000_000, JSON),
