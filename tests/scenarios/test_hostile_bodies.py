@@ -90,8 +90,11 @@ TABLES = {
 }  # fmt: skip
 UPLOADS = {
     name: TABLES[name]
-    for name in ("a hundred million rows of run lengths", "a file that was cut off")
-}
+    for name in (
+        "texts that a dictionary repeats", "a hundred million rows of run lengths",
+        "a file that was cut off",
+    )
+}  # fmt: skip
 OUTCOMES = {
     **TABLES,
     "deep JSON": lambda: (b'{"outcomes":' + b"[" * 1_000_000, JSON),
@@ -107,8 +110,8 @@ BUNDLES = {
     "no archive": lambda: b"x" * 1_000_000,
     "nothing": lambda: b"",
     "a zip": zip_bomb,
-    "a name of a gigabyte": lambda: tar_bomb("x", 1 << 30, tarfile.GNUTYPE_LONGNAME),
-    "headers of a gigabyte": lambda: tar_bomb("x", 1 << 30, tarfile.XHDTYPE),
+    "a name of a gigabyte": lambda: tar_bomb("x", 1 << 30, tarfile.GNUTYPE_LONGNAME, "w"),
+    "headers of a gigabyte": lambda: tar_bomb("x", 1 << 30, tarfile.XHDTYPE, "w"),
     "a name that leads elsewhere": lambda: tar_bomb("../../etc/passwd", 10),
     "a link": lambda: tar_bomb("index.json", 0, tarfile.SYMTYPE),
     "a file that was cut off": lambda: tar_bomb("blobs/sha256/00", 1 << 20)[:-1_000],
@@ -159,10 +162,17 @@ def private_bytes(pid):
     return total
 
 
+def wait_s(port):
+    began_s = time.monotonic()
+    ask(port, "GET", "/health")
+    return time.monotonic() - began_s
+
+
 @contextmanager
 def within_bounds(pid, port=None):
     """Inside the block, processes grow by little and other requests are answered quickly."""
     before, peak, waits_s, is_over = private_bytes(pid), 0, [], threading.Event()
+    usual_s = [] if port is None else [wait_s(port) for _ in range(50)]
 
     def watch():
         nonlocal peak
@@ -171,9 +181,7 @@ def within_bounds(pid, port=None):
 
     def others():
         while not is_over.wait(0.01):
-            began_s = time.monotonic()
-            ask(port, "GET", "/health")
-            waits_s.append(time.monotonic() - began_s)
+            waits_s.append(wait_s(port))
 
     threads = [
         threading.Thread(target=act) for act in ([watch] if port is None else [watch, others])
@@ -188,7 +196,9 @@ def within_bounds(pid, port=None):
             thread.join()
     assert peak - before <= MORE_MEMORY_BYTES
     if len(waits_s) > 20:
-        assert float(np.quantile(waits_s, 0.99)) <= P99_S
+        # Where the machine is busy with other things, requests wait without any body too.
+        bound_s = max(P99_S, 3 * float(np.quantile(usual_s, 0.99)))
+        assert float(np.quantile(waits_s, 0.99)) <= bound_s
 
 
 @pytest.mark.parametrize("form", every(OUTCOMES))

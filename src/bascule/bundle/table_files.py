@@ -6,7 +6,7 @@ pyarrow is imported when a table is read or written.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FREE_TABLE_BYTES = 128 << 20
 _MAX_TABLE_GROWTH = 64
 """How many times its own size a table from anywhere may grow, beyond `_FREE_TABLE_BYTES`."""
+_VALUE_BYTES, _ROWS_AT_ONCE = 8, 8_192
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".feather", ".npy", ".npz")
 
 
@@ -46,28 +47,80 @@ def read_rows(path: Path, what: str) -> Any:
 def check_growth(path: Path) -> None:
     """Raise `TooLarge` for a Parquet file whose values take far more memory than it has bytes.
 
-    Run lengths give a billion equal values in a hundred bytes. A file that is none is left to be
-    refused where it is read.
+    Run lengths give a billion equal values in a hundred bytes, and a dictionary repeats one long
+    text a million times. A file that is none is left to be refused where it is read.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if path.suffix.lower() != ".parquet":
         return
+    limit = _FREE_TABLE_BYTES + _MAX_TABLE_GROWTH * path.stat().st_size
     try:
-        metadata = pq.read_metadata(path)
+        for size in _sizes_of_values(path):
+            if size > limit:
+                raise TooLarge(
+                    f"{path.name} holds at least {size:,} bytes of values, over "
+                    f"{_MAX_TABLE_GROWTH} times its size",
+                    hint="send fewer rows or columns at once",
+                )
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, OSError):
         return
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    declared = sum(group.total_byte_size for group in groups)
-    size = max(metadata.num_rows * metadata.num_columns * 8, declared)
-    if size > _FREE_TABLE_BYTES + _MAX_TABLE_GROWTH * path.stat().st_size:
-        raise TooLarge(
-            f"{path.name} holds {size:,} bytes of values, over {_MAX_TABLE_GROWTH} times its size",
-            hint="send fewer rows or columns at once",
-        )
+
+
+def _sizes_of_values(path: Path) -> Iterator[int]:
+    """What the values of a Parquet file take, in bytes: as declared, then as far as it was read.
+
+    Texts are read without being repeated, and few at a time: prefixes may be left out of the file.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        metadata, schema = file.metadata, file.schema
+        leaves = [schema.column(number) for number in range(len(schema))]
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    total = sum(
+        max(group.num_rows, group.column(number).num_values) * max(leaf.length, _VALUE_BYTES)
+        for group in groups
+        for number, leaf in enumerate(leaves)
+    )
+    yield max(total, sum(group.total_byte_size for group in groups))
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    for text in texts:
+        try:
+            for size in _text_sizes(path, text, [text], _ROWS_AT_ONCE):
+                yield total + size
+        except OSError:  # encodings that give no dictionary, such as DELTA_BYTE_ARRAY
+            for size in _text_sizes(path, text, [], _ROWS_AT_ONCE // 16):
+                yield total + size
+        total += size
+
+
+def _text_sizes(path: Path, text: str, dictionaries: list[str], rows: int) -> Iterator[int]:
+    import pyarrow.parquet as pq
+
+    total = 0
+    with pq.ParquetFile(path, read_dictionary=dictionaries) as file:
+        yield total
+        for batch in file.iter_batches(rows, columns=[text], use_threads=False):
+            total += sum(map(_text_bytes, batch.columns))
+            yield total
+
+
+def _text_bytes(array: pa.Array) -> int:
+    """The bytes of the texts in an array, each counted as often as it is there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(array.type):
+        return sum(map(_text_bytes, array.flatten()))
+    if pa.types.is_nested(array.type):
+        return _text_bytes(array.flatten())
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    lengths = pc.binary_length(array.dictionary).take(array.indices)
+    return int(pc.sum(lengths, min_count=0).as_py())
 
 
 def _read_numpy(path: Path) -> Any:

@@ -60,7 +60,8 @@ class Child:
         """Start nothing yet.
 
         Args:
-            module: Started by `python -m`; it ends with the thread that asks.
+            module: Started by `python -m`; it ends with the thread that asks. What it has started
+                is killed when it has answered, fails, or is killed.
             question: Any JSON.
             limits: Of the process.
             what: Of errors: `the push to late`.
@@ -84,13 +85,14 @@ class Child:
             question.write(json.dumps(self._question).encode())
             question.seek(0)
             process = subprocess.Popen(
-                command, stdin=question, stdout=subprocess.PIPE, env=self._environment()
-            )
+                command, stdin=question, stdout=subprocess.PIPE, env=self._environment(),
+                process_group=0,
+            )  # fmt: skip
         with process:
             try:
                 printed = self._watched(process)
             finally:
-                process.kill()
+                _kill(process.pid)
         return self._parsed(printed, process.wait())
 
     def _environment(self) -> dict[str, str] | None:
@@ -177,12 +179,29 @@ def limited_memory(extra_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+def _kill(leader: int) -> None:
+    """Kill a process that was not waited for, its group, and descendants in groups of their own."""
+    descendants = _family(leader)[1:]
+    os.killpg(leader, signal.SIGKILL)  # also members whose parent has ended
+    for pid in descendants:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _family(pid: int) -> list[int]:
+    """A process, its children, and theirs; those whose parent has ended are not among them."""
+    children = list[int]()
+    with suppress(OSError):
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, listed.read_text().split())
+    return [pid, *(member for child in children for member in _family(child))]
+
+
 def _private_bytes(pid: int) -> int:
     """The memory that a process and its children share with no file; 0 where that is not known."""
     total = 0
-    with suppress(OSError, ValueError):
-        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-        total = (int(resident) - int(shared)) * _PAGE_BYTES
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(map(_private_bytes, map(int, children.read_text().split())))
+    for member in _family(pid):
+        with suppress(OSError, ValueError):
+            resident, shared = Path(f"/proc/{member}/statm").read_text().split()[1:3]
+            total += (int(resident) - int(shared)) * _PAGE_BYTES
     return total

@@ -66,6 +66,7 @@ _EMPTY = b"{}"
 _BLOB = re.compile(r"blobs/sha256/(?P<hex>[0-9a-f]{64})")
 _CHUNK_BYTES = 1 << 20
 _MAX_JSON_BYTES = 16 << 20
+_MAX_READ_BYTES = _MAX_JSON_BYTES + tarfile.BLOCKSIZE
 _MAX_MEMBERS = 100_000
 _MAX_TITLE = 1_024
 _MAX_PART_BYTES = 255
@@ -269,12 +270,21 @@ def _check_bundle(folder: Path, manifest: _Manifest, titles: set[str]) -> None:
         raise ValueError("a statement in it speaks of another bundle")
 
 
+class _BoundedReads(io.FileIO):
+    """A file of which no large part is read at once: tarfile reads a long name or header whole."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        if size is not None and size > _MAX_READ_BYTES:
+            raise ValueError(f"a header in it has {size:,} bytes")
+        return super().read(size)
+
+
 @contextmanager
 def _opened(source: Path) -> Iterator[tarfile.TarFile]:
     """The archive; a `ValueError` says what keeps it from being one."""
     try:
         # Without compression: what comes out is never more than what came in.
-        with tarfile.open(source, mode="r:") as archive:
+        with _BoundedReads(source) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             yield archive
     except FileNotFoundError:
         raise NotFound(f"there is no file {source}", hint="bascule export gb/3 FILE") from None

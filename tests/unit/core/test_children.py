@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -11,8 +14,8 @@ from bascule.core import Child, Conflict, Limits, ModelFailed, TimedOut, TooLarg
 MEMORY = 128 << 20
 
 
-def ask(act, *, amount=0, **limits):
-    question = {"act": act, "amount": amount}
+def ask(act, *, amount=0, pipe="", **limits):
+    question = {"act": act, "amount": amount, "pipe": pipe}
     return Child(
         "tests.greedy", question, Limits(**({"timeout_s": 30.0} | limits)), what="the act"
     ).answer()
@@ -57,3 +60,21 @@ def test_one_that_takes_too_long_is_ended():
 def test_one_that_dies_has_failed():
     with pytest.raises(ModelFailed, match="the act failed"):
         ask("segfault", memory_bytes=MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("act", "count"), [("leave", 2), ("leave and die", 1), ("leave and print", 2)]
+)
+def test_what_it_has_started_ends_with_it(tmp_path, act, count):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with suppress(ModelFailed, TooLarge):
+        ask(
+            act, pipe=str(pipe), amount=2_000 if act == "leave and print" else 0, answer_bytes=1_000
+        )
+    written = b""
+    while select.select([reader], [], [], 10)[0] and (piece := os.read(reader, 100)):
+        written += piece
+    assert select.select([reader], [], [], 0)[0], "one of them still holds the pipe"
+    assert written == b"\n" * count
+    os.close(reader)
