@@ -423,10 +423,9 @@ def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
     home, archive, tmp_path, after
 ):
     other = settings_of(tmp_path / "other")
-    if not killed_restore(other, archive, after):
-        pytest.skip("it ended before")
-    assert models_of(other) == []
-    put(other, archive)
+    if killed_restore(other, archive, after):
+        assert models_of(other) == []
+        put(other, archive)
     assert dump(other) == dump(home)
     assert {path.name for path in other.home.iterdir()} <= {
         "catalogue.db", "catalogue.db-wal", "catalogue.db-shm", "objects"
