@@ -1,4 +1,4 @@
-"""Connections to SQLite that nobody closes are an error on every Python.
+"""Connections to SQLite that a test leaves open are an error on every Python.
 
 Python 3.13 warns of them; earlier ones close them in silence when they are collected.
 """

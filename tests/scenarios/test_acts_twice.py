@@ -169,7 +169,7 @@ ACTS = {
     "push": Act(lambda it: ["push", it / "b3"]),
     # An alias that is there already stays, without a second event.
     "alias": Act(lambda it: ["alias", "gb/2", "champion"]),
-    # Who comes second is told of the plan that is there: its endpoint is not what it saw.
+    # The second deployment is refused with the number of the plan that the first one has made.
     "deploy": Act(lambda it: ["deploy", "gb/2"], again=4),
     "rollout": Act(lambda it: ["deploy", "gb/2", "--strategy", "canary"], again=4),
     # Names are taken once.

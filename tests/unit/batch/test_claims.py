@@ -82,7 +82,7 @@ def test_a_claim_is_held_by_one_and_given_back(file):
 
 
 def test_the_claim_of_a_process_that_is_gone_is_taken_over_at_once(file):
-    """Also where another process has its number now, or where nobody has asked how it ended."""
+    """Also where another process has its number now, or where its exit status was not read."""
     killed = subprocess.Popen(["sleep", "60"])
     living = claims._started(killed.pid)
     for started in ("5", living):

@@ -277,6 +277,21 @@ def test_a_change_is_made_before_the_time_that_it_is_given(loading):
     assert [spec.model for spec in supervisor.services] == ["gb"]
 
 
+def test_a_change_is_shown_to_callers_once_every_worker_has_turned_to_it(loading):
+    """A caller that saw the new plan would be answered by the old one."""
+    supervisor, worker, change = loading(takes_s=0.0)
+    shown = []
+
+    def hear_of(number, until_s):
+        shown.append(len(supervisor._answer_control("services", {})))
+
+    worker.hear_of = hear_of
+    change(time.monotonic() + 10)
+    shown.append(len(supervisor._answer_control("services", {})))
+    assert worker.told == ["prepare", "commit"]
+    assert shown == [0, 0, 1]
+
+
 def test_a_change_whose_time_is_over_once_it_is_loaded_is_not_made(loading):
     """Its caller was answered that it failed."""
     supervisor, worker, change = loading(takes_s=0.2)

@@ -279,6 +279,8 @@ class Supervisor:
             serving.tls.context()  # said now rather than by a worker
         self.services: ModelSpecs = ()
         self.plans: Plans = ()
+        self._turned: tuple[ModelSpecs, Plans] = (), ()
+        """The services and plans that every worker has turned to."""
         self.limits = serving.limits
         self._sockets = Sockets(addresses, workers)
         self.host = addresses.host
@@ -357,6 +359,7 @@ class Supervisor:
         try:
             self.services = check_specs(tuple(services))
             self.plans = plans
+            self._turned = self.services, plans
             self._name(self.services, plans)
             for worker in self._workers:
                 worker.config = replace(worker.config, services=self.services, plans=plans)
@@ -382,7 +385,7 @@ class Supervisor:
             if rest is None:
                 return False
             log.error("%s is left out of the plans that need it: %s", version, error)
-            self.services, self.plans = rest
+            self.services, self.plans = self._turned = rest
             for worker in self._workers:
                 worker.config = replace(worker.config, services=self.services, plans=self.plans)
         return bool(version)
@@ -479,9 +482,9 @@ class Supervisor:
             case "begin":  # what it loads then must not keep the workers waiting
                 return self._workers_answer.wait()
             case "services":
-                return [service.to_json() for service in self.services]
+                return [service.to_json() for service in self._turned[0]]
             case "plans":
-                return [plan.to_json() for plan in self.plans]
+                return [plan.to_json() for plan in self._turned[1]]
             case "statuses":
                 return [asdict(status) for status in self.statuses()]
             case "models":
@@ -604,6 +607,7 @@ class Supervisor:
         for process in processes:
             with suppress(Unavailable):  # it died, and comes back with the new list
                 process.hear_of(number, until_s)
+        self._turned = services, plans
 
     def statuses(self) -> list[WorkerStatus]:
         """Every worker's process, as it stands."""
