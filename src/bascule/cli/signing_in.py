@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, url_host
+from bascule.cli.screen import note, print_json, print_table, say, url_host, when
 
 if TYPE_CHECKING:
     from bascule.security import Session
@@ -94,9 +95,16 @@ def list_sessions(as_json: AsJson = False) -> None:
     if as_json:
         print_json(shown)
         return
-    names = ("id", "user", "key", "source", "began_at", "ends_at")
+    names, times = ("id", "user", "key", "source"), ("began_at", "ends_at")
     print_table(
-        names, [[one[name] for name in names] for one in shown],
+        (*names, *times),
+        [
+            [
+                *(session[name] for name in names),
+                *(when(datetime.fromisoformat(session[name])) for name in times),
+            ]
+            for session in shown
+        ],
         empty="no session holds; bascule sign-in makes a link",
     )  # fmt: skip
 
