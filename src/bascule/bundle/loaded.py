@@ -202,7 +202,7 @@ class Bundle:
         recipe = self.manifest.original.frame
         if recipe.get("container") != "pandas":
             return {}
-        from bascule.bundle.flavors import Frame
+        from bascule.bundle.originals import Frame
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
@@ -223,7 +223,7 @@ class Bundle:
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
-        from bascule.bundle.flavors import is_inspected, is_read_by_its_library, open_inspected
+        from bascule.bundle.originals import is_inspected, is_read_by_its_library, open_inspected
 
         original = self.manifest.original
         if is_inspected(original):
@@ -287,7 +287,7 @@ class Bundle:
         return choice
 
     def _look_up(self) -> _Choice:
-        from bascule.bundle.flavors import is_as_saved, is_inspected
+        from bascule.bundle.originals import is_as_saved, is_inspected
 
         known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost

@@ -43,7 +43,7 @@ def open_program(
         raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
     data = read_file(path, manifest, entry.file)
     if entry.features is not None:
-        from bascule.bundle.flavors import open_pickled
+        from bascule.bundle.originals import open_pickled
 
         original = read_file(path, manifest, manifest.original.file)
         return open_pickled(original, manifest, threads=threads, program=(entry, data))
@@ -80,15 +80,15 @@ def open_original(
         threads: How many it may use.
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
-    from bascule.bundle.flavors import is_isolated
+    from bascule.bundle.originals import is_isolated
 
     if isolated and not is_isolated(manifest.original.format):
-        from bascule.bundle.flavors import inputs_of
+        from bascule.bundle.originals import inputs_of
         from bascule.bundle.programs import of_bundle
 
         outputs = manifest.signature.outputs
         inputs, file = inputs_of(manifest), manifest.original.file
         return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
-    from bascule.bundle.flavors import open_saved
+    from bascule.bundle.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)

@@ -6,6 +6,7 @@ A reference is what people type: `late` (the newest version whose gates have not
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 from dataclasses import dataclass
@@ -70,3 +71,11 @@ class Reference:
         if self.alias is not None:
             return f"{self.model}@{self.alias}"
         return self.model if self.number is None else f"{self.model}/{self.number}"
+
+
+def user_name() -> str:
+    """The name of the logged-in user, or `unknown`."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

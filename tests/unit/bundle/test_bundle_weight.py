@@ -58,7 +58,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 import bascule
-from bascule.bundle.flavors.sklearn import SklearnOriginal
+from bascule.packing.flavors.sklearn import SklearnOriginal
 
 X, y = load_breast_cancer(return_X_y=True)
 model = eval(sys.argv[1]).fit(X[:400], y[:400])

@@ -113,7 +113,7 @@ class OriginalEntry:
 
     Attributes:
         file: Its path inside the bundle.
-        format: `skops`, `onnx`, or another of those in `flavors.originals`.
+        format: `skops`, `onnx`, or another of those in `bundle.originals.saved`.
         requires: Distribution names and the exact versions that it was saved with.
         frame: How its flavor rebuilds the container of the training data.
     """
