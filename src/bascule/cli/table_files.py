@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from bascule.batch.sinks.writers import WRITERS
 from bascule.bundle import Answer, flat
 from bascule.bundle.disk import Manifest
 from bascule.core import Invalid, TooLarge, check_file, check_writable, first_line, replacing
@@ -264,10 +265,10 @@ def as_table(answer: Answer, manifest: Manifest) -> pa.Table:
 
 def check_output(path: Path) -> None:
     """Raise `Invalid` where a table cannot be written to `path`, before any work is done."""
-    if path.suffix.lower() not in _WRITERS:
+    if path.suffix.lower() not in _OPENERS:
         raise Invalid(
             f"--output {path.name}: a {path.suffix or 'nameless'} file is not known",
-            hint=f"use one of {', '.join(_WRITERS)}",
+            hint=f"use one of {', '.join(_OPENERS)}",
         )
     if not path.absolute().parent.is_dir():
         raise Invalid(f"--output: there is no folder {path.absolute().parent}", hint="make it")
@@ -277,32 +278,10 @@ def check_output(path: Path) -> None:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write beside the place and rename: the file is there whole or not at all."""
     with replacing(path) as draft:
-        _WRITERS[path.suffix.lower()](table, draft)
-
-
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(table, path)
-
-
-def _write_csv(table: pa.Table, path: Path) -> None:
-    import pyarrow.csv
-
-    pyarrow.csv.write_csv(table, path)
-
-
-def _write_jsonl(table: pa.Table, path: Path) -> None:
-    import msgspec
-
-    with path.open("wb") as file:
+        writer = _OPENERS[path.suffix.lower()](draft, table.schema)
         for batch in table.to_batches(max_chunksize=10_000):
-            for row in batch.to_pylist():
-                file.write(msgspec.json.encode(row) + b"\n")
+            writer.write_batch(batch)
+        writer.close()
 
 
-_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-}
+_OPENERS = {suffix: opener for suffix, opener in WRITERS.values() if suffix != ".arrow"}

@@ -51,6 +51,8 @@ from .names import (
     Reference as Reference,
     check_name as check_name,
     is_file_name as is_file_name,
+    is_inside as is_inside,
+    load_named as load_named,
     user_name as user_name,
 )
 from .printing import printable as printable

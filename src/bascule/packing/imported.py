@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Rows:
         return len(next(iter(self.columns.values()), ()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedModel:
     """A model that is being packed, as its flavor reads it.
 
@@ -62,17 +62,17 @@ class ImportedModel:
     """
 
     task: str
-    classes: tuple[str | int | float | bool, ...] | None
+    classes: tuple[str | int | float | bool, ...] | None = None
     signature: Signature
     original: Program
     saved: bytes
     saved_file: str
     saved_format: str
-    requires: Mapping[str, str]
-    frame: Mapping[str, Any]
+    requires: Mapping[str, str] = field(default_factory=dict)
+    frame: Mapping[str, Any] = field(default_factory=dict)
     train: Rows | None
     test: Rows | None
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None

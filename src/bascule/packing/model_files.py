@@ -51,11 +51,7 @@ class CodeOptions:
 
 
 def read_model(
-    path: Path,
-    *,
-    allow_pickle: bool,
-    options: CodeOptions | None = None,
-    code: Sequence[str] = (),
+    path: Path, *, allow_pickle: bool, options: CodeOptions | None = None, code: Sequence[str] = ()
 ) -> Any:
     """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
 
@@ -76,8 +72,7 @@ def read_model(
     check_file(path, "model")
     if path.suffix == ".py":
         raise Invalid(
-            f"{path} is code, and which class of it is the model?",
-            hint=f"write {path}:Model",
+            f"{path} is code, and which class of it is the model?", hint=f"write {path}:Model"
         )
     if not options.is_empty:
         raise Invalid(

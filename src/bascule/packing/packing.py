@@ -15,13 +15,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import Bundle, card, disk, is_ever_fastest, load, open_original, pinned, take
-from bascule.bundle.disk import (
-    Manifest,
-    OriginalEntry,
-    ProgramEntry,
-    example_body,
-    to_parquet,
-)
+from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import CALIBRATION_KIND, TRAINING_KIND, Cost, Parity
@@ -54,7 +48,6 @@ from bascule.packing.statements import (
     calibrating,
     company,
     cost,
-    environment,
     jumps,
     parity,
     profiling,
@@ -66,6 +59,7 @@ _PROGRAM = "onnx"
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
+_SERVE_ORIGINAL = "pass serve_original=True (--serve-original) to serve the original, slower"
 
 
 def pack(
@@ -191,14 +185,6 @@ def _fill(
     return manifest
 
 
-def _say_nothing(stage: str) -> None:
-    del stage
-
-
-def _show_nothing(what: str, done: int, of: int) -> None:
-    del what, done, of
-
-
 @dataclass(frozen=True, slots=True)
 class InputRows:
     """The rows that a model is packed with, as a caller hands them over; see `pack`."""
@@ -227,7 +213,7 @@ class Request:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
     code: str | Path | Sequence[str | Path] = ()
-    tell: Progress = _say_nothing
+    tell: Progress = lambda _: None  # for callers that show nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,16 +256,23 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
         check_answers(answers, subject)
     held_out = calibrating.calibrate(answers, subject, own)
     request.tell(held_out.told)
-    described = profiling.profile(answers, subject) if request.baseline else profiling.nothing()
-    request.tell(described.told)
-    files = {**kept, **held_out.files, **described.files}
+    told, baseline = "no baseline, as asked", dict[str, bytes]()
+    if request.baseline:
+        told, baseline = profiling.profile(answers, subject)
+    request.tell(told)
+    files = {**kept, **held_out.files, **baseline}
     manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
 
 
 def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
     """Nothing is compiled, or raised, before it is asked for."""
-    yield from flavor.compilations(model, subject)
+    try:
+        yield from flavor.compilations(model, subject)
+    except Unconvertible as problem:
+        raise Unconvertible(
+            problem.message, hint=problem.hint or _SERVE_ORIGINAL, **problem.facts
+        ) from problem
 
 
 def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
@@ -316,10 +309,7 @@ class _Choice:
 
 
 def _choose(
-    compilations: Iterable[Compilation],
-    subject: ImportedModel,
-    rows: Rows | None,
-    request: Request,
+    compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
     if subject.saved_format == "python":
@@ -554,10 +544,7 @@ def _no_parity(reason: str, precision: str, request: Request) -> Parity:
         program=_PROGRAM,
         precision=precision,
         rows=0,
-        probes=0,
         max_difference=math.inf,
-        label_differences=0,
-        ties=0,
         tolerance=request.tolerance,
         passed=False,
         reason=reason,
@@ -598,7 +585,7 @@ def _write(
         files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
-    lock = environment.locked([*subject.requires, *runs]).encode()
+    lock = provenance.locked([*subject.requires, *runs]).encode()
     files[disk.ENVIRONMENT] = disk.write_file(draft, disk.ENVIRONMENT, lock)
     manifest = Manifest(
         name=request.name,
@@ -652,7 +639,7 @@ def _example_rows(subject: ImportedModel) -> Columns:
 def _measure(
     draft: Path, manifest: Manifest, subject: ImportedModel, choice: _Choice, request: Request
 ) -> Cost:
-    show = getattr(request.tell, "step", _show_nothing)
+    show = getattr(request.tell, "step", lambda *_: None)
     columns = parity.sample(_example_rows(subject))
     if subject.saved_format != "python":  # whose code may refuse rows that never were
         columns = cost.rows_to_time(columns)

@@ -77,8 +77,7 @@ def bounded(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Fiel
     def takes(asked: Sequence[Field], low: Any, high: Any) -> bool:
         made = dict(two)
         try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
                 for field in asked:
                     made[field.name] = two[field.name].astype(field.dtype.numpy)
                     pair = (low, high)
@@ -236,8 +235,7 @@ def _closed(
 
 def _accepts(ask: Ask, few: Columns, field: Field, values: NDArray[Any]) -> bool:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             answer = np.asarray(ask({**few, field.name: values}))
     except Exception:  # any exception is a refusal
         return False

@@ -92,13 +92,13 @@ def rebuild(
     rows = _rows(bundle, known, {"train": train, "test": test, "calibration": calibration})
     tell("every row is as recorded")
     model = reopen(
-        disk.read_file(bundle.path, bundle.manifest, bundle.manifest.original.file),
-        bundle.manifest,
+        disk.read_file(bundle.path, bundle.manifest, bundle.manifest.original.file), bundle.manifest
     )
     with _place(to) as draft:
         sealed = seal(draft, model, rows, _request(bundle, tell))
         environment = (draft / disk.ENVIRONMENT).read_text(encoding="utf-8")
-    packed = Facts(bundle.manifest, _environment(bundle), known.get("made_with") or {})
+    recorded = disk.read_file(bundle.path, bundle.manifest, disk.ENVIRONMENT).decode()
+    packed = Facts(bundle.manifest, recorded, known.get("made_with") or {})
     again = Facts(sealed.manifest, environment, provenance.tools())
     return Rebuilt(bundle.digest, sealed.manifest.digest, differences(packed, again))
 
@@ -249,7 +249,3 @@ def _matrix(dtype: str, columns: Columns) -> Any:
     if dtype == "float32" and values.dtype == np.float64:
         whole = "int64"
     return Frame("numpy", {}, whole).build({name: values}) if whole else values
-
-
-def _environment(bundle: Bundle) -> str:
-    return disk.read_file(bundle.path, bundle.manifest, disk.ENVIRONMENT).decode()

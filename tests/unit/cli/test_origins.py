@@ -222,11 +222,11 @@ def test_other_rows_are_wrong_input(run, packed):
 
 def test_what_differs_is_a_no_with_a_line_for_each_file(run, packed, monkeypatch):
     """Another version of a library, as `environment.txt` would tell of it."""
-    from bascule.packing.statements import environment
+    from bascule.packing.lineage import provenance
 
-    real = environment.locked
+    real = provenance.locked
     monkeypatch.setattr(
-        environment,
+        provenance,
         "locked",
         lambda names: (
             "\n".join(

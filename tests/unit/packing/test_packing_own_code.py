@@ -411,7 +411,7 @@ def test_a_model_without_code_of_its_own_keeps_its_form(home, pack):
 
 
 def test_another_version_of_a_named_library_is_refused(bundle, monkeypatch):
-    monkeypatch.setattr("bascule.bundle.originals.pickled.installed_version", lambda name: "0.1")
+    monkeypatch.setattr("bascule.bundle.originals.libraries.installed_version", lambda name: "0.1")
     with pytest.raises(Untrusted, match=r"saved with scikit-learn .*, and 0.1 is installed"):
         bundle.original()
 

@@ -169,10 +169,10 @@ def test_nothing_recorded_is_nothing_to_rebuild_from(pack, boosted, rows):
 def test_an_original_in_a_format_that_cannot_be_packed_again_is_named(
     pack, boosted, rows, monkeypatch
 ):
-    from bascule.bundle.originals import saved as originals
+    from bascule.packing.flavors import table
 
     bundle = pack(boosted, rows[0])
-    monkeypatch.delitem(originals._REOPENERS, "skops")
+    monkeypatch.delitem(table._REOPENERS, "skops")
 
     with pytest.raises(Unconvertible, match="'skops' cannot be packed again"):
         bascule.rebuild(bundle.path, train=rows[0])

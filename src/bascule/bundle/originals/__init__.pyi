@@ -20,7 +20,6 @@ from .boosted import (
     load_catboost as load_catboost,
     of_both_classes as of_both_classes,
 )
-from .code_archive import is_inside as is_inside
 from .frames import Frame as Frame
 from .keras import (
     BACKENDS as BACKENDS,

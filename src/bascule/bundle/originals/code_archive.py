@@ -9,11 +9,10 @@ import io
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from bascule.bundle.programs import ChildProgram
-from bascule.core import Scratch, Untrusted
+from bascule.core import Scratch, Untrusted, is_inside
 
 
 def from_archive(data: bytes, file: str, *required: str) -> dict[str, bytes]:
@@ -70,16 +69,3 @@ def in_child(
         raise
     weakref.finalize(program, scratch.remove)
     return program
-
-
-def is_inside(name: str) -> bool:
-    """Whether a name is a plain path inside a folder."""
-    pure = PurePosixPath(name)
-    return bool(
-        name
-        and not pure.is_absolute()
-        and ".." not in pure.parts
-        and "\\" not in name
-        and "\0" not in name
-        and str(pure) == name
-    )

@@ -19,6 +19,8 @@ from bascule.bundle.tables import BOOLEAN_OBJECTS, Kind, is_missing
 from bascule.core import Columns, Signature, Untrusted
 
 _TEXT_TYPES = ("str", "string", "object")
+_KEPT = ("dtype", "categories", "ordered", "missing")
+"""What a recipe says of a column, as `tables.Kind` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,7 @@ class Frame:
             "container": self.container,
             "dtype": self.dtype,
             "columns": [
-                {
-                    "name": name,
-                    "dtype": kind.dtype,
-                    "categories": None if kind.categories is None else list(kind.categories),
-                    "ordered": kind.ordered,
-                    "missing": kind.missing,
-                }
+                {"name": name, **{part: getattr(kind, part) for part in _KEPT}}
                 for name, kind in self.kinds.items()
             ],
         }

@@ -70,8 +70,7 @@ def load(data: bytes, file: str) -> Any:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without what Keras and its backend warn each other of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         yield
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from typing import Any
 
-from bascule.core import MissingExtra
+from bascule.bundle.disk import Manifest
+from bascule.core import MissingExtra, Untrusted
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -38,6 +40,22 @@ def installed_version(name: str) -> str:
         return version_of(name)
     except PackageNotFoundError:
         return "none"
+
+
+def check_versions(manifest: Manifest, names: Iterable[str]) -> None:
+    """Raise `Untrusted` where one of the distributions has another version than it was saved with.
+
+    Args:
+        manifest: The bundle's.
+        names: Some of those that its original requires.
+    """
+    for name in names:
+        saved_with, found = manifest.original.requires[name], installed_version(name)
+        if found != saved_with:
+            raise Untrusted(
+                f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
+                hint=f"pip install '{name}=={saved_with}', or pack the model again",
+            )
 
 
 def is_of(model: Any, home: str) -> bool:

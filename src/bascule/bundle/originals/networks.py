@@ -14,7 +14,6 @@ from bascule.core import Columns, Field, Invalid, ModelFailed, Program, first_li
 _ONE = "output"
 _FIRST = ("label", "probabilities")
 
-
 AskNetwork = Callable[[Columns], Mapping[str, NDArray[Any]]]
 """Asks a network: all outputs by name. Raises the errors of its library."""
 

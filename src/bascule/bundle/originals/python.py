@@ -34,12 +34,7 @@ def open_code(data: bytes, manifest: Manifest, *, threads: int = 1) -> ChildProg
 
 
 def open_class(
-    data: bytes,
-    entry: str,
-    inputs: tuple[Field, ...],
-    outputs: tuple[Field, ...],
-    *,
-    threads: int,
+    data: bytes, entry: str, inputs: tuple[Field, ...], outputs: tuple[Field, ...], *, threads: int
 ) -> ChildProgram:
     files = from_archive(data, CODE_FILE, LOCK_FILE)
     python = interpreter(files.pop(LOCK_FILE).decode())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from bascule.bundle.disk import Manifest, OriginalEntry, reading
 from bascule.bundle.originals.boosted import BOOSTED_FORMATS, inputs_read
 from bascule.bundle.originals.libraries import installed_version
-from bascule.core import Field, Program, Untrusted
+from bascule.core import Field, Program, Untrusted, load_named
 
 _OPENERS = {
     "catboost-cbm": "bascule.bundle.originals.boosted:open_boosted",
     "keras": "bascule.bundle.originals.keras:open_keras",
     "lightgbm-text": "bascule.bundle.originals.boosted:open_boosted",
+    "onnx": "bascule.bundle.originals.saved:open_graph",
     "torch-aten": "bascule.bundle.originals.aten:open_aten",
     "python": "bascule.bundle.originals.python:open_code",
     "sklearn-pickle": "bascule.bundle.originals.pickled:open_pickled",
@@ -78,29 +77,24 @@ def inputs_of(manifest: Manifest) -> tuple[Field, ...]:
 
 def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
     """The saved original as a program; `data` has been verified against the manifest."""
-    with reading(manifest.original.file, what="the original that its manifest tells of"):
-        return _opened(data, manifest, threads)
-
-
-def _opened(data: bytes, manifest: Manifest, threads: int) -> Program:
-    if manifest.original.format == "onnx":
-        from bascule.bundle.programs import open_onnx
-
-        return open_onnx(
-            data,
-            name="original",
-            file=manifest.original.file,
-            inputs=manifest.signature.inputs,
-            outputs=manifest.signature.outputs,
-            threads=threads,
+    original = manifest.original
+    if original.format not in _OPENERS:
+        raise Untrusted(
+            f"the original is in format {original.format!r}, which this version cannot open",
+            hint="update bascule",
+            file=original.file,
         )
-    place = _OPENERS.get(manifest.original.format)
-    if place is not None:
-        module, _, name = place.partition(":")
-        program: Program = getattr(import_module(module), name)(data, manifest, threads=threads)
+    with reading(original.file, what="the original that its manifest tells of"):
+        program: Program = load_named(_OPENERS[original.format])(data, manifest, threads=threads)
         return program
-    raise Untrusted(
-        f"the original is in format {manifest.original.format!r}, which this version cannot open",
-        hint="update bascule",
-        file=manifest.original.file,
+
+
+def open_graph(data: bytes, manifest: Manifest, *, threads: int) -> Program:
+    """An ONNX graph that is its own original."""
+    from bascule.bundle.programs import open_onnx
+
+    inputs, outputs = manifest.signature.inputs, manifest.signature.outputs
+    file = manifest.original.file
+    return open_onnx(
+        data, name="original", file=file, inputs=inputs, outputs=outputs, threads=threads
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals.archives import BOOSTED, check_archive, is_own_class
 from bascule.bundle.originals.frames import Frame
-from bascule.bundle.originals.libraries import installed_version
+from bascule.bundle.originals.libraries import check_versions
 from bascule.bundle.originals.overrides import own_methods
 from bascule.bundle.originals.structures import check_estimator
 from bascule.bundle.tables import as_dtype
@@ -196,12 +196,7 @@ def open_skops(
 def reopen(data: bytes, manifest: Manifest, *, boosted: bool = True) -> Any:
     """The estimator itself; raises as `open_skops` does."""
     skops_io()
-    for name, saved_with in manifest.original.requires.items():
-        if name in _EXACT and (found := installed_version(name)) != saved_with:
-            raise Untrusted(
-                f"{manifest.name} was saved with {name} {saved_with}, and {found} is installed",
-                hint=f"pip install '{name}=={saved_with}', or pack the model again",
-            )
+    check_versions(manifest, [name for name in manifest.original.requires if name in _EXACT])
     return load_trusted(data, manifest.original.file, boosted=boosted)
 
 

@@ -29,12 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.programs.onnx import (
-    match,
-    nullable_text,
-    open_session,
-    without_missing_text,
-)
+from bascule.bundle.programs.onnx import match, nullable_text, open_session, without_missing_text
 from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted, first_line
 
 FEATURES = "features"

@@ -17,7 +17,7 @@ USUAL = 1e-5
 """The tolerance that models are packed with unless another is given."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """How far a program is from the original.
 
@@ -41,12 +41,12 @@ class Parity:
     """
 
     program: str
-    precision: str
+    precision: str = ""
     rows: int
-    probes: int
-    max_difference: float
-    label_differences: int
-    ties: int
+    probes: int = 0
+    max_difference: float = 0.0
+    label_differences: int = 0
+    ties: int = 0
     tolerance: float
     passed: bool
     reason: str

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from bascule.core import DType, Field, Signature, Unconvertible
 from bascule.packing.compilers import trees
-from bascule.packing.compilers.context import MISSING_TEXT, Context
 from bascule.packing.compilers.encoding import looked_up
-from bascule.packing.compilers.exponentials import exponential, sigmoids, softmax, two_sigmoids
-from bascule.packing.compilers.graph import Graph
+from bascule.packing.compilers.exponentials import exponential, sigmoids, two_sigmoids
+from bascule.packing.compilers.graph import MISSING_TEXT, Context, Graph
 from bascule.packing.compilers.predictors import (
     Outcome,
     flat,
+    likeliest,
     of_both,
     of_scores,
     raised,
@@ -171,7 +171,7 @@ def predict_ensemble(
 def _linked(context: Context, scores: str, link: Link, classes: int | None) -> Outcome:
     graph = context.graph
     if link is Link.HINGE:
-        scores = graph.cast(graph.add("Greater", scores, graph.constant(0.0)), DType.FP64)
+        scores = graph.cast(graph.add("Greater", scores, 0.0), DType.FP64)
     if link in (Link.HINGE, Link.MARGIN):
         return _of_second(graph, scores, classes)
     if classes is None:
@@ -179,7 +179,7 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
             scores = exponential(graph, scores)
         elif link is Link.SIGMOID:
             both = two_sigmoids(graph, scores)
-            scores = graph.add("Gather", both, graph.constant([1], "int64"), axis=1)
+            scores = graph.add("Gather", both, [1], axis=1)
         elif link is not Link.IDENTITY:
             raise Unconvertible(f"there is no compiler for a regressor with {link}")
         return Outcome(prediction=flat(graph, scores))
@@ -187,8 +187,7 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
         index = graph.add("ArgMax", scores, axis=1, keepdims=0)
         return Outcome(index=index, probabilities=sigmoids(graph, scores, classes))
     if link is Link.SOFTMAX:  # of two classes as well: one score each
-        index = graph.add("ArgMax", scores, axis=1, keepdims=0)
-        return Outcome(index=index, probabilities=softmax(graph, scores, classes), decision=scores)
+        return likeliest(graph, scores, classes)
     if link is not Link.SIGMOID:
         raise Unconvertible(f"there is no compiler for a classifier with {link}")
     # A probability of a half is the first class's in all three libraries.
@@ -199,23 +198,22 @@ def _of_second(graph: Graph, second: str, classes: int | None) -> Outcome:
     """What XGBoost calls probabilities where its objective has none: 1 - x and x."""
     if classes is None:
         return Outcome(prediction=flat(graph, second))
-    above = graph.add("Greater", second, graph.constant(0.5))
+    above = graph.add("Greater", second, 0.5)
     return Outcome(
-        index=flat(graph, graph.cast(above, DType.INT64)),
-        probabilities=of_both(graph, second),
+        index=flat(graph, graph.cast(above, DType.INT64)), probabilities=of_both(graph, second)
     )
 
 
 def _cleaned(graph: Graph, tensor: str, ensemble: Ensemble) -> str:
     if ensemble.zero_is_missing:
-        near = graph.add("LessOrEqual", graph.add("Abs", tensor), graph.constant(ZERO))
+        near = graph.add("LessOrEqual", graph.add("Abs", tensor), ZERO)
         where = graph.add("And", near, _flags(graph, ensemble.zero_is_missing, ensemble.columns))
-        tensor = graph.add("Where", where, graph.constant(np.nan), tensor)
+        tensor = graph.add("Where", where, np.nan, tensor)
     if ensemble.categorical:
         # Between -1 and 0 a number is cut to 0, as in the libraries.
-        below = graph.add("LessOrEqual", tensor, graph.constant(-1.0))
+        below = graph.add("LessOrEqual", tensor, -1.0)
         where = graph.add("And", below, _flags(graph, ensemble.categorical, ensemble.columns))
-        tensor = graph.add("Where", where, graph.constant(_NO_CATEGORY), tensor)
+        tensor = graph.add("Where", where, _NO_CATEGORY, tensor)
     return tensor
 
 
@@ -226,10 +224,7 @@ def _flags(graph: Graph, columns: frozenset[int], count: int) -> str:
 
 
 def _columns(
-    graph: Graph,
-    inputs: tuple[Field, ...],
-    categories: Mapping[str, Sequence[Any]],
-    number: DType,
+    graph: Graph, inputs: tuple[Field, ...], categories: Mapping[str, Sequence[Any]], number: DType
 ) -> Value:
     parts: list[Part] = []
     for read in inputs:

@@ -17,28 +17,21 @@ from numpy.typing import NDArray
 from bascule.core import Scratch, Unconvertible
 from bascule.packing.compilers.boosted import Ensemble, Link, predict_ensemble
 from bascule.packing.compilers.catboost_categories import Test, tests_of
-from bascule.packing.compilers.context import Context
+from bascule.packing.compilers.graph import Context
 from bascule.packing.compilers.predictors import Outcome
+from bascule.packing.compilers.steps import by_name
 from bascule.packing.compilers.trees import Tree
 from bascule.packing.compilers.values import Value
 
-_LINKS = {
-    "Logloss": Link.SIGMOID,
-    "CrossEntropy": Link.SIGMOID,
-    "MultiClass": Link.SOFTMAX,
-    "MultiClassOneVsAll": Link.SIGMOIDS,
-    "Poisson": Link.EXPONENTIAL,
-    "Tweedie": Link.EXPONENTIAL,
-    "Expectile": Link.IDENTITY,
-    "Huber": Link.IDENTITY,
-    "MAE": Link.IDENTITY,
-    "MAPE": Link.IDENTITY,
-    "QueryRMSE": Link.IDENTITY,
-    "Quantile": Link.IDENTITY,
-    "RMSE": Link.IDENTITY,
-    "YetiRank": Link.IDENTITY,
-    "YetiRankPairwise": Link.IDENTITY,
-}
+_LINKS = by_name(
+    {
+        Link.SIGMOID: "Logloss CrossEntropy",
+        Link.SOFTMAX: "MultiClass",
+        Link.SIGMOIDS: "MultiClassOneVsAll",
+        Link.EXPONENTIAL: "Poisson Tweedie",
+        Link.IDENTITY: "Expectile Huber MAE MAPE QueryRMSE Quantile RMSE YetiRank YetiRankPairwise",
+    }
+)
 _TRUE_WHEN_MISSING = "AsTrue"
 
 
@@ -66,10 +59,7 @@ def as_json(model: Any, pool: Any = None) -> dict[str, Any]:
             model.save_model(str(file), format="json", pool=pool)
         except Exception as problem:  # the library's own error, for what it cannot write so
             said = str(problem).splitlines()[0].rpartition(": ")[2]
-            raise Unconvertible(
-                f"CatBoost does not write the model as JSON: {said}",
-                hint="pass serve_original=True (--serve-original) to serve the original, slower",
-            ) from None
+            raise Unconvertible(f"CatBoost does not write the model as JSON: {said}") from None
         made: dict[str, Any] = json.loads(file.read_text())
     return made
 
@@ -92,8 +82,7 @@ def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
         if features.get(strange) and "cat_features_hash" not in features:
             raise Unconvertible(
                 f"CatBoost's {strange.replace('_', ' ')} are encoded by tables of its own, and "
-                "there is no compiler for that",
-                hint="pass serve_original=True (--serve-original) to serve the original, slower",
+                "there is no compiler for that"
             )
     tests = tests_of(features)
     right = [known["nan_value_treatment"] == _TRUE_WHEN_MISSING

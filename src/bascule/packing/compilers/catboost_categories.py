@@ -187,8 +187,8 @@ class _Columns:
         starts = np.cumsum([0, *(len(values) for _, values in tables)])[:-1]
         first = graph.constant(as_column(starts), np.int64)
         at = graph.add("Add", graph.cast(places, DType.INT64), first)
-        flat = np.concatenate([values for _, values in tables])
-        return graph.add("Gather", graph.constant(flat), at)
+        flat = np.concatenate([values for _, values in tables], dtype=np.float64)
+        return graph.add("Gather", flat, at)
 
     def _above(self, borders: Sequence[_Number]) -> str:
         graph = self._graph

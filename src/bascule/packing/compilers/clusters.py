@@ -7,20 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.exponentials import softmax
-from bascule.packing.compilers.graph import Graph, as_column
-from bascule.packing.compilers.predictors import Outcome
-from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers
+from bascule.packing.compilers.graph import Context, Graph, as_column
+from bascule.packing.compilers.predictors import Outcome, likeliest
+from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, numeric
 
 
 def k_means(context: Context, model: Any, value: Value) -> Outcome:
     """The number of the nearest center, by the part of the distance that differs between them."""
-    graph = context.graph
+    graph, tensor = numeric(context, model, value)
     centers = np.asarray(model.cluster_centers_, np.float64)
-    tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
-    products = graph.add("MatMul", tensor, graph.constant(-2.0 * centers.T))
-    sums = graph.add("Add", products, graph.constant(as_column((centers**2).sum(axis=1))))
+    products = graph.add("MatMul", tensor, -2.0 * centers.T)
+    sums = graph.add("Add", products, as_column((centers**2).sum(axis=1)))
     return Outcome(index=graph.add("ArgMin", sums, axis=1, keepdims=0))
 
 
@@ -48,15 +45,14 @@ def mixture(context: Context, model: Any, value: Value) -> Outcome:
     count, columns = means.shape
     turns = [_precision(model, place, columns) for place in range(count)]
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
-    turned = graph.add("MatMul", tensor, graph.constant(np.concatenate(turns, axis=1)))
+    turned = graph.add("MatMul", tensor, np.concatenate(turns, axis=1))
     middle = np.concatenate([mean @ turn for mean, turn in zip(means, turns, strict=True)])
-    away = graph.add("Sub", turned, graph.constant(as_column(middle)))
+    away = graph.add("Sub", turned, as_column(middle))
     blocks = np.kron(np.eye(count), np.full((columns, 1), -0.5))
-    falls = graph.add("MatMul", graph.add("Mul", away, away), graph.constant(blocks))
+    falls = graph.add("MatMul", graph.add("Mul", away, away), blocks)
     starts = np.diag(model._estimate_weighted_log_prob(means))
-    scores = graph.add("Add", falls, graph.constant(as_column(starts)))
-    index = graph.add("ArgMax", scores, axis=1, keepdims=0)
-    return Outcome(index=index, probabilities=softmax(graph, scores, count))
+    scores = graph.add("Add", falls, as_column(starts))
+    return likeliest(graph, scores, count)
 
 
 def distances(context: Context, step: Any, value: Value) -> Value:
@@ -90,8 +86,8 @@ def _nearest(graph: Graph, model: Any, value: Value, centers: Any) -> str:
 def _squares(graph: Graph, tensor: str, centers: NDArray[np.float64]) -> str:
     """Squared distances, shape (rows, centers), added in the order of scikit-learn."""
     squared = graph.add("Mul", tensor, tensor)
-    own = graph.add("ReduceSum", squared, graph.constant([1], "int64"), keepdims=1)
-    products = graph.add("MatMul", tensor, graph.constant(-2.0 * centers.T))
+    own = graph.add("ReduceSum", squared, [1], keepdims=1)
+    products = graph.add("MatMul", tensor, -2.0 * centers.T)
     theirs = graph.constant(as_column((centers**2).sum(axis=1)))
     sums = graph.add("Add", graph.add("Add", own, products), theirs)
-    return graph.add("Max", sums, graph.constant(0.0))
+    return graph.add("Max", sums, 0.0)

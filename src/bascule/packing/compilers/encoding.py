@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import FIRST_SHARED
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import MISSING_TEXT, Context
-from bascule.packing.compilers.graph import ML, Graph, as_column
+from bascule.packing.compilers.graph import MISSING_TEXT, ML, Context, Graph, as_column
 from bascule.packing.compilers.values import (
     NUMBER,
     TEXT,
@@ -41,7 +40,7 @@ def one_hot_encoder(context: Context, step: Any, value: Value) -> Value:
         count = max([*targets, unknown], default=_NONE) + 1
         if not count:
             continue
-        flags = graph.add("Equal", codes, graph.constant(as_column(np.arange(count)), "int64"))
+        flags = graph.add("Equal", codes, as_column(np.arange(count)))
         parts += flags_to_numbers(graph, flags, count)
     return tuple(parts)
 
@@ -122,7 +121,7 @@ def _codes(
     found = _found(graph, column, categories)
     # One more column that is always true, so that the first true one is the category, or that.
     place = _first_true(graph, found, len(categories))
-    return graph.add("Gather", graph.constant([*codes, unknown], "int64"), place)
+    return graph.add("Gather", [*codes, unknown], place)
 
 
 def looked_up(
@@ -131,7 +130,7 @@ def looked_up(
     """Numbers of shape (rows, 1): `values[j]` for category j, else `unknown`."""
     places = list(range(len(categories)))
     place = _codes(graph, column, categories, places, len(categories))
-    made = graph.add("Gather", graph.constant([*values, unknown]), place)
+    made = graph.add("Gather", [*values, unknown], place)
     return numbers(made, 1)
 
 
@@ -149,13 +148,9 @@ def _found(graph: Graph, column: Value, categories: NDArray[Any]) -> str:
         values = np.array([np.nan if c is None else c for c in categories], np.float64)
     except (TypeError, ValueError):
         raise Unconvertible("an encoder has texts as categories of a number column") from None
-    found = graph.add("Equal", tensor, graph.constant(as_column(values)))
+    found = graph.add("Equal", tensor, as_column(values))
     if np.isnan(values).any():
-        missing = graph.add(
-            "And",
-            graph.add("IsNaN", tensor),
-            graph.constant(as_column(np.isnan(values)), np.bool_),
-        )
+        missing = graph.add("And", graph.add("IsNaN", tensor), as_column(np.isnan(values)))
         found = graph.add("Or", found, missing)
     return found
 
@@ -165,7 +160,7 @@ def _first_true(graph: Graph, flags: str, count: int) -> str:
     numbers_ = graph.cast(flags, DType.INT32)
     ranks = graph.constant(as_column(np.arange(count, 0, -1)), "int32")
     scored = graph.add("Mul", numbers_, ranks)
-    best = graph.add("ReduceMax", scored, graph.constant([1], "int64"), keepdims=1)
+    best = graph.add("ReduceMax", scored, [1], keepdims=1)
     place = graph.add("Sub", graph.constant([[count]], "int32"), best)
     return graph.cast(place, DType.INT64)
 

@@ -23,7 +23,7 @@ def exponential(graph: Graph, tensor: str) -> str:
 
 def two_sigmoids(graph: Graph, scores: str) -> str:
     """The probabilities of two classes, shape (rows, 2), from one score, shape (rows, 1)."""
-    signed = graph.add("Mul", scores, graph.constant(as_column(np.array([1.0, -1.0]))))
+    signed = graph.add("Mul", scores, as_column(np.array([1.0, -1.0])))
     one = graph.constant(1.0)
     return graph.add("Div", one, graph.add("Add", one, _powers(graph, signed, 2)))
 
@@ -31,13 +31,8 @@ def two_sigmoids(graph: Graph, scores: str) -> str:
 def _powers(graph: Graph, tensor: str, columns: int) -> str:
     """exp(x) for a tensor of shape (rows, columns)."""
     spare = _VECTOR // columns
-    longer = graph.add("Concat", tensor, graph.constant(np.zeros((spare, columns))), axis=0)
-    return graph.add(
-        "Slice",
-        graph.add("Exp", longer),
-        graph.constant([0], "int64"),
-        graph.constant([-spare], "int64"),
-    )
+    longer = graph.add("Concat", tensor, np.zeros((spare, columns)), axis=0)
+    return graph.add("Slice", graph.add("Exp", longer), [0], [-spare])
 
 
 def sigmoids(graph: Graph, scores: str, columns: int) -> str:
@@ -50,10 +45,10 @@ def sigmoids(graph: Graph, scores: str, columns: int) -> str:
 
 def softmax(graph: Graph, scores: str, classes: int) -> str:
     """The probabilities of several classes, shape (rows, classes), from as many scores."""
-    highest = graph.add("ReduceMax", scores, graph.constant([1], "int64"), keepdims=1)
+    highest = graph.add("ReduceMax", scores, [1], keepdims=1)
     lowered = graph.add("Sub", scores, highest)
     powers = graph.add("Exp", _padded(graph, lowered, classes, -np.inf))
-    total = graph.add("ReduceSum", powers, graph.constant([1], "int64"), keepdims=1)
+    total = graph.add("ReduceSum", powers, [1], keepdims=1)
     shares = graph.add("Div", powers, total)
     return _first(graph, shares, classes) if classes % _VECTOR else shares
 
@@ -61,7 +56,7 @@ def softmax(graph: Graph, scores: str, classes: int) -> str:
 def sum_of_rows(graph: Graph, tensor: str, columns: int) -> str:
     """The sum of each row, shape (rows, 1), added in an order that no batch changes."""
     wide = _padded(graph, tensor, columns, 0.0)
-    return graph.add("ReduceSum", wide, graph.constant([1], "int64"), keepdims=1)
+    return graph.add("ReduceSum", wide, [1], keepdims=1)
 
 
 def _padded(graph: Graph, tensor: str, columns: int, filling: float) -> str:
@@ -70,14 +65,8 @@ def _padded(graph: Graph, tensor: str, columns: int, filling: float) -> str:
     if not spare:
         return tensor
     sides = graph.constant([0, 0, 0, spare], "int64")
-    return graph.add("Pad", tensor, sides, graph.constant(filling))
+    return graph.add("Pad", tensor, sides, filling)
 
 
 def _first(graph: Graph, tensor: str, columns: int) -> str:
-    return graph.add(
-        "Slice",
-        tensor,
-        graph.constant([0], "int64"),
-        graph.constant([columns], "int64"),
-        graph.constant([1], "int64"),
-    )
+    return graph.add("Slice", tensor, [0], [columns], [1])

@@ -11,9 +11,8 @@ import warnings
 from typing import Any
 
 from bascule.core import DType, MissingExtra, Unconvertible
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.graph import OPSET
-from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, width
+from bascule.packing.compilers.graph import OPSET, Context
+from bascule.packing.compilers.values import Value, numbers, numeric, width
 
 
 def transform_by_skl2onnx(context: Context, step: Any, value: Value) -> Value:
@@ -34,8 +33,7 @@ def convert(context: Context, step: Any, value: Value) -> tuple[list[str], Any]:
         raise MissingExtra(
             "skl2onnx is not installed", hint="pip install 'bascule[sklearn]'"
         ) from None
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step=type(step).__name__)
+    graph, tensor = numeric(context, step, value)
     kind = DoubleTensorType if context.foreign_dtype is DType.FP64 else FloatTensorType
     if context.foreign_dtype is DType.FP32:
         tensor = graph.cast(tensor, DType.FP32)
@@ -44,8 +42,7 @@ def convert(context: Context, step: Any, value: Value) -> tuple[list[str], Any]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             model = convert_sklearn(
                 step,
                 initial_types=[("x", kind([None, width(value)]))],
@@ -63,6 +60,5 @@ def unconvertible(step: Any) -> Unconvertible:
     return Unconvertible(
         f"{type(step).__module__.partition('.')[0]}'s {type(step).__qualname__} has no converter "
         "to ONNX",
-        hint="pass serve_original=True (--serve-original) to serve the original, slower",
         estimator=type(step).__qualname__,
     )

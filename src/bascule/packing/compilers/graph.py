@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ IR_VERSION = 10
 ML = "ai.onnx.ml"
 MICROSOFT = "com.microsoft"
 """Where ONNX Runtime keeps operators of its own that it always has."""
+MISSING_TEXT = "\ufdd0missing"
+"""What a missing text is inside a program: it begins with a character that Unicode keeps out of
+texts, so no category is equal to it."""
 
 _ELEMENTS = {
     DType.BOOL: TensorProto.BOOL,
@@ -45,19 +49,28 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._count = 0
 
-    def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name."""
+    def add(self, op: str, *inputs: Any, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name.
+
+        An input is the name of a tensor, or else a constant: numbers and arrays are doubles, those
+        of whole numbers have 64 bits.
+        """
         return self.add_many(op, inputs, 1, domain=domain, **attributes)[0]
 
     def add_many(
-        self, op: str, inputs: tuple[str, ...], count: int, *, domain: str = "", **attributes: Any
+        self, op: str, inputs: Sequence[Any], count: int, *, domain: str = "", **attributes: Any
     ) -> list[str]:
-        """Add a node with several outputs; returns their names."""
+        """Add a node with several outputs; returns their names. Inputs as of `add`."""
+        read = [one if isinstance(one, str) else self._constant(one) for one in inputs]
         names = [self.fresh(op) for _ in range(count)]
         self._nodes.append(
-            helper.make_node(op, list(inputs), names, name=names[0], domain=domain, **attributes)
+            helper.make_node(op, read, names, name=names[0], domain=domain, **attributes)
         )
         return names
+
+    def _constant(self, value: Any) -> str:
+        kinds = {"b": np.bool_, "i": np.int64, "u": np.int64}
+        return self.constant(value, kinds.get(np.asarray(value).dtype.kind, np.float64))
 
     def fresh(self, stem: str) -> str:
         self._count += 1
@@ -164,6 +177,22 @@ class Graph:
             graph, producer_name="bascule", ir_version=IR_VERSION, opset_imports=opsets
         )
         return bytes(model.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every step is given.
+
+    Attributes:
+        graph: Where to put nodes.
+        foreign_dtype: In which precision the steps that have no compiler here are converted by
+            skl2onnx.
+        sparse: Whether the original hands its last step a sparse matrix.
+    """
+
+    graph: Graph
+    foreign_dtype: DType
+    sparse: bool = False
 
 
 def _rename(node: onnx.NodeProto, renamed: Callable[[str], str]) -> None:

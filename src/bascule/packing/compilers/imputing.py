@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from bascule.core import Unconvertible
-from bascule.packing.compilers.context import MISSING_TEXT, Context
 from bascule.packing.compilers.foreign import unconvertible
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import MISSING_TEXT, Context, Graph, as_column
 from bascule.packing.compilers.values import (
     NUMBER,
     TEXT,
@@ -64,9 +63,9 @@ def iterative_imputer(context: Context, step: Any, value: Value) -> Value:
         if outcome.prediction is None:
             raise unconvertible(step)
         place = int(triplet.feat_idx)
-        found = graph.add("Reshape", outcome.prediction, graph.constant([-1, 1], "int64"))
+        found = graph.add("Reshape", outcome.prediction, [-1, 1])
         ends = (graph.constant(float(low[place])), graph.constant(float(high[place])))
-        flags = graph.add("Gather", absent, graph.constant([place], "int64"), axis=1)
+        flags = graph.add("Gather", absent, [place], axis=1)
         columns[place] = graph.add("Where", flags, graph.add("Clip", found, *ends), columns[place])
     filled = tuple(Part(column) for column in columns)
     if step.indicator_ is None:
@@ -102,7 +101,7 @@ def _filled(graph: Graph, value: Value, statistics: list[Any], missing_values: A
         else:
             single = is_single(value)
             held = np.array(wanted, np.float32 if single else np.float64)
-            filled = graph.add("Where", flags, graph.constant(as_column(held)), tensor)
+            filled = graph.add("Where", flags, as_column(held), tensor)
             parts += numbers(filled, width(run), single=single)
     return tuple(parts)
 
@@ -125,7 +124,7 @@ def _missing_flags(graph: Graph, tensor: str, kind: str, missing_values: Any) ->
             return graph.add("IsNaN", tensor)
         if isinstance(missing_values, str):
             raise Unconvertible("an imputer looks for a text in a column of numbers")
-        return graph.add("Equal", tensor, graph.constant(float(missing_values)))
+        return graph.add("Equal", tensor, float(missing_values))
     text = MISSING_TEXT if not isinstance(missing_values, str) else missing_values
     return graph.add("Equal", tensor, graph.constant(np.array(text, object), object))
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.outliers import detected
 from bascule.packing.compilers.predictors import Outcome, by_skl2onnx, flat, of_columns
 from bascule.packing.compilers.values import NUMBER, Value, matrix
@@ -43,32 +42,26 @@ def classifier(context: Context, model: Any, value: Value) -> Outcome:
     if count == 2:
         sums = _sums(graph, model, value, model.dual_coef_)
         # libsvm's own sum is the negative of this; where it is not above 0, the second class wins.
-        first = graph.add("Less", sums, graph.constant(0.0))
+        first = graph.add("Less", sums, 0.0)
         second = graph.cast(graph.add("Not", first), DType.INT64)
         return Outcome(index=flat(graph, second), decision=sums)
     sums = _sums(graph, model, value, _duels(model, count))
-    first_wins = graph.cast(graph.add("Greater", sums, graph.constant(0.0)), DType.FP64)
+    first_wins = graph.cast(graph.add("Greater", sums, 0.0), DType.FP64)
     pairs = list(combinations(range(count), 2))
     one, other = np.zeros((len(pairs), count)), np.zeros((len(pairs), count))
     for place, (i, j) in enumerate(pairs):
         one[place, i] = other[place, j] = 1.0
     # A win of the first is a vote for it, and one less for the other.
     votes = graph.add(
-        "Add",
-        graph.add("MatMul", first_wins, graph.constant(one - other)),
-        graph.constant(as_column(other.sum(axis=0))),
+        "Add", graph.add("MatMul", first_wins, one - other), as_column(other.sum(axis=0))
     )
     if model.decision_function_shape != "ovr":
         return Outcome(index=graph.add("ArgMax", votes, axis=1, keepdims=0))
-    sure = graph.add("MatMul", sums, graph.constant(one - other))
+    sure = graph.add("MatMul", sums, one - other)
     bounded = graph.add(
         "Div",
         sure,
-        graph.add(
-            "Mul",
-            graph.constant(3.0),
-            graph.add("Add", graph.add("Abs", sure), graph.constant(1.0)),
-        ),
+        graph.add("Mul", graph.constant(3.0), graph.add("Add", graph.add("Abs", sure), 1.0)),
     )
     decision = graph.add("Add", votes, bounded)
     chosen = decision if model.break_ties else votes
@@ -98,8 +91,8 @@ def _sums(graph: Graph, model: Any, value: Value, coefficients: Any) -> str:
     weights = np.pad(weights, ((0, 0), (0, spare)))
     tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
     likeness = _kernel(graph, model, tensor, vectors)
-    products = graph.add("MatMul", likeness, graph.constant(weights.T))
-    return graph.add("Add", products, graph.constant(as_column(model.intercept_)))
+    products = graph.add("MatMul", likeness, weights.T)
+    return graph.add("Add", products, as_column(model.intercept_))
 
 
 def _kernel(graph: Graph, model: Any, tensor: str, vectors: NDArray[np.float64]) -> str:
@@ -107,15 +100,15 @@ def _kernel(graph: Graph, model: Any, tensor: str, vectors: NDArray[np.float64])
     if model.kernel == "rbf":
         return _radial(graph, tensor, vectors, gamma)
     if model.kernel == "linear":
-        return graph.add("MatMul", tensor, graph.constant(vectors.T))
+        return graph.add("MatMul", tensor, vectors.T)
     if model.kernel not in ("poly", "sigmoid"):
         raise Unconvertible(f"there is no compiler for {type(model).__name__} with its own kernel")
     # The factor goes into the matrix: the runtime would join it to the product, as a float.
-    products = graph.add("MatMul", tensor, graph.constant(gamma * vectors.T))
-    moved = graph.add("Add", products, graph.constant(float(model.coef0)))
+    products = graph.add("MatMul", tensor, gamma * vectors.T)
+    moved = graph.add("Add", products, float(model.coef0))
     if model.kernel == "sigmoid":
         return graph.add("Tanh", moved)
-    return graph.add("Pow", moved, graph.constant(float(model.degree)))
+    return graph.add("Pow", moved, float(model.degree))
 
 
 def _radial(graph: Graph, tensor: str, vectors: NDArray[np.float64], gamma: float) -> str:
@@ -129,8 +122,8 @@ def _radial(graph: Graph, tensor: str, vectors: NDArray[np.float64], gamma: floa
     centred = vectors - middle
     # Beyond this, in one column, a kernel is 0; and what is infinite is no distance.
     farthest = float(np.abs(centred).max()) + np.sqrt(_LAST_EXPONENT / gamma)
-    moved = graph.add("Sub", tensor, graph.constant(as_column(middle)))
-    moved = graph.add("Clip", moved, graph.constant(-farthest), graph.constant(farthest))
+    moved = graph.add("Sub", tensor, as_column(middle))
+    moved = graph.add("Clip", moved, -farthest, farthest)
     error = gamma * np.finfo(np.float64).eps * 4 * float((centred**2).sum(axis=1).max())
     if error <= _MAX_EXPONENT_ERROR:
         squares = _squares(graph, moved, centred)
@@ -138,40 +131,38 @@ def _radial(graph: Graph, tensor: str, vectors: NDArray[np.float64], gamma: floa
         bits = (52 - int(np.ceil(np.log2(4 * centred.shape[1])))) // 2
         unit = 2.0 ** (np.ceil(np.log2(farthest)) - bits)
         upper = np.round(centred / unit) * unit
-        scaled = graph.add("Round", graph.add("Div", moved, graph.constant(unit)))
-        moved_up = graph.add("Mul", scaled, graph.constant(unit))
+        scaled = graph.add("Round", graph.add("Div", moved, unit))
+        moved_up = graph.add("Mul", scaled, unit)
         squares = graph.add(
             "Add",
             _squares(graph, moved_up, upper),
             _rest(graph, moved_up, graph.add("Sub", moved, moved_up), upper, centred - upper),
         )
-    squares = graph.add("Max", squares, graph.constant(0.0))
-    return graph.add("Exp", graph.add("Mul", squares, graph.constant(-gamma)))
+    squares = graph.add("Max", squares, 0.0)
+    return graph.add("Exp", graph.add("Mul", squares, -gamma))
 
 
 def _squares(graph: Graph, tensor: str, vectors: NDArray[np.float64]) -> str:
     """(x - v)**2, summed over the columns: shape (rows, vectors)."""
     own = _sum(graph, graph.add("Mul", tensor, tensor))
     theirs = graph.constant(as_column((vectors**2).sum(axis=1)))
-    return graph.add(
-        "Sum", own, theirs, graph.add("MatMul", tensor, graph.constant(-2 * vectors.T))
-    )
+    return graph.add("Sum", own, theirs, graph.add("MatMul", tensor, -2 * vectors.T))
 
 
 def _rest(
     graph: Graph, upper: str, lower: str, up: NDArray[np.float64], low: NDArray[np.float64]
 ) -> str:
     """What the squares of the upper parts lack: (2 (x - v) + (y - w)) (y - w), summed."""
-    doubled = graph.add("Add", graph.add("Mul", upper, graph.constant(2.0)), lower)
+    doubled = graph.add("Add", graph.add("Mul", upper, 2.0), lower)
     own = _sum(graph, graph.add("Mul", doubled, lower))
     theirs = graph.constant(as_column(((2 * up + low) * low).sum(axis=1)))
     both = graph.add("Concat", upper, lower, axis=1)
     weights = -2 * np.concatenate([low, up + low], axis=1).T
-    return graph.add("Sum", own, theirs, graph.add("MatMul", both, graph.constant(weights)))
+    return graph.add("Sum", own, theirs, graph.add("MatMul", both, weights))
 
 
 def _sum(graph: Graph, tensor: str) -> str:
-    return graph.add("ReduceSum", tensor, graph.constant([1], "int64"), keepdims=1)
+    return graph.add("ReduceSum", tensor, [1], keepdims=1)
 
 
 def _dense(values: Any) -> NDArray[np.float64]:

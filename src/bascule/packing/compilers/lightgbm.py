@@ -16,31 +16,24 @@ from numpy.typing import NDArray
 
 from bascule.core import Unconvertible
 from bascule.packing.compilers.boosted import ZERO, Ensemble, Link, predict_ensemble
-from bascule.packing.compilers.context import Context
+from bascule.packing.compilers.graph import Context
 from bascule.packing.compilers.predictors import Outcome
+from bascule.packing.compilers.steps import by_name
 from bascule.packing.compilers.trees import Tree
 from bascule.packing.compilers.values import Value
 
 _CATEGORICAL = 1
 _DEFAULT_LEFT = 2
 _NONE, _ZERO, _NAN = 0, 1, 2
-_LINKS = {
-    "binary": Link.SIGMOID,
-    "cross_entropy": Link.SIGMOID,
-    "multiclass": Link.SOFTMAX,
-    "multiclassova": Link.SIGMOIDS,
-    "gamma": Link.EXPONENTIAL,
-    "poisson": Link.EXPONENTIAL,
-    "tweedie": Link.EXPONENTIAL,
-    "fair": Link.IDENTITY,
-    "huber": Link.IDENTITY,
-    "lambdarank": Link.IDENTITY,
-    "mape": Link.IDENTITY,
-    "quantile": Link.IDENTITY,
-    "rank_xendcg": Link.IDENTITY,
-    "regression": Link.IDENTITY,
-    "regression_l1": Link.IDENTITY,
-}
+_LINKS = by_name(
+    {
+        Link.SIGMOID: "binary cross_entropy",
+        Link.SOFTMAX: "multiclass",
+        Link.SIGMOIDS: "multiclassova",
+        Link.EXPONENTIAL: "gamma poisson tweedie",
+        Link.IDENTITY: "fair huber lambdarank mape quantile rank_xendcg regression regression_l1",
+    }
+)
 
 
 def estimator(context: Context, model: Any, value: Value) -> Outcome:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import Context
 from bascule.packing.compilers.exponentials import sigmoids, softmax, sum_of_rows
 from bascule.packing.compilers.foreign import unconvertible
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.piecewise import piecewise_linear, rounding_error
 from bascule.packing.compilers.predictors import (
     Outcome,
@@ -19,6 +18,7 @@ from bascule.packing.compilers.predictors import (
     by_skl2onnx,
     flat,
     of_both,
+    of_shares,
     predict_whole,
 )
 from bascule.packing.compilers.scaling import function_transformer
@@ -26,6 +26,7 @@ from bascule.packing.compilers.values import Part, Value, numbers, select
 
 _LOG_FLOOR = 1e-12
 """scikit-learn's `_convert_to_logits` adds it before it takes a logarithm."""
+_CALLED = {"prediction": "single number", "decision": "decision function"}
 
 
 # -- votes ---------------------------------------------------------------------------------------
@@ -37,9 +38,9 @@ def voting_classifier(context: Context, model: Any, value: Value) -> Outcome:
     members = [predict_whole(context, member, value) for member in model.estimators_]
     weights = model._weights_not_none
     if model.voting == "soft":
-        shares = [_probabilities(outcome, model) for outcome in members]
+        shares = [_part(outcome, "probabilities", model) for outcome in members]
         mean = _weighted_mean(graph, shares, weights)
-        return Outcome(index=graph.add("ArgMax", mean, axis=1, keepdims=0), probabilities=mean)
+        return of_shares(graph, mean)
     votes = [
         _votes(graph, outcome, member, len(model.classes_))
         for outcome, member in zip(members, model.estimators_, strict=True)
@@ -52,7 +53,9 @@ def voting_regressor(context: Context, model: Any, value: Value) -> Outcome:
     """The weighted mean of the members' numbers."""
     members = [predict_whole(context, member, value) for member in model.estimators_]
     mean = _weighted_mean(
-        context.graph, [_prediction(outcome, model) for outcome in members], model._weights_not_none
+        context.graph,
+        [_part(outcome, "prediction", model) for outcome in members],
+        model._weights_not_none,
     )
     return Outcome(prediction=mean)
 
@@ -64,8 +67,8 @@ def _votes(graph: Graph, outcome: Outcome, member: Any, classes: int) -> str:
     # Members were trained on the places of the classes, of which one may have seen a few only.
     places = graph.constant(np.asarray(member.classes_).astype(np.int64), "int64")
     place = graph.add("Gather", places, outcome.index)
-    column = graph.add("Reshape", place, graph.constant([-1, 1], "int64"))
-    same = graph.add("Equal", column, graph.constant(as_column(np.arange(classes)), "int64"))
+    column = graph.add("Reshape", place, [-1, 1])
+    same = graph.add("Equal", column, as_column(np.arange(classes)))
     return graph.cast(same, DType.FP64)
 
 
@@ -82,22 +85,24 @@ def bagging_classifier(context: Context, model: Any, value: Value) -> Outcome:
         if not hasattr(model.estimators_[0], "predict_proba"):
             shares.append(_votes(graph, outcome, member, classes))
         elif len(member.classes_) == classes:
-            shares.append(_probabilities(outcome, model))
+            shares.append(_part(outcome, "probabilities", model))
         else:
             place = np.zeros((len(member.classes_), classes))
             place[np.arange(len(member.classes_)), np.asarray(member.classes_, np.int64)] = 1
-            known = _probabilities(outcome, model)
-            shares.append(graph.add("MatMul", known, graph.constant(place)))
+            known = _part(outcome, "probabilities", model)
+            shares.append(graph.add("MatMul", known, place))
     mean = _weighted_mean(graph, shares, None)
-    return Outcome(index=graph.add("ArgMax", mean, axis=1, keepdims=0), probabilities=mean)
+    return of_shares(graph, mean)
 
 
 def bagging_regressor(context: Context, model: Any, value: Value) -> Outcome:
     """The mean of the members' numbers."""
     graph = context.graph
     made = [
-        _prediction(
-            predict_whole(context, member, select(graph, value, [int(c) for c in columns])), model
+        _part(
+            predict_whole(context, member, select(graph, value, [int(c) for c in columns])),
+            "prediction",
+            model,
         )
         for member, columns in zip(model.estimators_, model.estimators_features_, strict=True)
     ]
@@ -124,14 +129,14 @@ def stacking(context: Context, model: Any, value: Value) -> Outcome:
 def _answers_of(graph: Graph, outcome: Outcome, member: Any, method: str, model: Any) -> Value:
     classes = len(getattr(model, "classes_", ()))
     if method == "predict_proba":
-        shares = _probabilities(outcome, model)
+        shares = _part(outcome, "probabilities", model)
         if classes != 2:
             return numbers(shares, classes)
-        return numbers(graph.add("Gather", shares, graph.constant([1], "int64"), axis=1), 1)
+        return numbers(graph.add("Gather", shares, [1], axis=1), 1)
     if method == "decision_function":
-        return numbers(_decision(outcome, member), 1 if classes == 2 else classes)
+        return numbers(_part(outcome, "decision", member), 1 if classes == 2 else classes)
     if not classes:
-        return (Part(_prediction(outcome, model), flat=True),)
+        return (Part(_part(outcome, "prediction", model), flat=True),)
     labels = np.asarray(member.classes_)
     if outcome.index is None or labels.dtype.kind not in "biuf":
         raise _lacks(member, "labels that are numbers")
@@ -149,8 +154,7 @@ def calibrated_classifier(context: Context, model: Any, value: Value) -> Outcome
         for member in model.calibrated_classifiers_
     ]
     mean = _weighted_mean(context.graph, made, None)
-    index = context.graph.add("ArgMax", mean, axis=1, keepdims=0)
-    return Outcome(index=index, probabilities=mean)
+    return of_shares(context.graph, mean)
 
 
 def _calibrated(context: Context, member: Any, value: Value, classes: int) -> str:
@@ -159,17 +163,17 @@ def _calibrated(context: Context, member: Any, value: Value, classes: int) -> st
     outcome = predict_whole(context, estimator, value)
     by_scores = hasattr(estimator, "decision_function")
     known = len(estimator.classes_)
-    scores = (_decision if by_scores else _probabilities)(outcome, estimator)
+    scores = _part(outcome, "decision" if by_scores else "probabilities", estimator)
     if member.method == "temperature":
         return _by_temperature(graph, member.calibrators[0].beta_, scores, classes, by_scores)
     if known == 2 and not by_scores:
-        scores = graph.add("Gather", scores, graph.constant([1], "int64"), axis=1)
+        scores = graph.add("Gather", scores, [1], axis=1)
     calibrated = _by_class(graph, member, scores)
     if classes == 2:
         shares = of_both(graph, calibrated)
     else:
         shares = adding_up(graph, _at_their_places(graph, calibrated, member, classes), classes)
-    return graph.add("Min", shares, graph.constant(1.0))
+    return graph.add("Min", shares, 1.0)
 
 
 def _by_class(graph: Graph, member: Any, scores: str) -> str:
@@ -187,7 +191,7 @@ def _by_class(graph: Graph, member: Any, scores: str) -> str:
     columns = [
         piecewise_linear(
             graph,
-            graph.add("Gather", scores, graph.constant([place], "int64"), axis=1),
+            graph.add("Gather", scores, [place], axis=1),
             np.asarray(one.X_thresholds_, np.float64),
             np.asarray(one.y_thresholds_, np.float64),
         )
@@ -205,15 +209,15 @@ def _at_their_places(graph: Graph, calibrated: str, member: Any, classes: int) -
         raise Unconvertible("a fold of a CalibratedClassifierCV saw two of several classes")
     spread = np.zeros((len(places), classes))
     spread[np.arange(len(places)), places] = 1
-    return graph.add("MatMul", calibrated, graph.constant(spread))
+    return graph.add("MatMul", calibrated, spread)
 
 
 def _by_temperature(graph: Graph, beta: float, scores: str, classes: int, by_scores: bool) -> str:
     if not by_scores:
-        scores = graph.add("Log", graph.add("Add", scores, graph.constant(_LOG_FLOOR)))
+        scores = graph.add("Log", graph.add("Add", scores, _LOG_FLOOR))
     elif classes == 2:
-        scores = graph.add("Mul", scores, graph.constant(as_column(np.array([-1.0, 1.0]))))
-    return softmax(graph, graph.add("Mul", scores, graph.constant(float(beta))), classes)
+        scores = graph.add("Mul", scores, as_column(np.array([-1.0, 1.0])))
+    return softmax(graph, graph.add("Mul", scores, float(beta)), classes)
 
 
 # -- thresholds and targets ----------------------------------------------------------------------
@@ -230,16 +234,16 @@ def with_threshold(context: Context, model: Any, value: Value) -> Outcome:
     positive = 1 if label is None else list(model.classes_).index(label)
     if by_shares:
         place = graph.constant([positive], "int64")
-        scores = graph.add("Gather", _probabilities(outcome, model), place, axis=1)
+        scores = graph.add("Gather", _part(outcome, "probabilities", model), place, axis=1)
     else:
-        decision = _decision(outcome, model)
+        decision = _part(outcome, "decision", model)
         scores = decision if positive else graph.add("Neg", decision)
     threshold = getattr(model, "best_threshold_", None)
     if threshold is None:
         threshold = model.threshold
     if threshold == "auto":
         threshold = 0.5 if by_shares else 0.0
-    reached = graph.add("GreaterOrEqual", scores, graph.constant(float(threshold)))
+    reached = graph.add("GreaterOrEqual", scores, float(threshold))
     index = flat(graph, graph.cast(reached if positive else graph.add("Not", reached), DType.INT64))
     return Outcome(index=index, probabilities=outcome.probabilities, decision=outcome.decision)
 
@@ -248,7 +252,7 @@ def transformed_target(context: Context, model: Any, value: Value) -> Outcome:
     """The inner regressor's number, transformed back by a function of numpy or a scaler."""
     graph = context.graph
     inner = predict_whole(context, model.regressor_, value)
-    column = graph.add("Reshape", _prediction(inner, model), graph.constant([-1, 1], "int64"))
+    column = graph.add("Reshape", _part(inner, "prediction", model), [-1, 1])
     back = model.transformer_
     kind = type(back).__name__
     if kind == "FunctionTransformer":
@@ -260,9 +264,9 @@ def transformed_target(context: Context, model: Any, value: Value) -> Outcome:
     if kind != "StandardScaler":
         raise unconvertible(model)
     if back.scale_ is not None:
-        column = graph.add("Mul", column, graph.constant(as_column(back.scale_)))
+        column = graph.add("Mul", column, as_column(back.scale_))
     if back.mean_ is not None:
-        column = graph.add("Add", column, graph.constant(as_column(back.mean_)))
+        column = graph.add("Add", column, as_column(back.mean_))
     return Outcome(prediction=flat(graph, column))
 
 
@@ -280,7 +284,7 @@ def regressor_chain(context: Context, model: Any, value: Value) -> Outcome:
     made: dict[int, Outcome] = {}
     for place, member in zip(model.order_, model.estimators_, strict=True):
         outcome = predict_whole(context, member, value)
-        value = (*value, Part(_prediction(outcome, model), flat=True))
+        value = (*value, Part(_part(outcome, "prediction", model), flat=True))
         made[int(place)] = outcome
     return Outcome(targets=tuple(made[place] for place in sorted(made)))
 
@@ -301,12 +305,14 @@ def one_against_the_rest(context: Context, model: Any, value: Value) -> Outcome:
         return graph.add("Concat", *columns, axis=1)
 
     def second(shares: str) -> str:
-        return graph.add("Gather", shares, graph.constant([1], "int64"), axis=1)
+        return graph.add("Gather", shares, [1], axis=1)
 
     try:
         members = [predict_whole(context, member, value) for member in model.estimators_]
-        shares = [second(_probabilities(one, model)) for one in members] if has_shares else []
-        scores = joined([_decision(one, model) for one in members] if by_scores else shares)
+        shares = (
+            [second(_part(one, "probabilities", model)) for one in members] if has_shares else []
+        )
+        scores = joined([_part(one, "decision", model) for one in members] if by_scores else shares)
     except Unconvertible:
         return by_skl2onnx(context, model, value)
     index = graph.add("ArgMax", scores, axis=1, keepdims=0)
@@ -315,7 +321,7 @@ def one_against_the_rest(context: Context, model: Any, value: Value) -> Outcome:
         return Outcome(index=index, decision=decision)
     each = joined(shares)
     total = sum_of_rows(graph, each, classes)
-    nothing = graph.add("Equal", total, graph.constant(0.0))
+    nothing = graph.add("Equal", total, 0.0)
     added = graph.add("Where", nothing, each, graph.add("Div", each, total))
     return Outcome(index=index, probabilities=added, decision=decision)
 
@@ -323,37 +329,25 @@ def one_against_the_rest(context: Context, model: Any, value: Value) -> Outcome:
 # -- what all share ------------------------------------------------------------------------------
 
 
-def _probabilities(outcome: Outcome, model: Any) -> str:
-    if outcome.probabilities is None:
-        raise _lacks(model, "probabilities")
-    return outcome.probabilities
-
-
-def _prediction(outcome: Outcome, model: Any) -> str:
-    if outcome.prediction is None:
-        raise _lacks(model, "single number")
-    return outcome.prediction
-
-
-def _decision(outcome: Outcome, model: Any) -> str:
-    if outcome.decision is None:
-        raise _lacks(model, "decision function")
-    return outcome.decision
+def _part(outcome: Outcome, name: str, model: Any) -> str:
+    """The `prediction`, `probabilities` or `decision`; raises `Unconvertible` where it has none."""
+    part: str | None = getattr(outcome, name)
+    if part is None:
+        raise _lacks(model, _CALLED.get(name, name))
+    return part
 
 
 def _lacks(model: Any, what: str) -> Unconvertible:
     name = type(model).__name__
     return Unconvertible(
-        f"there is no compiler for {name} in a committee: its graph has no {what}",
-        hint="pass serve_original=True (--serve-original) to serve the original, slower",
-        estimator=name,
+        f"there is no compiler for {name} in a committee: its graph has no {what}", estimator=name
     )
 
 
 def _weighted_sum(graph: Graph, tensors: Sequence[str], weights: Any) -> str:
     shares = [1.0] * len(tensors) if weights is None else [float(w) for w in weights]
     scaled = [
-        tensor if share == 1.0 else graph.add("Mul", tensor, graph.constant(share))
+        tensor if share == 1.0 else graph.add("Mul", tensor, share)
         for tensor, share in zip(tensors, shares, strict=True)
     ]
     return scaled[0] if len(scaled) == 1 else graph.add("Sum", *scaled)
@@ -362,4 +356,4 @@ def _weighted_sum(graph: Graph, tensors: Sequence[str], weights: Any) -> str:
 def _weighted_mean(graph: Graph, tensors: Sequence[str], weights: Any) -> str:
     total = _weighted_sum(graph, tensors, weights)
     weight = float(len(tensors)) if weights is None else float(sum(float(w) for w in weights))
-    return graph.add("Div", total, graph.constant(weight))
+    return graph.add("Div", total, weight)

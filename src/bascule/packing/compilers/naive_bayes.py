@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.exponentials import softmax
-from bascule.packing.compilers.graph import Graph
-from bascule.packing.compilers.predictors import Outcome, linear_scores
+from bascule.packing.compilers.graph import Context
+from bascule.packing.compilers.predictors import Outcome, likeliest, linear_scores
 from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, width
 
 
@@ -18,7 +16,7 @@ def multinomial(context: Context, model: Any, value: Value) -> Outcome:
     scores = linear_scores(
         context, model, value, np.asarray(model.feature_log_prob_), model.class_log_prior_
     )
-    return _of_logarithms(context.graph, scores, model)
+    return likeliest(context.graph, scores, len(model.classes_))
 
 
 def complement(context: Context, model: Any, value: Value) -> Outcome:
@@ -26,7 +24,7 @@ def complement(context: Context, model: Any, value: Value) -> Outcome:
         raise Unconvertible("a ComplementNB of one class has nothing to choose from")
     none = np.zeros(len(model.classes_))
     scores = linear_scores(context, model, value, np.asarray(model.feature_log_prob_), none)
-    return _of_logarithms(context.graph, scores, model)
+    return likeliest(context.graph, scores, len(model.classes_))
 
 
 def bernoulli(context: Context, model: Any, value: Value) -> Outcome:
@@ -34,17 +32,10 @@ def bernoulli(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
     if model.binarize is not None:
         tensor = matrix(graph, value, NUMBER, step="BernoulliNB")
-        above = graph.add("Greater", tensor, graph.constant(float(model.binarize)))
+        above = graph.add("Greater", tensor, float(model.binarize))
         value = numbers(graph.cast(above, DType.FP64), width(value))
     there = np.asarray(model.feature_log_prob_)
     absent = np.log(1 - np.exp(there))
     start = model.class_log_prior_ + absent.sum(axis=1)
-    return _of_logarithms(graph, linear_scores(context, model, value, there - absent, start), model)
-
-
-def _of_logarithms(graph: Graph, scores: str, model: Any) -> Outcome:
-    count = len(model.classes_)
-    return Outcome(
-        index=graph.add("ArgMax", scores, axis=1, keepdims=0),
-        probabilities=softmax(graph, scores, count),
-    )
+    scores = linear_scores(context, model, value, there - absent, start)
+    return likeliest(graph, scores, len(model.classes_))

@@ -6,24 +6,24 @@ The label is 1 for an inlier and -1 for an outlier, as in scikit-learn, and the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bascule.core import DType
 from bascule.packing.compilers import trees
-from bascule.packing.compilers.context import Context
 from bascule.packing.compilers.exponentials import exponential
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.predictors import Outcome, flat, linear_scores, rounded_to_float
 from bascule.packing.compilers.trees import Tree
-from bascule.packing.compilers.values import NUMBER, Value, matrix
+from bascule.packing.compilers.values import Value, numeric
 
 
 def detected(graph: Graph, decision: str, *, zero_is_inside: bool = True) -> Outcome:
     """Labels of scores of shape (rows, 1): by place, 0 for an outlier and 1 for an inlier."""
     comparison = "GreaterOrEqual" if zero_is_inside else "Greater"
-    inside = graph.add(comparison, decision, graph.constant(0.0))
+    inside = graph.add(comparison, decision, 0.0)
     index = flat(graph, graph.cast(inside, DType.INT64))
     return Outcome(index=index, decision=decision, is_detection=True)
 
@@ -35,25 +35,22 @@ def isolation_forest(context: Context, model: Any, value: Value) -> Outcome:
     depths = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
     usual = len(made) * float(_usual_depth(model._max_samples))
     if usual:
-        share = graph.add("Div", depths, graph.constant(-usual))
+        share = graph.add("Div", depths, -usual)
     else:  # trained on one row
-        share = graph.add("Sub", graph.add("Mul", depths, graph.constant(0.0)), graph.constant(1.0))
-    powers = exponential(graph, graph.add("Mul", share, graph.constant(float(np.log(2.0)))))
-    scores = graph.add("Sub", graph.add("Neg", powers), graph.constant(float(model.offset_)))
+        share = graph.add("Sub", graph.add("Mul", depths, 0.0), 1.0)
+    powers = exponential(graph, graph.add("Mul", share, float(np.log(2.0))))
+    scores = graph.add("Sub", graph.add("Neg", powers), float(model.offset_))
     return detected(graph, scores)
 
 
 def elliptic_envelope(context: Context, model: Any, value: Value) -> Outcome:
     """The squared Mahalanobis distance from the middle, and how far it is below the limit."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="EllipticEnvelope")
-    away = graph.add("Sub", tensor, graph.constant(as_column(model.location_)))
-    turned = graph.add("MatMul", away, graph.constant(model.get_precision()))
+    graph, tensor = numeric(context, model, value)
+    away = graph.add("Sub", tensor, as_column(model.location_))
+    turned = graph.add("MatMul", away, model.get_precision())
     squares = graph.add("Mul", turned, away)
-    distance = graph.add("ReduceSum", squares, graph.constant([1], "int64"), keepdims=1)
-    return detected(
-        graph, graph.add("Sub", graph.add("Neg", distance), graph.constant(float(model.offset_)))
-    )
+    distance = graph.add("ReduceSum", squares, [1], keepdims=1)
+    return detected(graph, graph.add("Sub", graph.add("Neg", distance), float(model.offset_)))
 
 
 def linear_one_class(context: Context, model: Any, value: Value) -> Outcome:
@@ -70,15 +67,7 @@ def _depths(forest: Any, place: int) -> Tree:
     values = (questions + beyond - 1.0).reshape(-1, 1)
     made = trees.of_sklearn(tree, values=values, targets=(0,))
     columns = np.asarray(forest.estimators_features_[place], np.int64)
-    return Tree(
-        made.left,
-        made.right,
-        columns[made.feature],
-        made.threshold,
-        made.missing_left,
-        made.values,
-        made.targets,
-    )
+    return replace(made, feature=columns[made.feature])
 
 
 def _usual_depth(rows: int) -> float:

@@ -28,18 +28,18 @@ def piecewise_linear(
         ys: Their heights.
     """
     if len(xs) == 1:
-        nothing = graph.add("Mul", tensor, graph.constant(0.0))
-        return graph.add("Add", nothing, graph.constant(float(ys[0])))
-    inside = graph.add("Clip", tensor, graph.constant(float(xs[0])), graph.constant(float(xs[-1])))
+        nothing = graph.add("Mul", tensor, 0.0)
+        return graph.add("Add", nothing, float(ys[0]))
+    inside = graph.add("Clip", tensor, graph.constant(float(xs[0])), float(xs[-1]))
     slopes = (ys[1:] - ys[:-1]) / (xs[1:] - xs[:-1])
     if len(xs) == 2:
-        place = graph.cast(graph.add("Mul", inside, graph.constant(0.0)), DType.INT64)
+        place = graph.cast(graph.add("Mul", inside, 0.0), DType.INT64)
     else:
         found = trees.sums_in_double(graph, inside, [_interval_of(xs[1:-1])], 1)
         place = graph.cast(found, DType.INT64)
-    run = graph.add("Sub", inside, graph.add("Gather", graph.constant(xs[:-1]), place))
-    rise = graph.add("Mul", graph.add("Gather", graph.constant(slopes), place), run)
-    return graph.add("Add", rise, graph.add("Gather", graph.constant(ys[:-1]), place))
+    run = graph.add("Sub", inside, graph.add("Gather", xs[:-1], place))
+    rise = graph.add("Mul", graph.add("Gather", slopes, place), run)
+    return graph.add("Add", rise, graph.add("Gather", ys[:-1], place))
 
 
 def rounding_error(xs: NDArray[Any], ys: NDArray[Any]) -> float:

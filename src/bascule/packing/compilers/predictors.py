@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from bascule.core import DType, Unconvertible
 from bascule.packing.compilers import trees
-from bascule.packing.compilers.context import Context
 from bascule.packing.compilers.exponentials import (
     exponential,
     sigmoids,
@@ -21,10 +20,10 @@ from bascule.packing.compilers.exponentials import (
     two_sigmoids,
 )
 from bascule.packing.compilers.foreign import convert, unconvertible
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.steps import check_methods, compiler_for, transform
 from bascule.packing.compilers.trees import Tree
-from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, rounded, width
+from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, numeric, rounded, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +161,15 @@ def by_skl2onnx(context: Context, model: Any, value: Value) -> Outcome:
     tensors, _ = convert(context, model, value)
     graph = context.graph
     if is_outlier_detector(model):
-        inside = graph.add("Greater", tensors[0], graph.constant(0, "int64"))
-        decision = graph.add(
-            "Reshape", graph.cast(tensors[1], DType.FP64), graph.constant([-1, 1], "int64")
-        )
+        inside = graph.add("Greater", tensors[0], 0)
+        decision = graph.add("Reshape", graph.cast(tensors[1], DType.FP64), [-1, 1])
         index = flat(graph, graph.cast(inside, DType.INT64))
         return Outcome(index=index, decision=decision, is_detection=True)
     if not hasattr(model, "classes_"):
         count = _count_of_numbers(model)
         numbers_ = graph.cast(tensors[0], DType.FP64)
         if count > 1:  # some converters lay the rows end to end
-            numbers_ = graph.add("Reshape", numbers_, graph.constant([-1, count], "int64"))
+            numbers_ = graph.add("Reshape", numbers_, [-1, count])
         return of_columns(graph, numbers_, count)
     index = _foreign_index(graph, model, tensors[0])
     if not hasattr(model, "predict_proba"):
@@ -182,8 +179,7 @@ def by_skl2onnx(context: Context, model: Any, value: Value) -> Outcome:
 
 def _count_of_numbers(model: Any) -> int:
     """How many numbers a regressor answers for a row: estimators say it each in their own way."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         answer = np.asarray(model.predict(np.zeros((1, model.n_features_in_))))
     return int(answer.shape[1]) if answer.ndim == 2 else 1
 
@@ -216,14 +212,15 @@ def forest_classifier(context: Context, model: Any, value: Value) -> Outcome:
     counts = [int(count) for count in np.atleast_1d(model.n_classes_)]
     tensor = rounded_to_float(graph, value)
     sums = trees.sums_in_double(graph, tensor, made, sum(counts))
-    shares = graph.add("Div", sums, graph.constant(float(len(made))))
+    shares = graph.add("Div", sums, float(len(made)))
     if len(counts) == 1:
-        return _of_shares(graph, shares)
+        return of_shares(graph, shares)
     each = graph.add_many("Split", (shares, graph.constant(counts, "int64")), len(counts), axis=1)
-    return Outcome(targets=tuple(_of_shares(graph, part) for part in each))
+    return Outcome(targets=tuple(of_shares(graph, part) for part in each))
 
 
-def _of_shares(graph: Graph, shares: str) -> Outcome:
+def of_shares(graph: Graph, shares: str) -> Outcome:
+    """The first class with the largest share."""
     return Outcome(index=graph.add("ArgMax", shares, axis=1, keepdims=0), probabilities=shares)
 
 
@@ -240,22 +237,23 @@ def forest_regressor(context: Context, model: Any, value: Value) -> Outcome:
         for member in members
     ]
     sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, count)
-    mean = graph.add("Div", sums, graph.constant(float(len(members))))
+    mean = graph.add("Div", sums, float(len(members)))
     return of_columns(graph, mean, count)
 
 
 def gradient_boosting_classifier(context: Context, model: Any, value: Value) -> Outcome:
-    graph = context.graph
-    made, base = boosted_trees(model)
-    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, len(base))
-    return of_scores(context, raised(graph, sums, base), len(model.classes_))
+    return of_scores(context, _boosted_sums(context.graph, model, value), len(model.classes_))
 
 
 def gradient_boosting_regressor(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
+    return Outcome(prediction=flat(graph, _boosted_sums(graph, model, value)))
+
+
+def _boosted_sums(graph: Graph, model: Any, value: Value) -> str:
     made, base = boosted_trees(model)
-    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
-    return Outcome(prediction=flat(graph, raised(graph, sums, base)))
+    sums = trees.sums_in_double(graph, rounded_to_float(graph, value), made, len(base))
+    return raised(graph, sums, base)
 
 
 def histogram_classifier(context: Context, model: Any, value: Value) -> Outcome:
@@ -304,8 +302,7 @@ def _constant_start(model: Any) -> list[float]:
     if not (init == "zero" if isinstance(init, str) else type(init).__module__ == "sklearn.dummy"):
         raise Unconvertible(
             f"{type(model).__name__} starts from a model of its own (init), and there is no "
-            "compiler for that",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            "compiler for that"
         )
     row = np.zeros((1, model.n_features_in_), np.float32)
     return [float(score) for score in np.ravel(model._raw_predict_init(row))]
@@ -350,7 +347,7 @@ def rounded_to_float(graph: Graph, value: Value) -> str:
 def raised(graph: Graph, sums: str, base: Sequence[float]) -> str:
     if not any(base):
         return sums
-    return graph.add("Add", sums, graph.constant(as_column(np.array(base))))
+    return graph.add("Add", sums, as_column(np.array(base)))
 
 
 # -- linear models -------------------------------------------------------------------------------
@@ -364,9 +361,8 @@ def linear_regressor(context: Context, model: Any, value: Value) -> Outcome:
 
 def pls_regression(context: Context, model: Any, value: Value) -> Outcome:
     """A linear model of columns that are centred first; partial least squares gives it several."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
-    centred = graph.add("Sub", tensor, graph.constant(as_column(model._x_mean)))
+    graph, tensor = numeric(context, model, value)
+    centred = graph.add("Sub", tensor, as_column(model._x_mean))
     return linear_regressor(context, model, numbers(centred, width(value)))
 
 
@@ -396,9 +392,9 @@ def sgd_classifier(context: Context, model: Any, value: Value) -> Outcome:
     if not huber:
         return _one_against_the_rest(context, scores, len(coefficients))
     graph = context.graph
-    clipped = graph.add("Clip", scores, graph.constant(-1.0), graph.constant(1.0))
-    each = graph.add("Add", clipped, graph.constant(1.0))
-    each = graph.add("Div", each, graph.constant(2.0))
+    clipped = graph.add("Clip", scores, -1.0, 1.0)
+    each = graph.add("Add", clipped, 1.0)
+    each = graph.add("Div", each, 2.0)
     index = index_of_scores(graph, scores, len(coefficients), "Greater")
     if len(coefficients) == 1:
         each = of_both(graph, each)
@@ -417,14 +413,14 @@ def _one_against_the_rest(context: Context, scores: str, count: int) -> Outcome:
 
 def of_both(graph: Graph, second: str) -> str:
     """The probabilities of two classes, from that of the second, shape (rows, 1)."""
-    first = graph.add("Sub", graph.constant(1.0), second)
+    first = graph.add("Sub", 1.0, second)
     return graph.add("Concat", first, second, axis=1)
 
 
 def adding_up(graph: Graph, shares: str, classes: int) -> str:
     """Divided by their sum; all equal where that is 0."""
     total = sum_of_rows(graph, shares, classes)
-    nothing = graph.add("Equal", total, graph.constant(0.0))
+    nothing = graph.add("Equal", total, 0.0)
     uniform = graph.constant(as_column(np.full(classes, 1 / classes)))
     return graph.add("Where", nothing, uniform, graph.add("Div", shares, total))
 
@@ -439,8 +435,7 @@ def linear_scores(
     with_scaling: bool = False,
 ) -> str:
     """Products and sums, shape (rows, n), for coefficients of shape (n, columns)."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step=type(model).__name__)
+    graph, tensor = numeric(context, model, value)
     if width(value) != coefficients.shape[1]:
         raise Unconvertible(
             f"{type(model).__name__} takes {coefficients.shape[1]} columns and is given "
@@ -448,7 +443,7 @@ def linear_scores(
         )
     if with_scaling:
         tensor, coefficients, intercepts = _with_scaling(graph, tensor, coefficients, intercepts)
-    products = graph.add("MatMul", tensor, graph.constant(coefficients.T))
+    products = graph.add("MatMul", tensor, coefficients.T)
     return raised(graph, products, [float(number) for number in intercepts])
 
 
@@ -458,10 +453,7 @@ the log scale here, so a probability is off by a quarter of that."""
 
 
 def _with_scaling(
-    graph: Graph,
-    tensor: str,
-    coefficients: NDArray[np.float64],
-    intercept: NDArray[np.float64],
+    graph: Graph, tensor: str, coefficients: NDArray[np.float64], intercept: NDArray[np.float64]
 ) -> tuple[str, NDArray[np.float64], NDArray[np.float64]]:
     """A linear model of what came before its columns were scaled, which is the same model.
 
@@ -496,7 +488,7 @@ def dummy_classifier(context: Context, model: Any, value: Value) -> Outcome:
         raise unconvertible(model)
     row = np.zeros((1, model.n_features_in_ if hasattr(model, "n_features_in_") else 1))
     shares = _constant(context.graph, value, np.asarray(model.predict_proba(row), np.float64))
-    return _of_shares(context.graph, shares)
+    return of_shares(context.graph, shares)
 
 
 def dummy_regressor(context: Context, model: Any, value: Value) -> Outcome:
@@ -507,8 +499,8 @@ def dummy_regressor(context: Context, model: Any, value: Value) -> Outcome:
 def _constant(graph: Graph, value: Value, row: NDArray[np.float64]) -> str:
     """One row, as often as there are rows, also where those hold no numbers."""
     rows = graph.add("Shape", value[0].tensor, start=0, end=1)
-    shape = graph.add("Concat", rows, graph.constant([row.shape[1]], "int64"), axis=0)
-    return graph.add("Expand", graph.constant(row), shape)
+    shape = graph.add("Concat", rows, [row.shape[1]], axis=0)
+    return graph.add("Expand", row, shape)
 
 
 # -- what all share ------------------------------------------------------------------------------
@@ -520,16 +512,18 @@ def of_scores(
     """Labels and probabilities of scores on the log scale: one for two classes, else one each."""
     graph = context.graph
     if classes > 2:
-        return Outcome(
-            index=graph.add("ArgMax", scores, axis=1, keepdims=0),
-            probabilities=softmax(graph, scores, classes),
-            decision=scores,
-        )
+        return likeliest(graph, scores, classes)
     return Outcome(
         index=index_of_scores(graph, scores, 1, comparison),
         probabilities=two_sigmoids(graph, scores),
         decision=scores,
     )
+
+
+def likeliest(graph: Graph, scores: str, classes: int) -> Outcome:
+    """The class of the highest score, where probabilities are the softmax of one score each."""
+    index = graph.add("ArgMax", scores, axis=1, keepdims=0)
+    return Outcome(index=index, probabilities=softmax(graph, scores, classes), decision=scores)
 
 
 def of_columns(graph: Graph, tensor: str, count: int) -> Outcome:
@@ -538,8 +532,7 @@ def of_columns(graph: Graph, tensor: str, count: int) -> Outcome:
         return Outcome(prediction=flat(graph, tensor))
     return Outcome(
         targets=tuple(
-            Outcome(prediction=graph.add("Gather", tensor, graph.constant(k, "int64"), axis=1))
-            for k in range(count)
+            Outcome(prediction=graph.add("Gather", tensor, k, axis=1)) for k in range(count)
         )
     )
 
@@ -548,18 +541,18 @@ def index_of_scores(graph: Graph, scores: str, columns: int, comparison: str) ->
     """The class of the highest score, or of one score that is compared with 0."""
     if columns > 1:
         return graph.add("ArgMax", scores, axis=1, keepdims=0)
-    flags = graph.add(comparison, scores, graph.constant(0.0))
+    flags = graph.add(comparison, scores, 0.0)
     return flat(graph, graph.cast(flags, DType.INT64))
 
 
 def flat(graph: Graph, tensor: str) -> str:
-    return graph.add("Reshape", tensor, graph.constant([-1], "int64"))
+    return graph.add("Reshape", tensor, [-1])
 
 
 def _foreign_index(graph: Graph, model: Any, label: str) -> str:
     """skl2onnx gives labels; their places are found by comparing them with all classes."""
     classes = np.asarray(model.classes_)
-    flat = graph.add("Reshape", label, graph.constant([-1, 1], "int64"))
+    flat = graph.add("Reshape", label, [-1, 1])
     if classes.dtype.kind in "iufb":
         known = graph.constant(as_column(classes.astype(np.int64)), "int64")
         flat = graph.cast(flat, DType.INT64)

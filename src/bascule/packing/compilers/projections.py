@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.packing.compilers.context import Context
 from bascule.packing.compilers.foreign import unconvertible
-from bascule.packing.compilers.graph import Graph, as_column
-from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers
+from bascule.packing.compilers.graph import Context, Graph, as_column
+from bascule.packing.compilers.values import Value, numbers, numeric
 
 
 def fast_ica(context: Context, step: Any, value: Value) -> Value:
@@ -23,6 +22,10 @@ def factor_analysis(context: Context, step: Any, value: Value) -> Value:
     precise = step.components_ / step.noise_variance_
     covariance = np.linalg.inv(np.eye(len(step.components_)) + precise @ step.components_.T)
     return _projected(context, step, value, precise.T @ covariance, step.mean_)
+
+
+def truncated_svd(context: Context, step: Any, value: Value) -> Value:
+    return _projected(context, step, value, step.components_.T, None)
 
 
 def random_projection(context: Context, step: Any, value: Value) -> Value:
@@ -45,19 +48,18 @@ def rbf_sampler(context: Context, step: Any, value: Value) -> Value:
 
 
 def skewed_chi2_sampler(context: Context, step: Any, value: Value) -> Value:
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="SkewedChi2Sampler")
-    logs = graph.add("Log", graph.add("Add", tensor, graph.constant(float(step.skewedness))))
+    graph, tensor = numeric(context, step, value)
+    logs = graph.add("Log", graph.add("Add", tensor, float(step.skewedness)))
     weights = np.asarray(step.random_weights_, np.float64)
-    return _waves(graph, step, graph.add("MatMul", logs, graph.constant(weights)))
+    return _waves(graph, step, graph.add("MatMul", logs, weights))
 
 
 def _waves(graph: Graph, step: Any, turned: str) -> Value:
     """Cosines, as sines: the runtime has no cosine of doubles."""
     width = step.random_weights_.shape[1]
     offset = as_column(np.asarray(step.random_offset_, np.float64) + np.pi / 2)
-    waves = graph.add("Sin", graph.add("Add", turned, graph.constant(offset)))
-    return numbers(graph.add("Mul", waves, graph.constant(float(np.sqrt(2.0 / width)))), width)
+    waves = graph.add("Sin", graph.add("Add", turned, offset))
+    return numbers(graph.add("Mul", waves, float(np.sqrt(2.0 / width))), width)
 
 
 def _projected(
@@ -68,8 +70,7 @@ def _projected(
 
 def _product(context: Context, step: Any, value: Value, weights: NDArray[Any], mean: Any) -> str:
     """(x - mean) @ weights."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step=type(step).__name__)
+    graph, tensor = numeric(context, step, value)
     if mean is not None:
-        tensor = graph.add("Sub", tensor, graph.constant(as_column(np.asarray(mean))))
-    return graph.add("MatMul", tensor, graph.constant(np.asarray(weights, np.float64)))
+        tensor = graph.add("Sub", tensor, as_column(np.asarray(mean)))
+    return graph.add("MatMul", tensor, np.asarray(weights, np.float64))

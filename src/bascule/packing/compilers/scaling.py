@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.values import (
     NUMBER,
     Part,
@@ -21,6 +20,7 @@ from bascule.packing.compilers.values import (
     is_single,
     matrix,
     numbers,
+    numeric,
     rounded,
     width,
 )
@@ -56,9 +56,8 @@ def max_abs_scaler(context: Context, step: Any, value: Value) -> Value:
 
 
 def min_max_scaler(context: Context, step: Any, value: Value) -> Value:
-    graph = context.graph
+    graph, tensor = numeric(context, step, value)
     single = is_single(value)
-    tensor = matrix(graph, value, NUMBER, step="MinMaxScaler")
     tensor = arithmetic(graph, "Mul", tensor, step.scale_, single)
     tensor = arithmetic(graph, "Add", tensor, step.min_, single)
     made = numbers(tensor, width(value), single=single)
@@ -68,18 +67,16 @@ def min_max_scaler(context: Context, step: Any, value: Value) -> Value:
 
 
 def binarizer(context: Context, step: Any, value: Value) -> Value:
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="Binarizer")
-    threshold = np.float32(step.threshold) if is_single(value) else step.threshold
-    flags = graph.add("Greater", tensor, graph.constant(threshold))
+    graph, tensor = numeric(context, step, value)
+    threshold = float(np.float32(step.threshold) if is_single(value) else step.threshold)
+    flags = graph.add("Greater", tensor, threshold)
     (part,) = flags_to_numbers(graph, flags, width(value))
     return (replace(part, single=is_single(value)),)
 
 
 def kbins_discretizer(context: Context, step: Any, value: Value) -> Value:
     """How many inner edges are at most each number; or a flag for each of those counts."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="KBinsDiscretizer")
+    graph, tensor = numeric(context, step, value)
     single = step.dtype is np.float32 or (step.dtype is None and is_single(value))
     if single and not is_single(value):
         tensor = rounded(graph, tensor)
@@ -88,9 +85,9 @@ def kbins_discretizer(context: Context, step: Any, value: Value) -> Value:
     edges = np.full((1, width(value), max(1, *map(len, inner))), np.nan)
     for column, own in enumerate(inner):
         edges[0, column, : len(own)] = own
-    apart = graph.add("Unsqueeze", tensor, graph.constant([2], "int64"))
-    passed = graph.cast(graph.add("GreaterOrEqual", apart, graph.constant(edges)), DType.FP64)
-    bins = graph.add("ReduceSum", passed, graph.constant([2], "int64"), keepdims=0)
+    apart = graph.add("Unsqueeze", tensor, [2])
+    passed = graph.cast(graph.add("GreaterOrEqual", apart, edges), DType.FP64)
+    bins = graph.add("ReduceSum", passed, [2], keepdims=0)
     if step.encode == "ordinal":
         return numbers(bins, width(value), single=single)
     counts = [int(count) for count in step.n_bins_]
@@ -126,7 +123,7 @@ def polynomial_features(context: Context, step: Any, value: Value) -> Value:
         if degree >= step._min_degree:
             parts += numbers(product, len(terms), single=single)
     if step.include_bias:
-        first = graph.add("Gather", tensor, graph.constant([0], "int64"), axis=1)
+        first = graph.add("Gather", tensor, [0], axis=1)
         ones = graph.cast(graph.add("Equal", first, first), DType.FP64)
         parts = [*numbers(ones, 1, single=single), *parts]
     return tuple(parts)
@@ -151,14 +148,13 @@ def made_unit(graph: Graph, tensor: str, norm: str, least: float = 5e-324) -> st
     else:
         squares = graph.add("ReduceSum", graph.add("Mul", tensor, tensor), axis, keepdims=1)
         length = graph.add("Sqrt", squares)
-    nothing = graph.add("Less", length, graph.constant(least))
-    return graph.add("Div", tensor, graph.add("Where", nothing, graph.constant(1.0), length))
+    nothing = graph.add("Less", length, least)
+    return graph.add("Div", tensor, graph.add("Where", nothing, 1.0, length))
 
 
 def power_transformer(context: Context, step: Any, value: Value) -> Value:
     """Yeo-Johnson or Box-Cox, by a power of its own for each column; then scaled if asked for."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="PowerTransformer")
+    graph, tensor = numeric(context, step, value)
     powers = np.asarray(step.lambdas_, np.float64)
     if np.isnan(powers).any():
         raise Unconvertible("PowerTransformer learned no power for a column of one value")
@@ -166,8 +162,8 @@ def power_transformer(context: Context, step: Any, value: Value) -> Value:
         made = _raised(graph, tensor, powers)
     else:
         # Each side is computed for numbers of that side, and for 0 where there are others.
-        above = graph.add("Max", tensor, graph.constant(0.0))
-        below = graph.add("Max", graph.add("Neg", tensor), graph.constant(0.0))
+        above = graph.add("Max", tensor, 0.0)
+        below = graph.add("Max", graph.add("Neg", tensor), 0.0)
         one = graph.constant(1.0)
         right = _raised(graph, graph.add("Add", above, one), powers)
         left = _raised(graph, graph.add("Add", below, one), 2.0 - powers)
@@ -181,9 +177,9 @@ def _raised(graph: Graph, tensor: str, powers: NDArray[np.float64]) -> str:
     """(x ** p - 1) / p for each column, which is log(x) where p is 0."""
     flat = np.abs(powers) < np.finfo(np.float64).eps
     used = np.where(flat, 1.0, powers)
-    lifted = graph.add("Pow", tensor, graph.constant(as_column(used)))
-    lifted = graph.add("Sub", lifted, graph.constant(1.0))
-    lifted = graph.add("Div", lifted, graph.constant(as_column(used)))
+    lifted = graph.add("Pow", tensor, as_column(used))
+    lifted = graph.add("Sub", lifted, 1.0)
+    lifted = graph.add("Div", lifted, as_column(used))
     if not flat.any():
         return lifted
     which = graph.constant(as_column(flat), np.bool_)
@@ -191,21 +187,13 @@ def _raised(graph: Graph, tensor: str, powers: NDArray[np.float64]) -> str:
 
 
 def pca(context: Context, step: Any, value: Value) -> Value:
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="PCA")
-    turned = graph.add("MatMul", tensor, graph.constant(step.components_.T))
-    turned = graph.add("Sub", turned, graph.constant(as_column(step.mean_ @ step.components_.T)))
+    graph, tensor = numeric(context, step, value)
+    turned = graph.add("MatMul", tensor, step.components_.T)
+    turned = graph.add("Sub", turned, as_column(step.mean_ @ step.components_.T))
     if step.whiten:
         scale = np.sqrt(step.explained_variance_)
         scale[scale < np.finfo(scale.dtype).eps] = np.finfo(scale.dtype).eps
-        turned = graph.add("Div", turned, graph.constant(as_column(scale)))
-    return numbers(turned, len(step.components_))
-
-
-def truncated_svd(context: Context, step: Any, value: Value) -> Value:
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="TruncatedSVD")
-    turned = graph.add("MatMul", tensor, graph.constant(step.components_.T))
+        turned = graph.add("Div", turned, as_column(scale))
     return numbers(turned, len(step.components_))
 
 
@@ -218,16 +206,15 @@ def function_transformer(context: Context, step: Any, value: Value) -> Value:
     if step.kw_args or getattr(np, name, None) is not step.func or name not in _FUNCTIONS:
         raise Unconvertible(
             f"FunctionTransformer calls {name}, and only "
-            f"{', '.join(f'numpy.{known}' for known in sorted(_FUNCTIONS))} can be compiled",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            f"{', '.join(f'numpy.{known}' for known in sorted(_FUNCTIONS))} can be compiled"
         )
     tensor = matrix(graph, value, NUMBER, step="FunctionTransformer")
     before, op, after = _FUNCTIONS[name]
     if before:
-        tensor = graph.add("Add", tensor, graph.constant(before))
+        tensor = graph.add("Add", tensor, before)
     tensor = graph.add(op, tensor)
     if after:
-        tensor = graph.add("Add", tensor, graph.constant(after))
+        tensor = graph.add("Add", tensor, after)
     return numbers(tensor, width(value))
 
 
@@ -273,5 +260,5 @@ def _clipped(context: Context, value: Value, low: float, high: float) -> Value:
     (part,) = value
     if part.single:
         low, high = float(np.float32(low)), float(np.float32(high))
-    tensor = graph.add("Clip", part.tensor, graph.constant(low), graph.constant(high))
+    tensor = graph.add("Clip", part.tensor, float(low), float(high))
     return (replace(part, tensor=tensor),)

@@ -10,12 +10,10 @@ import numpy as np
 
 from bascule.core import DType, Field, Signature, Unconvertible
 from bascule.packing.compilers import predictors, trees
-from bascule.packing.compilers.context import MISSING_TEXT, Context
-from bascule.packing.compilers.graph import Graph
-from bascule.packing.compilers.labels import label_dtype
+from bascule.packing.compilers.graph import MISSING_TEXT, Context, Graph
 from bascule.packing.compilers.predictors import Outcome, flat
 from bascule.packing.compilers.steps import transform
-from bascule.packing.compilers.values import NUMBER, TEXT, Part, Value, numbers
+from bascule.packing.compilers.values import NUMBER, TEXT, Part, Value, label_dtype, numbers
 from bascule.packing.imported import Compilation
 
 
@@ -54,11 +52,7 @@ def compilations(
 
 
 def _in_double(
-    steps: list[Any],
-    last: Any,
-    signature: Signature,
-    foreign: DType,
-    sparse: bool,
+    steps: list[Any], last: Any, signature: Signature, foreign: DType, sparse: bool
 ) -> Compilation:
     inputs = tuple(_as_read(field) for field in signature.inputs)
     graph = Graph(inputs)
@@ -74,8 +68,7 @@ def _in_double(
     if [field.name for field in outputs] != [field.name for field in signature.outputs]:
         raise Unconvertible(
             f"the graph of {type(last).__name__} gives "
-            f"{', '.join(field.name for field in outputs)} alone",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            f"{', '.join(field.name for field in outputs)} alone"
         )
     has_text = any(field.dtype is DType.BYTES for field in inputs)
     return Compilation(
@@ -99,10 +92,10 @@ def _float_trees(model: Any, signature: Signature) -> Compilation | None:
         "sklearn.tree.DecisionTreeClassifier",
         "sklearn.tree.ExtraTreeClassifier",
     )
-    if not signature.is_matrix or not (is_boosted or is_forest):
+    has_one_output = getattr(model, "n_outputs_", 1) == 1
+    if not (signature.is_matrix and (is_boosted or is_forest) and has_one_output):
         return None
     try:
-        trees.check_one_output(model)
         boosted = predictors.boosted_trees(model) if is_boosted else None
     except Unconvertible:
         return None
@@ -129,10 +122,7 @@ def _float_trees(model: Any, signature: Signature) -> Compilation | None:
         by_index = True
         if len(made) > 1:
             scores = graph.add("Div", scores, graph.constant(float(len(made)), np.float32))
-    outputs = (
-        _label_field(classes),
-        Field("probabilities", DType.FP32, (len(classes),)),
-    )
+    outputs = (_label_field(classes), Field("probabilities", DType.FP32, (len(classes),)))
     graph.output(_labels(graph, label, classes) if by_index else label, outputs[0])
     graph.output(scores, outputs[1])
     return Compilation("float32", graph.finish(), inputs, outputs, None)
@@ -184,7 +174,7 @@ def declare(
     if outcome.is_detection:
         assert outcome.decision is not None
         label = Field("label", DType.INT64)
-        graph.output(graph.add("Gather", graph.constant([-1, 1], "int64"), outcome.index), label)
+        graph.output(graph.add("Gather", [-1, 1], outcome.index), label)
         return label, number(flat(graph, outcome.decision), Field("score", dtype))
     classes = np.asarray(classes)
     fields = [_label_field(classes)]

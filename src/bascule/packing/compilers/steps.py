@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from bascule.bundle.originals import own_methods
-from bascule.core import Unconvertible
-from bascule.packing.compilers.context import Context
+from bascule.core import Unconvertible, load_named
 from bascule.packing.compilers.foreign import transform_by_skl2onnx
+from bascule.packing.compilers.graph import Context
 from bascule.packing.compilers.values import (
     NUMBER,
     Part,
@@ -22,6 +21,7 @@ from bascule.packing.compilers.values import (
     width,
 )
 
+T = TypeVar("T")
 Transformer = Callable[[Context, Any, Value], Value]
 
 _HERE = "bascule.packing.compilers"
@@ -34,7 +34,7 @@ _TRANSFORMERS = {
     "sklearn.decomposition.FactorAnalysis": f"{_HERE}.projections:factor_analysis",
     "sklearn.decomposition.FastICA": f"{_HERE}.projections:fast_ica",
     "sklearn.decomposition.PCA": f"{_HERE}.scaling:pca",
-    "sklearn.decomposition.TruncatedSVD": f"{_HERE}.scaling:truncated_svd",
+    "sklearn.decomposition.TruncatedSVD": f"{_HERE}.projections:truncated_svd",
     "sklearn.feature_extraction.text.CountVectorizer": f"{_HERE}.texts:count_vectorizer",
     "sklearn.feature_extraction.text.HashingVectorizer": f"{_HERE}.texts:hashing_vectorizer",
     "sklearn.feature_extraction.text.TfidfTransformer": f"{_HERE}.texts:tfidf_transformer",
@@ -62,10 +62,13 @@ _TRANSFORMERS = {
     "sklearn.random_projection.GaussianRandomProjection": f"{_HERE}.projections:random_projection",
     "sklearn.random_projection.SparseRandomProjection": f"{_HERE}.projections:random_projection",
 }
-
-
 LIBRARIES = ("sklearn", "imblearn", "catboost", "_catboost", "lightgbm", "xgboost")
 _HOMES = ("sklearn.", "catboost.", "lightgbm.", "xgboost.")
+
+
+def by_name(table: Mapping[T, str]) -> dict[str, T]:
+    """By each name of a table whose values are names with spaces between them: its key."""
+    return {name: key for key, names in table.items() for name in names.split()}
 
 
 def check_methods(step: Any) -> None:
@@ -73,7 +76,6 @@ def check_methods(step: Any) -> None:
     if own := own_methods(step, LIBRARIES):
         raise Unconvertible(
             f"{type(step).__name__} has its own {own[0]}, and there is no compiler for that",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
             estimator=type(step).__qualname__,
         )
 
@@ -85,10 +87,7 @@ def compiler_for(step: Any, table: dict[str, str]) -> Any | None:
     if not kind.__module__.startswith(_HOMES):
         return None
     place = table.get(f"{kind.__module__.split('._')[0]}.{kind.__qualname__}")
-    if place is None:
-        return None
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    return None if place is None else load_named(place)
 
 
 def transform(context: Context, step: Any, value: Value) -> Value:
@@ -154,4 +153,4 @@ def _weighted(context: Context, value: Value, weight: float | None) -> Value:
         return value
     graph = context.graph
     tensor = matrix(graph, value, NUMBER, step="transformer_weights")
-    return numbers(graph.add("Mul", tensor, graph.constant(weight)), width(value))
+    return numbers(graph.add("Mul", tensor, float(weight)), width(value))

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.context import Context
-from bascule.packing.compilers.graph import MICROSOFT, Graph, as_column
+from bascule.packing.compilers.graph import MICROSOFT, Context, Graph, as_column
 from bascule.packing.compilers.scaling import made_unit
-from bascule.packing.compilers.values import NUMBER, TEXT, Value, matrix, numbers, width
+from bascule.packing.compilers.values import TEXT, Value, numbers, numeric, width
 
 MAX_WORDS = 10_000
 """Of a vocabulary. Every row becomes a number for each of its words: with so many, a single row
@@ -45,7 +44,7 @@ def count_vectorizer(context: Context, step: Any, value: Value) -> Value:
     terms, columns = _terms(step)
     counted = _counted(graph, step, _prepared(graph, step, value), terms)
     if step.binary:
-        counted = graph.add("Min", counted, graph.constant(1.0))
+        counted = graph.add("Min", counted, 1.0)
     graph.rows_at_once = min(
         graph.rows_at_once or _MOST_ROWS_AT_ONCE, max(1, _CELLS_AT_ONCE // columns)
     )
@@ -58,15 +57,14 @@ def tfidf_vectorizer(context: Context, step: Any, value: Value) -> Value:
 
 def tfidf_transformer(context: Context, step: Any, value: Value) -> Value:
     """Counts, or one and their logarithm, by how rare the word is, brought to one length."""
-    graph = context.graph
-    tensor = matrix(graph, value, NUMBER, step="TfidfTransformer")
+    graph, tensor = numeric(context, step, value)
     if step.sublinear_tf:
-        there = graph.add("Greater", tensor, graph.constant(0.0))
-        logarithm = graph.add("Log", graph.add("Max", tensor, graph.constant(1.0)))
-        raised = graph.add("Add", logarithm, graph.constant(1.0))
-        tensor = graph.add("Where", there, raised, graph.constant(0.0))
+        there = graph.add("Greater", tensor, 0.0)
+        logarithm = graph.add("Log", graph.add("Max", tensor, 1.0))
+        raised = graph.add("Add", logarithm, 1.0)
+        tensor = graph.add("Where", there, raised, 0.0)
     if hasattr(step, "idf_"):
-        tensor = graph.add("Mul", tensor, graph.constant(as_column(step.idf_)))
+        tensor = graph.add("Mul", tensor, as_column(step.idf_))
     if step.norm is not None:
         tensor = made_unit(graph, tensor, step.norm)
     return numbers(tensor, width(value))
@@ -97,10 +95,7 @@ def _check(step: Any) -> None:
     elif step.analyzer == "word" and step.ngram_range[1] > 1 and step.get_stop_words():
         problem = "stop words left out of sequences of words"
     if problem:
-        raise Unconvertible(
-            f"{name} has {problem}, and there is no compiler for that",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
-        )
+        raise Unconvertible(f"{name} has {problem}, and there is no compiler for that")
 
 
 def _terms(step: Any) -> tuple[list[tuple[tuple[str, ...], int]], int]:

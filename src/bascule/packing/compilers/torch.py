@@ -112,8 +112,7 @@ def to_onnx(exported: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
         model = made.model_proto
     except Exception as problem:  # an exporter fails in as many ways as there are operators
         raise Unconvertible(
-            f"PyTorch cannot write the module as ONNX: {_gist(problem)}",
-            hint="pass serve_original=True (--serve-original) to serve the original, slower",
+            f"PyTorch cannot write the module as ONNX: {_gist(problem)}"
         ) from problem
     return tidy(model, inputs, outputs)
 
@@ -133,8 +132,7 @@ def _quietly() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     logger_of_onnx.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import DType, Unconvertible
+from bascule.core import DType
 from bascule.packing.compilers.graph import ML, Graph
 
 _LEQ = 0
@@ -121,10 +121,10 @@ def _set_flags(graph: Graph, tensor: str, feature: int, sets: list[tuple[int, ..
     for column, members in enumerate(sets):
         table[list(members), column] = 0
     table[-1] = np.nan
-    column_of = graph.add("Gather", tensor, graph.constant(feature, "int64"), axis=1)
-    listed = graph.add("Min", column_of, graph.constant(float(count)))
+    column_of = graph.add("Gather", tensor, feature, axis=1)
+    listed = graph.add("Min", column_of, float(count))
     missing = graph.add("IsNaN", column_of)
-    row = graph.add("Where", missing, graph.constant(float(count + 1)), listed)
+    row = graph.add("Where", missing, float(count + 1), listed)
     return graph.add("Gather", graph.constant(table), graph.cast(row, DType.INT64))
 
 
@@ -281,12 +281,6 @@ def _with_a_test(tree: Tree) -> Tree:
         np.repeat(tree.values[:1], 3, axis=0),
         tree.targets,
     )
-
-
-def check_one_output(model: Any) -> None:
-    """Raise `Unconvertible` for a model that predicts several columns."""
-    if getattr(model, "n_outputs_", 1) != 1:
-        raise Unconvertible(f"{type(model).__name__} predicts several outputs")
 
 
 def rounded_down(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import DType, Unconvertible
-from bascule.packing.compilers.graph import Graph, as_column
+from bascule.packing.compilers.graph import Context, Graph, as_column
 
 NUMBER = "number"
 TEXT = "text"
@@ -87,12 +88,18 @@ def matrix(graph: Graph, value: Value, kind: str, *, step: str) -> str:
     return pieces[0] if len(pieces) == 1 else graph.add("Concat", *pieces, axis=1)
 
 
+def numeric(context: Context, step: Any, value: Value) -> tuple[Graph, str]:
+    """The graph, and all columns as one matrix of doubles for a step."""
+    graph = context.graph
+    return graph, matrix(graph, value, NUMBER, step=type(step).__name__)
+
+
 def _joined(graph: Graph, columns: list[str]) -> str:
     """Columns of shape (rows,) to a matrix. Three nodes, however many columns there are."""
     if len(columns) == 1:
-        return graph.add("Reshape", columns[0], graph.constant([-1, 1], "int64"))
+        return graph.add("Reshape", columns[0], [-1, 1])
     long = graph.add("Concat", *columns, axis=0)
-    wide = graph.add("Reshape", long, graph.constant([len(columns), -1], "int64"))
+    wide = graph.add("Reshape", long, [len(columns), -1])
     return graph.add("Transpose", wide, perm=[1, 0])
 
 
@@ -110,7 +117,7 @@ def arithmetic(graph: Graph, op: str, tensor: str, constant: NDArray[Any], singl
 
     Of two floats, a double that is rounded is the very float that arithmetic in floats gives.
     """
-    made = graph.add(op, tensor, graph.constant(as_column(constant)))
+    made = graph.add(op, tensor, as_column(np.asarray(constant, np.float64)))
     return rounded(graph, made) if single else made
 
 
@@ -121,3 +128,11 @@ def rounded(graph: Graph, tensor: str) -> str:
 
 def flags_to_numbers(graph: Graph, tensor: str, columns: int) -> Value:
     return numbers(graph.cast(tensor, DType.FP64), columns)
+
+
+def label_dtype(classes: Any) -> DType:
+    """Text, booleans, doubles; whole numbers of any width are INT64."""
+    kind = np.asarray(classes).dtype.kind
+    return {"b": DType.BOOL, "i": DType.INT64, "u": DType.INT64, "f": DType.FP64}.get(
+        kind, DType.BYTES
+    )

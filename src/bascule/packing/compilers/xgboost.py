@@ -17,30 +17,23 @@ from numpy.typing import NDArray
 
 from bascule.core import Unconvertible
 from bascule.packing.compilers.boosted import Ensemble, Link, predict_ensemble
-from bascule.packing.compilers.context import Context
+from bascule.packing.compilers.graph import Context
 from bascule.packing.compilers.predictors import Outcome
+from bascule.packing.compilers.steps import by_name
 from bascule.packing.compilers.trees import Tree
 from bascule.packing.compilers.values import NUMBER, Value, matrix, numbers, width
 
-_LINKS = {
-    "binary:hinge": Link.HINGE,
-    "binary:logistic": Link.SIGMOID,
-    "binary:logitraw": Link.MARGIN,
-    "reg:logistic": Link.SIGMOID,
-    "multi:softmax": Link.SOFTMAX,
-    "multi:softprob": Link.SOFTMAX,
-    "count:poisson": Link.EXPONENTIAL,
-    "reg:gamma": Link.EXPONENTIAL,
-    "reg:tweedie": Link.EXPONENTIAL,
-    "reg:absoluteerror": Link.IDENTITY,
-    "reg:pseudohubererror": Link.IDENTITY,
-    "reg:quantileerror": Link.IDENTITY,
-    "reg:squarederror": Link.IDENTITY,
-    "reg:squaredlogerror": Link.IDENTITY,
-    "rank:map": Link.IDENTITY,
-    "rank:ndcg": Link.IDENTITY,
-    "rank:pairwise": Link.IDENTITY,
-}
+_LINKS = by_name(
+    {
+        Link.HINGE: "binary:hinge",
+        Link.SIGMOID: "binary:logistic reg:logistic",
+        Link.MARGIN: "binary:logitraw",
+        Link.SOFTMAX: "multi:softmax multi:softprob",
+        Link.EXPONENTIAL: "count:poisson reg:gamma reg:tweedie",
+        Link.IDENTITY: "reg:absoluteerror reg:pseudohubererror reg:quantileerror reg:squarederror "
+        "reg:squaredlogerror rank:map rank:ndcg rank:pairwise",
+    }
+)
 
 
 def estimator(context: Context, model: Any, value: Value) -> Outcome:
@@ -60,11 +53,8 @@ def _without_zeros(context: Context, value: Value) -> Value:
     """What a sparse matrix leaves out is zero to scikit-learn, and missing to XGBoost."""
     graph = context.graph
     tensor = matrix(graph, value, NUMBER, step="boosted trees")
-    is_zero = graph.add("Equal", tensor, graph.constant(0.0))
-    return numbers(
-        graph.add("Where", is_zero, graph.constant(np.nan), tensor),
-        width(value),
-    )
+    is_zero = graph.add("Equal", tensor, 0.0)
+    return numbers(graph.add("Where", is_zero, np.nan, tensor), width(value))
 
 
 def booster_of(model: Any) -> Any:
@@ -161,10 +151,7 @@ def _tree(tree: Mapping[str, Any], target: int, weight: float) -> Tree:
 def _members(tree: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
     made = {}
     for node, start, size in zip(
-        tree["categories_nodes"],
-        tree["categories_segments"],
-        tree["categories_sizes"],
-        strict=True,
+        tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True
     ):
         made[int(node)] = tuple(int(c) for c in tree["categories"][start : start + size])
     return made

@@ -23,16 +23,7 @@ from bascule.bundle.originals import (
     of_both_classes,
     version_of,
 )
-from bascule.core import (
-    Columns,
-    DType,
-    Field,
-    Invalid,
-    ModelFailed,
-    Program,
-    Signature,
-    first_line,
-)
+from bascule.core import Columns, DType, Field, Invalid, ModelFailed, Program, Signature, first_line
 from bascule.packing.flavors.tabular import (
     as_trained,
     fields_of,
@@ -106,12 +97,6 @@ def read_boosted(model: Boosted, train: Any, test: Any) -> ImportedModel:
             hint="pass code=['FILE.py'] (--code FILE.py), the file with its class, so that the "
             "bundle keeps that; or pack it as a bascule.PythonModel",
             methods=list(model.overrides),
-        )
-    if train is None:
-        raise Invalid(
-            "train is missing",
-            hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
-            "from them",
         )
     read, truth = read_rows(train, "train")
     table = as_trained(model.names, model.count, read)

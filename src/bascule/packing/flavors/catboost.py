@@ -16,11 +16,15 @@ from bascule.bundle.originals import (
     own_methods,
 )
 from bascule.core import DType, Invalid, Scratch
-from bascule.packing.flavors.boosting import (
-    Boosted,
-    ask_estimator,
-    read_boosted,
+from bascule.packing.compilers import (
+    as_json,
+    catboost_threshold,
+    compile_ensemble,
+    known_categories,
+    preparation,
+    read_catboost,
 )
+from bascule.packing.flavors.boosting import Boosted, ask_estimator, read_boosted
 from bascule.packing.flavors.tabular import parameters_of, plain_label
 from bascule.packing.imported import Compilation, ImportedModel
 
@@ -48,14 +52,6 @@ class CatBoost:
         return read_boosted(_read(model), train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.packing.compilers import (
-            as_json,
-            compile_ensemble,
-            known_categories,
-            preparation,
-            read_catboost,
-        )
-
         loaded, prepare = load_catboost(subject.saved), None
         if subject.train is not None and loaded.get_cat_feature_indices():
             columns = subject.train.columns
@@ -89,8 +85,6 @@ def _ask_native(model: Any, kind: str, rows: Any) -> Mapping[str, Any]:
 
 
 def _read(model: Any) -> Boosted:
-    from bascule.packing.compilers import catboost_threshold
-
     library("catboost", "catboost")
     if not model.is_fitted():
         raise Invalid(

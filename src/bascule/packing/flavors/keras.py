@@ -54,6 +54,7 @@ from bascule.packing.flavors.networks import (
     task_of,
     tried,
 )
+from bascule.packing.flavors.own_code import to_archive
 from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.probing import bounded
 
@@ -67,12 +68,6 @@ class Keras:
         return is_of(model, "keras") and hasattr(model, "layers")
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
-        if train is None:
-            raise Invalid(
-                "train is missing, and it says what the lengths of the model's inputs are",
-                hint="pass some rows: an array, or a dict of arrays by the names of the inputs",
-                field="train",
-            )
         saved = save(model)
         own = [n for n in own_methods(model, ("keras", *BACKENDS)) if n.startswith("predict")]
         if own:
@@ -173,8 +168,10 @@ def _through_keras(model: Any, subject: ImportedModel) -> bytes:
     with Scratch() as folder:
         place = folder / "model.onnx"
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
+            with (
+                warnings.catch_warnings(action="ignore"),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
                 model.export(str(place), format="onnx", verbose=False)
             made = onnx.load(place)
         except ImportError as problem:
@@ -185,8 +182,7 @@ def _through_keras(model: Any, subject: ImportedModel) -> bytes:
             ) from None
         except Exception as problem:  # an exporter fails in as many ways as there are layers
             raise Unconvertible(
-                f"Keras cannot write the model as ONNX: {first_line(problem)}",
-                hint="pass serve_original=True (--serve-original) to serve the original, slower",
+                f"Keras cannot write the model as ONNX: {first_line(problem)}"
             ) from problem
     inputs, outputs = list(subject.signature.inputs), list(subject.signature.outputs)
     if isinstance(keras_inputs(model), Mapping):
@@ -243,11 +239,7 @@ def _written(model: Any) -> bytes:
     strange = sorted(parts.keys() - set(archive.MEMBERS))
     if strange:
         raise Invalid(f"the model brings a file of its own, {strange[0]}, which is not supported")
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
-        for name in archive.MEMBERS:
-            target.writestr(zipfile.ZipInfo(name), parts[name])
-    return made.getvalue()
+    return to_archive(parts)
 
 
 def _number_shared(config: Any) -> None:

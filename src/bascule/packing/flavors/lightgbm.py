@@ -14,6 +14,7 @@ from bascule.bundle import MATRIX, Table
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals import is_of, library, lightgbm_objective, own_methods
 from bascule.core import DType, Invalid
+from bascule.packing.compilers import compile_ensemble, read_lightgbm
 from bascule.packing.flavors.boosting import (
     Boosted,
     ask_estimator,
@@ -40,8 +41,6 @@ class LightGBM:
         return read_boosted(_read(model), train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.packing.compilers import compile_ensemble, read_lightgbm
-
         categories = categories_of(subject.frame)
         _check_categories(subject.saved, categories)
         ensemble = read_lightgbm(subject.saved.decode())

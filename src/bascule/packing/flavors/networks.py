@@ -83,6 +83,12 @@ def read_given(data: Any, what: str, takes: Takes) -> NamedRows:
     Raises:
         Invalid: They do not fit what the network takes; the message names the input.
     """
+    if data is None:
+        raise Invalid(
+            f"{what} is missing, and it says what the model's inputs are",
+            hint="pass some rows: an array, or a dict of arrays by the names of the inputs",
+            field=what,
+        )
     rows, truth = data if isinstance(data, tuple) else (data, None)
     if isinstance(data, tuple) and len(data) != 2:
         raise Invalid(
@@ -229,12 +235,7 @@ def check_saved(again: Program, live: Program, rows: Rows) -> None:
                     field=field.name,
                 )
         judged = parity.compare(
-            expected,
-            again.run(few),
-            tolerance=_SAVED_WITHIN,
-            program="what is saved",
-            precision="",
-            probes=0,
+            expected, again.run(few), tolerance=_SAVED_WITHIN, program="what is saved"
         )
         if not judged.passed:
             raise Unconvertible(

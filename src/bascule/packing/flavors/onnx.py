@@ -55,17 +55,13 @@ class Onnx:
         _check_apart(session, signature.inputs, held_out or rows)
         return ImportedModel(
             task="other",
-            classes=None,
             signature=signature,
             original=program,
             saved=data,
             saved_file=_FILE,
             saved_format="onnx",
-            requires={},
-            frame={},
             train=rows,
             test=held_out,
-            parameters={},
         )
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:

@@ -28,21 +28,10 @@ from bascule.core import Invalid, Program, is_there
 from bascule.packing.imported import Rows
 from bascule.packing.statements import parity
 
-_KNOWN = frozenset(
-    (
-        "catboost",
-        "joblib",
-        "lightgbm",
-        "numpy",
-        "pandas",
-        "polars",
-        "pyarrow",
-        "scipy",
-        "sklearn",
-        "threadpoolctl",
-        "xgboost",
-    )
-)
+_KNOWN = frozenset((
+    "catboost", "joblib", "lightgbm", "numpy", "pandas", "polars", "pyarrow", "scipy", "sklearn",
+    "threadpoolctl", "xgboost",
+))  # fmt: skip
 """Packages that need no naming: their own estimators are packed without a pickle."""
 _PROTOCOL = 5
 _COMPARED_ROWS = 256
@@ -297,6 +286,7 @@ def source_files(code: Iterable[str | Path]) -> dict[str, bytes]:
 
 
 def to_archive(parts: Mapping[str, bytes]) -> bytes:
+    """An archive without times or compression, its parts in the order of their names."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(parts):
@@ -317,9 +307,8 @@ def check_child(live: Program, child: ChildProgram, rows: Rows) -> None:
     """
     few = take(rows.columns, slice(_COMPARED_ROWS))
     judged = parity.compare(
-        live.run(few), child.run(few), tolerance=_SAVED_WITHIN, program="a fresh process",
-        precision="", probes=0,
-    )  # fmt: skip
+        live.run(few), child.run(few), tolerance=_SAVED_WITHIN, program="a fresh process"
+    )
     if not judged.passed:
         raise Invalid(
             f"the model depends on more than it holds: {judged.reason}",

@@ -21,7 +21,6 @@ from bascule.bundle.originals import (
     CODE_FORMAT,
     LOCK_FILE,
     draft,
-    is_inside,
     open_class,
     pip,
     python_version,
@@ -35,6 +34,7 @@ from bascule.core import (
     Signature,
     Unconvertible,
     is_file_name,
+    is_inside,
 )
 from bascule.packing.flavors.own_code import source_files, to_archive
 from bascule.packing.flavors.tabular import fields_of, read_rows, rows_of
@@ -87,12 +87,6 @@ class Python:
         return isinstance(model, PythonModel)
 
     def read(self, model: PythonModel, train: Any, test: Any) -> ImportedModel:
-        if train is None:
-            raise Invalid(
-                "train is missing, and it says what the model's inputs are",
-                hint="pass some rows as the model is asked about them",
-                field="train",
-            )
         _check(model)
         table, truth = read_rows(train, "train")
         inputs = _may_be_missing(fields_of(table), table.columns)
@@ -104,9 +98,7 @@ class Python:
         finally:
             tried.close()
         signature = Signature(inputs, outputs)
-        held_out = None
-        if test is not None:
-            held_out = rows_of(*read_rows(test, "test"), signature)
+        held_out = None if test is None else rows_of(*read_rows(test, "test"), signature)
         return ImportedModel(
             task=model.task,
             classes=None if model.classes is None else tuple(model.classes),
@@ -115,7 +107,6 @@ class Python:
             saved=data,
             saved_file=CODE_FILE,
             saved_format=CODE_FORMAT,
-            requires={},
             frame={"entry": model.entry, "python": python_version()},
             train=rows,
             test=held_out,

@@ -39,8 +39,7 @@ def module_of(listed: CallList, inputs: Sequence[str], outputs: Sequence[str]) -
         def forward(self, **given: Any) -> dict[str, Any]:
             held = (getattr(self, f"tensor_{place}") for place in range(len(listed.tensors)))
             answers = listed.answers(
-                [given[name] for name in self.inputs],
-                dict(zip(listed.tensors, held, strict=True)),
+                [given[name] for name in self.inputs], dict(zip(listed.tensors, held, strict=True))
             )
             return dict(zip(outputs, answers, strict=True))
 
@@ -127,7 +126,7 @@ def _places(tensors: Mapping[str, Any]) -> dict[str, str]:
 def _plain_result(name: Any) -> str:
     if not isinstance(name, str):
         raise Unconvertible(
-            f"the module answers {name!r} whatever it is asked", hint="answer tensors of the rows"
+            f"the module answers {name!r} for all rows", hint="answer tensors of the rows"
         )
     return name
 

@@ -17,13 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Kind, Table, take
-from bascule.bundle.disk import (
-    CLASSIFICATIONS,
-    OUTLIERS,
-    REGRESSIONS,
-    Label,
-    Target,
-)
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, Label, Target
 from bascule.bundle.originals import (
     BOOSTED,
     PICKLE_FILE,
@@ -53,8 +47,9 @@ from bascule.core import (
     Untrusted,
     first_line,
 )
+from bascule.packing.compilers import check_methods, compilations
 from bascule.packing.flavors.catboost import refuse_texts
-from bascule.packing.flavors.own_code import Code, archive_of, check_child, pickled
+from bascule.packing.flavors.own_code import Code, archive_of, check_child, pickled, to_archive
 from bascule.packing.flavors.tabular import (
     as_trained,
     fields_of,
@@ -104,12 +99,6 @@ class Sklearn:
 
     def _read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
-        if train is None:
-            raise Invalid(
-                "train is missing",
-                hint="pass the training rows, train=X or train=(X, y): the signature is inferred "
-                "from them",
-            )
         _refuse_dicts(model)
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
@@ -159,7 +148,6 @@ class Sklearn:
             saved=b"",
             saved_file=_FILE,
             saved_format="skops",
-            requires={},
             frame=frame.to_json(),
             train=rows_of(table, truth, signature, train),
             test=held_out,
@@ -197,8 +185,6 @@ class Sklearn:
             yield from self._compilations(model, subject)
 
     def _compilations(self, model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.packing.compilers import compilations
-
         frame = Frame.from_json(subject.frame)
         assert subject.train is not None
         few = frame.build(take(subject.train.columns, slice(3)))
@@ -284,13 +270,8 @@ def _normalised(data: bytes) -> bytes:
     numbers: dict[int, int] = {}
     files: dict[str, str] = {}
     _renumber(schema, numbers, files)
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
-        for old, new in sorted(files.items(), key=lambda pair: pair[1]):
-            target.writestr(zipfile.ZipInfo(new), _same_for_equals(source.read(old), old in times))
-        text = json.dumps(schema, indent=None, separators=(",", ":"))
-        target.writestr(zipfile.ZipInfo("schema.json"), text)
-    return made.getvalue()
+    parts = {new: _same_for_equals(source.read(old), old in times) for old, new in files.items()}
+    return to_archive({**parts, "schema.json": json.dumps(schema, separators=(",", ":")).encode()})
 
 
 def _forget_process(node: Any, times: set[str]) -> None:
@@ -442,8 +423,7 @@ def _count_of_outputs(kind: _Kind, ask: Any, table: Table) -> int:
     if kind.task != "regression":
         return 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             answer = np.asarray(ask(take(table.columns, slice(1))))
     except Exception:  # what it says is told by `must_answer`
         return 1
@@ -466,11 +446,7 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
 
 
 def _outputs(
-    model: Any,
-    task: str,
-    classes: tuple[Label, ...] | None,
-    targets: tuple[Target, ...],
-    row: Any,
+    model: Any, task: str, classes: tuple[Label, ...] | None, targets: tuple[Target, ...], row: Any
 ) -> tuple[Field, ...]:
     if task == OUTLIERS:
         return outputs_of_detector()
@@ -526,8 +502,7 @@ def _as_read(model: Any, table: Table) -> Table:
     few = take(table.columns, slice(2))
     for tried in (table, _as_texts(table, name)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 answer = model.predict(frame_of(tried).build(few))
         except Exception:  # it reads the other one, or neither
             continue
@@ -548,8 +523,7 @@ def _reads_tables(model: Any, given: Table, count: int | None) -> bool:
     answers = []
     for table in (given, matrix):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 few = take(table.columns, slice(3))
                 answers.append(np.asarray(model.predict(frame_of(table).build(few))))
         except Exception:  # any exception is a refusal
@@ -580,8 +554,6 @@ def _behind_steps(
     model: Any, signature: Signature, frame: Frame, few: Any
 ) -> Iterator[Compilation]:
     """The last step of a pipeline compiled, behind steps that are not: code of the author's own."""
-    from bascule.packing.compilers import check_methods, compilations
-
     check_methods(model)
     last = model.steps[-1][1]
     made = np.asarray(before_last_step(model, few))
@@ -591,8 +563,7 @@ def _behind_steps(
     features = Field("features", dtype, made.shape[1:])
 
     def handed_over(columns: Columns) -> Columns:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return {"features": np.asarray(before_last_step(model, frame.build(columns)))}
 
     for compiled in compilations(last, Signature((features,), signature.outputs)):
@@ -604,8 +575,7 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
     if not _has_steps(model):
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return hasattr(before_last_step(model, rows), "tocsr")
     except Exception:  # a pipeline of another library, or a step of the caller's own
         return False

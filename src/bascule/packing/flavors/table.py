@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from bascule.bundle.disk import Manifest, OriginalEntry
-from bascule.core import Invalid, Unconvertible
+from bascule.core import Invalid, Unconvertible, load_named
 from bascule.packing.imported import Flavor
 
 TABLE: dict[str, str] = {
@@ -52,8 +51,7 @@ def flavor_of(model: Any, code: str | Path | Iterable[str | Path] = ()) -> Flavo
         Invalid: No flavor recognises the model, or `code` is not for it.
     """
     for place in TABLE.values():
-        module, _, name = place.partition(":")
-        flavor: Flavor = getattr(import_module(module), name)()
+        flavor: Flavor = load_named(place)()
         if not flavor.recognises(model):
             continue
         return _with_code(flavor, model, code) if code else flavor
@@ -96,6 +94,5 @@ def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
             hint="pack the fitted model again; formats that can be rebuilt are "
             f"{', '.join(_REOPENERS)}",
         )
-    module, _, name = place.partition(":")
-    found: Callable[[bytes, Manifest], Any] = getattr(import_module(module), name)
-    return found
+    reopen: Callable[[bytes, Manifest], Any] = load_named(place)
+    return reopen

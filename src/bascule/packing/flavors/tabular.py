@@ -38,7 +38,14 @@ def read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
 
 
 def read_inputs(data: Any, what: str) -> Table:
-    """The rows of X, or of (X, y)."""
+    """The rows of X, or of (X, y); raises `Invalid` where there are none."""
+    if data is None:
+        raise Invalid(
+            f"{what} is missing",
+            hint=f"pass the {what}ing rows, {what}=X or {what}=(X, y): the signature is inferred "
+            "from them",
+            field=what,
+        )
     if isinstance(data, tuple) and len(data) != 2:
         raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
     table = read_table(data[0] if isinstance(data, tuple) else data)
@@ -208,8 +215,7 @@ def must_answer(ask: Any, columns: Columns, *, targets: int = 1) -> None:
     asked = min(3, len(next(iter(columns.values()))))
     few = {name: column[:asked] for name, column in columns.items()}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             answer = np.asarray(ask(few))
     except Exception as problem:
         raise Invalid(

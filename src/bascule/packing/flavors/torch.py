@@ -44,12 +44,6 @@ class Torch:
         return is_of(model, "torch") and hasattr(model, "forward")
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
-        if train is None:
-            raise Invalid(
-                "train is missing, and it says what the module's inputs are",
-                hint="pass some rows: an array, or a dict of arrays by the names of forward",
-                field="train",
-            )
         takes = _takes(model)
         given = read_given(train, "train", takes)
         few = take(given.columns, slice(ROWS))
@@ -74,7 +68,6 @@ class Torch:
             saved_file=aten.FILE,
             saved_format=aten.FORMAT,
             requires={name: installed_version(name) for name in ("numpy", "safetensors", "torch")},
-            frame={},
             train=rows,
             test=held_out,
             parameters={

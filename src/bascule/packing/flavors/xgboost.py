@@ -17,6 +17,7 @@ import numpy as np
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals import distribution_of, is_of, library, own_methods
 from bascule.core import DType, Invalid
+from bascule.packing.compilers import booster_of, compile_ensemble, read_xgboost
 from bascule.packing.flavors.boosting import (
     Boosted,
     ask_estimator,
@@ -43,8 +44,6 @@ class XGBoost:
         return read_boosted(_read(model), train, test)
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        from bascule.packing.compilers import compile_ensemble, read_xgboost
-
         yield compile_ensemble(
             read_xgboost(json.loads(subject.saved)),
             subject.signature,
@@ -64,8 +63,6 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
 
 
 def _read(model: Any) -> Boosted:
-    from bascule.packing.compilers import booster_of
-
     xgboost = library("xgboost", "xgboost")
     is_native = isinstance(model, xgboost.Booster)
     booster = model if is_native else booster_of(_checked(model))

@@ -166,10 +166,7 @@ def _md5_of_folder(path: Path, *, legacy: bool) -> str:
     """As DVC does it: the hash of a sorted list of the files and their hashes."""
     files = [file for file in path.rglob("*") if file.is_file()]
     listed = [
-        {
-            "md5": _md5(file, as_unix=legacy),
-            "relpath": file.relative_to(path).as_posix(),
-        }
+        {"md5": _md5(file, as_unix=legacy), "relpath": file.relative_to(path).as_posix()}
         for file in files
     ]
     listed.sort(key=lambda one: one["relpath"])

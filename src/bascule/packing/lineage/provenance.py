@@ -1,9 +1,12 @@
-"""Provenance: which code, which data and which settings a model came from."""
+"""Provenance: which code, data, settings and installed versions a model came from."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
+import re
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.originals import version_of
+from bascule.bundle.originals import installed, version_of
 from bascule.core import VERSION, Columns
 from bascule.packing.imported import Rows
 from bascule.packing.statements import machine
@@ -75,6 +78,26 @@ def tools() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             made[name] = version_of(name)
     return made
+
+
+def locked(names: Iterable[str]) -> str:
+    """One line `name==version` for each distribution and all that they require, sorted.
+
+    Optional requirements and those that are not installed are left out.
+    """
+    found: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        try:
+            found[name], requirements = installed(name)
+        except PackageNotFoundError:
+            continue
+        waiting += requirements
+    lines = [f"{name}=={version}" for name, version in sorted(found.items())]
+    return "\n".join([f"# python {platform.python_version()}", *lines]) + "\n"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

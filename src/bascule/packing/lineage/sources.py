@@ -8,10 +8,9 @@ Nothing secret is among them: what a URI says of users and passwords is left out
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
-from bascule.core import Invalid
+from bascule.core import Invalid, load_named
 
 TABLE: dict[str, str] = {
     "dvc": "bascule.packing.lineage.dvc:trace",
@@ -37,6 +36,5 @@ def trace(source: str) -> dict[str, Any]:
             hint="write for example mlflow:RUN_ID or dvc:data/train.csv",
             field="lineage",
         )
-    module, _, name = place.partition(":")
-    find: Callable[[str], Mapping[str, Any]] = getattr(import_module(module), name)
+    find: Callable[[str], Mapping[str, Any]] = load_named(place)
     return {"kind": kind, **find(what)}

@@ -4,7 +4,6 @@ from . import (
     calibrating as calibrating,
     company as company,
     cost as cost,
-    environment as environment,
     jumps as jumps,
     parity as parity,
     profiling as profiling,

@@ -102,8 +102,10 @@ def asked(original: Program, columns: Columns) -> tuple[NDArray[np.int64], Colum
         part = left.pop()
         try:
             if len(part):
-                with warnings.catch_warnings(), np.errstate(all="ignore"):
-                    warnings.simplefilter("ignore")  # of overflow, for example
+                with (
+                    warnings.catch_warnings(action="ignore"),
+                    np.errstate(all="ignore"),
+                ):  # of overflow, for example
                     kept.append((part, answers(original, take(columns, part))))
         except BasculeError:
             if len(part) > 1:
@@ -182,8 +184,8 @@ class ComparedRows:
         if not expected:
             return replace(self, left_out=left_out)
         return ComparedRows(
-            _stacked(self.rows, take(probes.columns, order)),
-            _stacked(self.expected, expected),
+            stacked(self.rows, take(probes.columns, order)),
+            stacked(self.expected, expected),
             (*self.kinds, *(probes.kinds[place] for place in order)),
             left_out,
         )
@@ -224,7 +226,8 @@ class ComparedRows:
         )
 
 
-def _stacked(one: Columns, other: Columns) -> Columns:
+def stacked(one: Columns, other: Columns) -> Columns:
+    """The rows of both, one behind the other."""
     return {name: np.concatenate([one[name], other[name]]) for name in one}
 
 
@@ -282,8 +285,10 @@ def _near(fields: Sequence[Field], rows: Columns) -> Columns:
         if not field.dtype.is_float or field.categories is not None:
             continue
         values, kind = rows[field.name], field.dtype.numpy.type
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of columns that are missing as a whole
+        with (
+            np.errstate(all="ignore"),
+            warnings.catch_warnings(action="ignore"),
+        ):  # of columns that are missing as a whole
             spread = np.nan_to_num(np.nanstd(values.astype(np.float64), axis=0))
             moved = (spread * random.normal(size=values.shape)).T * share
             parts = [values, values * kind(1 + 2.0**-10), values + moved.T]

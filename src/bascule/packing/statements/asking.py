@@ -100,8 +100,7 @@ def _own(subject: ImportedModel, rows: Rows) -> Columns | None:
         return None
     chosen = parity.sample({"": np.arange(len(rows))})[""]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             whole = len(chosen) == len(rows)
             answered = subject.ask(rows.given if whole else take_rows(rows.given, chosen))
     except Exception:  # its author has to call it in another way too
@@ -118,8 +117,6 @@ def _check(
         parity.answers(subject.reopened or subject.original, columns),
         tolerance=tolerance,
         program="original",
-        precision="",
-        probes=0,
     )
     if judged.passed:
         return

@@ -24,7 +24,7 @@ from bascule.bundle import for_program, is_missing, recombined, take
 from bascule.bundle.statements import in_batches
 from bascule.core import BasculeError, Columns, DType, Invalid, ModelFailed, Program, first_line
 from bascule.packing.statements import parity
-from bascule.packing.statements.adversarial import Probes, count, most_rows
+from bascule.packing.statements.adversarial import Probes, count, most_rows, stacked
 
 _ROWS = 48
 _ROWS_IN_SHORT = 16
@@ -117,8 +117,10 @@ def find(
         Invalid: The model answers the rows together, and fails for one of them alone, for example.
         ModelFailed: It fails for the rows together.
     """
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of the numbers of made-up rows
+    with (
+        warnings.catch_warnings(action="ignore"),
+        np.errstate(all="ignore"),
+    ):  # of the numbers of made-up rows
         few = _telling(columns, min(_ROWS_IN_SHORT if in_short else _ROWS, most_rows(columns)))
         rows = _with_varied(program, for_program(take(columns, few), program.inputs))
         together = program.run(rows)
@@ -180,7 +182,7 @@ def _special(program: Program, rows: Columns, probes: Probes) -> Iterator[tuple[
 def _beside(program: Program, rows: Columns, others: Columns) -> Columns | None:
     """The answers to some rows beside others; None where the program refuses the others."""
     try:
-        answered = program.run(_stacked(rows, others))
+        answered = program.run(stacked(rows, others))
     except (BasculeError, ValueError):  # ValueError: rows of lengths that vary
         return None
     return take(answered, slice(count(rows)))
@@ -209,7 +211,7 @@ def _with_varied(program: Program, rows: Columns) -> Columns:
         if values.dtype.kind == "f":
             shares = random.uniform(0.5, 1.5, values.shape)
             more[name] = ((values + (values == 0)) * shares).astype(values.dtype)
-    varied = _stacked(rows, more)
+    varied = stacked(rows, more)
     try:
         program.run(varied)
     except BasculeError:
@@ -220,9 +222,7 @@ def _with_varied(program: Program, rows: Columns) -> Columns:
 def _compared(
     expected: Columns, answered: Columns, tolerance: float, way: str, *, is_repeated: bool = False
 ) -> Dependence | None:
-    judged = parity.compare(
-        expected, answered, tolerance=tolerance, program="original", precision="", probes=0
-    )
+    judged = parity.compare(expected, answered, tolerance=tolerance, program="original")
     rows = judged.rows
     labels, are_same = np.zeros(rows, bool), np.ones(rows, bool)
     for name, values in expected.items():
@@ -258,7 +258,3 @@ def _telling(columns: Columns, most: int) -> NDArray[np.int64]:
     special = list(dict.fromkeys(places))[: most // 2]
     spread = np.linspace(0, total - 1, most - len(special)).astype(int)
     return np.unique([*special, *spread.tolist()])
-
-
-def _stacked(*parts: Columns) -> Columns:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -59,12 +59,7 @@ print(peak * 1024)
 
 
 def sample_latency(
-    program: Program,
-    columns: Columns,
-    rows: int,
-    *,
-    budget_s: float = 0.1,
-    at_least: int = 3,
+    program: Program, columns: Columns, rows: int, *, budget_s: float = 0.1, at_least: int = 3
 ) -> NDArray[np.float64]:
     """Times in microseconds of single calls with `rows` rows, after a warm-up.
 

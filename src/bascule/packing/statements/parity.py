@@ -38,8 +38,8 @@ def compare(
     *,
     tolerance: float,
     program: str,
-    precision: str,
-    probes: int,
+    precision: str = "",
+    probes: int = 0,
     decision: Callable[[], NDArray[Any] | None] | None = None,
 ) -> Parity:
     """Judge one program's answers by the original's. Pure but for `decision`.
@@ -205,10 +205,6 @@ def exact(*, rows: int, tolerance: float) -> Parity:
         program="onnx",
         precision="its own",
         rows=rows,
-        probes=0,
-        max_difference=0.0,
-        label_differences=0,
-        ties=0,
         tolerance=tolerance,
         passed=True,
         reason="the program is the original itself",
