@@ -15,12 +15,12 @@ ROOMS = [
     for room in (
         *("core", "stats", "security", "client", "app", "release", "cli", "serving", "metrics"),
         *("catalogue", "registry", "endpoints", "configuring"),
-        *("bundle/test_bundle_golden.py", "bundle/test_bundle_boosted.py"),
+        *("bundle/test_bundle_golden.py", "packing/test_packing_boosted.py"),
     )
 ]
 
 LIBRARIES = "sklearn,llvm,xgboost,lightgbm,catboost,keras,torch,demo"
-FLAVORS = ["tests/conformance/test_flavors.py", "tests/unit/bundle"]
+FLAVORS = ["tests/conformance/test_flavors.py", "tests/unit/bundle", "tests/unit/packing"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 nox.options.sessions = ["light"]

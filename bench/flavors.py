@@ -56,12 +56,12 @@ from sklearn.svm import SVC, LinearSVC
 
 import bascule
 from bascule.bundle.disk import ISOLATED, ORIGINAL
-from bascule.bundle.flavors.originals import is_inspected
 from bascule.bundle.opening import open_original
-from bascule.bundle.statements.cost import sample_latency
+from bascule.bundle.originals.saved import is_inspected
 from bascule.bundle.tables import conform, for_program, recombined
 from bascule.core.fields import Columns, Signature
 from bascule.core.programs import Program
+from bascule.packing.statements.cost import sample_latency
 from bench.machine import machine, versions
 from bench.report import marks, put_between_marks
 
@@ -362,7 +362,7 @@ def _one_row_us(bundle: Any, train: Any) -> dict[str, float]:
 def _original(bundle: Any, model: Any) -> Any:
     """The original as its users run it: a PyTorch module itself, not the calls that are kept."""
     if bundle.manifest.flavor == "torch":
-        from bascule.bundle.flavors.torch import program_of
+        from bascule.packing.flavors.torch import program_of
 
         return program_of(model, bundle.signature)
     return bundle.original()

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from bascule.bundle.flavors.python_environment import interpreter
+from bascule.bundle.originals.python_environment import interpreter
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

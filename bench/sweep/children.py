@@ -23,7 +23,7 @@ def verdicts_of(names: Sequence[str], processes: int) -> Iterator[Verdict]:
     """The verdict of each model, in their order, as they come."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["bench.sweep.models", "bascule.bundle.packing", "onnxruntime", "skl2onnx", "skops.io"]
+        ["bench.sweep.models", "bascule.packing.packing", "onnxruntime", "skl2onnx", "skops.io"]
     )
     with ThreadPoolExecutor(processes) as threads:
         yield from threads.map(lambda name: _in_a_child(context, name), names)

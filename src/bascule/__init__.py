@@ -36,8 +36,7 @@ if TYPE_CHECKING:
         serve,
         set_alias,
     )
-    from bascule.bundle import Answer, Bundle, pack, rebuild
-    from bascule.bundle.flavors import PythonModel
+    from bascule.bundle import Answer, Bundle
     from bascule.core import BasculeError, BasculeWarning, Invalid
     from bascule.deploying import (
         Control,
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
         undeprecate,
     )
     from bascule.monitoring.ledger import outcome_draw
+    from bascule.packing import pack, rebuild
+    from bascule.packing.flavors import PythonModel
     from bascule.registry import Registry
     from bascule.release import Criterion
     from bascule_client import AsyncClient, Client
@@ -66,7 +67,7 @@ _HOMES = {
     "Control": "bascule.deploying",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
-    "PythonModel": "bascule.bundle",
+    "PythonModel": "bascule.packing",
     "Registry": "bascule.registry",
     "Server": "bascule.api",
     "add_outcomes": "bascule.api",
@@ -82,10 +83,10 @@ _HOMES = {
     "open_ledger": "bascule.api",
     "open_registry": "bascule.api",
     "outcome_draw": "bascule.monitoring.ledger",
-    "pack": "bascule.bundle",
+    "pack": "bascule.packing",
     "performance": "bascule.api",
     "push": "bascule.api",
-    "rebuild": "bascule.bundle",
+    "rebuild": "bascule.packing",
     "report": "bascule.api",
     "rollback": "bascule.deploying",
     "rollout": "bascule.deploying",

@@ -21,8 +21,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
-from bascule.bundle.lineage import user_name
-from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
+from bascule.core import (
+    KINDS,
+    Invalid,
+    NotFound,
+    Reference,
+    TimedOut,
+    Unavailable,
+    length_of,
+    user_name,
+)
 
 if TYPE_CHECKING:
     from bascule.batch import MonitoringRules

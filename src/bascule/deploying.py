@@ -12,8 +12,7 @@ from datetime import UTC, date, datetime, time
 from html import escape
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from bascule.bundle.lineage import user_name
-from bascule.core import Reference
+from bascule.core import Reference, user_name
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook

@@ -25,8 +25,8 @@ import numpy as np
 
 from bascule.bundle import Bundle, disk, flat, is_missing, load
 from bascule.bundle.disk import columns_of
-from bascule.bundle.lineage import asking, open_mlflow, quiet, usual_uri
 from bascule.core import VERSION, Conflict, DType, Invalid, writing
+from bascule.packing.lineage import asking, open_mlflow, quiet, usual_uri
 
 if TYPE_CHECKING:
     import pandas

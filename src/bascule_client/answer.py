@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,6 +104,8 @@ class Answer(Mapping[str, NDArray[Any]]):
 
     def _repr_html_(self) -> str:
         """The first rows, for notebooks."""
+        from html import escape
+
         columns = flattened(
             {name: values[:_SHOWN_ROWS] for name, values in self._outputs.items()}, self.places
         )

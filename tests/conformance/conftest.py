@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import bascule
-from bascule.bundle.flavors import TABLE
+from bascule.packing.flavors import TABLE
 
 HERE = Path(__file__).parent
 

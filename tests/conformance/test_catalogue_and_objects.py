@@ -19,7 +19,6 @@ from alembic.migration import MigrationContext
 from tests.stores import PASSWORD, S3_SECRET, all_tables, open_stores
 
 from bascule.bundle.disk.folder import (
-    Manifest,
     digest_of,
     read_manifest,
     read_statements,
@@ -27,7 +26,7 @@ from bascule.bundle.disk.folder import (
     write_manifest,
     write_statement,
 )
-from bascule.bundle.disk.manifest import OriginalEntry
+from bascule.bundle.disk.manifest import Manifest, OriginalEntry
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry

@@ -1,6 +1,6 @@
 """What holds for every model of every framework, once it is packed.
 
-A flavor that is in `bascule.bundle.flavors.TABLE` is found here by itself; its models are in
+A flavor that is in `bascule.packing.flavors.TABLE` is found here by itself; its models are in
 `samples/NAME.py`.
 """
 
@@ -14,8 +14,8 @@ import pytest
 from conformance_sample import at_thresholds
 
 import bascule
-from bascule.bundle.statements import parity
 from bascule.bundle.tables import conform, for_program, take
+from bascule.packing.statements import parity
 
 FEW = 64
 

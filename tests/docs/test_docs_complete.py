@@ -21,14 +21,14 @@ from tests.metrics import every_metric
 
 import bascule
 from bascule import cli
-from bascule.bundle import pack
 from bascule.bundle.disk import manifest as disk
 from bascule.bundle.disk.manifest import Target
-from bascule.bundle.lineage import TABLE as LINEAGE
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
 from bascule.metrics import SHORT_NAMES
+from bascule.packing import pack
+from bascule.packing.lineage import TABLE as LINEAGE
 from bascule.release import METRICS
 from bascule.release.criteria import DATA, LATENCIES, SIZES
 from bascule.serving.calls import AnsweredBy

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from tests.origins import ROWS
 
 import bascule
-from bascule.bundle.lineage import trace
 from bascule.core.errors import Invalid, NotFound, Refused
+from bascule.packing.lineage import trace
 
 
 @pytest.fixture

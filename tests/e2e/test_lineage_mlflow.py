@@ -16,8 +16,8 @@ from tests.origins import QUIET
 
 import bascule
 import bascule.mlflow
-from bascule.bundle.lineage import trace
 from bascule.core.errors import Invalid, NotFound, Unavailable
+from bascule.packing.lineage import trace
 
 
 @pytest.fixture(scope="module", autouse=True)

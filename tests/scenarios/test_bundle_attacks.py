@@ -41,13 +41,14 @@ from sklearn.tree import DecisionTreeClassifier
 import bascule
 from bascule.bundle.disk import folder as disk, heldout, limits
 from bascule.bundle.disk.examples import columns_of
-from bascule.bundle.flavors.archives import check_archive
-from bascule.bundle.flavors.sklearn import load_trusted, save
-from bascule.bundle.flavors.structures import check_estimator
+from bascule.bundle.originals.archives import check_archive
+from bascule.bundle.originals.sklearn import load_trusted
+from bascule.bundle.originals.structures import check_estimator
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.onnx import open_session
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Invalid, NotFound, Untrusted
+from bascule.packing.flavors.sklearn import save
 
 X, Y = load_iris(return_X_y=True)
 

@@ -66,9 +66,10 @@ import os, sys, time, warnings
 import numpy as np, pandas as pd
 there = int(sys.argv[1])
 import bascule
-from bascule.bundle.flavors import python
+from bascule.bundle.originals import python as python_original
+from bascule.packing.flavors import python
 python.lock = lambda requirements: "numpy==1 --hash=sha256:" + "0" * 64
-python.interpreter = lambda locked: sys.executable
+python_original.interpreter = lambda locked: sys.executable
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -312,7 +313,8 @@ def test_another_process_rebuilds_it_elsewhere_on_another_day(
 
 def test_nothing_of_the_memory_between_a_tree_s_fields_is_sealed():
     """The nodes have gaps, which hold whatever was there before: it is neither kept nor told."""
-    from bascule.bundle.flavors.sklearn import load_trusted, save
+    from bascule.bundle.originals.sklearn import load_trusted
+    from bascule.packing.flavors.sklearn import save
 
     X, y = load_breast_cancer(return_X_y=True)
     for model in (DecisionTreeClassifier(random_state=0), RandomForestRegressor(3, random_state=0)):
@@ -334,7 +336,7 @@ def test_nothing_of_the_memory_between_a_tree_s_fields_is_sealed():
 
 def test_equal_trainings_of_catboost_inside_a_pipeline_are_saved_equal():
     """CatBoost notes when a model was trained, and a number that it drew."""
-    from bascule.bundle.flavors.sklearn import save
+    from bascule.packing.flavors.sklearn import save
 
     X, y = load_breast_cancer(return_X_y=True)
 

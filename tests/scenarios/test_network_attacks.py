@@ -19,7 +19,7 @@ from torch import nn
 
 import bascule
 from bascule.bundle.disk import limits
-from bascule.bundle.flavors import aten, keras_archive
+from bascule.bundle.originals import aten, keras_archive
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import ModelFailed, Untrusted
 

@@ -24,14 +24,8 @@ from typing import Any
 import pytest
 from tests.stores import open_stores
 
-from bascule.bundle.disk.folder import (
-    Manifest,
-    digest_of,
-    read_manifest,
-    write_file,
-    write_manifest,
-)
-from bascule.bundle.disk.manifest import OriginalEntry
+from bascule.bundle.disk.folder import digest_of, read_manifest, write_file, write_manifest
+from bascule.bundle.disk.manifest import Manifest, OriginalEntry
 from bascule.core.errors import NotFound
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry

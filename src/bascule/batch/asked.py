@@ -11,7 +11,7 @@ from bascule.batch.jobs import Job, job_of
 from bascule.batch.remote import RemoteRuns
 from bascule.batch.running import Run, run_job
 from bascule.bundle import Bundle
-from bascule.bundle.lineage import user_name
+from bascule.core import user_name
 from bascule_client.control import ControlClient
 
 _OPENER = "bascule.api", "batch_model"

@@ -1,7 +1,7 @@
-"""Bundles: pack a fitted model, compile it, prove it equal, open it again.
+"""Bundles: the folder of a packed model, verified, opened and asked.
 
-Names are imported when they are first used, so that a server which only reads bundles
-(`bascule.bundle.disk.folder`) does not load what only packing needs.
+`bascule.packing` makes bundles; nothing here imports it. Names are imported when they are first
+used, so that a server loads only what it uses.
 """
 
 from lazy_loader import attach_stub

@@ -1,41 +1,42 @@
+from . import card as card, disk as disk, tables as tables
 from .answer import Answer as Answer, Places as Places, flat as flat, places_of as places_of
 from .card import (
     Plot as Plot,
     Said as Said,
     Section as Section,
     card_json as card_json,
+    lineage_lines as lineage_lines,
     overview as overview,
     render as render,
     sections as sections,
 )
 from .card_html import page as page, render_html as render_html
 from .card_plots import plots as plots
+from .choosing import is_ever_fastest as is_ever_fastest, pinned as pinned
 from .disk.folder import read_manifest as read_manifest
-from .disk.manifest import Manifest as Manifest, Statement as Statement
-from .flavors.python import PythonModel as PythonModel
+from .disk.manifest import Manifest as Manifest
 from .loaded import Bundle as Bundle, load as load
-from .model_files import CodeOptions as CodeOptions, read_model as read_model
-from .opening import open_program as open_program, pinned_program as pinned_program
-from .packing import pack as pack
-from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
+from .opening import (
+    open_original as open_original,
+    open_program as open_program,
+    pinned_program as pinned_program,
+)
 from .statements.cost import Cost as Cost
 from .statements.parity import Parity as Parity
-from .table_files import (
-    as_table as as_table,
-    as_trained as as_trained,
-    check_growth as check_growth,
-    check_output as check_output,
-    read_rows as read_rows,
-    read_stream as read_stream,
-    split_truth as split_truth,
-    write_table as write_table,
-)
 from .tables import (
+    FIRST_SHARED as FIRST_SHARED,
+    MATRIX as MATRIX,
+    Kind as Kind,
+    Table as Table,
+    are_wide as are_wide,
     as_dtype as as_dtype,
     conform as conform,
     for_program as for_program,
     is_missing as is_missing,
     read_table as read_table,
     read_truth as read_truth,
+    recombined as recombined,
     take as take,
+    take_rows as take_rows,
 )
+from .texts import Prepared as Prepared, Texts as Texts

@@ -21,8 +21,7 @@ from bascule.bundle.disk import (
     Manifest,
     Statement,
 )
-from bascule.bundle.flavors import is_inspected
-from bascule.bundle.lineage import lines as lineage_lines
+from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.core import Field
 
@@ -541,3 +540,24 @@ def _sentence(text: str) -> str:
 
 def _text(text: str) -> str:
     return " ".join(str(text).split())
+
+
+def lineage_lines(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One source for people: what, and its value, one line each. Pure."""
+    kind = str(entry.get("kind", ""))
+    facts = {name: value for name, value in entry.items() if name != "kind"}
+    return [(f"{kind} {name}", text) for name, text in _flat_facts(facts)]
+
+
+def _flat_facts(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    made: list[tuple[str, str]] = []
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            made += [(f"{name} {inner}", text) for inner, text in _flat_facts(one)]
+        elif isinstance(one, list):
+            for place, part in enumerate(one, 1):
+                parts = part if isinstance(part, Mapping) else {"": part}
+                made += [(f"{name} {place} {i}".rstrip(), text) for i, text in _flat_facts(parts)]
+        elif one not in (None, ""):
+            made.append((name, str(one)))
+    return made

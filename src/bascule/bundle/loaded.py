@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -28,7 +27,6 @@ from bascule.bundle.statements import (
     read_calibration,
 )
 from bascule.bundle.tables import conform, for_program, warn_of_extra
-from bascule.bundle.trained import Original
 from bascule.core import (
     Columns,
     DType,
@@ -42,8 +40,6 @@ from bascule.core import (
 )
 from bascule.stats import Calibration, check_confidence
 from bascule_client.answer import Places
-
-log = logging.getLogger(__name__)
 
 _CALL_ROWS = 65_536
 """The most rows that an original is handed in one call, which has a bound of time and of bytes."""
@@ -181,7 +177,10 @@ class Bundle:
             except (MissingExtra, ModelFailed, TimedOut, Unavailable) as problem:
                 if name != disk.ORIGINAL or not self.manifest.programs:
                     raise
-                log.warning("%s: its original cannot be used: %s", self.name, problem)
+                import logging  # a megabyte, which a device that only answers has no use for
+
+                said = f"{self.name}: its original cannot be used: {problem}"
+                logging.getLogger(__name__).warning(said)
                 self._may_ask_original, self._choice = False, None
                 return self._run(data)
         read = for_program(columns, program.inputs)
@@ -202,7 +201,7 @@ class Bundle:
         recipe = self.manifest.original.frame
         if recipe.get("container") != "pandas":
             return {}
-        from bascule.bundle.flavors import Frame
+        from bascule.bundle.originals import Frame
 
         kinds = Frame.from_json(recipe).kinds
         texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
@@ -223,7 +222,7 @@ class Bundle:
 
         What is read by a library's own code ends the process that reads it, when it is damaged.
         """
-        from bascule.bundle.flavors import is_inspected, is_read_by_its_library, open_inspected
+        from bascule.bundle.originals import is_inspected, is_read_by_its_library, open_inspected
 
         original = self.manifest.original
         if is_inspected(original):
@@ -287,7 +286,7 @@ class Bundle:
         return choice
 
     def _look_up(self) -> _Choice:
-        from bascule.bundle.flavors import is_as_saved, is_inspected
+        from bascule.bundle.originals import is_as_saved, is_inspected
 
         known_at_ns = disk.statements_changed_ns(self.path)
         cost = self.cost
@@ -331,6 +330,56 @@ class Bundle:
                 ("serves", self.manifest.serves),
             ]
         ) + _parity_html(said.parities)
+
+
+class Original(Program):
+    """The model as it was trained: `predict` and `predict_proba` take any table, `run` columns."""
+
+    def __init__(self, program: Program, signature: Signature) -> None:
+        self.name, self.inputs, self.outputs = program.name, program.inputs, program.outputs
+        self._program = program
+        self._signature = signature
+
+    def __repr__(self) -> str:
+        return f"Original({', '.join(one.name for one in self.outputs)})"
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        return self._program.run(columns, outputs)
+
+    def predict(self, data: Any) -> NDArray[Any]:
+        """The first output: labels or numbers. Raises `Invalid` where the rows do not fit."""
+        return self._asked(data, self.outputs[0].name)
+
+    def predict_proba(self, data: Any) -> NDArray[Any]:
+        """Probabilities, shape (rows, classes). Raises `Invalid` where the model gives none."""
+        names = [one.name for one in self.outputs]
+        if "probabilities" not in names:
+            raise Invalid(
+                f"the original gives no probabilities; its outputs are {', '.join(names)}",
+                hint="original.predict(X)",
+            )
+        return self._asked(data, "probabilities")
+
+    def _asked(self, data: Any, output: str) -> NDArray[Any]:
+        columns = for_program(conform(data, self._signature), self.inputs)
+        return self.run(columns, [output])[output]
+
+    @property
+    def may_block(self) -> bool:
+        return self._program.may_block
+
+    @property
+    def pid(self) -> int | None:
+        return self._program.pid
+
+    def bound_runs(self, timeout_s: float) -> None:
+        self._program.bound_runs(timeout_s)
+
+    def interrupt(self) -> None:
+        self._program.interrupt()
+
+    def close(self) -> None:
+        self._program.close()
 
 
 def _parity_html(parities: Mapping[str, Parity]) -> str:

@@ -5,10 +5,15 @@ Which of them serves requests is decided here too, from the cost statement of th
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bascule.bundle.disk import ORIGINAL, Manifest, latency_us, read_file, read_statements
-from bascule.core import NotFound, Program
+from bascule.bundle.choosing import pinned
+from bascule.bundle.disk import ORIGINAL, Manifest, read_file, read_manifest, read_statements
+from bascule.bundle.programs import Refused, open_kind, runnable
+from bascule.bundle.statements import Cost
+from bascule.core import Columns, Invalid, NotFound, Program
 
 
 def open_program(
@@ -43,12 +48,10 @@ def open_program(
         raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
     data = read_file(path, manifest, entry.file)
     if entry.features is not None:
-        from bascule.bundle.flavors import open_pickled
+        from bascule.bundle.originals import open_pickled
 
         original = read_file(path, manifest, manifest.original.file)
         return open_pickled(original, manifest, threads=threads, program=(entry, data))
-    from bascule.bundle.programs import open_kind
-
     return open_kind(entry, data, outputs=manifest.signature.outputs, threads=threads)
 
 
@@ -60,12 +63,9 @@ def pinned_program(path: str | Path, manifest: Manifest) -> str:
     """
     if manifest.served is None:
         return ORIGINAL
-    from bascule.bundle.choosing import pinned
-    from bascule.bundle.programs import runnable
-
     names = runnable(manifest.programs)
     if len(names) > 1 and (said := read_statements(path, "cost")):
-        return pinned(names, latency_us(said[-1]))
+        return pinned(names, Cost.from_json(said[-1].body).latency_us)
     return manifest.serves
 
 
@@ -80,15 +80,38 @@ def open_original(
         threads: How many it may use.
         isolated: Whether it runs in a process of its own, which may crash without harm.
     """
-    from bascule.bundle.flavors import is_isolated
+    from bascule.bundle.originals import is_isolated
 
     if isolated and not is_isolated(manifest.original.format):
-        from bascule.bundle.flavors import inputs_of
+        from bascule.bundle.originals import inputs_of
         from bascule.bundle.programs import of_bundle
 
         outputs = manifest.signature.outputs
         inputs, file = inputs_of(manifest), manifest.original.file
         return of_bundle(Path(path), file, inputs=inputs, outputs=outputs, threads=threads)
-    from bascule.bundle.flavors import open_saved
+    from bascule.bundle.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
+
+
+def original_of(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
+    """A function that answers with the original of the bundle at `path`, in a process of its own.
+
+    See `programs.child`.
+    """
+    # Callers wait while a process that died is replaced, and the collector would look through what
+    # imports make again and again, and find nothing.
+    gc.disable()
+    try:
+        program = open_original(path, read_manifest(path), threads=int(threads))
+    finally:
+        gc.enable()
+        gc.freeze()
+
+    def predict(columns: Columns, outputs: Sequence[str] | None) -> Columns:
+        try:
+            return program.run(columns, outputs)
+        except Invalid as refused:
+            raise Refused(refused.message, refused.hint) from refused
+
+    return predict

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from bascule.core import DType, Field, Untrusted
 
@@ -30,15 +30,11 @@ def _as_ascii(text: str) -> str:
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
 
 
-def _single_spaces(text: str) -> str:
-    return _SPACES.sub(" ", text)
-
-
 STEPS: Mapping[str, Callable[[str], str]] = {
     "lower": str.lower,
     "strip_accents_unicode": _without_accents,
     "strip_accents_ascii": _as_ascii,
-    "single_spaces": _single_spaces,
+    "single_spaces": partial(_SPACES.sub, " "),
 }
 """What may be done to a text, by name; scikit-learn's own, step by step."""
 
@@ -56,9 +52,6 @@ class Prepared:
     name: str
     column: str
     steps: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "column": self.column, "steps": list(self.steps)}
 
     @property
     def field(self) -> Field:
@@ -87,9 +80,3 @@ class Texts:
                 hint="update bascule",
                 file="bundle.json",
             )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "prepared": [one.to_json() for one in self.prepared],
-            "rows_at_once": self.rows_at_once,
-        }

@@ -24,8 +24,9 @@ from bascule.cli.context import (
 from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle, CodeOptions, Rebuilt
+    from bascule.bundle import Bundle
     from bascule.core import BasculeError
+    from bascule.packing import CodeOptions, Rebuilt
     from bascule.registry import Version
     from bascule.release import GateReport
 
@@ -116,7 +117,7 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn a fitted model into a bundle: compiled, proven equal, measured, sealed."""
-    from bascule.bundle import CodeOptions
+    from bascule.packing import CodeOptions
 
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
@@ -148,7 +149,8 @@ def pack_files(
     options_of_code: CodeOptions | None = None,
     **options: Any,
 ) -> Bundle:
-    from bascule.bundle import as_trained, pack as pack_model, read_model, read_rows, split_truth
+    from bascule.cli.table_files import as_trained, read_rows, split_truth
+    from bascule.packing import pack as pack_model, read_model
 
     with stages(quiet=quiet) as tell:
         fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
@@ -195,8 +197,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
-    from bascule.bundle import load, read_rows, split_truth
+    from bascule.bundle import load
     from bascule.cli.exit_codes import exit_code
+    from bascule.cli.table_files import read_rows, split_truth
     from bascule.core import Invalid, writing
     from bascule.release import FORMS, parse_output
 
@@ -289,7 +292,8 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
-    from bascule.bundle import read_rows, rebuild as rebuild_bundle, split_truth
+    from bascule.cli.table_files import read_rows, split_truth
+    from bascule.packing import rebuild as rebuild_bundle
 
     version, path = context.find(bundle)
     sets: dict[str, Any] = {}

@@ -159,7 +159,7 @@ def _memory_bytes() -> int:
 
 def _check_upload(place: str) -> None:
     """Refuse an uploaded table that grows too much before it is read; see `check_growth`."""
-    from bascule.bundle import check_growth
+    from bascule.cli.table_files import check_growth
 
     if _OWN_PLACE.match(place):
         check_growth(Path(place))

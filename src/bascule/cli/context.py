@@ -206,7 +206,7 @@ def rollouts() -> RolloutBook:
 
 def user() -> str:
     """The name of the caller, for histories."""
-    from bascule.bundle.lineage import user_name
+    from bascule.core import user_name
 
     return user_name()
 

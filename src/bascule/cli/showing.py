@@ -106,11 +106,11 @@ def _print_cost(bundle: Bundle, program: str) -> None:
 
 
 def _print_lineage(statements: Sequence[Statement]) -> None:
-    from bascule.bundle.lineage import lines
+    from bascule.bundle import lineage_lines
 
     said = [one for one in statements if one.kind == "provenance"]
     sources = said[-1].body.get("lineage", ()) if said else ()
-    rows = [line for source in sources for line in lines(source)]
+    rows = [line for source in sources for line in lineage_lines(source)]
     if rows:
         print_table(("lineage", ""), rows)
 

@@ -160,8 +160,8 @@ class Answers:
 
         Empty where the catalogue cannot be written, which is no reason not to serve.
         """
-        from bascule.bundle.lineage import user_name
         from bascule.control.sessions import path_of_link
+        from bascule.core import user_name
         from bascule.security import ADMINISTRATOR
 
         user = user_name()

@@ -47,7 +47,14 @@ from .files import (
     replacing as replacing,
     writing as writing,
 )
-from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
+from .names import (
+    Reference as Reference,
+    check_name as check_name,
+    is_file_name as is_file_name,
+    is_inside as is_inside,
+    load_named as load_named,
+    user_name as user_name,
+)
 from .printing import printable as printable
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import PurePosixPath
+from typing import Any
 
 from bascule.core.addresses import masked
 from bascule.core.errors import Invalid
@@ -70,3 +73,32 @@ class Reference:
         if self.alias is not None:
             return f"{self.model}@{self.alias}"
         return self.model if self.number is None else f"{self.model}/{self.number}"
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a plain path inside a folder."""
+    pure = PurePosixPath(name)
+    return bool(
+        name
+        and not pure.is_absolute()
+        and ".." not in pure.parts
+        and "\\" not in name
+        and "\0" not in name
+        and str(pure) == name
+    )
+
+
+def user_name() -> str:
+    """The name of the logged-in user, or `unknown`."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def load_named(place: str) -> Any:
+    """The object at `module:name`, as tables of what is loaded when it is used have it."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import bascule
 from bascule.bundle import conform, for_program
-from bascule.bundle.lineage import user_name
+from bascule.core import user_name
 from bascule.demo import answers, flights, replay, rollouts, table as tables
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies

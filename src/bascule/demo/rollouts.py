@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
 import bascule
-from bascule.bundle.lineage import user_name
+from bascule.core import user_name
 from bascule.demo import flights
 from bascule.demo.client import ask, bodies
 from bascule.registry import open_registry

@@ -106,7 +106,7 @@ def _program(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     if manifest.classes is not None:
         yield "classes", list(manifest.classes)
     if manifest.targets:
-        yield "targets", [target.to_json() for target in manifest.targets]
+        yield "targets", manifest.to_json()["targets"]
     for program in manifest.programs:
         yield f"{program.name}.sha256", manifest.files[program.file].sha256
         yield f"{program.name}.batch_invariant", program.batch_invariant

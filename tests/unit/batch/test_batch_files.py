@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 
 import bascule.batch
 from bascule.batch import Runs, job_of, planned, run_job
-from bascule.bundle import Bundle, pack
+from bascule.bundle import Bundle
 from bascule.core import Conflict, Invalid, NotFound, Refused
+from bascule.packing import pack
 
 from .conftest import flights, read, with_values
 

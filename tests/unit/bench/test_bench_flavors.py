@@ -6,7 +6,7 @@ import pytest
 from bench import flavors, report
 from bench.flavors import MARKS, MODELS, Asked, Row, chosen, main, markdown
 
-from bascule.bundle.flavors import TABLE
+from bascule.packing.flavors import TABLE
 
 ROW = Row(
     flavor="sklearn",

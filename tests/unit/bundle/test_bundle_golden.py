@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import bascule
-from bascule.bundle.flavors import is_as_saved
+from bascule.bundle.originals import is_as_saved
 from bascule.core.errors import Untrusted
 from bascule.core.fields import DType, Field
 

@@ -16,8 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import bascule
 from bascule.bundle import loaded
-from bascule.bundle.disk.folder import MANIFEST, ORIGINAL
-from bascule.bundle.disk.manifest import ISOLATED
+from bascule.bundle.disk.manifest import ISOLATED, MANIFEST, ORIGINAL
 from bascule.bundle.opening import pinned_program
 from bascule.core.digests import canonical_json
 from bascule.core.errors import ModelFailed, TimedOut, Unavailable, Untrusted
@@ -75,7 +74,7 @@ def test_a_batch_larger_than_one_call_of_the_original_is_answered_whole(
 
 
 def test_another_version_than_the_one_compared_is_no_candidate(linear, cancer, monkeypatch):
-    monkeypatch.setattr("bascule.bundle.flavors.originals.installed_version", lambda name: "0.1")
+    monkeypatch.setattr("bascule.bundle.originals.saved.installed_version", lambda name: "0.1")
     assert bascule.load(linear.path).predict(cancer[0][:8]).program == "onnx"
 
 
@@ -227,9 +226,9 @@ def test_the_cost_of_isolation_is_measured_where_it_could_matter(pack, cancer, m
     """And no process is started where it could not."""
     X, y = cancer
     model = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(X, y)
-    monkeypatch.setattr("bascule.bundle.packing.is_ever_fastest", lambda *args: False)
+    monkeypatch.setattr("bascule.packing.packing.is_ever_fastest", lambda *args: False)
     assert ISOLATED not in pack(model, X, measure=True).cost.latency_us
-    monkeypatch.setattr("bascule.bundle.packing.is_ever_fastest", lambda *args: True)
+    monkeypatch.setattr("bascule.packing.packing.is_ever_fastest", lambda *args: True)
     measured = pack(model, X, measure=True).cost.latency_us
     assert set(measured) == {"onnx", "llvm", ORIGINAL, ISOLATED}
     assert measured[ISOLATED].keys() == measured["onnx"].keys()

@@ -7,10 +7,11 @@ import tracemalloc
 
 import numpy as np
 
-from bascule.bundle.imported import Rows
-from bascule.bundle.lineage.provenance import data_digest, rows_json
 from bascule.bundle.statements import training
 from bascule.core.fields import DType, Field, Signature
+from bascule.packing.imported import Rows
+from bascule.packing.lineage.provenance import data_digest, rows_json
+from bascule.packing.statements.training import describe
 
 MATRIX = Signature((Field("x", DType.FP64, (50,)),), (Field("y", DType.FP64),))
 
@@ -21,7 +22,7 @@ def test_training_rows_are_told_of_without_a_copy_of_them():
     tracemalloc.start()
     try:
         rows_json(rows)
-        training.describe(rows, MATRIX)
+        describe(rows, MATRIX)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+
+import bascule
 
 HEAVY = ("onnx", "pandas", "polars", "pyarrow", "skl2onnx", "sklearn", "skops", "scipy")
 _PROBE = """
@@ -30,6 +35,54 @@ def test_reading_and_predicting_import_no_framework(pack, boosted, cancer, code)
     probe = _PROBE.format(code=code.format(path=str(bundle.path)), heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+_LOADED = """
+import re, sys, time
+
+sys.path.insert(0, {home!r})
+before = set(sys.modules)
+
+def held_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+
+held, started = [held_mb()], time.perf_counter()
+from bascule.bundle import load
+bundle = load({path!r})
+held.append(held_mb())
+program = bundle.program()
+took_s = time.perf_counter() - started
+held.append(held_mb())
+modules = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(program.name, *held, took_s, *sorted(modules - sys.stdlib_module_names))
+"""
+READING = {"bascule", "bascule_client", "lazy_loader", "msgspec", "numpy", "typing_extensions"}
+"""What reads a bundle; msgspec imports `typing_extensions`, where that is installed."""
+
+
+@pytest.mark.parametrize(
+    ("model", "program", "engines", "most_mb"),
+    [
+        (LogisticRegression(max_iter=5000), "onnx", {"onnxruntime"}, 66),
+        (GradientBoostingClassifier(n_estimators=10), "llvm", {"onnxruntime", "llvmlite"}, 100),
+    ],
+)
+def test_a_bare_interpreter_loads_a_compiled_bundle_and_few_modules(
+    pack, cancer, say_of_cost, model, program, engines, most_mb
+):
+    """`-I`: no variables, no folder of the user's. Bare it holds 10 MB, with numpy 26."""
+    bundle = pack(model.fit(*cancer), cancer[0])
+    say_of_cost(bundle, **{program: {"1": 1.0}}, original={"1": 100.0})
+    code = _LOADED.format(home=str(Path(bascule.__file__).parents[1]), path=str(bundle.path))
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    name, bare_mb, loaded_mb, opened_mb, took_s, *modules = done.stdout.split()
+
+    assert name == program
+    assert READING - {"typing_extensions"} | engines <= set(modules) <= READING | engines
+    assert float(bare_mb) < float(loaded_mb) <= 45
+    assert float(loaded_mb) < float(opened_mb) <= most_mb
+    assert float(took_s) <= 10
 
 
 def test_packing_a_scikit_learn_model_loads_no_pytorch(tmp_path):
@@ -58,7 +111,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 import bascule
-from bascule.bundle.flavors.sklearn import SklearnOriginal
+from bascule.packing.flavors.sklearn import SklearnOriginal
 
 X, y = load_breast_cancer(return_X_y=True)
 model = eval(sys.argv[1]).fit(X[:400], y[:400])

@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
 
 from bascule.bundle.disk.folder import read_statements
-from bascule.bundle.flavors.sklearn import load_trusted
+from bascule.bundle.originals.sklearn import load_trusted
 
 CRITERION = "accuracy >= 0.8"
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 import bascule
-from bascule.bundle.flavors.python import _packed
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import BasculeError, Invalid, NotFound, Untrusted
 from bascule.core.names import is_file_name
+from bascule.packing.flavors.python import _packed
 from bascule.registry.stores.files import checked_name
 from bascule.remotes.objects import Remote, choose
 from bascule.serving.workers import bind

@@ -19,10 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import bascule
-from bascule.bundle.flavors import python
-from bascule.bundle.model_files import CodeOptions, read_model
+from bascule.bundle.originals import python as python_original
 from bascule.cli import main
 from bascule.core.errors import Invalid, NotFound
+from bascule.packing.flavors import python
+from bascule.packing.model_files import CodeOptions, read_model
 
 CODE = """
 import numpy as np
@@ -73,7 +74,7 @@ def code(tmp_path, monkeypatch):
             or f"numpy==1 --hash=sha256:{'0' * 64}\n"
         ),
     )
-    monkeypatch.setattr(python, "interpreter", lambda locked: sys.executable)
+    monkeypatch.setattr(python_original, "interpreter", lambda locked: sys.executable)
     (tmp_path / "linear.py").write_text(CODE)
     np.save(tmp_path / "w.npy", np.array([0.5, 2.0]))
     np.save(tmp_path / "rows.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))
@@ -221,11 +222,11 @@ def test_other_rows_are_wrong_input(run, packed):
 
 def test_what_differs_is_a_no_with_a_line_for_each_file(run, packed, monkeypatch):
     """Another version of a library, as `environment.txt` would tell of it."""
-    from bascule.bundle.statements import environment
+    from bascule.packing.lineage import provenance
 
-    real = environment.locked
+    real = provenance.locked
     monkeypatch.setattr(
-        environment,
+        provenance,
         "locked",
         lambda names: (
             "\n".join(

@@ -22,7 +22,7 @@ def settings(tmp_path_factory):
     settings = load_settings(folder, {"BASCULE_HOME": str(folder / "home")})
     registry = open_registry(settings)
     with pytest.MonkeyPatch.context() as patch:  # as an earlier release packed and pushed them
-        patch.setattr("bascule.bundle.packing.check_answers", lambda *_: None)
+        patch.setattr("bascule.packing.packing.check_answers", lambda *_: None)
         patch.setattr("bascule.registry.registry.non_finite_answers", lambda *_: "")
         for place, (value, is_declared) in enumerate(((1, False), (np.nan, False), (np.nan, True))):
             model = LinearRegression()

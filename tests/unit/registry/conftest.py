@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bascule.bundle.disk.folder import Manifest, write_file, write_manifest, write_statement
-from bascule.bundle.disk.manifest import OriginalEntry, ProgramEntry
+from bascule.bundle.disk.folder import write_file, write_manifest, write_statement
+from bascule.bundle.disk.manifest import Manifest, OriginalEntry, ProgramEntry
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry, open_registry
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from bascule.bundle.disk.diff import versions_of
-from bascule.bundle.disk.folder import FileEntry, Manifest, Statement
-from bascule.bundle.disk.manifest import OriginalEntry, ProgramEntry
+from bascule.bundle.disk.manifest import FileEntry, Manifest, OriginalEntry, ProgramEntry, Statement
 from bascule.core.fields import DType, Field, Signature
 from bascule.registry.differences import SECTIONS, Change, Facts, differences
 

@@ -13,10 +13,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 import bascule
-from bascule.bundle.imported import Rows
-from bascule.bundle.statements.training import KEPT_HASHES, Training, describe, row_hashes
+from bascule.bundle.statements.training import Training, row_hashes
 from bascule.core.errors import Invalid, Untrusted
 from bascule.core.fields import DType, Field, Signature
+from bascule.packing.imported import Rows
+from bascule.packing.statements.training import KEPT_HASHES, describe
 from bascule.release import Criterion, check, evaluate
 from bascule.release.conditions import Each, Missing, Noise, Slice
 from bascule.release.gates import Measured

@@ -148,7 +148,7 @@ def test_a_bundle_that_says_nothing_of_its_calibration_rows_fails(apart, tmp_pat
 
 
 def test_where_the_rows_are_too_many_to_know_each_a_shared_one_fails_it(make, rows, monkeypatch):
-    from bascule.bundle.statements import training
+    from bascule.packing.statements import training
 
     monkeypatch.setattr(training, "KEPT_HASHES", 60)
     _, (X, y), (other_X, other_y) = rows

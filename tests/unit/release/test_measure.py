@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.disk.folder import MANIFEST
+from bascule.bundle.disk.manifest import MANIFEST
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field

@@ -10,7 +10,6 @@ from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
     digest_of as digest_of,
     drafting as drafting,
-    latency_us as latency_us,
     read_file as read_file,
     read_manifest as read_manifest,
     read_statements as read_statements,

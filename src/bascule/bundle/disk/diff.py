@@ -8,7 +8,7 @@ the processor. A cause is a fact and not a proof; where there is none, that is s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bascule.bundle.disk.manifest import ENVIRONMENT, Manifest
@@ -49,12 +49,7 @@ class Difference:
     why: str
 
     def to_json(self) -> dict[str, str]:
-        return {
-            "what": self.what,
-            "packed": self.packed,
-            "rebuilt": self.rebuilt,
-            "why": self.why,
-        }
+        return asdict(self)
 
 
 def differences(packed: Facts, rebuilt: Facts) -> tuple[Difference, ...]:
@@ -69,12 +64,7 @@ def differences(packed: Facts, rebuilt: Facts) -> tuple[Difference, ...]:
         if was != now:
             own = _listed(packages) if name == ENVIRONMENT else ""
             found.append(
-                Difference(
-                    name,
-                    was.sha256 if was else "-",
-                    now.sha256 if now else "-",
-                    own or why,
-                )
+                Difference(name, was.sha256 if was else "-", now.sha256 if now else "-", own or why)
             )
     return tuple(found)
 

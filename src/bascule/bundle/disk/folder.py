@@ -18,7 +18,6 @@ Rules that this module keeps:
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import re
 import shutil
@@ -57,6 +56,7 @@ from bascule.core import (
     check_name,
     drafts_of,
     is_file_name,
+    is_inside,
     is_there,
     replacing,
     sha256_bytes,
@@ -65,7 +65,6 @@ from bascule.core import (
     writing,
 )
 
-log = logging.getLogger(__name__)
 _OWN_NAME = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}\.json")
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -107,22 +106,12 @@ def read_file(path: str | Path, manifest: Manifest, name: str) -> bytes:
     try:
         entry = manifest.files[name]
     except KeyError:
-        raise Untrusted(
-            f"bundle {path} has no file {name} in its manifest", path=str(path), file=name
-        ) from None
+        raise _refused(path, name, f"bundle {path} has no file {name} in its manifest") from None
     _check_file(path, name, entry)
     data = (path / name).read_bytes()
     if sha256_bytes(data) != entry.sha256:
         raise _altered(path, name)
     return data
-
-
-def latency_us(cost: Statement) -> dict[str, dict[int, float]]:
-    """What a cost statement says of time: by program, by batch size, in microseconds."""
-    return {
-        program: {int(size): float(us) for size, us in sizes.items()}
-        for program, sizes in cost.body["latency_us"].items()
-    }
 
 
 def read_statements(path: str | Path, kind: str | None = None) -> list[Statement]:
@@ -146,7 +135,9 @@ def statements_by_file(path: str | Path) -> dict[str, Statement]:
     for file in files:
         statement, name = _parse_statement(file)
         if _OWN_NAME.fullmatch(file.name) and file.name != name:
-            log.warning(
+            import logging  # a megabyte, which a device that only answers has no use for
+
+            logging.getLogger(__name__).warning(
                 "statement %s is passed over: it is not what it was when it was named", file
             )
         elif statement.subject == subject:
@@ -326,45 +317,31 @@ def check_sense(manifest: Manifest) -> None:
 def _check_file(path: Path, name: str, entry: FileEntry) -> None:
     pure = PurePosixPath(name)
     if (
-        not name
-        or pure.is_absolute()
-        or "\\" in name
-        or not is_file_name(name)
-        or ".." in pure.parts
-        or str(pure) != name
+        not (is_inside(name) and is_file_name(name))
         or name in (MANIFEST, CARD)
         or pure.parts[0] == STATEMENTS
         or not _DIGEST.fullmatch(entry.sha256)
         or entry.bytes < 0
     ):
-        raise Untrusted(
-            f"{MANIFEST} of bundle {path} names {name!r}, which cannot be a file of it",
-            path=str(path),
-            file=name,
-        )
+        said = f"{MANIFEST} of bundle {path} names {name!r}, which cannot be a file of it"
+        raise _refused(path, name, said)
     at = path
     for part in pure.parts:
         at = at / part
         if at.is_symlink():
-            raise Untrusted(
-                f"{name} of bundle {path} is a symbolic link", path=str(path), file=name
-            )
+            raise _refused(path, name, f"{name} of bundle {path} is a symbolic link")
     if not at.is_file():
-        raise Untrusted(f"{name} of bundle {path} is missing", path=str(path), file=name)
-    if at.stat().st_size != entry.bytes:
-        raise Untrusted(
-            f"{name} of bundle {path} has {at.stat().st_size} bytes, and {entry.bytes} when it "
-            "was sealed",
-            hint="the file was altered or cut short; take the bundle from its source again",
-            path=str(path),
-            file=name,
-        )
+        raise _refused(path, name, f"{name} of bundle {path} is missing")
+    if (size := at.stat().st_size) != entry.bytes:
+        said = f"{name} of bundle {path} has {size} bytes, and {entry.bytes} when it was sealed"
+        hint = "the file was altered or cut short; take the bundle from its source again"
+        raise _refused(path, name, said, hint)
 
 
 def _refuse_strangers(path: Path, manifest: Manifest) -> None:
     known = {MANIFEST, CARD, *manifest.files}
     if (path / CARD).is_symlink():
-        raise Untrusted(f"{CARD} of bundle {path} is a symbolic link", path=str(path), file=CARD)
+        raise _refused(path, CARD, f"{CARD} of bundle {path} is a symbolic link")
     for root, folders, files in os.walk(path):
         inside = Path(root).relative_to(path)
         if inside == Path():
@@ -377,21 +354,18 @@ def _refuse_strangers(path: Path, manifest: Manifest) -> None:
         for file in files:
             name = (inside / file).as_posix()
             if name not in known:
-                raise Untrusted(
-                    f"bundle {path} holds {name}, which is not in its manifest",
-                    hint="remove the file if it is yours",
-                    path=str(path),
-                    file=name,
-                )
+                said = f"bundle {path} holds {name}, which is not in its manifest"
+                raise _refused(path, name, said, "remove the file if it is yours")
 
 
 def _altered(path: Path, name: str) -> Untrusted:
-    return Untrusted(
-        f"{name} of bundle {path} is not the file that was sealed",
-        hint="the file was altered; take the bundle from its source again, or pack it anew",
-        path=str(path),
-        file=name,
-    )
+    said = f"{name} of bundle {path} is not the file that was sealed"
+    hint = "the file was altered; take the bundle from its source again, or pack it anew"
+    return _refused(path, name, said, hint)
+
+
+def _refused(path: Path, name: str, said: str, hint: str = "") -> Untrusted:
+    return Untrusted(said, hint=hint, path=str(path), file=name)
 
 
 def _parse_statement(file: Path) -> tuple[Statement, str]:

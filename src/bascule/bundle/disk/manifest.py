@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from bascule.bundle.disk.reading import shaped
@@ -42,6 +42,22 @@ class FileEntry:
 Label = str | int | float | bool
 
 
+def _fields_json(value: Any, *, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a dataclass as JSON values, without those of `optional` that are empty."""
+    held = {one.name: getattr(value, one.name) for one in fields(value)}
+    return {name: _json(part) for name, part in held.items() if part or name not in optional}
+
+
+def _json(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if is_dataclass(value):
+        return _fields_json(value)
+    if isinstance(value, Mapping):
+        return {name: _json(part) for name, part in value.items()}
+    return [_json(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One of the several things that a model predicts.
@@ -54,10 +70,6 @@ class Target:
 
     name: str
     classes: tuple[Label, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        classes = None if self.classes is None else list(self.classes)
-        return {"name": self.name, "classes": classes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +102,7 @@ class ProgramEntry:
     features: Field | None = None
 
     def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "name": self.name,
-            "kind": self.kind,
-            "file": self.file,
-            "inputs": [read.to_json() for read in self.inputs],
-            "batch_invariant": self.batch_invariant,
-            "tolerance": self.tolerance,
-            "precision": self.precision,
-            "missing_text": self.missing_text,
-        }
-        if self.texts is not None:
-            made["texts"] = self.texts.to_json()
-        if self.features is not None:
-            made["features"] = self.features.to_json()
-        return made
+        return _fields_json(self, optional=("texts", "features"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class OriginalEntry:
 
     Attributes:
         file: Its path inside the bundle.
-        format: `skops`, `onnx`, or another of those in `flavors.originals`.
+        format: `skops`, `onnx`, or another of those in `bundle.originals.saved`.
         requires: Distribution names and the exact versions that it was saved with.
         frame: How its flavor rebuilds the container of the training data.
     """
@@ -122,14 +120,6 @@ class OriginalEntry:
     format: str
     requires: Mapping[str, str]
     frame: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "file": self.file,
-            "format": self.format,
-            "requires": dict(self.requires),
-            "frame": dict(self.frame),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +145,10 @@ class Manifest:
     digest_on_disk: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "schema_version": self.schema_version,
-            "name": self.name,
-            "flavor": self.flavor,
-            "task": self.task,
-            "classes": None if self.classes is None else list(self.classes),
-            "signature": self.signature.to_json(),
-            "original": self.original.to_json(),
-            "programs": [program.to_json() for program in self.programs],
-            "serves": self.serves,
-            "files": {
-                name: {"sha256": entry.sha256, "bytes": entry.bytes}
-                for name, entry in self.files.items()
-            },
-        }
-        if self.targets:
-            made["targets"] = [target.to_json() for target in self.targets]
-        if self.allows_non_finite:
-            made["allows_non_finite"] = True
-        return made
+        without_digest = replace(self, digest_on_disk="")
+        optional = ("targets", "allows_non_finite", "digest_on_disk")
+        made = _fields_json(without_digest, optional=optional)
+        return {"schema_version": self.schema_version, **made}
 
     @classmethod
     def from_json(cls, value: Any) -> Manifest:

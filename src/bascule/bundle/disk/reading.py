@@ -67,13 +67,14 @@ def shaped(value: Any, kind: type[T], file: str, *, what: str) -> T:
 
 
 @contextmanager
-def reading(file: str, *, what: str) -> Iterator[None]:
-    """Raises `Untrusted` for any exception of the code that uses a document."""
+def reading(file: str, *, what: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Raises `Untrusted` for any exception of code that uses a document, and those of `also`."""
+    caught: tuple[type[Exception], ...] = (*_OF_SHAPE, *also, BasculeError)
     try:
         yield
-    except BasculeError:
-        raise
-    except _OF_SHAPE as problem:
+    except caught as problem:
+        if isinstance(problem, BasculeError) and not isinstance(problem, also):
+            raise
         said = " ".join(str(problem).split())
         raise Untrusted(f"{file} cannot be read as {what}: {said}", file=file) from None
 

@@ -129,10 +129,7 @@ def signature_beside(path: Path, *, at: datetime, by: str) -> list[Statement]:
     if file.stat().st_size > MAX_STATEMENT_BYTES:
         raise Untrusted(f"{file} has more than {MAX_STATEMENT_BYTES:,} bytes", file=FILE)
     body = shaped(
-        parse(file.read_bytes(), FILE, what="a signature"),
-        dict[str, Any],
-        FILE,
-        what="a signature",
+        parse(file.read_bytes(), FILE, what="a signature"), dict[str, Any], FILE, what="a signature"
     )
     if any(statement.body == body for statement in disk.read_statements(path, KIND)):
         return []

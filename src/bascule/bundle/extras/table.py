@@ -7,16 +7,13 @@ for them, each with the rows of its own request. `Bundle.predict` knows `confide
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bascule.bundle.disk import Manifest
-from bascule.core import Columns, Field
+from bascule.core import Columns, Field, load_named
 
-EXTRAS: dict[str, str] = {
-    "confidence": "bascule.bundle.extras.confidence:open_confidence",
-}
+EXTRAS: dict[str, str] = {"confidence": "bascule.bundle.extras.confidence:open_confidence"}
 """Openers by the name of the extra. Each takes the bundle's folder, its manifest and a default, and
 returns an `Extra`; one without fields where the bundle cannot support it."""
 
@@ -85,9 +82,5 @@ def open_extras(
     Raises:
         Invalid: The bundle cannot support a default.
     """
-    made = []
-    for name, place in EXTRAS.items():
-        module, _, opener = place.partition(":")
-        open_one: Any = getattr(import_module(module), opener)
-        made.append(open_one(path, manifest, (defaults or {}).get(name)))
-    return tuple(made)
+    named = (defaults or {}).get
+    return tuple(load_named(at)(path, manifest, named(name)) for name, at in EXTRAS.items())

@@ -1,3 +1,4 @@
+from . import host as host
 from .child import ChildProgram as ChildProgram, of_bundle as of_bundle
 from .host import (
     HIDE_TEXTS as HIDE_TEXTS,

@@ -328,9 +328,7 @@ class ChildProgram(Program):
         then = "and is started again" if self._is_ready else "before it had its model"
         self._died()
         return Unavailable(
-            f"the process of {self.name} ended ({how}), {then}",
-            hint="retry",
-            retry_after_s=1,
+            f"the process of {self.name} ended ({how}), {then}", hint="retry", retry_after_s=1
         )
 
     def _died(self) -> None:
@@ -407,12 +405,7 @@ def of_bundle(
     """
     try:
         return ChildProgram(
-            [
-                "call",
-                "bascule.bundle.isolated:original_of",
-                str(path.resolve()),
-                str(threads),
-            ],
+            ["call", "bascule.bundle.opening:original_of", str(path.resolve()), str(threads)],
             name="original",
             inputs=inputs,
             outputs=outputs,

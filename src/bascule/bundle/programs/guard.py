@@ -166,15 +166,11 @@ class _Guard:
         return self._data[start:end].decode()
 
     def _name_of_function(self, start: int, end: int) -> tuple[str, str, str]:
-        name = domain = overload = ""
+        texts = {1: "", 10: "", 13: ""}
         for number, kind, begin, stop in records(self._data, start, end):
-            if kind == BYTES and number == 1:
-                name = self._text(begin, stop)
-            elif kind == BYTES and number == 10:
-                domain = self._text(begin, stop)
-            elif kind == BYTES and number == 13:
-                overload = self._text(begin, stop)
-        return domain, name, overload
+            if kind == BYTES and number in texts:
+                texts[number] = self._text(begin, stop)
+        return texts[10], texts[1], texts[13]
 
     def _function(self, name: tuple[str, str, str]) -> _Scope:
         """What a call of a function takes; each is looked at once."""

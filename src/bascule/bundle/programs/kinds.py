@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Untrusted
+from bascule.core import Untrusted, load_named
 
 if TYPE_CHECKING:
     from bascule.bundle.disk import ProgramEntry
@@ -41,8 +41,7 @@ def open_kind(
             hint=_obstacle(entry.kind),
             file=entry.file,
         )
-    module, _, name = _KINDS[entry.kind].partition(":")
-    opener: Any = getattr(import_module(module), name)
+    opener: Any = load_named(_KINDS[entry.kind])
     settings = {} if entry.texts is None else {"texts": entry.texts}
     program: Program = opener(
         data,

@@ -77,7 +77,7 @@ def open_llvm(data: bytes, **settings: Any) -> TreesProgram:
 
     Raises:
         MissingExtra: LLVM is not installed, or of no use here.
-        Untrusted: The file is not what `bundle.compilers.apart` writes.
+        Untrusted: The file is not what `packing.compilers.apart` writes.
     """
     lacking = obstacle()
     if lacking:

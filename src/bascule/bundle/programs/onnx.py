@@ -22,21 +22,12 @@ from bascule.core import (
 
 _TYPES = {
     "tensor(bool)": DType.BOOL,
-    "tensor(uint8)": DType.UINT8,
-    "tensor(uint16)": DType.UINT16,
-    "tensor(uint32)": DType.UINT32,
-    "tensor(uint64)": DType.UINT64,
-    "tensor(int8)": DType.INT8,
-    "tensor(int16)": DType.INT16,
-    "tensor(int32)": DType.INT32,
-    "tensor(int64)": DType.INT64,
     "tensor(float16)": DType.FP16,
     "tensor(float)": DType.FP32,
     "tensor(double)": DType.FP64,
     "tensor(string)": DType.BYTES,
+    **{f"tensor({dtype.value.lower()})": dtype for dtype in DType if dtype.is_integer},
 }
-
-
 _COMPILED = frozenset(("label", "prediction", "probabilities", "score"))
 """Outputs of the graphs that are compiled here, which have an answer for each row."""
 

@@ -1,7 +1,7 @@
 """Runs what surrounds an ensemble of trees, and hands the trees to an engine that knows only those.
 
 What comes before the trees and what follows them stays with ONNX Runtime; see
-`bundle.compilers.apart`, which writes the file that is read here: a NumPy archive with
+`packing.compilers.apart`, which writes the file that is read here: a NumPy archive with
 
     threshold feature true_at true_is_leaf false_at false_is_leaf missing   one value per test
     target weight                                                           one value per leaf
@@ -29,12 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.programs.onnx import (
-    match,
-    nullable_text,
-    open_session,
-    without_missing_text,
-)
+from bascule.bundle.programs.onnx import match, nullable_text, open_session, without_missing_text
 from bascule.core import Columns, DType, Field, ModelFailed, Program, Untrusted, first_line
 
 FEATURES = "features"
@@ -176,7 +171,7 @@ def open_trees(
     """A program from the bytes of a verified file, with its trees in an engine.
 
     Raises:
-        Untrusted: The file is not what `bundle.compilers.apart` writes, or the engine cannot hold
+        Untrusted: The file is not what `packing.compilers.apart` writes, or the engine cannot hold
             the trees.
     """
     arrays = _read(data, file)

@@ -1,0 +1,5 @@
+"""The saved originals: what opens each format, and what looks into a file before a library does."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .flavors.python import PythonModel as PythonModel
+from .model_files import CodeOptions as CodeOptions, read_model as read_model
+from .packing import pack as pack
+from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild

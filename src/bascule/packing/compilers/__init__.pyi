@@ -1,0 +1,16 @@
+from . import predictors as predictors, trees as trees
+from .apart import take_apart as take_apart
+from .boosted import compile_ensemble as compile_ensemble
+from .catboost import (
+    as_json as as_json,
+    catboost_threshold as catboost_threshold,
+    read_catboost as read_catboost,
+)
+from .catboost_categories import known_categories as known_categories, preparation as preparation
+from .lightgbm import read_lightgbm as read_lightgbm
+from .sklearn import compilations as compilations
+from .steps import check_methods as check_methods
+from .tidying import tidy as tidy
+from .torch import ROWS as ROWS, export as export, to_core as to_core, to_onnx as to_onnx
+from .values import label_dtype as label_dtype
+from .xgboost import booster_of as booster_of, read_xgboost as read_xgboost

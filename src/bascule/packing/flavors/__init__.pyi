@@ -1,0 +1,2 @@
+from .python import PythonModel as PythonModel
+from .table import TABLE as TABLE, flavor_of as flavor_of, reopener as reopener
