@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from tests.waiting import until
 
 import bascule
 from bascule.core import Conflict, Gone, Invalid, Refused
 
-WAIT_S = 60.0
 INFER = "/v2/models/iris/infer"
 BODY = b'{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP64","data":[5,3,1,0]}]}'
 ROW = np.array([[5.0, 3.0, 1.0, 0.0]])
@@ -75,14 +75,6 @@ def over_grpc(server):
         except grpc.RpcError as error:
             call = error
         return call.code().name, call.details() or "", dict(call.initial_metadata() or ())
-
-
-def until(look, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
-    return found
 
 
 def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry, asked, command):
