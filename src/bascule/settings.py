@@ -585,7 +585,7 @@ def _about(*location: str | int, hint: str = "") -> Iterator[None]:
 
 
 def _read(file: Path, variables: Mapping[str, str]) -> Settings:
-    from pydantic import ValidationInfo, field_validator
+    from pydantic import field_validator
     from pydantic_settings import (
         BaseSettings,
         EnvSettingsSource,
@@ -616,12 +616,10 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             mode="before",
         )  # fmt: skip
         @classmethod
-        def read_what_is_json_in_a_variable(cls, section: Any, info: ValidationInfo) -> Any:
+        def read_what_is_json_in_a_variable(cls, section: Any) -> Any:
             if not isinstance(section, dict):
                 return section
             read = dict(section)
-            if info.field_name == "serving" and "faces" in read:  # the name until 0.1
-                read.setdefault("protocols", read.pop("faces"))
             for name in _JSON_VALUES:
                 if isinstance(read.get(name), str):
                     with suppress(ValueError):

@@ -55,6 +55,16 @@ def pack(made: Any, to: Path) -> bascule.Bundle:
 
 
 _MAKERS = dict(samples())
+LONG = {
+    "keras-images",
+    "onnx-file-types",
+    "sklearn-calibrated-by-steps",
+    "sklearn-local-outlier-factor",
+    "sklearn-stacked-classifier",
+    "sklearn-steps-of-ones-own",
+    "torch-images",
+}
+"""Samples that take seconds, of the second tier: others of their kind are of the first."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,7 +75,10 @@ def own_environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-@pytest.fixture(scope="session", params=list(_MAKERS))
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in _MAKERS],
+)
 def sample(request: pytest.FixtureRequest) -> Any:
     return _MAKERS[request.param]()
 

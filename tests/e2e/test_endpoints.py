@@ -14,19 +14,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.waiting import until
 
 from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent, choose
 
 WAIT_S = 20.0
 INFER = "/v2/models/gb/infer"
-
-
-def until(condition, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.01)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import time
 
 import pytest
 from tests.scenarios.commands import run
+from tests.waiting import until
 
-WAIT_S = 60.0
 STEPS = ("--strategy", "canary", "--steps", "50,100", "--step-for", "1h", "-g", "errors +2 pp")
 
 
@@ -64,14 +64,6 @@ def command(home, server):
         return json.loads(out)
 
     return beside
-
-
-def until(look, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def home(rows, tmp_path_factory):
     return folder / "home"
 
 
+@pytest.mark.slow
 def test_a_regressor_that_errs_more_is_rolled_back_by_late_truths(rows, home, serve):
     X, y = rows
     env = {"BASCULE_MONITORING__LEDGER": "on"}

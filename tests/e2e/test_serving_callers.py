@@ -19,6 +19,7 @@ import grpc
 import httpx
 import pytest
 from tests.scenarios.commands import run
+from tests.waiting import until
 
 WITHIN_S = 10
 
@@ -38,14 +39,6 @@ def refused(home, *arguments):
     )  # fmt: skip
     assert ended.returncode != 0
     return json.loads(ended.stdout or ended.stderr)
-
-
-def until(condition, within_s=WITHIN_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.005)
-    return made
 
 
 @pytest.fixture

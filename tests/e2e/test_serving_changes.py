@@ -16,17 +16,10 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.scenarios.commands import run
+from tests.waiting import until
 
 WAIT_S = 20.0
 SERVICES = "/api/v1/server/services"
-
-
-def until(condition, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.01)
-    return made
 
 
 @pytest.fixture(scope="module")

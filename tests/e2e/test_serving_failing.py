@@ -17,6 +17,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.pace import slowness_of_starts
+from tests.waiting import until
 
 import bascule
 from bascule.control.references import version_of
@@ -38,14 +39,6 @@ class Model:
             raise ValueError("not this one")
         return (x * self.factor).sum(axis=1)
 """
-
-
-def until(condition, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.01)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 
 import grpc
@@ -21,19 +20,12 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.http2_caller import DEPTH, Caller, assert_lost_nothing
+from tests.waiting import until
 from tritonclient.utils import InferenceServerException
 
 WITHIN_S = 10
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ROWS = np.random.default_rng(5).normal(size=(40, 30)) * 100 + 200
-
-
-def until(condition, within_s=WITHIN_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.005)
-    return made
 
 
 def counted(port, connect):

@@ -13,6 +13,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from tests.scenarios.commands import run
 from tests.stores import open_stores
+from tests.tiers import first_of
 
 WAIT_S = 20.0
 
@@ -29,7 +30,7 @@ def held(home: Path, digest: str) -> int:
         return len(book.holds(digest))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@pytest.mark.parametrize("how", first_of([signal.SIGKILL, signal.SIGTERM]))
 def test_what_a_running_server_serves_is_not_collected(start, cancer_bundle, tmp_path, how):
     home = tmp_path / "home"
     registry = open_stores(home)

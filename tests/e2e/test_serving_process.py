@@ -18,8 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.pace import slowness_of_starts
-
-READY_WITHIN_S = 10
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,6 @@ def counted(port, connect, model="gb"):
         for sample in family.samples
         if sample.name == "bascule_requests_total" and sample.labels["model"] == model
     }
-
-
-def until(condition, within_s=READY_WITHIN_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.005)
-    return made
 
 
 def is_gone(pid):

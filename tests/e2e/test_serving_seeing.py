@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.waiting import until
 
-WITHIN_S = 15
 INFER = "/v2/models/gb/infer"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROWS = np.random.default_rng(5).normal(size=(3, 30)) * 100 + 200
@@ -26,14 +26,6 @@ BODY = {
         {"name": "input", "datatype": "FP64", "shape": [3, 30], "data": ROWS.ravel().tolist()}
     ]
 }
-
-
-def until(condition, within_s=WITHIN_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.01)
-    return made
 
 
 class Collector:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from tests.waiting import until
 
 import bascule
 from bascule.catalogue import Catalogue, SqliteDatabase
@@ -15,7 +16,6 @@ from bascule.registry import open_registry
 
 pytestmark = [pytest.mark.serial, pytest.mark.slow]
 
-WAIT_S = 30.0
 CRASH, FAIL, STALL, OTHER_SHAPE, OTHER_VALUE, FINE = 7, 8, 9, 6, 5, 1
 CODE = """
 import os, time
@@ -37,14 +37,6 @@ class Model:
         answer = x.sum(axis=1) + (what == 5)
         return np.stack([answer, answer], axis=1) if what == 6 else answer
 """
-
-
-def until(condition):
-    give_up = time.monotonic() + WAIT_S
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from tests.stores import open_database, open_stores
+from tests.waiting import until
 
 import bascule
 from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent
 from bascule.release.rollouts import RolloutRequest, Rollouts, RolloutStore, summed
-
-WAIT_S = 60.0
-
-
-def until(condition, within_s=WAIT_S):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.005)
-    return made
 
 
 @pytest.fixture

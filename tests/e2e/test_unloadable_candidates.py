@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.scenarios.commands import run, until
+from tests.scenarios.commands import run
+from tests.waiting import until
 
 import bascule
 from bascule.core import BasculeError
@@ -173,6 +174,7 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
         assert client.predict(np.zeros((1, 4))).version == "1"
 
 
+@pytest.mark.slow
 def test_one_of_two_hosts_that_cannot_load_the_candidate_ends_the_rollout(started, command):
     command("deploy", "gb/1")
     able, unable = started("gb"), started("gb", BASCULE_SERVING__MEMORY_BUDGET_MB="60")
@@ -226,6 +228,7 @@ def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, c
     until(lambda: not alerts(command), WAIT_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["removed", *(pytest.param(how, marks=SLOW) for how in ("altered", "raising"))]
 )
@@ -247,6 +250,7 @@ def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
     assert error in story["latest"]["sentence"]
 
 
+@pytest.mark.slow
 def test_a_worker_is_replaced_beside_a_candidate_that_cannot_be_loaded_any_more(
     started, command, registry
 ):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -39,14 +37,6 @@ def bascule(home: Path, *words: Any, **variables: str) -> Any:
     code, out, errors = run(home, *words, "--json", **variables)
     assert code == 0, errors
     return json.loads(out)
-
-
-def until(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.02)
-    return made
 
 
 def is_gone(pid: int) -> bool:

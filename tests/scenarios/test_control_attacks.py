@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
-from tests.scenarios.commands import bascule, until
+from tests.scenarios.commands import bascule
+from tests.waiting import until
 
 pytestmark = pytest.mark.serial
 

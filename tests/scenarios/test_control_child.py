@@ -17,7 +17,8 @@ import httpx
 import psutil
 import pytest
 from tests.pace import slowness_of_starts
-from tests.scenarios.commands import bascule, until
+from tests.scenarios.commands import bascule
+from tests.waiting import until
 
 BACK_WITHIN_S = 3.0
 JSON = "Content-Type: application/json\r\n"

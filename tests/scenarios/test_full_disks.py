@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.scenarios.commands import until
+from tests.waiting import until
 
 
 @pytest.fixture

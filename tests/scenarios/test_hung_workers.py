@@ -10,8 +10,9 @@ import time
 import numpy as np
 import psutil
 import pytest
-from tests.scenarios.commands import is_gone, until
+from tests.scenarios.commands import is_gone
 from tests.scenarios.endless import POISON, endless
+from tests.waiting import until
 
 import bascule
 

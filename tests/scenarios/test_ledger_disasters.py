@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import Client, children_of
 from tests.ledger_rows import take_in
-from tests.scenarios.commands import until
 from tests.scenarios.test_full_disks import PORTS, announced, apart, bascule, fill  # noqa: F401
 from tests.scenarios.test_ledger_killed import SCRIBE, Asking, finish, ids_in
+from tests.waiting import until
 
 from bascule.core import BasculeError
 from bascule.monitoring.ledger import Ledger, Sharing, read_status, shared_of

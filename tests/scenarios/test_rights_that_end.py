@@ -16,7 +16,8 @@ import grpc
 import httpx
 import pytest
 from tests.pace import slowness_of_starts
-from tests.scenarios.commands import bascule, until
+from tests.scenarios.commands import bascule
+from tests.waiting import until
 
 from bascule.app import open_catalogue, open_endpoints, open_keys, open_registry, open_sessions
 from bascule.batch import Schedules

@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from tests.scenarios.commands import bascule, until
+from tests.scenarios.commands import bascule
+from tests.waiting import until
 
 pytestmark = pytest.mark.serial
 

@@ -63,7 +63,6 @@ def snippet(
         str,
         typer.Option(help="oip, tfserving, invocations, vertex, azureml or grpc."),
     ] = "oip",
-    face: Annotated[str | None, typer.Option(hidden=True)] = None,  # the name until 0.1
     lang: Annotated[str, typer.Option(help="curl, python or js; over grpc python alone.")] = "curl",
     url: Annotated[
         str | None,
@@ -86,7 +85,6 @@ def snippet(
     """Print a few lines that ask a server for this model, with rows of its own."""
     from bascule.serving.protocols import snippets
 
-    protocol = protocol if face is None else face
     chosen = context.settings()
     asked = _asked(bundle, chosen, url, protocol, key=key)
     text = snippets.snippet(asked, protocol, lang)

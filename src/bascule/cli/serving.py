@@ -153,9 +153,6 @@ def _become_server(reference: str, **options: int | None) -> None:
     os.execv(sys.executable, [sys.executable, *words])
 
 
-_OLD = {"hidden": True, "help": "Of bascule quickstart."}
-
-
 def up(
     names: Annotated[
         list[str] | None,
@@ -175,35 +172,12 @@ def up(
     ] = None,
     workers: _Workers = None,
     as_json: AsJson = False,
-    name: Annotated[str | None, typer.Option(**_OLD)] = None,
-    train: Annotated[Path | None, typer.Option(**_OLD)] = None,
-    test: Annotated[Path | None, typer.Option(**_OLD)] = None,
-    target: Annotated[list[str] | None, typer.Option(**_OLD)] = None,
-    criterion: Annotated[list[str] | None, typer.Option("--criterion", "-c", **_OLD)] = None,
-    alias: Annotated[str, typer.Option(**_OLD)] = "champion",
-    serve_original: Annotated[bool, typer.Option(**_OLD)] = False,
-    allow_pickle: Annotated[bool, typer.Option(**_OLD)] = False,
 ) -> None:
     """Serve models and endpoints, with the control API and the console, and print its address."""
     from bascule.cli.server import run_server
-    from bascule.core import Invalid
 
-    is_file = bool(names) and len(names or ()) == 1 and Path((names or [""])[0]).is_file()
-    if name is None and not is_file:
-        settings = context.settings(
-            host=host, port=port, control_port=control_port, workers=workers
-        )
-        run_server(names or None, settings, as_json=as_json)
-        return
-    note("warning: bascule up FILE is now bascule quickstart FILE; this form goes with 0.3")
-    file = (names or ["MODEL"])[0]
-    if name is None:
-        raise Invalid("--name is missing", hint=f"bascule quickstart {file} --name NAME")
-    quickstart(
-        Path(file), name=name, train=train, test=test, target=target, criterion=criterion,
-        alias=alias, port=port, control_port=control_port, workers=workers,
-        serve_original=serve_original, allow_pickle=allow_pickle,
-    )  # fmt: skip
+    settings = context.settings(host=host, port=port, control_port=control_port, workers=workers)
+    run_server(names or None, settings, as_json=as_json)
 
 
 def _models_of_platform(settings: Settings) -> list[str]:

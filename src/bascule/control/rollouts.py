@@ -106,6 +106,7 @@ class _Known:
 
     Attributes:
         counts: As they were stored last, by source.
+        decisions: Those that were stored, in order; none of them ever changes.
         intervals: The sealed ones, in order.
         cohorts: As of the latest count of outcomes.
         outcomes_due_s: When they are counted again, of the monotonic clock.
@@ -115,6 +116,7 @@ class _Known:
     """
 
     counts: dict[str, Interval] = field(default_factory=dict)
+    decisions: list[StoredDecision] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
     cohorts: Cohorts | None = None
     outcomes_due_s: float = 0.0
@@ -224,7 +226,7 @@ class RolloutRunner:
         rollout, stored_counts = stored.rollout, self._known[stored.rollout.id].counts
         plans = [
             (decided.decision, decided.plan_number)
-            for decided in self._store.decisions(rollout.id)
+            for decided in self._decisions(stored)
             if decided.plan_number is not None
         ]
         cells = cells_of([decision.shares.candidate_percent / 100 for decision, _ in plans])
@@ -260,12 +262,22 @@ class RolloutRunner:
             known.events = [Event(*event) for event in events]
         self._server.compare_answers(rollout.endpoint, plan, known.events)
 
-    def _outcomes(self, rollout: Rollout, latest: Decision, lease: Lease, now: datetime) -> Cohorts:
+    def _decisions(self, stored: StoredRollout) -> list[StoredDecision]:
+        """All until `stored` was read, of which the new ones are read."""
+        known = self._known[stored.rollout.id].decisions
+        if len(known) < stored.decisions:
+            known += self._store.decisions(stored.rollout.id, after=len(known))
+        return known
+
+    def _outcomes(
+        self, stored: StoredRollout, latest: Decision, lease: Lease, now: datetime
+    ) -> Cohorts:
         """The cohorts, counted anew where that is due: the older a rollout, the less often.
 
         Due as well where another process, which had the lease meanwhile, has counted them since.
         Where the ledger cannot be read they stay as they were: other guards decide all the same.
         """
+        rollout = stored.rollout
         if not any(guard.is_on_outcomes for guard in rollout.guards):
             return NO_COHORTS
         known = self._known[rollout.id]
@@ -274,7 +286,7 @@ class RolloutRunner:
         if known.cohorts is not None and is_newest and started < known.outcomes_due_s:
             return known.cohorts
         stages: list[Stage] = []
-        for decided in self._store.decisions(rollout.id):
+        for decided in self._decisions(stored):
             state, shares = decided.decision.state, decided.decision.shares
             if isinstance(state, Running | Waiting | Paused | Baking):
                 plan = decided.plan_number or stages[-1].plan
@@ -310,7 +322,7 @@ class RolloutRunner:
         table = table_of(self._intervals(stored, lease))
         decision = decide(
             rollout, state, table, now=now,
-            cohorts=self._outcomes(rollout, stored.latest, lease, now),
+            cohorts=self._outcomes(stored, stored.latest, lease, now),
             failures=self._store.load_failures(rollout.id),
         )  # fmt: skip
         if decision.state == state:
@@ -345,7 +357,7 @@ class RolloutRunner:
     def _is_superseded(self, stored: StoredRollout, plan: Plan) -> bool:
         if stored.latest is None:  # it was asked for against a version that is current no more
             return plan.current.version != stored.rollout.current
-        numbers = [decided.plan_number or 0 for decided in self._store.decisions(stored.rollout.id)]
+        numbers = [decided.plan_number or 0 for decided in self._decisions(stored)]
         return plan.number != (max(numbers, default=0) or plan.number)
 
     def _record(

@@ -291,19 +291,6 @@ def test_a_route_of_vertex_ai_may_not_be_a_path_of_the_server(folder, route):
         protocols(folder, chosen)
 
 
-def test_the_old_name_of_the_protocols_is_read_where_the_new_one_is_not_set(folder):
-    old = {"BASCULE_SERVING__FACES": '["azureml"]'}
-    assert protocols(folder, old).names == ("azureml",)
-
-    written(folder, '[serving]\nfaces = ["oip", "vertex"]\n')
-    assert protocols(folder, {}).names == ("oip", "vertex")
-    assert protocols(folder, old).names == ("azureml",)
-    assert protocols(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip"]'}).names == ("oip",)
-
-    written(folder, '[serving]\nprotocols = ["oip"]\n')
-    assert protocols(folder, old).names == ("oip",)
-
-
 def test_an_unknown_protocol_is_refused_with_the_known_ones(folder):
     told = refusal(folder, {"BASCULE_SERVING__PROTOCOLS": '["oip", "soap"]'})
 

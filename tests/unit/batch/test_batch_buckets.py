@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pytest
 from tests.stores import seaweed
+from tests.tiers import first_of
 
 from bascule.batch.delta import open_table
 from bascule.batch.places import open_place
@@ -152,7 +153,7 @@ def test_a_bucket_that_dies_in_the_middle_of_a_chunk_is_written_again(score_by, 
     assert len([one for one in names if one.startswith("part-")]) == 1
 
 
-@pytest.mark.parametrize("scheme", ["s3", "delta+s3"])
+@pytest.mark.parametrize("scheme", first_of(["s3", "delta+s3"]))
 def test_a_bucket_that_stays_away_is_an_error_with_the_next_step_and_shows_no_row(
     score_by, s3_url, cut, scheme
 ):

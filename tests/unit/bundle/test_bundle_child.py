@@ -16,6 +16,7 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
+from tests.waiting import until
 
 from bascule.bundle.programs import host
 from bascule.bundle.programs.child import ChildProgram
@@ -115,13 +116,6 @@ def rows(*words):
         "x": np.arange(len(words), dtype=np.float64),
         "word": np.array([*words, None], object)[:-1],
     }
-
-
-def until(condition):
-    give_up = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.005)
 
 
 def test_it_answers_with_numbers_and_texts_and_only_what_was_asked(start):

@@ -381,12 +381,6 @@ def test_up_with_names_serves_these_models_and_endpoints(run, monkeypatch):
     assert told == [["gb/1", "late"]]
 
 
-def test_up_with_a_file_and_no_name_says_which_command_packs_it(run, files):
-    code, _, said = run("up", files / "model.skops")
-    assert code == 2
-    assert "bascule quickstart" in said
-
-
 def test_settings_of_the_file_hold_where_the_command_line_says_nothing(
     run, packed, monkeypatch, tmp_path
 ):

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from tests.waiting import until
 
 from bascule.control import connections
 from bascule.serving.transports import Tls
@@ -79,14 +80,6 @@ def is_refused(client, piece):
     except OSError:
         return True
     return False
-
-
-def until(condition, within_s=5.0):
-    give_up = time.monotonic() + within_s
-    while not (made := condition()):
-        assert time.monotonic() < give_up, "it did not come to be"
-        time.sleep(0.01)
-    return made
 
 
 GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"

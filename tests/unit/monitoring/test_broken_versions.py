@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from tests.production import Day, fill, flights, late as lateness, packed
+from tests.tiers import first_of
 
 import bascule
 from bascule.control import versions_of
@@ -109,11 +110,7 @@ def raising(folder, flag):
 
 @pytest.mark.parametrize(
     "broken",
-    [
-        *(removed, raising),
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (altered, rows_altered)),
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (without_manifest, garbled)),
-    ],
+    first_of([raising, removed, altered, rows_altered, without_manifest, garbled]),
     indirect=True,
 )
 def test_a_broken_version_is_named_with_its_error_and_the_others_are_reported(broken):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
-from tests.scenarios.commands import until
+from tests.waiting import until
 
 from bascule.core import Invalid
 from bascule.monitoring.ledger import (

@@ -19,6 +19,7 @@ from sklearn.cluster import Birch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle.opening import open_program
@@ -181,13 +182,15 @@ def test_a_pipeline_with_functions_and_classes_of_ones_own_answers_as_it_did(mod
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [
-        ("Doubled", "only"),
-        ("Plain", "last"),
-        pytest.param("Centred", "last", marks=pytest.mark.slow),
-        pytest.param("Plain", "first", marks=pytest.mark.slow),
-        pytest.param("Doubled", "between", marks=pytest.mark.slow),
-    ],
+    first_of(
+        [
+            ("Doubled", "only"),
+            ("Plain", "last"),
+            ("Centred", "last"),
+            ("Plain", "first"),
+            ("Doubled", "between"),
+        ]
+    ),
 )
 def test_a_step_that_keeps_nothing_ending_in_an_underscore_may_stand_anywhere(
     home, pack, name, place
@@ -203,7 +206,9 @@ def test_a_step_that_keeps_nothing_ending_in_an_underscore_may_stand_anywhere(
     np.testing.assert_allclose(bundle.predict(X)["prediction"], fitted.predict(X), rtol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "inputs"), [("Named", ["a", "b"]), ("OfAny", ["input"])])
+@pytest.mark.parametrize(
+    ("name", "inputs"), first_of([("Named", ["a", "b"]), ("OfAny", ["input"])])
+)
 def test_an_estimator_that_knows_the_count_of_its_columns_alone_may_read_their_names(
     home, pack, name, inputs
 ):
@@ -232,6 +237,7 @@ def test_an_estimator_that_keeps_nothing_is_packed_if_it_answers_and_refused_if_
         pack(own_features.Weighted(), X, code=code, serve_original=True)
 
 
+@pytest.mark.slow
 def test_trees_behind_steps_of_ones_own_answer_by_each_program(home, pack):
     import own_features
 

@@ -176,10 +176,12 @@ class RolloutStore:
             )
         return found[-1]
 
-    def decisions(self, rollout: str, *, latest: int | None = None) -> list[StoredDecision]:
-        """In order: all, or so many of the latest."""
+    def decisions(
+        self, rollout: str, *, after: int = 0, latest: int | None = None
+    ) -> list[StoredDecision]:
+        """In order: those after a number, or so many of the latest of them."""
         table = schema.decisions
-        query = sa.select(table).where(table.c.rollout == rollout)
+        query = sa.select(table).where(table.c.rollout == rollout, table.c.number > after)
         rows = self._read(query.order_by(table.c.number.desc()).limit(latest))
         return [
             msgspec.convert(
