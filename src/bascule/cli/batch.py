@@ -12,7 +12,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import console, note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.documents import console
 
 if TYPE_CHECKING:
     from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status

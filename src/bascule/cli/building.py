@@ -21,7 +21,16 @@ from bascule.cli.context import (
     Test,
     Train,
 )
-from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
+from bascule.cli.screen import (
+    error_json,
+    note,
+    print_blocks,
+    print_json,
+    print_table,
+    say,
+    short,
+    stages,
+)
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -247,16 +256,9 @@ def check_bundle(
 
 
 def print_report(report: GateReport) -> None:
-    rows = [
-        (
-            str(result.criterion),
-            "-" if result.value is None else f"{result.value:.6g}",
-            "passed" if result.passed else "FAILED",
-            result.reason,
-        )
-        for result in report.results
-    ]
-    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+    from bascule.bundle import gates_table
+
+    print_blocks(gates_table([result.to_json() for result in report.results]))
     say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
     if report.unjudged:
         others = ", ".join(map(repr, report.unjudged))

@@ -257,21 +257,8 @@ def diff(before: Ref, after: Ref, as_json: AsJson = False) -> None:
     old, new = opened.resolve(before, retired=True), opened.resolve(after, retired=True)
     changes = opened.compare(old, new)
     if as_json:
-        print_json(
-            {
-                "before": str(old),
-                "after": str(new),
-                "changes": [
-                    {
-                        "section": one.section,
-                        "name": one.name,
-                        "before": one.before,
-                        "after": one.after,
-                    }
-                    for one in changes
-                ],
-            }
-        )
+        told = [asdict(one) for one in changes]
+        print_json({"before": str(old), "after": str(new), "changes": told})
     elif not changes:
         note(f"{old} and {new} differ in nothing that is compared")
     else:
@@ -439,18 +426,7 @@ def gc(
         by=context.user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run
     )
     if as_json:
-        print_json(
-            [
-                {
-                    "digest": one.digest,
-                    "reason": one.reason,
-                    "size_bytes": one.size_bytes,
-                    "state": one.state,
-                    "since": one.since.isoformat(),
-                }
-                for one in found
-            ]
-        )
+        print_json([asdict(one) | {"since": one.since.isoformat()} for one in found])
         return
     if found:
         print_table(
@@ -520,13 +496,7 @@ def push_mlflow(
         made = push(path, uri=uri, registered_model_name=name, run_id=run)
         tell(f"logged to run {made.run_id}")
     if as_json:
-        print_json(
-            {
-                "name": made.name,
-                "version": made.version,
-                "run": made.run_id,
-                "model_uri": made.model_uri,
-            }
-        )
+        told = {name: getattr(made, name) for name in ("name", "version")}
+        print_json(told | {"run": made.run_id, "model_uri": made.model_uri})
     else:
         say(made.model_uri)

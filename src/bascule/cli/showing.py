@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.baseline import print_baseline
-from bascule.cli.screen import note, print_table, say, when
+from bascule.bundle import gates_table, lineage_lines
+from bascule.cli.baseline import baseline_blocks
+from bascule.cli.brief import numbered
+from bascule.cli.screen import note, print_blocks, print_table, when
+from bascule.documents import Block, Table, Text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,55 +30,60 @@ def print_bundle(
     others: Sequence[Version],
 ) -> None:
     """One version: identity, what it takes and returns, parity, cost, gates."""
-    say(f"{version or bundle.name}  {bundle.digest}")
+    print_blocks(*_blocks(bundle, version, statements, others))
+
+
+def _blocks(
+    bundle: Bundle,
+    version: Version | None,
+    statements: Sequence[Statement],
+    others: Sequence[Version],
+) -> Iterator[Block]:
+    latest = {one.kind: one.body for one in statements}
+    yield Text(f"{version or bundle.name}  {bundle.digest}")
     if version is not None:
-        say(f"pushed {when(version.pushed_at)} by {version.pushed_by}; gates: {version.gates}")
-    say(f"{bundle.manifest.flavor} {bundle.task}")
-    requests = _say_what_answers(bundle)
-    parity = bundle.parities.get(requests) or bundle.parity
-    if parity is not None:
-        say(f"parity of {requests}: {parity.reason}")
-    say("")
-    print_table(
-        ("field", "type", "shape", "missing", "values"),
-        [_field_row("", field) for field in bundle.signature.inputs]
-        + [_field_row("-> ", field) for field in bundle.signature.outputs],
-    )
-    print_baseline(bundle.baseline)
-    _print_cost(bundle, requests)
-    _print_lineage(statements)
-    _print_gates(statements)
+        pushed = when(version.pushed_at)
+        yield Text(f"pushed {pushed} by {version.pushed_by}; gates: {version.gates}")
+    yield Text(f"{bundle.manifest.flavor} {bundle.task}")
+    chosen = bundle.roles()
+    requests = bundle.manifest.serves if chosen is None else chosen.requests
+    yield from _programs(bundle, requests)
+    if parity := bundle.parities.get(requests) or bundle.parity:
+        yield Text(f"parity of {requests}: {parity.reason}")
+    fields = [_field_row("", field) for field in bundle.signature.inputs]
+    fields += [_field_row("-> ", field) for field in bundle.signature.outputs]
+    yield Table(("field", "type", "shape", "missing", "values"), tuple(fields))
+    yield from baseline_blocks(bundle.baseline)
+    yield from _cost(bundle, requests)
+    sources = latest.get("provenance", {}).get("lineage", ())
+    if rows := tuple(line for source in sources for line in lineage_lines(source)):
+        yield Table(("lineage", ""), rows)
+    if "gates" in latest:
+        yield gates_table(latest["gates"].get("results", ()))
     if len(others) > 1:
-        say("versions: " + ", ".join(map(_state, others)))
+        yield Text("versions: " + ", ".join(map(numbered, others)))
 
 
-def _say_what_answers(bundle: Bundle) -> str:
-    """Which program serves requests on this machine, and which runs batches; returns the first."""
+def _programs(bundle: Bundle, requests: str) -> Iterator[Text]:
+    """Which program serves requests on this machine, and which runs batches."""
     from bascule.bundle.programs import obstacles
     from bascule.bundle.statements import cpu_name
 
-    manifest, cost = bundle.manifest, bundle.cost
     chosen = bundle.roles()
-    if chosen is None:
-        say(f"requests and batches: {manifest.serves}")
-        return manifest.serves
-    batches = chosen.batches_in_words()
-    if batches == chosen.requests:
-        say(f"requests and batches: {batches}")
+    batches = requests if chosen is None else chosen.batches_in_words()
+    if batches == requests:
+        yield Text(f"requests and batches: {batches}")
     else:
-        say(f"requests: {chosen.requests}; batches: {batches}")
-    for lacking, next_step in obstacles(manifest.programs).items():
-        say(f"{lacking} cannot run here: {next_step}")
-    if cost is not None:
+        yield Text(f"requests: {requests}; batches: {batches}")
+    if chosen is None:
+        return
+    for lacking, next_step in obstacles(bundle.manifest.programs).items():
+        yield Text(f"{lacking} cannot run here: {next_step}")
+    if (cost := bundle.cost) is not None:
         there = cost.machine.get("cpu", "an unknown processor")
         here = cpu_name()
         other = "this machine" if there == here else f"{there}; this machine has {here}"
-        say(f"cost measured on {other}")
-    return chosen.requests
-
-
-def _state(version: Version) -> str:
-    return f"{version.number} ({'retired' if version.retired else version.gates})"
+        yield Text(f"cost measured on {other}")
 
 
 def _field_row(mark: str, field: Field) -> tuple[str, ...]:
@@ -88,47 +96,20 @@ def _field_row(mark: str, field: Field) -> tuple[str, ...]:
     return mark + field.name, field.dtype.value, shape, "yes" if field.nullable else "no", values
 
 
-def _print_cost(bundle: Bundle, program: str) -> None:
+def _cost(bundle: Bundle, program: str) -> Iterator[Table]:
     cost = bundle.cost
     if cost is None:
         return
-    served = cost.latency_us.get(program, {})
     original = cost.latency_us.get("original", {})
     rows = []
-    for batch, run_us in sorted(served.items()):
+    for batch, run_us in sorted(cost.latency_us.get(program, {}).items()):
         original_us = original.get(batch)
         compared = ("-", "-")
         if original_us is not None:
             compared = (f"{original_us:,.1f}", f"{original_us / run_us:.1f} x")
         rows.append((f"{batch:,}", f"{run_us:,.1f}", *compared))
     headings = ("rows", f"us, {program}", "us, original", "faster")
-    print_table(headings, rows, right=headings)
-
-
-def _print_lineage(statements: Sequence[Statement]) -> None:
-    from bascule.bundle import lineage_lines
-
-    said = [one for one in statements if one.kind == "provenance"]
-    sources = said[-1].body.get("lineage", ()) if said else ()
-    rows = [line for source in sources for line in lineage_lines(source)]
-    if rows:
-        print_table(("lineage", ""), rows)
-
-
-def _print_gates(statements: Sequence[Statement]) -> None:
-    gates = [statement for statement in statements if statement.kind == "gates"]
-    if not gates:
-        return
-    rows = [
-        (
-            str(result["criterion"]),
-            "-" if result.get("value") is None else f"{result['value']:.6g}",
-            "passed" if result["passed"] else "FAILED",
-            result.get("reason", "-"),
-        )
-        for result in gates[-1].body.get("results", ())
-    ]
-    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+    yield Table(headings, tuple(rows), headings)
 
 
 def showing_json(

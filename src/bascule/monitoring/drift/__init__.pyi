@@ -3,7 +3,6 @@ from .columns import read_current as read_current, times_of as times_of
 from .comparing import acceptable as acceptable, measure_drift as measure_drift
 from .deciding import ColumnWatch as ColumnWatch
 from .judging import ModelWatch as ModelWatch
-from .pictures import then_and_now as then_and_now
 from .production import (
     OpenBundle as OpenBundle,
     measure_production_drift as measure_production_drift,

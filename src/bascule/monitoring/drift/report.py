@@ -1,25 +1,23 @@
-"""The report of a comparison, as lines of 80 letters, JSON, an Arrow table and HTML."""
+"""The report of a comparison: blocks of a document, JSON and an Arrow table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bascule.charts import Figure, notebook_html
+from bascule.documents import Block, Bullets, Plot, Plots, Table, Text, lettered, notebook
 from bascule.monitoring.drift.distributions import distributions
-from bascule.monitoring.drift.pictures import then_and_now
 from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
-from bascule.monitoring.showing import alarms_found, arrow_table, html_list, html_table, line
+from bascule.monitoring.showing import alarms_found, arrow_table, then_and_now_of
 from bascule.stats import Profile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
-_WIDTHS = (22, 20, 9, 9, 9, 5)
 _SHOWN = 40
 _PICTURES = 6
 _MARKS = {"answer": "-> ", "truth": "= "}
@@ -88,12 +86,10 @@ class DriftReport:
         return arrow_table(rows, _FLAT, _KINDS)
 
     def __repr__(self) -> str:
-        return "\n".join(_lines(self))
+        return lettered(_blocks(self))
 
     def _repr_html_(self) -> str:
-        table = html_table(_HEADINGS, _rows(self))
-        said = f"<p>{escape(_summary(self))}</p>{table}{html_list(self.notes)}"
-        return said + notebook_html(_figures(self))
+        return notebook(*_blocks(self), *_plots(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +126,21 @@ class ProductionDrift:
         return "\n\n".join([*map(repr, self.versions), *self.notes])
 
     def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self.versions) + html_list(self.notes)
+        versions = (block for one in self.versions for block in (*_blocks(one), *_plots(one)))
+        return notebook(*versions, *map(Text, self.notes))
 
 
-def _figures(report: DriftReport) -> Iterator[Figure]:
+def _plots(report: DriftReport) -> Iterator[Plots]:
     """The columns with an alarm, in the baseline and in all windows that are shown."""
     alarms = {(one.where, one.name): one for window in report.windows for one in window.alarms}
-    for (where, name), column in list(alarms.items())[:_PICTURES]:
-        then, now = report.then.get(where), report.now.get(where)
-        if then is None or now is None or not {name} <= then.columns.keys() & now.columns.keys():
-            continue
-        chart = then_and_now(name, then.columns[name], now.columns[name])
-        if chart is not None:
-            yield Figure(name, chart.svg(), f"Pale: then, strong: now. {column.sentence}")
+    shares = distributions(report.then, report.now)
+    plots = tuple(
+        Plot(name, f"Pale: then, strong: now. {column.sentence}", then_and_now_of(name, known))
+        for (where, name), column in list(alarms.items())[:_PICTURES]
+        if (known := shares.get(where, {}).get(name)) is not None
+    )
+    if plots:
+        yield Plots(plots)
 
 
 _FLAT = (
@@ -155,19 +153,12 @@ _KINDS = {"string": "column where test sentence", "date": "day", "int": "rows", 
 def _flat(window: WindowDrift, column: ColumnDrift) -> dict[str, Any]:
     test = column.leading
     told = {} if test is None else {**test.to_json(), "test": test.name}
+    same = {name: getattr(column, name) for name in ("where", "influence", "share", "sentence")}
+    then, now = column.missing
     return {
-        **told,
-        "day": window.day,
-        "column": column.name,
-        "where": column.where,
-        "rows": window.rows,
-        "alarm": column.is_alarm,
-        "missing_then": column.missing[0],
-        "missing_now": column.missing[1],
-        "influence": column.influence,
-        "share": column.share,
-        "sentence": column.sentence,
-    }
+        **told, **same, "day": window.day, "column": column.name, "rows": window.rows,
+        "alarm": column.is_alarm, "missing_then": then, "missing_now": now,
+    }  # fmt: skip
 
 
 def _summary(report: DriftReport) -> str:
@@ -237,21 +228,14 @@ def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
     return f"{column.then.get(key, 0):.4g}", f"{column.now.get(key, 0):.4g}"
 
 
-def _lines(report: DriftReport) -> Iterator[str]:
-    """The report for a terminal: at most 80 letters a line in the table, sentences below."""
+def _blocks(report: DriftReport) -> Iterator[Block]:
     rows = _rows(report)
-    yield _summary(report)
+    yield Text(_summary(report))
     if rows:
-        yield ""
-        yield line(_HEADINGS, _WIDTHS, 2)
-        yield from (line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
+        yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
     if len(rows) > _SHOWN:
-        yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
-    said = list(alarm_sentences(report))
-    if said or report.notes:
-        yield ""
-    yield from said[:_SHOWN]
-    yield from report.notes
+        yield Text(f"... and {len(rows) - _SHOWN} more columns without stronger evidence")
+    yield Bullets((*islice(alarm_sentences(report), _SHOWN), *report.notes))
 
 
 def alarm_sentences(report: DriftReport) -> Iterator[str]:
