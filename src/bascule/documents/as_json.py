@@ -28,8 +28,8 @@ def _block(block: Block) -> dict[str, Any]:
         case values.Figures(items):
             return {"kind": "figures", "items": {name: words(value) for name, value, *_ in items}}
         case values.Plots(plots):
-            told = [{"title": one.title, "caption": one.caption} for one in plots]
-            return {"kind": "plots", "plots": told}
+            captions = [{"title": plot.title, "caption": plot.caption} for plot in plots]
+            return {"kind": "plots", "plots": captions}
 
 
 def _texts(lines: Iterable[Line]) -> list[str]:

@@ -38,7 +38,7 @@ def fragment(blocks: Iterable[Block]) -> Html:
 def notebook(*blocks: Block) -> str:
     """Blocks for a notebook; charts bring their colours, which touch nothing else there."""
     shown = fragment(blocks)
-    has_charts = any(isinstance(one, Plots) for one in blocks)
+    has_charts = any(isinstance(block, Plots) for block in blocks)
     return _rendered("notebook.html.j2", blocks=shown) if has_charts else shown
 
 
@@ -66,5 +66,5 @@ def _templates() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """A text of somebody without what could reorder or hide it; what is HTML already stays."""
+    """A text without what could reorder or hide it; what is HTML already stays."""
     return printable(value) if type(value) is str else value

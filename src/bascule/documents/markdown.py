@@ -46,7 +46,7 @@ def _block(block: Block) -> str:
         case values.Figures(items):
             return "\n".join(f"- {_line(name)}: {_line(value)}" for name, value, *_ in items)
         case values.Plots(plots):
-            return "\n".join(f"- {_line(one.title)}: {_line(one.caption)}" for one in plots)
+            return "\n".join(f"- {_line(plot.title)}: {_line(plot.caption)}" for plot in plots)
         case Table():
             return _table(block)
 
@@ -68,7 +68,7 @@ def _paragraph(line: Line) -> str:
 
 
 def _start(text: str) -> str:
-    return _BLOCK.sub(lambda found: f"\\{found[1]}" if found[1] else f"{found[2]}\\", text)
+    return _BLOCK.sub(lambda mark: f"\\{mark[1]}" if mark[1] else f"{mark[2]}\\", text)
 
 
 def _line(line: Line) -> str:

@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Somebody's own words, which were not measured; their lines are kept."""
+    """Words of a source, which were not measured; their lines are kept."""
 
     text: str
     by: str

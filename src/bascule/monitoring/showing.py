@@ -1,14 +1,18 @@
-"""What reports share: words of numbers, charts of distributions, Arrow tables. Pure."""
+"""What reports share: words of numbers, charts over days, Arrow tables. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bascule.charts import Svg, then_and_now
+from bascule.charts import Lane, Series, Svg, lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_SMALL = (340, 250)
 
 
 def cut(text: str, width: int) -> str:
@@ -28,11 +32,41 @@ def alarms_found(count: int) -> str:
     return f"{count} alarm{'' if count == 1 else 's'}" if count else "no alarm"
 
 
-def then_and_now_of(name: str, shares: Mapping[str, Any]) -> Svg:
-    """The distribution of a column, from the JSON of a drift report: pale then, strong now."""
-    alt = f"{name}: shares in the baseline (pale) and in production (strong)"
-    edges = shares["edges"] or shares["names"]
-    return then_and_now(edges, shares["then"], shares["now"], name, alt)
+def by_day(
+    name: str,
+    label: str,
+    days: Sequence[tuple[str, Mapping[str, Any], bool]],
+    levels: Mapping[str, float | None],
+    band: tuple[str, str],
+) -> Svg | None:
+    """Lines over days.
+
+    Args:
+        name: What they are of.
+        label: Of the y axis.
+        days: Each day, its values by name, and whether there is an alarm.
+        levels: The values that are drawn, and the level of each as a dashed line.
+        band: The values between which the band of the first line lies.
+    """
+    points = {
+        key: [(float(x), _finite(day.get(key))) for x, (_, day, _) in enumerate(days)]
+        for key in (*levels, *band)
+    }
+    series = [Series(points[key], f"line c{place}") for place, key in enumerate(levels)]
+    lower, upper = points[band[0]], points[band[1]]
+    if series and any(math.isfinite(y) for _, y in (*lower, *upper)):
+        series[0] = replace(series[0], lower=lower, upper=upper)
+    first = zip(series[0].points if series else (), days, strict=False)
+    return lines(
+        series, ("UTC day", label), f"{name} by day", size=_SMALL,
+        marks=[point for point, (_, _, alarm) in first if alarm and math.isfinite(point[1])],
+        lanes=[Lane(level, "guide") for level in levels.values() if level is not None],
+        x_names=[day[5:10] for day, _, _ in days],
+    )  # fmt: skip
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def arrow_table(rows: list[dict[str, Any]], names: str, kinds: Mapping[str, str]) -> pa.Table:

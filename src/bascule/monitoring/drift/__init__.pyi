@@ -14,3 +14,8 @@ from .report import (
     alarm_sentences as alarm_sentences,
 )
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
+from .view import (
+    ColumnView as ColumnView,
+    columns_of as columns_of,
+    typical as typical,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.documents import Block, Bullets, Plot, Plots, Table, Text, lettered, notebook
 from bascule.monitoring.drift.distributions import distributions
-from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
-from bascule.monitoring.showing import alarms_found, arrow_table, then_and_now_of
+from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
+from bascule.monitoring.drift.view import ColumnView, columns_of
+from bascule.monitoring.showing import alarms_found, arrow_table
 from bascule.stats import Profile
 
 if TYPE_CHECKING:
@@ -132,12 +134,11 @@ class ProductionDrift:
 
 def _plots(report: DriftReport) -> Iterator[Plots]:
     """The columns with an alarm, in the baseline and in all windows that are shown."""
-    alarms = {(one.where, one.name): one for window in report.windows for one in window.alarms}
-    shares = distributions(report.then, report.now)
+    alarming = (column for column in columns_of(report.to_json()) if column.alarms)
     plots = tuple(
-        Plot(name, f"Pale: then, strong: now. {column.sentence}", then_and_now_of(name, known))
-        for (where, name), column in list(alarms.items())[:_PICTURES]
-        if (known := shares.get(where, {}).get(name)) is not None
+        Plot(column.name, f"Pale: then, strong: now. {column.latest['sentence']}", chart)
+        for column in islice(alarming, _PICTURES)
+        if (chart := column.chart) is not None
     )
     if plots:
         yield Plots(plots)
@@ -177,59 +178,19 @@ def _name(report: DriftReport) -> str:
     return f"{report.model}/{report.version}" if report.version else report.model
 
 
-def _rows(report: DriftReport) -> list[tuple[str, ...]]:
-    """A row per column: of several windows, the one with the strongest evidence."""
-    worst: dict[tuple[str, str], ColumnDrift] = {}
-    alarms: dict[tuple[str, str], int] = {}
-    for window in report.windows:
-        for column in window.columns:
-            key = (column.where, column.name)
-            alarms[key] = alarms.get(key, 0) + column.is_alarm
-            if key not in worst or _order(column) < _order(worst[key]):
-                worst[key] = column
-    several = len(report.windows) > 1
-    ordered = sorted(worst.items(), key=lambda item: _order(item[1]))
-    return [_row(column, alarms[key], several=several) for key, column in ordered]
-
-
-def _order(column: ColumnDrift) -> tuple[bool, float]:
-    test = column.leading
-    return not column.is_alarm, 1e300 if test is None else test.rank[-1]
-
-
-def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
-    test = column.leading
-    name = _MARKS.get(column.where, "") + column.name
+def _row(column: ColumnView, *, several: bool) -> tuple[str, ...]:
+    name, test, alarms = _MARKS.get(column.where, "") + column.name, column.test, column.alarms
     alarm = (str(alarms) if several else "yes") if alarms else "-"
     if test is None:
-        return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
-    evidence = f"{test.p_value:.1e}" if test.p_value is not None else f"e {test.e_value:.1e}"
-    then, now = _then_and_now(column, test)
-    return name, _short(test), evidence, then, now, alarm
-
-
-def _short(test: Test) -> str:
-    unit = {"location": " sd", "slow": " sd", "shape": " KS", "harm": ""}.get(test.name)
-    amount = f"{test.effect:+.2f}{unit}" if unit is not None else f"{test.effect:+.1%}"
-    return f"{test.name} {amount}"
-
-
-def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
-    if test.name == "missing":
-        return f"{column.missing[0]:.1%}", f"{column.missing[1]:.1%}"
-    if test.name == "harm":
-        return f"{column.then['mean']:.3f}", f"{column.now['mean']:.3f}"
-    if test.name in ("unseen", "range"):
-        return "0.0%", f"{test.effect:.1%}"
-    if test.name == "categories":
-        then, now = column.then.get(test.what), column.now.get(test.what)
-        return tuple("-" if one is None else f"{one:.1%}" for one in (then, now))  # type: ignore[return-value]
-    key = column.tested
-    return f"{column.then.get(key, 0):.4g}", f"{column.now.get(key, 0):.4g}"
+        return name, column.change, "-", "-", "-", alarm
+    p_value, e_value = test["p_value"], test["e_value"]
+    evidence = f"e {e_value:.1e}" if p_value is None else f"{p_value:.1e}"
+    return name, column.change, evidence, column.then, column.now, alarm
 
 
 def _blocks(report: DriftReport) -> Iterator[Block]:
-    rows = _rows(report)
+    several = len(report.windows) > 1
+    rows = [_row(column, several=several) for column in columns_of(report.to_json())]
     yield Text(_summary(report))
     if rows:
         yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
@@ -244,7 +205,9 @@ def alarm_sentences(report: DriftReport) -> Iterator[str]:
     for window in report.windows:
         for column in window.alarms:
             found.setdefault((column.where, column.name), []).append((window, column))
-    strongest = [(min(alarms, key=lambda one: _order(one[1])), alarms) for alarms in found.values()]
+    strongest = [
+        (min(alarms, key=lambda one: _evidence(one[1])), alarms) for alarms in found.values()
+    ]
     for (window, column), alarms in sorted(strongest, key=lambda one: -(one[0][1].share or 0)):
         share = "" if column.share is None else f" [{column.share:.0%} of the alarm]"
         if window.day is None:
@@ -253,3 +216,7 @@ def alarm_sentences(report: DriftReport) -> Iterator[str]:
             days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
             before = f"{days}, strongest on " if len(alarms) > 1 else ""
             yield f"{before}{window.day}: {column.sentence}{share}"
+
+
+def _evidence(column: ColumnDrift) -> float:
+    return math.inf if column.leading is None else column.leading.rank[-1]

@@ -18,6 +18,7 @@ from bascule.monitoring.performance.results import (
     shown,
 )
 from bascule.monitoring.performance.sentences import alarm_sentence, facts, moment
+from bascule.monitoring.performance.view import interval_of, metrics_of, rows_of
 from bascule.monitoring.showing import alarms_found, arrow_table
 
 if TYPE_CHECKING:
@@ -140,42 +141,6 @@ def _summary(report: PerformanceReport) -> str:
     )
 
 
-def _rows(report: PerformanceReport) -> list[tuple[str, ...]]:
-    """A row per version, slice and metric, over the whole period, with the alarms of windows."""
-    alarms: dict[tuple[Any, ...], int] = {}
-    for window in report.windows:
-        for one in window.alarms:
-            key = (window.version, window.slice, one.metric)
-            alarms[key] = alarms.get(key, 0) + 1
-    made = []
-    for window in report.windows:
-        if window.start is None:
-            for one in window.metrics:
-                count = alarms.get((window.version, window.slice, one.metric), 0)
-                made.append(_row(window, one, count))
-    return made
-
-
-def _row(window: WindowPerformance, one: MetricPerformance, alarms: int) -> tuple[str, ...]:
-    return (
-        one.metric, _rows_of(window), f"{one.found.rows:,}", shown(one.metric, one.found.value),
-        _interval(one), shown(one.metric, one.recorded), str(alarms) if alarms else "-",
-    )  # fmt: skip
-
-
-def _rows_of(window: WindowPerformance) -> str:
-    version = f"v{window.version}" if window.version.isdecimal() else window.version
-    part = "" if window.slice is None else f"{window.slice[0]}={window.slice[1]}"
-    return " ".join(filter(None, (version, part))) or "all"
-
-
-def _interval(one: MetricPerformance) -> str:
-    if one.found.lower is None:
-        return "-"
-    lower, upper = (shown(one.metric, end) for end in (one.found.lower, one.found.upper))
-    return f"{lower.removesuffix('%')} - {upper}"
-
-
 def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
     """A row per window, with the first metric: of the last windows."""
     found = [one for one in report.windows if one.start is not None and one.slice is None]
@@ -186,9 +151,9 @@ def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
         share = window.truths / window.predictions
         start = "" if window.start is None else moment(window.start)
         made.append((
-            f"{start} {_rows_of(window)}" if several else start,
+            f"{start} {rows_of(window.version, None)}" if several else start,
             f"{window.predictions:,}", f"{window.truths:,}", f"{share:.0%}",
-            shown(one.metric, one.found.value), _interval(one),
+            shown(one.metric, one.found.value), interval_of(one.to_json()),
             shown(one.metric, one.estimated),
             "yes" if window.alarms else "waits" if window.waits else "-",
         ))  # fmt: skip
@@ -197,7 +162,12 @@ def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
 
 def _blocks(report: PerformanceReport) -> Iterator[Block]:
     yield Text(_summary(report))
-    rows, times = _rows(report), _time_rows(report)
+    rows = [
+        (one.name, one.rows_of, f"{one.measured['rows']:,}", one.value, one.interval, one.recorded,
+         str(one.alarms or "-"))
+        for one in metrics_of([window.to_json() for window in report.windows])
+    ]  # fmt: skip
+    times = _time_rows(report)
     yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
     if len(rows) > _SHOWN:
         yield Text(f"... and {len(rows) - _SHOWN} more rows: --json has all")

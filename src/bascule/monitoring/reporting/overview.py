@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from bascule.documents import bars
-from bascule.monitoring.drift import ProductionDrift
+from bascule.monitoring.drift import ProductionDrift, typical
 from bascule.monitoring.performance import PerformanceReport
-from bascule.monitoring.reporting.view import report_of, typical
+from bascule.monitoring.reporting.view import report_of
 from bascule.monitoring.showing import alarms_found, cut, duration
 
 LINES, WIDTH = 24, 80
@@ -168,8 +168,8 @@ def _drift(overview: Overview) -> Iterator[str]:
         )
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
         for column in version.columns[: max(2, _COLUMNS // len(versions))]:
-            told = column.told
-            then, now = (typical(told[side], told["tested"], 6) for side in ("then", "now"))
+            latest = column.latest
+            then, now = (typical(latest[side], latest["tested"], 6) for side in ("then", "now"))
             line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{column.alarms or '-':>8}"
             yield f"{line}  {bars(column.series[-_DAYS:])}"
 

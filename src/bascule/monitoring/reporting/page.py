@@ -19,12 +19,10 @@ from bascule.documents import (
     Text,
     page,
 )
-from bascule.monitoring.drift import DriftReport, alarm_sentences
-from bascule.monitoring.performance import PerformanceReport
+from bascule.monitoring.drift import ColumnView, DriftReport, alarm_sentences
+from bascule.monitoring.performance import MetricView, PerformanceReport
 from bascule.monitoring.reporting.overview import Overview, metric_lines, unmeasured
 from bascule.monitoring.reporting.view import (
-    ColumnView,
-    MetricView,
     ReportView,
     VersionView,
     report_of,
@@ -75,11 +73,11 @@ def _summary(overview: Overview, view: ReportView) -> Iterator[Block]:
 
 def _health(overview: Overview) -> tuple[Block, ...]:
     charts = (
-        ("requests", [float(one.requests) for one in overview.days], "Requests of each UTC day."),
-        ("errors", [float(one.errors) for one in overview.days], "Answers of status 500 or more."),
-        ("p99 ms", [one.p99_s * 1e3 for one in overview.days], "The 99th percentile of latency."),
+        ("requests", [float(day.requests) for day in overview.days], "Requests of each UTC day."),
+        ("errors", [float(day.errors) for day in overview.days], "Answers of status 500 or more."),
+        ("p99 ms", [day.p99_s * 1e3 for day in overview.days], "The 99th percentile of latency."),
     )
-    days = [str(one.day)[5:] for one in overview.days]
+    days = [str(day.day)[5:] for day in overview.days]
     return (Plots(tuple(_by_day(days, *chart) for chart in charts)),)
 
 
@@ -91,11 +89,11 @@ def _by_day(days: list[str], name: str, values: list[float], caption: str) -> Pl
 
 def _performance(report: PerformanceReport, view: ReportView) -> Iterator[Block]:
     yield from _grid(map(_metric, view.metrics))
-    said = [one.sentence for one in report.findings if not one.is_alarm]
+    sentences = [finding.sentence for finding in report.findings if not finding.is_alarm]
     if len(report.alarms) > _SENTENCES:
-        said.append(f"the latest {_SENTENCES} of {len(report.alarms)} alarms:")
-    if said := [*said, *report.alarms[-_SENTENCES:]]:
-        yield Bullets(tuple(dict.fromkeys(said)))
+        sentences.append(f"the latest {_SENTENCES} of {len(report.alarms)} alarms:")
+    if shown := [*sentences, *report.alarms[-_SENTENCES:]]:
+        yield Bullets(tuple(dict.fromkeys(shown)))
 
 
 def _metric(metric: MetricView) -> Plot | None:
@@ -107,7 +105,9 @@ def _version(report: DriftReport, view: VersionView) -> Iterator[Section]:
     title = f"Version {report.version}"
     yield Section(f"{title}: alarms", tuple(_alarms(report)))
     for name, where in (("inputs", "input"), ("answers", "answer"), ("truths", "truth")):
-        plots = (plot for one in view.columns if one.where == where for plot in _column(one))
+        plots = (
+            plot for column in view.columns if column.where == where for plot in _column(column)
+        )
         yield Section(f"{title}: {name}", tuple(_grid(plots)))
     rows = tuple(
         (day, column, f"{now:.1%}", f"{then:.1%}", finding)
@@ -123,8 +123,8 @@ def _alarms(report: DriftReport) -> Iterator[Block]:
     today = [str(window.day) for window in report.windows if not window.is_finished]
     unfinished = f" {today[0]} is not over." if today else ""
     yield Text(f"{days} of {len(report.windows)} days have an alarm.{unfinished}")
-    if said := tuple(alarm_sentences(report)):
-        yield Bullets(said)
+    if sentences := tuple(alarm_sentences(report)):
+        yield Bullets(sentences)
 
 
 def _column(column: ColumnView) -> Iterator[Plot | None]:
