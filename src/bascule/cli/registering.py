@@ -89,7 +89,7 @@ def models(as_json: AsJson = False) -> None:
 def show(
     model: RefOrPath,
     full: Annotated[
-        bool, typer.Option("--full", help="Every field, the baseline, all costs and verdicts.")
+        bool, typer.Option("--full", help="All of its card, and the baseline.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
