@@ -25,6 +25,7 @@ from bascule.cli.screen import (
     error_json,
     note,
     print_blocks,
+    print_either,
     print_json,
     print_table,
     say,
@@ -138,10 +139,7 @@ def pack(
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")
-    if as_json:
-        print_json(bundle_json(made))
-    else:
-        say(str(made.path))
+    print_either(bundle_json(made), str(made.path), as_json=as_json)
 
 
 def pack_files(

@@ -14,7 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.building import bundle_json
 from bascule.cli.context import AsJson, Ref, RefOrPath
-from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, short, stages, when
 from bascule.core import masked, seconds_of
 
 if TYPE_CHECKING:
@@ -179,10 +179,7 @@ def alias(
             target.model, name, target.number, by=context.user(), reason=reason
         )
         line = f"{target.model}@{name} -> {target}"
-    if as_json:
-        print_json(event_json(event))
-    else:
-        say(line)
+    print_either(event_json(event), line, as_json=as_json)
 
 
 def _version_json(version: Version) -> dict[str, Any]:
@@ -467,10 +464,7 @@ def import_file(
 ) -> None:
     """Take a version out of a file, verified; prints the number that it has here."""
     found = context.registry().import_archive(file, by=context.user())
-    if as_json:
-        print_json({"version": str(found), "digest": found.digest})
-    else:
-        say(str(found))
+    print_either({"version": str(found), "digest": found.digest}, str(found), as_json=as_json)
 
 
 def push_mlflow(

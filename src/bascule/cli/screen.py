@@ -28,6 +28,14 @@ def print_json(value: Any) -> None:
     say(json.dumps(value, indent=2, default=str))
 
 
+def print_either(value: Any, line: str, *, as_json: bool) -> None:
+    """The result of a command: `value` for programs, `line` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        say(line)
+
+
 def say(line: str) -> None:
     """Lines of result on standard output."""
     sys.stdout.write(printable(line) + "\n")
