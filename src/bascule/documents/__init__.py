@@ -1,7 +1,7 @@
 """One way from facts to a page: facts make sections, a renderer makes text of them. Pure.
 
-Rooms that know facts build the values of `values.py` and write no markup; a renderer knows one
-format and no fact, and is the one place where texts are escaped for it.
+Rooms that know facts build the values of `documents.values` and write no markup; a renderer knows
+one format and no fact, and is the one place where texts are escaped for it.
 """
 
 from lazy_loader import attach_stub
