@@ -146,7 +146,7 @@ def typical(values: Json, tested: str, letters: int = 16) -> str:
     if not values:
         return "-"
     name = tested if tested in values else max(values, key=values.__getitem__)
-    return f"{name[:letters]} {values[name]:.0%}"
+    return f"{name[:letters]} {values[name]:.1%}"
 
 
 def _distribution(name: str, shares: Json) -> Svg:
