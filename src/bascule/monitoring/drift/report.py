@@ -185,7 +185,7 @@ def _row(column: ColumnView, *, several: bool) -> tuple[str, ...]:
         return name, column.change, "-", "-", "-", alarm
     p_value, e_value = test["p_value"], test["e_value"]
     evidence = f"e {e_value:.1e}" if p_value is None else f"{p_value:.1e}"
-    return name, column.change, evidence, column.then, column.now, alarm
+    return name, column.change, evidence, *column.sides, alarm
 
 
 def _blocks(report: DriftReport) -> Iterator[Block]:

@@ -69,17 +69,8 @@ class ColumnView:
         return _leading(self.latest)
 
     @property
-    def then(self) -> str:
-        """What the change is about, in the baseline."""
-        return self._sides[0]
-
-    @property
-    def now(self) -> str:
-        """The same, on that day."""
-        return self._sides[1]
-
-    @property
-    def _sides(self) -> tuple[str, str]:
+    def sides(self) -> tuple[str, str]:
+        """What the change is about: in the baseline, and on that day."""
         day, test = self.latest, self.test
         if test is not None and test["name"] == "missing":
             then, now = day["missing"]

@@ -18,7 +18,7 @@ from bascule.monitoring.performance.results import (
     shown,
 )
 from bascule.monitoring.performance.sentences import alarm_sentence, facts, moment
-from bascule.monitoring.performance.view import interval_of, metrics_of, rows_of
+from bascule.monitoring.performance.view import MetricView, interval_of, metrics_of, rows_of
 from bascule.monitoring.showing import alarms_found, arrow_table
 
 if TYPE_CHECKING:
@@ -160,13 +160,16 @@ def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
     return made
 
 
+def _row(metric: MetricView) -> tuple[str, ...]:
+    rows, alarms = f"{metric.measured['rows']:,}", str(metric.alarms or "-")
+    whose = rows_of(metric.version, metric.slice)
+    return metric.name, whose, rows, metric.value, metric.interval, metric.recorded, alarms
+
+
 def _blocks(report: PerformanceReport) -> Iterator[Block]:
     yield Text(_summary(report))
-    rows = [
-        (one.name, one.rows_of, f"{one.measured['rows']:,}", one.value, one.interval, one.recorded,
-         str(one.alarms or "-"))
-        for one in metrics_of([window.to_json() for window in report.windows])
-    ]  # fmt: skip
+    metrics = metrics_of([window.to_json() for window in report.windows])
+    rows = list(map(_row, metrics))
     times = _time_rows(report)
     yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
     if len(rows) > _SHOWN:

@@ -32,11 +32,6 @@ class MetricView:
     days: Sequence[tuple[str, Json]]
 
     @property
-    def rows_of(self) -> str:
-        """What the rows are of: `v2 carrier=AA`, or `all`."""
-        return rows_of(self.version, self.slice)
-
-    @property
     def value(self) -> str:
         return shown(self.name, self.measured["value"])
 
@@ -87,6 +82,7 @@ def metrics_of(windows: Sequence[Json]) -> Iterator[MetricView]:
 
 
 def rows_of(version: str, slice_of: Mapping[str, str] | None) -> str:
+    """What rows are of: `v2 carrier=AA`, or `all`."""
     named = f"v{version}" if version.isdecimal() else version
     part = "".join(f"{column}={value}" for column, value in (slice_of or {}).items())
     return " ".join(filter(None, (named, part))) or "all"

@@ -162,7 +162,7 @@ def _drift(overview: Overview) -> Iterator[str]:
     for version in versions:
         days = len(version.report["windows"])
         yield (
-            f"drift        version {version.version}: {version.rows:,} rows on {days} "
+            f"drift        version {version.report['version']}: {version.rows:,} rows on {days} "
             f"day{'s' * (days > 1)}, "
             f"{len(version.columns)} columns, budget {version.report['budget']:g} a year"
         )

@@ -28,10 +28,6 @@ class VersionView:
     columns: Sequence[ColumnView]
 
     @property
-    def version(self) -> str:
-        return str(self.report["version"])
-
-    @property
     def rows(self) -> int:
         """That were answered on the days that are shown."""
         return sum(window["rows"] for window in self.report["windows"])
