@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time
-from html import escape
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bascule.core import Reference, user_name
+from bascule.documents import Plot, Plots, Table, Text, lettered, notebook
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
 
 One = TypeVar("One")
+
+_WIDTH = 160
 
 
 class Rows(list[One], Generic[One]):
@@ -29,23 +31,14 @@ class Rows(list[One], Generic[One]):
         self, found: Sequence[One], headings: Sequence[str], row: Callable[[One], Sequence[str]]
     ) -> None:
         super().__init__(found)
-        self._cells = [list(headings), *([str(cell) for cell in row(one)] for one in found)]
+        rows = tuple(tuple(str(cell) for cell in row(one)) for one in found)
+        self._table = Table(tuple(headings), rows)
 
     def __repr__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(*self._cells, strict=True)]
-        lines = (
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in self._cells
-        )
-        return "\n".join(lines)
+        return lettered([self._table], _WIDTH)
 
     def _repr_html_(self) -> str:
-        head, *rows = (
-            "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-            for tag, row in zip(["th", *["td"] * len(self)], self._cells, strict=True)
-        )
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return notebook(self._table)
 
 
 class LiveRollout:
@@ -122,14 +115,12 @@ class LiveRollout:
         return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
 
     def _repr_html_(self) -> str:
-        from bascule.charts import Figure, notebook_html
         from bascule.release.rollouts import evidence_chart
 
         chart = evidence_chart(self._stored.rollout, [*enumerate(self._book.evidence(self.id))])
         caption = "After each interval, as odds. Dashed: the odds that end the rollout."
-        figures = [] if chart is None else [Figure("Evidence of harm", chart, caption)]
-        told = f"<p>{escape(repr(self))}</p>{self.decisions()._repr_html_()}"
-        return told + notebook_html(figures)
+        plots = () if chart is None else (Plots((Plot("Evidence of harm", caption, chart),)),)
+        return notebook(Text(repr(self)), self.decisions()._table, *plots)
 
 
 class Control:

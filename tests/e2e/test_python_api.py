@@ -131,7 +131,7 @@ def test_notebooks_show_bundles_and_answers(town):
     assert page.count("<tr>") == 6
     assert "40 rows, by onnx" in page
     shown = town._repr_html_()
-    assert "<th>inputs</th><td>age, income</td>" in shown
+    assert '<th scope="row">inputs</th><td>age, income</td>' in shown
     assert "Parity: onnx" in shown
 
 

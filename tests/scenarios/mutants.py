@@ -25,8 +25,7 @@ import numpy as np
 import psutil
 
 import bascule
-from bascule.bundle.card import Said, render
-from bascule.bundle.card_html import render_html
+from bascule.bundle.card import Said, card_page, render
 from bascule.bundle.disk.examples import columns_of
 from bascule.bundle.disk.folder import read_file
 from bascule.bundle.disk.manifest import EXAMPLE
@@ -36,6 +35,7 @@ from bascule.bundle.programs.child import ChildProgram
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.cli.showing import print_bundle, showing_json
 from bascule.core.errors import BasculeError, ModelFailed
+from bascule.documents import page
 from bascule.registry import open_registry
 from bascule.release import check
 from bascule.serving import Limits
@@ -111,7 +111,7 @@ def ways_into(bundle, path, around):
     def carded():
         said = Said.of(bundle.statements())
         render(manifest, said)
-        render_html(manifest, said)
+        page(card_page(manifest, said))
 
     return {
         "program": lambda: run(bundle.program()),

@@ -1,16 +1,16 @@
 from . import card as card, disk as disk, tables as tables
 from .answer import Answer as Answer, Places as Places, flat as flat, places_of as places_of
 from .card import (
-    Plot as Plot,
     Said as Said,
-    Section as Section,
     card_json as card_json,
+    card_page as card_page,
+    gates_table as gates_table,
     lineage_lines as lineage_lines,
     overview as overview,
+    parity_plot as parity_plot,
     render as render,
     sections as sections,
 )
-from .card_html import page as page, render_html as render_html
 from .card_plots import plots as plots
 from .choosing import is_ever_fastest as is_ever_fastest, pinned as pinned
 from .disk.folder import read_manifest as read_manifest

@@ -1,13 +1,14 @@
 """The card: what a person wants to know of a bundle, from what was measured.
 
-`sections` says it as values, `render` as Markdown; `card_html` as a page. The author's text
-has a section of its own, as a quotation, so that a claim is not mistaken for a measurement.
+`sections` says it as values, `render` as Markdown, `card_page` with the plots, as a document. The
+author's text has a section of its own, as a quotation, so that a claim is not mistaken for a
+measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bascule.bundle.choosing import Roles, roles
@@ -23,70 +24,29 @@ from bascule.bundle.disk import (
 )
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
+from bascule.charts import within
 from bascule.core import Field
+from bascule.documents import (
+    Block,
+    Bullets,
+    Document,
+    Figures,
+    Line,
+    Plot,
+    Plots,
+    Quote,
+    Section,
+    Table,
+    Text,
+    markdown,
+    section_json,
+    verdict,
+    words,
+)
 
 _MAX_FIELDS = 60
 _MAX_SHOWN = 20
 _SMALL_SLICE_ROWS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """The author's text, which was not measured."""
-
-    text: str
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bullets:
-    """A list of short sentences."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text under headings; columns in `numbers` are set to the right."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One chart.
-
-    Attributes:
-        title: What it is.
-        caption: How to read it, with its figures.
-        svg: The chart.
-        section: The section of the card in which it stands: `Quality` or `Inputs`.
-    """
-
-    title: str
-    caption: str
-    svg: str
-    section: str = "Quality"
-
-
-Block = Text | Quote | Bullets | Table
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +115,9 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
     return tuple(section for section in made if section.blocks)
 
 
-def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, str], ...]:
+def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, Line], ...]:
     """The few figures that a reader asks for first: what they are, and their values."""
-    made = [("task", manifest.task)]
+    made: list[tuple[str, Line]] = [("task", manifest.task)]
     made += [
         (name.replace("_", " "), _number(value))
         for name, value in list(said.quality.get("overall", {}).items())[:3]
@@ -167,7 +127,7 @@ def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, str], ...]:
     if said.quality:
         made.append(("held-out rows", f"{said.quality['rows']:,}"))
     if said.gates:
-        made.append(("gates", "passed" if said.gates.get("passed") else "failed"))
+        made.append(("gates", verdict(said.gates.get("passed"))))
     served = _roles(manifest, said).requests if manifest.served else ORIGINAL
     if said.cost and 1 in said.cost.latency_us.get(served, {}):
         made.append(("one row", f"{said.cost.latency_us[served][1]:,.3g} us"))
@@ -180,30 +140,31 @@ def card_json(manifest: Manifest, said: Said) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "digest": manifest.digest,
-        "overview": dict(overview(manifest, said)),
-        "sections": [
-            {
-                "title": one.title,
-                "blocks": [
-                    {"kind": type(block).__name__.lower(), **asdict(block)} for block in one.blocks
-                ],
-            }
-            for one in sections(manifest, said)
-        ],
+        "overview": {name: words(value) for name, value in overview(manifest, said)},
+        "sections": [section_json(section) for section in sections(manifest, said)],
     }
 
 
 def render(manifest: Manifest, said: Said) -> str:
     """The card as Markdown."""
-    parts = [f"# {_escaped(manifest.name)}"]
-    for section in sections(manifest, said):
-        parts.append(f"## {section.title}")
-        parts += [_markdown(block) for block in section.blocks]
-    return "\n\n".join(parts) + "\n"
+    return markdown(Document(manifest.name, sections(manifest, said)))
+
+
+def card_page(manifest: Manifest, said: Said, plots: Sequence[Plot] = ()) -> Document:
+    """The card with its overview, and with plots such as `card_plots.plots` makes."""
+    lead = (Figures(overview(manifest, said)),)
+    shown = sections(manifest, said)
+    return Document(manifest.name, tuple(_with_plots(one, plots) for one in shown), lead)
+
+
+def _with_plots(section: Section, plots: Sequence[Plot]) -> Section:
+    here = tuple(plot for plot in plots if plot.section == section.title)
+    shown = Plots(here, are_small=section.title == "Inputs")
+    return replace(section, blocks=(*section.blocks, shown)) if here else section
 
 
 def _glance(manifest: Manifest, said: Said) -> tuple[Block, ...]:
-    rows = [
+    rows: list[tuple[str, Line]] = [
         ("digest", manifest.digest),
         ("flavor", manifest.flavor),
         ("task", manifest.task),
@@ -215,7 +176,7 @@ def _glance(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         labels = _listed([str(label) for label in target.classes or ()])
         rows.append((f"output {target.name}", labels or "a number"))
     if said.gates:
-        rows.append(("gates", "passed" if said.gates.get("passed") else "failed"))
+        rows.append(("gates", verdict(said.gates.get("passed"))))
     return (Table(("", ""), tuple(rows)),)
 
 
@@ -362,16 +323,22 @@ def _quality(said: Said) -> tuple[Block, ...]:
 
 
 def _gates(said: Said) -> tuple[Block, ...]:
+    results = said.gates.get("results", ())
+    return (gates_table(results, digits=4),) if results else ()
+
+
+def gates_table(results: Sequence[Mapping[str, Any]], *, digits: int = 6) -> Table:
+    """The criteria of a gates statement: the value of each, the verdict and why."""
     rows = tuple(
         (
             str(one["criterion"]),
-            _number(one.get("value")),
-            "passed" if one["passed"] else "failed",
-            one.get("reason", "-"),
+            "-" if one.get("value") is None else f"{one['value']:.{digits}g}",
+            verdict(one["passed"]),
+            str(one.get("reason", "-")),
         )
-        for one in said.gates.get("results", ())
+        for one in results
     )
-    return (Table(("criterion", "value", "verdict", "reason"), rows, ("value",)),) if rows else ()
+    return Table(("criterion", "value", "verdict", "reason"), rows, ("value",))
 
 
 def _limits(manifest: Manifest, said: Said) -> tuple[Block, ...]:
@@ -440,6 +407,18 @@ def _parity(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     return (Text(items[0]),) if len(items) == 1 else (Bullets(tuple(items)),) if items else ()
 
 
+def parity_plot(parities: Mapping[str, Parity]) -> Plot:
+    """How far each program is from the original, beside its tolerance; of at least one."""
+    rows = [(one.program, one.max_difference, one.tolerance) for one in parities.values()]
+    alt = "; ".join(f"{name}: {value:.2g} of {limit:.2g} allowed" for name, value, limit in rows)
+    most = max(one.rows for one in parities.values())
+    caption = (
+        f"The largest difference from the original over {most:,} rows, by program, in powers of "
+        "ten. Dashed: the tolerance."
+    )
+    return Plot("Parity", caption, within(rows, f"Parity: {alt}"), "Parity")
+
+
 def _calibration(said: Said) -> tuple[Block, ...]:
     told = said.calibration.get("told")
     return (Text(_sentence(told)),) if told else ()
@@ -506,31 +485,6 @@ def _listed(texts: Sequence[str]) -> str:
 
 def _number(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _markdown(block: Block) -> str:
-    match block:
-        case Text(text):
-            return _escaped(_text(text))
-        case Quote(text, by):
-            lines = [f"> {_escaped(line)}".rstrip() for line in text.splitlines()]
-            return "\n".join([*lines, ">", f"> {_escaped(by or 'the author')}"])
-        case Bullets(items):
-            return "\n".join(f"- {_escaped(_text(item))}" for item in items)
-        case Table(heads, rows, numbers):
-            rule = "|".join("---:" if head in numbers else "---" for head in heads)
-            lines = ["| " + " | ".join(map(_cell, heads)) + " |", f"|{rule}|"]
-            lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
-            return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return _escaped(_text(text)).replace("|", "\\|")
-
-
-def _escaped(text: str) -> str:
-    """Names and words come from anybody, and may not become markup of the page they end up on."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _sentence(text: str) -> str:

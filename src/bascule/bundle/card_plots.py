@@ -7,16 +7,17 @@ residuals. Every model: the training rows by column.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.card import Plot
 from bascule.bundle.disk import OUTLIERS
 from bascule.bundle.statements import in_batches
 from bascule.bundle.tables import for_program, take
-from bascule.charts import Chart, grid
+from bascule.charts import Chart, grid, histogram, roc
+from bascule.documents import Plot
 from bascule.stats import ColumnProfile
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def plots(bundle: Bundle) -> tuple[Plot, ...]:
 
     The first 20,000 held-out rows are predicted, by the program that serves requests here.
     """
-    return (*_of_quality(bundle), *_of_inputs(bundle))
+    quality = (replace(plot, section="Quality") for plot in _of_quality(bundle))
+    return (*quality, *_of_inputs(bundle))
 
 
 def _of_quality(bundle: Bundle) -> Iterator[Plot]:
@@ -80,21 +82,18 @@ def _of_classes(classes: Sequence[Any], truth: NDArray[Any], answer: Any) -> Ite
 
 
 def _roc(curves: Sequence[tuple[str, NDArray[np.bool_], Numbers]]) -> Plot:
-    chart = Chart((0, 1), (0, 1), ("false positive rate", "true positive rate"), "ROC curve")
-    chart.line([(0, 0), (1, 1)], "guide")
-    areas = []
-    for place, (name, is_it, scores) in enumerate(curves):
+    areas, shown = [], []
+    for name, is_it, scores in curves:
         order = np.argsort(-scores, kind="stable")
         ends = np.append(np.diff(scores[order]) != 0, True)  # rows of one score count together
         seen = np.append(0, (np.cumsum(is_it[order]) / max(is_it.sum(), 1))[ends])
         wrong = np.append(0, (np.cumsum(~is_it[order]) / max((~is_it).sum(), 1))[ends])
         areas.append(f"{name} {_area(wrong, seen):.3f}")
         kept = np.unique(np.linspace(0, len(seen) - 1, _MAX_CURVE).astype(int))
-        chart.line(
-            zip(wrong[kept].tolist(), seen[kept].tolist(), strict=True), f"line c{place % 6}"
-        )
+        points = zip(wrong[kept].tolist(), seen[kept].tolist(), strict=True)
+        shown.append((name, list(points)))
     caption = f"Area under the curve: {', '.join(areas)}. The diagonal is a guess."
-    return Plot("ROC curve", caption, chart.svg())
+    return Plot("ROC curve", caption, roc(shown))
 
 
 def _area(across: Numbers, up: Numbers) -> float:
@@ -120,13 +119,11 @@ def _reliability(is_it: NDArray[np.bool_], scores: Numbers, what: str) -> Plot:
 
 def _probabilities(label: Any, is_it: NDArray[np.bool_], scores: Numbers) -> Plot:
     edges = np.linspace(0, 1, _INPUT_BINS + 1)
-    counts = [np.histogram(scores[rows], edges)[0] for rows in (~is_it, is_it)]
-    highest = float(max(int(one.max()) for one in counts))
-    chart = Chart((0, 1), (0, highest * 1.05), (f"probability of {label}", "rows"), "Probabilities")
-    chart.bars(edges.tolist(), counts[0].tolist(), "bar other")
-    chart.bars(edges.tolist(), counts[1].tolist(), "bar")
+    others, them = (np.histogram(scores[rows], edges)[0].tolist() for rows in (~is_it, is_it))
+    labels = (f"probability of {label}", "rows")
+    svg = histogram(edges.tolist(), them, labels, "Probabilities", behind=others)
     caption = f"Strong: rows that are {label}. Pale: the others."
-    return Plot("Probabilities", caption, chart.svg())
+    return Plot("Probabilities", caption, svg)
 
 
 def _confusion(
@@ -165,11 +162,10 @@ def _of_numbers(pair: tuple[Numbers, Numbers]) -> Iterator[Plot]:
     yield Plot("Residuals", "Truth less prediction. A pattern is what was not learnt.", chart.svg())
 
     counts, edges = np.histogram(residuals, _INPUT_BINS)
-    ends = (float(edges[0]), float(edges[-1]))
-    chart = Chart(ends, (0, float(counts.max()) * 1.05), ("residual", "rows"), "Residuals, by size")
-    chart.bars(edges.tolist(), counts.tolist())
+    labels = ("residual", "rows")
+    svg = histogram(edges.tolist(), counts.tolist(), labels, "Residuals, by size")
     caption = f"Mean {residuals.mean():.4g}, standard deviation {residuals.std():.4g}."
-    yield Plot("Residuals by size", caption, chart.svg())
+    yield Plot("Residuals by size", caption, svg)
 
 
 def _of_inputs(bundle: Bundle) -> Iterator[Plot]:
@@ -186,17 +182,14 @@ def _histogram(name: str, column: ColumnProfile) -> Plot | None:
     if column.quantiles.rows:
         values, weights = column.quantiles.weighted()
         counts, edges = np.histogram(values, _INPUT_BINS, weights=weights)
-        ends = (float(edges[0]), float(edges[-1]))
-        chart = Chart(ends, (0, float(counts.max()) * 1.05), (name, "rows"), f"Histogram of {name}")
-        chart.bars(edges.tolist(), counts.tolist())
-        return Plot(name, f"{column.distinct:,} distinct values{missing}.", chart.svg(), "Inputs")
+        labels, alt = (name, "rows"), f"Histogram of {name}"
+        svg = histogram(edges.tolist(), counts.tolist(), labels, alt)
+        return Plot(name, f"{column.distinct:,} distinct values{missing}.", svg, "Inputs")
     frequent = column.frequent.top()[:_INPUT_BINS]
     if not frequent:
         return None
     counts_of = [count for _, count in frequent]
-    chart = Chart(
-        (0, len(frequent)), (0, max(counts_of) * 1.05), (f"{name}, by frequency", "rows"), name
-    )
-    chart.bars(list(range(len(frequent) + 1)), counts_of)
+    places = [float(place) for place in range(len(frequent) + 1)]
+    svg = histogram(places, counts_of, (f"{name}, by frequency", "rows"), name)
     shown = ", ".join(str(value) for value, _ in frequent[:5])
-    return Plot(name, f"Most frequent: {shown}{missing}.", chart.svg(), "Inputs")
+    return Plot(name, f"Most frequent: {shown}{missing}.", svg, "Inputs")

@@ -315,21 +315,21 @@ class Bundle:
 
     def _repr_html_(self) -> str:
         """What it is and how good, for notebooks; `bascule card` has the rest."""
-        from bascule.bundle.card import Said, overview
-        from bascule.bundle.card_html import rows_html
+        from bascule.bundle.card import Said, overview, parity_plot
+        from bascule.documents import Plots, Table, notebook
 
         names = [one.name for one in self.signature.inputs]
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         said = Said.of(self.statements())
-        return rows_html(
-            [
-                ("bundle", f"{self.name}, {self.digest[:19]}"),
-                *overview(self.manifest, said),
-                ("inputs", ", ".join(names[:_SHOWN_NAMES]) + more),
-                ("outputs", ", ".join(one.name for one in self.signature.outputs)),
-                ("serves", self.manifest.serves),
-            ]
-        ) + _parity_html(said.parities)
+        rows = (
+            ("bundle", f"{self.name}, {self.digest[:19]}"),
+            *overview(self.manifest, said),
+            ("inputs", ", ".join(names[:_SHOWN_NAMES]) + more),
+            ("outputs", ", ".join(one.name for one in self.signature.outputs)),
+            ("serves", self.manifest.serves),
+        )
+        plots = (parity_plot(said.parities),) if said.parities else ()
+        return notebook(Table(("", ""), rows), *(Plots((plot,)) for plot in plots))
 
 
 class Original(Program):
@@ -380,17 +380,6 @@ class Original(Program):
 
     def close(self) -> None:
         self._program.close()
-
-
-def _parity_html(parities: Mapping[str, Parity]) -> str:
-    from bascule.charts import Figure, notebook_html, within
-
-    if not parities:
-        return ""
-    rows = [(one.program, one.max_difference, one.tolerance) for one in parities.values()]
-    alt = "; ".join(f"{name}: {value:.2g} of {limit:.2g} allowed" for name, value, limit in rows)
-    caption = "The largest difference from the original by program. Dashed: the tolerance."
-    return notebook_html([Figure("Parity", within(rows, f"Parity: {alt}"), caption)])
 
 
 def load(path: str | Path) -> Bundle:

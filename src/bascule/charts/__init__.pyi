@@ -1,6 +1,7 @@
 from .figures import (
     Lane as Lane,
     Series as Series,
+    histogram as histogram,
     lines as lines,
     roc as roc,
     sparkline as sparkline,
@@ -14,5 +15,4 @@ from .flows import (
     shares as shares,
     split as split,
 )
-from .frame import Chart as Chart, Svg as Svg, drawing as drawing, grid as grid, short as short
-from .notebook import Figure as Figure, notebook_html as notebook_html
+from .frame import Chart as Chart, Svg as Svg, grid as grid

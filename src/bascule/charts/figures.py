@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bascule.charts.frame import Chart, Point, Range, Svg, drawing, short
+from bascule.charts.frame import Chart, Point, Range, Svg, drawing
 
 WIDE = (720, 260)
 _SPARK = (160.0, 36.0)
@@ -98,6 +98,21 @@ def lines(
     return chart.dots(marks, "alarm", 4).svg()
 
 
+def histogram(
+    edges: Sequence[float],
+    heights: Sequence[float],
+    labels: tuple[str, str],
+    alt: str,
+    *,
+    behind: Sequence[float] = (),
+    x_names: Sequence[str] = (),
+) -> Svg:
+    """A bar from each edge to the next; `behind` them, pale, others on the same edges."""
+    most = max([*heights, *behind, 0.0]) * 1.05 or 1.0
+    chart = Chart((edges[0], edges[-1]), (0, most), labels, alt, x_names)
+    return chart.bars(edges, behind, "bar other").bars(edges, heights).svg()
+
+
 def then_and_now(
     edges: Sequence[float] | Sequence[str],
     then: Sequence[float],
@@ -114,13 +129,12 @@ def then_and_now(
         name: Of the column.
         alt: What the chart shows.
     """
-    most = max([*then, *now, 0.0]) * 1.05 or 1.0
     numbers = [one for one in edges if not isinstance(one, str)]
     if len(numbers) == len(edges) and len(edges) == len(then) + 1:
-        chart = Chart((numbers[0], numbers[-1]), (0, most), (name, "share"), alt)
-        return chart.bars(numbers, then, "bar other").bars(numbers, now).svg()
+        return histogram(numbers, now, (name, "share"), alt, behind=then)
     names = [str(one) for one in edges][:_MAX_BARS]
     shown = [one if len(one) < 8 else f"{one[:6]}…" for one in names]
+    most = max([*then, *now, 0.0]) * 1.05 or 1.0
     chart = Chart((-0.5, len(names) - 0.5), (0, most), (name, "share"), alt, shown)
     for place, (before, after) in enumerate(zip(then, now, strict=True)):
         chart.bars([place - 0.42, place], [before], "bar other")
@@ -148,14 +162,7 @@ def sparkline(values: Iterable[float], alt: str, *, most: float | None = None) -
     step = (width - 6) / max(1, len(shown) - 1)
     points = [(3 + step * at, height - 3 - (height - 6) * v / top) for at, v in enumerate(shown)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    x, y = points[-1]
-    area = f"{points[0][0]:.1f},{height - 3:g} {path} {x:.1f},{height - 3:g}"
-    marks = [
-        f'<polygon class="area" points="{area}"/>',
-        f'<polyline class="line" points="{path}"/>',
-        f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>',
-    ]
-    return drawing(_SPARK, alt, marks, "spark")
+    return drawing("spark", _SPARK, alt, kind="spark", points=points, path=path)
 
 
 def within(rows: Sequence[tuple[str, float, float]], alt: str) -> Svg:
@@ -165,22 +172,16 @@ def within(rows: Sequence[tuple[str, float, float]], alt: str) -> Svg:
         rows: A name, its value and its limit, both >= 0; a value that is not finite fills the row.
         alt: What the chart shows.
     """
-    marks: list[str] = []
-    for place, (name, value, limit) in enumerate(rows):
-        y = place * _LIMIT_ROW
-        width, at = _log_share(value) * _LIMIT_WIDTH, _LIMIT_LEFT + _log_share(limit) * _LIMIT_WIDTH
-        style = "bar" if value <= limit else "bar over"
-        marks += [
-            f'<text class="end" x="{_LIMIT_LEFT - 10:g}" y="{y + 19:g}">{short(name, 16)}</text>',
-            f'<rect class="track" x="{_LIMIT_LEFT:g}" y="{y + 9:g}" width="{_LIMIT_WIDTH:g}" '
-            'height="12" rx="3"/>',
-            f'<rect class="{style}" x="{_LIMIT_LEFT:g}" y="{y + 9:g}" width="{max(width, 2):.1f}" '
-            'height="12" rx="3"/>',
-            f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{y + 4:g}" y2="{y + 26:g}"/>',
-            f'<text x="{_LIMIT_LEFT + _LIMIT_WIDTH + 10:g}" y="{y + 19:g}">{value:.2g}</text>',
-        ]
+    shown = [
+        (name, value, limit, max(_log_share(value) * _LIMIT_WIDTH, 2),
+         _LIMIT_LEFT + _log_share(limit) * _LIMIT_WIDTH)
+        for name, value, limit in rows
+    ]  # fmt: skip
     size = (_LIMIT_LEFT + _LIMIT_WIDTH + 80, max(1, len(rows)) * _LIMIT_ROW)
-    return drawing(size, alt, marks, "within")
+    return drawing(
+        "within", size, alt, kind="within", rows=shown, left=_LIMIT_LEFT, full=_LIMIT_WIDTH,
+        row=_LIMIT_ROW,
+    )  # fmt: skip
 
 
 def _log_share(value: float) -> float:

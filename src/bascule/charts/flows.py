@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from itertools import accumulate
 
-from bascule.charts.frame import Svg, drawing, short
+from bascule.charts.frame import Svg, drawing
 
 _ROW, _GAP, _LEFT, _RIGHT, _WIDTH = 46.0, 12.0, 132.0, 430.0, 720.0
 _LEAST = 2.0
@@ -46,50 +46,23 @@ def split(name: str, routes: Sequence[Route]) -> Svg:
     height = len(routes) * (_ROW + _GAP) + _GAP
     middle = height / 2
     said = "; ".join(f"{one.name}: {one.version} {one.share_percent:g} %" for one in routes)
-    marks = [
-        f'<rect class="node" x="1" y="{middle - 24:g}" width="{_LEFT - 2:g}" height="48" rx="8"/>',
-        f'<text class="strong mid" x="{_LEFT / 2:g}" y="{middle - 3:g}">{short(name, 16)}</text>',
-        f'<text class="mid" x="{_LEFT / 2:g}" y="{middle + 13:g}">requests</text>',
-    ]
-    start = middle - _ROW / 2 + 3
+    start, shown = middle - _ROW / 2 + 3, []
     for place, one in enumerate(routes):
-        top = _GAP + place * (_ROW + _GAP)
         width = 0.0 if one.is_copy else (_ROW - 6) * one.share_percent / 100
         at = middle if one.is_copy else start + width / 2
         start += width
-        marks += _route(one, at, top, max(width, _LEAST), place)
-    return drawing((_WIDTH, height), f"Plan of {name}: {said}", marks, "flow")
-
-
-def _route(one: Route, start: float, top: float, width: float, place: int) -> list[str]:
-    end, bend = top + _ROW / 2, (_LEFT + _RIGHT) / 2
-    style = "copied" if one.is_copy else f"flow{place % 4}"
-    note = f" · {one.note}" if one.note else ""
-    percent = f"{one.share_percent:g} %" + (" copied" if one.is_copy else "")
-    is_idle, left = not one.share_percent, _RIGHT + 14
-    return [
-        f'<path class="band-path {style}{" idle" if is_idle else ""}" stroke-width="{width:.1f}" '
-        f'd="M{_LEFT:g} {start:.1f} C{bend:g} {start:.1f} {bend:g} {end:.1f} '
-        f'{_RIGHT:g} {end:.1f}"/>',
-        f'<rect class="node {style}" x="{_RIGHT:g}" y="{top:g}" width="{_WIDTH - _RIGHT - 1:g}" '
-        f'height="{_ROW:g}" rx="8"/>',
-        f'<text class="strong" x="{left:g}" y="{top + 20:g}">{short(one.version, 26)}</text>',
-        f'<text x="{left:g}" y="{top + 36:g}">{short(one.name + note, 34)}</text>',
-        f'<text class="strong end" x="{_WIDTH - 14:g}" y="{top + 28:g}">{percent}</text>',
-    ]
+        shown.append((one, at, _GAP + place * (_ROW + _GAP), max(width, _LEAST)))
+    return drawing(
+        "split", (_WIDTH, height), f"Plan of {name}: {said}", kind="flow", name=name, routes=shown,
+        left=_LEFT, right=_RIGHT, row=_ROW,
+    )  # fmt: skip
 
 
 def shares(parts: Sequence[tuple[str, float]], alt: str) -> Svg:
     """Percentages as one bar; names are for readers of the page's own text."""
-    marks, left = [], 0.0
-    for place, (name, percent) in enumerate(parts):
-        width = percent * 2
-        marks.append(
-            f'<rect class="flow{place % 4}" x="{left:.2f}" y="0" width="{max(width - 1, 0):.2f}" '
-            f'height="10" rx="2"><title>{escape(name)}: {percent:g} %</title></rect>'
-        )
-        left += width
-    return drawing((200, 10), alt, marks, "shares")
+    left = accumulate((percent * 2 for _, percent in parts), initial=0.0)
+    shown = [(name, percent, at) for (name, percent), at in zip(parts, left, strict=False)]
+    return drawing("shares", (200, 10), alt, kind="shares", parts=shown)
 
 
 def lineage(columns: Sequence[Sequence[Node]], alt: str) -> Svg:
@@ -98,35 +71,13 @@ def lineage(columns: Sequence[Sequence[Node]], alt: str) -> Svg:
     tallest = max((len(column) for column in shown), default=1)
     width, height = _BOX
     total = tallest * (height + 14) + 2
-    marks: list[str] = []
+    nodes: list[tuple[Node, float, float, Sequence[tuple[float, float]]]] = []
     before: list[tuple[float, float]] = []
     for place, column in enumerate(shown):
         x = 1 + place * (width + _BOX_GAP)
         top = (total - len(column) * (height + 14) + 14) / 2
-        here = []
-        for row, node in enumerate(column):
-            y = top + row * (height + 14)
-            middle = y + height / 2
-            marks += [_arrow(*one, x, middle) for one in before]
-            marks += _node(node, x, y)
-            here.append((x + width, middle))
-        before = here
-    return drawing((len(shown) * (width + _BOX_GAP) - _BOX_GAP + 2, total), alt, marks, "flow")
-
-
-def _arrow(x: float, y: float, to_x: float, to_y: float) -> str:
-    bend, tip = (x + to_x) / 2, to_x - 6
-    return (
-        f'<path class="arrow" d="M{x:g} {y:g} C{bend:g} {y:g} {bend:g} {to_y:g} {tip:g} {to_y:g}"/>'
-        f'<path class="tip" d="M{to_x:g} {to_y:g} l-7 -4 v8 z"/>'
-    )
-
-
-def _node(node: Node, x: float, y: float) -> list[str]:
-    width, height = _BOX
-    return [
-        f'<rect class="node" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="8"/>',
-        f'<text x="{x + 10:g}" y="{y + 18:g}">{short(node.kind, 22)}</text>',
-        f'<text class="strong" x="{x + 10:g}" y="{y + 35:g}">{short(node.name, 19)}'
-        f"<title>{escape(node.name)} {escape(node.detail)}</title></text>",
-    ]
+        tops = [top + row * (height + 14) for row in range(len(column))]
+        nodes += [(node, x, y, before) for node, y in zip(column, tops, strict=True)]
+        before = [(x + width, y + height / 2) for y in tops]
+    size = (len(shown) * (width + _BOX_GAP) - _BOX_GAP + 2, total)
+    return drawing("lineage", size, alt, kind="flow", nodes=nodes, box=_BOX)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Range = tuple[float, float]
 Point = tuple[float, float]
@@ -88,35 +92,13 @@ class Chart:
 
     def svg(self) -> Svg:
         """The chart."""
-        return drawing((self._width, self._height), self._alt, [self._frame(), *self._marks])
-
-    def _frame(self) -> str:
-        right, bottom = self._width - _RIGHT, self._height - _BOTTOM
-        parts = []
-        for value in _ticks(*self._x):
-            at = self._across(value)
-            parts.append(
-                f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>'
-            )
-            name = escape(self._x_name(value))
-            parts.append(f'<text x="{at:.1f}" y="{bottom + 15}" class="mid">{name}</text>')
-        for value in _ticks(*self._y):
-            at = self._down(value)
-            parts.append(
-                f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            )
-            name = self._y_name(value)
-            parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" class="end">{name}</text>')
-        x_label, y_label = map(escape, self._labels)
-        middle = (_TOP + bottom) / 2
-        parts.append(
-            f'<text x="{(_LEFT + right) / 2:g}" y="{self._height - 6}" class="mid">{x_label}</text>'
-        )
-        parts.append(
-            f'<text x="12" y="{middle:g}" class="mid" transform="rotate(-90 12 {middle:g})">'
-            f"{y_label}</text>"
-        )
-        return "".join(parts)
+        return drawing(
+            "chart", (self._width, self._height), self._alt, drawn=self._marks,
+            labels=self._labels, left=_LEFT, right=self._width - _RIGHT, top=_TOP,
+            bottom=self._height - _BOTTOM,
+            x_ticks=[(self._x_name(x), self._across(x)) for x in _ticks(*self._x)],
+            y_ticks=[(self._y_name(y), self._down(y)) for y in _ticks(*self._y)],
+        )  # fmt: skip
 
     def _x_name(self, value: float) -> str:
         if self._whole and not float(value).is_integer():
@@ -143,48 +125,45 @@ class Chart:
         return self._height - _BOTTOM - (y - low) / (high - low) * inner
 
 
-def drawing(size: tuple[float, float], alt: str, marks: Iterable[str], kind: str = "") -> Svg:
-    """Marks as a picture; `alt` says to screen readers what it shows, `kind` is its class."""
-    style = f' class="{kind}"' if kind else ""
-    return Svg(
-        f'<svg{style} viewBox="0 0 {size[0]:g} {size[1]:g}" width="{size[0]:g}" '
-        f'height="{size[1]:g}" role="img" aria-label="{escape(alt)}">'
-        f"{''.join(marks)}</svg>"
-    )
+def drawing(template: str, size: tuple[float, float], alt: str, **values: Any) -> Svg:
+    """A picture from a template, where texts are escaped: there and nowhere else.
+
+    Args:
+        template: Its name.
+        size: Width and height of the `viewBox`.
+        alt: What it shows, for screen readers.
+        **values: What the template takes; `kind` is the class of the picture.
+    """
+    known = {"kind": "", "size": size, "alt": alt, **values}
+    return Svg(_templates().get_template(f"{template}.svg.j2").render(known))
 
 
-def short(text: str, length: int = 10) -> str:
-    """A text that has at most `length` letters, escaped."""
-    return escape(text if len(text) <= length else text[: length - 1] + "…")
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bascule.charts"), autoescape=True, trim_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {
+        "g": "{:g}".format, "f1": "{:.1f}".format, "f2": "{:.2f}".format, "short": _short,
+    }  # fmt: skip
+    return environment
+
+
+def _short(text: str, length: int = 10) -> str:
+    """A text that has at most `length` letters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def grid(labels: Sequence[str], counts: Sequence[Sequence[int]], alt: str) -> Svg:
     """A square of counts with rows of the truth and columns of the answer; each row sums to 1."""
-    size, left, top = 300 / max(len(labels), 1), 84, 28
-    width = left + 300 + 8
-    parts = [f'<text x="{left + 150}" y="12" class="mid">predicted</text>']
-    for row, (label, values) in enumerate(zip(labels, counts, strict=True)):
-        y = top + row * size
-        parts.append(
-            f'<text x="{left - 6}" y="{y + size / 2 + 4:.1f}" class="end">{short(label)}</text>'
-        )
-        parts.append(
-            f'<text x="{left + row * size + size / 2:.1f}" y="{top - 4}" class="mid">'
-            f"{short(label, 6)}</text>"
-        )
-        total = sum(values) or 1
-        for column, count in enumerate(values):
-            x, share = left + column * size, count / total
-            parts.append(
-                f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{size - 1:.1f}" '
-                f'height="{size - 1:.1f}" fill-opacity="{0.06 + 0.84 * share:.2f}"/>'
-            )
-            style = "mid strong" if share > 0.55 else "mid"
-            parts.append(
-                f'<text x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" class="{style}">'
-                f"{count:,}</text>"
-            )
-    return drawing((width, top + 300 + 6), alt, parts)
+    left, top = 84, 28
+    return drawing(
+        "grid", (left + 300 + 8, top + 300 + 6), alt, left=left, top=top,
+        cell=300 / max(len(labels), 1), rows=list(zip(labels, counts, strict=True)),
+    )  # fmt: skip
 
 
 def _widened(values: Range) -> Range:

@@ -10,7 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, when
 from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def ack(
     from bascule.monitoring.alerts import shown
 
     made = _book().acknowledge(alert, by=context.user(), why=why, now=datetime.now(UTC))
-    if as_json:
-        print_json(shown(made))
-    else:
-        say(f"acknowledged {made.id}: {made.finding.sentence}")
+    print_either(shown(made), f"acknowledged {made.id}: {made.finding.sentence}", as_json=as_json)
 
 
 def silence(
@@ -106,10 +103,7 @@ def silence(
         by=context.user(), why=why, until=until, now=now, model=model or "*", source=source,
         alert=alert or "",
     )  # fmt: skip
-    if as_json:
-        print_json(asdict(made))
-    else:
-        say(f"silence {made.id} until {when(made.until)}")
+    print_either(asdict(made), f"silence {made.id} until {when(made.until)}", as_json=as_json)
 
 
 def unsilence(
@@ -118,10 +112,7 @@ def unsilence(
 ) -> None:
     """End a silence now."""
     ended = _book().end_silence(silence, by=context.user(), now=datetime.now(UTC))
-    if as_json:
-        print_json(asdict(ended))
-    else:
-        say(f"ended silence {ended.id}")
+    print_either(asdict(ended), f"ended silence {ended.id}", as_json=as_json)
 
 
 def try_out(

@@ -11,7 +11,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import console, note, print_json, say
+from bascule.cli.screen import note, print_json, say
+from bascule.documents import console
 
 if TYPE_CHECKING:
     from bascule.settings import Settings

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bascule.cli.screen import print_table, say
+from bascule.documents import Block, Table, Text
 
 if TYPE_CHECKING:
     from bascule.bundle.statements import Baseline
@@ -15,7 +16,7 @@ _SHOWN_VALUES = 3
 _SHOWN_LETTERS = 24
 
 
-def print_baseline(baseline: Baseline | None) -> None:
+def baseline_blocks(baseline: Baseline | None) -> Iterator[Block]:
     """What the training rows and the answers looked like, as far as it is known."""
     if baseline is None:
         return
@@ -24,19 +25,19 @@ def print_baseline(baseline: Baseline | None) -> None:
         ("answers to held-out rows", baseline.answers),
     ):
         if profile is not None:
-            _print_profile(what, profile)
+            yield from _profile(what, profile)
 
 
-def _print_profile(what: str, profile: Profile) -> None:
-    say(f"baseline of {profile.rows:,} {what}")
-    rows = [
+def _profile(what: str, profile: Profile) -> Iterator[Block]:
+    yield Text(f"baseline of {profile.rows:,} {what}")
+    rows = tuple(
         (name, *column_row(column))
         for name, column in list(profile.columns.items())[:_SHOWN_COLUMNS]
-    ]
+    )
     headings = ("column", "missing", "distinct", "least", "median", "most", "mean", "most frequent")
-    print_table(headings, rows, right=headings[1:7])
+    yield Table(headings, rows, headings[1:7])
     if len(profile.columns) > _SHOWN_COLUMNS:
-        say(f"... and {len(profile.columns) - _SHOWN_COLUMNS} more columns")
+        yield Text(f"... and {len(profile.columns) - _SHOWN_COLUMNS} more columns")
 
 
 def column_row(column: ColumnProfile) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import console, note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, when
+from bascule.documents import console
 
 if TYPE_CHECKING:
     from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status
@@ -149,10 +150,7 @@ def logs(run: _RunId) -> None:
 def cancel(run: _RunId, as_json: AsJson = False) -> None:
     """Stop a run after the batch under way. What is committed stays; resume goes on."""
     status = _runs().cancel(run)
-    if as_json:
-        print_json(status.to_json())
-    else:
-        say(f"run {status.run} stops")
+    print_either(status.to_json(), f"run {status.run} stops", as_json=as_json)
 
 
 @_group.command()

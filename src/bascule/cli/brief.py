@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.screen import say, when
+from bascule.cli.screen import print_blocks, say, when
+from bascule.documents import Figures
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from bascule.registry import Version
 
 _SHOWN = 8
-_WIDTH = 11
 
 
 def print_brief(
@@ -25,8 +25,7 @@ def print_brief(
 ) -> None:
     """Identity, what it takes and returns, quality, gates, parity, cost: a line each."""
     say(f"{version or bundle.name}  {bundle.digest}")
-    for name, text in _lines(bundle, version, statements, others):
-        say(f"{name:<{_WIDTH}}{text}")
+    print_blocks(Figures(tuple(_lines(bundle, version, statements, others))))
 
 
 def _lines(
@@ -60,13 +59,13 @@ def _lines(
         shown += [f"peak memory {memory / 1e6:,.0f} MB"] if memory is not None else []
         yield "cost", ", ".join([*shown, f"on disk {cost.size_bytes / 1e6:,.2f} MB"])
     if len(others) > 1:
-        yield "versions", ", ".join(f"{one.number} ({_state(one)})" for one in others)
+        yield "versions", ", ".join(map(numbered, others))
 
 
-def _state(version: Version) -> str:
-    if version.retired:
-        return "retired"
-    return f"{version.gates}, deprecated" if version.deprecated else version.gates
+def numbered(version: Version) -> str:
+    """The number of a version and its state, as in a list of all of them."""
+    state = f"{version.gates}, deprecated" if version.deprecated else version.gates
+    return f"{version.number} ({'retired' if version.retired else state})"
 
 
 def _fields(fields: Sequence[Field]) -> str:

@@ -21,7 +21,17 @@ from bascule.cli.context import (
     Test,
     Train,
 )
-from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
+from bascule.cli.screen import (
+    error_json,
+    note,
+    print_blocks,
+    print_either,
+    print_json,
+    print_table,
+    say,
+    short,
+    stages,
+)
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -129,10 +139,7 @@ def pack(
     )  # fmt: skip
     if made.manifest.serves == "original" and made.parity is not None:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")
-    if as_json:
-        print_json(bundle_json(made))
-    else:
-        say(str(made.path))
+    print_either(bundle_json(made), str(made.path), as_json=as_json)
 
 
 def pack_files(
@@ -247,16 +254,9 @@ def check_bundle(
 
 
 def print_report(report: GateReport) -> None:
-    rows = [
-        (
-            str(result.criterion),
-            "-" if result.value is None else f"{result.value:.6g}",
-            "passed" if result.passed else "FAILED",
-            result.reason,
-        )
-        for result in report.results
-    ]
-    print_table(("criterion", "value", "verdict", "reason"), rows, right=("value",))
+    from bascule.bundle import gates_table
+
+    print_blocks(gates_table([result.to_json() for result in report.results]))
     say("passed" if report.passed else f"failed: {len(report.failures)} of {len(report.results)}")
     if report.unjudged:
         others = ", ".join(map(repr, report.unjudged))

@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.bundle import Said, card_json, load, plots, render, render_html
+from bascule.bundle import Said, card_json, card_page, load, plots, render
 from bascule.bundle.disk import CARD, Statement
 from bascule.cli.screen import note, print_json, say
 from bascule.core import BasculeError, Invalid, writing
+from bascule.documents import page
 from bascule.release import KIND, measure_quality
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle, Plot
+    from bascule.bundle import Bundle
+    from bascule.documents import Plot
     from bascule.registry import Version
 
 
@@ -64,11 +66,10 @@ def write_card(
             return
         say(text.removesuffix("\n"))
         return
-    page = text
     if output.suffix.lower() == ".html":
-        page = render_html(bundle.manifest, shown, _plots(bundle))
+        text = page(card_page(bundle.manifest, shown, _plots(bundle)))
     with writing(f"--output {output}"):
-        output.write_text(page, encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     note(f"wrote {output}")
 
 

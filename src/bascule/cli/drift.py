@@ -14,8 +14,8 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.monitoring import production, say_report
-from bascule.cli.screen import console
 from bascule.core import length_of
+from bascule.documents import console
 
 if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Effect, ProductionDrift

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.deploying import EndpointName, WhyDeploy, tell_plan
-from bascule.cli.screen import print_json, print_table, say, when
+from bascule.cli.screen import print_either, print_json, print_table, when
 from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def delete(
 ) -> None:
     """Delete an endpoint; its plans and its history stay, and its name is that of the model."""
     said = context.rollouts().delete_endpoint(name, by=context.user(), reason=reason)
-    if as_json:
-        print_json({"deleted": name, "sentence": said})
-    else:
-        say(said)
+    print_either({"deleted": name, "sentence": said}, said, as_json=as_json)
 
 
 _OF_SETTINGS = "default"
@@ -183,15 +180,14 @@ def endpoints(
             )  # fmt: skip
         return
     plans, history = book.plans(name), book.history(name)[::-1]
-    if as_json:
-        print_json(
-            {
-                "plans": [one.to_json() for one in plans],
-                "history": [one.to_json() for one in history],
-            }
-        )
-        return
-    say(story(history[::-1]))
+    print_either(
+        {
+            "plans": [one.to_json() for one in plans],
+            "history": [one.to_json() for one in history],
+        },
+        story(history[::-1]),
+        as_json=as_json,
+    )
 
 
 def story(history: Sequence[PlanEvent]) -> str:

@@ -128,6 +128,7 @@ def _callers(settings: Settings, version: str, options: Mapping[str, Any]) -> di
 def _incident(settings: Settings, endpoint: str, options: Mapping[str, Any]) -> dict[str, Any]:
     import msgspec
 
+    from bascule.documents import markdown
     from bascule.release import incidents
 
     since, until = (datetime.fromisoformat(options[one]) for one in ("since", "until"))
@@ -136,7 +137,10 @@ def _incident(settings: Settings, endpoint: str, options: Mapping[str, Any]) -> 
         registry=open_registry(settings), ledger=open_ledger(settings),
     )  # fmt: skip
     made = incidents.draft(facts)
-    return {"incident": msgspec.to_builtins(made), "markdown": incidents.to_markdown(made)}
+    return {
+        "incident": msgspec.to_builtins(made),
+        "markdown": markdown(incidents.document_of(made)),
+    }
 
 
 def _replay(settings: Settings, prediction_id: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, when
 from bascule.core import seconds_of
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ def revoke(
     """End a key. Every worker of every server refuses it within a second."""
     now = datetime.now(UTC)
     ended = context.keys().end(key, by=context.user())
-    if as_json:
-        print_json(_shown(ended, now))
-    else:
-        say(f"revoked {ended.name} ({ended.id})")
+    print_either(_shown(ended, now), f"revoked {ended.name} ({ended.id})", as_json=as_json)
 
 
 def _shown(key: Key, now: datetime) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.building import bundle_json
 from bascule.cli.context import AsJson, Ref, RefOrPath
-from bascule.cli.screen import note, print_json, print_table, say, short, stages, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, short, stages, when
 from bascule.core import masked, seconds_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def models(as_json: AsJson = False) -> None:
 def show(
     model: RefOrPath,
     full: Annotated[
-        bool, typer.Option("--full", help="Every field, the baseline, all costs and verdicts.")
+        bool, typer.Option("--full", help="All of its card, and the baseline.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -179,10 +179,7 @@ def alias(
             target.model, name, target.number, by=context.user(), reason=reason
         )
         line = f"{target.model}@{name} -> {target}"
-    if as_json:
-        print_json(event_json(event))
-    else:
-        say(line)
+    print_either(event_json(event), line, as_json=as_json)
 
 
 def _version_json(version: Version) -> dict[str, Any]:
@@ -257,21 +254,8 @@ def diff(before: Ref, after: Ref, as_json: AsJson = False) -> None:
     old, new = opened.resolve(before, retired=True), opened.resolve(after, retired=True)
     changes = opened.compare(old, new)
     if as_json:
-        print_json(
-            {
-                "before": str(old),
-                "after": str(new),
-                "changes": [
-                    {
-                        "section": one.section,
-                        "name": one.name,
-                        "before": one.before,
-                        "after": one.after,
-                    }
-                    for one in changes
-                ],
-            }
-        )
+        told = [asdict(one) for one in changes]
+        print_json({"before": str(old), "after": str(new), "changes": told})
     elif not changes:
         note(f"{old} and {new} differ in nothing that is compared")
     else:
@@ -439,18 +423,7 @@ def gc(
         by=context.user(), grace_s=seconds_of(grace, "--grace"), dry_run=dry_run
     )
     if as_json:
-        print_json(
-            [
-                {
-                    "digest": one.digest,
-                    "reason": one.reason,
-                    "size_bytes": one.size_bytes,
-                    "state": one.state,
-                    "since": one.since.isoformat(),
-                }
-                for one in found
-            ]
-        )
+        print_json([asdict(one) | {"since": one.since.isoformat()} for one in found])
         return
     if found:
         print_table(
@@ -491,10 +464,7 @@ def import_file(
 ) -> None:
     """Take a version out of a file, verified; prints the number that it has here."""
     found = context.registry().import_archive(file, by=context.user())
-    if as_json:
-        print_json({"version": str(found), "digest": found.digest})
-    else:
-        say(str(found))
+    print_either({"version": str(found), "digest": found.digest}, str(found), as_json=as_json)
 
 
 def push_mlflow(
@@ -520,13 +490,7 @@ def push_mlflow(
         made = push(path, uri=uri, registered_model_name=name, run_id=run)
         tell(f"logged to run {made.run_id}")
     if as_json:
-        print_json(
-            {
-                "name": made.name,
-                "version": made.version,
-                "run": made.run_id,
-                "model_uri": made.model_uri,
-            }
-        )
+        told = {name: getattr(made, name) for name in ("name", "version")}
+        print_json(told | {"run": made.run_id, "model_uri": made.model_uri})
     else:
         say(made.model_uri)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import StringIO
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from bascule.core import (
     BasculeError,
@@ -20,14 +20,20 @@ from bascule.core import (
     printable,
     write_without_waiting,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from bascule.documents import Block, Line, Table, console, lettered, table_for
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, at once: a program may be waiting for it."""
     say(json.dumps(value, indent=2, default=str))
+
+
+def print_either(value: Any, line: str, *, as_json: bool) -> None:
+    """The result of a command: `value` for programs, `line` for people."""
+    if as_json:
+        print_json(value)
+    else:
+        say(line)
 
 
 def say(line: str) -> None:
@@ -99,25 +105,10 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
         screen.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
 
 
-def console(**options: Any) -> Console:
-    """A console that writes no control character of the texts that it is given, only its own."""
-    from rich.console import Console
-    from rich.segment import Segment
-
-    class Printing(Console):
-        def render(self, *args: Any, **more: Any) -> Iterator[Segment]:
-            for segment in super().render(*args, **more):
-                is_own = segment.control is not None
-                yield segment if is_own else Segment(printable(segment.text), segment.style)
-
-    return Printing(highlight=False, **options)
-
-
 def print_table(
     headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[Line]],
     *,
-    title: str = "",
     right: Sequence[str] = (),
     empty: str = "",
 ) -> None:
@@ -125,19 +116,16 @@ def print_table(
 
     Without rows the sentence `empty` is shown in its place, if there is one.
     """
-    from rich import box
-    from rich.table import Table
+    print_blocks(Table(tuple(headings), tuple(map(tuple, rows)), tuple(right), empty))
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        justify: Any = "right" if heading in right else "left"
-        table.add_column(heading, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    if empty and not table.row_count:
-        say_sentences(empty)
-        return
-    console(markup=False, width=_table_width()).print(table)
+
+def print_blocks(*blocks: Block) -> None:
+    """Blocks of a document one below the other; tables fit the terminal."""
+    for block in blocks:
+        if isinstance(block, Table) and (block.rows or not block.empty):
+            console(markup=False, width=_table_width()).print(table_for(block))
+        else:
+            say_sentences(lettered([block]))
 
 
 def _table_width() -> int | None:

@@ -9,7 +9,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, url_host, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, url_host, when
 
 if TYPE_CHECKING:
     from bascule.security import Session
@@ -122,10 +122,7 @@ def end_session(
         from bascule.app import open_sessions
 
         ended = _shown(open_sessions(context.settings()).end_named(session, by=context.user()))
-    if as_json:
-        print_json(ended)
-    else:
-        say(f"ended the session {ended['id']} of {ended['user']}")
+    print_either(ended, f"ended the session {ended['id']} of {ended['user']}", as_json=as_json)
 
 
 def _shown(session: Session) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bascule.cli.screen import console, print_json, say
+from bascule.cli.screen import print_json, say
 from bascule.core import Invalid, Unavailable, masked_text
+from bascule.documents import Span, Table, bars, console, table_for
 from bascule.serving.telemetry import Load, Look, VersionLoad, WorkerLoad, load_between
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-_BARS = "▁▂▃▄▅▆▇█"
 _TREND = 40
 _LINES_BESIDE_VERSIONS = 9
 
@@ -114,7 +114,7 @@ def picture(
     )  # fmt: skip
     parts: list[RenderableType] = [head]
     if trend:
-        parts.append(Text(sparkline(list(trend)), "cyan"))
+        parts.append(Text(bars(list(trend), low=0.0), "cyan"))
     shown = sorted(
         (one for one in load.versions if one.is_served or one.requests),
         key=lambda one: (-one.requests_per_s, not one.is_served, one.model, one.version),
@@ -126,59 +126,40 @@ def picture(
     return Group(*parts)
 
 
-def sparkline(values: list[float]) -> str:
-    """A bar for each value, from nothing to the largest of them."""
-    largest = max(values, default=0.0)
-    if largest <= 0:
-        return _BARS[0] * len(values)
-    return "".join(_BARS[round(value / largest * (len(_BARS) - 1))] for value in values)
-
-
-def _versions(versions: list[VersionLoad]) -> Table:
-    from rich.text import Text
-
+def _versions(versions: list[VersionLoad]) -> RichTable:
     # Short headings: with the longest figures the table fits 80 columns.
-    table = _table("version", "req/s", "err/s", "rows/s", "p50", "p99", "open", "total")
-    for one in versions:
-        name = f"{one.model}/{one.version}" + ("" if one.is_served else " (unloaded)")
-        table.add_row(
-            name,
+    heads = ("version", "req/s", "err/s", "rows/s", "p50", "p99", "open", "total")
+    rows = tuple(
+        (
+            f"{one.model}/{one.version}" + ("" if one.is_served else " (unloaded)"),
             f"{one.requests_per_s:,.1f}",
-            Text(f"{one.errors_per_s:,.1f}", _alarm(one.errors_per_s)),
+            Span(f"{one.errors_per_s:,.1f}", "bad") if one.errors_per_s else "0.0",
             f"{one.rows_per_s:,.1f}",
             _duration(one.p50_s),
             _duration(one.p99_s),
             f"{one.open_calls:,}",
             f"{one.requests:,}",
         )
-    return table
+        for one in versions
+    )
+    return table_for(Table(heads, rows, heads[1:]))
 
 
-def _workers(workers: tuple[WorkerLoad, ...]) -> Table:
-    from rich.text import Text
-
-    table = _table("worker", "process", "state", "cpu", "memory", "models", "restarts")
-    for one in workers:
-        table.add_row(
+def _workers(workers: tuple[WorkerLoad, ...]) -> RichTable:
+    heads = ("worker", "process", "state", "cpu", "memory", "models", "restarts")
+    rows = tuple(
+        (
             str(one.worker),
             str(one.pid),
-            Text("answers") if one.alive else Text("away", "bold red"),
+            "answers" if one.alive else Span("away", "bad"),
             f"{one.cpu_percent:.0f} %",
             f"{one.rss_bytes / 1e6:,.0f} MB",
             f"{one.models_bytes / 1e6:,.1f} MB",
             str(one.restarts),
         )
-    return table
-
-
-def _table(*headings: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
-    return table
+        for one in workers
+    )
+    return table_for(Table(heads, rows, heads[1:]))
 
 
 def _duration(seconds: float | None) -> str:

@@ -35,6 +35,7 @@ from bascule.console.table import PAGES
 from bascule.console.uploads import Uploads
 from bascule.control import SAFE_METHODS, DeferredRoute, check_same_origin, problem_of
 from bascule.core import VERSION, BasculeError, Unauthenticated
+from bascule.documents import fragment
 from bascule.security import Action
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ class _Static(StaticFiles):
 
 @cache
 def _templates() -> Environment:
-    """The templates, compiled once; values are escaped unless they are `charts.Svg`."""
+    """The templates, compiled once; values are escaped unless they are `Svg` or `Html`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from bascule.console.words import FILTERS
@@ -305,7 +306,7 @@ def _templates() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters.update(FILTERS)
+    made.filters.update(FILTERS, fragment=fragment)
     made.globals.update(
         version=VERSION, static=STATIC, pages=PAGES, csrf_field=CSRF_FIELD,
         csrf_header=CSRF_HEADER, build=_build(),

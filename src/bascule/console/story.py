@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.charts import Lane, Series, Svg, lines
+from bascule.charts import Lane, Series, lines
+from bascule.documents import Plot
 from bascule.release.rollouts import NO_COUNTS, evidence_chart, odds, table_of
 
 if TYPE_CHECKING:
@@ -92,18 +93,9 @@ def steps_of(stored: StoredRollout) -> list[Step]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class GuardSequence:
-    """The confidence sequence of one guard: the chart, and what it says in words."""
-
-    guard: str
-    chart: Svg
-    caption: str
-
-
 def sequences_of(
     rollout: Rollout, intervals: Sequence[Interval], cohorts: Sequence[Cohort]
-) -> list[GuardSequence]:
+) -> list[Plot]:
     """The confidence sequence of each guard over time, with the margin as its boundary.
 
     At most 16 looks are computed of a sequence, for each finds its two ends by bisection; and of
@@ -154,7 +146,7 @@ def sequences_of(
                 f"{rollout.candidate} less {rollout.current}: {middle:+.2f} {unit}, between "
                 f"{lower:+.2f} and {upper:+.2f}. Dashed red: the margin of {margin:g} {unit}."
             )
-            made.append(GuardSequence(str(guard), chart, caption))
+            made.append(Plot(str(guard), caption, chart))
     return made
 
 

@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import bascule
-from bascule.bundle import conform, for_program
+from bascule.bundle import conform, for_program, gates_table
 from bascule.core import user_name
 from bascule.demo import answers, flights, replay, rollouts, table as tables
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies
+from bascule.documents import Table, table_for
 from bascule.registry import open_registry
 from bascule.release import GateReport, check as check_gates
 
@@ -139,13 +139,7 @@ def gate(console: Console, bundle: Bundle) -> GateReport:
     heading(console, "Check")
     with console.status("measuring"):
         report = check_gates(bundle, CRITERIA, now=datetime.now(UTC), by=user_name())
-    table = Table(box=None, pad_edge=False)
-    for title in ("criterion", "verdict", "reason"):
-        table.add_column(title)
-    for result in report.results:
-        verdict = "[green]passed" if result.passed else "[red]failed"
-        table.add_row(str(result.criterion), verdict, result.reason)
-    console.print(table)
+    console.print(table_for(gates_table([result.to_json() for result in report.results])))
     return report
 
 
@@ -176,20 +170,15 @@ def first_answers(console: Console, server: Server, bundle: Bundle, learnt: Lear
     month = learnt.asked_about
     rows = month.iloc[:: max(len(month) // _SHOWN, 1)][:_SHOWN]
     asked = ask(server.port, INFER, bodies(bundle.signature, rows), connections=1)
-    table = Table(box=None, pad_edge=False)
-    for title in ("departs", "flight", "route", "will it be late?", "what happened"):
-        table.add_column(title)
+    shown = []
     for flight, reply in zip(rows.itertuples(), asked.replies, strict=True):
         said = answers.read(reply) if reply is not None else None
         chance = "no answer" if said is None else f"{said[1][1]:.0%}"
-        table.add_row(
-            f"{flight.departs_at:%a %d %B %H:%M}",
-            f"{flight.carrier} {flight.flight}",
-            f"{flight.origin} - {flight.dest}",
-            chance,
-            _happened(flight.arr_delay),
-        )
-    console.print(table)
+        departs, number = f"{flight.departs_at:%a %d %B %H:%M}", f"{flight.carrier} {flight.flight}"
+        route = f"{flight.origin} - {flight.dest}"
+        shown.append((departs, number, route, chance, _happened(flight.arr_delay)))
+    heads = ("departs", "flight", "route", "will it be late?", "what happened")
+    console.print(table_for(Table(heads, tuple(shown))))
 
 
 def whole_month(console: Console, server: Server, bundle: Bundle, learnt: Learnt) -> Month:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from rich.table import Table
 
 from bascule.core import Unavailable
 from bascule.demo import flights
+from bascule.documents import Table, bars, table_for
 from bascule.monitoring import Ledger, measure_drift, measure_performance
 from bascule_client import Client
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _FLIGHTS_A_DAY = 300
 _LATE_DAYS = 3
 _RECORDED_WITHIN_S = 30.0
-_BARS = "▁▂▃▄▅▆▇█"
 _NO_ALARM = "none"
 
 
@@ -152,23 +151,21 @@ def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], D
 
 def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> None:
     """The months as a table, their lines, and the strongest drift in a sentence."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("month", "flights", "late", "expected", "ROC AUC", "columns with drift"):
-        table.add_column(title)
+    rows = []
     for one in months:
         auc = f"{one.auc:.3f}" + (" worse" if one.is_worse else "")
         shown = ", ".join(one.drifted[:2]) + (" ..." if len(one.drifted) > 2 else "")
-        table.add_row(
-            f"{one.month:%B}", f"{one.rows:,}", f"{one.late:.0%}", f"{one.expected:.0%}",
-            auc, f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM,
-        )  # fmt: skip
-    console.print(table)
+        drift_of = f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM
+        shares = (f"{one.late:.0%}", f"{one.expected:.0%}")
+        rows.append((f"{one.month:%B}", f"{one.rows:,}", *shares, auc, drift_of))
+    heads = ("month", "flights", "late", "expected", "ROC AUC", "columns with drift")
+    console.print(table_for(Table(heads, tuple(rows))))
     for title, values in (
         ("late", [one.late for one in months]),
         ("expected", [one.expected for one in months]),
         ("ROC AUC", [one.auc for one in months]),
     ):
-        console.print(f"{title:<9} {sparkline(values)}  {min(values):.2f} to {max(values):.2f}")
+        console.print(f"{title:<9} {bars(values)}  {min(values):.2f} to {max(values):.2f}")
     worst = max(months, key=lambda one: abs(one.expected - one.late))
     console.print(
         f"most off in {worst.month:%B}: {worst.expected:.0%} expected late, {worst.late:.0%} were"
@@ -178,10 +175,3 @@ def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> N
         strongest = max(found, key=lambda one: one.share or 0.0)
         said = strongest.sentence.partition(" (")[0]
         console.print(f"the drift that weighs most: {said}", markup=False)
-
-
-def sparkline(values: list[float]) -> str:
-    """A bar for each value, from the least to the largest."""
-    least, most = min(values), max(values)
-    width = most - least or 1.0
-    return "".join(_BARS[round((one - least) / width * (len(_BARS) - 1))] for one in values)

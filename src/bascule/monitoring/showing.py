@@ -1,40 +1,23 @@
-"""What reports share: lines of a terminal, HTML, and Arrow tables. Pure."""
+"""What reports share: words of numbers, charts over days, Arrow tables. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from bascule.charts import Lane, Series, Svg, lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BARS = "▁▂▃▄▅▆▇█"
+_SMALL = (340, 250)
 
 
 def cut(text: str, width: int) -> str:
     """The text, with three dots at its end where it is longer."""
     return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    """The cells of a row side by side, the first `left` of them aligned to the left."""
-    made = [cut(cell, width) for cell, width in zip(cells, widths, strict=True)]
-    sides = ["<"] * left + [">"] * (len(made) - left)
-    aligned = zip(made, sides, widths, strict=True)
-    return " ".join(f"{cell:{side}{width}}" for cell, side, width in aligned).rstrip()
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, from the least to the largest; a space for NaN."""
-    known = [one for one in values if math.isfinite(one)]
-    low = min(known, default=0.0)
-    width = max(known, default=0.0) - low
-    place = (len(_BARS) - 1) / (width or 1.0)
-    return "".join(
-        _BARS[round((one - low) * place)] if math.isfinite(one) else " " for one in values
-    )
 
 
 def duration(seconds: float) -> str:
@@ -49,18 +32,41 @@ def alarms_found(count: int) -> str:
     return f"{count} alarm{'' if count == 1 else 's'}" if count else "no alarm"
 
 
-def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def by_day(
+    name: str,
+    label: str,
+    days: Sequence[tuple[str, Mapping[str, Any], bool]],
+    levels: Mapping[str, float | None],
+    band: tuple[str, str],
+) -> Svg | None:
+    """Lines over days.
+
+    Args:
+        name: What they are of.
+        label: Of the y axis.
+        days: Each day, its values by name, and whether there is an alarm.
+        levels: The values that are drawn, and the level of each as a dashed line.
+        band: The values between which the band of the first line lies.
+    """
+    points = {
+        key: [(float(x), _finite(day.get(key))) for x, (_, day, _) in enumerate(days)]
+        for key in (*levels, *band)
+    }
+    series = [Series(points[key], f"line c{place}") for place, key in enumerate(levels)]
+    lower, upper = points[band[0]], points[band[1]]
+    if series and any(math.isfinite(y) for _, y in (*lower, *upper)):
+        series[0] = replace(series[0], lower=lower, upper=upper)
+    first = zip(series[0].points if series else (), days, strict=False)
+    return lines(
+        series, ("UTC day", label), f"{name} by day", size=_SMALL,
+        marks=[point for point, (_, _, alarm) in first if alarm and math.isfinite(point[1])],
+        lanes=[Lane(level, "guide") for level in levels.values() if level is not None],
+        x_names=[day[5:10] for day, _, _ in days],
+    )  # fmt: skip
 
 
-def html_list(items: Iterable[str]) -> str:
-    """Each item once; empty for none."""
-    unique = dict.fromkeys(items)
-    return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in unique)}</ul>" if unique else ""
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def arrow_table(rows: list[dict[str, Any]], names: str, kinds: Mapping[str, str]) -> pa.Table:

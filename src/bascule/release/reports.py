@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+from bascule.bundle import gates_table
 from bascule.core import Invalid
-from bascule.release.gates import GateReport, Result
+from bascule.documents import Document, markdown
+from bascule.release.gates import GateReport
 
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
@@ -55,14 +57,8 @@ def as_markdown(report: GateReport, name: str) -> str:
     verdict = "passed"
     if not report.passed:
         verdict = f"failed {len(report.failures)} of {len(report.results)} gates"
-    lines = [
-        f"### {_cell(name)} {verdict}",
-        "",
-        "| criterion | value | verdict | reason |",
-        "|---|---:|---|---|",
-    ]
-    lines += [_row(result) for result in report.results]
-    return "\n".join(lines) + "\n"
+    table = gates_table([result.to_json() for result in report.results])
+    return markdown(Document(f"{name} {verdict}", lead=(table,)), level=3)
 
 
 FORMS: Mapping[str, Callable[[GateReport, str], str]] = {
@@ -85,17 +81,6 @@ def parse_output(text: str) -> tuple[str, Path]:
     if not path.absolute().parent.is_dir():
         raise Invalid(f"--output: there is no folder {path.absolute().parent}", hint="make it")
     return form, path
-
-
-def _row(result: Result) -> str:
-    value = "-" if result.value is None else f"{result.value:.6g}"
-    verdict = "passed" if result.passed else "**failed**"
-    return f"| {_cell(str(result.criterion))} | {value} | {verdict} | {_cell(result.reason)} |"
-
-
-def _cell(text: str) -> str:
-    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-    return plain.replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _xml(text: str) -> str:

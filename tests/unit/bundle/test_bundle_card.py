@@ -10,10 +10,10 @@ import pytest
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
-from bascule.bundle.card import Said, render, sections
-from bascule.bundle.card_html import render_html
+from bascule.bundle.card import Said, card_page, render, sections
 from bascule.cli.cards import write_card
 from bascule.core.errors import Invalid
+from bascule.documents import page as html_of
 from bascule.release.quality import measure_quality
 
 
@@ -97,7 +97,7 @@ def test_words_of_the_author_are_quoted_apart_and_are_no_markup(bundle):
     said = Said(provenance={"description": "Good & <script>alert(1)</script>\nfor | all"}, by="eve")
     text = render(bundle.manifest, said)
     assert "> Good &amp; &lt;script&gt;alert(1)&lt;/script&gt;\n> for | all\n>\n> eve" in text
-    page = render_html(bundle.manifest, said)
+    page = html_of(card_page(bundle.manifest, said))
     assert "<script" not in page
     assert "Good &amp; &lt;script&gt;" in page
 
@@ -119,7 +119,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_whole_and_loads_nothing_from_elsewhere(bundle, shown):
-    page = render_html(bundle.manifest, shown)
+    page = html_of(card_page(bundle.manifest, shown))
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -135,8 +135,8 @@ def test_a_card_made_anew_says_what_was_said_since_and_keeps_the_digest(bundle):
     bundle.add_statement("gates", {"passed": False, "results": [result]}, by="ci")
     write_card(bundle.path, None, None, bundle.path.parent / "card.html", by="ada")
 
-    assert "| f1 &gt;= 1 | - | failed | not measured |" in (bundle.path / "card.md").read_text()
-    assert 'class="failed"' in (bundle.path.parent / "card.html").read_text()
+    assert "| f1 &gt;= 1 | - | **failed** | not measured |" in (bundle.path / "card.md").read_text()
+    assert '<span class="badge bad">failed</span>' in (bundle.path.parent / "card.html").read_text()
     assert bascule.load(bundle.path).digest == before
     assert len(bundle.statements("quality")) == 1
 
@@ -193,9 +193,9 @@ def test_show_says_which_program_answers_here_and_where_its_cost_was_measured(
     print_bundle(bundle, None, bundle.statements(), ())
     said = capsys.readouterr().out
     assert "requests and batches: llvm\n" in said
-    assert "parity of llvm: equal to the original" in said
+    assert "llvm: equal to the original" in said
     assert "cost measured on Abacus 3; this machine has " in said
-    assert "us, llvm" in said
+    assert "us for a batch of" in said
 
     monkeypatch.setattr("bascule.bundle.programs.llvm.obstacle", lambda: "pip install it")
     bundle = bascule.load(bundle.path)

@@ -9,11 +9,11 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import bascule
-from bascule.bundle.card import Said
-from bascule.bundle.card_html import render_html
+from bascule.bundle.card import Said, card_page
 from bascule.bundle.card_plots import plots
 from bascule.charts.frame import Chart, _ticks
 from bascule.cli.cards import write_card
+from bascule.documents import page as html_of
 
 ROWS = 200
 
@@ -85,7 +85,7 @@ def test_the_page_shows_the_plots_an_overview_and_no_script(make, tmp_path):
 def test_short_words_of_a_table_are_not_broken(make):
     """BYTES was shown as BYTE/S."""
     bundle = make["two"]()
-    page = render_html(bundle.manifest, Said())
+    page = html_of(card_page(bundle.manifest, Said()))
     assert re.search(r"th, td \{[^}]*overflow-wrap: break-word", page)
     assert f'<td class="long">{bundle.digest}</td>' in page
     assert "<td>FP64</td>" in page

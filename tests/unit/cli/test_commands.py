@@ -178,7 +178,7 @@ def test_the_life_of_a_version_from_push_to_alias_and_history(run, packed):
 
     code, out, _ = run("show", "gb@champion", "--full")
     assert code == 0
-    assert "[rows, 30]" in out
+    assert "Takes rows of 30 columns" in out
     assert "gates: passed" in out
     assert f"gates      passed: {CRITERION}" in run("show", "gb@champion")[1]
     assert json.loads(run("show", "gb", "--json")[1])["version"]["number"] == 1

@@ -63,7 +63,6 @@ SHOWN = {
     "error for programs": lambda text: screen.print_error(Invalid(text), as_json=True),
     "cell": lambda text: screen.print_table(["name"], [[text]]),
     "heading": lambda text: screen.print_table([text], [["a"]]),
-    "title of a table": lambda text: screen.print_table(["name"], [["a"]], title=text),
     "no rows": lambda text: screen.print_table(["name"], [], empty=text),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bascule.cli.top import picture, show_load, sparkline
+from bascule.cli.top import picture, show_load
 from bascule.core.errors import Invalid
 from bascule.serving.telemetry.load import Look, VersionLook, WorkerLook, load_between
 
@@ -37,7 +37,7 @@ def test_versions_and_workers_are_shown_with_their_figures():
     (version,) = [line.split() for line in text.splitlines() if line.strip().startswith("m0/1")]
     assert version == ["m0/1", "500.0", "250.0", "500.0", "0.5", "ms", "0.99", "ms", "3", "1,000"]
     (worker,) = [line.split() for line in text.splitlines() if "4242" in line]
-    assert worker == ["0", "4242", "away", "50", "%", "50", "MB", "2.0", "MB", "1"]
+    assert worker == ["0", "4242", "AWAY", "50", "%", "50", "MB", "2.0", "MB", "1"]
 
 
 def test_where_there_is_no_room_the_busiest_versions_are_shown():
@@ -55,11 +55,6 @@ def test_a_version_that_was_swapped_out_stays_with_what_it_answered(requests, sh
     after = replace(after, versions=(*after.versions, gone))
     text = drawn(picture(after, load_between(after, after)))
     assert ("m0/0 (unloaded)" in text) == shown
-
-
-def test_a_trend_is_drawn_from_nothing_to_its_largest_value():
-    assert sparkline([0.0, 50.0, 100.0]) == "▁▅█"
-    assert sparkline([0.0, 0.0]) == "▁▁"
 
 
 def test_a_live_view_without_a_terminal_is_refused_before_anything_is_asked():

@@ -8,8 +8,8 @@ import pytest
 from tests.console_work import finished, fire, looking, one_home, token_of
 
 from bascule.app import open_alerts
-from bascule.console.pages.monitoring_view import report_of
 from bascule.monitoring import Ledger
+from bascule.monitoring.reporting import report_of
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +32,26 @@ def measured(home):
 
 
 def test_the_report_puts_the_column_that_drifted_first_with_both_distributions(measured):
-    report = report_of(measured)
-    (version,) = report["versions"]
-    first = version["columns"][0]
-    assert first["where"] == "input"
-    assert first["alarms"] > 0
-    assert first["name"] in first["sentence"]
-    by_name = {one["name"]: one for one in version["columns"]}
-    assert by_name["wind"]["alarms"] > 0
-    assert 'class="bar other"' in first["chart"]
-    assert all(one["alarms"] <= first["alarms"] for one in version["columns"])
-    assert "AA" in by_name["carrier"]["chart"]
+    (version,) = report_of(measured).versions
+    first = version.columns[0]
+    assert first.where == "input"
+    assert first.alarms > 0
+    assert first.name in first.latest["sentence"]
+    by_name = {one.name: one for one in version.columns}
+    assert by_name["wind"].alarms > 0
+    assert 'class="bar other"' in first.chart
+    assert all(one.alarms <= first.alarms for one in version.columns)
+    assert "AA" in by_name["carrier"].chart
 
 
 def test_the_report_has_metrics_beside_the_held_out_rows_and_says_how_late_truths_come(measured):
     report = report_of(measured)
-    accuracy = next(one for one in report["metrics"] if one["name"] == "accuracy")
-    assert 0 < float(accuracy["value"]) <= 1
-    assert " to " in accuracy["interval"]
-    assert accuracy["recorded"] != "\u2013"
-    assert report["delay"].startswith(("Truths come late", "Half of the known truths"))
-    assert {name for name, _, _ in report["tiles"]} >= {"alarms", "requests", "truths known"}
+    accuracy = next(one for one in report.metrics if one.name == "accuracy")
+    for share in (accuracy.value, accuracy.recorded):
+        assert 0 < float(share.removesuffix("%")) <= 100
+    assert " - " in accuracy.interval
+    assert report.delay.startswith(("Truths come late", "Half of the known truths"))
+    assert {name for name, _, _ in report.tiles} >= {"alarms", "requests", "truths known"}
 
 
 def test_a_report_without_truths_and_profiles_says_what_is_missing(measured):
@@ -61,9 +60,9 @@ def test_a_report_without_truths_and_profiles_says_what_is_missing(measured):
         {**one, "distributions": {}} for one in measured["drift"]["versions"]
     ]}  # fmt: skip
     report = report_of(bare)
-    assert report["metrics"] == []
-    assert "No truth is known yet" in report["delay"]
-    assert all(one["chart"] is None for one in report["versions"][0]["columns"])
+    assert report.metrics == []
+    assert "No truth is known yet" in report.delay
+    assert all(one.chart is None for one in report.versions[0].columns)
 
 
 def test_the_first_visit_measures_and_the_page_then_shows_when_it_was_measured(pages):

@@ -18,8 +18,9 @@ from tests.tiers import first_of
 
 import bascule
 from bascule.control import versions_of
+from bascule.documents import page as html_of
 from bascule.monitoring import measure_performance, measure_production_drift
-from bascule.monitoring.reporting import look_at, render_report
+from bascule.monitoring.reporting import document_of, look_at
 from bascule.registry import open_registry
 
 OWN = """
@@ -118,7 +119,7 @@ def test_a_broken_version_is_named_with_its_error_and_the_others_are_reported(br
     overview = look_at(broken, name, bundle_of, since=timedelta(days=30))
     assert "1" in [report.version for report in overview.drift.versions]
     assert {one.version for one in overview.performance.windows} >= {"1"}
-    screen, page = repr(overview), render_report(overview)
+    screen, page = repr(overview), html_of(document_of(overview))
     for text in (screen.replace("\n  ", " "), page):
         assert "version 2 is not compared: " in text or "version 2: its losses are not" in text
     drift = measure_production_drift(broken, name, bundle_of, since=timedelta(days=30))

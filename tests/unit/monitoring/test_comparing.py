@@ -248,4 +248,4 @@ def test_a_report_is_json_a_table_lines_and_html(bundle, random):
     assert all(len(line) <= 80 for line in lines[2:8])
     page = report._repr_html_()
     assert page.count("<tr>") == 6
-    assert "<td>delay</td>" in page
+    assert '<th scope="row">delay</th>' in page

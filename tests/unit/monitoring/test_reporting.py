@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from tests.production import Day, fill, packed
 
-from bascule.monitoring.reporting import look_at, render_report
-from bascule.monitoring.reporting.overview import sparkline
+from bascule.documents import page
+from bascule.monitoring.reporting import document_of, look_at
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,6 @@ def test_json_has_what_the_screen_has(overview):
     assert told["alarm"] is True
 
 
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [([1, 2, 3], "▁▅█"), ([2, 2], "▁▁"), ([], ""), ([0, float("nan"), 1], "▁ █")],
-)
-def test_a_sparkline_goes_from_the_least_to_the_largest(values, shown):
-    assert sparkline([float(one) for one in values]) == shown
-
-
 class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -79,13 +71,13 @@ class _Page(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_shows_every_column(overview):
-    text = render_report(overview)
-    page = _Page()
-    page.feed(text)
-    assert page.loaded == []
+    text = page(document_of(overview))
+    read = _Page()
+    read.feed(text)
+    assert read.loaded == []
     assert "url(" not in text
     columns = ("wind", "distance", "carrier", "label", "probabilities.ok", "truth", "loss")
-    assert page.figures == 6 + 2 * len(columns) - 1  # the loss has no distribution
+    assert read.figures == 6 + 2 * len(columns) - 1  # the loss has no distribution
     for name in ("requests", "errors", "p99 ms", "accuracy, version 1", "auc, version 1"):
         assert f"<b>{name}.</b>" in text
     for name in columns:

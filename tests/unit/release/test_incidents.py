@@ -7,15 +7,16 @@ import pytest
 
 from bascule.cli.incidents import start_of
 from bascule.core import Invalid, NotFound
+from bascule.documents import markdown
 from bascule.release.incidents import (
     Attempt,
     Entry,
     Exposure,
     Facts,
     Receipt,
+    document_of,
     draft,
     gather,
-    to_markdown,
 )
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -99,19 +100,19 @@ def test_a_guard_on_accuracy_leaves_no_question_about_outcomes():
 
 def test_the_page_has_the_facts_and_a_users_text_is_no_markup():
     entry = Entry(T0, "deployed", "late/5 answers", "ada", "a | b\n# heading <script>")
-    page = to_markdown(draft(replace(FACTS, entries=[entry])))
+    page = markdown(document_of(draft(replace(FACTS, entries=[entry]))))
     assert "- **late/5**: " + SAID + ". It had traffic for 3 min." in page
     assert "| errors +1 pp | 67 to 1 |" in page
     assert "late/5 answered 300 of 6,000 requests of rollout `late-a1`; 18 failed" in page
     assert (
         "| late/5 | shop | 200 | 11 | 2026-03-01 12:01:00 UTC | 2026-03-01 12:04:00 UTC |" in page
     )
-    assert "late/5 answers (a \\| b # heading \\<script\\>)" in page
+    assert "late/5 answers (a \\| b # heading &lt;script&gt;)" in page
 
 
 def test_nothing_recorded_is_said_and_makes_no_empty_table():
     empty = replace(FACTS, entries=[], attempts=[], exposures=None, receipts=[])
-    page = to_markdown(draft(empty))
+    page = markdown(document_of(draft(empty)))
     assert "No version was rolled back in this time." in page
     assert page.count("None recorded.") == 3
 

@@ -24,12 +24,12 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render
 from bascule.console.story import (
     SHOWN_INTERVALS,
-    GuardSequence,
     sequences_of,
     some_of,
     story_of,
 )
 from bascule.core import NotFound
+from bascule.documents import Plot
 from bascule.security import Action
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     stored = _of_endpoint(book.get(rollout), endpoint)
     count = stored.intervals if stored.ended_at else some_of(stored.intervals)
 
-    def drawn() -> list[GuardSequence]:
+    def drawn() -> list[Plot]:
         intervals = [one for one, _ in book.store.intervals(stored.rollout.id)][:count]
         cohorts = book.store.cohorts(stored.rollout.id).cohorts
         return sequences_of(stored.rollout, intervals, cohorts)

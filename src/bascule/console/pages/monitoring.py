@@ -15,12 +15,12 @@ from fastapi import Query, Request, Response
 from bascule.console.calling import act
 from bascule.console.facts import model_names
 from bascule.console.forms import field
-from bascule.console.pages.monitoring_view import report_of
 from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, NotFound, check_name, seconds_of
 from bascule.monitoring.alerts import shown
+from bascule.monitoring.reporting import report_of
 
 if TYPE_CHECKING:
     from typing import Any

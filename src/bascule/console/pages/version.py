@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
-from bascule.bundle import Said, Section, overview, read_manifest, sections
-from bascule.charts import Node, Series, Svg, lineage, lines, within
+from bascule.bundle import Said, overview, parity_plot, read_manifest, sections
+from bascule.charts import Node, Series, Svg, lineage, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, page_router, render
 from bascule.core import BasculeError, Reference
+from bascule.documents import Plot, Section, words
 
 if TYPE_CHECKING:
-    from bascule.bundle import Cost, Manifest, Parity
+    from bascule.bundle import Cost, Manifest
     from bascule.registry import Change, Version
 
 router = page_router(
@@ -31,16 +32,6 @@ _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
 _MAX_CHANGES = 200
 _NAMES = ("run_name", "run_id", "run", "name", "rev")
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A chart and its words; `section` is that of the card."""
-
-    name: str
-    svg: Svg
-    caption: str
-    section: str = "Quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +114,14 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     """
     console = console_of(request)
     version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
-    draw, figures, problem = console.context.plots, list[Figure](), ""
+    draw, figures, problem = console.context.plots, list[Plot](), ""
     if draw is not None:
         key = ("plots", version.digest)
         try:
-            figures = console.kept.get(key, lambda: list(map(_figure, draw(str(version)))))
+            figures = console.kept.get(key, lambda: [Plot(**one) for one in draw(str(version))])
         except BasculeError as error:
             problem = str(error)
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
-
-
-def _figure(drawn: Mapping[str, str]) -> Figure:
-    return Figure(drawn["title"], Svg(drawn["svg"]), drawn["caption"], drawn["section"])
 
 
 def comparison_of(here: Known, there: Known, changes: Sequence[Change]) -> Comparison:
@@ -148,11 +135,11 @@ def comparison_of(here: Known, there: Known, changes: Sequence[Change]) -> Compa
     return Comparison(there.version, rows, by_section)
 
 
-def charts_of(said: Said) -> list[Figure]:
+def charts_of(said: Said) -> list[Plot]:
     """The charts of parity and cost, where they were measured. Pure."""
     made = []
     if said.parities:
-        made.append(_parity(said.parities))
+        made.append(parity_plot(said.parities))
     if said.cost is not None and (chart := _cost(said.cost)) is not None:
         made.append(chart)
     return made
@@ -195,22 +182,11 @@ def _known(registry: Any, version: Version) -> tuple[Known, str]:
         manifest: Manifest = read_manifest(registry.path_to_look_at(version), verify=False)
     except BasculeError as problem:
         return Known(version, (), (), said), str(problem)
-    shown = [one for one in sections(manifest, said) if one.title != "Lineage" or one.blocks]
-    return Known(version, overview(manifest, said), shown, said), ""
+    figures = [(name, words(value)) for name, value in overview(manifest, said)]
+    return Known(version, figures, sections(manifest, said), said), ""
 
 
-def _parity(parities: Mapping[str, Parity]) -> Figure:
-    rows = [(one.program, one.max_difference, one.tolerance) for one in parities.values()]
-    worst = max(parities.values(), key=lambda one: one.max_difference)
-    alt = "; ".join(f"{name}: {value:.2g} of {limit:.2g} allowed" for name, value, limit in rows)
-    caption = (
-        f"The largest difference from the original over {worst.rows:,} rows, by program, in powers "
-        "of ten. Red: the tolerance."
-    )
-    return Figure("Parity", within(rows, f"Parity: {alt}"), caption)
-
-
-def _cost(cost: Cost) -> Figure | None:
+def _cost(cost: Cost) -> Plot | None:
     sizes = sorted({size for one in cost.latency_us.values() for size in one})
     series = []
     for place, times in enumerate(cost.latency_us.values()):
@@ -228,4 +204,4 @@ def _cost(cost: Cost) -> Figure | None:
         return None
     colours = ("violet", "orange", "green", "ochre", "purple", "teal")
     said = ", ".join(f"{colour}: {name}" for colour, name in zip(colours, named, strict=False))
-    return Figure("Cost", svg, f"Microseconds for a row, by rows of a call. {said.capitalize()}.")
+    return Plot("Cost", f"Microseconds for a row, by rows of a call. {said.capitalize()}.", svg)

@@ -3,7 +3,6 @@ from .columns import read_current as read_current, times_of as times_of
 from .comparing import acceptable as acceptable, measure_drift as measure_drift
 from .deciding import ColumnWatch as ColumnWatch
 from .judging import ModelWatch as ModelWatch
-from .pictures import then_and_now as then_and_now
 from .production import (
     OpenBundle as OpenBundle,
     measure_production_drift as measure_production_drift,
@@ -15,3 +14,8 @@ from .report import (
     alarm_sentences as alarm_sentences,
 )
 from .results import ColumnDrift as ColumnDrift, Test as Test, WindowDrift as WindowDrift
+from .view import (
+    ColumnView as ColumnView,
+    columns_of as columns_of,
+    typical as typical,
+)

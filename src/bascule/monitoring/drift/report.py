@@ -1,25 +1,25 @@
-"""The report of a comparison, as lines of 80 letters, JSON, an Arrow table and HTML."""
+"""The report of a comparison: blocks of a document, JSON and an Arrow table."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bascule.charts import Figure, notebook_html
+from bascule.documents import Block, Bullets, Plot, Plots, Table, Text, lettered, notebook
 from bascule.monitoring.drift.distributions import distributions
-from bascule.monitoring.drift.pictures import then_and_now
-from bascule.monitoring.drift.results import ColumnDrift, Test, WindowDrift
-from bascule.monitoring.showing import alarms_found, arrow_table, html_list, html_table, line
+from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
+from bascule.monitoring.drift.view import ColumnView, columns_of
+from bascule.monitoring.showing import alarms_found, arrow_table
 from bascule.stats import Profile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
-_WIDTHS = (22, 20, 9, 9, 9, 5)
 _SHOWN = 40
 _PICTURES = 6
 _MARKS = {"answer": "-> ", "truth": "= "}
@@ -88,12 +88,10 @@ class DriftReport:
         return arrow_table(rows, _FLAT, _KINDS)
 
     def __repr__(self) -> str:
-        return "\n".join(_lines(self))
+        return lettered(_blocks(self))
 
     def _repr_html_(self) -> str:
-        table = html_table(_HEADINGS, _rows(self))
-        said = f"<p>{escape(_summary(self))}</p>{table}{html_list(self.notes)}"
-        return said + notebook_html(_figures(self))
+        return notebook(*_blocks(self), *_plots(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +128,20 @@ class ProductionDrift:
         return "\n\n".join([*map(repr, self.versions), *self.notes])
 
     def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self.versions) + html_list(self.notes)
+        versions = (block for one in self.versions for block in (*_blocks(one), *_plots(one)))
+        return notebook(*versions, *map(Text, self.notes))
 
 
-def _figures(report: DriftReport) -> Iterator[Figure]:
+def _plots(report: DriftReport) -> Iterator[Plots]:
     """The columns with an alarm, in the baseline and in all windows that are shown."""
-    alarms = {(one.where, one.name): one for window in report.windows for one in window.alarms}
-    for (where, name), column in list(alarms.items())[:_PICTURES]:
-        then, now = report.then.get(where), report.now.get(where)
-        if then is None or now is None or not {name} <= then.columns.keys() & now.columns.keys():
-            continue
-        chart = then_and_now(name, then.columns[name], now.columns[name])
-        if chart is not None:
-            yield Figure(name, chart.svg(), f"Pale: then, strong: now. {column.sentence}")
+    alarming = (column for column in columns_of(report.to_json()) if column.alarms)
+    plots = tuple(
+        Plot(column.name, f"Pale: then, strong: now. {column.latest['sentence']}", chart)
+        for column in islice(alarming, _PICTURES)
+        if (chart := column.chart) is not None
+    )
+    if plots:
+        yield Plots(plots)
 
 
 _FLAT = (
@@ -155,19 +154,12 @@ _KINDS = {"string": "column where test sentence", "date": "day", "int": "rows", 
 def _flat(window: WindowDrift, column: ColumnDrift) -> dict[str, Any]:
     test = column.leading
     told = {} if test is None else {**test.to_json(), "test": test.name}
+    same = {name: getattr(column, name) for name in ("where", "influence", "share", "sentence")}
+    then, now = column.missing
     return {
-        **told,
-        "day": window.day,
-        "column": column.name,
-        "where": column.where,
-        "rows": window.rows,
-        "alarm": column.is_alarm,
-        "missing_then": column.missing[0],
-        "missing_now": column.missing[1],
-        "influence": column.influence,
-        "share": column.share,
-        "sentence": column.sentence,
-    }
+        **told, **same, "day": window.day, "column": column.name, "rows": window.rows,
+        "alarm": column.is_alarm, "missing_then": then, "missing_now": now,
+    }  # fmt: skip
 
 
 def _summary(report: DriftReport) -> str:
@@ -186,72 +178,25 @@ def _name(report: DriftReport) -> str:
     return f"{report.model}/{report.version}" if report.version else report.model
 
 
-def _rows(report: DriftReport) -> list[tuple[str, ...]]:
-    """A row per column: of several windows, the one with the strongest evidence."""
-    worst: dict[tuple[str, str], ColumnDrift] = {}
-    alarms: dict[tuple[str, str], int] = {}
-    for window in report.windows:
-        for column in window.columns:
-            key = (column.where, column.name)
-            alarms[key] = alarms.get(key, 0) + column.is_alarm
-            if key not in worst or _order(column) < _order(worst[key]):
-                worst[key] = column
-    several = len(report.windows) > 1
-    ordered = sorted(worst.items(), key=lambda item: _order(item[1]))
-    return [_row(column, alarms[key], several=several) for key, column in ordered]
-
-
-def _order(column: ColumnDrift) -> tuple[bool, float]:
-    test = column.leading
-    return not column.is_alarm, 1e300 if test is None else test.rank[-1]
-
-
-def _row(column: ColumnDrift, alarms: int, *, several: bool) -> tuple[str, ...]:
-    test = column.leading
-    name = _MARKS.get(column.where, "") + column.name
+def _row(column: ColumnView, *, several: bool) -> tuple[str, ...]:
+    name, test, alarms = _MARKS.get(column.where, "") + column.name, column.test, column.alarms
     alarm = (str(alarms) if several else "yes") if alarms else "-"
     if test is None:
-        return name, "broken" if column.is_broken else "not tested", "-", "-", "-", alarm
-    evidence = f"{test.p_value:.1e}" if test.p_value is not None else f"e {test.e_value:.1e}"
-    then, now = _then_and_now(column, test)
-    return name, _short(test), evidence, then, now, alarm
+        return name, column.change, "-", "-", "-", alarm
+    p_value, e_value = test["p_value"], test["e_value"]
+    evidence = f"e {e_value:.1e}" if p_value is None else f"{p_value:.1e}"
+    return name, column.change, evidence, *column.sides, alarm
 
 
-def _short(test: Test) -> str:
-    unit = {"location": " sd", "slow": " sd", "shape": " KS", "harm": ""}.get(test.name)
-    amount = f"{test.effect:+.2f}{unit}" if unit is not None else f"{test.effect:+.1%}"
-    return f"{test.name} {amount}"
-
-
-def _then_and_now(column: ColumnDrift, test: Test) -> tuple[str, str]:
-    if test.name == "missing":
-        return f"{column.missing[0]:.1%}", f"{column.missing[1]:.1%}"
-    if test.name == "harm":
-        return f"{column.then['mean']:.3f}", f"{column.now['mean']:.3f}"
-    if test.name in ("unseen", "range"):
-        return "0.0%", f"{test.effect:.1%}"
-    if test.name == "categories":
-        then, now = column.then.get(test.what), column.now.get(test.what)
-        return tuple("-" if one is None else f"{one:.1%}" for one in (then, now))  # type: ignore[return-value]
-    key = column.tested
-    return f"{column.then.get(key, 0):.4g}", f"{column.now.get(key, 0):.4g}"
-
-
-def _lines(report: DriftReport) -> Iterator[str]:
-    """The report for a terminal: at most 80 letters a line in the table, sentences below."""
-    rows = _rows(report)
-    yield _summary(report)
+def _blocks(report: DriftReport) -> Iterator[Block]:
+    several = len(report.windows) > 1
+    rows = [_row(column, several=several) for column in columns_of(report.to_json())]
+    yield Text(_summary(report))
     if rows:
-        yield ""
-        yield line(_HEADINGS, _WIDTHS, 2)
-        yield from (line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
+        yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
     if len(rows) > _SHOWN:
-        yield f"... and {len(rows) - _SHOWN} more columns without stronger evidence"
-    said = list(alarm_sentences(report))
-    if said or report.notes:
-        yield ""
-    yield from said[:_SHOWN]
-    yield from report.notes
+        yield Text(f"... and {len(rows) - _SHOWN} more columns without stronger evidence")
+    yield Bullets((*islice(alarm_sentences(report), _SHOWN), *report.notes))
 
 
 def alarm_sentences(report: DriftReport) -> Iterator[str]:
@@ -260,7 +205,9 @@ def alarm_sentences(report: DriftReport) -> Iterator[str]:
     for window in report.windows:
         for column in window.alarms:
             found.setdefault((column.where, column.name), []).append((window, column))
-    strongest = [(min(alarms, key=lambda one: _order(one[1])), alarms) for alarms in found.values()]
+    strongest = [
+        (min(alarms, key=lambda one: _evidence(one[1])), alarms) for alarms in found.values()
+    ]
     for (window, column), alarms in sorted(strongest, key=lambda one: -(one[0][1].share or 0)):
         share = "" if column.share is None else f" [{column.share:.0%} of the alarm]"
         if window.day is None:
@@ -269,3 +216,7 @@ def alarm_sentences(report: DriftReport) -> Iterator[str]:
             days = f"{len(alarms)} windows from {alarms[0][0].day} to {alarms[-1][0].day}"
             before = f"{days}, strongest on " if len(alarms) > 1 else ""
             yield f"{before}{window.day}: {column.sentence}{share}"
+
+
+def _evidence(column: ColumnDrift) -> float:
+    return math.inf if column.leading is None else column.leading.rank[-1]

@@ -8,3 +8,4 @@ from .results import (
     TrackRecord as TrackRecord,
     WindowPerformance as WindowPerformance,
 )
+from .view import MetricView as MetricView, metrics_of as metrics_of

@@ -1,13 +1,14 @@
-"""The report of performance, as lines of 80 letters, JSON, an Arrow table and HTML."""
+"""The report of performance: blocks of a document, JSON and an Arrow table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from bascule.documents import Block, Bullets, Table, Text, bars, lettered, notebook
 from bascule.monitoring.performance.delays import DelayCurve
 from bascule.monitoring.performance.results import (
     Finding,
@@ -17,22 +18,14 @@ from bascule.monitoring.performance.results import (
     shown,
 )
 from bascule.monitoring.performance.sentences import alarm_sentence, facts, moment
-from bascule.monitoring.showing import (
-    alarms_found,
-    arrow_table,
-    html_list,
-    html_table,
-    line,
-    sparkline,
-)
+from bascule.monitoring.performance.view import MetricView, interval_of, metrics_of, rows_of
+from bascule.monitoring.showing import alarms_found, arrow_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADINGS = ("metric", "rows of", "truths", "value", "95 % interval", "record", "alarm")
-_WIDTHS = (16, 16, 8, 7, 15, 7, 5)
 _TIMES = ("window", "predicted", "truths", "in", "value", "95 % interval", "estimate", "alarm")
-_TIME_WIDTHS = (16, 9, 8, 4, 7, 15, 8, 5)
 _SHOWN = 40
 _SHOWN_WINDOWS = 31
 _MAX_BARS = 60
@@ -108,12 +101,10 @@ class PerformanceReport:
         return arrow_table(rows, _FLAT, _KINDS)
 
     def __repr__(self) -> str:
-        return "\n".join(_lines(self))
+        return lettered(_blocks(self))
 
     def _repr_html_(self) -> str:
-        said = [one.sentence for one in self.findings] + list(self.notes)
-        tables = html_table(_HEADINGS, _rows(self)) + html_table(_TIMES, _time_rows(self))
-        return f"<p>{escape(_summary(self))}</p>{tables}{html_list(said)}"
+        return notebook(*_blocks(self))
 
 
 _FLAT = (
@@ -150,42 +141,6 @@ def _summary(report: PerformanceReport) -> str:
     )
 
 
-def _rows(report: PerformanceReport) -> list[tuple[str, ...]]:
-    """A row per version, slice and metric, over the whole period, with the alarms of windows."""
-    alarms: dict[tuple[Any, ...], int] = {}
-    for window in report.windows:
-        for one in window.alarms:
-            key = (window.version, window.slice, one.metric)
-            alarms[key] = alarms.get(key, 0) + 1
-    made = []
-    for window in report.windows:
-        if window.start is None:
-            for one in window.metrics:
-                count = alarms.get((window.version, window.slice, one.metric), 0)
-                made.append(_row(window, one, count))
-    return made
-
-
-def _row(window: WindowPerformance, one: MetricPerformance, alarms: int) -> tuple[str, ...]:
-    return (
-        one.metric, _rows_of(window), f"{one.found.rows:,}", shown(one.metric, one.found.value),
-        _interval(one), shown(one.metric, one.recorded), str(alarms) if alarms else "-",
-    )  # fmt: skip
-
-
-def _rows_of(window: WindowPerformance) -> str:
-    version = f"v{window.version}" if window.version.isdecimal() else window.version
-    part = "" if window.slice is None else f"{window.slice[0]}={window.slice[1]}"
-    return " ".join(filter(None, (version, part))) or "all"
-
-
-def _interval(one: MetricPerformance) -> str:
-    if one.found.lower is None:
-        return "-"
-    lower, upper = (shown(one.metric, end) for end in (one.found.lower, one.found.upper))
-    return f"{lower.removesuffix('%')} - {upper}"
-
-
 def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
     """A row per window, with the first metric: of the last windows."""
     found = [one for one in report.windows if one.start is not None and one.slice is None]
@@ -196,36 +151,36 @@ def _time_rows(report: PerformanceReport) -> list[tuple[str, ...]]:
         share = window.truths / window.predictions
         start = "" if window.start is None else moment(window.start)
         made.append((
-            f"{start} {_rows_of(window)}" if several else start,
+            f"{start} {rows_of(window.version, None)}" if several else start,
             f"{window.predictions:,}", f"{window.truths:,}", f"{share:.0%}",
-            shown(one.metric, one.found.value), _interval(one),
+            shown(one.metric, one.found.value), interval_of(one.to_json()),
             shown(one.metric, one.estimated),
             "yes" if window.alarms else "waits" if window.waits else "-",
         ))  # fmt: skip
     return made
 
 
-def _lines(report: PerformanceReport) -> Iterator[str]:
-    """The report for a terminal: at most 80 letters a line in the tables, sentences below."""
-    yield _summary(report)
-    rows, times = _rows(report), _time_rows(report)
-    yield ""
-    yield line(_HEADINGS, _WIDTHS, 2)
-    yield from (line(row, _WIDTHS, 2) for row in rows[:_SHOWN])
+def _row(metric: MetricView) -> tuple[str, ...]:
+    rows, alarms = f"{metric.measured['rows']:,}", str(metric.alarms or "-")
+    whose = rows_of(metric.version, metric.slice)
+    return metric.name, whose, rows, metric.value, metric.interval, metric.recorded, alarms
+
+
+def _blocks(report: PerformanceReport) -> Iterator[Block]:
+    yield Text(_summary(report))
+    metrics = metrics_of([window.to_json() for window in report.windows])
+    rows = list(map(_row, metrics))
+    times = _time_rows(report)
+    yield Table(_HEADINGS, tuple(rows[:_SHOWN]), _HEADINGS[2:])
     if len(rows) > _SHOWN:
-        yield f"... and {len(rows) - _SHOWN} more rows: --json has all"
+        yield Text(f"... and {len(rows) - _SHOWN} more rows: --json has all")
     if times:
         metric = next(one for one in report.windows if one.start is not None).metrics[0].metric
-        yield ""
-        yield from _trends(report, metric)
-        yield line(_TIMES, _TIME_WIDTHS, 1)
-        yield from (line(row, _TIME_WIDTHS, 1) for row in times)
-    said = [*_strongest(report.findings)]
-    said += [one.sentence for one in report.findings if not one.is_alarm]
-    if said or report.notes:
-        yield ""
-    yield from said[:_SHOWN]
-    yield from report.notes
+        yield Bullets(tuple(_trends(report, metric)))
+        yield Table(_TIMES, tuple(times), _TIMES[1:])
+    others = (one.sentence for one in report.findings if not one.is_alarm)
+    found = islice(chain(_strongest(report.findings), others), _SHOWN)
+    yield Bullets((*found, *report.notes))
 
 
 def _strongest(findings: tuple[Finding, ...]) -> Iterator[str]:
@@ -250,4 +205,4 @@ def _trends(report: PerformanceReport, metric: str) -> Iterator[str]:
         ][-_MAX_BARS:]
         named = f" of v{version}" if version else ""
         known = [math.nan if one is None else one for one in values]
-        yield f"{metric}{named}: {sparkline(known)}"
+        yield f"{metric}{named}: {bars(known)}"

@@ -1,3 +1,4 @@
 from .facts import look_at as look_at
 from .overview import Overview as Overview
-from .page import render_report as render_report, write_report as write_report
+from .page import document_of as document_of, write_report as write_report
+from .view import report_of as report_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,9 +9,11 @@ from datetime import date
 from itertools import islice
 from typing import Any
 
-from bascule.monitoring.drift import ColumnDrift, DriftReport, ProductionDrift
+from bascule.documents import bars
+from bascule.monitoring.drift import ProductionDrift, typical
 from bascule.monitoring.performance import PerformanceReport
-from bascule.monitoring.showing import alarms_found, cut, duration, sparkline
+from bascule.monitoring.reporting.view import report_of
+from bascule.monitoring.showing import alarms_found, cut, duration
 
 LINES, WIDTH = 24, 80
 _DAYS = 14
@@ -152,67 +153,25 @@ def _head(overview: Overview) -> Iterator[str]:
     yield f"health       {total.requests:,} requests, {errors:.2%} errors, {refused:.2%} refused"
     latency = f"p50 {_ms(total.p50_s)}, p99 {_ms(total.p99_s)}"
     by_day = {one.day: float(one.requests) for one in overview.days}
-    yield f"             {latency}; by day {sparkline(list(by_day.values())[-_DAYS:])}"
+    yield f"             {latency}; by day {bars(list(by_day.values())[-_DAYS:])}"
 
 
 def _drift(overview: Overview) -> Iterator[str]:
     yield ""
-    for report in overview.drift.versions:
-        windows, rows = report.windows, sum(one.rows for one in report.windows)
+    versions = report_of(overview.to_json()).versions
+    for version in versions:
+        days = len(version.report["windows"])
         yield (
-            f"drift        version {report.version}: {rows:,} rows on {len(windows)} "
-            f"day{'s' * (len(windows) > 1)}, "
-            f"{len(windows[-1].columns)} columns, budget {report.budget:g} a year"
+            f"drift        version {version.report['version']}: {version.rows:,} rows on {days} "
+            f"day{'s' * (days > 1)}, "
+            f"{len(version.columns)} columns, budget {version.report['budget']:g} a year"
         )
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
-        most = max(2, _COLUMNS // len(overview.drift.versions))
-        for column, alarms, series in islice(leading_columns(report), most):
-            then, now = (_typical(side, column.tested) for side in (column.then, column.now))
-            line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{alarms or '-':>8}"
-            yield f"{line}  {sparkline(series[-_DAYS:])}"
-
-
-def leading_columns(
-    report: DriftReport,
-) -> Iterator[tuple[ColumnDrift, int, list[float]]]:
-    """Each column with its latest window, or that of its last alarm; its alarms; values by window.
-
-    Those with most alarms come first, then those with the strongest evidence.
-    """
-    by_name: dict[tuple[str, str], list[ColumnDrift]] = {}
-    for window in report.windows:
-        for column in window.columns:
-            by_name.setdefault((column.where, column.name), []).append(column)
-    made = []
-    for columns in by_name.values():
-        alarms = sum(one.is_alarm for one in columns)
-        ranks = [one.leading.rank[-1] for one in columns if one.leading]
-        made.append((-alarms, min(ranks, default=1e300), columns))
-    for alarms, _, columns in sorted(made, key=lambda one: one[:2]):
-        last = next((one for one in reversed(columns) if one.is_alarm), columns[-1])
-        yield last, -alarms, [_number(one) for one in columns]
-
-
-def _number(column: ColumnDrift) -> float:
-    """The median, the mean loss, or the share of the most frequent category of the baseline."""
-    shown = column.now
-    if "p50" in shown:
-        return shown["p50"]
-    first = next(iter(column.then), None)
-    return shown.get(first, math.nan) if first is not None else math.nan
-
-
-def _typical(values: object, tested: str) -> str:
-    """The category or quantile that was tested; else a typical value."""
-    known = dict(values) if isinstance(values, dict) else {}
-    if "p50" in known:
-        return f"{known.get(tested, known['p50']):.4g}"
-    if "mean" in known:
-        return f"{known['mean']:.3f}"
-    if not known:
-        return "-"
-    name = tested if tested in known else next(iter(known))
-    return f"{name[:6]} {known[name]:.0%}"
+        for column in version.columns[: max(2, _COLUMNS // len(versions))]:
+            latest = column.latest
+            then, now = (typical(latest[side], latest["tested"], 6) for side in ("then", "now"))
+            line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{column.alarms or '-':>8}"
+            yield f"{line}  {bars(column.series[-_DAYS:])}"
 
 
 def _performance(overview: Overview) -> Iterator[str]:

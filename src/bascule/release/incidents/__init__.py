@@ -1,6 +1,6 @@
 """Drafts of postmortems, from what history, rollouts, alerts and the ledger record.
 
-`draft` and `to_markdown` are pure; `gather` reads.
+`draft` and `document_of` are pure; `gather` reads.
 """
 
 from lazy_loader import attach_stub

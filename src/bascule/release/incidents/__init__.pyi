@@ -9,4 +9,4 @@ from .draft import (
     draft as draft,
 )
 from .gathering import gather as gather
-from .markdown import to_markdown as to_markdown
+from .page import document_of as document_of

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bascule.core import Columns, DType, Invalid, Signature
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.protocols.openapi import example_columns, example_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 KEY_VARIABLE = "BASCULE_KEY"
 CERTIFICATE_VARIABLE = "BASCULE_CERTIFICATE"
@@ -82,7 +86,7 @@ def snippet(asked: SnippetRequest, protocol: str, lang: str) -> str:
                 f"--lang: {lang} does not speak gRPC by itself", hint="there is python for grpc"
             )
         return _grpc_in_python(asked)
-    return LANGUAGES[lang](asked, _HTTP_PROTOCOLS[protocol](asked))
+    return _over_http(asked, _HTTP_PROTOCOLS[protocol](asked), lang)
 
 
 # -- protocols --
@@ -130,105 +134,6 @@ PROTOCOLS = (*_HTTP_PROTOCOLS, "grpc")
 # -- languages --
 
 
-def _curl(asked: SnippetRequest, request: _Request) -> str:
-    lines = [f"# {request.note}"] if request.note else []
-    lines += [f"curl -sS --fail-with-body {asked.url}{request.path} \\"]
-    if asked.with_certificate:
-        lines += [
-            f'  --cert "${CERTIFICATE_VARIABLE}" --key "${CERTIFICATE_KEY_VARIABLE}" \\',
-        ]
-    if asked.with_key:
-        lines += [f'  -H "Authorization: Bearer ${KEY_VARIABLE}" \\']
-    lines += ["  -H 'Content-Type: application/json' --data-binary @- <<'END'"]
-    return "\n".join([*lines, _as_json(request), "END"])
-
-
-def _python(asked: SnippetRequest, request: _Request) -> str:
-    items = "".join(f"        {_literal(item)},\n" for item in request.items)
-    lines = [f"# {request.note}"] if request.note else []
-    lines += ["import json"]
-    lines += ["import os"] if asked.with_key or asked.with_certificate else []
-    lines += ["import ssl"] if asked.with_certificate else []
-    lines += [
-        "import urllib.request",
-        "",
-        f'body = {{\n    "{request.key}": [\n{items}    ]\n}}',
-        "request = urllib.request.Request(",
-        f'    "{asked.url}{request.path}",',
-        "    json.dumps(body).encode(),",
-        "    {",
-        '        "Content-Type": "application/json",',
-    ]
-    if asked.with_key:
-        lines += [f'        "Authorization": "Bearer " + os.environ["{KEY_VARIABLE}"],']
-    lines += ["    },", ")"]
-    context = ""
-    if asked.with_certificate:
-        context = ", context=context"
-        lines += [
-            "context = ssl.create_default_context()",
-            "context.load_cert_chain(",
-            f'    os.environ["{CERTIFICATE_VARIABLE}"], os.environ["{CERTIFICATE_KEY_VARIABLE}"]',
-            ")",
-        ]
-    lines += [
-        f"with urllib.request.urlopen(request{context}) as answer:",
-        "    print(json.dumps(json.load(answer)))",
-    ]
-    return "\n".join(lines)
-
-
-def _js(asked: SnippetRequest, request: _Request) -> str:
-    body, sent = _as_json(request), "JSON.stringify(body)"
-    if any(_is_too_large_for_js(item) for item in request.items):
-        # Its numbers would be rounded; the text is sent as it is.
-        body, sent = json.dumps(body, ensure_ascii=False), "body"
-    url = f"{asked.url}{request.path}"
-    said = ['    method: "POST",', "    headers: {", '      "Content-Type": "application/json",']
-    if asked.with_key:
-        said += [f"      Authorization: `Bearer ${{process.env.{KEY_VARIABLE}}}`,"]
-    said += ["    },"]
-    lines = [f"// {request.note}"] if request.note else []
-    lines += [f"const body = {body};", ""]
-    asks = _js_with_certificate if asked.with_certificate else _js_with_fetch
-    return "\n".join([*lines, *asks(url, said, sent), "", "main();"])
-
-
-def _js_with_fetch(url: str, said: list[str], sent: str) -> list[str]:
-    return [
-        "async function main() {",
-        f'  const answer = await fetch("{url}", {{',
-        *said,
-        f"    body: {sent},",
-        "  });",
-        "  if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);",
-        "  console.log(JSON.stringify(await answer.json()));",
-        "}",
-    ]
-
-
-def _js_with_certificate(url: str, said: list[str], sent: str) -> list[str]:
-    """With Node's own client of HTTPS: its `fetch` takes no certificate."""
-    return [
-        'const { readFileSync } = require("node:fs");',
-        'const https = require("node:https");',
-        "",
-        "function main() {",
-        f'  const request = https.request("{url}", {{',
-        *said,
-        f"    cert: readFileSync(process.env.{CERTIFICATE_VARIABLE}),",
-        f"    key: readFileSync(process.env.{CERTIFICATE_KEY_VARIABLE}),",
-        "  }, async (answer) => {",
-        '    let text = "";',
-        '    for await (const piece of answer.setEncoding("utf8")) text += piece;',
-        "    if (answer.statusCode !== 200) throw new Error(`${answer.statusCode}: ${text}`);",
-        "    console.log(JSON.stringify(JSON.parse(text)));",
-        "  });",
-        f"  request.end({sent});",
-        "}",
-    ]
-
-
 AUTHORITY_VARIABLES = {
     "curl": "CURL_CA_BUNDLE",
     "python": "SSL_CERT_FILE",
@@ -237,17 +142,43 @@ AUTHORITY_VARIABLES = {
 }
 """The variable in which each language, and gRPC, reads whom to trust where the system does not."""
 
-LANGUAGES: dict[str, Callable[[SnippetRequest, _Request], str]] = {
-    "curl": _curl,
-    "python": _python,
-    "js": _js,
-}
+LANGUAGES = ("curl", "python", "js")
 """Every language; over gRPC there is Python alone."""
 
 
-def _as_json(request: _Request) -> str:
+@cache
+def _templates() -> Environment:
+    """The texts, one a language; texts of a model come into them as literals."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bascule.serving.protocols"), autoescape=False, trim_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters["python"] = _literal
+    return environment
+
+
+def _over_http(asked: SnippetRequest, request: _Request, lang: str) -> str:
     items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in request.items)
-    return f'{{"{request.key}": [\n  {items}\n]}}'
+    body = f'{{"{request.key}": [\n  {items}\n]}}'
+    return _templates().get_template(f"{lang}.j2").render(
+        asked=asked, **request._asdict(), body=body, json_text=json.dumps(body, ensure_ascii=False),
+        is_too_large=any(map(_is_too_large_for_js, request.items)),
+    )  # fmt: skip
+
+
+def _grpc_in_python(asked: SnippetRequest) -> str:
+    values = example_columns(asked.signature, _without_missing_texts(asked))
+    columns = []
+    for one in asked.signature.inputs:
+        text = _literal(values[one.name])
+        if one.dtype is DType.BYTES:
+            columns.append((one.name, text, "object"))
+        else:
+            kind = f"np.{one.dtype.numpy.name}".replace("np.bool", "np.bool_")
+            columns.append((one.name, text.replace("None", "np.nan"), kind))
+    return _templates().get_template("grpc.j2").render(asked=asked, columns=columns)
 
 
 def _literal(value: Any) -> str:
@@ -267,61 +198,6 @@ def _is_too_large_for_js(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_is_too_large_for_js, value))
     return isinstance(value, int) and abs(value) > _LARGEST_IN_JS
-
-
-# -- gRPC --
-
-
-def _grpc_in_python(asked: SnippetRequest) -> str:
-    columns = example_columns(asked.signature, _without_missing_texts(asked))
-    given = ""
-    for one in asked.signature.inputs:
-        values = _literal(columns[one.name]).replace("None", "np.nan")
-        kind = "object"
-        if one.dtype is DType.BYTES:
-            values = _literal(columns[one.name])
-        else:
-            kind = f"np.{one.dtype.numpy.name}".replace("np.bool", "np.bool_")
-        given += f"    {_literal(one.name)}: np.array({values}, {kind}),\n"
-    lines = ['# pip install "tritonclient[grpc]"']
-    lines += ["import os", ""] if asked.with_key or asked.with_certificate else []
-    lines += [
-        "import numpy as np",
-        "import tritonclient.grpc as triton",
-        "from tritonclient.utils import np_to_triton_dtype",
-        "",
-        f"columns = {{\n{given}}}",
-        "inputs = []",
-        "for name, values in columns.items():",
-        "    tensor = triton.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))",
-        "    tensor.set_data_from_numpy(values)",
-        "    inputs.append(tensor)",
-        *_triton_client(asked),
-    ]
-    more = f', model_version="{asked.version}"' if asked.version else ""
-    if asked.with_key:
-        lines += [f'    key = {{"authorization": "Bearer " + os.environ["{KEY_VARIABLE}"]}}']
-        more += ", headers=key"
-    lines += [
-        f'    answer = client.infer("{asked.model}", inputs{more})',
-        "for output in answer.get_response().outputs:",
-        "    print(output.name, answer.as_numpy(output.name).tolist())",
-    ]
-    return "\n".join(lines)
-
-
-def _triton_client(asked: SnippetRequest) -> list[str]:
-    if not asked.with_certificate:
-        ssl = ", ssl=True" if asked.with_tls else ""
-        return [f'with triton.InferenceServerClient("{asked.grpc}"{ssl}) as client:']
-    return [
-        "with triton.InferenceServerClient(",
-        f'    "{asked.grpc}",',
-        "    ssl=True,",
-        f'    certificate_chain=os.environ["{CERTIFICATE_VARIABLE}"],',
-        f'    private_key=os.environ["{CERTIFICATE_KEY_VARIABLE}"],',
-        ") as client:",
-    ]
 
 
 def _without_missing_texts(asked: SnippetRequest) -> Columns | None:
