@@ -168,7 +168,7 @@ def test_every_name_of_the_docs_is_there_in_a_fresh_process():
 
 
 def test_a_name_resolves_by_its_end_and_not_by_a_part_of_it():
-    assert resolves("bundle.packing.pack")
+    assert resolves("packing.packing.pack")
     assert resolves("serving.worker_silent_s")
     assert resolves("asyncio.run")
     for moved in ("bundle.pack.packing", "serving.silent_s", "acking.pack", "bascule.nothing"):
