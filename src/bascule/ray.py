@@ -132,6 +132,7 @@ class _Connection:
     """What one exchange is answered through; see `transports.exchange.Carrier`."""
 
     recorder: Recorder | None = None
+    in_parts = None  # Ray's proxy takes whole answers
     told = staticmethod(told)
 
     def __init__(self, replica: Replica) -> None:

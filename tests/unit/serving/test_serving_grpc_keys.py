@@ -16,7 +16,7 @@ import pytest
 from bascule.core.errors import Unauthenticated
 from bascule.security.keys import OPEN_ACTIONS, Action, KnownKeys, Permission, create_key
 from bascule.serving.transports.authenticator import Authenticator
-from bascule.serving.transports.rpc import Each, Unary, Watch
+from bascule.serving.transports.rpc import Each, InParts, Unary, Watch
 
 WAIT_S = 10
 RIGHTS = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
@@ -133,19 +133,20 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
         "ModelReady": messages("ModelReadyRequest")(name="late").SerializeToString(),
         "ModelConfig": messages("ModelConfigRequest")(name="late").SerializeToString(),
         "ModelInfer": infer(messages, "late"),
+        "ModelStreamInfer": infer(messages, "late"),
         "Add": outcome(messages, "late"),
     }
     of_model = {
         "ModelMetadata": "late", "ModelConfig": "late", "ModelInfer": "late",
-        "ModelStatistics": "*", "RepositoryIndex": "*", "Add": "late",
+        "ModelStreamInfer": "late", "ModelStatistics": "*", "RepositoryIndex": "*", "Add": "late",
     }  # fmt: skip
     methods = guarded.grpc.methods
-    assert {type(method) for method in methods.values()} == {Unary, Each, Watch}
+    assert {type(method) for method in methods.values()} == {Unary, Each, Watch, InParts}
     tally = Counter()
     for path, method in methods.items():
         name = path.decode().rpartition("/")[2]
         message = about.get(name, LIST_SERVICES if isinstance(method, Each) else b"")
-        ask = code if isinstance(method, Unary) else code_of_stream
+        ask = code if type(method) is Unary else code_of_stream
 
         without = ask(client, path.decode(), message)
         assert (without == "UNAUTHENTICATED") == (method.action not in OPEN_ACTIONS), path

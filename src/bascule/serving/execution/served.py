@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bascule.bundle import Places
 from bascule.bundle.extras import Extra
-from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
+from bascule.core import (
+    BasculeError,
+    Columns,
+    Invalid,
+    Overloaded,
+    Program,
+    Signature,
+    Unavailable,
+)
 from bascule.security import Action
-from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.calls import (
+    AnsweredBy,
+    Call,
+    Cancel,
+    Context,
+    Deliver,
+    DeliverParts,
+    Outcome,
+)
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
 from bascule.serving.execution.extras import ExtraRun, Extras
@@ -108,6 +125,25 @@ class ServedModel:
             return self._wait(call, call.outputs, allowed_s, deliver)
         return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver)
 
+    def answer_in_parts(
+        self,
+        call: Call,
+        context: Context,  # noqa: ARG002
+        allowed_s: float,
+        deliver: DeliverParts,
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`."""
+        if call.extras and call.extras != self.extras.by_default:
+            raise Invalid(
+                "parameters: an answer in parts has no extra outputs",
+                hint="leave them out, or ask for the whole answer",
+            )
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        if engine is None:
+            return self._wait(call, call.outputs, allowed_s, deliver, in_parts=True)
+        return engine.run_in_parts(call.columns, call.rows, call.outputs, allowed_s, deliver)
+
     def answer_as(
         self, by: AnsweredBy, call: Call, allowed_s: float, deliver: Deliver
     ) -> Cancel | None:
@@ -139,10 +175,9 @@ class ServedModel:
             if one.is_given_up:
                 continue
             columns, deliver = one.leave()
+            run: Any = engine.run_in_parts if one.is_in_parts else engine.run
             try:
-                one.cancel_run = engine.run(
-                    columns, one.rows, one.outputs, one.until_s - now_s, deliver
-                )
+                one.cancel_run = run(columns, one.rows, one.outputs, one.until_s - now_s, deliver)
             except BasculeError as error:
                 deliver(error)
 
@@ -158,7 +193,13 @@ class ServedModel:
         return engine
 
     def _wait(
-        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: Deliver
+        self,
+        call: Call,
+        outputs: tuple[str, ...] | None,
+        allowed_s: float,
+        deliver: Deliver | DeliverParts,
+        *,
+        in_parts: bool = False,
     ) -> Cancel:
         if len(self._waiting) >= self.limits.max_queue_requests:
             raise Overloaded(
@@ -170,6 +211,7 @@ class ServedModel:
         size = held_bytes(call.columns)
         self.held.check_room(size, f"{self.name}/{self.version}")
         one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
+        one.is_in_parts = in_parts
         late = Unavailable(
             f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
             hint="retry: it is being loaded",
@@ -189,8 +231,8 @@ class _Waiting:
     """A call that waits for its model."""
 
     __slots__ = (
-        "cancel_run", "columns", "deliver", "held", "is_given_up", "outputs", "rows", "size_bytes",
-        "timer", "until_s",
+        "cancel_run", "columns", "deliver", "held", "is_given_up", "is_in_parts", "outputs", "rows",
+        "size_bytes", "timer", "until_s",
     )  # fmt: skip
 
     timer: asyncio.TimerHandle
@@ -200,7 +242,7 @@ class _Waiting:
         call: Call,
         outputs: tuple[str, ...] | None,
         until_s: float,
-        deliver: Deliver,
+        deliver: Deliver | DeliverParts,
         held: BufferBudget,
         size_bytes: int,
     ) -> None:
@@ -208,14 +250,15 @@ class _Waiting:
         self.rows = call.rows
         self.outputs = outputs
         self.until_s = until_s
-        self.deliver = deliver
+        self.deliver: Any = deliver
         self.held = held
         self.size_bytes = size_bytes
         self.held.bytes += size_bytes
         self.is_given_up = False
+        self.is_in_parts = False
         self.cancel_run: Cancel | None = None
 
-    def leave(self) -> tuple[Columns, Deliver]:
+    def leave(self) -> tuple[Columns, Any]:
         """Wait no longer: return the columns of the call, and keep nothing of it here."""
         self.timer.cancel()
         self.held.bytes -= self.size_bytes

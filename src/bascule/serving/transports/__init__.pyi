@@ -20,6 +20,7 @@ from .http1 import Connection as Connection, Site as Site
 from .http2 import Http2Server as Http2Server
 from .listeners import BACKLOG as BACKLOG, Listener as Listener
 from .offload import FROM_BYTES as FROM_BYTES, ROWS_FROM_BYTES as ROWS_FROM_BYTES
+from .parts import PartForm as PartForm, check_rights as check_rights
 from .routes import (
     About as About,
     Handler as Handler,
@@ -30,9 +31,11 @@ from .routes import (
 )
 from .rpc import (
     Each as Each,
+    InParts as InParts,
     Method as Method,
     Methods as Methods,
     Rpc as Rpc,
+    RpcInParts as RpcInParts,
     Unary as Unary,
     Watch as Watch,
 )

@@ -36,7 +36,7 @@ from typing import cast
 import httptools
 
 from bascule.core import BasculeError, Refused, TooLarge
-from bascule.security import OPEN_ACTIONS
+from bascule.security import OPEN_ACTIONS, Action
 from bascule.serving.calls import Memo
 from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
@@ -54,6 +54,7 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
+from bascule.serving.transports.parts import end_all
 from bascule.serving.transports.routes import Route, Routes, not_allowed
 from bascule.serving.transports.statuses import HttpError
 
@@ -92,6 +93,8 @@ _SINGLE = frozenset(
 )  # fmt: skip
 """Headers of which two could be read in two ways, by us and by a proxy before us."""
 _NO_HEADERS: dict[bytes, bytes] = {}
+_HTTP_1_0 = b":1.0"
+"""Among the kept headers of a request of HTTP/1.0: no header has that name."""
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+;=-]*)(?::[0-9]*)?[ \t]*")
 """RFC 9110, 7.2, without the comma that RFC 3986 allows in a name: it would make a list of two."""
 _TRANSFER_CODING = re.compile(rb"[0-9A-Za-z!#$%&'*+.^_`|~-]+[ \t]*(?:;.*)?")
@@ -197,6 +200,7 @@ class Site:
                     connection.close_if_idle(_DRAIN_IDLE_S)
             await asyncio.sleep(0.02)
             self.now = self.clock()
+        end_all(self.backlog)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -204,6 +208,15 @@ class Site:
 def _head(status: int, date: bytes) -> bytes:
     phrase = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
+
+
+def _is_chunked(head: Head) -> bool:
+    """Whether an answer of unknown length comes in chunks, which HTTP/1.0 does not have."""
+    return _HTTP_1_0 not in head.headers
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 @lru_cache(maxsize=64)
@@ -323,14 +336,15 @@ class Connection(asyncio.Protocol):
         "_admitted", "_behind", "_body", "_body_bytes", "_closing", "_current", "_expecting",
         "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts",
         "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
-        "_receiving_since", "_rest", "_since", "_site", "_taking", "_target", "_transport",
-        "_unread", "_unsent", "_unsent_is_last", "_writable", "recorder",
+        "_receiving_since", "_rest", "_resume", "_since", "_site", "_taking", "_target",
+        "_transport", "_unread", "_unsent", "_unsent_is_last", "_writable", "backlog", "recorder",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
         """`is_local`: it came by a socket of the file system, where no browser comes from."""
         self._site = site
         self.recorder = site.recorder
+        self.backlog = site.backlog
         self._hosts = None if is_local else site.hosts
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -358,6 +372,8 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._unsent = memoryview(b"")
         self._unsent_is_last = False
+        # What has an answer in parts, which is on its way, go on when the client has read.
+        self._resume: Callable[[], None] | None = None
         self._closing = False
         self._taking: Taking | None = None
         # As if it had been idle for a while: less is left of that time for the first request.
@@ -380,6 +396,11 @@ class Connection(asyncio.Protocol):
     def held(self) -> BufferBudget:
         """The account of what is held; see `admission`."""
         return self._site.held
+
+    @property
+    def in_parts(self) -> Connection:
+        """See `exchange.Carrier`."""
+        return self
 
     # -- what the transport calls --
 
@@ -649,6 +670,9 @@ class Connection(asyncio.Protocol):
         # to the load that made them wait. But what runs in this turn of the loop is answered.
         if self._current is None:
             return False
+        if self._resume is not None:
+            self._transport.abort()  # what waits to be read would keep the program running
+            return True
         asyncio.get_running_loop().call_soon(self._transport.close)
         return True
 
@@ -663,6 +687,8 @@ class Connection(asyncio.Protocol):
             self._send_rest()
         if self._writable:
             self._site.backlog.unread.note(self, 0)
+            if self._resume is not None:
+                self._resume()
             self._pump()
 
     def cut_off(self) -> None:
@@ -715,8 +741,11 @@ class Connection(asyncio.Protocol):
         self._head_done = True
         headers, parser = self._headers, self._parser
         # HTTP/1.1 alone stays open unasked; to ask for the version costs more than what follows.
-        is_usual = b"connection" not in headers and parser.should_keep_alive()
-        version = "1.1" if is_usual else parser.get_http_version()
+        version = "1.1"
+        if b"connection" in headers or not parser.should_keep_alive():
+            version = parser.get_http_version()
+            if version == "1.0":
+                self._headers = headers = {**headers, _HTTP_1_0: b""}
         self._failure = (
             self._failure
             or _refusal_of_head(version, headers)
@@ -837,6 +866,41 @@ class Connection(asyncio.Protocol):
             )  # fmt: skip
         self._send(exchange, status, answer, keep_alive=keep_alive)
 
+    def begin_parts(
+        self, exchange: Exchange, content_type: bytes, extra: bytes, resume: Callable[[], None]
+    ) -> None:
+        """Write the head of an answer in parts: the body is chunked, or ended by the connection."""
+        self._resume = resume
+        head = exchange.head
+        if exchange.request_id:
+            extra += b"X-Request-Id: %b\r\n" % exchange.request_id
+        extra += b"Transfer-Encoding: chunked\r\n" if _is_chunked(head) else b""
+        if not head.keep_alive or self._site.draining or not _is_chunked(head):
+            extra += b"Connection: close\r\n"
+        extra = b"%b%b\r\nCache-Control: no-store\r\n%b\r\n" % (
+            self._site.heads[200], content_type, extra,
+        )  # fmt: skip
+        if not self._transport.is_closing():
+            self._transport.write(extra)
+
+    def write_part(self, exchange: Exchange, data: bytes) -> bool:
+        """Write a part; whether there is room for another."""
+        if self._transport.is_closing():
+            return False
+        self._since = self._site.now
+        self._transport.write(_chunk(data) if _is_chunked(exchange.head) else data)
+        return self._writable
+
+    def end_parts(self, exchange: Exchange, data: bytes, status: int) -> None:
+        """Write what comes behind the last part, and go on to the next exchange."""
+        self._resume = self._current = None
+        exchange.answered = True
+        self._since = self._site.now
+        is_chunked = _is_chunked(exchange.head)
+        last = _chunk(data) + b"0\r\n\r\n" if is_chunked else data
+        keep_alive = exchange.head.keep_alive and is_chunked and not self._site.draining
+        self._send(exchange, status, last, keep_alive=keep_alive)
+
     def _send(
         self, exchange: Exchange, status: int, answer: bytes, *, keep_alive: bool = True
     ) -> None:
@@ -943,10 +1007,14 @@ class Connection(asyncio.Protocol):
 
     def _check(self, head: Head, route: Route) -> str:
         """The id of the caller's key; raises if there is none, or it does not allow the route."""
+        return self.allow(head, route.action, route.model)
+
+    def allow(self, head: Head, action: Action, model: str) -> str:
+        """The id of the caller's key; raises unless it allows the action for the model."""
         guard = self._site.guard
-        if guard is None:
-            return ""
-        return guard.check(head.headers.get(b"authorization"), route.action, route.model)
+        return (
+            "" if guard is None else guard.check(head.headers.get(b"authorization"), action, model)
+        )
 
     def _is_open(self, head: Head) -> bool:
         """Whether a route needs no key and reads no body; raises as `_route` and `_check`."""

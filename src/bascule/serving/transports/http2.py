@@ -28,7 +28,16 @@ from typing import NamedTuple, cast
 
 from hpack import Decoder, HPACKError
 
-from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    Overloaded,
+    Refused,
+    TimedOut,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
 from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Deliver
 from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
@@ -46,13 +55,16 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 from bascule.serving.transports.hosts import HostPolicy
 from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
+from bascule.serving.transports.parts import PartForm, PartSender, end_all
 from bascule.serving.transports.rpc import (
     Each,
+    InParts,
     Method,
     Methods,
     ModelOf,
     Read,
     Rpc,
+    RpcInParts,
     Unary,
     Watch,
     pushback_ms,
@@ -248,6 +260,7 @@ class Http2Server:
             self.now = self.clock()
             for connection in tuple(self.connections):
                 connection.go_on_draining()
+        end_all(self.backlog)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -286,44 +299,17 @@ class Http2Server:
         return Head(method, waits_s, encoding, authorization=authorization)
 
 
-class Stream(Rpc):
-    """One call on a connection."""
+class Http2Call(Rpc):
+    """One call on a connection, or one message of it: what was asked, and by which head."""
 
-    __slots__ = (
-        "answered", "connection", "encoding", "ended", "head", "id", "look",
-        "opened_s", "out", "parts", "received", "sent", "shown", "shut_s", "since", "started",
-        "taking", "told", "trailers", "waited_s", "window",
-    )  # fmt: skip
+    __slots__ = ("answered", "connection", "encoding", "head", "opened_s", "waited_s")
 
-    taking: Taking
-    shut_s: float
-    """How long its client has left it no room while it had something to say. Both are set when it
-    has to wait."""
-
-    def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
-        super().__init__(b"", connection.server.other_series)
-        self.connection = connection
-        self.id = id_
-        self.head = head
-        self.request_id = head.request_id
-        self.window = window
-        self.waited_s = 0.0
-        self.ended = False
-        """The client says no more."""
-        self.answered = False
-        self.started = False
-        """The headers of the answer are on their way."""
-        self.parts: list[bytes] = []
-        self.received = 0
-        self.encoding = b""
-        self.out: list[memoryview] = []
-        self.sent = 0
-        self.trailers: bytes | None = None
-        self.look: Callable[[], bytes] | None = None
-        self.told = b""
-        self.shown: tuple[tuple[bytes, bytes], ...] = ()
-        self.opened_s = connection.read_s
-        self.since = connection.server.now
+    connection: Http2Connection
+    head: Head
+    answered: bool
+    encoding: bytes
+    opened_s: float
+    waited_s: float
 
     def allowed_s(self, deadline_s: float) -> float:
         asked_s = self.head.timeout_s
@@ -342,13 +328,6 @@ class Stream(Rpc):
 
     def header(self, name: bytes) -> bytes:
         return next((value for sent, value in self.head.asked if sent == name), b"")
-
-    def show(self, by: AnsweredBy) -> None:
-        self.need_request_id()  # such answers get a head of their own
-        arm = (("bascule-version", by.name), ("bascule-arm", by.arm)) if by.endpoint else ()
-        self.shown = tuple(
-            (field.lower().encode(), value.encode()) for field, value in (*arm, *by.notice)
-        )
 
     def allow_method(self) -> None:
         """Return if the caller may use the method at all; of which models, its handler asks.
@@ -371,16 +350,6 @@ class Stream(Rpc):
         allowed_s = self.allowed_s(server.limits.deadline_s)
         offload.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
 
-    def answer(self, message: bytes) -> None:
-        if not self.answered:
-            self.answered = True
-            self.connection.answer(self, message)
-
-    def fail(self, error: BasculeError) -> None:
-        if not self.answered:
-            self.answered = True
-            self.connection.refuse(self, self.fails(error))
-
     def fail_late(self) -> None:
         """See `admission.Waiting`."""
         self.fail(
@@ -394,6 +363,69 @@ class Stream(Rpc):
         """Note the answer, by the HTTP status of the same meaning."""
         self.tell(self.connection.server, status)
 
+    def is_late(self) -> bool:
+        """Whether a call that is given up now is taken to be given up for its own deadline."""
+        asked_s = self.head.timeout_s
+        return bool(asked_s) and time.monotonic() - self.opened_s >= asked_s * _LATE_SHARE
+
+
+class Stream(Http2Call):
+    """A call as the connection has it: what came of it, and what is to be written."""
+
+    __slots__ = (
+        "ended", "id", "look", "out", "parts", "received", "sent", "shown", "shut_s", "since",
+        "started", "taking", "told", "trailers", "turn", "window",
+    )  # fmt: skip
+
+    taking: Taking
+    shut_s: float
+    """How long its client has left it no room while it had something to say. Both are set when it
+    has to wait."""
+    turn: Turn
+    """The message that is being answered, of a stream of them, while `on_gone` is set."""
+
+    def __init__(self, connection: Http2Connection, id_: int, head: Head, window: int) -> None:
+        super().__init__(b"", connection.server.other_series)
+        self.connection = connection
+        self.id = id_
+        self.head = head
+        self.request_id = head.request_id
+        self.window = window
+        self.waited_s = 0.0
+        self.ended = False
+        """The client says no more."""
+        self.answered = False
+        self.started = False
+        """The headers of the answer are on their way."""
+        self.parts: list[bytes | memoryview] = []
+        self.received = 0
+        self.encoding = b""
+        self.out: list[memoryview] = []
+        self.sent = 0
+        self.trailers: bytes | None = None
+        self.look: Callable[[], bytes] | None = None
+        self.told = b""
+        self.shown: tuple[tuple[bytes, bytes], ...] = ()
+        self.opened_s = connection.read_s
+        self.since = connection.server.now
+
+    def show(self, by: AnsweredBy) -> None:
+        self.need_request_id()  # such answers get a head of their own
+        arm = (("bascule-version", by.name), ("bascule-arm", by.arm)) if by.endpoint else ()
+        self.shown = tuple(
+            (field.lower().encode(), value.encode()) for field, value in (*arm, *by.notice)
+        )
+
+    def answer(self, message: bytes) -> None:
+        if not self.answered:
+            self.answered = True
+            self.connection.answer(self, message)
+
+    def fail(self, error: BasculeError) -> None:
+        if not self.answered:
+            self.answered = True
+            self.connection.refuse(self, self.fails(error))
+
     def gone(self) -> None:
         """The client has given the call up."""
         self.out.clear()
@@ -405,10 +437,62 @@ class Stream(Rpc):
         # Giving it up is how a watch ends.
         self.count(200 if self.look is not None else 504 if self.is_late() else 499)
 
-    def is_late(self) -> bool:
-        """Whether a call that is given up now is taken to be given up for its own deadline."""
-        asked_s = self.head.timeout_s
-        return bool(asked_s) and time.monotonic() - self.opened_s >= asked_s * _LATE_SHARE
+
+class Turn(Http2Call, RpcInParts):
+    """One message of a stream, answered in parts on it before the next message has its turn."""
+
+    __slots__ = ("resume", "stream")
+
+    resume: Callable[[], None]
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(b"", stream.connection.server.other_series)
+        self.connection = stream.connection
+        self.head = stream.head
+        self.request_id = stream.request_id
+        self.opened_s = stream.opened_s
+        self.waited_s = 0.0
+        self.answered = False
+        self.encoding = b""
+        self.stream = stream
+
+    def show(self, by: AnsweredBy) -> None:
+        """Nothing: each message names the version."""
+
+    def ask_in_parts(self, call: Call, form: PartForm) -> None:
+        model, server = self.model, self.connection.server
+        assert model is not None, "the caller's right was not checked"
+        if server.recorder is not None:
+            self.call = call
+        sender = PartSender(self, model, form, server.backlog)
+        sender.ask(call, self.allowed_s(model.limits.deadline_s))
+
+    def begin_parts(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:  # noqa: ARG002
+        self.resume = resume
+
+    def send_part(self, data: bytes) -> bool:
+        return self.connection.send_part(self.stream, data)
+
+    def end_parts(self, data: bytes, error: BasculeError | None) -> None:
+        if not self.answered:
+            self.answered = True
+            self.connection.end_turn(self, data, error)
+
+    def answer(self, message: bytes) -> None:
+        self.end_parts(message, None)
+
+    def fail(self, error: BasculeError) -> None:
+        error = self.fails(error)
+        method = cast(InParts, self.head.method)
+        self.end_parts(method.failed(self, error), error)
+
+    def gone(self) -> None:
+        """The client has given the stream up."""
+        if not self.answered:
+            self.answered = True
+            if self.on_gone is not None:
+                self.on_gone()
+            self.count(504 if self.is_late() else 499)
 
 
 class Http2Connection(asyncio.Protocol):
@@ -808,6 +892,8 @@ class Http2Connection(asyncio.Protocol):
             stream.ended = True
         elif stream.parts and self.server.held.is_over():
             self._drop_parts(stream)
+            if type(stream.head.method) is InParts and stream.on_gone is not None:
+                stream.on_gone()
             stream.fail(self.server.held.refusal())
 
     def _add_data(self, stream: Stream, piece: bytes) -> None:
@@ -850,6 +936,22 @@ class Http2Connection(asyncio.Protocol):
     def _take_parts(self, stream: Stream) -> bytes:
         data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
         self._drop_parts(stream)
+        return cast(bytes, data)
+
+    def _take_front(self, stream: Stream, size: int) -> bytes:
+        """The first bytes of what is kept; to join all of it for each would take too long."""
+        data, left, whole = _front(stream.parts, size), size, 0
+        for piece in stream.parts:
+            if len(piece) > left:
+                break
+            left -= len(piece)
+            whole += 1
+        del stream.parts[:whole]
+        if left:
+            stream.parts[0] = memoryview(stream.parts[0])[left:]
+        stream.received -= size
+        self._buffered -= size
+        self.server.held.bytes -= size + _BESIDE_PIECE_BYTES * whole
         return data
 
     def _end_of(self, stream: Stream) -> None:
@@ -865,10 +967,64 @@ class Http2Connection(asyncio.Protocol):
                 stream.answered = True
                 stream.count(200)
                 self._finish(stream, OK)
+        elif type(stream.head.method) is InParts:
+            if data:
+                self._keep(stream, data)
+            self._take_turn(stream)
         elif stream.look is None:
             stream.fail(Invalid("the request is not exactly one message"))
 
-    def _call(self, stream: Stream, data: bytes) -> None:
+    def _take_turn(self, stream: Stream) -> None:
+        """Answer the next message of a stream, if there is one whole and none is being answered.
+
+        What comes meanwhile is kept, within the window of the stream, which grows by what is taken.
+        """
+        if stream.on_gone is not None or stream.answered or stream.out:
+            return
+        most = self.server.limits.max_body_bytes
+        beginning = _front(stream.parts, 5)
+        stop = 5 + int.from_bytes(beginning[1:])
+        if self.server.draining:
+            stream.fail(Unavailable("the server is stopping", hint="retry", retry_after_s=1))
+        elif len(beginning) == 5 and stop > most + 5:
+            stream.fail(TooLarge(f"the message is over {most} bytes", limit=most))
+        elif len(beginning) == 5 and stop <= stream.received:
+            data = self._take_front(stream, stop)
+            if not stream.ended:
+                self._write(number_frame(h2.WINDOW_UPDATE, stream.id, stop))
+            turn = stream.turn = Turn(stream)
+            stream.on_gone = turn.gone
+            self._call(turn, data)
+        elif stream.ended and stream.received:
+            stream.fail(Invalid("the stream ends within a message"))
+        elif stream.ended:
+            stream.answered = True
+            stream.count(200)
+            self._finish(stream, OK)
+
+    def send_part(self, stream: Stream, data: bytes) -> bool:
+        """Write a part of an answer; whether all of it could be written."""
+        if stream.id in self._streams:
+            self._send(stream, data)
+        return not stream.out
+
+    def end_turn(self, turn: Turn, data: bytes, error: BasculeError | None) -> None:
+        """A message of a stream is answered: go on with the next, unless its caller may not ask."""
+        stream = turn.stream
+        stream.on_gone = None
+        stream.since = self.server.now
+        if isinstance(error, Unauthenticated | Refused):
+            if turn.series is not stream.series:  # else it is counted as the stream
+                turn.count(status_of(error))
+            stream.fail(error)
+            return
+        turn.count(200 if error is None else status_of(error))
+        if data:
+            self.send_part(stream, data)
+        # Not at once: thousands may wait that are wrong.
+        asyncio.get_running_loop().call_soon(self._take_turn, stream)
+
+    def _call(self, stream: Stream | Turn, data: bytes) -> None:
         stream.started_ns = time.perf_counter_ns()
         method = cast(Unary, stream.head.method)
         server = self.server
@@ -882,7 +1038,7 @@ class Http2Connection(asyncio.Protocol):
             return
         self._handle(stream, method, data)
 
-    def _wait(self, stream: Stream, method: Unary, model_of: ModelOf, data: bytes) -> None:
+    def _wait(self, stream: Stream | Turn, method: Unary, model_of: ModelOf, data: bytes) -> None:
         """Have a call wait for its turn, counted under its model whether it succeeds or not."""
         backlog, limits = self.server.backlog, self.server.limits
         model = model_of(h2.beginning_of(data, stream.head.encoding, _BEGINNING_BYTES))
@@ -895,7 +1051,7 @@ class Http2Connection(asyncio.Protocol):
         if refusal is not None:
             stream.fail(refusal)
 
-    def _handle(self, stream: Stream, method: Unary, data: bytes) -> None:
+    def _handle(self, stream: Stream | Turn, method: Unary, data: bytes) -> None:
         if data[:1] == b"\1":
             self.run(stream, partial(self._unpack, stream, method, data))
             return
@@ -905,7 +1061,7 @@ class Http2Connection(asyncio.Protocol):
         except Exception as error:
             self._fail(stream, error)
 
-    def _unpack(self, stream: Stream, method: Unary, data: bytes) -> None:
+    def _unpack(self, stream: Stream | Turn, method: Unary, data: bytes) -> None:
         """Handle a call whose message is compressed; on a thread, if it becomes a long one."""
 
         def handle(body: bytes, _: float) -> None:
@@ -923,7 +1079,7 @@ class Http2Connection(asyncio.Protocol):
             handle(body, 0.0)
 
     @classmethod
-    def run(cls, stream: Stream, go_on: Callable[[], None]) -> None:
+    def run(cls, stream: Http2Call, go_on: Callable[[], None]) -> None:
         """Go on with a call; what goes wrong is its answer."""
         try:
             go_on()
@@ -931,7 +1087,7 @@ class Http2Connection(asyncio.Protocol):
             cls._fail(stream, error)
 
     @staticmethod
-    def _fail(stream: Stream, error: Exception) -> None:
+    def _fail(stream: Http2Call, error: Exception) -> None:
         if isinstance(error, BasculeError):
             stream.fail(error)
             return
@@ -941,6 +1097,9 @@ class Http2Connection(asyncio.Protocol):
 
     def _take_messages(self, stream: Stream) -> None:
         """Answer the messages of a stream as they come."""
+        if type(stream.head.method) is InParts:
+            self._take_turn(stream)
+            return
         data = self._take_parts(stream)
         method = stream.head.method
         taken = 0
@@ -1028,7 +1187,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.window > h2.LARGEST_WINDOW:
             raise Broken(h2.FLOW_CONTROL_ERROR, "a window is too large")
         if id_ in self._blocked:
-            self._pump_one(stream)
+            self._unblock(stream)
 
     def _on_reset(self, id_: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -1189,7 +1348,16 @@ class Http2Connection(asyncio.Protocol):
         for stream in tuple(self._blocked.values()):
             if self._send_window <= 0 or not self._writable or self._closing:
                 return
-            self._pump_one(stream)
+            self._unblock(stream)
+
+    def _unblock(self, stream: Stream) -> None:
+        """Write what there is room for now, and have an answer in parts go on."""
+        self._pump_one(stream)
+        if type(stream.head.method) is InParts and not stream.out:
+            if stream.on_gone is None:
+                self._take_turn(stream)
+            else:
+                stream.turn.resume()
 
     def _pump_one(self, stream: Stream) -> None:
         """Write what of a stream there is room for."""
@@ -1277,7 +1445,12 @@ class Http2Connection(asyncio.Protocol):
             if stream.id in self._blocked:
                 self._check_room_of(stream, passed_s)
             elif not stream.ended and not stream.answered and stream.look is None:
-                allowed_s = limits.receive_timeout_s
+                if type(stream.head.method) is not InParts:
+                    allowed_s = limits.receive_timeout_s
+                elif stream.on_gone is None:
+                    allowed_s = limits.idle_timeout_s
+                else:
+                    continue
                 if server.now - stream.since > allowed_s:
                     stream.fail(TimedOut(f"the request did not arrive within {allowed_s:g} s"))
         self._check_taking(passed_s)
@@ -1305,6 +1478,7 @@ class Http2Connection(asyncio.Protocol):
             server.other_series.count(499, 0, 0)
             self._write(number_frame(h2.RST_STREAM, stream.id, h2.CANCEL))
             self._forget(stream)
+            stream.gone()
 
     def _check_taking(self, passed_s: float) -> None:
         """End the connection of a client that takes next to nothing of what there is for it."""
@@ -1346,6 +1520,8 @@ class Http2Connection(asyncio.Protocol):
                 stream.answered = True
                 stream.count(200)
                 self._finish(stream, UNAVAILABLE, "the server is stopping")
+            if type(stream.head.method) is InParts:
+                self._take_turn(stream)
 
     def go_on_draining(self) -> None:
         """Close once everything is answered, and the client has had the time to read it."""
@@ -1407,6 +1583,17 @@ def _id_block(stream: Stream) -> bytes:
     if not stream.request_id:
         return b""
     return h2.header_block([(b"x-request-id", stream.request_id), *stream.shown])
+
+
+def _front(pieces: list[bytes | memoryview], size: int) -> bytes:
+    """The first bytes of pieces, `size` at most."""
+    taken: list[bytes | memoryview] = []
+    for piece in pieces:
+        if size <= 0:
+            break
+        taken.append(piece[:size])
+        size -= len(piece)
+    return b"".join(taken)
 
 
 def _unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:

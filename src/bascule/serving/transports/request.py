@@ -7,6 +7,7 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from bascule.core import BasculeError, Invalid, ModelFailed
+from bascule.security import Action
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -74,7 +75,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     series: CountsAnswers
-    unit: int | None
+    unit: int | tuple[str, str, str] | None
     on_gone: Cancel | None
 
     @property
@@ -98,6 +99,19 @@ class Request(ABC):
     @abstractmethod
     def allowed_s(self, deadline_s: float) -> float:
         """See `Context`."""
+
+    @abstractmethod
+    def allow(self, action: Action, model: str) -> None:
+        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it.
+        """
+
+    @abstractmethod
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error."""
 
     def identify(self, said: str | None = None) -> str:
         """Settle the prediction id: of the body, `Bascule-Id`, `X-Request-Id`, or a new one.

@@ -17,6 +17,7 @@ from bascule.security import Action
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.execution import Predictor
 from bascule.serving.telemetry import MetricSeries
+from bascule.serving.transports.parts import PartForm, RequestInParts
 from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")
@@ -50,15 +51,6 @@ class Rpc(Request):
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
 
-    @abstractmethod
-    def allow(self, action: Action, model: str) -> None:
-        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
-
-        Raises:
-            Unauthenticated: It has no key.
-            Refused: Its key does not allow it.
-        """
-
     def choose(self, model: Predictor) -> None:
         """Ask a model, if the caller may, before anything is said about what is asked of it.
 
@@ -85,9 +77,15 @@ class Rpc(Request):
     def answer(self, message: bytes) -> None:
         """Answer with a message."""
 
+
+class RpcInParts(Rpc, RequestInParts):
+    """One message of a stream (`InParts`)."""
+
+    __slots__ = ()
+
     @abstractmethod
-    def fail(self, error: BasculeError) -> None:
-        """Answer with an error: its code, and its message and next step as the code's words."""
+    def ask_in_parts(self, call: Call, form: PartForm) -> None:
+        """Have the model that was chosen answer a call in parts."""
 
 
 ModelOf = Callable[[bytes], Predictor | None]
@@ -135,7 +133,18 @@ class Watch:
     action: Action
 
 
-Method = Unary | Each | Watch
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InParts(Unary):
+    """A method that answers the messages of a stream in their order, each in parts.
+
+    Attributes:
+        failed: What is answered to a message that fails; the stream goes on.
+    """
+
+    failed: Callable[[Rpc, BasculeError], bytes]
+
+
+Method = Unary | Each | Watch | InParts
 Methods = dict[bytes, Method]
 """Methods by their path: `b"/inference.GRPCInferenceService/ModelInfer"`."""
 
