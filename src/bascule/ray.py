@@ -23,6 +23,8 @@ from bascule.serving.telemetry import Counters, MetricLabels, Recorder, request_
 from bascule.serving.transports import (
     Exchange,
     Head,
+    HttpError,
+    PartWire,
     Routes,
     internal_error,
     not_allowed,
@@ -132,7 +134,6 @@ class _Connection:
     """What one exchange is answered through; see `transports.exchange.Carrier`."""
 
     recorder: Recorder | None = None
-    in_parts = None  # Ray's proxy takes whole answers
     told = staticmethod(told)
 
     def __init__(self, replica: Replica) -> None:
@@ -146,6 +147,9 @@ class _Connection:
         if not self.answered.done():
             exchange.answered = True
             self.answered.set_result((status, body, b"Content-Type: %b\r\n" % content_type + extra))
+
+    def wire_of(self, exchange: Exchange) -> PartWire:  # noqa: ARG002
+        raise HttpError("answers in parts are not given on Ray Serve", status=501)
 
     def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
         try:

@@ -42,7 +42,7 @@ class Program(ABC):
         """The answer as a sequence of parts: the outputs asked for, of any number of rows each.
 
         One part, the answer of `run`, unless a program has more to give. Called on a thread of its
-        own, beside other calls. It is closed when nobody waits any more; a program that waits or
+        own, beside other calls. It is closed when its caller has gone; a program that waits or
         computes for long between two parts looks at `cancelled`, which is set before that.
         """
         yield self.run(columns, outputs)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import queue
 import threading
 import time
+from datetime import UTC, datetime
 
+import grpc
 import numpy as np
 import pytest
 from tests.events import Events
 
+from bascule.security.keys import Permission, create_key
+from bascule.serving.execution.deprecated import DeprecatedPredictor
 from bascule.serving.execution.parts import MAX_PARTS
 from bascule.serving.execution.resilience import ResiliencePolicy
 from bascule.serving.execution.resilient import ResilientPredictor
+from bascule.serving.specs import Notice
+from bascule.serving.transports.authenticator import Authenticator
+from bascule.serving.transports.parts import check_rights
 
 STREAM = "/v2/models/fake/infer_stream"
 GRPC_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -341,3 +350,220 @@ def test_over_grpc_sixteen_clients_get_their_own_parts(server, stream, ask_grpc)
         thread.join(60)
     for client in range(16):
         assert received[client] == list(range(client * 10_000, client * 10_000 + 1_000))
+
+
+def test_over_grpc_a_message_may_come_in_pieces_and_several_in_one(server, stream, ask_grpc):
+    """Of 300 requests that are sent at once each is answered, those that are wrong too."""
+    wrong = ask_grpc([1, 2, 3], id="wrong")
+    right = ask_grpc([1, 7], id="x" * 50_000)
+    responses = list(stream([wrong, right] * 150))
+    assert [one.infer_response.id[0] for one in responses] == ["w", "x"] * 150
+    assert server.on_loop(lambda: server.held.bytes) == 0
+
+
+def test_over_grpc_requests_are_read_where_they_are_compressed(server, stream, ask_grpc):
+    responses = list(stream([ask_grpc([2, 7])], compression=grpc.Compression.Gzip))
+    assert [grpc_sums(one) for one in responses] == [[7], [8]]
+
+
+@pytest.mark.parametrize(("waits_at", "ending"), [(0, "first_part_late"), (2, "part_late")])
+def test_over_grpc_each_part_has_a_deadline(
+    serve_models, counting, inline, grpc_client, messages, ask_grpc, waits_at, ending
+):
+    server = serve_models(("fake", counting, inline), deadline_s=0.2)
+    counting.waits_at = waits_at
+    method = grpc_client(server).channel.stream_stream(GRPC_STREAM)
+    answered = list(method(iter([ask_grpc([5, 1]).SerializeToString()]), timeout=30))
+    last = messages("ModelStreamInferResponse").FromString(answered[-1])
+    assert len(answered) == waits_at + 1
+    assert "no part of the answer within 200 ms" in last.error_message
+    assert endings(server) == {ending: 1}
+
+
+def test_over_grpc_a_stream_without_requests_ends(server, stream):
+    held = threading.Event()
+
+    def nothing():
+        held.wait(WAIT_S)
+        yield from ()
+
+    call = stream(nothing())
+    server.until(lambda: any(c._streams for c in server.grpc.connections))
+    server.after(76)
+    assert call.code().name == "DEADLINE_EXCEEDED"
+    held.set()
+
+
+def test_over_grpc_a_worker_that_stops_ends_streams_after_their_answers(
+    server, counting, stream, ask_grpc
+):
+    requests = queue.Queue()
+    requests.put(ask_grpc([100, 1]))
+    call = stream(iter(requests.get, None))
+    first = next(call)
+    draining = asyncio.run_coroutine_threadsafe(server.grpc.drain(), server.loop)
+    received = [first]
+    with pytest.raises(grpc.RpcError):
+        received.extend(call)
+    assert len(received) == 100
+    assert call.code().name == "UNAVAILABLE"
+    draining.result(WAIT_S)
+    requests.put(None)
+    assert endings(server) == {"complete": 1}
+
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_a_worker_that_stops_ends_answers_at_its_limit(
+    serve_models, counting, inline, ask, ask_grpc, grpc_client, messages, over
+):
+    server = serve_models(("fake", counting, inline), drain_s=0.3)
+    counting.waits_at = 1
+    if over == "http":
+        with Events(server.port, STREAM, ask([5, 1])) as events:
+            next(events)
+            asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop).result(WAIT_S)
+            (last, said), *more = list(events)
+        assert (last, said["status"], more) == ("error", 503, [])
+    else:
+        method = grpc_client(server).channel.stream_stream(GRPC_STREAM)
+        call = method(iter([ask_grpc([5, 1]).SerializeToString()]), timeout=30)
+        next(call)
+        asyncio.run_coroutine_threadsafe(server.grpc.drain(), server.loop).result(WAIT_S)
+        last = messages("ModelStreamInferResponse").FromString(next(call))
+        assert "the server is stopping" in last.error_message
+    assert endings(server) == {"drained": 1}
+    server.until(lambda: len(counting.closed) == 1)
+
+
+def test_over_grpc_a_client_that_leaves_no_window_is_given_up(server, counting, stream, ask_grpc):
+    counting.part_bytes = 16 << 10
+    call = stream([ask_grpc([3_000, 0])])
+    next(call)
+    server.until(lambda: len(run_of(server)._buffer) == MAX_PARTS)
+    for _ in range(25):
+        server.after(1)
+    server.until(lambda: endings(server) == {"cancelled": 1})
+    assert server.counted() == {499: 1}
+    with pytest.raises(grpc.RpcError):
+        list(call)
+
+
+def test_a_connection_that_ends_takes_its_answers_along(server, counting, stream, ask_grpc):
+    counting.waits_at = 1
+    call = stream([ask_grpc([5, 1])])
+    next(call)
+    server.on_loop(lambda: [connection.abort() for connection in server.grpc.connections])
+    server.until(lambda: len(counting.closed) == 1)
+    assert endings(server) == {"cancelled": 1}
+
+
+# -- keys --
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """`key_file(keys)` writes the file that workers read."""
+    file = tmp_path / "keys.json"
+
+    def write(*keys):
+        draft = file.with_suffix(".new")
+        draft.write_text(json.dumps([key.to_json() for key in keys]))
+        draft.replace(file)
+        return file
+
+    return write
+
+
+class Stored(list):
+    """What `create_key` needs of a store."""
+
+    def add(self, key):
+        self.append(key)
+
+    def stored(self):
+        return list(self)
+
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_a_right_that_ends_ends_the_answer(
+    serve_models, counting, inline, ask, ask_grpc, grpc_client, key_file, over
+):
+    now = datetime.now(UTC)
+    key, token = create_key(Stored(), "ada", [Permission.parse("infer:*")], now=now, by="root")
+    guard = Authenticator(key_file(key))
+    server = serve_models(("fake", counting, inline), guard=guard)
+    counting.waits_at = 1
+    bearer = f"Bearer {token}"
+
+    def revoke():
+        key_file()
+        guard.look()
+        check_rights(server.site.backlog)
+
+    if over == "http":
+        with Events(server.port, STREAM, ask([5, 1]), {"Authorization": bearer}) as events:
+            next(events)
+            server.on_loop(revoke)
+            (last, said), *more = list(events)
+        assert (last, said["status"], more) == ("error", 401, [])
+    else:
+        method = grpc_client(server).channel.stream_stream(GRPC_STREAM)
+        request = ask_grpc([5, 1]).SerializeToString()
+        call = method(iter([request]), metadata=[("authorization", bearer)], timeout=30)
+        next(call)
+        server.on_loop(revoke)
+        with pytest.raises(grpc.RpcError):
+            next(call)
+        assert call.code().name == "UNAUTHENTICATED"
+    assert (endings(server), server.counted()) == ({"revoked": 1}, {401: 1})
+    server.until(lambda: len(counting.closed) == 1)
+
+
+# -- predictors that ask others --
+
+
+def test_a_deprecated_version_says_so_in_the_head_of_the_answer(server, ask):
+    (model,) = server.models
+    server.serve(DeprecatedPredictor(model, Notice(since_s=1_700_000_000)))
+    with Events(server.port, STREAM, ask([1, 1])) as events:
+        assert list(events)[-1] == ("end", {"parts": 1})
+        assert "deprecation" in events.headers
+
+
+def test_a_model_that_is_not_in_memory_is_loaded_first(server, ask):
+    (model,) = server.models
+    engine = server.on_loop(model.unload)
+    model.request_load = lambda asked: server.loop.call_soon(asked.loaded, engine)
+    with Events(server.port, STREAM, ask([2, 1])) as events:
+        assert list(events)[-1] == ("end", {"parts": 2})
+
+
+def test_an_engine_that_is_unloaded_ends_with_its_last_answer(server, counting, ask):
+    (model,) = server.models
+    ended = threading.Event()
+    with Events(server.port, STREAM, ask([200_000, 1])) as events:
+        next(events)
+        server.on_loop(lambda: model.unload().stop(ended.set))
+        next(events)
+        assert not ended.is_set()
+    assert ended.wait(WAIT_S)
+
+
+def test_an_answer_is_recorded_once_with_its_parts_and_its_ending(
+    serve_models, counting, inline, ask
+):
+    kept = []
+
+    class Recorder:
+        def add(self, context, call, answer, label, status, duration_ns):
+            kept.append((context.unit, call.rows, answer, label.version, status))
+
+    server = serve_models(("fake", counting, inline), recorder=Recorder())
+    with Events(server.port, STREAM, ask([3, 1])) as events:
+        list(events)
+    counting.fails_at = 1
+    with Events(server.port, STREAM, ask([3, 1])) as events:
+        list(events)
+    assert kept == [
+        (("", "3", "complete"), 1, None, "1", 200), (("", "1", "failed"), 1, None, "1", 500)
+    ]  # fmt: skip

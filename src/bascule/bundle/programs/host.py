@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> int:
 class _Parts:
     """The answers in parts that are under way, by the number that the parent gave each.
 
-    Every part is asked for, so that the model computes nothing that nobody takes.
+    Every part is asked for, so that the model computes no more than is taken.
     """
 
     def __init__(self, stream: PredictStream) -> None:

@@ -83,7 +83,7 @@ class PartsRunner:
         return run.cancel
 
     def stop(self, ended: Callable[[], None]) -> None:
-        """`ended` is called once all answers have ended; nobody asks for more."""
+        """`ended` is called once all answers have ended; no more are asked for."""
         self._ended = ended
         self._begin_next()
 
@@ -157,13 +157,13 @@ class _Run:
                     if not self._put(part):
                         break
         except Exception as problem:
-            # A program is foreign code: whatever it raises ends this answer alone.
+            # A program is foreign code: what it raises ends this answer alone.
             error = failure_of(runner.program, problem)
-        with suppress(RuntimeError):  # the loop is closed: there is nobody left to answer
+        with suppress(RuntimeError):  # the loop is closed, and all connections with it
             runner.loop.call_soon_threadsafe(self._end, error)
 
     def _put(self, part: Columns) -> bool:
-        """Wait for room, and put a part into the buffer; False where nobody waits any more."""
+        """Wait for room, and put a part into the buffer; False where the caller has gone."""
         if len({len(values) for values in part.values()}) != 1:
             raise ModelFailed("the outputs of a part have not the same rows")
         size = held_bytes(part)
@@ -205,7 +205,7 @@ class _Run:
             self._push()
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """The caller has gone, or has the error that ended the answer."""
         self._timer.cancel()
         self._receiver = self._deliver = None
         if self._thread is None and not self._is_finished:

@@ -8,25 +8,9 @@ from typing import Any
 
 from bascule.bundle import Places
 from bascule.bundle.extras import Extra
-from bascule.core import (
-    BasculeError,
-    Columns,
-    Invalid,
-    Overloaded,
-    Program,
-    Signature,
-    Unavailable,
-)
+from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
 from bascule.security import Action
-from bascule.serving.calls import (
-    AnsweredBy,
-    Call,
-    Cancel,
-    Context,
-    Deliver,
-    DeliverParts,
-    Outcome,
-)
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
 from bascule.serving.execution.extras import ExtraRun, Extras
@@ -35,6 +19,9 @@ from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import MetricSeries
+
+_Deliver = Callable[[Any], None]
+"""Takes an answer, whole or in parts, or the error."""
 
 
 class ServedModel:
@@ -133,15 +120,13 @@ class ServedModel:
         deliver: DeliverParts,
     ) -> Cancel:
         """See `Predictor.answer_in_parts`."""
-        if call.extras and call.extras != self.extras.by_default:
-            raise Invalid(
-                "parameters: an answer in parts has no extra outputs",
-                hint="leave them out, or ask for the whole answer",
-            )
+        self.extras.check_none(call.extras)
         self.last_used_s = self._loop.time()
         engine = self.engine
         if engine is None:
-            return self._wait(call, call.outputs, allowed_s, deliver, in_parts=True)
+            cancel = self._wait(call, call.outputs, allowed_s, deliver)
+            self._waiting[-1].is_in_parts = True
+            return cancel
         return engine.run_in_parts(call.columns, call.rows, call.outputs, allowed_s, deliver)
 
     def answer_as(
@@ -193,13 +178,7 @@ class ServedModel:
         return engine
 
     def _wait(
-        self,
-        call: Call,
-        outputs: tuple[str, ...] | None,
-        allowed_s: float,
-        deliver: Deliver | DeliverParts,
-        *,
-        in_parts: bool = False,
+        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: _Deliver
     ) -> Cancel:
         if len(self._waiting) >= self.limits.max_queue_requests:
             raise Overloaded(
@@ -211,7 +190,6 @@ class ServedModel:
         size = held_bytes(call.columns)
         self.held.check_room(size, f"{self.name}/{self.version}")
         one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
-        one.is_in_parts = in_parts
         late = Unavailable(
             f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
             hint="retry: it is being loaded",
@@ -242,7 +220,7 @@ class _Waiting:
         call: Call,
         outputs: tuple[str, ...] | None,
         until_s: float,
-        deliver: Deliver | DeliverParts,
+        deliver: _Deliver,
         held: BufferBudget,
         size_bytes: int,
     ) -> None:
@@ -250,7 +228,7 @@ class _Waiting:
         self.rows = call.rows
         self.outputs = outputs
         self.until_s = until_s
-        self.deliver: Any = deliver
+        self.deliver = deliver
         self.held = held
         self.size_bytes = size_bytes
         self.held.bytes += size_bytes
@@ -258,7 +236,7 @@ class _Waiting:
         self.is_in_parts = False
         self.cancel_run: Cancel | None = None
 
-    def leave(self) -> tuple[Columns, Any]:
+    def leave(self) -> tuple[Columns, _Deliver]:
         """Wait no longer: return the columns of the call, and keep nothing of it here."""
         self.timer.cancel()
         self.held.bytes -= self.size_bytes

@@ -20,7 +20,7 @@ from .http1 import Connection as Connection, Site as Site
 from .http2 import Http2Server as Http2Server
 from .listeners import BACKLOG as BACKLOG, Listener as Listener
 from .offload import FROM_BYTES as FROM_BYTES, ROWS_FROM_BYTES as ROWS_FROM_BYTES
-from .parts import PartForm as PartForm, check_rights as check_rights
+from .parts import PartForm as PartForm, PartWire as PartWire, check_rights as check_rights
 from .routes import (
     About as About,
     Handler as Handler,
@@ -42,6 +42,7 @@ from .rpc import (
 from .statuses import (
     NOT_FOUND as NOT_FOUND,
     UNIMPLEMENTED as UNIMPLEMENTED,
+    HttpError as HttpError,
     error_of as error_of,
     error_text as error_text,
     status_of as status_of,

@@ -11,13 +11,13 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
-from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Deliver, Memo
 from bascule.serving.codecs import compression as codings
-from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor
+from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.telemetry import MetricSeries, Recorder
 from bascule.serving.transports import offload
-from bascule.serving.transports.parts import PartForm, PartSender, RequestInParts
+from bascule.serving.transports.parts import PartForm, PartSender, PartWire
+from bascule.serving.transports.request import Request
 from bascule.serving.transports.statuses import HttpError, error_text, status_of
 
 log = logging.getLogger(__name__)
@@ -66,36 +66,19 @@ class Carrier(Protocol):
     @property
     def held(self) -> BufferBudget: ...
 
-    @property
-    def in_parts(self) -> PartsCarrier | None:
-        """Carries answers in parts; None where they cannot be given."""
-
     def write_answer(
         self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
     ) -> None: ...
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]: ...
 
+    def wire_of(self, exchange: Exchange) -> PartWire:
+        """What writes an answer in parts; raises `HttpError` where it cannot be given."""
+
     def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None: ...
 
 
-class PartsCarrier(Protocol):
-    """The same for an answer in parts; see `RequestInParts`."""
-
-    backlog: AdmissionQueue
-
-    def allow(self, head: Head, action: Action, model: str) -> str: ...
-
-    def begin_parts(
-        self, exchange: Exchange, content_type: bytes, extra: bytes, resume: Callable[[], None]
-    ) -> None: ...
-
-    def write_part(self, exchange: Exchange, data: bytes) -> bool: ...
-
-    def end_parts(self, exchange: Exchange, data: bytes, status: int) -> None: ...
-
-
-class Exchange(RequestInParts):
+class Exchange(Request):
     """One request, and the way to answer it (a `Context`).
 
     A handler calls `answer` (or `fail`) once, at once or later on the event loop.
@@ -153,33 +136,10 @@ class Exchange(RequestInParts):
     def ask_in_parts(
         self, predictor: Predictor, call: Call, allowed_s: float, form: PartForm
     ) -> None:
-        """Have a predictor answer a call of this request in parts."""
+        """Have a predictor answer a call in parts; see `Predictor.answer_in_parts`."""
         if self._connection.recorder is not None:
             self.call = call
-        PartSender(self, predictor, form, self._in_parts.backlog).ask(call, allowed_s)
-
-    @property
-    def _in_parts(self) -> PartsCarrier:
-        carrier = self._connection.in_parts
-        if carrier is None:
-            raise HttpError("answers in parts are not given here", status=501)
-        return carrier
-
-    def allow(self, action: Action, model: str) -> None:
-        """See `Request`."""
-        self._in_parts.allow(self.head, action, model)
-
-    def begin_parts(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:
-        """See `RequestInParts`."""
-        self._in_parts.begin_parts(self, content_type, extra, resume)
-
-    def send_part(self, data: bytes) -> bool:
-        """See `RequestInParts`."""
-        return self._in_parts.write_part(self, data)
-
-    def end_parts(self, data: bytes, error: BasculeError | None) -> None:
-        """See `RequestInParts`."""
-        self._in_parts.end_parts(self, data, 200 if error is None else status_of(error))
+        PartSender(self, self._connection.wire_of(self), predictor, form).ask(call, allowed_s)
 
     def answer(
         self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""

@@ -54,9 +54,9 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
-from bascule.serving.transports.parts import end_all
+from bascule.serving.transports.parts import PartWire, stop_all
 from bascule.serving.transports.routes import Route, Routes, not_allowed
-from bascule.serving.transports.statuses import HttpError
+from bascule.serving.transports.statuses import HttpError, status_of
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Site:
                     connection.close_if_idle(_DRAIN_IDLE_S)
             await asyncio.sleep(0.02)
             self.now = self.clock()
-        end_all(self.backlog)
+        stop_all(self.backlog)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -208,15 +208,6 @@ class Site:
 def _head(status: int, date: bytes) -> bytes:
     phrase = "Client Closed Request" if status == 499 else HTTPStatus(status).phrase
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: " % (status, phrase.encode(), date)
-
-
-def _is_chunked(head: Head) -> bool:
-    """Whether an answer of unknown length comes in chunks, which HTTP/1.0 does not have."""
-    return _HTTP_1_0 not in head.headers
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 @lru_cache(maxsize=64)
@@ -329,22 +320,74 @@ class Taking:
         return now_s - self._moved_s > allowed_s or now_s - self._since_s > allowed_s + more_s
 
 
+class _Chunks:
+    """An answer in parts (a `PartWire`), in chunks; of HTTP/1.0 ended by the connection."""
+
+    __slots__ = ("_connection", "_exchange", "_is_chunked", "_site", "resume")
+
+    resume: Callable[[], None]
+
+    def __init__(self, connection: Connection, site: Site, exchange: Exchange) -> None:
+        self._connection = connection
+        self._site = site
+        self._exchange = exchange
+        self._is_chunked = _HTTP_1_0 not in exchange.head.headers
+
+    @property
+    def backlog(self) -> AdmissionQueue:
+        return self._site.backlog
+
+    def allow(self, action: Action, model: str) -> None:
+        """See `PartWire`."""
+        if self._site.guard is not None:
+            key = self._exchange.head.headers.get(b"authorization")
+            self._site.guard.check(key, action, model)
+
+    def begin(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:
+        """See `PartWire`."""
+        self.resume = resume
+        exchange = self._exchange
+        if exchange.request_id:
+            extra += b"X-Request-Id: %b\r\n" % exchange.request_id
+        extra += b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b""
+        extra += b"" if self._stays_open() else b"Connection: close\r\n"
+        head = self._site.heads[200] + content_type
+        self._connection.write_part(
+            b"%b\r\nCache-Control: no-store\r\n%b\r\n" % (head, extra), self
+        )
+
+    def send(self, data: bytes) -> bool:
+        """See `PartWire`."""
+        return self._connection.write_part(self._chunk(data), self)
+
+    def end(self, data: bytes, error: BasculeError | None) -> None:
+        """See `PartWire`."""
+        last = self._chunk(data) + (b"0\r\n\r\n" if self._is_chunked else b"")
+        status = 200 if error is None else status_of(error)
+        self._connection.end_parts(self._exchange, status, last, keep_alive=self._stays_open())
+
+    def _chunk(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
+
+    def _stays_open(self) -> bool:
+        return self._exchange.head.keep_alive and self._is_chunked and not self._site.draining
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_admitted", "_behind", "_body", "_body_bytes", "_closing", "_current", "_expecting",
-        "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes", "_hosts",
-        "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
-        "_receiving_since", "_rest", "_resume", "_since", "_site", "_taking", "_target",
-        "_transport", "_unread", "_unsent", "_unsent_is_last", "_writable", "backlog", "recorder",
+        "_admitted", "_behind", "_body", "_body_bytes", "_chunks", "_closing", "_current",
+        "_expecting", "_failure", "_head", "_head_bytes", "_head_done", "_headers", "_held_bytes",
+        "_hosts", "_line", "_parser", "_partial", "_paused", "_pipeline", "_pipeline_bytes",
+        "_pumping", "_receiving_since", "_rest", "_since", "_site", "_taking", "_target",
+        "_transport", "_unread", "_unsent", "_unsent_is_last", "_writable", "recorder",
     )  # fmt: skip
 
     def __init__(self, site: Site, *, is_local: bool = False) -> None:
         """`is_local`: it came by a socket of the file system, where no browser comes from."""
         self._site = site
         self.recorder = site.recorder
-        self.backlog = site.backlog
         self._hosts = None if is_local else site.hosts
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -372,8 +415,7 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._unsent = memoryview(b"")
         self._unsent_is_last = False
-        # What has an answer in parts, which is on its way, go on when the client has read.
-        self._resume: Callable[[], None] | None = None
+        self._chunks: _Chunks | None = None
         self._closing = False
         self._taking: Taking | None = None
         # As if it had been idle for a while: less is left of that time for the first request.
@@ -397,10 +439,9 @@ class Connection(asyncio.Protocol):
         """The account of what is held; see `admission`."""
         return self._site.held
 
-    @property
-    def in_parts(self) -> Connection:
+    def wire_of(self, exchange: Exchange) -> PartWire:
         """See `exchange.Carrier`."""
-        return self
+        return _Chunks(self, self._site, exchange)
 
     # -- what the transport calls --
 
@@ -670,7 +711,7 @@ class Connection(asyncio.Protocol):
         # to the load that made them wait. But what runs in this turn of the loop is answered.
         if self._current is None:
             return False
-        if self._resume is not None:
+        if self._chunks is not None:
             self._transport.abort()  # what waits to be read would keep the program running
             return True
         asyncio.get_running_loop().call_soon(self._transport.close)
@@ -687,8 +728,8 @@ class Connection(asyncio.Protocol):
             self._send_rest()
         if self._writable:
             self._site.backlog.unread.note(self, 0)
-            if self._resume is not None:
-                self._resume()
+            if self._chunks is not None:
+                self._chunks.resume()
             self._pump()
 
     def cut_off(self) -> None:
@@ -866,39 +907,20 @@ class Connection(asyncio.Protocol):
             )  # fmt: skip
         self._send(exchange, status, answer, keep_alive=keep_alive)
 
-    def begin_parts(
-        self, exchange: Exchange, content_type: bytes, extra: bytes, resume: Callable[[], None]
-    ) -> None:
-        """Write the head of an answer in parts: the body is chunked, or ended by the connection."""
-        self._resume = resume
-        head = exchange.head
-        if exchange.request_id:
-            extra += b"X-Request-Id: %b\r\n" % exchange.request_id
-        extra += b"Transfer-Encoding: chunked\r\n" if _is_chunked(head) else b""
-        if not head.keep_alive or self._site.draining or not _is_chunked(head):
-            extra += b"Connection: close\r\n"
-        extra = b"%b%b\r\nCache-Control: no-store\r\n%b\r\n" % (
-            self._site.heads[200], content_type, extra,
-        )  # fmt: skip
-        if not self._transport.is_closing():
-            self._transport.write(extra)
-
-    def write_part(self, exchange: Exchange, data: bytes) -> bool:
-        """Write a part; whether there is room for another."""
+    def write_part(self, data: bytes, chunks: _Chunks) -> bool:
+        """Write some of an answer in parts; whether there is room for more."""
         if self._transport.is_closing():
             return False
+        self._chunks = chunks
         self._since = self._site.now
-        self._transport.write(_chunk(data) if _is_chunked(exchange.head) else data)
+        self._transport.write(data)
         return self._writable
 
-    def end_parts(self, exchange: Exchange, data: bytes, status: int) -> None:
-        """Write what comes behind the last part, and go on to the next exchange."""
-        self._resume = self._current = None
+    def end_parts(self, exchange: Exchange, status: int, last: bytes, *, keep_alive: bool) -> None:
+        """Write the end of an answer in parts, and go on to the next exchange."""
+        self._chunks = self._current = None
         exchange.answered = True
         self._since = self._site.now
-        is_chunked = _is_chunked(exchange.head)
-        last = _chunk(data) + b"0\r\n\r\n" if is_chunked else data
-        keep_alive = exchange.head.keep_alive and is_chunked and not self._site.draining
         self._send(exchange, status, last, keep_alive=keep_alive)
 
     def _send(
@@ -1007,14 +1029,10 @@ class Connection(asyncio.Protocol):
 
     def _check(self, head: Head, route: Route) -> str:
         """The id of the caller's key; raises if there is none, or it does not allow the route."""
-        return self.allow(head, route.action, route.model)
-
-    def allow(self, head: Head, action: Action, model: str) -> str:
-        """The id of the caller's key; raises unless it allows the action for the model."""
         guard = self._site.guard
-        return (
-            "" if guard is None else guard.check(head.headers.get(b"authorization"), action, model)
-        )
+        if guard is None:
+            return ""
+        return guard.check(head.headers.get(b"authorization"), route.action, route.model)
 
     def _is_open(self, head: Head) -> bool:
         """Whether a route needs no key and reads no body; raises as `_route` and `_check`."""

@@ -55,7 +55,7 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, HEAD_BYTES, frame, number_frame
 from bascule.serving.transports.hosts import HostPolicy
 from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
-from bascule.serving.transports.parts import PartForm, PartSender, end_all
+from bascule.serving.transports.parts import PartForm, PartSender, stop_all
 from bascule.serving.transports.rpc import (
     Each,
     InParts,
@@ -260,7 +260,7 @@ class Http2Server:
             self.now = self.clock()
             for connection in tuple(self.connections):
                 connection.go_on_draining()
-        end_all(self.backlog)
+        stop_all(self.backlog)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -456,35 +456,41 @@ class Turn(Http2Call, RpcInParts):
         self.encoding = b""
         self.stream = stream
 
+    @property
+    def backlog(self) -> AdmissionQueue:
+        return self.connection.server.backlog
+
     def show(self, by: AnsweredBy) -> None:
         """Nothing: each message names the version."""
 
     def ask_in_parts(self, call: Call, form: PartForm) -> None:
-        model, server = self.model, self.connection.server
+        model = self.model
         assert model is not None, "the caller's right was not checked"
-        if server.recorder is not None:
+        if self.connection.server.recorder is not None:
             self.call = call
-        sender = PartSender(self, model, form, server.backlog)
-        sender.ask(call, self.allowed_s(model.limits.deadline_s))
+        PartSender(self, self, model, form).ask(call, self.allowed_s(model.limits.deadline_s))
 
-    def begin_parts(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:  # noqa: ARG002
+    def begin(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:  # noqa: ARG002
+        """See `PartWire`."""
         self.resume = resume
 
-    def send_part(self, data: bytes) -> bool:
+    def send(self, data: bytes) -> bool:
+        """See `PartWire`."""
         return self.connection.send_part(self.stream, data)
 
-    def end_parts(self, data: bytes, error: BasculeError | None) -> None:
+    def end(self, data: bytes, error: BasculeError | None) -> None:
+        """See `PartWire`."""
         if not self.answered:
             self.answered = True
             self.connection.end_turn(self, data, error)
 
     def answer(self, message: bytes) -> None:
-        self.end_parts(message, None)
+        self.end(message, None)
 
     def fail(self, error: BasculeError) -> None:
         error = self.fails(error)
         method = cast(InParts, self.head.method)
-        self.end_parts(method.failed(self, error), error)
+        self.end(method.failed(self, error), error)
 
     def gone(self) -> None:
         """The client has given the stream up."""

@@ -2,7 +2,7 @@
 
 The rules:
 - what fails before the first part is answered as a whole answer would be;
-- a client that does not read stops the program (`RequestInParts`), one that goes away ends it;
+- a client that does not read stops the program (`PartWire.send`), one that goes away ends it;
 - the caller's right is looked at as long as the answer runs (`check_rights`);
 - an answer is counted and recorded once, when it has ended.
 """
@@ -10,11 +10,11 @@ The rules:
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bascule.core import BasculeError, ModelFailed, TimedOut, Unavailable
+from bascule.security import Action
 from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Parts, PartsOutcome
 from bascule.serving.execution import AdmissionQueue, Predictor
 from bascule.serving.telemetry import Ending
@@ -23,28 +23,26 @@ from bascule.serving.transports.request import Request
 log = logging.getLogger(__name__)
 
 
-class RequestInParts(Request):
-    """A request whose transport can answer it in parts."""
+class PartWire(Protocol):
+    """How a transport writes the answer in parts to one request."""
 
-    __slots__ = ()
+    @property
+    def backlog(self) -> AdmissionQueue: ...
 
-    @abstractmethod
-    def begin_parts(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:
-        """Begin an answer.
+    def allow(self, action: Action, model: str) -> object:
+        """Raise unless the caller may do that to a model; see `Authenticator`."""
 
-        Args:
-            content_type: Of the answer.
-            extra: Header lines, each ended by CRLF.
-            resume: What to call when the client has read after `send_part` was False.
+    def begin(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:
+        """Write the head, `extra` being lines of it.
+
+        `resume` is called when the client has read after `send` was False.
         """
 
-    @abstractmethod
-    def send_part(self, data: bytes) -> bool:
-        """Send a part; False where the client has to read before there is room for another."""
+    def send(self, data: bytes) -> bool:
+        """Write a part; False where the client has to read before there is room for another."""
 
-    @abstractmethod
-    def end_parts(self, data: bytes, error: BasculeError | None) -> None:
-        """End an answer that has begun, and count it; `data` comes behind the last part."""
+    def end(self, data: bytes, error: BasculeError | None) -> None:
+        """Write what comes behind the last part, and count the answer."""
 
 
 class PartForm(NamedTuple):
@@ -64,29 +62,40 @@ class PartForm(NamedTuple):
 class PartSender:
     """Sends the answer to one request (a `calls.Receiver`). On the event loop only."""
 
-    __slots__ = ("_backlog", "_cancel", "_form", "_parts", "_predictor", "_request", "count")
+    __slots__ = (
+        "_cancel",
+        "_form",
+        "_is_begun",
+        "_parts",
+        "_predictor",
+        "_request",
+        "_wire",
+        "count",
+    )
+
+    _cancel: Cancel
 
     def __init__(
-        self, request: RequestInParts, predictor: Predictor, form: PartForm, backlog: AdmissionQueue
+        self, request: Request, wire: PartWire, predictor: Predictor, form: PartForm
     ) -> None:
         self._request = request
+        self._wire = wire
         self._predictor = predictor
         self._form = form
-        self._backlog = backlog
         self._parts: Parts | None = None
-        self._cancel: Cancel | None = None
+        self._is_begun = False
         self.count = 0
 
     def ask(self, call: Call, allowed_s: float) -> None:
         """Have the predictor begin; raises as `Predictor.answer_in_parts`."""
         request = self._request
         request.on_gone = self._gone
-        self._backlog.senders.add(self)
+        self._wire.backlog.senders.add(self)
         try:
             self._cancel = self._predictor.answer_in_parts(call, request, allowed_s, self._begin)
         except BaseException:
             request.on_gone = None
-            self._backlog.senders.discard(self)
+            self._wire.backlog.senders.discard(self)
             raise
 
     def _begin(self, outcome: PartsOutcome) -> None:
@@ -94,76 +103,77 @@ class PartSender:
             self.finish(outcome)
             return
         self._parts = outcome
-        self._request.begin_parts(*self._form.head(outcome.by), outcome.resume)
         outcome.start(self)
+
+    def _begin_wire(self) -> None:
+        parts = self._parts
+        assert parts is not None
+        self._is_begun = True
+        self._wire.begin(*self._form.head(parts.by), parts.resume)
 
     def take(self, part: Answer) -> bool:
         """See `calls.Receiver`."""
         try:
             data = self._form.part(part)
         except BasculeError as error:
-            self.end(error)
+            self._end(error)
             return False
         except Exception:
             # The last line of defence, as for whole answers.
-            log.exception("a part could not be written%s", self._request.named())
-            self.end(ModelFailed("the model's answer cannot be told", reason=""))
+            log.exception("a part failed%s", self._request.named())
+            self._end(ModelFailed("the part cannot be written", reason=""))
             return False
+        if not self._is_begun:
+            self._begin_wire()
         self.count += 1
-        return self._request.send_part(data)
+        return self._wire.send(data)
 
     def finish(self, error: BasculeError | None) -> None:
         """See `calls.Receiver`."""
-        self._finish(error, _ending_of(error, self.count))
+        ending = Ending.COMPLETE if error is None else Ending.FAILED
+        if isinstance(error, TimedOut):
+            ending = Ending.PART_LATE if self.count else Ending.FIRST_PART_LATE
+        self._finish(error, ending)
 
     def _finish(self, error: BasculeError | None, ending: Ending) -> None:
         request = self._request
         self._note(ending)
-        if error is not None and self._parts is None:
+        if error is None:
+            if not self._is_begun:  # an answer of no parts
+                self._begin_wire()
+        elif self._is_begun:
+            error = request.fails(error)
+        else:
             request.fail(error)
             return
-        if error is not None:
-            error = request.fails(error)
-        request.end_parts(self._form.end(self.count, error), error)
+        self._wire.end(self._form.end(self.count, error), error)
 
-    def end(self, error: BasculeError, ending: Ending | None = None) -> None:
-        """End an answer that is on its way with an error."""
-        assert self._cancel is not None
+    def _end(self, error: BasculeError, ending: Ending = Ending.FAILED) -> None:
         self._cancel()
-        self._finish(error, ending or _ending_of(error, self.count))
+        self._finish(error, ending)
 
     def stop(self, error: BasculeError) -> None:
         """See `admission.Sender`."""
-        self.end(error, Ending.DRAINED)
+        self._end(error, Ending.DRAINED)
+
+    def check_right(self) -> None:
+        """See `admission.Sender`."""
+        try:
+            self._wire.allow(self._predictor.needs, self._predictor.name)
+        except BasculeError as error:
+            self._end(error.with_traceback(None), Ending.REVOKED)
 
     def _gone(self) -> None:
         """The client has gone; its transport counts the answer."""
-        assert self._cancel is not None
         self._cancel()
         self._note(Ending.CANCELLED)
 
     def _note(self, ending: Ending) -> None:
-        request = self._request
-        self._backlog.senders.discard(self)
+        request, unit = self._request, self._request.unit
+        self._wire.backlog.senders.discard(self)
         request.on_gone = None
         request.series.count_ending(ending, self.count)
-        unit = request.unit
         request.unit = "" if unit is None else str(unit), str(self.count), ending
-
-    def check_right(self) -> None:
-        """End the answer if its caller may not have it any more."""
-        try:
-            self._request.allow(self._predictor.needs, self._predictor.name)
-        except BasculeError as error:
-            self.end(error.with_traceback(None), Ending.REVOKED)
-
-
-def _ending_of(error: BasculeError | None, parts: int) -> Ending:
-    if error is None:
-        return Ending.COMPLETE
-    if isinstance(error, TimedOut):
-        return Ending.PART_LATE if parts else Ending.FIRST_PART_LATE
-    return Ending.FAILED
 
 
 def check_rights(backlog: AdmissionQueue) -> None:
@@ -172,7 +182,7 @@ def check_rights(backlog: AdmissionQueue) -> None:
         sender.check_right()
 
 
-def end_all(backlog: AdmissionQueue) -> None:
+def stop_all(backlog: AdmissionQueue) -> None:
     """End all answers in parts: the worker stops."""
     stopping = Unavailable("the server is stopping", hint="retry", retry_after_s=1)
     for sender in tuple(backlog.senders):

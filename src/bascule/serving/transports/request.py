@@ -7,7 +7,6 @@ from time import perf_counter_ns
 from typing import Protocol
 
 from bascule.core import BasculeError, Invalid, ModelFailed
-from bascule.security import Action
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -99,15 +98,6 @@ class Request(ABC):
     @abstractmethod
     def allowed_s(self, deadline_s: float) -> float:
         """See `Context`."""
-
-    @abstractmethod
-    def allow(self, action: Action, model: str) -> None:
-        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
-
-        Raises:
-            Unauthenticated: It has no key.
-            Refused: Its key does not allow it.
-        """
 
     @abstractmethod
     def fail(self, error: BasculeError) -> None:

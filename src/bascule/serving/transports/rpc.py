@@ -17,7 +17,7 @@ from bascule.security import Action
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.execution import Predictor
 from bascule.serving.telemetry import MetricSeries
-from bascule.serving.transports.parts import PartForm, RequestInParts
+from bascule.serving.transports.parts import PartForm
 from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")
@@ -51,6 +51,15 @@ class Rpc(Request):
         self.rows = 0
         self.started_ns = time.perf_counter_ns()
 
+    @abstractmethod
+    def allow(self, action: Action, model: str) -> None:
+        """Return if the caller may do that to a model, `*` for all of them; see `Authenticator`.
+
+        Raises:
+            Unauthenticated: It has no key.
+            Refused: Its key does not allow it.
+        """
+
     def choose(self, model: Predictor) -> None:
         """Ask a model, if the caller may, before anything is said about what is asked of it.
 
@@ -78,7 +87,7 @@ class Rpc(Request):
         """Answer with a message."""
 
 
-class RpcInParts(Rpc, RequestInParts):
+class RpcInParts(Rpc):
     """One message of a stream (`InParts`)."""
 
     __slots__ = ()
