@@ -6,7 +6,6 @@ from .authenticator import (
 from .exchange import (
     Exchange as Exchange,
     Head as Head,
-    internal_error as internal_error,
     told as told,
 )
 from .hosts import (
@@ -45,6 +44,7 @@ from .statuses import (
     HttpError as HttpError,
     error_of as error_of,
     error_text as error_text,
+    internal_error as internal_error,
     status_of as status_of,
 )
 from .tls import Tls as Tls

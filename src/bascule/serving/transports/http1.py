@@ -51,12 +51,12 @@ from bascule.serving.telemetry import (
 )
 from bascule.serving.transports import offload
 from bascule.serving.transports.authenticator import Authenticator
-from bascule.serving.transports.exchange import Exchange, Head, internal_error, told
+from bascule.serving.transports.exchange import Exchange, Head, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
 from bascule.serving.transports.parts import PartWire, stop_all
 from bascule.serving.transports.routes import Route, Routes, not_allowed
-from bascule.serving.transports.statuses import HttpError, status_of
+from bascule.serving.transports.statuses import HttpError, internal_error, status_of
 
 log = logging.getLogger(__name__)
 
@@ -983,18 +983,14 @@ class Connection(asyncio.Protocol):
                 exchange.protocol = route.protocol
                 if site.backlog.is_behind(exchange.started_ns):
                     allowed_s = exchange.allowed_s(site.limits.deadline_s)
-                    begin = partial(self.run, exchange, partial(route.handle, exchange))
+                    begin = partial(exchange.run, partial(route.handle, exchange))
                     refusal = site.backlog.add(exchange, allowed_s, begin)
                     if refusal is not None:
                         exchange.fail(refusal)
                     return
             route.handle(exchange)
-        except BasculeError as error:
-            exchange.fail(error)
-        except Exception:
-            # The last line of defence: a bug answers 500 in the one shape and is logged.
-            log.exception("a request failed%s", exchange.named())
-            exchange.fail(internal_error())
+        except Exception as problem:
+            exchange.fail_with(problem)
 
     def _note(self, exchange: Exchange, memo: Memo, route: Route) -> None:
         """Remember the route and the caller of a head until routes or keys change."""
@@ -1004,16 +1000,6 @@ class Connection(asyncio.Protocol):
                 return
             memo.keys = guard.state
         memo.routes, memo.route, memo.caller = self._site.routes, route, exchange.caller
-
-    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
-        """Go on with a request that has waited: see `admission` and `offload`."""
-        try:
-            go_on()
-        except BasculeError as error:
-            exchange.fail(error)
-        except Exception:
-            log.exception("a request failed%s", exchange.named())
-            exchange.fail(internal_error())
 
     def _route(self, head: Head) -> Route:
         """Which route answers a request; raises where there is none."""

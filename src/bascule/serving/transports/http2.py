@@ -348,7 +348,7 @@ class Http2Call(Rpc):
     def read_aside(self, read: Callable[[], Read], go_on: Callable[[Read, float], None]) -> None:
         server = self.connection.server
         allowed_s = self.allowed_s(server.limits.deadline_s)
-        offload.run(self, server.held, read, go_on, allowed_s, Http2Connection.run)
+        offload.run(self, server.held, read, go_on, allowed_s)
 
     def fail_late(self) -> None:
         """See `admission.Waiting`."""
@@ -1059,13 +1059,13 @@ class Http2Connection(asyncio.Protocol):
 
     def _handle(self, stream: Stream | Turn, method: Unary, data: bytes) -> None:
         if data[:1] == b"\1":
-            self.run(stream, partial(self._unpack, stream, method, data))
+            stream.run(partial(self._unpack, stream, method, data))
             return
         try:
             stream.body = h2.message_of(data, b"", self.server.limits.max_body_bytes)
             method.handle(stream)
-        except Exception as error:
-            self._fail(stream, error)
+        except Exception as problem:
+            stream.fail_with(problem)
 
     def _unpack(self, stream: Stream | Turn, method: Unary, data: bytes) -> None:
         """Handle a call whose message is compressed; on a thread, if it becomes a long one."""
@@ -1083,23 +1083,6 @@ class Http2Connection(asyncio.Protocol):
             stream.read_aside(lambda: h2.message_of(data, encoding, most), handle)
         else:
             handle(body, 0.0)
-
-    @classmethod
-    def run(cls, stream: Http2Call, go_on: Callable[[], None]) -> None:
-        """Go on with a call; what goes wrong is its answer."""
-        try:
-            go_on()
-        except Exception as error:
-            cls._fail(stream, error)
-
-    @staticmethod
-    def _fail(stream: Http2Call, error: Exception) -> None:
-        if isinstance(error, BasculeError):
-            stream.fail(error)
-            return
-        # The last line of defence: a bug is one failed call, and is logged.
-        log.error("a call failed%s", stream.named(), exc_info=error)
-        stream.fail(HttpError("internal error", hint="see the server's log", status=500))
 
     def _take_messages(self, stream: Stream) -> None:
         """Answer the messages of a stream as they come."""
