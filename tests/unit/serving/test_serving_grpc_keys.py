@@ -291,7 +291,7 @@ def test_a_request_that_was_begun_is_not_finished_with_a_key_that_ends(guarded, 
     call = client.channel.stream_unary("/inference.GRPCInferenceService/ServerMetadata").future(
         message(), metadata=metadata, timeout=WAIT_S
     )
-    guarded.until(lambda: any(c._streams for c in guarded.grpc.connections))
+    guarded.until(lambda: any(c.flow.streams for c in guarded.grpc.connections))
     if ends:
         guarded.revoke_all()
     may_go_on.set()
@@ -352,4 +352,4 @@ def test_long_header_blocks_are_not_remembered(guarded, client):
         more = [("x-filler", f"{number}" + "f" * 6_000)]
         assert code(client, "ServerLive", metadata=more) == "OK"
     (connection,) = guarded.grpc.connections
-    assert all(len(block) <= 1_024 for block in guarded.on_loop(lambda: [*connection._known]))
+    assert all(len(block) <= 1_024 for block in guarded.on_loop(lambda: [*connection.known_heads]))

@@ -388,7 +388,7 @@ def test_over_grpc_a_stream_without_requests_ends(server, stream):
         yield from ()
 
     call = stream(nothing())
-    server.until(lambda: any(c._streams for c in server.grpc.connections))
+    server.until(lambda: any(c.flow.streams for c in server.grpc.connections))
     server.after(76)
     assert call.code().name == "DEADLINE_EXCEEDED"
     held.set()

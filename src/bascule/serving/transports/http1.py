@@ -54,7 +54,7 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
-from bascule.serving.transports.parts import PartWire, stop_all
+from bascule.serving.transports.parts import LAST_WORDS_S, PartWire, stop_all
 from bascule.serving.transports.routes import Route, Routes, not_allowed
 from bascule.serving.transports.statuses import HttpError, internal_error, status_of
 
@@ -192,17 +192,21 @@ class Site:
     async def drain(self) -> None:
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
         self.draining = True
+        await self._go_on_draining(self.limits.drain_s)
+        if self.connections and stop_all(self.backlog):
+            await self._go_on_draining(LAST_WORDS_S)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    async def _go_on_draining(self, within_s: float) -> None:
         self.now = started = self.clock()
-        while self.connections and self.now - started < self.limits.drain_s:
+        while self.connections and self.now - started < within_s:
             # What the coarse clock said of the time before this is too old to judge who is idle.
             if self.now - started > _DRAIN_IDLE_S:
                 for connection in tuple(self.connections):
                     connection.close_if_idle(_DRAIN_IDLE_S)
             await asyncio.sleep(0.02)
             self.now = self.clock()
-        stop_all(self.backlog)
-        for connection in tuple(self.connections):
-            connection.abort()
 
 
 def _head(status: int, date: bytes) -> bytes:

@@ -22,6 +22,9 @@ from bascule.serving.transports.request import Request
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS_S = 0.5
+"""How long clients may take to read that their answers in parts were ended."""
+
 
 class PartWire(Protocol):
     """How a transport writes the answer in parts to one request."""
@@ -182,8 +185,10 @@ def check_rights(backlog: AdmissionQueue) -> None:
         sender.check_right()
 
 
-def stop_all(backlog: AdmissionQueue) -> None:
-    """End all answers in parts: the worker stops."""
+def stop_all(backlog: AdmissionQueue) -> bool:
+    """End all answers in parts, if there are any: the worker stops."""
     stopping = Unavailable("the server is stopping", hint="retry", retry_after_s=1)
-    for sender in tuple(backlog.senders):
+    senders = tuple(backlog.senders)
+    for sender in senders:
         sender.stop(stopping)
+    return bool(senders)
