@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from bascule.serving.limits import Limits
-from bascule.serving.transports.http1 import unacknowledged_bytes
+from bascule.serving.transports.sites import unacknowledged_bytes
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"

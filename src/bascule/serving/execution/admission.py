@@ -118,7 +118,7 @@ class Unread:
     """The bytes of one worker's answers that clients have not read, over all connections.
 
     Bytes that are written at once are not counted, only bytes that wait for a client to make room.
-    Each client has time limits of its own (`http1.Taking`), but there may be thousands of clients.
+    Each client has time limits of its own (`sites.Taking`), but there may be thousands of clients.
     Above the limit, the connection with the most unread bytes is closed.
     """
 

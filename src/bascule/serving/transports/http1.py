@@ -20,18 +20,15 @@ would have kept is kept here:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import re
-import sys
-import termios
 import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import cast
+from typing import Unpack, cast
 
 import httptools
 
@@ -42,20 +39,17 @@ from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, Buffe
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry import (
     FAILED_FROM,
-    NEVER,
     STATUSES,
     MetricSeries,
-    Recorder,
-    RequestLog,
     request_id_of,
 )
 from bascule.serving.transports import offload
-from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.exchange import Exchange, Head, told
 from bascule.serving.transports.hosts import HostPolicy, absolute_authority
 from bascule.serving.transports.known_heads import MAX_BYTES, KnownHeads
-from bascule.serving.transports.parts import LAST_WORDS_S, PartWire, stop_all
+from bascule.serving.transports.parts import PartWire
 from bascule.serving.transports.routes import Route, Routes, not_allowed
+from bascule.serving.transports.sites import OfWorker, Shared, Taking, unacknowledged_bytes
 from bascule.serving.transports.statuses import HttpError, internal_error, status_of
 
 log = logging.getLogger(__name__)
@@ -107,7 +101,7 @@ _PLAIN = frozenset(
 """See `Head.is_plain`."""
 
 
-class Site:
+class Site(Shared["Connection"]):
     """What the connections of one worker share: routes, limits, counters, the clock."""
 
     def __init__(
@@ -116,33 +110,14 @@ class Site:
         not_found: Callable[[bytes], BasculeError],
         limits: Limits,
         other_series: MetricSeries,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        backlog: AdmissionQueue,
-        held: BufferBudget,
-        guard: Authenticator | None = None,
-        request_log: RequestLog | None = None,
-        recorder: Recorder | None = None,
-        hosts: HostPolicy | None = None,
+        **of: Unpack[OfWorker],
     ) -> None:
-        self.hosts = hosts
-        self.backlog = backlog
-        self.held = held
-        self.recorder = recorder
-        self.clock = clock
-        self.guard = guard
-        self.request_log = request_log
-        self.noted_from = NEVER if request_log is None else request_log.least_status
+        super().__init__(limits, other_series, **of)
         self.not_found = not_found
-        self.limits = limits
         self.new_is_idle_for_s = max(0.0, limits.idle_timeout_s - limits.first_request_timeout_s)
         self.short_bytes = min(SHORT_BYTES, limits.max_head_bytes)
         self.body_digits = len(str(limits.max_body_bytes))
-        self.other_series = other_series
-        self.connections: set[Connection] = set()
         self.known_heads = KnownHeads()
-        self.draining = False
-        self.now = clock()
         self.heads: dict[int, bytes] = {}
         self.told_error: BasculeError | None = None
         self.told = (0, b"", b"")
@@ -188,25 +163,6 @@ class Site:
                 and self.plain.issuperset(head.headers)
             )
             self.known_heads.learn(data, head_bytes, head._replace(is_plain=is_plain))
-
-    async def drain(self) -> None:
-        """Answer what is under way, then close every connection; bounded by `drain_s`."""
-        self.draining = True
-        await self._go_on_draining(self.limits.drain_s)
-        if self.connections and stop_all(self.backlog):
-            await self._go_on_draining(LAST_WORDS_S)
-        for connection in tuple(self.connections):
-            connection.abort()
-
-    async def _go_on_draining(self, within_s: float) -> None:
-        self.now = started = self.clock()
-        while self.connections and self.now - started < within_s:
-            # What the coarse clock said of the time before this is too old to judge who is idle.
-            if self.now - started > _DRAIN_IDLE_S:
-                for connection in tuple(self.connections):
-                    connection.close_if_idle(_DRAIN_IDLE_S)
-            await asyncio.sleep(0.02)
-            self.now = self.clock()
 
 
 def _head(status: int, date: bytes) -> bytes:
@@ -280,48 +236,6 @@ def _head_without_offer(
     return b"\r\n".join(
         [parser.get_method() + b" " + target + b" HTTP/" + version, *lines, b"", b""]
     )
-
-
-def unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """What the kernel has been given and the client has not taken: it may be megabytes."""
-    try:
-        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"0000")
-    except OSError:
-        return 0
-    return int.from_bytes(answer, sys.byteorder)
-
-
-class Taking:
-    """How a client takes what it is sent, from when more was left than the kernel takes.
-
-    Whoever takes next to nothing would keep a large answer in memory for as long as it likes. So it
-    has the time of `Limits.receive_timeout_s`, and another second for every `least_bytes_per_s`
-    that it has taken: as for a request that arrives.
-    """
-
-    __slots__ = ("_first", "_moved_s", "_since_s", "_taken", "seen_s")
-
-    def __init__(self, taken: int, now_s: float) -> None:
-        """Begin to look, when so many bytes have been taken, counted from anywhere."""
-        self._first = self._taken = taken
-        self._since_s = self._moved_s = self.seen_s = now_s
-
-    def is_too_slow(self, taken: int, now_s: float, limits: Limits, *, among: int = 1) -> bool:
-        """Whether the client has not taken enough.
-
-        Args:
-            taken: How much it has taken by now, counted from the same.
-            now_s: By the clock with which it was begun.
-            limits: Those to keep.
-            among: Between how many answers the client divides what it can take.
-        """
-        if taken > self._taken:
-            self._taken = taken
-            self._moved_s = now_s
-        self.seen_s = now_s
-        allowed_s = limits.receive_timeout_s
-        more_s = (taken - self._first) * among / limits.least_bytes_per_s
-        return now_s - self._moved_s > allowed_s or now_s - self._since_s > allowed_s + more_s
 
 
 class _Chunks:
@@ -1217,6 +1131,12 @@ class Connection(asyncio.Protocol):
         elif taking.is_too_slow(-unsent, site.now, site.limits):
             site.other_series.count(499, 0, 0)
             self._transport.abort()
+
+    def go_on_draining(self, since_s: float) -> None:
+        """See `sites.Drained`."""
+        # What the coarse clock said of the time before this is too old to judge who is idle.
+        if since_s > _DRAIN_IDLE_S:
+            self.close_if_idle(_DRAIN_IDLE_S)
 
     def close_if_idle(self, idle_s: float) -> None:
         """Close if nothing has been asked for `idle_s` and nothing is under way."""

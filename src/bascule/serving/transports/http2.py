@@ -22,15 +22,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import cast
+from typing import Unpack, cast
 
 from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
-from bascule.serving.execution import SHORT_BYTES, TURN_S, AdmissionQueue, BufferBudget
+from bascule.serving.execution import SHORT_BYTES, TURN_S
 from bascule.serving.limits import Limits
-from bascule.serving.telemetry import NEVER, MetricSeries, Recorder, RequestLog
+from bascule.serving.telemetry import MetricSeries
 from bascule.serving.transports import frames as h2
-from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import (
     HEAD,
     HEAD_BYTES,
@@ -39,11 +37,10 @@ from bascule.serving.transports.frames import (
     number_frame,
     unpadded,
 )
-from bascule.serving.transports.hosts import HostPolicy
 from bascule.serving.transports.http2_flow import Flow, Stream
 from bascule.serving.transports.http2_heads import MALFORMED, HeadReader, Heads
-from bascule.serving.transports.parts import LAST_WORDS_S, stop_all
 from bascule.serving.transports.rpc import Each, InParts, Methods, Unary
+from bascule.serving.transports.sites import OfWorker, Shared
 from bascule.serving.transports.statuses import OK
 
 log = logging.getLogger(__name__)
@@ -75,7 +72,7 @@ _NOT_HTTP2 = (
 )
 
 
-class Http2Server:
+class Http2Server(Shared["Http2Connection"]):
     """What the connections of one worker share: methods, limits, counters, the clock."""
 
     def __init__(
@@ -83,30 +80,11 @@ class Http2Server:
         methods: Methods,
         limits: Limits,
         other_series: MetricSeries,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        backlog: AdmissionQueue,
-        held: BufferBudget,
-        guard: Authenticator | None = None,
-        request_log: RequestLog | None = None,
-        recorder: Recorder | None = None,
-        hosts: HostPolicy | None = None,
+        **of: Unpack[OfWorker],
     ) -> None:
-        self.heads = Heads(methods, hosts)
-        self.backlog = backlog
-        self.held = held
-        self.recorder = recorder
+        super().__init__(limits, other_series, **of)
         self.methods = methods
-        self.guard = guard
-        self.request_log = request_log
-        self.noted_from = NEVER if request_log is None else request_log.least_status
-        self.limits = limits
-        self.other_series = other_series
-        self.clock = clock
-        self.now = clock()
-        self.connections: set[Http2Connection] = set()
-        self.draining = False
-        self.watches = 0
+        self.heads = Heads(methods, self.hosts)
 
     def keep_headers(self, asked: frozenset[bytes]) -> None:
         """Read the headers that predictors ask for from now on."""
@@ -125,24 +103,12 @@ class Http2Server:
             connection.tick()
 
     async def drain(self) -> None:
-        """Answer what is under way, then close every connection; bounded by `drain_s`."""
+        """See `Shared`: clients are told at once."""
         self.draining = True
         self.now = self.clock()
         for connection in tuple(self.connections):
             connection.drain()
-        await self._go_on_draining(self.limits.drain_s)
-        if self.connections and stop_all(self.backlog):
-            await self._go_on_draining(LAST_WORDS_S)
-        for connection in tuple(self.connections):
-            connection.abort()
-
-    async def _go_on_draining(self, within_s: float) -> None:
-        self.now = started = self.clock()
-        while self.connections and self.now - started < within_s:
-            await asyncio.sleep(0.02)
-            self.now = self.clock()
-            for connection in tuple(self.connections):
-                connection.go_on_draining()
+        await super().drain()
 
 
 class Http2Connection(asyncio.Protocol):
@@ -675,7 +641,7 @@ class Http2Connection(asyncio.Protocol):
         for stream in tuple(self.flow.streams.values()):
             stream.drain()
 
-    def go_on_draining(self) -> None:
+    def go_on_draining(self, since_s: float = 0.0) -> None:  # noqa: ARG002
         """Close once everything is answered, and the client has had the time to read it."""
         now = self.server.now
         if self._closing:

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, cast
 
 from bascule.core import (
     BasculeError,
@@ -25,13 +25,10 @@ from bascule.core import (
 )
 from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Deliver
-from bascule.serving.execution import AdmissionQueue, BufferBudget, Client
-from bascule.serving.limits import Limits
-from bascule.serving.telemetry import FAILED_FROM, MetricSeries, Recorder, RequestLog
+from bascule.serving.execution import AdmissionQueue, Client
+from bascule.serving.telemetry import FAILED_FROM
 from bascule.serving.transports import frames as h2, offload
-from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.frames import HEAD, frame, number_frame
-from bascule.serving.transports.http1 import Taking, unacknowledged_bytes
 from bascule.serving.transports.http2_heads import Head
 from bascule.serving.transports.parts import PartForm, PartSender
 from bascule.serving.transports.rpc import (
@@ -45,6 +42,7 @@ from bascule.serving.transports.rpc import (
     Watch,
     pushback_ms,
 )
+from bascule.serving.transports.sites import Shared, Taking, unacknowledged_bytes
 from bascule.serving.transports.statuses import OK, UNAVAILABLE, code_of, error_text, status_of
 
 MAX_WATCHES = 16
@@ -91,22 +89,6 @@ _HEADERS_STARTS = {
     for encoding, block in _ANSWER_HEADS.items()
 }
 _TRAILERS_START = _frame_start(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, len(_OK_TRAILERS))
-
-
-class Shared(Protocol):
-    """What the connections of one worker share; see `http2.Http2Server`."""
-
-    backlog: AdmissionQueue
-    held: BufferBudget
-    recorder: Recorder | None
-    guard: Authenticator | None
-    request_log: RequestLog | None
-    noted_from: int
-    limits: Limits
-    other_series: MetricSeries
-    now: float
-    draining: bool
-    watches: int
 
 
 class Http2Call(Rpc):
@@ -544,7 +526,7 @@ class Flow:
 
     transport: asyncio.Transport
 
-    def __init__(self, server: Shared, client: Client) -> None:
+    def __init__(self, server: Shared[Any], client: Client) -> None:
         self.server = server
         self._client = client
         self.streams: dict[int, Stream] = {}

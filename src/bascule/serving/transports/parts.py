@@ -22,9 +22,6 @@ from bascule.serving.transports.request import Request
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS_S = 0.5
-"""How long clients may take to read that their answers in parts were ended."""
-
 
 class PartWire(Protocol):
     """How a transport writes the answer in parts to one request."""
