@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ class Events:
         body: Any,
         headers: dict[str, str] | None = None,
         receive_buffer_bytes: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self.connection.sock = socket.socket()
@@ -31,6 +33,10 @@ class Events:
             )
         self.connection.sock.settimeout(30)
         self.connection.sock.connect(("127.0.0.1", port))
+        if tls is not None:
+            self.connection.sock = tls.wrap_socket(
+                self.connection.sock, server_hostname="localhost"
+            )
         self.connection.request("POST", path, json.dumps(body), headers or {})
         self.answer = self.connection.getresponse()
         self.status = self.answer.status

@@ -220,6 +220,7 @@ def serve_models(run_site, tmp_path):
         recorder: Recorder | None = None,
         guard: Any = None,
         outcomes_home: Path | None = None,
+        tls: Any = None,
         **limits: Any,
     ) -> Running:
         bounds = Limits(**limits)
@@ -269,7 +270,7 @@ def serve_models(run_site, tmp_path):
             )  # fmt: skip
             return running_site
 
-        running = run_site(site, grpc)
+        running = run_site(site, grpc, tls)
         running.models = made
         running.outcomes = writer
         running.held = held

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import queue
+import ssl
 import threading
 import time
 from datetime import UTC, datetime
@@ -192,6 +193,25 @@ def test_a_client_that_does_not_read_stops_the_program(server, counting, ask):
         *parts, last = list(events)
     assert last == ("end", {"parts": 3_000})
     assert [sums(part)[0] for _, part in parts] == list(range(3_000))
+
+
+def test_within_tls_a_client_that_does_not_read_stops_the_program_too(
+    serve_models, counting, inline, ask, authority
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority("server"))
+    trusted = ssl.create_default_context(cafile=authority.root)
+    server = serve_models(("fake", counting, inline), tls=context)
+    counting.part_bytes = 16 << 10
+    asked = ask([1_000, 0])
+    with Events(server.port, STREAM, asked, receive_buffer_bytes=4096, tls=trusted) as events:
+        server.until(lambda: len(run_of(server)._buffer) == MAX_PARTS)
+        server.until(lambda: not run_of(server)._has_room)
+        (connection,) = server.site.connections
+        assert server.on_loop(connection._unsent_bytes) < 1 << 20
+        *parts, last = list(events)
+    assert last == ("end", {"parts": 1_000})
+    assert [sums(part)[0] for _, part in parts] == list(range(1_000))
 
 
 def test_sixteen_clients_each_get_their_own_thousand_parts_in_order(server, ask):
