@@ -29,7 +29,6 @@ from .routes import (
     table as table,
 )
 from .rpc import (
-    Each as Each,
     InParts as InParts,
     Method as Method,
     Methods as Methods,

@@ -24,7 +24,7 @@ import logging
 import time
 from typing import Unpack, cast
 
-from bascule.core import BasculeError, Invalid, Overloaded, TimedOut, TooLarge
+from bascule.core import BasculeError, Overloaded, TimedOut, TooLarge
 from bascule.serving.execution import SHORT_BYTES, TURN_S
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry import MetricSeries
@@ -39,9 +39,8 @@ from bascule.serving.transports.frames import (
 )
 from bascule.serving.transports.http2_flow import Flow, Stream
 from bascule.serving.transports.http2_heads import MALFORMED, HeadReader, Heads
-from bascule.serving.transports.rpc import Each, InParts, Methods, Unary
+from bascule.serving.transports.rpc import InParts, Methods, Unary
 from bascule.serving.transports.sites import OfWorker, Shared
-from bascule.serving.transports.statuses import OK
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class Http2Server(Shared["Http2Connection"]):
             connection.tick()
 
     async def drain(self) -> None:
-        """See `Shared`: clients are told at once."""
+        """See `Shared`; clients learn of it at once."""
         self.draining = True
         self.now = self.clock()
         for connection in tuple(self.connections):
@@ -464,22 +463,10 @@ class Http2Connection(asyncio.Protocol):
     def _end_of(self, stream: Stream) -> None:
         """The client has said all of a call."""
         stream.ended = True
-        data = stream.take_parts()
         if type(stream.head.method) is Unary:
-            stream.take(data)
-        elif type(stream.head.method) is Each:
-            if data:
-                stream.fail(Invalid("the stream ends within a message"))
-            elif not stream.answered:
-                stream.answered = True
-                stream.count(200)
-                self.flow.finish(stream, OK)
-        elif type(stream.head.method) is InParts:
-            if data:
-                stream.keep(data)
-            stream.take_turn()
-        elif stream.look is None:
-            stream.fail(Invalid("the request is not exactly one message"))
+            stream.take(stream.take_parts())
+        else:
+            stream.take_messages()
 
     # -- the other frames --
 

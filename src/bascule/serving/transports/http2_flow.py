@@ -32,7 +32,6 @@ from bascule.serving.transports.frames import HEAD, frame, number_frame
 from bascule.serving.transports.http2_heads import Head
 from bascule.serving.transports.parts import PartForm, PartSender
 from bascule.serving.transports.rpc import (
-    Each,
     InParts,
     ModelOf,
     Read,
@@ -49,8 +48,6 @@ MAX_WATCHES = 16
 MAX_WATCHES_OF_ALL = 1_000
 """How many watches one connection may have open, and all connections of a worker. Nothing ends a
 watch but its client, and it needs no key."""
-_MAX_MESSAGES_AT_ONCE = 16
-"""How many messages of a stream may come in one piece; tools that ask so wait for every answer."""
 _LATE_SHARE = 0.5
 """A call that is given up after this share of its deadline is taken to have been given up for it.
 
@@ -59,7 +56,6 @@ when the request is read: a server that is busy reads late."""
 _MIN_COMPRESSED_BYTES = 256
 _BEGINNING_BYTES = 512
 """The start of a message, which names its model in two texts of up to 128 characters."""
-_MAX_STREAMED_MESSAGE_BYTES = 1 << 16
 _BESIDE_PIECE_BYTES = 64
 """The approximate memory of a piece of a message beside its bytes: it may have only one byte."""
 _BESIDE_STREAM_BYTES = 1024
@@ -324,48 +320,64 @@ class Stream(Http2Call):
     # -- methods of several messages --
 
     def take_messages(self) -> None:
-        """Answer the messages of a stream as they come."""
-        if type(self.head.method) is InParts:
-            self.take_turn()
+        """Answer the next message, if there is one whole and none is being answered.
+
+        What comes meanwhile is kept, within the window of the stream, which grows by what is taken.
+        """
+        if self.on_gone is not None or self.answered or self.out:
             return
-        data = self.take_parts()
-        method = self.head.method
-        taken = 0
         try:
-            while len(data) >= 5:
-                stop = 5 + int.from_bytes(data[1:5])
-                taken += 1
-                if taken > _MAX_MESSAGES_AT_ONCE:
-                    raise Overloaded(
-                        f"over {_MAX_MESSAGES_AT_ONCE} messages of a stream at once",
-                        hint="wait for the answer to each",
-                    )
-                if stop > _MAX_STREAMED_MESSAGE_BYTES:
-                    raise TooLarge(f"the message is over {_MAX_STREAMED_MESSAGE_BYTES} bytes")
-                if stop > len(data):
-                    break
-                self.allow_method()
-                message = h2.message_of(
-                    data[:stop], self.head.encoding, _MAX_STREAMED_MESSAGE_BYTES
-                )
-                data = data[stop:]
-                self.since = self.flow.server.now
-                if isinstance(method, Each):
-                    self.flow.send(self, method.reply(message))
-                elif isinstance(method, Watch):
-                    if self.look is not None:
-                        raise Invalid("the request is not exactly one message")
-                    look = method.look(message)
-                    self._check_watches()
-                    self.look = look
-                    self.flow.watches += 1
-                    self.flow.server.watches += 1
-                    self._look()
+            message = self._next_message()
+            if message is None:
+                return
+            if isinstance(self.head.method, Watch):
+                self._watch(self.head.method, message)
+                return
         except BasculeError as error:
             self.fail(error)
             return
-        if data:
-            self.keep(data)
+        turn = self.turn = Turn(self)
+        self.on_gone = turn.gone
+        turn.take(message)
+
+    def _next_message(self) -> bytes | None:
+        """A whole message in its frame; None where there is none, and at the end of the stream."""
+        server, most = self.flow.server, self.flow.server.limits.max_body_bytes
+        beginning = _front(self.parts, 5)
+        stop = 5 + int.from_bytes(beginning[1:])
+        if server.draining:
+            raise Unavailable("the server is stopping", hint="retry", retry_after_s=1)
+        if len(beginning) == 5 and stop > most + 5:
+            raise TooLarge(f"the message is over {most} bytes", limit=most)
+        if len(beginning) == 5 and stop <= self.received:
+            message = self._take_front(stop)
+            self.since = server.now
+            if not self.ended:
+                self.flow.write(number_frame(h2.WINDOW_UPDATE, self.id, stop))
+            return message
+        if self.ended and self.received:
+            raise Invalid("the stream ends within a message")
+        if self.ended and isinstance(self.head.method, Watch):
+            if self.look is None:
+                raise Invalid("the request is not exactly one message")
+        elif self.ended:
+            self.answered = True
+            self.count(200)
+            self.flow.finish(self, OK)
+        return None
+
+    def _watch(self, method: Watch, data: bytes) -> None:
+        """Answer now, and when that changes."""
+        self.allow_method()
+        if self.look is not None:
+            raise Invalid("the request is not exactly one message")
+        most = self.flow.server.limits.max_body_bytes
+        look = method.look(h2.message_of(data, self.head.encoding, most))
+        self._check_watches()
+        self.look = look
+        self.flow.watches += 1
+        self.flow.server.watches += 1
+        self._look()
 
     def _check_watches(self) -> None:
         if self.flow.watches >= MAX_WATCHES or self.flow.server.watches >= MAX_WATCHES_OF_ALL:
@@ -390,48 +402,21 @@ class Stream(Http2Call):
         else:
             self._look()
 
-    def take_turn(self) -> None:
-        """Answer the next message of a stream, if there is one whole and none is being answered.
-
-        What comes meanwhile is kept, within the window of the stream, which grows by what is taken.
-        """
-        if self.on_gone is not None or self.answered or self.out:
-            return
-        most = self.flow.server.limits.max_body_bytes
-        beginning = _front(self.parts, 5)
-        stop = 5 + int.from_bytes(beginning[1:])
-        if self.flow.server.draining:
-            self.fail(Unavailable("the server is stopping", hint="retry", retry_after_s=1))
-        elif len(beginning) == 5 and stop > most + 5:
-            self.fail(TooLarge(f"the message is over {most} bytes", limit=most))
-        elif len(beginning) == 5 and stop <= self.received:
-            data = self._take_front(stop)
-            if not self.ended:
-                self.flow.write(number_frame(h2.WINDOW_UPDATE, self.id, stop))
-            turn = self.turn = Turn(self)
-            self.on_gone = turn.gone
-            turn.take(data)
-        elif self.ended and self.received:
-            self.fail(Invalid("the stream ends within a message"))
-        elif self.ended:
-            self.answered = True
-            self.count(200)
-            self.flow.finish(self, OK)
-
     def end_turn(self, data: bytes, error: BasculeError | None) -> None:
-        """A message of a stream is answered: go on with the next, unless its caller may not ask."""
+        """A message is answered: go on with the next, unless its error ends the stream."""
         turn, self.on_gone = self.turn, None
         self.since = self.flow.server.now
-        if isinstance(error, Unauthenticated | Refused):
+        if error is not None and not data:
             if turn.series is not self.series:  # else it is counted as the stream
                 turn.count(status_of(error))
             self.fail(error)
             return
-        turn.count(200 if error is None else status_of(error))
+        if cast(InParts, self.head.method).failed is not None:
+            turn.count(200 if error is None else status_of(error))
         if data:
             self.send_part(data)
         # Not at once: thousands may wait that are wrong.
-        asyncio.get_running_loop().call_soon(self.take_turn)
+        asyncio.get_running_loop().call_soon(self.take_messages)
 
     def send_part(self, data: bytes) -> bool:
         """Write a part of an answer; whether all of it could be written."""
@@ -442,7 +427,7 @@ class Stream(Http2Call):
     def has_room(self) -> None:
         """All that was to be written of a part is: go on with the next, or the next message."""
         if self.on_gone is None:
-            self.take_turn()
+            self.take_messages()
         else:
             self.turn.resume()
 
@@ -455,7 +440,7 @@ class Stream(Http2Call):
             self.count(200)
             self.flow.finish(self, UNAVAILABLE, "the server is stopping")
         if type(self.head.method) is InParts:
-            self.take_turn()
+            self.take_messages()
 
 
 class Turn(Http2Call, RpcInParts):
@@ -502,15 +487,16 @@ class Turn(Http2Call, RpcInParts):
         """See `PartWire`."""
         if not self.answered:
             self.answered = True
-            self.stream.end_turn(data, error)
+            ends_stream = isinstance(error, Unauthenticated | Refused)
+            self.stream.end_turn(b"" if ends_stream else data, error)
 
     def answer(self, message: bytes) -> None:
         self.end(message, None)
 
     def fail(self, error: BasculeError) -> None:
         error = self.fails(error)
-        method = cast(InParts, self.head.method)
-        self.end(method.failed(self, error), error)
+        failed = cast(InParts, self.head.method).failed
+        self.end(b"" if failed is None else failed(self, error), error)
 
     def gone(self) -> None:
         """The client has given the stream up."""

@@ -119,15 +119,6 @@ class Unary:
 
 
 @dataclass(frozen=True, slots=True)
-class Each:
-    """A method that answers every message of a stream with one."""
-
-    path: bytes
-    reply: Callable[[bytes], bytes]
-    action: Action
-
-
-@dataclass(frozen=True, slots=True)
 class Watch:
     """A method that answers one message with what it asks about, and again when that changes.
 
@@ -142,18 +133,19 @@ class Watch:
     action: Action
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class InParts(Unary):
-    """A method that answers the messages of a stream in their order, each in parts.
+    """A method that answers the messages of a stream in their order, each in one part or several.
 
     Attributes:
-        failed: What is answered to a message that fails; the stream goes on.
+        failed: What is answered to a message that fails, and the stream goes on; None where the
+            stream ends with the error.
     """
 
-    failed: Callable[[Rpc, BasculeError], bytes]
+    failed: Callable[[Rpc, BasculeError], bytes] | None = None
 
 
-Method = Unary | Each | Watch | InParts
+Method = Unary | Watch | InParts
 Methods = dict[bytes, Method]
 """Methods by their path: `b"/inference.GRPCInferenceService/ModelInfer"`."""
 

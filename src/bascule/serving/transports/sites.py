@@ -100,7 +100,7 @@ def unacknowledged_bytes(transport: asyncio.Transport) -> int:
 class Taking:
     """How a client takes what it is sent, from when more was left than the kernel takes.
 
-    Whoever takes next to nothing would keep a large answer in memory for as long as it likes. So it
+    One that takes next to nothing would keep a large answer in memory for as long as it likes. It
     has the time of `Limits.receive_timeout_s`, and another second for every `least_bytes_per_s`
     that it has taken: as for a request that arrives.
     """
