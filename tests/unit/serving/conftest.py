@@ -34,7 +34,8 @@ from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.telemetry.recorder import Recorder
 from bascule.serving.telemetry.request_log import RequestLog
-from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import Site
 from bascule.serving.transports.http2 import Http2Server
 from bascule.serving.transports.routes import Route, table
 

@@ -15,7 +15,8 @@ from .hosts import (
     is_loopback as is_loopback,
     policy_of as policy_of,
 )
-from .http1 import Connection as Connection, Site as Site
+from .http1 import Connection as Connection
+from .http1_requests import Site as Site
 from .http2 import Http2Server as Http2Server
 from .listeners import BACKLOG as BACKLOG, Listener as Listener
 from .offload import FROM_BYTES as FROM_BYTES, ROWS_FROM_BYTES as ROWS_FROM_BYTES
