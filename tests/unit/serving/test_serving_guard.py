@@ -262,6 +262,7 @@ def test_nothing_is_kept_of_a_body_where_nobody_needs_a_key(guarded):
         client.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n")
         for come in (1000, 2000):
             client.send(b"x" * 1000)
+            guarded.until(lambda: guarded.site.connections)
             readers = [connection._reader for connection in guarded.site.connections]
             guarded.until(lambda: [reader.body_bytes for reader in readers] == [come])  # noqa: B023
             assert guarded.on_loop(lambda: [len(reader._body) for reader in readers]) == [0]  # noqa: B023

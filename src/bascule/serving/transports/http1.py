@@ -8,7 +8,8 @@ would have kept is kept here:
 - answers leave in the order of their requests, also when clients pipeline;
 - heads, bodies, connections and times are bounded; a client that does not read is not read from,
   and one that takes next to nothing of its answer is cut off;
-- whoever is not let in is told by the head of the request, and nothing of the body is kept;
+- a caller that is not let in is refused by the head of its request, and nothing of the body is
+  kept;
 - what is kept of requests that cannot begin yet is bounded over all connections (`BufferBudget`);
 - every answer is counted once, where it is written, so the counters are what clients saw;
 - a refusal is written before the connection closes, and the close lingers until the client has
@@ -244,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def eof_received(self) -> bool:
-        # A client that closes cannot be told from one that only has nothing more to say. Those
+        # A client that closes looks like one that only has nothing more to say. Those
         # that close because they waited too long are many, and running their requests would add
         # to the load that made them wait. But what runs in this turn of the loop is answered.
         if self._current is None:
@@ -329,7 +330,7 @@ class Connection(asyncio.Protocol):
         if not keep_alive:
             extra += b"Connection: close\r\n"
         elif b"connection" in head.headers:
-            # HTTP/1.0 clients that asked to keep the connection must be told that it is kept.
+            # HTTP/1.0 clients that asked to keep the connection expect an answer to that.
             extra += b"Connection: keep-alive\r\n"
         if extra:
             content_type = content_type + b"\r\n" + extra[:-2]
@@ -365,7 +366,7 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             exchange.tell(self._site, 499)
             return
-        # Counted first: a client that has its answer finds it counted, whoever it asks.
+        # Counted first: a client with its answer finds it counted, in any worker's metrics.
         exchange.tell(self._site, status)
         if len(answer) > _PIECE_BYTES and not self._transport.can_write_eof():
             self._unsent, self._unsent_is_last = memoryview(answer), not keep_alive
@@ -642,7 +643,7 @@ class Connection(asyncio.Protocol):
 
     def go_on_draining(self, since_s: float) -> None:
         """See `sites.Drained`."""
-        # What the coarse clock said of the time before this is too old to judge who is idle.
+        # What the coarse clock said of the time before this is too old to judge what is idle.
         if since_s > _DRAIN_IDLE_S:
             self.close_if_idle(_DRAIN_IDLE_S)
 
@@ -656,5 +657,5 @@ class Connection(asyncio.Protocol):
         return self._closing
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close at once, with what is under way."""
         self._transport.abort()

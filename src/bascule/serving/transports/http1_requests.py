@@ -160,7 +160,7 @@ def _refusal_of_head(version: str, headers: dict[bytes, bytes]) -> HttpError | N
     if coding is None:
         return None
     if version == "1.0":
-        # RFC 9112, section 6.1: its framing is faulty, whoever passed it on may have ignored it.
+        # RFC 9112, section 6.1: its framing is faulty, and a proxy may have ignored it.
         return _not_http("HTTP/1.0 has no Transfer-Encoding", hint="send a Content-Length")
     *before, last = (one.strip(b" \t") for one in coding.lower().split(b","))
     if last != b"chunked" or not all(map(_TRANSFER_CODING.fullmatch, before)):
@@ -327,7 +327,7 @@ class RequestReader:
             self._behind = b""
         if self._owner.is_closing():
             self.drop_body()
-            return  # the client asked for the end, and whatever follows is not a request
+            return  # the client asked for the end, and what follows is not a request
         if self.partial and self._failure is None:
             self._bound_head(body_bytes)
         if self._failure is not None:
@@ -382,7 +382,7 @@ class RequestReader:
                 self._owner.refuse(internal_error(), head)
                 return
             if is_open:
-                self._unread, self._body = True, b""  # nobody needs a key for it
+                self._unread, self._body = True, b""  # it needs no key
         if b"expect" in self.headers:
             self.expecting = True
             self._owner.tell_to_go_on()
@@ -447,7 +447,7 @@ class RequestReader:
         self.target = self.target + url if self.target else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What follows the head are trailers, and RFC 9110, section 6.5.1, lets nobody merge them.
+        # What follows the head are trailers, which may not be merged (RFC 9110, section 6.5.1).
         site = self._site
         if len(name) in site.kept_lengths and not self._head_done:
             lower = name.lower()
@@ -529,7 +529,7 @@ class RequestReader:
         self.partial = False
         if self._admitted:
             self._admitted = self._unread = self.expecting = False
-            self._hold()  # it is whole: whoever looks for room must not find itself in the way
+            self._hold()  # it is whole, and must not be in its own way when it looks for room
         self.receiving_since = 0.0
         self._owner.take(exchange)
 
