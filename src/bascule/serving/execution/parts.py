@@ -23,11 +23,14 @@ from bascule.core import BasculeError, Columns, ModelFailed, Overloaded, Program
 from bascule.serving.calls import Answer, AnsweredBy, Cancel, DeliverParts, Receiver
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.failures import failure_of
+from bascule.serving.execution.switching import switching_within
 from bascule.serving.limits import Limits
 
 MAX_RUNNING = 64
 MAX_PARTS = 16
 MAX_PARTS_BYTES = 1 << 20
+_SWITCH_S = 1e-3
+"""How soon the loop gets the interpreter from programs that compute in Python."""
 
 
 class PartsRunner:
@@ -152,7 +155,7 @@ class _Run:
         columns, self._columns = self._columns, {}
         try:
             parts = runner.program.run_in_parts(columns, self._outputs, self._cancelled)
-            with closing(parts):
+            with switching_within(_SWITCH_S), closing(parts):
                 for part in parts:
                     if not self._put(part):
                         break
