@@ -343,10 +343,18 @@ class Stream(Http2Call):
     def _next_message(self) -> bytes | None:
         """A whole message in its frame; None where there is none, and at the end of the stream."""
         server, most = self.flow.server, self.flow.server.limits.max_body_bytes
-        beginning = _front(self.parts, 5)
-        stop = 5 + int.from_bytes(beginning[1:])
+        if self.ended and not self.received:
+            if not isinstance(self.head.method, Watch):
+                self.answered = True
+                self.count(200)
+                self.flow.finish(self, OK)
+            elif self.look is None:
+                raise Invalid("the request is not exactly one message")
+            return None
         if server.draining:
             raise Unavailable("the server is stopping", hint="retry", retry_after_s=1)
+        beginning = _front(self.parts, 5)
+        stop = 5 + int.from_bytes(beginning[1:])
         if len(beginning) == 5 and stop > most + 5:
             raise TooLarge(f"the message is over {most} bytes", limit=most)
         if len(beginning) == 5 and stop <= self.received:
@@ -355,15 +363,8 @@ class Stream(Http2Call):
             if not self.ended:
                 self.flow.write(number_frame(h2.WINDOW_UPDATE, self.id, stop))
             return message
-        if self.ended and self.received:
+        if self.ended:
             raise Invalid("the stream ends within a message")
-        if self.ended and isinstance(self.head.method, Watch):
-            if self.look is None:
-                raise Invalid("the request is not exactly one message")
-        elif self.ended:
-            self.answered = True
-            self.count(200)
-            self.flow.finish(self, OK)
         return None
 
     def _watch(self, method: Watch, data: bytes) -> None:
