@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 from tests.events import Events
-from tests.scenarios.commands import until
+from tests.waiting import until
 
 import bascule
 from bascule.app import open_keys
