@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bascule.app import limits_of, open_registry, protocols_of
-from bascule.core import BasculeError, Untrusted
+from bascule.core import Untrusted
 from bascule.serving import ModelSpec
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.protocols import DataPlane, open_protocols
@@ -23,8 +23,9 @@ from bascule.serving.telemetry import Counters, MetricLabels, Recorder, request_
 from bascule.serving.transports import (
     Exchange,
     Head,
+    HttpError,
+    PartWire,
     Routes,
-    internal_error,
     not_allowed,
     told,
 )
@@ -98,7 +99,7 @@ class Replica:
 
         connection = _Connection(self)
         exchange = Exchange(connection, _head_of(request), await request.body(), self._other_series)
-        connection.run(exchange, partial(self._dispatch, exchange))
+        exchange.run(partial(self._dispatch, exchange))
         try:
             status, body, head = await connection.answered
         except asyncio.CancelledError:  # the client went away
@@ -146,11 +147,5 @@ class _Connection:
             exchange.answered = True
             self.answered.set_result((status, body, b"Content-Type: %b\r\n" % content_type + extra))
 
-    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None:
-        try:
-            go_on()
-        except BasculeError as error:
-            exchange.fail(error)
-        except Exception:  # a bug is one failed request
-            log.exception("a request failed%s", exchange.named())
-            exchange.fail(internal_error())
+    def wire_of(self, exchange: Exchange) -> PartWire:  # noqa: ARG002
+        raise HttpError("answers in parts are not given on Ray Serve", status=501)

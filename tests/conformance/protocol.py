@@ -25,7 +25,8 @@ from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
-from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import Site
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from bascule.serving.limits import Limits
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.table import open_protocols
 from bascule.serving.telemetry.counters import STATUSES
-from bascule.serving.transports import http1 as http, statuses
+from bascule.serving.transports import http1, http1_requests, statuses
 from bascule.settings import (
     DELIMITER,
     PREFIX,
@@ -217,7 +217,8 @@ def test_every_exit_code_is_documented_as_the_command_line_says() -> None:
 
 def test_every_status_that_can_be_answered_is_documented() -> None:
     shown = {int(row[0]) for row in table(read("http.md"), "status")}
-    by_transport = {int(s) for s in re.findall(r"status=(\d{3})", inspect.getsource(http))}
+    source = inspect.getsource(http1) + inspect.getsource(http1_requests)
+    by_transport = {int(s) for s in re.findall(r"status=(\d{3})", source)}
 
     assert shown == {200, 207, 499} | set(statuses.STATUS_OF.values()) | by_transport
     assert shown <= set(STATUSES), "what is answered must be counted"

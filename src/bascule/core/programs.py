@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from threading import Event
 
 from bascule.core.fields import Columns, Field
 
@@ -31,6 +32,20 @@ class Program(ABC):
     @abstractmethod
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for, in that order."""
+
+    def run_in_parts(
+        self,
+        columns: Columns,
+        outputs: Sequence[str] | None,
+        cancelled: Event,  # noqa: ARG002 -- one run is not looked into
+    ) -> Generator[Columns, None, None]:
+        """The answer as a sequence of parts: the outputs asked for, of any number of rows each.
+
+        One part, the answer of `run`, unless a program has more to give. Called on a thread of its
+        own, beside other calls. It is closed when its caller has gone; a program that waits or
+        computes for long between two parts looks at `cancelled`, which is set before that.
+        """
+        yield self.run(columns, outputs)
 
     @property
     def may_block(self) -> bool:

@@ -29,6 +29,8 @@ class CountsAnswers(Protocol):
 
     def count_fallback(self) -> None: ...
 
+    def count_ending(self, ending: str, parts: int) -> None: ...
+
 
 class Memo:
     """What was found out for a head that many requests have. Each pair stands or falls together.
@@ -66,7 +68,9 @@ class Context(Protocol):
         protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
         series: Where the answer is counted. A predictor that asks others may set it.
         unit: Of the request's key in a rollout, where this is its first request; -1 where another
-            one counts; None where the arm was drawn for this request.
+            one counts; None where the arm was drawn for this request. Of an answer in parts that
+            has ended, as texts: the unit or nothing, how many parts, and its
+            `telemetry.Ending`.
         shows: Whether `show` must be called before the answer.
     """
 
@@ -75,7 +79,7 @@ class Context(Protocol):
     started_ns: int
     protocol: str
     series: CountsAnswers
-    unit: int | None
+    unit: int | tuple[str, str, str] | None
 
     @property
     def shows(self) -> bool: ...
@@ -148,6 +152,36 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 Outcome = Answer | BasculeError
 Deliver = Callable[[Outcome], None]
+
+
+class Receiver(Protocol):
+    """Takes an answer in parts. On the event loop only."""
+
+    def take(self, part: Answer) -> bool:
+        """Take a part; False where no more is to come until `Parts.resume`."""
+
+    def finish(self, error: BasculeError | None) -> None:
+        """Learn, once and after the last part, how it ended; None for a complete answer."""
+
+
+class Parts(Protocol):
+    """An answer in parts, of which the first is there. On the event loop only.
+
+    Attributes:
+        by: What produces it; a predictor that asks others may set it before it delivers.
+    """
+
+    by: AnsweredBy
+
+    def start(self, receiver: Receiver) -> None:
+        """Have the parts received, now and as they come."""
+
+    def resume(self) -> None:
+        """The receiver has room again."""
+
+
+PartsOutcome = Parts | BasculeError
+DeliverParts = Callable[[PartsOutcome], None]
 Cancel = Callable[[], None]
 """Ends a call whose caller has gone."""
 

@@ -69,6 +69,20 @@ class Model:
             return {"twice": x, "words": np.array([",".join(sorted(os.environ))] * len(x), object)}
         return {"twice": x * self.factor, "words": columns["word"]}
 
+class Streaming(Model):
+    def predict_stream(self, columns):
+        try:
+            for number, word in enumerate(columns["word"]):
+                if word == "exit":
+                    os._exit(7)
+                if word == "raise":
+                    raise KeyError("secret")
+                if word == "floats":
+                    yield {"twice": np.float32([number]), "words": [word]}
+                yield {"twice": [number * self.factor] * 2, "words": [word] * 2}
+        finally:
+            print("closed", file=sys.stderr)
+
 class Broken:
     def __init__(self):
         raise RuntimeError("no weights")
@@ -343,3 +357,54 @@ def test_damaged_frames_are_no_frames(columns, data):
     del body[data.draw(st.integers(0, len(body) - 1)) :]
     with pytest.raises((ValueError, KeyError, TypeError)):
         decode(bytes(body))
+
+
+# -- answers in parts --
+
+
+def parts_of(program, *words, outputs=None):
+    return program.run_in_parts(rows(*words), outputs, threading.Event())
+
+
+def test_a_class_that_streams_gives_its_parts_one_by_one(start, capfd):
+    program = start("mine:Streaming")
+    parts = list(parts_of(program, "a", "b", outputs=["words"]))
+    assert [part["words"].tolist() for part in parts] == [["a", "a"], ["b", "b"]]
+    assert [list(part) for part in parts] == [["words"]] * 2
+    assert "closed" in capfd.readouterr().err
+
+
+def test_answers_in_parts_take_turns_with_others_and_are_closed_where_they_are(start, capfd):
+    program = start("mine:Streaming")
+    first, second = parts_of(program, *"abcd"), parts_of(program, *"wxyz")
+    assert [next(one)["words"][0] for one in (first, second, first, second)] == list("awbx")
+    assert program.run(rows("whole"))["words"].tolist() == ["whole"]
+    first.close()
+    until(lambda: "closed" in capfd.readouterr().err)
+    assert [part["words"][0] for part in second] == list("yz")
+
+
+def test_a_class_without_a_stream_gives_its_answer_as_one_part(start):
+    (part,) = parts_of(start(), "a", "b")
+    assert part["words"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("word", "error"), [("raise", ModelFailed), ("floats", ModelFailed), ("exit", Unavailable)]
+)
+def test_what_goes_wrong_within_an_answer_ends_it_alone(start, word, error):
+    program = start("mine:Streaming")
+    parts = parts_of(program, "a", word)
+    assert next(parts)["words"].tolist() == ["a", "a"]
+    with pytest.raises(error):
+        next(parts)
+    assert len(list(parts_of(program, "a", "b"))) == 2
+
+
+def test_a_process_that_is_replaced_does_not_go_on_with_an_answer(start):
+    program = start("mine:Streaming")
+    parts = parts_of(program, "a", "b")
+    next(parts)
+    os.kill(program.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable):
+        next(parts)

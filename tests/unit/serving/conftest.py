@@ -34,7 +34,8 @@ from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry.counters import Counters, MetricLabels
 from bascule.serving.telemetry.recorder import Recorder
 from bascule.serving.telemetry.request_log import RequestLog
-from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import Site
 from bascule.serving.transports.http2 import Http2Server
 from bascule.serving.transports.routes import Route, table
 
@@ -220,6 +221,7 @@ def serve_models(run_site, tmp_path):
         recorder: Recorder | None = None,
         guard: Any = None,
         outcomes_home: Path | None = None,
+        tls: Any = None,
         **limits: Any,
     ) -> Running:
         bounds = Limits(**limits)
@@ -269,7 +271,7 @@ def serve_models(run_site, tmp_path):
             )  # fmt: skip
             return running_site
 
-        running = run_site(site, grpc)
+        running = run_site(site, grpc, tls)
         running.models = made
         running.outcomes = writer
         running.held = held

@@ -12,7 +12,7 @@ import uvloop
 
 from bascule.serving.execution.admission import SHORT_BYTES
 from bascule.serving.limits import Limits
-from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import RequestReader
 from bascule.serving.transports.listeners import Listener
 
 CLIENTS = 48
@@ -56,13 +56,13 @@ def test_a_body_in_tiny_chunks_is_read_in_parts_between_which_others_have_their_
     serve_routes, monkeypatch
 ):
     sizes = []
-    receive = Connection._receive
+    receive = RequestReader.receive
 
     def noted(self, data):
         sizes.append(len(data))
         receive(self, data)
 
-    monkeypatch.setattr(Connection, "_receive", noted)
+    monkeypatch.setattr(RequestReader, "receive", noted)
     server = serve_routes(
         {b"/echo": {b"POST": lambda exchange: exchange.answer(exchange.take_body())}}
     )

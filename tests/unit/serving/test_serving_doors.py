@@ -17,7 +17,8 @@ from bascule.core.errors import NotFound
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import Counters
-from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import Site
 from bascule.serving.transports.http2 import Http2Server
 from bascule.serving.transports.listeners import Listener
 from bascule.serving.transports.routes import Route, table

@@ -16,7 +16,7 @@ import pytest
 from bascule.core.errors import Unauthenticated
 from bascule.security.keys import OPEN_ACTIONS, Action, KnownKeys, Permission, create_key
 from bascule.serving.transports.authenticator import Authenticator
-from bascule.serving.transports.rpc import Each, Unary, Watch
+from bascule.serving.transports.rpc import InParts, Unary, Watch
 
 WAIT_S = 10
 RIGHTS = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
@@ -133,19 +133,20 @@ def test_every_method_opens_by_its_own_right_and_by_no_other(guarded, client, me
         "ModelReady": messages("ModelReadyRequest")(name="late").SerializeToString(),
         "ModelConfig": messages("ModelConfigRequest")(name="late").SerializeToString(),
         "ModelInfer": infer(messages, "late"),
+        "ModelStreamInfer": infer(messages, "late"),
         "Add": outcome(messages, "late"),
     }
     of_model = {
         "ModelMetadata": "late", "ModelConfig": "late", "ModelInfer": "late",
-        "ModelStatistics": "*", "RepositoryIndex": "*", "Add": "late",
+        "ModelStreamInfer": "late", "ModelStatistics": "*", "RepositoryIndex": "*", "Add": "late",
     }  # fmt: skip
     methods = guarded.grpc.methods
-    assert {type(method) for method in methods.values()} == {Unary, Each, Watch}
+    assert {type(method) for method in methods.values()} == {Unary, Watch, InParts}
     tally = Counter()
     for path, method in methods.items():
         name = path.decode().rpartition("/")[2]
-        message = about.get(name, LIST_SERVICES if isinstance(method, Each) else b"")
-        ask = code if isinstance(method, Unary) else code_of_stream
+        message = about.get(name, LIST_SERVICES if name == "ServerReflectionInfo" else b"")
+        ask = code if type(method) is Unary else code_of_stream
 
         without = ask(client, path.decode(), message)
         assert (without == "UNAUTHENTICATED") == (method.action not in OPEN_ACTIONS), path
@@ -290,7 +291,7 @@ def test_a_request_that_was_begun_is_not_finished_with_a_key_that_ends(guarded, 
     call = client.channel.stream_unary("/inference.GRPCInferenceService/ServerMetadata").future(
         message(), metadata=metadata, timeout=WAIT_S
     )
-    guarded.until(lambda: any(c._streams for c in guarded.grpc.connections))
+    guarded.until(lambda: any(c.flow.streams for c in guarded.grpc.connections))
     if ends:
         guarded.revoke_all()
     may_go_on.set()
@@ -351,4 +352,4 @@ def test_long_header_blocks_are_not_remembered(guarded, client):
         more = [("x-filler", f"{number}" + "f" * 6_000)]
         assert code(client, "ServerLive", metadata=more) == "OK"
     (connection,) = guarded.grpc.connections
-    assert all(len(block) <= 1_024 for block in guarded.on_loop(lambda: [*connection._known]))
+    assert all(len(block) <= 1_024 for block in guarded.on_loop(lambda: [*connection.known_heads]))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from bascule.serving.limits import Limits
-from bascule.serving.transports.http1 import unacknowledged_bytes
+from bascule.serving.transports.sites import unacknowledged_bytes
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
@@ -179,7 +179,9 @@ def test_trailers_say_nothing_of_the_request_before_them_nor_of_the_next(
         for piece in [later + b"1\r\nx\r\n", b"0\r\n" + trailers[:20], trailers[20:]]:
             client.send(piece)
             if in_pieces:
-                server.until(lambda: all(c._partial for c in server.site.connections) or waiting)
+                server.until(
+                    lambda: all(c._reader.partial for c in server.site.connections) or waiting
+                )
         server.until(lambda: len(waiting) == 1)
         assert waiting[0].head.headers == {b"host": b"a", b"transfer-encoding": b"chunked"}
         assert (waiting[0].request_id, waiting[0].body) == (b"", b"x")
@@ -197,7 +199,9 @@ def test_a_body_in_tiny_chunks_takes_little_more_memory_than_its_bytes(server):
         tracemalloc.start()
         try:
             client.send(chunks)
-            server.until(lambda: [c._body_bytes for c in server.site.connections] == [200_000])
+            server.until(
+                lambda: [c._reader.body_bytes for c in server.site.connections] == [200_000]
+            )
             assert tracemalloc.get_traced_memory()[0] < 1_000_000
         finally:
             tracemalloc.stop()
@@ -257,7 +261,7 @@ def test_a_client_of_http_1_0_is_never_told_to_go_on(server):
     """It would take that for its answer."""
     with server.client() as client:
         client.send(b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         answer = client.send(b"ok").answer()
         assert (answer.status, answer.body) == (200, b"ok")
 
@@ -270,7 +274,7 @@ def test_a_client_that_asks_behind_another_request_is_told_to_go_on_in_its_turn(
     with server.client() as client:
         client.send(b"POST /later HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" + GET)
         client.send(ASKS_FIRST)
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         server.after(60)  # it does not send, since it was not told to: that is not its fault
         server.on_loop(lambda: waiting[0].answer(b"first"))
         assert client.answer().body == b"first"
@@ -362,7 +366,7 @@ def test_a_head_behind_another_request_in_one_read_is_bounded_as_any_other(serve
             before, rest = first[: len(first) - cut], first[len(first) - cut :]
             if cut:
                 client.send(before)
-                server.until(lambda: any(c._partial for c in server.site.connections))
+                server.until(lambda: any(c._reader.partial for c in server.site.connections))
             client.send((rest if cut else first) + head_of(size) + GET)
             assert [client.answer().status for _ in range(count)] == [200] * count
             if size > 1_000:
@@ -823,7 +827,9 @@ def test_a_bug_in_a_handler_is_answered_without_its_details_and_logged(server, c
 
 
 def test_a_bug_below_the_handlers_is_answered_as_well(server, caplog, monkeypatch):
-    monkeypatch.setattr("bascule.serving.transports.http1.Connection.on_url", lambda *_: 1 / 0)
+    monkeypatch.setattr(
+        "bascule.serving.transports.http1_requests.RequestReader.on_url", lambda *_: 1 / 0
+    )
     with server.client() as client:
         assert is_refused(client.send(GET), 500) == "internal error; see the server's log"
     assert "division by zero" in caplog.text
@@ -1047,7 +1053,7 @@ def test_a_connection_without_a_request_is_ended_after_a_time_of_its_own(serve):
     with server.client() as silent, server.client() as late, server.client() as slow:
         server.until(lambda: len(server.site.connections) == 3)
         slow.send(GET[:10])
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         server.after(9)
         assert late.send(GET).answer().status == 200
         server.after(2)
@@ -1072,7 +1078,7 @@ def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
     server = serve(receive_timeout_s=20)
     with server.client() as client:
         client.send(POST + b"Content-Length: 5\r\n\r\nab")
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         server.after(19)
         client.send(b"c")
         server.after(2)
@@ -1082,9 +1088,9 @@ def test_a_request_that_does_not_arrive_in_time_is_refused(serve):
 def send_and_see(server, client, data):
     """Send a piece of a body, and wait until the server has it."""
     connection = next(iter(server.site.connections))
-    seen = connection._body_bytes + len(data)
+    seen = connection._reader.body_bytes + len(data)
     client.send(data)
-    server.until(lambda: connection._body_bytes == seen)
+    server.until(lambda: connection._reader.body_bytes == seen)
 
 
 def test_a_client_that_sends_slowly_and_steadily_gets_through(serve):
@@ -1093,7 +1099,7 @@ def test_a_client_that_sends_slowly_and_steadily_gets_through(serve):
     seconds, line = 120, b"x" * 250_000
     with server.client() as client:
         client.send(POST + b"Content-Length: %d\r\n\r\n" % (seconds // 2 * len(line) + 1))
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         for _ in range(seconds // 2):
             send_and_see(server, client, line)
             server.after(2)
@@ -1106,7 +1112,7 @@ def test_what_has_come_of_a_body_adds_to_the_time_that_it_has(serve, beyond_s):
     server = serve(receive_timeout_s=20, least_bytes_per_s=1_000)
     with server.client() as client:
         client.send(POST + b"Content-Length: 5001\r\n\r\n")
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         send_and_see(server, client, b"x" * 5_000)
         server.after(25 + beyond_s)
         if beyond_s > 0:
@@ -1119,7 +1125,7 @@ def test_a_client_that_drips_is_refused(serve):
     server = serve(receive_timeout_s=20)
     with server.client() as client:
         client.send(POST + b"Content-Length: 500\r\n\r\n")
-        server.until(lambda: any(c._receiving_since for c in server.site.connections))
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
         for _ in range(19):
             send_and_see(server, client, b"x")
             server.after(1)
@@ -1255,7 +1261,9 @@ def test_a_client_that_sends_on_after_its_refusal_is_ended_after_the_receive_tim
             assert server.on_loop(lambda: len(server.site.connections)) == 1
             client.send(b"x")
             server.until(
-                lambda: all(c._receiving_since == server.site.now for c in server.site.connections)
+                lambda: all(
+                    c._reader.receiving_since == server.site.now for c in server.site.connections
+                )
             )
             server.after(1.9)
         server.after(1.9)

@@ -39,7 +39,8 @@ from bascule.serving.transports.frames import (
     frame,
     number_frame,
 )
-from bascule.serving.transports.http2 import MAX_IDLE_FRAMES, MAX_WATCHES
+from bascule.serving.transports.http2 import MAX_IDLE_FRAMES
+from bascule.serving.transports.http2_flow import MAX_WATCHES
 
 WAIT_S = 10.0
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -239,20 +240,20 @@ def blocked(raw, served):
     """The server's side of a connection with thirty answers for which there is no room."""
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)]))
     raw.send(*(raw.call(id_) for id_ in range(1, 61, 2)))
-    served.until(lambda: [len(one._blocked) for one in served.grpc.connections] == [30])
+    served.until(lambda: [len(one.flow.blocked) for one in served.grpc.connections] == [30])
     (connection,) = served.grpc.connections
     return connection
 
 
 def looks(connection):
     """For which calls it is looked from now on whether there is room."""
-    found, pump_one = [], connection._pump_one
+    found, pump_one = [], connection.flow._pump_one
 
     def noted(stream):
         found.append(stream.id)
         pump_one(stream)
 
-    connection._pump_one = noted
+    connection.flow._pump_one = noted
     return found
 
 
@@ -269,7 +270,7 @@ def test_a_flood_of_windows_is_not_looked_at_for_every_call_that_waits(raw, bloc
 
 def test_a_byte_of_room_for_all_calls_is_offered_to_no_more_than_take_it(raw, blocked, served):
     found = looks(blocked)
-    served.on_loop(lambda: setattr(blocked, "_send_window", 0))
+    served.on_loop(lambda: setattr(blocked.flow, "send_window", 0))
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 100)]), frame(PING, 0, 0, bytes(8)))
     raw.until(PING)
     assert found == []
@@ -289,12 +290,12 @@ def test_settings_that_are_repeated_ten_thousand_times_are_looked_at_once(raw, b
             self.walks += 1
             return super().values()
 
-    served.on_loop(lambda: setattr(blocked, "_streams", Counting(blocked._streams)))
+    served.on_loop(lambda: setattr(blocked.flow, "streams", Counting(blocked.flow.streams)))
     window = (frames.INITIAL_WINDOW_SIZE, 50)
     raw.send(frames.settings([(frames.INITIAL_WINDOW_SIZE, 7), window] * 5_000))
     for id_ in range(1, 61, 2):
         assert raw.trailers(id_)["grpc-status"] == "0"
-    assert blocked._streams.walks == 1
+    assert blocked.flow.streams.walks == 1
 
 
 def test_a_small_answer_waits_for_room_too(raw):
@@ -1034,11 +1035,14 @@ def test_watches_are_bounded_on_a_connection_and_end_with_it(raw, served, connec
     served.until(lambda: served.grpc.watches == 0)
 
 
-def test_messages_of_a_stream_that_come_all_at_once_are_refused(raw):
+def test_messages_of_a_stream_that_come_all_at_once_are_answered_in_turn(raw, served):
+    """Each in a turn of the loop of its own, and no more than the client makes room for."""
     path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
     raw.send(frame(HEADERS, END_HEADERS, 1, raw.block(path)))
-    raw.send(frame(DATA, 0, 1, enclosed(b"\x3a\0") * 1_000))
-    assert raw.trailers(1)["grpc-status"] == "8"
+    raw.send(frame(DATA, END_STREAM, 1, enclosed(b"\x3a\0") * 100))
+    assert raw.trailers(1)["grpc-status"] == "0"
+    assert served.totals()[0].by_status == {200: 1}
+    assert served.on_loop(lambda: served.held.bytes) == 0
 
 
 @given(st.floats(1e-9, 9e7), st.sampled_from("HMSmun"))

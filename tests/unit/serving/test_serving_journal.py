@@ -187,7 +187,7 @@ def test_calls_with_ids_are_not_remembered_over_grpc(serve_models):
         for number in range(10):
             live(b"", timeout=10, metadata=[("traceparent", f"{number}")])
         (connection,) = running.grpc.connections
-        remembered = running.on_loop(lambda: list(connection._known.values()))
+        remembered = running.on_loop(lambda: list(connection.known_heads.values()))
     assert all(not head.traceparent for head in remembered)
 
 

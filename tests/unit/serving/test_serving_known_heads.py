@@ -9,7 +9,8 @@ from bascule.core.errors import NotFound
 from bascule.serving.execution.admission import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry.counters import Counters
-from bascule.serving.transports.http1 import Connection, Site
+from bascule.serving.transports.http1 import Connection
+from bascule.serving.transports.http1_requests import RequestReader, Site
 from bascule.serving.transports.routes import Route, table
 
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
@@ -165,7 +166,7 @@ def test_a_head_is_parsed_once_for_all_connections(make_site, monkeypatch):
     site = make_site()
     said(site, [ECHO + b"body"])
     assert len(site.known_heads) == 1
-    monkeypatch.setattr(Connection, "on_headers_complete", lambda self: 1 / 0)
+    monkeypatch.setattr(RequestReader, "on_headers_complete", lambda self: 1 / 0)
     assert said(site, [ECHO + b"1234", ECHO + b"5678"]).endswith(b"1 |||5678")
 
 
@@ -176,7 +177,7 @@ def with_header(line):
 def test_a_head_with_another_value_of_an_asked_header_is_not_parsed_again(make_site, monkeypatch):
     site = make_site()
     said(site, [with_header(b"Sticky: ada")])
-    monkeypatch.setattr(Connection, "on_headers_complete", lambda self: 1 / 0)
+    monkeypatch.setattr(RequestReader, "on_headers_complete", lambda self: 1 / 0)
     assert said(site, [with_header(b"Sticky: longer than before")]).endswith(
         b"1 longer than before|||body"
     )

@@ -77,8 +77,8 @@ def test_what_is_not_served_is_not_found(client, messages, ask_grpc):
 
 
 def test_a_method_that_is_not_there_is_unimplemented(client, served):
-    code, words = client.refusal("ModelStreamInfer")
-    assert (code, "no method /inference.GRPCInferenceService/ModelStreamInfer" in words) == (
+    code, words = client.refusal("RepositoryModelLoad")
+    assert (code, "no method /inference.GRPCInferenceService/RepositoryModelLoad" in words) == (
         "UNIMPLEMENTED", True,
     )  # fmt: skip
     assert served.totals()[0].by_status == {404: 1}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import select
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class ChildProgram(Program):
         self.run_timeout_s = run_timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_ready = False
+        self._is_ready = self._gives_parts = False
+        self._numbers = itertools.count()
         self._deaths = 0
         self._not_before = 0.0
         try:
@@ -128,9 +130,55 @@ class ChildProgram(Program):
         with self._lock:
             self._ensure()
             head, found = self._ask(host.encode({"outputs": wanted}, columns))
+        self._check(head)
+        return self._as_declared(found, len(next(iter(columns.values()), ())), wanted)
+
+    def run_in_parts(
+        self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
+    ) -> Generator[Columns, None, None]:
+        """The parts that the model's `predict_stream` gives; without one, the whole answer.
+
+        Raises as `run`. Every part is a question of its own, between those of other callers.
+        """
+        if not self._gives_parts:
+            yield from super().run_in_parts(columns, outputs, cancelled)
+            return
+        wanted = None if outputs is None else list(outputs)
+        with self._lock:
+            self._ensure()
+            process, number = self._process, next(self._numbers)
+            begin = {"parts": number, "do": "begin", "outputs": wanted}
+            self._check(self._ask(host.encode(begin, columns))[0])
+        try:
+            while True:
+                head, found = self._ask_of(process, {"parts": number, "do": "next"})
+                if "more" not in head:
+                    return
+                yield self._as_declared(found, len(next(iter(found.values()), ())), wanted)
+        finally:
+            if self._process is process:
+                self._ask_of(process, {"parts": number, "do": "close"})
+
+    def _ask_of(
+        self, process: subprocess.Popen[bytes] | None, question: dict[str, Any]
+    ) -> tuple[dict[str, Any], Columns]:
+        """Ask about what was begun in a process."""
+        with self._lock:
+            self._look()
+            if self._process is not process:
+                raise Unavailable(
+                    f"the process of {self.name} ended within the answer",
+                    hint="retry",
+                    retry_after_s=1,
+                )
+            head, found = self._ask(host.encode(question, {}))
+        self._check(head)
+        return head, found
+
+    def _check(self, head: dict[str, Any]) -> None:
+        """Raise what the model raised."""
         if "ok" in head:
-            rows = len(next(iter(columns.values()), ()))
-            return self._as_declared(found, rows, wanted)
+            return
         if "refused" in head:
             raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
         raise ModelFailed(
@@ -228,7 +276,7 @@ class ChildProgram(Program):
                 f"{self.name} could not be loaded: {str(head.get('error'))[:500]}",
                 hint=str(head.get("hint", "")),
             )
-        self._is_ready = True
+        self._is_ready, self._gives_parts = True, bool(head.get("parts"))
 
     def replaced(self, ended: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
         """The process that is started here for one that has ended; None if another thread did."""

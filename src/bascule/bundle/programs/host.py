@@ -26,7 +26,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +42,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Columns = dict[str, Any]
 Predict = Callable[[Columns, "list[str] | None"], Mapping[str, Any]]
+PredictStream = Callable[[Columns, "list[str] | None"], Generator[Mapping[str, Any], None, None]]
 
 
 class Refused(Exception):
@@ -123,17 +124,20 @@ def main(arguments: list[str]) -> int:
     if HIDE_TEXTS in os.environ:
         _hide_texts()
     try:
-        predict = _OPENERS[arguments[0]](*arguments[1:])
+        predict, stream = _OPENERS[arguments[0]](*arguments[1:])
     except Exception as problem:  # foreign code may raise anything
         hint = str(getattr(problem, "hint", ""))
         _send(frames_out, {**_failure(problem), "hint": hint}, {})
         return 3
-    _send(frames_out, {"ready": True}, {})
+    parts = None if stream is None else _Parts(stream)
+    _send(frames_out, {"ready": True, "parts": parts is not None}, {})
     while (size := frames_in.read(8)) and len(size) == 8:
         head, columns = decode(frames_in.read(int.from_bytes(size, "little")))
         try:
-            answer = predict(columns, head.get("outputs"))
-            frame = encode({"ok": True}, answer)
+            if parts is not None and "parts" in head:
+                frame = parts.answer(head, columns)
+            else:
+                frame = encode({"ok": True}, predict(columns, head.get("outputs")))
         except BaseException as problem:  # nor is a call of sys.exit in one, a reason to leave
             if _is_refusal(problem):
                 hint = str(getattr(problem, "hint", ""))
@@ -142,6 +146,29 @@ def main(arguments: list[str]) -> int:
                 frame = encode(_failure(problem), {})
         _write(frames_out, frame)
     return 0
+
+
+class _Parts:
+    """The answers in parts that are under way, by the number that the parent gave each.
+
+    Every part is asked for, so that the model computes no more than is taken.
+    """
+
+    def __init__(self, stream: PredictStream) -> None:
+        self._stream = stream
+        self._open: dict[int, Generator[Mapping[str, Any], None, None]] = {}
+
+    def answer(self, head: dict[str, Any], columns: Columns) -> list[Any]:
+        """The frame for a part, or for the end."""
+        number = head["parts"]
+        if head["do"] == "begin":
+            self._open[number] = self._stream(columns, head["outputs"])
+        elif head["do"] == "next":
+            for part in self._open[number]:
+                return encode({"ok": True, "more": True}, part)
+        else:
+            self._open.pop(number).close()
+        return encode({"ok": True}, {})
 
 
 _INVALID = ("bascule_client.errors.Invalid", "bascule.core.errors.Invalid")
@@ -205,14 +232,13 @@ def die_with(parent: int) -> None:
         os._exit(3)
 
 
-def _of_function(place: str, *arguments: str) -> Predict:
+def _of_function(place: str, *arguments: str) -> tuple[Predict, None]:
     """What a function of the project gives; named by text, for this file imports nothing of it."""
     module, _, name = place.partition(":")
-    predict: Predict = getattr(importlib.import_module(module), name)(*arguments)
-    return predict
+    return getattr(importlib.import_module(module), name)(*arguments), None
 
 
-def _of_class(folder: str, entry: str) -> Predict:
+def _of_class(folder: str, entry: str) -> tuple[Predict, PredictStream | None]:
     module, _, name = entry.partition(":")
     if importlib.util.find_spec("bascule") is None:
         # The class tells its caller what is wrong by `raise bascule.Invalid(...)` all the same.
@@ -225,20 +251,32 @@ def _of_class(folder: str, entry: str) -> Predict:
         load(Path(folder) / "files")
 
     def predict(columns: Columns, outputs: list[str] | None) -> Mapping[str, Any]:
-        rows = len(next(iter(columns.values())))
-        answer = made.predict(columns)
-        if not isinstance(answer, Mapping):
-            answer = {"prediction": answer}
-        arrays = {str(name): np.asarray(values) for name, values in answer.items()}
-        for name, array in arrays.items():
-            if array.shape[:1] != (rows,):
-                raise ValueError(f"{name} has shape {array.shape}, and there are {rows} rows")
-        return arrays if outputs is None else {name: arrays[name] for name in outputs}
+        return _named(made.predict(columns), outputs, rows=len(next(iter(columns.values()))))
 
-    return predict
+    def stream(
+        columns: Columns, outputs: list[str] | None
+    ) -> Generator[Mapping[str, Any], None, None]:
+        for part in made.predict_stream(columns):
+            yield _named(part, outputs)
+
+    return predict, stream if hasattr(made, "predict_stream") else None
 
 
-_OPENERS: dict[str, Callable[..., Predict]] = {"call": _of_function, "class": _of_class}
+def _named(answer: Any, outputs: list[str] | None, rows: int = -1) -> Mapping[str, Any]:
+    """The arrays of an answer by output, with as many rows as asked for, or any number."""
+    if not isinstance(answer, Mapping):
+        answer = {"prediction": answer}
+    arrays = {str(name): np.asarray(values) for name, values in answer.items()}
+    for name, array in arrays.items():
+        if rows >= 0 and array.shape[:1] != (rows,):
+            raise ValueError(f"{name} has shape {array.shape}, and there are {rows} rows")
+    return arrays if outputs is None else {name: arrays[name] for name in outputs}
+
+
+_OPENERS: dict[str, Callable[..., tuple[Predict, PredictStream | None]]] = {
+    "call": _of_function,
+    "class": _of_class,
+}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ pack_request = _PACKED.pack
 TEXT, HASH = "text", "hash"
 """Kinds of texts: as they are, and keyed hashes of private values, which no profile counts."""
 Origin = tuple[str, ...]
-"""Caller, protocol and trace of a request; in a rollout also the unit of its key, see `FIXED`."""
+"""Caller, protocol and trace of a request; in a rollout also the unit of its key, see `FIXED`. Of
+an answer in parts: the unit or nothing, how many parts, and how it ended."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):

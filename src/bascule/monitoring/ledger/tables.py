@@ -43,12 +43,15 @@ FIXED = pa.schema(
         ("kept_share", pa.float64()),
         ("unit", pa.int32()),
         ("plan", pa.int32()),
+        ("parts", pa.int32()),
+        ("ending", pa.string()),
     ]
 )
 """The columns of `predictions` for every model. `arm` is empty without a plan. `unit` is of the
 request's key in a rollout, where this is its first request; -1 where another one counts, or none;
-null where the arm was drawn for this request. `plan` is the number of the plan, 0 without one.
-Segments of earlier releases have no `unit` and no `plan`: both are null."""
+null where the arm was drawn for this request. `plan` is the number of the plan, 0 without one. Of
+an answer in parts, `parts` is how many its caller was sent, and `ending` how it ended; null of
+others. What segments of earlier releases do not have is null."""
 
 INPUT, OUTPUT = "input.", "output."
 _FIRST_COLUMN = 4
@@ -131,8 +134,10 @@ class Answers:
             "latency_s": numbers(requests["latency_ns"] / 1e9),
             "trace_id": trace,
             "kept_share": numbers(self.shares),
-            "unit": _units(self.origin, self.origins),
+            "unit": _further(self.origin, self.origins, 3, "unit"),
             "plan": numbers(np.full(len(requests), self.head.plan, np.int32)),
+            "parts": _further(self.origin, self.origins, 4, "parts"),
+            "ending": _further(self.origin, self.origins, 5, "ending"),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),
@@ -282,10 +287,10 @@ def _texts(origin: Array, origins: Sequence[Origin], at: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(numbers(codes[origin]), strings_of(list(known)))
 
 
-def _units(origin: Array, origins: Sequence[Origin]) -> pa.Array:
-    """The unit of each origin; null for none."""
-    units = [int(one[3]) if len(one) > 3 else None for one in origins]
-    return pa.array(units, FIXED.field("unit").type).take(numbers(origin))
+def _further(origin: Array, origins: Sequence[Origin], at: int, field: str) -> pa.Array:
+    """A column of `FIXED` that not every origin has; null where it has nothing."""
+    texts = [one[at] or None if len(one) > at else None for one in origins]
+    return pa.array(texts, pa.string()).cast(FIXED.field(field).type).take(numbers(origin))
 
 
 def numbers(values: Array) -> pa.Array:

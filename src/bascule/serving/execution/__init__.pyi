@@ -4,6 +4,7 @@ from .admission import (
     TURN_S as TURN_S,
     AdmissionQueue as AdmissionQueue,
     BufferBudget as BufferBudget,
+    Client as Client,
     Waiting as Waiting,
 )
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor

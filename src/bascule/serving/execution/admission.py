@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from bascule.core import Columns, Overloaded, Unavailable
+from bascule.core import BasculeError, Columns, Overloaded, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Unread:
     """The bytes of one worker's answers that clients have not read, over all connections.
 
     Bytes that are written at once are not counted, only bytes that wait for a client to make room.
-    Each client has time limits of its own (`http1.Taking`), but there may be thousands of clients.
+    Each client has time limits of its own (`sites.Taking`), but there may be thousands of clients.
     Above the limit, the connection with the most unread bytes is closed.
     """
 
@@ -168,6 +168,16 @@ class Waiting(Protocol):
         """Answer that its deadline passed in the queue."""
 
 
+class Sender(Protocol):
+    """An answer in parts that is on its way, as the worker sees it."""
+
+    def check_right(self) -> None:
+        """End it if its caller may not have it any more."""
+
+    def stop(self, error: BasculeError) -> None:
+        """End it because the worker stops."""
+
+
 class _Entry(NamedTuple):
     request: Waiting
     begin: Callable[[], None]
@@ -198,6 +208,8 @@ class AdmissionQueue:
         self._refusal: Overloaded | None = None
         self._later: deque[Callable[[], None]] = deque()
         self.unread = Unread(2 * max_bytes)
+        self.senders: set[Sender] = set()
+        """The answers in parts that are on their way."""
         self.answered_ns = 0
         """The time of the last answer, by `time.perf_counter_ns`; set by the code that answers."""
 

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from bascule.core import BasculeError, Gone
-from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.calls import (
+    Answer,
+    AnsweredBy,
+    Call,
+    Cancel,
+    Context,
+    Deliver,
+    DeliverParts,
+    Outcome,
+    PartsOutcome,
+)
 from bascule.serving.execution.predictors import Predictor
 from bascule.serving.specs import Notice
 
@@ -47,8 +57,7 @@ class DeprecatedPredictor:
     ) -> Cancel | None:
         """See `Predictor.answer`; raises `Gone` after the sunset."""
         if self.notice.is_over:
-            context.show(self._shown[self.by])
-            raise _gone(self.by.name, self.notice)
+            raise self._gone_by(context)
 
         def take(outcome: Outcome) -> None:
             if not isinstance(outcome, BasculeError):
@@ -58,6 +67,25 @@ class DeprecatedPredictor:
             deliver(outcome)
 
         return self.model.answer(call, context, allowed_s, take)
+
+    def answer_in_parts(
+        self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`; raises `Gone` after the sunset."""
+        if self.notice.is_over:
+            raise self._gone_by(context)
+
+        def take(outcome: PartsOutcome) -> None:
+            if not isinstance(outcome, BasculeError):
+                outcome.by = self._shown_by(outcome.by)
+                context.show(outcome.by)
+            deliver(outcome)
+
+        return self.model.answer_in_parts(call, context, allowed_s, take)
+
+    def _gone_by(self, context: Context) -> Gone:
+        context.show(self._shown[self.by])
+        return _gone(self.by.name, self.notice)
 
     def _shown_by(self, by: AnsweredBy) -> AnsweredBy:
         """The same with the notice; also of a fallback, which answers for the version."""

@@ -30,17 +30,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from bascule.bundle.programs import place_of
 from bascule.core import (
     BasculeError,
     Columns,
@@ -50,9 +49,11 @@ from bascule.core import (
     TimedOut,
     Unavailable,
 )
-from bascule.serving.calls import Answer, AnsweredBy, Cancel, Deliver, Outcome
+from bascule.serving.calls import Answer, AnsweredBy, Cancel, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.admission import BufferBudget, comes_in_time, held_bytes
 from bascule.serving.execution.batch_sizing import Sizing
+from bascule.serving.execution.failures import failure_of
+from bascule.serving.execution.parts import PartsRunner
 from bascule.serving.execution.placement import (
     Pace,
     Placement,
@@ -82,9 +83,6 @@ _SLOWNESS_BOUNDS = (0.1, 20.0)
 """One run that was held up by something else must not make the server turn callers away."""
 STUCK_S = 2.0
 """How long a run that is to end may go on before its model is stuck."""
-
-_NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
-"""How ONNX Runtime names the part of a graph that failed."""
 
 
 class Job:
@@ -126,7 +124,7 @@ class Job:
             except Exception:
                 # An answer that cannot be told is one failed call; its mates still get theirs.
                 log.exception("an answer could not be delivered")
-                self.deliver(_failed("the model's answer cannot be told"))
+                self.deliver(ModelFailed("the model's answer cannot be told", reason=""))
 
     def cancel(self) -> None:
         """The caller has gone, or has its answer: do not run it, do not answer it."""
@@ -488,7 +486,7 @@ class Engine:
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_noted_runs",
         "_past_inline_runs", "_runs", "_was_interrupted", "batcher", "by", "inline_rows", "pace",
-        "placement", "program", "size_bytes",
+        "parts", "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -510,6 +508,7 @@ class Engine:
         self.placement = Placement(pace.inline_rows)
         self.inline_rows = pace.inline_rows
         self.batcher = Batcher(program, pace, limits, loop, by=by, held=held)
+        self.parts = PartsRunner(program, limits, loop, held)
         self._loop = loop
         self._gathers = batch_invariant and limits.batching != "never"
         self._hurried_below_s = min(limits.deadline_s, _HURRIED_BELOW_S)
@@ -555,6 +554,17 @@ class Engine:
         self._gathered_rows += rows
         return job.cancel
 
+    def run_in_parts(
+        self,
+        columns: Columns,
+        rows: int,  # noqa: ARG002 -- as `run`
+        outputs: tuple[str, ...] | None,
+        allowed_s: float,
+        deliver: DeliverParts,
+    ) -> Cancel:
+        """Begin an answer in parts; see `Predictor.answer_in_parts`."""
+        return self.parts.run(columns, outputs, allowed_s, deliver, self.by)
+
     def _run_gathered(self) -> None:
         """Run what has come in this turn of the loop; its callers may have gone, or be late."""
         if self._hurried:
@@ -594,7 +604,12 @@ class Engine:
     @property
     def open_calls(self) -> int:
         """How many calls wait or run."""
-        return len(self._gathered) + self.batcher.open_calls
+        return len(self._gathered) + self.batcher.open_calls + self.parts.open_calls
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a thread runs the program."""
+        return self.batcher.is_running or self.parts.is_running
 
     @property
     def calls(self) -> int:
@@ -638,7 +653,7 @@ class Engine:
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Take no more calls; `ended` is called once those under way have been answered."""
-        self.batcher.stop(ended)
+        self.batcher.stop(partial(self.parts.stop, ended))
 
     def close(self) -> None:
         """End what the program holds outside of this process' memory. It may block."""
@@ -654,7 +669,7 @@ def run_together(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
     except Exception:
         # The thread, or the loop, must outlive whatever a program's odd answer does to it.
         log.exception("a batch of %s failed", by.name)
-        return [_failed("the model failed")] * len(batch)
+        return [ModelFailed("the model failed", reason="")] * len(batch)
 
 
 def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
@@ -699,31 +714,9 @@ def run_one(
     """Run a program; what it raises is logged here and told to the caller without its details."""
     try:
         return Answer(program.run(columns, outputs), by)
-    except ModelFailed as error:
-        reason = _reason(error)
-        trace = error.facts.get("trace", "")
-        log.exception("the program %s failed: %s\n%s", program.name, reason, trace)
-        return _failed("the model failed", reason)
-    except BasculeError as error:
-        return error
     except Exception as error:
         # A program is foreign code: whatever it raises is one failed call, not a dead server.
-        log.exception("the program %s failed", program.name)
-        return _failed("the model failed", place_of(error))
-
-
-def _failed(what: str, reason: str = "") -> ModelFailed:
-    return ModelFailed(what, reason=reason)
-
-
-def _reason(error: ModelFailed) -> str:
-    """Why a program failed, without what its exception says: that may quote the caller's rows."""
-    reason = error.facts.get("reason")
-    if reason is not None:
-        return str(reason)
-    cause = error.__cause__ or error
-    node = _NODE.search(str(cause))
-    return place_of(cause) + (f", in the graph's {node[1]} node {node[2]!r}" if node else "")
+        return failure_of(program, error)
 
 
 def _settle(batch: Sequence[Job], outcomes: Sequence[Outcome]) -> None:

@@ -69,6 +69,14 @@ class Extras:
                     hint=f"send it in parameters, or leave {name} out",
                 )
 
+    def check_none(self, wanted: Sequence[ExtraRequest]) -> None:
+        """Raise `Invalid` where an answer in parts is asked for extras; the defaults are not."""
+        if wanted and wanted != self.by_default:
+            raise Invalid(
+                "parameters: an answer in parts has no extra outputs",
+                hint="leave them out, or ask for the whole answer",
+            )
+
     def instead_of(self, wanted: Sequence[ExtraRequest]) -> tuple[ExtraRequest, ...]:
         """The same extras of this version, where another one was asked; without those it lacks."""
         own = {one.name: one for one in self._extras if one.fields}

@@ -12,7 +12,17 @@ from typing import NamedTuple
 from bascule.core import BasculeError
 from bascule.endpoints import KEY_UNITS, Plan, splits, unit
 from bascule.security import Action
-from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.calls import (
+    Answer,
+    AnsweredBy,
+    Call,
+    Cancel,
+    Context,
+    Deliver,
+    DeliverParts,
+    Outcome,
+    PartsOutcome,
+)
 from bascule.serving.execution.predictors import Facts, Predictor
 from bascule.serving.execution.resilient import call_for, has_outputs
 from bascule.serving.execution.served import ServedModel
@@ -196,6 +206,21 @@ class PlannedPredictor:
                 pairs.offer(call, outcome)
 
         return model.answer(asked, context, allowed_s, take)
+
+    def answer_in_parts(
+        self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`; raises as `answer`. No shadow follows."""
+        arm = self._arm_of(self._followed, call, context)
+
+        def take(outcome: PartsOutcome) -> None:
+            if not isinstance(outcome, BasculeError):
+                outcome.by = arm.by
+                context.show(arm.by)
+            deliver(outcome)
+
+        asked = call if arm.is_alike else call_for(call, arm.model, self)
+        return arm.model.answer_in_parts(asked, context, allowed_s, take)
 
     def _arm_of(self, followed: _Followed, call: Call, context: Context) -> PlannedArm:
         header = context.header

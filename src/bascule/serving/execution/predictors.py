@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from bascule.bundle import Places
 from bascule.core import Columns, Field, Signature
 from bascule.security import Action
-from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, DeliverParts
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
@@ -94,4 +94,25 @@ class Predictor(Protocol):
         Raises:
             Overloaded: Too many calls wait, or there is no answer to be had in time.
             Unavailable: The model is being unloaded.
+        """
+
+    def answer_in_parts(
+        self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
+    ) -> Cancel:
+        """Begin an answer in parts, and deliver it when its first part is there; or the error.
+
+        Args:
+            call: What is asked; without extra outputs, which belong to whole answers.
+            context: The request that asks.
+            allowed_s: How long the caller waits for the first part. Each further one has
+                `Limits.deadline_s` from when the one before it was taken.
+            deliver: Takes the answer, or the error, once.
+
+        Returns:
+            What to call if the caller goes away, before the first part or after it.
+
+        Raises:
+            Overloaded: Too many answers in parts wait.
+            Unavailable: The model is being unloaded.
+            Invalid: The call asks for extra outputs.
         """

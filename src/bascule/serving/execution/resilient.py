@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
 from bascule.core import BasculeError, Overloaded, Unavailable
-from bascule.serving.calls import Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.resilience import (
     Breaker,
@@ -71,6 +73,14 @@ class ResilientPredictor:
         """See `Predictor.answer`."""
         return _Attempt(self, call, context, self.now_s() + allowed_s, deliver).start()
 
+    def answer_in_parts(
+        self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`: the policy is for what comes before the first part."""
+        attempt = _AttemptInParts(self, call, context, self.now_s() + allowed_s, deliver)
+        attempt.start()
+        return attempt.cancel
+
     def note(self, *, ok: bool) -> None:
         """A call that ran has succeeded or failed."""
         before = self.breaker
@@ -91,19 +101,21 @@ class _Attempt:
         "_let", "_resilient", "_retried", "_until_s",
     )  # fmt: skip
 
+    _method_of: attrgetter[Any] = attrgetter("answer")
+
     def __init__(
         self,
         resilient: ResilientPredictor,
         call: Call,
         context: Context,
         until_s: float,
-        deliver: Deliver,
+        deliver: Deliver | DeliverParts,
     ) -> None:
         self._resilient = resilient
         self._call = call
         self._context = context
         self._until_s = until_s
-        self._deliver = deliver
+        self._deliver: Any = deliver
         self._retried = False
         self._hurried_until_s = math.inf
         self._is_over = False
@@ -136,7 +148,8 @@ class _Attempt:
         allowed_s = min(self._until_s - now_s, fair_s)
         self._hurried_until_s = now_s + allowed_s if allowed_s < 0.99 * fair_s else math.inf
         try:
-            cancel = resilient.model.answer(self._call, self._context, allowed_s, self._done)
+            answer = self._method_of(resilient.model)
+            cancel = answer(self._call, self._context, allowed_s, self._done)
         except Unavailable as error:
             self._done(error)
         except Overloaded as error:
@@ -228,6 +241,16 @@ class _Attempt:
             hint="retry later; see the server's log",
             retry_after_s=max(1, round(wait_s)),
         )
+
+
+class _AttemptInParts(_Attempt):
+    """The same for an answer in parts, which no other version gives in its place."""
+
+    __slots__ = ()
+    _method_of = attrgetter("answer_in_parts")
+
+    def _fall_back(self, error: BasculeError) -> None:
+        self._end(error)
 
 
 def has_outputs(predictor: Predictor, call: Call) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bascule.bundle import Places
 from bascule.bundle.extras import Extra
 from bascule.core import BasculeError, Columns, Overloaded, Program, Signature, Unavailable
 from bascule.security import Action
-from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, Outcome
+from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
 from bascule.serving.execution.extras import ExtraRun, Extras
@@ -18,6 +19,9 @@ from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import MetricSeries
+
+_Deliver = Callable[[Any], None]
+"""Takes an answer, whole or in parts, or the error."""
 
 
 class ServedModel:
@@ -108,6 +112,23 @@ class ServedModel:
             return self._wait(call, call.outputs, allowed_s, deliver)
         return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver)
 
+    def answer_in_parts(
+        self,
+        call: Call,
+        context: Context,  # noqa: ARG002
+        allowed_s: float,
+        deliver: DeliverParts,
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`."""
+        self.extras.check_none(call.extras)
+        self.last_used_s = self._loop.time()
+        engine = self.engine
+        if engine is None:
+            cancel = self._wait(call, call.outputs, allowed_s, deliver)
+            self._waiting[-1].is_in_parts = True
+            return cancel
+        return engine.run_in_parts(call.columns, call.rows, call.outputs, allowed_s, deliver)
+
     def answer_as(
         self, by: AnsweredBy, call: Call, allowed_s: float, deliver: Deliver
     ) -> Cancel | None:
@@ -139,10 +160,9 @@ class ServedModel:
             if one.is_given_up:
                 continue
             columns, deliver = one.leave()
+            run: Any = engine.run_in_parts if one.is_in_parts else engine.run
             try:
-                one.cancel_run = engine.run(
-                    columns, one.rows, one.outputs, one.until_s - now_s, deliver
-                )
+                one.cancel_run = run(columns, one.rows, one.outputs, one.until_s - now_s, deliver)
             except BasculeError as error:
                 deliver(error)
 
@@ -158,7 +178,7 @@ class ServedModel:
         return engine
 
     def _wait(
-        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: Deliver
+        self, call: Call, outputs: tuple[str, ...] | None, allowed_s: float, deliver: _Deliver
     ) -> Cancel:
         if len(self._waiting) >= self.limits.max_queue_requests:
             raise Overloaded(
@@ -189,8 +209,8 @@ class _Waiting:
     """A call that waits for its model."""
 
     __slots__ = (
-        "cancel_run", "columns", "deliver", "held", "is_given_up", "outputs", "rows", "size_bytes",
-        "timer", "until_s",
+        "cancel_run", "columns", "deliver", "held", "is_given_up", "is_in_parts", "outputs", "rows",
+        "size_bytes", "timer", "until_s",
     )  # fmt: skip
 
     timer: asyncio.TimerHandle
@@ -200,7 +220,7 @@ class _Waiting:
         call: Call,
         outputs: tuple[str, ...] | None,
         until_s: float,
-        deliver: Deliver,
+        deliver: _Deliver,
         held: BufferBudget,
         size_bytes: int,
     ) -> None:
@@ -213,9 +233,10 @@ class _Waiting:
         self.size_bytes = size_bytes
         self.held.bytes += size_bytes
         self.is_given_up = False
+        self.is_in_parts = False
         self.cancel_run: Cancel | None = None
 
-    def leave(self) -> tuple[Columns, Deliver]:
+    def leave(self) -> tuple[Columns, _Deliver]:
         """Wait no longer: return the columns of the call, and keep nothing of it here."""
         self.timer.cancel()
         self.held.bytes -= self.size_bytes

@@ -12,7 +12,7 @@ from bascule.core import NotFound
 from bascule.serving.codecs import BYTES, block, fields, number_field, read_text
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.descriptors import ProtoFile, read_descriptors
-from bascule.serving.transports import NOT_FOUND, UNIMPLEMENTED, Each, Method, Rpc, Unary, Watch
+from bascule.serving.transports import NOT_FOUND, UNIMPLEMENTED, InParts, Method, Rpc, Unary, Watch
 
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (number_field(1, status) for status in (1, 2, 3))
 
@@ -69,7 +69,10 @@ class Reflection:
         """The one method, of both versions of the service: tools ask for the newer one first."""
         for version in ("v1", "v1alpha"):
             path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-            yield Each(path.encode(), self.reply, "read")
+            yield InParts(path.encode(), self._answer, "read")
+
+    def _answer(self, rpc: Rpc) -> None:
+        rpc.answer(self.reply(rpc.body))
 
     def reply(self, request: bytes) -> bytes:
         """Answer one `ServerReflectionRequest`; the messages of both versions are the same."""

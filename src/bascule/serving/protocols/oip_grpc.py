@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,15 @@ from bascule.serving.protocols.oip_messages import (
     tensor_metadata,
     truth,
 )
-from bascule.serving.transports import Method, Rpc, Unary
+from bascule.serving.transports import (
+    InParts,
+    Method,
+    PartForm,
+    Rpc,
+    RpcInParts,
+    Unary,
+    error_text,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 _MAX_KNOWN = 256
@@ -121,7 +129,7 @@ class OipGrpc:
         self._known: dict[int, _Known] = {}
 
     def methods(self) -> Iterator[Method]:
-        """What the service has; all of one message in and one out."""
+        """What the service has: all but the last have one message in and one out."""
         for name, handle, action in (
             ("ServerLive", self._server_live, "health"),
             ("ServerReady", self._server_ready, "health"),
@@ -134,6 +142,7 @@ class OipGrpc:
         ):
             yield Unary(f"/{SERVICE}/{name}".encode(), handle, action)  # type: ignore[arg-type]
         yield Unary(f"/{SERVICE}/ModelInfer".encode(), self._infer, "infer", self._model_of)
+        yield _InferInParts(self._plane).method()
 
     def _server_live(self, rpc: Rpc) -> None:
         rpc.answer(truth(True))
@@ -265,6 +274,55 @@ class OipGrpc:
     def _run(self, rpc: Rpc, speaker: _Speaker, call_id: str, call: Call, *, is_raw: bool) -> None:
         rpc.identify(call_id)
         rpc.ask(call, partial(_tell, rpc, speaker, call.rows, is_raw))
+
+
+class _InferInParts(OipGrpc):
+    """`ModelStreamInfer` of Triton: a stream of requests, each answered in parts."""
+
+    def method(self) -> InParts:
+        path = f"/{SERVICE}/ModelStreamInfer".encode()
+        return InParts(path, self._infer, "infer", self._model_of, failed=_failed)
+
+    def _take(self, rpc: Rpc, body: bytes, asked: _Asked) -> None:  # noqa: ARG002
+        request, speaker, call = asked
+        rpc.body = b""
+        call_id = rpc.identify(request.id)
+        rpc.choose(speaker.model)
+        if isinstance(call, BasculeError):
+            raise call
+        self._speakers[speaker.model.name, speaker.model.service.version] = speaker
+        rpc.rows = call.rows
+        is_raw = bool(request.raw)
+        tells_end = request.parameters.get("triton_enable_empty_final_response") is True
+        by = speaker.model.by
+
+        def head(answering: AnsweredBy) -> tuple[bytes, bytes]:
+            nonlocal by
+            by = answering
+            return b"", b""
+
+        def part(answer: Answer) -> bytes:
+            rows = len(next(iter(answer.outputs.values())))
+            message = speaker.message(call_id, answer, rows, is_raw=is_raw)
+            return block(2, message + _final(False) if tells_end else message)
+
+        def end(parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG001
+            if error is not None:
+                return _failed(rpc, error)
+            last = _head_of(by) + block(3, call_id) + _final(True)
+            return block(2, last) if tells_end else b""
+
+        cast(RpcInParts, rpc).ask_in_parts(call, PartForm(head, part, end))
+
+
+def _failed(rpc: Rpc, error: BasculeError) -> bytes:
+    """A `ModelStreamInferResponse` of a request that failed, with its id."""
+    return block(1, error_text(error)) + block(2, block(3, rpc.prediction_id))
+
+
+def _final(is_final: bool) -> bytes:
+    """Triton's parameter of a response; of `ModelInferResponse`."""
+    return parameter(4, "triton_final_response", is_final)
 
 
 def _tell(rpc: Rpc, speaker: _Speaker, rows: int, is_raw: bool, outcome: Outcome) -> None:

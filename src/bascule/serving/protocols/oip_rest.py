@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bascule.core import VERSION, BasculeError, DType, Field, Invalid
 from bascule.security import ANY
-from bascule.serving.calls import Outcome
+from bascule.serving.calls import Answer, AnsweredBy, Outcome
 from bascule.serving.execution import Predictor
 from bascule.serving.protocols import triton
 from bascule.serving.protocols.data_plane import DataPlane
@@ -28,10 +29,20 @@ from bascule.serving.protocols.describing import (
 )
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
 from bascule.serving.protocols.openapi import example_columns
-from bascule.serving.transports import FROM_BYTES, About, Exchange, Handler, Route
+from bascule.serving.transports import (
+    FROM_BYTES,
+    About,
+    Exchange,
+    Handler,
+    PartForm,
+    Route,
+    error_text,
+    status_of,
+)
 from bascule_client.answer import labels_of
 
 _BYTES_TYPE = b"application/octet-stream"
+_EVENTS_TYPE = b"text/event-stream"
 
 
 class OipRest:
@@ -72,9 +83,14 @@ class OipRest:
             yield Route(b"GET", path + b"/stats", stats, "read", model.name)
             infer = self._infer(model)
             about = partial(_about, model)
-            yield Route(
-                b"POST", path + b"/infer", infer, model.needs, model.name, model.series, about
-            )
+            in_parts = self._infer_in_parts(model)
+            said = partial(_about_parts, model)
+            for end, handle, says in (
+                (b"/infer", infer, about), (b"/infer_stream", in_parts, said),
+            ):  # fmt: skip
+                yield Route(
+                    b"POST", path + end, handle, model.needs, model.name, model.series, says
+                )
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model or version is not there."""
@@ -143,6 +159,45 @@ class OipRest:
             exchange.ask(model, call, allowed_s, partial(tell, exchange, call.rows, as_bytes))
 
         return handle
+
+    def _infer_in_parts(self, model: Predictor) -> Handler:
+        """Server-sent events: a message for each part, then `end` or `error`."""
+        decode = self._decoder_aside.for_fields(
+            model.signature.inputs, model.program.inputs, model.signature.outputs,
+            model.limits.max_rows, model.extras,
+        )  # fmt: skip
+        encode, by = encoder(model).as_json, model.by
+
+        def read(exchange: Exchange) -> Decoded:
+            return decode(exchange.take_body(), -1)
+
+        def head(answering: AnsweredBy) -> tuple[bytes, bytes]:
+            return _EVENTS_TYPE, b"" if answering is by else answered_by(answering, by)
+
+        def part(call_id: str, answer: Answer) -> bytes:
+            rows = len(next(iter(answer.outputs.values())))
+            return b"data: %b\n\n" % encode(call_id, answer, rows)
+
+        def ask(exchange: Exchange, decoded: Decoded, allowed_s: float) -> None:
+            call_id, call, as_bytes = decoded
+            if as_bytes is not None:
+                raise Invalid("outputs of an answer in parts are JSON", hint="leave binary out")
+            exchange.rows = call.rows
+            form = PartForm(head, partial(part, exchange.identify(call_id)), _end_of_events)
+            exchange.ask_in_parts(model, call, allowed_s, form)
+
+        def handle(exchange: Exchange) -> None:
+            allowed_s = exchange.allowed_s(model.limits.deadline_s)
+            exchange.read_aside(partial(read, exchange), partial(ask, exchange), allowed_s)
+
+        return handle
+
+
+def _end_of_events(parts: int, error: BasculeError | None) -> bytes:
+    if error is None:
+        return b'event: end\ndata: {"parts":%d}\n\n' % parts
+    data = {"error": error_text(error), "status": status_of(error)}
+    return b"event: error\ndata: %b\n\n" % msgspec.json.encode(data)
 
 
 def _length(value: bytes) -> int:
@@ -226,6 +281,11 @@ def _about(model: Predictor) -> About:
         # openapi-python-client makes a module that cannot be imported of two kinds of body.
         example={"inputs": example},
     )
+
+
+def _about_parts(model: Predictor) -> About:
+    events = {"type": "string", "description": "Server-sent events; the data of each is an answer."}
+    return _about(model)._replace(answer=events, content_type=_EVENTS_TYPE.decode())
 
 
 def _tensor(field: Field) -> dict[str, Any]:

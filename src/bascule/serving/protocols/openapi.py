@@ -74,7 +74,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.action in OPEN_ACTIONS:
         made["security"] = []
     if about.takes is not None:
-        content = _content(about.takes, about)
+        content = _content(about.takes, about._replace(content_type=_JSON.content_type))
         content["application/json"]["example"] = about.example
         made["requestBody"] = {"required": True, "content": content}
     return made

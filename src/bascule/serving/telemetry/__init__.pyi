@@ -25,6 +25,7 @@ from .counters import (
     BUCKETS_S as BUCKETS_S,
     STATUSES as STATUSES,
     Counters as Counters,
+    Ending as Ending,
     MetricLabels as MetricLabels,
     MetricSeries as MetricSeries,
     Pulse as Pulse,

@@ -49,6 +49,8 @@ class Series(Protocol):
 
     def count_failure(self) -> None: ...
 
+    def count_ending(self, ending: str, parts: int) -> None: ...
+
 
 BOUNDS_NS, CLASS_PLACES = duration_bins.BOUNDS_NS, duration_bins.CLASS_PLACES
 DURATION_PLACES = duration_bins.PLACES
@@ -249,6 +251,10 @@ class ArmSeries:
         """Note that the fallback answered in the place of the arm."""
         self._add(_FALLBACKS)
 
+    def count_ending(self, ending: str, parts: int) -> None:
+        """See `MetricSeries.count_ending`: by version alone."""
+        self._series.count_ending(ending, parts)
+
     def count_disagreement(self) -> None:
         """Note that the shadow's answer differs."""
         self._add(_DISAGREEMENTS)
@@ -324,6 +330,10 @@ class FirstSeries:
         """See `ArmSeries.count_fallback`."""
         self._bound.count_fallback()
         self._flags |= FIRST_FELL_BACK
+
+    def count_ending(self, ending: str, parts: int) -> None:
+        """See `MetricSeries.count_ending`."""
+        self._bound.count_ending(ending, parts)
 
 
 class ArmCounters:

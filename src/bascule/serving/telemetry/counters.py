@@ -18,14 +18,31 @@ from __future__ import annotations
 import mmap
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bascule.core import Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
+
+
+class Ending(StrEnum):
+    """How an answer in parts ended."""
+
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"
+    """By the caller, who has gone."""
+    FIRST_PART_LATE = "first_part_late"
+    PART_LATE = "part_late"
+    FAILED = "failed"
+    DRAINED = "drained"
+    """The worker stopped, and waited no longer."""
+    REVOKED = "revoked"
+    """The caller lost the right to it."""
+
 
 STATUSES = (
     200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
@@ -39,6 +56,7 @@ BUCKETS_S = (
 )  # fmt: skip
 """Upper bounds of the histogram of durations; one more bucket takes what is above."""
 
+_ENDING_INDEX: dict[str, int] = {ending: index for index, ending in enumerate(Ending)}
 _STATUS_INDEX = {status: index for index, status in enumerate(STATUSES)}
 _BOUNDS_NS = tuple(int(bound * 1e9) for bound in BUCKETS_S)
 _ROWS = len(STATUSES)
@@ -47,7 +65,9 @@ _FALLBACKS = _FAILURES + 1
 _OUTCOMES = _FALLBACKS + 1
 _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
-_HISTOGRAMS = _OPEN + 1
+_PARTS = _OPEN + 1
+_ENDINGS = _PARTS + 1
+_HISTOGRAMS = _ENDINGS + len(Ending)
 _SUM_NS = len(BUCKETS_S) + 1
 """Of a histogram: behind its buckets."""
 _HISTOGRAM_WORDS = _SUM_NS + 1
@@ -113,6 +133,11 @@ class MetricSeries:
         """Note that another model answered in its place."""
         self._words[self._base + _FALLBACKS] += 1
 
+    def count_ending(self, ending: str, parts: int) -> None:
+        """Note how an answer in parts ended, and how many parts its caller was sent."""
+        self._words[self._base + _PARTS] += parts
+        self._words[self._base + _ENDINGS + _ENDING_INDEX[ending]] += 1
+
     def note_work(self, runs: int, open_calls: int) -> None:
         """Note so many more runs of the program, and how many calls wait or run now."""
         self._words[self._base + _RUNS] += runs
@@ -154,6 +179,8 @@ class Totals:
         runs: Runs of the program, each of one call or several.
         open_calls: Calls that waited or ran within the last second.
         histograms: Those that have answers; `buckets` and `duration_s` are their sums.
+        parts: Parts of answers in parts that were sent.
+        endings: Answers in parts by how they ended, only those seen.
     """
 
     by_status: dict[int, int]
@@ -166,6 +193,8 @@ class Totals:
     runs: int = 0
     open_calls: int = 0
     histograms: tuple[Histogram, ...] = ()
+    parts: int = 0
+    endings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -370,6 +399,12 @@ class Counters:
             runs=sums[_RUNS],
             open_calls=sums[_OPEN],
             histograms=histograms,
+            parts=sums[_PARTS],
+            endings={
+                ending: sums[_ENDINGS + index]
+                for ending, index in _ENDING_INDEX.items()
+                if sums[_ENDINGS + index]
+            },
         )
 
 

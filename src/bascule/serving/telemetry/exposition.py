@@ -69,9 +69,18 @@ def _of_versions(
         ("fallbacks", "Calls that another version answered in its place."),
         ("runs", "Runs of the program, each of one call or several."),
         ("outcomes", "Outcomes that were kept, by the default version."),
+        ("parts", "Parts that were sent of answers in parts."),
     ):
         samples = [(names, getattr(total, name)) for names, total in served]
         yield f"bascule_{name}_total", "counter", about, samples
+    yield (
+        "bascule_answers_in_parts_total", "counter", "Answers in parts, by how they ended.",
+        (
+            (f'{names},ending="{ending}"', count)
+            for names, total in served
+            for ending, count in total.endings.items()
+        ),
+    )  # fmt: skip
     yield (
         "bascule_open_calls", "gauge", "Calls that wait or run, noted once a second.",
         [(names, total.open_calls) for names, total in served],

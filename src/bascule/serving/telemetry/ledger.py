@@ -67,9 +67,12 @@ class Spool(Protocol):
     def close(self) -> None: ...
 
 
-_Kept = tuple[int, int, float, int, int, int, str, str, str, bytes, int | None]
+_Kept = tuple[
+    int, int, float, int, int, int, str, str, str, bytes, int | tuple[str, str, str] | None
+]
 """A request, apart from its arrays: start and duration in ns, draw, rows, kept rows, status, id,
-caller, protocol, `traceparent`, unit. A plain tuple: it is made for each request."""
+caller, protocol, `traceparent`, unit (see `calls.Context`). A plain tuple: it is made for each
+request."""
 _KEPT_ROWS: Final = 4
 """The place of the kept rows in it."""
 
@@ -129,7 +132,7 @@ class _Group:
         ) in self.requests:  # fmt: skip
             origin: Origin = (caller, protocol, _trace_id(parent) if parent else "")
             if unit is not None:
-                origin = (*origin, str(unit))
+                origin = (*origin, *(unit if isinstance(unit, tuple) else (str(unit),)))
             records.append(
                 pack_request(
                     started_ns + epoch_ns, duration_ns, draw, rows, kept, status,

@@ -6,7 +6,6 @@ from .authenticator import (
 from .exchange import (
     Exchange as Exchange,
     Head as Head,
-    internal_error as internal_error,
     told as told,
 )
 from .hosts import (
@@ -16,10 +15,12 @@ from .hosts import (
     is_loopback as is_loopback,
     policy_of as policy_of,
 )
-from .http1 import Connection as Connection, Site as Site
+from .http1 import Connection as Connection
+from .http1_requests import Site as Site
 from .http2 import Http2Server as Http2Server
 from .listeners import BACKLOG as BACKLOG, Listener as Listener
 from .offload import FROM_BYTES as FROM_BYTES, ROWS_FROM_BYTES as ROWS_FROM_BYTES
+from .parts import PartForm as PartForm, PartWire as PartWire, check_rights as check_rights
 from .routes import (
     About as About,
     Handler as Handler,
@@ -29,18 +30,21 @@ from .routes import (
     table as table,
 )
 from .rpc import (
-    Each as Each,
+    InParts as InParts,
     Method as Method,
     Methods as Methods,
     Rpc as Rpc,
+    RpcInParts as RpcInParts,
     Unary as Unary,
     Watch as Watch,
 )
 from .statuses import (
     NOT_FOUND as NOT_FOUND,
     UNIMPLEMENTED as UNIMPLEMENTED,
+    HttpError as HttpError,
     error_of as error_of,
     error_text as error_text,
+    internal_error as internal_error,
     status_of as status_of,
 )
 from .tls import Tls as Tls

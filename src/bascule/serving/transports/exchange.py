@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import NamedTuple, Protocol, TypeVar
@@ -16,10 +15,9 @@ from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.telemetry import MetricSeries, Recorder
 from bascule.serving.transports import offload
+from bascule.serving.transports.parts import PartForm, PartSender, PartWire
 from bascule.serving.transports.request import Request
-from bascule.serving.transports.statuses import HttpError, error_text, status_of
-
-log = logging.getLogger(__name__)
+from bascule.serving.transports.statuses import error_text, status_of
 
 _Read = TypeVar("_Read")
 _JSON = b"application/json"
@@ -71,7 +69,8 @@ class Carrier(Protocol):
 
     def told(self, error: BasculeError) -> tuple[int, bytes, bytes]: ...
 
-    def run(self, exchange: Exchange, go_on: Callable[[], None]) -> None: ...
+    def wire_of(self, exchange: Exchange) -> PartWire:
+        """What writes an answer in parts; raises `HttpError` where it cannot be given."""
 
 
 class Exchange(Request):
@@ -129,6 +128,14 @@ class Exchange(Request):
             self.call = call
         self.on_gone = predictor.answer(call, self, allowed_s, deliver)
 
+    def ask_in_parts(
+        self, predictor: Predictor, call: Call, allowed_s: float, form: PartForm
+    ) -> None:
+        """Have a predictor answer a call in parts; see `Predictor.answer_in_parts`."""
+        if self._connection.recorder is not None:
+            self.call = call
+        PartSender(self, self._connection.wire_of(self), predictor, form).ask(call, allowed_s)
+
     def answer(
         self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
     ) -> None:
@@ -156,9 +163,8 @@ class Exchange(Request):
             if done.cancelled():
                 return  # the loop ends, and the connection with it
             problem = done.exception()
-            if problem is not None:
-                log.error("an answer could not be compressed%s", self.named(), exc_info=problem)
-                self.fail(internal_error())
+            if isinstance(problem, Exception):
+                self.fail_with(problem)
                 return
             self._connection.write_answer(self, done.result(), status, content_type, extra)
 
@@ -187,8 +193,7 @@ class Exchange(Request):
         self, read: Callable[[], _Read], go_on: Callable[[_Read, float], None], allowed_s: float
     ) -> None:
         """Read the body on a thread, then go on with it and the time left: see `offload`."""
-        connection = self._connection
-        offload.run(self, connection.held, read, go_on, allowed_s, connection.run)
+        offload.run(self, self._connection.held, read, go_on, allowed_s)
 
     def take_body(self) -> bytes:
         """The body without its `Content-Encoding`; the exchange does not keep it.
@@ -240,11 +245,6 @@ def told(error: BasculeError) -> tuple[int, bytes, bytes]:
     elif status == 405:
         extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
     return status, msgspec.json.encode({"error": error_text(error)}), extra
-
-
-def internal_error() -> HttpError:
-    """The error that a caller gets for a bug."""
-    return HttpError("internal error", hint="see the server's log", status=500)
 
 
 def _asked_s(asked: bytes) -> float:

@@ -46,8 +46,23 @@ ENCODINGS = (b"gzip", b"deflate")
 """How messages may be compressed, the better one first."""
 
 
+class Broken(Exception):
+    """The client broke the rules of the connection, which ends; `code` is HTTP/2's."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
+
+
+def unpadded(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Where what is padded starts and stops."""
+    if start >= stop or start + 1 + data[start] > stop:
+        raise Broken(PROTOCOL_ERROR, "more padding than frame")
+    return start + 1, stop - data[start]
 
 
 def settings(values: Iterable[tuple[int, int]]) -> bytes:

@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from bascule.serving.execution import (
     BESIDE_CALL_BYTES,
@@ -32,16 +32,21 @@ _SWITCH_S = 1e-3
 _switching = switching_within(_SWITCH_S)  # from the first body on, for good
 _thread = ThreadPoolExecutor(1, "bascule-aside", _switching.__enter__)
 _Made = TypeVar("_Made")
-_Request = TypeVar("_Request", bound=Waiting)
+
+
+class Offloaded(Waiting, Protocol):
+    """A request whose body is read on the thread."""
+
+    def run(self, go_on: Callable[[], None]) -> None:
+        """Go on with it, and answer it with what that raises."""
 
 
 def run(
-    request: _Request,
+    request: Offloaded,
     held: BufferBudget,
     make: Callable[[], _Made],
     go_on: Callable[[_Made, float], None],
     allowed_s: float,
-    tell: Callable[[_Request, Callable[[], None]], None],
 ) -> None:
     """Call `make` on the thread, then `go_on` on the loop, unless it is answered or late by then.
 
@@ -51,7 +56,6 @@ def run(
         make: Must not use what the loop uses.
         go_on: Takes what was made, and how long its caller still waits.
         allowed_s: How long its caller waits.
-        tell: Calls what it is given, and answers the request with what that raises.
 
     Raises:
         Overloaded: It would be more than may be held.
@@ -81,7 +85,7 @@ def run(
         if left_s < 0:
             request.fail_late()
         else:
-            tell(request, lambda: go_on(cast(_Made, future.result()), left_s))
+            request.run(lambda: go_on(cast(_Made, future.result()), left_s))
 
     def back(future: Future[_Made | None]) -> None:
         if not loop.is_closed():

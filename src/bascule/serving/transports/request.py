@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -18,7 +20,14 @@ from bascule.serving.calls import (
 )
 from bascule.serving.execution import AdmissionQueue
 from bascule.serving.telemetry import Recorder, RequestLog, request_id_of
-from bascule.serving.transports.statuses import kind_of, named_failure, reason_of
+from bascule.serving.transports.statuses import (
+    internal_error,
+    kind_of,
+    named_failure,
+    reason_of,
+)
+
+log = logging.getLogger(__name__)
 
 ID_HEADER = b"bascule-id"
 """The prediction id, for protocols whose bodies have no place for one."""
@@ -74,7 +83,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     series: CountsAnswers
-    unit: int | None
+    unit: int | tuple[str, str, str] | None
     on_gone: Cancel | None
 
     @property
@@ -98,6 +107,25 @@ class Request(ABC):
     @abstractmethod
     def allowed_s(self, deadline_s: float) -> float:
         """See `Context`."""
+
+    @abstractmethod
+    def fail(self, error: BasculeError) -> None:
+        """Answer with an error."""
+
+    def run(self, go_on: Callable[[], None]) -> None:
+        """Go on with the request; what that raises is its answer."""
+        try:
+            go_on()
+        except Exception as problem:
+            self.fail_with(problem)
+
+    def fail_with(self, problem: Exception) -> None:
+        """Answer with what was raised. A bug is one failed request, and is logged."""
+        if isinstance(problem, BasculeError):
+            self.fail(problem)
+        else:
+            log.error("a request failed%s", self.named(), exc_info=problem)
+            self.fail(internal_error())
 
     def identify(self, said: str | None = None) -> str:
         """Settle the prediction id: of the body, `Bascule-Id`, `X-Request-Id`, or a new one.

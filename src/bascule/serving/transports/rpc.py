@@ -17,6 +17,7 @@ from bascule.security import Action
 from bascule.serving.calls import Call, Deliver
 from bascule.serving.execution import Predictor
 from bascule.serving.telemetry import MetricSeries
+from bascule.serving.transports.parts import PartForm
 from bascule.serving.transports.request import Request
 
 Read = TypeVar("Read")
@@ -85,9 +86,15 @@ class Rpc(Request):
     def answer(self, message: bytes) -> None:
         """Answer with a message."""
 
+
+class RpcInParts(Rpc):
+    """One message of a stream (`InParts`)."""
+
+    __slots__ = ()
+
     @abstractmethod
-    def fail(self, error: BasculeError) -> None:
-        """Answer with an error: its code, and its message and next step as the code's words."""
+    def ask_in_parts(self, call: Call, form: PartForm) -> None:
+        """Have the model that was chosen answer a call in parts."""
 
 
 ModelOf = Callable[[bytes], Predictor | None]
@@ -112,15 +119,6 @@ class Unary:
 
 
 @dataclass(frozen=True, slots=True)
-class Each:
-    """A method that answers every message of a stream with one."""
-
-    path: bytes
-    reply: Callable[[bytes], bytes]
-    action: Action
-
-
-@dataclass(frozen=True, slots=True)
 class Watch:
     """A method that answers one message with what it asks about, and again when that changes.
 
@@ -135,7 +133,19 @@ class Watch:
     action: Action
 
 
-Method = Unary | Each | Watch
+@dataclass(frozen=True, slots=True)
+class InParts(Unary):
+    """A method that answers the messages of a stream in their order, each in one part or several.
+
+    Attributes:
+        failed: What is answered to a message that fails, and the stream goes on; None where the
+            stream ends with the error.
+    """
+
+    failed: Callable[[Rpc, BasculeError], bytes] | None = None
+
+
+Method = Unary | Watch | InParts
 Methods = dict[bytes, Method]
 """Methods by their path: `b"/inference.GRPCInferenceService/ModelInfer"`."""
 

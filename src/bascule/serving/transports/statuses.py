@@ -78,6 +78,11 @@ class HttpError(BasculeError):
     """
 
 
+def internal_error() -> HttpError:
+    """The error that a caller gets for a bug."""
+    return HttpError("internal error", hint="see the server's log", status=500)
+
+
 def status_of(error: BasculeError) -> int:
     """The HTTP status of an error: that of its nearest kind."""
     if isinstance(error, HttpError):

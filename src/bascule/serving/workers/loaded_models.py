@@ -245,7 +245,7 @@ class LoadedModels:
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
-        return any(m.engine and m.engine.batcher.is_running for m in self._models.values())
+        return any(m.engine and m.engine.is_running for m in self._models.values())
 
     def tell(self) -> list[dict[str, Any]]:
         """How each version is; see `supervisor.ModelState`."""

@@ -53,6 +53,7 @@ from bascule.serving.transports import (
     HostPolicy,
     Listener,
     Site,
+    check_rights,
     policy_of,
 )
 from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
@@ -96,7 +97,9 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
     every_second = [each.tick for each in sites] + [each.look for each in listeners]
     ticking = [loop.create_task(_every(1.0, worker.tick, *every_second))]
     if worker.guard is not None:
-        ticking.append(loop.create_task(_every(LOOK_EVERY_S, worker.guard.look)))
+        look_at_rights = partial(check_rights, worker.backlog)
+        looking = _every(LOOK_EVERY_S, worker.guard.look, look_at_rights)
+        ticking.append(loop.create_task(looking))
     report({"ready": True})
     await worker.stopping.wait()
     for site in sites:
@@ -133,11 +136,12 @@ class _Worker:
         self._request_log = _open_request_log(serving.request_log, config.worker)
         self._ledger = _open_ledger(serving.ledger)
         self._held = BufferBudget(serving.limits.max_held_bytes)
+        self.backlog = AdmissionQueue(serving.limits.max_body_bytes)
         self._site = Site(
             {}, self._plane.not_found, serving.limits, self._counters.series(config.worker),
             guard=self.guard, request_log=self._request_log,
             recorder=self._ledger or open_recorder(os.environ.get(RECORDER_VARIABLE, "")),
-            backlog=AdmissionQueue(serving.limits.max_body_bytes), held=self._held,
+            backlog=self.backlog, held=self._held,
             hosts=_hosts_of(config, config.listener_fd),
         )  # fmt: skip
         self._keep_headers: list[Callable[[frozenset[bytes]], None]] = []

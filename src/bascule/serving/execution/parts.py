@@ -1,0 +1,283 @@
+"""Answers in parts: each is made on a thread of its own, and received on the event loop.
+
+The rules:
+- an answer in parts is running from its call until it has ended, and counts among the calls of its
+  model for as long; `MAX_RUNNING` of one model have a thread, and others wait for their turn;
+- between thread and loop are at most `MAX_PARTS` parts or `MAX_PARTS_BYTES`, one part in any case:
+  the thread waits while the receiver has no room;
+- the first part has the time of its caller, each further one `Limits.deadline_s`; the time in which
+  the receiver has no room does not count;
+- a caller that goes away ends the thread at its next part; a program that looks at `cancelled`
+  ends sooner. The turn is free when the thread has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+from bascule.core import BasculeError, Columns, ModelFailed, Overloaded, Program, TimedOut
+from bascule.serving.calls import Answer, AnsweredBy, Cancel, DeliverParts, Receiver
+from bascule.serving.execution.admission import BufferBudget, held_bytes
+from bascule.serving.execution.failures import failure_of
+from bascule.serving.execution.switching import switching_within
+from bascule.serving.limits import Limits
+
+MAX_RUNNING = 64
+MAX_PARTS = 16
+MAX_PARTS_BYTES = 1 << 20
+_SWITCH_S = 1e-3
+"""How soon the loop gets the interpreter from programs that compute in Python."""
+
+
+class PartsRunner:
+    """The answers in parts of one program. On the event loop only."""
+
+    def __init__(
+        self,
+        program: Program,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        held: BufferBudget,
+    ) -> None:
+        self.program = program
+        self.limits = limits
+        self.loop = loop
+        self._held = held
+        self._waiting: deque[_Run] = deque()
+        self._running = 0
+        self._ended: Callable[[], None] | None = None
+
+    @property
+    def open_calls(self) -> int:
+        """How many answers wait for their turn or run."""
+        return self._running + len(self._waiting)
+
+    @property
+    def is_running(self) -> bool:
+        return self._running > 0
+
+    def run(
+        self,
+        columns: Columns,
+        outputs: tuple[str, ...] | None,
+        allowed_s: float,
+        deliver: DeliverParts,
+        by: AnsweredBy,
+    ) -> Cancel:
+        """Begin an answer; see `Predictor.answer_in_parts`."""
+        size_bytes = held_bytes(columns)
+        if self._waiting:
+            self._held.check_room(size_bytes, by.name)
+            if len(self._waiting) >= self.limits.max_queue_requests:
+                raise Overloaded(
+                    f"{by.name} gives {self._running} answers in parts, and {len(self._waiting)} "
+                    "wait, as many as may",
+                    hint="retry later, or serve it with more workers",
+                    retry_after_s=1,
+                )
+        self._held.bytes += size_bytes
+        run = _Run(self, columns, outputs, allowed_s, deliver, by, size_bytes)
+        self._waiting.append(run)
+        self._begin_next()
+        return run.cancel
+
+    def stop(self, ended: Callable[[], None]) -> None:
+        """`ended` is called once all answers have ended; no more are asked for."""
+        self._ended = ended
+        self._begin_next()
+
+    def let_go(self, run: _Run, *, was_running: bool) -> None:
+        """An answer has ended: its turn is for the next."""
+        self._held.bytes -= run.size_bytes
+        if was_running:
+            self._running -= 1
+        else:
+            self._waiting.remove(run)
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        while self._waiting and self._running < MAX_RUNNING:
+            self._running += 1
+            self._waiting.popleft().begin()
+        if not self._running and self._ended is not None:
+            ended, self._ended = self._ended, None
+            ended()
+
+
+class _Run:
+    """One answer in parts (see `calls.Parts`). On the event loop, but for `_work` and `_put`."""
+
+    __slots__ = (
+        "_allowed_s", "_buffer", "_cancelled", "_columns", "_deliver", "_error", "_has_room",
+        "_is_finished", "_is_told", "_outputs", "_receiver", "_room", "_runner", "_since_s",
+        "_thread", "_timer", "by", "size_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        runner: PartsRunner,
+        columns: Columns,
+        outputs: tuple[str, ...] | None,
+        allowed_s: float,
+        deliver: DeliverParts,
+        by: AnsweredBy,
+        size_bytes: int,
+    ) -> None:
+        self._runner = runner
+        self._columns = columns
+        self._outputs = outputs
+        self._deliver: DeliverParts | None = deliver
+        self.by = by
+        self.size_bytes = size_bytes
+        self._thread: threading.Thread | None = None
+        self._cancelled = threading.Event()
+        self._room = threading.Condition()
+        self._buffer: deque[tuple[Columns, int]] = deque()
+        self._is_told = False
+        """The loop will look into the buffer by itself."""
+        self._receiver: Receiver | None = None
+        self._has_room = True
+        self._is_finished = False
+        """The thread has ended, with `_error` or without."""
+        self._error: BasculeError | None = None
+        self._allowed_s = allowed_s
+        self._since_s = runner.loop.time()
+        self._timer = runner.loop.call_later(allowed_s, self._look_at_time)
+
+    # -- on the thread --
+
+    def _work(self) -> None:
+        runner, error = self._runner, None
+        columns, self._columns = self._columns, {}
+        try:
+            parts = runner.program.run_in_parts(columns, self._outputs, self._cancelled)
+            with switching_within(_SWITCH_S), closing(parts):
+                for part in parts:
+                    if not self._put(part):
+                        break
+        except Exception as problem:
+            # A program is foreign code: what it raises ends this answer alone.
+            error = failure_of(runner.program, problem)
+        with suppress(RuntimeError):  # the loop is closed, and all connections with it
+            runner.loop.call_soon_threadsafe(self._end, error)
+
+    def _put(self, part: Columns) -> bool:
+        """Wait for room, and put a part into the buffer; False where the caller has gone."""
+        if len({len(values) for values in part.values()}) != 1:
+            raise ModelFailed("the outputs of a part have not the same rows")
+        size = held_bytes(part)
+        with self._room:
+            while self._buffer and not self._cancelled.is_set() and self._is_full(size):
+                self._room.wait()
+            if self._cancelled.is_set():
+                return False
+            self._buffer.append((part, size))
+            is_told, self._is_told = self._is_told, True
+        if not is_told:
+            self._runner.loop.call_soon_threadsafe(self._push)
+        return True
+
+    def _is_full(self, more: int) -> bool:
+        buffer = self._buffer
+        return len(buffer) >= MAX_PARTS or more + sum(n for _, n in buffer) > MAX_PARTS_BYTES
+
+    # -- on the event loop --
+
+    def begin(self) -> None:
+        name = f"bascule-parts-{self.by.name}"
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            full = Overloaded("the system has no thread left", hint="retry later", retry_after_s=1)
+            self._runner.loop.call_soon(self._end, full)
+
+    def start(self, receiver: Receiver) -> None:
+        """See `calls.Parts`."""
+        self._receiver = receiver
+        self._push()
+
+    def resume(self) -> None:
+        """See `calls.Parts`."""
+        if not self._has_room:
+            self._has_room = True
+            self._push()
+
+    def cancel(self) -> None:
+        """The caller has gone, or has the error that ended the answer."""
+        self._timer.cancel()
+        self._receiver = self._deliver = None
+        if self._thread is None and not self._is_finished:
+            self._is_finished = True
+            self._runner.let_go(self, was_running=False)
+        with self._room:
+            self._cancelled.set()
+            self._buffer.clear()
+            self._room.notify()
+
+    def _end(self, error: BasculeError | None) -> None:
+        """The thread has ended."""
+        self._is_finished, self._error = True, error
+        self._runner.let_go(self, was_running=True)
+        self._push()
+
+    def _push(self) -> None:
+        """Have the receiver take what is there; after so many parts, others have their turn."""
+        if self._deliver is not None and (self._buffer or self._is_finished):
+            self._begin_delivery()
+        for _ in range(MAX_PARTS):
+            receiver = self._receiver
+            if receiver is None or not self._has_room:
+                return
+            with self._room:
+                if not self._buffer:
+                    self._is_told = False
+                    break
+                part, _ = self._buffer.popleft()
+                self._room.notify()
+            self._allowed_s = self._runner.limits.deadline_s
+            self._since_s = self._runner.loop.time()
+            self._has_room = receiver.take(Answer(part, self.by))
+        else:
+            self._runner.loop.call_soon(self._push)
+            return
+        if self._is_finished:
+            self._finish(self._error)
+
+    def _begin_delivery(self) -> None:
+        deliver, self._deliver = self._deliver, None
+        assert deliver is not None
+        if self._error is not None and not self._buffer:
+            self._timer.cancel()
+            deliver(self._error)
+        else:
+            deliver(self)
+
+    def _finish(self, error: BasculeError | None) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._timer.cancel()
+        if receiver is not None:
+            receiver.finish(error)
+
+    def _look_at_time(self) -> None:
+        """The next part may be late: unless there is one, which waits for the receiver."""
+        loop = self._runner.loop
+        if self._buffer or self._is_finished:
+            self._since_s = loop.time()
+        left_s = self._since_s + self._allowed_s - loop.time()
+        if left_s > 0:
+            self._timer = loop.call_later(left_s, self._look_at_time)
+            return
+        late = TimedOut(
+            f"no part of the answer within {self._allowed_s * 1e3:g} ms", hint="allow more time"
+        )
+        deliver, receiver = self._deliver, self._receiver
+        self.cancel()
+        if deliver is not None:
+            deliver(late)
+        elif receiver is not None:
+            receiver.finish(late)

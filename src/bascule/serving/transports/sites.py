@@ -1,0 +1,130 @@
+"""What HTTP/1.1 and HTTP/2 have in common: the state of a worker, its end, and slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sys
+import termios
+import time
+from collections.abc import Callable
+from typing import Generic, NotRequired, Protocol, TypedDict, TypeVar, Unpack
+
+from bascule.serving.execution import AdmissionQueue, BufferBudget
+from bascule.serving.limits import Limits
+from bascule.serving.telemetry import NEVER, MetricSeries, Recorder, RequestLog
+from bascule.serving.transports.authenticator import Authenticator
+from bascule.serving.transports.hosts import HostPolicy
+from bascule.serving.transports.parts import stop_all
+
+_LAST_WORDS_S = 0.5
+"""How long clients may take to read that their answers in parts were ended."""
+
+
+class Drained(Protocol):
+    """A connection, when the worker stops."""
+
+    def go_on_draining(self, since_s: float) -> None:
+        """Close it if there is nothing to be answered; it is drained for so long."""
+
+    def abort(self) -> None:
+        """Close at once, with what is under way."""
+
+
+class OfWorker(TypedDict):
+    """The parts of a worker that its connections use."""
+
+    backlog: AdmissionQueue
+    held: BufferBudget
+    guard: NotRequired[Authenticator | None]
+    request_log: NotRequired[RequestLog | None]
+    recorder: NotRequired[Recorder | None]
+    hosts: NotRequired[HostPolicy | None]
+
+
+_Connection = TypeVar("_Connection", bound=Drained)
+
+
+class Shared(Generic[_Connection]):
+    """What the connections of one protocol share in one worker."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        other_series: MetricSeries,
+        clock: Callable[[], float] = time.monotonic,
+        **of: Unpack[OfWorker],
+    ) -> None:
+        self.limits = limits
+        self.other_series = other_series
+        self.clock = clock
+        self.now = clock()
+        self.backlog = of["backlog"]
+        self.held = of["held"]
+        self.guard = of.get("guard")
+        self.request_log = log = of.get("request_log")
+        self.noted_from = NEVER if log is None else log.least_status
+        self.recorder = of.get("recorder")
+        self.hosts = of.get("hosts")
+        self.connections: set[_Connection] = set()
+        self.draining = False
+        self.watches = 0
+
+    async def drain(self) -> None:
+        """Answer what is under way, then close every connection; bounded by `drain_s`."""
+        self.draining = True
+        await self._go_on_draining(self.limits.drain_s)
+        if self.connections and stop_all(self.backlog):
+            await self._go_on_draining(_LAST_WORDS_S)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    async def _go_on_draining(self, within_s: float) -> None:
+        self.now = started = self.clock()
+        while self.connections and self.now - started < within_s:
+            for connection in tuple(self.connections):
+                connection.go_on_draining(self.now - started)
+            await asyncio.sleep(0.02)
+            self.now = self.clock()
+
+
+def unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """What the kernel has been given and the client has not taken: it may be megabytes."""
+    try:
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"0000")
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
+class Taking:
+    """How a client takes what it is sent, from when more was left than the kernel takes.
+
+    One that takes next to nothing would keep a large answer in memory for as long as it likes. It
+    has the time of `Limits.receive_timeout_s`, and another second for every `least_bytes_per_s`
+    that it has taken: as for a request that arrives.
+    """
+
+    __slots__ = ("_first", "_moved_s", "_since_s", "_taken", "seen_s")
+
+    def __init__(self, taken: int, now_s: float) -> None:
+        """Begin to look, when so many bytes have been taken, counted from anywhere."""
+        self._first = self._taken = taken
+        self._since_s = self._moved_s = self.seen_s = now_s
+
+    def is_too_slow(self, taken: int, now_s: float, limits: Limits, *, among: int = 1) -> bool:
+        """Whether the client has not taken enough.
+
+        Args:
+            taken: How much it has taken by now, counted from the same.
+            now_s: By the clock with which it was begun.
+            limits: Those to keep.
+            among: Between how many answers the client divides what it can take.
+        """
+        if taken > self._taken:
+            self._taken = taken
+            self._moved_s = now_s
+        self.seen_s = now_s
+        allowed_s = limits.receive_timeout_s
+        more_s = (taken - self._first) * among / limits.least_bytes_per_s
+        return now_s - self._moved_s > allowed_s or now_s - self._since_s > allowed_s + more_s
