@@ -26,6 +26,7 @@ from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavaila
 
 if TYPE_CHECKING:
     from bascule.batch import MonitoringRules
+    from bascule.jobs import Jobs
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
@@ -306,13 +307,13 @@ def check(
     return report
 
 
-def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, MonitoringRules, Path]:
-    """What a batch job needs of the settings; see `app.batch_model`; and the home."""
-    from bascule.app import batch_model as found
+def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, MonitoringRules, Path, Jobs]:
+    """What a batch job needs of the settings; see `app.batch_model`; the home, and the jobs."""
+    from bascule.app import batch_model as found, open_jobs
     from bascule.settings import load_settings
 
     settings = load_settings()
-    return *found(settings, model), settings.home
+    return *found(settings, model), settings.home, open_jobs(settings)
 
 
 def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from tests.homes import jobs_in, runs_in
 from tests.unit.batch.conftest import flights
 from typer.testing import CliRunner
 
 import bascule
-from bascule.batch import Runs, Schedule, Schedules, job_of
-from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.batch import job_of
 from bascule.cli.commands import app
+from bascule.jobs import Schedule, Schedules
 from bascule_client.control import ControlClient
 
 WAIT_S = 60.0
@@ -26,7 +27,7 @@ def test_a_server_runs_a_job_that_is_due(serve, table_bundle, tmp_path: Path):
     home.mkdir()
     pq.write_table(flights(300), tmp_path / "in.parquet")
     job = job_of({"model": str(table_bundle), "from": "in.parquet", "to": "scored/"})
-    schedules = Schedules(Catalogue(SqliteDatabase(home / "catalogue.db")))
+    schedules = Schedules(jobs_in(home).catalogue)
     ago = datetime.now(UTC) - timedelta(minutes=2)
     missed = Schedule(
         name="n", cron="* * * * *", job=job.to_json(), folder=str(tmp_path), created_at=ago
@@ -41,7 +42,7 @@ def test_a_server_runs_a_job_that_is_due(serve, table_bundle, tmp_path: Path):
         time.sleep(0.05)
     assert outcome["rows"] == 300
     assert ds.dataset(str(tmp_path / "scored")).count_rows() == 300
-    assert [one.state for one in Runs(home).list()] == ["done"]
+    assert [one.state for one in runs_in(home).list()] == ["done"]
 
 
 def test_the_commands_work_on_the_runs_and_schedules_of_a_server(

@@ -12,8 +12,9 @@ from tests.console_work import finished, looking, token_of
 from tests.ledger_rows import Answers, spool
 
 from bascule.app import open_alerts, open_catalogue, open_registry
-from bascule.batch import Schedule, Schedules, Status
+from bascule.batch import Status
 from bascule.catalogue import Leases
+from bascule.jobs import Schedule, Schedules, Task
 from bascule.monitoring.alerts import Finding, Observation, Routing, Rules
 from bascule.settings import load_settings
 
@@ -202,8 +203,9 @@ def test_a_hostile_model_makes_no_version_and_its_refusal_says_why(
 
 
 def test_an_address_of_another_site_is_not_gone_on_to(pages):
-    work = pages.app.state.control.works.start("done", dict, owner=subject(pages))
-    finished(pages)
+    jobs = pages.app.state.control.jobs()
+    claim = jobs.start(Task(kind="take_in", input={}, by=subject(pages)))
+    work = jobs.end(claim, "done", result={})
     answer = pages.get(
         "/deploy/working", params={"work": work.id, "target": "https://evil.example/"}
     )

@@ -1,11 +1,4 @@
-from .asked import run as run
-from .due import (
-    Schedule as Schedule,
-    due as due,
-    late_since as late_since,
-    may_run as may_run,
-    next_time as next_time,
-)
+from .asked import recorded_run as recorded_run, run as run
 from .engine import Cancelled as Cancelled
 from .exposition import batch_text as batch_text
 from .jobs import MODES as MODES, Job as Job, job_of as job_of, read_job as read_job
@@ -16,11 +9,6 @@ from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
-from .schedules import (
-    Scheduled as Scheduled,
-    Schedules as Schedules,
-    schedules_needing as schedules_needing,
-)
 from .watched import (
     facts_of_runs as facts_of_runs,
     facts_of_schedules as facts_of_schedules,

@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from bascule.batch.due import Schedule
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Manifest
 from bascule.batch.runs import CANCELLED, DONE, KILLED, RUNNING, Status
-from bascule.batch.schedules import Scheduled
 from bascule.core import Conflict, ModelFailed, Refused
+from bascule.jobs import Schedule, Scheduled
 from bascule_client.control import ControlClient, path_of
 
 _POLL_S = 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +23,7 @@ from bascule.cli.context import (
 from bascule.cli.screen import error_json, note, print_json, print_table, say, short, stages
 
 if TYPE_CHECKING:
-    from bascule.bundle import Bundle, CodeOptions, Rebuilt
+    from bascule.bundle import Bundle, Rebuilt
     from bascule.core import BasculeError
     from bascule.registry import Version
     from bascule.release import GateReport
@@ -134,36 +133,12 @@ def pack(
         say(str(made.path))
 
 
-def pack_files(
-    model: Path,
-    *,
-    name: str,
-    train: Path | None,
-    test: Path | None,
-    target: list[str] | None,
-    allow_pickle: bool,
-    quiet: bool,
-    calibration: Path | None = None,
-    code: Sequence[str] = (),
-    options_of_code: CodeOptions | None = None,
-    **options: Any,
-) -> Bundle:
-    from bascule.bundle import as_trained, pack as pack_model, read_model, read_rows, split_truth
+def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:
+    """See `app.pack_files`; shows its stages."""
+    from bascule.app import pack_files as packed
 
     with stages(quiet=quiet) as tell:
-        fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
-        sets: dict[str, Any] = {}
-        # Training rows may come without their truth, if held-out ones show that --target is right.
-        is_told = bool(target) and test is None and calibration is None
-        for what, path in (("train", train), ("test", test), ("calibration", calibration)):
-            if path is not None:
-                rows = read_rows(path, f"--{what} table")
-                inputs, truth = split_truth(
-                    rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
-                )
-                inputs = as_trained(fitted, inputs)
-                sets[what] = inputs if truth is None else (inputs, truth)
-        return pack_model(fitted, name=name, code=code, progress=tell, **sets, **options)
+        return packed(model, progress=tell, **options)
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:

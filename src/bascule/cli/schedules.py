@@ -14,7 +14,8 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.batch import RemoteSchedules, Scheduled, Schedules
+    from bascule.batch import RemoteSchedules
+    from bascule.jobs import Scheduled, Schedules
 
 _Name = Annotated[str, typer.Argument(help="The schedule's name.", show_default=False)]
 _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -45,7 +46,8 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Run a job at times. Paths in the job are relative to this folder, or to the server's."""
-    from bascule.batch import Schedule, next_time, read_job
+    from bascule.batch import read_job
+    from bascule.jobs import Schedule, next_time
 
     now = datetime.now(UTC)
     made = Schedule(
@@ -115,13 +117,13 @@ def _schedules() -> Schedules | RemoteSchedules:
 
         return RemoteSchedules(context.control_client())
     from bascule.app import open_catalogue
-    from bascule.batch import Schedules
+    from bascule.jobs import Schedules
 
     return Schedules(open_catalogue(context.settings()))
 
 
 def _row(one: Scheduled) -> tuple[str, ...]:
-    from bascule.batch import next_time
+    from bascule.jobs import next_time
 
     schedule = one.schedule
     following = None if schedule.is_paused else next_time(schedule, datetime.now(UTC))

@@ -1,5 +1,4 @@
 from . import references as references
-from .batch_runs import BatchRunner as BatchRunner
 from .context import ControlContext as ControlContext
 from .deferred import DeferredRoute as DeferredRoute
 from .following import following_plans as following_plans
@@ -47,10 +46,6 @@ from .references import (
 from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .routing import routing_plans as routing_plans
-from .scheduling import (
-    ScheduleCommand as ScheduleCommand,
-    running_schedules as running_schedules,
-)
 from .session_routes import (
     SessionView as SessionView,
     drop_cookie as drop_cookie,
@@ -58,5 +53,5 @@ from .session_routes import (
 )
 from .sessions import Sessions as Sessions, path_of_link as path_of_link
 from .shown import SettingsShown as SettingsShown
+from .turning import turning as turning
 from .watched import facts_of as facts_of
-from .work import DoTask as DoTask, Work as Work, Works as Works

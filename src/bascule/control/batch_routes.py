@@ -1,9 +1,10 @@
-"""The routes about batch: runs of this server's machine, and schedules of its catalogue."""
+"""The routes about batch: runs and schedules of the catalogue, as jobs of kind `batch`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,15 +13,17 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Page, Paged
 from bascule.control.rights import Authorise, caller_of
-from bascule.core import Invalid, NotFound, masked
+from bascule.core import Invalid, masked
+from bascule.jobs import Task
 from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Scheduled, Schedules, Status
-    from bascule.control.batch_runs import BatchRunner
+    from bascule.batch import Job, Places, Runs, Status
+    from bascule.jobs import Job as Record, JobRunner, Scheduled, Schedules
 
 _TAGS = "batch"
 _MAX_LOG = 1 << 20
+_BEGIN_S = 120.0
 _JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
 
 
@@ -93,7 +96,7 @@ class ScheduleView(BaseModel):
 
     @classmethod
     def of(cls, one: Scheduled) -> ScheduleView:
-        from bascule.batch import next_time
+        from bascule.jobs import next_time
 
         following = None if one.schedule.is_paused else next_time(one.schedule, datetime.now(UTC))
         said = one.to_json()
@@ -126,60 +129,67 @@ class Reason(BaseModel):
 
 def add_batch(
     app: FastAPI,
-    batch: BatchRunner | None,
-    open_schedules: Callable[[], Schedules] | None,
+    runner: Callable[[], JobRunner],
+    open_schedules: Callable[[], Schedules],
     authorise: Authorise,
-    *,
-    asks_for_keys: bool,
+    places: Places | None,
 ) -> None:
-    """Add the routes to `app`; without a runner every one of them answers 404."""
+    """Add the routes to `app`; `runner` raises `NotFound` where the server runs no jobs.
 
-    def runner() -> BatchRunner:
-        if batch is None:
-            raise NotFound(
-                "this server runs no batch jobs", hint="ask a server, or bascule control"
-            )
-        return batch
+    Jobs of callers are held to `places`, unless that is None.
+    """
 
-    def schedules() -> Schedules:
-        if open_schedules is None:
-            raise NotFound(
-                "this server keeps no schedules", hint="ask a server, or bascule control"
-            )
-        return open_schedules()
-
-    def allowed(content: dict[str, Any], request: Request, folder: str = "") -> Job:
+    def allowed(content: Mapping[str, Any], request: Request, folder: str = "") -> Job:
         from bascule.batch import job_of
 
         job = job_of(content)
         authorise(request, "manage", _asked_for(job.model))
-        if asks_for_keys:
-            runner().check_places(job, folder)
+        if places is not None:
+            places.check(job, folder)
         return job
 
-    def begin(job: Job, request: Request, folder: str = "", expected_run: str = "") -> RunView:
-        by = caller_of(request).user
-        return RunView.of(
-            runner().start(
-                job, by=by, folder=folder, expected_run=expected_run, is_confined=asks_for_keys
-            )
-        )
+    def begun(record: Record) -> RunView:
+        """The run of a job once it has begun, or of the same that is under way."""
+        from bascule.batch import Runs, Status
 
-    _add_runs(app, runner, allowed, begin, authorise)
-    _add_schedules(app, schedules, allowed, begin, authorise, asks_for_keys=asks_for_keys)
+        record = runner().wait(record, _BEGIN_S, until_begun=True)
+        problem = record.problem
+        if problem is None or record.begun == record.attempt:
+            return RunView.of(Status.of(record))
+        if "under_way" in problem.facts:
+            return RunView.of(Runs(runner()).get(str(problem.facts["under_way"])))
+        raise problem
+
+    def begin(job: Job, request: Request, folder: str = "") -> RunView:
+        caller = caller_of(request)
+        task = Task(
+            kind="batch", input=job.to_json(), title=f"scoring {masked(job.source)}",
+            by=caller.user, key=caller.key, folder=folder or os.getcwd(),
+            is_confined=places is not None, host=socket.gethostname(),
+        )  # fmt: skip
+        return begun(runner().submit(task))
+
+    _add_runs(app, runner, allowed, begin, begun, authorise)
+    _add_schedules(app, open_schedules, allowed, begin, authorise, is_confined=places is not None)
 
 
 def _add_runs(
     app: FastAPI,
-    runner: Callable[[], BatchRunner],
+    runner: Callable[[], JobRunner],
     allowed: Callable[..., Job],
     begin: Callable[..., RunView],
+    begun: Callable[[Record], RunView],
     authorise: Authorise,
 ) -> None:
+    def runs() -> Runs:
+        from bascule.batch import Runs
+
+        return Runs(runner())
+
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
-    def runs(paged: Paged, state: str | None = None) -> Page[RunView]:
-        """The runs of this machine, the latest first; of one state."""
-        found = [one for one in runner().runs.list() if state in (None, one.state)]
+    def every(paged: Paged, state: str | None = None) -> Page[RunView]:
+        """The runs of the catalogue, the latest first; of one state."""
+        found = [run for run in runs().list() if state in (None, run.state)]
         return paged.page(found, RunView.of, _begun, descending=True)
 
     @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
@@ -195,27 +205,26 @@ def _add_runs(
     @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
     def manifest(run: str, request: Request) -> ManifestView:
         """What a run is: options that change what is written, and the digest of each chunk."""
-        found = runner().runs.manifest(readable(run, request).run)
+        found = runs().manifest(readable(run, request).run)
         return ManifestView.model_validate(found, from_attributes=True)
 
     @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
     def log(run: str, request: Request) -> LogView:
         """What a run has logged, of a long log the end."""
-        return LogView(log=runner().runs.log(readable(run, request).run)[-_MAX_LOG:])
+        return LogView(log=runs().log(readable(run, request).run)[-_MAX_LOG:])
 
     @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
     def command(run: str, command: Literal["cancel", "resume"], request: Request) -> RunView:
         """Cancel a run after the batch under way, or go on with one that has ended early."""
+        record, caller = runs().find(run), caller_of(request)
         if command == "cancel":
-            status = runner().runs.get(run)
-            authorise(request, "manage", _asked_for(status.model))
-            return RunView.of(runner().runs.cancel(status.run))
-        whole, job, folder = runner().runs.job(run)
-        job = allowed(job.to_json(), request, folder)
-        return begin(job, request, folder, whole)
+            authorise(request, "manage", _asked_for(str(record.input["model"])))
+            return RunView.of(runs().cancel(record.subject))
+        allowed(record.input, request, record.folder)
+        return begun(runner().command(record.id, "resume", by=caller.user, key=caller.key))
 
     def readable(run: str, request: Request) -> Status:
-        found = runner().runs.get(run)
+        found = runs().get(run)
         authorise(request, "read", _asked_for(found.model))
         return found
 
@@ -227,7 +236,7 @@ def _add_schedules(
     begin: Callable[..., RunView],
     authorise: Authorise,
     *,
-    asks_for_keys: bool,
+    is_confined: bool,
 ) -> None:
     @app.get("/api/v1/schedules", tags=[_TAGS])
     def every(paged: Paged) -> Page[ScheduleView]:
@@ -237,13 +246,13 @@ def _add_schedules(
     @app.post("/api/v1/schedules", tags=[_TAGS], status_code=201)
     def add(wanted: NewSchedule, request: Request) -> ScheduleView:
         """Run a job at times. Its paths are relative to the folder of the server."""
-        from bascule.batch import Schedule
+        from bascule.jobs import Schedule
 
         said = wanted.model_dump(exclude={"reason", "job"})
         job = allowed(wanted.job, request).to_json()
         made = Schedule(
             **said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC),
-            is_confined=asks_for_keys,
+            is_confined=is_confined, key=caller_of(request).key,
         )  # fmt: skip
         schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
         return ScheduleView.of(schedules().get(made.name))

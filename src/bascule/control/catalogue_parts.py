@@ -13,10 +13,10 @@ from bascule.core import BasculeError, NotFound
 from bascule.serving import default_of
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
-    from bascule.batch import Schedules
     from bascule.catalogue import Catalogue
     from bascule.configuring import Books
     from bascule.endpoints import Approve, Endpoints, EndpointStore
+    from bascule.jobs import JobRunner, Schedules
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollout, Rollouts
@@ -43,6 +43,7 @@ class CatalogueParts:
     known_sessions: Sessions | None = None
     rollout_defaults: Mapping[str, Any] | None = None
     prepare_rollout: Callable[[Rollout], Rollout] | None = None
+    job_runner: JobRunner | None = None
 
     def catalogue(self) -> Catalogue:
         return _there(self.open_catalogue, "history")()
@@ -56,8 +57,11 @@ class CatalogueParts:
     def sessions(self) -> Sessions:
         return _there(self.known_sessions, "sessions")
 
+    def jobs(self) -> JobRunner:
+        return _there(self.job_runner, "jobs")
+
     def schedules(self) -> Schedules:
-        from bascule.batch import Schedules
+        from bascule.jobs import Schedules
 
         return Schedules(_there(self.open_catalogue, "schedules")())
 

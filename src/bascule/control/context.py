@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +14,17 @@ from bascule.control.ledger_routes import RecordedPredictions
 from bascule.control.link import ServerLink
 from bascule.control.people import FindSession
 from bascule.control.rights import Authorise
-from bascule.control.work import DoTask, Works
 
 if TYPE_CHECKING:
+    from bascule.batch import Places
     from bascule.catalogue import Catalogue
-    from bascule.control.batch_runs import BatchRunner
-    from bascule.control.monitoring_routes import Measure
     from bascule.control.sessions import Sessions
     from bascule.control.shown import SettingsShown
     from bascule.endpoints import Endpoints
+    from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
-
-
-Plots = Callable[[str], Sequence[Mapping[str, str]]]
-"""Draws the plots of a version, `MODEL/NUMBER`: title, caption, svg and section of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +42,12 @@ class ControlContext:
         authorise: Raises `Refused` unless the caller of a request may do this to a model.
         asks_for_keys: Whether callers need keys.
         home: Where ledger and outcomes are kept; None for a server without them.
-        measure: Measures a model in production, in a process of its own; None for none.
-        do_task: Does what takes seconds, in a process of its own; None for none.
-        works: What is under way on threads of this process.
-        batch: Runs batch jobs; None for none.
+        jobs: Opens what runs jobs.
+        places: Where batch jobs of callers with keys may read and write.
         predictions: The ledger.
         sessions: Opens the sessions of people.
         find_session: Finds the session of a token; None on a server without sessions.
         shown: What the settings say, without secrets; None for nothing.
-        plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
     server: ServerLink
@@ -68,12 +60,9 @@ class ControlContext:
     authorise: Authorise
     asks_for_keys: bool
     home: Path | None
-    measure: Measure | None
-    do_task: DoTask | None
-    works: Works
-    batch: BatchRunner | None
+    jobs: Callable[[], JobRunner]
+    places: Places
     predictions: RecordedPredictions
     sessions: Callable[[], Sessions]
     find_session: FindSession | None
     shown: SettingsShown | None
-    plots: Plots | None

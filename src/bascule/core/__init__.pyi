@@ -9,6 +9,7 @@ from .children import (
     Limits as Limits,
     answer_parent as answer_parent,
     limited_memory as limited_memory,
+    tell_parent as tell_parent,
 )
 from .digests import (
     canonical_json as canonical_json,
@@ -49,6 +50,11 @@ from .files import (
 )
 from .names import Reference as Reference, check_name as check_name, is_file_name as is_file_name
 from .printing import printable as printable
+from .processes import (
+    holder_name as holder_name,
+    is_alive as is_alive,
+    own_process as own_process,
+)
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
 from .secrets import secret_in as secret_in

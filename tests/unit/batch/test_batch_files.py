@@ -13,9 +13,10 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.homes import runs_in
 
 import bascule.batch
-from bascule.batch import Runs, job_of, planned, run_job
+from bascule.batch import job_of, planned, run_job
 from bascule.bundle import Bundle, pack
 from bascule.core import Conflict, Invalid, NotFound, Refused
 
@@ -241,7 +242,7 @@ def test_a_job_fails_over_its_share_of_poison(score, tmp_path, bad, fails):
         return
     with pytest.raises(Refused, match="11 of 1,000 rows"):
         score(source, tmp_path / "s")
-    (status,) = Runs(tmp_path / "home").list()
+    (status,) = runs_in(tmp_path / "home").list()
     assert (status.state, "max_quarantined" in status.error) == ("failed", True)
 
 

@@ -392,7 +392,7 @@ def ring(tmp_path):
         return {"Authorization": f"Bearer {token}"}
 
     file.write_text("[]")
-    header.guard = Authenticator(file)
+    header.guard, header.keys = Authenticator(file), kept
     return header
 
 
@@ -416,6 +416,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 rollout="0",
                 run="0",
                 schedule="0",
+                job="0",
                 command="pause",
                 session="0",
                 receiver="pager",
