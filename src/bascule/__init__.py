@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         set_endpoint,
         undeprecate,
     )
+    from bascule.kinds import run_job
     from bascule.monitoring.ledger import outcome_draw
     from bascule.registry import Registry
     from bascule.release import Criterion
@@ -90,6 +91,7 @@ _HOMES = {
     "rollback": "bascule.deploying",
     "rollout": "bascule.deploying",
     "rollouts": "bascule.deploying",
+    "run_job": "bascule.kinds",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
     "set_endpoint": "bascule.deploying",
@@ -130,6 +132,7 @@ __all__ = [
     "rollback",
     "rollout",
     "rollouts",
+    "run_job",
     "serve",
     "set_alias",
     "set_endpoint",

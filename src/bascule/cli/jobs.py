@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _Id = Annotated[str, typer.Argument(help="The job's id, or its beginning.", show_default=False)]
 _group = typer.Typer(help="Long work of every kind.", no_args_is_help=True)
-_POLL_S = 0.3
 
 
 def register(app: typer.Typer) -> None:
@@ -108,16 +106,18 @@ def _command(job: str, command: Command, *, as_json: bool) -> None:
 
 
 def _follow(job_id: str, *, as_json: bool) -> None:
+    from bascule.jobs import until_ended
+
     jobs, printed = _jobs(), 0
-    while True:
-        job = jobs.get(job_id)
+
+    def watch(_job: Job) -> None:
+        nonlocal printed
         log = "" if as_json else jobs.log(job_id)
         if len(log) > printed:
             note(log[printed:].rstrip())
             printed = len(log)
-        if job.is_ended:
-            break
-        time.sleep(_POLL_S)
+
+    job = until_ended(jobs, job_id, watch)
     if as_json:
         print_json(_json(job))
     elif job.problem is None:

@@ -50,10 +50,14 @@ def add_jobs(
     @app.get("/api/v1/jobs", tags=[_TAGS])
     def jobs(paged: Paged, kind: str = "", state: str = "") -> Page[Job]:
         """The jobs of the catalogue, the latest first, without results; of a kind or state."""
+        kinds = runner().kinds
+
+        def view(job: Job) -> Job:
+            is_open = job.kind in kinds.places and not kinds[job.kind].is_private
+            return replace(job.shown() if is_open else replace(job, input={}), result=None)
+
         found = runner().find(kind=kind, state=state)
-        return paged.page(
-            found, lambda job: replace(job.shown(), result=None), _created, descending=True
-        )
+        return paged.page(found, view, _created, descending=True)
 
     @app.post("/api/v1/jobs", tags=[_TAGS], status_code=201)
     def submit(new: NewJob, request: Request) -> Job:

@@ -27,7 +27,7 @@ from .records import (
     Job as Job,
     Task as Task,
 )
-from .remote import RemoteJobs as RemoteJobs
+from .remote import RemoteJobs as RemoteJobs, until_ended as until_ended
 from .running import AskKind as AskKind, JobRunner as JobRunner
 from .schedules import (
     Scheduled as Scheduled,

@@ -80,7 +80,7 @@ class Holder:
         while not self._ended.wait(_BEAT_S):
             if self._is_new or self._lines or self.unrenewed_s > LEASE_S / 4:
                 self._save()
-            if not self.stopped:
+            with suppress(BasculeError):  # it cannot be known now: it is asked again
                 self._stop(self._why_stop())
 
     def _save(self) -> None:

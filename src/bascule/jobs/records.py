@@ -182,7 +182,7 @@ def why_not_allowed(key: Key | None, action: Action, model: str, now: datetime) 
     """Why a job of a key may not run now, in words; empty if it may. None for a key that is gone.
 
     The rule: a job ends with the right that it was submitted with. It is looked at before each
-    start, and every few seconds while the job runs.
+    start, and each second while the job runs.
     """
     if key is None:
         return "the key that it was submitted with is gone"

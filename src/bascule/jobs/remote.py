@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bascule.jobs.records import Command, Job, Task
 from bascule_client.control import ControlClient, path_of
+
+if TYPE_CHECKING:
+    from bascule.jobs.store import Jobs
+
+_POLL_S = 0.3
 
 
 class RemoteJobs:
@@ -34,6 +40,17 @@ class RemoteJobs:
 
     def command(self, job: str, command: Command, *, by: str = "") -> Job:
         return _job(self._client.ask("POST", path_of("jobs", job, command), user=by))
+
+
+def until_ended(
+    jobs: RemoteJobs | Jobs, job_id: str, watch: Callable[[Job], None] = lambda _: None
+) -> Job:
+    """The job once it has ended; `watch` is given it about three times a second meanwhile."""
+    while not (job := jobs.get(job_id)).is_ended:
+        watch(job)
+        time.sleep(_POLL_S)
+    watch(job)
+    return job
 
 
 def _job(content: Mapping[str, Any]) -> Job:

@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 _LEASE = "schedules"
 _LOOK_S = 0.05
 _TURN_S = 1.0
-_RIGHT_S = 5.0
 _FORGET_S = 60.0
 _STOP_WITHIN_S = 30.0
 _NEVER_BEGUN = timedelta(days=7)
@@ -236,9 +235,7 @@ class JobRunner(Jobs):
             return _LOST
         if job.schedule and not self._may_run_named(job.schedule):
             return _WINDOW
-        if job.key and int(time.monotonic()) % _RIGHT_S == 0:
-            return self._why_refused(job, kind)
-        return ""
+        return self._why_refused(job, kind)
 
     def _may_run_named(self, name: str) -> bool:
         known = (one.schedule for one in self._schedules.list() if one.schedule.name == name)

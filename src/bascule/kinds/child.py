@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +27,7 @@ _OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\
 
 
 def asking(settings: Settings) -> AskKind:
-    """What makes the child that does a task by these settings, whatever becomes of their files."""
+    """What makes the child that does a task by these settings, also where their files change."""
     from bascule.settings import Settings as Shape
 
     content = TypeAdapter(Shape).dump_python(settings, mode="json")
@@ -47,13 +48,12 @@ def runner_of(settings: Settings) -> JobRunner:
     from bascule.jobs import JobRunner
     from bascule.kinds.kind_table import KINDS
 
-    return JobRunner(
-        open_catalogue(settings), KINDS, asking(settings), lambda: open_keys(settings).stored()
-    )
+    keys = cache(partial(open_keys, settings))
+    return JobRunner(open_catalogue(settings), KINDS, asking(settings), lambda: keys().stored())
 
 
 class Told:
-    """Sends what is told to the parent, which keeps it; see `jobs.Live`."""
+    """Sends progress to the parent, which keeps it; see `jobs.Live`."""
 
     stopped = ""
 
@@ -67,7 +67,7 @@ class Told:
         self.send({"tell": progress})
 
     def stop(self, *_: object) -> None:
-        self.stopped = "it was told to stop"
+        self.stopped = "its parent has stopped it"
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:

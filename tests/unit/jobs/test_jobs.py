@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.homes import jobs_in
 
+from bascule.catalogue import Catalogue
+from bascule.catalogue.postgresql import PostgresqlDatabase
 from bascule.core import Conflict, Invalid, NotFound, Overloaded, is_alive, own_process
 from bascule.jobs import Job, Jobs, recorded, store
 from bascule.security import Key, Permission
@@ -17,6 +21,14 @@ from bascule.security import Key, Permission
 from .conftest import WAIT_S, task, until
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def jobs(request, tmp_path) -> Jobs:
+    if request.param == "sqlite":
+        return jobs_in(tmp_path)
+    url = request.getfixturevalue("postgresql_url")
+    return Jobs(Catalogue(PostgresqlDatabase(url)))
 
 
 def test_a_job_is_done_in_a_child_and_its_result_is_kept(runner):
@@ -61,8 +73,7 @@ def test_more_jobs_than_there_is_room_for_wait(runner):
     until(lambda: runner.turn() or runner.get(jobs[2].id).is_ended)
 
 
-def test_too_many_that_wait_are_refused_with_the_time_to_retry(tmp_path):
-    jobs = jobs_in(tmp_path)
+def test_too_many_that_wait_are_refused_with_the_time_to_retry(jobs):
     for _ in range(32):
         jobs.submit(task())
     with pytest.raises(Overloaded) as refused:
@@ -103,17 +114,15 @@ def test_what_another_process_began_is_taken_over_when_it_is_gone(runner, tmp_pa
     assert runner.wait(runner.command(job.id, "resume"), WAIT_S).state == "done"
 
 
-def test_a_holder_of_another_host_has_the_job_until_its_lease_ends(tmp_path, monkeypatch):
+def test_a_holder_of_another_host_has_the_job_until_its_lease_ends(jobs, monkeypatch):
     monkeypatch.setattr(store, "LEASE_S", 0.5)
-    jobs = jobs_in(tmp_path)
     claim = jobs.start(task())
     jobs.save(claim, process="other/host 1 1")
     assert jobs.get(claim.job.id).state == "running"
     until(lambda: jobs.get(claim.job.id).state == "killed")
 
 
-def test_the_fence_refuses_a_holder_that_was_replaced(tmp_path):
-    jobs = jobs_in(tmp_path)
+def test_the_fence_refuses_a_holder_that_was_replaced(jobs):
     late = jobs.start(task())
     jobs.command(late.job.id, "cancel")
     assert jobs.save(late, progress={"done": 1}).stop == "cancelled"
@@ -127,8 +136,7 @@ def test_the_fence_refuses_a_holder_that_was_replaced(tmp_path):
     assert jobs.get(new.job.id).result == 1
 
 
-def test_two_of_one_subject_do_not_run_side_by_side(tmp_path):
-    jobs = jobs_in(tmp_path)
+def test_two_of_one_subject_do_not_run_side_by_side(jobs):
     first, second = jobs.start(task()), jobs.start(task())
     jobs.begin(first, "run1", facts={"a": 1})
     with pytest.raises(Conflict) as refused:
@@ -138,8 +146,7 @@ def test_two_of_one_subject_do_not_run_side_by_side(tmp_path):
     assert jobs.about("echo", "run").id == first.job.id
 
 
-def test_the_end_of_a_long_log_is_kept(tmp_path):
-    jobs = jobs_in(tmp_path)
+def test_the_end_of_a_long_log_is_kept(jobs):
     claim = jobs.start(task())
     for number in range(3):
         jobs.save(claim, log=[f"{number}" + "x" * 99_000])
@@ -150,8 +157,7 @@ def test_the_end_of_a_long_log_is_kept(tmp_path):
     assert not log.startswith("0")
 
 
-def test_work_of_this_process_is_recorded_with_its_log_and_end(tmp_path):
-    jobs = jobs_in(tmp_path)
+def test_work_of_this_process_is_recorded_with_its_log_and_end(jobs):
     with recorded(jobs, task(by="ada"), "bascule.test") as live:
         live.tell({"done": 1})
         live.result = 7
@@ -213,3 +219,25 @@ def test_a_process_is_known_by_more_than_its_number():
     assert is_alive(f"{machine} {pid} {int(began) + 1}") is False
     assert is_alive(f"other {pid} {began}") is None
     assert Path(f"/proc/{pid}").exists()
+
+
+def test_of_eight_that_claim_a_job_one_has_it(jobs):
+    """And of eight that begin the same subject, one goes on."""
+    job, won, begun = jobs.submit(task()), [], []
+
+    def claim() -> None:
+        if (mine := jobs.claim(job.id)) is not None:
+            won.append(mine)
+
+    def begin() -> None:
+        other = jobs.start(task())
+        with suppress(Conflict):
+            begun.append(jobs.begin(other, "one run"))
+
+    for act, winners in ((claim, won), (begin, begun)):
+        threads = [threading.Thread(target=act) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(winners) == 1
