@@ -194,11 +194,9 @@ def alerts_of(context: ControlContext, session: Session) -> list[Alert]:
 
 def schedules_of(context: ControlContext) -> Sequence[Scheduled]:
     """The schedules of batch jobs; none without a catalogue."""
-    if context.catalogue is None:
-        return ()
-    from bascule.jobs import Schedules
-
-    return Schedules(context.catalogue()).list()
+    with suppress(NotFound):
+        return context.schedules().list()
+    return ()
 
 
 def model_names(context: ControlContext, session: Session) -> list[str]:

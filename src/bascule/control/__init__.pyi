@@ -1,5 +1,5 @@
 from . import references as references
-from .context import ControlContext as ControlContext
+from .context import ControlContext as ControlContext, Parts as Parts
 from .deferred import DeferredRoute as DeferredRoute
 from .following import following_plans as following_plans
 from .history import (
@@ -30,7 +30,6 @@ from .people import (
 from .problems import problem_of as problem_of
 from .process import (
     Answers as Answers,
-    Parts as Parts,
     open_keys_file as open_keys_file,
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,

@@ -6,12 +6,12 @@ are in `control.rights`. It binds to the loopback address unless another is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,9 +20,8 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
-from bascule.control.catalogue_parts import CatalogueParts
 from bascule.control.configuration_routes import add_configuration
-from bascule.control.context import ControlContext
+from bascule.control.context import ControlContext, Parts
 from bascule.control.described import describe
 from bascule.control.documentation import add_documentation
 from bascule.control.endpoint_routes import add_endpoints
@@ -42,9 +41,7 @@ from bascule.control.rights import Caller, authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.control.session_routes import add_sessions
-from bascule.control.sessions import Sessions
 from bascule.control.settings_routes import add_settings
-from bascule.control.shown import SettingsShown
 from bascule.core import VERSION, BasculeError, Invalid
 from bascule.jobs import Task
 from bascule.security import Action
@@ -53,12 +50,8 @@ from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Status
-    from bascule.catalogue import Catalogue, Requests
-    from bascule.endpoints import EndpointStore
+    from bascule.catalogue import Requests
     from bascule.jobs import JobRunner, Scheduled, Schedules
-    from bascule.monitoring.alerts import AlertStore
-    from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout
 
 
 class Health(BaseModel):
@@ -100,44 +93,15 @@ class ServerView(BaseModel):
 
 
 def control_app(
-    server: ServerLink,
-    open_registry: Callable[[], Registry],
-    find: FindService,
-    guard: Authenticator | None = None,
-    *,
-    open_keys: Callable[[], Keys] | None = None,
-    open_requests: Callable[[], Requests] | None = None,
-    open_endpoints: Callable[[], EndpointStore] | None = None,
-    open_catalogue: Callable[[], Catalogue] | None = None,
-    rollout_defaults: Mapping[str, Any] | None = None,
-    prepare_rollout: Callable[[Rollout], Rollout] | None = None,
-    home: FilePath | None = None,
-    open_alerts: Callable[[], AlertStore] | None = None,
-    jobs: JobRunner | None = None,
-    places: Sequence[str] = (),
-    sessions: Sessions | None = None,
-    shown: SettingsShown | None = None,
+    server: ServerLink, find: FindService, guard: Authenticator | None, parts: Parts
 ) -> FastAPI:
     """The application.
 
     Args:
         server: The server that it speaks for.
-        open_registry: Opens the registry when it is first asked for; a registry that is away is
-            answered 503 then, and no reason not to serve.
         find: Finds the version that a reference means, when one is to be loaded.
         guard: Checks keys; with None every caller may read, and only this machine change something.
-        open_keys: Opens the keys of callers; None for an API without them.
-        open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
-        open_endpoints: Opens the endpoints; None for an API without them.
-        open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
-        rollout_defaults: Fields of requests for rollouts, from the settings.
-        prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
-        home: Where outcomes are kept; None for an API without them.
-        open_alerts: Opens the alerts; None for an API without them.
-        jobs: Runs jobs; None for an API without them.
-        places: Where batch jobs of callers with keys may read and write.
-        sessions: The sessions of people; None for an API that takes keys alone.
-        shown: What the settings say, without secrets; None for nothing.
+        parts: What the settings choose.
     """
     app = FastAPI(
         title="Bascule control API",
@@ -148,63 +112,52 @@ def control_app(
         openapi_url=None,  # all of it is in `documentation`
     )
     asks_for_keys = guard is not None
-    find_session = None if sessions is None else sessions.find
-    app.router.route_class = route_of(guard, open_requests or _no_requests, find_session)
     authorise = authorise_of(guard)
-    parts = CatalogueParts(
-        server, open_registry, open_catalogue, open_endpoints, open_keys, open_alerts, sessions,
-        rollout_defaults, prepare_rollout, jobs,
-    )  # fmt: skip
-    predictions = RecordedPredictions(home)
+    context = ControlContext(
+        server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
+    )
+    open_requests = parts.open_requests or _no_requests
+    app.router.route_class = route_of(guard, open_requests, context.find_session)
 
     def push(file: FilePath, model: str, user: str) -> int:
-        if jobs is None:
-            return open_registry().import_archive(file, by=user, model=model).number
+        if parts.jobs is None:
+            return context.registry().import_archive(file, by=user, model=model).number
         asked = {"file": str(file), "model": model}
         task = Task(kind="push", input=asked, title=f"the push to {model}", by=user)
-        return int(jobs.answer(task)["number"])
+        return int(parts.jobs.answer(task)["number"])
 
     def authorise_names(request: Request, action: Action, model: str) -> Caller:
-        if (rollout_defaults or {}).get("needs_approval"):
+        if (parts.rollout_defaults or {}).get("needs_approval"):
             authorise(request, "approve", model)
         return authorise(request, action, model)
 
     def check_may_end(request: Request, version: str) -> None:
-        if open_endpoints is not None:
-            parts.endpoints(partial(authorise, request, "approve")).check_may_end(version)
+        if parts.open_endpoints is not None:
+            context.endpoints(partial(authorise, request, "approve")).check_may_end(version)
 
     app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server, lambda: _batch_metrics(jobs, parts.schedules))
+    _add_server(app, server, lambda: _batch_metrics(parts.jobs, context.schedules))
     add_load(app, server)
     add_services(app, server, find, authorise_names)
-    add_registry_reads(app, open_registry, authorise)
-    add_registry_writes(app, open_registry, push, check_may_end)
-    add_alerts(app, parts.alerts, authorise)
-    add_keys(app, parts.keys)
-    add_history(app, parts.catalogue, authorise)
-    add_sessions(app, parts.sessions, authorise, asks_for_keys=asks_for_keys)
-    add_settings(app, shown)
-    add_outcomes(app, home)
-    add_monitoring(app, parts.jobs, open_registry)
-    from bascule.batch import Places
-
-    allowed = Places(places)
-    bounds = allowed if asks_for_keys else None
-    add_batch(app, parts.jobs, parts.schedules, authorise, bounds)
-    add_jobs(app, parts.jobs, authorise, places if asks_for_keys else None)
-    add_ledger(app, predictions, authorise)
-    add_endpoints(app, server, parts.endpoints, authorise)
-    add_rollouts(app, parts.rollouts, authorise)
-    add_configuration(app, parts.books, authorise, bounds)
+    add_registry_reads(app, parts.open_registry, authorise)
+    add_registry_writes(app, parts.open_registry, push, check_may_end)
+    add_alerts(app, context.alerts, authorise)
+    add_keys(app, context.keys)
+    add_history(app, context.catalogue, authorise)
+    add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
+    add_settings(app, parts.shown)
+    add_outcomes(app, parts.home)
+    add_monitoring(app, context.jobs, parts.open_registry)
+    add_batch(app, context.jobs, context.schedules, authorise, context.places)
+    add_jobs(app, context.jobs, authorise, parts.places if asks_for_keys else None)
+    add_ledger(app, context.predictions, authorise)
+    add_endpoints(app, server, context.endpoints, authorise)
+    add_rollouts(app, context.rollouts, authorise)
+    add_configuration(app, context.books, authorise, context.places)
     describe(app, asks_for_keys=asks_for_keys)
     add_documentation(app)
-    app.state.control = ControlContext(
-        server=server, registry=open_registry, endpoints=parts.endpoints, rollouts=parts.rollouts,
-        alerts=parts.alerts, keys=parts.keys, catalogue=open_catalogue, authorise=authorise,
-        asks_for_keys=asks_for_keys, home=home, jobs=parts.jobs, places=allowed,
-        predictions=predictions, sessions=parts.sessions, find_session=find_session, shown=shown,
-    )  # fmt: skip
+    app.state.control = context
     return app
 
 

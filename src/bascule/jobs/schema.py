@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import sqlalchemy as sa
 
 from bascule.catalogue import UtcTime, metadata
 
+_text = partial(sa.Column, type_=sa.Text, nullable=False)
+_number = partial(sa.Column, type_=sa.Integer, nullable=False)
+_moment = partial(sa.Column, type_=UtcTime)
+_json = partial(sa.Column, type_=sa.JSON(none_as_null=True))
+
 jobs = sa.Table(
     "jobs",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("title", sa.Text, nullable=False),
-    sa.Column("input", sa.JSON, nullable=False),
-    # Of kind and input: what is asked for twice is known.
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("folder", sa.Text, nullable=False),
+    _text("id", primary_key=True),
+    *map(_text, ("kind", "subject", "title")),
+    _json("input", nullable=False),
+    _text("digest"),  # of kind and input: what is asked for twice is known
+    _text("folder"),
     sa.Column("is_confined", sa.Boolean, nullable=False),
-    sa.Column("by", sa.Text, nullable=False),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("host", sa.Text, nullable=False),
-    sa.Column("schedule", sa.Text, nullable=False),
-    sa.Column("due", UtcTime),
-    sa.Column("state", sa.Text, nullable=False, index=True),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("begun", sa.Integer, nullable=False),
-    sa.Column("progress", sa.JSON, nullable=False),
-    sa.Column("log", sa.Text, nullable=False),
-    # What the kind keeps of the job beside its progress, once: the manifest of a batch run.
-    sa.Column("facts", sa.JSON(none_as_null=True)),
-    sa.Column("result", sa.JSON(none_as_null=True)),
-    sa.Column("error", sa.JSON(none_as_null=True)),
-    # Why its process is asked to stop; empty while it is not.
-    sa.Column("stop", sa.Text, nullable=False),
-    sa.Column("created_at", UtcTime, nullable=False),
-    sa.Column("started_at", UtcTime),
-    sa.Column("updated_at", UtcTime, nullable=False, index=True),
-    sa.Column("ended_at", UtcTime),
+    *map(_text, ("by", "key", "host", "schedule")),
+    _moment("due"),
+    _text("state", index=True),
+    *map(_number, ("attempt", "begun")),
+    _json("progress", nullable=False),
+    _text("log"),
+    _json("facts"),  # kept once beside the progress: the manifest of a batch run
+    *map(_json, ("result", "error")),
+    _text("stop"),  # why its process is asked to stop; empty while it is not
+    _moment("created_at", nullable=False),
+    _moment("started_at"),
+    _moment("updated_at", nullable=False, index=True),
+    _moment("ended_at"),
     # The lease: the process that runs it, for people and for its machine, and until when.
-    sa.Column("holder", sa.Text, nullable=False),
-    sa.Column("process", sa.Text, nullable=False),
-    sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("expires_at", UtcTime, nullable=False),
+    *map(_text, ("holder", "process")),
+    _number("fence"),
+    _moment("expires_at", nullable=False),
     sa.Index(None, "kind", "subject", "created_at"),
 )

@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from tests.controls import control_app
 from tests.unit.batch.conftest import flights
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
 
 from bascule.app import open_alerts, open_catalogue, open_endpoints, open_registry
 from bascule.batch import Places, RemoteRuns, RemoteSchedules, is_below, job_of
 from bascule.catalogue import Requests
-from bascule.control.api import control_app
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.jobs import JobRunner, RemoteJobs, Schedule, Task, next_time
 from bascule.kinds import KINDS, asking as children_by, runner_of

@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from tests.controls import control_app
 
-from bascule.control.api import control_app
 from bascule.control.rights import RIGHTS, keeps_answers
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION

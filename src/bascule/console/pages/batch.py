@@ -128,7 +128,7 @@ def _plan(request: Request, content: Mapping[str, Any]) -> Mapping[str, Any]:
 
     context, job = context_of(request), job_of(content)
     current(request).check("manage", version_named(job.model).model)
-    if context.asks_for_keys:
+    if context.places is not None:
         context.places.check(job)
     plan: Mapping[str, Any] = context.jobs().answer(Task(
         kind="preview", input=job.to_json(), title="preview", folder=os.getcwd(),

@@ -92,7 +92,7 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     check_name(model)
     context, session = context_of(request), current(request)
     alerts = _alerts_of(context, model, resolved=True)
-    if context.home is not None and not _measured(context, model, days):
+    if context.parts.home is not None and not _measured(context, model, days):
         _measure(request, model, days)
     return render(
         request, "monitoring.html", model,
