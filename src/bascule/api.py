@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.bundle.lineage import user_name
-from bascule.core import KINDS, Invalid, NotFound, Reference, TimedOut, Unavailable, length_of
+from bascule.core import (
+    Invalid,
+    NotFound,
+    Reference,
+    TimedOut,
+    Unavailable,
+    error_from_json,
+    length_of,
+)
 
 if TYPE_CHECKING:
     from bascule.batch import MonitoringRules
@@ -424,9 +432,7 @@ def serve(
         try:
             announced = _announced(process, time.monotonic() + timeout_s)
             if "error" in announced:
-                kinds = {kind.__name__: kind for kind in KINDS}
-                kind = kinds.get(announced["kind"], Unavailable)
-                raise kind(announced["error"], hint=announced["hint"])
+                raise error_from_json(announced)
             return Server(process, announced)
         except _Silent as silence:
             said.seek(0)

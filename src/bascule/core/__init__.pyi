@@ -36,6 +36,8 @@ from .errors import (
     Unavailable as Unavailable,
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
+    error_from_json as error_from_json,
+    error_to_json as error_to_json,
     first_line as first_line,
 )
 from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature

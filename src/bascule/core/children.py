@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core.addresses import masked_text
-from bascule.core.errors import KINDS, BasculeError, ModelFailed, TimedOut, TooLarge
+from bascule.core.errors import (
+    BasculeError,
+    ModelFailed,
+    TimedOut,
+    TooLarge,
+    error_from_json,
+    error_to_json,
+)
 
 _NICE = 10
 _LOOK_S = 0.02
@@ -33,6 +41,7 @@ _PART = b"part "
 """Begins a line of standard output that is a part; the last line is the answer."""
 _SMALL_BYTES = 1 << 30
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_telling = threading.Lock()
 _FEW_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS"), "1")
 
 
@@ -176,8 +185,7 @@ class Child:
             return reply
         if reply["kind"] == MemoryError.__name__:
             raise self._too_large()
-        kind = next((kind for kind in KINDS if kind.__name__ == reply["kind"]), ModelFailed)
-        raise kind(reply["error"], hint=reply["hint"])
+        raise error_from_json(reply, ModelFailed)
 
 
 def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
@@ -191,8 +199,7 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
     try:
         reply: Mapping[str, Any] = answer(json.loads(sys.stdin.read()))
     except BasculeError as error:
-        kind = next(kind.__name__ for kind in type(error).__mro__ if kind in KINDS)
-        reply = {"error": masked_text(error.message), "hint": error.hint, "kind": kind}
+        reply = {**error_to_json(error), "error": masked_text(error.message)}
     except MemoryError:
         reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
     sys.stdout.write(json.dumps(reply, default=str))
@@ -201,9 +208,9 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
 
 def tell_parent(part: Any) -> None:
     """Send the parent a part, any JSON, before the answer; see `Child.answer`."""
-    # One write of a buffer: threads may tell parts at once.
-    sys.stdout.write(f"{_PART.decode()}{json.dumps(part, default=str)}\n")
-    sys.stdout.flush()
+    with _telling:
+        sys.stdout.write(f"{_PART.decode()}{json.dumps(part, default=str)}\n")
+        sys.stdout.flush()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from bascule.core import KINDS, BasculeError, Conflict, ModelFailed, masked, masked_text
+from bascule.core import BasculeError, Conflict, ModelFailed, error_from_json, masked
 from bascule.security import Action, Key
 
 QUEUED, RUNNING = "queued", "running"
@@ -69,7 +69,7 @@ class Job(Task):
         begun: The attempt that has found what the job is about; see `Live.begin`.
         progress: As its kind tells it: `done` and `of` are counts, where they are known.
         result: What it gave, as JSON, once it is done.
-        error: Why it failed: `error`, `hint`, `kind` and facts of the error.
+        error: Why it failed; see `core.error_to_json`.
         stop: Why its process is asked to stop; empty while it is not.
         holder: The process that runs or ran it: `HOST:PID`.
     """
@@ -107,21 +107,7 @@ class Job(Task):
         """The error of one that failed, by its kind."""
         if self.error is None:
             return None
-        facts = {name: value for name, value in self.error.items() if name not in _OF_ERROR}
-        kind = next((one for one in KINDS if one.__name__ == self.error["kind"]), ModelFailed)
-        return kind(self.error["error"], hint=self.error["hint"], **facts)
-
-
-_OF_ERROR = ("error", "hint", "kind")
-
-
-def error_json(error: BasculeError) -> dict[str, Any]:
-    """What is kept of an error; `Job.problem` is the way back."""
-    kind = next(kind.__name__ for kind in type(error).__mro__ if kind in KINDS)
-    facts = {
-        name: fact for name, fact in error.facts.items() if isinstance(fact, str | int | float)
-    }
-    return {**facts, "error": masked_text(error.message), "hint": error.hint, "kind": kind}
+        return error_from_json(self.error, ModelFailed)
 
 
 def state_seen(state: str, *, is_leased: bool, is_alive: bool | None) -> str:

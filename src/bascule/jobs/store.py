@@ -18,6 +18,7 @@ from bascule.core import (
     NotFound,
     Overloaded,
     canonical_json,
+    error_to_json,
     holder_name,
     is_alive,
     masked_text,
@@ -36,7 +37,6 @@ from bascule.jobs.records import (
     Job,
     Task,
     death_of,
-    error_json,
     may_start_here,
     state_after,
     state_after_death,
@@ -127,7 +127,9 @@ class Jobs:
         log: Sequence[str] = (), **values: Any,
     ) -> Job:  # fmt: skip
         """End it, or queue it again; raises as `save` does."""
-        kept = None if error is None else error_json(error)
+        kept = None if error is None else {
+            **error_to_json(error), "error": masked_text(error.message)
+        }  # fmt: skip
         with self.catalogue.write() as connection:
             _saved(connection, claim, log=log, state=state, error=kept, stop="", **values)
             return _noted(connection, claim.job.id)
@@ -158,7 +160,7 @@ class Jobs:
             for job in _rows(connection, _table.c.state == RUNNING):
                 if job.state == KILLED:
                     state = state_after_death(job.attempt, retries_of(job))
-                    died = {} if state == QUEUED else {"error": error_json(death_of(job))}
+                    died = {} if state == QUEUED else {"error": error_to_json(death_of(job))}
                     _change(connection, job.id, state=state, **died)
                     _noted(connection, job.id)
 
