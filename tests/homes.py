@@ -19,8 +19,7 @@ from bascule.settings import Settings
 
 
 def jobs_in(home: Path) -> Jobs:
-    """The jobs of a home, whose folder is made."""
-    home.mkdir(parents=True, exist_ok=True)
+    """The jobs of a home."""
     return Jobs(Catalogue(SqliteDatabase(home / "catalogue.db")))
 
 

@@ -14,11 +14,11 @@ from bascule.batch.running import Run, run_job
 from bascule.batch.runs import KIND
 from bascule.bundle import Bundle
 from bascule.bundle.lineage import user_name
-from bascule.jobs import Task, Unrecorded, recorded
+from bascule.jobs import Task, recorded
 from bascule_client.control import ControlClient
 
 if TYPE_CHECKING:
-    from bascule.jobs import Holder, Job as Record, Jobs
+    from bascule.jobs import Job as Record, Jobs, Recorded
 
 _OPENER = "bascule.api", "batch_model"
 """Finds models and the home by the settings, which are above this room; imported when used."""
@@ -60,7 +60,7 @@ def run(
 
 def recorded_run(
     jobs: Jobs, job: Job, *, by: str, again: Record | None = None
-) -> AbstractContextManager[Holder | Unrecorded]:
+) -> AbstractContextManager[Recorded]:
     """Record a run of this process; `again` is the job that it goes on with. See `recorded`."""
     task = again or Task(
         kind=KIND, input=job.to_json(), title=f"scoring {job.source}", by=by, folder=os.getcwd()

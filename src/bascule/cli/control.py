@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +168,8 @@ def _watching(
     server: tuple[str, Callable[[], ServerFacts]] | None = None,
 ) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    assert parts.jobs is not None
-    watcher = watcher_of(settings, server, judging(parts.jobs), counters.note_catalogue)
+    assert parts.open_jobs is not None
+    watcher = watcher_of(settings, server, judging(parts.open_jobs), counters.note_catalogue)
     if watcher is None:
         yield
         return
@@ -245,12 +245,16 @@ def _routing(
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
-    assert parts.jobs is not None
-    return turning("jobs", parts.jobs.run, after=after, pause_s=_PAUSE_S)
+    def run(ended: threading.Event) -> None:
+        assert parts.open_jobs is not None
+        parts.open_jobs().run(ended)
+
+    return turning("jobs", run, after=after, pause_s=_PAUSE_S)
 
 
 def _parts_of(settings: Settings) -> Parts:
-    return replace(control_parts(settings), jobs=runner_of(settings), places=settings.batch.places)
+    jobs = cache(partial(runner_of, settings))  # opened late: what reads the catalogue is large
+    return replace(control_parts(settings), open_jobs=jobs, places=settings.batch.places)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

@@ -1,5 +1,5 @@
 from . import references as references
-from .context import ControlContext as ControlContext, Parts as Parts
+from .context import ControlContext as ControlContext
 from .deferred import DeferredRoute as DeferredRoute
 from .following import following_plans as following_plans
 from .history import (
@@ -19,6 +19,7 @@ from .oidc import (
     ProviderConfig as ProviderConfig,
     check_installed as check_installed,
 )
+from .parts import Parts as Parts
 from .people import (
     SAFE_METHODS as SAFE_METHODS,
     FindSession as FindSession,

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
 from bascule.control.configuration_routes import add_configuration
-from bascule.control.context import ControlContext, Parts
+from bascule.control.context import ControlContext
 from bascule.control.described import describe
 from bascule.control.documentation import add_documentation
 from bascule.control.endpoint_routes import add_endpoints
@@ -34,6 +34,7 @@ from bascule.control.link import ServerLink
 from bascule.control.load import add_load
 from bascule.control.monitoring_routes import add_monitoring
 from bascule.control.outcome_routes import add_outcomes
+from bascule.control.parts import Parts
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
 from bascule.control.registry_writes import add_registry_writes
@@ -120,11 +121,11 @@ def control_app(
     app.router.route_class = route_of(guard, open_requests, context.find_session)
 
     def push(file: FilePath, model: str, user: str) -> int:
-        if parts.jobs is None:
+        if parts.open_jobs is None:
             return context.registry().import_archive(file, by=user, model=model).number
         asked = {"file": str(file), "model": model}
         task = Task(kind="push", input=asked, title=f"the push to {model}", by=user)
-        return int(parts.jobs.answer(task)["number"])
+        return int(context.jobs().answer(task)["number"])
 
     def authorise_names(request: Request, action: Action, model: str) -> Caller:
         if (parts.rollout_defaults or {}).get("needs_approval"):
@@ -137,7 +138,7 @@ def control_app(
 
     app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server, lambda: _batch_metrics(parts.jobs, context.schedules))
+    _add_server(app, server, lambda: _batch_metrics(parts.open_jobs, context.schedules))
     add_load(app, server)
     add_services(app, server, find, authorise_names)
     add_registry_reads(app, parts.open_registry, authorise)
@@ -174,16 +175,18 @@ def _add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, answered)
 
 
-def _batch_metrics(jobs: JobRunner | None, open_schedules: Callable[[], Schedules]) -> str:
+def _batch_metrics(
+    open_jobs: Callable[[], JobRunner] | None, open_schedules: Callable[[], Schedules]
+) -> str:
     """Runs of this machine and schedules, as text for Prometheus."""
-    if jobs is None:
+    if open_jobs is None:
         return ""
     from bascule.batch import Runs, batch_text
 
     runs: Sequence[Status] = ()
     known: Sequence[Scheduled] = ()
     with suppress(BasculeError):  # without the catalogue, other counters are served
-        runs, known = Runs(jobs).of_host(), open_schedules().list()
+        runs, known = Runs(open_jobs()).of_host(), open_schedules().list()
     return batch_text(runs, known, datetime.now(UTC))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bascule.control import references
-from bascule.control.context import Parts
+from bascule.control.parts import Parts
 from bascule.core import BasculeError, Invalid
 from bascule.endpoints import own_part
 from bascule.serving import ModelSpec

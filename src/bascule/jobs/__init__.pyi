@@ -5,7 +5,7 @@ from .due import (
     may_run as may_run,
     next_time as next_time,
 )
-from .holding import Holder as Holder, recorded as recorded
+from .holding import Recorded as Recorded, recorded as recorded
 from .kinds import (
     HOUR as HOUR,
     Kind as Kind,

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from bascule.core import BasculeError, Conflict, ModelFailed, Unavailable, masked_text
-from bascule.jobs.live import Unrecorded, noting
+from bascule.jobs.live import noting
 from bascule.jobs.records import CANCELLED, DONE, ENDED, FAILED, QUEUED, Job, Task
 from bascule.jobs.store import LEASE_S, Claim, Jobs
 
@@ -26,7 +26,6 @@ class Holder:
     Attributes:
         stopped: See `Live`.
         progress: The latest.
-        result: What the job gives, where the block of `recorded` runs it.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class Holder:
         """
         self._jobs, self.claim, self._on_stop, self._why_stop = jobs, claim, on_stop, why_stop
         self.stopped, self.progress = "", dict(claim.job.progress)
-        self.result: Any = None
         self._lines: list[str] = []
         self._lock = threading.Lock()
         self._saved_s = self._renewed_s = time.monotonic()
@@ -103,38 +101,79 @@ class Holder:
             self._on_stop(why)
 
 
-@contextmanager
-def recorded(jobs: Jobs, task: Task | Job, logger: str) -> Iterator[Holder | Unrecorded]:
-    """Run a job in this process, in the block, which sets `result`; a `Job` is run again.
+class Recorded:
+    """Work of this process that is a job from its `begin` on; see `recorded`.
 
-    Where the catalogue is away, the work is done and not recorded.
-
-    Raises:
-        Conflict: The job runs already.
+    Attributes:
+        result: What the work gives.
     """
-    try:
-        again = isinstance(task, Job)
-        claim = jobs.claim(task.id, after=_RESTS) if isinstance(task, Job) else jobs.start(task)
-    except Unavailable as away:
-        log.warning("the job is not recorded: %s", away)
-        yield Unrecorded()
-        return
-    if claim is None:
-        assert again
-        raise Conflict(f"run {task.subject} is under way", hint="wait until it has ended")
-    holder = Holder(jobs, claim)
-    with noting(logger, holder.note):
-        ending: dict[str, Any] = {}
+
+    def __init__(self, jobs: Jobs, task: Task | Job) -> None:
+        self._jobs, self._task = jobs, task
+        self._progress: Mapping[str, Any] = {}
+        self.holder: Holder | None = None
+        self.result: Any = None
+
+    @property
+    def stopped(self) -> str:
+        return "" if self.holder is None else self.holder.stopped
+
+    def begin(self, subject: str, facts: Mapping[str, Any]) -> None:
         try:
-            yield holder
-            ending = {"state": DONE, "result": holder.result}
+            claim = self._claim()
+        except Unavailable as away:
+            log.warning("the work is not recorded: %s", away)
+            return
+        if claim is None:
+            raise Conflict(f"run {subject} is under way", hint="wait until it has ended")
+        self.holder = Holder(self._jobs, claim)
+        self.holder.progress = dict(self._progress)
+        self.holder.begin(subject, facts)
+
+    def _claim(self) -> Claim | None:
+        if isinstance(self._task, Job):
+            return self._jobs.claim(self._task.id, after=_RESTS)
+        return self._jobs.start(self._task)
+
+    def tell(self, progress: Mapping[str, Any]) -> None:
+        self._progress = progress
+        if self.holder is not None:
+            self.holder.tell(progress)
+
+    def note(self, line: str) -> None:
+        """A line of the log, kept from the beginning of the job on."""
+        if self.holder is not None:
+            self.holder.note(line)
+
+    def end(self, problem: BaseException | None) -> None:
+        """Record how the work has ended. Without the catalogue, the lease ends by itself."""
+        holder = self.holder
+        if holder is None:
+            return
+        with suppress(BasculeError):
+            if problem is None:
+                holder.end(DONE, result=self.result)
+            elif holder.stopped or isinstance(problem, KeyboardInterrupt):
+                holder.end(CANCELLED)
+            else:
+                holder.end(FAILED, error=error_of(problem))
+
+
+@contextmanager
+def recorded(jobs: Jobs, task: Task | Job, logger: str) -> Iterator[Recorded]:
+    """Do work in this process, in the block, and record it as a job; a `Job` is run again.
+
+    What is refused before it begins leaves no record. Where the catalogue is away, the work is
+    done and not recorded.
+    """
+    live = Recorded(jobs, task)
+    with noting(logger, live.note):
+        try:
+            yield live
         except BaseException as problem:
-            is_cancelled = holder.stopped or isinstance(problem, KeyboardInterrupt)
-            ending = {"state": CANCELLED if is_cancelled else FAILED, "error": error_of(problem)}
+            live.end(problem)
             raise
-        finally:
-            with suppress(BasculeError):  # what was done is done: the lease ends by itself
-                holder.end(**ending)
+        live.end(None)
 
 
 def error_of(problem: BaseException) -> BasculeError:

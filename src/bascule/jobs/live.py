@@ -26,7 +26,6 @@ class Unrecorded:
     """Work that is no job in a catalogue."""
 
     stopped = ""
-    result: Any = None
 
     def begin(self, subject: str, facts: Mapping[str, Any]) -> None:
         """Nothing is kept."""

@@ -245,6 +245,8 @@ class JobRunner(Jobs):
         return may_run(schedule, self._clock())
 
     def _most_attempts(self, job: Job) -> int:
+        if job.kind not in self.kinds.places:  # of another release
+            return 0
         return _MOST_ATTEMPTS if job.schedule else self.kinds[job.kind].retries
 
     def _forget_old(self) -> None:

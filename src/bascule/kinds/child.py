@@ -13,7 +13,6 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from pydantic import TypeAdapter
 
 from bascule.core import BasculeError, Child, NotFound, answer_parent, tell_parent
 from bascule.jobs import Task, kind_at, noting
@@ -28,6 +27,8 @@ _OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\
 
 def asking(settings: Settings) -> AskKind:
     """What makes the child that does a task by these settings, also where their files change."""
+    from pydantic import TypeAdapter
+
     from bascule.settings import Settings as Shape
 
     content = TypeAdapter(Shape).dump_python(settings, mode="json")
@@ -72,6 +73,8 @@ class Told:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Do a task: `{"result": ...}`. Errors show no place of an upload."""
+    from pydantic import TypeAdapter
+
     from bascule.settings import Settings as Shape
 
     settings = TypeAdapter(Shape).validate_python(question["settings"])

@@ -107,14 +107,16 @@ def _judge(settings: Settings, task: Task, _live: Live) -> list[dict[str, Any]]:
     return [finding.to_json() for finding in judge(settings, what, model, day, now)]
 
 
-def judging(jobs: JobRunner) -> Callable[[str, str, date, datetime], list[Finding]]:
+def judging(
+    open_jobs: Callable[[], JobRunner],
+) -> Callable[[str, str, date, datetime], list[Finding]]:
     """What judges a finished day of a model in a process of its own; see `app.watcher_of`."""
     from bascule.monitoring.alerts import Finding
 
     def judge(what: str, model: str, day: date, now: datetime) -> list[Finding]:
         asked = {"what": what, "model": model, "day": day.isoformat(), "now": now.isoformat()}
         title = f"{what} of {model}"
-        found = jobs.answer(Task(kind="judge", input=asked, title=title))
+        found = open_jobs().answer(Task(kind="judge", input=asked, title=title))
         return [Finding.from_json(finding) for finding in found]
 
     return judge

@@ -85,10 +85,11 @@ def test_a_run_is_cancelled_and_resumed(call, monkeypatch, tmp_path):
     def cancelled(self: Scorer, *arguments: Any) -> Any:
         runs = runs_in(home)
         run = runs.list()[0].run
-        if not (job := runs.find(run)).stop:
+        if not runs.find(run).stop:
             runs.cancel(run)
-            while runs.find(run).updated_at == job.updated_at or not runs.find(run).stop:
-                pass
+            cancelled_at = runs.find(run).updated_at
+            while runs.find(run).updated_at == cancelled_at:
+                """The run has not heard of it."""
         return score(self, *arguments)
 
     Path("JOB.toml").write_text(

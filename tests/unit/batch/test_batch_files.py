@@ -597,7 +597,7 @@ def test_bascule_batch_run_takes_the_folder_of_a_bundle(
     monkeypatch.chdir(tmp_path)
     made = bascule.batch.run(table_bundle, source, "scored/", keep=["id"])
     assert (made.rows, made.manifest.sink) == (1000, "scored/")
-    assert (tmp_path / ".bascule" / "batch" / made.manifest.run / "status.json").exists()
+    assert [run.run for run in runs_in(tmp_path / ".bascule").list()] == [made.manifest.run]
 
 
 def test_a_batch_of_which_no_row_is_answered_is_quarantined_where_answers_are_texts(

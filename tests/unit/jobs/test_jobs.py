@@ -160,11 +160,19 @@ def test_the_end_of_a_long_log_is_kept(jobs):
 def test_work_of_this_process_is_recorded_with_its_log_and_end(jobs):
     with recorded(jobs, task(by="ada"), "bascule.test") as live:
         live.tell({"done": 1})
+        assert jobs.find() == []  # what is refused before it begins leaves no record
+        live.begin("a subject", {})
         live.result = 7
     (job,) = jobs.find()
     assert (job.state, job.result, job.progress) == ("done", 7, {"done": 1})
-    with pytest.raises(ZeroDivisionError), recorded(jobs, job, "bascule.test"):
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with recorded(jobs, job, "bascule.test") as again:
+            again.begin("a subject", {})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert jobs.get(job.id).error["error"] == "ZeroDivisionError"
 
 

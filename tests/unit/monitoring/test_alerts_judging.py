@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from tests.production import Day, fill, packed
@@ -77,7 +78,7 @@ def test_a_model_that_is_not_in_the_registry_has_nothing_to_be_judged_by(setting
 def test_a_process_of_its_own_finds_the_same(settings):
     now = datetime.now(UTC)
     day = (now - timedelta(days=1)).date()
-    elsewhere = judging(runner_of(settings))
+    elsewhere = judging(partial(runner_of, settings))
     assert elsewhere("drift", "late", day, now) == judge(settings, "drift", "late", day, now)
 
 
@@ -88,7 +89,7 @@ def test_an_error_of_that_process_is_raised_here(settings, home, tmp_path):
     copy = shutil.copytree(home, tmp_path / "home")
     (copy / "ledger" / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(Untrusted, match="has format 99"):
-        judging(runner_of(replace(settings, home=copy)))("drift", "late", day, now)
+        judging(partial(runner_of, replace(settings, home=copy)))("drift", "late", day, now)
 
 
 def test_rows_are_counted_by_the_hour(home):
