@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -382,11 +382,11 @@ class _Execution:
                 f"run {self._plan.manifest.run} was cancelled",
                 hint=f"bascule batch resume {self._plan.manifest.run} goes on",
             )
-        status = self._status
         under_way = sum(n for chunk, n in self._rows.items() if chunk not in self._records)
-        status.rows = under_way + sum(one.rows for one in self._records.values())
-        status.quarantined = self._quarantined
-        status.chunks_done = len(self._records)
-        status.seconds = round(now_s - self._began_s, 3)
+        self._status = status = replace(
+            self._status, rows=under_way + sum(one.rows for one in self._records.values()),
+            quarantined=self._quarantined, chunks_done=len(self._records),
+            seconds=round(now_s - self._began_s, 3),
+        )  # fmt: skip
         self._live.tell(status.progress())
         self._watch(status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancell
 STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
 OF_SCHEDULE = jobs.OF_SCHEDULE
 _OF_JOB = ("run", "state", "by", "started_at", "updated_at", "host", "pid", "error")
+_DERIVED = ("rows_per_s", "left_s")
 
 
-class Status(msgspec.Struct, kw_only=True):
+@dataclass(kw_only=True)
+class Status:
     """How far a run is.
 
     Attributes:
@@ -40,6 +43,8 @@ class Status(msgspec.Struct, kw_only=True):
         findings: What checks found, a sentence each.
         by: The user, or `schedule NAME`.
         digest: Of the model's bundle.
+        rows_per_s: Of the process that scores or scored; None before its first rows.
+        left_s: About how long a running one still takes; None where that is not known.
     """
 
     run: str
@@ -61,7 +66,16 @@ class Status(msgspec.Struct, kw_only=True):
     host: str = ""
     pid: int = 0
     error: str = ""
-    findings: list[str] = []
+    findings: list[str] = field(default_factory=list)
+    rows_per_s: float | None = None
+    left_s: float | None = None
+
+    def __post_init__(self) -> None:
+        new, rate = self.rows - self.rows_before, None
+        if self.seconds and new > 0:
+            self.rows_per_s = rate = round(new / self.seconds, 1)
+        if rate and self.state == RUNNING and self.expected_rows is not None:
+            self.left_s = round(max(self.expected_rows - self.rows, 0) / rate, 1)
 
     @classmethod
     def of(cls, job: jobs.Job) -> Status:
@@ -81,24 +95,11 @@ class Status(msgspec.Struct, kw_only=True):
         """What a job keeps of it; `of` is the way back."""
         counts = {"done": self.rows, "of": self.expected_rows, "unit": "rows"}
         kept: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: kept[name] for name in kept if name not in _OF_JOB} | counts
+        return {name: kept[name] for name in kept if name not in (*_OF_JOB, *_DERIVED)} | counts
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = msgspec.to_builtins(self)
-        return made | {"rows_per_s": self.rows_per_s, "left_s": self.left_s}
-
-    @property
-    def rows_per_s(self) -> float | None:
-        """Of the process that scores or scored; None before its first rows."""
-        new = self.rows - self.rows_before
-        return round(new / self.seconds, 1) if self.seconds and new > 0 else None
-
-    @property
-    def left_s(self) -> float | None:
-        """About how long a running one still takes; None where that is not known."""
-        if self.state != RUNNING or self.expected_rows is None or self.rows_per_s is None:
-            return None
-        return round(max(self.expected_rows - self.rows, 0) / self.rows_per_s, 1)
+        return made
 
 
 class Runs:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
+from bascule.batch import Manifest, Status
 from bascule.control.conventions import Page, Paged
 from bascule.control.rights import Authorise, caller_of
 from bascule.core import Invalid, masked
@@ -18,56 +19,13 @@ from bascule.jobs import Task
 from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Places, Runs, Status
+    from bascule.batch import Job, Places, Runs
     from bascule.jobs import Job as Record, JobRunner, Scheduled, Schedules
 
 _TAGS = "batch"
 _MAX_LOG = 1 << 20
 _BEGIN_S = 120.0
 _JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
-
-
-class RunView(BaseModel):
-    """A batch run."""
-
-    run: str
-    state: Annotated[str, Field(description="running, done, failed, cancelled or killed")]
-    model: str
-    digest: Annotated[str, Field(description="Of the model's bundle")]
-    by: Annotated[str, Field(description="The user, or `schedule NAME`")]
-    source: str
-    sink: str
-    rows: int
-    rows_before: Annotated[int, Field(description="Of them, scored by earlier processes")]
-    quarantined: int
-    expected_rows: int | None
-    chunks_done: int
-    chunks: int
-    seconds: float
-    rows_per_s: float | None
-    left_s: Annotated[float | None, Field(description="About how long it still takes")]
-    started_at: AwareDatetime
-    updated_at: AwareDatetime
-    host: str
-    pid: int
-    error: str
-    findings: Annotated[list[str], Field(description="What checks found")]
-
-    @classmethod
-    def of(cls, status: Status) -> RunView:
-        return cls.model_validate(status.to_json())
-
-
-class ManifestView(BaseModel):
-    """What a run is, by which it is resumed."""
-
-    run: str
-    model: str
-    digest: str
-    source: str
-    sink: str
-    identity: dict[str, Any]
-    chunks: list[str]
 
 
 class LogView(BaseModel):
@@ -148,19 +106,19 @@ def add_batch(
             places.check(job, folder)
         return job
 
-    def begun(record: Record) -> RunView:
+    def begun(record: Record) -> Status:
         """The run of a job once it has begun, or of the same that is under way."""
         from bascule.batch import Runs, Status
 
         record = runner().wait(record, _BEGIN_S, until_begun=True)
         problem = record.problem
         if problem is None or record.begun == record.attempt:
-            return RunView.of(Status.of(record))
+            return Status.of(record)
         if "under_way" in problem.facts:
-            return RunView.of(Runs(runner()).get(str(problem.facts["under_way"])))
+            return Runs(runner()).get(str(problem.facts["under_way"]))
         raise problem
 
-    def begin(job: Job, request: Request, folder: str = "") -> RunView:
+    def begin(job: Job, request: Request, folder: str = "") -> Status:
         caller = caller_of(request)
         task = Task(
             kind="batch", input=job.to_json(), title=f"scoring {masked(job.source)}",
@@ -177,8 +135,8 @@ def _add_runs(
     app: FastAPI,
     runner: Callable[[], JobRunner],
     allowed: Callable[..., Job],
-    begin: Callable[..., RunView],
-    begun: Callable[[Record], RunView],
+    begin: Callable[..., Status],
+    begun: Callable[[Record], Status],
     authorise: Authorise,
 ) -> None:
     def runs() -> Runs:
@@ -187,26 +145,25 @@ def _add_runs(
         return Runs(runner())
 
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
-    def every(paged: Paged, state: str | None = None) -> Page[RunView]:
+    def every(paged: Paged, state: str | None = None) -> Page[Status]:
         """The runs of the catalogue, the latest first; of one state."""
         found = [run for run in runs().list() if state in (None, run.state)]
-        return paged.page(found, RunView.of, _begun, descending=True)
+        return paged.page(found, lambda run: run, _begun, descending=True)
 
     @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
-    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> RunView:
+    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> Status:
         """Start a job; answers when its run has begun. The same job on the same rows is one run."""
         return begin(allowed(job, request), request)
 
     @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
-    def one(run: str, request: Request) -> RunView:
+    def one(run: str, request: Request) -> Status:
         """How far a run is, and why it ended."""
-        return RunView.of(readable(run, request))
+        return readable(run, request)
 
     @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
-    def manifest(run: str, request: Request) -> ManifestView:
+    def manifest(run: str, request: Request) -> Manifest:
         """What a run is: options that change what is written, and the digest of each chunk."""
-        found = runs().manifest(readable(run, request).run)
-        return ManifestView.model_validate(found, from_attributes=True)
+        return runs().manifest(readable(run, request).run)
 
     @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
     def log(run: str, request: Request) -> LogView:
@@ -214,12 +171,12 @@ def _add_runs(
         return LogView(log=runs().log(readable(run, request).run)[-_MAX_LOG:])
 
     @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
-    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> RunView:
+    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> Status:
         """Cancel a run after the batch under way, or go on with one that has ended early."""
         record, caller = runs().find(run), caller_of(request)
         if command == "cancel":
             authorise(request, "manage", _asked_for(str(record.input["model"])))
-            return RunView.of(runs().cancel(record.subject))
+            return runs().cancel(record.subject)
         allowed(record.input, request, record.folder)
         return begun(runner().command(record.id, "resume", by=caller.user, key=caller.key))
 
@@ -233,7 +190,7 @@ def _add_schedules(
     app: FastAPI,
     schedules: Callable[[], Schedules],
     allowed: Callable[..., Job],
-    begin: Callable[..., RunView],
+    begin: Callable[..., Status],
     authorise: Authorise,
     *,
     is_confined: bool,
@@ -274,7 +231,7 @@ def _add_schedules(
         schedule: str,
         request: Request,
         why: Reason | None = None,  # noqa: ARG001 -- as of others
-    ) -> RunView:
+    ) -> Status:
         """Run the job of a schedule now, beside its times."""
         known = found(schedule, "manage", request).schedule
         job = allowed(known.job, request, known.folder)
