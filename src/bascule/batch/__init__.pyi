@@ -1,7 +1,13 @@
 from .asked import recorded_run as recorded_run, run as run
 from .engine import Cancelled as Cancelled
 from .exposition import batch_text as batch_text
-from .jobs import MODES as MODES, Job as Job, job_of as job_of, read_job as read_job
+from .jobs import (
+    MODES as MODES,
+    Job as Job,
+    job_of as job_of,
+    read_job as read_job,
+    read_toml as read_toml,
+)
 from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +35,16 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Do a job in a process of its own: here, or with --server on that machine."""
+    follow_new(kind, _input(content), as_json=as_json)
+
+
+def follow_new(kind: str, content: Mapping[str, Any], *, as_json: bool) -> None:
+    """Submit a job, and follow it."""
     from bascule.jobs import Task
     from bascule.kinds import KINDS
 
     task = Task(
-        kind=kind, input=KINDS[kind].parse(_input(content)), title=kind, by=context.user(),
+        kind=kind, input=KINDS[kind].parse(content), title=kind, by=context.user(),
         folder=os.getcwd(),
     )  # fmt: skip
     _follow(_jobs().submit(task).id, as_json=as_json)

@@ -27,7 +27,7 @@ from bascule.control.documentation import add_documentation
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.headers import WithHeaders
 from bascule.control.history_routes import add_history
-from bascule.control.job_routes import add_jobs
+from bascule.control.job_routes import Submissions, add_jobs
 from bascule.control.key_routes import add_keys
 from bascule.control.ledger_routes import RecordedPredictions, add_ledger
 from bascule.control.link import ServerLink
@@ -150,8 +150,10 @@ def control_app(
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)
     add_monitoring(app, context.jobs, parts.open_registry)
-    add_batch(app, context.jobs, context.schedules, authorise, context.places)
-    add_jobs(app, context.jobs, authorise, parts.places if asks_for_keys else None)
+    places = parts.places if asks_for_keys else None
+    submissions = Submissions(context.jobs, authorise, places)
+    add_batch(app, submissions, context.schedules)
+    add_jobs(app, submissions)
     add_ledger(app, context.predictions, authorise)
     add_endpoints(app, server, context.endpoints, authorise)
     add_rollouts(app, context.rollouts, authorise)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.batch import Manifest, Status
+from bascule.batch import Manifest, Runs, Status
 from bascule.control.conventions import Page, Paged
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.job_routes import Submissions
+from bascule.control.rights import caller_of
 from bascule.core import Invalid, masked
-from bascule.jobs import Task
 from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Places, Runs
-    from bascule.jobs import Job as Record, JobRunner, Scheduled, Schedules
+    from bascule.jobs import Job, Scheduled, Schedules
 
 _TAGS = "batch"
 _MAX_LOG = 1 << 20
@@ -43,6 +41,7 @@ class ScheduleView(BaseModel):
     catch_up: str
     window: Annotated[str, Field(description="Hours in which it may run; empty for all")]
     late_after_min: float
+    kind: Annotated[str, Field(description="Of the job")]
     job: dict[str, Any]
     folder: str
     is_paused: bool
@@ -58,8 +57,8 @@ class ScheduleView(BaseModel):
 
         following = None if one.schedule.is_paused else next_time(one.schedule, datetime.now(UTC))
         said = one.to_json()
-        places = {name: masked(str(said["job"].get(name, ""))) for name in ("from", "to")}
-        return cls.model_validate({**said, "job": said["job"] | places, "next": following})
+        texts = {name: masked(at) for name, at in said["job"].items() if isinstance(at, str)}
+        return cls.model_validate({**said, "job": said["job"] | texts, "next": following})
 
 
 class NewSchedule(BaseModel):
@@ -69,6 +68,7 @@ class NewSchedule(BaseModel):
 
     name: Annotated[str, Field(max_length=128)]
     cron: Annotated[str, Field(max_length=256)]
+    kind: Annotated[str, Field(max_length=64, description="Of the job")] = "batch"
     job: dict[str, Any]
     timezone: Annotated[str, Field(max_length=64)] = "UTC"
     catch_up: Literal["one", "all", "none"] = "one"
@@ -86,63 +86,34 @@ class Reason(BaseModel):
 
 
 def add_batch(
-    app: FastAPI,
-    runner: Callable[[], JobRunner],
-    open_schedules: Callable[[], Schedules],
-    authorise: Authorise,
-    places: Places | None,
+    app: FastAPI, submissions: Submissions, open_schedules: Callable[[], Schedules]
 ) -> None:
-    """Add the routes to `app`; `runner` raises `NotFound` where the server runs no jobs.
+    """Add the routes to `app`."""
 
-    Jobs of callers are held to `places`, unless that is None.
-    """
-
-    def allowed(content: Mapping[str, Any], request: Request, folder: str = "") -> Job:
-        from bascule.batch import job_of
-
-        job = job_of(content)
-        authorise(request, "manage", _asked_for(job.model))
-        if places is not None:
-            places.check(job, folder)
-        return job
-
-    def begun(record: Record) -> Status:
+    def begun(job: Job) -> Status:
         """The run of a job once it has begun, or of the same that is under way."""
-        from bascule.batch import Runs, Status
-
-        record = runner().wait(record, _BEGIN_S, until_begun=True)
-        problem = record.problem
-        if problem is None or record.begun == record.attempt:
-            return Status.of(record)
+        job = submissions.runner().wait(job, _BEGIN_S, until_begun=True)
+        problem = job.problem
+        if problem is None or job.begun == job.attempt:
+            return Status.of(job)
         if "under_way" in problem.facts:
-            return Runs(runner()).get(str(problem.facts["under_way"]))
+            return Runs(submissions.runner()).get(str(problem.facts["under_way"]))
         raise problem
 
-    def begin(job: Job, request: Request, folder: str = "") -> Status:
-        caller = caller_of(request)
-        task = Task(
-            kind="batch", input=job.to_json(), title=f"scoring {masked(job.source)}",
-            by=caller.user, key=caller.key, folder=folder or os.getcwd(),
-            is_confined=places is not None, host=socket.gethostname(),
-        )  # fmt: skip
-        return begun(runner().submit(task))
+    def begin(content: Mapping[str, Any], request: Request, folder: str = "") -> Status:
+        title = f"scoring {content.get('from', '')}"
+        return begun(submissions.submit("batch", content, request, title=title, folder=folder))
 
-    _add_runs(app, runner, allowed, begin, begun, authorise)
-    _add_schedules(app, open_schedules, allowed, begin, authorise, is_confined=places is not None)
+    _add_runs(app, submissions, begin, begun)
+    _add_schedules(app, submissions, open_schedules, begin)
 
 
 def _add_runs(
-    app: FastAPI,
-    runner: Callable[[], JobRunner],
-    allowed: Callable[..., Job],
-    begin: Callable[..., Status],
-    begun: Callable[[Record], Status],
-    authorise: Authorise,
-) -> None:
+    app: FastAPI, submissions: Submissions, begin: Callable[..., Status],
+    begun: Callable[[Job], Status],
+) -> None:  # fmt: skip
     def runs() -> Runs:
-        from bascule.batch import Runs
-
-        return Runs(runner())
+        return Runs(submissions.runner())
 
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
     def every(paged: Paged, state: str | None = None) -> Page[Status]:
@@ -153,7 +124,7 @@ def _add_runs(
     @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
     def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> Status:
         """Start a job; answers when its run has begun. The same job on the same rows is one run."""
-        return begin(allowed(job, request), request)
+        return begin(job, request)
 
     @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
     def one(run: str, request: Request) -> Status:
@@ -173,28 +144,20 @@ def _add_runs(
     @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
     def command(run: str, command: Literal["cancel", "resume"], request: Request) -> Status:
         """Cancel a run after the batch under way, or go on with one that has ended early."""
-        record, caller = runs().find(run), caller_of(request)
-        if command == "cancel":
-            authorise(request, "manage", _asked_for(str(record.input["model"])))
-            return runs().cancel(record.subject)
-        allowed(record.input, request, record.folder)
-        return begun(runner().command(record.id, "resume", by=caller.user, key=caller.key))
+        job = runs().find(run)
+        changed = submissions.command(job, command, request)
+        return Status.of(changed) if command == "cancel" else begun(changed)
 
     def readable(run: str, request: Request) -> Status:
-        found = runs().get(run)
-        authorise(request, "read", _asked_for(found.model))
-        return found
+        job = runs().find(run)
+        submissions.authorise(request, "read", model_of(submissions, job.kind, job.input))
+        return Status.of(job)
 
 
 def _add_schedules(
-    app: FastAPI,
-    schedules: Callable[[], Schedules],
-    allowed: Callable[..., Job],
+    app: FastAPI, submissions: Submissions, schedules: Callable[[], Schedules],
     begin: Callable[..., Status],
-    authorise: Authorise,
-    *,
-    is_confined: bool,
-) -> None:
+) -> None:  # fmt: skip
     @app.get("/api/v1/schedules", tags=[_TAGS])
     def every(paged: Paged) -> Page[ScheduleView]:
         """The schedules, by name."""
@@ -206,10 +169,10 @@ def _add_schedules(
         from bascule.jobs import Schedule
 
         said = wanted.model_dump(exclude={"reason", "job"})
-        job = allowed(wanted.job, request).to_json()
+        job = dict(submissions.checked(wanted.kind, wanted.job, request))
         made = Schedule(
             **said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC),
-            is_confined=is_confined, key=caller_of(request).key,
+            is_confined=submissions.places is not None, key=caller_of(request).key,
         )  # fmt: skip
         schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
         return ScheduleView.of(schedules().get(made.name))
@@ -232,10 +195,13 @@ def _add_schedules(
         request: Request,
         why: Reason | None = None,  # noqa: ARG001 -- as of others
     ) -> Status:
-        """Run the job of a schedule now, beside its times."""
+        """Run the batch job of a schedule now, beside its times."""
         known = found(schedule, "manage", request).schedule
-        job = allowed(known.job, request, known.folder)
-        return begin(job, request, known.folder)
+        if known.kind != "batch":
+            raise Invalid(
+                f"schedule {schedule} runs jobs of kind {known.kind}", hint="bascule jobs run"
+            )
+        return begin(known.job, request, known.folder)
 
     @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
     def command(
@@ -250,7 +216,8 @@ def _add_schedules(
 
     def found(name: str, action: Literal["read", "manage"], request: Request) -> Scheduled:
         one = schedules().get(name)
-        authorise(request, action, _asked_for(str(one.schedule.job.get("model", ""))))
+        model = model_of(submissions, one.schedule.kind, one.schedule.job)
+        submissions.authorise(request, action, model)
         return one
 
 
@@ -258,11 +225,7 @@ def _begun(status: Status) -> str:
     return f"{status.started_at.isoformat()} {status.run}"
 
 
-def _asked_for(model: str) -> str:
-    """The name that rights are about; of a folder, all models."""
-    from bascule.core import Reference
-
-    try:
-        return Reference.parse(model).model
-    except Invalid:
-        return ANY
+def model_of(submissions: Submissions, name: str, content: Mapping[str, Any]) -> str:
+    """The model that rights to a job are about; all models where there is no such kind."""
+    kinds = submissions.runner().kinds
+    return kinds[name].model_of(content) if name in kinds.places else ANY

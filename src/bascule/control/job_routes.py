@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
@@ -38,14 +39,64 @@ class JobLog(BaseModel):
     log: str
 
 
-def add_jobs(
-    app: FastAPI, runner: Callable[[], JobRunner], authorise: Authorise,
-    places: Sequence[str] | None,
-) -> None:  # fmt: skip
-    """Add the routes to `app`; `runner` raises `NotFound` where the server runs no jobs.
+@dataclass(frozen=True, slots=True)
+class Submissions:
+    """What callers submit, at once or by a schedule.
 
-    Jobs of callers are held to `places`, unless that is None.
+    Attributes:
+        runner: Raises `NotFound` where the server runs no jobs.
+        authorise: Raises `Refused` unless the caller may do this to a model.
+        places: Where jobs of callers may read and write; None for anywhere.
     """
+
+    runner: Callable[[], JobRunner]
+    authorise: Authorise
+    places: Sequence[str] | None
+
+    def checked(
+        self, name: str, content: Mapping[str, Any], request: Request, folder: str = ""
+    ) -> Mapping[str, Any]:
+        """The input of a job of a kind; its paths are relative to `folder`, or the server's.
+
+        Raises:
+            NotFound: There is no such kind.
+            Invalid: The input is none of this kind.
+            Refused: The caller may not do this, or not there.
+        """
+        kind = self.runner().kinds[name]
+        if not kind.is_open:
+            raise Refused(f"jobs of kind {name} are started by the server and its pages alone")
+        parsed = kind.parse(content)
+        self.authorise(request, kind.right, kind.model_of(parsed))
+        if self.places is not None:
+            kind.confine(parsed, self.places, folder)
+        return parsed
+
+    def submit(
+        self, name: str, content: Mapping[str, Any], request: Request, *, title: str = "",
+        folder: str = "",
+    ) -> Job:  # fmt: skip
+        """Submit a job of the caller; raises as `checked` does, and `Overloaded`."""
+        caller = caller_of(request)
+        task = Task(
+            kind=name, input=self.checked(name, content, request, folder), title=title or name,
+            by=caller.user, key=caller.key, folder=folder or os.getcwd(),
+            is_confined=self.places is not None, host=socket.gethostname(),
+        )  # fmt: skip
+        return self.runner().submit(task)
+
+    def command(self, job: Job, command: Command, request: Request) -> Job:
+        """Cancel a job, or run it again for the caller; raises as `checked` does."""
+        caller, kind = caller_of(request), self.runner().kinds[job.kind]
+        self.authorise(request, kind.right, kind.model_of(job.input))
+        if self.places is not None and command != "cancel":
+            kind.confine(job.input, self.places, job.folder)
+        return self.runner().command(job.id, command, by=caller.user, key=caller.key)
+
+
+def add_jobs(app: FastAPI, submissions: Submissions) -> None:
+    """Add the routes to `app`."""
+    runner, authorise = submissions.runner, submissions.authorise
 
     @app.get("/api/v1/jobs", tags=[_TAGS])
     def jobs(paged: Paged, kind: str = "", state: str = "") -> Page[Job]:
@@ -62,19 +113,7 @@ def add_jobs(
     @app.post("/api/v1/jobs", tags=[_TAGS], status_code=201)
     def submit(new: NewJob, request: Request) -> Job:
         """Submit a job; it is queued, or runs already."""
-        kind = runner().kinds[new.kind]
-        if not kind.is_open:
-            raise Refused(f"jobs of kind {new.kind} are started by the server and its pages alone")
-        content = kind.parse(new.input)
-        authorise(request, kind.right, kind.model_of(content))
-        if places is not None:
-            kind.confine(content, places, "")
-        caller = caller_of(request)
-        task = Task(
-            kind=new.kind, input=content, title=new.title or new.kind, by=caller.user,
-            key=caller.key, folder=os.getcwd(), is_confined=places is not None,
-        )  # fmt: skip
-        return runner().submit(task).shown()
+        return submissions.submit(new.kind, new.input, request, title=new.title).shown()
 
     @app.get("/api/v1/jobs/{job}", tags=[_TAGS])
     def job(job: str, request: Request) -> Job:
@@ -89,12 +128,7 @@ def add_jobs(
     @app.post("/api/v1/jobs/{job}/{command}", tags=[_TAGS])
     def command(job: str, command: Command, request: Request) -> Job:
         """Cancel a job, go on with one that has ended early, or begin it again."""
-        found, caller = visible(job, request), caller_of(request)
-        kind = runner().kinds[found.kind]
-        authorise(request, kind.right, kind.model_of(found.input))
-        if places is not None and command != "cancel":
-            kind.confine(found.input, places, found.folder)
-        return runner().command(found.id, command, by=caller.user, key=caller.key).shown()
+        return submissions.command(visible(job, request), command, request).shown()
 
     def visible(job: str, request: Request) -> Job:
         found = runner().get(job)

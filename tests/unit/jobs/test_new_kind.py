@@ -30,8 +30,8 @@ def settings(tmp_path, monkeypatch):
     return found
 
 
-def call(*words, code=0):
-    done = CliRunner().invoke(app, ["jobs", *words])
+def call(*words, group="jobs", code=0):
+    done = CliRunner().invoke(app, [group, *words])
     assert done.exit_code == code, done.output
     return done.stdout
 
@@ -76,3 +76,18 @@ def test_a_job_that_failed_is_retried_from_its_page(settings):
         assert pages.post(f"/jobs/{job}/resume", data={"csrf": token}).status_code == 303
         finished(runner)
         assert runner.get(job).attempt == 2
+
+
+def test_a_new_kind_is_run_at_times_by_a_schedule(settings, tmp_path):
+    (tmp_path / "JOB.toml").write_text('text = "hallo"\nto = 2\n')
+    words = ("add", "nightly", "--cron", "0 2 * * *", "--job", "JOB.toml", "--kind", "echo")
+    call(*words, group="schedule")
+    assert "is done" in call("run", "nightly", group="schedule")
+    with browsing(control(settings, CountedServer(settings), jobs=runner_of(settings))) as pages:
+        body = {"name": "weekly", "cron": "0 2 * * 0", "kind": "echo", "job": {"to": 1}}
+        assert pages.post("/api/v1/schedules", json=body).status_code == 201
+        shown = pages.get("/api/v1/schedules/weekly").json()
+        assert (shown["kind"], shown["job"]["to"]) == ("echo", 1)
+        refused = pages.post("/api/v1/schedules", json={**body, "name": "x", "kind": "pack"})
+        assert refused.status_code == 403
+        assert "nightly" in pages.get("/batch").text
