@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+from tests.controls import control_app
+from tests.homes import inline_jobs
 
 from bascule.app import open_alerts, open_catalogue, open_registry, open_rollouts, rollout_defaults
 from bascule.console.site import add_console
-from bascule.control.api import control_app
 from bascule.control.rollouts import RolloutRunner
 from bascule.endpoints import EndpointStore
 from bascule.release.rollouts import RolloutRequest
@@ -100,6 +101,7 @@ class CountedServer:
 
 def control(settings, server, guard=None, **more):
     """The control application of a catalogue, with the console."""
+    more.setdefault("jobs", inline_jobs(settings))
     app = control_app(
         server, partial(open_registry, settings), lambda _: None, guard,
         open_endpoints=lambda: EndpointStore(open_catalogue(settings)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from bascule.batch import Schedule, Scheduled, Status, batch_text
+from bascule.batch import Status, batch_text
+from bascule.jobs import Schedule, Scheduled
 from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text
 from bascule.serving.telemetry.counters import Histogram
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         set_endpoint,
         undeprecate,
     )
+    from bascule.kinds import run_job
     from bascule.monitoring.ledger import outcome_draw
     from bascule.packing import pack, rebuild
     from bascule.packing.flavors import PythonModel
@@ -91,6 +92,7 @@ _HOMES = {
     "rollback": "bascule.deploying",
     "rollout": "bascule.deploying",
     "rollouts": "bascule.deploying",
+    "run_job": "bascule.kinds",
     "serve": "bascule.api",
     "set_alias": "bascule.api",
     "set_endpoint": "bascule.deploying",
@@ -131,6 +133,7 @@ __all__ = [
     "rollback",
     "rollout",
     "rollouts",
+    "run_job",
     "serve",
     "set_alias",
     "set_endpoint",

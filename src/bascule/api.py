@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from bascule.bundle import Bundle, load as load_folder
 from bascule.core import (
-    KINDS,
     Invalid,
     NotFound,
     Reference,
     TimedOut,
     Unavailable,
+    error_from_json,
     length_of,
     user_name,
 )
 
 if TYPE_CHECKING:
     from bascule.batch import MonitoringRules
+    from bascule.jobs import Jobs
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
@@ -314,13 +315,13 @@ def check(
     return report
 
 
-def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, MonitoringRules, Path]:
-    """What a batch job needs of the settings; see `app.batch_model`; and the home."""
-    from bascule.app import batch_model as found
+def batch_model(model: Bundle | str | Path) -> tuple[Bundle, str, MonitoringRules, Path, Jobs]:
+    """What a batch job needs of the settings; see `app.batch_model`; the home, and the jobs."""
+    from bascule.app import batch_model as found, open_jobs
     from bascule.settings import load_settings
 
     settings = load_settings()
-    return *found(settings, model), settings.home
+    return *found(settings, model), settings.home, open_jobs(settings)
 
 
 def push(bundle: Bundle | str | Path, *, alias: str | None = None, reason: str = "") -> Version:
@@ -431,9 +432,7 @@ def serve(
         try:
             announced = _announced(process, time.monotonic() + timeout_s)
             if "error" in announced:
-                kinds = {kind.__name__: kind for kind in KINDS}
-                kind = kinds.get(announced["kind"], Unavailable)
-                raise kind(announced["error"], hint=announced["hint"])
+                raise error_from_json(announced)
             return Server(process, announced)
         except _Silent as silence:
             said.seek(0)

@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
+    from bascule.jobs import Jobs
     from bascule.monitoring import Ledger, Outcomes
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.monitoring.ledger import CallerCount
+    from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
     from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
@@ -170,8 +172,8 @@ def open_objects(settings: Settings) -> Objects:
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
     """What needs a version beside aliases, in words: plans, rollouts under way, schedules."""
-    from bascule.batch import schedules_needing
     from bascule.endpoints import plans_needing
+    from bascule.jobs import schedules_needing
     from bascule.release.rollouts import rollouts_needing
 
     yield from plans_needing(connection, version)
@@ -277,8 +279,8 @@ def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
 
 def open_books(settings: Settings) -> Books:
     """What `bascule apply` compares a document with and writes to, in the settings' catalogue."""
-    from bascule.batch import Schedules
     from bascule.configuring import Books
+    from bascule.jobs import Schedules
 
     registry = open_registry(settings)
     return Books(
@@ -404,6 +406,13 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.home)
 
 
+def open_jobs(settings: Settings) -> Jobs:
+    """The jobs in the catalogue."""
+    from bascule.jobs import Jobs
+
+    return Jobs(open_catalogue(settings))
+
+
 def open_outcomes(settings: Settings) -> Outcomes:
     """The outcomes of the home."""
     from bascule.monitoring import Outcomes
@@ -481,6 +490,37 @@ def control_parts(settings: Settings) -> Parts:
         sessions=Sessions(catalogue, _session_lasts(settings)),
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
     )
+
+
+def pack_files(
+    model: Path,
+    *,
+    train: Path | None,
+    test: Path | None,
+    target: list[str] | None,
+    allow_pickle: bool,
+    calibration: Path | None = None,
+    code: Sequence[str] = (),
+    options_of_code: CodeOptions | None = None,
+    **options: Any,
+) -> Bundle:
+    """A bundle of a model and of tables in files; the rest as of `bundle.pack`."""
+    from bascule.batch import as_trained, read_rows, split_truth
+    from bascule.packing import pack, read_model
+
+    fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
+    sets: dict[str, Any] = {}
+    # Training rows may come without their truth, if held-out ones show that --target is right.
+    is_told = bool(target) and test is None and calibration is None
+    for what, path in (("train", train), ("test", test), ("calibration", calibration)):
+        if path is not None:
+            rows = read_rows(path, f"--{what} table")
+            inputs, truth = split_truth(
+                rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
+            )
+            inputs = as_trained(fitted, inputs)
+            sets[what] = inputs if truth is None else (inputs, truth)
+    return pack(fitted, code=code, **sets, **options)
 
 
 def batch_model(
@@ -646,7 +686,8 @@ def watcher_of(
     chosen = settings.alerts
     if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
         return None
-    from bascule.batch import Runs, Schedules, facts_of_runs, facts_of_schedules
+    from bascule.batch import Runs, facts_of_runs, facts_of_schedules
+    from bascule.jobs import Jobs, Schedules
     from bascule.monitoring.alerts import (
         AlertStore,
         Route,
@@ -666,7 +707,8 @@ def watcher_of(
     if server is not None:
         place, read = server
         local.append(sources.HealthSource(read, limits, place))
-        local.append(sources.BatchSource(lambda _now: facts_of_runs(Runs(home).list()), place))
+        runs = Runs(Jobs(open_catalogue(settings)))
+        local.append(sources.BatchSource(lambda _now: facts_of_runs(runs.of_host()), place))
     if ledger_of(settings) is not None:
         if server is not None:
             local += [

@@ -275,7 +275,7 @@ def test_every_route_for_predictions_is_documented() -> None:
 
 
 def test_every_route_of_the_control_api_is_documented() -> None:
-    from bascule.control.api import control_app
+    from tests.controls import control_app
 
     def no_registry(*_: Any) -> Any:
         raise AssertionError("describing opens nothing")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from tests.homes import jobs_in, runs_in
+from tests.scenarios.commands import until
 from tests.unit.batch.conftest import flights
 from typer.testing import CliRunner
 
 import bascule
-from bascule.batch import Runs, Schedule, Schedules, job_of
-from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.batch import RemoteRuns, job_of
 from bascule.cli.commands import app
+from bascule.core import Unavailable
+from bascule.jobs import RemoteJobs, Schedule, Schedules
 from bascule_client.control import ControlClient
 
 WAIT_S = 60.0
@@ -26,7 +32,7 @@ def test_a_server_runs_a_job_that_is_due(serve, table_bundle, tmp_path: Path):
     home.mkdir()
     pq.write_table(flights(300), tmp_path / "in.parquet")
     job = job_of({"model": str(table_bundle), "from": "in.parquet", "to": "scored/"})
-    schedules = Schedules(Catalogue(SqliteDatabase(home / "catalogue.db")))
+    schedules = Schedules(jobs_in(home).catalogue)
     ago = datetime.now(UTC) - timedelta(minutes=2)
     missed = Schedule(
         name="n", cron="* * * * *", job=job.to_json(), folder=str(tmp_path), created_at=ago
@@ -41,7 +47,7 @@ def test_a_server_runs_a_job_that_is_due(serve, table_bundle, tmp_path: Path):
         time.sleep(0.05)
     assert outcome["rows"] == 300
     assert ds.dataset(str(tmp_path / "scored")).count_rows() == 300
-    assert [one.state for one in Runs(home).list()] == ["done"]
+    assert [one.state for one in runs_in(home).list()] == ["done"]
 
 
 def test_the_commands_work_on_the_runs_and_schedules_of_a_server(
@@ -72,6 +78,33 @@ def test_the_commands_work_on_the_runs_and_schedules_of_a_server(
     assert json.loads(call("schedule", "list", "--json")) == []
     again = bascule.batch.run(f"{table_bundle}/", tmp_path / "in.parquet", "s/", server=address)
     assert (again.rows, len(again.manifest.chunks)) == (300, 1)
+
+
+def test_a_run_whose_control_process_is_killed_says_so_and_is_resumed(
+    serve, table_bundle, tmp_path
+):
+    pq.write_table(flights(60_000), tmp_path / "in.parquet", row_group_size=100)
+    server = serve(table_bundle, env={"BASCULE_HOME": str(tmp_path / "home")})
+    client = ControlClient(f"http://127.0.0.1:{server.control_port}")
+    runs, wanted = RemoteRuns(client), {"from": f"{tmp_path}/in.parquet", "to": f"{tmp_path}/s/"}
+    job = {"model": f"{table_bundle}/", "chunk_rows": 100, "workers": 1, **wanted}
+    run = runs.start(job_of(job)).run
+    until(lambda: runs.get(run).chunks_done > 3)
+
+    os.kill(server.control_pid(), signal.SIGKILL)
+
+    give_up_at, state = time.monotonic() + WAIT_S, "running"
+    while state == "running":
+        assert time.monotonic() < give_up_at
+        with suppress(Unavailable):
+            state = runs.get(run).state
+    assert state == "killed"
+    (listed,) = RemoteJobs(client).find(kind="batch")
+    until(lambda: RemoteJobs(client).get(listed.id).error)  # once a turn has looked
+    assert "ended" in RemoteJobs(client).get(listed.id).error["error"]
+    done = runs.wait(runs.resume(run).run)
+    assert (done.state, done.rows, done.rows_before > 0) == ("done", 60_000, True)
+    assert ds.dataset(str(tmp_path / "s")).count_rows() == 60_000
 
 
 def test_an_alert_is_raised_for_a_run_that_failed(serve, table_bundle, tmp_path):

@@ -14,8 +14,8 @@ from tests.browsers import served, visiting
 from tests.consoles import CountedServer, control, roll_out
 
 from bascule.app import open_endpoints, open_keys, open_registry, open_rollouts, shown_settings
-from bascule.cli.judging import Judge
 from bascule.control import SettingsShown
+from bascule.kinds import runner_of
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.release.rollouts import RolloutRequest
 from bascule.security import Permission, create_key
@@ -71,7 +71,7 @@ def address(home):
     settings, server = home
     pager = Receiver("pager", "webhook", url="http://127.0.0.1:1/", timeout_s=1.0)
     app = control(
-        settings, server, plots=Judge(settings).plots, open_keys=partial(open_keys, settings),
+        settings, server, jobs=runner_of(settings), open_keys=partial(open_keys, settings),
         shown=SettingsShown(shown_settings(settings), lambda: [pager]),
     )  # fmt: skip
     with served(app) as url:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,15 +13,14 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 from tests.browsers import served, visiting
-from tests.console_work import finished_works, fire, one_home
+from tests.console_work import fire, one_home
 from tests.consoles import CountedServer, control
+from tests.homes import finished
 
 from bascule.app import open_catalogue, open_rollouts
-from bascule.batch import Schedule, Schedules, job_of
-from bascule.cli.console_work import worker
-from bascule.cli.judging import Judge
-from bascule.cli.scheduled import run_command_of
-from bascule.control.batch_runs import BatchRunner
+from bascule.batch import job_of
+from bascule.jobs import Schedule, Schedules, Task
+from bascule.kinds import runner_of
 from bascule.monitoring import Ledger
 
 pytestmark = pytest.mark.slow
@@ -35,6 +33,8 @@ PATHS = {
     "monitoring": "/monitoring/late",
     "batch": "/batch",
     "batch-run": "/batch/{run}",
+    "jobs": "/jobs",
+    "job": "/jobs/{job}",
     "ledger": "/ledger?model=late&span=7d",
     "prediction": "/ledger?id={id}",
     "try-names": "/try",
@@ -65,11 +65,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(settings):
-    return control(
-        settings, CountedServer(settings), do_task=worker(settings),
-        measure=Judge(settings).measure, plots=Judge(settings).plots,
-        batch=BatchRunner(settings.home, run_command_of(settings)),
-    )  # fmt: skip
+    return control(settings, CountedServer(settings), jobs=runner_of(settings))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +75,10 @@ def places(settings, app):
     rows = settings.home.parent / "rows.csv"
     job = {"model": "late/1", "from": str(rows), "to": str(rows.with_name("scored")) + "/",
            "max_quarantined": 1.0, "checks": ["rows >= 100"]}  # fmt: skip
-    run = app.state.control.batch.start(job_of(job), by="ada", folder=str(rows.parent)).run
-    until = time.monotonic() + PATIENCE_MS / 1_000
-    while app.state.control.batch.runs.get(run).state == "running":
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    return {"id": found["id"][0].as_py(), "run": run}
+    jobs = app.state.control.jobs()
+    task = Task(kind="batch", input=job_of(job).to_json(), by="ada", folder=str(rows.parent))
+    run = jobs.wait(jobs.submit(task), PATIENCE_MS / 1_000)
+    return {"id": found["id"][0].as_py(), "run": run.subject, "job": run.id}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +96,7 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
     with visiting(chromium, theme=theme, width=width) as visit:
         path = address + PATHS[name].format(**places)
         visit.open(path)
-        finished_works(app.state.control.works)
+        finished(app.state.control.jobs(), PATIENCE_MS / 1_000)
         page = visit.open(path)
         visit.check()
         assert not visit.is_wider_than_screen()
@@ -225,7 +219,7 @@ def test_the_pictures_of_the_docs_are_there_and_small(chromium, app, address, pl
         with visiting(chromium) as visit:
             path = address + SHOWN[name].format(**places)
             visit.open(path)
-            finished_works(app.state.control.works)
+            finished(app.state.control.jobs(), PATIENCE_MS / 1_000)
             visit.open(path).screenshot(path=file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert file.stat().st_size <= MOST_BYTES

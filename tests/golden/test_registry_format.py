@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from tests.stores import open_stores
 
+from bascule.batch import Runs
 from bascule.catalogue import schema
 from bascule.endpoints import Endpoints, EndpointStore
+from bascule.jobs import Jobs
 from bascule.registry import open_registry
 from bascule.registry.keys import CatalogueKeys
 from bascule.release.rollouts import Rollouts, RolloutStore
@@ -76,6 +78,10 @@ def check(registry, written):
         # Latency was counted by other limits until schema 0010: its evidence cannot be made again.
         assert len(rollouts.replay("late-00aa11")) == (0 if number >= 11 else 1)
         assert rollouts.store.cohorts("late-00aa11").revision == (1 if number >= 11 else 0)
+    runs = Runs(Jobs(catalogue)).list()  # one whose process is gone, and is resumed
+    assert [(run.run, run.state, run.rows) for run in runs] == (
+        [("6f01a2b3c4d5e6f7", "killed", 200)] if number >= 12 else []
+    )
     deprecated = [(str(one), one.deprecated.successor) for one in registry.deprecated()]
     assert deprecated == ([("late/2", "late/1")] if number >= 9 else [])
     following = [dict(one.following) for one in endpoints.endpoints()]

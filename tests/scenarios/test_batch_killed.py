@@ -14,18 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conformance.batch_places import PLACES, Database, Place
+from tests.homes import runs_in
 from tests.tiers import first_of
 from tests.unit.batch.conftest import flights
 
-from bascule.batch import Runs, Status
+from bascule.batch import Status
 
 CHUNKS, ROWS = 24, 6000
 RUN = """
 import json, sys
 from pathlib import Path
-from bascule.batch import job_of, run_job
+from tests.homes import jobs_in
+from bascule.batch import job_of, recorded_run, run_job
 from bascule.bundle import load
-run_job(job_of(json.loads(sys.argv[3])), load(sys.argv[1]), Path(sys.argv[2]))
+job, home = job_of(json.loads(sys.argv[3])), Path(sys.argv[2])
+with recorded_run(jobs_in(home), job, by="ada") as live:
+    run_job(job, load(sys.argv[1]), home, live=live)
 """
 
 
@@ -34,7 +38,7 @@ class Jobs:
 
     def __init__(self, bundle: Path, home: Path, job: dict[str, Any]) -> None:
         options = {"chunk_rows": ROWS // CHUNKS, "model": "table", **job}
-        self._runs = Runs(home)
+        self._runs = runs_in(home)
         self._argv = [sys.executable, "-c", RUN, str(bundle), str(home), json.dumps(options)]
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -12,8 +12,10 @@ from tests.console_work import finished, looking, token_of
 from tests.ledger_rows import Answers, spool
 
 from bascule.app import open_alerts, open_catalogue, open_registry
-from bascule.batch import Schedule, Schedules, Status
+from bascule.batch import Status
 from bascule.catalogue import Leases
+from bascule.core import Invalid
+from bascule.jobs import Jobs, Schedule, Schedules, Task
 from bascule.monitoring.alerts import Finding, Observation, Routing, Rules
 from bascule.settings import load_settings
 
@@ -92,20 +94,16 @@ def test_what_an_address_says_comes_back_as_text(pages, path):
     assert "<img src=x" not in answer.text
 
 
-def test_models_sources_errors_and_findings_of_runs_are_text(settings, pages):
-    import msgspec
-
-    folder = settings.home / "batch" / "0123456789abcdef"
-    folder.mkdir(parents=True)
-    status = Status(run=folder.name, model=EVIL, source=EVIL, sink=EVIL, started_at=NOW,
-                    updated_at=NOW, state="failed", error=EVIL, findings=[EVIL],
-                    host=EVIL)  # fmt: skip
-    (folder / "status.json").write_bytes(msgspec.json.encode(status))
-    job = {"model": EVIL, "from": EVIL, "to": "out/", "where": EVIL, "checks": [EVIL]}
-    (folder / "job.json").write_bytes(msgspec.json.encode({"job": job, "folder": "/tmp"}))
-    (folder / "log.txt").write_text(EVIL)
-    assert_is_text(pages.get("/batch").text)
-    assert_is_text(pages.get(f"/batch/{folder.name}").text)
+def test_what_runs_and_jobs_say_is_text(settings, pages):
+    jobs, run = Jobs(open_catalogue(settings)), "0123456789abcdef"
+    content = {"model": EVIL, "from": EVIL, "to": "out/", "where": EVIL, "checks": [EVIL]}
+    task = Task(kind="batch", input=content, title=EVIL, by=EVIL, folder="/tmp")
+    claim = jobs.start(task)
+    status = Status(run=run, model=EVIL, source=EVIL, sink=EVIL, findings=[EVIL])
+    jobs.begin(claim, run, progress=status.progress() | {EVIL: EVIL})
+    job = jobs.end(claim, "failed", error=Invalid(EVIL, hint=EVIL), log=[EVIL])
+    for path in ("/batch", f"/batch/{run}", "/jobs", f"/jobs/{job.id}"):
+        assert_is_text(pages.get(path).text)
 
 
 def test_jobs_and_outcomes_of_schedules_are_text(settings, pages):
@@ -202,8 +200,9 @@ def test_a_hostile_model_makes_no_version_and_its_refusal_says_why(
 
 
 def test_an_address_of_another_site_is_not_gone_on_to(pages):
-    work = pages.app.state.control.works.start("done", dict, owner=subject(pages))
-    finished(pages)
+    jobs = pages.app.state.control.jobs()
+    claim = jobs.start(Task(kind="take_in", input={}, by=subject(pages)))
+    work = jobs.end(claim, "done", result={})
     answer = pages.get(
         "/deploy/working", params={"work": work.id, "target": "https://evil.example/"}
     )

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bascule.batch import job_of
-from bascule.cli.console_work import worker
 from bascule.core import BasculeError
+from bascule.jobs import Task
+from bascule.kinds import runner_of
 from bascule.settings import load_settings
 
 pytestmark = pytest.mark.serial
@@ -225,8 +226,8 @@ def test_bundles(server, form):
 
 
 @pytest.mark.parametrize("form", every(UPLOADS))
-@pytest.mark.parametrize("task", ["preview", "pack"])
-def test_tables_to_score_and_to_pack(tmp_path, cancer_bundle, form, task):
+@pytest.mark.parametrize("kind_name", ["preview", "pack"])
+def test_tables_to_score_and_to_pack(tmp_path, cancer_bundle, form, kind_name):
     body, kind = form()
     settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
     folder = tmp_path / "home" / "console" / "uploads" / ("a" * 22)
@@ -235,12 +236,13 @@ def test_tables_to_score_and_to_pack(tmp_path, cancer_bundle, form, task):
     file.write_bytes(body)
     job = job_of({"model": str(cancer_bundle), "from": str(file), "to": str(folder / "scored.csv")})
     (folder / "model.onnx").write_bytes((cancer_bundle / "programs/onnx.onnx").read_bytes())
-    question = {
-        "job": job.to_json(), "folder": str(folder), "by": "ada", "model": "gb", "user": "ada",
-        "file": str(folder / "model.onnx"), "train": str(file), "target": "truth",
+    content = {
+        "model": "gb", "file": str(folder / "model.onnx"), "train": str(file), "target": "truth",
     }  # fmt: skip
+    content = job.to_json() if kind_name == "preview" else content
+    task = Task(kind=kind_name, input=content, folder=str(folder), by="ada")
     with within_bounds(psutil.Process().pid), pytest.raises(BasculeError) as refused:
-        worker(settings)(task, question)
+        runner_of(settings).answer(task)
     assert str(tmp_path) not in str(refused.value)
 
 

@@ -20,8 +20,8 @@ from tests.scenarios.commands import bascule
 from tests.waiting import until
 
 from bascule.app import open_catalogue, open_endpoints, open_keys, open_registry, open_sessions
-from bascule.batch import Schedules
 from bascule.core import Unauthenticated
+from bascule.jobs import Schedules
 from bascule.security import Permission, permissions_of_role
 from bascule.security.keys import GRANTABLE
 from bascule.settings import load_settings

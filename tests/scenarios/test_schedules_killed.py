@@ -15,10 +15,11 @@ import psutil
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from tests.homes import jobs_in, runs_in
 from tests.unit.batch.conftest import flights
 
-from bascule.batch import Runs, Schedule, Schedules, job_of
-from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.batch import job_of
+from bascule.jobs import Schedule, Schedules
 
 WAIT_S = 90.0
 ROWS = 40_000
@@ -26,14 +27,13 @@ ROWS = 40_000
 CONTROLLER = """
 import sys, threading
 from pathlib import Path
-from bascule.app import open_catalogue
-from bascule.cli.scheduled import command_of
-from bascule.control import running_schedules
+from bascule.control import turning
+from bascule.kinds import runner_of
 from bascule.settings import load_settings
-settings = load_settings(Path(sys.argv[1]))
 begun = threading.Event()
 begun.set()
-with running_schedules(lambda: open_catalogue(settings), command_of(settings), after=begun):
+jobs = runner_of(load_settings(Path(sys.argv[1])))
+with turning("jobs", jobs.run, after=begun, pause_s=1.0):
     sys.stdin.read()
 """
 
@@ -63,7 +63,7 @@ class Controllers:
 
 def _is_job(process: psutil.Process) -> bool:
     try:
-        return "bascule.cli.scheduled" in process.cmdline()
+        return "bascule.kinds.child" in process.cmdline()
     except psutil.Error:
         return False
 
@@ -94,7 +94,7 @@ def test_the_other_controller_goes_on_with_the_run_of_one_that_was_killed(
     job = job_of({"model": str(table_bundle), "from": "in.parquet", "to": "scored/", **options})
     home = tmp_path / ".bascule"
     home.mkdir()
-    schedules = Schedules(Catalogue(SqliteDatabase(home / "catalogue.db")))
+    schedules = Schedules(jobs_in(home).catalogue)
     ago = datetime.now(UTC) - timedelta(minutes=2)
     yearly = (ago + timedelta(minutes=1)).strftime("%M %H %d %m *")
     schedules.add(
@@ -122,7 +122,7 @@ def test_the_other_controller_goes_on_with_the_run_of_one_that_was_killed(
     assert outcome["rows"] == ROWS, json.dumps(outcome)
     rows = ds.dataset(str(tmp_path / "scored")).to_table().sort_by("id")
     assert rows["id"].equals(flights(ROWS)["id"])
-    (run,) = Runs(home).list()
+    (run,) = runs_in(home).list()
     assert (run.state, run.by, run.rows) == ("done", "schedule n", ROWS)
     assert run.rows_before > 0
 

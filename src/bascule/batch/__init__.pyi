@@ -1,14 +1,13 @@
-from .asked import run as run
-from .due import (
-    Schedule as Schedule,
-    due as due,
-    late_since as late_since,
-    may_run as may_run,
-    next_time as next_time,
-)
+from .asked import recorded_run as recorded_run, run as run
 from .engine import Cancelled as Cancelled
 from .exposition import batch_text as batch_text
-from .jobs import MODES as MODES, Job as Job, job_of as job_of, read_job as read_job
+from .jobs import (
+    MODES as MODES,
+    Job as Job,
+    job_of as job_of,
+    read_job as read_job,
+    read_toml as read_toml,
+)
 from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged
@@ -16,10 +15,15 @@ from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
-from .schedules import (
-    Scheduled as Scheduled,
-    Schedules as Schedules,
-    schedules_needing as schedules_needing,
+from .table_files import (
+    as_table as as_table,
+    as_trained as as_trained,
+    check_growth as check_growth,
+    check_output as check_output,
+    read_rows as read_rows,
+    read_stream as read_stream,
+    split_truth as split_truth,
+    write_table as write_table,
 )
 from .watched import (
     facts_of_runs as facts_of_runs,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bascule.batch.jobs import Job, job_of
 from bascule.batch.remote import RemoteRuns
 from bascule.batch.running import Run, run_job
+from bascule.batch.runs import KIND
 from bascule.bundle import Bundle
 from bascule.core import user_name
+from bascule.jobs import Task, recorded
 from bascule_client.control import ControlClient
+
+if TYPE_CHECKING:
+    from bascule.jobs import Job as Record, Jobs, Recorded
 
 _OPENER = "bascule.api", "batch_model"
 """Finds models and the home by the settings, which are above this room; imported when used."""
@@ -45,8 +51,21 @@ def run(
     if server:
         return _run_at(server, job)
     module, name = _OPENER
-    bundle, version, rules, home = getattr(import_module(module), name)(model)
-    return run_job(job, bundle, home, version=version, monitoring=rules, by=user_name())
+    bundle, version, rules, home, jobs = getattr(import_module(module), name)(model)
+    with recorded_run(jobs, job, by=user_name()) as live:
+        done = run_job(job, bundle, home, version=version, monitoring=rules, live=live)
+        live.result = done.to_json()
+    return done
+
+
+def recorded_run(
+    jobs: Jobs, job: Job, *, by: str, again: Record | None = None
+) -> AbstractContextManager[Recorded]:
+    """Record a run of this process; `again` is the job that it goes on with. See `recorded`."""
+    task = again or Task(
+        kind=KIND, input=job.to_json(), title=f"scoring {job.source}", by=by, folder=os.getcwd()
+    )
+    return recorded(jobs, task, "bascule.batch")
 
 
 def _run_at(server: str, job: Job) -> Run:

@@ -8,9 +8,7 @@ gone. A holder that was stopped meanwhile finds another's token at its next comm
 from __future__ import annotations
 
 import fcntl
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +19,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from bascule.core import BasculeError, Conflict, MissingExtra, writing
+from bascule.core import (
+    BasculeError,
+    Conflict,
+    MissingExtra,
+    holder_name,
+    is_alive,
+    own_process,
+    writing,
+)
 
 TTL_S = 20.0
 """How long a claim of another host must be unchanged before it is taken over."""
@@ -82,9 +88,7 @@ def held(cell: Cell, run: str, place: str) -> Iterator[Claim]:
 
 
 def _taken(cell: Cell, run: str, place: str) -> Claim:
-    process = f"{_machine()} {os.getpid()} {_started(os.getpid())}"
-    holder = f"{socket.gethostname()}:{os.getpid()}"
-    new = Claim(run, secrets.token_hex(8), 0, holder, process)
+    new = Claim(run, secrets.token_hex(8), 0, holder_name(), own_process())
     seen, since_s = cell.read(), time.monotonic()
     while True:
         alive = seen is not None and bool(seen.token) and _lives(seen)
@@ -127,13 +131,6 @@ class FileCell:
         with writing(self._place), suppress(FileNotFoundError):
             return msgspec.json.decode(self._path.read_bytes(), type=Claim)
         return None
-
-    def is_held(self) -> bool:
-        """Whether its process lives; by the time of the last renewal, where it is elsewhere."""
-        now = self.read()
-        alive = now is not None and bool(now.token) and _lives(now)
-        is_fresh = alive is None and time.time() - self._path.stat().st_mtime < TTL_S
-        return alive or is_fresh
 
     def swap(self, seen: Claim | None, new: Claim) -> bool:
         with writing(self._place):
@@ -204,21 +201,5 @@ def _store_of(url: str) -> Any:
 
 def _lives(claim: Claim) -> bool | None:
     """Whether the holder is there; None where it is of another machine or container."""
-    machine, pid, started = claim.process.split(" ")
-    if machine != _machine():
-        return None
-    return claim.token in _held if int(pid) == os.getpid() else _started(int(pid)) == started
-
-
-def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-
-
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty where it is gone."""
-    with suppress(OSError):
-        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        state, *rest = content.rpartition(")")[2].split()
-        return "" if state in "ZX" else rest[18]
-    return ""
+    alive = is_alive(claim.process)
+    return claim.token in _held if alive and claim.process == own_process() else alive

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from bascule.batch.due import late_since
 from bascule.batch.runs import RUNNING, STATES, Status
-from bascule.batch.schedules import Scheduled
+from bascule.jobs import Scheduled, late_since
 
 _Family = tuple[str, str, list[tuple[str, object]]]
 

@@ -125,11 +125,15 @@ def read_job(path: Path) -> Job:
         NotFound: There is no such file.
         Invalid: It is no TOML, or a field is missing, unknown or of the wrong type.
     """
+    return job_of(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The fields of the job of any kind in a TOML file; raises as `read_job` does."""
     check_file(path, "job")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise Invalid(
             f"{path} is no TOML: {problem}", hint="see docs/how-to/score-a-table"
         ) from None
-    return job_of(content, str(path))

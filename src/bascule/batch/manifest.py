@@ -7,6 +7,7 @@ the same rows is the same run, and the same job on other rows is another one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -42,7 +43,8 @@ class Record(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-class Manifest(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Manifest:
     """What a run is; the sink keeps it beside the rows.
 
     Attributes:

@@ -34,7 +34,15 @@ from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.table import open_sink
 from bascule.batch.sources.table import open_source
 from bascule.bundle import load
-from bascule.core import KINDS, BasculeError, Conflict, MissingExtra, Unavailable, first_line
+from bascule.core import (
+    BasculeError,
+    Conflict,
+    MissingExtra,
+    Unavailable,
+    error_from_json,
+    error_to_json,
+    first_line,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,8 +149,7 @@ def _take(
 
     said = msgspec.json.decode(row["said"][0].as_py())
     if "error" in said:
-        kind = next(one for one in KINDS if one.__name__ == said["kind"])
-        raise kind(said["error"], hint=said["hint"])
+        raise error_from_json(said)
     record = msgspec.convert(said["record"], Record)
     sample = pa.ipc.open_stream(row["sample"][0].as_buffer()).read_all()
     (taken,) = sample.combine_chunks().to_batches() or [None]
@@ -279,9 +286,7 @@ class _ChunkScorer:
                 )
             record = self._work(chunk, threading.Event())
         except BasculeError as error:
-            kind = next(one for one in type(error).__mro__ if one in KINDS)
-            said = {"kind": kind.__name__, "error": error.message, "hint": error.hint}
-            return _row(said, {})
+            return _row(error_to_json(error), {})
         streams = self._memory.streams(with_rows=not self._commits)
         return _row({"record": msgspec.to_builtins(record)}, streams)
 

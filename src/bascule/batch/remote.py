@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from bascule.batch.due import Schedule
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Manifest
 from bascule.batch.runs import CANCELLED, DONE, KILLED, RUNNING, Status
-from bascule.batch.schedules import Scheduled
 from bascule.core import Conflict, ModelFailed, Refused
+from bascule.jobs import Schedule, Scheduled
 from bascule_client.control import ControlClient, path_of
 
 _POLL_S = 0.5
@@ -74,7 +73,7 @@ class RemoteSchedules:
 
     def add(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
         content = msgspec.to_builtins(schedule)
-        kept = ("name", "cron", "timezone", "catch_up", "window", "late_after_min", "job")
+        kept = ("name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job")
         body = {name: content[name] for name in kept} | {"reason": reason}
         self._client.ask("POST", path_of("schedules"), body, user=by)
 

@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
-from bascule.batch import runs as states
 from bascule.batch.checks import are_of_answers, check_answers, check_source
 from bascule.batch.engine import Cancelled, ChunkWork, plan_chunks, run_local, with_retries
 from bascule.batch.jobs import Job
@@ -34,7 +33,7 @@ from bascule.batch.manifest import (
 )
 from bascule.batch.ports import Sink, Source
 from bascule.batch.recording import MonitoringRules, Recorder, close_quietly, open_recorder
-from bascule.batch.runs import LiveRun, Runs, Status
+from bascule.batch.runs import Status
 from bascule.batch.sampling import Sample
 from bascule.batch.scoring import Scorer
 from bascule.batch.sinks.files import FileSink
@@ -43,6 +42,7 @@ from bascule.batch.sources.files import FileSource
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
 from bascule.core import BasculeError
+from bascule.jobs import Live, Unrecorded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +54,7 @@ _SAVE_S = 0.5
 _SHOWN_ROWS = 10
 
 Watcher = Callable[[Status], None]
-NOT_MONITORED = MonitoringRules()
+NOT_MONITORED, NOT_RECORDED = MonitoringRules(), Unrecorded()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def run_job(
     *,
     version: str = "",
     expected_run: str = "",
-    by: str = "",
+    live: Live = NOT_RECORDED,
     monitoring: MonitoringRules = NOT_MONITORED,
     watch: Watcher = lambda _: None,
     places: Places | None = None,
@@ -176,10 +176,10 @@ def run_job(
     Args:
         job: What to do.
         bundle: The model.
-        home: Where status and logs are kept.
+        home: Where monitoring is.
         version: What the column `model_version` says; the start of the digest if empty.
         expected_run: The run that is resumed.
-        by: The user, or `schedule NAME`, for lists of runs.
+        live: Where the run is recorded; nowhere unless it is given.
         monitoring: What is recorded for monitoring.
         watch: Called about twice a second with the status.
         places: Where it may read and write; anywhere if None.
@@ -192,45 +192,25 @@ def run_job(
     with planned(job, bundle, version, places) as plan:
         if expected_run:
             check_same(expected_run, plan.manifest)
-        now = datetime.now(UTC)
         status = Status(
             run=plan.manifest.run, model=job.model, source=plan.source.place,
             sink=plan.sink.place, expected_rows=plan.rows, chunks=len(plan.chunks),
-            started_at=now, updated_at=now, by=by, digest=bundle.digest,
+            digest=bundle.digest,
         )  # fmt: skip
-        with Runs(home).begin(job, status, plan.manifest) as live, _told(live):
-            watch(status)
-            return _Execution(plan, live, watch, home, monitoring).run()
-
-
-@contextmanager
-def _told(live: LiveRun) -> Iterator[None]:
-    """Save how the block ends."""
-    status = live.status
-    try:
-        yield
-        status.state = states.DONE
-    except (Cancelled, KeyboardInterrupt):
-        status.state = states.CANCELLED
-        raise
-    except BaseException as problem:
-        status.state = states.FAILED
-        status.error = str(problem) or type(problem).__name__
-        if isinstance(problem, BasculeError) and problem.hint:
-            status.error += f" ({problem.hint})"
-        log.error("%s", status.error)  # noqa: TRY400 - without a traceback, for users
-        raise
-    finally:
-        live.save()
+        live.tell(status.progress())
+        live.begin(plan.manifest.run, msgspec.to_builtins(plan.manifest))
+        watch(status)
+        return _Execution(plan, status, live, watch, home, monitoring).run()
 
 
 class _Execution:
     """One process's part of a run; the meter of its engine."""
 
     def __init__(
-        self, plan: Planned, live: LiveRun, watch: Watcher, home: Path, rules: MonitoringRules
-    ) -> None:
-        self._plan, self._live, self._watch = plan, live, watch
+        self, plan: Planned, status: Status, live: Live, watch: Watcher, home: Path,
+        rules: MonitoringRules,
+    ) -> None:  # fmt: skip
+        self._plan, self._status, self._live, self._watch = plan, status, live, watch
         self._home, self._rules = home, rules
         self._recorder: Recorder | None = None
         self._lock = threading.Lock()
@@ -245,7 +225,7 @@ class _Execution:
         plan, job = self._plan, self._plan.job
         self._check_sink()
         found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
-        self._live.status.findings += found
+        self._status.findings += found
         with plan.sink.claim(plan.manifest.run):
             self._check_sink()  # another run may have come and gone
             return self._run()
@@ -261,7 +241,7 @@ class _Execution:
         self._records = {
             one.chunk: one for one in plan.sink.open(plan.manifest, plan.scorer.schema)
         }
-        self._live.status.rows_before = sum(one.rows for one in self._records.values())
+        self._status.rows_before = sum(one.rows for one in self._records.values())
         self._check_quarantined()  # what was refused is refused before more is scored
         todo = pending(plan.chunks, self._records)
         log.info("%d of %d chunks to score", len(todo), len(plan.chunks))
@@ -276,10 +256,10 @@ class _Execution:
         with_retries(plan.sink.finish, job.retries, threading.Event(), "the end")
         self._tell(force=True)
         seconds = round(time.monotonic() - self._began_s, 3)
-        log.info("%d rows in %.1f s", self._live.status.rows, seconds)
+        log.info("%d rows in %.1f s", self._status.rows, seconds)
         return Run(
             sum(one.rows for one in self._records.values()), self._quarantined, seconds,
-            plan.manifest, tuple(self._live.status.findings),
+            plan.manifest, tuple(self._status.findings),
         )  # fmt: skip
 
     def _score(self, chunks: Sequence[Chunk]) -> None:
@@ -326,7 +306,7 @@ class _Execution:
             self._sample.table(), self._plan.scorer, job.checks, job.warnings, rows=rows,
             false_alarms_a_year=self._rules.false_alarms_a_year,
         )  # fmt: skip
-        self._live.status.findings += found
+        self._status.findings += found
 
     def _record(
         self,
@@ -397,16 +377,16 @@ class _Execution:
         if not force and now_s - self._saved_s < _SAVE_S:
             return
         self._saved_s = now_s
-        if self._live.is_cancelled and len(self._records) < len(self._plan.chunks):
+        if self._live.stopped and len(self._records) < len(self._plan.chunks):
             raise Cancelled(
                 f"run {self._plan.manifest.run} was cancelled",
                 hint=f"bascule batch resume {self._plan.manifest.run} goes on",
             )
-        status = self._live.status
         under_way = sum(n for chunk, n in self._rows.items() if chunk not in self._records)
-        status.rows = under_way + sum(one.rows for one in self._records.values())
-        status.quarantined = self._quarantined
-        status.chunks_done = len(self._records)
-        status.seconds = round(now_s - self._began_s, 3)
-        self._live.save()
+        self._status = status = replace(
+            self._status, rows=under_way + sum(one.rows for one in self._records.values()),
+            quarantined=self._quarantined, chunks_done=len(self._records),
+            seconds=round(now_s - self._began_s, 3),
+        )  # fmt: skip
+        self._live.tell(status.progress())
         self._watch(status)

@@ -1,35 +1,35 @@
-"""Runs of this machine: a folder for each in `batch/` of the home, with status, job and log.
+"""Runs: the jobs of kind `batch` that have begun, by the ids of their manifests.
 
-The folder has the claim of the run's process: one that was killed is known, and no two do one run.
-The sink alone knows what was written; a folder may be removed.
+The sink alone knows what was written; a run that is not recorded, or forgotten, goes on as well.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bascule.batch.claims import FileCell, held
+from bascule import jobs
 from bascule.batch.jobs import Job, job_of
 from bascule.batch.manifest import Manifest
 from bascule.batch.places import is_url
-from bascule.core import Conflict, NotFound, replacing, writing
 
+KIND = "batch"
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
 STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
-OF_SCHEDULE = "schedule "
-"""What `Status.by` of a scheduled run begins with."""
+OF_SCHEDULE = jobs.OF_SCHEDULE
+_OF_JOB = ("run", "state", "by", "started_at", "updated_at", "host", "pid", "error")
+_DERIVED = ("rows_per_s", "left_s")
 
 
-class Status(msgspec.Struct, kw_only=True):
+@dataclass(kw_only=True)
+class Status:
     """How far a run is.
 
     Attributes:
@@ -43,6 +43,8 @@ class Status(msgspec.Struct, kw_only=True):
         findings: What checks found, a sentence each.
         by: The user, or `schedule NAME`.
         digest: Of the model's bundle.
+        rows_per_s: Of the process that scores or scored; None before its first rows.
+        left_s: About how long a running one still takes; None where that is not known.
     """
 
     run: str
@@ -59,54 +61,66 @@ class Status(msgspec.Struct, kw_only=True):
     chunks_done: int = 0
     chunks: int = 0
     seconds: float = 0.0
-    started_at: datetime
-    updated_at: datetime
+    started_at: datetime = datetime.min
+    updated_at: datetime = datetime.min
     host: str = ""
     pid: int = 0
     error: str = ""
-    findings: list[str] = []
+    findings: list[str] = field(default_factory=list)
+    rows_per_s: float | None = None
+    left_s: float | None = None
+
+    def __post_init__(self) -> None:
+        new, rate = self.rows - self.rows_before, None
+        if self.seconds and new > 0:
+            self.rows_per_s = rate = round(new / self.seconds, 1)
+        if rate and self.state == RUNNING and self.expected_rows is not None:
+            self.left_s = round(max(self.expected_rows - self.rows, 0) / rate, 1)
+
+    @classmethod
+    def of(cls, job: jobs.Job) -> Status:
+        """The run of a job of kind `batch` that has begun."""
+        host, _, pid = job.holder.rpartition(":")
+        error, state = job.problem, job.state
+        said = "" if error is None or state != FAILED else error.message
+        now = {
+            "run": job.subject, "state": RUNNING if state == jobs.QUEUED else state, "by": job.by,
+            "started_at": job.started_at or job.created_at, "updated_at": job.updated_at,
+            "host": host, "pid": int(pid or 0),
+            "error": f"{said} ({error.hint})" if said and error and error.hint else said,
+        }  # fmt: skip
+        return msgspec.convert({**job.progress, **now}, cls)
+
+    def progress(self) -> dict[str, Any]:
+        """What a job keeps of it; `of` is the way back."""
+        counts = {"done": self.rows, "of": self.expected_rows, "unit": "rows"}
+        kept: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: kept[name] for name in kept if name not in (*_OF_JOB, *_DERIVED)} | counts
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = msgspec.to_builtins(self)
-        return made | {"rows_per_s": self.rows_per_s, "left_s": self.left_s}
-
-    @property
-    def rows_per_s(self) -> float | None:
-        """Of the process that scores or scored; None before its first rows."""
-        new = self.rows - self.rows_before
-        return round(new / self.seconds, 1) if self.seconds and new > 0 else None
-
-    @property
-    def left_s(self) -> float | None:
-        """About how long a running one still takes; None where that is not known."""
-        if self.state != RUNNING or self.expected_rows is None or self.rows_per_s is None:
-            return None
-        return round(max(self.expected_rows - self.rows, 0) / self.rows_per_s, 1)
+        return made
 
 
 class Runs:
-    """The runs below a home."""
+    """The runs in a catalogue."""
 
-    def __init__(self, home: Path) -> None:
-        self._folder = home / "batch"
+    def __init__(self, jobs: jobs.Jobs) -> None:
+        self._jobs = jobs
 
     def list(self) -> list[Status]:
         """All of them, the latest first."""
-        found = [self._status(one.parent) for one in self._folder.glob("*/status.json")]
-        return sorted(found, key=lambda one: one.started_at, reverse=True)
+        runs = map(Status.of, self._jobs.find(kind=KIND, newest=True))
+        return sorted(runs, key=lambda run: run.started_at, reverse=True)
+
+    def of_host(self) -> Sequence[Status]:
+        """Those that ran on this machine last."""
+        return [run for run in self.list() if run.host == socket.gethostname()]
 
     def page(self, offset: int, limit: int) -> tuple[Sequence[Status], int]:
-        """Some of the runs, the latest change first, and how many there are.
-
-        The status of the others is not read, so that thousands of runs cost no more than a page.
-        """
-        found = []
-        for file in self._folder.glob("*/status.json"):
-            with suppress(FileNotFoundError):
-                found.append((file.stat().st_mtime_ns, file.parent))
-        found.sort(reverse=True)
-        shown = [self._status(folder) for _, folder in found[offset : offset + limit]]
-        return shown, len(found)
+        """Some of the runs, the latest first, and how many there are."""
+        shown = self._jobs.find(kind=KIND, newest=True, offset=offset, limit=limit)
+        return [Status.of(job) for job in shown], self._jobs.count(KIND)
 
     def quarantined(self, run: str, limit: int) -> Sequence[dict[str, Any]]:
         """The first rows of a run that could not be scored: `chunk`, `row`, `reason`, `content`.
@@ -115,9 +129,10 @@ class Runs:
         """
         import pyarrow.parquet as pq
 
-        whole, job, base = self.job(run)
         found: list[dict[str, Any]] = []
-        for file in quarantine_files(job.sink, whole, Path(base)):
+        record = self.find(run)
+        sink = str(record.input["to"])
+        for file in quarantine_files(sink, record.subject, Path(record.folder)):
             with suppress(OSError), pq.ParquetFile(file) as opened:
                 for batch in opened.iter_batches(limit):
                     found += batch.to_pylist()
@@ -126,25 +141,25 @@ class Runs:
                 break
         return found[:limit]
 
+    def find(self, run: str) -> jobs.Job:
+        """The job of the run whose id begins with `run`; of several, the newest."""
+        return self._jobs.about(KIND, run)
+
     def get(self, run: str) -> Status:
-        """The run whose id begins with `run`."""
-        return self._status(self._find(run))
+        return Status.of(self.find(run))
 
     def log(self, run: str) -> str:
         """What it has logged."""
-        path = self._find(run) / "log.txt"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return self._jobs.log(self.find(run).id)
 
     def manifest(self, run: str) -> Manifest:
         """What it is."""
-        path = self._find(run) / "manifest.json"
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return msgspec.convert(self._jobs.facts(self.find(run).id), Manifest)
 
     def job(self, run: str) -> tuple[str, Job, str]:
         """The whole id, the job, and the folder that its paths are relative to."""
-        folder = self._find(run)
-        content = msgspec.json.decode((folder / "job.json").read_bytes())
-        return folder.name, job_of(content["job"]), str(content["folder"])
+        record = self.find(run)
+        return record.subject, job_of(record.input), record.folder
 
     def cancel(self, run: str) -> Status:
         """Ask a running one to stop, which it does after the batch under way.
@@ -152,68 +167,8 @@ class Runs:
         Raises:
             Conflict: It does not run.
         """
-        folder = self._find(run)
-        status = self._status(folder)
-        if status.state != RUNNING:
-            raise Conflict(f"run {folder.name} is {status.state}", hint="bascule batch runs")
-        with writing(folder):
-            (folder / "cancel").touch()
-        return status
-
-    @contextmanager
-    def begin(self, job: Job, status: Status, manifest: Manifest) -> Iterator[LiveRun]:
-        """Hold the run while the block runs.
-
-        Raises:
-            Conflict: Another process does it.
-        """
-        folder = self._folder / status.run
-        with held(_claim_of(folder), status.run, str(folder)):
-            (folder / "cancel").unlink(missing_ok=True)
-            content = {"job": job.to_json(), "folder": os.getcwd()}
-            with replacing(folder / "job.json") as draft:
-                draft.write_bytes(msgspec.json.encode(content))
-            with replacing(folder / "manifest.json") as draft:
-                draft.write_bytes(msgspec.json.encode(manifest))
-            live = LiveRun(folder, status)
-            live.save()
-            with _logging_to(folder / "log.txt"):
-                yield live
-
-    def _find(self, run: str) -> Path:
-        found = [one for one in self._folder.glob(f"{_plain(run)}*") if (one / "job.json").exists()]
-        if len(found) != 1:
-            what = "no run" if not found else f"{len(found)} runs"
-            raise NotFound(f"{what} {run!r} on this machine", hint="bascule batch runs lists them")
-        return found[0]
-
-    @staticmethod
-    def _status(folder: Path) -> Status:
-        status = msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
-        if status.state == RUNNING and not _claim_of(folder).is_held():
-            status.state = KILLED
-        return status
-
-
-class LiveRun:
-    """The folder of a run under way."""
-
-    def __init__(self, folder: Path, status: Status) -> None:
-        self._folder = folder
-        self.status = status
-        status.host, status.pid = socket.gethostname(), os.getpid()
-
-    def save(self) -> None:
-        """Write the status. That it cannot be written ends nothing."""
-        self.status.updated_at = datetime.now(UTC)
-        draft = self._folder / "status.draft"
-        with suppress(OSError):
-            draft.write_bytes(msgspec.json.encode(self.status))
-            draft.replace(self._folder / "status.json")
-
-    @property
-    def is_cancelled(self) -> bool:
-        return (self._folder / "cancel").exists()
+        record = self._jobs.command(self.find(run).id, "cancel", can_resume=True)
+        return Status.of(record)
 
 
 def quarantine_files(sink: str, run: str, folder: Path) -> list[Path]:
@@ -226,27 +181,3 @@ def quarantine_files(sink: str, run: str, folder: Path) -> list[Path]:
     is_file = not sink.endswith("/") and format_of_suffix(target.suffix.lower()) is not None
     base = target.with_name(f".{target.name}.parts") if is_file else target
     return sorted((base / "_bascule" / run).glob("quarantine-*.parquet"))
-
-
-def _plain(run: str) -> str:
-    return "".join(one for one in run if one.isalnum()) or "-"
-
-
-def _claim_of(folder: Path) -> FileCell:
-    return FileCell(folder / "claim", str(folder))
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    room = logging.getLogger("bascule.batch")
-    level = room.level
-    room.addHandler(handler)
-    room.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        room.removeHandler(handler)
-        room.setLevel(level)
-        handler.close()

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from bascule.batch.due import late_since
 from bascule.batch.runs import FAILED, KILLED, OF_SCHEDULE, RUNNING, Status
-from bascule.batch.schedules import Scheduled
+from bascule.jobs import Scheduled, late_since
 from bascule.monitoring.alerts.sources import BatchFacts
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeDecorator
 
 from bascule.core import in_utc
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 
 

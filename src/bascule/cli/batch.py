@@ -17,6 +17,7 @@ from bascule.documents import console
 
 if TYPE_CHECKING:
     from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status
+    from bascule.jobs import Job as Record
 
 _RunId = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
 _group = typer.Typer(help="Score a table, and look at runs.", no_args_is_help=True)
@@ -119,7 +120,7 @@ def run(
 
 @_group.command()
 def runs(as_json: AsJson = False) -> None:
-    """List the runs of this machine, or of that of --server, the latest first."""
+    """List the runs of the catalogue, or of that of --server, the latest first."""
     found = _runs().list()
     if as_json:
         print_json([one.to_json() for one in found])
@@ -156,12 +157,14 @@ def cancel(run: _RunId, as_json: AsJson = False) -> None:
 @_group.command()
 def resume(run: _RunId, as_json: AsJson = False) -> None:
     """Go on with a run that was killed, cancelled or failed."""
+    from bascule.batch import job_of
+
     if context.is_remote():
         follow(lambda runs: runs.resume(run, by=context.user()), as_json=as_json)
         return
-    whole, job, folder = _local_runs().job(run)
-    os.chdir(folder)
-    run_here(job, expected_run=whole, as_json=as_json)
+    record = _local_runs().find(run)
+    os.chdir(record.folder)
+    run_here(job_of(record.input), again=record, as_json=as_json)
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -191,9 +194,10 @@ def _runs() -> Runs | RemoteRuns:
 
 
 def _local_runs() -> Runs:
+    from bascule.app import open_jobs
     from bascule.batch import Runs
 
-    return Runs(context.settings().home)
+    return Runs(open_jobs(context.settings()))
 
 
 def _found(job: Job) -> tuple[Any, str, MonitoringRules]:
@@ -223,16 +227,20 @@ def follow(begin: Callable[[RemoteRuns], Status], *, as_json: bool) -> None:
         _say(status.rows, status.quarantined, status.seconds, status.sink, run)
 
 
-def run_here(job: Job, *, expected_run: str = "", as_json: bool) -> None:
-    """Run a job in this process, with a bar, and print what it did."""
-    from bascule.batch import run_job
+def run_here(job: Job, *, again: Record | None = None, as_json: bool) -> None:
+    """Run a job in this process, with a bar, and print what it did; `again` goes on with it."""
+    from bascule.app import open_jobs
+    from bascule.batch import recorded_run, run_job
 
     bundle, version, rules = _found(job)
-    with _progress(quiet=as_json) as watch:
+    settings = context.settings()
+    recorded = recorded_run(open_jobs(settings), job, by=context.user(), again=again)
+    with _progress(quiet=as_json) as watch, recorded as live:
         made = run_job(
-            job, bundle, context.settings().home, version=version, expected_run=expected_run,
-            by=context.user(), monitoring=rules, watch=watch,
+            job, bundle, settings.home, version=version, monitoring=rules, watch=watch, live=live,
+            expected_run=again.subject if again else "",
         )  # fmt: skip
+        live.result = made.to_json()
     for finding in made.findings:
         note(f"warning: {finding}")
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +35,7 @@ from bascule.cli.screen import (
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.core import BasculeError
-    from bascule.packing import CodeOptions, Rebuilt
+    from bascule.packing import Rebuilt
     from bascule.registry import Version
     from bascule.release import GateReport
 
@@ -142,37 +141,12 @@ def pack(
     print_either(bundle_json(made), str(made.path), as_json=as_json)
 
 
-def pack_files(
-    model: Path,
-    *,
-    name: str,
-    train: Path | None,
-    test: Path | None,
-    target: list[str] | None,
-    allow_pickle: bool,
-    quiet: bool,
-    calibration: Path | None = None,
-    code: Sequence[str] = (),
-    options_of_code: CodeOptions | None = None,
-    **options: Any,
-) -> Bundle:
-    from bascule.cli.table_files import as_trained, read_rows, split_truth
-    from bascule.packing import pack as pack_model, read_model
+def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:
+    """See `app.pack_files`; shows its stages."""
+    from bascule.app import pack_files as packed
 
     with stages(quiet=quiet) as tell:
-        fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
-        sets: dict[str, Any] = {}
-        # Training rows may come without their truth, if held-out ones show that --target is right.
-        is_told = bool(target) and test is None and calibration is None
-        for what, path in (("train", train), ("test", test), ("calibration", calibration)):
-            if path is not None:
-                rows = read_rows(path, f"--{what} table")
-                inputs, truth = split_truth(
-                    rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
-                )
-                inputs = as_trained(fitted, inputs)
-                sets[what] = inputs if truth is None else (inputs, truth)
-        return pack_model(fitted, name=name, code=code, progress=tell, **sets, **options)
+        return packed(model, progress=tell, **options)
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:
@@ -204,9 +178,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
+    from bascule.batch import read_rows, split_truth
     from bascule.bundle import load
     from bascule.cli.exit_codes import exit_code
-    from bascule.cli.table_files import read_rows, split_truth
     from bascule.core import Invalid, writing
     from bascule.release import FORMS, parse_output
 
@@ -292,7 +266,7 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
-    from bascule.cli.table_files import read_rows, split_truth
+    from bascule.batch import read_rows, split_truth
     from bascule.packing import rebuild as rebuild_bundle
 
     version, path = context.find(bundle)

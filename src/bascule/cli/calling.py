@@ -37,9 +37,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a file here, without a server."""
+    from bascule.batch import as_table, check_output, read_rows, split_truth, write_table
     from bascule.bundle import load
     from bascule.cli.showing import print_answers
-    from bascule.cli.table_files import as_table, check_output, read_rows, split_truth, write_table
 
     if output is not None:
         check_output(output)

@@ -40,6 +40,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Deploy", "pipelines", ("ci",)),
     ("Ask", "calling", ("predict", "snippet")),
     ("Batch", "batch", ("batch",)),
+    ("Batch", "jobs", ("jobs",)),
     ("Batch", "schedules", ("schedule",)),
     ("Monitor", "ledger", ("ledger",)),
     ("Monitor", "replaying", ("replay",)),
@@ -57,8 +58,8 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """A panel of the help, a module, and its commands and groups, in the order of the help."""
 
 GROUPS = frozenset({
-    "endpoints", "rollout", "ci", "batch", "schedule", "ledger", "outcomes", "alerts", "keys",
-    "sessions",
+    "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
+    "keys", "sessions",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

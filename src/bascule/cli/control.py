@@ -12,16 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import control_parts, watcher_of
 from bascule.bundle.programs import die_with
-from bascule.cli.console_work import worker
-from bascule.cli.judging import Judge
-from bascule.cli.receiving import receiver
-from bascule.cli.scheduled import command_of, run_command_of
 from bascule.control import (
     Answers,
     Parts,
@@ -32,15 +28,16 @@ from bascule.control import (
     is_path,
     open_keys_file,
     serve_api,
+    turning,
     volunteer_for_the_oom_killer,
 )
 from bascule.core import BasculeError
+from bascule.kinds import judging, runner_of
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
 from bascule.serving.workers import ControlCommand, Peer, bind
 
 if TYPE_CHECKING:
-    from bascule.control import BatchRunner
     from bascule.monitoring.alerts.sources import ServerFacts
     from bascule.serving import ModelSpec
     from bascule.settings import Settings
@@ -49,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _BEAT_EVERY_S = 0.2
 _CONFIG_S = 30.0
+_PAUSE_S = 1.0
 AS_LONG_AS_IT_TAKES_S = 86_400.0
 """For what has no bound of its own: a copy from a bucket, and what waits for one."""
 _NOT_STARTED_EXIT = 3
@@ -87,11 +85,7 @@ def main() -> int:
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
-    parts = replace(
-        control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
-        do_task=worker(settings),
-        measure=Judge(settings).measure, plots=Judge(settings).plots,
-    )  # fmt: skip
+    parts = _parts_of(settings)
     answers.set_result(mine := Answers(parts))
     try:
         guard = _start_keys(config["keys_fd"], counters, parts)
@@ -110,7 +104,7 @@ def main() -> int:
             counters.beat_control()
 
     every_endpoint = config["every_endpoint"]
-    with _watching(settings, counters, (server.place, partial(facts_of, server))):
+    with _watching(settings, counters, parts, (server.place, partial(facts_of, server))):
         _serve(
             server, listener, beat, mine, parts, guard, turned, settings,
             every_endpoint=every_endpoint,
@@ -131,7 +125,7 @@ def _serve(
     every_endpoint: bool,
 ) -> None:
     # The supervisor must not load SQL.
-    from bascule.control import routing_plans, running_rollouts, running_schedules
+    from bascule.control import running_rollouts
 
     def on_turn() -> None:
         turned.set()
@@ -160,10 +154,8 @@ def _serve(
                 server, parts.open_catalogue, parts.outcome_cohorts, parts.open_rollouts,
                 after=turned,
             ),
-            running_schedules(parts.open_catalogue, command_of(settings), after=turned),
-            routing_plans(
-                settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=turned
-            ),
+            _running_jobs(parts, after=turned),
+            _routing(settings, parts, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -172,10 +164,12 @@ def _serve(
 def _watching(
     settings: Settings,
     counters: Counters,
+    parts: Parts,
     server: tuple[str, Callable[[], ServerFacts]] | None = None,
 ) -> Iterator[None]:
     """Watch for alerts meanwhile, if the settings ask for it."""
-    watcher = watcher_of(settings, server, Judge(settings), counters.note_catalogue)
+    assert parts.open_jobs is not None
+    watcher = watcher_of(settings, server, judging(parts.open_jobs), counters.note_catalogue)
     if watcher is None:
         yield
         return
@@ -215,11 +209,7 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         # Open for as long as the process: a thread writes the keys.
         counters_fd, keys_fd = map(os.memfd_create, ("bascule-counters", "bascule-keys"))
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
-        parts = replace(
-            control_parts(settings), take_in=receiver(settings), batch=_batch_of(settings),
-            do_task=worker(settings),
-            measure=Judge(settings).measure, plots=Judge(settings).plots,
-        )  # fmt: skip
+        parts = _parts_of(settings)
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
         scheme = "https" if chosen.tls_certificate else "http"
@@ -231,8 +221,11 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
             say(f"control API at {url}/docs")
             say(f"console at {url}/")
         server, answers = ServerLink(counters), Answers(parts)
-        stack.enter_context(_watching(settings, counters))
-        stack.enter_context(_routing(settings, parts))
+        at_once = threading.Event()
+        at_once.set()
+        stack.enter_context(_watching(settings, counters, parts))
+        stack.enter_context(_routing(settings, parts, after=at_once))
+        stack.enter_context(_running_jobs(parts, after=at_once))
         if not as_json:
             path = answers.sign_in_link()
             show_link(path and address_of(settings, listener.getsockname()[1]) + path)
@@ -240,21 +233,28 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         serve_api(server, listener, parts, answers.find, guard)
 
 
-def _routing(settings: Settings, parts: Parts) -> AbstractContextManager[None]:
+def _routing(
+    settings: Settings, parts: Parts, *, after: threading.Event
+) -> AbstractContextManager[None]:
     from bascule.control import routing_plans
 
-    at_once = threading.Event()
-    at_once.set()
     assert parts.open_endpoints is not None
     return routing_plans(
-        settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=at_once
+        settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=after
     )
 
 
-def _batch_of(settings: Settings) -> BatchRunner:
-    from bascule.control import BatchRunner
+def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
+    def run(ended: threading.Event) -> None:
+        assert parts.open_jobs is not None
+        parts.open_jobs().run(ended)
 
-    return BatchRunner(settings.home, run_command_of(settings), settings.batch.places)
+    return turning("jobs", run, after=after, pause_s=_PAUSE_S)
+
+
+def _parts_of(settings: Settings) -> Parts:
+    jobs = cache(partial(runner_of, settings))  # opened late: what reads the catalogue is large
+    return replace(control_parts(settings), open_jobs=jobs, places=settings.batch.places)
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

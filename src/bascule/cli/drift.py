@@ -83,8 +83,8 @@ def drift(
 
 
 def _of_table(bundle: str, current: str, *, as_json: bool, **options: Any) -> DriftReport:
+    from bascule.batch import read_rows, read_stream, split_truth
     from bascule.bundle import load
-    from bascule.cli.table_files import read_rows, read_stream, split_truth
     from bascule.monitoring import measure_drift
 
     rows = (

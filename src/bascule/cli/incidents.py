@@ -55,9 +55,12 @@ def _drafted(endpoint: str, since: datetime, until: datetime) -> dict[str, Any]:
         path = path_of("endpoints", endpoint, "incident")
         found: dict[str, Any] = context.control_client().ask("GET", path, **times)
         return found
-    from bascule.cli.judging import measured
+    from bascule.jobs import Task, Unrecorded
+    from bascule.kinds import KINDS
 
-    return measured(context.settings(), "incident", endpoint, times)
+    task = Task(kind="incident", input={"endpoint": endpoint, **times})
+    drafted: dict[str, Any] = KINDS["incident"].run(context.settings(), task, Unrecorded())
+    return drafted
 
 
 def start_of(since: str, now: datetime) -> datetime:

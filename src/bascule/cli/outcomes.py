@@ -97,7 +97,7 @@ def _tables(
 ) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    from bascule.cli.table_files import read_rows
+    from bascule.batch import read_rows
     from bascule.core import check_file
     from bascule.monitoring.ledger import read_csv, read_query
 

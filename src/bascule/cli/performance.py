@@ -97,8 +97,8 @@ def performance(
 
 
 def _of_table(model: str, current: Path, options: dict[str, object]) -> PerformanceReport:
+    from bascule.batch import read_rows
     from bascule.bundle import load
-    from bascule.cli.table_files import read_rows
     from bascule.core import Invalid
     from bascule.monitoring import measure_performance
 

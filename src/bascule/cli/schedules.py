@@ -14,7 +14,8 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.batch import RemoteSchedules, Scheduled, Schedules
+    from bascule.batch import RemoteSchedules
+    from bascule.jobs import Scheduled, Schedules
 
 _Name = Annotated[str, typer.Argument(help="The schedule's name.", show_default=False)]
 _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -31,6 +32,7 @@ def add(
     name: _Name,
     cron: Annotated[str, typer.Option(help="Five fields: '0 2 * * *' is every night at 2.")],
     job: Annotated[Path, typer.Option(help="The job's file, JOB.toml.")],
+    kind: Annotated[str, typer.Option(help="The kind of the job; see jobs run.")] = "batch",
     timezone: Annotated[str, typer.Option(help="Of the fields: Europe/Paris.")] = "UTC",
     catch_up: Annotated[
         str, typer.Option(help="Times that were missed: one, all or none of them.")
@@ -45,13 +47,15 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Run a job at times. Paths in the job are relative to this folder, or to the server's."""
-    from bascule.batch import Schedule, next_time, read_job
+    from bascule.batch import read_toml
+    from bascule.jobs import Schedule, next_time
+    from bascule.kinds import KINDS
 
     now = datetime.now(UTC)
     made = Schedule(
         name=name, cron=cron, timezone=timezone, catch_up=catch_up,  # type: ignore[arg-type]
-        job=read_job(job).to_json(), folder=os.getcwd(), created_at=now, window=window,
-        late_after_min=late_after_min,
+        kind=kind, job=dict(KINDS[kind].parse(read_toml(job))), folder=os.getcwd(),
+        created_at=now, window=window, late_after_min=late_after_min,
     )  # fmt: skip
     _schedules().add(made, by=context.user(), reason=reason)
     if as_json:
@@ -98,6 +102,7 @@ def run(name: _Name, as_json: AsJson = False) -> None:
     """Run the job of a schedule now: here, or at the server of --server."""
     from bascule.batch import RemoteSchedules, job_of
     from bascule.cli.batch import follow, run_here
+    from bascule.cli.jobs import follow_new
 
     schedules = _schedules()
     if isinstance(schedules, RemoteSchedules):
@@ -106,7 +111,10 @@ def run(name: _Name, as_json: AsJson = False) -> None:
         return
     schedule = schedules.get(name).schedule
     os.chdir(schedule.folder)
-    run_here(job_of(schedule.job), as_json=as_json)
+    if schedule.kind == "batch":
+        run_here(job_of(schedule.job), as_json=as_json)
+    else:
+        follow_new(schedule.kind, schedule.job, as_json=as_json)
 
 
 def _schedules() -> Schedules | RemoteSchedules:
@@ -115,13 +123,13 @@ def _schedules() -> Schedules | RemoteSchedules:
 
         return RemoteSchedules(context.control_client())
     from bascule.app import open_catalogue
-    from bascule.batch import Schedules
+    from bascule.jobs import Schedules
 
     return Schedules(open_catalogue(context.settings()))
 
 
 def _row(one: Scheduled) -> tuple[str, ...]:
-    from bascule.batch import next_time
+    from bascule.jobs import next_time
 
     schedule = one.schedule
     following = None if schedule.is_paused else next_time(schedule, datetime.now(UTC))

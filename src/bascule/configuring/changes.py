@@ -26,8 +26,9 @@ from bascule.core import Conflict, Invalid, NotFound, Reference
 from bascule.security import ANY, Action, Permission
 
 if TYPE_CHECKING:
-    from bascule.batch import Places, Schedules
+    from bascule.batch import Places
     from bascule.endpoints import Endpoint, Plan
+    from bascule.jobs import Schedules
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import CatalogueKeys
     from bascule.release.rollouts import Rollouts, StoredRollout
@@ -225,7 +226,8 @@ def _said(spec: DeploySpec) -> dict[str, Any]:
 
 def schedule_changes(name: str, spec: ScheduleSpec, books: Books, by: By) -> Iterator[Change]:
     """The schedule that is added, replaced, paused, resumed or removed."""
-    from bascule.batch import Schedule, job_of
+    from bascule.batch import job_of
+    from bascule.jobs import Schedule
 
     place, book = f"schedules.{name}", books.schedules
     try:

@@ -104,7 +104,7 @@ class EndpointSpec(Spec, frozen=True):
 
 
 class ScheduleSpec(Spec, frozen=True):
-    """A schedule; see `batch.Schedule`.
+    """A schedule; see `jobs.Schedule`.
 
     Attributes:
         job: The fields of a `JOB.toml`.

@@ -12,9 +12,9 @@ from bascule.console.session import Session
 from bascule.core import BasculeError, Invalid, NotFound, Reference, Unavailable
 
 if TYPE_CHECKING:
-    from bascule.batch import Scheduled
-    from bascule.control import ControlContext, ServerLink, Work
+    from bascule.control import ControlContext, ServerLink
     from bascule.endpoints import Endpoint
+    from bascule.jobs import Job, Scheduled
     from bascule.monitoring.alerts import Alert
     from bascule.release.rollouts import StoredRollout
     from bascule.serving.telemetry import ArmTotals
@@ -194,11 +194,9 @@ def alerts_of(context: ControlContext, session: Session) -> list[Alert]:
 
 def schedules_of(context: ControlContext) -> Sequence[Scheduled]:
     """The schedules of batch jobs; none without a catalogue."""
-    if context.catalogue is None:
-        return ()
-    from bascule.batch import Schedules  # loads what reads tables
-
-    return Schedules(context.catalogue()).list()
+    with suppress(NotFound):
+        return context.schedules().list()
+    return ()
 
 
 def model_names(context: ControlContext, session: Session) -> list[str]:
@@ -213,10 +211,11 @@ def suggested_models(context: ControlContext, session: Session) -> list[str]:
     return model_names(context, session)[:_MAX_SUGGESTED]
 
 
-def work_of(context: ControlContext, session: Session, work: str) -> Work:
-    """Work that a person asked for, or that anyone may see. Raises `NotFound`."""
-    found = context.works.get(work)
-    if found.owner != session.subject and not found.key:
+def job_of_person(context: ControlContext, session: Session, job: str) -> Job:
+    """A job that a person submitted, or that anyone may see. Raises `NotFound`."""
+    runner = context.jobs()
+    found = runner.get(job)
+    if found.by != session.subject and runner.kinds[found.kind].is_private:
         raise NotFound("this was asked for by another person", hint="start it again yourself")
     return found
 

@@ -96,8 +96,8 @@ class Console:
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
-        self.uploads = Uploads(context.home)
-        self.changes = Changes(context.catalogue)
+        self.uploads = Uploads(context.parts.home)
+        self.changes = Changes(context.parts.open_catalogue)
 
 
 def console_of(request: Request) -> Console:

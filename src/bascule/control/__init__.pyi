@@ -1,5 +1,4 @@
 from . import references as references
-from .batch_runs import BatchRunner as BatchRunner
 from .context import ControlContext as ControlContext
 from .deferred import DeferredRoute as DeferredRoute
 from .following import following_plans as following_plans
@@ -20,6 +19,7 @@ from .oidc import (
     ProviderConfig as ProviderConfig,
     check_installed as check_installed,
 )
+from .parts import Parts as Parts
 from .people import (
     SAFE_METHODS as SAFE_METHODS,
     FindSession as FindSession,
@@ -31,7 +31,6 @@ from .people import (
 from .problems import problem_of as problem_of
 from .process import (
     Answers as Answers,
-    Parts as Parts,
     open_keys_file as open_keys_file,
     serve_api as serve_api,
     volunteer_for_the_oom_killer as volunteer_for_the_oom_killer,
@@ -47,10 +46,6 @@ from .references import (
 from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .rollouts import running_rollouts as running_rollouts
 from .routing import routing_plans as routing_plans
-from .scheduling import (
-    ScheduleCommand as ScheduleCommand,
-    running_schedules as running_schedules,
-)
 from .session_routes import (
     SessionView as SessionView,
     drop_cookie as drop_cookie,
@@ -58,5 +53,5 @@ from .session_routes import (
 )
 from .sessions import Sessions as Sessions, path_of_link as path_of_link
 from .shown import SettingsShown as SettingsShown
+from .turning import turning as turning
 from .watched import facts_of as facts_of
-from .work import DoTask as DoTask, Work as Work, Works as Works

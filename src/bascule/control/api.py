@@ -6,12 +6,12 @@ are in `control.rights`. It binds to the loopback address unless another is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,44 +20,39 @@ from starlette.exceptions import HTTPException
 
 from bascule.control.alert_routes import add_alerts
 from bascule.control.batch_routes import add_batch
-from bascule.control.catalogue_parts import CatalogueParts
 from bascule.control.configuration_routes import add_configuration
-from bascule.control.context import ControlContext, Plots
+from bascule.control.context import ControlContext
 from bascule.control.described import describe
 from bascule.control.documentation import add_documentation
 from bascule.control.endpoint_routes import add_endpoints
 from bascule.control.headers import WithHeaders
 from bascule.control.history_routes import add_history
+from bascule.control.job_routes import Submissions, add_jobs
 from bascule.control.key_routes import add_keys
 from bascule.control.ledger_routes import RecordedPredictions, add_ledger
 from bascule.control.link import ServerLink
 from bascule.control.load import add_load
-from bascule.control.monitoring_routes import Measure, add_monitoring
+from bascule.control.monitoring_routes import add_monitoring
 from bascule.control.outcome_routes import add_outcomes
+from bascule.control.parts import Parts
 from bascule.control.problems import bug, problem_of
 from bascule.control.registry_reads import add_registry_reads
-from bascule.control.registry_writes import TakeIn, add_registry_writes
+from bascule.control.registry_writes import add_registry_writes
 from bascule.control.rights import Caller, authorise_of, route_of
 from bascule.control.rollout_routes import add_rollouts
 from bascule.control.services import FindService, add_services
 from bascule.control.session_routes import add_sessions
-from bascule.control.sessions import Sessions
 from bascule.control.settings_routes import add_settings
-from bascule.control.shown import SettingsShown
-from bascule.control.work import DoTask, Works
 from bascule.core import VERSION, BasculeError, Invalid
+from bascule.jobs import Task
 from bascule.security import Action
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
-    from bascule.batch import Scheduled, Schedules
-    from bascule.catalogue import Catalogue, Requests
-    from bascule.control.batch_runs import BatchRunner
-    from bascule.endpoints import EndpointStore
-    from bascule.monitoring.alerts import AlertStore
-    from bascule.registry import Keys, Registry, Version
-    from bascule.release.rollouts import Rollout
+    from bascule.batch import Status
+    from bascule.catalogue import Requests
+    from bascule.jobs import JobRunner, Scheduled, Schedules
 
 
 class Health(BaseModel):
@@ -99,50 +94,15 @@ class ServerView(BaseModel):
 
 
 def control_app(
-    server: ServerLink,
-    open_registry: Callable[[], Registry],
-    find: FindService,
-    guard: Authenticator | None = None,
-    *,
-    open_keys: Callable[[], Keys] | None = None,
-    take_in: TakeIn | None = None,
-    open_requests: Callable[[], Requests] | None = None,
-    open_endpoints: Callable[[], EndpointStore] | None = None,
-    open_catalogue: Callable[[], Catalogue] | None = None,
-    rollout_defaults: Mapping[str, Any] | None = None,
-    prepare_rollout: Callable[[Rollout], Rollout] | None = None,
-    home: FilePath | None = None,
-    measure: Measure | None = None,
-    open_alerts: Callable[[], AlertStore] | None = None,
-    do_task: DoTask | None = None,
-    batch: BatchRunner | None = None,
-    sessions: Sessions | None = None,
-    shown: SettingsShown | None = None,
-    plots: Plots | None = None,
+    server: ServerLink, find: FindService, guard: Authenticator | None, parts: Parts
 ) -> FastAPI:
     """The application.
 
     Args:
         server: The server that it speaks for.
-        open_registry: Opens the registry when it is first asked for; a registry that is away is
-            answered 503 then, and no reason not to serve.
         find: Finds the version that a reference means, when one is to be loaded.
         guard: Checks keys; with None every caller may read, and only this machine change something.
-        open_keys: Opens the keys of callers; None for an API without them.
-        take_in: Pushes an uploaded archive; in this process if None.
-        open_requests: Opens what keeps answers for `Idempotency-Key`; with None it is refused.
-        open_endpoints: Opens the endpoints; None for an API without them.
-        open_catalogue: Opens the catalogue, where rollouts are; None for an API without them.
-        rollout_defaults: Fields of requests for rollouts, from the settings.
-        prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
-        home: Where outcomes are kept; None for an API without them.
-        measure: Measures a model in production, in a process of its own; None for none.
-        open_alerts: Opens the alerts; None for an API without them.
-        do_task: Does what takes seconds, in a process of its own; None for none.
-        batch: Runs batch jobs; None for an API without them.
-        sessions: The sessions of people; None for an API that takes keys alone.
-        shown: What the settings say, without secrets; None for nothing.
-        plots: Draws the plots of a version, for the console; None for none.
+        parts: What the settings choose.
     """
     app = FastAPI(
         title="Bascule control API",
@@ -153,58 +113,54 @@ def control_app(
         openapi_url=None,  # all of it is in `documentation`
     )
     asks_for_keys = guard is not None
-    find_session = None if sessions is None else sessions.find
-    app.router.route_class = route_of(guard, open_requests or _no_requests, find_session)
     authorise = authorise_of(guard)
-    parts = CatalogueParts(
-        server, open_registry, open_catalogue, open_endpoints, open_keys, open_alerts, sessions,
-        rollout_defaults, prepare_rollout,
-    )  # fmt: skip
-    predictions = RecordedPredictions(home)
+    context = ControlContext(
+        server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
+    )
+    open_requests = parts.open_requests or _no_requests
+    app.router.route_class = route_of(guard, open_requests, context.find_session)
 
-    def push_here(file: FilePath, model: str, user: str) -> Version:
-        return open_registry().import_archive(file, by=user, model=model)
+    def push(file: FilePath, model: str, user: str) -> int:
+        if parts.open_jobs is None:
+            return context.registry().import_archive(file, by=user, model=model).number
+        asked = {"file": str(file), "model": model}
+        task = Task(kind="push", input=asked, title=f"the push to {model}", by=user)
+        return int(context.jobs().answer(task)["number"])
 
     def authorise_names(request: Request, action: Action, model: str) -> Caller:
-        if (rollout_defaults or {}).get("needs_approval"):
+        if (parts.rollout_defaults or {}).get("needs_approval"):
             authorise(request, "approve", model)
         return authorise(request, action, model)
 
     def check_may_end(request: Request, version: str) -> None:
-        if open_endpoints is not None:
-            parts.endpoints(partial(authorise, request, "approve")).check_may_end(version)
+        if parts.open_endpoints is not None:
+            context.endpoints(partial(authorise, request, "approve")).check_may_end(version)
 
     app.add_middleware(WithHeaders)
     _add_errors(app)
-    _add_server(app, server, lambda: _batch_metrics(batch, parts.schedules))
+    _add_server(app, server, lambda: _batch_metrics(parts.open_jobs, context.schedules))
     add_load(app, server)
     add_services(app, server, find, authorise_names)
-    add_registry_reads(app, open_registry, authorise)
-    add_registry_writes(app, open_registry, take_in or push_here, check_may_end)
-    add_alerts(app, parts.alerts, authorise)
-    add_keys(app, parts.keys)
-    add_history(app, parts.catalogue, authorise)
-    add_sessions(app, parts.sessions, authorise, asks_for_keys=asks_for_keys)
-    add_settings(app, shown)
-    add_outcomes(app, home)
-    add_monitoring(app, measure, open_registry)
-    add_batch(app, batch, parts.schedules, authorise, asks_for_keys=asks_for_keys)
-    add_ledger(app, predictions, authorise)
-    add_endpoints(app, server, parts.endpoints, authorise)
-    add_rollouts(app, parts.rollouts, authorise)
-    from bascule.batch import Places
-
-    places = batch.places if batch is not None else Places(())
-    add_configuration(app, parts.books, authorise, places if asks_for_keys else None)
+    add_registry_reads(app, parts.open_registry, authorise)
+    add_registry_writes(app, parts.open_registry, push, check_may_end)
+    add_alerts(app, context.alerts, authorise)
+    add_keys(app, context.keys)
+    add_history(app, context.catalogue, authorise)
+    add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
+    add_settings(app, parts.shown)
+    add_outcomes(app, parts.home)
+    add_monitoring(app, context.jobs, parts.open_registry)
+    places = parts.places if asks_for_keys else None
+    submissions = Submissions(context.jobs, authorise, places)
+    add_batch(app, submissions, context.schedules)
+    add_jobs(app, submissions)
+    add_ledger(app, context.predictions, authorise)
+    add_endpoints(app, server, context.endpoints, authorise)
+    add_rollouts(app, context.rollouts, authorise)
+    add_configuration(app, context.books, authorise, context.places)
     describe(app, asks_for_keys=asks_for_keys)
     add_documentation(app)
-    app.state.control = ControlContext(
-        server=server, registry=open_registry, endpoints=parts.endpoints, rollouts=parts.rollouts,
-        alerts=parts.alerts, keys=parts.keys, catalogue=open_catalogue, authorise=authorise,
-        asks_for_keys=asks_for_keys, home=home, measure=measure, do_task=do_task, works=Works(),
-        predictions=predictions, batch=batch, sessions=parts.sessions, find_session=find_session,
-        shown=shown, plots=plots,
-    )  # fmt: skip
+    app.state.control = context
     return app
 
 
@@ -221,16 +177,19 @@ def _add_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, answered)
 
 
-def _batch_metrics(batch: BatchRunner | None, open_schedules: Callable[[], Schedules]) -> str:
+def _batch_metrics(
+    open_jobs: Callable[[], JobRunner] | None, open_schedules: Callable[[], Schedules]
+) -> str:
     """Runs of this machine and schedules, as text for Prometheus."""
-    if batch is None:
+    if open_jobs is None:
         return ""
-    from bascule.batch import batch_text
+    from bascule.batch import Runs, batch_text
 
-    known: list[Scheduled] = []
+    runs: Sequence[Status] = ()
+    known: Sequence[Scheduled] = ()
     with suppress(BasculeError):  # without the catalogue, other counters are served
-        known = open_schedules().list()
-    return batch_text(batch.runs.list(), known, datetime.now(UTC))
+        runs, known = Runs(open_jobs()).of_host(), open_schedules().list()
+    return batch_text(runs, known, datetime.now(UTC))
 
 
 def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]) -> None:

@@ -1,70 +1,29 @@
-"""The routes about batch: runs of this server's machine, and schedules of its catalogue."""
+"""The routes about batch: runs and schedules of the catalogue, as jobs of kind `batch`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
+from bascule.batch import Manifest, Runs, Status
 from bascule.control.conventions import Page, Paged
-from bascule.control.rights import Authorise, caller_of
-from bascule.core import Invalid, NotFound, masked
+from bascule.control.job_routes import Submissions
+from bascule.control.rights import caller_of
+from bascule.core import Invalid, masked
 from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.batch import Job, Scheduled, Schedules, Status
-    from bascule.control.batch_runs import BatchRunner
+    from bascule.jobs import Job, Scheduled, Schedules
 
 _TAGS = "batch"
 _MAX_LOG = 1 << 20
+_BEGIN_S = 120.0
 _JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
-
-
-class RunView(BaseModel):
-    """A batch run."""
-
-    run: str
-    state: Annotated[str, Field(description="running, done, failed, cancelled or killed")]
-    model: str
-    digest: Annotated[str, Field(description="Of the model's bundle")]
-    by: Annotated[str, Field(description="The user, or `schedule NAME`")]
-    source: str
-    sink: str
-    rows: int
-    rows_before: Annotated[int, Field(description="Of them, scored by earlier processes")]
-    quarantined: int
-    expected_rows: int | None
-    chunks_done: int
-    chunks: int
-    seconds: float
-    rows_per_s: float | None
-    left_s: Annotated[float | None, Field(description="About how long it still takes")]
-    started_at: AwareDatetime
-    updated_at: AwareDatetime
-    host: str
-    pid: int
-    error: str
-    findings: Annotated[list[str], Field(description="What checks found")]
-
-    @classmethod
-    def of(cls, status: Status) -> RunView:
-        return cls.model_validate(status.to_json())
-
-
-class ManifestView(BaseModel):
-    """What a run is, by which it is resumed."""
-
-    run: str
-    model: str
-    digest: str
-    source: str
-    sink: str
-    identity: dict[str, Any]
-    chunks: list[str]
 
 
 class LogView(BaseModel):
@@ -82,6 +41,7 @@ class ScheduleView(BaseModel):
     catch_up: str
     window: Annotated[str, Field(description="Hours in which it may run; empty for all")]
     late_after_min: float
+    kind: Annotated[str, Field(description="Of the job")]
     job: dict[str, Any]
     folder: str
     is_paused: bool
@@ -93,12 +53,12 @@ class ScheduleView(BaseModel):
 
     @classmethod
     def of(cls, one: Scheduled) -> ScheduleView:
-        from bascule.batch import next_time
+        from bascule.jobs import next_time
 
         following = None if one.schedule.is_paused else next_time(one.schedule, datetime.now(UTC))
         said = one.to_json()
-        places = {name: masked(str(said["job"].get(name, ""))) for name in ("from", "to")}
-        return cls.model_validate({**said, "job": said["job"] | places, "next": following})
+        texts = {name: masked(at) for name, at in said["job"].items() if isinstance(at, str)}
+        return cls.model_validate({**said, "job": said["job"] | texts, "next": following})
 
 
 class NewSchedule(BaseModel):
@@ -108,6 +68,7 @@ class NewSchedule(BaseModel):
 
     name: Annotated[str, Field(max_length=128)]
     cron: Annotated[str, Field(max_length=256)]
+    kind: Annotated[str, Field(max_length=64, description="Of the job")] = "batch"
     job: dict[str, Any]
     timezone: Annotated[str, Field(max_length=64)] = "UTC"
     catch_up: Literal["one", "all", "none"] = "one"
@@ -125,110 +86,78 @@ class Reason(BaseModel):
 
 
 def add_batch(
-    app: FastAPI,
-    batch: BatchRunner | None,
-    open_schedules: Callable[[], Schedules] | None,
-    authorise: Authorise,
-    *,
-    asks_for_keys: bool,
+    app: FastAPI, submissions: Submissions, open_schedules: Callable[[], Schedules]
 ) -> None:
-    """Add the routes to `app`; without a runner every one of them answers 404."""
+    """Add the routes to `app`."""
 
-    def runner() -> BatchRunner:
-        if batch is None:
-            raise NotFound(
-                "this server runs no batch jobs", hint="ask a server, or bascule control"
-            )
-        return batch
+    def begun(job: Job) -> Status:
+        """The run of a job once it has begun, or of the same that is under way."""
+        job = submissions.runner().wait(job, _BEGIN_S, until_begun=True)
+        problem = job.problem
+        if problem is None or job.begun == job.attempt:
+            return Status.of(job)
+        if "under_way" in problem.facts:
+            return Runs(submissions.runner()).get(str(problem.facts["under_way"]))
+        raise problem
 
-    def schedules() -> Schedules:
-        if open_schedules is None:
-            raise NotFound(
-                "this server keeps no schedules", hint="ask a server, or bascule control"
-            )
-        return open_schedules()
+    def begin(content: Mapping[str, Any], request: Request, folder: str = "") -> Status:
+        title = f"scoring {content.get('from', '')}"
+        return begun(submissions.submit("batch", content, request, title=title, folder=folder))
 
-    def allowed(content: dict[str, Any], request: Request, folder: str = "") -> Job:
-        from bascule.batch import job_of
-
-        job = job_of(content)
-        authorise(request, "manage", _asked_for(job.model))
-        if asks_for_keys:
-            runner().check_places(job, folder)
-        return job
-
-    def begin(job: Job, request: Request, folder: str = "", expected_run: str = "") -> RunView:
-        by = caller_of(request).user
-        return RunView.of(
-            runner().start(
-                job, by=by, folder=folder, expected_run=expected_run, is_confined=asks_for_keys
-            )
-        )
-
-    _add_runs(app, runner, allowed, begin, authorise)
-    _add_schedules(app, schedules, allowed, begin, authorise, asks_for_keys=asks_for_keys)
+    _add_runs(app, submissions, begin, begun)
+    _add_schedules(app, submissions, open_schedules, begin)
 
 
 def _add_runs(
-    app: FastAPI,
-    runner: Callable[[], BatchRunner],
-    allowed: Callable[..., Job],
-    begin: Callable[..., RunView],
-    authorise: Authorise,
-) -> None:
+    app: FastAPI, submissions: Submissions, begin: Callable[..., Status],
+    begun: Callable[[Job], Status],
+) -> None:  # fmt: skip
+    def runs() -> Runs:
+        return Runs(submissions.runner())
+
     @app.get("/api/v1/batch/runs", tags=[_TAGS])
-    def runs(paged: Paged, state: str | None = None) -> Page[RunView]:
-        """The runs of this machine, the latest first; of one state."""
-        found = [one for one in runner().runs.list() if state in (None, one.state)]
-        return paged.page(found, RunView.of, _begun, descending=True)
+    def every(paged: Paged, state: str | None = None) -> Page[Status]:
+        """The runs of the catalogue, the latest first; of one state."""
+        found = [run for run in runs().list() if state in (None, run.state)]
+        return paged.page(found, lambda run: run, _begun, descending=True)
 
     @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
-    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> RunView:
+    def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> Status:
         """Start a job; answers when its run has begun. The same job on the same rows is one run."""
-        return begin(allowed(job, request), request)
+        return begin(job, request)
 
     @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
-    def one(run: str, request: Request) -> RunView:
+    def one(run: str, request: Request) -> Status:
         """How far a run is, and why it ended."""
-        return RunView.of(readable(run, request))
+        return readable(run, request)
 
     @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
-    def manifest(run: str, request: Request) -> ManifestView:
+    def manifest(run: str, request: Request) -> Manifest:
         """What a run is: options that change what is written, and the digest of each chunk."""
-        found = runner().runs.manifest(readable(run, request).run)
-        return ManifestView.model_validate(found, from_attributes=True)
+        return runs().manifest(readable(run, request).run)
 
     @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
     def log(run: str, request: Request) -> LogView:
         """What a run has logged, of a long log the end."""
-        return LogView(log=runner().runs.log(readable(run, request).run)[-_MAX_LOG:])
+        return LogView(log=runs().log(readable(run, request).run)[-_MAX_LOG:])
 
     @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
-    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> RunView:
+    def command(run: str, command: Literal["cancel", "resume"], request: Request) -> Status:
         """Cancel a run after the batch under way, or go on with one that has ended early."""
-        if command == "cancel":
-            status = runner().runs.get(run)
-            authorise(request, "manage", _asked_for(status.model))
-            return RunView.of(runner().runs.cancel(status.run))
-        whole, job, folder = runner().runs.job(run)
-        job = allowed(job.to_json(), request, folder)
-        return begin(job, request, folder, whole)
+        job = runs().find(run)
+        changed = submissions.command(job, command, request)
+        return Status.of(changed) if command == "cancel" else begun(changed)
 
     def readable(run: str, request: Request) -> Status:
-        found = runner().runs.get(run)
-        authorise(request, "read", _asked_for(found.model))
-        return found
+        job = runs().find(run)
+        submissions.authorise(request, "read", model_of(submissions, job.kind, job.input))
+        return Status.of(job)
 
 
 def _add_schedules(
-    app: FastAPI,
-    schedules: Callable[[], Schedules],
-    allowed: Callable[..., Job],
-    begin: Callable[..., RunView],
-    authorise: Authorise,
-    *,
-    asks_for_keys: bool,
-) -> None:
+    app: FastAPI, submissions: Submissions, schedules: Callable[[], Schedules],
+    begin: Callable[..., Status],
+) -> None:  # fmt: skip
     @app.get("/api/v1/schedules", tags=[_TAGS])
     def every(paged: Paged) -> Page[ScheduleView]:
         """The schedules, by name."""
@@ -237,13 +166,13 @@ def _add_schedules(
     @app.post("/api/v1/schedules", tags=[_TAGS], status_code=201)
     def add(wanted: NewSchedule, request: Request) -> ScheduleView:
         """Run a job at times. Its paths are relative to the folder of the server."""
-        from bascule.batch import Schedule
+        from bascule.jobs import Schedule
 
         said = wanted.model_dump(exclude={"reason", "job"})
-        job = allowed(wanted.job, request).to_json()
+        job = dict(submissions.checked(wanted.kind, wanted.job, request))
         made = Schedule(
             **said, job=job, folder=os.getcwd(), created_at=datetime.now(UTC),
-            is_confined=asks_for_keys,
+            is_confined=submissions.places is not None, key=caller_of(request).key,
         )  # fmt: skip
         schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
         return ScheduleView.of(schedules().get(made.name))
@@ -265,11 +194,14 @@ def _add_schedules(
         schedule: str,
         request: Request,
         why: Reason | None = None,  # noqa: ARG001 -- as of others
-    ) -> RunView:
-        """Run the job of a schedule now, beside its times."""
+    ) -> Status:
+        """Run the batch job of a schedule now, beside its times."""
         known = found(schedule, "manage", request).schedule
-        job = allowed(known.job, request, known.folder)
-        return begin(job, request, known.folder)
+        if known.kind != "batch":
+            raise Invalid(
+                f"schedule {schedule} runs jobs of kind {known.kind}", hint="bascule jobs run"
+            )
+        return begin(known.job, request, known.folder)
 
     @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
     def command(
@@ -284,7 +216,8 @@ def _add_schedules(
 
     def found(name: str, action: Literal["read", "manage"], request: Request) -> Scheduled:
         one = schedules().get(name)
-        authorise(request, action, _asked_for(str(one.schedule.job.get("model", ""))))
+        model = model_of(submissions, one.schedule.kind, one.schedule.job)
+        submissions.authorise(request, action, model)
         return one
 
 
@@ -292,11 +225,7 @@ def _begun(status: Status) -> str:
     return f"{status.started_at.isoformat()} {status.run}"
 
 
-def _asked_for(model: str) -> str:
-    """The name that rights are about; of a folder, all models."""
-    from bascule.core import Reference
-
-    try:
-        return Reference.parse(model).model
-    except Invalid:
-        return ANY
+def model_of(submissions: Submissions, name: str, content: Mapping[str, Any]) -> str:
+    """The model that rights to a job are about; all models where there is no such kind."""
+    kinds = submissions.runner().kinds
+    return kinds[name].model_of(content) if name in kinds.places else ANY

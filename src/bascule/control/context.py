@@ -1,79 +1,135 @@
-"""What the routes of a control process work with: the server, and what opens the catalogue's parts.
+"""What the routes of a control process work with: the server, and what the settings choose.
 
-`control_app` keeps it in the state of the application, where the console's pages find it.
+`control_app` keeps the context in the state of the application, where the console's pages find it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 from bascule.control.ledger_routes import RecordedPredictions
 from bascule.control.link import ServerLink
-from bascule.control.people import FindSession
+from bascule.control.parts import Parts
 from bascule.control.rights import Authorise
-from bascule.control.work import DoTask, Works
+from bascule.core import BasculeError, NotFound
+from bascule.serving import default_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the registry is loaded when it is first asked for
+    from bascule.batch import Places
     from bascule.catalogue import Catalogue
-    from bascule.control.batch_runs import BatchRunner
-    from bascule.control.monitoring_routes import Measure
+    from bascule.configuring import Books
+    from bascule.control.people import FindSession
     from bascule.control.sessions import Sessions
-    from bascule.control.shown import SettingsShown
-    from bascule.endpoints import Endpoints
+    from bascule.endpoints import Approve, Endpoints
+    from bascule.jobs import JobRunner, Schedules
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
 
+Part = TypeVar("Part")
 
-Plots = Callable[[str], Sequence[Mapping[str, str]]]
-"""Draws the plots of a version, `MODEL/NUMBER`: title, caption, svg and section of each."""
+
+def _there(part: Part | None, name: str) -> Part:
+    if part is None:
+        raise NotFound(f"this server keeps no {name}", hint="run bascule control over the registry")
+    return part
 
 
 @dataclass(frozen=True, slots=True)
 class ControlContext:
-    """See the module. What opens something raises `NotFound` where this server keeps none of it.
+    """Opens each part when it is used; one that this server lacks is `NotFound`.
 
     Attributes:
         server: The server that the control process speaks for.
-        registry: Opens the registry.
-        endpoints: Opens the endpoints.
-        rollouts: Opens the rollouts.
-        alerts: Opens the alerts.
-        keys: Opens the keys of callers.
-        catalogue: Opens the catalogue; None without one.
+        parts: See `Parts`.
         authorise: Raises `Refused` unless the caller of a request may do this to a model.
         asks_for_keys: Whether callers need keys.
-        home: Where ledger and outcomes are kept; None for a server without them.
-        measure: Measures a model in production, in a process of its own; None for none.
-        do_task: Does what takes seconds, in a process of its own; None for none.
-        works: What is under way on threads of this process.
-        batch: Runs batch jobs; None for none.
         predictions: The ledger.
-        sessions: Opens the sessions of people.
-        find_session: Finds the session of a token; None on a server without sessions.
-        shown: What the settings say, without secrets; None for nothing.
-        plots: Draws the plots of a version, in a process of its own; None for none.
     """
 
     server: ServerLink
-    registry: Callable[[], Registry]
-    endpoints: Callable[[], Endpoints]
-    rollouts: Callable[[], Rollouts]
-    alerts: Callable[[], AlertStore]
-    keys: Callable[[], Keys]
-    catalogue: Callable[[], Catalogue] | None
+    parts: Parts
     authorise: Authorise
     asks_for_keys: bool
-    home: Path | None
-    measure: Measure | None
-    do_task: DoTask | None
-    works: Works
-    batch: BatchRunner | None
     predictions: RecordedPredictions
-    sessions: Callable[[], Sessions]
-    find_session: FindSession | None
-    shown: SettingsShown | None
-    plots: Plots | None
+
+    @property
+    def find_session(self) -> FindSession | None:
+        """Finds the session of a token; None on a server without sessions."""
+        return None if self.parts.sessions is None else self.parts.sessions.find
+
+    @property
+    def places(self) -> Places | None:
+        """Where jobs of callers may read and write; None for anywhere."""
+        from bascule.batch import Places
+
+        return Places(self.parts.places) if self.asks_for_keys else None
+
+    def registry(self) -> Registry:
+        return self.parts.open_registry()
+
+    def catalogue(self) -> Catalogue:
+        return _there(self.parts.open_catalogue, "history")()
+
+    def keys(self) -> Keys:
+        return _there(self.parts.open_keys, "keys")()
+
+    def alerts(self) -> AlertStore:
+        return _there(self.parts.open_alerts, "alerts")()
+
+    def sessions(self) -> Sessions:
+        return _there(self.parts.sessions, "sessions")
+
+    def jobs(self) -> JobRunner:
+        return _there(self.parts.open_jobs, "jobs")()
+
+    def schedules(self) -> Schedules:
+        from bascule.jobs import Schedules
+
+        return Schedules(_there(self.parts.open_catalogue, "schedules")())
+
+    def endpoints(self, approve: Approve | None = None) -> Endpoints:
+        """The endpoints; without `approve` nothing is changed that takes an approval."""
+        from bascule.endpoints import Endpoints
+
+        store = _there(self.parts.open_endpoints, "endpoints")()
+        found = Endpoints(store, self.registry, serves_now=self._serves_now)
+        return self._rollouts(found, approve).endpoints if self.parts.open_catalogue else found
+
+    def rollouts(self, approve: Approve | None = None) -> Rollouts:
+        """The rollouts; `approve` as of `endpoints`."""
+        return self._rollouts(self.endpoints(), approve)
+
+    def _rollouts(self, endpoints: Endpoints, approve: Approve | None) -> Rollouts:
+        from bascule.endpoints import by_nobody
+        from bascule.release.rollouts import Rollouts, RolloutStore
+
+        store = RolloutStore(_there(self.parts.open_catalogue, "rollouts")())
+        return Rollouts(
+            store, endpoints, defaults=self.parts.rollout_defaults,
+            prepare=self.parts.prepare_rollout, approve=approve or by_nobody,
+        )  # fmt: skip
+
+    def books(self, approve: Approve | None = None) -> Books:
+        """What a document of the configuration is compared with; `approve` as of `endpoints`."""
+        from bascule.configuring import Books
+        from bascule.registry import CatalogueKeys
+        from bascule.registry.stores import SqlRecords
+
+        book, registry, catalogue = self.rollouts(approve), self.registry(), self.catalogue()
+        return Books(
+            book, lambda reference: str(registry.resolve(reference)), self.schedules(),
+            CatalogueKeys(SqlRecords(catalogue)), self.alerts(), datetime.now(UTC),
+        )  # fmt: skip
+
+    def _serves_now(self, name: str) -> str:
+        """The version that answers a name without a plan; empty for none, and for a folder."""
+        spec = default_of(tuple(one for one in self.server.services if not one.is_planned), name)
+        if spec is None:
+            return ""
+        try:
+            return str(self.registry().resolve(f"{spec.model}/{spec.version}"))
+        except BasculeError:
+            return ""

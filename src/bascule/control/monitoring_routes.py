@@ -6,7 +6,7 @@ Each is measured in a process of its own, one at a time: it takes seconds of a p
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +14,12 @@ from fastapi import FastAPI, Path, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.control.conventions import Moment
-from bascule.core import Invalid, NotFound, Overloaded, check_name
+from bascule.core import Invalid, Overloaded, check_name
+from bascule.jobs import Task
 
 if TYPE_CHECKING:
+    from bascule.jobs import JobRunner
     from bascule.registry import Registry
-
-Measure = Callable[[str, str, Mapping[str, Any]], dict[str, Any]]
-"""See `cli.judging.measured`: what to measure, of what name, with which options."""
 
 _TAGS = "monitoring"
 _DAY_S = 86_400.0
@@ -62,37 +61,36 @@ class Replay(BaseModel):
 
 
 def add_monitoring(
-    app: FastAPI, measure: Measure | None, open_registry: Callable[[], Registry]
+    app: FastAPI, open_jobs: Callable[[], JobRunner], open_registry: Callable[[], Registry]
 ) -> None:
     """Add the routes to `app`."""
     measuring = threading.Lock()
 
-    def report(what: str, name: str, **options: Any) -> dict[str, Any]:
-        if measure is None:
-            raise NotFound("this server has no ledger", hint="run bascule control, or a server")
+    def report(kind: str, **asked: Any) -> dict[str, Any]:
         if not measuring.acquire(blocking=False):
             raise Overloaded(
                 "another report is being measured", hint="retry later", retry_after_s=5
             )
         try:
-            return measure(what, name, options)
+            found: dict[str, Any] = open_jobs().answer(Task(kind=kind, input=asked))
+            return found
         finally:
             measuring.release()
 
     @app.get("/api/v1/models/{model}/monitor", tags=[_TAGS])
     def monitor(model: str, days: _Days = 7.0) -> dict[str, Any]:
         """Health, drift, truths and the ledger, as `bascule monitor --json` has them."""
-        return report("monitor", check_name(model), since_s=days * _DAY_S)
+        return report("monitor", model=check_name(model), since_s=days * _DAY_S)
 
     @app.get("/api/v1/models/{model}/drift", tags=[_TAGS])
     def drift(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Drift of production against the baseline, as `bascule drift --json` has it."""
-        return report("drift", check_name(model), since_s=days * _DAY_S)
+        return report("drift", model=check_name(model), since_s=days * _DAY_S)
 
     @app.get("/api/v1/models/{model}/performance", tags=[_TAGS])
     def performance(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Performance on the truths that came, as `bascule performance --json` has it."""
-        return report("performance", check_name(model), since_s=days * _DAY_S)
+        return report("performance", model=check_name(model), since_s=days * _DAY_S)
 
     @app.get("/api/v1/models/{model}/versions/{number}/callers", tags=[_TAGS])
     def callers(model: str, number: _Number) -> CallersView:
@@ -100,7 +98,9 @@ def add_monitoring(
         version = open_registry().resolve(f"{model}/{number}", retired=True)
         said = version.deprecated
         since = datetime.now(UTC) - _CALLED_WITHIN if said is None else said.at
-        return CallersView.model_validate(report("callers", str(version), since=since.isoformat()))
+        return CallersView.model_validate(
+            report("callers", model=str(version), since=since.isoformat())
+        )
 
     @app.get("/api/v1/endpoints/{endpoint}/incident", tags=[_TAGS])
     def incident(endpoint: str, since: Moment, until: Moment | None = None) -> IncidentView:
@@ -109,9 +109,11 @@ def add_monitoring(
         if since >= end:
             raise Invalid(f"since: {since.isoformat()} is not before {end.isoformat()}")
         times = {"since": since.isoformat(), "until": end.isoformat()}
-        return IncidentView.model_validate(report("incident", check_name(endpoint), **times))
+        return IncidentView.model_validate(
+            report("incident", endpoint=check_name(endpoint), **times)
+        )
 
     @app.post("/api/v1/replays", tags=[_TAGS])
     def replay(wanted: Replay) -> dict[str, Any]:
         """Ask a recorded request again, as `bascule replay --json` does; shows its rows."""
-        return report("replay", wanted.id, on=wanted.on)
+        return report("replay", id=wanted.id, on=wanted.on)

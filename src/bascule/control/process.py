@@ -13,13 +13,13 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bascule.control import references
+from bascule.control.parts import Parts
 from bascule.core import BasculeError, Invalid
 from bascule.endpoints import own_part
 from bascule.serving import ModelSpec
@@ -28,82 +28,12 @@ from bascule.serving.transports import Authenticator, KeysFile
 from bascule.serving.workers import Message
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from bascule.catalogue import Catalogue, Requests
-    from bascule.control.batch_runs import BatchRunner
-    from bascule.control.context import Plots
     from bascule.control.link import ServerLink
-    from bascule.control.monitoring_routes import Measure
-    from bascule.control.registry_writes import TakeIn
-    from bascule.control.rollouts import CountOutcomes
-    from bascule.control.sessions import Sessions
-    from bascule.control.shown import SettingsShown
-    from bascule.control.work import DoTask
-    from bascule.endpoints import EndpointStore, Plan
-    from bascule.monitoring.alerts import AlertStore
-    from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout, Rollouts
-    from bascule.serving.transports import Tls
+    from bascule.endpoints import Plan
 
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY_SCORE = "500"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the settings choose for a control process.
-
-    Attributes:
-        open_registry: Opens the registry.
-        open_keys: Opens the keys of callers, in the catalogue.
-        keys_stale_s: How long keys hold that cannot be read again.
-        check_signature: Raises `Untrusted` for a bundle that no required key has signed.
-        tls: What connections are encrypted with; None for not at all.
-        allowed_hosts: Names that are answered; see `serving.transports.hosts`.
-        take_in: Pushes an uploaded archive, in a process of its own.
-        open_requests: Opens what keeps answers for `Idempotency-Key`.
-        open_endpoints: Opens the endpoints in the catalogue.
-        open_catalogue: Opens the catalogue, where rollouts are.
-        outcome_cohorts: Counts the outcomes of a rollout; see `rollouts.CountOutcomes`.
-        rollout_defaults: Fields of requests for rollouts, from the settings.
-        prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
-        open_rollouts: Opens what deploys when a followed alias is moved.
-        home: Where outcomes are kept.
-        measure: Measures a model in production, in a process of its own.
-        open_alerts: Opens the alerts, in the catalogue.
-        batch: Runs batch jobs.
-        sessions: The sessions of people, in the catalogue.
-        shown: What the settings say, without secrets.
-        plots: Draws the plots of a version, in a process of its own.
-        add_console: Adds the pages for people to the application; None for none.
-        do_task: Does what takes seconds, in a process of its own.
-    """
-
-    open_registry: Callable[[], Registry]
-    open_keys: Callable[[], Keys]
-    keys_stale_s: float
-    check_signature: Callable[[Path], None]
-    tls: Tls | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    take_in: TakeIn | None = None
-    open_requests: Callable[[], Requests] | None = None
-    open_endpoints: Callable[[], EndpointStore] | None = None
-    open_catalogue: Callable[[], Catalogue] | None = None
-    outcome_cohorts: CountOutcomes | None = None
-    rollout_defaults: Mapping[str, Any] | None = None
-    prepare_rollout: Callable[[Rollout], Rollout] | None = None
-    open_rollouts: Callable[[], Rollouts] | None = None
-    home: Path | None = None
-    measure: Measure | None = None
-    open_alerts: Callable[[], AlertStore] | None = None
-    batch: BatchRunner | None = None
-    sessions: Sessions | None = None
-    shown: SettingsShown | None = None
-    plots: Plots | None = None
-    add_console: Callable[[FastAPI], None] | None = None
-    do_task: DoTask | None = None
 
 
 class Answers:
@@ -238,18 +168,7 @@ def serve_api(
         leave()
 
     hosts = policy_of(listener, parts.allowed_hosts, asks_for_keys=guard is not None)
-    app = control_app(
-        server, parts.open_registry, find, guard,
-        open_keys=parts.open_keys, take_in=parts.take_in,
-        open_requests=parts.open_requests, open_endpoints=parts.open_endpoints,
-        open_catalogue=parts.open_catalogue, rollout_defaults=parts.rollout_defaults,
-        prepare_rollout=parts.prepare_rollout,
-        open_alerts=parts.open_alerts, home=parts.home, measure=parts.measure,
-        do_task=parts.do_task,
-        batch=parts.batch,
-        sessions=parts.sessions, shown=parts.shown,
-        plots=parts.plots,
-    )  # fmt: skip
+    app = control_app(server, find, guard, parts)
     if parts.add_console is not None:
         parts.add_console(app)
     app.add_exception_handler(MemoryError, out_of_memory)

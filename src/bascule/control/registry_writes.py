@@ -30,8 +30,8 @@ from bascule.core import BasculeError, Conflict, Overloaded, Scratch
 if TYPE_CHECKING:
     from bascule.registry import Registry
 
-TakeIn = Callable[[FilePath, str, str], Any]
-"""Verifies an uploaded archive and pushes it: the file, the model, the user; gives the version."""
+TakeIn = Callable[[FilePath, str, str], int]
+"""Verifies an uploaded archive and pushes it: the file, the model, the user; gives the number."""
 
 CheckMayEnd = Callable[[Request, str], None]
 """Raises `Refused` where the end of a version, `MODEL/NUMBER`, takes an approval not given."""
@@ -252,7 +252,8 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
         with transferring() as file:
             await receive_file(request, file, "the bundle")
             try:
-                version = await run_in_threadpool(take_in, file, model, user)
+                number = await run_in_threadpool(take_in, file, model, user)
+                version = version_of(open_registry(), model, number)
             except BasculeError as problem:
                 message = _OWN_PLACE.sub("the uploaded bundle", problem.message)
                 raise type(problem)(message, hint=problem.hint, **problem.facts) from None

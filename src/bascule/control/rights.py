@@ -120,6 +120,12 @@ RIGHTS: Mapping[str, tuple[Action, str] | None] = {
     "GET /api/v1/models/{model}/performance": ("read", "{model}"),
     "GET /api/v1/models/{model}/outcomes": ("outcome", "{model}"),
     ADD_OUTCOMES: ("outcome", "{model}"),
+    "GET /api/v1/jobs": ("read", ANY),
+    # Of which kind and model is in the body, or known by the job: asked then.
+    "POST /api/v1/jobs": ("manage", ""),
+    "GET /api/v1/jobs/{job}": ("read", ""),
+    "GET /api/v1/jobs/{job}/log": ("read", ""),
+    "POST /api/v1/jobs/{job}/{command}": ("manage", ""),
     "GET /api/v1/batch/runs": ("read", ANY),
     # Of which model is in the body, or known by the run or the schedule: asked then.
     "POST /api/v1/batch/runs": ("manage", ""),

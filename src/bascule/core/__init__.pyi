@@ -9,6 +9,7 @@ from .children import (
     Limits as Limits,
     answer_parent as answer_parent,
     limited_memory as limited_memory,
+    tell_parent as tell_parent,
 )
 from .digests import (
     canonical_json as canonical_json,
@@ -35,6 +36,8 @@ from .errors import (
     Unavailable as Unavailable,
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
+    error_from_json as error_from_json,
+    error_to_json as error_to_json,
     first_line as first_line,
 )
 from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature
@@ -56,6 +59,11 @@ from .names import (
     user_name as user_name,
 )
 from .printing import printable as printable
+from .processes import (
+    holder_name as holder_name,
+    is_alive as is_alive,
+    own_process as own_process,
+)
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
 from .secrets import secret_in as secret_in

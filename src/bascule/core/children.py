@@ -1,4 +1,4 @@
-"""Asks a module in a process of its own: a question of JSON in, an answer of JSON out, in limits.
+"""Asks a module in a process of its own, in limits: a question of JSON in, parts and an answer out.
 
 The control process must stay small and quick, and what it is asked about may be large or hostile.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import select
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,14 +24,24 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core.addresses import masked_text
-from bascule.core.errors import KINDS, BasculeError, ModelFailed, TimedOut, TooLarge
+from bascule.core.errors import (
+    BasculeError,
+    ModelFailed,
+    TimedOut,
+    TooLarge,
+    error_from_json,
+    error_to_json,
+)
 
 _NICE = 10
 _LOOK_S = 0.02
 _READ_BYTES = 1 << 20
 _DIE_WITH_PARENT = 1
+_PART = b"part "
+"""Begins a line of standard output that is a part; the last line is the answer."""
 _SMALL_BYTES = 1 << 30
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_telling = threading.Lock()
 _FEW_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS"), "1")
 
 
@@ -67,9 +79,16 @@ class Child:
             what: Of errors: `the push to late`.
         """
         self._module, self._question, self._limits, self._what = module, question, limits, what
+        self._pid: int | None = None
+        self._stopped: float | None = None
+        self._stop_by_s = math.inf
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
         """Start the process and wait for what it answers.
+
+        Args:
+            take: Is given each part that the module tells before its answer; see `tell_parent`.
+                What it raises ends the process.
 
         Raises:
             BasculeError: What the module raised, by its kind.
@@ -77,7 +96,7 @@ class Child:
             ModelFailed: The process died.
             TimedOut: It took too long, and was killed.
         """
-        limits = self._limits
+        limits, reply = self._limits, b""
         command = [sys.executable, "-m", self._module, str(os.getpid()), str(limits.memory_bytes)]
         if limits.is_nice:
             command = ["nice", "-n", str(_NICE), *command]
@@ -88,12 +107,31 @@ class Child:
                 command, stdin=question, stdout=subprocess.PIPE, env=self._environment(),
                 process_group=0,
             )  # fmt: skip
+        self._pid = process.pid
+        if self._stopped is not None:
+            self.stop(self._stopped)
         with process:
             try:
-                printed = self._watched(process)
+                for line in self._lines(process):
+                    if line.startswith(_PART):
+                        take(json.loads(line[len(_PART) :]))
+                    else:
+                        reply = line
             finally:
+                self._pid = None
                 _kill(process.pid)
-        return self._parsed(printed, process.wait())
+        return self._parsed(reply, process.wait())
+
+    def stop(self, within_s: float) -> None:
+        """Have it stop by itself (SIGTERM), and kill it after so long; from any thread.
+
+        A module that does not handle the signal ends at once, and has failed.
+        """
+        self._stopped, pid = within_s, self._pid
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + within_s)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _environment(self) -> dict[str, str] | None:
         memory = self._limits.memory_bytes
@@ -103,16 +141,16 @@ class Child:
         few = _FEW_THREADS if memory < _SMALL_BYTES else {}
         return {**os.environ, **few, "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
-    def _watched(self, process: subprocess.Popen[bytes]) -> bytes:
-        """All that the process prints until it closes its output."""
-        limits, parts, size = self._limits, list[bytes](), 0
+    def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+        """What the process prints until it closes its output, by lines."""
+        limits, rest = self._limits, bytearray()
         assert process.stdout is not None
         output = process.stdout.fileno()
         poll = select.poll()
         poll.register(output, select.POLLIN)
         until_s = time.monotonic() + limits.timeout_s
         while True:
-            if time.monotonic() >= until_s:
+            if time.monotonic() >= min(until_s, self._stop_by_s):
                 raise TimedOut(f"{self._what} took over {limits.timeout_s:g} s", hint="retry")
             if limits.memory_bytes and _private_bytes(process.pid) > limits.memory_bytes:
                 raise self._too_large()
@@ -120,11 +158,14 @@ class Child:
                 continue
             piece = os.read(output, _READ_BYTES)
             if not piece:
-                return b"".join(parts)
-            parts.append(piece)
-            size += len(piece)
-            if size > limits.answer_bytes:
+                yield bytes(rest)
+                return
+            rest += piece
+            if len(rest) > limits.answer_bytes:
                 raise TooLarge(f"{self._what}: the answer is over {limits.answer_bytes:,} bytes")
+            if b"\n" in piece:
+                *lines, rest = rest.split(b"\n")
+                yield from map(bytes, lines)
 
     def _too_large(self) -> TooLarge:
         limit_mib = (self._limits.memory_bytes or 0) >> 20
@@ -144,8 +185,7 @@ class Child:
             return reply
         if reply["kind"] == MemoryError.__name__:
             raise self._too_large()
-        kind = next((kind for kind in KINDS if kind.__name__ == reply["kind"]), ModelFailed)
-        raise kind(reply["error"], hint=reply["hint"])
+        raise error_from_json(reply, ModelFailed)
 
 
 def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
@@ -159,12 +199,18 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
     try:
         reply: Mapping[str, Any] = answer(json.loads(sys.stdin.read()))
     except BasculeError as error:
-        kind = next(kind.__name__ for kind in type(error).__mro__ if kind in KINDS)
-        reply = {"error": masked_text(error.message), "hint": error.hint, "kind": kind}
+        reply = {**error_to_json(error), "error": masked_text(error.message)}
     except MemoryError:
         reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
     sys.stdout.write(json.dumps(reply, default=str))
     sys.stdout.flush()
+
+
+def tell_parent(part: Any) -> None:
+    """Send the parent a part, any JSON, before the answer; see `Child.answer`."""
+    with _telling:
+        sys.stdout.write(f"{_PART.decode()}{json.dumps(part, default=str)}\n")
+        sys.stdout.flush()
 
 
 @contextmanager

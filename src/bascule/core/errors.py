@@ -7,6 +7,9 @@ one direction only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from bascule_client.errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,
@@ -27,6 +30,27 @@ from bascule_client.errors import (
     Unconvertible as Unconvertible,
     Untrusted as Untrusted,
 )
+
+_BY_NAME = {kind.__name__: kind for kind in KINDS}
+
+
+def error_to_json(error: BasculeError) -> dict[str, Any]:
+    """An error for another process or a catalogue: `error`, `hint`, `kind`, and `facts` if any."""
+    kind = next(kind for kind in type(error).__mro__ if kind in KINDS or kind is BasculeError)
+    content: dict[str, Any] = {"error": error.message, "hint": error.hint, "kind": kind.__name__}
+    facts = {
+        name: fact if isinstance(fact, str | int | float | None) else str(fact)
+        for name, fact in error.facts.items()
+    }
+    return content | ({"facts": facts} if facts else {})
+
+
+def error_from_json(
+    content: Mapping[str, Any], otherwise: type[BasculeError] = Unavailable
+) -> BasculeError:
+    """The error that `error_to_json` wrote; of a kind that is not known, `otherwise`."""
+    kind = _BY_NAME.get(content.get("kind", ""), otherwise)
+    return kind(content["error"], hint=content.get("hint", ""), **content.get("facts", {}))
 
 
 def first_line(problem: object) -> str:

@@ -33,9 +33,9 @@ from bascule.app import (
 from bascule.backups import back_up, restore, restoring, rows, settle
 from bascule.backups.archive import MANIFEST
 from bascule.backups.taking import LEDGER_FOLDERS
-from bascule.batch import Schedule, Schedules
 from bascule.catalogue import HEAD, Catalogue, SqliteDatabase
 from bascule.core import Conflict, NotFound, TooLarge, Untrusted
+from bascule.jobs import Schedule, Schedules
 from bascule.monitoring.ledger.manifest import Manifest, Segment
 from bascule.security import Permission
 from bascule.settings import RegistrySettings, Settings

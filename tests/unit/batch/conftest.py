@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from tests.homes import jobs_in
 
-from bascule.batch import Run, job_of, run_job
+from bascule.batch import Run, job_of, recorded_run, run_job
 from bascule.bundle import Bundle, load
 
 
@@ -51,7 +52,8 @@ def score(bundle: Bundle, tmp_path: Path) -> Callable[..., Run]:
     def run(source: Any, sink: Any, **options: Any) -> Run:
         resumed = options.pop("expected_run", "")
         job = job_of({"model": "table", "from": str(source), "to": str(sink), **options})
-        return run_job(job, bundle, tmp_path / "home", expected_run=resumed)
+        with recorded_run(jobs_in(tmp_path / "home"), job, by="ada") as live:
+            return run_job(job, bundle, tmp_path / "home", expected_run=resumed, live=live)
 
     return run
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.homes import runs_in
 from typer.testing import CliRunner
 
-from bascule.batch import Cancelled, Runs
+from bascule.batch import Cancelled
 from bascule.cli.commands import app
 from bascule.core import Conflict, Invalid, NotFound
 
@@ -82,9 +83,13 @@ def test_a_run_is_cancelled_and_resumed(call, monkeypatch, tmp_path):
     score, home = Scorer.score, tmp_path / ".bascule"
 
     def cancelled(self: Scorer, *arguments: Any) -> Any:
-        runs = Runs(home)
-        if not list((home / "batch").glob("*/cancel")):
-            runs.cancel(runs.list()[0].run)
+        runs = runs_in(home)
+        run = runs.list()[0].run
+        if not runs.find(run).stop:
+            runs.cancel(run)
+            cancelled_at = runs.find(run).updated_at
+            while runs.find(run).updated_at == cancelled_at:
+                """The run has not heard of it."""
         return score(self, *arguments)
 
     Path("JOB.toml").write_text(
@@ -94,7 +99,7 @@ def test_a_run_is_cancelled_and_resumed(call, monkeypatch, tmp_path):
         patched.setattr(Scorer, "score", cancelled)
         with pytest.raises(Cancelled, match="was cancelled"):
             call("batch", "run", "JOB.toml")
-    (status,) = Runs(home).list()
+    (status,) = runs_in(home).list()
     assert status.state == "cancelled"
     assert status.chunks_done < 5
     with pytest.raises(Conflict, match="is cancelled"):

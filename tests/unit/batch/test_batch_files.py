@@ -13,9 +13,10 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.homes import runs_in
 
 import bascule.batch
-from bascule.batch import Runs, job_of, planned, run_job
+from bascule.batch import job_of, planned, run_job
 from bascule.bundle import Bundle
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.packing import pack
@@ -242,7 +243,7 @@ def test_a_job_fails_over_its_share_of_poison(score, tmp_path, bad, fails):
         return
     with pytest.raises(Refused, match="11 of 1,000 rows"):
         score(source, tmp_path / "s")
-    (status,) = Runs(tmp_path / "home").list()
+    (status,) = runs_in(tmp_path / "home").list()
     assert (status.state, "max_quarantined" in status.error) == ("failed", True)
 
 
@@ -597,7 +598,7 @@ def test_bascule_batch_run_takes_the_folder_of_a_bundle(
     monkeypatch.chdir(tmp_path)
     made = bascule.batch.run(table_bundle, source, "scored/", keep=["id"])
     assert (made.rows, made.manifest.sink) == (1000, "scored/")
-    assert (tmp_path / ".bascule" / "batch" / made.manifest.run / "status.json").exists()
+    assert [run.run for run in runs_in(tmp_path / ".bascule").list()] == [made.manifest.run]
 
 
 def test_a_batch_of_which_no_row_is_answered_is_quarantined_where_answers_are_texts(

@@ -9,14 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bascule.batch import (
-    Schedule,
-    Scheduled,
     Status,
     batch_text,
     facts_of_runs,
     facts_of_schedules,
     model_of,
 )
+from bascule.jobs import Schedule, Scheduled
 from bascule.monitoring.alerts.sources import BatchSource
 
 T0 = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -17,7 +17,7 @@ from bascule.batch.claims import Cell, Claim, FileCell, ObjectCell, held
 from bascule.batch.manifest import Record
 from bascule.batch.places import open_place
 from bascule.batch.sinks.database import DatabaseSink
-from bascule.core import Conflict
+from bascule.core import Conflict, processes
 
 from .conftest import flights
 
@@ -72,11 +72,10 @@ def file(tmp_path: Path) -> FileCell:
 
 def test_a_claim_is_held_by_one_and_given_back(file):
     with held(file, "a", "sink"):
-        assert file.is_held()
+        assert claims._lives(file.read())
         with pytest.raises(Conflict, match="run a is under way") as refused:
             held(file, "b", "sink").__enter__()
         assert refused.value.facts["run"] == "a"
-    assert not file.is_held()
     with held(file, "b", "sink") as claim:
         assert file.read() == claim
 
@@ -84,15 +83,14 @@ def test_a_claim_is_held_by_one_and_given_back(file):
 def test_the_claim_of_a_process_that_is_gone_is_taken_over_at_once(file):
     """Also where another process has its number now, or where its exit status was not read."""
     killed = subprocess.Popen(["sleep", "60"])
-    living = claims._started(killed.pid)
-    for started in ("5", living):
-        file.swap(
-            file.read(), Claim("a", "t", 0, "h", f"{claims._machine()} {killed.pid} {started}")
-        )
-        assert file.is_held() == (started == living)
+    living = processes._began(killed.pid)
+    for began in ("5", living):
+        process = f"{processes._machine()} {killed.pid} {began}"
+        file.swap(file.read(), Claim("a", "t", 0, "h", process))
+        assert claims._lives(file.read()) == (began == living)
     killed.kill()
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
-    assert not file.is_held()
+    assert not claims._lives(file.read())
     with held(file, "b", "sink"):
         assert file.read().run == "b"
     killed.wait()

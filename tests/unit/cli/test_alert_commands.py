@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 import uvicorn
+from tests.controls import control_app
 from tests.receivers import hook
 from tests.stores import open_database
 
 from bascule.catalogue import Leases, Requests
-from bascule.control.api import control_app
 from bascule.monitoring.alerts import AlertStore, Finding, Observation, Routing, Rules
 from bascule.serving.workers import bind
 

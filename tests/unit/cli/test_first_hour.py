@@ -10,8 +10,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import bascule
+from bascule.batch.table_files import read_rows, read_stream
 from bascule.cli import screen
-from bascule.cli.table_files import read_rows, read_stream
 from bascule.core import Invalid, length_of
 
 # -- an unquoted criterion --

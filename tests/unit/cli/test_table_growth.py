@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bascule.cli import table_files
-from bascule.cli.table_files import check_growth
+from bascule.batch import table_files
+from bascule.batch.table_files import check_growth
 from bascule.core import TooLarge
 
 ROWS = 5_000

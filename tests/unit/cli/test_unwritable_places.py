@@ -139,7 +139,7 @@ def test_answers_that_could_not_be_written_are_not_even_asked_for(
 def test_a_place_that_closes_while_answers_are_written_is_told_by_its_own_name(
     run, rows, closed, suffix, monkeypatch
 ):
-    monkeypatch.setattr("bascule.cli.table_files.check_writable", lambda _: None)
+    monkeypatch.setattr("bascule.batch.table_files.check_writable", lambda _: None)
     code, _, messages = run("predict", "gb.bundle", rows, "-o", closed / f"x{suffix}")
     assert code == 2
     assert f"x{suffix} {RULE}" in messages

@@ -281,7 +281,7 @@ def test_a_run_that_fails_in_the_middle_is_finished_by_the_next(settings, file, 
         raise Conflict("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bascule.batch.Schedules.put", fail)
+        patch.setattr("bascule.jobs.Schedules.put", fail)
         with pytest.raises(Conflict, match=r"schedules\.nightly: .*3 of 5 changes were made"):
             applied(settings, everything(file))
     made = applied(settings, everything(file))

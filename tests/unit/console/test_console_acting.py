@@ -1,7 +1,6 @@
 """Batch, Try it, Deploy and Score: what their forms do, with the work done in this process."""
 
-import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +13,13 @@ from sklearn.linear_model import LinearRegression
 from tests.console_work import finished, looking, token_of
 
 from bascule.app import open_catalogue, open_registry, open_rollouts
-from bascule.batch import Runs, Schedule, Schedules, Status
+from bascule.batch import Status
 from bascule.bundle.disk import read_manifest
 from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
 from bascule.console.pages.deploy import gates_of, refused_of, strategies_of, usual_of
 from bascule.console.pages.try_it import columns_of, confidence_of, inputs_of
 from bascule.core import DType, Field, Invalid, Signature
+from bascule.jobs import Jobs, Schedule, Schedules, Task
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
 
@@ -155,21 +155,17 @@ def test_a_schedule_is_paused_resumed_and_run_now(settings, pages, tmp_path):
     assert "no schedule" in pages.get(unknown.headers["location"]).text
 
 
-def test_a_page_of_runs_reads_the_statuses_of_that_page_alone(settings, pages, monkeypatch):
+def test_a_page_of_runs_has_the_latest_of_them(settings, pages):
+    jobs = Jobs(open_catalogue(settings))
+    kept = {"model": "rain/1", "source": "s", "sink": "t"}
     for number in range(60):
-        at = NOW + timedelta(seconds=number)
-        folder = settings.home / "batch" / f"{number:016x}"
-        folder.mkdir(parents=True)
-        status = Status(run=folder.name, model="rain/1", source="s", sink="t", started_at=at,
-                        updated_at=at, state="done")  # fmt: skip
-        (folder / "status.json").write_bytes(__import__("msgspec").json.encode(status))
-        os.utime(folder / "status.json", ns=(number, number))
-    read = []
-    plain = Runs._status
-    monkeypatch.setattr(Runs, "_status", staticmethod(lambda f: read.append(f) or plain(f)))
+        claim = jobs.start(Task(kind="batch", input={"model": "rain/1"}))
+        jobs.begin(claim, f"{number:016x}", progress=kept)
+        jobs.end(claim, "done")
     page = pages.get("/batch?start=25").text
-    assert len(read) == 25
+    assert "60 in this catalogue" in page
     assert f"{59 - 25:016x}"[:12] in page
+    assert f"{59 - 24:016x}"[-12:] not in page
     assert 'href="/batch?start=0"' in page
     assert 'href="/batch?start=50"' in page
 
@@ -196,7 +192,7 @@ def test_the_progress_of_a_run_has_its_share_its_rate_and_the_time_that_is_left(
     ],
 )
 def test_a_schedule_says_what_its_last_run_did(scheduled, state):
-    from bascule.batch import Scheduled
+    from bascule.jobs import Scheduled
 
     plan = Schedule(name="n", cron="0 2 * * *", job={"model": "m"}, created_at=NOW)
     assert state_of(Scheduled(plan, **scheduled)) == state

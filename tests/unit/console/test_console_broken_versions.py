@@ -10,8 +10,8 @@ from tests.consoles import browsing, control
 
 from bascule.app import open_registry
 from bascule.bundle.disk import read_manifest
-from bascule.cli.judging import Judge
 from bascule.core import BasculeError
+from bascule.kinds import runner_of
 
 PAGES = [
     "/", "/endpoints", "/endpoints/rain", "/models", "/models/rain", "/models/rain/2",
@@ -74,7 +74,7 @@ def test_the_page_of_a_broken_version_says_what_is_wrong(pages, settings):
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("broken", [removed], indirect=True)
 def test_the_plots_of_a_broken_version_are_a_sentence(settings, server):
-    app = control(settings, server, plots=Judge(settings).plots)
+    app = control(settings, server, jobs=runner_of(settings))
     with browsing(app) as browser:
         answer = browser.get("/models/rain/2/plots")
     assert answer.status_code == 200

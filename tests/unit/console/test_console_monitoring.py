@@ -1,13 +1,14 @@
 """The page of a model in production, and the ledger: on days of answers by the real recorder."""
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.console_work import finished, fire, looking, one_home, token_of
+from tests.homes import inline_jobs
 
-from bascule.app import open_alerts
+from bascule.app import open_alerts, open_catalogue
+from bascule.jobs import Jobs, Task
 from bascule.monitoring import Ledger
 from bascule.monitoring.reporting import report_of
 
@@ -25,10 +26,8 @@ def pages(home):
 
 @pytest.fixture(scope="module")
 def measured(home):
-    from bascule.cli.judging import measured as measure
-
-    said = measure(home, "monitor", "late", {"since_s": 7 * 86_400.0})
-    return json.loads(json.dumps(said, default=str))
+    asked = {"model": "late", "since_s": 7 * 86_400.0}
+    return inline_jobs(home).answer(Task(kind="monitor", input=asked))
 
 
 def test_the_report_puts_the_column_that_drifted_first_with_both_distributions(measured):
@@ -83,12 +82,13 @@ def test_the_first_visit_measures_and_the_page_then_shows_when_it_was_measured(p
 def test_measuring_again_is_a_form_that_makes_a_newer_report(pages):
     pages.get("/monitoring/late")
     finished(pages)
-    before = pages.app.state.control.works.done("monitor/late/7")
+    (before,) = pages.app.state.control.jobs().find(kind="monitor")
     page = pages.get("/monitoring/late").text
     answer = pages.post("/monitoring/late/measure?days=7", data={"csrf": token_of(page)})
     assert answer.headers["location"] == "/monitoring/late?days=7"
     finished(pages)
-    assert pages.app.state.control.works.done("monitor/late/7").id != before.id
+    (after,) = pages.app.state.control.jobs().find(kind="monitor")
+    assert (after.state, after.id != before.id) == ("done", True)
 
 
 def test_a_model_without_answers_says_so_with_the_next_step(pages):
@@ -213,7 +213,7 @@ def test_asked_again_on_another_version_the_differences_are_shown(home, pages):
 
 
 def test_what_another_person_asked_is_not_shown(home, pages):
-    work = pages.app.state.control.works.start("secret", dict, owner="eve")
+    work = Jobs(open_catalogue(home)).submit(Task(kind="replay", input={}, by="eve"))
     answer = pages.get("/ledger", params={"id": an_id(home), "work": work.id})
     assert answer.status_code == 422
     assert "another person" in answer.text

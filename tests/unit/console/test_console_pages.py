@@ -1,12 +1,16 @@
 """Every page of what runs, asked for as a browser asks; and what its forms do."""
 
 import re
+from functools import partial
 
 import pytest
 from tests.consoles import browsing, control, roll_out, token_of
+from tests.homes import Inline
 
-from bascule.app import open_rollouts
+from bascule.app import open_catalogue, open_rollouts
 from bascule.console.table import PAGES
+from bascule.jobs import JobRunner
+from bascule.kinds import KINDS
 
 PATHS = ["/", "/endpoints", "/endpoints/rain", "/models", "/models/rain", "/models/rain/1"]
 
@@ -206,11 +210,19 @@ def test_two_versions_stand_side_by_side_and_the_address_says_which(pages):
 def test_the_plots_of_a_version_are_drawn_once_by_another_process(settings, server):
     drawn = []
 
-    def draw(version):
-        drawn.append(version)
-        return [{"title": "Residuals", "caption": "c", "svg": "<svg></svg>", "section": "Quality"}]
+    class Drawing(Inline):
+        def answer(self, take=None):
+            drawn.append(self._task.input["model"])
+            plot = {
+                "title": "Residuals",
+                "caption": "c",
+                "svg": "<svg></svg>",
+                "section": "Quality",
+            }
+            return {"result": [plot]}
 
-    with browsing(control(settings, server, plots=draw)) as client:
+    jobs = JobRunner(open_catalogue(settings), KINDS, partial(Drawing, settings))
+    with browsing(control(settings, server, jobs=jobs)) as client:
         for _ in range(2):
             assert "<svg></svg>" in client.get("/models/rain/1/plots").text
     assert drawn == ["rain/1"]

@@ -5,11 +5,12 @@ import time
 
 import anyio
 import pytest
+from tests.homes import inline_jobs
 
-from bascule.cli.console_work import answer
 from bascule.console import uploads
 from bascule.console.uploads import Uploads, plain_name
 from bascule.core import Invalid, NotFound, TooLarge
+from bascule.jobs import Task
 from bascule.settings import Settings
 
 
@@ -105,6 +106,8 @@ def test_an_error_of_a_task_shows_no_place_of_an_upload(
     (folder / "file.parquet").write_bytes(content)
     job = {"model": str(cancer_bundle), "from": f"{folder}/file.parquet", "to": f"{folder}/x.csv"}
     with pytest.raises(Invalid) as refused:
-        answer(Settings(home=tmp_path), {"task": "preview", "job": job, "folder": str(folder)})
+        inline_jobs(Settings(home=tmp_path)).answer(
+            Task(kind="preview", input=job, folder=str(folder))
+        )
     assert "file.parquet" in refused.value.message
     assert str(tmp_path) not in refused.value.message + refused.value.hint

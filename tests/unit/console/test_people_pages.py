@@ -6,12 +6,12 @@ import pytest
 from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
-from bascule.batch import Schedule, Schedules
 from bascule.console.pages.history import PAGE, Filters, more_of, path_of
 from bascule.console.pages.settings import roles_in_words, settings_sections
 from bascule.console.site import add_console
 from bascule.control import SettingsShown
 from bascule.control.history import Act
+from bascule.jobs import Schedule, Schedules
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import SqlRecords

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 
 from fastapi.testclient import TestClient
+from tests.controls import control_app
 
-from bascule.control.api import control_app
 from bascule.control.link import ServerLink
 from bascule.control.sessions import Sessions
 from bascule.registry import CatalogueKeys

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pyarrow.parquet as pq
 import pytest
+from tests.controls import control_app
 from tests.unit.batch.conftest import flights
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
 
-from bascule.app import open_alerts, open_endpoints, open_registry
-from bascule.batch import RemoteRuns, RemoteSchedules, Schedule, is_below, job_of, next_time
-from bascule.catalogue import Catalogue, Requests, SqliteDatabase
-from bascule.cli.scheduled import command_of, run_command_of
-from bascule.control import BatchRunner
-from bascule.control.api import control_app
+from bascule.app import open_alerts, open_catalogue, open_endpoints, open_registry
+from bascule.batch import Places, RemoteRuns, RemoteSchedules, is_below, job_of
+from bascule.catalogue import Requests
 from bascule.core import Conflict, Invalid, NotFound, Refused
+from bascule.jobs import JobRunner, RemoteJobs, Schedule, Task, next_time
+from bascule.kinds import KINDS, asking as children_by, runner_of
 from bascule.settings import load_settings
 from bascule_client.control import ControlClient
 
@@ -40,16 +39,15 @@ def place(tmp_path: Path, table_bundle: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-def app_of(place: Path, guard: Any = None, places: Sequence[str] = ()) -> Any:
-    settings = load_settings(place, {})
-    batch = BatchRunner(
-        settings.home, run_command_of(settings),
-        [*(places or [str(place)]), str((place / "m.bundle").resolve())],
-    )  # fmt: skip
-    catalogue = Catalogue(SqliteDatabase(settings.home / "catalogue.db"))
+def app_of(place: Path, ring: Any = None, places: Sequence[str] = ()) -> Any:  # noqa: F811
+    allowed = [*(places or [str(place)]), str((place / "m.bundle").resolve())]
+    settings = load_settings(place, {"BASCULE_BATCH__PLACES": json.dumps(allowed)})
+    catalogue = open_catalogue(settings)
+    jobs = JobRunner(catalogue, KINDS, children_by(settings), lambda: ring.keys if ring else ())
     return control_app(
-        FakeSupervisor(), partial(open_registry, settings), find, guard,
-        open_catalogue=lambda: catalogue, open_requests=lambda: Requests(catalogue), batch=batch,
+        FakeSupervisor(), partial(open_registry, settings), find, ring and ring.guard,
+        open_catalogue=lambda: catalogue, open_requests=lambda: Requests(catalogue), jobs=jobs,
+        places=allowed,
         open_endpoints=partial(open_endpoints, settings),
         open_alerts=partial(open_alerts, settings),
     )  # fmt: skip
@@ -152,7 +150,7 @@ def test_passwords_of_places_are_not_shown(client):
 
 def test_a_key_runs_jobs_of_its_models_in_the_places_that_are_allowed(place, ring):  # noqa: F811
     header = ring("manage:*")
-    with asking(app_of(place, ring.guard)) as client:
+    with asking(app_of(place, ring)) as client:
         client.timeout = WAIT_S
         elsewhere = {**JOB, "to": "/tmp/elsewhere/"}
         answer = client.post("/api/v1/batch/runs", json=elsewhere, headers=header)
@@ -258,12 +256,12 @@ JOB_OF_KEY = {"model": "m", "from": "postgresql://db/x#t"}
 
 
 def test_sql_on_a_table_needs_the_whole_database(place):
-    runner = BatchRunner(place, lambda _: ((), b""), ["postgresql://db/x#t", str(place)])
+    places = Places(["postgresql://db/x#t", str(place)])
     job = {**JOB_OF_KEY, "to": str(place / "out")}
-    runner.check_places(job_of(job))
+    places.check(job_of(job))
     for option in ({"where": "true"}, {"query": "SELECT 1", "key": "id"}):
         with pytest.raises(Refused, match="from: "):
-            runner.check_places(job_of({**job, **option}))
+            places.check(job_of({**job, **option}))
 
 
 @pytest.mark.parametrize(
@@ -278,21 +276,21 @@ def test_sql_on_a_table_needs_the_whole_database(place):
 )
 def test_every_address_of_a_job_is_looked_at(place, field, value):
     (place / "in").mkdir()
-    runner = BatchRunner(place, lambda _: ((), b""), [str(place / "in"), "ray://head:10001"])
+    places = Places([str(place / "in"), "ray://head:10001"])
     job = {"model": "m", "from": "in/x.parquet", "to": "in/out/", "on": "ray://head:10001"}
-    runner.check_places(job_of(job))
+    places.check(job_of(job))
     with pytest.raises(Refused, match=f"{field}: "):
-        runner.check_places(job_of({**job, field: value}))
+        places.check(job_of({**job, field: value}))
 
 
 def test_a_version_whose_name_is_also_a_folder_with_a_bundle_is_a_folder(place):
     (place / "m" / "1").mkdir(parents=True)
-    runner = BatchRunner(place, lambda _: ((), b""), [str(place / "in")])
+    places = Places([str(place / "in")])
     job = job_of({"model": "m/1", "from": "in/x.parquet", "to": "in/out/"})
-    runner.check_places(job)
+    places.check(job)
     (place / "m" / "1" / "bundle.json").touch()
     with pytest.raises(Refused, match="model: "):
-        runner.check_places(job)
+        places.check(job)
 
 
 @pytest.mark.parametrize("source", ["in/*.parquet", "in/", "in/**/*.parquet", "in/day=*/*"])
@@ -306,7 +304,7 @@ def test_a_glob_or_folder_does_not_lead_over_links(place, ring, source):  # noqa
     (place / "in" / "x.parquet").symlink_to(secret / "x.parquet")
     (inside / "x.parquet").symlink_to(secret / "x.parquet")
     (place / "in" / "link").symlink_to(secret)
-    with asking(app_of(place, ring.guard, [str(place / "in"), str(place / "out")])) as client:
+    with asking(app_of(place, ring, [str(place / "in"), str(place / "out")])) as client:
         client.timeout = WAIT_S
         job = {"model": str((place / "m.bundle").resolve()), "from": source, "to": "out/"}
         answer = client.post("/api/v1/batch/runs", json=job, headers=ring("manage:*"))
@@ -328,7 +326,7 @@ def test_the_values_of_a_check_are_no_query_of_a_file(place):
 
 
 def test_a_document_with_schedules_is_held_to_the_places(place, ring):  # noqa: F811
-    with asking(app_of(place, ring.guard)) as client:
+    with asking(app_of(place, ring)) as client:
         header = ring("manage:*", "deploy:*")
         job = {"model": "m@champion", "from": "in.parquet", "to": "/tmp/elsewhere/"}
         spec = {"cron": "0 2 * * *", "folder": str(place), "job": job}
@@ -345,17 +343,12 @@ def test_a_document_with_schedules_is_held_to_the_places(place, ring):  # noqa: 
 
 def test_runs_of_a_schedule_that_a_key_has_added_are_held_to_the_places_of_then(place):
     (place / "bascule.toml").write_text('batch.places = ["out"]')
-    settings = load_settings(place, {})
-    schedule = Schedule(
-        name="night", cron="0 2 * * *", job=job_of(JOB).to_json(), folder=str(place),
-        created_at=datetime.now(UTC), is_confined=True,
-    )  # fmt: skip
-    argv, content = command_of(settings)(schedule)
-    done = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=WAIT_S)
-    assert json.loads(done.stdout)["kind"] == "Refused"
-    argv, content = command_of(settings)(msgspec.structs.replace(schedule, is_confined=False))
-    done = subprocess.run(argv, input=content, capture_output=True, check=False, timeout=WAIT_S)
-    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 400
+    jobs = runner_of(load_settings(place, {}))
+    made = Task(kind="batch", input=job_of(JOB).to_json(), folder=str(place), is_confined=True)
+    refused = jobs.wait(jobs.submit(made), WAIT_S)
+    assert isinstance(refused.problem, Refused)
+    done = jobs.wait(jobs.submit(replace(made, is_confined=False)), WAIT_S)
+    assert done.result["rows"] == 400
 
 
 def test_the_document_of_a_run_has_its_rate(client):
@@ -364,3 +357,37 @@ def test_the_document_of_a_run_has_its_rate(client):
     said = json.loads(client.get(f"/api/v1/batch/runs/{run}").text)
     assert said["rows_per_s"] > 0
     assert said["left_s"] is None
+
+
+# -- jobs of every kind --
+
+
+def test_a_batch_job_is_a_job_as_any_other(client):
+    jobs = RemoteJobs(remote(client))
+    run = RemoteRuns(remote(client)).start(job_of(JOB), by="ada").run
+    (job,) = jobs.find(kind="batch")
+    assert (job.subject, job.by) == (run, "ada")
+    RemoteRuns(remote(client)).wait(run)
+    done = jobs.get(job.id[:8])
+    assert (done.state, done.progress["done"], done.result["rows"]) == ("done", 400, 400)
+    assert "400 rows in" in jobs.log(job.id)
+    again = jobs.submit(Task(kind="batch", input={**JOB, "mode": "replace"}, by="ada"))
+    assert again.state in ("queued", "running")
+    with pytest.raises(Refused, match="alone"):
+        jobs.submit(Task(kind="pack", input={"model": "m"}))
+    with pytest.raises(NotFound, match="no kind"):
+        jobs.submit(Task(kind="dig", input={}))
+    with pytest.raises(Invalid, match="frm"):
+        jobs.submit(Task(kind="batch", input={"frm": 1}))
+
+
+def test_passwords_in_the_input_of_a_job_are_not_shown(client):
+    secret = {**JOB, "from": "postgresql://ada:secret@db/x#t"}
+    made = client.post("/api/v1/jobs", json={"kind": "batch", "input": secret})
+    assert made.status_code == 201, made.text
+    for answer in (
+        made,
+        client.get("/api/v1/jobs"),
+        client.get(f"/api/v1/jobs/{made.json()['id']}"),
+    ):
+        assert "secret" not in answer.text

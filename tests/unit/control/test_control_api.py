@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from tests.controls import control_app
 
-from bascule.control.api import control_app
 from bascule.control.rights import RIGHTS, keeps_answers
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
@@ -392,7 +392,7 @@ def ring(tmp_path):
         return {"Authorization": f"Bearer {token}"}
 
     file.write_text("[]")
-    header.guard = Authenticator(file)
+    header.guard, header.keys = Authenticator(file), kept
     return header
 
 
@@ -416,6 +416,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 rollout="0",
                 run="0",
                 schedule="0",
+                job="0",
                 command="pause",
                 session="0",
                 receiver="pager",

@@ -6,10 +6,10 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
+from tests.controls import control_app
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find
 
 from bascule.catalogue import Requests
-from bascule.control.api import control_app
 from bascule.core import Unavailable
 from bascule.registry import CatalogueKeys, open_registry
 

@@ -7,10 +7,10 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.controls import control_app
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find
 
 from bascule.catalogue import Requests
-from bascule.control.api import control_app
 from bascule.control.rights import MAX_OUTCOMES_BYTES
 from bascule.registry import open_registry
 

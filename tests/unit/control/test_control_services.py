@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.requests import Request
+from tests.controls import control_app
 
-from bascule.control.api import control_app
 from bascule.control.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
 from bascule.serving import ModelSpec
@@ -225,6 +225,8 @@ REGISTRY_CHANGES = [
     ("PUT", "/api/v1/alerts/0a1b/acknowledgement", {"why": "rolling back"}),
     ("POST", "/api/v1/silences", {"until": "2100-01-01T00:00:00Z", "why": "planned"}),
     ("DELETE", "/api/v1/silences/0c2d", None),
+    ("POST", "/api/v1/jobs", {"kind": "batch", "input": {"model": "late/1"}}),
+    ("POST", "/api/v1/jobs/7b8c/cancel", None),
     ("POST", "/api/v1/batch/runs", {"model": "late/1", "from": "/in/", "to": "/out/"}),
     ("POST", "/api/v1/batch/runs/1f2e/cancel", None),
     ("POST", "/api/v1/schedules", {"name": "nightly", "cron": "0 2 * * *", "job": {}}),
@@ -253,7 +255,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
         "/1/": "/{number}/",
     }
     tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
-    tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}"}
+    tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}", "7b8c": "{job}"}
     tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import uvicorn
 from sklearn.linear_model import LinearRegression
+from tests.controls import control_app
 
 from bascule.app import open_alerts, open_catalogue, open_keys, open_registry
-from bascule.control.api import control_app
 from bascule.control.link import ServerLink
 from bascule.endpoints import EndpointStore
 from bascule.security.keys import Permission, create_key

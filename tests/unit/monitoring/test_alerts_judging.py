@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from tests.production import Day, fill, packed
 
 from bascule.app import judge
-from bascule.cli.judging import Judge
 from bascule.core import Untrusted
+from bascule.kinds import judging, runner_of
 from bascule.monitoring.alerts.sources import contacts_of, finished_days, rows_by_hour
 from bascule.monitoring.ledger import Scribe
 from bascule.registry import open_registry
@@ -77,8 +78,8 @@ def test_a_model_that_is_not_in_the_registry_has_nothing_to_be_judged_by(setting
 def test_a_process_of_its_own_finds_the_same(settings):
     now = datetime.now(UTC)
     day = (now - timedelta(days=1)).date()
-    judging = Judge(settings)
-    assert judging("drift", "late", day, now) == judge(settings, "drift", "late", day, now)
+    elsewhere = judging(partial(runner_of, settings))
+    assert elsewhere("drift", "late", day, now) == judge(settings, "drift", "late", day, now)
 
 
 @pytest.mark.slow
@@ -88,7 +89,7 @@ def test_an_error_of_that_process_is_raised_here(settings, home, tmp_path):
     copy = shutil.copytree(home, tmp_path / "home")
     (copy / "ledger" / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(Untrusted, match="has format 99"):
-        Judge(replace(settings, home=copy))("drift", "late", day, now)
+        judging(partial(runner_of, replace(settings, home=copy)))("drift", "late", day, now)
 
 
 def test_rows_are_counted_by_the_hour(home):

@@ -21,9 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import bascule
+from bascule.batch.table_files import as_table
 from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.statements.baseline import read_baseline
-from bascule.cli.table_files import as_table
 from bascule.core.errors import Invalid
 from bascule.packing.statements import parity
 from bascule.release import Criterion, measure as measuring

@@ -5,9 +5,10 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
+from bascule.core import error_from_json, error_to_json
 from bascule.core.errors import KINDS, Invalid, ModelFailed, Unavailable
 from bascule.serving.transports.statuses import STATUS_OF, error_of
-from bascule.serving.workers.channel import Lines, error_from_json, error_to_json
+from bascule.serving.workers.channel import Lines
 
 
 @given(

@@ -1,4 +1,4 @@
-"""`/batch` and `/batch/RUN`: runs of this machine, schedules, quality checks and quarantine."""
+"""`/batch` and `/batch/RUN`: runs, schedules, quality checks and quarantine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, Invalid, NotFound
+from bascule.jobs import Task
 
 if TYPE_CHECKING:
-    from bascule.batch import Scheduled, Status
+    from bascule.batch import Status
+    from bascule.jobs import Scheduled
 
 router = page_router(
     {
@@ -68,13 +70,14 @@ def _batch(
     request: Request, start: int = 0, form: Mapping[str, str] | None = None,
     plan: Mapping[str, Any] | None = None, problem: BasculeError | None = None,
 ) -> Response:  # fmt: skip
-    from bascule.batch import next_time
+    from bascule.batch import Runs
+    from bascule.jobs import next_time
 
     context, session, now = context_of(request), current(request), datetime.now(UTC)
     runs: Sequence[Status] = ()
     total = 0
-    if context.batch is not None:
-        runs, total = context.batch.runs.page(start, _PAGE_ROWS)
+    with suppress(NotFound):
+        runs, total = Runs(context.jobs()).page(start, _PAGE_ROWS)
     schedules = [
         (one, state_of(one), None if one.schedule.is_paused else next_time(one.schedule, now))
         for one in schedules_of(context)
@@ -125,13 +128,13 @@ def _plan(request: Request, content: Mapping[str, Any]) -> Mapping[str, Any]:
 
     context, job = context_of(request), job_of(content)
     current(request).check("manage", version_named(job.model).model)
-    if context.batch is None or context.do_task is None:
-        raise NotFound("this server runs no batch jobs", hint="use bascule batch run")
-    sent: dict[str, Any] = {"job": job.to_json(), "folder": os.getcwd()}
-    if context.asks_for_keys:
-        context.batch.check_places(job)
-        sent["places"] = context.batch.addresses
-    return context.do_task("preview", sent)
+    if context.places is not None:
+        context.places.check(job)
+    plan: Mapping[str, Any] = context.jobs().answer(Task(
+        kind="preview", input=job.to_json(), title="preview", folder=os.getcwd(),
+        is_confined=context.asks_for_keys,
+    ))  # fmt: skip
+    return plan
 
 
 def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:
@@ -193,10 +196,9 @@ async def schedule(request: Request, schedule: str, command: str) -> Response:
 
 
 def _run(request: Request, run: str, template: str) -> Response:
-    batch = context_of(request).batch
-    if batch is None:
-        raise NotFound("this server runs no batch jobs", hint="use bascule batch show")
-    runs, session = batch.runs, current(request)
+    from bascule.batch import Runs
+
+    runs, session = Runs(context_of(request).jobs()), current(request)
     status, about = runs.get(run), "*"
     with suppress(Invalid):  # of a folder, rights are about all models
         about = version_named(status.model).model

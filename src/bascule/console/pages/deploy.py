@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
@@ -10,7 +11,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from bascule.console.calling import call
-from bascule.console.facts import endpoints_of, suggested_models, version_named, work_of
+from bascule.console.facts import endpoints_of, job_of_person, suggested_models, version_named
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import current
@@ -18,10 +19,11 @@ from bascule.console.site import Crumb, console_of, context_of, form_of, page_ro
 from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.console.words import capital, cell
 from bascule.control import problem_of
-from bascule.core import BasculeError, Invalid, check_name
+from bascule.core import BasculeError, Invalid, check_name, sha256_bytes
+from bascule.jobs import Task
 
 if TYPE_CHECKING:
-    from bascule.control import Work
+    from bascule.jobs import Job
     from bascule.registry import Version
 
 router = page_router(
@@ -65,7 +67,7 @@ def deploy(
 ) -> Response:
     """Choose a version; then its gates and the strategies."""
     context, session = context_of(request), current(request)
-    shown = work_of(context, session, work) if work else None
+    shown = job_of_person(context, session, work) if work else None
     chosen, problem = None, None
     if version:
         try:
@@ -102,7 +104,7 @@ def working(
     target: Annotated[str, Query(max_length=4_096)] = "",
 ) -> Response:  # fmt: skip
     """The part of the page that waits; when the work is done, the page goes on."""
-    found = work_of(context_of(request), current(request), work)
+    found = job_of_person(context_of(request), current(request), work)
     made = found.result or {}
     if "number" in made:
         target = "/deploy?" + urlencode({"version": f"{made['model']}/{made['number']}"})
@@ -140,11 +142,10 @@ def take_in(request: Request) -> Response:
     model = check_name(field(form, "model", max_length=128))
     session.check("write", model)
     asked, title = _asked(request, form, model)
-    do_task = context.do_task
-    if do_task is None:
-        raise Invalid("this server packs no models", hint="use bascule pack and bascule push")
-    task = "take_in" if title.startswith("taking") else "pack"
-    work = context.works.start(title, lambda: do_task(task, asked), owner=session.subject)
+    kind = "take_in" if title.startswith("taking") else "pack"
+    work = context.jobs().submit(Task(
+        kind=kind, input=asked, title=title, by=session.subject, host=socket.gethostname()
+    ))  # fmt: skip
     return see(request, f"/deploy?work={work.id}")
 
 
@@ -155,7 +156,7 @@ def _asked(request: Request, form: Mapping[str, str], model: str) -> tuple[dict[
             "no file was sent", hint="choose a file; sending one needs JavaScript", field="file"
         )
     upload, path = uploads.find(field(form, "file"), owner)
-    asked: dict[str, Any] = {"file": str(path), "model": model, "user": owner}
+    asked: dict[str, Any] = {"file": str(path), "model": model}
     if upload.suffix in ARCHIVES:
         return asked, f"taking in {upload.name} as {model}"
     for name in ("train", "test"):
@@ -200,25 +201,24 @@ def gates_of(body: Mapping[str, Any]) -> list[tuple[str, bool, str, str]]:
 
 def _simulation(
     request: Request, version: Version, endpoint: str, guards: Sequence[str]
-) -> Work | None:
+) -> Job | None:
     """What each strategy would do, by `deploy --dry-run` in a process of its own."""
     context, session = context_of(request), current(request)
-    do_task = context.do_task
-    if do_task is None or not session.allows("deploy", endpoint):
+    if not session.allows("deploy", endpoint):
         return None
     facts = (str(version), version.gates, endpoint, _answers(request, endpoint), *guards)
-    key = "\0".join(("forecasts", *facts))
-    latest = context.works.latest(key)
-    if latest is not None and latest.problem is None:
-        return latest
+    runner, subject = context.jobs(), sha256_bytes("\0".join(facts).encode())
+    latest = runner.find(kind="forecasts", subject=subject, limit=1)
+    if latest and latest[0].error is None:
+        return latest[0]
     asked = {
         "version": str(version), "endpoint": endpoint, "guards": list(guards),
-        "strategies": list(STRATEGIES), "user": session.subject,
+        "strategies": list(STRATEGIES),
     }  # fmt: skip
-    return context.works.start(
-        f"simulating the strategies for {version}", lambda: do_task("forecasts", asked),
-        owner=session.subject, key=key,
-    )  # fmt: skip
+    return runner.submit(Task(
+        kind="forecasts", input=asked, title=f"simulating the strategies for {version}",
+        by=session.subject, subject=subject,
+    ))  # fmt: skip
 
 
 def strategies_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,14 @@ from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
 
-from bascule.console.facts import suggested_models, version_named, work_of
+from bascule.console.facts import job_of_person, suggested_models, version_named
 from bascule.console.forms import field
 from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.console.words import cell
-from bascule.core import BasculeError, Invalid, NotFound, check_name, in_utc
+from bascule.core import BasculeError, Invalid, check_name, in_utc
+from bascule.jobs import Task
 
 router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read", ""),
                       "POST /ledger/ask": ("read", "")})  # fmt: skip
@@ -74,13 +76,10 @@ def ask(request: Request) -> Response:
     session.check("manage", str(found.facts["model"]))
     if on:
         session.check("read", version_named(on).model)
-    measure = context.measure
-    if measure is None:
-        raise NotFound("this server loads no models", hint="use bascule replay")
-    work = context.works.start(
-        f"asking {found.id} again", lambda: measure("replay", asked, {"on": on}),
-        owner=session.subject,
-    )  # fmt: skip
+    work = context.jobs().submit(Task(
+        kind="replay", input={"id": asked, "on": on}, title=f"asking {found.id} again",
+        by=session.subject, host=socket.gethostname(),
+    ))  # fmt: skip
     return see(request, "/ledger?" + urlencode({"id": asked, "work": work.id}) + "#again")
 
 
@@ -91,7 +90,7 @@ def asked(
     work: Annotated[str, Query(max_length=64)],
 ) -> Response:  # fmt: skip
     """The part of the page that waits for the answer of now."""
-    found = work_of(context_of(request), current(request), work)
+    found = job_of_person(context_of(request), current(request), work)
     return render(request, "ledger_again.html", prediction, id=prediction, work=found)
 
 
@@ -111,7 +110,7 @@ def _prediction(request: Request, prediction: str, work: str) -> Response:
         outputs=[one for one in outputs if not one[0].startswith(_SET_PARTS)],
         sets=[one for one in outputs if one[0].startswith(_SET_PARTS)],
         versions=[one for one in versions if one != own],
-        work=work_of(context, session, work) if work else None,
+        work=job_of_person(context, session, work) if work else None,
     )  # fmt: skip
 
 

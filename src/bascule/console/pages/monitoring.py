@@ -6,6 +6,7 @@ time of its measurement. Alerts are read at once.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +20,15 @@ from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, NotFound, check_name, seconds_of
+from bascule.jobs import Task
 from bascule.monitoring.alerts import shown
 from bascule.monitoring.reporting import report_of
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from bascule.control import ControlContext, Work
+    from bascule.control import ControlContext
+    from bascule.jobs import Job
     from bascule.monitoring.alerts import Silence
 
 router = page_router(
@@ -89,7 +92,7 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     check_name(model)
     context, session = context_of(request), current(request)
     alerts = _alerts_of(context, model, resolved=True)
-    if context.works.latest(_key(model, days)) is None and context.measure is not None:
+    if context.parts.home is not None and not _measured(context, model, days):
         _measure(request, model, days)
     return render(
         request, "monitoring.html", model,
@@ -150,28 +153,26 @@ def _path(model: str, days: int) -> str:
 
 def _report(context: ControlContext, model: str, days: int) -> dict[str, Any]:
     """How the latest measurement goes, and the report of the latest one that is done."""
-    done = context.works.done(_key(model, days))
+    latest = _measured(context, model, days)
+    done = next((job for job in latest if job.result is not None), None)
     return {
-        "work": context.works.latest(_key(model, days)),
-        "report": None if done is None else done.result,
-        "measured_at": None if done is None else datetime.fromtimestamp(done.ended_at or 0, UTC),
-    }  # fmt: skip
+        "work": latest[0] if latest else None,
+        "report": None if done is None else report_of(done.result),
+        "measured_at": None if done is None else done.ended_at,
+    }
 
 
-def _measure(request: Request, model: str, days: int) -> Work:
-    context = context_of(request)
-    measure = context.measure
-    if measure is None:
-        raise NotFound("this server has no ledger", hint="run bascule up")
-    return context.works.start(
-        f"measuring {model}",
-        lambda: report_of(measure("monitor", model, {"since_s": days * _DAY_S})),
-        owner=current(request).subject, key=_key(model, days),
-    )  # fmt: skip
+def _measured(context: ControlContext, model: str, days: int) -> list[Job]:
+    """The measurements, the latest first."""
+    return context.jobs().find(kind="monitor", subject=f"{model}/{days}")
 
 
-def _key(model: str, days: int) -> str:
-    return f"monitor/{model}/{days}"
+def _measure(request: Request, model: str, days: int) -> Job:
+    return context_of(request).jobs().submit(Task(
+        kind="monitor", input={"model": model, "since_s": days * _DAY_S},
+        title=f"measuring {model}", by=current(request).subject, subject=f"{model}/{days}",
+        host=socket.gethostname(),
+    ))  # fmt: skip
 
 
 def _alerts_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -10,7 +11,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from bascule.console.facts import suggested_models, version_named, work_of
+from bascule.console.facts import job_of_person, suggested_models, version_named
 from bascule.console.forms import field
 from bascule.console.pages.deploy import TABLES, take_file
 from bascule.console.pages.try_it import confidence_of
@@ -18,6 +19,7 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.core import Invalid, NotFound
+from bascule.jobs import Task
 
 if TYPE_CHECKING:
     from bascule.batch import Job
@@ -78,7 +80,7 @@ def _page(request: Request, asked: Asked, template: str) -> Response:
     upload = work = None
     if asked.file:
         upload, _ = console_of(request).uploads.find(asked.file, session.subject)
-        work = work_of(context, session, asked.work) if asked.work else None
+        work = job_of_person(context, session, asked.work) if asked.work else None
     is_refused = template == "score.html" and work is not None and work.problem is not None
     return render(
         request, template, "Score a file", crumbs=[Crumb("Score a file")],
@@ -104,15 +106,12 @@ def begin(request: Request) -> Response:
     upload, path = console_of(request).uploads.find(field(form, "file"), session.subject)
     said, kind = field(form, "confidence"), field(form, "form") or "csv"
     job = job_of_upload(model, path, kind, confidence_of(said))
-    is_all, do_task = field(form, "act") == "score", context.do_task
-    if do_task is None:
-        raise NotFound("this server scores no files", hint="use bascule batch run")
-    sent = {"job": job.to_json(), "folder": str(path.parent), "by": session.subject}
-    work = context.works.start(
-        f"scoring {'' if is_all else 'ten rows of '}{upload.name}",
-        lambda: do_task("run" if is_all else "preview", sent), owner=session.subject,
-        lane="run" if is_all else "quick",
-    )  # fmt: skip
+    is_all = field(form, "act") == "score"
+    work = context.jobs().submit(Task(
+        kind="batch" if is_all else "preview", input=job.to_json(), by=session.subject,
+        title=f"scoring {'' if is_all else 'ten rows of '}{upload.name}", folder=str(path.parent),
+        host=socket.gethostname(),
+    ))  # fmt: skip
     query = urlencode({"model": model, "confidence": said, "form": kind, "file": upload.id,
                        "act": "score" if is_all else "preview", "work": work.id})  # fmt: skip
     return see(request, f"/score?{query}#result")
@@ -140,5 +139,6 @@ def job_of_upload(model: str, path: Path, kind: str, confidence: float | None) -
     content: dict[str, Any] = {
         "model": model, "from": str(path), "to": str(path.with_name(f"scored.{kind}")),
         "mode": "replace", "max_quarantined": _MAX_QUARANTINED,
+        "record": "off",  # a file for trial is no production
     }  # fmt: skip
     return job_of(content | ({} if confidence is None else {"confidence": confidence}))

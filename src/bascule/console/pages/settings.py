@@ -127,7 +127,7 @@ async def test_receiver(request: Request, receiver: str) -> Response:
 
 def _page(request: Request, new_key: Mapping[str, Any] | None = None) -> Response:
     context, session = context_of(request), current(request)
-    shown, now = context.shown, datetime.now(UTC)
+    shown, now = context.parts.shown, datetime.now(UTC)
     stored: Sequence[Key] | None = None
     sessions: Sequence[Stored] | None = None
     if session.allows("keys", ""):

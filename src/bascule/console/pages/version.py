@@ -16,6 +16,7 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, page_router, render
 from bascule.core import BasculeError, Reference
 from bascule.documents import Plot, Section, words
+from bascule.jobs import Task
 
 if TYPE_CHECKING:
     from bascule.bundle import Cost, Manifest
@@ -114,13 +115,16 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     """
     console = console_of(request)
     version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
-    draw, figures, problem = console.context.plots, list[Plot](), ""
-    if draw is not None:
-        key = ("plots", version.digest)
-        try:
-            figures = console.kept.get(key, lambda: [Plot(**one) for one in draw(str(version))])
-        except BasculeError as error:
-            problem = str(error)
+    figures, problem = list[Plot](), ""
+
+    def draw() -> list[Plot]:
+        task = Task(kind="plots", input={"model": str(version)}, title=f"plots of {version}")
+        return [Plot(**plot) for plot in console.context.jobs().answer(task)]
+
+    try:
+        figures = console.kept.get(("plots", version.digest), draw)
+    except BasculeError as error:
+        problem = str(error)
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
 
 

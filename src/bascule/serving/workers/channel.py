@@ -32,33 +32,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from bascule.core import KINDS, BasculeError, Unavailable
+from bascule.core import Unavailable, error_from_json
 from bascule.serving.workers.config import WorkerConfig
 
 log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 _ANSWERS = ("prepared", "failed", "committed", "told")
-_KINDS = {kind.__name__: kind for kind in KINDS}
-
-
-def error_to_json(error: BasculeError) -> Message:
-    """An error, for the other side to raise."""
-    kind = next(
-        kind for kind in type(error).__mro__ if kind.__name__ in _KINDS or kind is BasculeError
-    )
-    message = {"error": error.message, "hint": error.hint, "kind": kind.__name__}
-    facts = {
-        name: fact if isinstance(fact, str | int | float | None) else str(fact)
-        for name, fact in error.facts.items()
-    }
-    return message | ({"facts": facts} if facts else {})
-
-
-def error_from_json(message: Message) -> BasculeError:
-    """The error that a message tells of."""
-    kind = _KINDS.get(message.get("kind", ""), Unavailable)
-    return kind(message["error"], hint=message.get("hint", ""), **message.get("facts", {}))
 
 
 class Lines:

@@ -4,7 +4,7 @@
 |---|---|
 | `{"ask": 3, "what": "models", ...}` | a question and its arguments |
 | `{"answer": 3, "value": ...}` | its answer |
-| `{"answer": 3, "error": ..., "hint": ..., ...}` | the error instead; see `channel.error_to_json` |
+| `{"answer": 3, "error": ..., "hint": ..., ...}` | the error instead; see `core.error_to_json` |
 
 The end of the socket is the end of the other process. A line that is no message ends it too.
 """
@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from bascule.core import BasculeError, ModelFailed, Unavailable
-from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
+from bascule.core import BasculeError, ModelFailed, Unavailable, error_from_json, error_to_json
+from bascule.serving.workers.channel import Lines, Message
 
 log = logging.getLogger(__name__)
 

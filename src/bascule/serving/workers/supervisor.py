@@ -27,7 +27,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from bascule.core import BasculeError, Invalid, ModelFailed, Unavailable
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    ModelFailed,
+    Unavailable,
+    error_from_json,
+    error_to_json,
+)
 from bascule.endpoints import Plan
 from bascule.serving.limits import allow_open_files
 from bascule.serving.specs import (
@@ -48,7 +55,7 @@ from bascule.serving.telemetry import (
     MetricLabels,
     labels_of,
 )
-from bascule.serving.workers.channel import Message, WorkerProcess, error_from_json, error_to_json
+from bascule.serving.workers.channel import Message, WorkerProcess
 from bascule.serving.workers.config import ServingConfig, WorkerConfig
 from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
 from bascule.serving.workers.scribe_child import ScribeChild, ScribeCommand

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
-from bascule.core import BasculeError, ModelFailed
+from bascule.core import BasculeError, ModelFailed, error_from_json, error_to_json
 from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
 from bascule.serving.protocols import (
@@ -56,7 +56,7 @@ from bascule.serving.transports import (
     check_rights,
     policy_of,
 )
-from bascule.serving.workers.channel import Lines, Message, error_from_json, error_to_json
+from bascule.serving.workers.channel import Lines, Message
 from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
 

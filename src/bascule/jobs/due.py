@@ -26,13 +26,15 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         timezone: That the fields are meant in.
         catch_up: What becomes of times at which nothing could run: `one` runs the latest, `all`
             each of them in order, `none` skips them after 5 minutes.
-        job: The job, as `Job.to_json` gives it.
+        kind: Of the job.
+        job: The input of the job, as a caller gives it.
         folder: That the job's paths are relative to.
         window: Hours of the day in which the job may run, as `22:00-06:00` in the time zone; empty
             for all. A run that is not done when they end is stopped, and goes on the next time.
         late_after_min: An alert is raised so long after a time whose run has not ended.
         is_paused: Whether nothing runs.
         is_confined: Whether a caller with a key added it: its runs are held to `batch.places`.
+        key: The id of that key: no run starts once the key has ended.
         created_at: When it was added: no earlier time is due.
     """
 
@@ -40,12 +42,14 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     cron: str
     timezone: str = "UTC"
     catch_up: CatchUp = "one"
+    kind: str = "batch"
     job: dict[str, Any]
     folder: str = "."
     window: str = ""
     late_after_min: float = 60.0
     is_paused: bool = False
     is_confined: bool = False
+    key: str = ""
     created_at: datetime
 
     def __post_init__(self) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from bascule.batch import Schedule, due, late_since, may_run, next_time
-from bascule.batch.due import opens_at
 from bascule.core import Invalid
+from bascule.jobs import Schedule, due, late_since, may_run, next_time
+from bascule.jobs.due import opens_at
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -5,16 +5,16 @@ The state of a schedule is what its events add up to, so it needs no table of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.batch.due import Schedule
 from bascule.catalogue import Catalogue, check_held, events
 from bascule.core import Conflict, NotFound
+from bascule.jobs.due import Schedule
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -108,23 +108,38 @@ class Schedules:
             raise NotFound(f"no schedule {name!r}", hint="bascule schedule list")
         return found
 
-    def started(self, name: str, due: datetime, *, by: str, lease: Lease | None) -> None:
-        """Record that a run begins. Raises `Conflict` where the lease is no longer held."""
+    def started(
+        self, name: str, due: datetime, *, by: str, lease: Lease | None,
+        also: Callable[[sa.Connection], object] = lambda _connection: None,
+    ) -> None:  # fmt: skip
+        """Record that a run begins, with what is `also` written in the transaction.
+
+        Raises:
+            Conflict: The lease is no longer held.
+        """
         with self._catalogue.write() as connection:
             if lease is not None:
                 check_held(connection, lease)
             _append(connection, name, _STARTED, by, {"due": due.isoformat()})
+            also(connection)
 
     def ended(self, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str) -> None:
         """Record what a run did, or `{"error": ...}`."""
         with self._catalogue.write() as connection:
-            content = {"due": due.isoformat(), "outcome": dict(outcome)}
-            _append(connection, name, _ENDED, by, content)
+            record_end(connection, name, due, outcome, by=by)
 
     def _change(self, name: str, kind: str, by: str, reason: str) -> None:
         self.get(name)
         with self._catalogue.write() as connection:
             _append(connection, name, kind, by, {}, reason)
+
+
+def record_end(
+    connection: sa.Connection, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str
+) -> None:
+    """See `Schedules.ended`; with the transaction."""
+    content = {"due": due.isoformat(), "outcome": dict(outcome)}
+    _append(connection, name, _ENDED, by, content)
 
 
 def schedules_needing(connection: sa.Connection, version: str) -> Iterator[str]:

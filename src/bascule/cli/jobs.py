@@ -1,0 +1,174 @@
+"""The commands about jobs of every kind: run, list, show, follow, cancel, resume, retry."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.screen import note, print_json, print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.jobs import Command, Job, JobRunner, RemoteJobs
+
+_Id = Annotated[str, typer.Argument(help="The job's id, or its beginning.", show_default=False)]
+_group = typer.Typer(help="Long work of every kind.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(_group, name="jobs")
+
+
+@_group.command()
+def run(
+    kind: Annotated[str, typer.Argument(help="batch, monitor, drift, performance...")],
+    content: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE|FILE.json...", help="The input of the job.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Do a job in a process of its own: here, or with --server on that machine."""
+    follow_new(kind, _input(content), as_json=as_json)
+
+
+def follow_new(kind: str, content: Mapping[str, Any], *, as_json: bool) -> None:
+    """Submit a job, and follow it."""
+    from bascule.jobs import Task
+    from bascule.kinds import KINDS
+
+    task = Task(
+        kind=kind, input=KINDS[kind].parse(content), title=kind, by=context.user(),
+        folder=os.getcwd(),
+    )  # fmt: skip
+    _follow(_jobs().submit(task).id, as_json=as_json)
+
+
+@_group.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Option(help="Of this kind.")] = "",
+    state: Annotated[str, typer.Option(help="In this state: queued, running, failed...")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs of the catalogue, the latest first."""
+    jobs = _jobs().find(kind=kind, state=state)
+    if as_json:
+        print_json([_json(job) for job in jobs])
+    else:
+        print_table(("job", "kind", "title", "state", "progress", "by", "began"), map(_row, jobs))
+
+
+@_group.command()
+def show(job: _Id, as_json: AsJson = False) -> None:
+    """Tell how far a job is, what it was given, and its result."""
+    shown = _json(_jobs().get(job))
+    if as_json:
+        print_json(shown)
+        return
+    for name, value in shown.items():
+        if value not in ("", None, {}, [], 0):
+            say(f"{name.replace('_', ' '):12} {value}")
+
+
+@_group.command()
+def follow(job: _Id, as_json: AsJson = False) -> None:
+    """Print the log of a job until it has ended."""
+    _follow(_jobs().get(job).id, as_json=as_json)
+
+
+@_group.command()
+def cancel(job: _Id, as_json: AsJson = False) -> None:
+    """Stop a job; what it has written stays."""
+    _command(job, "cancel", as_json=as_json)
+
+
+@_group.command()
+def resume(job: _Id, as_json: AsJson = False) -> None:
+    """Go on with a job that has ended early, where it was."""
+    _command(job, "resume", as_json=as_json)
+
+
+@_group.command()
+def retry(job: _Id, as_json: AsJson = False) -> None:
+    """Begin a job again that has ended early."""
+    _command(job, "retry", as_json=as_json)
+
+
+def _command(job: str, command: Command, *, as_json: bool) -> None:
+    jobs = _jobs()
+    changed = jobs.command(jobs.get(job).id, command, by=context.user())
+    if not changed.is_ended and not changed.stop:
+        _follow(changed.id, as_json=as_json)
+    elif as_json:
+        print_json(_json(changed))
+    else:
+        say(f"job {changed.id} stops" if changed.stop else f"job {changed.id} is {changed.state}")
+
+
+def _follow(job_id: str, *, as_json: bool) -> None:
+    from bascule.jobs import until_ended
+
+    jobs, printed = _jobs(), 0
+
+    def watch(_job: Job) -> None:
+        nonlocal printed
+        log = "" if as_json else jobs.log(job_id)
+        if len(log) > printed:
+            note(log[printed:].rstrip())
+            printed = len(log)
+
+    job = until_ended(jobs, job_id, watch)
+    if as_json:
+        print_json(_json(job))
+    elif job.problem is None:
+        say(f"job {job.id} is {job.state}: {json.dumps(job.result)}")
+    if job.problem is not None:
+        raise job.problem
+
+
+def _jobs() -> JobRunner | RemoteJobs:
+    if context.is_remote():
+        from bascule.jobs import RemoteJobs
+
+        return RemoteJobs(context.control_client())
+    from bascule.kinds import runner_of
+
+    return runner_of(context.settings())
+
+
+def _input(words: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE`, whose value is JSON or a text, and files of JSON."""
+    from bascule.core import Invalid
+
+    found: dict[str, Any] = {}
+    for word in words:
+        name, is_pair, value = word.partition("=")
+        if not is_pair:
+            found |= json.loads(Path(word).read_text(encoding="utf-8"))
+            continue
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    if not found:
+        raise Invalid("the job has no input", hint="write NAME=VALUE, or a file of JSON")
+    return found
+
+
+def _json(job: Job) -> dict[str, Any]:
+    import msgspec
+
+    shown: dict[str, Any] = msgspec.to_builtins(job.shown())
+    return shown
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    done, whole = job.progress.get("done"), job.progress.get("of")
+    progress = "" if done is None else f"{done:,}" + (f" of {whole:,}" if whole else "")
+    return (job.id[:12], job.kind, job.title, job.state, progress, job.by, when(job.created_at))

@@ -1,0 +1,62 @@
+"""`/jobs` and `/jobs/JOB`: jobs of every kind, how far each is, its log, and what ends it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from bascule.console.calling import act
+from bascule.console.facts import job_of_person
+from bascule.console.paging import pager_of
+from bascule.console.session import current
+from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.security import ANY
+
+router = page_router(
+    {
+        "GET /jobs": ("read", ANY),
+        "GET /jobs/{job}": ("read", ""),  # of which model is known by the job: asked then
+        "POST /jobs/{job}/{command}": ("manage", ""),  # the API asks
+    }
+)
+
+_PAGE_ROWS = 25
+
+
+@router.get("/jobs")
+def jobs(
+    request: Request,
+    kind: Annotated[str, Query(max_length=64)] = "",
+    start: Annotated[int, Query(ge=0, le=10**6)] = 0,
+) -> Response:
+    """The jobs of the catalogue, the latest first; of a kind."""
+    runner = context_of(request).jobs()
+    found = runner.find(kind=kind, offset=start, limit=_PAGE_ROWS + 1)
+    return render(
+        request, "jobs.html", "Jobs", crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs")],
+        jobs=found[:_PAGE_ROWS], kind=kind, kinds=list(runner.kinds.places),
+        pager=pager_of("/jobs", start, _PAGE_ROWS, start + len(found), kind=kind),
+    )  # fmt: skip
+
+
+@router.get("/jobs/{job}")
+def one_job(request: Request, job: str) -> Response:
+    """A job."""
+    context, session = context_of(request), current(request)
+    found = job_of_person(context, session, job)
+    kind = context.jobs().kinds[found.kind]
+    about = kind.model_of(found.input)
+    session.check("read", about)
+    return render(
+        request, "job.html", found.title, job=found.shown(), log=context.jobs().log(found.id),
+        crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(found.id[:12])],
+        may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
+    )  # fmt: skip
+
+
+@router.post("/jobs/{job}/{command}")
+async def command(request: Request, job: str, command: str) -> Response:
+    """Cancel a job, go on with it, or begin it again."""
+    names, operation = {"job": job, "command": command}, "POST /api/v1/jobs/{job}/{command}"
+    return await act(request, f"/jobs/{job}", operation, names, done=f"The job: {command}.")

@@ -1,0 +1,143 @@
+"""The routes about jobs of every kind: submitted, listed, followed, commanded."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
+
+from bascule.control.conventions import Page, Paged
+from bascule.control.rights import Authorise, caller_of
+from bascule.core import Refused
+from bascule.jobs import Command, Job, Task
+
+if TYPE_CHECKING:
+    from bascule.jobs import JobRunner
+
+_TAGS = "jobs"
+_MAX_LOG = 1 << 20
+
+
+class NewJob(BaseModel):
+    """What is to be done."""
+
+    model_config = {"extra": "forbid"}
+
+    kind: Annotated[str, Field(max_length=64)]
+    input: dict[str, Any]
+    title: Annotated[str, Field(max_length=256)] = ""
+
+
+class JobLog(BaseModel):
+    """The end of a job's log."""
+
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submissions:
+    """What callers submit, at once or by a schedule.
+
+    Attributes:
+        runner: Raises `NotFound` where the server runs no jobs.
+        authorise: Raises `Refused` unless the caller may do this to a model.
+        places: Where jobs of callers may read and write; None for anywhere.
+    """
+
+    runner: Callable[[], JobRunner]
+    authorise: Authorise
+    places: Sequence[str] | None
+
+    def checked(
+        self, name: str, content: Mapping[str, Any], request: Request, folder: str = ""
+    ) -> Mapping[str, Any]:
+        """The input of a job of a kind; its paths are relative to `folder`, or the server's.
+
+        Raises:
+            NotFound: There is no such kind.
+            Invalid: The input is none of this kind.
+            Refused: The caller may not do this, or not there.
+        """
+        kind = self.runner().kinds[name]
+        if not kind.is_open:
+            raise Refused(f"jobs of kind {name} are started by the server and its pages alone")
+        parsed = kind.parse(content)
+        self.authorise(request, kind.right, kind.model_of(parsed))
+        if self.places is not None:
+            kind.confine(parsed, self.places, folder)
+        return parsed
+
+    def submit(
+        self, name: str, content: Mapping[str, Any], request: Request, *, title: str = "",
+        folder: str = "",
+    ) -> Job:  # fmt: skip
+        """Submit a job of the caller; raises as `checked` does, and `Overloaded`."""
+        caller = caller_of(request)
+        task = Task(
+            kind=name, input=self.checked(name, content, request, folder), title=title or name,
+            by=caller.user, key=caller.key, folder=folder or os.getcwd(),
+            is_confined=self.places is not None, host=socket.gethostname(),
+        )  # fmt: skip
+        return self.runner().submit(task)
+
+    def command(self, job: Job, command: Command, request: Request) -> Job:
+        """Cancel a job, or run it again for the caller; raises as `checked` does."""
+        caller, kind = caller_of(request), self.runner().kinds[job.kind]
+        self.authorise(request, kind.right, kind.model_of(job.input))
+        if self.places is not None and command != "cancel":
+            kind.confine(job.input, self.places, job.folder)
+        return self.runner().command(job.id, command, by=caller.user, key=caller.key)
+
+
+def add_jobs(app: FastAPI, submissions: Submissions) -> None:
+    """Add the routes to `app`."""
+    runner, authorise = submissions.runner, submissions.authorise
+
+    @app.get("/api/v1/jobs", tags=[_TAGS])
+    def jobs(paged: Paged, kind: str = "", state: str = "") -> Page[Job]:
+        """The jobs of the catalogue, the latest first, without results; of a kind or state."""
+        kinds = runner().kinds
+
+        def view(job: Job) -> Job:
+            is_open = job.kind in kinds.places and not kinds[job.kind].is_private
+            return replace(job.shown() if is_open else replace(job, input={}), result=None)
+
+        found = runner().find(kind=kind, state=state)
+        return paged.page(found, view, _created, descending=True)
+
+    @app.post("/api/v1/jobs", tags=[_TAGS], status_code=201)
+    def submit(new: NewJob, request: Request) -> Job:
+        """Submit a job; it is queued, or runs already."""
+        return submissions.submit(new.kind, new.input, request, title=new.title).shown()
+
+    @app.get("/api/v1/jobs/{job}", tags=[_TAGS])
+    def job(job: str, request: Request) -> Job:
+        """How far a job is, what it was given, and its result."""
+        return visible(job, request).shown()
+
+    @app.get("/api/v1/jobs/{job}/log", tags=[_TAGS])
+    def log(job: str, request: Request) -> JobLog:
+        """What a job has logged, of a long log the end."""
+        return JobLog(log=runner().log(visible(job, request).id)[-_MAX_LOG:])
+
+    @app.post("/api/v1/jobs/{job}/{command}", tags=[_TAGS])
+    def command(job: str, command: Command, request: Request) -> Job:
+        """Cancel a job, go on with one that has ended early, or begin it again."""
+        return submissions.command(visible(job, request), command, request).shown()
+
+    def visible(job: str, request: Request) -> Job:
+        found = runner().get(job)
+        kind = runner().kinds[found.kind]
+        caller = authorise(request, "read", kind.model_of(found.input))
+        if kind.is_private and caller.user != found.by:
+            raise Refused(f"job {found.id} is another person's", hint="submit one of your own")
+        return found
+
+
+def _created(job: Job) -> str:
+    return f"{job.created_at.isoformat()} {job.id}"

@@ -1,0 +1,37 @@
+from .due import (
+    Schedule as Schedule,
+    due as due,
+    late_since as late_since,
+    may_run as may_run,
+    next_time as next_time,
+)
+from .holding import Recorded as Recorded, recorded as recorded
+from .kinds import (
+    HOUR as HOUR,
+    Kind as Kind,
+    Kinds as Kinds,
+    half_of_memory as half_of_memory,
+    kind_at as kind_at,
+)
+from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
+from .records import (
+    CANCELLED as CANCELLED,
+    DONE as DONE,
+    ENDED as ENDED,
+    FAILED as FAILED,
+    KILLED as KILLED,
+    OF_SCHEDULE as OF_SCHEDULE,
+    QUEUED as QUEUED,
+    RUNNING as RUNNING,
+    Command as Command,
+    Job as Job,
+    Task as Task,
+)
+from .remote import RemoteJobs as RemoteJobs, until_ended as until_ended
+from .running import AskKind as AskKind, JobRunner as JobRunner
+from .schedules import (
+    Scheduled as Scheduled,
+    Schedules as Schedules,
+    schedules_needing as schedules_needing,
+)
+from .store import Jobs as Jobs

@@ -1,0 +1,24 @@
+"""The table of kinds of jobs: a line adds a kind."""
+
+from __future__ import annotations
+
+from bascule.jobs import Kinds
+
+KINDS = Kinds(
+    {
+        "batch": "bascule.kinds.batch:BATCH",
+        "preview": "bascule.kinds.batch:PREVIEW",
+        "pack": "bascule.kinds.packing:PACK",
+        "take_in": "bascule.kinds.packing:TAKE_IN",
+        "push": "bascule.kinds.packing:PUSH",
+        "forecasts": "bascule.kinds.packing:FORECASTS",
+        "monitor": "bascule.kinds.reports:MONITOR",
+        "drift": "bascule.kinds.reports:DRIFT",
+        "performance": "bascule.kinds.reports:PERFORMANCE",
+        "callers": "bascule.kinds.reports:CALLERS",
+        "incident": "bascule.kinds.reports:INCIDENT",
+        "replay": "bascule.kinds.reports:REPLAY",
+        "plots": "bascule.kinds.reports:PLOTS",
+        "judge": "bascule.kinds.reports:JUDGE",
+    }
+)
