@@ -15,8 +15,16 @@ import sqlalchemy as sa
 from hypothesis import given, settings, strategies as st
 
 import bascule
-from bascule.core import Invalid, NotFound, Unavailable
-from bascule.monitoring.ledger import Ledger, Outcomes, OutcomeSpool, read_outcomes, read_query
+from bascule.core import Invalid, NotFound, TooLarge, Unavailable
+from bascule.monitoring.ledger import (
+    Ledger,
+    Outcomes,
+    OutcomeSpool,
+    read_body,
+    read_outcomes,
+    read_query,
+)
+from bascule.monitoring.ledger.outcome_lines import MAX_BRACKETS
 from bascule.monitoring.ledger.outcome_spool import FILE_BYTES
 from bascule_client.outcomes import RefusedOutcome
 
@@ -203,3 +211,12 @@ def test_the_outcomes_of_the_future_and_of_the_past_are_both_kept(tmp_path):
         time = datetime.now(UTC) + timedelta(hours=hours)
         Outcomes(tmp_path).add_rows("gb", [(str(hours), 1, time.isoformat())])
     assert len(truths(tmp_path)) == 2
+
+
+def test_a_body_of_more_brackets_than_outcomes_could_have_is_refused_before_it_is_decoded():
+    most = MAX_BRACKETS - 2
+    full = b'{"outcomes":[' + b",".join([b"[]"] * most) + b"]}"
+    with pytest.raises(TooLarge, match="over 10,000"):
+        read_outcomes(read_body(full))
+    with pytest.raises(TooLarge, match="100,001 brackets are over 100,000"):
+        read_body(full.replace(b"[]", b"[],[]", 1))

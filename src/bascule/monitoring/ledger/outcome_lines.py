@@ -20,6 +20,8 @@ from bascule.core import Invalid, TooLarge
 MAX_OUTCOMES = 10_000
 """Of one request."""
 MAX_BODY_BYTES = 4 << 20
+MAX_BRACKETS = 10 * MAX_OUTCOMES
+"""Of one body. A million empty lists hold up every thread of a process while they are decoded."""
 MAX_ID = 1_024
 """Characters of an id."""
 MAX_TRUTH = 1_024
@@ -67,13 +69,19 @@ def read_body(body: bytes) -> list[object]:
     """The outcomes of a JSON body, not checked.
 
     Raises:
-        TooLarge: It has too many bytes or outcomes.
+        TooLarge: It has too many bytes or brackets.
         Invalid: It is not of the form of `EXAMPLE`.
     """
     if len(body) > MAX_BODY_BYTES:
         raise TooLarge(
             f"outcomes: {len(body):,} bytes are over {MAX_BODY_BYTES:,}, the limit of one request",
             hint="send several requests",
+        )
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > MAX_BRACKETS:
+        raise TooLarge(
+            f"outcomes: {brackets:,} brackets are over {MAX_BRACKETS:,}, the limit of one request",
+            hint=f"send flat objects: {EXAMPLE}",
         )
     try:
         said = msgspec.json.decode(body)
