@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bascule.bundle.lineage import user_name
+from bascule.core import user_name
 from tests import echo_kind
 from tests.consoles import CountedServer, browsing, control
 from tests.homes import finished
