@@ -11,7 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,7 +33,6 @@ from bascule.core import (
     replacing,
 )
 from bascule.registry.differences import Change
-from bascule.registry.facade import Named
 from bascule.registry.oci import Cargo, read_archive, write_archive
 from bascule.registry.versions import (
     Alias,
@@ -42,17 +41,26 @@ from bascule.registry.versions import (
     Event,
     Found,
     Model,
+    Named,
     Retirement,
     Version,
 )
 from bascule.security import Key, Permission
 from bascule_client.control import PAGE, ControlClient, path_of
 
+if TYPE_CHECKING:
+    from bascule.registry.keys import CatalogueKeys
+    from bascule.registry.registry import Registry
+
 T = TypeVar("T")
+ModelRegistry: TypeAlias = "Registry | RemoteRegistry"
+"""What commands do with a registry, here or over a server; see `Registry` for the methods."""
+Keys: TypeAlias = "CatalogueKeys | RemoteKeys"
+"""What commands do with keys; see `CatalogueKeys`."""
 
 
 class RemoteRegistry:
-    """See `facade.ModelRegistry`; errors are those that `Registry` raises on the server."""
+    """See `Registry`; errors are those that `Registry` raises on the server."""
 
     def __init__(self, client: ControlClient, *, required_keys: Sequence[Path] = ()) -> None:
         """Nothing is asked yet.
@@ -237,7 +245,7 @@ class RemoteRegistry:
 
 
 class RemoteKeys:
-    """See `keys.Keys`. The server makes the keys; their hashes stay there."""
+    """See `keys.CatalogueKeys`. The server makes the keys; their hashes stay there."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client

@@ -11,7 +11,15 @@ from enum import Enum
 from typing import Any, Literal
 
 from bascule.bundle.disk import Statement, check_body
-from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, canonical_json
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Reference,
+    Refused,
+    Untrusted,
+    canonical_json,
+)
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest check of a version that counts; unchecked when there is none."""
@@ -108,6 +116,10 @@ class Version:
         state = "retired" if self.retired else f"gates {self.gates}"
         state += ", deprecated" if self.deprecated else ""
         return f"Version({self}, {state}, {self.digest[:19]})"
+
+
+Named = Version | Reference | str
+"""What callers may name a version by."""
 
 
 @dataclass(frozen=True, slots=True)

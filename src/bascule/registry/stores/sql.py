@@ -37,29 +37,36 @@ Uses = Callable[[sa.Connection, str], Iterable[str]]
 """What of another room needs a version, `MODEL/NUMBER`, in words."""
 
 
-class SqlRecords:
-    """See `Records`."""
+class Records:
+    """Where names, numbers, aliases, history and statements are kept."""
 
     def __init__(self, catalogue: Catalogue, uses: Sequence[Uses] = ()) -> None:
         self._catalogue = catalogue
         self._uses = uses
 
     def create(self) -> None:
+        """Make it ready to be written, where it is not yet; fine when it is there."""
         self._catalogue.create()
 
     @contextmanager
-    def read(self) -> Iterator[SqlTransaction]:
+    def read(self) -> Iterator[Transaction]:
+        """One consistent view. Raises `NotFound` where there is no catalogue; creates none."""
         with self._catalogue.read() as connection:
-            yield SqlTransaction(connection, self._uses)
+            yield Transaction(connection, self._uses)
 
     @contextmanager
-    def write(self) -> Iterator[SqlTransaction]:
+    def write(self) -> Iterator[Transaction]:
+        """All or nothing, after and before others. Raises `NotFound` as `read` does."""
         with self._catalogue.write() as connection:
-            yield SqlTransaction(connection, self._uses)
+            yield Transaction(connection, self._uses)
 
 
-class SqlTransaction:
-    """A transaction on the tables of `schema`."""
+class Transaction:
+    """A consistent view of the catalogue, and what may be written in one step.
+
+    All lists are in the order of writing. Nothing is visible to others before the end of the
+    `with` block, and nothing at all when it ends with an error.
+    """
 
     def __init__(self, connection: sa.Connection, uses: Sequence[Uses] = ()) -> None:
         self._connection = connection
@@ -71,6 +78,7 @@ class SqlTransaction:
         ).all()
 
     def lock_model(self, model: str, *, at: datetime) -> None:
+        """Keep other writers from `model` until the end, and create it where it is new."""
         row = sa.select(schema.models).where(schema.models.c.name == model).with_for_update()
         if self._connection.execute(row).first() is not None:
             return
@@ -94,6 +102,7 @@ class SqlTransaction:
         return self._versions(schema.versions.c.digest == digest)
 
     def add_version(self, model: str, digest: str, *, at: datetime, by: str) -> Version:
+        """Give `digest` the next number of a locked model."""
         newest = self._connection.scalar(
             sa.select(sa.func.max(schema.versions.c.number)).where(schema.versions.c.model == model)
         )
@@ -148,6 +157,7 @@ class SqlTransaction:
         )  # fmt: skip
 
     def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
+        """By the time that they carry, the latest last."""
         table = schema.statements
         query = sa.select(table).where(table.c.digest == digest).order_by(table.c.at, table.c.id)
         if kind is not None:
@@ -155,6 +165,7 @@ class SqlTransaction:
         return [_statement(row) for row in self._connection.execute(query)]
 
     def checks(self, digest: str) -> Sequence[Check]:
+        """The verdicts that count: all but passes that bundles brought, after a check here."""
         table = schema.statements
         rows = self._connection.execute(
             sa.select(table)
@@ -164,6 +175,7 @@ class SqlTransaction:
         return [Check(_statement(row), row.brought_by) for row in rows]
 
     def add_statement(self, statement: Statement, *, brought_by: str | None = None) -> bool:
+        """Keep it; False when it was there already. `brought_by` is the user that pushed it."""
         table = schema.statements
         content = sha256_bytes(canonical_json(statement.to_json()))
         is_gates = statement.kind == "gates"
@@ -202,6 +214,7 @@ class SqlTransaction:
             )
 
     def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
+        """Those that meet every term, the latest pushed first."""
         table = schema.versions
         wanted = (
             sa.select(table.c.model, table.c.number)
@@ -245,6 +258,7 @@ class SqlTransaction:
         )
 
     def metrics(self, digest: str) -> Mapping[str, float]:
+        """The latest figure of each name."""
         table = schema.metrics
         rows = self._connection.execute(
             sa.select(table).where(table.c.digest == digest).order_by(table.c.name)
@@ -272,18 +286,22 @@ class SqlTransaction:
         )
 
     def deprecated(self) -> Sequence[Version]:
+        """The versions in use that are deprecated, of every model."""
         table = schema.versions
         return self._versions(
             sa.and_(table.c.deprecation.is_not(sa.null()), table.c.retired_at.is_(None))
         )
 
     def needed_by(self, version: str) -> Sequence[str]:
+        """What needs a version beside aliases, in words; see `sql.Uses`."""
         return [text for find in self._uses for text in find(self._connection, version)]
 
     def identity(self) -> str:
+        """What tells this catalogue from every other, for ever."""
         return identity_of(self._connection)
 
     def lock_object(self, digest: str, *, at: datetime) -> Marked:
+        """Keep others from a digest until the end; how far its removal has come."""
         table = schema.objects
         new = insert(self._connection, table).values(digest=digest, state="kept", since=at)
         locked = sa.select(table).where(table.c.digest == digest).with_for_update()
@@ -334,6 +352,7 @@ class SqlTransaction:
         )
 
     def keys(self) -> Sequence[Key]:
+        """Of callers, in the order of making."""
         rows = self._connection.execute(sa.select(schema.keys).order_by(schema.keys.c.number))
         return [
             Key(
@@ -374,6 +393,7 @@ class SqlTransaction:
         self, key_id: str, permissions: Sequence[Permission], *, expires_at: datetime | None,
         at: datetime, by: str, reason: str,
     ) -> None:  # fmt: skip
+        """Give a key other rights, and record it in the history."""
         table, said = schema.keys, [str(permission) for permission in permissions]
         self._connection.execute(
             sa.update(table)
@@ -386,6 +406,7 @@ class SqlTransaction:
         events.append(self._connection, events.Event(subject, "key_changed", at, by, reason, body))
 
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
+        """Revoke it; one that is revoked stays as it is."""
         table = schema.keys
         ended = self._connection.scalar(
             sa.update(table)

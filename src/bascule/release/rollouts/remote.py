@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -13,9 +13,12 @@ from bascule.release.rollouts.plan import Decision, Rollout, StoredDecision
 from bascule.release.rollouts.store import StoredRollout
 from bascule_client.control import ControlClient, path_of
 
+if TYPE_CHECKING:
+    from bascule.release.rollouts.asking import Rollouts
+
 
 class RemoteRollouts:
-    """See `asking.RolloutBook`; errors are those that `Rollouts` raises on the server."""
+    """See `asking.Rollouts`; errors are those that it raises on the server."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -58,6 +61,10 @@ class RemoteRollouts:
     def replay(self, name: str) -> list[str]:
         found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))["differing"]
         return found
+
+
+RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"
+"""What both can do; see `Rollouts` for the methods."""
 
 
 def _stored(said: dict[str, Any]) -> StoredRollout:
