@@ -95,8 +95,7 @@ def identity_of(connection: sa.Connection) -> str:
     table = schema.identity
     found = connection.scalar(sa.select(table.c.id))
     if found is None:
-        new = schema.insert(connection, table).values(only=1, id=secrets.token_hex(16))
-        connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.only]))
+        schema.put_new(connection, table, {"only": 1}, {"id": secrets.token_hex(16)})
         found = connection.scalar(sa.select(table.c.id))
     return str(found)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, Watch, check_held, events, insert
+from bascule.catalogue import Catalogue, Lease, Watch, check_held, events, put_new
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import schema
 from bascule.endpoints.plans import Plan
@@ -232,8 +232,7 @@ class EndpointStore:
 
     def lock(self, connection: sa.Connection, name: str, at: datetime) -> None:
         """Have other changes of an endpoint wait for the end of the transaction."""
-        made = insert(connection, schema.endpoints).values(name=name, follows="", created_at=at)
-        connection.execute(made.on_conflict_do_nothing(index_elements=[schema.endpoints.c.name]))
+        put_new(connection, schema.endpoints, {"name": name}, {"follows": "", "created_at": at})
         row = sa.select(schema.endpoints).where(schema.endpoints.c.name == name)
         connection.execute(row.with_for_update()).one()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, astuple, fields
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from bascule.bundle.disk import Statement
-from bascule.catalogue import Catalogue, events, identity_of, insert
+from bascule.catalogue import Catalogue, events, identity_of, insert, put, put_new, where
 from bascule.core import canonical_json, sha256_bytes
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.metrics import metrics_of
@@ -94,8 +95,7 @@ class Transaction:
         return self._versions(schema.versions.c.model == model)
 
     def version(self, model: str, number: int) -> Version | None:
-        table = schema.versions
-        found = self._versions(sa.and_(table.c.model == model, table.c.number == number))
+        found = self._versions(where(schema.versions, model=model, number=number))
         return found[0] if found else None
 
     def versions_of(self, digest: str) -> Sequence[Version]:
@@ -103,18 +103,12 @@ class Transaction:
 
     def add_version(self, model: str, digest: str, *, at: datetime, by: str) -> Version:
         """Give `digest` the next number of a locked model."""
-        newest = self._connection.scalar(
-            sa.select(sa.func.max(schema.versions.c.number)).where(schema.versions.c.model == model)
-        )
-        number = 1 + (newest or 0)
-        self._connection.execute(
-            sa.insert(schema.versions).values(
-                model=model, number=number, digest=digest, pushed_at=at, pushed_by=by
-            )
-        )
-        return self._versions(
-            sa.and_(schema.versions.c.model == model, schema.versions.c.number == number)
-        )[0]
+        table = schema.versions
+        newest = sa.select(sa.func.max(table.c.number)).where(table.c.model == model)
+        number = 1 + (self._connection.scalar(newest) or 0)
+        row = {"model": model, "number": number, "digest": digest, "pushed_at": at, "pushed_by": by}
+        self._connection.execute(sa.insert(table).values(row))
+        return self._versions(where(table, model=model, number=number))[0]
 
     def aliases(self, model: str) -> Mapping[str, Alias]:
         table = schema.aliases
@@ -124,23 +118,13 @@ class Transaction:
         return {row.alias: Alias(row.model, row.alias, row.number, row.moved_at) for row in rows}
 
     def put_alias(self, alias: Alias) -> None:
-        table = schema.aliases
-        moved = {"number": alias.number, "moved_at": alias.moved_at}
-        updated = self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == alias.model, table.c.alias == alias.name)
-            .values(moved)
-        )
-        if updated.rowcount == 0:
-            self._connection.execute(
-                sa.insert(table).values(model=alias.model, alias=alias.name, **moved)
-            )
+        put(
+            self._connection, schema.aliases, {"model": alias.model, "alias": alias.name},
+            {"number": alias.number, "moved_at": alias.moved_at},
+        )  # fmt: skip
 
     def drop_alias(self, model: str, alias: str) -> None:
-        table = schema.aliases
-        self._connection.execute(
-            sa.delete(table).where(table.c.model == model, table.c.alias == alias)
-        )
+        self._delete(schema.aliases, model=model, alias=alias)
 
     def events(self, model: str, latest: int | None = None) -> Sequence[Event]:
         subject = events.Subject("model", model)
@@ -231,31 +215,16 @@ class Transaction:
 
     def tags(self, model: str, number: int) -> Mapping[str, str]:
         table = schema.tags
-        rows = self._connection.execute(
-            sa.select(table)
-            .where(table.c.model == model, table.c.number == number)
-            .order_by(table.c.key)
-        )
+        mine = sa.select(table).where(where(table, model=model, number=number))
+        rows = self._connection.execute(mine.order_by(table.c.key))
         return {row.key: row.value for row in rows}
 
     def put_tag(self, model: str, number: int, key: str, value: str) -> None:
-        table = schema.tags
-        new = insert(self._connection, table).values(
-            model=model, number=number, key=key, value=value
-        )
-        self._connection.execute(
-            new.on_conflict_do_update(
-                index_elements=[table.c.model, table.c.number, table.c.key], set_={"value": value}
-            )
-        )
+        tag = {"model": model, "number": number, "key": key}
+        put(self._connection, schema.tags, tag, {"value": value})
 
     def drop_tag(self, model: str, number: int, key: str) -> None:
-        table = schema.tags
-        self._connection.execute(
-            sa.delete(table).where(
-                table.c.model == model, table.c.number == number, table.c.key == key
-            )
-        )
+        self._delete(schema.tags, model=model, number=number, key=key)
 
     def metrics(self, digest: str) -> Mapping[str, float]:
         """The latest figure of each name."""
@@ -266,24 +235,19 @@ class Transaction:
         return {row.name: row.value for row in rows}
 
     def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None:
-        table = schema.versions
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == model, table.c.number == number)
-            .values(
-                retired_at=retired.at if retired else None,
-                retired_by=retired.by if retired else None,
-                retired_reason=retired.reason if retired else None,
-            )
-        )
+        at, by, reason = astuple(retired) if retired else (None, None, None)
+        self._set_version(model, number, retired_at=at, retired_by=by, retired_reason=reason)
 
     def put_deprecation(self, model: str, number: int, said: Deprecation | None) -> None:
-        table = schema.versions
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == model, table.c.number == number)
-            .values(deprecation=None if said is None else msgspec.to_builtins(said))
-        )
+        deprecation = None if said is None else msgspec.to_builtins(said)
+        self._set_version(model, number, deprecation=deprecation)
+
+    def _set_version(self, model: str, number: int, **values: Any) -> None:
+        row = where(schema.versions, model=model, number=number)
+        self._connection.execute(sa.update(schema.versions).where(row).values(values))
+
+    def _delete(self, table: sa.Table, **key: Any) -> None:
+        self._connection.execute(sa.delete(table).where(where(table, **key)))
 
     def deprecated(self) -> Sequence[Version]:
         """The versions in use that are deprecated, of every model."""
@@ -303,25 +267,20 @@ class Transaction:
     def lock_object(self, digest: str, *, at: datetime) -> Marked:
         """Keep others from a digest until the end; how far its removal has come."""
         table = schema.objects
-        new = insert(self._connection, table).values(digest=digest, state="kept", since=at)
         locked = sa.select(table).where(table.c.digest == digest).with_for_update()
         row = None
         while row is None:  # a removal that ends between the two statements takes the row away
-            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
+            put_new(self._connection, table, {"digest": digest}, {"state": "kept", "since": at})
             row = self._connection.execute(locked).one_or_none()
         return Marked(row.state, row.since)
 
     def put_object(self, digest: str, marked: Marked) -> None:
-        table = schema.objects
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.digest == digest)
-            .values(state=marked.state, since=marked.since)
-        )
+        row = where(schema.objects, digest=digest)
+        self._connection.execute(sa.update(schema.objects).where(row).values(asdict(marked)))
 
     def forget_object(self, digest: str) -> None:
         for table in (schema.objects, schema.holds):
-            self._connection.execute(sa.delete(table).where(table.c.digest == digest))
+            self._delete(table, digest=digest)
 
     def objects(self) -> Mapping[str, Marked]:
         rows = self._connection.execute(sa.select(schema.objects))
@@ -332,61 +291,31 @@ class Transaction:
         rows = self._connection.execute(
             sa.select(table).where(table.c.digest == digest).order_by(table.c.holder)
         )
-        return [Hold(row.digest, row.holder, row.until) for row in rows]
+        return [Hold(**row) for row in rows.mappings()]
 
     def put_hold(self, hold: Hold) -> None:
-        table = schema.holds
-        new = insert(self._connection, table).values(
-            digest=hold.digest, holder=hold.holder, until=hold.until
-        )
-        self._connection.execute(
-            new.on_conflict_do_update(
-                index_elements=[table.c.digest, table.c.holder], set_={"until": hold.until}
-            )
-        )
+        holder = {"digest": hold.digest, "holder": hold.holder}
+        put(self._connection, schema.holds, holder, {"until": hold.until})
 
     def drop_hold(self, digest: str, holder: str) -> None:
-        table = schema.holds
-        self._connection.execute(
-            sa.delete(table).where(table.c.digest == digest, table.c.holder == holder)
-        )
+        self._delete(schema.holds, digest=digest, holder=holder)
 
     def keys(self) -> Sequence[Key]:
         """Of callers, in the order of making."""
-        rows = self._connection.execute(sa.select(schema.keys).order_by(schema.keys.c.number))
+        table = schema.keys
+        columns = [column for column in table.c if column is not table.c.number]
+        rows = self._connection.execute(sa.select(*columns).order_by(table.c.number))
         return [
-            Key(
-                id=row.id,
-                name=row.name,
-                token_sha256=row.token_sha256,
-                permissions=tuple(map(Permission.parse, row.permissions)),
-                created_at=row.created_at,
-                created_by=row.created_by,
-                expires_at=row.expires_at,
-                revoked_at=row.revoked_at,
-                revoked_by=row.revoked_by,
-            )
-            for row in rows
+            Key(**{**row, "permissions": tuple(map(Permission.parse, row["permissions"]))})
+            for row in rows.mappings()
         ]
 
     def add_key(self, key: Key) -> None:
-        self._connection.execute(
-            sa.insert(schema.keys).values(
-                id=key.id,
-                name=key.name,
-                token_sha256=key.token_sha256,
-                permissions=[str(permission) for permission in key.permissions],
-                created_at=key.created_at,
-                created_by=key.created_by,
-                expires_at=key.expires_at,
-                revoked_at=key.revoked_at,
-                revoked_by=key.revoked_by,
-            )
-        )
-        body = {
-            "name": key.name, "permissions": [str(one) for one in key.permissions],
-            "expires_at": key.expires_at and key.expires_at.isoformat(),
-        }  # fmt: skip
+        said = [str(permission) for permission in key.permissions]
+        values = {one.name: getattr(key, one.name) for one in fields(key)}
+        self._connection.execute(sa.insert(schema.keys).values({**values, "permissions": said}))
+        until = None if key.expires_at is None else key.expires_at.isoformat()
+        body = {"name": key.name, "permissions": said, "expires_at": until}
         self._note_key(key.id, "key_created", key.created_at, key.created_by, body)
 
     def change_key(
@@ -394,16 +323,12 @@ class Transaction:
         at: datetime, by: str, reason: str,
     ) -> None:  # fmt: skip
         """Give a key other rights, and record it in the history."""
-        table, said = schema.keys, [str(permission) for permission in permissions]
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.id == key_id)
-            .values(permissions=said, expires_at=expires_at)
-        )
+        said = [str(permission) for permission in permissions]
+        row = sa.update(schema.keys).where(schema.keys.c.id == key_id)
+        self._connection.execute(row.values(permissions=said, expires_at=expires_at))
         until = None if expires_at is None else expires_at.isoformat()
         body = {"permissions": said, "expires_at": until}
-        subject = events.Subject("key", key_id)
-        events.append(self._connection, events.Event(subject, "key_changed", at, by, reason, body))
+        self._note_key(key_id, "key_changed", at, by, body, reason)
 
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
         """Revoke it; one that is revoked stays as it is."""
@@ -418,10 +343,11 @@ class Transaction:
             self._note_key(key_id, "key_revoked", at, by, {"name": ended})
 
     def _note_key(
-        self, key_id: str, kind: str, at: datetime, by: str, body: Mapping[str, Any]
-    ) -> None:
+        self, key_id: str, kind: str, at: datetime, by: str, body: Mapping[str, Any],
+        reason: str = "",
+    ) -> None:  # fmt: skip
         subject = events.Subject("key", key_id)
-        events.append(self._connection, events.Event(subject, kind, at, by, "", body))
+        events.append(self._connection, events.Event(subject, kind, at, by, reason, body))
 
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, insert
+from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, put, put_new
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import (
     CANDIDATE,
@@ -220,12 +220,7 @@ class RolloutStore:
         """Replace what a source has counted since it began; its `number` has no meaning."""
         values = {"stage": counted.stage, "content": msgspec.to_builtins(counted)}
         with self.catalogue.write() as connection:
-            made = insert(connection, schema.counts).values(
-                rollout=rollout, source=source, **values
-            )
-            connection.execute(
-                made.on_conflict_do_update(index_elements=["rollout", "source"], set_=values)
-            )
+            put(connection, schema.counts, {"rollout": rollout, "source": source}, values)
 
     def put_load_failure(self, rollout: str, host: str, failure: LoadFailure | None) -> None:
         """Store that a host cannot load a version; or with None, that it has loaded all."""
@@ -281,10 +276,8 @@ class RolloutStore:
     def choose_events(self, rollout: str, events: Sequence[Any]) -> list[Any] | None:
         """Compare the answers by these events from now on, or by those that were chosen before."""
         with self.catalogue.write() as connection:
-            chosen = insert(connection, schema.counts).values(
-                rollout=rollout, source=_EVENTS, stage=0, content=list(map(list, events))
-            )
-            connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+            values = {"stage": 0, "content": list(map(list, events))}
+            put_new(connection, schema.counts, {"rollout": rollout, "source": _EVENTS}, values)
         return self.compared_events(rollout)
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
