@@ -32,7 +32,7 @@ class RemoteEndpoints:
 
     def history(self, endpoint: str) -> list[PlanEvent]:
         found = self._client.items(path_of("endpoints", endpoint, "history"))
-        return [PlanEvent.from_json(one) for one in found][::-1]
+        return msgspec.convert(list(found), list[PlanEvent])[::-1]
 
     def change(
         self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False

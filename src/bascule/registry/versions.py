@@ -39,20 +39,6 @@ class Expectation(Enum):
 ANYTHING = Expectation.ANYTHING
 """Wherever it points: the move is not conditional."""
 
-EventKind = Literal[
-    "pushed",
-    "alias_moved",
-    "alias_dropped",
-    "gates_recorded",
-    "tag_set",
-    "tag_unset",
-    "retired",
-    "restored",
-    "deprecated",
-    "undeprecated",
-    "collected",
-]
-
 _TAG_KEY = re.compile(r"[A-Za-z0-9](?:[\w.:/-]{0,126}\w)?", re.ASCII)
 _NAMED = 2
 _MAX_TAG_VALUE = 256
@@ -163,7 +149,7 @@ class Event:
         to_value: What it says now; None where it was unset. Of `deprecated`: its terms.
     """
 
-    kind: EventKind
+    kind: str
     model: str
     at: datetime
     by: str

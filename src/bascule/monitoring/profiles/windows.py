@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -11,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bascule.core import Unavailable, Untrusted
+from bascule.core import Unavailable, Untrusted, synced
 from bascule.stats import ColumnProfile, Profile
 
 RETENTION_DAYS = 400
@@ -152,10 +151,8 @@ def write_window(home: Path, window: WindowProfile, host: str, name: str) -> Pro
         enc_hook=float,  # numpy's own numbers
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with synced(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     return ProfileFile(
         file=place, host=host, model=window.model, version=window.version, day=window.day,
         rows=window.rows, profiled_rows=window.profiled_rows, size_bytes=len(data),

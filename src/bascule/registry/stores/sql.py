@@ -372,9 +372,8 @@ _IN_BODY = ("number", "alias", "from_number", "to_number", "key", "from_value", 
 
 def _event(found: events.Event) -> Event:
     body = {name: found.body.get(name) for name in _IN_BODY}
-    kind: Any = found.kind  # other rooms may add kinds of their own
     return Event(
-        kind=kind, model=found.subject.name, at=found.at, by=found.actor, reason=found.reason,
+        kind=found.kind, model=found.subject.name, at=found.at, by=found.actor, reason=found.reason,
         **body,
     )  # fmt: skip
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from bascule.endpoints import Deployed, deployed_of
 from bascule.release.rollouts.asking import Begun, RolloutRequest
 from bascule.release.rollouts.deciding import Command
-from bascule.release.rollouts.plan import Decision, Rollout, StoredDecision
+from bascule.release.rollouts.plan import Decision, StoredDecision
 from bascule.release.rollouts.store import StoredRollout
 from bascule_client.control import ControlClient, path_of
 
@@ -37,10 +37,10 @@ class RemoteRollouts:
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
         found = self._client.items(path_of("rollouts"), endpoint=endpoint)
-        return [_stored(one) for one in found][::-1]
+        return msgspec.convert(list(found), list[StoredRollout])[::-1]
 
     def get(self, name: str) -> StoredRollout:
-        return _stored(self._client.ask("GET", path_of("rollouts", name)))
+        return msgspec.convert(self._client.ask("GET", path_of("rollouts", name)), StoredRollout)
 
     def decisions(self, name: str) -> list[StoredDecision]:
         found = list(self._client.items(path_of("rollouts", name, "decisions")))
@@ -65,12 +65,3 @@ class RemoteRollouts:
 
 RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"
 """What both can do; see `Rollouts` for the methods."""
-
-
-def _stored(said: dict[str, Any]) -> StoredRollout:
-    return StoredRollout(
-        rollout=msgspec.convert(said["rollout"], Rollout), decisions=said["decisions"],
-        latest=None if said["latest"] is None else msgspec.convert(said["latest"], Decision),
-        intervals=said["intervals"], ended_at=said["ended_at"], created_by=said["created_by"],
-        reason=said["reason"],
-    )  # fmt: skip
