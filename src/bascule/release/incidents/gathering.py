@@ -11,6 +11,7 @@ from bascule.catalogue import Catalogue, events
 from bascule.core import NotFound
 from bascule.endpoints import EndpointStore, PlanEvent, StoredPlan
 from bascule.monitoring.alerts import Alert, AlertStore
+from bascule.monitoring.ledger import quoted
 from bascule.release.incidents.draft import Attempt, Entry, Exposure, Facts, Receipt
 from bascule.release.rollouts import RolloutStore, StoredRollout, summed
 
@@ -164,8 +165,9 @@ def _left(happened: Sequence[PlanEvent], plans: Sequence[StoredPlan]) -> dict[st
 def _exposures(
     ledger: Ledger, endpoint: str, since: datetime, until: datetime
 ) -> list[Exposure] | None:
-    quoted = "'" + endpoint.replace("'", "''") + "'"
-    asked = _EXPOSED.format(endpoint=quoted, since=since.isoformat(), until=until.isoformat())
+    asked = _EXPOSED.format(
+        endpoint=quoted(endpoint), since=since.isoformat(), until=until.isoformat()
+    )
     rows = ledger.query(asked).to_pylist()
     found = [
         Exposure(

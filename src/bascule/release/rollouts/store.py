@@ -182,7 +182,7 @@ class RolloutStore:
         """In order: those after a number, or so many of the latest of them."""
         table = schema.decisions
         query = sa.select(table).where(table.c.rollout == rollout, table.c.number > after)
-        rows = self._read(query.order_by(table.c.number.desc()).limit(latest))
+        rows = self.catalogue.rows(query.order_by(table.c.number.desc()).limit(latest))
         return [
             msgspec.convert(
                 {
@@ -203,17 +203,19 @@ class RolloutStore:
         mine = table.c.rollout == rollout
         last = sa.select(sa.func.max(table.c.number)).where(mine)
         of_all = sa.select(sa.func.count()).select_from(table).where(mine)
-        total = sum(row[0] for row in self._read(of_all))
+        total = sum(row[0] for row in self.catalogue.rows(of_all))
         every = max(1, total // most)
         chosen = sa.or_(table.c.number % every == 0, table.c.number == last.scalar_subquery())
         query = sa.select(table.c.number, table.c.log_e).where(mine, chosen)
-        return [(row.number, row.log_e) for row in self._read(query.order_by(table.c.number))]
+        return [
+            (row.number, row.log_e) for row in self.catalogue.rows(query.order_by(table.c.number))
+        ]
 
     def intervals(self, rollout: str, after: int = 0) -> list[tuple[Interval, float | None]]:
         """The sealed intervals from number `after` on, with the evidence of harm after each."""
         table = schema.intervals
         query = sa.select(table).where(table.c.rollout == rollout, table.c.number >= after)
-        rows = self._read(query.order_by(table.c.number))
+        rows = self.catalogue.rows(query.order_by(table.c.number))
         return [(msgspec.convert(row.content, Interval), row.log_e) for row in rows]
 
     def put_counts(self, rollout: str, source: str, counted: Interval) -> None:
@@ -249,14 +251,14 @@ class RolloutStore:
         """
         table = schema.counts
         mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
-        rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
+        rows = self.catalogue.rows(sa.select(table.c.content).where(mine).order_by(table.c.source))
         stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
         now = self.now() if stored and now is None else now
         return tuple(failure for failure in stored if now is None or failure.until >= now)
 
     def troubles(self) -> dict[str, list[tuple[str, str]]]:
         """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
-        names = self._read(sa.select(schema.rollouts.c.endpoint).distinct())
+        names = self.catalogue.rows(sa.select(schema.rollouts.c.endpoint).distinct())
         troubles: dict[str, list[tuple[str, str]]] = {row.endpoint: [] for row in names}
         for stored in self.active():
             if stored.latest is not None and stored.latest.trouble:
@@ -270,7 +272,7 @@ class RolloutStore:
         query = sa.select(table.c.content).where(
             table.c.rollout == rollout, table.c.source == _EVENTS
         )
-        rows = self._read(query)
+        rows = self.catalogue.rows(query)
         return rows[0].content if rows else None
 
     def choose_events(self, rollout: str, events: Sequence[Any]) -> list[Any] | None:
@@ -378,7 +380,10 @@ class RolloutStore:
         """What gives the cohorts as of a revision; it reads the catalogue once."""
         table = schema.cohorts
         query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.revision)
-        rows = [(row.revision, msgspec.convert(row.content, Cohort)) for row in self._read(query)]
+        rows = [
+            (row.revision, msgspec.convert(row.content, Cohort))
+            for row in self.catalogue.rows(query)
+        ]
 
         def as_of(revision: int) -> Cohorts:
             seen = [(at, cohort) for at, cohort in rows if at <= revision]
@@ -477,15 +482,8 @@ class RolloutStore:
                 msgspec.convert(row.latest, Decision) if row.latest else None,
                 row.intervals, row.ended_at, row.created_by, row.reason,
             )
-            for row in reversed(self._read(query))
+            for row in reversed(self.catalogue.rows(query))
         ]  # fmt: skip
-
-    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        try:
-            with self.catalogue.read() as connection:
-                return connection.execute(query).all()
-        except NotFound:
-            return []
 
 
 def rollouts_needing(connection: sa.Connection, version: str) -> Iterator[str]:
