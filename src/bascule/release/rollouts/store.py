@@ -183,16 +183,11 @@ class RolloutStore:
         table = schema.decisions
         query = sa.select(table).where(table.c.rollout == rollout, table.c.number > after)
         rows = self.catalogue.rows(query.order_by(table.c.number.desc()).limit(latest))
-        return [
-            msgspec.convert(
-                {
-                    "number": row.number, "at": row.at.isoformat(), "made_by": row.made_by,
-                    "before": row.before, "decision": row.content, "plan_number": row.plan_number,
-                },
-                StoredDecision,
-            )
+        stored = [
+            {str(name): value for name, value in row._mapping.items()} | {"decision": row.content}
             for row in reversed(rows)
-        ]  # fmt: skip
+        ]
+        return msgspec.convert(stored, list[StoredDecision])
 
     def evidence(self, rollout: str, *, most: int) -> list[tuple[int, float | None]]:
         """The number of an interval and the evidence of harm after it, evenly chosen, in order.
@@ -414,22 +409,14 @@ class RolloutStore:
             if newest != decided.number - 1:
                 raise _superseded(rollout.id)
             values = msgspec.to_builtins(decided)
-            connection.execute(
-                sa.insert(schema.decisions).values(
-                    rollout=rollout.id,
-                    number=decided.number,
-                    at=decided.at,
-                    made_by=decided.made_by,
-                    before=values["before"],
-                    content=values["decision"],
-                    plan_number=decided.plan_number,
-                )
-            )
+            said = values.pop("decision")
+            row = {**values, "at": decided.at, "rollout": rollout.id, "content": said}
+            connection.execute(sa.insert(schema.decisions).values(row))
             self._update(
-                connection, rollout.id, decisions=decided.number, latest=values["decision"],
+                connection, rollout.id, decisions=decided.number, latest=said,
                 **({"ended_at": decided.at} if has_ended else {}),
             )  # fmt: skip
-            kind = f"rollout_{values['decision']['state']['type']}"
+            kind = f"rollout_{said['state']['type']}"
             body = {"sentence": decision.sentence, "rollout": rollout.id, "log_e": decision.log_e}
             event = _event(rollout, kind, decided.at, decided.made_by, "", body)
             if plan is None:
