@@ -13,7 +13,7 @@ import bascule
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent
 from bascule.registry import CatalogueKeys, open_registry
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import Permission, create_key
 from bench.subject import NAME, ImportedModel
 
@@ -43,7 +43,7 @@ def make(folder: Path, subject: ImportedModel) -> Path:
     event = PlanEvent("changed", now, "bench", "", "a canary")
     # Of a rollout, so that answers are looked at.
     endpoints.apply(Plan(NAME, 2, arms, slower_than_s=(0.05,), rollout="bench"), event)
-    keys = CatalogueKeys(SqlRecords(catalogue))
+    keys = CatalogueKeys(Records(catalogue))
     _, token = create_key(keys, "bench", [Permission("infer", NAME)], now=now, by="bench")
     said = {"Authorization": f"Bearer {token}", "Bascule-Sticky": "ada"}
     (home / HEADERS).write_text(json.dumps(said))

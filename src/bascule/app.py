@@ -112,9 +112,9 @@ def _is_loopback(settings: Settings) -> bool:
 def open_keys(settings: Settings) -> CatalogueKeys:
     """The keys of callers, where the settings keep the catalogue."""
     from bascule.registry import CatalogueKeys
-    from bascule.registry.stores import SqlRecords
+    from bascule.registry.stores import Records
 
-    return CatalogueKeys(SqlRecords(open_catalogue(settings)))
+    return CatalogueKeys(Records(open_catalogue(settings)))
 
 
 def protocols_of(serving: ServingSettings) -> ChosenProtocols:
@@ -150,12 +150,12 @@ def check_signature(settings: Settings, bundle: Path) -> None:
 def open_registry(settings: Settings) -> Registry:
     """The registry that `settings` name; nothing is created before the first push."""
     from bascule.registry import Registry
-    from bascule.registry.stores import SqlRecords
+    from bascule.registry.stores import Records
     from bascule.release import Criterion
 
     chosen = settings.registry
     return Registry(
-        SqlRecords(open_catalogue(settings), uses=[_needing]),
+        Records(open_catalogue(settings), uses=[_needing]),
         open_objects(settings),
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],

@@ -18,7 +18,7 @@ from bascule.control.hosts import answering_to
 from bascule.control.rights import RIGHTS
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import OPEN_ACTIONS, ROLES, csrf_of, permissions_of_role, permits
 from bascule.serving.transports import policy_of
 from bascule.serving.workers import bind
@@ -61,7 +61,7 @@ def made_of(settings, folder, *, with_keys):
     catalogue = open_catalogue(settings)
     made = site_of(
         folder, open_registry(settings), catalogue, with_keys=with_keys,
-        open_keys=lambda: CatalogueKeys(SqlRecords(catalogue)),
+        open_keys=lambda: CatalogueKeys(Records(catalogue)),
         open_endpoints=lambda: EndpointStore(catalogue),
     )  # fmt: skip
     add_console(made.app)

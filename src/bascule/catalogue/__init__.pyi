@@ -10,5 +10,13 @@ from .leases import (
     check_held as check_held,
     database_now as database_now,
 )
-from .schema import HEAD as HEAD, UtcTime as UtcTime, insert as insert, metadata as metadata
+from .schema import (
+    HEAD as HEAD,
+    UtcTime as UtcTime,
+    insert as insert,
+    metadata as metadata,
+    put as put,
+    put_new as put_new,
+    where as where,
+)
 from .sqlite import SqliteDatabase as SqliteDatabase

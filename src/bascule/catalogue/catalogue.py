@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -48,6 +49,12 @@ class Catalogue:
             self._check_is_there()
             with self._begin(writes=True, alone=alone) as connection:
                 yield connection
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """What a query finds; nothing where there is no catalogue."""
+        with suppress(NotFound), self.read() as connection:
+            return connection.execute(query).all()
+        return ()
 
     def watch(self) -> Watch:
         """Waits for changes that other processes make; see `Watch`."""
@@ -95,8 +102,7 @@ def identity_of(connection: sa.Connection) -> str:
     table = schema.identity
     found = connection.scalar(sa.select(table.c.id))
     if found is None:
-        new = schema.insert(connection, table).values(only=1, id=secrets.token_hex(16))
-        connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.only]))
+        schema.put_new(connection, table, {"only": 1}, {"id": secrets.token_hex(16)})
         found = connection.scalar(sa.select(table.c.id))
     return str(found)
 

@@ -148,10 +148,8 @@ def check_held(connection: sa.Connection, lease: Lease) -> None:
 
 def _locked(connection: sa.Connection, name: str) -> sa.Row[tuple[str, str, int, datetime]]:
     """The row of a lease, which is made where it is new, and others wait for."""
-    new = schema.insert(connection, _table).values(
-        name=name, holder="", fence=0, expires_at=datetime(1970, 1, 1, tzinfo=UTC)
-    )
-    connection.execute(new.on_conflict_do_nothing(index_elements=[_table.c.name]))
+    never = {"holder": "", "fence": 0, "expires_at": datetime(1970, 1, 1, tzinfo=UTC)}
+    schema.put_new(connection, _table, {"name": name}, never)
     found = sa.select(_table).where(_table.c.name == name).with_for_update()
     return connection.execute(found).one()
 

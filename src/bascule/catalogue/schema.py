@@ -7,6 +7,7 @@ both have is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -119,3 +120,24 @@ def insert(connection: sa.Connection, table: sa.Table) -> Any:
     from sqlalchemy.dialects import sqlite
 
     return sqlite.insert(table)
+
+
+def put(
+    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Set these columns of the row of a key, which is made if it is not there."""
+    new = insert(connection, table).values(**key, **values)
+    connection.execute(new.on_conflict_do_update(index_elements=[*key], set_=values))
+
+
+def put_new(
+    connection: sa.Connection, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Make the row of a key; one that is there stays as it is."""
+    new = insert(connection, table).values(**key, **values)
+    connection.execute(new.on_conflict_do_nothing(index_elements=[*key]))
+
+
+def where(table: sa.Table, **values: Any) -> sa.ColumnElement[bool]:
+    """Whether the columns of a row have these values."""
+    return sa.and_(*(table.c[name] == value for name, value in values.items()))

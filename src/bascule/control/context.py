@@ -116,12 +116,12 @@ class ControlContext:
         """What a document of the configuration is compared with; `approve` as of `endpoints`."""
         from bascule.configuring import Books
         from bascule.registry import CatalogueKeys
-        from bascule.registry.stores import SqlRecords
+        from bascule.registry.stores import Records
 
         book, registry, catalogue = self.rollouts(approve), self.registry(), self.catalogue()
         return Books(
             book, lambda reference: str(registry.resolve(reference)), self.schedules(),
-            CatalogueKeys(SqlRecords(catalogue)), self.alerts(), datetime.now(UTC),
+            CatalogueKeys(Records(catalogue)), self.alerts(), datetime.now(UTC),
         )  # fmt: skip
 
     def _serves_now(self, name: str) -> str:

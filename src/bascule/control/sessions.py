@@ -237,11 +237,11 @@ def _used_up() -> Unauthenticated:
 
 def _key(connection: sa.Connection, body: Any, now: datetime) -> tuple[Key | None, bool]:
     """The key that made a link, as it is now, and whether it is live; true without one."""
-    from bascule.registry.stores import SqlTransaction
+    from bascule.registry.stores import Transaction
 
     if not body.get("key"):
         return None, True
-    keys = SqlTransaction(connection).keys()
+    keys = Transaction(connection).keys()
     key = next((one for one in keys if one.id == body["key"]), None)
     return key, key is not None and key.state(now) == "live"
 

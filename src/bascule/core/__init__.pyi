@@ -48,6 +48,8 @@ from .files import (
     drafts_of as drafts_of,
     is_there as is_there,
     replacing as replacing,
+    sync_folder as sync_folder,
+    synced as synced,
     writing as writing,
 )
 from .names import (

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from bascule.core.errors import Conflict, Invalid, NotFound
 from bascule.core.scratch import Scratch, sweep
@@ -67,6 +68,27 @@ def replacing(target: Path, *, hint: str = "", overwrite: bool = True) -> Iterat
             except OSError:
                 pass  # a file system without hard links
         draft.replace(target)
+
+
+@contextmanager
+def synced(file: Path) -> Iterator[BinaryIO]:
+    """A file to write to; its bytes are on the disk after the block, its name after `sync_folder`.
+
+    Raises `OSError` as the system does.
+    """
+    with file.open("wb") as opened:
+        yield opened
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder be on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def drafts_of(target: Path) -> Scratch:

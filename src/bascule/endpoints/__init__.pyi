@@ -2,7 +2,6 @@ from .approving import Approve as Approve, by_anybody as by_anybody, by_nobody a
 from .changes import PlanChanges as PlanChanges
 from .deploying import (
     Deployed as Deployed,
-    EndpointBook as EndpointBook,
     Endpoints as Endpoints,
     follows_of as follows_of,
 )
@@ -27,7 +26,11 @@ from .records import (
     PlanEvent as PlanEvent,
     StoredPlan as StoredPlan,
 )
-from .remote import RemoteEndpoints as RemoteEndpoints, deployed_of as deployed_of
+from .remote import (
+    EndpointBook as EndpointBook,
+    RemoteEndpoints as RemoteEndpoints,
+    deployed_of as deployed_of,
+)
 from .requests import (
     DeployRequest as DeployRequest,
     check_follow as check_follow,

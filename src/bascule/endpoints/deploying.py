@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -60,24 +60,6 @@ class Deployed:
         """The sentence of a dry run: what would happen."""
         done, _, rest = self.sentence.partition(" ")
         return f"would {_INFINITIVES.get(done, done)} {rest}"
-
-
-class EndpointBook(Protocol):
-    """The port that `Endpoints` and `RemoteEndpoints` implement; see `Endpoints`."""
-
-    def endpoints(self) -> list[Endpoint]: ...
-
-    def plans(self, endpoint: str) -> list[StoredPlan]: ...
-
-    def history(self, endpoint: str) -> list[PlanEvent]: ...
-
-    def change(
-        self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False
-    ) -> Deployed: ...
-
-    def roll_back(
-        self, endpoint: str, *, by: str, reason: str, to: int | None = None
-    ) -> Deployed: ...
 
 
 class Endpoints:

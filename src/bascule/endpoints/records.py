@@ -94,10 +94,3 @@ class PlanEvent:
             "kind": self.kind, "at": self.at.isoformat(), "by": self.by, "reason": self.reason,
             "sentence": self.sentence, "body": dict(self.body),
         }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> PlanEvent:
-        return cls(
-            said["kind"], datetime.fromisoformat(said["at"]), said["by"], said["reason"],
-            said["sentence"], said["body"],
-        )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -13,9 +13,12 @@ from bascule.endpoints.plans import Plan
 from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
 from bascule_client.control import ControlClient, path_of
 
+if TYPE_CHECKING:
+    from bascule.endpoints.deploying import Endpoints
+
 
 class RemoteEndpoints:
-    """See `deploying.EndpointBook`; errors are those that `Endpoints` raises on the server."""
+    """See `deploying.Endpoints`; errors are those that it raises on the server."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -29,7 +32,7 @@ class RemoteEndpoints:
 
     def history(self, endpoint: str) -> list[PlanEvent]:
         found = self._client.items(path_of("endpoints", endpoint, "history"))
-        return [PlanEvent.from_json(one) for one in found][::-1]
+        return msgspec.convert(list(found), list[PlanEvent])[::-1]
 
     def change(
         self, endpoint: str, changes: PlanChanges, *, by: str, reason: str, dry_run: bool = False
@@ -42,6 +45,10 @@ class RemoteEndpoints:
         body = {"to": to, "reason": reason}
         path = path_of("endpoints", endpoint, "rollback")
         return deployed_of(self._client.ask("POST", path, body, user=by))
+
+
+EndpointBook: TypeAlias = "Endpoints | RemoteEndpoints"
+"""What both can do; see `Endpoints` for the methods."""
 
 
 def deployed_of(said: Mapping[str, Any]) -> Deployed:

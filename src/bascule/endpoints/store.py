@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, Watch, check_held, events, insert
+from bascule.catalogue import Catalogue, Lease, Watch, check_held, events, put_new
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import schema
 from bascule.endpoints.plans import Plan
@@ -65,13 +65,10 @@ class EndpointStore:
         )
         if names is not None:
             query = query.where(schema.plans.c.endpoint.in_(names))
-        with suppress(NotFound), self.catalogue.read() as connection:
-            rows = connection.execute(query).all()
-            return [
-                Endpoint(row.endpoint, row.follows, self._current(row), row.following or {})
-                for row in rows
-            ]
-        return []
+        return [
+            Endpoint(row.endpoint, row.follows, self._current(row), row.following or {})
+            for row in self.catalogue.rows(query)
+        ]
 
     def _current(self, row: Any) -> StoredPlan:
         known = self._newest.get(row.endpoint)
@@ -85,9 +82,7 @@ class EndpointStore:
         query = sa.select(table.c.name).where(
             table.c.name.in_(names), table.c.deleted_at.is_not(None)
         )
-        with suppress(NotFound), self.catalogue.read() as connection:
-            return set(connection.scalars(query))
-        return set()
+        return {row.name for row in self.catalogue.rows(query)}
 
     def last_number(self, name: str) -> int:
         """The number of the last plan, also of an endpoint that was deleted; 0 for none."""
@@ -109,11 +104,10 @@ class EndpointStore:
         """
         query = sa.select(schema.plans).where(schema.plans.c.endpoint == name)
         query = query.order_by(schema.plans.c.number.desc()).limit(latest)
-        with suppress(NotFound), self.catalogue.read() as connection:
-            rows = connection.execute(query).all()
-            if rows:
-                return [_stored(row) for row in rows]
-        raise no_endpoint(name)
+        rows = self.catalogue.rows(query)
+        if not rows:
+            raise no_endpoint(name)
+        return [_stored(row) for row in rows]
 
     def plan(self, name: str, number: int) -> StoredPlan:
         """One plan; raises `NotFound`."""
@@ -232,8 +226,7 @@ class EndpointStore:
 
     def lock(self, connection: sa.Connection, name: str, at: datetime) -> None:
         """Have other changes of an endpoint wait for the end of the transaction."""
-        made = insert(connection, schema.endpoints).values(name=name, follows="", created_at=at)
-        connection.execute(made.on_conflict_do_nothing(index_elements=[schema.endpoints.c.name]))
+        put_new(connection, schema.endpoints, {"name": name}, {"follows": "", "created_at": at})
         row = sa.select(schema.endpoints).where(schema.endpoints.c.name == name)
         connection.execute(row.with_for_update()).one()
 

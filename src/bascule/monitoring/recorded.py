@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_PAGE = 1_000
 MAX_ROWS = 200
 """Of one request that are read; larger requests say how many they have."""
-_MAX_ID = 512
+MAX_ID = 512
 _LISTED = "id, row, time, model, version, endpoint, arm, caller, protocol, status, latency_s"
 
 
@@ -97,10 +97,9 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         Invalid: The id is too long.
         NotFound: The ledger has none.
     """
-    if not 0 < len(prediction_id) <= _MAX_ID:
-        raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {_MAX_ID}")
-    name, mark, row = prediction_id.rpartition("#")
-    asked = name if mark and row.isascii() and row.isdecimal() else prediction_id
+    if not 0 < len(prediction_id) <= MAX_ID:
+        raise Invalid(f"id: {len(prediction_id)} characters, not from 1 to {MAX_ID}")
+    asked = request_of(prediction_id)
     newest = ledger.ask(
         lambda connection: connection.execute(
             "SELECT model, version, epoch_us(time), count(*) FROM predictions "
@@ -129,6 +128,12 @@ def find_prediction(ledger: Ledger, prediction_id: str) -> Recorded:
         [_part(one, "input.") for one in rows], [_part(one, "output.") for one in rows],
         [truths.get(one["row"]) for one in rows],
     )  # fmt: skip
+
+
+def request_of(prediction_id: str) -> str:
+    """The id of the request of `ID#ROW`, or of an id without a row."""
+    name, mark, row = prediction_id.rpartition("#")
+    return name if mark and row.isascii() and row.isdecimal() else prediction_id
 
 
 def _rows_and_truths(

@@ -12,8 +12,7 @@ import pyarrow as pa
 from bascule.bundle import Bundle, open_program, pinned_program
 from bascule.core import Columns, Field, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger, quoted
-
-_MAX_ID = 512
+from bascule.monitoring.recorded import MAX_ID, request_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +78,9 @@ def replay_prediction(
         NotFound: The ledger has no such id, or the version is gone.
         Invalid: A field of the request was not recorded.
     """
-    if not 0 < len(prediction_id) <= _MAX_ID:
-        raise Invalid(f"a prediction id has 1 to {_MAX_ID} characters, not {len(prediction_id)}")
-    name, mark, row = prediction_id.rpartition("#")
-    if mark and row.isascii() and row.isdecimal():
-        prediction_id = name
+    if not 0 < len(prediction_id) <= MAX_ID:
+        raise Invalid(f"a prediction id has 1 to {MAX_ID} characters, not {len(prediction_id)}")
+    prediction_id = request_of(prediction_id)
     asked = quoted(prediction_id)
     found = ledger.query(
         f"SELECT model, version, time FROM predictions WHERE id = {asked} "

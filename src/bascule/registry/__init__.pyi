@@ -1,12 +1,16 @@
 from .differences import Change as Change
-from .facade import ModelRegistry as ModelRegistry
-from .keys import CatalogueKeys as CatalogueKeys, Keys as Keys
+from .keys import CatalogueKeys as CatalogueKeys
 from .registry import (
     Registry as Registry,
     files_to_keep as files_to_keep,
     open_registry as open_registry,
 )
-from .remote import RemoteKeys as RemoteKeys, RemoteRegistry as RemoteRegistry
+from .remote import (
+    Keys as Keys,
+    ModelRegistry as ModelRegistry,
+    RemoteKeys as RemoteKeys,
+    RemoteRegistry as RemoteRegistry,
+)
 from .versions import (
     ANYTHING as ANYTHING,
     Alias as Alias,

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from bascule.core import Invalid, NotFound
-from bascule.registry.stores import Records
 from bascule.security import Key, Permission, create_key, revoke_key
 
-
-class Keys(Protocol):
-    """What commands and the control API do with keys: here, or over a server."""
-
-    def stored(self) -> Sequence[Key]:
-        """All that were ever made, in the order of making."""
-
-    def create(
-        self,
-        name: str,
-        permissions: Sequence[Permission],
-        *,
-        by: str,
-        expires_at: datetime | None = None,
-    ) -> tuple[Key, str]:
-        """A new key and its token; see `security.create_key`."""
-
-    def end(self, name: str, *, by: str) -> Key:
-        """Revoke the key of that name or id; see `security.revoke_key`."""
+if TYPE_CHECKING:
+    from bascule.registry.stores import Records
 
 
 class CatalogueKeys:
-    """See `Keys` and `security.keys.KeyStore`."""
+    """See `security.keys.KeyStore`."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
     def stored(self) -> Sequence[Key]:
+        """All that were ever made, in the order of making."""
         try:
             with self._records.read() as book:
                 return book.keys()
@@ -52,11 +35,13 @@ class CatalogueKeys:
         by: str,
         expires_at: datetime | None = None,
     ) -> tuple[Key, str]:
+        """A new key and its token; see `security.create_key`."""
         return create_key(
             self, name, permissions, now=datetime.now(UTC), by=by, expires_at=expires_at
         )
 
     def end(self, name: str, *, by: str) -> Key:
+        """Revoke the key of that name or id; see `security.revoke_key`."""
         return revoke_key(self, name, now=datetime.now(UTC), by=by)
 
     def change(

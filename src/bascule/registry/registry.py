@@ -55,6 +55,7 @@ from bascule.registry.versions import (
     Expectation,
     Found,
     Model,
+    Named,
     Retirement,
     Version,
     check_expected,
@@ -96,10 +97,10 @@ def open_registry(
         required_keys: Files of public keys, one of which must have signed what is used.
     """
     from bascule.catalogue import Catalogue, SqliteDatabase
-    from bascule.registry.stores import Files, SqlRecords
+    from bascule.registry.stores import Files, Records
 
     return Registry(
-        SqlRecords(Catalogue(SqliteDatabase(home / "catalogue.db"))),
+        Records(Catalogue(SqliteDatabase(home / "catalogue.db"))),
         Files(home / "objects"),
         require_gates=require_gates,
         criteria=criteria,
@@ -237,7 +238,10 @@ class Registry:
             _check_model(book, wanted.model)
             return choose_newest(wanted.model, book.versions(wanted.model))
 
-    def path(self, version: Version | Reference | str) -> Path:
+    def _version_of(self, version: Named) -> Version:
+        return version if isinstance(version, Version) else self.resolve(version)
+
+    def path(self, version: Named) -> Path:
         """The folder of a version's bundle, for use; read-only, and its manifest verified.
 
         Raises:
@@ -245,19 +249,19 @@ class Registry:
             Untrusted: The manifest is not the one that was pushed, or keys are required and none
                 of them signed it.
         """
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         path = self._objects.path(found.digest)
         self._check_is_vouched_for(found, path)
         return path
 
-    def path_to_look_at(self, version: Version | Reference | str) -> Path:
+    def path_to_look_at(self, version: Named) -> Path:
         """The same for reading its records only, which needs no signature.
 
         Raises:
             NotFound: The version, or its files, are not there.
             Untrusted: The manifest is not the one that was pushed.
         """
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         return self._objects.path(found.digest)
 
     def _check_is_vouched_for(self, version: Version, path: Path) -> None:
@@ -323,17 +327,15 @@ class Registry:
             _check_model(book, model)
             return list(book.events(model, latest))
 
-    def statements(
-        self, version: Version | Reference | str, kind: str | None = None
-    ) -> list[Statement]:
+    def statements(self, version: Named, kind: str | None = None) -> list[Statement]:
         """What has been said about a version, the latest last."""
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         with self._records.read() as book:
             return list(book.statements(found.digest, kind))
 
-    def checks(self, version: Version | Reference | str) -> list[Check]:
+    def checks(self, version: Named) -> list[Check]:
         """The checks of a version that count, in the order in which the registry learnt of them."""
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         with self._records.read() as book:
             return list(book.checks(found.digest))
 
@@ -468,21 +470,19 @@ class Registry:
             book.add_event(event)
             return event
 
-    def tags(self, version: Version | Reference | str) -> dict[str, str]:
+    def tags(self, version: Named) -> dict[str, str]:
         """What a version is tagged with."""
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         with self._records.read() as book:
             return dict(book.tags(found.model, found.number))
 
-    def set_tag(
-        self, version: Version | Reference | str, key: str, value: str | None, *, by: str
-    ) -> Event:
+    def set_tag(self, version: Named, key: str, value: str | None, *, by: str) -> Event:
         """Tag a version, or untag it where `value` is None; see `change_tags`."""
         return self.change_tags(version, {key: value}, by=by)[0]
 
     def change_tags(
         self,
-        version: Version | Reference | str,
+        version: Named,
         changes: Mapping[str, str | None],
         *,
         by: str,
@@ -505,7 +505,7 @@ class Registry:
         """
         for key, value in changes.items():
             check_tag(key, value)
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         with self._records.write() as book:
             book.lock_model(found.model, at=self._clock())
             before = dict(book.tags(found.model, found.number))
@@ -560,13 +560,11 @@ class Registry:
                 for version in book.search(terms, limit)
             ]
 
-    def compare(
-        self, before: Version | Reference | str, after: Version | Reference | str
-    ) -> list[Change]:
+    def compare(self, before: Named, after: Named) -> list[Change]:
         """What sets two versions apart; see `bascule.registry.differences`."""
         return differences(self._facts(before), self._facts(after))
 
-    def _facts(self, reference: Version | Reference | str) -> Facts:
+    def _facts(self, reference: Named) -> Facts:
         version = reference if isinstance(reference, Version) else self.resolve(reference)
         path = self._objects.path(version.digest)
         manifest = read_manifest(path, verify=False)
@@ -683,9 +681,7 @@ class Registry:
         book.lock_model(model, at=self._clock())
         return _get_version(book, model, number)
 
-    def export(
-        self, version: Version | Reference | str, target: Path, *, overwrite: bool = False
-    ) -> str:
+    def export(self, version: Named, target: Path, *, overwrite: bool = False) -> str:
         """Write a version, and what has been said about it, into one file.
 
         Returns:
@@ -695,7 +691,7 @@ class Registry:
             Conflict: There is a file already, and `overwrite` is False.
             Untrusted: The registry's own files were altered.
         """
-        found = version if isinstance(version, Version) else self.resolve(version)
+        found = self._version_of(version)
         path = self._objects.path(found.digest)
         read_manifest(path)
         cargo = Cargo(found.model, found.number, found.pushed_at, path, self.statements(found))

@@ -11,7 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,26 +33,32 @@ from bascule.core import (
     replacing,
 )
 from bascule.registry.differences import Change
-from bascule.registry.facade import Named
 from bascule.registry.oci import Cargo, read_archive, write_archive
 from bascule.registry.versions import (
     Alias,
     Check,
-    Deprecation,
     Event,
     Found,
     Model,
-    Retirement,
+    Named,
     Version,
 )
 from bascule.security import Key, Permission
 from bascule_client.control import PAGE, ControlClient, path_of
 
+if TYPE_CHECKING:
+    from bascule.registry.keys import CatalogueKeys
+    from bascule.registry.registry import Registry
+
 T = TypeVar("T")
+ModelRegistry: TypeAlias = "Registry | RemoteRegistry"
+"""What commands do with a registry, here or over a server; see `Registry` for the methods."""
+Keys: TypeAlias = "CatalogueKeys | RemoteKeys"
+"""What commands do with keys; see `CatalogueKeys`."""
 
 
 class RemoteRegistry:
-    """See `facade.ModelRegistry`; errors are those that `Registry` raises on the server."""
+    """See `Registry`; errors are those that `Registry` raises on the server."""
 
     def __init__(self, client: ControlClient, *, required_keys: Sequence[Path] = ()) -> None:
         """Nothing is asked yet.
@@ -156,12 +162,12 @@ class RemoteRegistry:
 
     def statements(self, version: Named, kind: str | None = None) -> list[Statement]:
         path = _path(self._found(version), "statements")
-        return [_value(Statement, one) for one in self._client.items(path, kind=kind)]
+        return [msgspec.convert(one, Statement) for one in self._client.items(path, kind=kind)]
 
     def checks(self, version: Named) -> list[Check]:
         path = _path(self._found(version), "checks")
         return [
-            Check(_value(Statement, one["statement"]), one["brought_by"])
+            Check(msgspec.convert(one["statement"], Statement), one["brought_by"])
             for one in self._client.items(path)
         ]
 
@@ -197,9 +203,8 @@ class RemoteRegistry:
 
     def compare(self, before: Named, after: Named) -> list[Change]:
         path = _path(self._found(before), "differences")
-        return [
-            _value(Change, one) for one in self._client.items(path, other=str(self._found(after)))
-        ]
+        changes = self._client.items(path, other=str(self._found(after)))
+        return msgspec.convert(list(changes), list[Change])
 
     def retire(self, model: str, number: int, *, by: str, reason: str) -> Version:
         path = path_of("models", model, "versions", number, "retirement")
@@ -237,7 +242,7 @@ class RemoteRegistry:
 
 
 class RemoteKeys:
-    """See `keys.Keys`. The server makes the keys; their hashes stay there."""
+    """See `keys.CatalogueKeys`. The server makes the keys; their hashes stay there."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -265,35 +270,21 @@ class RemoteKeys:
         return _key(self._client.ask("DELETE", path_of("keys", name), user=by))
 
 
+def _version(said: object) -> Version:
+    return msgspec.convert(said, Version)
+
+
+def _event(said: object) -> Event:
+    return msgspec.convert(said, Event)
+
+
 def _path(version: Version, what: str) -> str:
     return path_of("models", version.model, "versions", version.number, what)
-
-
-def _value(kind: type[T], said: Mapping[str, Any]) -> T:
-    """A dataclass of the fields that it knows: a newer server may send more."""
-    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in said.items() if name in names})
-
-
-def _version(said: Mapping[str, Any]) -> Version:
-    retired = said["retired"]
-    if retired is not None:
-        retired = _value(Retirement, {**retired, "at": datetime.fromisoformat(retired["at"])})
-    deprecated = said.get("deprecated")  # a server of before knows none
-    if deprecated is not None:
-        deprecated = msgspec.convert(deprecated, Deprecation)
-    pushed_at = datetime.fromisoformat(said["pushed_at"])
-    return _value(
-        Version, {**said, "pushed_at": pushed_at, "retired": retired, "deprecated": deprecated}
-    )
-
-
-def _event(said: Mapping[str, Any]) -> Event:
-    return _value(Event, {**said, "at": datetime.fromisoformat(said["at"])})
 
 
 def _key(said: Mapping[str, Any]) -> Key:
     moments = ("created_at", "expires_at", "revoked_at")
     read = {name: said[name] and datetime.fromisoformat(said[name]) for name in moments}
     permissions = tuple(map(Permission.parse, said["permissions"]))
-    return _value(Key, {**said, **read, "permissions": permissions, "token_sha256": ""})
+    known = {one.name: said[one.name] for one in fields(Key) if one.name in said}
+    return Key(**{**known, **read, "permissions": permissions, "token_sha256": ""})

@@ -11,7 +11,15 @@ from enum import Enum
 from typing import Any, Literal
 
 from bascule.bundle.disk import Statement, check_body
-from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, canonical_json
+from bascule.core import (
+    Conflict,
+    Invalid,
+    NotFound,
+    Reference,
+    Refused,
+    Untrusted,
+    canonical_json,
+)
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest check of a version that counts; unchecked when there is none."""
@@ -30,20 +38,6 @@ class Expectation(Enum):
 
 ANYTHING = Expectation.ANYTHING
 """Wherever it points: the move is not conditional."""
-
-EventKind = Literal[
-    "pushed",
-    "alias_moved",
-    "alias_dropped",
-    "gates_recorded",
-    "tag_set",
-    "tag_unset",
-    "retired",
-    "restored",
-    "deprecated",
-    "undeprecated",
-    "collected",
-]
 
 _TAG_KEY = re.compile(r"[A-Za-z0-9](?:[\w.:/-]{0,126}\w)?", re.ASCII)
 _NAMED = 2
@@ -110,6 +104,10 @@ class Version:
         return f"Version({self}, {state}, {self.digest[:19]})"
 
 
+Named = Version | Reference | str
+"""What callers may name a version by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alias:
     """A name that points to one version of a model, until it is moved."""
@@ -151,7 +149,7 @@ class Event:
         to_value: What it says now; None where it was unset. Of `deprecated`: its terms.
     """
 
-    kind: EventKind
+    kind: str
     model: str
     at: datetime
     by: str

@@ -1,10 +1,6 @@
 from . import durations as durations
 from .bandits import (
-    PolicyValue as PolicyValue,
     best_arm_probabilities as best_arm_probabilities,
-    doubly_robust as doubly_robust,
-    ips as ips,
-    snips as snips,
     thompson_shares as thompson_shares,
 )
 from .conformal import (

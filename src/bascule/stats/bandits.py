@@ -1,19 +1,13 @@
-"""Bandits: shares of traffic that follow the rewards, and what another policy would have earned.
+"""Bandits: shares of traffic that follow the rewards.
 
 Thompson sampling (Thompson 1933; Chapelle and Li 2011) plays each arm with the probability that it
 is the best one. Here that probability is computed once per interval and becomes the arms' shares,
 so every answer's propensity is known exactly and equals its arm's share in the plan. Rewards that
 arrive late change later shares only (batched Thompson sampling: Kalkanli and Özgür 2021).
-
-The off-policy estimates are inverse propensity scoring (Horvitz and Thompson 1952), its
-self-normalised form (Swaminathan and Joachims 2015) and the doubly robust one (Dudík, Langford and
-Li 2011). Pure, numpy alone.
+Pure, numpy alone.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +18,6 @@ Floats = NDArray[np.float64]
 
 _POINTS = 4_000
 _LEAST = 1e-300
-_NORMAL = NormalDist()
 
 
 def best_arm_probabilities(rewards: ArrayLike, trials: ArrayLike) -> Floats:
@@ -74,82 +67,3 @@ def thompson_shares(rewards: ArrayLike, trials: ArrayLike, *, floor: float = 0.0
         raise Invalid(f"a floor of {floor:g} for each of {len(best)} arms exceeds 1")
     made: Floats = floor + (1 - floor * len(best)) * best
     return made
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyValue:
-    """An off-policy estimate of the mean reward, with a 95 % interval by the central limit."""
-
-    value: float
-    lower: float
-    upper: float
-
-
-def ips(rewards: ArrayLike, propensities: ArrayLike, target: ArrayLike) -> PolicyValue:
-    """Inverse propensity scoring: unbiased, of a variance that grows with the weights.
-
-    Args:
-        rewards: Of the arm that was played. Shape (answers,).
-        propensities: The probability with which that arm was played. Shape (answers,).
-        target: The probability with which the policy in question plays it. Shape (answers,).
-
-    Raises:
-        Invalid: Shapes differ, or a propensity is not over 0.
-    """
-    won, weights = _weighted(rewards, propensities, target)
-    return _clt(won * weights)
-
-
-def snips(rewards: ArrayLike, propensities: ArrayLike, target: ArrayLike) -> PolicyValue:
-    """Self-normalised `ips`: slightly biased, never outside of the rewards' range.
-
-    Args:
-        rewards: As in `ips`.
-        propensities: As in `ips`.
-        target: As in `ips`.
-    """
-    won, weights = _weighted(rewards, propensities, target)
-    total = float(weights.sum())
-    if not total:
-        raise Invalid("the policy plays none of the arms that were played")
-    value = float((won * weights).sum()) / total
-    spread = _clt(weights * (won - value) / (total / len(won)))
-    return PolicyValue(
-        value, value + spread.lower - spread.value, value + spread.upper - spread.value
-    )
-
-
-def doubly_robust(
-    rewards: ArrayLike, propensities: ArrayLike, target: ArrayLike, predicted: ArrayLike,
-    expected: ArrayLike,
-) -> PolicyValue:  # fmt: skip
-    """Unbiased where either the propensities or the model of the rewards is right.
-
-    Args:
-        rewards: As in `ips`.
-        propensities: As in `ips`.
-        target: As in `ips`.
-        predicted: What a model of the rewards says of the arm that was played. Shape (answers,).
-        expected: What it says of the policy in question: the mean over its arms. Shape (answers,).
-    """
-    won, weights = _weighted(rewards, propensities, target)
-    made = np.asarray(expected, np.float64) + weights * (won - np.asarray(predicted, np.float64))
-    return _clt(made)
-
-
-def _weighted(
-    rewards: ArrayLike, propensities: ArrayLike, target: ArrayLike
-) -> tuple[Floats, Floats]:
-    won, played, wanted = (np.asarray(one, np.float64) for one in (rewards, propensities, target))
-    if not won.shape == played.shape == wanted.shape or won.ndim != 1 or not len(won):
-        raise Invalid("rewards, propensities and target must be of one length, and not empty")
-    if (played <= 0).any():
-        raise Invalid("a propensity must be over 0", hint="an arm needs a floor to be judged later")
-    return won, wanted / played
-
-
-def _clt(values: Floats) -> PolicyValue:
-    mean = float(values.mean())
-    error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
-    half = _NORMAL.inv_cdf(0.975) * error
-    return PolicyValue(mean, mean - half, mean + half)

@@ -13,7 +13,6 @@ autoregressive series (Bartlett 1935). Constants were found by simulation (`benc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +57,6 @@ class SlowDetector:
         gains = self._tilts * location - np.abs(self._tilts) * self.tolerance - self._cumulants
         self._logs = np.logaddexp(0.0, self._logs) + rows * gains
         return float(np.logaddexp.reduce(self._logs)) - math.log(len(self._logs))
-
-    def to_json(self) -> list[float | None]:
-        """The evidence of each size, for `resume`; None for none yet."""
-        return [one if math.isfinite(one) else None for one in self._logs.tolist()]
-
-    def resume(self, state: Sequence[float | None]) -> None:
-        """Go on from what `to_json` gave."""
-        self._logs = np.array([-math.inf if one is None else one for one in state])
 
     def restart(self) -> None:
         """Forget all windows, as after an alarm."""

@@ -14,7 +14,7 @@ from bascule.control.history import Act
 from bascule.jobs import Schedule, Schedules
 from bascule.monitoring.alerts.sinks import Receiver
 from bascule.registry import CatalogueKeys
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import csrf_of
 from bascule.settings import load_settings
 
@@ -66,7 +66,7 @@ def site(tmp_path_factory, cancer_bundle):
     pager = Receiver("pager", "webhook", url="http://127.0.0.1:1/secret-path", timeout_s=1.0)
     made = site_of(
         tmp_path_factory.mktemp("site"), open_registry(settings), catalogue,
-        open_keys=lambda: CatalogueKeys(SqlRecords(catalogue)),
+        open_keys=lambda: CatalogueKeys(Records(catalogue)),
         shown=SettingsShown({"": {"home": "/srv"}}, lambda: [pager]),
     )  # fmt: skip
     add_console(made.app)

@@ -11,7 +11,7 @@ from tests.controls import control_app
 from bascule.control.link import ServerLink
 from bascule.control.sessions import Sessions
 from bascule.registry import CatalogueKeys
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import Permission, csrf_of, permissions_of_roles
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator
@@ -89,7 +89,7 @@ def site_of(tmp_path, registry, catalogue, *, with_keys: bool = True, **more) ->
         Authenticator(keys_file) if with_keys else None,
         open_catalogue=lambda: catalogue, sessions=sessions, **more,
     )  # fmt: skip
-    return Site(app, sessions, keys_file, CatalogueKeys(SqlRecords(catalogue)))
+    return Site(app, sessions, keys_file, CatalogueKeys(Records(catalogue)))
 
 
 def _no_find(reference: str):

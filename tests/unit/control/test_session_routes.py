@@ -11,7 +11,7 @@ from bascule.control.rights import RIGHTS
 from bascule.core import Unauthenticated
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import permissions_of_role
 from bascule.settings import load_settings
 
@@ -44,7 +44,7 @@ def made_of(settings, tmp_path, *, with_keys, **more):
     catalogue = open_catalogue(settings)
     return site_of(
         tmp_path, open_registry(settings), catalogue, with_keys=with_keys,
-        open_keys=lambda: CatalogueKeys(SqlRecords(catalogue)),
+        open_keys=lambda: CatalogueKeys(Records(catalogue)),
         open_endpoints=lambda: EndpointStore(catalogue), **more,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from bascule.control import sessions as room
 from bascule.control.sessions import Sessions
 from bascule.core import Invalid, NotFound, Refused, Unauthenticated
 from bascule.registry import CatalogueKeys
-from bascule.registry.stores import SqlRecords
+from bascule.registry.stores import Records
 from bascule.security import ADMINISTRATOR, Permission, hash_of, permissions_of_role
 
 VIEWER = permissions_of_role("viewer:late")
@@ -188,7 +188,7 @@ def test_an_hour_is_as_long_as_the_settings_say(catalogue):
 
 @pytest.fixture
 def keys(catalogue):
-    return CatalogueKeys(SqlRecords(catalogue))
+    return CatalogueKeys(Records(catalogue))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from bascule.core import user_name
 from tests import echo_kind
 from tests.consoles import CountedServer, browsing, control
 from tests.homes import finished
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 
 from bascule.app import open_registry
 from bascule.cli.commands import app
+from bascule.core import user_name
 from bascule.kinds import KINDS, runner_of
 from bascule.settings import load_settings
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.ledger_rows import Answers, counts, parquet_files, segments, spool, take_in
 
-from bascule.monitoring.ledger import Compaction, Ledger, Scribe, compaction, scribe as scribing
+from bascule.monitoring.ledger import Compaction, Ledger, Scribe, scribe as scribing
 from bascule.monitoring.ledger.compaction import MERGED_BYTES, to_merge
 from bascule.monitoring.ledger.manifest import Segment, read_manifest
 
@@ -80,7 +80,7 @@ def test_killed_at_a_step_each_row_is_there_once(tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         match step:
             case "write":
-                patch.setattr(compaction.os, "fsync", die)
+                patch.setattr("os.fsync", die)
             case "commit":
                 patch.setattr(scribing, "commit", die)
             case "after":

@@ -1,17 +1,15 @@
-"""Drift over the days of production: windows from the ledger, state, truths, and volume."""
+"""Drift over the days of production: windows from the ledger, truths, and volume."""
 
 from __future__ import annotations
 
-import json
 from datetime import date, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 from tests.production import Day, fill, packed
 
-from bascule.core import Invalid, NotFound
-from bascule.monitoring import ModelWatch, measure_production_drift, watch_windows
+from bascule.core import NotFound
+from bascule.monitoring import measure_production_drift, watch_windows
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.windows import windows_of_rows
 from bascule.monitoring.profiles import WindowProfile, read_windows
@@ -72,7 +70,6 @@ def test_labels_that_turn_to_noise_are_a_harm_and_not_a_drift_of_inputs(home, bu
 def test_the_days_before_since_are_seen_and_not_reported(home, bundle):
     (report,) = measured(home, bundle, since=timedelta(days=5)).versions
     assert len(report.windows) == 6
-    assert json.loads(json.dumps(report.state))["columns"][0]["locations"]
 
 
 def test_rows_and_profiles_give_the_same_windows(home, bundle):
@@ -132,38 +129,11 @@ def windows(shifts, seed=0):
     ]  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.sampled_from([0.0, 0.3, 1.5]), min_size=1, max_size=75),
-    st.integers(0, 75),
-    st.integers(0, 9),
-)
-def test_a_watch_that_goes_on_from_its_state_is_one_that_saw_all_windows(
-    baseline, shifts, cut, seed
-):
-    made = windows(shifts, seed)
-    whole = watch_windows(baseline, made)
-    before = watch_windows(baseline, made[:cut])
-    state = json.loads(json.dumps(before.state))
-    after = watch_windows(baseline, made, state=state)
-    assert (*before.windows, *after.windows) == whole.windows
-    assert after.state == whole.state
-
-
-def test_a_look_at_today_leaves_no_trace_in_the_state(baseline):
-    made = windows([0.0, 0.0, 2.0])
+def test_the_window_of_today_is_judged_and_not_finished(baseline):
     today = MONDAY + timedelta(days=2)
-    report = watch_windows(baseline, made, today=today)
+    report = watch_windows(baseline, windows([0.0, 0.0, 2.0]), today=today)
     assert [window.is_finished for window in report.windows] == [True, True, False]
     assert report.windows[-1].alarms
-    assert report.state == watch_windows(baseline, made[:2]).state
-
-
-def test_a_state_of_other_columns_is_refused(baseline):
-    state = watch_windows(baseline, windows([0.0])).state
-    watch = ModelWatch({"input": None, "answer": baseline["input"]})
-    with pytest.raises(Invalid, match="the state is not one of this model's columns"):
-        watch.resume(state)
 
 
 def volumes(*rows):

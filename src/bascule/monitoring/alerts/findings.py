@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
@@ -77,7 +78,7 @@ class Observation:
         )  # fmt: skip
 
 
-class Source(Protocol):
+class Source(ABC):
     """Where findings come from.
 
     Attributes:
@@ -88,7 +89,9 @@ class Source(Protocol):
     name: str
     every_s: float
 
-    def look(self, now: datetime) -> Sequence[Observation]: ...
+    @abstractmethod
+    def look(self, now: datetime) -> Sequence[Observation]:
+        """What is wrong now."""
 
-    def again(self) -> None:
+    def again(self) -> None:  # noqa: B027 -- for sources of which not each look is at everything
         """The last look was not kept: the next one is at everything."""

@@ -7,6 +7,8 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from bascule.monitoring.alerts.advancing import Acknowledgement, Alert
 from bascule.monitoring.alerts.findings import Finding
 from bascule.monitoring.alerts.routing import Silence
@@ -62,5 +64,4 @@ def _alert(said: Mapping[str, Any]) -> Alert:
 
 
 def _silence(said: Mapping[str, Any]) -> Silence:
-    times = {name: datetime.fromisoformat(said[name]) for name in ("created_at", "until")}
-    return Silence(**{**said, **times})
+    return msgspec.convert(said, Silence)

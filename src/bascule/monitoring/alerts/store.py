@@ -195,15 +195,8 @@ class AlertStore:
     def undelivered(self) -> list[dict[str, Any]]:
         """What waits for a receiver that is away, or was given up, with the reason."""
         table = schema.notifications
-        try:
-            with self._catalogue.read() as connection:
-                rows = connection.execute(
-                    sa.select(table)
-                    .where(table.c.state != "sent", table.c.attempts > 0)
-                    .order_by(table.c.number)
-                ).all()
-        except NotFound:
-            return []
+        waiting = sa.select(table).where(table.c.state != "sent", table.c.attempts > 0)
+        rows = self._catalogue.rows(waiting.order_by(table.c.number))
         return [
             {
                 "id": row.id, "receiver": row.receiver, "at": row.at, "state": row.state,

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import astuple
 from datetime import date
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +63,6 @@ MAX_SLOW_CORRELATION = 0.3
 MAX_EARLY_OVERDISPERSION = 3.0
 """Beyond these, windows are not independent, and detectors of slow changes promise nothing."""
 
-_MANY_ROWS = 1_000_000_000
 _SLOW_WINDOWS = 28
 ENOUGH_ROWS = 500
 """Rows of a baseline whose own error a detector of slow changes can bear."""
@@ -183,35 +179,6 @@ class ColumnWatch:
         weights = rows / rows.sum()
         spread = float((rows * (values - weights @ values) ** 2).sum())
         return spread / (len(values) - 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """What it has seen, for `resume`."""
-        return {
-            "is_alarmable": self.is_alarmable,
-            "beside": None if self._beside is None else astuple(self._beside),
-            "verdicts": list(self._verdicts),
-            "known": sorted(self._known),
-            "days": list(self._days),
-            "history": [one.tolist() for one in self._history],
-            "rows": [list(counts) for counts in self._rows],
-            "locations": [list(one) for one in self._locations],
-            "slow": None if self._slow is None else self._slow.to_json(),
-        }
-
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `to_json` gave for the same baseline."""
-        self.is_alarmable = state["is_alarmable"]
-        self._beside = None if state["beside"] is None else WeekdayOutcome(*state["beside"])
-        self._verdicts.extend(state["verdicts"])
-        self._known = frozenset(state["known"])
-        self._days.extend(state["days"])
-        self._history.extend(np.array(one) for one in state["history"])
-        # A state of an earlier version has no rows: as if there were no chance in its windows.
-        unknown = [(_MANY_ROWS, _MANY_ROWS)] * len(self._history)
-        self._rows.extend((counts[0], counts[1]) for counts in state.get("rows", unknown))
-        self._locations.extend((one[0], one[1]) for one in state["locations"])
-        if self._slow is not None and state["slow"] is not None:
-            self._slow.resume(state["slow"])
 
     def _test(self, outcome: Outcome, part: float) -> Test:
         limit = self._effect.limit(outcome.test)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, WindowDrift
 from bascule.monitoring.drift.sentences import with_sentence
 from bascule.stats import ColumnProfile, Profile, Value
 
-_FORMAT = 1
 _FREQUENT = 5
 _OVERDISPERSED = 1.5
 _STANDARD_ERRORS = 4.5
@@ -88,7 +86,6 @@ class ModelWatch:
             effects, {name for one in baseline.values() if one for name in one.columns} | {"loss"}
         )
         self.level = split.level
-        self.day: date | None = None
         self._watched = [
             _Watched(
                 where,
@@ -121,7 +118,6 @@ class ModelWatch:
             if now is not None:
                 share = wrong.get(one.name, 0.0) if one.where == "input" else 0.0
                 found.append(_column(one, now, day, share))
-        self.day = day
         return WindowDrift(
             day, max((one.rows for one in profiles.values()), default=0), tuple(found)
         )
@@ -148,32 +144,6 @@ class ModelWatch:
                 f"not alarmable: {', '.join(stuck[:10])}: the windows depend so much on one "
                 "another that no budget can be kept"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """What it has seen. A watch with this state judges later windows as this one does."""
-        return {
-            "format": _FORMAT,
-            "day": None if self.day is None else self.day.isoformat(),
-            "columns": [
-                {"where": one.where, "name": one.name, **one.watch.to_json()}
-                for one in self._watched
-            ],
-        }
-
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that `to_json` gave for the same baseline.
-
-        Raises:
-            Invalid: It is of another format, or of other columns.
-        """
-        known = {(one["where"], one["name"]): one for one in state.get("columns", ())}
-        if state.get("format") != _FORMAT or any(
-            (one.where, one.name) not in known for one in self._watched
-        ):
-            raise Invalid("the state is not one of this model's columns", hint="start again")
-        for one in self._watched:
-            one.watch.resume(known[one.where, one.name])
-        self.day = None if state["day"] is None else date.fromisoformat(state["day"])
 
 
 def _check_names(effects: Mapping[str, Effect], known: set[str]) -> None:

@@ -1,8 +1,8 @@
 """The story over a ledger: a model's versions and their days in, a report of drift out.
 
-A look by hand replays the windows from the first one on. It writes nothing, so it spends no budget:
-the budget is for the one look at each finished UTC day that raises alerts, and that goes on from
-the `DriftReport.state` of the day before. Both give the same alarms for the same windows.
+A look replays the windows from the first one on. One by hand writes nothing, so it spends no
+budget: the budget is for the one look at each finished UTC day that raises alerts. Both give the
+same alarms for the same windows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from bascule.bundle import Bundle
 from bascule.core import BasculeError, Invalid, NotFound
@@ -131,7 +130,6 @@ def watch_windows(
     budget: float = 4.0,
     *,
     effects: Mapping[str, Effect] | None = None,
-    state: Mapping[str, Any] | None = None,
     truths: Mapping[date, Truths] | None = None,
     truth: Profile | None = None,
     losses: Losses | None = None,
@@ -146,11 +144,10 @@ def watch_windows(
         windows: Oldest first, one a UTC day.
         budget: False alarms a year that are acceptable.
         effects: The least change that matters, by column.
-        state: `DriftReport.state` of an earlier look: windows up to its day are skipped.
         truths: Those that are known, by day.
         truth: The profile of the truths of the baseline; the first windows' if None.
         losses: How losses are measured; None where they are not.
-        today: The day that is not over; its window is judged, and is not in the new state.
+        today: The day that is not over; its window is judged.
         since: The first day that is reported.
         tolerance: By how much two programs of the model may differ in a number.
     """
@@ -159,22 +156,16 @@ def watch_windows(
     extra = len(tested(then)) + (losses is not None)
     columns = sum(len(tested(one)) for one in baseline.values())
     watch = ModelWatch(baseline, budget, effects=effects, others=extra, tolerance=tolerance)
-    if state:
-        watch.resume(state)
     truth_watch = ModelWatch({"truth": then}, budget, others=columns + (losses is not None))
     loss = None
     if losses is not None:
         loss = LossWatch(losses, watch.level, (effects or {}).get("loss", Effect()))
-    judged, kept = [], watch.to_json()
+    judged = []
     now, truths_now = WindowProfile("", "", ""), Profile()
     for window in windows:
         day = day_of(window)
         found = _truth_columns(truth_watch, loss, late.get(day), day)
-        if watch.day is not None and day <= watch.day:
-            continue
         made = watch.judge({"input": window.inputs, "answer": window.outputs}, day)
-        if day != today:
-            kept = watch.to_json()
         if since is not None and day < since:
             continue
         now.merge(window)
@@ -186,7 +177,7 @@ def watch_windows(
     notes = [*_notes(baseline), *watch.notes(), *volume_findings(windows, today)]
     name = windows[0].model if windows else ""
     return DriftReport(
-        name, "", budget, 365, watch.level, tuple(judged), tuple(notes), state=kept,
+        name, "", budget, 365, watch.level, tuple(judged), tuple(notes),
         then={**baseline, "truth": then},
         now={"input": now.inputs, "answer": now.outputs, "truth": truths_now},
     )  # fmt: skip

@@ -38,7 +38,6 @@ class DriftReport:
         windows: In order; one for a table without a time column.
         notes: What was not done and why; whether the budget can hold.
         version: Of the model in production; empty for a table.
-        state: What the detectors have seen up to the last finished day; see `watch_windows`.
         then: Profiles of the baseline: `input`, `answer`, `truth`. Empty for a table.
         now: The same of all windows that are shown.
     """
@@ -51,7 +50,6 @@ class DriftReport:
     windows: tuple[WindowDrift, ...]
     notes: tuple[str, ...] = ()
     version: str = ""
-    state: Mapping[str, Any] = field(default_factory=dict, compare=False)
     then: Mapping[str, Profile | None] = field(default_factory=dict, compare=False)
     now: Mapping[str, Profile] = field(default_factory=dict, compare=False)
 

@@ -13,11 +13,10 @@ import os
 import signal
 import sys
 import threading
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core import BasculeError, Conflict
+from bascule.core import BasculeError, Conflict, load_named
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
@@ -79,8 +78,7 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     from bascule.catalogue import Catalogue, Leases
 
     place, url = json.loads(place_and_url)
-    module, _, name = place.partition(":")
-    catalogue = Catalogue(getattr(import_module(module), name)(url, home))
+    catalogue = Catalogue(load_named(place)(url, home))
     leader = Leader(Leases(catalogue), host_of(home))
     chore = Sharing(store, retention=retention, may_lead=leader)
     return Scribe(home, retention=retention, chores=[chore])

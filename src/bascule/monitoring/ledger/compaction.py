@@ -8,7 +8,6 @@ bounded by one row group: inputs are read and written batch by batch.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bascule.core import synced
 from bascule.monitoring.ledger.manifest import LEDGER, Segment
 from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.scribe import Scribe
@@ -128,15 +128,15 @@ def write_merged(
     # Ids have no order: without a filter, a look for one reads them all.
     filters = {"id": {"ndv": max(1, expected), "fpp": 0.01}}
     try:
-        with target.open("wb") as opened:
-            with pq.ParquetWriter(
+        with (
+            synced(target) as opened,
+            pq.ParquetWriter(
                 opened, schema, compression="zstd", bloom_filter_options=filters
-            ) as writer:
-                for table in _groups(files, schema, without):
-                    writer.write_table(table.sort_by("time"))
-                    rows += table.num_rows
-            opened.flush()
-            os.fsync(opened.fileno())
+            ) as writer,
+        ):
+            for table in _groups(files, schema, without):
+                writer.write_table(table.sort_by("time"))
+                rows += table.num_rows
     except BaseException:
         target.unlink(missing_ok=True)
         raise

@@ -7,7 +7,6 @@ segments of all. A host that is away does its part before it adds anything.
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
@@ -18,9 +17,9 @@ from typing import Any
 import msgspec
 
 from bascule.catalogue import Catalogue, events
-from bascule.core import Conflict, Invalid, TimedOut
+from bascule.core import Conflict, Invalid, TimedOut, sync_folder, synced
 from bascule.monitoring.ledger.deletion import REQUESTS, Deletions
-from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, read_manifest, sync_folder
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, read_manifest
 from bascule.monitoring.ledger.scribe import Chore, Scribe
 from bascule.monitoring.ledger.shared import SharedStore, shared_of
 from bascule.monitoring.ledger.sharing import Sharing
@@ -135,9 +134,7 @@ def _put(home: Path, asked: Request, store: SharedStore | None) -> None:
     folder = home / LEDGER / REQUESTS
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{asked.id}.new"
-    with draft.open("wb") as file:
+    with synced(draft) as file:
         file.write(msgspec.json.encode(asked))
-        file.flush()
-        os.fsync(file.fileno())
     draft.rename(folder / f"{asked.id}.json")
     sync_folder(folder)

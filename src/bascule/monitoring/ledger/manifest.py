@@ -7,12 +7,11 @@ one removes it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from bascule.core import Unavailable, Untrusted
+from bascule.core import Unavailable, Untrusted, sync_folder, synced
 from bascule.monitoring.profiles import ProfileFile
 
 LEDGER = "ledger"
@@ -144,20 +143,9 @@ def commit(home: Path, manifest: Manifest) -> None:
     folder = home / LEDGER
     fresh = folder / f"{MANIFEST}.new"
     try:
-        with fresh.open("wb") as file:
+        with synced(fresh) as file:
             file.write(msgspec.json.encode(manifest))
-            file.flush()
-            os.fsync(file.fileno())
         fresh.rename(folder / MANIFEST)
         sync_folder(folder)
     except OSError as error:
         raise Unavailable(f"{folder} cannot be written: {error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Have names in a folder be on the disk."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bascule.core import Unavailable
-from bascule.monitoring.ledger.manifest import sync_folder
+from bascule.core import Unavailable, sync_folder
 from bascule.monitoring.ledger.outcome_lines import Line
 
 OUTCOMES = "outcomes"

@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from bascule.core import Invalid, Unavailable, check_name, first_line
-from bascule.monitoring.ledger.manifest import sync_folder
+from bascule.core import Invalid, Unavailable, check_name, first_line, sync_folder, synced
 from bascule.monitoring.ledger.outcome_lines import (
     MAX_ID,
     MAX_OUTCOMES,
@@ -263,13 +262,13 @@ class Outcomes:
         draft = folder / f".{file.name}-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as opened:
-                schema = SCHEMA.with_metadata(metadata)
-                with pq.ParquetWriter(opened, schema, compression="zstd") as writer:
-                    for batch in batches:
-                        writer.write_batch(batch)
-                opened.flush()
-                os.fsync(opened.fileno())
+            schema = SCHEMA.with_metadata(metadata)
+            with (
+                synced(draft) as opened,
+                pq.ParquetWriter(opened, schema, compression="zstd") as writer,
+            ):
+                for batch in batches:
+                    writer.write_batch(batch)
             draft.rename(file)
             sync_folder(folder)
         except OSError as error:

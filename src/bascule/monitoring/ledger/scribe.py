@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import secrets
 import shutil
 import threading
@@ -25,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bascule.core import BasculeError, Columns, Conflict
+from bascule.core import BasculeError, Columns, Conflict, sync_folder, synced
 from bascule.monitoring.ledger.blocks import Array, Block, read_blocks
 from bascule.monitoring.ledger.manifest import (
     LEDGER,
@@ -37,7 +36,6 @@ from bascule.monitoring.ledger.manifest import (
     Segment,
     commit,
     read_manifest,
-    sync_folder,
 )  # fmt: skip
 from bascule.monitoring.ledger.spool import WriterFolder, writers
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
@@ -375,13 +373,11 @@ def write_segment(
     place = f"{model}/{version}/{day}/{name}"
     file = home / LEDGER / place
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as opened:
+    with synced(file) as opened:
         pq.write_table(
             table, opened, compression="zstd", compression_level=1, store_schema=False,
             use_dictionary=_repeated(table),
         )  # fmt: skip
-        opened.flush()
-        os.fsync(opened.fileno())
     return Segment(
         file=place, model=model, version=version, day=day, rows=table.num_rows,
         size_bytes=file.stat().st_size,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bascule.core import Unavailable, Untrusted
+from bascule.core import Unavailable, Untrusted, synced
 from bascule.stats import ColumnProfile, Profile
 
 RETENTION_DAYS = 400
@@ -94,9 +92,7 @@ class _Named(msgspec.Struct):
     profiles: list[ProfileFile] = []
 
 
-def read_windows(
-    home: Path, model: str, *, since: date | None = None, until: date | None = None
-) -> list[WindowProfile]:
+def read_windows(home: Path, model: str) -> list[WindowProfile]:
     """The windows of a model, one for each version and UTC day, the oldest first.
 
     Today's is unfinished, and lacks what the scribe has not taken in yet: up to a minute.
@@ -104,8 +100,6 @@ def read_windows(
     Args:
         home: The home.
         model: The model that answered.
-        since: The first day.
-        until: The last day.
 
     Raises:
         Untrusted: A file is damaged, or a newer release wrote it.
@@ -114,7 +108,7 @@ def read_windows(
     for _ in range(_TRIES):
         try:
             found: dict[tuple[str, str], WindowProfile] = {}
-            for one in _chosen(home, model, since, until):
+            for one in _chosen(home, model):
                 window = read_window(home, one)
                 found.setdefault(
                     (one.day, one.version), WindowProfile(one.model, one.version, one.day)
@@ -152,19 +146,15 @@ def write_window(home: Path, window: WindowProfile, host: str, name: str) -> Pro
         enc_hook=float,  # numpy's own numbers
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with synced(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     return ProfileFile(
         file=place, host=host, model=window.model, version=window.version, day=window.day,
         rows=window.rows, profiled_rows=window.profiled_rows, size_bytes=len(data),
     )  # fmt: skip
 
 
-def _chosen(
-    home: Path, model: str, since: date | None, until: date | None
-) -> Iterator[ProfileFile]:
+def _chosen(home: Path, model: str) -> Iterator[ProfileFile]:
     path = home / _LEDGER / _MANIFEST
     try:
         named = msgspec.json.decode(path.read_bytes(), type=_Named)
@@ -172,7 +162,4 @@ def _chosen(
         return
     except msgspec.MsgspecError as error:
         raise Untrusted(f"{path} is no manifest of a ledger: {error}") from None
-    first, last = (since or date.min).isoformat(), (until or date.max).isoformat()
-    for one in named.profiles:
-        if one.model == model and first <= one.day <= last:
-            yield one
+    yield from (one for one in named.profiles if one.model == model)

@@ -1,4 +1,4 @@
-"""The two ports of the registry, and their adapters beside them."""
+"""The records of the registry in the catalogue, and the port of its bundles with its adapters."""
 
 from lazy_loader import attach_stub
 

@@ -20,7 +20,15 @@ from datetime import UTC, datetime
 from io import BufferedWriter
 from pathlib import Path, PurePosixPath
 
-from bascule.core import NotFound, Unavailable, Untrusted, is_file_name, sha256_bytes, sha256_file
+from bascule.core import (
+    NotFound,
+    Unavailable,
+    Untrusted,
+    is_file_name,
+    sha256_bytes,
+    sha256_file,
+    sync_folder,
+)
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
@@ -87,7 +95,7 @@ class Files:
             try:
                 _write(partial, content)
                 partial.rename(target)
-                _flush_folder(folder)
+                sync_folder(folder)
             finally:
                 partial.unlink(missing_ok=True)
 
@@ -118,7 +126,7 @@ class Files:
             # Renamed first, deleted after: no reader sees a part of it.
             aside = self._new_partial()
             place.rename(aside / "removed")
-            _flush_folder(self._root)
+            sync_folder(self._root)
             shutil.rmtree(aside, ignore_errors=True)
 
     def path(self, digest: str) -> Path:
@@ -167,7 +175,7 @@ class Files:
             target.rename(damaged / "damaged")
             partial.rename(target)
             shutil.rmtree(damaged, ignore_errors=True)
-        _flush_folder(self._root)
+        sync_folder(self._root)
 
     def _remove_abandoned(self) -> None:
         here, now = socket.gethostname(), time.time()
@@ -256,15 +264,7 @@ def _seal_all(folder: Path) -> None:
             with (Path(root) / name).open("rb") as file:
                 os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
                 os.fsync(file.fileno())
-        _flush_folder(Path(root))
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(Path(root))
 
 
 def _is_whole(folder: Path, files: Mapping[str, str | None]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, astuple, fields
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from bascule.bundle.disk import Statement
-from bascule.catalogue import Catalogue, events, identity_of, insert
+from bascule.catalogue import Catalogue, events, identity_of, insert, put, put_new, where
 from bascule.core import canonical_json, sha256_bytes
 from bascule.registry.holding import Hold, Marked
 from bascule.registry.metrics import metrics_of
@@ -37,29 +38,36 @@ Uses = Callable[[sa.Connection, str], Iterable[str]]
 """What of another room needs a version, `MODEL/NUMBER`, in words."""
 
 
-class SqlRecords:
-    """See `Records`."""
+class Records:
+    """Where names, numbers, aliases, history and statements are kept."""
 
     def __init__(self, catalogue: Catalogue, uses: Sequence[Uses] = ()) -> None:
         self._catalogue = catalogue
         self._uses = uses
 
     def create(self) -> None:
+        """Make it ready to be written, where it is not yet; fine when it is there."""
         self._catalogue.create()
 
     @contextmanager
-    def read(self) -> Iterator[SqlTransaction]:
+    def read(self) -> Iterator[Transaction]:
+        """One consistent view. Raises `NotFound` where there is no catalogue; creates none."""
         with self._catalogue.read() as connection:
-            yield SqlTransaction(connection, self._uses)
+            yield Transaction(connection, self._uses)
 
     @contextmanager
-    def write(self) -> Iterator[SqlTransaction]:
+    def write(self) -> Iterator[Transaction]:
+        """All or nothing, after and before others. Raises `NotFound` as `read` does."""
         with self._catalogue.write() as connection:
-            yield SqlTransaction(connection, self._uses)
+            yield Transaction(connection, self._uses)
 
 
-class SqlTransaction:
-    """A transaction on the tables of `schema`."""
+class Transaction:
+    """A consistent view of the catalogue, and what may be written in one step.
+
+    All lists are in the order of writing. Nothing is visible to others before the end of the
+    `with` block, and nothing at all when it ends with an error.
+    """
 
     def __init__(self, connection: sa.Connection, uses: Sequence[Uses] = ()) -> None:
         self._connection = connection
@@ -71,6 +79,7 @@ class SqlTransaction:
         ).all()
 
     def lock_model(self, model: str, *, at: datetime) -> None:
+        """Keep other writers from `model` until the end, and create it where it is new."""
         row = sa.select(schema.models).where(schema.models.c.name == model).with_for_update()
         if self._connection.execute(row).first() is not None:
             return
@@ -86,26 +95,20 @@ class SqlTransaction:
         return self._versions(schema.versions.c.model == model)
 
     def version(self, model: str, number: int) -> Version | None:
-        table = schema.versions
-        found = self._versions(sa.and_(table.c.model == model, table.c.number == number))
+        found = self._versions(where(schema.versions, model=model, number=number))
         return found[0] if found else None
 
     def versions_of(self, digest: str) -> Sequence[Version]:
         return self._versions(schema.versions.c.digest == digest)
 
     def add_version(self, model: str, digest: str, *, at: datetime, by: str) -> Version:
-        newest = self._connection.scalar(
-            sa.select(sa.func.max(schema.versions.c.number)).where(schema.versions.c.model == model)
-        )
-        number = 1 + (newest or 0)
-        self._connection.execute(
-            sa.insert(schema.versions).values(
-                model=model, number=number, digest=digest, pushed_at=at, pushed_by=by
-            )
-        )
-        return self._versions(
-            sa.and_(schema.versions.c.model == model, schema.versions.c.number == number)
-        )[0]
+        """Give `digest` the next number of a locked model."""
+        table = schema.versions
+        newest = sa.select(sa.func.max(table.c.number)).where(table.c.model == model)
+        number = 1 + (self._connection.scalar(newest) or 0)
+        row = {"model": model, "number": number, "digest": digest, "pushed_at": at, "pushed_by": by}
+        self._connection.execute(sa.insert(table).values(row))
+        return self._versions(where(table, model=model, number=number))[0]
 
     def aliases(self, model: str) -> Mapping[str, Alias]:
         table = schema.aliases
@@ -115,23 +118,13 @@ class SqlTransaction:
         return {row.alias: Alias(row.model, row.alias, row.number, row.moved_at) for row in rows}
 
     def put_alias(self, alias: Alias) -> None:
-        table = schema.aliases
-        moved = {"number": alias.number, "moved_at": alias.moved_at}
-        updated = self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == alias.model, table.c.alias == alias.name)
-            .values(moved)
-        )
-        if updated.rowcount == 0:
-            self._connection.execute(
-                sa.insert(table).values(model=alias.model, alias=alias.name, **moved)
-            )
+        put(
+            self._connection, schema.aliases, {"model": alias.model, "alias": alias.name},
+            {"number": alias.number, "moved_at": alias.moved_at},
+        )  # fmt: skip
 
     def drop_alias(self, model: str, alias: str) -> None:
-        table = schema.aliases
-        self._connection.execute(
-            sa.delete(table).where(table.c.model == model, table.c.alias == alias)
-        )
+        self._delete(schema.aliases, model=model, alias=alias)
 
     def events(self, model: str, latest: int | None = None) -> Sequence[Event]:
         subject = events.Subject("model", model)
@@ -148,6 +141,7 @@ class SqlTransaction:
         )  # fmt: skip
 
     def statements(self, digest: str, kind: str | None = None) -> Sequence[Statement]:
+        """By the time that they carry, the latest last."""
         table = schema.statements
         query = sa.select(table).where(table.c.digest == digest).order_by(table.c.at, table.c.id)
         if kind is not None:
@@ -155,6 +149,7 @@ class SqlTransaction:
         return [_statement(row) for row in self._connection.execute(query)]
 
     def checks(self, digest: str) -> Sequence[Check]:
+        """The verdicts that count: all but passes that bundles brought, after a check here."""
         table = schema.statements
         rows = self._connection.execute(
             sa.select(table)
@@ -164,6 +159,7 @@ class SqlTransaction:
         return [Check(_statement(row), row.brought_by) for row in rows]
 
     def add_statement(self, statement: Statement, *, brought_by: str | None = None) -> bool:
+        """Keep it; False when it was there already. `brought_by` is the user that pushed it."""
         table = schema.statements
         content = sha256_bytes(canonical_json(statement.to_json()))
         is_gates = statement.kind == "gates"
@@ -202,6 +198,7 @@ class SqlTransaction:
             )
 
     def search(self, terms: Sequence[Term], limit: int) -> Sequence[Version]:
+        """Those that meet every term, the latest pushed first."""
         table = schema.versions
         wanted = (
             sa.select(table.c.model, table.c.number)
@@ -218,33 +215,19 @@ class SqlTransaction:
 
     def tags(self, model: str, number: int) -> Mapping[str, str]:
         table = schema.tags
-        rows = self._connection.execute(
-            sa.select(table)
-            .where(table.c.model == model, table.c.number == number)
-            .order_by(table.c.key)
-        )
+        mine = sa.select(table).where(where(table, model=model, number=number))
+        rows = self._connection.execute(mine.order_by(table.c.key))
         return {row.key: row.value for row in rows}
 
     def put_tag(self, model: str, number: int, key: str, value: str) -> None:
-        table = schema.tags
-        new = insert(self._connection, table).values(
-            model=model, number=number, key=key, value=value
-        )
-        self._connection.execute(
-            new.on_conflict_do_update(
-                index_elements=[table.c.model, table.c.number, table.c.key], set_={"value": value}
-            )
-        )
+        tag = {"model": model, "number": number, "key": key}
+        put(self._connection, schema.tags, tag, {"value": value})
 
     def drop_tag(self, model: str, number: int, key: str) -> None:
-        table = schema.tags
-        self._connection.execute(
-            sa.delete(table).where(
-                table.c.model == model, table.c.number == number, table.c.key == key
-            )
-        )
+        self._delete(schema.tags, model=model, number=number, key=key)
 
     def metrics(self, digest: str) -> Mapping[str, float]:
+        """The latest figure of each name."""
         table = schema.metrics
         rows = self._connection.execute(
             sa.select(table).where(table.c.digest == digest).order_by(table.c.name)
@@ -252,58 +235,52 @@ class SqlTransaction:
         return {row.name: row.value for row in rows}
 
     def put_retirement(self, model: str, number: int, retired: Retirement | None) -> None:
-        table = schema.versions
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == model, table.c.number == number)
-            .values(
-                retired_at=retired.at if retired else None,
-                retired_by=retired.by if retired else None,
-                retired_reason=retired.reason if retired else None,
-            )
-        )
+        at, by, reason = astuple(retired) if retired else (None, None, None)
+        self._set_version(model, number, retired_at=at, retired_by=by, retired_reason=reason)
 
     def put_deprecation(self, model: str, number: int, said: Deprecation | None) -> None:
-        table = schema.versions
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.model == model, table.c.number == number)
-            .values(deprecation=None if said is None else msgspec.to_builtins(said))
-        )
+        deprecation = None if said is None else msgspec.to_builtins(said)
+        self._set_version(model, number, deprecation=deprecation)
+
+    def _set_version(self, model: str, number: int, **values: Any) -> None:
+        row = where(schema.versions, model=model, number=number)
+        self._connection.execute(sa.update(schema.versions).where(row).values(values))
+
+    def _delete(self, table: sa.Table, **key: Any) -> None:
+        self._connection.execute(sa.delete(table).where(where(table, **key)))
 
     def deprecated(self) -> Sequence[Version]:
+        """The versions in use that are deprecated, of every model."""
         table = schema.versions
         return self._versions(
             sa.and_(table.c.deprecation.is_not(sa.null()), table.c.retired_at.is_(None))
         )
 
     def needed_by(self, version: str) -> Sequence[str]:
+        """What needs a version beside aliases, in words; see `sql.Uses`."""
         return [text for find in self._uses for text in find(self._connection, version)]
 
     def identity(self) -> str:
+        """What tells this catalogue from every other, for ever."""
         return identity_of(self._connection)
 
     def lock_object(self, digest: str, *, at: datetime) -> Marked:
+        """Keep others from a digest until the end; how far its removal has come."""
         table = schema.objects
-        new = insert(self._connection, table).values(digest=digest, state="kept", since=at)
         locked = sa.select(table).where(table.c.digest == digest).with_for_update()
         row = None
         while row is None:  # a removal that ends between the two statements takes the row away
-            self._connection.execute(new.on_conflict_do_nothing(index_elements=[table.c.digest]))
+            put_new(self._connection, table, {"digest": digest}, {"state": "kept", "since": at})
             row = self._connection.execute(locked).one_or_none()
         return Marked(row.state, row.since)
 
     def put_object(self, digest: str, marked: Marked) -> None:
-        table = schema.objects
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.digest == digest)
-            .values(state=marked.state, since=marked.since)
-        )
+        row = where(schema.objects, digest=digest)
+        self._connection.execute(sa.update(schema.objects).where(row).values(asdict(marked)))
 
     def forget_object(self, digest: str) -> None:
         for table in (schema.objects, schema.holds):
-            self._connection.execute(sa.delete(table).where(table.c.digest == digest))
+            self._delete(table, digest=digest)
 
     def objects(self) -> Mapping[str, Marked]:
         rows = self._connection.execute(sa.select(schema.objects))
@@ -314,78 +291,47 @@ class SqlTransaction:
         rows = self._connection.execute(
             sa.select(table).where(table.c.digest == digest).order_by(table.c.holder)
         )
-        return [Hold(row.digest, row.holder, row.until) for row in rows]
+        return [Hold(**row) for row in rows.mappings()]
 
     def put_hold(self, hold: Hold) -> None:
-        table = schema.holds
-        new = insert(self._connection, table).values(
-            digest=hold.digest, holder=hold.holder, until=hold.until
-        )
-        self._connection.execute(
-            new.on_conflict_do_update(
-                index_elements=[table.c.digest, table.c.holder], set_={"until": hold.until}
-            )
-        )
+        holder = {"digest": hold.digest, "holder": hold.holder}
+        put(self._connection, schema.holds, holder, {"until": hold.until})
 
     def drop_hold(self, digest: str, holder: str) -> None:
-        table = schema.holds
-        self._connection.execute(
-            sa.delete(table).where(table.c.digest == digest, table.c.holder == holder)
-        )
+        self._delete(schema.holds, digest=digest, holder=holder)
 
     def keys(self) -> Sequence[Key]:
-        rows = self._connection.execute(sa.select(schema.keys).order_by(schema.keys.c.number))
+        """Of callers, in the order of making."""
+        table = schema.keys
+        columns = [column for column in table.c if column is not table.c.number]
+        rows = self._connection.execute(sa.select(*columns).order_by(table.c.number))
         return [
-            Key(
-                id=row.id,
-                name=row.name,
-                token_sha256=row.token_sha256,
-                permissions=tuple(map(Permission.parse, row.permissions)),
-                created_at=row.created_at,
-                created_by=row.created_by,
-                expires_at=row.expires_at,
-                revoked_at=row.revoked_at,
-                revoked_by=row.revoked_by,
-            )
-            for row in rows
+            Key(**{**row, "permissions": tuple(map(Permission.parse, row["permissions"]))})
+            for row in rows.mappings()
         ]
 
     def add_key(self, key: Key) -> None:
-        self._connection.execute(
-            sa.insert(schema.keys).values(
-                id=key.id,
-                name=key.name,
-                token_sha256=key.token_sha256,
-                permissions=[str(permission) for permission in key.permissions],
-                created_at=key.created_at,
-                created_by=key.created_by,
-                expires_at=key.expires_at,
-                revoked_at=key.revoked_at,
-                revoked_by=key.revoked_by,
-            )
-        )
-        body = {
-            "name": key.name, "permissions": [str(one) for one in key.permissions],
-            "expires_at": key.expires_at and key.expires_at.isoformat(),
-        }  # fmt: skip
+        said = [str(permission) for permission in key.permissions]
+        values = {one.name: getattr(key, one.name) for one in fields(key)}
+        self._connection.execute(sa.insert(schema.keys).values({**values, "permissions": said}))
+        until = None if key.expires_at is None else key.expires_at.isoformat()
+        body = {"name": key.name, "permissions": said, "expires_at": until}
         self._note_key(key.id, "key_created", key.created_at, key.created_by, body)
 
     def change_key(
         self, key_id: str, permissions: Sequence[Permission], *, expires_at: datetime | None,
         at: datetime, by: str, reason: str,
     ) -> None:  # fmt: skip
-        table, said = schema.keys, [str(permission) for permission in permissions]
-        self._connection.execute(
-            sa.update(table)
-            .where(table.c.id == key_id)
-            .values(permissions=said, expires_at=expires_at)
-        )
+        """Give a key other rights, and record it in the history."""
+        said = [str(permission) for permission in permissions]
+        row = sa.update(schema.keys).where(schema.keys.c.id == key_id)
+        self._connection.execute(row.values(permissions=said, expires_at=expires_at))
         until = None if expires_at is None else expires_at.isoformat()
         body = {"permissions": said, "expires_at": until}
-        subject = events.Subject("key", key_id)
-        events.append(self._connection, events.Event(subject, "key_changed", at, by, reason, body))
+        self._note_key(key_id, "key_changed", at, by, body, reason)
 
     def end_key(self, key_id: str, *, at: datetime, by: str) -> None:
+        """Revoke it; one that is revoked stays as it is."""
         table = schema.keys
         ended = self._connection.scalar(
             sa.update(table)
@@ -397,10 +343,11 @@ class SqlTransaction:
             self._note_key(key_id, "key_revoked", at, by, {"name": ended})
 
     def _note_key(
-        self, key_id: str, kind: str, at: datetime, by: str, body: Mapping[str, Any]
-    ) -> None:
+        self, key_id: str, kind: str, at: datetime, by: str, body: Mapping[str, Any],
+        reason: str = "",
+    ) -> None:  # fmt: skip
         subject = events.Subject("key", key_id)
-        events.append(self._connection, events.Event(subject, kind, at, by, "", body))
+        events.append(self._connection, events.Event(subject, kind, at, by, reason, body))
 
     def _versions(self, condition: sa.ColumnElement[bool]) -> Sequence[Version]:
         table, said = schema.versions, schema.statements
@@ -425,9 +372,8 @@ _IN_BODY = ("number", "alias", "from_number", "to_number", "key", "from_value", 
 
 def _event(found: events.Event) -> Event:
     body = {name: found.body.get(name) for name in _IN_BODY}
-    kind: Any = found.kind  # other rooms may add kinds of their own
     return Event(
-        kind=kind, model=found.subject.name, at=found.at, by=found.actor, reason=found.reason,
+        kind=found.kind, model=found.subject.name, at=found.at, by=found.actor, reason=found.reason,
         **body,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from bascule.catalogue import Catalogue, events
 from bascule.core import NotFound
 from bascule.endpoints import EndpointStore, PlanEvent, StoredPlan
 from bascule.monitoring.alerts import Alert, AlertStore
+from bascule.monitoring.ledger import quoted
 from bascule.release.incidents.draft import Attempt, Entry, Exposure, Facts, Receipt
 from bascule.release.rollouts import RolloutStore, StoredRollout, summed
 
@@ -139,7 +140,7 @@ def _attempt(store: RolloutStore, stored: StoredRollout) -> Attempt:
     candidate = total.candidate.requests if total else 0
     return Attempt(
         id=rollout.id, candidate=rollout.candidate, current=rollout.current,
-        state="asked" if latest is None else type(latest.state).__name__.lower(),
+        state=stored.state_name,
         began_at=decided[0].at if decided else None, ended_at=stored.ended_at,
         sentence=latest.sentence if latest else "no server has begun it",
         guards=[str(one) for one in rollout.guards], log_e=latest.log_e if latest else {},
@@ -164,8 +165,9 @@ def _left(happened: Sequence[PlanEvent], plans: Sequence[StoredPlan]) -> dict[st
 def _exposures(
     ledger: Ledger, endpoint: str, since: datetime, until: datetime
 ) -> list[Exposure] | None:
-    quoted = "'" + endpoint.replace("'", "''") + "'"
-    asked = _EXPOSED.format(endpoint=quoted, since=since.isoformat(), until=until.isoformat())
+    asked = _EXPOSED.format(
+        endpoint=quoted(endpoint), since=since.isoformat(), until=until.isoformat()
+    )
     rows = ledger.query(asked).to_pylist()
     found = [
         Exposure(

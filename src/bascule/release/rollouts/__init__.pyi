@@ -1,6 +1,5 @@
 from .asking import (
     Begun as Begun,
-    RolloutBook as RolloutBook,
     RolloutRequest as RolloutRequest,
     Rollouts as Rollouts,
     superseded as superseded,
@@ -51,7 +50,7 @@ from .plan import (
     check_rollout as check_rollout,
 )
 from .preparing import Recording as Recording, prepare as prepare
-from .remote import RemoteRollouts as RemoteRollouts
+from .remote import RemoteRollouts as RemoteRollouts, RolloutBook as RolloutBook
 from .states import (
     FINAL as FINAL,
     Aborted as Aborted,

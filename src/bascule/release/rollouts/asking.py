@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -108,30 +108,6 @@ class Begun:
     sentence: str
     forecasts: Sequence[Forecast]
     from_settings: tuple[str, ...] = ()
-
-
-class RolloutBook(Protocol):
-    """The port that `Rollouts` and `RemoteRollouts` implement; see `Rollouts`."""
-
-    def deploy(
-        self, asked: RolloutRequest, *, by: str, dry_run: bool = False
-    ) -> Deployed | Begun: ...
-
-    def delete_endpoint(self, name: str, *, by: str, reason: str) -> str: ...
-
-    def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]: ...
-
-    def get(self, name: str) -> StoredRollout: ...
-
-    def decisions(self, name: str) -> list[StoredDecision]: ...
-
-    def evidence(self, name: str) -> list[float | None]: ...
-
-    def command(
-        self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
-    ) -> Decision: ...
-
-    def replay(self, name: str) -> list[str]: ...
 
 
 _GUARDS = {"shadow": SHADOW_GUARDS, "ab": OUTCOME_GUARDS, "bandit": OUTCOME_GUARDS}

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from importlib import import_module
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
-from bascule.core import Conflict, Invalid
+from bascule.core import Conflict, Invalid, load_named
 from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed, shown_losses
 from bascule.release.rollouts.guards import Guard
@@ -29,27 +28,15 @@ from bascule.release.rollouts.states import (
     State,
     Waiting,
 )
+from bascule.release.rollouts.strategies.common import Strategy
 
 Command = Literal["pause", "resume", "abort", "promote"]
 COMMANDS: tuple[Command, ...] = ("pause", "resume", "abort", "promote")
 
 
-class Strategy(Protocol):
-    """One file in `strategies`: how a candidate gets its traffic."""
-
-    def first(self, rollout: Rollout, now: datetime) -> State:
-        """The state in which a rollout begins."""
-
-    def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
-        """What a state means for traffic."""
-
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        """The next state of a rollout without harm, and why; the same state holds."""
-
-
-_FILES = {
-    "all": "all_at_once", "blue-green": "blue_green", "canary": "canary", "shadow": "shadow",
-    "ab": "ab", "bandit": "bandit",
+_STRATEGIES = {
+    "all": "all_at_once:AllAtOnce", "blue-green": "blue_green:BlueGreen", "canary": "canary:Canary",
+    "shadow": "shadow:ShadowOnly", "ab": "ab:AB", "bandit": "bandit:Bandit",
 }  # fmt: skip
 
 
@@ -218,8 +205,9 @@ def replay(
 
 
 def _strategy(rollout: Rollout) -> Strategy:
-    file = _FILES[rollout.strategy]
-    return cast(Strategy, import_module(f"bascule.release.rollouts.strategies.{file}"))
+    place = _STRATEGIES[rollout.strategy]
+    made: Strategy = load_named(f"bascule.release.rollouts.strategies.{place}")()
+    return made
 
 
 def _scale_said(rollout: Rollout, guard: Guard) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from bascule.endpoints import Deployed, deployed_of
 from bascule.release.rollouts.asking import Begun, RolloutRequest
 from bascule.release.rollouts.deciding import Command
-from bascule.release.rollouts.plan import Decision, Rollout, StoredDecision
+from bascule.release.rollouts.plan import Decision, StoredDecision
 from bascule.release.rollouts.store import StoredRollout
 from bascule_client.control import ControlClient, path_of
 
+if TYPE_CHECKING:
+    from bascule.release.rollouts.asking import Rollouts
+
 
 class RemoteRollouts:
-    """See `asking.RolloutBook`; errors are those that `Rollouts` raises on the server."""
+    """See `asking.Rollouts`; errors are those that it raises on the server."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -34,10 +37,10 @@ class RemoteRollouts:
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
         found = self._client.items(path_of("rollouts"), endpoint=endpoint)
-        return [_stored(one) for one in found][::-1]
+        return msgspec.convert(list(found), list[StoredRollout])[::-1]
 
     def get(self, name: str) -> StoredRollout:
-        return _stored(self._client.ask("GET", path_of("rollouts", name)))
+        return msgspec.convert(self._client.ask("GET", path_of("rollouts", name)), StoredRollout)
 
     def decisions(self, name: str) -> list[StoredDecision]:
         found = list(self._client.items(path_of("rollouts", name, "decisions")))
@@ -60,10 +63,5 @@ class RemoteRollouts:
         return found
 
 
-def _stored(said: dict[str, Any]) -> StoredRollout:
-    return StoredRollout(
-        rollout=msgspec.convert(said["rollout"], Rollout), decisions=said["decisions"],
-        latest=None if said["latest"] is None else msgspec.convert(said["latest"], Decision),
-        intervals=said["intervals"], ended_at=said["ended_at"], created_by=said["created_by"],
-        reason=said["reason"],
-    )  # fmt: skip
+RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"
+"""What both can do; see `Rollouts` for the methods."""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, insert
+from bascule.catalogue import Catalogue, Lease, check_held, database_now, events, put, put_new
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import (
     CANDIDATE,
@@ -182,17 +182,12 @@ class RolloutStore:
         """In order: those after a number, or so many of the latest of them."""
         table = schema.decisions
         query = sa.select(table).where(table.c.rollout == rollout, table.c.number > after)
-        rows = self._read(query.order_by(table.c.number.desc()).limit(latest))
-        return [
-            msgspec.convert(
-                {
-                    "number": row.number, "at": row.at.isoformat(), "made_by": row.made_by,
-                    "before": row.before, "decision": row.content, "plan_number": row.plan_number,
-                },
-                StoredDecision,
-            )
+        rows = self.catalogue.rows(query.order_by(table.c.number.desc()).limit(latest))
+        stored = [
+            {str(name): value for name, value in row._mapping.items()} | {"decision": row.content}
             for row in reversed(rows)
-        ]  # fmt: skip
+        ]
+        return msgspec.convert(stored, list[StoredDecision])
 
     def evidence(self, rollout: str, *, most: int) -> list[tuple[int, float | None]]:
         """The number of an interval and the evidence of harm after it, evenly chosen, in order.
@@ -203,29 +198,26 @@ class RolloutStore:
         mine = table.c.rollout == rollout
         last = sa.select(sa.func.max(table.c.number)).where(mine)
         of_all = sa.select(sa.func.count()).select_from(table).where(mine)
-        total = sum(row[0] for row in self._read(of_all))
+        total = sum(row[0] for row in self.catalogue.rows(of_all))
         every = max(1, total // most)
         chosen = sa.or_(table.c.number % every == 0, table.c.number == last.scalar_subquery())
         query = sa.select(table.c.number, table.c.log_e).where(mine, chosen)
-        return [(row.number, row.log_e) for row in self._read(query.order_by(table.c.number))]
+        return [
+            (row.number, row.log_e) for row in self.catalogue.rows(query.order_by(table.c.number))
+        ]
 
     def intervals(self, rollout: str, after: int = 0) -> list[tuple[Interval, float | None]]:
         """The sealed intervals from number `after` on, with the evidence of harm after each."""
         table = schema.intervals
         query = sa.select(table).where(table.c.rollout == rollout, table.c.number >= after)
-        rows = self._read(query.order_by(table.c.number))
+        rows = self.catalogue.rows(query.order_by(table.c.number))
         return [(msgspec.convert(row.content, Interval), row.log_e) for row in rows]
 
     def put_counts(self, rollout: str, source: str, counted: Interval) -> None:
         """Replace what a source has counted since it began; its `number` has no meaning."""
         values = {"stage": counted.stage, "content": msgspec.to_builtins(counted)}
         with self.catalogue.write() as connection:
-            made = insert(connection, schema.counts).values(
-                rollout=rollout, source=source, **values
-            )
-            connection.execute(
-                made.on_conflict_do_update(index_elements=["rollout", "source"], set_=values)
-            )
+            put(connection, schema.counts, {"rollout": rollout, "source": source}, values)
 
     def put_load_failure(self, rollout: str, host: str, failure: LoadFailure | None) -> None:
         """Store that a host cannot load a version; or with None, that it has loaded all."""
@@ -254,14 +246,14 @@ class RolloutStore:
         """
         table = schema.counts
         mine = sa.and_(table.c.rollout == rollout, table.c.source.startswith(_LOADING))
-        rows = self._read(sa.select(table.c.content).where(mine).order_by(table.c.source))
+        rows = self.catalogue.rows(sa.select(table.c.content).where(mine).order_by(table.c.source))
         stored = [msgspec.convert(row.content["load_failure"], LoadFailure) for row in rows]
         now = self.now() if stored and now is None else now
         return tuple(failure for failure in stored if now is None or failure.until >= now)
 
     def troubles(self) -> dict[str, list[tuple[str, str]]]:
         """By endpoint that ever had a rollout: the ids of those in trouble, and what it is."""
-        names = self._read(sa.select(schema.rollouts.c.endpoint).distinct())
+        names = self.catalogue.rows(sa.select(schema.rollouts.c.endpoint).distinct())
         troubles: dict[str, list[tuple[str, str]]] = {row.endpoint: [] for row in names}
         for stored in self.active():
             if stored.latest is not None and stored.latest.trouble:
@@ -275,16 +267,14 @@ class RolloutStore:
         query = sa.select(table.c.content).where(
             table.c.rollout == rollout, table.c.source == _EVENTS
         )
-        rows = self._read(query)
+        rows = self.catalogue.rows(query)
         return rows[0].content if rows else None
 
     def choose_events(self, rollout: str, events: Sequence[Any]) -> list[Any] | None:
         """Compare the answers by these events from now on, or by those that were chosen before."""
         with self.catalogue.write() as connection:
-            chosen = insert(connection, schema.counts).values(
-                rollout=rollout, source=_EVENTS, stage=0, content=list(map(list, events))
-            )
-            connection.execute(chosen.on_conflict_do_nothing(index_elements=["rollout", "source"]))
+            values = {"stage": 0, "content": list(map(list, events))}
+            put_new(connection, schema.counts, {"rollout": rollout, "source": _EVENTS}, values)
         return self.compared_events(rollout)
 
     def seal(self, rollout: str, lease: Lease) -> list[Interval]:
@@ -385,7 +375,10 @@ class RolloutStore:
         """What gives the cohorts as of a revision; it reads the catalogue once."""
         table = schema.cohorts
         query = sa.select(table).where(table.c.rollout == rollout).order_by(table.c.revision)
-        rows = [(row.revision, msgspec.convert(row.content, Cohort)) for row in self._read(query)]
+        rows = [
+            (row.revision, msgspec.convert(row.content, Cohort))
+            for row in self.catalogue.rows(query)
+        ]
 
         def as_of(revision: int) -> Cohorts:
             seen = [(at, cohort) for at, cohort in rows if at <= revision]
@@ -416,22 +409,14 @@ class RolloutStore:
             if newest != decided.number - 1:
                 raise _superseded(rollout.id)
             values = msgspec.to_builtins(decided)
-            connection.execute(
-                sa.insert(schema.decisions).values(
-                    rollout=rollout.id,
-                    number=decided.number,
-                    at=decided.at,
-                    made_by=decided.made_by,
-                    before=values["before"],
-                    content=values["decision"],
-                    plan_number=decided.plan_number,
-                )
-            )
+            said = values.pop("decision")
+            row = {**values, "at": decided.at, "rollout": rollout.id, "content": said}
+            connection.execute(sa.insert(schema.decisions).values(row))
             self._update(
-                connection, rollout.id, decisions=decided.number, latest=values["decision"],
+                connection, rollout.id, decisions=decided.number, latest=said,
                 **({"ended_at": decided.at} if has_ended else {}),
             )  # fmt: skip
-            kind = f"rollout_{values['decision']['state']['type']}"
+            kind = f"rollout_{said['state']['type']}"
             body = {"sentence": decision.sentence, "rollout": rollout.id, "log_e": decision.log_e}
             event = _event(rollout, kind, decided.at, decided.made_by, "", body)
             if plan is None:
@@ -484,15 +469,8 @@ class RolloutStore:
                 msgspec.convert(row.latest, Decision) if row.latest else None,
                 row.intervals, row.ended_at, row.created_by, row.reason,
             )
-            for row in reversed(self._read(query))
+            for row in reversed(self.catalogue.rows(query))
         ]  # fmt: skip
-
-    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        try:
-            with self.catalogue.read() as connection:
-                return connection.execute(query).all()
-        except NotFound:
-            return []
 
 
 def rollouts_needing(connection: sa.Connection, version: str) -> Iterator[str]:

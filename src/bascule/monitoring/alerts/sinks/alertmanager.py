@@ -12,16 +12,13 @@ from typing import Any
 
 from bascule.monitoring.alerts.routing import Notification
 from bascule.monitoring.alerts.sinks.posting import post
-from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule.monitoring.alerts.sinks.receivers import Sink
 
 _LABELS = ("source", "model", "version", "column", "place", "severity", "owner")
 
 
-class Alertmanager:
+class Alertmanager(Sink):
     """See `Sink`."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def send(self, notification: Notification) -> None:
         said = [_alert(one, notification) for one in notification.alerts]

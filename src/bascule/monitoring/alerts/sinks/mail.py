@@ -10,18 +10,15 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 
 from bascule.monitoring.alerts.routing import Notification
-from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule.monitoring.alerts.sinks.receivers import Receiver, Sink
 from bascule.monitoring.alerts.sinks.words import lines, title
 from bascule_client.deadlines import DeadlineSocket, DeadlineTlsSocket, connected
 
 log = logging.getLogger(__name__)
 
 
-class Mail:
+class Mail(Sink):
     """See `Sink`."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def send(self, notification: Notification) -> None:
         receiver = self._receiver

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from bascule.core import Invalid, Unavailable, secret_in
 from bascule.monitoring.alerts.routing import Notification
@@ -59,9 +59,13 @@ class Receiver:
         )
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Sends to one receiver. One instance serves one thread."""
 
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    @abstractmethod
     def send(self, notification: Notification) -> None:
         """Return once the receiver has taken it.
 

@@ -6,7 +6,7 @@ import json
 
 from bascule.monitoring.alerts.routing import Notification
 from bascule.monitoring.alerts.sinks.posting import post
-from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule.monitoring.alerts.sinks.receivers import Sink
 from bascule.monitoring.alerts.sinks.words import lines, title
 
 _MAX_ALERTS = 20
@@ -14,11 +14,8 @@ _MAX_TEXT = 2_900
 """Slack takes 50 blocks, and 3,000 characters in each."""
 
 
-class Slack:
+class Slack(Sink):
     """See `Sink`."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def send(self, notification: Notification) -> None:
         shown = notification.alerts[:_MAX_ALERTS]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 
+from bascule.core import load_named
 from bascule.monitoring.alerts.sinks.receivers import Receiver, Sink
 
 SINKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -22,6 +22,5 @@ def open_sink(receiver: Receiver) -> Sink:
     for name in required:
         if not getattr(receiver, name):
             raise receiver.wrong(name, f"a receiver of kind {receiver.kind} requires it")
-    module, _, name = place.partition(":")
-    made: Sink = getattr(import_module(f"bascule.monitoring.alerts.sinks.{module}"), name)(receiver)
+    made: Sink = load_named(f"bascule.monitoring.alerts.sinks.{place}")(receiver)
     return made

@@ -14,15 +14,12 @@ import time
 
 from bascule.monitoring.alerts.routing import Notification
 from bascule.monitoring.alerts.sinks.posting import post
-from bascule.monitoring.alerts.sinks.receivers import Receiver
+from bascule.monitoring.alerts.sinks.receivers import Sink
 from bascule.monitoring.alerts.sinks.words import title
 
 
-class Webhook:
+class Webhook(Sink):
     """See `Sink`."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
 
     def send(self, notification: Notification) -> None:
         said = {

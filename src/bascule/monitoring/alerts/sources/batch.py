@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bascule.monitoring.alerts.findings import Finding, Observation
+from bascule.monitoring.alerts.findings import Finding, Observation, Source
 
 KEPT = timedelta(days=7)
 """A run that failed longer ago is no news, also where no later one succeeded."""
@@ -35,7 +35,7 @@ class BatchFacts:
     evidence: str = "bascule batch runs"
 
 
-class BatchSource:
+class BatchSource(Source):
     """Looks at the latest runs: of one machine (with a place), or of all schedules."""
 
     name = "batch"
@@ -43,9 +43,6 @@ class BatchSource:
 
     def __init__(self, read: Callable[[datetime], Iterable[BatchFacts]], place: str = "") -> None:
         self._read, self._place = read, place
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         found: dict[str, list[Finding]] = {}

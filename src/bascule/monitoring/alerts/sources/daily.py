@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 from bascule.core import BasculeError
-from bascule.monitoring.alerts.findings import Finding, Observation
+from bascule.monitoring.alerts.findings import Finding, Observation, Source
 from bascule.monitoring.drift import ColumnDrift, DriftReport
 from bascule.monitoring.performance import PerformanceReport, WindowPerformance
 
@@ -23,7 +23,7 @@ Measure = Callable[[str, date, datetime], Sequence[Finding]]
 """The findings of a model's day; raises `BasculeError` where there is no way to tell."""
 
 
-class DailySource:
+class DailySource(Source):
     """One kind of judgement of finished days."""
 
     every_s = 300.0

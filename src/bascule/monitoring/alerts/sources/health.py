@@ -9,7 +9,7 @@ from datetime import datetime
 from statistics import median
 from typing import NamedTuple
 
-from bascule.monitoring.alerts.findings import Finding, Observation, Severity
+from bascule.monitoring.alerts.findings import Finding, Observation, Severity, Source
 from bascule.stats import exact_interval
 
 WINDOW_S = 300.0
@@ -69,7 +69,7 @@ class HealthLimits:
     latency_p99_s: float = 0.0
 
 
-class HealthSource:
+class HealthSource(Source):
     """Looks at the counters of the server beside this process."""
 
     name = "health"
@@ -82,9 +82,6 @@ class HealthSource:
         self._looks: deque[ServerFacts] = deque()
         self._slow: dict[tuple[str, str], deque[float]] = {}
         self._noted_s = float("-inf")
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         facts = self._read()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from bascule.monitoring.alerts.findings import Finding, Observation, Severity
+from bascule.monitoring.alerts.findings import Finding, Observation, Severity, Source
 from bascule.monitoring.ledger import Backlog, Gap, Ledger, read_backlog
 
 LOSS_WINDOW = timedelta(hours=24)
@@ -19,7 +19,7 @@ _LOSSES: dict[str, tuple[Severity, str]] = {
 _EVIDENCE = "bascule ledger query 'SELECT count(*) FROM predictions'"
 
 
-class LedgerSource:
+class LedgerSource(Source):
     """Looks at the ledger of the home."""
 
     name = "ledger"
@@ -36,9 +36,6 @@ class LedgerSource:
         self._place = place
         self._clock_s = clock_s
         self._behind: tuple[int, float] | None = None
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         gaps = Ledger(self._home).gaps()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from bascule.core import NotFound
-from bascule.monitoring.alerts.findings import RECEIVERS, Finding, Observation
+from bascule.monitoring.alerts.findings import RECEIVERS, Finding, Observation, Source
 
 
-class ReceiverSource:
+class ReceiverSource(Source):
     """Looks at the last delivery to each receiver."""
 
     name = RECEIVERS
@@ -22,9 +22,6 @@ class ReceiverSource:
     ) -> None:
         """`failing`: see `AlertStore.failing`; `receivers` are those of the settings."""
         self._failing, self._receivers = failing, receivers
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         try:

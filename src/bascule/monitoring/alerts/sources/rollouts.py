@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from bascule.monitoring.alerts.findings import Finding, Observation
+from bascule.monitoring.alerts.findings import Finding, Observation, Source
 
 
-class RolloutSource:
+class RolloutSource(Source):
     """Looks at the latest look of each rollout under way."""
 
     name = "rollouts"
@@ -17,9 +17,6 @@ class RolloutSource:
     def __init__(self, troubles: Callable[[], Mapping[str, Sequence[tuple[str, str]]]]) -> None:
         """`troubles`: see `RolloutStore.troubles`."""
         self._troubles = troubles
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from bascule.monitoring.alerts.findings import Finding, Observation
+from bascule.monitoring.alerts.findings import Finding, Observation, Source
 from bascule.monitoring.alerts.sources.daily import SETTLED
 
 DAYS = 7
@@ -16,7 +16,7 @@ CountRows = Callable[[Sequence[datetime]], Mapping[str, Mapping[datetime, int]]]
 """By model: the rows of each of these whole UTC hours."""
 
 
-class SilenceSource:
+class SilenceSource(Source):
     """Looks at each whole hour once it is over."""
 
     name = "silence"

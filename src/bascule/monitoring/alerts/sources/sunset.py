@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bascule.monitoring.alerts.findings import Finding, Observation, Severity
+from bascule.monitoring.alerts.findings import Finding, Observation, Severity, Source
 from bascule.monitoring.ledger import CallerCount
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Callers = Callable[[str, str, datetime], Sequence[CallerCount] | None]
 """The callers of a model's version since a time; None where the ledger keeps no rows."""
 
 
-class SunsetSource:
+class SunsetSource(Source):
     """Reminds of the sunset of versions that callers still ask."""
 
     name = "sunset"
@@ -32,9 +32,6 @@ class SunsetSource:
         """`deprecated` gives every model, with its versions in use that are deprecated."""
         self._deprecated = deprecated
         self._callers = callers
-
-    def again(self) -> None:
-        """Each look is at everything."""
 
     def look(self, now: datetime) -> Sequence[Observation]:
         return [

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from bascule.release.rollouts.facts import Facts, difference_said, gap_said
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Aborted, Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import (
+    Strategy,
     is_no_matter,
     is_shown_better,
     last_step,
@@ -15,32 +14,29 @@ from bascule.release.rollouts.strategies.common import (
 )
 
 
-def first(rollout: Rollout, now: datetime) -> State:  # noqa: ARG001
-    return Running(0, now)
+class AB(Strategy):
+    """See `common.Strategy`."""
 
+    def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG002
+        return Shares(rollout.steps_percent[0])
 
-def shares(rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG001
-    return Shares(rollout.steps_percent[0])
-
-
-def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-    """See `Strategy`."""
-    lacking = still_to_come(rollout, state, facts)
-    if lacking:
-        return state, lacking
-    verdict = facts.outcomes
-    said = difference_said(rollout, verdict)
-    if is_shown_better(verdict, rollout.beta):
-        return last_step(rollout, state, facts.now), (
-            f"{rollout.candidate} is better by "
-            f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: {said}"
+    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+        lacking = still_to_come(rollout, state, facts)
+        if lacking:
+            return state, lacking
+        verdict = facts.outcomes
+        said = difference_said(rollout, verdict)
+        if is_shown_better(verdict, rollout.beta):
+            return last_step(rollout, state, facts.now), (
+                f"{rollout.candidate} is better by "
+                f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: {said}"
+            )
+        if is_no_matter(verdict, rollout.beta):
+            return Aborted(facts.now), (
+                f"ended as futile: {rollout.candidate} gains less than "
+                f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {said}"
+            )
+        return state, (
+            f"held: neither a gain nor its absence is shown in {verdict.requests:,} answers with "
+            f"an outcome; {said}"
         )
-    if is_no_matter(verdict, rollout.beta):
-        return Aborted(facts.now), (
-            f"ended as futile: {rollout.candidate} gains less than "
-            f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {said}"
-        )
-    return state, (
-        f"held: neither a gain nor its absence is shown in {verdict.requests:,} answers with an "
-        f"outcome; {said}"
-    )

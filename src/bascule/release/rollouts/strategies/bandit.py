@@ -7,39 +7,45 @@ from datetime import datetime
 from bascule.release.rollouts.facts import Facts, difference_said, gap_said
 from bascule.release.rollouts.plan import UNAPPROVED_PERCENT, Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
-from bascule.release.rollouts.strategies.common import is_shown_better, last_step, still_to_come
+from bascule.release.rollouts.strategies.common import (
+    Strategy,
+    is_shown_better,
+    last_step,
+    still_to_come,
+)
 from bascule.stats import thompson_shares
 
 _LEAST_CHANGE = 0.01
 
 
-def first(rollout: Rollout, now: datetime) -> State:
-    return Running(0, now, (rollout.steps_percent[0] / 100,))
+class Bandit(Strategy):
+    """See `common.Strategy`."""
 
+    def first(self, rollout: Rollout, now: datetime) -> State:
+        return Running(0, now, (rollout.steps_percent[0] / 100,))
 
-def shares(rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
-    if isinstance(state, Running) and state.shares:
-        return Shares(100 * state.shares[0])
-    return Shares(rollout.steps_percent[0])
+    def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
+        if isinstance(state, Running) and state.shares:
+            return Shares(100 * state.shares[0])
+        return Shares(rollout.steps_percent[0])
 
-
-def advance(rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-    lacking = still_to_come(rollout, state, facts)
-    if lacking:
-        return state, lacking
-    verdict = facts.outcomes
-    if is_shown_better(verdict, rollout.beta):
-        return last_step(rollout, state, facts.now), (
-            f"{rollout.candidate} is better by "
-            f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: "
-            f"{difference_said(rollout, verdict)}"
+    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+        lacking = still_to_come(rollout, state, facts)
+        if lacking:
+            return state, lacking
+        verdict = facts.outcomes
+        if is_shown_better(verdict, rollout.beta):
+            return last_step(rollout, state, facts.now), (
+                f"{rollout.candidate} is better by "
+                f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: "
+                f"{difference_said(rollout, verdict)}"
+            )
+        share = float(thompson_shares(*facts.rewards, floor=rollout.floor)[1])
+        if rollout.needs_approval:
+            share = min(share, UNAPPROVED_PERCENT / 100)
+        if abs(share - state.shares[0]) < _LEAST_CHANGE:
+            return state, f"held at {share:.0%}"
+        return Running(state.stage + 1, facts.now, (round(share, 4),)), (
+            f"{rollout.candidate} has {share:.0%} of the traffic now: the probability that it is "
+            f"the better one, but for a floor of {rollout.floor:.0%}"
         )
-    share = float(thompson_shares(*facts.rewards, floor=rollout.floor)[1])
-    if rollout.needs_approval:
-        share = min(share, UNAPPROVED_PERCENT / 100)
-    if abs(share - state.shares[0]) < _LEAST_CHANGE:
-        return state, f"held at {share:.0%}"
-    return Running(state.stage + 1, facts.now, (round(share, 4),)), (
-        f"{rollout.candidate} has {share:.0%} of the traffic now: the probability that it is the "
-        f"better one, but for a floor of {rollout.floor:.0%}"
-    )

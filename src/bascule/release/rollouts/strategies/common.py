@@ -1,14 +1,31 @@
-"""What several strategies ask before they go on."""
+"""A strategy, and what several ask before they go on."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from datetime import datetime
 
 from bascule.release.rollouts.facts import Facts
 from bascule.release.rollouts.guards import Verdict
-from bascule.release.rollouts.plan import Rollout
-from bascule.release.rollouts.states import Baking, Promoted, Running, State, Waiting
+from bascule.release.rollouts.plan import Rollout, Shares
+from bascule.release.rollouts.states import Baking, Paused, Promoted, Running, State, Waiting
+
+
+class Strategy(ABC):
+    """One file of this folder: how a candidate gets its traffic."""
+
+    def first(self, rollout: Rollout, now: datetime) -> State:  # noqa: ARG002
+        """The state in which a rollout begins."""
+        return Running(0, now)
+
+    def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG002
+        """What a state means for traffic."""
+        return Shares(0.0)
+
+    @abstractmethod
+    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+        """The next state of a rollout without harm, and why; the same state holds."""
 
 
 def still_to_come(rollout: Rollout, state: Running, facts: Facts) -> str:
