@@ -190,7 +190,8 @@ class JobRunner(Jobs):
         job = claim.job
         child = self._ask(self.kinds.places[job.kind], job)
         holder = Holder(
-            self, claim, lambda _why: child.stop(_STOP_WITHIN_S),
+            self, claim,
+            lambda why: child.stop(0.0 if holder.is_lost or why == _LOST else _STOP_WITHIN_S),
             lambda: self._why_stop(job, kind, holder),
         )  # fmt: skip
         try:
