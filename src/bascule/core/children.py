@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,11 @@ _NICE = 10
 _LOOK_S = 0.02
 _READ_BYTES = 1 << 20
 _DIE_WITH_PARENT = 1
-_PART = b"part "
-"""Begins a line of standard output that is a part; the last line is the answer."""
+_PART, _ANSWER = b"part ", b"answer "
+"""What lines of standard output begin with; others, of libraries that print, are left out."""
 _SMALL_BYTES = 1 << 30
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SEEN, _LOOK_WITHIN_S = signal.SIGUSR1, 5.0
 _telling = threading.Lock()
 _FEW_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS"), "1")
 
@@ -96,7 +97,7 @@ class Child:
             ModelFailed: The process died.
             TimedOut: It took too long, and was killed.
         """
-        limits, reply = self._limits, b""
+        limits, reply, descendants = self._limits, b"", list[int]()
         command = [sys.executable, "-m", self._module, str(os.getpid()), str(limits.memory_bytes)]
         if limits.is_nice:
             command = ["nice", "-n", str(_NICE), *command]
@@ -115,11 +116,14 @@ class Child:
                 for line in self._lines(process):
                     if line.startswith(_PART):
                         take(json.loads(line[len(_PART) :]))
-                    else:
-                        reply = line
+                    elif line.startswith(_ANSWER):
+                        reply = line[len(_ANSWER) :]
+                        descendants = _family(process.pid)[1:]
+                        with suppress(ProcessLookupError):
+                            process.send_signal(_SEEN)
             finally:
                 self._pid = None
-                _kill(process.pid)
+                _kill(process.pid, descendants)
         return self._parsed(reply, process.wait())
 
     def stop(self, within_s: float) -> None:
@@ -202,14 +206,21 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
         reply = {**error_to_json(error), "error": masked_text(error.message)}
     except MemoryError:
         reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
-    sys.stdout.write(json.dumps(reply, default=str))
-    sys.stdout.flush()
+    # What this process has started can be found while it lives: it ends when the parent has looked.
+    has_looked = threading.Event()
+    signal.signal(_SEEN, lambda *_: has_looked.set())
+    _print(_ANSWER, reply)
+    has_looked.wait(_LOOK_WITHIN_S)
 
 
 def tell_parent(part: Any) -> None:
     """Send the parent a part, any JSON, before the answer; see `Child.answer`."""
+    _print(_PART, part)
+
+
+def _print(kind: bytes, content: Any) -> None:
     with _telling:
-        sys.stdout.write(f"{_PART.decode()}{json.dumps(part, default=str)}\n")
+        sys.stdout.write(f"\n{kind.decode()}{json.dumps(content, default=str)}\n")
         sys.stdout.flush()
 
 
@@ -225,10 +236,20 @@ def limited_memory(extra_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _kill(leader: int) -> None:
-    """Kill a process that was not waited for, its group, and descendants in groups of their own."""
-    descendants = _family(leader)[1:]
-    os.killpg(leader, signal.SIGKILL)  # also members whose parent has ended
+def _kill(leader: int, known: Sequence[int]) -> None:
+    """Kill a process that was not waited for, its group, and descendants in groups of their own.
+
+    Those of one that has ended are its children no more: they must be `known`. Their groups are
+    killed too, because one may start another while this looks.
+    """
+    descendants = {*known, *_family(leader)[1:]}
+    groups = {leader}  # also members whose parent has ended
+    for pid in descendants:
+        with suppress(ProcessLookupError):
+            groups.add(os.getpgid(pid))
+    for group in groups - {os.getpgrp()}:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     for pid in descendants:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -19,9 +19,12 @@ def holder_name() -> str:
 
 
 def is_alive(process: str) -> bool | None:
-    """Whether a process that `own_process` named is there; None where it is of another machine."""
+    """Whether a process that `own_process` named is there; None where that is not known here."""
     machine, pid, began = process.split(" ")
-    return None if machine != _machine() else _began(int(pid)) == began
+    try:
+        return None if machine != _machine() else _began(int(pid)) == began
+    except OSError:  # as where no file can be opened any more
+        return None
 
 
 def _machine() -> str:
@@ -31,7 +34,7 @@ def _machine() -> str:
 
 def _began(pid: int) -> str:
     """When a process began, in ticks since the boot; empty where it is gone."""
-    with suppress(OSError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, *rest = content.rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]

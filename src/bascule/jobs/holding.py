@@ -26,6 +26,7 @@ class Holder:
     Attributes:
         stopped: See `Live`.
         progress: The latest.
+        is_lost: Whether another process runs it.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Holder:
         """
         self._jobs, self.claim, self._on_stop, self._why_stop = jobs, claim, on_stop, why_stop
         self.stopped, self.progress = "", dict(claim.job.progress)
+        self.is_lost = False
         self._lines: list[str] = []
         self._lock = threading.Lock()
         self._saved_s = self._renewed_s = time.monotonic()
@@ -90,7 +92,7 @@ class Holder:
                 why = self._jobs.save(self.claim, progress=self.progress, log=lines).stop
                 self._renewed_s = self._saved_s
             except Conflict as lost:
-                why = lost.message
+                self.is_lost, why = True, lost.message
             except BasculeError:
                 self._lines, why = lines + self._lines, ""
         self._stop(why)

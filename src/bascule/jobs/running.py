@@ -135,21 +135,33 @@ class JobRunner(Jobs):
 
     def turn(self) -> None:
         """Take over jobs whose process is gone, submit what is due, and start what waits."""
-        schedules = {one.schedule.name: one for one in self._schedules.list()}
         self.after_deaths(self._most_attempts)
-        if schedules and self.leadership.keep():
-            under_way = {job.schedule for job in self.find(stored=QUEUED)}
-            under_way |= {job.schedule for job in self.find(stored=RUNNING)}
+        # Jobs before schedules: a run that ends between the two is not taken for one that is gone.
+        under_way = {job.schedule for job in self.find(stored=QUEUED)}
+        under_way |= {job.schedule for job in self.find(stored=RUNNING)}
+        schedules = {one.schedule.name: one for one in self._schedules.list()}
+        if schedules and self._leads():
             for name in schedules.keys() - under_way:
                 one = schedules[name]
                 self._submit_due(one.schedule, one.due if one.is_under_way else None, one.due)
         for job in self.waiting():
             schedule = schedules[job.schedule].schedule if job.schedule in schedules else None
-            if schedule is None and job.schedule:
+            if schedule is None and job.schedule and self._is_removed(job.schedule):
                 self.command(job.id, "cancel", by="the end of its schedule")
-            elif schedule is None or (self._may_run(schedule) and not schedule.is_paused):
+            elif not job.schedule or (
+                schedule is not None and self._may_run(schedule) and not schedule.is_paused
+            ):
                 self._started(job)
         self._forget_old()
+
+    def _is_removed(self, name: str) -> bool:
+        """Whether there is no such schedule now; it may have been added since they were read."""
+        return name not in (one.schedule.name for one in self._schedules.list())
+
+    def _leads(self) -> bool:
+        """Whether this process has had the lease since before what it has read."""
+        before, lease = self.leadership.lease, self.leadership.keep()
+        return before is not None and lease is not None and before.fence == lease.fence
 
     def _submit_due(
         self, schedule: Schedule, again: datetime | None, last: datetime | None
@@ -190,7 +202,8 @@ class JobRunner(Jobs):
         job = claim.job
         child = self._ask(self.kinds.places[job.kind], job)
         holder = Holder(
-            self, claim, lambda _why: child.stop(_STOP_WITHIN_S),
+            self, claim,
+            lambda why: child.stop(0.0 if holder.is_lost or why == _LOST else _STOP_WITHIN_S),
             lambda: self._why_stop(job, kind, holder),
         )  # fmt: skip
         try:

@@ -249,3 +249,14 @@ def test_of_eight_that_claim_a_job_one_has_it(jobs):
         for thread in threads:
             thread.join()
         assert len(winners) == 1
+
+
+def test_a_child_whose_lease_another_process_took_is_ended_at_once(runner, tmp_path):
+    ran = tmp_path / "ran"
+    job = runner.submit(task(to=600, every_s=0.1, ran=str(ran)))
+    until(ran.exists)
+    other = runner.claim(job.id, after=("running",))  # as after its lease, on another host
+    assert other is not None
+    until(lambda: not runner._here)
+    runner.end(other, "done", result=1)
+    assert (runner.get(job.id).result, ran.read_text()) == (1, "x\n")
