@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.tiers import first_of
 
 from bascule.batch import job_of, planned
 from bascule.core import Conflict, Invalid, MissingExtra, NotFound, Unavailable
@@ -263,7 +264,7 @@ DUCKDB_KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", DUCKDB_KEYS)
+@pytest.mark.parametrize("kind", first_of(DUCKDB_KEYS, 3))
 def test_a_key_of_duckdb_orders_rows_as_its_type_is_sorted(score, tmp_path, kind):
     with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
         connection.register("rows_to_put", flights(100))

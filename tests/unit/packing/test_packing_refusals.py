@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.cluster import BisectingKMeans
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.decomposition import NMF
@@ -101,12 +100,6 @@ REFUSED = {
             NearestCentroid().fit(ROWS, SIGNS),
             {"train": ROWS, "serve_original": True},
         ),
-    ),
-    "clusters without a compiler": (
-        lambda: BisectingKMeans(2).fit(ROWS),
-        {"train": ROWS},
-        "serve_original=True",
-        lambda: (BisectingKMeans(2).fit(ROWS), {"train": ROWS, "serve_original": True}),
     ),
     "more words than are compiled": (
         lambda: words(),

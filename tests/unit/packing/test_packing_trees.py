@@ -318,11 +318,6 @@ def test_the_caller_s_rows_are_left_as_they_are(of_doubles, engine):
     assert (rows.view(np.int64) == kept.view(np.int64)).all()
 
 
-def test_the_same_trees_of_doubles_give_the_same_digest(of_doubles, pack):
-    model, X, _, bundle = of_doubles
-    assert pack(model, X, name="doubles").digest == bundle.digest
-
-
 @pytest.mark.parametrize("kind", ["lightgbm", "xgboost"])
 def test_floats_that_are_handed_in_need_no_doubles(pack, cancer, kind):
     """Every value is a float, so thresholds that are rounded down decide as the doubles do."""
