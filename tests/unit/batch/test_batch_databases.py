@@ -129,16 +129,6 @@ def test_the_columns_of_a_table_that_is_there_are_filled_by_name(score, source, 
 
 
 @pytest.mark.slow
-def test_a_column_that_the_database_has_no_type_for_is_named(score, tmp_path):
-    table = flights(3).append_column("tags", pa.array([["a"], [], None]))
-    pq.write_table(table, tmp_path / "in.parquet")
-    with pytest.raises(Invalid, match="'tags' is list") as refused:
-        score(tmp_path / "in.parquet", f"sqlite:///{tmp_path}/s.db#s")
-    assert "--keep" in refused.value.hint
-    score(tmp_path / "in.parquet", f"duckdb:///{tmp_path}/s.duckdb#s")
-
-
-@pytest.mark.slow
 def test_decimals_of_duckdb_are_numbers_to_the_model(score, tmp_path):
     with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
         rows = flights(50)  # noqa: F841 - read by its name

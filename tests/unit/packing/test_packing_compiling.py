@@ -36,6 +36,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
+from tests.tiers import first_of
 
 from bascule.packing.compilers.trees import rounded_down
 
@@ -226,7 +227,7 @@ def test_missing_flags_alone_are_compiled(pack, flights):
     ],
     ids=lambda model: type(model).__name__,
 )
-@pytest.mark.parametrize("labels", ["int", "text"])
+@pytest.mark.parametrize("labels", first_of(["text", "int"]))
 def test_a_classifier_gives_its_own_labels(pack, iris, model, labels):
     X, y = iris
     y = {"int": y * 5 - 5, "text": np.array(["a", "b", "c"])[y]}[labels]
