@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from bascule.monitoring.ledger import Chore, Ledger, Scribe, SpoolWriter, write_segment
 from bascule.monitoring.ledger.manifest import commit, read_manifest
@@ -99,6 +101,27 @@ def counts(home: Path) -> tuple[int, int]:
     """How many rows a query finds, and how many different ones."""
     (row,) = Ledger(home).query(COUNT).to_pylist()
     return row["n"], row["d"]
+
+
+def ids(home: Path) -> list[str]:
+    """Those of all rows that a query finds."""
+    return sorted(Ledger(home).query("select id from predictions")["id"].to_pylist())
+
+
+@contextmanager
+def killed_at(owner: Any, name: str, *, after: bool = False) -> Iterator[None]:
+    """The process dies where it calls `owner.name`, before or after that has done its work."""
+    real = getattr(owner, name)
+
+    def die(*given: Any, **options: Any) -> None:
+        if after:
+            real(*given, **options)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def parquet_files(home: Path) -> set[str]:

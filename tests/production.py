@@ -15,11 +15,12 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from tests.ledger_rows import take_in
 
 import bascule
 from bascule.bundle import take
 from bascule.bundle.statements import column_names
-from bascule.monitoring.ledger import Outcomes, Scribe, SpoolWriter
+from bascule.monitoring.ledger import Outcomes, SpoolWriter
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -98,10 +99,7 @@ def fill(home: Path, bundle: bascule.Bundle, version: str, days: Iterable[Day]) 
             recorder.add(_context(f"{version}-{day.back}-e{number}", at), None, None, label, 500,
                          10**6)  # fmt: skip
     recorder.close()
-    scribe = Scribe(home)
-    while scribe.turn(everything=True):
-        pass
-    scribe.close()
+    take_in(home)
     if truths["id"]:
         Outcomes(home).add(name, pa.table(truths))
 

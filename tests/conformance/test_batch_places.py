@@ -1,6 +1,6 @@
 """Every source and every sink of batch jobs keeps the same contract, over real stores.
 
-Two tests of each place are of the first tier; `tests/unit/batch` has the others over files.
+Two tests of each place are of the first tier, and the others of a folder of Parquet files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.tiers import first_of
 from tests.unit.batch.conftest import flights, with_values
 
 from bascule.batch import Run, job_of, planned, run_job
@@ -21,11 +22,12 @@ from bascule.batch.sinks.table import SINKS
 from bascule.batch.sinks.writers import WRITERS
 from bascule.batch.sources.table import SOURCES
 from bascule.bundle import Bundle, load
-from bascule.core import Conflict, Invalid, NotFound, Refused
+from bascule.core import Conflict, Invalid, NotFound
 
 from .batch_places import PLACES, Place
 
 ROWS = 1000
+each_place = pytest.mark.parametrize("place", PLACES, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,7 @@ def bundle(table_bundle: Path) -> Bundle:
     return load(table_bundle)
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=first_of(PLACES))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A place of each kind, in which nothing is yet."""
     kind = PLACES[request.param]
@@ -65,6 +67,7 @@ def test_every_place_that_is_built_in_is_tested():
 # -- both ends --
 
 
+@each_place
 def test_a_place_is_scored_into_itself_with_every_answer_beside_its_row(score, place, bundle):
     place.put("flights", flights(ROWS))
     made = score(place.source("flights"), place.sink("scored"), chunk_rows=300)
@@ -80,7 +83,6 @@ def test_a_place_is_scored_into_itself_with_every_answer_beside_its_row(score, p
     assert len(set(scored.column("prediction_id").to_pylist())) == ROWS
 
 
-@pytest.mark.slow
 def test_answers_are_chosen_by_their_names(score, place):
     place.put("flights", flights(20))
     score(place.source("flights"), place.sink("s"), columns=["prediction"], keep=["id"])
@@ -88,7 +90,6 @@ def test_answers_are_chosen_by_their_names(score, place):
     assert names == ["id", "label", "prediction_id", "model_version"]
 
 
-@pytest.mark.slow
 def test_the_same_job_again_changes_nothing_and_gives_the_same_run(score, place):
     place.put("flights", flights(ROWS))
     job = place.source("flights"), place.sink("scored")
@@ -99,7 +100,6 @@ def test_the_same_job_again_changes_nothing_and_gives_the_same_run(score, place)
     assert place.read("scored").sort_by("id").equals(before)
 
 
-@pytest.mark.slow
 def test_changed_rows_are_another_run_which_is_refused_until_it_may_replace(score, place):
     place.put("flights", flights(50))
     job = place.source("flights"), place.sink("scored")
@@ -115,7 +115,6 @@ def test_changed_rows_are_another_run_which_is_refused_until_it_may_replace(scor
 # -- odd tables --
 
 
-@pytest.mark.slow
 def test_poison_rows_are_kept_with_their_reasons(score, place):
     table = with_values(flights(ROWS), "airport", {7: "XXX", 512: "YYY"})
     place.put("flights", with_values(table, "month", {99: None}))
@@ -127,14 +126,6 @@ def test_poison_rows_are_kept_with_their_reasons(score, place):
     assert all(any(text in one for one in reasons) for text in ("'XXX'", "'YYY'", "'month'"))
 
 
-@pytest.mark.slow
-def test_a_job_fails_over_its_share_of_poison(score, place):
-    place.put("flights", with_values(flights(100), "airport", dict.fromkeys(range(2), "XXX")))
-    with pytest.raises(Refused, match="2 of 100 rows cannot be scored"):
-        score(place.source("flights"), place.sink("scored"))
-
-
-@pytest.mark.slow
 def test_an_empty_table_makes_an_empty_table(score, place):
     place.put("flights", flights(0))
     if not place.has_schema:
@@ -145,14 +136,12 @@ def test_an_empty_table_makes_an_empty_table(score, place):
     assert place.read("scored").num_rows == 0
 
 
-@pytest.mark.slow
 def test_one_row_is_scored(score, place):
     place.put("flights", flights(1))
     assert score(place.source("flights"), place.sink("scored")).rows == 1
     assert ids(place.read("scored")) == [0]
 
 
-@pytest.mark.slow
 def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, place, bundle):
     table = with_values(flights(20), "wind", dict.fromkeys(range(20)))
     place.put("flights", table)
@@ -161,7 +150,6 @@ def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, 
     assert place.read("scored").sort_by("id").column("label").to_pylist() == expected
 
 
-@pytest.mark.slow
 def test_names_may_be_in_any_script(score, place):
     names = ["номер", "carrier", "airport", "month", "wind", "gust"]
     place.put("рейсы", flights(30).rename_columns(names))
@@ -169,14 +157,12 @@ def test_names_may_be_in_any_script(score, place):
     assert sorted(place.read("результат 日本").column("номер").to_pylist()) == [*range(30)]
 
 
-@pytest.mark.slow
 def test_a_schema_that_lost_a_column_is_refused_by_its_name(score, place):
     place.put("flights", flights(5).drop_columns(["gust"]))
     with pytest.raises(Invalid, match="no column 'gust'"):
         score(place.source("flights"), place.sink("scored"))
 
 
-@pytest.mark.slow
 def test_a_place_that_is_not_there_is_not_found(score, place):
     with pytest.raises(NotFound):
         score(place.source("nowhere"), place.sink("scored"))
@@ -185,7 +171,6 @@ def test_a_place_that_is_not_there_is_not_found(score, place):
 # -- options --
 
 
-@pytest.mark.slow
 def test_only_rows_that_meet_the_condition_are_scored(score, place):
     place.put("flights", flights(ROWS))
     score(place.source("flights"), place.sink("s"), where="month = 3 AND id >= 10", chunk_rows=300)
@@ -194,7 +179,6 @@ def test_only_rows_that_meet_the_condition_are_scored(score, place):
     assert ids(place.read("s")) == expected
 
 
-@pytest.mark.slow
 def test_a_limit_takes_the_first_rows(score, place):
     place.put("flights", flights(ROWS))
     assert score(place.source("flights"), place.sink("s"), limit=150, chunk_rows=100).rows == 150
@@ -204,7 +188,6 @@ def test_a_limit_takes_the_first_rows(score, place):
         assert len(set(ids(place.read("s")))) == 150
 
 
-@pytest.mark.slow
 def test_a_condition_that_is_no_sql_is_refused_and_nothing_is_written(score, place):
     place.put("flights", flights(10))
     with pytest.raises(Invalid):
@@ -213,7 +196,6 @@ def test_a_condition_that_is_no_sql_is_refused_and_nothing_is_written(score, pla
     assert place.read("s").num_rows == 10
 
 
-@pytest.mark.slow
 def test_appended_rows_stand_beside_those_of_another_run(score, place):
     place.put("flights", flights(20))
     score(place.source("flights"), place.sink("s"))
@@ -226,7 +208,11 @@ def test_appended_rows_stand_beside_those_of_another_run(score, place):
     assert ids(place.read("s")) == [*range(20), *range(100, 110)]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "place",
+    first_of(["postgresql", *(one for one in PLACES if one != "postgresql")]),
+    indirect=True,
+)
 def test_upsert_changes_rows_by_their_key_where_the_place_can(score, place):
     place.put("flights", flights(20))
     job: dict[str, Any] = {"mode": "upsert", "key": "id"}
@@ -248,7 +234,6 @@ def test_upsert_changes_rows_by_their_key_where_the_place_can(score, place):
 # -- the ports --
 
 
-@pytest.mark.slow
 def test_a_dry_run_shows_scored_rows_and_writes_none(bundle, place):
     place.put("flights", flights(50))
     job = job_of(
@@ -259,7 +244,6 @@ def test_a_dry_run_shows_scored_rows_and_writes_none(bundle, place):
     assert not place.exists("s")
 
 
-@pytest.mark.slow
 def test_chunks_give_the_same_rows_every_time(bundle, place):
     place.put("flights", flights(ROWS))
     job = job_of(
@@ -281,6 +265,7 @@ def test_chunks_give_the_same_rows_every_time(bundle, place):
         assert plan.source.plan(300) == plan.chunks
 
 
+@each_place
 def test_a_chunk_that_is_committed_twice_is_there_once(bundle, place, tmp_path):
     from bascule.batch.manifest import Record
 
@@ -301,7 +286,6 @@ def test_a_chunk_that_is_committed_twice_is_there_once(bundle, place, tmp_path):
     assert ids(place.read("s")) == list(range(10))
 
 
-@pytest.mark.slow
 def test_a_chunk_that_is_not_committed_is_not_there(bundle, place):
     place.put("flights", flights(10))
     job = job_of(

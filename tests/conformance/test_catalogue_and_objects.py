@@ -133,6 +133,8 @@ def test_versions_aliases_and_history_come_back_as_they_were_written(registry, b
         ("alias_moved", 2, 1, 2, "bob", ""),
         ("alias_dropped", 2, 2, None, "ada", "retiring"),
     ]
+    with pytest.raises(NotFound, match="no alias 'champion'"):
+        registry.drop_alias("late", "champion", by="eve")
 
 
 def test_the_verdict_told_last_counts_and_statements_are_kept_once(registry, bundle):
@@ -141,8 +143,7 @@ def test_the_verdict_told_last_counts_and_statements_are_kept_once(registry, bun
         registry.add_statement(
             version, "gates", gates(passed=passed), at=T0.replace(day=day), by="ci"
         )
-
-    assert registry.resolve("late/1").gates == "failed"
+        assert registry.resolve("late/1").gates == ("passed" if passed else "failed")
     assert [str(one.version) for one in registry.search("gates = failed")] == ["late/1"]
     assert [said.at[:10] for said in registry.statements(version)] == [
         "2026-03-01",
@@ -575,13 +576,11 @@ def test_tags_come_and_go_with_history(searched):
         searched.set_tag("late/1", "team", None, by="ada")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("", "x"), ("a b", "x"), ("a", ""), ("a", "x" * 257), ("a", "x\0y"), ("ä", "x")],
-)
-def test_a_tag_that_cannot_be_one_is_refused(searched, key, value):
-    with pytest.raises(Invalid, match="not allowed"):
-        searched.set_tag("late/1", key, value, by="ada")
+def test_a_tag_that_cannot_be_one_is_refused(searched):
+    refused = [("", "x"), ("a b", "x"), ("a", ""), ("a", "x" * 257), ("a", "x\0y"), ("ä", "x")]
+    for key, value in refused:
+        with pytest.raises(Invalid, match="not allowed"):
+            searched.set_tag("late/1", key, value, by="ada")
     assert searched.set_tag("late/1", "a", "x" * 256, by="ada").to_value == "x" * 256
 
 

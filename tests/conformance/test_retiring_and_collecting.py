@@ -158,11 +158,6 @@ def test_a_dry_run_says_the_same_and_does_nothing(three, clock):
     assert [found.state for found in three.collect(by="ada", grace_s=HOUR_S)] == ["marked"]
 
 
-def test_versions_in_use_are_never_garbage(three):
-    assert three.collect(by="ada", grace_s=0) == []
-    assert len(digests(three)) == 3
-
-
 def test_what_a_server_holds_stays_until_its_hold_ends(three, clock):
     version = three.resolve("late/3")
     three.hold([version.digest], "server a", lasts_s=120)

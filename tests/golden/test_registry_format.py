@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.stores import open_stores
+from tests.tiers import first_of
 
 from bascule.batch import Runs
 from bascule.catalogue import schema
@@ -33,7 +34,9 @@ def test_a_home_of_every_schema_so_far_is_read(written, tmp_path):
     check(open_registry(home), written.stem)
 
 
-@pytest.mark.parametrize("written", SERVERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "written", first_of([SERVERS[0], *SERVERS[:0:-1]], 3), ids=lambda path: path.stem
+)
 def test_a_postgresql_catalogue_of_every_schema_so_far_is_read(written, postgresql_url, tmp_path):
     import psycopg
 

@@ -41,13 +41,12 @@ from sklearn.tree import DecisionTreeClassifier
 import bascule
 from bascule.bundle.disk import folder as disk, heldout, limits
 from bascule.bundle.disk.examples import columns_of
-from bascule.bundle.originals.archives import check_archive
 from bascule.bundle.originals.sklearn import load_trusted
 from bascule.bundle.originals.structures import check_estimator
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.onnx import open_session
 from bascule.core.digests import canonical_json, sha256_bytes
-from bascule.core.errors import Invalid, NotFound, Untrusted
+from bascule.core.errors import Invalid, Untrusted
 from bascule.packing.flavors.sklearn import save
 
 X, Y = load_iris(return_X_y=True)
@@ -122,16 +121,6 @@ def test_a_manifest_of_too_many_files_is_refused(bundle):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b'{"schema_version":NaN}', b'{"a":"\\ud800","schema_version":1}', b'{"schema_version":1e999}'],
-)
-def test_a_manifest_with_values_that_have_no_canonical_form_is_refused(bundle, text):
-    (bundle / "bundle.json").write_bytes(text)
-    with pytest.raises(Untrusted, match="is not a manifest"):
-        bascule.load(bundle)
-
-
-@pytest.mark.parametrize(
     "change",
     [
         lambda m: m["programs"].append(m["programs"][0]),
@@ -175,18 +164,6 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(bundle):
     os.mkfifo(bundle / "environment.txt")
     with pytest.raises(Untrusted, match=r"environment\.txt of bundle .* is missing"):
         bascule.load(bundle)
-
-
-def test_a_card_that_is_a_link_is_refused(bundle):
-    (bundle / "card.md").unlink()
-    (bundle / "card.md").symlink_to("/etc/hostname")
-    with pytest.raises(Untrusted, match=r"card\.md of bundle .* is a symbolic link"):
-        bascule.load(bundle)
-
-
-def test_a_folder_without_a_manifest_is_not_found(tmp_path):
-    with pytest.raises(NotFound):
-        bascule.load(tmp_path)
 
 
 # -- the held-out rows --
@@ -689,13 +666,6 @@ def shape_of(*lengths, name="s"):
     return numpy_helper.from_array(np.array(lengths, np.int64), name)
 
 
-def test_an_honest_graph_passes_and_runs():
-    data = graph(identity()).SerializeToString()
-    check_graph(data, "p.onnx")
-    session = open_session(data, "p.onnx")
-    assert session.run(None, {"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
-
-
 def test_an_operator_of_a_strange_domain_is_refused():
     node = helper.make_node("Steal", ["x"], ["y"], domain="com.example")
     data = graph(node, domain="com.example").SerializeToString()
@@ -1015,7 +985,3 @@ def test_a_graph_of_many_numbers_is_looked_through_quickly():
     started = time.process_time()
     check_graph(data, "p.onnx")
     assert time.process_time() - started < 3.0
-
-
-def test_every_archive_that_we_write_passes_its_own_check(tree_file):
-    check_archive(tree_file, "m.skops")

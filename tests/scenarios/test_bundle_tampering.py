@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 
 import numpy as np
-import onnx
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.tree import DecisionTreeClassifier
 
 import bascule
 from bascule.bundle.disk.folder import read_manifest
-from bascule.bundle.opening import open_original, open_program
+from bascule.bundle.opening import open_program
 from bascule.core.digests import canonical_json, sha256_bytes
 from bascule.core.errors import Untrusted
 
@@ -51,20 +49,7 @@ def reseal(bundle, name):
     rewrite(bundle, change)
 
 
-def test_an_untouched_copy_loads(bundle):
-    assert bascule.load(bundle).name == "iris"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "programs/onnx.onnx",
-        "original/model.skops",
-        "data/test.parquet",
-        "data/example.json",
-        "environment.txt",
-    ],
-)
+@pytest.mark.parametrize("name", ["programs/onnx.onnx", "environment.txt"])
 def test_one_flipped_bit_is_seen_and_the_file_is_named(bundle, name):
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -89,12 +74,6 @@ def test_a_program_that_is_swapped_after_loading_is_not_run(bundle):
     (bundle / name).write_bytes(data)
     with pytest.raises(Untrusted, match=name):
         open_program(bundle, manifest, name="onnx")
-
-
-def test_a_missing_file_is_named(bundle):
-    (bundle / "environment.txt").unlink()
-    with pytest.raises(Untrusted, match=r"environment.txt of bundle .* is missing"):
-        bascule.load(bundle)
 
 
 @pytest.mark.parametrize("name", ["extra.py", "programs/extra.onnx", "original/__init__.py"])
@@ -132,7 +111,9 @@ def test_a_manifest_cannot_point_outside_of_its_folder(bundle, name):
         bascule.load(bundle)
 
 
-@pytest.mark.parametrize("name", ["environment.txt", "programs", "statements", "bundle.json"])
+@pytest.mark.parametrize(
+    "name", ["environment.txt", "programs", "statements", "bundle.json", "card.md"]
+)
 def test_a_symbolic_link_is_refused(bundle, name):
     elsewhere = bundle.parent / "elsewhere"
     (bundle / name).rename(elsewhere)
@@ -148,8 +129,13 @@ def test_a_newer_schema_is_refused_with_both_versions(bundle):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b'"text"', b"null", b"[" * 100_000, b'{"schema_version":1}', b"\xff"]
-)
+    "data",
+    [
+        b"", b"{", b"[]", b'"text"', b"null", b"[" * 100_000, b'{"schema_version":1}', b"\xff",
+        b'{"schema_version":NaN}', b'{"a":"\\ud800","schema_version":1}',
+        b'{"schema_version":1e999}',
+    ],
+)  # fmt: skip
 def test_a_manifest_that_is_none_is_refused(bundle, data):
     (bundle / "bundle.json").write_bytes(data)
     with pytest.raises(Untrusted, match=r"bundle\.json of bundle"):
@@ -170,18 +156,6 @@ def test_a_manifest_that_serves_what_it_has_not_is_refused(bundle):
         bascule.load(bundle)
 
 
-def test_a_program_with_data_in_another_file_is_refused(bundle):
-    name = "programs/onnx.onnx"
-    model = onnx.load(bundle / name)
-    tensor = model.graph.initializer.add(name="stolen", data_type=1, dims=[1])
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="/etc/hostname")
-    (bundle / name).write_bytes(model.SerializeToString())
-    reseal(bundle, name)
-    with pytest.raises(Untrusted, match="refers to data in other files"):
-        bascule.load(bundle).predict(np.zeros((1, 4)))
-
-
 def test_a_program_that_is_no_graph_is_refused_with_its_name(bundle):
     name = "programs/onnx.onnx"
     (bundle / name).write_bytes(b"\0" * 100)
@@ -197,21 +171,6 @@ def test_a_program_with_other_inputs_than_declared_is_refused(bundle):
     rewrite(bundle, change)
     with pytest.raises(Untrusted, match=r"input is declared as an input of programs/onnx\.onnx"):
         bascule.load(bundle).predict(np.zeros((1, 4)))
-
-
-def test_an_original_with_a_strange_type_inside_is_not_loaded(bundle):
-    name = "original/model.skops"
-    with zipfile.ZipFile(bundle / name) as archive:
-        parts = {part: archive.read(part) for part in archive.namelist()}
-    schema = json.loads(parts["schema.json"])
-    schema["__class__"], schema["__module__"] = "Popen", "subprocess"
-    parts["schema.json"] = json.dumps(schema).encode()
-    with zipfile.ZipFile(bundle / name, "w") as archive:
-        for part, data in parts.items():
-            archive.writestr(part, data)
-    reseal(bundle, name)
-    with pytest.raises(Untrusted, match=r"holds subprocess\.Popen, which is not trusted"):
-        open_original(bundle, read_manifest(bundle))
 
 
 def test_an_original_of_another_scikit_learn_is_named_with_both_versions(bundle):

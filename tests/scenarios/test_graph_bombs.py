@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bascule.bundle.disk import limits
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.onnx import open_session
 from bascule.core.errors import Untrusted
@@ -72,7 +71,7 @@ def test_functions_that_double_at_every_level_are_refused_unexpanded(order):
     refused(made, r"p\.onnx grows to more than 5,000,000 operators by its functions")
 
 
-@pytest.mark.parametrize("levels", [15, 18, 20])
+@pytest.mark.parametrize("levels", [15, 20])
 def test_functions_that_take_the_runtime_minutes_to_inline_are_refused(levels):
     made = model(call(f"f{levels}", "x", "y"), functions=doubling(levels))
     assert len(made.SerializeToString()) < 2_500
@@ -337,7 +336,3 @@ def test_small_constants_are_computed_when_a_graph_is_opened():
         initializers=[const(np.ones((3, 4)), "w", np.float32), const(2.0, "k", np.float32)],
     )  # fmt: skip
     assert check_graph(made.SerializeToString(), "p.onnx") is True
-
-
-def test_the_bounds_leave_room_for_what_real_graphs_have():
-    assert limits.MAX_STEPS >= 10**8

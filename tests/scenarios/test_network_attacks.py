@@ -74,11 +74,6 @@ def with_graph(sealed_torch, tmp_path):
     return changed
 
 
-def test_a_list_of_calls_that_is_only_written_anew_is_taken(with_graph):
-    original = with_graph(lambda graph: None).original()
-    assert original.run({"given": ROWS, "input": ROWS})["output"].shape == (8, 2)
-
-
 @pytest.mark.parametrize(
     "op",
     [

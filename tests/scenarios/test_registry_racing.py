@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conformance.test_catalogue_and_objects import write_bundle
 from tests.stores import open_stores
 
-from bascule.bundle.disk.folder import digest_of, read_manifest, write_file, write_manifest
-from bascule.bundle.disk.manifest import Manifest, OriginalEntry
+from bascule.bundle.disk.folder import digest_of, read_manifest
 from bascule.core.errors import NotFound
-from bascule.core.fields import DType, Field, Signature
 from bascule.registry import Registry
 
 TOO_LONG_S = 120
@@ -165,18 +164,6 @@ def beginner() -> Iterator[Beginner]:
     made = Beginner()
     yield made
     made.process.communicate()
-
-
-def write_bundle(folder: Path, content: bytes) -> Path:
-    folder.mkdir(parents=True)
-    files = {"original/model.onnx": write_file(folder, "original/model.onnx", content)}
-    signature = Signature((Field("x", DType.FP32, (3,)),), (Field("y", DType.FP32),))
-    original = OriginalEntry("original/model.onnx", "onnx", {}, {})
-    write_manifest(
-        folder,
-        Manifest("late", "onnx", "other", None, signature, original, (), "original", files),
-    )
-    return folder
 
 
 @pytest.fixture(params=["sqlite and files", "postgresql and s3"])

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from tests.tiers import first_of
 from tests.unit.registry.conftest import say_gates, write_bundle
 
 from bascule.app import (
@@ -107,10 +108,6 @@ def test_a_restored_home_has_every_row_and_every_bundle(home, archive, tmp_path)
     assert dump(other) == dump(home)
     assert open_registry(other).path("late@champion").joinpath("programs/onnx.onnx").read_bytes()
     assert [one.kind for one in open_registry(other).statements("late/1")] == ["gates"]
-
-
-def test_what_is_pushed_after_a_restore_goes_on_with_the_numbers(home, archive, tmp_path):
-    put(other := settings_of(tmp_path / "other"), archive)
     bundle = write_bundle(tmp_path / "third", "late", b"program 3")
     assert open_registry(other).push(bundle, by="ada").number == 3
 
@@ -194,14 +191,15 @@ def test_one_altered_byte_is_found_before_anything_is_written(archive, tmp_path,
 
 def test_a_file_that_was_cut_off_is_refused_at_every_place(archive, tmp_path):
     whole = archive.read_bytes()
-    for at in range(0, len(whole) - 10_240, max(1, len(whole) // 12)):
+    for at in range(0, len(whole) - 10_240, max(1, len(whole) // 4)):
         (cut := tmp_path / "cut.tar").write_bytes(whole[:at])
         with pytest.raises(Untrusted):
             put(settings_of(tmp_path / "other"), cut)
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "/evil", "catalogue/../../evil", "objects/abc/x", "evil", "home/a\\b"]
+    "name",
+    first_of(["../evil", "objects/abc/x", "/evil", "catalogue/../../evil", "evil", "home/a\\b"], 2),
 )
 def test_a_name_that_leads_elsewhere_is_refused(archive, tmp_path, name):
     with pytest.raises(Untrusted, match="no part of a backup"):
@@ -372,7 +370,8 @@ def test_a_ledger_takes_the_place_of_all_of_another(home, full, tmp_path):
     shutil.rmtree(home.home / "outcomes")
     take(home, tmp_path / "without.tar", with_ledger=True)
     put(other, tmp_path / "without.tar", force=True)
-    assert files_of(other.home) == files_of(home.home)
+    put(empty := settings_of(tmp_path / "empty"), tmp_path / "without.tar")
+    assert files_of(other.home) == files_of(home.home) == files_of(empty.home)
 
 
 # -- kills --
@@ -384,52 +383,6 @@ def models_of(settings: Settings) -> list[str]:
         return [model.name for model in open_registry(settings).models()]
     except NotFound:
         return []
-
-
-def killed_restore(settings: Settings, archive: Path, after: int) -> bool:
-    """Restore in a process that is killed at its `after`-th rename or commit; whether it was."""
-    code = f"""
-import os, signal, sys
-from pathlib import Path
-from tests.unit.backups.test_backups import put, settings_of
-left = [{after}]
-real_rename, real_replace = os.rename, os.replace
-def counted(real):
-    def act(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-    return act
-os.rename, os.replace = counted(real_rename), counted(real_replace)
-import bascule.backups.rows as rows
-rows._insert = counted(rows._insert)
-put(settings_of(Path({str(settings.home)!r})), Path({str(archive)!r}))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )  # fmt: skip
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.returncode != 0
-
-
-@pytest.mark.parametrize(
-    "after",
-    [1, 3, pytest.param(2, marks=pytest.mark.slow)]
-    + [pytest.param(n, marks=pytest.mark.slow) for n in (5, 7, 9, 12, 15, 18)],
-)
-def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
-    home, archive, tmp_path, after
-):
-    other = settings_of(tmp_path / "other")
-    if killed_restore(other, archive, after):
-        assert models_of(other) == []
-        put(other, archive)
-    assert dump(other) == dump(home)
-    assert {path.name for path in other.home.iterdir()} <= {
-        "catalogue.db", "catalogue.db-wal", "catalogue.db-shm", "objects"
-    }  # fmt: skip
 
 
 STEPS = """
@@ -451,6 +404,7 @@ def counted(owner, name):
 for owner, name in [
     (os, "rename"), (os, "replace"), (os, "mkdir"), (os, "sync"), (shutil, "rmtree"),
     (Catalogue, "read"), (Catalogue, "write"), (rows, "copy_in"), (rows, "is_empty"),
+    (rows, "_insert"),
     (restoring, "_checked"), (restoring, "_put_objects"), (restoring, "_commit"),
     (restoring, "_settled"), (restoring, "_move_ledger"),
 ]:
@@ -469,6 +423,20 @@ def killed_at(settings: Settings, archive: Path, step: int | str) -> bool:
     )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL)
     return done.returncode != 0
+
+
+@pytest.mark.parametrize("step", first_of(["_insert", "rename", "_put_objects", "replace"]))
+def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
+    home, archive, tmp_path, step
+):
+    other = settings_of(tmp_path / "other")
+    assert killed_at(other, archive, step)
+    assert models_of(other) == []
+    put(other, archive)
+    assert dump(other) == dump(home)
+    assert {path.name for path in other.home.iterdir()} <= {
+        "catalogue.db", "catalogue.db-wal", "catalogue.db-shm", "objects"
+    }  # fmt: skip
 
 
 def check_killed(home, full, tmp_path, step) -> str:
@@ -532,21 +500,6 @@ def test_a_restore_into_another_home_keeps_what_a_killed_one_has_still_to_move(
 # -- the ledger --
 
 
-def test_the_ledger_comes_back_with_its_answers(home, tmp_path):
-    (segments := home.home / "ledger").mkdir()
-    (segments / "manifest.json").write_text("{}")
-    (segments / "late").mkdir()
-    (segments / "late" / "1.parquet").write_bytes(b"rows")
-    (home.home / "private.key").write_bytes(b"k" * 32)
-    made = take(home, tmp_path / "late.tar", with_ledger=True)
-    assert made.has_ledger
-    put(other := settings_of(tmp_path / "other"), tmp_path / "late.tar")
-    assert (other.home / "ledger" / "late" / "1.parquet").read_bytes() == b"rows"
-    assert (other.home / "private.key").read_bytes() == b"k" * 32
-    with pytest.raises(Conflict):
-        put(settings_of(tmp_path / "other"), tmp_path / "late.tar")
-
-
 def test_a_ledger_that_has_no_files_is_none(home, tmp_path):
     assert not take(home, tmp_path / "late.tar", with_ledger=True).has_ledger
 
@@ -557,11 +510,3 @@ def test_the_tables_are_those_that_the_catalogue_has(tmp_path):
     with catalogue.read() as connection:
         found = set(sa.inspect(connection).get_table_names())
     assert found - {"alembic_version"} == rows.tables_of(HEAD)
-
-
-def test_times_come_back_to_the_microsecond(home, archive, tmp_path):
-    put(other := settings_of(tmp_path / "other"), archive)
-    before = open_registry(home).versions("late")
-    after = open_registry(other).versions("late")
-    assert [one.pushed_at for one in before] == [one.pushed_at for one in after]
-    assert after[0].pushed_at.utcoffset() == timedelta(0)

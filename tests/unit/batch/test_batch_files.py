@@ -1,3 +1,5 @@
+"""Files as source and sink; what they share with all places is in `tests/conformance`."""
+
 from __future__ import annotations
 
 import os
@@ -6,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pyarrow.json as pajson
@@ -35,25 +36,6 @@ def source(tmp_path: Path) -> Path:
     return parquet(tmp_path / "flights.parquet", flights(1000))
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*") if one.is_file()
-    }
-
-
-def test_answers_stand_beside_the_columns_of_the_source(score, source, bundle, tmp_path):
-    made = score(source, tmp_path / "scored", chunk_rows=300)
-
-    scored, rows = read(tmp_path / "scored"), flights(1000)
-    expected = bundle.predict(rows.drop_columns(["id"]))
-    assert scored.select(rows.column_names).equals(rows)
-    assert scored.column("label").to_pylist() == expected["label"].tolist()
-    columns = expected.columns()
-    for name in columns.keys() - {"label"}:
-        np.testing.assert_array_equal(scored.column(name).to_numpy(), columns[name])
-    assert (made.rows, made.quarantined, len(made.manifest.chunks)) == (1000, 0, 4)
-
-
 def test_every_row_has_an_id_that_a_rerun_gives_again(score, source, tmp_path):
     score(source, tmp_path / "scored", chunk_rows=300)
     ids = read(tmp_path / "scored").column("prediction_id").to_pylist()
@@ -63,35 +45,10 @@ def test_every_row_has_an_id_that_a_rerun_gives_again(score, source, tmp_path):
     assert ids[301].endswith("#1")
 
 
-def test_the_same_job_again_changes_nothing(score, source, tmp_path):
-    score(source, tmp_path / "scored")
-    before = files(tmp_path / "scored")
-    again = score(source, tmp_path / "scored")
-    assert (files(tmp_path / "scored"), again.rows) == (before, 1000)
-
-
-def test_a_job_on_other_rows_is_refused_unless_it_may_append_or_replace(score, source, tmp_path):
-    sink = tmp_path / "scored"
-    score(source, sink)
-    parquet(source, flights(50, start=5000))
-    with pytest.raises(Conflict, match="already has rows"):
-        score(source, sink)
-    score(source, sink, mode="append")
-    assert read(sink).num_rows == 1050
-    score(source, sink, mode="replace")
-    assert read(sink).column("id").to_pylist() == list(range(5000, 5050))
-
-
 def test_rows_of_others_are_not_mixed_with(score, source, tmp_path):
     parquet(tmp_path / "scored" / "theirs.parquet", flights(3))
     with pytest.raises(Conflict, match="no run of bascule"):
         score(source, tmp_path / "scored")
-
-
-def test_columns_are_chosen_by_name(score, source, tmp_path):
-    score(source, tmp_path / "s", columns=["prediction", "prediction_id"], keep=["id"])
-    names = read(tmp_path / "s").column_names
-    assert names == ["id", "label", "prediction_id", "model_version"]
 
 
 @pytest.mark.parametrize(
@@ -120,25 +77,11 @@ def test_a_column_named_as_an_answer_must_be_left_out(score, tmp_path):
     score(source, tmp_path / "scored", keep=["id"])
 
 
-def test_only_rows_that_meet_the_condition_are_scored(score, source, tmp_path):
-    score(source, tmp_path / "scored", where="month = 3 AND carrier <> 'AA'", chunk_rows=300)
-    rows = flights(1000)
-    kept = rows.filter((pc.field("month") == 3) & (pc.field("carrier") != "AA"))
-    assert read(tmp_path / "scored").select(rows.column_names).equals(kept)
-
-
 @pytest.mark.parametrize(("limit", "rows"), [(150, 150), (1000, 1000), (2000, 1000)])
 def test_a_limit_takes_the_first_rows(score, source, tmp_path, limit, rows):
     made = score(source, tmp_path / "scored", limit=limit, chunk_rows=100)
     assert read(tmp_path / "scored").column("id").to_pylist() == list(range(rows))
     assert made.rows == rows
-
-
-def test_a_dry_run_shows_scored_rows_and_writes_none(source, bundle, tmp_path):
-    job = job_of({"model": "m", "from": str(source), "to": str(tmp_path / "scored")})
-    with planned(job, bundle) as plan:
-        assert (plan.rows, plan.preview().num_rows) == (1000, 10)
-    assert not (tmp_path / "scored").exists()
 
 
 # -- poison --
@@ -286,25 +229,6 @@ def test_only_the_rows_of_a_csv_whose_values_cannot_be_read_are_quarantined(scor
 # -- odd tables --
 
 
-def test_an_empty_table_makes_an_empty_table(score, tmp_path):
-    made = score(parquet(tmp_path / "in.parquet", flights(0)), tmp_path / "s")
-    assert made.rows == 0
-    assert "label" in read(tmp_path / "s").column_names
-
-
-def test_one_row_is_scored(score, tmp_path):
-    assert score(parquet(tmp_path / "in.parquet", flights(1)), tmp_path / "s").rows == 1
-
-
-def test_a_column_of_missing_values_is_scored_where_the_model_takes_them(score, bundle, tmp_path):
-    table = with_values(flights(20), "wind", dict.fromkeys(range(20)))
-    score(parquet(tmp_path / "in.parquet", table), tmp_path / "s")
-    rows = table.drop_columns(["id"])
-    assert (
-        read(tmp_path / "s").column("label").to_pylist() == bundle.predict(rows)["label"].tolist()
-    )
-
-
 @pytest.mark.parametrize("is_typed", [True, False])
 def test_a_table_of_missing_values_alone_is_quarantined_whole(score, tmp_path, is_typed):
     columns = {
@@ -315,12 +239,6 @@ def test_a_table_of_missing_values_alone_is_quarantined_whole(score, tmp_path, i
         score(source, tmp_path / "s")
     made = score(source, tmp_path / "other", max_quarantined=1.0)
     assert (made.rows, made.quarantined, read(tmp_path / "other").num_rows) == (0, 20, 0)
-
-
-def test_a_table_without_a_column_of_the_model_is_refused(score, tmp_path):
-    source = parquet(tmp_path / "in.parquet", flights(5).drop_columns(["gust"]))
-    with pytest.raises(Invalid, match="no column 'gust'"):
-        score(source, tmp_path / "s")
 
 
 def test_a_column_of_another_kind_is_refused_before_it_is_read(score, tmp_path):
@@ -359,14 +277,6 @@ def test_files_that_change_during_a_run_end_it(score, source, tmp_path, monkeypa
     with pytest.raises(Conflict, match="changed while it was read"):
         score(source, tmp_path / "s", retries=0)
     assert not list((tmp_path / "s").glob("part-*"))
-
-
-def test_names_may_be_in_any_script(score, tmp_path):
-    table = flights(30).rename_columns(["номер", "carrier", "airport", "month", "wind", "gust"])
-    source = parquet(tmp_path / "рейсы 日本" / "июль é.parquet", table)
-    score(source, tmp_path / "результат ü", keep=["номер"])
-    scored = ds.dataset(str(tmp_path / "результат ü")).to_table()
-    assert sorted(scored.column("номер").to_pylist()) == list(range(30))
 
 
 def test_a_place_without_files_is_not_found(score, tmp_path):

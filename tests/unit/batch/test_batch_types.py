@@ -127,6 +127,7 @@ def test_times_of_pandas_are_written_in_microseconds(score, tmp_path, name):
         ("delta", pa.array([1] * N, pa.timestamp("ns")), "'account' has a value"),
         ("duckdb", pa.array(IDS, pa.decimal256(50, 2)), "'account' is decimal256"),
         ("csv", pa.array([[1]] * N), "'account' is list"),
+        ("sqlite", pa.array([[1]] * N), "'account' is list"),
     ],
 )
 def test_what_a_sink_cannot_hold_is_refused_with_the_column_and_the_way_out(

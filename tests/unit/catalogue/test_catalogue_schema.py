@@ -3,13 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql
-from tests.stores import all_tables
 
 from bascule.catalogue import Catalogue, SqliteDatabase, migrations, schema
 
@@ -28,20 +23,6 @@ def test_the_head_that_is_written_down_is_that_of_the_migrations():
     config.set_main_option("path_separator", "os")
 
     assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
-
-
-def test_the_migrations_make_the_tables_that_the_code_speaks_of(tmp_path):
-    Catalogue(SqliteDatabase(tmp_path / "catalogue.db")).create()
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'catalogue.db'}", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), all_tables()) == []
-
-
-def test_every_table_can_be_made_in_postgresql_too():
-    for table in all_tables().sorted_tables:
-        ddl = str(sa.schema.CreateTable(table).compile(dialect=postgresql.dialect()))
-        assert f"CREATE TABLE {table.name}" in ddl
-        assert "DATETIME" not in ddl
 
 
 def test_opening_a_current_home_imports_neither_migrations_nor_a_runtime(tmp_path):

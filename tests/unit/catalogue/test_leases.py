@@ -220,7 +220,7 @@ def leases_of(log):
 
 
 def test_of_competing_processes_that_are_killed_too_never_two_hold_it(tmp_path, current):
-    with run(COMPETE, tmp_path, current, TTL_S, 2.5, 3) as processes:
+    with run(COMPETE, tmp_path, current, TTL_S, 1.5, 3) as processes:
         assert processes.wait(PATIENCE_S * 2) == 0
 
     held = [lease for log in tmp_path.glob("*.log") for lease in leases_of(log)]

@@ -15,12 +15,6 @@ from bascule.settings import load_settings
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    return command
-
-
-@pytest.fixture
 def bundle(run, tmp_path):
     X, y = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=500).fit(X[::2], y[::2])

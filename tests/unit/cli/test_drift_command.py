@@ -34,12 +34,6 @@ def packed(tmp_path_factory):
     return made.path
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    return command
-
-
 def test_no_alarm_is_exit_0_and_an_alarm_exit_1(run, packed, tmp_path):
     pa.csv.write_csv(pa.table(rows()), tmp_path / "same.csv")
     pa.parquet.write_table(pa.table(rows(1)), tmp_path / "moved.parquet")

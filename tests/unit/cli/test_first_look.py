@@ -26,13 +26,6 @@ def iris(tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
-    return command
-
-
 # -- help --
 
 

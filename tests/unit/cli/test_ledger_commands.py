@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -12,23 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.ledger_rows import Answers, spool
 
-from bascule.cli import main
 from bascule.monitoring.ledger import Scribe
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`run("ledger", "query", "...")`: the exit code, and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bascule", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return call
 
 
 @pytest.fixture
@@ -38,19 +21,25 @@ def three_answers(tmp_path):
     spool(tmp_path / ".bascule", Answers("012", model="late", caller="", at=at))
 
 
-def test_a_query_is_shown_as_a_table_as_csv_and_as_json(run, three_answers):
+def test_a_query_is_shown_as_a_table_as_csv_and_as_json(call, three_answers):
     sql = "select id, latency_s from predictions where id > '0' order by id"
-    code, shown = run("ledger", "query", sql)
+    code, shown = call("ledger", "query", sql)
     assert (code, "latency_s" in shown, "0.001" in shown) == (0, True, True)
-    assert run("ledger", "query", sql, "--csv") == (0, "id,latency_s\r\n1,0.001\r\n2,0.001\r\n")
-    code, shown = run("ledger", "query", sql, "--json")
+    assert call("ledger", "query", sql, "--csv") == (
+        0,
+        "id,latency_s\r\n1,0.001\r\n2,0.001\r\n",
+    )
+    code, shown = call("ledger", "query", sql, "--json")
     assert json.loads(shown) == [{"id": "1", "latency_s": 0.001}, {"id": "2", "latency_s": 0.001}]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
-def test_a_query_is_written_to_a_file(run, three_answers, tmp_path, suffix):
+def test_a_query_is_written_to_a_file(call, three_answers, tmp_path, suffix):
     sql = "select id from predictions order by id"
-    assert run("ledger", "query", sql, "--to", f"out.{suffix}") == (0, f"3 rows in out.{suffix}\n")
+    assert call("ledger", "query", sql, "--to", f"out.{suffix}") == (
+        0,
+        f"3 rows in out.{suffix}\n",
+    )
     file = tmp_path / f"out.{suffix}"
     match suffix:
         case "parquet":
@@ -61,25 +50,28 @@ def test_a_query_is_written_to_a_file(run, three_answers, tmp_path, suffix):
             assert json.loads(file.read_text()) == [{"id": one} for one in "012"]
 
 
-def test_a_form_that_is_not_written_is_refused_before_anything_is_asked(run):
-    code, said = run("ledger", "query", "select 1", "--to", "out.xlsx")
+def test_a_form_that_is_not_written_is_refused_before_anything_is_asked(call):
+    code, said = call("ledger", "query", "select 1", "--to", "out.xlsx")
     assert (code, "use .parquet, .csv or .json" in said) == (2, True)
 
 
-def test_outcomes_join_what_was_predicted(run, three_answers, tmp_path):
+def test_outcomes_join_what_was_predicted(call, three_answers, tmp_path):
     (tmp_path / "truth.csv").write_text("flight,delayed\n0,0\n1,1\n2,1\n")
     options = ("--id-column", "flight", "--truth-column", "delayed")
-    assert run("outcomes", "import", "late", "truth.csv", *options) == (0, "3 outcomes of late\n")
+    assert call("outcomes", "import", "late", "truth.csv", *options) == (
+        0,
+        "3 outcomes of late\n",
+    )
     sql = """select avg(("output.label" = truth_number)::int) accuracy
         from predictions join outcomes using (model, id, row)"""
-    code, shown = run("ledger", "query", sql, "--model", "late", "--json")
+    code, shown = call("ledger", "query", sql, "--model", "late", "--json")
     assert code == 0
     assert json.loads(shown) == [{"accuracy": pytest.approx(2 / 3)}]
 
 
-def test_lines_that_are_refused_are_named_and_the_others_kept(run, tmp_path):
+def test_lines_that_are_refused_are_named_and_the_others_kept(call, tmp_path):
     (tmp_path / "truth.csv").write_text("id,truth\na,1\n,1\nc,\n")
-    code, said = run("outcomes", "import", "late", "truth.csv")
+    code, said = call("outcomes", "import", "late", "truth.csv")
     assert code == 1
     assert said.splitlines() == [
         "1 outcomes of late",
@@ -88,9 +80,9 @@ def test_lines_that_are_refused_are_named_and_the_others_kept(run, tmp_path):
     ]
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(run, tmp_path):
+def test_a_column_that_is_not_there_is_named_with_those_that_are(call, tmp_path):
     (tmp_path / "truth.csv").write_text("id,late\na,1\n")
-    code, said = run("outcomes", "import", "late", "truth.csv")
+    code, said = call("outcomes", "import", "late", "truth.csv")
     assert code == 2
     assert "no column 'truth' for --truth-column" in said
     assert "there are id, late" in said
@@ -106,16 +98,16 @@ def events_of(home):
 
 
 def test_rows_are_counted_first_and_deleted_with_who_and_why_in_the_history(
-    run, three_answers, tmp_path
+    call, three_answers, tmp_path
 ):
     where = ("--model", "late", "--where", "id = '1'")
-    code, said = run("ledger", "delete", *where, "--dry-run")
+    code, said = call("ledger", "delete", *where, "--dry-run")
     assert (code, said) == (0, "1 rows of 1 requests of late match, and 0 outcomes\n")
-    code, said = run("ledger", "delete", *where)
+    code, said = call("ledger", "delete", *where)
     assert (code, "add --yes" in said) == (2, True)
-    code, said = run("ledger", "delete", *where, "--yes", "--reason", "asked to be forgotten")
+    code, said = call("ledger", "delete", *where, "--yes", "--reason", "asked to be forgotten")
     assert (code, said.splitlines()[-1]) == (0, "1 rows and 0 outcomes are deleted")
-    assert json.loads(run("ledger", "query", "select id from predictions", "--json")[1]) == [
+    assert json.loads(call("ledger", "query", "select id from predictions", "--json")[1]) == [
         {"id": "0"}, {"id": "2"},
     ]  # fmt: skip
     requested, completed = events_of(tmp_path / ".bascule")
@@ -125,46 +117,46 @@ def test_rows_are_counted_first_and_deleted_with_who_and_why_in_the_history(
     assert completed.body == {"where": "id = ?", "rows": 1, "outcomes": 0}
 
 
-def test_a_deletion_that_matches_nothing_asks_nothing_and_records_nothing(run, three_answers):
-    code, said = run("ledger", "delete", "--model", "late", "--where", "id = 'x'", "--json")
+def test_a_deletion_that_matches_nothing_asks_nothing_and_records_nothing(call, three_answers):
+    code, said = call("ledger", "delete", "--model", "late", "--where", "id = 'x'", "--json")
     assert (code, json.loads(said)["rows"]) == (0, 0)
 
 
-def test_a_condition_that_is_more_than_one_is_refused(run, three_answers):
+def test_a_condition_that_is_more_than_one_is_refused(call, three_answers):
     words = ("--model", "late", "--where", "1=1; drop view predictions", "--yes")
-    code, said = run("ledger", "delete", *words)
+    code, said = call("ledger", "delete", *words)
     assert (code, "the condition is refused" in said) == (2, True)
 
 
-def test_the_status_says_what_there_is_and_what_waits(run, three_answers, tmp_path):
-    found = json.loads(run("ledger", "status", "--json")[1])
+def test_the_status_says_what_there_is_and_what_waits(call, three_answers, tmp_path):
+    found = json.loads(call("ledger", "status", "--json")[1])
     assert (found["rows"], found["has_scribe"], found["spool_bytes"] > 0) == (0, False, True)
     scribe = Scribe(tmp_path / ".bascule")
-    found = json.loads(run("ledger", "status", "--json")[1])
+    found = json.loads(call("ledger", "status", "--json")[1])
     assert found["has_scribe"]
     while scribe.turn(everything=True):
         pass
     scribe.close()
-    code, shown = run("ledger", "status")
+    code, shown = call("ledger", "status")
     assert code == 0
     assert "2023-11-14" in shown
     assert "3 rows" in shown
     assert "0.0 MB wait in the spool, for 0 s; no scribe runs" in shown
 
 
-def test_outcomes_come_from_a_query_of_a_database(run, tmp_path, monkeypatch):
+def test_outcomes_come_from_a_query_of_a_database(call, tmp_path, monkeypatch):
     with closing(sqlite3.connect(tmp_path / "truths.db")) as connection, connection:
         connection.execute("create table truths (flight, delayed)")
         connection.executemany("insert into truths values (?, ?)", [("a", 1), (None, 0), ("b", 0)])
     query = ("outcomes", "import", "late", "--query", "select * from truths order by rowid")
     columns = ("--id-column", "flight", "--truth-column", "delayed")
-    code, said = run(*query, *columns)
+    code, said = call(*query, *columns)
     assert (code, "--database postgresql://USER@HOST/NAME" in said) == (2, True)
     monkeypatch.setenv("BASCULE_DATABASE", "sqlite:///truths.db")
-    code, said = run(*query, *columns)
+    code, said = call(*query, *columns)
     assert (code, said.splitlines()) == (
         1, ["2 outcomes of late", "line 2 of the table: no id; not kept"],
     )  # fmt: skip
     for wrong in (("late",), ("late", "truths.csv", "--query", "select 1")):
-        code, said = run("outcomes", "import", *wrong)
+        code, said = call("outcomes", "import", *wrong)
         assert (code, "give one of them" in said) == (2, True)

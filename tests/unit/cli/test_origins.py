@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 
 import bascule
 from bascule.bundle.originals import python as python_original
-from bascule.cli import main
 from bascule.core.errors import Invalid, NotFound
 from bascule.packing.flavors import python
 from bascule.packing.model_files import CodeOptions, read_model
@@ -43,22 +42,6 @@ class Judge:
             "probabilities": np.column_stack([high, ~high]).astype(float),
         }
 """
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder: (exit code, output, messages)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["bascule", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -37,12 +37,6 @@ def packed(tmp_path_factory):
     return made.path
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    return command
-
-
 def table(**options):
     X, y = rows(**options)
     return pa.table({**X, "y": y})
@@ -103,7 +97,6 @@ def recorded(home, bundle, version, wrong=0.1):
 def test_the_ledger_is_read_for_all_versions_or_for_the_one_that_is_named(
     run, packed, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
     bundle = bascule.load(packed)
     assert run("push", packed)[0] == 0
     recorded(tmp_path / "home", bundle, "1")
@@ -132,7 +125,6 @@ def test_the_ledger_is_read_for_all_versions_or_for_the_one_that_is_named(
     ],
 )
 def test_a_mistake_is_named(run, packed, tmp_path, monkeypatch, arguments, problem):
-    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
     pa.csv.write_csv(table(), tmp_path / "good.csv")
     code, out, err = run("performance", packed, *arguments)
     assert code == (3 if "no.csv" in problem or "no answers" in problem else 2), out

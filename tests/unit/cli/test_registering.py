@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from bascule.cli import main
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys) -> Any:
-    """`run("search", "model = gb")`: the exit code, and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    for variable in ("COLUMNS", "FORCE_COLOR"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["bascule", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +20,10 @@ def ten_trees(packed) -> Path:
 
 
 @pytest.fixture
-def pushed(run, cancer_bundle) -> Any:
-    """`run`, where gb/1 of a hundred trees is registered."""
-    assert run("push", str(cancer_bundle)) == (0, "gb/1\n")
-    return run
+def pushed(call, cancer_bundle) -> Any:
+    """`call`, where gb/1 of a hundred trees is registered."""
+    assert call("push", str(cancer_bundle)) == (0, "gb/1\n")
+    return call
 
 
 def test_a_version_is_tagged_found_and_untagged(pushed):

@@ -116,13 +116,6 @@ def test_an_alert_of_another_host_is_left_alone():
     assert book.state == "firing"
 
 
-def test_what_fires_again_after_its_end_is_a_new_alert():
-    book = Book(Rules())
-    book.take(0, look(finding()))
-    book.take(10, look())
-    assert book.take(20, look(finding(20)))[0] == ("pager", "firing")
-
-
 def test_an_alert_is_repeated_after_the_repetition_time_and_not_before():
     book = Book(Rules(repeat_s=3_600))
     book.take(0, look(finding()))

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from tests.ledger_rows import take_in
 from tests.production import Day, fill, packed
 
 from bascule.app import judge
 from bascule.core import Untrusted
 from bascule.kinds import judging, runner_of
 from bascule.monitoring.alerts.sources import contacts_of, finished_days, rows_by_hour
-from bascule.monitoring.ledger import Scribe
 from bascule.registry import open_registry
 from bascule.settings import load_settings
 
@@ -33,10 +33,7 @@ def home(tmp_path_factory):
         for back in range(DAYS, 0, -1)
     ]
     fill(made, bundle, "1", days)
-    scribe = Scribe(made)
-    while scribe.turn(everything=True):
-        pass
-    scribe.close()
+    take_in(made)
     return made
 
 

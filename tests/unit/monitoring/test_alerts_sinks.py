@@ -7,7 +7,6 @@ import hmac
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -92,17 +91,13 @@ def test_a_receiver_may_say_when_to_try_again(said, least_s, most_s):
     assert least_s <= problem.value.facts["retry_after_s"] <= most_s
 
 
-def test_a_receiver_that_does_not_answer_is_left_after_its_timeout():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
-        with pytest.raises(Unavailable, match="it"):
-            open_sink(receiver("webhook", url=url, timeout_s=0.3)).send(notification())
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize("drip", ["continue", "status", "header", "refusal", "silence"])
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("scheme", "drip"),
+    [
+        *(("http", drip) for drip in ("continue", "status", "header", "refusal", "silence")),
+        ("https", "header"),
+    ],
+)
 def test_a_receiver_that_never_finishes_its_answer_is_left_at_the_deadline(scheme, drip):
     """A timeout of each read begins anew at each byte: such a receiver held all alerts for ever."""
     with dripping(drip) as port:

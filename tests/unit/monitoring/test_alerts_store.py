@@ -167,14 +167,6 @@ def test_a_receiver_that_is_away_gets_all_of_it_in_order_when_it_is_back(catalog
     assert store.undelivered() == []
 
 
-def test_a_receiver_that_is_away_delays_no_other(catalogue, lease):
-    store = AlertStore(catalogue)
-    away, there = Scripted(*[Unavailable("away")] * 9), Scripted()
-    take(store, lease, 0, finding(), routing=Routing(("away", "there")))
-    courier(store, lambda: T0, away=away, there=there).deliver(lease)
-    assert there.taken == [("firing", "late")]
-
-
 def test_a_receiver_fails_from_its_first_refusal_until_it_takes_something(catalogue, lease):
     store, now = AlertStore(catalogue), [T0]
     sink = Scripted(Unavailable("away"), Unavailable("still away"), None)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.ledger_rows import counts, killed_at
 
 from bascule.core import Conflict, Invalid, NotFound, Untrusted, limited_memory
 from bascule.monitoring.ledger import Ledger, Retention, Scribe, SpoolWriter, scribe as scribing
@@ -24,7 +25,6 @@ from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
 GB = MetricLabels("gb", "1")
 BY = AnsweredBy("gb", "1", "onnx")
-COUNT = "select count(*) n, count(distinct (id, row)) d from predictions"
 
 
 def context(name, started_ns=0):
@@ -56,11 +56,6 @@ def killed(recorder):
     os.close(recorder.spool._pending_fd)
     recorder.spool._words.release()
     recorder.spool._pending.close()
-
-
-def counts(home):
-    (row,) = Ledger(home).query(COUNT).to_pylist()
-    return row["n"], row["d"]
 
 
 def scribed(home, **options):
@@ -145,30 +140,23 @@ def test_a_writer_that_lives_is_read_while_it_writes(tmp_path, recorder):
     assert Ledger(tmp_path).gaps() == []
 
 
-@pytest.mark.parametrize("step", ["write_table", "fsync", "rename", "rmtree"])
-def test_a_scribe_that_dies_at_a_step_leaves_each_row_once(tmp_path, recorder, monkeypatch, step):
-    """`fsync` is that of the manifest: the segments are on the disk by then."""
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [
+        (scribing.pq, "write_table", False),
+        (scribing, "commit", False),
+        (scribing, "commit", True),
+        (scribing.shutil, "rmtree", False),
+    ],
+    ids=["segment", "before the manifest", "after the manifest", "spool"],
+)
+def test_a_scribe_that_dies_at_a_step_leaves_each_row_once(tmp_path, recorder, owner, name, after):
     for number in range(10):
         record(recorder, f"a-{number}")
     recorder.close()
     dying = Scribe(tmp_path)
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        match step:
-            case "write_table":
-                patch.setattr(scribing.pq, "write_table", die)
-            case "fsync":
-                patch.setattr(scribing, "commit", die)
-            case "rename":
-                real = scribing.commit
-                patch.setattr(scribing, "commit", lambda *given: (real(*given), die()))
-            case "rmtree":
-                patch.setattr(scribing.shutil, "rmtree", die)
-        with pytest.raises(KeyboardInterrupt):
-            take_turns(dying)
+    with killed_at(owner, name, after=after):
+        take_turns(dying)
     dying.close()
     assert counts(tmp_path) == (10, 10)
     scribed(tmp_path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
-from tests.ledger_rows import Answers, counts, parquet_files, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, killed_at, parquet_files, segments, spool, take_in
 
 from bascule.monitoring.ledger import Compaction, Ledger, Scribe, scribe as scribing
 from bascule.monitoring.ledger.compaction import MERGED_BYTES, to_merge
@@ -69,24 +70,16 @@ def test_a_reader_in_flight_still_finds_the_files_that_were_merged(tmp_path):
     assert len(parquet_files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("step", ["write", "commit", "after"])
-def test_killed_at_a_step_each_row_is_there_once(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(os, "fsync"), (scribing, "commit"), (Scribe, "_leave")],
+    ids=["write", "commit", "after"],
+)
+def test_killed_at_a_step_each_row_is_there_once(tmp_path, owner, name):
     segments(tmp_path, 4, 10)
     dying = Scribe(tmp_path)
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        match step:
-            case "write":
-                patch.setattr("os.fsync", die)
-            case "commit":
-                patch.setattr(scribing, "commit", die)
-            case "after":
-                patch.setattr(Scribe, "_leave", die)
-        with pytest.raises(KeyboardInterrupt):
-            Compaction().work(dying, threading.Event())
+    with killed_at(owner, name):
+        Compaction().work(dying, threading.Event())
     dying._lock.close()
     assert counts(tmp_path) == (40, 40)
     take_in(tmp_path, Compaction())

@@ -6,7 +6,7 @@ import threading
 
 import pyarrow as pa
 import pytest
-from tests.ledger_rows import Answers, counts, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, ids, killed_at, segments, spool, take_in
 
 from bascule.core import Invalid, NotFound, TimedOut
 from bascule.monitoring.ledger import (
@@ -17,6 +17,7 @@ from bascule.monitoring.ledger import (
     OutcomeSpool,
     Scribe,
     delete,
+    deletion,
     matching,
     read_outcomes,
     scribe as scribing,
@@ -24,10 +25,6 @@ from bascule.monitoring.ledger import (
 from bascule.monitoring.ledger.deletion import requested
 from bascule.monitoring.ledger.forgetting import without_values
 from bascule.monitoring.ledger.manifest import read_manifest
-
-
-def ids(home):
-    return sorted(Ledger(home).query("select id from predictions")["id"].to_pylist())
 
 
 def know(home, *names):
@@ -114,26 +111,16 @@ def test_a_deletion_that_no_scribe_takes_up_stays_asked_for(tmp_path):
     assert requested(tmp_path) == []
 
 
-@pytest.mark.parametrize("step", ["outcomes", "commit", "after"])
-def test_killed_at_a_step_the_next_scribe_completes_it(tmp_path, monkeypatch, step):
-    from bascule.monitoring.ledger import deletion
-
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(deletion, "write_merged"), (scribing, "commit"), (Scribe, "_leave")],
+    ids=["outcomes", "commit", "after"],
+)
+def test_killed_at_a_step_the_next_scribe_completes_it(tmp_path, owner, name):
     spool(tmp_path, Answers(["a", "b"]))
     know(tmp_path, "a", "b")
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        match step:
-            case "outcomes":
-                patch.setattr(deletion, "write_merged", die)
-            case "commit":
-                patch.setattr(scribing, "commit", die)
-            case "after":
-                patch.setattr(Scribe, "_leave", die)
-        with pytest.raises(KeyboardInterrupt):
-            delete(tmp_path, "gb", "id = 'a'")
+    with killed_at(owner, name):
+        delete(tmp_path, "gb", "id = 'a'")
     take_in(tmp_path, Deletions())
     assert ids(tmp_path) == ["b"]
     assert Ledger(tmp_path).query("select id from outcomes")["id"].to_pylist() == ["b"]

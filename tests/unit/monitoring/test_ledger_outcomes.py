@@ -56,15 +56,6 @@ def test_the_truth_received_last_counts_and_the_others_are_its_history(tmp_path)
     assert history["truth"].to_pylist() == ["1", "2", "3"]
 
 
-def test_the_truth_received_last_counts_also_where_the_clock_was_set_back(tmp_path, monkeypatch):
-    outcomes = Outcomes(tmp_path)
-    outcomes.add("gb", table(id=["a"], truth=[1]))
-    monkeypatch.setattr("bascule.monitoring.ledger.outcomes.time.time_ns", lambda: 10**18)
-    outcomes.add("gb", table(id=["a"], truth=[2]))
-    outcomes.add("gb", table(id=["a"], truth=[3]))
-    assert truths(tmp_path) == [("a", 0, "3", 3.0)]
-
-
 def test_models_do_not_share_ids(tmp_path):
     Outcomes(tmp_path).add("one", table(id=["a"], truth=[1]))
     Outcomes(tmp_path).add("two", table(id=["a"], truth=[2]))

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from tests.ledger_rows import Answers, counts, segments, spool, take_in
+from tests.ledger_rows import Answers, counts, ids, killed_at, segments, spool, take_in
 from tests.stores import open_database
+from tests.tiers import first_of
 
 from bascule.catalogue import Leases
 from bascule.core import Conflict, Unavailable, Untrusted
@@ -33,7 +34,6 @@ from bascule.monitoring.ledger.manifest import read_manifest
 from bascule.monitoring.ledger.shared import connect_home
 from bascule.monitoring.profiles import read_windows
 
-RUNNING = threading.Event()
 STOPPING = threading.Event()
 STOPPING.set()
 
@@ -79,17 +79,6 @@ def test_a_query_on_any_host_finds_the_rows_of_all(hosts):
     assert read_manifest(a).segments == read_manifest(b).segments == []
 
 
-def test_outcomes_that_one_host_took_are_found_on_all(hosts):
-    a, b, _asking = hosts
-    record(a, "x")
-    share(a)
-    Outcomes(b).add("gb", pa.table({"id": ["x"], "truth": [1]}))
-    share(b)
-    sql = "select truth from predictions join outcomes using (model, id, row)"
-    for home in hosts:
-        assert Ledger(home).query(sql)["truth"].to_pylist() == ["1"]
-
-
 def test_the_leader_merges_outcomes_of_all_hosts_and_each_stays_once(hosts, s3_url, monkeypatch):
     a, b, asking = hosts
     late = datetime.now(UTC) - timedelta(days=2)
@@ -109,7 +98,7 @@ def test_the_leader_merges_outcomes_of_all_hosts_and_each_stays_once(hosts, s3_u
         assert found.to_pylist() == ["0", "1", "2", "3"]
 
 
-@pytest.mark.parametrize("seen_by_b", [4, 3, 2])
+@pytest.mark.parametrize("seen_by_b", first_of([3, 4, 2]))
 def test_two_leaders_that_merge_outcomes_at_once_leave_each_once(
     hosts, s3_url, monkeypatch, seen_by_b
 ):
@@ -176,24 +165,16 @@ def test_the_leader_merges_segments_of_all_hosts_and_each_row_stays_once(hosts, 
     assert [counts(home)[0] for home in hosts] == [30] * 3
 
 
-@pytest.mark.parametrize("step", ["uploaded", "named", "dropped"])
-def test_a_host_that_dies_while_it_adds_leaves_each_row_once(hosts, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(SharedStore, "write"), (scribing, "commit"), (Scribe, "_leave")],
+    ids=["uploaded", "named", "dropped"],
+)
+def test_a_host_that_dies_while_it_adds_leaves_each_row_once(hosts, owner, name):
     a, b, _asking = hosts
     record(a, *map(str, range(10)))
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        match step:
-            case "uploaded":
-                patch.setattr(SharedStore, "write", die)
-            case "named":
-                patch.setattr(scribing, "commit", die)
-            case "dropped":
-                patch.setattr(Scribe, "_leave", die)
-        with pytest.raises(KeyboardInterrupt):
-            share(a, may_lead=never)
+    with killed_at(owner, name):
+        share(a, may_lead=never)
     assert counts(a) == (10, 10)
     share(b)  # as a leader, while the host is dead
     assert counts(a) == (10, 10)
@@ -202,21 +183,12 @@ def test_a_host_that_dies_while_it_adds_leaves_each_row_once(hosts, monkeypatch,
         assert counts(home) == (10, 10)
 
 
-@pytest.mark.parametrize("step", ["merged", "committed"])
-def test_a_leader_that_dies_leaves_each_row_once(hosts, monkeypatch, step):
+@pytest.mark.parametrize("name", ["change_merged", "remove"])
+def test_a_leader_that_dies_leaves_each_row_once(hosts, name):
     a, b, _asking = hosts
     segments(a, 4, 5)
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        if step == "merged":
-            patch.setattr(SharedStore, "change_merged", die)
-        else:
-            patch.setattr(SharedStore, "remove", die)
-        with pytest.raises(KeyboardInterrupt):
-            share(a)
+    with killed_at(SharedStore, name):
+        share(a)
     assert [counts(home) for home in hosts] == [(20, 20)] * 3
     share(b)
     share(a)
@@ -285,10 +257,6 @@ def test_a_home_whose_copies_are_lost_downloads_them_again(hosts):
     share(a)
     shutil.rmtree(a / "cache")
     assert counts(a) == (1, 1)
-
-
-def ids(home):
-    return sorted(Ledger(home).query("select id from predictions")["id"].to_pylist())
 
 
 def test_a_deletion_reaches_the_rows_and_outcomes_of_all_hosts(hosts):

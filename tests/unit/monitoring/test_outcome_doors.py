@@ -82,17 +82,6 @@ def test_parts_through_any_doors_say_what_the_whole_table_says_at_once(
     assert truths(homes[1]) == truths(homes[0])
 
 
-@settings(max_examples=20, deadline=None)
-@given(order=st.permutations(range(6)), again=st.lists(st.integers(0, 5), max_size=3))
-def test_truths_about_different_rows_may_arrive_in_any_order_and_again(
-    tmp_path_factory, order, again
-):
-    home = tmp_path_factory.mktemp("home")
-    for place, number in enumerate([*order, *again]):
-        DOORS[place % len(DOORS)](home, [(f"r{number}", number)])
-    assert truths(home) == [(f"r{n}", 0, str(n), float(n)) for n in range(6)]
-
-
 def test_a_correction_through_another_door_counts_also_where_the_clock_was_set_back(
     tmp_path, monkeypatch
 ):

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.ledger_rows import take_in
 
 from bascule.core import Invalid
-from bascule.monitoring.ledger import Ledger, Scribe, SpoolWriter, delete, hash_key
+from bascule.monitoring.ledger import Ledger, SpoolWriter, delete, hash_key
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 from bascule.settings import load_settings
@@ -26,10 +27,7 @@ def record(home, emails):
         fields = {"email": np.array([email], object), "ssn": np.array(["1"], object)}
         recorder.add(context, Call(fields, 1), answer, MetricLabels("late", "1"), 200, 1)
     recorder.close()
-    scribe = Scribe(home)
-    while scribe.turn(everything=True):
-        pass
-    scribe.close()
+    take_in(home)
 
 
 def test_rows_of_one_person_are_found_and_deleted_by_the_hash(tmp_path):

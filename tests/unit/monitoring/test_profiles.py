@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
+from tests.ledger_rows import killed_at, take_in
 
 from bascule.core import Untrusted
 from bascule.monitoring.ledger import Ledger, Scribe, SpoolWriter, scribe as scribing
@@ -50,13 +51,6 @@ class Server:
     def end(self):
         self.recorder.close()
         take_in(self.home)
-
-
-def take_in(home):
-    scribe = Scribe(home)
-    while scribe.turn(everything=True):
-        pass
-    scribe.close()
 
 
 @pytest.fixture
@@ -103,29 +97,20 @@ def test_a_window_grows_over_turns_and_restarts_in_one_file(server):
     assert len(list(server.home.rglob("*.profile"))) == 1
 
 
-@pytest.mark.parametrize("step", ["write_window", "before", "after"])
-def test_a_scribe_that_dies_at_a_step_leaves_each_row_once(server, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("owner", "name", "after"),
+    [(folding, "write_window", False), (scribing, "commit", False), (scribing, "commit", True)],
+    ids=["write_window", "before", "after"],
+)
+def test_a_scribe_that_dies_at_a_step_leaves_each_row_once(server, owner, name, after):
     server.answer(5)
     server.end()
     server.begin()
     server.answer(7)
     server.recorder.close()
-
-    def die(*_, **__):
-        raise KeyboardInterrupt
-
     dying = Scribe(server.home)
-    with monkeypatch.context() as patch:
-        real = scribing.commit
-        match step:
-            case "write_window":
-                patch.setattr(folding, "write_window", die)
-            case "before":
-                patch.setattr(scribing, "commit", die)
-            case "after":
-                patch.setattr(scribing, "commit", lambda *given: (real(*given), die()))
-        with pytest.raises(KeyboardInterrupt):
-            dying.turn(everything=True)
+    with killed_at(owner, name, after=after):
+        dying.turn(everything=True)
     dying.close()
     take_in(server.home)
     (window,) = read_windows(server.home, "gb")

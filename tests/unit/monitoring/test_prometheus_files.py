@@ -64,53 +64,53 @@ SLOWER = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("alert", "given", "minute", "fires"),
-    [
-        ("BasculeErrors", FEW, 30, False),
-        ("BasculeErrors", [series(200, "0+970x60"), series(500, "0+30x60")], 30, True),
-        ("BasculeErrors", [series(200, "0+995x60"), series(500, "0+5x60")], 30, False),
-        ("BasculeManyErrors", [series(200, "0+80x60"), series(503, "0+20x60")], 30, True),
-        ("BasculeManyErrors", [series(200, "0+97x60"), series(500, "0+3x60")], 30, False),
-        ("BasculeRefuses", [series(200, "0+90x60"), series(429, "0+10x60")], 30, True),
-        ("BasculeSlow", SLOWER, 60, False),
-        ("BasculeSlow", SLOWER, 90, True),
-        ("BasculeSilent", [series(200, "0+60x1440 86400+0x60")], 1_480, True),
-        ("BasculeSilent", [series(200, "0+60x1500")], 1_480, False),
-        ("BasculeSilentWorkers", [plain("bascule_silent_workers_total", "0x9 1x20")], 12, True),
-        ("BasculeControlRestarts", [plain("bascule_control_restarts_total", "0 3x20")], 12, True),
-        ("BasculeControlRestarts", [plain("bascule_control_restarts_total", "0 1x20")], 12, False),
-        ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "400x20")], 5, True),
-        ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "200x20")], 5, False),
-        ("BasculeLedgerDrops", [plain("bascule_ledger_dropped_total", "0x9 7x20")], 12, True),
-        ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "301x20")], 10, True),
-        ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "300x20")], 10, False),
-        ("BasculeShadowDrops", shadow(dropped=20, compared=80), 40, True),
-        ("BasculeShadowDrops", shadow(dropped=5, compared=95), 40, False),
-        ("BasculeDown", [plain("up", "0x20")], 5, True),
-        ("BasculeDown", [plain("up", "1x20")], 5, False),
-    ],
-)
-def test_a_rule_fires_when_it_should_and_not_before(rules, tmp_path, alert, given, minute, fires):
-    test = {
-        "rule_files": [str(rules)],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": given,
-                "promql_expr_test": [
-                    {
-                        "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) > 0',
-                        "eval_time": f"{minute}m",
-                        "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
-                    }
-                ],
-            }
-        ],
-    }
+CASES = [
+    ("BasculeErrors", FEW, 30, False),
+    ("BasculeErrors", [series(200, "0+970x60"), series(500, "0+30x60")], 30, True),
+    ("BasculeErrors", [series(200, "0+995x60"), series(500, "0+5x60")], 30, False),
+    ("BasculeManyErrors", [series(200, "0+80x60"), series(503, "0+20x60")], 30, True),
+    ("BasculeManyErrors", [series(200, "0+97x60"), series(500, "0+3x60")], 30, False),
+    ("BasculeRefuses", [series(200, "0+90x60"), series(429, "0+10x60")], 30, True),
+    ("BasculeSlow", SLOWER, 60, False),
+    ("BasculeSlow", SLOWER, 90, True),
+    ("BasculeSilent", [series(200, "0+60x1440 86400+0x60")], 1_480, True),
+    ("BasculeSilent", [series(200, "0+60x1500")], 1_480, False),
+    ("BasculeSilentWorkers", [plain("bascule_silent_workers_total", "0x9 1x20")], 12, True),
+    ("BasculeControlRestarts", [plain("bascule_control_restarts_total", "0 3x20")], 12, True),
+    ("BasculeControlRestarts", [plain("bascule_control_restarts_total", "0 1x20")], 12, False),
+    ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "400x20")], 5, True),
+    ("BasculeStaleKeys", [plain("bascule_keys_age_seconds", "200x20")], 5, False),
+    ("BasculeLedgerDrops", [plain("bascule_ledger_dropped_total", "0x9 7x20")], 12, True),
+    ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "301x20")], 10, True),
+    ("BasculeLedgerLags", [plain("bascule_ledger_lag_seconds", "300x20")], 10, False),
+    ("BasculeShadowDrops", shadow(dropped=20, compared=80), 40, True),
+    ("BasculeShadowDrops", shadow(dropped=5, compared=95), 40, False),
+    ("BasculeDown", [plain("up", "0x20")], 5, True),
+    ("BasculeDown", [plain("up", "1x20")], 5, False),
+]
+"""The alert, the series, the minute of the look, and whether it fires then."""
+
+
+def test_each_rule_fires_when_it_should_and_not_before(rules, tmp_path):
+    tests = [
+        {
+            "name": f"{alert} at {minute} min, case {number}",
+            "interval": "1m",
+            "input_series": given,
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) > 0',
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                }
+            ],
+        }
+        for number, (alert, given, minute, fires) in enumerate(CASES)
+    ]
     file = tmp_path / "test.yml"
-    file.write_text(yaml.safe_dump(test))
+    file.write_text(
+        yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
+    )
     promtool("test", "rules", file)
 
 

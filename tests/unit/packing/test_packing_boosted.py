@@ -45,21 +45,8 @@ def test_a_model_that_is_not_fitted_is_refused(pack, model):
         pack(model, X)
 
 
-def test_a_number_that_stands_for_missing_is_refused(pack):
-    model = xgboost.XGBRegressor(n_estimators=2, missing=-1.0).fit(X, y)
-    with pytest.raises(Invalid, match=r"takes -1.0 for a missing value") as refusal:
-        pack(model, X)
-    assert "NaN" in refusal.value.hint
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        xgboost.XGBRegressor(n_estimators=2),
-        catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET),
-    ],
-)
-def test_several_outputs_are_refused(pack, model):
+def test_several_outputs_are_refused(pack):
+    model = catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET)
     with pytest.raises(Invalid, match="several outputs"):
         pack(model.fit(X, np.c_[y, y]), X)
 
@@ -120,12 +107,12 @@ def test_a_library_that_is_not_installed_says_how_to_install_it(monkeypatch, nam
     ],
     ids=["xgboost", "lightgbm", "catboost"],
 )
-@pytest.mark.parametrize("damage", [b"", b"not a model", b"{}", b"[1]"])
-def test_a_saved_model_that_is_damaged_is_not_trusted(pack, model, damage):
+def test_a_saved_model_that_is_damaged_is_not_trusted(pack, model):
     """Its digest would have told; this is what its own reader says."""
     bundle = pack(model.fit(X, y), X)
-    with pytest.raises(Untrusted, match="cannot be read"):
-        open_saved(damage, bundle.manifest)
+    for damage in (b"", b"not a model", b"{}", b"[1]"):
+        with pytest.raises(Untrusted, match="cannot be read"):
+            open_saved(damage, bundle.manifest)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from tests.tiers import first_of
 from xgboost import Booster, DMatrix, XGBClassifier, XGBRegressor, train as train_xgboost
 from xgboost.callback import EarlyStopping
 
@@ -94,7 +95,9 @@ class OtherTraining(XGBClassifier):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame, None], ids=["array", "df", "dict"])
+@pytest.mark.parametrize(
+    "container", first_of([None, np.asarray, pd.DataFrame]), ids=["dict", "array", "df"]
+)
 def test_a_method_of_the_author_s_is_refused_in_what_the_library_saves(
     pack, cancer, model, method, container
 ):
@@ -147,7 +150,7 @@ def test_what_only_trains_otherwise_is_the_library_s(pack, cancer):
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.05, 0.50001])
-@pytest.mark.parametrize("labels", [np.array([0, 1]), np.array(["ham", "spam"])])
+@pytest.mark.parametrize("labels", first_of([np.array(["ham", "spam"]), np.array([0, 1])]))
 def test_the_threshold_of_catboost_is_the_bundle_s(pack, cancer, threshold, labels):
     X, y = cancer
     model = CatBoostClassifier(iterations=5, **_QUIET).fit(X[:300], labels[y[:300]])

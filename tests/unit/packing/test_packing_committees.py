@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
@@ -43,16 +45,24 @@ def named(model):
     return repr(model).replace("\n", "").replace(" ", "")[:70]
 
 
-@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+BASES = (
+    GaussianNB(),
+    make_pipeline(StandardScaler(), LinearSVC()),
+    RandomForestClassifier(5, random_state=0),
+    GradientBoostingClassifier(n_estimators=3, random_state=0),
+    SVC(),
+)
+METHODS = ("sigmoid", "isotonic", "temperature")
+
+
+def is_other(pair):
+    """Neither of the base that is tried by each method, nor of the method that tries each base."""
+    return pair[0] is not BASES[0] and pair[1] != METHODS[0]
+
+
 @pytest.mark.parametrize(
-    "base",
-    [
-        make_pipeline(StandardScaler(), LinearSVC()),
-        RandomForestClassifier(5, random_state=0),
-        GaussianNB(),
-        GradientBoostingClassifier(n_estimators=3, random_state=0),
-        SVC(),
-    ],
+    ("base", "method"),
+    first_of(sorted(product(BASES, METHODS), key=is_other), 7),
     ids=named,
 )
 @pytest.mark.parametrize("classes", first_of([3, 2]))
@@ -105,8 +115,7 @@ def test_a_line_through_points_is_that_of_numpy_at_each_point_and_beside_it(coun
     ],
     ids=["probabilities", "decisions", "mixed"],
 )
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("passthrough", [False, True])
+@pytest.mark.parametrize(("classes", "passthrough"), first_of(product([3, 2], [True, False]), 2))
 def test_a_stack_of_classifiers_is_compiled(pack, iris, members, classes, passthrough):
     X, y = iris
     y = WORDS[np.minimum(y, classes - 1)]
@@ -157,8 +166,13 @@ def test_a_bag_of_regressors_is_compiled(pack, diabetes):
     proven(pack(model.fit(X, y), X))
 
 
-@pytest.mark.parametrize("kernel", ["linear", "poly", "rbf", "sigmoid"])
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(
+    ("kernel", "classes"),
+    first_of(
+        [*zip(("rbf", "linear", "poly", "sigmoid", "rbf"), (2, 3, 3, 3, 3), strict=True),
+         ("linear", 2), ("poly", 2), ("sigmoid", 2)], 4,
+    ),
+)  # fmt: skip
 def test_support_vectors_are_compiled_in_doubles(pack, iris, diabetes, kernel, classes):
     X, y = iris
     for shape in ("ovr", "ovo"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -37,6 +36,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
+from tests.tiers import first_of
 
 from bascule.packing.compilers.trees import rounded_down
 
@@ -116,14 +116,6 @@ def test_a_tie_between_trees_goes_to_the_first_class_as_in_the_original(pack):
     proven(pack(model, X, (X, y)), within=1e-6)
 
 
-def test_histogram_boosting_sends_missing_values_where_it_learned_to(pack, cancer):
-    X, y = cancer
-    X = np.where(np.random.default_rng(0).random(X.shape) < 0.2, np.nan, X)
-    model = HistGradientBoostingClassifier(max_iter=20).fit(X, y)
-    bundle = proven(pack(model, X, (X, y)))
-    assert bundle.signature.inputs[0].nullable
-
-
 def test_histogram_boosting_on_pandas_categories(pack, flights):
     table, late = flights
     columns = ["hour", "wind", "rain", "plane"]
@@ -137,24 +129,6 @@ def test_histogram_boosting_with_categories_in_a_matrix(pack, iris):
     X = np.column_stack([X, (np.arange(150) * 7 + y) % 11])
     model = HistGradientBoostingClassifier(max_iter=10, categorical_features=[4]).fit(X, y)
     proven(pack(model, X, (X, y)))
-
-
-def test_a_category_that_a_pandas_type_does_not_list_is_answered_as_by_the_model(pack, flights):
-    table, late = flights
-    model = table_pipeline(LogisticRegression(max_iter=500)).fit(table, late)
-    bundle = proven(pack(model, table, (table, late)))
-    fresh = table.head(2).assign(plane=pd.Categorical(["never built", None]))
-    found = bundle.predict(fresh)["probabilities"]
-    np.testing.assert_allclose(found, model.predict_proba(fresh), atol=1e-12)
-
-
-def test_none_and_nan_are_one_missing_text(pack, flights):
-    table, late = flights
-    model = table_pipeline(LogisticRegression(max_iter=500)).fit(table, late)
-    bundle = proven(pack(model, table))
-    row = {name: table[name].head(1).to_list() for name in table.columns}
-    answers = [bundle.predict({**row, "airport": [absent]}) for absent in (None, float("nan"))]
-    assert answers[0]["probabilities"].tolist() == answers[1]["probabilities"].tolist()
 
 
 # -- the compilers -------------------------------------------------------------------------------
@@ -253,7 +227,7 @@ def test_missing_flags_alone_are_compiled(pack, flights):
     ],
     ids=lambda model: type(model).__name__,
 )
-@pytest.mark.parametrize("labels", ["int", "text"])
+@pytest.mark.parametrize("labels", first_of(["text", "int"]))
 def test_a_classifier_gives_its_own_labels(pack, iris, model, labels):
     X, y = iris
     y = {"int": y * 5 - 5, "text": np.array(["a", "b", "c"])[y]}[labels]

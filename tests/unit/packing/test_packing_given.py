@@ -102,7 +102,6 @@ TWICE = pd.DataFrame([[1, 2]] * 20, columns=["age", "age"])
         ({"test": (TWICE, TRUTH)}, "test has two columns called 'age'"),
         ({"tolerance": "1e-3"}, "tolerance '1e-3' is not a number above 0"),
         ({"tolerance": True}, "tolerance True is not a number above 0"),
-        ({"tolerance": 0}, "tolerance 0 is not a number above 0"),
         ({"parameters": ["depth"]}, "parameters is not a dict"),
         ({"test": [TABLE, TRUTH]}, "test is a list of two"),
         ({"test": (TABLE, TRUTH.astype(str))}, "test: y holds '0', '1', and the classes .* 0, 1"),

@@ -80,12 +80,6 @@ def test_a_label_may_differ_where_the_score_is_zero_and_nowhere_else(score, ties
     assert (judged.ties, judged.passed) == (ties, passed)
 
 
-def test_a_detector_that_answers_only_its_own_rows_is_refused_with_the_way_out(pack, rows):
-    with pytest.raises(Invalid, match="answers no others") as refused:
-        pack(LocalOutlierFactor().fit(rows), rows)
-    assert "novelty=True" in refused.value.hint
-
-
 def test_its_truth_is_one_and_minus_one(pack, rows):
     model = IsolationForest(n_estimators=5, random_state=0).fit(rows)
     with pytest.raises(Invalid, match="holds other values than -1 and 1"):

@@ -261,6 +261,7 @@ def test_behind_a_last_step_that_does_not_compile_the_original_answers(home, pac
     bundle = pack(fitted, (X, Y), code=home / "own_features.py")
     assert bundle.manifest.serves == "original"
     assert "Sign" in bundle.parity.reason
+    assert [field.name for field in bundle.signature.outputs] == ["label"]  # without probabilities
     assert (bundle.predict(X)["label"] == fitted.predict(X)).all()
 
 
@@ -302,17 +303,14 @@ def test_the_original_is_asked_in_a_process_of_its_own_however_it_is_opened(bund
     assert said.stdout.strip() == "set()"
 
 
-def test_the_same_model_and_code_give_the_same_digest(home, model, bundle, pack):
-    again = pack(model, (X, Y), (X, Y), name="own", code=str(home / "own_features.py"))
-    assert again.digest == bundle.digest
-
-
-def test_without_code_the_next_step_is_the_line_to_type(home, model, pack, monkeypatch):
+def test_without_code_the_next_step_is_the_line_to_type(home, model, bundle, pack, monkeypatch):
+    """Which gives the bundle of the same model and code, to the digest."""
     monkeypatch.chdir(home)
     with pytest.raises(Invalid, match="own_features") as refused:
         pack(model, (X, Y))
     assert refused.value.hint == "pass code=['own_features.py'] (--code own_features.py)"
-    assert pack(model, (X, Y), **followed(refused.value)).predict(X)["label"].any()
+    again = pack(model, (X, Y), (X, Y), name="own", **followed(refused.value))
+    assert again.digest == bundle.digest
 
 
 @pytest.mark.slow
@@ -335,15 +333,6 @@ def test_a_package_is_named_by_its_folder(home, pack, monkeypatch):
     own = FunctionTransformer(steps.ratios)  # defined in own_features, and re-exported
     with pytest.raises(Invalid, match="own_features"):
         pack(make_pipeline(own, Ridge()).fit(X, Y), X, code=["own_package"])
-
-
-def test_a_classifier_of_ones_own_needs_no_probabilities(home, pack):
-    import own_features
-
-    fitted = own_features.Sign().fit(X, Y)
-    bundle = pack(fitted, (X, Y), code=home / "own_features.py")
-    assert [field.name for field in bundle.signature.outputs] == ["label"]
-    assert (bundle.predict(X)["label"] == fitted.predict(X)).all()
 
 
 def test_a_class_that_is_no_estimator_is_refused_with_what_to_derive_it_from(home, pack):

@@ -102,6 +102,7 @@ def test_ties_are_looked_for_output_by_output():
         "label.a": [0, 1], "label.b": [1, 0], "probabilities.a": even, "probabilities.b": clear,
     }  # fmt: skip
     assert judge(expected, {**expected, "label.a": [1, 1]}).passed
+    assert not judge(expected, {**expected, "label.b": [0, 0]}).passed
     assert not judge(expected, {**expected, "label.a": [1, 1], "label.b": [0, 0]}).passed
 
 

@@ -57,6 +57,7 @@ def one_thread(file):
     return onnxruntime.InferenceSession(file, options)
 
 
+@pytest.mark.slow
 def test_magika_knows_a_python_file_once_it_is_packed(packed):
     labels = json.loads((MAGIKA / "config.min.json").read_text())["target_labels_space"]
     source = Path(__file__).read_bytes()
@@ -79,6 +80,7 @@ def test_text_is_read_from_lines_of_any_width(reader, ocr_models, text, width):
     assert scores.tobytes() == one_thread(file).run(None, {"x": rows})[0].tobytes()
 
 
+@pytest.mark.slow
 def test_text_is_found_in_images_of_any_size(packed, ocr_models):
     file = ocr_models / "ch_PP-OCRv4_det_infer.onnx"
     page = np.concatenate([line_of_text("", 192), line_of_text("found", 192)] * 2, axis=1)

@@ -9,7 +9,6 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, MultiTaskLasso, Ridge
 from sklearn.multioutput import (
-    ClassifierChain,
     MultiOutputClassifier,
     MultiOutputRegressor,
     RegressorChain,
@@ -25,7 +24,6 @@ from bascule.batch.table_files import as_table
 from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.statements.baseline import read_baseline
 from bascule.core.errors import Invalid
-from bascule.packing.statements import parity
 from bascule.release import Criterion, measure as measuring
 from bascule.release.quality import measure_quality
 
@@ -184,29 +182,3 @@ def test_it_is_not_calibrated_and_the_reason_is_told(pack, several):
     bundle = pack(LinearRegression().fit(X, numbers), (X, numbers), (X, numbers))
     (told,) = read_statements(bundle.path, "calibration")
     assert "the model has several outputs" in told.body["told"]
-
-
-def test_a_tie_of_one_output_excuses_no_other_output():
-    expected = {
-        "label.a": np.array([0]),
-        "label.b": np.array([0]),
-        "probabilities.a": np.array([[0.5, 0.5]]),
-        "probabilities.b": np.array([[0.9, 0.1]]),
-    }
-
-    def judged(a, b):
-        found = {**expected, "label.a": np.array([a]), "label.b": np.array([b])}
-        return parity.compare(
-            expected, found, tolerance=1e-5, program="onnx", precision="", probes=0
-        )
-
-    assert judged(1, 0).passed
-    assert not judged(0, 1).passed
-    assert not judged(1, 1).passed
-
-
-def test_a_chain_of_classifiers_is_refused_in_one_sentence(pack, several):
-    X, _, labels = several
-    two = (labels == labels.mode().iloc[0]).to_numpy().astype(int)
-    with pytest.raises(Invalid, match="does not say whose they are"):
-        pack(ClassifierChain(LogisticRegression()).fit(X, two), X)

@@ -33,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tests.skips import skip
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle.disk.folder import read_manifest
@@ -316,11 +317,6 @@ def test_the_caller_s_rows_are_left_as_they_are(of_doubles, engine):
     kept = rows.copy()
     bundle.program(engine).both_ways()[0].run({"input": rows})
     assert (rows.view(np.int64) == kept.view(np.int64)).all()
-
-
-def test_the_same_trees_of_doubles_give_the_same_digest(of_doubles, pack):
-    model, X, _, bundle = of_doubles
-    assert pack(model, X, name="doubles").digest == bundle.digest
 
 
 @pytest.mark.parametrize("kind", ["lightgbm", "xgboost"])
@@ -890,7 +886,7 @@ def walked_down(tree, row):
     return tree.values[at]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", first_of(range(40), 8))
 def test_a_graph_adds_up_the_leaves_that_rows_reach_in_trees_of_any_shape(seed):
     """Single leaves among them, in front of other trees and behind, with one target or several."""
     random = np.random.default_rng(seed)

@@ -61,7 +61,6 @@ def test_a_comparison_is_written_as_it_is_read(metric, against, margin):
         ("roc_auc <= champion + 0.01", "roc_auc is better when larger"),
         ("roc_auc >= champion + 0.01", "roc_auc is better when larger"),
         ("roc_auc > champion - 0.01", "roc_auc is better when larger"),
-        ("rmse >= champion - 0.01", "rmse is better when smaller"),
         ("roc_auc >= champion - 0", "margin '0' is not a number over 0"),
         ("roc_auc >= champion - -1", "margin '-1' is not a number over 0"),
         ("roc_auc >= champion - nan", "margin 'nan' is not a number over 0"),
@@ -69,7 +68,6 @@ def test_a_comparison_is_written_as_it_is_read(metric, against, margin):
         ("roc_auc >= champion - 1%", "margin '1%' is not a number over 0"),
         ("size <= champion + 1", "size is not compared with another version"),
         ("roc_auk >= champion - 0.01", "did you mean 'roc_auc'"),
-        ("roc_auc >= champion", "a comparison with 'champion' needs a margin"),
     ],
 )
 def test_what_is_wrong_with_a_comparison_is_named(text, complaint):
@@ -80,7 +78,7 @@ def test_what_is_wrong_with_a_comparison_is_named(text, complaint):
 
 
 def test_a_wrong_direction_is_answered_with_the_right_line():
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(Invalid, match="rmse is better when smaller") as refused:
         Criterion.parse("rmse >= champion - 0.5")
     assert refused.value.hint == "write rmse <= champion + 0.5"
     assert Criterion.parse("rmse <= champion + 0.5").margin == 0.5

@@ -82,19 +82,7 @@ def test_the_reason_says_exactly_how_sure_the_share_is(apart):
     assert "(their coverage is Beta(109, 12))" in reason
 
 
-def test_a_classifier_is_asked_for_its_sets(tmp_path):
-    X, y = load_breast_cancer(return_X_y=True)
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:200], y[:200])
-    bundle = bascule.pack(
-        model, name="m", train=X[:200], calibration=(X[200:380], y[200:380]),
-        test=(X[380:], y[380:]), to=tmp_path / "m", measure=False,
-    )  # fmt: skip
-    sets = bundle.predict(X[380:], confidence=0.9)["prediction_set"]
-    result = judged(bundle)
-    assert result.value == pytest.approx(sets[np.arange(len(sets)), y[380:]].mean())
-
-
-def test_a_label_that_was_never_seen_is_in_no_set(tmp_path):
+def test_a_classifier_is_asked_for_its_sets_in_which_no_unknown_label_is(tmp_path):
     X, y = load_breast_cancer(return_X_y=True)
     words = np.where(y == 1, "good", "bad").astype(object)
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:200], words[:200])
@@ -102,10 +90,11 @@ def test_a_label_that_was_never_seen_is_in_no_set(tmp_path):
         model, name="m", train=X[:200], calibration=(X[200:380], words[200:380]),
         test=(X[380:], words[380:]), to=tmp_path / "m", measure=False,
     )  # fmt: skip
+    sets = bundle.predict(X[380:], confidence=0.9)["prediction_set"]
+    assert judged(bundle).value == pytest.approx(sets[np.arange(len(sets)), y[380:]].mean())
     strange = words[380:].copy()
     strange[:20] = "new"
-    found = judged(bundle, test=(X[380:], strange))
-    assert found.value <= 1 - 20 / len(strange)
+    assert judged(bundle, test=(X[380:], strange)).value <= 1 - 20 / len(strange)
 
 
 # -- rows that calibrated cannot be asked --

@@ -41,10 +41,8 @@ def test_a_criterion_is_read_into_milliseconds_and_megabytes(text, criterion):
     ("text", "complaint"),
     [
         ("", "'' is not a criterion"),
-        ("roc_auc", "is not a criterion"),
         ("roc_auc >= 0.8 0.9", "is not a criterion"),
         ("rocauc >= 0.8", "there is no metric 'rocauc'; did you mean 'roc_auc'?"),
-        ("zzzz >= 0.8", "there is no metric 'zzzz'"),
         ("roc_auc == 1", "compares with '==', which is not one of >=, <=, >, <"),
         ("roc_auc != 1", "compares with '!='"),
         ("roc_auc >= ", "the limit '' is not a number"),

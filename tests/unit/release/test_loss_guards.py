@@ -362,15 +362,9 @@ def test_a_hold_tells_what_was_cut_and_the_page_draws_the_guard_in_its_unit():
     assert "the margin of 0.15 of mae" in drawn.caption
 
 
-LOSS_WORLD = {world.name: world for world in LOSS_WORLDS}
-
-
-@pytest.mark.parametrize("name", LOSS_WORLD)
-def test_each_world_of_losses_ends_as_expected(name):
-    world = LOSS_WORLD[name]
-    ends = Counter(outcome_of(world, seed)[0] for seed in range(2))
-    assert errors_in(world, ends) == 0 or world.is_at_margin
-    assert world.is_at_margin or ends[world.expected] == 2
+@pytest.mark.parametrize("world", LOSS_WORLDS[:2], ids=lambda world: world.name)
+def test_an_equal_world_and_a_worse_one_end_as_expected(world):
+    assert {outcome_of(world, seed)[0] for seed in range(2)} == {world.expected}
 
 
 @pytest.mark.slow

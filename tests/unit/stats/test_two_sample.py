@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from tests.tiers import first_of
 
 from bascule.stats import CategoryBaseline, ColumnProfile, NumberBaseline, missing_test, range_test
 from bascule.stats.two_sample import Scores
@@ -60,7 +61,7 @@ def test_each_change_of_a_number_is_found_by_the_test_made_for_it(random, draw, 
 
 
 @pytest.mark.parametrize("rows", [50, 400])
-@pytest.mark.parametrize("law", ["normal", "lognormal", "poisson", "rare"])
+@pytest.mark.parametrize("law", first_of(["rare", "lognormal", "normal", "poisson"], 2))
 def test_numbers_without_drift_are_called_drifted_as_often_as_the_level_says(random, rows, law):
     draws = {
         "normal": lambda n: random.normal(size=n),
@@ -168,7 +169,7 @@ def test_a_change_among_many_categories_is_still_found(random):
 
 
 @pytest.mark.parametrize(("others", "rows"), [(30, 500), (30, 50), (100, 2_000)])
-@pytest.mark.parametrize("law", ["normal", "pareto", "poisson"])
+@pytest.mark.parametrize("law", first_of(["pareto", "normal", "poisson"]))
 def test_a_baseline_of_few_rows_keeps_the_level(random, others, rows, law):
     """Scores by the quantiles of 30 rows have no law that these rows could tell."""
     draws = {
