@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from bascule.bundle.disk.folder import (
 from bascule.bundle.disk.manifest import Manifest, OriginalEntry
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unavailable, Untrusted
 from bascule.core.fields import DType, Field, Signature
-from bascule.registry import Registry
+from bascule.registry import CatalogueKeys, Registry
+from bascule.security import Permission
 from bascule.settings import CATALOGUES, OBJECTS, load_settings
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -587,3 +589,20 @@ def test_a_tag_that_cannot_be_one_is_refused(searched):
 def test_versions_are_compared_through_the_registry(searched):
     changes = searched.compare("late/1", "late/2")
     assert [(one.before, one.after) for one in changes if one.name == "roc_auc"] == [(0.8, 0.9)]
+
+
+def test_of_keys_of_one_name_that_are_made_at_once_one_is_kept(registry: Registry) -> None:
+    keys, start = CatalogueKeys(registry._records), threading.Barrier(4)
+    registry._records.create()
+
+    def create(_: int) -> bool:
+        start.wait()
+        try:
+            keys.create("ada", [Permission("read", "*")], by="root")
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(create, range(4))) == 1
+    assert [key.name for key in keys.stored()] == ["ada"]

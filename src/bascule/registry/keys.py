@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bascule.core import Invalid, NotFound
-from bascule.security import Key, Permission, create_key, revoke_key
+from bascule.security import Key, Permission, check_is_free, create_key, revoke_key
 
 if TYPE_CHECKING:
     from bascule.registry.stores import Records
@@ -72,7 +72,8 @@ class CatalogueKeys:
 
     def add(self, key: Key) -> None:
         self._records.create()
-        with self._records.write() as book:
+        with self._records.write(alone=True) as book:
+            check_is_free(key.name, book.keys(), now=key.created_at)
             book.add_key(key)
 
     def revoke(self, key_id: str, *, at: datetime, by: str) -> None:

@@ -5,6 +5,7 @@ from .keys import (
     Key as Key,
     KnownKeys as KnownKeys,
     Permission as Permission,
+    check_is_free as check_is_free,
     create_key as create_key,
     not_allowed as not_allowed,
     permits as permits,

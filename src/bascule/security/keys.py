@@ -180,10 +180,18 @@ class KeyStore(Protocol):
         """All that were ever made, in the order of making; none where there is no store yet."""
 
     def add(self, key: Key) -> None:
-        """Keep a new key."""
+        """Keep a new key; raises `Conflict` where another process was first with its name."""
 
     def revoke(self, key_id: str, *, at: datetime, by: str) -> None:
         """End a key; one that was revoked before stays as it is."""
+
+
+def check_is_free(name: str, keys: Iterable[Key], *, now: datetime) -> None:
+    """Raise `Conflict` where a live key has the name."""
+    if any(key.name == name and key.state(now) == "live" for key in keys):
+        raise Conflict(
+            f"there is a key {name}", hint=f"take another name, or bascule keys revoke {name}"
+        )
 
 
 def create_key(
@@ -208,10 +216,7 @@ def create_key(
         )
     if expires_at is not None and expires_at <= now:
         raise Invalid(f"key {name} would have expired at {expires_at.isoformat()} already")
-    if any(key.name == name and key.state(now) == "live" for key in store.stored()):
-        raise Conflict(
-            f"there is a key {name}", hint=f"take another name, or bascule keys revoke {name}"
-        )
+    check_is_free(name, store.stored(), now=now)
     key_id = secrets.token_hex(6)
     token = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
     key = Key(

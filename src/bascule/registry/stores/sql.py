@@ -56,9 +56,12 @@ class Records:
             yield Transaction(connection, self._uses)
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
-        """All or nothing, after and before others. Raises `NotFound` as `read` does."""
-        with self._catalogue.write() as connection:
+    def write(self, *, alone: bool = False) -> Iterator[Transaction]:
+        """All or nothing, after and before others. Raises `NotFound` as `read` does.
+
+        `alone`: no other writer runs beside, on PostgreSQL either; see `Catalogue.write`.
+        """
+        with self._catalogue.write(alone=alone) as connection:
             yield Transaction(connection, self._uses)
 
 
