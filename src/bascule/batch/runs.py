@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ KIND = "batch"
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
 STATES = (RUNNING, DONE, FAILED, CANCELLED, KILLED)
 OF_SCHEDULE = jobs.OF_SCHEDULE
+_NOT_YET = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_JOB = ("run", "state", "by", "started_at", "updated_at", "host", "pid", "error")
 _DERIVED = ("rows_per_s", "left_s")
 
@@ -61,8 +62,8 @@ class Status:
     chunks_done: int = 0
     chunks: int = 0
     seconds: float = 0.0
-    started_at: datetime = datetime.min
-    updated_at: datetime = datetime.min
+    started_at: datetime = _NOT_YET
+    updated_at: datetime = _NOT_YET
     host: str = ""
     pid: int = 0
     error: str = ""
