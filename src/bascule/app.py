@@ -504,7 +504,7 @@ def pack_files(
     options_of_code: CodeOptions | None = None,
     **options: Any,
 ) -> Bundle:
-    """A bundle of a model and of tables in files; the rest as of `bundle.pack`."""
+    """A bundle of a model and of tables in files; the rest as of `packing.pack`."""
     from bascule.batch import as_trained, read_rows, split_truth
     from bascule.packing import pack, read_model
 
