@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from tests.homes import jobs_in, runs_in
-from tests.scenarios.commands import until
 from tests.unit.batch.conftest import flights
+from tests.waiting import until
 from typer.testing import CliRunner
 
 import bascule

@@ -238,13 +238,6 @@ def test_the_paths_of_vertex_ai_are_those_of_the_settings(run, monkeypatch, canc
     assert "http://127.0.0.1:9090/predict " in run("snippet", cancer_bundle, "--protocol=vertex")[1]
 
 
-def test_the_old_name_of_the_option_is_still_read_and_not_shown(run, cancer_bundle):
-    new = run("snippet", cancer_bundle, "--protocol=tfserving")
-
-    assert run("snippet", cancer_bundle, "--face=tfserving") == new
-    assert "--face" not in run("snippet", "--help")[1]
-
-
 def test_notes_say_what_a_server_with_these_settings_would_not_answer(
     run, monkeypatch, cancer_bundle
 ):

@@ -28,7 +28,7 @@ NAMES = {
     "model": "gb", "number": "1", "alias": "champion", "key": "nobody", "endpoint": "gb",
     "alert": "0", "silence": "0", "rollout": "0", "command": "pause", "receiver": "pager",
     "schedule": "nightly", "run": "0", "prediction": "0", "version": "1", "name": "gb",
-    "session": "0",
+    "session": "0", "job": "0",
 }  # fmt: skip
 SAFE = ("GET", "HEAD")
 FIRST = ("viewer:gb", "operator:other", "approver:*")
