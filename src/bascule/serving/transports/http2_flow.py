@@ -406,6 +406,7 @@ class Stream(Http2Call):
     def end_turn(self, data: bytes, error: BasculeError | None) -> None:
         """A message is answered: go on with the next, unless its error ends the stream."""
         turn, self.on_gone = self.turn, None
+        del self.turn  # a hundred thousand streams may wait until their answers are read
         self.since = self.flow.server.now
         if error is not None and not data:
             if turn.series is not self.series:  # else it is counted as the stream
