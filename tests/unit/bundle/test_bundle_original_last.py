@@ -195,7 +195,7 @@ def test_an_original_that_serves_is_opened_apart_too_unless_it_is_named(boosted_
 def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(
     pack, cancer, say_of_cost
 ):
-    """A manifest is whoever's wrote it; what is opened in this process goes by the file itself."""
+    """A manifest can be written by anybody: what is opened here is chosen by the file itself."""
     X, y = cancer
     model = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=2, n_jobs=1))
     bundle = pack(model.fit(X, y), X)

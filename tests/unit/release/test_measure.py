@@ -365,7 +365,7 @@ def test_check_without_criteria_or_with_a_wrong_one_measures_and_writes_nothing(
 
 
 def test_a_bundle_that_is_to_classify_and_names_no_classes_fails_its_gates(classifier, tmp_path):
-    """No model is packed so; a manifest is whoever's wrote it."""
+    """No model is packed so, but anybody can write a manifest."""
     place = tmp_path / "crafted"
     shutil.copytree(classifier.path, place)
     manifest = replace(classifier.manifest, classes=None, digest_on_disk="")
