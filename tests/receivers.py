@@ -40,15 +40,16 @@ def hook(port: int = 0) -> Iterator[Hook]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             status, headers = made.answers.pop(0) if made.answers else (200, {})
-            self.send_response(status)
-            for name, value in {"Content-Length": "0", **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
+            # Kept before the answer leaves: a sender that has its answer reads what was kept.
             with made.came:
                 made.requests.append((dict(self.headers), body))
                 if status == 200:
                     made.taken.append(json.loads(body))
                 made.came.notify_all()
+            self.send_response(status)
+            for name, value in {"Content-Length": "0", **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
