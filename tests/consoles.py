@@ -15,7 +15,7 @@ from tests.homes import inline_jobs
 
 from bascule.app import open_alerts, open_catalogue, open_registry, open_rollouts, rollout_defaults
 from bascule.console.site import add_console
-from bascule.control.rollouts import RolloutRunner
+from bascule.control.loops.rollouts import RolloutRunner
 from bascule.endpoints import EndpointStore
 from bascule.release.rollouts import RolloutRequest
 from bascule.serving import ModelSpec

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from bascule.control import Parts
-from bascule.control.api import control_app as app_of
+from bascule.control.api.application import control_app as app_of
 
 
 def control_app(

@@ -14,8 +14,8 @@ from bascule.app import open_catalogue, open_registry
 from bascule.catalogue import events
 from bascule.console.site import add_console
 from bascule.console.table import PAGES
-from bascule.control.hosts import answering_to
-from bascule.control.rights import RIGHTS
+from bascule.control.api.hosts import answering_to
+from bascule.control.api.rights import RIGHTS
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records

@@ -1,7 +1,13 @@
 from . import references as references
-from .context import ControlContext as ControlContext
-from .deferred import DeferredRoute as DeferredRoute
-from .following import following_plans as following_plans
+from .api.context import ControlContext as ControlContext
+from .api.deferred import DeferredRoute as DeferredRoute
+from .api.problems import problem_of as problem_of
+from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
+from .api.routes.sessions import (
+    SessionView as SessionView,
+    drop_cookie as drop_cookie,
+    set_cookie as set_cookie,
+)
 from .history import (
     OF_ADMINISTRATORS as OF_ADMINISTRATORS,
     Act as Act,
@@ -10,17 +16,15 @@ from .history import (
     as_csv as as_csv,
     as_json_lines as as_json_lines,
 )
-from .holds import holding_served as holding_served
 from .link import ServerLink as ServerLink
-from .oidc import (
-    FLOW_LASTS_S as FLOW_LASTS_S,
-    Flow as Flow,
-    Provider as Provider,
-    ProviderConfig as ProviderConfig,
-    check_installed as check_installed,
-)
+from .loops.following import following_plans as following_plans
+from .loops.holds import holding_served as holding_served
+from .loops.rollouts import running_rollouts as running_rollouts
+from .loops.routing import routing_plans as routing_plans
+from .loops.turning import turning as turning
+from .loops.watched import facts_of as facts_of
 from .parts import Parts as Parts
-from .people import (
+from .people.cookies import (
     SAFE_METHODS as SAFE_METHODS,
     FindSession as FindSession,
     check_same_origin as check_same_origin,
@@ -28,7 +32,14 @@ from .people import (
     cookie_of as cookie_of,
     is_encrypted as is_encrypted,
 )
-from .problems import problem_of as problem_of
+from .people.oidc import (
+    FLOW_LASTS_S as FLOW_LASTS_S,
+    Flow as Flow,
+    Provider as Provider,
+    ProviderConfig as ProviderConfig,
+    check_installed as check_installed,
+)
+from .people.sessions import Sessions as Sessions, path_of_link as path_of_link
 from .process import (
     Answers as Answers,
     open_keys_file as open_keys_file,
@@ -43,15 +54,4 @@ from .references import (
     version_of as version_of,
     versions_of as versions_of,
 )
-from .rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
-from .rollouts import running_rollouts as running_rollouts
-from .routing import routing_plans as routing_plans
-from .session_routes import (
-    SessionView as SessionView,
-    drop_cookie as drop_cookie,
-    set_cookie as set_cookie,
-)
-from .sessions import Sessions as Sessions, path_of_link as path_of_link
 from .shown import SettingsShown as SettingsShown
-from .turning import turning as turning
-from .watched import facts_of as facts_of

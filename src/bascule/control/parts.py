@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,17 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from bascule.catalogue import Catalogue, Requests
-    from bascule.control.rollouts import CountOutcomes
-    from bascule.control.sessions import Sessions
+    from bascule.control.people.sessions import Sessions
     from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
     from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import Keys, Registry
-    from bascule.release.rollouts import Rollout, Rollouts
+    from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving.transports import Tls
+
+    CountOutcomes = Callable[[Rollout, Sequence[Stage], datetime], Sequence[Cohort]]
+    """The cohorts of a rollout, with the newest truths: given its stages, and now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Parts:
         open_requests: Opens what keeps answers for `Idempotency-Key`; without it that is refused.
         open_endpoints: Opens the endpoints in the catalogue.
         open_catalogue: Opens the catalogue, where rollouts are.
-        outcome_cohorts: Counts the outcomes of a rollout; see `rollouts.CountOutcomes`.
+        outcome_cohorts: Counts the outcomes of a rollout; see `CountOutcomes`.
         rollout_defaults: Fields of requests for rollouts, from the settings.
         prepare_rollout: Fixes the scales of a rollout's guards; see `preparing.prepare`.
         open_rollouts: Opens what deploys when a followed alias is moved.

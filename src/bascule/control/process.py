@@ -90,7 +90,7 @@ class Answers:
 
         Empty where the catalogue cannot be written, which is no reason not to serve.
         """
-        from bascule.control.sessions import path_of_link
+        from bascule.control.people.sessions import path_of_link
         from bascule.core import user_name
         from bascule.security import ADMINISTRATOR
 
@@ -159,9 +159,9 @@ def serve_api(
     on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the API on this thread until SIGTERM, or SIGINT where it is not ignored."""
-    from bascule.control.api import control_app
-    from bascule.control.connections import ControlServer, leave
-    from bascule.control.hosts import answering_to
+    from bascule.control.api.application import control_app
+    from bascule.control.api.connections import ControlServer, leave
+    from bascule.control.api.hosts import answering_to
     from bascule.serving.transports import policy_of
 
     async def out_of_memory(*_: object) -> NoReturn:

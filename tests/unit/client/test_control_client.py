@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from tests.receivers import answered_by, behind_a_prefix, dripping
 
-from bascule.control.problems import problem_of
+from bascule.control.api.problems import problem_of
 from bascule.core import KINDS, Invalid, NotFound, Overloaded, Unavailable
 from bascule_client.control import ControlClient, path_of
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from tests.controls import control_app
 
 from bascule.control.link import ServerLink
-from bascule.control.sessions import Sessions
+from bascule.control.people.sessions import Sessions
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records
 from bascule.security import Permission, csrf_of, permissions_of_roles

@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from tests.controls import control_app
 
-from bascule.control.rights import RIGHTS, keeps_answers
+from bascule.control.api.rights import RIGHTS, keeps_answers
 from bascule.core.errors import NotFound, Unavailable
 from bascule.core.version import VERSION
 from bascule.endpoints import EndpointStore

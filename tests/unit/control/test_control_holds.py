@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bascule.control.holds import _Holds
+from bascule.control.loops.holds import _Holds
 from bascule.core.errors import Conflict, NotFound, Unavailable
 
 

@@ -11,7 +11,7 @@ from tests.controls import control_app
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find
 
 from bascule.catalogue import Requests
-from bascule.control.rights import MAX_OUTCOMES_BYTES
+from bascule.control.api.rights import MAX_OUTCOMES_BYTES
 from bascule.registry import open_registry
 
 PATH = "/api/v1/models/late/outcomes"

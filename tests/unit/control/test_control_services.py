@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 from tests.controls import control_app
 
-from bascule.control.rights import loopback_only
+from bascule.control.api.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
 from bascule.serving import ModelSpec
 from bascule.serving.specs import default_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.following import Follower
+from bascule.control.loops.following import Follower
 from bascule.core import ModelFailed, NotFound, Unavailable, Untrusted
 from bascule.endpoints import Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import Guard, Rollout, RolloutStore
@@ -146,7 +146,7 @@ def test_a_failure_counts_as_long_where_the_clock_of_a_host_differs(
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(minutes=ahead_min)
 
-    monkeypatch.setattr("bascule.control.following.datetime", OfHost)
+    monkeypatch.setattr("bascule.control.loops.following.datetime", OfHost)
     follower(LoadingServer(ModelFailed("no licence"))).reconcile(EndpointStore(catalogue))
     (failure,) = RolloutStore(catalogue).load_failures("r1")
     assert timedelta(0) < failure.until - datetime.now(UTC) < timedelta(minutes=5)

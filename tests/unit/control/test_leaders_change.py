@@ -9,7 +9,7 @@ from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control import rollouts as module
-from bascule.control.rollouts import RolloutRunner
+from bascule.control.loops.rollouts import RolloutRunner
 from bascule.endpoints import Arm, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
     Aborted,

@@ -13,7 +13,7 @@ import pytest
 from tests.receivers import dripping
 
 from bascule.control import oidc
-from bascule.control.oidc import Flow, Provider, ProviderConfig
+from bascule.control.people.oidc import Flow, Provider, ProviderConfig
 from bascule.core import Overloaded, Refused, Unauthenticated, Unavailable
 from bascule.security import permissions_of_roles
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.rollouts import RolloutRunner
+from bascule.control.loops.rollouts import RolloutRunner
 from bascule.core import Unavailable
 from bascule.endpoints import KEY_UNITS, Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import (

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.rollouts import LEASE, RolloutRunner
+from bascule.control.loops.rollouts import LEASE, RolloutRunner
 from bascule.core import BasculeError
 from bascule.endpoints import Arm, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (

@@ -14,7 +14,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 import bascule
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.routing import Routing
+from bascule.control.loops.routing import Routing
 from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent
 from bascule.registry import open_registry
 

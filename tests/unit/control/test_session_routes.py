@@ -7,7 +7,7 @@ from tests.unit.control.signed_in import COOKIE, site_of
 from bascule.app import open_catalogue, open_registry
 from bascule.catalogue import Requests
 from bascule.console.site import add_console
-from bascule.control.rights import RIGHTS
+from bascule.control.api.rights import RIGHTS
 from bascule.core import Unauthenticated
 from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys

@@ -7,7 +7,7 @@ import pytest
 
 from bascule.catalogue import Catalogue, SqliteDatabase, events
 from bascule.control import sessions as room
-from bascule.control.sessions import Sessions
+from bascule.control.people.sessions import Sessions
 from bascule.core import Invalid, NotFound, Refused, Unauthenticated
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records

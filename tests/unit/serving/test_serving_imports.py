@@ -26,7 +26,7 @@ def test_a_worker_that_records_nothing_imports_no_ledger_no_table_and_no_databas
 def test_the_control_process_follows_rollouts_without_tables_in_memory():
     """They are 40 MB; the ledger is read by it only while a rollout has guards on outcomes."""
     script = (
-        "import json, sys, bascule.control.process, bascule.control.rollouts, "
+        "import json, sys, bascule.control.process, bascule.control.loops.rollouts, "
         "bascule.release.rollouts.counting, bascule.release.rollouts.following; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )

@@ -11,9 +11,9 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
-from bascule.control.endpoint_routes import DeployedView, followed_model
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise, caller_of
+from bascule.control.api.routes.endpoints import DeployedView, followed_model
 from bascule.core import Reference, Refused
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bascule.control.problems import bug, problem_of
+from bascule.control.api.problems import bug, problem_of
 from bascule.serving.transports import HostPolicy
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged
 from bascule.control.shown import SettingsShown
 from bascule.core import VERSION, NotFound
 

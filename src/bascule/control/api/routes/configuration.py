@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.api.rights import Authorise, caller_of
 
 if TYPE_CHECKING:
     from bascule.batch import Places

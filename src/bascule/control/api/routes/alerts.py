@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Moment, Page, Paged
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.api.conventions import Moment, Page, Paged
+from bascule.control.api.rights import Authorise, caller_of
 from bascule.core import NotFound
 from bascule.monitoring.alerts import shown
 from bascule.security import ANY

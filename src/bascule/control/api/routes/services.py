@@ -14,9 +14,9 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Path, Request
 from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise
 from bascule.control.link import ServerLink
-from bascule.control.rights import Authorise
 from bascule.core import Invalid, Reference
 from bascule.security import ANY
 from bascule.serving import (

@@ -11,9 +11,9 @@ from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.batch import Manifest, Runs, Status
-from bascule.control.conventions import Page, Paged
-from bascule.control.job_routes import Submissions
-from bascule.control.rights import caller_of
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import caller_of
+from bascule.control.api.routes.jobs import Submissions
 from bascule.core import Invalid, masked
 from bascule.security import ANY
 

@@ -18,10 +18,10 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from bascule.control.conventions import conditional
-from bascule.control.deferred import DeferredRoute
-from bascule.control.idempotency import once
-from bascule.control.people import (
+from bascule.control.api.conventions import conditional
+from bascule.control.api.deferred import DeferredRoute
+from bascule.control.api.idempotency import once
+from bascule.control.people.cookies import (
     SAFE_METHODS,
     FindSession,
     SignedIn,

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bascule.control.turning import turning
+from bascule.control.loops.turning import turning
 from bascule.core import BasculeError, Unavailable, first_line, masked_text
 
 if TYPE_CHECKING:

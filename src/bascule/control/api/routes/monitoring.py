@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Path, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Moment
+from bascule.control.api.conventions import Moment
 from bascule.core import Invalid, Overloaded, check_name
 from bascule.jobs import Task
 

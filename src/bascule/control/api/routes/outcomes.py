@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from bascule.control.conventions import Page, Paged, receive_file
+from bascule.control.api.conventions import Page, Paged, receive_file
 from bascule.core import Invalid, NotFound, Scratch, check_name
 
 if TYPE_CHECKING:  # tables are loaded when outcomes are first asked for

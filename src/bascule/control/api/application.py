@@ -18,31 +18,32 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from bascule.control.alert_routes import add_alerts
-from bascule.control.batch_routes import add_batch
-from bascule.control.configuration_routes import add_configuration
-from bascule.control.context import ControlContext
-from bascule.control.described import describe
-from bascule.control.documentation import add_documentation
-from bascule.control.endpoint_routes import add_endpoints
-from bascule.control.headers import WithHeaders
-from bascule.control.history_routes import add_history
-from bascule.control.job_routes import Submissions, add_jobs
-from bascule.control.key_routes import add_keys
-from bascule.control.ledger_routes import RecordedPredictions, add_ledger
+from bascule.control.api.context import ControlContext
+from bascule.control.api.described import describe
+from bascule.control.api.documentation import add_documentation
+from bascule.control.api.headers import WithHeaders
+from bascule.control.api.problems import bug, problem_of
+from bascule.control.api.rights import Caller, authorise_of, route_of
+from bascule.control.api.routes.alerts import add_alerts
+from bascule.control.api.routes.batch import add_batch
+from bascule.control.api.routes.configuration import add_configuration
+from bascule.control.api.routes.counters import add_load
+from bascule.control.api.routes.endpoints import add_endpoints
+from bascule.control.api.routes.history import add_history
+from bascule.control.api.routes.jobs import Submissions, add_jobs
+from bascule.control.api.routes.keys import add_keys
+from bascule.control.api.routes.ledger import add_ledger
+from bascule.control.api.routes.monitoring import add_monitoring
+from bascule.control.api.routes.outcomes import add_outcomes
+from bascule.control.api.routes.registry_reads import add_registry_reads
+from bascule.control.api.routes.registry_writes import add_registry_writes
+from bascule.control.api.routes.rollouts import add_rollouts
+from bascule.control.api.routes.services import FindService, add_services
+from bascule.control.api.routes.sessions import add_sessions
+from bascule.control.api.routes.settings import add_settings
 from bascule.control.link import ServerLink
-from bascule.control.load import add_load
-from bascule.control.monitoring_routes import add_monitoring
-from bascule.control.outcome_routes import add_outcomes
 from bascule.control.parts import Parts
-from bascule.control.problems import bug, problem_of
-from bascule.control.registry_reads import add_registry_reads
-from bascule.control.registry_writes import add_registry_writes
-from bascule.control.rights import Caller, authorise_of, route_of
-from bascule.control.rollout_routes import add_rollouts
-from bascule.control.services import FindService, add_services
-from bascule.control.session_routes import add_sessions
-from bascule.control.settings_routes import add_settings
+from bascule.control.recorded import RecordedPredictions
 from bascule.core import VERSION, BasculeError, Invalid
 from bascule.jobs import Task
 from bascule.security import Action

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
-from bascule.control.turning import turning
+from bascule.control.loops.turning import turning
 from bascule.core import BasculeError, Conflict, NotFound, Unavailable, masked_text
 from bascule.endpoints import CANDIDATE, CURRENT, Endpoint, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
@@ -32,7 +32,6 @@ from bascule.release.rollouts import (
     ArmCounts,
     Baking,
     Cell,
-    Cohort,
     Cohorts,
     Decision,
     Interval,
@@ -59,6 +58,7 @@ from bascule.serving.telemetry import LEAST_SAMPLE, SHADOW_ARM, ArmTotals, Event
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, Lease
     from bascule.control.link import ServerLink
+    from bascule.control.parts import CountOutcomes
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,6 @@ _TURN_S = 0.5
 _IDLE_S = 2.0
 _OUTCOMES_S = 5.0
 _LOOK_S = 5.0
-
-CountOutcomes = Callable[[Rollout, Sequence[Stage], datetime], Sequence[Cohort]]
-"""The cohorts of a rollout, with the newest truths: given its stages, and now."""
 
 
 @contextmanager

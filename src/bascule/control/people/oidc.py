@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bascule.control.sessions import check_user
+from bascule.control.people.sessions import check_user
 from bascule.core import Invalid, Overloaded, Refused, Unauthenticated, Unavailable, secret_in
 from bascule.security import Permission, local_path, new_token, permissions_of_roles, roles_of_claim
 

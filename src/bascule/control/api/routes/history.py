@@ -9,9 +9,9 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Moment, Page, Paged, next_page
+from bascule.control.api.conventions import Moment, Page, Paged, next_page
+from bascule.control.api.rights import Authorise
 from bascule.control.history import Act, Asked, History, as_csv, as_json_lines
-from bascule.control.rights import Authorise
 from bascule.core import Refused, Unauthenticated
 
 if TYPE_CHECKING:

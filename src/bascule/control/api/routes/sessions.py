@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import FastAPI, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
-from bascule.control.people import cookie_name, cookie_of, is_encrypted, signed_in
-from bascule.control.rights import Authorise, caller_of, loopback_only
-from bascule.control.sessions import LINK_LASTS, Sessions, path_of_link
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise, caller_of, loopback_only
+from bascule.control.people.cookies import cookie_name, cookie_of, is_encrypted, signed_in
+from bascule.control.people.sessions import LINK_LASTS, Sessions, path_of_link
 from bascule.core import NotFound, Refused
 from bascule.security import Session, csrf_of, permissions_of_roles
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Conditional, Moment, Page, Paged
-from bascule.control.rights import caller_of
-from bascule.control.views import KeyView, NewKeyView
+from bascule.control.api.conventions import Conditional, Moment, Page, Paged
+from bascule.control.api.rights import caller_of
+from bascule.control.api.views import KeyView, NewKeyView
 from bascule.core import NotFound
 from bascule.security import Permission
 

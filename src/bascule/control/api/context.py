@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from bascule.control.ledger_routes import RecordedPredictions
+from bascule.control.api.rights import Authorise
 from bascule.control.link import ServerLink
 from bascule.control.parts import Parts
-from bascule.control.rights import Authorise
+from bascule.control.recorded import RecordedPredictions
 from bascule.core import BasculeError, NotFound
 from bascule.serving import default_of
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Places
     from bascule.catalogue import Catalogue
     from bascule.configuring import Books
-    from bascule.control.people import FindSession
-    from bascule.control.sessions import Sessions
+    from bascule.control.people.cookies import FindSession
+    from bascule.control.people.sessions import Sessions
     from bascule.endpoints import Approve, Endpoints
     from bascule.jobs import JobRunner, Schedules
     from bascule.monitoring.alerts import AlertStore

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from bascule.control.idempotency import HEADER, REPLAYED
-from bascule.control.problems import PROBLEM_TYPE, Problem
-from bascule.control.rights import RIGHTS, keeps_answers
+from bascule.control.api.idempotency import HEADER, REPLAYED
+from bascule.control.api.problems import PROBLEM_TYPE, Problem
+from bascule.control.api.rights import RIGHTS, keeps_answers
 from bascule.security import OPEN_ACTIONS
 
 _TAG = {"description": "Entity tag of the resource", "schema": {"type": "string"}}

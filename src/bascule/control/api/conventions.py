@@ -16,7 +16,7 @@ import anyio
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from bascule.control.problems import PreconditionFailed
+from bascule.control.api.problems import PreconditionFailed
 from bascule.core import Invalid, Unavailable, in_utc
 
 S = TypeVar("S")

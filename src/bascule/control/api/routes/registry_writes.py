@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from bascule.control.conventions import (
+from bascule.control.api.conventions import (
     Conditional,
     Moment,
     Precondition,
@@ -22,9 +22,9 @@ from bascule.control.conventions import (
     receive_file,
     stale,
 )
-from bascule.control.registry_reads import Number, version_of
-from bascule.control.rights import caller_of
-from bascule.control.views import AliasView, EventView, Tags, VersionView
+from bascule.control.api.rights import caller_of
+from bascule.control.api.routes.registry_reads import Number, version_of
+from bascule.control.api.views import AliasView, EventView, Tags, VersionView
 from bascule.core import BasculeError, Conflict, Overloaded, Scratch
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from bascule.control.problems import KeyReused, problem_of
+from bascule.control.api.problems import KeyReused, problem_of
 from bascule.core import BasculeError, Invalid
 
 if TYPE_CHECKING:  # a database library comes with it

@@ -10,9 +10,9 @@ import msgspec
 from fastapi import FastAPI, Path, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise, caller_of
 from bascule.control.link import ServerLink
-from bascule.control.rights import Authorise, caller_of
 from bascule.core import Reference
 
 if TYPE_CHECKING:

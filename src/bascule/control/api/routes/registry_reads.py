@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Path, Query, Request
 
-from bascule.control.conventions import Page, Paged
-from bascule.control.rights import Authorise
-from bascule.control.views import (
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise
+from bascule.control.api.views import (
     AliasView,
     ChangeView,
     CheckView,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from bascule.control.conventions import Page, Paged
-from bascule.control.rights import Authorise, caller_of
+from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.rights import Authorise, caller_of
 from bascule.core import Refused
 from bascule.jobs import Command, Job, Task
 

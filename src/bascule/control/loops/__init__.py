@@ -1,0 +1,1 @@
+"""What a control process does beside its requests, each on a thread of its own."""
