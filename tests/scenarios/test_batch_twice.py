@@ -134,6 +134,24 @@ def test_the_same_command_again(hosts, cell):
         cell.check(0)
 
 
+@pytest.mark.parametrize(
+    ("sink", "mode"),
+    [
+        ("delta", "replace"),
+        *(
+            pytest.param(sink, "replace", marks=pytest.mark.slow)
+            for sink in SINKS
+            if sink != "delta"
+        ),
+    ],
+)  # fmt: skip
+def test_a_command_whose_rows_another_has_replaced_replaces_them_again(hosts, cell):
+    for start in (0, OTHER, 0, OTHER):
+        for _again in range(2):
+            assert hosts[0].run(cell.homes[0], cell.job(start))["rows"] == ROWS
+            cell.check(start)
+
+
 @cells([("csv", "error"), ("sqlite", "upsert")])
 def test_the_same_command_by_two_at_once_on_one_host(hosts, cell):
     for home in cell.homes:

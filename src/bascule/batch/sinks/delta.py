@@ -2,14 +2,16 @@
 
 Chunks are staged as Parquet below `_bascule/`, which readers of Delta tables ignore. The commit
 carries the transaction `bascule-RUN`. Delta Lake accepts the same transaction twice, so that the
-sink asks the table for it first; every run's commit carries `bascule` as well, so that the table
-refuses one that was begun before another run's. A new table is made empty, because Delta Lake
+sink asks the table for it first; every run's commit carries `bascule` as well, with a number of the
+run, so that the table refuses one that was begun before another run's, and a run that replaces rows
+knows whether its own are those that stand. A new table is made empty, because Delta Lake
 takes two first commits for appends. A commit that is killed leaves files that no version names: the
 next process of the run removes them, and VACUUM does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -62,16 +64,27 @@ class DeltaSink(FileSink):
 
     def _is_joined(self) -> bool:
         table = open_table(self._url, self.place)
-        return table is not None and table.transaction_version(self._transaction) is not None
+        return table is not None and self._has_rows(table)
+
+    def _has_rows(self, table: Any) -> bool:
+        """Whether the table has the rows of this run: committed, and not replaced since."""
+        if self._mode == "replace":
+            return bool(table.transaction_version(_OF_ALL) == self._number_of_run)
+        return table.transaction_version(self._transaction) is not None
 
     @property
     def _transaction(self) -> str:
         return f"{_OF_ALL}-{self._manifest.run}"
 
+    @property
+    def _number_of_run(self) -> int:
+        """63 bits of the run's name: the version of a transaction is a signed number."""
+        return int.from_bytes(hashlib.sha256(self._manifest.run.encode()).digest()[:8]) >> 1
+
     def _join(self) -> None:
         table = self._opened()
         was_begun = f"{self._folder}/{_JOINING}" in self._names(self._base)
-        if table.transaction_version(self._transaction) is None:
+        if not self._has_rows(table):
             if self._mode == "error" and table.file_uris():
                 raise Conflict(
                     f"{self.place} has got rows of another writer since this run began",
@@ -102,7 +115,8 @@ class DeltaSink(FileSink):
         import deltalake
         import pyarrow as pa
 
-        transactions = [deltalake.Transaction(name, 1) for name in (self._transaction, _OF_ALL)]
+        versions = {self._transaction: 1, _OF_ALL: self._number_of_run}
+        transactions = [deltalake.Transaction(*named) for named in versions.items()]
         properties = deltalake.CommitProperties(app_transactions=transactions)
         rows = pa.RecordBatchReader.from_batches(self._schema, self._staged_batches())
         replaces = self._mode == "replace"
