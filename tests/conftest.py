@@ -197,7 +197,7 @@ class Server:
 
     def control_pid(self) -> int | None:
         """The control process; None while it is being replaced."""
-        return next(iter(children_of(self.process.pid, "bascule.cli.control")), None)
+        return next(iter(children_of(self.process.pid, "bascule.processes.control")), None)
 
     def end(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

@@ -200,7 +200,7 @@ def test_one_of_two_hosts_that_cannot_load_the_candidate_ends_the_rollout(starte
 
 def control_of(server):
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return next(c.pid for c in children if "bascule.cli.control" in " ".join(c.cmdline()))
+    return next(c.pid for c in children if "bascule.processes.control" in " ".join(c.cmdline()))
 
 
 @pytest.mark.parametrize("by", ["command", pytest.param("alias", marks=SLOW)])

@@ -73,7 +73,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM, then finish what is under way."""
-    from bascule.cli.server import run_server
+    from bascule.cli.announcing import serve as run_server
 
     settings = context.settings(
         host=host, port=port, control_port=control_port, grpc_port=grpc_port, workers=workers,
@@ -91,7 +91,7 @@ def control(
     as_json: AsJson = False,
 ) -> None:
     """Serve the control API alone: the registry, and no server beside it."""
-    from bascule.cli.control import run_control
+    from bascule.cli.announcing import control as run_control
 
     run_control(context.settings(host=host, control_port=control_port), as_json=as_json)
 
@@ -174,7 +174,7 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Serve models and endpoints, with the control API and the console, and print its address."""
-    from bascule.cli.server import run_server
+    from bascule.cli.announcing import serve as run_server
 
     settings = context.settings(host=host, port=port, control_port=control_port, workers=workers)
     run_server(names or None, settings, as_json=as_json)

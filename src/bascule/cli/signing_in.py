@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from bascule.security import Session
     from bascule.settings import Settings
 
-_EVERY_ADDRESS = ("0.0.0.0", "::")  # compared, not listened on
-
 
 def register(app: typer.Typer) -> None:
     """Add the command and the group `sessions` to `app`."""
@@ -135,9 +133,13 @@ def address_of(settings: Settings, control_port: int) -> str:
     """The address by which a browser reaches the control port."""
     if settings.console.public_url:
         return settings.console.public_url.rstrip("/")
+    return local_address_of(settings, control_port)
+
+
+def local_address_of(settings: Settings, port: int) -> str:
+    """The address by which this machine reaches a port of the server."""
     scheme = "https" if settings.serving.tls_certificate else "http"
-    host = settings.serving.host
-    return f"{scheme}://{url_host('127.0.0.1' if host in _EVERY_ADDRESS else host)}:{control_port}"
+    return f"{scheme}://{url_host(settings.serving.host)}:{port}"
 
 
 def show_link(link: str) -> None:

@@ -41,7 +41,7 @@ class Session:
     is_signed_in: bool = False
 
     def check(self, action: Action, model: str) -> None:
-        """Raise `Refused` unless the person may do this; see `control.rights.RIGHTS`."""
+        """Raise `Refused` unless the person may do this; see `control.api.rights.RIGHTS`."""
         self.rights(action, model)
 
     def allows(self, action: Action, model: str) -> bool:

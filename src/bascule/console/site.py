@@ -59,7 +59,7 @@ _STATIC_AGE_S = 86_400
 SIGN_IN = "/sign-in"
 
 Rights = Mapping[str, tuple[Action, str] | None]
-"""The right that a route of a page requires, as in `control.rights.RIGHTS`: by METHOD PATH. None
+"""The right that a route of a page requires, as in `control.api.rights.RIGHTS`: by METHOD PATH. None
 for the pages of signing in, which need no session."""
 
 

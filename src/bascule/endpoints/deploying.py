@@ -1,6 +1,6 @@
 """Deploys versions to endpoints, and rolls back: reads the registry, decides, records.
 
-Servers follow the catalogue by themselves (`control.following`).
+Servers follow the catalogue by themselves (`control.loops.following`).
 """
 
 from __future__ import annotations

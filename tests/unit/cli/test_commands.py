@@ -313,7 +313,7 @@ def server_told(run, monkeypatch, *words):
     """What `bascule serve` would hand to the server: the references and the settings."""
     told = []
     monkeypatch.setattr(
-        "bascule.cli.server.run_server",
+        "bascule.cli.announcing.serve",
         lambda references, settings, **_: told.append((references, settings)),
     )
     code, _, messages = run("serve", *words)
@@ -347,7 +347,7 @@ def test_a_model_is_packed_pushed_aliased_and_then_served_by_a_fresh_process(
 def test_up_without_a_model_serves_what_the_aliases_name(run, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "bascule.cli.server.run_server",
+        "bascule.cli.announcing.serve",
         lambda references, settings, *, as_json: told.append((references, settings.serving.port)),
     )
     assert run("up", "--port", "0")[0] == 0
@@ -357,7 +357,7 @@ def test_up_without_a_model_serves_what_the_aliases_name(run, monkeypatch):
 def test_up_with_names_serves_these_models_and_endpoints(run, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "bascule.cli.server.run_server",
+        "bascule.cli.announcing.serve",
         lambda references, settings, *, as_json: told.append(references),
     )
     assert run("up", "gb/1", "late", "--port", "0")[0] == 0

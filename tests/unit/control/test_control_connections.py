@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from tests.waiting import until
 
-from bascule.control import connections
+from bascule.control.api import connections
 from bascule.serving.transports import Tls
 from bascule.serving.workers import bind
 

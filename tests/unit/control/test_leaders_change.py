@@ -8,7 +8,7 @@ import pytest
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control import rollouts as module
+from bascule.control.loops import rollouts as module
 from bascule.control.loops.rollouts import RolloutRunner
 from bascule.endpoints import Arm, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (

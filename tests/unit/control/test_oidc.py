@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.receivers import dripping
 
-from bascule.control import oidc
+from bascule.control.people import oidc
 from bascule.control.people.oidc import Flow, Provider, ProviderConfig
 from bascule.core import Overloaded, Refused, Unauthenticated, Unavailable
 from bascule.security import permissions_of_roles

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bascule.catalogue import Catalogue, SqliteDatabase, events
-from bascule.control import sessions as room
+from bascule.control.people import sessions as room
 from bascule.control.people.sessions import Sessions
 from bascule.core import Invalid, NotFound, Refused, Unauthenticated
 from bascule.registry import CatalogueKeys

@@ -35,7 +35,7 @@ NOT_OF_PACKAGES = (
     "pygments/lexers/[!_]*.py", "sqlalchemy/testing",
 )  # fmt: skip
 LOADED = (
-    "bascule.cli.server", "bascule.control.process", "duckdb", "numpy", "onnxruntime",
+    "bascule.processes.server", "bascule.control.process", "duckdb", "numpy", "onnxruntime",
     "pyarrow.compute", "pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "simdjson", "uvloop",
 )  # fmt: skip
 LIBRARIES = ("/lib", "/usr/lib", "/usr/local/lib")

@@ -1,4 +1,4 @@
-"""The control process, as a supervisor starts it (`python -m bascule.cli.control`), or alone."""
+"""The control process: as a supervisor starts it, with `python -m` and this name, or alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command(
     from bascule.settings import Settings as Kind
 
     told = TypeAdapter(Kind).dump_python(settings, mode="json")
-    argv = (sys.executable, "-m", "bascule.cli.control")
+    argv = (sys.executable, "-m", "bascule.processes.control")
     config = {"settings": told, "every_endpoint": every_endpoint}
     return ControlCommand(argv, listener, config)
 
@@ -189,16 +189,19 @@ def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Aut
     return Authenticator(keys.path, held_ns=counters.keys_held_ns)
 
 
-def run_control(settings: Settings, *, as_json: bool) -> None:
+def run_control(settings: Settings, announce: Callable[[int, bool, str], None]) -> None:
     """Serve the control API alone, with no server beside it, until SIGINT or SIGTERM.
+
+    Args:
+        settings: How.
+        announce: Called once, before the first request is taken, with the port, whether callers
+            need keys, and the path of a one-time link to sign in; empty where nothing asks for one.
 
     Raises:
         Conflict: The port is in use.
         Unavailable: Callers need keys, and the catalogue cannot be read.
     """
     from bascule.app import callers_need_keys
-    from bascule.cli.screen import note, print_json, say, url_host
-    from bascule.cli.signing_in import address_of, show_link
 
     chosen = settings.serving
     _start_logging(settings)
@@ -212,24 +215,14 @@ def run_control(settings: Settings, *, as_json: bool) -> None:
         parts = _parts_of(settings)
         needs_keys = callers_need_keys(settings)
         guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
-        scheme = "https" if chosen.tls_certificate else "http"
-        url = f"{scheme}://{url_host(chosen.host)}:{listener.getsockname()[1]}"
-        if as_json:
-            callers = "keys" if needs_keys else "anybody"
-            print_json({"control": url, "console": f"{url}/", "callers": callers})
-        else:
-            say(f"control API at {url}/docs")
-            say(f"console at {url}/")
+        port = listener.getsockname()[1]
         server, answers = ServerLink(counters), Answers(parts)
         at_once = threading.Event()
         at_once.set()
         stack.enter_context(_watching(settings, counters, parts))
         stack.enter_context(_routing(settings, parts, after=at_once))
         stack.enter_context(_running_jobs(parts, after=at_once))
-        if not as_json:
-            path = answers.sign_in_link()
-            show_link(path and address_of(settings, listener.getsockname()[1]) + path)
-            note("Ctrl-C stops it")
+        announce(port, needs_keys, answers.sign_in_link())
         serve_api(server, listener, parts, answers.find, guard)
 
 

@@ -6,18 +6,17 @@ import logging
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.app import supervisor_of
-from bascule.cli.control import AS_LONG_AS_IT_TAKES_S, command
-from bascule.cli.screen import note, print_json, say, url_host
 from bascule.control import is_path, named_folder, spec_of_folder
 from bascule.core import Reference, Scratch, sweep
 from bascule.endpoints import Plan
+from bascule.processes.control import AS_LONG_AS_IT_TAKES_S, command
 from bascule.remotes import is_address
 from bascule.serving import ModelSpec, ModelSpecs, Plans, planned
 from bascule.serving.telemetry import start_logging
@@ -48,8 +47,16 @@ class _Signals:
     came: bool = False
 
 
+Announce = Callable[[Supervisor, int, str], None]
+"""Tells what is served: the supervisor, the port of the control API, and the path of a one-time
+link to sign in, which is empty where nothing asks for one."""
+
+
 def run_server(
-    references: Sequence[str] | None, settings: Settings, *, as_json: bool = False
+    references: Sequence[str] | None,
+    settings: Settings,
+    announce: Announce,
+    on_stop: Callable[[], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let what is under way finish.
 
@@ -58,7 +65,8 @@ def run_server(
     Args:
         references: What to serve at first; None for all that `SERVED_ALIASES` names.
         settings: How.
-        as_json: Whether to tell where it serves as a JSON document.
+        announce: Called once, when every worker answers.
+        on_stop: Called when the end begins, before what is under way is answered.
 
     Raises:
         Conflict: A port is in use.
@@ -81,14 +89,13 @@ def run_server(
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))
             control_port = listener.getsockname()[1]
-            link = _sign_in_link(supervisor, settings, control_port) if every else ""
-            _announce(supervisor, control_port, settings, link, as_json=as_json)
+            link = supervisor.start_control().ask("sign_in_link", _LINK_S) if every else ""
+            announce(supervisor, control_port, link)
             supervisor.start_control()
             while not signals.came:
                 time.sleep(_LOOK_EVERY_S)
         _ignore_signals()
-        if not as_json:
-            note("stopping: answering what is under way")
+        on_stop()
 
 
 def _warn_of_odd_settings(settings: Settings) -> None:
@@ -170,79 +177,6 @@ def _planned(
     plans = tuple(Plan.from_json(one["plan"]) for one in found)
     needed = (ModelSpec.from_json(each) for one in found for each in one["versions"])
     return plans, tuple(dict.fromkeys(needed))
-
-
-def _announce(
-    supervisor: Supervisor, control_port: int, settings: Settings, link: str, *, as_json: bool
-) -> None:
-    from bascule.cli.signing_in import show_link
-
-    scheme = "https" if settings.serving.tls_certificate else "http"
-    host = url_host(supervisor.host)
-    base = f"{scheme}://{host}"
-    grpc = None if supervisor.grpc_port is None else f"{host}:{supervisor.grpc_port}"
-    unix_socket = settings.serving.unix_socket
-    with_keys = supervisor.keys_file is not None
-    models = f"{base}:{supervisor.port}/v2/models"
-    served: list[dict[str, str | int]] = [
-        {
-            "model": service.model,
-            "version": service.version,
-            "infer": f"{models}/{service.model}"
-            + ("" if supervisor.is_default(service) else f"/versions/{service.version}")
-            + "/infer",
-        }
-        for service in supervisor.services
-        if not service.is_planned
-    ]
-    served += [
-        {
-            "model": plan.endpoint,
-            "version": plan.current.version.rpartition("/")[2],
-            "infer": f"{models}/{plan.endpoint}/infer",
-            "plan": plan.number,
-        }
-        for plan in supervisor.plans
-    ]
-    if as_json:
-        print_json(
-            {
-                "serving": served,
-                "predictions": f"{base}:{supervisor.port}",
-                **({} if grpc is None else {"grpc": grpc}),
-                "control": f"{base}:{control_port}",
-                "console": f"{base}:{control_port}/",
-                **({"sign_in": link} if link else {}),
-                "callers": "keys" if with_keys else "anybody",
-                "unix_socket": unix_socket or None,
-            }
-        )
-        return
-    for one in served:
-        by_plan = f" by plan {one['plan']}" if "plan" in one else ""
-        say(f"serving {one['model']}/{one['version']}{by_plan} at {one['infer']}")
-    if not served:
-        how = f"POST {base}:{supervisor.port}/models loads one"
-        other = "deploy one in the console, or with bascule deploy"
-        say(f"serving no model yet; {how if settings.serving.multi_model else other}")
-    if grpc is not None:
-        say(f"gRPC at {grpc}")
-    workers = len(supervisor.statuses())
-    say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
-    say(f"console at {base}:{control_port}/")
-    show_link(link)
-    if unix_socket:
-        say(f"also at {unix_socket}")
-    if with_keys:
-        note("callers need a key: bascule keys create NAME --allow infer:MODEL")
-    note("Ctrl-C stops it")
-
-
-def _sign_in_link(supervisor: Supervisor, settings: Settings, control_port: int) -> str:
-    from bascule.cli.signing_in import address_of
-
-    path: str = supervisor.start_control().ask("sign_in_link", _LINK_S)
-    return path and address_of(settings, control_port) + path
 
 
 @contextmanager
