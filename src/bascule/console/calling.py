@@ -58,7 +58,7 @@ async def call(
 
     Args:
         request: That of the page; its session decides.
-        operation: As `control.api.rights.RIGHTS` names it: `POST /api/v1/rollouts/{rollout}/{command}`.
+        operation: As in `control.api.rights.RIGHTS`: `POST /api/v1/rollouts/{rollout}/{command}`.
         names: The values in the path.
         body: Sent as JSON; None for no body.
     """

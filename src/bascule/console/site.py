@@ -59,8 +59,8 @@ _STATIC_AGE_S = 86_400
 SIGN_IN = "/sign-in"
 
 Rights = Mapping[str, tuple[Action, str] | None]
-"""The right that a route of a page requires, as in `control.api.rights.RIGHTS`: by METHOD PATH. None
-for the pages of signing in, which need no session."""
+"""The right that a route of a page requires, as in `control.api.rights.RIGHTS`: by METHOD PATH.
+None for the pages of signing in, which need no session."""
 
 
 @dataclass(frozen=True, slots=True)

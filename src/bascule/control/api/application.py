@@ -1,7 +1,7 @@
 """The control API: the registry, keys, the server's health and counters, and its documentation.
 
-What routes do alike is in `control.api.conventions`, `idempotency`, `problems` and `described`; rights
-are in `control.api.rights`. It binds to the loopback address unless another is set.
+What routes do alike is in `conventions`, `idempotency`, `problems` and `described`; rights are in
+`rights`. It binds to the loopback address unless another is set.
 """
 
 from __future__ import annotations
