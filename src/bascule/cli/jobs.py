@@ -60,6 +60,8 @@ def list_(
     jobs = _jobs().find(kind=kind, state=state)
     if as_json:
         print_json([_json(job) for job in jobs])
+    elif not jobs:
+        note("no jobs yet: batch runs, reports and what the console packs are jobs")
     else:
         print_table(("job", "kind", "title", "state", "progress", "by", "began"), map(_row, jobs))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import BasculeError, Limits
-from bascule.jobs import Kind, Live, Task
+from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.kinds.batch import check_upload
 
 if TYPE_CHECKING:
@@ -117,5 +117,7 @@ def _endpoint(content: Mapping[str, Any]) -> str:
 
 PACK = Kind(name="pack", run=pack, right="write", is_private=True)
 TAKE_IN = Kind(name="take_in", run=take_in, right="write", is_private=True)
-PUSH = Kind(name="push", run=push, right="write", limits=Limits(_PUSH_S, is_nice=True))
+PUSH = Kind(
+    name="push", run=push, right="write", limits=Limits(_PUSH_S, half_of_memory(), is_nice=True)
+)
 FORECASTS = Kind(name="forecasts", run=forecasts, right="deploy", model_of=_endpoint)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.app import callers_by_name, open_catalogue, open_ledger, open_registry, usage_said
 from bascule.core import Limits
-from bascule.jobs import Kind, Live, Task
+from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.security import ANY
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import Finding
     from bascule.settings import Settings
 
-_REPORT, _DRAWING = Limits(3_600.0, is_nice=True), Limits(120.0, is_nice=True)
+_REPORT = Limits(3_600.0, half_of_memory(), is_nice=True)
+_DRAWING = Limits(120.0, half_of_memory(), is_nice=True)
 
 
 def _measuring(measure: Callable[..., Any]) -> Callable[[Settings, Task, Live], dict[str, Any]]:
