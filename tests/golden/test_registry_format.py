@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.stores import open_stores
+from tests.stores import open_database, open_stores
 from tests.tiers import first_of
 
 from bascule.batch import Runs
@@ -42,6 +42,7 @@ def test_a_postgresql_catalogue_of_every_schema_so_far_is_read(written, postgres
 
     with psycopg.connect(postgresql_url) as old:
         old.execute(written.read_text())
+    open_database(tmp_path, postgresql_url).migrate()
 
     check(open_stores(tmp_path, postgresql_url), written.stem)
 

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bascule.catalogue import HEAD, migrations
-from bascule.core import Untrusted
+from bascule.core import Conflict, Untrusted
 
 _BATCH_ROWS = 1_000
 _VERSION_TABLE = "alembic_version"
@@ -46,6 +46,18 @@ def copy_out(connection: sa.Connection, revision: str, folder: Path) -> None:
                 file.write(json.dumps([_told(value) for value in row]) + "\n")
 
 
+def check_schema(connection: sa.Connection) -> None:
+    """Raise unless the tables are those of this release, which a backup of its rows needs."""
+    version = sa.table(_VERSION_TABLE, sa.column("version_num"))
+    revision = connection.scalar(sa.select(version.c.version_num))
+    if revision != HEAD:
+        raise Conflict(
+            f"the catalogue has the tables of a newer release (schema {revision}); this one has "
+            f"{HEAD}",
+            hint="take and restore backups by the newer release",
+        )
+
+
 def is_empty(connection: sa.Connection) -> bool:
     """Whether nothing was ever recorded: neither an event nor a key."""
     tables = {one.name: one for one in _tables(connection, HEAD)}
@@ -65,6 +77,7 @@ def copy_in(connection: sa.Connection, revision: str, folder: Path) -> None:
         folder: What `copy_out` wrote.
 
     Raises:
+        Conflict: The catalogue has the tables of a newer release.
         Untrusted: The schema is not known here, or a file does not fit it.
     """
     if not revision.isdigit() or int(revision) > int(HEAD):
@@ -72,6 +85,7 @@ def copy_in(connection: sa.Connection, revision: str, folder: Path) -> None:
             f"the backup has the schema {revision}, and this release knows schemas up to {HEAD}",
             hint="pip install --upgrade bascule",
         )
+    check_schema(connection)
     _clear(connection, revision)
     for table in _tables(connection, revision):
         with _file_of(table, folder).open(encoding="utf-8") as file:

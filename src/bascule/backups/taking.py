@@ -75,7 +75,7 @@ def back_up(
 
     Raises:
         NotFound: There is no catalogue; or a version in use has no bundle.
-        Conflict: There is a file at `target`.
+        Conflict: There is a file at `target`, or the catalogue has the tables of a newer release.
         Untrusted: A bundle was altered.
         Unavailable: The ledger changes faster than it is copied.
     """
@@ -88,6 +88,7 @@ def back_up(
     ):
         made_at = datetime.now(UTC)
         with catalogue.read() as connection:
+            rows.check_schema(connection)
             rows.copy_out(connection, HEAD, scratch)
             versions = digests_of(connection)
         for file in sorted(scratch.iterdir()):

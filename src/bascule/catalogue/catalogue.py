@@ -1,4 +1,9 @@
-"""Opens a database, brings it to the schema of this release, and gives out its transactions."""
+"""Opens a database that this release can use, and gives out its transactions.
+
+A release uses its own schema, and newer ones that only added to it: `releases.floor` says from
+which schema on. So servers of two releases share a catalogue while one replaces the other. An older
+schema is brought to this release's by `migrate`; in a file of SQLite, at its first use.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +17,50 @@ import sqlalchemy as sa
 from bascule.catalogue import schema
 from bascule.catalogue.changes import Watch
 from bascule.catalogue.databases import Database, explaining
-from bascule.core import NotFound, Untrusted
+from bascule.core import NotFound, Unavailable, Untrusted
 
 
 class Catalogue:
-    """The catalogue in `database`, brought to the schema of this release when first used."""
+    """The catalogue in `database`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._is_current = False
+        self._is_usable = False
 
     def create(self) -> None:
-        """Make it ready to be written, where it is not yet; fine when it is there."""
+        """Make it, ready to be written, where there is none. Raises as `read` does."""
         with explaining(self._database):
-            if self._database.exists() and self._bring_to_head(may_create=True):
+            if self._database.exists() and self._prepare(may_create=True):
                 return
             self._database.create()
-            self._bring_to_head(may_create=True)
+            self._prepare(may_create=True)
+
+    def migrate(self) -> str:
+        """Bring its tables to the schema of this release, or make them; returns their schema.
+
+        A newer schema that this release can use stays as it is.
+        """
+        with explaining(self._database):
+            self._database.create()
+            self._prepare(may_create=True, may_migrate=True)
+            return self.revision()
+
+    def revision(self) -> str:
+        """The schema of its tables: `schema.HEAD`, or a newer one. Raises as `read` does."""
+        with self.read() as connection:
+            revision = _revision(connection)
+        assert revision is not None
+        return revision
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """One consistent view. Raises `NotFound` where there is no catalogue; creates none."""
+        """One consistent view. Creates nothing.
+
+        Raises:
+            NotFound: There is no catalogue.
+            Untrusted: A newer release wrote it in a way that this one does not understand.
+            Unavailable: It is shared, and waits for `bascule migrate` of this release.
+        """
         with explaining(self._database):
             self._check_is_there()
             with self._begin(writes=False) as connection:
@@ -68,23 +96,26 @@ class Catalogue:
                 yield connection
 
     def _check_is_there(self) -> None:
-        if not self._database.exists() or not self._bring_to_head(may_create=False):
+        if not self._database.exists() or not self._prepare(may_create=False):
             raise NotFound(f"no registry at {self._database.place}", hint="bascule push PATH")
 
-    def _bring_to_head(self, *, may_create: bool) -> bool:
-        """Whether the schema is the one of this release, after migrating an older one to it."""
-        if self._is_current:
+    def _prepare(self, *, may_create: bool, may_migrate: bool = False) -> bool:
+        """Whether there is a schema that this release uses, after making or migrating it."""
+        if self._is_usable:
             return True
         with self._begin(writes=False) as connection:
             revision = _revision(connection)
-            if revision is not None and revision != schema.HEAD:
-                _refuse_newer(connection, revision, self._database.place)
+            is_newer = revision is not None and not _is_known(revision)
+            if is_newer:
+                _check_floor(connection, str(revision), self._database.place)
         if revision is None and not may_create:
             return False
-        if revision != schema.HEAD:
+        if revision != schema.HEAD and not is_newer:
+            if revision is not None and self._database.is_shared and not may_migrate:
+                raise _waiting(revision, self._database.place)
             self._database.create()
             self._migrate()
-        self._is_current = True
+        self._is_usable = True
         return True
 
     def _migrate(self) -> None:
@@ -93,7 +124,8 @@ class Catalogue:
         with self._begin(writes=True) as connection:
             self._database.lock_schema(connection)
             # Another process may have done it while this one waited for the lock.
-            if _revision(connection) != schema.HEAD:
+            revision = _revision(connection)
+            if revision is None or (_is_known(revision) and revision != schema.HEAD):
                 migrations.upgrade(connection)
 
 
@@ -114,21 +146,35 @@ def _revision(connection: sa.Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _refuse_newer(connection: sa.Connection, revision: str, place: str) -> None:
-    """Raise unless `revision` is one that this release knows; they are numbered in order."""
-    if revision.isdigit() and int(revision) < int(schema.HEAD):
-        return
+def _is_known(revision: str) -> bool:
+    """Whether this release has the migration; they are numbered in order."""
+    return revision.isdigit() and int(revision) <= int(schema.HEAD)
+
+
+def _check_floor(connection: sa.Connection, revision: str, place: str) -> None:
+    """Raise unless this release may use a schema that is newer than its own."""
     from bascule.core import VERSION
 
-    writer = None
-    if sa.inspect(connection).has_table("releases"):
-        rows = connection.execute(sa.select(schema.releases).order_by(schema.releases.c.at))
-        writer = next((row.release for row in reversed(rows.all())), None)
-    by = f"Bascule {writer}" if writer else "a newer Bascule"
+    rows = connection.execute(sa.select(schema.releases).order_by(schema.releases.c.at)).all()
+    writer = next((row for row in reversed(rows) if row.revision == revision), None)
+    if writer is not None and writer.floor is not None and int(schema.HEAD) >= int(writer.floor):
+        return
+    by = f"Bascule {writer.release}" if writer else "a newer Bascule"
     raise Untrusted(
         f"the registry at {place} was written by {by} (schema {revision}); this is {VERSION}, "
         f"which knows schemas up to {schema.HEAD}",
-        hint=f"pip install 'bascule>={writer}'" if writer else "pip install --upgrade bascule",
+        hint=f"pip install 'bascule>={writer.release}'" if writer
+        else "pip install --upgrade bascule",
         found=revision,
         known=schema.HEAD,
+    )  # fmt: skip
+
+
+def _waiting(revision: str, place: str) -> Unavailable:
+    from bascule.core import VERSION
+
+    return Unavailable(
+        f"the registry at {place} has the tables of an earlier release (schema {revision}); "
+        f"Bascule {VERSION} uses schema {schema.HEAD}",
+        hint="run bascule migrate once; servers of the release before go on meanwhile",
     )

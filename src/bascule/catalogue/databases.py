@@ -25,6 +25,10 @@ class Database(Protocol):
         A connection with the option `watches` has no transactions.
         """
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether servers of several releases may use it, so that no reader may migrate it."""
+
     def exists(self) -> bool:
         """Whether there is anything to connect to; connecting may not create it."""
 

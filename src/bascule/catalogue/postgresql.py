@@ -67,6 +67,8 @@ class PostgresqlDatabase:
             ) from None
         event.listen(self.engine, "begin", _begin)
 
+    is_shared = True
+
     def exists(self) -> bool:
         """True: whether the server answers is found out by asking it."""
         return True

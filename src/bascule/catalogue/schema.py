@@ -16,8 +16,12 @@ from sqlalchemy.types import TypeDecorator
 
 from bascule.core import in_utc
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
+FLOOR = "0012"
+"""The oldest schema whose releases can use this one: a migration that only adds leaves it as it is.
+
+What a release still reads or writes is removed by the release after the next, which raises it."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -64,8 +68,10 @@ releases = sa.Table(
     sa.Column("revision", sa.Text, primary_key=True),
     sa.Column("release", sa.Text, nullable=False),
     sa.Column("at", UtcTime, nullable=False),
+    sa.Column("floor", sa.Text),
 )
-"""Which release of Bascule brought the catalogue to which schema: what an older one must name."""
+"""Which release of Bascule brought the catalogue to which schema, and from which schema on releases
+can use that one (`floor`)."""
 
 events = sa.Table(
     "events",

@@ -60,6 +60,8 @@ class SqliteDatabase:
             f"file:{place}{how}", uri=True, timeout=_LOCK_WAIT_S, check_same_thread=False
         )
 
+    is_shared = False
+
     def exists(self) -> bool:
         return self._path.exists()
 

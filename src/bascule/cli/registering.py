@@ -48,13 +48,18 @@ def push(
 
 
 def migrate() -> None:
-    """Create the tables of the catalogue, or bring them to this release; fine where they are."""
+    """Create the tables of the catalogue, or bring them to this release; fine where they are.
+
+    Servers of the release before go on, and may be restarted, while and after it runs.
+    """
     from bascule.app import open_catalogue
+    from bascule.catalogue import HEAD
 
     context.local_registry("migrate")
     settings = context.settings()
-    open_catalogue(settings).create()
-    say(f"{masked(settings.registry.store)}: the tables are those of this release")
+    revision = open_catalogue(settings).migrate()
+    of = "this release" if revision == HEAD else "a newer release, which this one can use"
+    say(f"{masked(settings.registry.store)}: the tables are those of {of} (schema {revision})")
 
 
 def models(as_json: AsJson = False) -> None:

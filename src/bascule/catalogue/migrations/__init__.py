@@ -23,7 +23,7 @@ def upgrade(connection: sa.Connection) -> None:
     migrate(connection, schema.HEAD)
     connection.execute(
         sa.insert(schema.releases).values(
-            revision=schema.HEAD, release=VERSION, at=datetime.now(UTC)
+            revision=schema.HEAD, release=VERSION, at=datetime.now(UTC), floor=schema.FLOOR
         )
     )
 
