@@ -37,7 +37,8 @@ FLAVOR_NAME = "bascule"
 _DATA = "bundle"
 _EXAMPLE = "input_example.json"
 _SERVING_EXAMPLE = "serving_input_example.json"
-_CONFIDENCE = "confidence"
+_PARAMETERS = {float: "double", int: "long", str: "string", bool: "boolean"}
+"""MLflow's types of the parameters of extra outputs."""
 _TYPES = {
     DType.BOOL: "boolean",
     DType.FP32: "float",
@@ -240,12 +241,12 @@ class _Model:
     def predict(self, rows: Any, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
         """One column per output, and one per class of the probabilities.
 
-        With `params={"confidence": 0.9}` those of a prediction set or an interval as well.
+        With `params={"confidence": 0.9}` those of a prediction set or an interval as well; so with
+        the parameters of other extra outputs.
         """
         import pandas
 
-        confidence = (params or {}).get(_CONFIDENCE)
-        answer = self.bundle.predict(rows, confidence=confidence)
+        answer = self.bundle.predict(rows, parameters=params)
         return pandas.DataFrame(flat(answer, self.bundle.manifest))
 
 
@@ -275,8 +276,9 @@ def signature_of(bundle: Bundle) -> ModelSignature:
         names = flat({field.name: one_row}, bundle.manifest)
         outputs += [ColSpec(_type(field.dtype), name) for name in names]
     params: Any = None
-    if bundle.calibration is not None:
-        params = ParamSchema([ParamSpec(_CONFIDENCE, "double", None)])
+    asked = [one for extra in bundle.extras if extra.fields for one in extra.parameters]
+    if asked:
+        params = ParamSchema([ParamSpec(one.name, _PARAMETERS[one.kind], None) for one in asked])
     return ModelSignature(inputs=inputs, outputs=Schema(outputs), params=params)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.context import AsJson, Parameters, RefOrPath
 from bascule.cli.screen import note, print_json, say
 from bascule.core import masked
 
@@ -34,11 +34,13 @@ def predict(
     conformal: Annotated[
         str | None, typer.Option(help="How: lac or aps for a classifier. Default: the first.")
     ] = None,
+    parameter: Parameters = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a file here, without a server."""
     from bascule.batch import as_table, check_output, read_rows, split_truth, write_table
     from bascule.bundle import load
+    from bascule.bundle.extras import read_pairs
     from bascule.cli.showing import print_answers
 
     if output is not None:
@@ -46,7 +48,9 @@ def predict(
     _, path = context.find(bundle)
     loaded = load(path)
     rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
-    answer = loaded.predict(rows, confidence=confidence, conformal=conformal)
+    answer = loaded.predict(
+        rows, confidence=confidence, conformal=conformal, parameters=read_pairs(parameter or ())
+    )
     table = as_table(answer, loaded.manifest)
     if output is not None:
         write_table(table, output)

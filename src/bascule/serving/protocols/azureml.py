@@ -41,7 +41,8 @@ class AzureMl:
         yield Route(b"GET", b"/swagger.json", openapi(plane), "read")
         model = plane.first
         if model is not None:
-            handle, about = self._score(model), by_row.about(model, "data", answer_key="")
+            handle = self._score(model)
+            about = by_row.about(model, "data", answer_key="", parameters=("params", self.name))
             yield Route(b"POST", b"/score", handle, model.needs, model.name, model.series, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
@@ -67,7 +68,8 @@ class AzureMl:
                 table = reader.split(value, form)
             else:
                 table = reader.columns(value, form)
-            return by_row.call_for(model, table, given.get("params"), "params"), _BARE
+            parameters = given.get("params")
+            return by_row.call_for(model, table, parameters, "params", self.name), _BARE
 
         return by_row.handler(model, read, self._parser)
 
@@ -88,7 +90,7 @@ def _read_inputs(
     ((name, rows),) = inputs.items()
     table = reader.rows(rows, f"Inputs.{name[:64]}")
     form = _AUTOML if name == "data" else _DESIGNER
-    return by_row.call_for(model, table, None, "params"), form
+    return by_row.call_for(model, table, None, "params", AzureMl.name), form
 
 
 def _scored(outputs: Columns) -> list[dict[str, Any]]:

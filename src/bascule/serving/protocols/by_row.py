@@ -129,7 +129,7 @@ def call_for_all(model: Predictor, table: Table) -> Call:
     return Call(*table, None, model.extras.by_default)
 
 
-def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Call:
+def call_for(model: Predictor, table: Table, parameters: Any, place: str, protocol: str) -> Call:
     """A call for what `parameters` ask; for the answer proper where they ask for nothing.
 
     Args:
@@ -137,16 +137,17 @@ def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Cal
         table: The rows.
         parameters: None, or an object with `outputs` (names) and the parameters of extras.
         place: What the parameters are called.
+        protocol: Its name.
     """
     if parameters is None:
         parameters = {}
     if type(parameters) is not dict:
         raise Invalid(f"{place}: not an object", hint='send for example {"confidence": 0.9}')
-    wanted = model.extras.read(parameters)
+    requests = model.extras.read(parameters, protocol)
     listed = parameters.get("outputs")
     if listed is None:
         outputs: tuple[str, ...] = (model.signature.outputs[0].name,)
-        return Call(*table, outputs, tuple(one._replace(always=True) for one in wanted))
+        return Call(*table, outputs, tuple(one._replace(always=True) for one in requests))
     known = {field.name for field in model.signature.outputs} | model.extras.names
     if type(listed) is not list or not listed:
         raise Invalid(f"{place}.outputs: not a list of names", hint=f"it has {_names(known)}")
@@ -157,8 +158,8 @@ def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Cal
                 hint=f"it has {_names(known)}",
             )
     outputs = tuple(dict.fromkeys(listed))
-    model.extras.check(outputs, wanted)
-    return Call(*table, outputs, wanted)
+    model.extras.check(outputs, requests)
+    return Call(*table, outputs, requests)
 
 
 def _names(known: set[str]) -> str:
@@ -191,8 +192,13 @@ def about(
     *,
     every_output: bool = False,
     other_types: tuple[str, ...] = (),
+    parameters: tuple[str, str] = ("", ""),
 ) -> Callable[[], About]:
-    """What a route says of itself that takes rows under a key and answers them row by row."""
+    """What a route says of itself that takes rows under a key and answers them row by row.
+
+    `parameters`: what a body calls them, and the protocol; empty where it has no place for them.
+    """
+    place, protocol = parameters
 
     def tell() -> About:
         outputs = model.signature.outputs
@@ -207,11 +213,13 @@ def about(
                 "properties": {answer_key: answer},
                 "required": [answer_key],
             }
+        extra = model.extras.schema(protocol)
+        more = {place: {"type": "object", "properties": extra}} if extra else {}
         return About(
             answer=answer,
             takes={
                 "type": "object",
-                "properties": {key: rows_schema(model.signature)},
+                "properties": {key: rows_schema(model.signature), **more},
                 "required": [key],
             },
             example={key: example_rows(model.signature, model.example)},

@@ -424,7 +424,7 @@ class _Speaker:
         extras = self.model.extras
         wanted = extras.by_default
         if request.parameters:
-            wanted = extras.read(request.parameters)
+            wanted = extras.read(request.parameters, "grpc")
         for index, parameters in request.output_parameters:
             refuse_unsupported(parameters, f"outputs[{index}].parameters")
         outputs = self._wanted(request.outputs)

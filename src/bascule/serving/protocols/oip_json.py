@@ -415,7 +415,7 @@ def _extras(parameters: Any, extras: Extras | None) -> tuple[ExtraRequest, ...]:
         return () if extras is None else extras.by_default
     if not isinstance(parameters, simdjson.Object):
         raise Invalid("parameters: not an object", hint='send for example {"confidence": 0.9}')
-    return () if extras is None else extras.read(parameters)
+    return () if extras is None else extras.read(parameters, "oip")
 
 
 def _unknown_input(index: int, name: Any, readers: dict[str, Reader]) -> Invalid:

@@ -273,7 +273,7 @@ def _about(model: Predictor) -> About:
                     "maxItems": len(taken),
                 },
                 "outputs": {"type": "array", "items": {"type": "object"}},
-                "parameters": {"type": "object"},
+                "parameters": {"type": "object", "properties": model.extras.schema("oip")},
             },
             "required": ["inputs"],
         },

@@ -36,7 +36,7 @@ class Vertex:
         model = plane.first
         if model is not None:
             path, handle = self._predict_route, self._predict(model)
-            about = by_row.about(model, "instances")
+            about = by_row.about(model, "instances", parameters=("parameters", self.name))
             yield Route(b"POST", path, handle, model.needs, model.name, model.series, about)
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
@@ -54,7 +54,8 @@ class Vertex:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
-            call = by_row.call_for(model, table, given.get("parameters"), "parameters")
+            asked = given.get("parameters")
+            call = by_row.call_for(model, table, asked, "parameters", self.name)
             return call, by_row.PREDICTIONS
 
         return by_row.handler(model, read, self._parser)

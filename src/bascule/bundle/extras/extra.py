@@ -1,0 +1,206 @@
+"""An extra output: more fields of an answer, computed from the rows and the model's own outputs.
+
+Its class declares all that others need to know of it: parameters, cost, where it may be asked for,
+which files of a bundle it needs. Protocols, the OpenAPI document, `Bundle.predict`, batch jobs,
+commands, MLflow and the console follow from the declaration; none of them names an extra output.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self
+
+from bascule.bundle.disk import Manifest
+from bascule.core import Columns, Field, Invalid
+
+PLACES = ("oip", "grpc", "invocations", "vertex", "azureml", "batch")
+"""Where a request has a place for parameters: protocols, and batch jobs."""
+
+_ABSENT = object()
+_KINDS: Mapping[type, tuple[type, str, str]] = {
+    float: (Real, "number", "a number"),
+    int: (Integral, "integer", "a whole number"),
+    str: (str, "string", "a text"),
+    bool: (bool, "boolean", "true or false"),
+}
+"""By the type of a parameter: what is accepted, its JSON Schema, its words."""
+_BOUNDS: Mapping[str, tuple[Callable[[Any, float], bool], str]] = {
+    "minimum": (lambda value, bound: value >= bound, "at least"),
+    "exclusiveMinimum": (lambda value, bound: value > bound, "over"),
+    "maximum": (lambda value, bound: value <= bound, "at most"),
+    "exclusiveMaximum": (lambda value, bound: value < bound, "under"),
+}
+
+
+class Parameter(NamedTuple):
+    """A parameter of an extra output.
+
+    Attributes:
+        name: In requests. The first parameter of an extra output has its name, and asks for it.
+        kind: `float`, `int`, `str` or `bool`.
+        about: A sentence for documents and forms.
+        bounds: Of a number, by the keywords of JSON Schema: `{"exclusiveMinimum": 0}`.
+        choices: The texts that are accepted; any if empty. A bundle may narrow them.
+        usual: A value for examples; a batch job that lists the fields and gives no value has it.
+        hint: The next step where a value is refused.
+    """
+
+    name: str
+    kind: type
+    about: str
+    bounds: Mapping[str, float] = MappingProxyType({})
+    choices: tuple[str, ...] = ()
+    usual: Any = None
+    hint: str = ""
+
+    def check(self, value: Any) -> Any:
+        """The value in the parameter's type; raises `Invalid`."""
+        accepted, _, words = _KINDS[self.kind]
+        fits = isinstance(value, accepted) and isinstance(value, bool) == (self.kind is bool)
+        if fits and self.kind in (float, int):
+            fits = abs(value) <= sys.float_info.max and all(
+                _BOUNDS[keyword][0](value, bound) for keyword, bound in self.bounds.items()
+            )
+        if fits and (not self.choices or value in self.choices):
+            return self.kind(value)
+        limits = " and".join(f" {_BOUNDS[key][1]} {bound:g}" for key, bound in self.bounds.items())
+        expected = f"one of {', '.join(self.choices)}" if self.choices else words + limits
+        shown = repr(value)[:32] if isinstance(value, Real | str) else "a list or an object"
+        raise Invalid(f"{self.name}: {shown} is not {expected}", hint=self.hint, field=self.name)
+
+    def read(self, text: str) -> Any:
+        """The value that a form or a command has as text; raises `Invalid`."""
+        try:
+            value = {"true": True, "false": False}[text] if self.kind is bool else self.kind(text)
+        except (ValueError, KeyError):
+            value = text  # refused in the words of `check`
+        return self.check(value)
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON Schema; null is as if it were left out."""
+        schema = {"type": [_KINDS[self.kind][1], "null"], "description": self.about, **self.bounds}
+        return schema | ({"enum": [*self.choices, None]} if self.choices else {})
+
+
+class ExtraRequest(NamedTuple):
+    """A request for one extra output.
+
+    Attributes:
+        extra: The extra output.
+        settings: The checked values of its parameters, in their order; None where not given.
+        always: Whether its fields are added even if the request lists other outputs.
+    """
+
+    extra: Extra
+    settings: Any
+    always: bool = True
+
+
+class Extra(ABC):
+    """One extra output: declared by its class, and opened for one bundle.
+
+    Attributes:
+        name: As in the table, and of its first parameter.
+        parameters: What a request says; of a bundle, with the choices that it has.
+        outputs: The fields that it may add, by the names that a batch job lists them with.
+        places: Where it may be asked for, of `PLACES`.
+        row_cost_s: The approximate time for one row. Serving adds cheap ones on the event loop and
+            slow ones on a thread; `math.inf` is always on a thread.
+        files: The files of a bundle that it needs; packing writes them where it can.
+        lack: What is said of a bundle that cannot support it, and the next step.
+        fields: What it adds to an answer of this bundle; empty where that cannot support it.
+        needs: The model's own outputs that `add` reads.
+        by_default: For requests that do not set its first parameter; None to add nothing.
+    """
+
+    name: ClassVar[str]
+    parameters: tuple[Parameter, ...]
+    outputs: ClassVar[Mapping[str, tuple[str, ...]]]
+    places: ClassVar[tuple[str, ...]] = PLACES
+    row_cost_s: float
+    files: ClassVar[tuple[str, ...]] = ()
+    lack: ClassVar[tuple[str, str]] = ("the model does not support it", "")
+
+    def __init__(
+        self, fields: tuple[Field, ...], needs: tuple[str, ...] = (), default: Any = None
+    ) -> None:
+        """`default` is the first parameter of `by_default`, False or None for none.
+
+        Raises:
+            Invalid: The bundle cannot support the default.
+        """
+        self.fields = fields
+        self.needs = needs
+        # By type as well: 1 and True are one key.
+        self._known: Callable[..., ExtraRequest] = lru_cache(256, typed=True)(self.request)
+        self.by_default: ExtraRequest | None = None
+        if default and fields:
+            others = (None,) * (len(self.parameters) - 1)
+            self.by_default = self._known(default, *others)._replace(always=False)
+            self._default = default
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, manifest: Manifest, default: Any) -> Self:
+        """That of the bundle at `path`; one without fields where the bundle cannot support it."""
+
+    @classmethod
+    def is_supported(cls, manifest: Manifest) -> bool:
+        """Whether a bundle has the files that it needs."""
+        return all(name in manifest.files for name in cls.files)
+
+    def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
+        """What the `parameters` of a request ask for; ignores the parameters of others.
+
+        Raises:
+            Invalid: The parameters are malformed, or the bundle cannot support them.
+        """
+        first = parameters.get(self.name, _ABSENT)
+        if first is None or (first is _ABSENT and self.by_default is None):
+            return None
+        others = [parameters.get(one.name) for one in self.parameters[1:]]
+        if first is _ABSENT:
+            if others.count(None) == len(others):
+                return self.by_default
+            first = self._default
+        # Only what can be a key is looked up; the rest is refused in full words.
+        is_plain = all(isinstance(one, float | int | str | None) for one in (first, *others))
+        return (self._known if is_plain else self.request)(first, *others)
+
+    def request(self, *values: Any) -> ExtraRequest:
+        """The request with these values, None where one is not given.
+
+        Raises:
+            Invalid: A value is malformed, or the bundle cannot support it.
+        """
+        checked = tuple(
+            None if value is None else parameter.check(value)
+            for parameter, value in zip(self.parameters, values, strict=True)
+        )
+        if not self.fields:
+            lack, hint = self.lack
+            raise Invalid(f"parameters.{self.name}: {lack}", hint=hint)
+        return ExtraRequest(self, checked)
+
+    @abstractmethod
+    def add(self, inputs: Columns, outputs: Columns, settings: Any) -> Columns:
+        """The fields for all rows; may be called from any thread, and changes no argument.
+
+        Args:
+            inputs: As the program reads them.
+            outputs: The model's own; those in `needs` are there.
+            settings: Of an `ExtraRequest`.
+        """
+
+    def metadata(self) -> dict[str, Any]:
+        """Its entries in the model's metadata: flat, with names that begin with its own."""
+        if not self.fields:
+            return {}
+        entries = {f"{self.name}_adds": ",".join(field.name for field in self.fields)}
+        return entries | ({} if self.by_default is None else {self.name: self._default})
