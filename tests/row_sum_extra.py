@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from bascule.bundle.extras import Extra, Parameter
 from bascule.core import DType, Field
@@ -18,8 +20,8 @@ class RowSum(Extra):
 
     name = "row_sum"
     parameters = (
-        Parameter("row_sum", bool, "Whether to add the sum of each row.", usual=True),
-        Parameter("power", int, "Of each value.", bounds={"minimum": 1, "maximum": 3}),
+        Parameter("row_sum", bool, "true or false", "Whether to add the sum of each row.", True),
+        Parameter("power", Annotated[int, Meta(ge=1, le=3)], "a number from 1 to 3", "Of a value."),
     )
     outputs = MappingProxyType({"row_sum": ("row_sum",)})
     places = ("oip", "grpc", "invocations", "vertex", "batch")

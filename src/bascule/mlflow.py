@@ -37,8 +37,8 @@ FLAVOR_NAME = "bascule"
 _DATA = "bundle"
 _EXAMPLE = "input_example.json"
 _SERVING_EXAMPLE = "serving_input_example.json"
-_PARAMETERS = {float: "double", int: "long", str: "string", bool: "boolean"}
-"""MLflow's types of the parameters of extra outputs."""
+_PARAMETERS = {"number": "double", "integer": "long", "boolean": "boolean"}
+"""MLflow's types of parameters, by those of JSON Schema; any other is a string."""
 _TYPES = {
     DType.BOOL: "boolean",
     DType.FP32: "float",
@@ -278,7 +278,9 @@ def signature_of(bundle: Bundle) -> ModelSignature:
     params: Any = None
     asked = [one for extra in bundle.extras if extra.fields for one in extra.parameters]
     if asked:
-        params = ParamSchema([ParamSpec(one.name, _PARAMETERS[one.kind], None) for one in asked])
+        kinds = [(one.name, str(one.schema()["anyOf"][0].get("type"))) for one in asked]
+        specs = [ParamSpec(name, _PARAMETERS.get(kind, "string"), None) for name, kind in kinds]
+        params = ParamSchema(specs)
     return ModelSignature(inputs=inputs, outputs=Schema(outputs), params=params)
 
 

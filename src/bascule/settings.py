@@ -24,6 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
+from bascule.serving.execution import ResiliencePolicy
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -110,22 +111,14 @@ class SecuritySettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings(_Section):
-    """How one model is treated that fails: a section `[serving.models.NAME]`.
+class ModelSettings(ResiliencePolicy, _Section):
+    """The policies of one model: a section `[serving.models.NAME]`. Its own are of resilience.
 
     Attributes:
-        timeout_s: How long it may take, where that is less than the deadline; 0 is the deadline.
-        breaker_failures: How many failures in a row open its breaker; 0 is no breaker.
-        breaker_open_s: How long the breaker stays open before a call is let through to see.
-        retry_percent: How many calls in a hundred may be tried once more when its process died.
-        fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
+        policies: The settings of other policies, by the names of these.
     """
 
-    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
-    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
-    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
-    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
-    fallback: str = ""
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +161,7 @@ class ServingSettings(_Section):
             bundle; an image names its bundle here.
         arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
             server was started with, where a router in front splits (`rollouts.routers`).
-        models: How models are treated that fail, by their names.
+        models: The policies of models, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
     """
@@ -746,6 +739,7 @@ def _check_models(serving: ServingSettings) -> None:
     for model, chosen in serving.models.items():
         with _about("serving", "models", model):
             check_name(model)
+        _check_policies(model, chosen)
         if not chosen.fallback:
             continue
         name, slash, version = chosen.fallback.partition("/")
@@ -753,6 +747,18 @@ def _check_models(serving: ServingSettings) -> None:
             check_name(name)
             if slash:
                 check_name(version, what="version")
+
+
+def _check_policies(model: str, chosen: ModelSettings) -> None:
+    if not chosen.policies:
+        return
+    from bascule.serving.execution import read_chain
+
+    for name, values in chosen.policies.items():
+        with _about("serving", "models", model, "policies", name):
+            if name == "resilience":
+                raise Invalid("its settings are those of the model", hint="write them there")
+            read_chain({name: values})
 
 
 def _check_alerts(alerts: AlertSettings) -> None:

@@ -20,7 +20,7 @@ class Distance(Extra):
     """How far each row is from a point; the inputs are all that it reads."""
 
     name = "distance"
-    parameters = (Parameter("distance", int, "From where."),)
+    parameters = (Parameter("distance", int, "a whole number", "From where."),)
     outputs = MappingProxyType({"distance": ("distance",)})
 
     def __init__(self, row_cost_s):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
 
 from bascule.bundle.disk import CALIBRATION, Manifest
 from bascule.bundle.extras.extra import Extra, ExtraRequest, Parameter
@@ -16,11 +19,14 @@ from bascule.core import Columns, Field
 from bascule.stats import LOWER, PREDICTION_SET, UPPER, Calibration
 
 _CONFIDENCE = Parameter(
-    "confidence", float, "How often the truth is inside the prediction set or interval.",
-    bounds={"exclusiveMinimum": 0, "exclusiveMaximum": 1}, usual=0.9,
+    "confidence", Annotated[float, msgspec.Meta(gt=0, lt=1)], "a number over 0 and under 1",
+    "How often the truth is inside the prediction set or interval.", usual=0.9,
     hint="0.9 asks for answers that hold the truth nine times in ten",
 )  # fmt: skip
-_CONFORMAL = Parameter("conformal", str, "The method; the model's first if left out.")
+_CONFORMAL = Parameter(
+    "conformal", str, "a text", "The method: lac or aps for a classifier. If left out, the first."
+)
+_Literal: Any = Literal
 
 
 class Confidence(Extra):
@@ -28,7 +34,7 @@ class Confidence(Extra):
 
     name = "confidence"
     parameters = (_CONFIDENCE, _CONFORMAL)
-    outputs = {PREDICTION_SET: (PREDICTION_SET,), "interval": (LOWER, UPPER)}  # noqa: RUF012
+    outputs = MappingProxyType({PREDICTION_SET: (PREDICTION_SET,), "interval": (LOWER, UPPER)})
     row_cost_s = 0.5e-6  # of `aps` and ten classes; `lac` and intervals cost a tenth of it
     files = (CALIBRATION,)
     lack = (
@@ -44,7 +50,11 @@ class Confidence(Extra):
         if calibration is None:
             super().__init__(())
             return
-        self.parameters = (_CONFIDENCE, _CONFORMAL._replace(choices=tuple(calibration.methods)))
+        methods = tuple(calibration.methods)
+        conformal = _CONFORMAL._replace(
+            type=_Literal[methods], expected=f"one of {', '.join(methods)}"
+        )
+        self.parameters = (_CONFIDENCE, conformal)
         super().__init__(calibration.fields(outputs), tuple(calibration.needs), default)
 
     @classmethod

@@ -7,14 +7,14 @@ commands, MLflow and the console follow from the declaration; none of them names
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from numbers import Integral, Real
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
+
+import msgspec
+import numpy as np
 
 from bascule.bundle.disk import Manifest
 from bascule.core import Columns, Field, Invalid
@@ -23,19 +23,6 @@ PLACES = ("oip", "grpc", "invocations", "vertex", "azureml", "batch")
 """Where a request has a place for parameters: protocols, and batch jobs."""
 
 _ABSENT = object()
-_KINDS: Mapping[type, tuple[type, str, str]] = {
-    float: (Real, "number", "a number"),
-    int: (Integral, "integer", "a whole number"),
-    str: (str, "string", "a text"),
-    bool: (bool, "boolean", "true or false"),
-}
-"""By the type of a parameter: what is accepted, its JSON Schema, its words."""
-_BOUNDS: Mapping[str, tuple[Callable[[Any, float], bool], str]] = {
-    "minimum": (lambda value, bound: value >= bound, "at least"),
-    "exclusiveMinimum": (lambda value, bound: value > bound, "over"),
-    "maximum": (lambda value, bound: value <= bound, "at most"),
-    "exclusiveMaximum": (lambda value, bound: value < bound, "under"),
-}
 
 
 class Parameter(NamedTuple):
@@ -43,49 +30,34 @@ class Parameter(NamedTuple):
 
     Attributes:
         name: In requests. The first parameter of an extra output has its name, and asks for it.
-        kind: `float`, `int`, `str` or `bool`.
+        type: As msgspec reads it, with the bounds: `Annotated[float, msgspec.Meta(gt=0)]`.
+        expected: What a value must be, in words: `a number over 0`.
         about: A sentence for documents and forms.
-        bounds: Of a number, by the keywords of JSON Schema: `{"exclusiveMinimum": 0}`.
-        choices: The texts that are accepted; any if empty. A bundle may narrow them.
         usual: A value for examples; a batch job that lists the fields and gives no value has it.
         hint: The next step where a value is refused.
     """
 
     name: str
-    kind: type
+    type: Any
+    expected: str
     about: str
-    bounds: Mapping[str, float] = MappingProxyType({})
-    choices: tuple[str, ...] = ()
     usual: Any = None
     hint: str = ""
 
-    def check(self, value: Any) -> Any:
-        """The value in the parameter's type; raises `Invalid`."""
-        accepted, _, words = _KINDS[self.kind]
-        fits = isinstance(value, accepted) and isinstance(value, bool) == (self.kind is bool)
-        if fits and self.kind in (float, int):
-            fits = abs(value) <= sys.float_info.max and all(
-                _BOUNDS[keyword][0](value, bound) for keyword, bound in self.bounds.items()
-            )
-        if fits and (not self.choices or value in self.choices):
-            return self.kind(value)
-        limits = " and".join(f" {_BOUNDS[key][1]} {bound:g}" for key, bound in self.bounds.items())
-        expected = f"one of {', '.join(self.choices)}" if self.choices else words + limits
-        shown = repr(value)[:32] if isinstance(value, Real | str) else "a list or an object"
-        raise Invalid(f"{self.name}: {shown} is not {expected}", hint=self.hint, field=self.name)
-
-    def read(self, text: str) -> Any:
-        """The value that a form or a command has as text; raises `Invalid`."""
+    def check(self, value: Any, *, is_text: bool = False) -> Any:
+        """The value in the type; raises `Invalid`. `is_text`: it is of a form or a command."""
+        plain = value.item() if isinstance(value, np.generic) else value
         try:
-            value = {"true": True, "false": False}[text] if self.kind is bool else self.kind(text)
-        except (ValueError, KeyError):
-            value = text  # refused in the words of `check`
-        return self.check(value)
+            return msgspec.convert(plain, self.type, strict=not is_text)
+        except msgspec.ValidationError:
+            shown = repr(value)[:32] if isinstance(value, float | int | str) else "this"
+            raise Invalid(
+                f"{self.name}: {shown} is not {self.expected}", hint=self.hint, field=self.name
+            ) from None
 
     def schema(self) -> dict[str, Any]:
         """Its JSON Schema; null is as if it were left out."""
-        schema = {"type": [_KINDS[self.kind][1], "null"], "description": self.about, **self.bounds}
-        return schema | ({"enum": [*self.choices, None]} if self.choices else {})
+        return {**msgspec.json.schema(self.type | None), "description": self.about}
 
 
 class ExtraRequest(NamedTuple):
@@ -107,7 +79,7 @@ class Extra(ABC):
 
     Attributes:
         name: As in the table, and of its first parameter.
-        parameters: What a request says; of a bundle, with the choices that it has.
+        parameters: What a request says; of a bundle, as narrow as this is.
         outputs: The fields that it may add, by the names that a batch job lists them with.
         places: Where it may be asked for, of `PLACES`.
         row_cost_s: The approximate time for one row. Serving adds cheap ones on the event loop and

@@ -87,7 +87,7 @@ def read_texts(texts: Mapping[str, str]) -> dict[str, Any]:
             f"{unknown[:64]}: no extra output has such a parameter",
             hint=f"there are {', '.join(known)}",
         )
-    return {name: known[name].read(text) for name, text in texts.items() if text}
+    return {name: known[name].check(text, is_text=True) for name, text in texts.items() if text}
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from bascule.core import BasculeError, Overloaded, Unavailable
+from bascule.core import BasculeError, Overloaded, Refused, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts, Outcome
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution.policies import PolicyFacts
+from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.execution.resilience import (
     Breaker,
     Closed,
@@ -31,7 +32,7 @@ _EARLY_S = 0.002
 """The loop counts in milliseconds, so a timer may come by one or two before its time."""
 
 
-class ResilientPredictor:
+class ResilientPredictor(AroundPredictor):
     """One version and its policy in one worker (a `Predictor`). On the event loop only."""
 
     def __init__(
@@ -42,22 +43,7 @@ class ResilientPredictor:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """`find` gives the fallback by its reference, without a policy of its own."""
-        self.model = model
-        self.by = model.by
-        self.name = model.name
-        self.version = model.version
-        self.service = model.service
-        self.signature = model.signature
-        self.program = model.program
-        self.digest = model.digest
-        self.batch_invariant = model.batch_invariant
-        self.example = model.example
-        self.places = model.places
-        self.limits = model.limits
-        self.extras = model.extras
-        self.series = model.series
-        self.asks_headers = model.asks_headers
-        self.needs = model.needs
+        super().__init__(model)
         self.policy = policy
         self.find = find
         self.now_s = loop.time
@@ -91,6 +77,33 @@ class ResilientPredictor:
             log.warning("the breaker of %s opens", self.by.name)
         elif isinstance(self.breaker, Closed) and not isinstance(before, Closed):
             log.warning("the breaker of %s closes", self.by.name)
+
+
+class Resilience:
+    """Timeout, breaker, retries and fallback of a model; see `Policy`."""
+
+    settings = ResiliencePolicy
+
+    @staticmethod
+    def around(model: Predictor, settings: ResiliencePolicy, facts: PolicyFacts) -> Predictor:
+        """See `Policy.around`."""
+        return ResilientPredictor(model, settings, facts.find, facts.loop)
+
+    @staticmethod
+    def check(
+        model: Predictor, settings: ResiliencePolicy, find: Callable[[str], Predictor | None]
+    ) -> None:
+        """Refuse a fallback that takes or gives other fields; one that is not served may come."""
+        other = find(settings.fallback)
+        if other is None:
+            return
+        ours, theirs = model.signature, other.signature
+        if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+            raise Refused(
+                f"{other.name}/{other.version} cannot be the fallback of "
+                f"{model.name}/{model.version}: it has other inputs or outputs",
+                hint=f"set another serving.models.{model.name}.fallback",
+            )
 
 
 class _Attempt:
@@ -256,7 +269,7 @@ class _AttemptInParts(_Attempt):
 def has_outputs(predictor: Predictor, call: Call) -> bool:
     """Whether every output that a call lists is the model's own, or an extra output of the call."""
     known = {field.name for field in predictor.signature.outputs}
-    known.update(field.name for one in call.extras for field in one.extra.fields)
+    known.update(field.name for request in call.extras for field in request.extra.fields)
     return known.issuperset(call.outputs or ())
 
 
