@@ -85,7 +85,7 @@ class Extra(ABC):
         row_cost_s: The approximate time for one row. Serving adds cheap ones on the event loop and
             slow ones on a thread; `math.inf` is always on a thread.
         files: The files of a bundle that it needs; packing writes them where it can.
-        lack: What is said of a bundle that cannot support it, and the next step.
+        lack: Why a bundle may not support it, and the next step.
         fields: What it adds to an answer of this bundle; empty where that cannot support it.
         needs: The model's own outputs that `add` reads.
         by_default: For requests that do not set its first parameter; None to add nothing.
