@@ -252,7 +252,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
         by=AnsweredBy("MODEL", "VERSION", "onnx"),
-        extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
+        extras=Extras(),
         asks_headers=frozenset(),
         needs="infer",
         places={},

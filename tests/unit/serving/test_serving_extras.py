@@ -159,7 +159,7 @@ def test_as_many_wait_as_for_the_model_and_no_more(serve, ask):
     clients = [server.client() for _ in range(3)]
     for client in clients[:2]:
         client.request("POST", INFER, ask([1, 2], **asked(0)))
-    server.until(lambda: server.models[0].extras.waiting == 2)
+    server.until(lambda: server.models[0].extras_thread.waiting == 2)
     refused = clients[2].request("POST", INFER, ask([1, 2], **asked(0))).answer()
     assert refused.status == 429
     assert "waiting for extra outputs" in refused.json["error"]
@@ -184,7 +184,7 @@ def test_where_no_thread_starts_nothing_stays_in_the_account(serve, ask, monkeyp
             answer = client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
             assert answer.status == 429
             assert "no thread left for the extra outputs" in answer.json["error"]
-        extras = server.models[0].extras
+        extras = server.models[0].extras_thread
         assert server.on_loop(lambda: (server.held.bytes, extras.waiting)) == (0, 0)
         again = client.request("POST", INFER, ask([3, 4], **asked(0))).answer()
         assert outputs_of(again)["distance"] == [7]
@@ -198,7 +198,7 @@ def test_a_caller_who_has_gone_frees_what_it_held_and_is_not_computed(serve, ask
     first.request("POST", INFER, ask([1, 2], **asked(0)))
     assert server.extra.running.wait(10)
     gone.request("POST", INFER, ask([3, 4], **asked(0)))
-    server.until(lambda: server.models[0].extras.waiting == 2)
+    server.until(lambda: server.models[0].extras_thread.waiting == 2)
     gone.socket.close()
     server.until(lambda: server.counted().get(499) == 1)
     server.extra.gate.set()

@@ -9,7 +9,7 @@ from .admission import (
 )
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
-from .extras import Extras as Extras
+from .extras import NO_EXTRAS as NO_EXTRAS, Extras as Extras
 from .planned import (
     PlannedArm as PlannedArm,
     PlannedPredictor as PlannedPredictor,

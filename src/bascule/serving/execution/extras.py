@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from bascule.bundle.extras import Extra, ExtraRequest, read_requests
@@ -29,29 +30,14 @@ ON_LOOP_S = 1e-3
 
 
 class Extras:
-    """Reads what requests to one version ask for, and adds it. On the event loop only."""
+    """The extra outputs of one version, and what requests ask of them."""
 
-    def __init__(
-        self,
-        extras: Sequence[Extra],
-        *,
-        name: str,
-        limits: Limits,
-        loop: asyncio.AbstractEventLoop,
-        held: BufferBudget,
-    ) -> None:
-        """`name`: the version, `MODEL/VERSION`, for messages."""
+    def __init__(self, extras: Sequence[Extra] = ()) -> None:
         self._extras = tuple(extras)
         self._by_field = {field.name: extra for extra in extras for field in extra.fields}
         self.fields = tuple(field for extra in extras for field in extra.fields)
         self.names = frozenset(self._by_field)
         self.by_default = tuple(extra.by_default for extra in extras if extra.by_default)
-        self.name = name
-        self.limits = limits
-        self.loop = loop
-        self.held = held
-        self.waiting = 0
-        self._thread: ThreadPoolExecutor | None = None
 
     def read(self, parameters: Mapping[str, Any], protocol: str) -> tuple[ExtraRequest, ...]:
         """The extras that the `parameters` of a request ask for; raises `Invalid`."""
@@ -97,6 +83,26 @@ class Extras:
         """What the metadata of the model says of its extras."""
         return {key: value for extra in self._extras for key, value in extra.metadata().items()}
 
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(slots=True, eq=False)
+class ExtrasThread:
+    """The thread of one version for its extra outputs. On the event loop only.
+
+    Attributes:
+        name: The version, `MODEL/VERSION`, for messages.
+        waiting: The calls that wait for the thread or are on it.
+    """
+
+    name: str
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    held: BufferBudget
+    waiting: int = 0
+    _thread: ThreadPoolExecutor | None = None
+
     def take_in(self, size_bytes: int) -> ThreadPoolExecutor:
         """The thread, for one more call of so many bytes; raises `Overloaded` if it is too much."""
         if self.waiting >= self.limits.max_queue_requests:
@@ -128,23 +134,17 @@ class Extras:
         )
 
 
+@dataclass(slots=True, eq=False)
 class ExtraRun:
     """One call that asks for extras, from its model's answer to its own."""
 
-    __slots__ = (
-        "_call", "_deliver", "_extras", "_timer", "_until_s", "cancel_run", "is_over", "outputs",
-    )  # fmt: skip
-
-    def __init__(self, extras: Extras, call: Call, allowed_s: float, deliver: Deliver) -> None:
-        self._extras = extras
-        self._call = call
-        self._deliver = deliver
-        self._until_s = extras.loop.time() + allowed_s
-        self.is_over = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.cancel_run: Cancel | None = None
-        self.outputs = needed(call)
-        """What the program must answer; None for all."""
+    _extras: ExtrasThread
+    _call: Call
+    _until_s: float
+    _deliver: Deliver
+    is_over: bool = False
+    _timer: asyncio.TimerHandle | None = None
+    cancel_run: Cancel | None = None
 
     def cancel(self) -> None:
         """The caller has gone."""

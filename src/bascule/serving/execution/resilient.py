@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from bascule.core import BasculeError, Overloaded, Refused, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts, Outcome
@@ -57,13 +58,15 @@ class ResilientPredictor(AroundPredictor):
         self, call: Call, context: Context, allowed_s: float, deliver: Deliver
     ) -> Cancel | None:
         """See `Predictor.answer`."""
-        return _Attempt(self, call, context, self.now_s() + allowed_s, deliver).start()
+        until_s, breaker = self.now_s() + allowed_s, self.breaker
+        return _Attempt(self, call, context, until_s, deliver, breaker, breaker).start()
 
     def answer_in_parts(
         self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
     ) -> Cancel:
         """See `Predictor.answer_in_parts`: the policy is for what comes before the first part."""
-        attempt = _AttemptInParts(self, call, context, self.now_s() + allowed_s, deliver)
+        until_s, breaker = self.now_s() + allowed_s, self.breaker
+        attempt = _AttemptInParts(self, call, context, until_s, deliver, breaker, breaker)
         attempt.start()
         return attempt.cancel
 
@@ -106,35 +109,23 @@ class Resilience:
             )
 
 
+@dataclass(slots=True, eq=False)
 class _Attempt:
     """One call under a policy."""
 
-    __slots__ = (
-        "_before", "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
-        "_let", "_resilient", "_retried", "_until_s",
-    )  # fmt: skip
+    _method_of: ClassVar[attrgetter[Any]] = attrgetter("answer")
 
-    _method_of: attrgetter[Any] = attrgetter("answer")
-
-    def __init__(
-        self,
-        resilient: ResilientPredictor,
-        call: Call,
-        context: Context,
-        until_s: float,
-        deliver: Deliver | DeliverParts,
-    ) -> None:
-        self._resilient = resilient
-        self._call = call
-        self._context = context
-        self._until_s = until_s
-        self._deliver: Any = deliver
-        self._retried = False
-        self._hurried_until_s = math.inf
-        self._is_over = False
-        self._cancel_run: Cancel | None = None
-        self._before: Breaker = resilient.breaker
-        self._let: Breaker = resilient.breaker
+    _resilient: ResilientPredictor
+    _call: Call
+    _context: Context
+    _until_s: float
+    _deliver: Any
+    _before: Breaker
+    _let: Breaker
+    _retried: bool = False
+    _hurried_until_s: float = math.inf
+    _is_over: bool = False
+    _cancel_run: Cancel | None = None
 
     def start(self) -> Cancel | None:
         resilient = self._resilient

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import Columns, Invalid
 from bascule.serving.calls import Call
 from bascule.serving.codecs import JsonParser, TableReader
 from bascule.serving.execution import Predictor
@@ -26,7 +26,7 @@ _FORMS = ("input_data", "data")
 _INPUTS = '{"Inputs": {"data": [...]}, "GlobalParameters": {}}'
 
 
-class AzureMl:
+class AzureMl(by_row.OneModel):
     """See `data_plane.ProtocolAdapter`."""
 
     name = "azureml"
@@ -44,14 +44,6 @@ class AzureMl:
             handle = self._score(model)
             about = by_row.about(model, "data", answer_key="", parameters=("params", self.name))
             yield Route(b"POST", b"/score", handle, model.needs, model.name, model.series, about)
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the platform knows one model."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its path."""
-        return None
 
     def _score(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)

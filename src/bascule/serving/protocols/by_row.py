@@ -6,7 +6,7 @@ are more, each row is an object of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,11 +16,24 @@ from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 from bascule.serving.calls import AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser, Table, TableReader
 from bascule.serving.execution import Predictor
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by
 from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
-from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler
+from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler, Route
 
 encode = msgspec.json.encode
+
+
+class OneModel:
+    """A `ProtocolAdapter` of a platform that knows one model: it has no paths below its own."""
+
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
+        """None: the platform knows one model."""
+        yield from ()
+
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its paths."""
+        return None
 
 
 class Form(NamedTuple):

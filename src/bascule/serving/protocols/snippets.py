@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from bascule.core import Columns, DType, Invalid, Signature
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
-from bascule.serving.protocols.openapi import example_columns, example_rows
+from bascule.serving.protocols.openapi import example_columns, example_rows, example_tensors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -93,14 +91,7 @@ def snippet(asked: SnippetRequest, protocol: str, lang: str) -> str:
 
 
 def _oip(asked: SnippetRequest) -> _Request:
-    shown = example_columns(asked.signature, asked.example)
-    inputs = []
-    for one in asked.signature.inputs:
-        values = shown[one.name]
-        shape = list(np.shape(values))
-        inputs.append(
-            {"name": one.name, "datatype": one.dtype.value, "shape": shape, "data": values}
-        )
+    inputs = example_tensors(asked.signature, asked.example)
     return _Request(f"/v2/models/{asked.model}{_version(asked)}/infer", "inputs", inputs)
 
 

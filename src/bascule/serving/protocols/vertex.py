@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bascule.core import BasculeError
 from bascule.serving.calls import Call
 from bascule.serving.codecs import JsonParser
 from bascule.serving.execution import Predictor
@@ -20,7 +19,7 @@ from bascule.serving.transports import Exchange, Handler, Route
 _EXAMPLE = '{"instances": [...]}'
 
 
-class Vertex:
+class Vertex(by_row.OneModel):
     """See `data_plane.ProtocolAdapter`."""
 
     name = "vertex"
@@ -38,14 +37,6 @@ class Vertex:
             path, handle = self._predict_route, self._predict(model)
             about = by_row.about(model, "instances", parameters=("parameters", self.name))
             yield Route(b"POST", path, handle, model.needs, model.name, model.series, about)
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the platform knows one model."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its paths."""
-        return None
 
     def _predict(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
