@@ -84,13 +84,15 @@ def snippet(
             show_default=False,
         ),
     ] = None,
+    parameter: Parameters = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print a few lines that ask a server for this model, with rows of its own."""
+    from bascule.bundle.extras import read_pairs
     from bascule.serving.protocols import snippets
 
     chosen = context.settings()
-    asked = _asked(bundle, chosen, url, protocol, key=key)
+    asked = _asked(bundle, chosen, url, protocol, key=key, parameters=read_pairs(parameter or ()))
     text = snippets.snippet(asked, protocol, lang)
     if as_json:
         print_json(
@@ -125,7 +127,10 @@ def snippet(
         )
 
 
-def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
+def _asked(
+    reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None,
+    parameters: dict[str, Any],
+) -> Any:  # fmt: skip
     from bascule.app import callers_need_keys, protocols_of
     from bascule.bundle.disk import EXAMPLE, columns_of, read_file, read_manifest
     from bascule.cli.screen import url_host
@@ -158,6 +163,7 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
         with_key=callers_need_keys(chosen) if key is None else key,
         with_certificate=is_tls and bool(serving.tls_client_authority),
         protocols=protocols_of(serving),
+        parameters=parameters,
     )
 
 

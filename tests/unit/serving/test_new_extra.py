@@ -117,6 +117,24 @@ def test_a_bundle_in_the_hand_has_it(regressor_bundle):
         bundle.predict(ROWS, parameters={"row_sum": "yes"})
 
 
+@pytest.mark.parametrize(
+    ("protocol", "lang", "written"),
+    [
+        ("oip", "curl", '], "parameters": {"row_sum": true}}'),
+        ("invocations", "js", '], "params": {"row_sum": true}}'),
+        ("vertex", "python", '    "parameters": {"row_sum": True},'),
+        ("grpc", "python", ', parameters={"row_sum": True}'),
+    ],
+)
+def test_snippets_ask_for_it(regressor_bundle, protocol, lang, written):
+    words = ("snippet", regressor_bundle, "--parameter=row_sum=true")
+    words += (f"--protocol={protocol}", f"--lang={lang}")
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == 0, done.output
+    assert written in done.stdout
+    compile(done.stdout, "snippet", "exec") if lang == "python" else None
+
+
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
