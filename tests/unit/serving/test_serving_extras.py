@@ -89,15 +89,6 @@ def test_an_extra_is_added_from_the_callers_own_rows(serve, ask, row_cost_s):
     assert metadata["parameters"]["distance_adds"] == "distance"
 
 
-def test_over_grpc_it_is_asked_for_by_its_parameter(serve, grpc_client, ask_grpc):
-    server = serve(COSTLY)
-    request = ask_grpc([1, 2])
-    request.model_name = "m"
-    request.parameters["distance"].int64_param = 0
-    told = grpc_client(server).infer(request)
-    assert [output.name for output in told.outputs] == ["twice", "sum", "distance"]
-
-
 @pytest.mark.parametrize(("row_cost_s", "on_loop"), [(CHEAP, True), (COSTLY, False)])
 def test_a_costly_one_never_runs_on_the_event_loop(serve, ask, row_cost_s, on_loop):
     server = serve(row_cost_s)
