@@ -104,6 +104,7 @@ sweep: everything
 
 docs: setup pictures
 	$(RUN)/python docs/generate_cli.py
+	$(RUN)/python docs/generate_extras.py
 
 pictures: setup
 	$(RUN)/python docs/draw_overview.py

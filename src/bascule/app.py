@@ -24,6 +24,7 @@ from bascule.core import BasculeError, Invalid, NotFound, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
+    ModelSettings,
     RolloutSettings,
     ServingSettings,
     Settings,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from bascule.registry.stores import Objects
     from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving import Limits, ModelSpec
+    from bascule.serving.execution import Chain
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
     from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
@@ -318,7 +320,6 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         Invalid: A setting contradicts another.
     """
     from bascule.serving import ModelSpec
-    from bascule.serving.execution import ResiliencePolicy
     from bascule.serving.telemetry import RequestLogConfig
     from bascule.serving.workers import Addresses, ServingConfig, Supervisor
 
@@ -341,7 +342,7 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
             limits=limits_of(settings),
             tls=tls_of(settings),
             protocols=protocols_of(chosen),
-            policies={name: ResiliencePolicy(**asdict(one)) for name, one in chosen.models.items()},
+            policies={name: policies_of(one) for name, one in chosen.models.items()},
             request_log=RequestLogConfig(
                 chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
             ),
@@ -356,6 +357,16 @@ def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
         find=find if chosen.multi_model else None,
     )
     return made
+
+
+def policies_of(chosen: ModelSettings) -> Chain:
+    """The policies of a model; none where its settings ask for nothing."""
+    from bascule.serving.execution import ResiliencePolicy, read_chain
+
+    resilience = {one.name: getattr(chosen, one.name) for one in fields(ResiliencePolicy)}
+    policy = ResiliencePolicy(**resilience)
+    own = {} if policy == ResiliencePolicy() else {"resilience": policy}
+    return own | dict(read_chain(chosen.policies))
 
 
 def ledger_of(settings: Settings) -> LedgerConfig | None:

@@ -37,7 +37,8 @@ FLAVOR_NAME = "bascule"
 _DATA = "bundle"
 _EXAMPLE = "input_example.json"
 _SERVING_EXAMPLE = "serving_input_example.json"
-_CONFIDENCE = "confidence"
+_PARAMETERS = {"number": "double", "integer": "long", "boolean": "boolean"}
+"""MLflow's types of parameters, by those of JSON Schema; any other is a string."""
 _TYPES = {
     DType.BOOL: "boolean",
     DType.FP32: "float",
@@ -240,12 +241,12 @@ class _Model:
     def predict(self, rows: Any, params: Mapping[str, Any] | None = None) -> pandas.DataFrame:
         """One column per output, and one per class of the probabilities.
 
-        With `params={"confidence": 0.9}` those of a prediction set or an interval as well.
+        With `params={"confidence": 0.9}` those of a prediction set or an interval as well; so with
+        the parameters of other extra outputs.
         """
         import pandas
 
-        confidence = (params or {}).get(_CONFIDENCE)
-        answer = self.bundle.predict(rows, confidence=confidence)
+        answer = self.bundle.predict(rows, parameters=params)
         return pandas.DataFrame(flat(answer, self.bundle.manifest))
 
 
@@ -275,8 +276,11 @@ def signature_of(bundle: Bundle) -> ModelSignature:
         names = flat({field.name: one_row}, bundle.manifest)
         outputs += [ColSpec(_type(field.dtype), name) for name in names]
     params: Any = None
-    if bundle.calibration is not None:
-        params = ParamSchema([ParamSpec(_CONFIDENCE, "double", None)])
+    asked = [one for extra in bundle.extras if extra.fields for one in extra.parameters]
+    if asked:
+        kinds = [(one.name, str(one.schema()["anyOf"][0].get("type"))) for one in asked]
+        specs = [ParamSpec(name, _PARAMETERS.get(kind, "string"), None) for name, kind in kinds]
+        params = ParamSchema(specs)
     return ModelSignature(inputs=inputs, outputs=Schema(outputs), params=params)
 
 

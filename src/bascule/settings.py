@@ -17,13 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
+from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
+from bascule.serving.execution import ResiliencePolicy
 
 SETTINGS_FILE = "bascule.toml"
 PREFIX = "BASCULE_"
@@ -110,22 +112,14 @@ class SecuritySettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings(_Section):
-    """How one model is treated that fails: a section `[serving.models.NAME]`.
+class ModelSettings(ResiliencePolicy, _Section):
+    """The policies of one model: a section `[serving.models.NAME]`. Its own are of resilience.
 
     Attributes:
-        timeout_s: How long it may take, where that is less than the deadline; 0 is the deadline.
-        breaker_failures: How many failures in a row open its breaker; 0 is no breaker.
-        breaker_open_s: How long the breaker stays open before a call is let through to see.
-        retry_percent: How many calls in a hundred may be tried once more when its process died.
-        fallback: The model that answers instead: `NAME` or `NAME/VERSION`; empty for none.
+        policies: The settings of other policies, by the names of these.
     """
 
-    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
-    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
-    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
-    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
-    fallback: str = ""
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +162,7 @@ class ServingSettings(_Section):
             bundle; an image names its bundle here.
         arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
             server was started with, where a router in front splits (`rollouts.routers`).
-        models: How models are treated that fail, by their names.
+        models: The policies of models, by their names.
 
     A relative file is meant from the folder of the settings; an empty text is none.
     """
@@ -283,53 +277,13 @@ class MonitoringSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverSettings(_Section):
-    """One receiver of notifications: a section `[alerts.receivers.NAME]`.
-
-    `url`, `secret` and `password` may be `env:VARIABLE` or `file:PATH`; they are never shown.
-
-    Attributes:
-        kind: What takes them.
-        url: The address of a webhook, of Slack's webhook, or of an Alertmanager.
-        secret: The key of a webhook's signature.
-        host: Of the mail server.
-        port: Of the mail server.
-        security: "starttls", "tls" from the first byte, or "none".
-        user: The login at the mail server; empty for none.
-        password: Of the login.
-        sender: The address that mails come from.
-        to: The addresses that mails go to.
-        timeout_s: How long one attempt may take.
-    """
-
-    kind: Literal["webhook", "slack", "alertmanager", "mail"] = "webhook"
-    url: str = field(default="", repr=False)
-    secret: str = field(default="", repr=False)
-    host: str = ""
-    port: Annotated[int, Ge(1), Le(65_535)] = 587
-    security: Literal["starttls", "tls", "none"] = "starttls"
-    user: str = ""
-    password: str = field(default="", repr=False)
-    sender: str = ""
-    to: tuple[str, ...] = ()
-    timeout_s: Annotated[float, Gt(0), Le(30)] = 10.0
+class ReceiverSettings(ReceiverOptions, _Section):
+    """One receiver of notifications: a section `[alerts.receivers.NAME]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteSettings(_Section):
-    """Which alerts go to which receivers: an entry `[[alerts.routes]]`.
-
-    Attributes:
-        receivers: Names of sections `[alerts.receivers.NAME]`.
-        models: Names of models, or patterns with `*`.
-        severity: The least severity.
-        teams: Values of the tag `team` of models; none named is any.
-    """
-
-    receivers: tuple[str, ...] = ()
-    models: tuple[str, ...] = ("*",)
-    severity: Literal["info", "warning", "critical"] = "info"
-    teams: tuple[str, ...] = ()
+class RouteSettings(RouteOptions, _Section):
+    """Which alerts go to which receivers: an entry `[[alerts.routes]]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -585,7 +539,7 @@ def _about(*location: str | int, hint: str = "") -> Iterator[None]:
 
 
 def _read(file: Path, variables: Mapping[str, str]) -> Settings:
-    from pydantic import field_validator
+    from pydantic import create_model, field_validator
     from pydantic_settings import (
         BaseSettings,
         EnvSettingsSource,
@@ -594,26 +548,14 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         TomlConfigSettingsSource,
     )
 
-    class Loaded(BaseSettings):
+    class Source(BaseSettings):
         model_config = SettingsConfigDict(
             env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid"
         )
 
-        home: Path = Settings().home
-        gates: GateSettings = GateSettings()
-        registry: RegistrySettings = RegistrySettings()
-        security: SecuritySettings = SecuritySettings()
-        serving: ServingSettings = ServingSettings()
-        rollouts: RolloutSettings = RolloutSettings()
-        monitoring: MonitoringSettings = MonitoringSettings()
-        alerts: AlertSettings = AlertSettings()
-        batch: BatchSettings = BatchSettings()
-
-        console: ConsoleSettings = ConsoleSettings()
-
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            mode="before",
+            mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:
@@ -641,8 +583,10 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
             env_settings.env_vars = {name.lower(): value for name, value in variables.items()}
             return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
 
-    loaded = Loaded()
-    return Settings(**{one.name: getattr(loaded, one.name) for one in fields(Settings)})
+    types, defaults = get_type_hints(Settings, include_extras=True), Settings()
+    declared: Any = {name: (types[name], getattr(defaults, name)) for name in _names(())}
+    loaded = create_model("Loaded", __base__=Source, **declared)()
+    return Settings(**{name: getattr(loaded, name) for name in declared})
 
 
 def _with_kept_addresses(settings: Settings) -> Settings:
@@ -746,6 +690,7 @@ def _check_models(serving: ServingSettings) -> None:
     for model, chosen in serving.models.items():
         with _about("serving", "models", model):
             check_name(model)
+        _check_policies(model, chosen)
         if not chosen.fallback:
             continue
         name, slash, version = chosen.fallback.partition("/")
@@ -753,6 +698,18 @@ def _check_models(serving: ServingSettings) -> None:
             check_name(name)
             if slash:
                 check_name(version, what="version")
+
+
+def _check_policies(model: str, chosen: ModelSettings) -> None:
+    if not chosen.policies:
+        return
+    from bascule.serving.execution import read_chain
+
+    for name, values in chosen.policies.items():
+        with _about("serving", "models", model, "policies", name):
+            if name == "resilience":
+                raise Invalid("its settings are those of the model", hint="write them there")
+            read_chain({name: values})
 
 
 def _check_alerts(alerts: AlertSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -79,14 +80,15 @@ class AsyncClient:
         *,
         confidence: float | None = None,
         conformal: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
         outputs: list[str] | tuple[str, ...] | None = None,
         model: str | None = None,
         as_json: bool = False,
         timeout_s: float | None = None,
     ) -> Answer:
         """See `Client.predict`."""
-        asked = RequestOptions(
-            None if outputs is None else tuple(outputs), confidence, conformal, as_json
+        asked = RequestOptions.of(
+            outputs, parameters, as_json=as_json, confidence=confidence, conformal=conformal
         )
         return await self._carried(self._conversation.predict(data, asked, model, timeout_s))
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -96,6 +97,7 @@ class Client:
         *,
         confidence: float | None = None,
         conformal: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
         outputs: list[str] | tuple[str, ...] | None = None,
         model: str | None = None,
         as_json: bool = False,
@@ -107,6 +109,7 @@ class Client:
             data: The rows, as `Bundle.predict` takes them.
             confidence: How often the truth should be inside the set or interval that is added.
             conformal: The method; see `Bundle.predict`.
+            parameters: Of other extra outputs, by name. None switches off what the server adds.
             outputs: The outputs wanted; all if None.
             model: Another than the client's.
             as_json: Send and read decimal numbers in place of bytes. The values are the same but
@@ -118,8 +121,8 @@ class Client:
             BasculeError: The server's error, as the same kind; `TimedOut` after `timeout_s`,
                 `Unavailable` if the server cannot be reached.
         """
-        asked = RequestOptions(
-            None if outputs is None else tuple(outputs), confidence, conformal, as_json
+        asked = RequestOptions.of(
+            outputs, parameters, as_json=as_json, confidence=confidence, conformal=conformal
         )
         return self._carried(self._conversation.predict(data, asked, model, timeout_s))
 

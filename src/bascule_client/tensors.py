@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,19 @@ class RequestOptions(NamedTuple):
     """The options of a prediction; see `Bundle.predict`."""
 
     outputs: tuple[str, ...] | None = None
-    confidence: float | None = None
-    conformal: str | None = None
     as_json: bool = False
+    parameters: Mapping[str, Any] = {}
+    """Of extra outputs, by name. What they mean is the server's: any is sent."""
+
+    @classmethod
+    def of(
+        cls, outputs: Iterable[str] | None, parameters: Mapping[str, Any] | None, *,
+        as_json: bool, **named: Any,
+    ) -> Self:  # fmt: skip
+        """From the arguments of `Client.predict`; an argument that is None is not sent."""
+        sent = {name: value for name, value in named.items() if value is not None}
+        listed = None if outputs is None else tuple(outputs)
+        return cls(listed, as_json, sent | dict(parameters or {}))
 
 
 def row_bytes(columns: Columns) -> int:
@@ -76,11 +86,8 @@ def infer_request(
     said: dict[str, Any] = {"inputs": tensors}
     if asked.outputs is not None:
         said["outputs"] = [{"name": name} for name in asked.outputs]
-    parameters: dict[str, Any] = {} if asked.as_json else {"binary_data_output": True}
-    if asked.confidence is not None:
-        parameters["confidence"] = asked.confidence
-    if asked.conformal is not None:
-        parameters["conformal"] = asked.conformal
+    parameters = {} if asked.as_json else {"binary_data_output": True}
+    parameters |= asked.parameters
     if parameters:
         said["parameters"] = parameters
     head = _WRITER.encode(said).encode()

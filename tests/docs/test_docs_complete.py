@@ -252,7 +252,7 @@ def test_every_route_for_predictions_is_documented() -> None:
         program=SimpleNamespace(name="onnx", inputs=(field,)),
         batch_invariant=True,
         by=AnsweredBy("MODEL", "VERSION", "onnx"),
-        extras=Extras((), name="", limits=Limits(), loop=None, held=None),  # type: ignore[arg-type]
+        extras=Extras(),
         asks_headers=frozenset(),
         needs="infer",
         places={},
@@ -327,8 +327,8 @@ def test_every_metric_of_the_criteria_is_documented() -> None:
 # -- commands --
 
 
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("generate_cli", DOCS / "generate_cli.py")
+def generator(name: str = "generate_cli") -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -340,6 +340,12 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
     made = generator()
 
     assert made.PAGE.read_text() == made.page(), "run: python docs/generate_cli.py"
+
+
+def test_the_page_of_extra_outputs_is_what_they_declare() -> None:
+    made = generator("generate_extras")
+
+    assert made.PAGE.read_text() == made.page(), "run: python docs/generate_extras.py"
 
 
 def test_every_command_and_option_is_on_the_page_of_commands() -> None:

@@ -234,7 +234,7 @@ def test_a_row_is_asked_of_the_real_server_and_its_answer_has_a_prediction_set(
         page = visit.open(f"http://127.0.0.1:{server.control_port}/try/late")
         page.get_by_role("button", name="Ask").click()
         page.get_by_text("answered in").wait_for()
-        assert page.get_by_text("Prediction set", exact=True).is_visible()
+        assert page.get_by_text("Extra outputs", exact=True).is_visible()
         visit.check()
         page.locator("#answer + *, a[href^='/ledger?id=']").last.click()
         page.get_by_role("heading", name="Inputs").wait_for()

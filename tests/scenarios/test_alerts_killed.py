@@ -36,7 +36,7 @@ class Source:
         return [Observation("drift", "", "late", (found,) if wrong else ())]
 
 watching = Watching(
-    shared=[Source()], receivers=[Receiver("it", "webhook", url=url, timeout_s=0.2)],
+    shared=[Source()], receivers=[Receiver(name="it", kind="webhook", url=url, timeout_s=0.2)],
     routing=Routing(("it",)), round_s=0.02,
 )
 watcher = Watcher(Catalogue(SqliteDatabase(home / "catalogue.db")), watching)

@@ -28,6 +28,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         keep: The columns of the source to write too; all of them if None.
         ignore: The columns of the source that a model without names of columns does not read.
         confidence: Of intervals and prediction sets.
+        parameters: Of other extra outputs, by name.
         where: A condition in SQL on the rows to score.
         query: A query in SQL in place of the source's table.
         key: The column that tells rows of a query, and rows to replace with `upsert`.
@@ -53,6 +54,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     keep: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
     confidence: float | None = None
+    parameters: dict[str, Any] = {}
     where: str = ""
     query: str = ""
     key: str = ""
@@ -92,9 +94,10 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def identity(self) -> dict[str, Any]:
         """The options that change what is written, which a run's id is made of."""
-        made = {name: value for name, value in self.to_json().items() if name not in _HOW}
+        every = self.to_json().items()
         # Runs that were begun before there was such a field keep their ids.
-        return made if self.ignore else {n: v for n, v in made.items() if n != "ignore"}
+        newer = {name for name in ("ignore", "parameters") if not getattr(self, name)}
+        return {name: value for name, value in every if name not in _HOW | newer}
 
 
 _LEAST = {
@@ -107,6 +110,10 @@ _HOW = frozenset(
 
 def job_of(content: Mapping[str, Any], place: str = "job") -> Job:
     """A job from plain values. Raises `Invalid`, which names the field."""
+    parameters = content.get("parameters")
+    if isinstance(parameters, dict) and "confidence" in parameters:  # a field: one run, one id
+        others = {name: at for name, at in parameters.items() if name != "confidence"}
+        content = {**content, "confidence": parameters["confidence"], "parameters": others}
     try:
         return msgspec.convert(dict(content), Job)
     except msgspec.ValidationError as problem:

@@ -6,7 +6,7 @@ fails on some row all the same is halved until such rows are alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 
 from bascule.batch.jobs import Job
 from bascule.bundle import Bundle, conform, flat
+from bascule.bundle.extras import ExtraRequest, declared_extras, read_requests
 from bascule.core import Columns, DType, Field, Invalid, ModelFailed
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 Rows = TypeVar("Rows", "pa.Table", "pa.RecordBatch")
 
 ID, VERSION, TIME = "prediction_id", "model_version", "scored_at"
-INTERVAL = "interval"
-_DEFAULT_CONFIDENCE = 0.9
 _BATCH_ROWS = 65_536
 _COPIES = 6
 """How often a batch is in memory: as read, decoded, for the program, answered, joined, encoded."""
@@ -49,7 +48,7 @@ class Scorer:
         *,
         columns: Sequence[str] = (),
         keep: Sequence[str] | None = None,
-        confidence: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
         with_time: bool = False,
         ignore: Sequence[str] = (),
     ) -> None:
@@ -62,12 +61,14 @@ class Scorer:
         self.version = version
         self._reads = _inputs(bundle, schema, ignore)
         self._source = schema
-        wants_sets = bool({INTERVAL, "lower", "upper", "prediction_set"} & set(columns))
-        self._confidence = confidence or (_DEFAULT_CONFIDENCE if wants_sets else None)
+        self._parameters = _usual(columns) | {
+            name: value for name, value in (parameters or {}).items() if value is not None
+        }
         self._kept = _kept(schema, keep)
         self._extras = [ID, VERSION, *([TIME] if with_time else [])]
         self._at = datetime.now(UTC)
-        answers = self._answer_schema()
+        requests = read_requests(bundle.extras, self._parameters, "batch")
+        answers = self._answer_schema(requests)
         self._columns = _chosen(list(answers), columns)
         self.schema = self._output_schema(schema, answers)
 
@@ -76,7 +77,8 @@ class Scorer:
         """The scorer with the options of a job; raises `Invalid`."""
         return cls(
             bundle, version, schema, columns=job.columns, keep=job.keep,
-            confidence=job.confidence, with_time=job.with_time, ignore=job.ignore,
+            parameters={**job.parameters, "confidence": job.confidence},
+            with_time=job.with_time, ignore=job.ignore,
         )  # fmt: skip
 
     def batch_rows(self, schema: pa.Schema, memory_mb: int, workers: int) -> int:
@@ -165,7 +167,7 @@ class Scorer:
         return good, answers, sorted(bad, key=lambda one: one.row)
 
     def _predicted(self, batch: pa.RecordBatch) -> Columns:
-        return flat(self.bundle.predict(batch, confidence=self._confidence), self.bundle.manifest)
+        return flat(self.bundle.predict(batch, parameters=self._parameters), self.bundle.manifest)
 
     def _misfits(self, batch: pa.RecordBatch, refuse: Callable[[int], None]) -> list[Poison]:
         """The rows that do not fit the signature; the reason is looked for once for each value."""
@@ -203,16 +205,9 @@ class Scorer:
         if TIME in self._extras:
             yield pa.repeat(pa.scalar(self._at, pa.timestamp("us", "UTC")), len(rows))
 
-    def _answer_schema(self) -> dict[str, pa.DataType]:
+    def _answer_schema(self, requests: Sequence[ExtraRequest]) -> dict[str, pa.DataType]:
         fields = list(self.bundle.signature.outputs)
-        if self._confidence is not None:
-            calibration = self.bundle.calibration
-            if calibration is None:
-                raise Invalid(
-                    f"confidence: {self.bundle.name} has no calibration",
-                    hint="pack the model with test=(X, y) or calibration=(X, y)",
-                )
-            fields += calibration.fields(fields)
+        fields += [field for request in requests for field in request.extra.fields]
         one_row = {
             field.name: np.zeros(
                 (1, *(max(length, 1) for length in field.shape)), field.dtype.numpy
@@ -317,16 +312,27 @@ def _chosen(answers: Sequence[str], columns: Sequence[str]) -> list[str]:
     if not columns:
         return list(answers)
     chosen: list[str] = []
-    for wanted in columns:
-        meant = {INTERVAL: ("lower", "upper"), "prediction": (answers[0],)}.get(wanted, (wanted,))
-        found = [name for name in answers if name in meant or name.startswith(f"{wanted}_")]
-        if not found and wanted not in (ID, VERSION, TIME):
+    groups = {name: names for extra in declared_extras() for name, names in extra.outputs.items()}
+    for column in columns:
+        names = (groups | {"prediction": (answers[0],)}).get(column, (column,))
+        meant = [name for name in answers if name in names or name.startswith(f"{column}_")]
+        if not meant and column not in (ID, VERSION, TIME):
             raise Invalid(
-                f"--columns: the model has no answer {wanted!r}",
+                f"--columns: the model has no answer {column!r}",
                 hint=f"its answers are {', '.join(answers)}",
             )
-        chosen += found
+        chosen += meant
     return list(dict.fromkeys(chosen))
+
+
+def _usual(columns: Sequence[str]) -> dict[str, Any]:
+    """The parameters of the extra outputs that are listed, where the job gives none."""
+    return {
+        extra.name: extra.parameters[0].usual
+        for extra in declared_extras()
+        for name, fields in extra.outputs.items()
+        if not {name, *fields}.isdisjoint(columns)
+    }
 
 
 def _arrow_type(dtype: Any) -> pa.DataType:

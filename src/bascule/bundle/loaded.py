@@ -16,6 +16,7 @@ from bascule.bundle import disk
 from bascule.bundle.answer import Answer, places_of
 from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.disk import Manifest, Statement, Target
+from bascule.bundle.extras import Extra, ExtraRequest, open_extras, read_requests, with_extras
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (
@@ -38,7 +39,7 @@ from bascule.core import (
     TimedOut,
     Unavailable,
 )
-from bascule.stats import Calibration, check_confidence
+from bascule.stats import Calibration
 from bascule_client.answer import Places
 
 _CALL_ROWS = 65_536
@@ -134,7 +135,12 @@ class Bundle:
         return disk.write_statement(self.path, kind, body, at=at, by=by)
 
     def predict(
-        self, data: Any, *, confidence: float | None = None, conformal: str | None = None
+        self,
+        data: Any,
+        *,
+        confidence: float | None = None,
+        conformal: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Answer:
         """The model's answer for any table or matrix that fits the signature.
 
@@ -146,26 +152,18 @@ class Bundle:
                 `prediction_set` for a classifier, `lower` and `upper` for a regressor. Nothing is
                 added if None.
             conformal: The method, `lac` or `aps` for a classifier; the usual one if None.
+            parameters: Of other extra outputs, by name, as requests to a server have them.
 
         Raises:
             Invalid: The rows do not fit, and the message names the column; or the bundle cannot
                 support the confidence.
         """
-        if confidence is None:
+        if confidence is None and not parameters:
             return self._run(data)
-        calibration = self.calibration
-        if calibration is None:
-            raise Invalid(
-                f"confidence: {self.name} has no calibration",
-                hint="pack the model with test=(X, y) or calibration=(X, y)",
-            )
-        confidence = check_confidence(confidence)
-        calibration.threshold(confidence, conformal)
-        answer = self._run(data)
-        added = calibration.added(dict(answer), confidence, conformal)
-        return self._answer({**answer, **added}, answer.program)
+        own = {"confidence": confidence, "conformal": conformal}
+        return self._run(data, read_requests(self.extras, own | dict(parameters or {})))
 
-    def _run(self, data: Any) -> Answer:
+    def _run(self, data: Any, requests: Sequence[ExtraRequest] = ()) -> Answer:
         columns = conform(data, self.signature, self._missing_texts)
         warn_of_extra(data, self.signature)
         rows = len(next(iter(columns.values())))
@@ -182,14 +180,18 @@ class Bundle:
                 said = f"{self.name}: its original cannot be used: {problem}"
                 logging.getLogger(__name__).warning(said)
                 self._may_ask_original, self._choice = False, None
-                return self._run(data)
+                return self._run(data, requests)
         read = for_program(columns, program.inputs)
         if name == disk.ORIGINAL and rows > _CALL_ROWS:
-            return self._answer(in_batches(program, read, _CALL_ROWS), name)
-        return self._answer(program.run(read), name)
+            outputs = in_batches(program, read, _CALL_ROWS)
+        else:
+            outputs = program.run(read)
+        return Answer(with_extras(requests, read, outputs), name, places=self._places)
 
-    def _answer(self, outputs: Columns, program: str) -> Answer:
-        return Answer(outputs, program, places=self._places)
+    @cached_property
+    def extras(self) -> tuple[Extra, ...]:
+        """Every extra output; one without fields cannot be asked for."""
+        return open_extras(self.path, self.manifest)
 
     @cached_property
     def _places(self) -> Places:

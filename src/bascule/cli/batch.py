@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
+from bascule.cli.context import AsJson, Parameters
 from bascule.cli.screen import note, print_either, print_json, print_table, say, when
 from bascule.documents import console
 
@@ -63,6 +63,7 @@ def run(
         typer.Option(help="Columns that are no input of a model without names."),
     ] = None,
     confidence: Annotated[float | None, typer.Option(help="Of intervals and sets.")] = None,
+    parameter: Parameters = None,
     where: Annotated[str | None, typer.Option(help="A condition in SQL on the rows.")] = None,
     query: Annotated[str | None, typer.Option(help="SQL in place of a table.")] = None,
     key: Annotated[str | None, typer.Option(help="The column that tells rows apart.")] = None,
@@ -103,11 +104,10 @@ def run(
     """
     given = {
         "from": source, "to": sink, "columns": _names(columns), "keep": _names(keep),
-        "ignore": _names(ignore),
-        "confidence": confidence, "where": where, "query": query, "key": key, "limit": limit,
-        "mode": mode, "format": format_, "memory_mb": memory_mb, "workers": workers,
-        "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "record": record,
-        "on": on,
+        "ignore": _names(ignore), "confidence": confidence, "parameters": _parameters(parameter),
+        "where": where, "query": query, "key": key, "limit": limit, "mode": mode, "format": format_,
+        "memory_mb": memory_mb, "workers": workers, "max_quarantined": max_quarantined,
+        "checks": check, "warnings": warn, "record": record, "on": on,
     }  # fmt: skip
     job = _job(what, {name: value for name, value in given.items() if value is not None})
     if dry_run:
@@ -169,6 +169,12 @@ def resume(run: _RunId, as_json: AsJson = False) -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _parameters(pairs: list[str] | None) -> dict[str, Any] | None:
+    from bascule.bundle.extras import read_pairs
+
+    return read_pairs(pairs) if pairs else None
 
 
 def _job(what: str, given: dict[str, Any]) -> Job:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.context import AsJson, Parameters, RefOrPath
 from bascule.cli.screen import note, print_json, say
 from bascule.core import masked
 
@@ -34,11 +34,13 @@ def predict(
     conformal: Annotated[
         str | None, typer.Option(help="How: lac or aps for a classifier. Default: the first.")
     ] = None,
+    parameter: Parameters = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the rows of a file here, without a server."""
     from bascule.batch import as_table, check_output, read_rows, split_truth, write_table
     from bascule.bundle import load
+    from bascule.bundle.extras import read_pairs
     from bascule.cli.showing import print_answers
 
     if output is not None:
@@ -46,7 +48,9 @@ def predict(
     _, path = context.find(bundle)
     loaded = load(path)
     rows, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
-    answer = loaded.predict(rows, confidence=confidence, conformal=conformal)
+    answer = loaded.predict(
+        rows, confidence=confidence, conformal=conformal, parameters=read_pairs(parameter or ())
+    )
     table = as_table(answer, loaded.manifest)
     if output is not None:
         write_table(table, output)
@@ -80,13 +84,15 @@ def snippet(
             show_default=False,
         ),
     ] = None,
+    parameter: Parameters = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print a few lines that ask a server for this model, with rows of its own."""
+    from bascule.bundle.extras import read_pairs
     from bascule.serving.protocols import snippets
 
     chosen = context.settings()
-    asked = _asked(bundle, chosen, url, protocol, key=key)
+    asked = _asked(bundle, chosen, url, protocol, key=key, parameters=read_pairs(parameter or ()))
     text = snippets.snippet(asked, protocol, lang)
     if as_json:
         print_json(
@@ -121,7 +127,10 @@ def snippet(
         )
 
 
-def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None) -> Any:
+def _asked(
+    reference: str, chosen: Any, url: str | None, protocol: str, *, key: bool | None,
+    parameters: dict[str, Any],
+) -> Any:  # fmt: skip
     from bascule.app import callers_need_keys, protocols_of
     from bascule.bundle.disk import EXAMPLE, columns_of, read_file, read_manifest
     from bascule.cli.screen import url_host
@@ -154,6 +163,7 @@ def _asked(reference: str, chosen: Any, url: str | None, protocol: str, *, key: 
         with_key=callers_need_keys(chosen) if key is None else key,
         with_certificate=is_tls and bool(serving.tls_client_authority),
         protocols=protocols_of(serving),
+        parameters=parameters,
     )
 
 

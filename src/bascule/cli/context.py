@@ -23,6 +23,10 @@ stores: dict[str, str] = {}
 """What the options before the command say of where the registry is: store, objects, server."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(help="Of another extra output: NAME=VALUE; may be repeated."),
+]
 Criteria = Annotated[
     list[str] | None,
     typer.Option(

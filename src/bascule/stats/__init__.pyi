@@ -4,9 +4,11 @@ from .bandits import (
     thompson_shares as thompson_shares,
 )
 from .conformal import (
+    LOWER as LOWER,
+    PREDICTION_SET as PREDICTION_SET,
+    UPPER as UPPER,
     Calibration as Calibration,
     calibrate as calibrate,
-    check_confidence as check_confidence,
     methods_for as methods_for,
 )
 from .counting import beta_binomial_below as beta_binomial_below, exact_interval as exact_interval

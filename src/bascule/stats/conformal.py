@@ -76,18 +76,6 @@ def rows_needed(confidence: float) -> int:
     return math.ceil(written / (1 - written))
 
 
-def check_confidence(confidence: object) -> float:
-    """The confidence as a number between 0 and 1. Raises `Invalid`."""
-    number = isinstance(confidence, int | float | np.number) and not isinstance(confidence, bool)
-    if not number or not 0 < float(confidence) < 1:  # type: ignore[arg-type]
-        shown = f"{confidence!r}"[:32]
-        raise Invalid(
-            f"confidence: {shown} is not a number over 0 and under 1",
-            hint="0.9 asks for answers that hold the truth nine times in ten",
-        )
-    return float(confidence)  # type: ignore[arg-type]
-
-
 # -- scores of classes --
 
 

@@ -54,7 +54,7 @@ def test_the_adaptive_method_is_asked_for_by_name(packed_iris, iris):
     X, y = (part[1::2] for part in iris)
     sets = packed_iris.predict(X, confidence=0.9, conformal="aps")["prediction_set"]
     assert 0.9 <= sets[np.arange(len(y)), y].mean() <= 0.93
-    with pytest.raises(Invalid, match="'cqr' is no method"):
+    with pytest.raises(Invalid, match="'cqr' is not one of lac, aps"):
         packed_iris.predict(X, confidence=0.9, conformal="cqr")
 
 
@@ -117,9 +117,9 @@ def test_a_model_without_probabilities_is_packed_without_and_says_why(pack, iris
     bundle = pack(LinearSVC().fit(X, y), X, (X, y))
     assert bundle.calibration is None
     assert "No calibration: the model answers neither" in (bundle.path / "card.md").read_text()
-    with pytest.raises(Invalid, match="confidence: model has no calibration") as refused:
+    with pytest.raises(Invalid, match="confidence: the model has no calibration") as refused:
         bundle.predict(X, confidence=0.9)
-    assert "pack the model with test=" in refused.value.hint
+    assert "test=(X, y) or calibration=(X, y)" in refused.value.hint
     with pytest.raises(Invalid, match="neither probabilities nor a single number"):
         pack(LinearSVC().fit(X, y), X, (X, y), calibration=(X, y))
 

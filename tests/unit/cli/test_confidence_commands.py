@@ -49,7 +49,7 @@ def test_predict_refuses_a_confidence_that_cannot_be(run, bundle):
     for words, said in (
         (["--confidence=1"], "confidence: 1.0 is not a number over 0 and under 1"),
         (["--confidence=0.99"], "more than 37 calibration rows can support"),
-        (["--confidence=0.9", "--conformal=best"], "'best' is no method"),
+        (["--confidence=0.9", "--conformal=best"], "'best' is not one of lac, aps"),
     ):
         code, out, messages = run("predict", bundle.path, "rows.npy", *words)
         assert (code, out) == (2, "")

@@ -17,7 +17,7 @@ from bascule.batch import Status
 from bascule.bundle.disk import read_manifest
 from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
 from bascule.console.pages.deploy import gates_of, refused_of, strategies_of, usual_of
-from bascule.console.pages.try_it import columns_of, confidence_of, inputs_of
+from bascule.console.pages.try_it import columns_of, inputs_of
 from bascule.core import DType, Field, Invalid, Signature
 from bascule.jobs import Jobs, Schedule, Schedules, Task
 from bascule.release.rollouts import RolloutRequest
@@ -203,7 +203,7 @@ def test_a_form_becomes_a_job_without_the_fields_that_are_empty():
             "columns": "prediction, interval",
             "checks": "rows >= 1\n\nunique(id) >= 1\n"}  # fmt: skip
     assert job_of_form(form) == {
-        "model": "a/1", "from": "x", "to": "y/", "confidence": 0.9,
+        "model": "a/1", "from": "x", "to": "y/", "parameters": {"confidence": 0.9},
         "columns": ["prediction", "interval"], "checks": ["rows >= 1", "unique(id) >= 1"],
     }  # fmt: skip
 
@@ -256,12 +256,6 @@ def test_a_model_with_too_many_columns_takes_a_row_as_json():
     for wrong in ("[", "[]", "{}", '{"x": "a"}', "[" * 10_000):
         with pytest.raises(Invalid):
             columns_of(wide, {"row": wrong})
-
-
-@pytest.mark.parametrize("text", ["0", "1", "-1", "nan", "most"])
-def test_a_confidence_is_between_0_and_1(text):
-    with pytest.raises(Invalid, match="not between 0 and 1"):
-        confidence_of(text)
 
 
 def test_the_page_has_snippets_that_ask_this_model(pages):

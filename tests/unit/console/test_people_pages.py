@@ -63,7 +63,9 @@ def site(tmp_path_factory, cancer_bundle):
     Schedules(catalogue).add(
         Schedule(name="nightly", cron="0 3 * * *", job=job, created_at=T0), by="ada"
     )
-    pager = Receiver("pager", "webhook", url="http://127.0.0.1:1/secret-path", timeout_s=1.0)
+    pager = Receiver(
+        name="pager", kind="webhook", url="http://127.0.0.1:1/secret-path", timeout_s=1.0
+    )
     made = site_of(
         tmp_path_factory.mktemp("site"), open_registry(settings), catalogue,
         open_keys=lambda: CatalogueKeys(Records(catalogue)),

@@ -126,7 +126,8 @@ def test_a_watcher_goes_on_where_it_stopped_when_the_database_is_back(tmp_path, 
     with hook() as there, postgresql() as database:
         source = Told()
         watching = Watching(
-            shared=[source], receivers=[Receiver("it", "webhook", url=there.url, timeout_s=0.5)],
+            shared=[source],
+            receivers=[Receiver(name="it", kind="webhook", url=there.url, timeout_s=0.5)],
             routing=Routing(("it",)), note_away=noted.append, round_s=0.05,
         )  # fmt: skip
         watcher = Watcher(open_database(tmp_path, database.url), watching)

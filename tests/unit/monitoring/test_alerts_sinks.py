@@ -39,7 +39,7 @@ def notification(kind="firing", count=1, **changes):
 
 
 def receiver(kind, **settings):
-    return Receiver("it", kind, **{"timeout_s": 5.0, **settings})
+    return Receiver(name="it", kind=kind, **{"timeout_s": 5.0, **settings})
 
 
 def test_a_webhook_is_sent_the_alerts_signed_and_with_the_id_of_the_notification():

@@ -143,7 +143,9 @@ class Scripted:
 
 
 def courier(store, clock, **sinks):
-    made = Courier(store, [Receiver(name, "webhook", url="http://x") for name in sinks], clock)
+    made = Courier(
+        store, [Receiver(name=name, kind="webhook", url="http://x") for name in sinks], clock
+    )
     made._sinks = sinks
     return made
 

@@ -60,7 +60,7 @@ def watcher(tmp_path, there):
     made = []
 
     def build(*found, local=False, **settings):
-        receiver = Receiver("it", "webhook", url=there.url, timeout_s=0.5)
+        receiver = Receiver(name="it", kind="webhook", url=there.url, timeout_s=0.5)
         sources = {"place": "one", "local": found} if local else {"shared": found}
         plain = {"rules": Rules(), "routing": Routing(("it",)), "round_s": 0.02}
         watching = Watching(receivers=[receiver], **sources, **{**plain, **settings})
@@ -185,8 +185,8 @@ def test_one_that_never_takes_anything_delays_no_other_and_is_an_alert_for_the_o
     names = [f"bad{number}" for number in range(5)]
     with dripping(drip) as port:
         url = f"http://127.0.0.1:{port}"
-        receivers = [Receiver(name, "webhook", url=url, timeout_s=2.0) for name in names]
-        receivers.append(Receiver("good", "webhook", url=there.url, timeout_s=2.0))
+        receivers = [Receiver(name=name, kind="webhook", url=url, timeout_s=2.0) for name in names]
+        receivers.append(Receiver(name="good", kind="webhook", url=there.url, timeout_s=2.0))
         away = sources.ReceiverSource(AlertStore(catalogue).failing, (*names, "good"))
         watcher = Watcher(
             catalogue,

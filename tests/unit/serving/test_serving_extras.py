@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from bascule.bundle.extras import ExtraRequest
-from bascule.core.errors import Invalid
+from bascule.bundle.extras import Extra, Parameter
 from bascule.core.fields import DType, Field
 from bascule.serving.execution.admission import held_bytes
 from bascule.serving.execution.extras import ON_LOOP_S
@@ -16,15 +16,15 @@ from bascule.serving.execution.extras import ON_LOOP_S
 INFER = "/v2/models/m/infer"
 
 
-class Distance:
+class Distance(Extra):
     """How far each row is from a point; the inputs are all that it reads."""
 
     name = "distance"
-    fields = (Field("distance", DType.FP64),)
-    needs = ()
-    by_default = None
+    parameters = (Parameter("distance", int, "a whole number", "From where."),)
+    outputs = MappingProxyType({"distance": ("distance",)})
 
     def __init__(self, row_cost_s):
+        super().__init__((Field("distance", DType.FP64),))
         self.row_cost_s = row_cost_s
         self.threads = []
         self.rows = []
@@ -33,13 +33,9 @@ class Distance:
         self.running = threading.Event()
         self.problem = None
 
-    def read(self, parameters):
-        point = parameters.get("distance")
-        if point is None:
-            return None
-        if type(point) is not int:
-            raise Invalid("parameters.distance: not a whole number")
-        return ExtraRequest(self, point)
+    @classmethod
+    def open(cls, *_bundle):
+        raise AssertionError
 
     def add(self, inputs, outputs, settings):
         self.threads.append(threading.current_thread())
@@ -48,10 +44,7 @@ class Distance:
         assert self.gate.wait(10)
         if self.problem is not None:
             raise self.problem
-        return {"distance": np.abs(inputs["x"] - settings).sum(axis=1)}
-
-    def metadata(self):
-        return {"distance_of": "x"}
+        return {"distance": np.abs(inputs["x"] - settings[0]).sum(axis=1)}
 
 
 CHEAP, COSTLY = 0.9 * ON_LOOP_S, 1.1 * ON_LOOP_S
@@ -93,16 +86,7 @@ def test_an_extra_is_added_from_the_callers_own_rows(serve, ask, row_cost_s):
         plain = client.request("POST", INFER, ask([1, 2])).answer()
         assert set(outputs_of(plain)) == {"twice", "sum"}
         metadata = client.request("GET", "/v2/models/m").answer().json
-    assert metadata["parameters"]["distance_of"] == "x"
-
-
-def test_over_grpc_it_is_asked_for_by_its_parameter(serve, grpc_client, ask_grpc):
-    server = serve(COSTLY)
-    request = ask_grpc([1, 2])
-    request.model_name = "m"
-    request.parameters["distance"].int64_param = 0
-    told = grpc_client(server).infer(request)
-    assert [output.name for output in told.outputs] == ["twice", "sum", "distance"]
+    assert metadata["parameters"]["distance_adds"] == "distance"
 
 
 @pytest.mark.parametrize(("row_cost_s", "on_loop"), [(CHEAP, True), (COSTLY, False)])
@@ -166,7 +150,7 @@ def test_as_many_wait_as_for_the_model_and_no_more(serve, ask):
     clients = [server.client() for _ in range(3)]
     for client in clients[:2]:
         client.request("POST", INFER, ask([1, 2], **asked(0)))
-    server.until(lambda: server.models[0].extras.waiting == 2)
+    server.until(lambda: server.models[0].extras_thread.waiting == 2)
     refused = clients[2].request("POST", INFER, ask([1, 2], **asked(0))).answer()
     assert refused.status == 429
     assert "waiting for extra outputs" in refused.json["error"]
@@ -191,7 +175,7 @@ def test_where_no_thread_starts_nothing_stays_in_the_account(serve, ask, monkeyp
             answer = client.request("POST", INFER, ask([1, 2], **asked(0))).answer()
             assert answer.status == 429
             assert "no thread left for the extra outputs" in answer.json["error"]
-        extras = server.models[0].extras
+        extras = server.models[0].extras_thread
         assert server.on_loop(lambda: (server.held.bytes, extras.waiting)) == (0, 0)
         again = client.request("POST", INFER, ask([3, 4], **asked(0))).answer()
         assert outputs_of(again)["distance"] == [7]
@@ -205,7 +189,7 @@ def test_a_caller_who_has_gone_frees_what_it_held_and_is_not_computed(serve, ask
     first.request("POST", INFER, ask([1, 2], **asked(0)))
     assert server.extra.running.wait(10)
     gone.request("POST", INFER, ask([3, 4], **asked(0)))
-    server.until(lambda: server.models[0].extras.waiting == 2)
+    server.until(lambda: server.models[0].extras_thread.waiting == 2)
     gone.socket.close()
     server.until(lambda: server.counted().get(499) == 1)
     server.extra.gate.set()
@@ -242,7 +226,7 @@ def test_a_malformed_parameter_of_an_extra_is_refused_by_name(serve, ask):
     with serve(CHEAP).client() as client:
         answer = client.request("POST", INFER, ask([1, 2], **asked("far"))).answer()
         assert (answer.status, answer.json["error"]) == (
-            400, "parameters.distance: not a whole number"
+            400, "distance: 'far' is not a whole number"
         )  # fmt: skip
         unasked = ask([1, 2], outputs=[{"name": "distance"}])
         answer = client.request("POST", INFER, unasked).answer()

@@ -20,6 +20,10 @@ from bascule.serving.workers import loaded_models as room
 from bascule.serving.workers.loaded_models import LoadedModels
 
 
+def resilience(**settings):
+    return {"resilience": ResiliencePolicy(**settings)}
+
+
 class Watched:
     """A loaded_models on a loop, with every engine that it ever had, by weak reference."""
 
@@ -185,7 +189,7 @@ def test_what_turns_out_larger_than_its_file_is_put_to_sleep_at_the_start_too(
 
 
 def test_a_model_with_a_policy_goes_like_any_other(watched, service):
-    line = watched(policies={"b": ResiliencePolicy(fallback="a")})
+    line = watched(policies={"b": resilience(fallback="a")})
     line.start(service("a"), service("b"))
     line.turn(1, service("a"))
     line.until_gone("b")
@@ -210,9 +214,7 @@ def test_a_call_that_chose_a_version_before_it_left_is_answered_and_leaves_nothi
 
 
 def test_a_fallback_must_take_and_give_the_same(watched, service, regressor_bundle):
-    line = watched(
-        policies={"a": ResiliencePolicy(fallback="c"), "d": ResiliencePolicy(fallback="a")}
-    )
+    line = watched(policies={"a": resilience(fallback="c"), "d": resilience(fallback="a")})
     line.start(service("a"), service("d"))
     other = ModelSpec("c", "1", regressor_bundle)
     with pytest.raises(Refused, match="c/1 cannot be the fallback of a/1"):

@@ -82,7 +82,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         limits=Limits(deadline_s=3, batching="never", max_body_bytes=1 << 30),
         tls=Tls(tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"),
         protocols=ChosenProtocols(("oip", "vertex"), "/health", "/predict"),
-        policies={"m": ResiliencePolicy(timeout_s=0.5, fallback="other/2")},
+        policies={"m": {"resilience": ResiliencePolicy(timeout_s=0.5, fallback="other/2")}},
         request_log=RequestLogConfig("json", access_log=True, trace_endpoint="http://c/v1/traces"),
         allowed_hosts=("models.example", "*.example"),
         ledger=LedgerConfig(

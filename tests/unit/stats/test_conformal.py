@@ -19,7 +19,6 @@ from bascule.stats.conformal import (
     Scores,
     aps_scores,
     calibrate,
-    check_confidence,
     class_sets,
     intervals,
     methods_for,
@@ -52,17 +51,6 @@ def test_a_confidence_needs_enough_rows(confidence, rows):
     with pytest.raises(Invalid, match=r"more than .* calibration rows can support") as refused:
         Scores.of(scores[:-1]).threshold(confidence)
     assert f"{rows:,} calibration rows" in refused.value.hint
-
-
-@pytest.mark.parametrize("wrong", [0, 1, -0.1, 1.1, math.nan, math.inf, "0.9", None, True, [0.9]])
-def test_what_is_no_confidence_is_refused(wrong):
-    with pytest.raises(Invalid, match=r"confidence: .* is not a number over 0 and under 1"):
-        check_confidence(wrong)
-
-
-@pytest.mark.parametrize("right", [1e-9, 0.5, np.float32(0.5), 1 - 1e-9])
-def test_a_confidence_lies_between_nought_and_one(right):
-    assert check_confidence(right) == pytest.approx(right)
 
 
 def test_up_to_the_bound_every_score_is_kept_and_of_more_a_sample(monkeypatch):

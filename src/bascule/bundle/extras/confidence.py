@@ -5,57 +5,72 @@ A request that asks for nothing pays nothing: a threshold is looked up once per 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
-from bascule.bundle.disk import Manifest
-from bascule.bundle.extras.table import ExtraRequest
+import msgspec
+
+from bascule.bundle.disk import CALIBRATION, Manifest
+from bascule.bundle.extras.extra import Extra, ExtraRequest, Parameter
 from bascule.bundle.statements import read_calibration
-from bascule.core import Columns, Field, Invalid
-from bascule.stats import Calibration, check_confidence
+from bascule.core import Columns, Field
+from bascule.stats import LOWER, PREDICTION_SET, UPPER, Calibration
 
-_UNSAID = object()
-_ROW_COST_S = 0.5e-6
-"""Of `aps` and ten classes; sets of `lac`, and intervals, cost a tenth of it."""
+_CONFIDENCE = Parameter(
+    "confidence", Annotated[float, msgspec.Meta(gt=0, lt=1)], "a number over 0 and under 1",
+    "How often the truth is inside the prediction set or interval.", usual=0.9,
+    hint="0.9 asks for answers that hold the truth nine times in ten",
+)  # fmt: skip
+_CONFORMAL = Parameter(
+    "conformal", str, "a text", "The method: lac or aps for a classifier. If left out, the first."
+)
+_Literal: Any = Literal
 
 
-class Confidence:
-    """See `bundle.extras.Extra`. Reads the parameters `confidence` and `conformal`."""
+class Confidence(Extra):
+    """See `Extra`."""
 
     name = "confidence"
-    row_cost_s = _ROW_COST_S
+    parameters = (_CONFIDENCE, _CONFORMAL)
+    outputs = MappingProxyType({PREDICTION_SET: (PREDICTION_SET,), "interval": (LOWER, UPPER)})
+    row_cost_s = 0.5e-6  # of `aps` and ten classes; `lac` and intervals cost a tenth of it
+    files = (CALIBRATION,)
+    lack = (
+        "the model has no calibration",
+        "pack it with held-out rows and their truth: test=(X, y) or calibration=(X, y)",
+    )
 
     def __init__(
         self, calibration: Calibration | None, outputs: Sequence[Field], default: float = 0.0
     ) -> None:
         """See `Limits.confidence` for `default`; raises `Invalid` if it cannot be supported."""
         self._calibration = calibration
-        self.fields = () if calibration is None else calibration.fields(outputs)
-        self.needs = () if calibration is None else tuple(calibration.needs)
-        self._check: Callable[..., ExtraRequest] = lru_cache(256)(self._checked)
-        self.by_default: ExtraRequest | None = None
-        if default and self._calibration is not None:
-            self.by_default = self._check(default, None, always=False)
+        if calibration is None:
+            super().__init__(())
+            return
+        methods = tuple(calibration.methods)
+        conformal = _CONFORMAL._replace(
+            type=_Literal[methods], expected=f"one of {', '.join(methods)}"
+        )
+        self.parameters = (_CONFIDENCE, conformal)
+        super().__init__(calibration.fields(outputs), tuple(calibration.needs), default)
 
-    def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
-        """See `Extra.read`; raises `Invalid` for a confidence over what the model can support."""
-        method: Any = parameters.get("conformal")
-        confidence: Any = parameters.get("confidence", _UNSAID)
-        if confidence is None:
-            return None
-        if confidence is _UNSAID:
-            if self.by_default is None or method is None:
-                return self.by_default
-            confidence, _ = self.by_default.settings
-        # Only what can be a key is looked up; the rest is refused in full words.
-        plain = isinstance(confidence, int | float) and isinstance(method, str | None)
-        if plain:
-            return self._check(confidence, method)
-        return self._checked(confidence, method)
+    @classmethod
+    def open(cls, path: Path, manifest: Manifest, default: float | None) -> Self:
+        """See `Extra.open`."""
+        calibration = read_calibration(path, manifest)
+        return cls(calibration, manifest.signature.outputs, default or 0.0)
 
-    def add(self, inputs: Columns, outputs: Columns, settings: Any) -> Columns:  # noqa: ARG002 -- the protocol's
+    def request(self, *values: Any) -> ExtraRequest:
+        """See `Extra.request`: the rows may also be too few for the confidence."""
+        request = super().request(*values)
+        assert self._calibration is not None
+        self._calibration.threshold(*request.settings)
+        return request
+
+    def add(self, inputs: Columns, outputs: Columns, settings: Any) -> Columns:  # noqa: ARG002
         """See `Extra.add`; `settings` are a confidence and a method."""
         assert self._calibration is not None
         return self._calibration.added(outputs, *settings)
@@ -64,28 +79,7 @@ class Confidence:
         """See `Extra.metadata`."""
         if self._calibration is None:
             return {}
-        made: dict[str, Any] = {
-            "confidence_adds": ",".join(field.name for field in self.fields),
+        return super().metadata() | {
             "confidence_methods": ",".join(self._calibration.methods),
             "confidence_largest": self._calibration.largest_confidence,
         }
-        if self.by_default is not None:
-            made["confidence"], _ = self.by_default.settings
-        return made
-
-    def _checked(self, confidence: Any, method: Any, *, always: bool = True) -> ExtraRequest:
-        checked = check_confidence(confidence)
-        if self._calibration is None:
-            raise Invalid(
-                "parameters.confidence: the model has no calibration",
-                hint="pack it with held-out rows and their truth: test=(X, y)",
-            )
-        named = self._calibration.method(method)
-        self._calibration.threshold(checked, named)
-        return ExtraRequest(self, (checked, named), always)
-
-
-def open_confidence(path: Path, manifest: Manifest, default: float | None) -> Confidence:
-    """The extra of a bundle; `default` is `Limits.confidence`, 0 or None for none."""
-    calibration = read_calibration(path, manifest)
-    return Confidence(calibration, manifest.signature.outputs, default or 0.0)

@@ -1,86 +1,95 @@
-"""Extra outputs: more fields of an answer, computed from the rows and the model's own outputs.
-
-One file each, one line each in the table. Serving adds them to the answers of the requests that ask
-for them, each with the rows of its own request. `Bundle.predict` knows `confidence` alone.
-"""
+"""The table of extra outputs: a line adds one. What requests, forms and commands ask of all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from bascule.bundle.disk import Manifest
-from bascule.core import Columns, Field, load_named
+from bascule.bundle.extras.extra import Extra, ExtraRequest, Parameter
+from bascule.core import Columns, Invalid, load_named
 
-EXTRAS: dict[str, str] = {"confidence": "bascule.bundle.extras.confidence:open_confidence"}
-"""Openers by the name of the extra. Each takes the bundle's folder, its manifest and a default, and
-returns an `Extra`; one without fields where the bundle cannot support it."""
-
-
-class ExtraRequest(NamedTuple):
-    """A request for one extra output.
-
-    Attributes:
-        extra: The extra output.
-        settings: Its checked parameters, in a form of its own.
-        always: Whether its fields are added even if the request lists other outputs.
-    """
-
-    extra: Extra
-    settings: Any
-    always: bool = True
+EXTRAS: dict[str, str] = {"confidence": "bascule.bundle.extras.confidence:Confidence"}
+"""The class of each extra output, by its name."""
 
 
-class Extra(Protocol):
-    """One kind of extra output of one bundle.
-
-    Attributes:
-        name: As in the table, and of its parameter.
-        fields: What it adds to an answer; empty where the bundle cannot support it.
-        needs: The model's own outputs that `add` reads.
-        by_default: For requests that do not set its parameter; None to add nothing.
-        row_cost_s: The approximate time for one row. Serving runs slow ones on a thread.
-    """
-
-    name: str
-    fields: tuple[Field, ...]
-    needs: tuple[str, ...]
-    by_default: ExtraRequest | None
-    row_cost_s: float
-
-    def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
-        """What the `parameters` of a request ask for; ignores the parameters of others.
-
-        Raises:
-            Invalid: The parameters are malformed, or the bundle cannot support them.
-        """
-
-    def add(self, inputs: Columns, outputs: Columns, settings: Any) -> Columns:
-        """The fields for all rows; may be called from any thread, and changes no argument.
-
-        Args:
-            inputs: As the program reads them.
-            outputs: The model's own; those in `needs` are there.
-            settings: Of an `ExtraRequest`.
-        """
-
-    def metadata(self) -> dict[str, Any]:
-        """Its entries in the model's metadata: flat, with names that begin with its own."""
+def declared_extras(manifest: Manifest | None = None) -> list[type[Extra]]:
+    """Every extra output; those that a bundle has the files for, where one is named."""
+    classes: list[type[Extra]] = [load_named(place) for place in EXTRAS.values()]
+    return [one for one in classes if manifest is None or one.is_supported(manifest)]
 
 
 def open_extras(
     path: Path, manifest: Manifest, defaults: Mapping[str, Any] | None = None
 ) -> tuple[Extra, ...]:
-    """Every extra of the table, for one bundle.
+    """Every extra output of the table, for one bundle.
 
     Args:
         path: The bundle's folder, verified.
         manifest: Of it.
-        defaults: The default parameters of an extra output, by its name.
+        defaults: The first parameter of an extra output where a request has none, by its name.
 
     Raises:
         Invalid: The bundle cannot support a default.
     """
-    named = (defaults or {}).get
-    return tuple(load_named(at)(path, manifest, named(name)) for name, at in EXTRAS.items())
+    default_of = (defaults or {}).get
+    return tuple(kind.open(path, manifest, default_of(kind.name)) for kind in declared_extras())
+
+
+def read_requests(
+    extras: Iterable[Extra], parameters: Mapping[str, Any], place: str = ""
+) -> tuple[ExtraRequest, ...]:
+    """What the `parameters` of a request ask for.
+
+    Args:
+        extras: Of one bundle.
+        parameters: By name; those that are of no extra output are ignored.
+        place: Where they were sent, of `PLACES`; empty for Python.
+
+    Raises:
+        Invalid: They are malformed; or the bundle, or the place, does not support them.
+    """
+    requests = []
+    for extra in extras:
+        request = extra.read(parameters)
+        if request is None:
+            continue
+        if request.always and place and place not in extra.places:
+            raise Invalid(
+                f"parameters.{extra.name}: it cannot be asked for over {place}",
+                hint=f"ask over {', '.join(extra.places)}",
+            )
+        requests.append(request)
+    return tuple(requests)
+
+
+def with_extras(requests: Sequence[ExtraRequest], inputs: Columns, outputs: Columns) -> Columns:
+    """The outputs of a model, with the extra outputs after them; see `Extra.add`."""
+    answer = dict(outputs)
+    for request in requests:
+        answer |= request.extra.add(inputs, outputs, request.settings)
+    return answer
+
+
+def parameters_in(place: str) -> list[Parameter]:
+    """Every parameter that can be given in a place, for its form."""
+    kinds = declared_extras()
+    return [one for kind in kinds if place in kind.places for one in kind.parameters]
+
+
+def read_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of forms and commands from texts; raises `Invalid`, and empty is none."""
+    known = {one.name: one for kind in declared_extras() for one in kind.parameters}
+    unknown = next((name for name in texts if name not in known), None)
+    if unknown is not None:
+        raise Invalid(
+            f"{unknown[:64]}: no extra output has such a parameter",
+            hint=f"there are {', '.join(known)}",
+        )
+    return {name: known[name].check(text, is_text=True) for name, text in texts.items() if text}
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """The parameters of a command from `NAME=VALUE`; raises `Invalid`."""
+    return read_texts({name: text for name, _, text in (pair.partition("=") for pair in pairs)})

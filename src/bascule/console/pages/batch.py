@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from bascule.bundle.extras import parameters_in, read_texts
 from bascule.console.calling import act, call
 from bascule.console.facts import schedules_of, suggested_models, version_named
 from bascule.console.flash import Flash
@@ -54,7 +55,7 @@ def _lines(text: str) -> list[str]:
 
 _NEEDED = ("model", "from", "to")
 _OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "columns": _parts, "keep": _parts, "confidence": float, "key": str, "where": str, "limit": int,
+    "columns": _parts, "keep": _parts, "key": str, "where": str, "limit": int,
     "max_quarantined": float, "checks": _lines, "warnings": _lines,
 }  # fmt: skip
 """The fields that the page shows on request, and what reads each."""
@@ -87,8 +88,8 @@ def _batch(
         request, "batch.html", "Batch", crumbs=[Crumb("Batch")], status=422 if problem else 200,
         runs=runs, total=total, pager=pager_of("/batch", start, _PAGE_ROWS, total),
         schedules=schedules, models=suggested_models(context, session), form=form, plan=plan,
-        is_detailed=any(form.get(name) for name in _OPTIONS), problem=problem,
-        may_act=session.allows("manage", ""), folder=os.getcwd(),
+        is_detailed=any(map(form.get, (*_OPTIONS, *_parameter_names()))), problem=problem,
+        parameters=parameters_in("batch"), may_act=session.allows("manage", ""), folder=os.getcwd(),
     )  # fmt: skip
 
 
@@ -153,7 +154,12 @@ def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:
                 raise Invalid(f"{name}: {value!r} is no number", field=name) from None
         elif name in _NEEDED:
             raise Invalid(f"{name} is empty", hint="fill it in", field=name)
-    return job
+    parameters = read_texts({name: field(form, name) for name in _parameter_names()})
+    return job | ({"parameters": parameters} if parameters else {})
+
+
+def _parameter_names() -> list[str]:
+    return [parameter.name for parameter in parameters_in("batch")]
 
 
 @router.get("/batch/{run}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -11,10 +12,10 @@ from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
+from bascule.bundle.extras import parameters_in, read_texts
 from bascule.console.facts import job_of_person, suggested_models, version_named
 from bascule.console.forms import field
 from bascule.console.pages.deploy import TABLES, take_file
-from bascule.console.pages.try_it import confidence_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
@@ -40,19 +41,19 @@ _Form = Literal["csv", "parquet"]
 
 
 class Asked(BaseModel):
-    """The state of the page as its address has it.
+    """The state of the page as its address has it, with the parameters of extra outputs.
 
     Attributes:
         model: That was chosen.
-        confidence: Of prediction sets; empty for none.
         form: Of the result.
         file: The id of the upload; empty before one was sent.
         act: Whether ten rows are scored for a look, or all.
         work: The id of that work.
     """
 
+    model_config = {"extra": "allow"}
+
     model: Annotated[str, Field(max_length=512)] = ""
-    confidence: Annotated[str, Field(max_length=32)] = ""
     form: _Form = "csv"
     file: Annotated[str, Field(max_length=64)] = ""
     act: Literal["preview", "score"] = "preview"
@@ -85,6 +86,7 @@ def _page(request: Request, asked: Asked, template: str) -> Response:
     return render(
         request, template, "Score a file", crumbs=[Crumb("Score a file")],
         status=422 if is_refused else 200, asked=asked, upload=upload, work=work,
+        parameters=parameters_in("batch"), texts=asked.model_extra or {},
         models=suggested_models(context, session), max_mb=MAX_FILE_BYTES >> 20,
     )  # fmt: skip
 
@@ -104,15 +106,16 @@ def begin(request: Request) -> Response:
     if not field(form, "file"):
         raise Invalid("no file was sent", hint="choose a file; sending one needs JavaScript")
     upload, path = console_of(request).uploads.find(field(form, "file"), session.subject)
-    said, kind = field(form, "confidence"), field(form, "form") or "csv"
-    job = job_of_upload(model, path, kind, confidence_of(said))
+    texts = {one.name: field(form, one.name) for one in parameters_in("batch")}
+    kind = field(form, "form") or "csv"
+    job = job_of_upload(model, path, kind, read_texts(texts))
     is_all = field(form, "act") == "score"
     work = context.jobs().submit(Task(
         kind="batch" if is_all else "preview", input=job.to_json(), by=session.subject,
         title=f"scoring {'' if is_all else 'ten rows of '}{upload.name}", folder=str(path.parent),
         host=socket.gethostname(),
     ))  # fmt: skip
-    query = urlencode({"model": model, "confidence": said, "form": kind, "file": upload.id,
+    query = urlencode({"model": model, **texts, "form": kind, "file": upload.id,
                        "act": "score" if is_all else "preview", "work": work.id})  # fmt: skip
     return see(request, f"/score?{query}#result")
 
@@ -130,7 +133,7 @@ def result(
     return FileResponse(made, filename=name, media_type="application/octet-stream")
 
 
-def job_of_upload(model: str, path: Path, kind: str, confidence: float | None) -> Job:
+def job_of_upload(model: str, path: Path, kind: str, parameters: Mapping[str, Any]) -> Job:
     """The batch job that scores a file into a neighbour of it. Pure."""
     from bascule.batch import job_of
 
@@ -140,5 +143,6 @@ def job_of_upload(model: str, path: Path, kind: str, confidence: float | None) -
         "model": model, "from": str(path), "to": str(path.with_name(f"scored.{kind}")),
         "mode": "replace", "max_quarantined": _MAX_QUARANTINED,
         "record": "off",  # a file for trial is no production
+        "parameters": dict(parameters),
     }  # fmt: skip
-    return job_of(content | ({} if confidence is None else {"confidence": confidence}))
+    return job_of(content)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from fastapi import Query, Request, Response
 
+from bascule.bundle.extras import Extra, Parameter, declared_extras, read_texts
 from bascule.console.facts import endpoints_of
 from bascule.console.forms import field
 from bascule.console.session import current
@@ -31,7 +32,6 @@ _MAX_FIELDS = 300
 _MAX_JSON = 1 << 20
 _ANY = 1e30
 _TIMEOUT_S = 30.0
-_SETS = ("prediction_set", "lower", "upper")
 LANGUAGES = ("curl", "python", "js")
 
 
@@ -44,14 +44,18 @@ class Served:
         version: `MODEL/NUMBER` that answers.
         signature: Of that version.
         example: Rows of it; None without any.
-        has_sets: Whether it was calibrated, and so can answer with a prediction set.
+        extras: The extra outputs that it can answer with.
     """
 
     name: str
     version: str
     signature: Signature
     example: Columns | None
-    has_sets: bool
+    extras: Sequence[type[Extra]]
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return [one for extra in self.extras for one in extra.parameters]
 
     @property
     def examples(self) -> int:
@@ -96,7 +100,8 @@ def show(request: Request, name: str, row: Annotated[int, Query(ge=1, le=1_000)]
     served = served_as(context_of(request), name)
     chosen = min(row, served.examples)
     inputs = inputs_of(served.signature, served.example, max(chosen, 1) - 1, None)
-    return _page(request, served, inputs, "0.9" if served.has_sets else "", chosen=chosen)
+    usual = {one.name: "" if one.usual is None else str(one.usual) for one in served.parameters}
+    return _page(request, served, inputs, usual, chosen=chosen)
 
 
 @router.post("/try/{name}")
@@ -104,19 +109,20 @@ def ask(request: Request, name: str) -> Response:
     """Ask the server, by its own protocol, with the rights of the key that was typed in."""
     form, context = form_of(request), context_of(request)
     served = served_as(context, name)
-    answer, problem, said = None, None, field(form, "confidence")
+    answer = problem = None
+    texts = {one.name: field(form, one.name) for one in served.parameters}
     try:
         columns, key = columns_of(served.signature, form), field(form, "key", max_length=256)
-        answer = _asked(context, served, columns, confidence_of(said), key)
+        answer = _asked(context, served, columns, read_texts(texts), key)
     except BasculeError as error:
         problem = error
     inputs = inputs_of(served.signature, served.example, 0, form)
-    return _page(request, served, inputs, said, answer=answer, problem=problem)
+    return _page(request, served, inputs, texts, answer=answer, problem=problem)
 
 
 def _page(
-    request: Request, served: Served, inputs: Sequence[Input], confidence: str, *, chosen: int = 0,
-    answer: Mapping[str, Any] | None = None, problem: BasculeError | None = None,
+    request: Request, served: Served, inputs: Sequence[Input], texts: Mapping[str, str], *,
+    chosen: int = 0, answer: Mapping[str, Any] | None = None, problem: BasculeError | None = None,
 ) -> Response:  # fmt: skip
     context = context_of(request)
     url = _url(context)
@@ -127,7 +133,7 @@ def _page(
     return render(
         request, "try.html", f"Try {served.name}", status=422 if problem else 200,
         crumbs=[Crumb("Try it", "/try"), Crumb(served.name)], served=served, inputs=inputs,
-        chosen=chosen, confidence=confidence, answer=answer, problem=problem,
+        chosen=chosen, texts=texts, answer=answer, problem=problem,
         snippets=[(lang, snippets.snippet(asked, "oip", lang)) for lang in LANGUAGES],
         asks_for_keys=context.asks_for_keys,
     )  # fmt: skip
@@ -135,13 +141,7 @@ def _page(
 
 def served_as(context: ControlContext, name: str) -> Served:
     """The version that answers a name. Raises `NotFound`."""
-    from bascule.bundle.disk import (
-        CALIBRATION,
-        EXAMPLE,
-        columns_of as read_columns,
-        read_file,
-        read_manifest,
-    )
+    from bascule.bundle.disk import EXAMPLE, columns_of as read_columns, read_file, read_manifest
     from bascule.serving import default_of
 
     version, path = "", None
@@ -159,8 +159,7 @@ def served_as(context: ControlContext, name: str) -> Served:
     inputs, example = manifest.signature.inputs, None
     if EXAMPLE in manifest.files:
         example = read_columns(read_file(path, manifest, EXAMPLE), inputs)
-    has_sets = CALIBRATION in manifest.files
-    return Served(name, version, manifest.signature, example, has_sets)
+    return Served(name, version, manifest.signature, example, declared_extras(manifest))
 
 
 def inputs_of(
@@ -275,21 +274,8 @@ def _columns_of_json(signature: Signature, text: str) -> Columns:
         raise Invalid(f"row: {absent} is missing", hint="see the example", field="row") from None
 
 
-def confidence_of(text: str) -> float | None:
-    """The confidence of a form; None for no prediction set. Raises `Invalid`."""
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise Invalid(f"confidence: {text[:32]!r} is not between 0 and 1", field="confidence")
-    return value
-
-
 def _asked(
-    context: ControlContext, served: Served, columns: Any, confidence: float | None, key: str
+    context: ControlContext, served: Served, columns: Any, parameters: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
     import time
 
@@ -297,19 +283,20 @@ def _asked(
 
     with Client(_url(context), key=key or None, timeout_s=_TIMEOUT_S, retries=0) as client:
         start_s = time.perf_counter()
-        answer = client.predict(columns, model=served.name, confidence=confidence, as_json=True)
+        answer = client.predict(columns, model=served.name, parameters=parameters, as_json=True)
         took_s = time.perf_counter() - start_s
-    return said_of(answer, took_s)
+    return said_of(answer, took_s, served.extras)
 
 
-def said_of(answer: Answer, took_s: float) -> dict[str, Any]:
+def said_of(answer: Answer, took_s: float, extras: Sequence[type[Extra]] = ()) -> dict[str, Any]:
     """The answer to one row, in words. Pure."""
+    added = tuple(name for extra in extras for names in extra.outputs.values() for name in names)
     columns = {name: values[0] for name, values in answer.columns().items()}
     sets, shares, outputs = [], [], []
     for name, value in columns.items():
         plain = value.item() if isinstance(value, np.generic) else value
         is_share = name.startswith("probabilities_") and isinstance(plain, float)
-        if name.startswith(_SETS):
+        if name.startswith(added):
             sets.append((name, cell(plain)))
         elif is_share:
             shares.append((name.removeprefix("probabilities_"), float(plain)))

@@ -8,6 +8,7 @@ from .findings import (
     Severity as Severity,
     Source as Source,
 )
+from .options import ReceiverOptions as ReceiverOptions, RouteOptions as RouteOptions
 from .remote import RemoteAlerts as RemoteAlerts
 from .routing import (
     Contacts as Contacts,

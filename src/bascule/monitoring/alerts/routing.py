@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from bascule.monitoring.alerts.advancing import Alert
-from bascule.monitoring.alerts.findings import RECEIVERS, SEVERITIES, Severity
+from bascule.monitoring.alerts.findings import RECEIVERS, SEVERITIES
+from bascule.monitoring.alerts.options import RouteOptions
 
 Kind = Literal["firing", "repeated", "resolved"]
 
@@ -58,20 +59,8 @@ class Contacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """Which receivers take which alerts. Of several routes, each one that matches counts.
-
-    Attributes:
-        receivers: Their names.
-        models: Names or patterns.
-        severity: The least.
-        teams: The tags `team`; none named is any.
-    """
-
-    receivers: tuple[str, ...]
-    models: tuple[str, ...] = ("*",)
-    severity: Severity = "info"
-    teams: tuple[str, ...] = ()
+class Route(RouteOptions):
+    """Which receivers take which alerts. Of several routes, each one that matches counts."""
 
     def takes(self, alert: Alert, contacts: Contacts) -> bool:
         finding = alert.finding

@@ -9,15 +9,27 @@ from .admission import (
 )
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
-from .extras import Extras as Extras
+from .extras import NO_EXTRAS as NO_EXTRAS, Extras as Extras
 from .planned import (
     PlannedArm as PlannedArm,
     PlannedPredictor as PlannedPredictor,
     decoded_into as decoded_into,
 )
-from .predictors import Facts as Facts, Predictor as Predictor
+from .policies import (
+    POLICIES as POLICIES,
+    Chain as Chain,
+    Policy as Policy,
+    PolicyFacts as PolicyFacts,
+    around as around,
+    check_chain as check_chain,
+    read_chain as read_chain,
+)
+from .predictors import (
+    AroundPredictor as AroundPredictor,
+    Facts as Facts,
+    Predictor as Predictor,
+)
 from .resilience import ResiliencePolicy as ResiliencePolicy
-from .resilient import ResilientPredictor as ResilientPredictor
 from .served import ServedModel as ServedModel
 from .shadows import (
     PAIRS_SHARE as PAIRS_SHARE,

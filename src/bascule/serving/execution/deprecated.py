@@ -14,31 +14,16 @@ from bascule.serving.calls import (
     Outcome,
     PartsOutcome,
 )
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.specs import Notice
 
 
-class DeprecatedPredictor:
+class DeprecatedPredictor(AroundPredictor):
     """One version and its notice in one worker (a `Predictor`). On the event loop only."""
 
     def __init__(self, model: Predictor, notice: Notice) -> None:
-        self.model = model
+        super().__init__(model)
         self.notice = notice
-        self.by = model.by
-        self.name = model.name
-        self.version = model.version
-        self.service = model.service
-        self.signature = model.signature
-        self.program = model.program
-        self.digest = model.digest
-        self.batch_invariant = model.batch_invariant
-        self.example = model.example
-        self.places = model.places
-        self.limits = model.limits
-        self.extras = model.extras
-        self.series = model.series
-        self.asks_headers = model.asks_headers
-        self.needs = model.needs
         # Answers are by another value than `by`, so that protocols write their head.
         self._shown = {model.by: model.by._replace(notice=notice.headers)}
 

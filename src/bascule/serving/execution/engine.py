@@ -35,7 +35,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -85,35 +85,26 @@ STUCK_S = 2.0
 """How long a run that is to end may go on before its model is stuck."""
 
 
+def _ignore(_: int) -> None:
+    return None
+
+
+@dataclass(slots=True, eq=False)
 class Job:
     """One call that waits for the thread. Its state changes on the event loop only."""
 
-    __slots__ = (
-        "by", "came_s", "closed", "columns", "deliver", "outputs", "rows", "settled", "size_bytes",
-        "timer",
-    )  # fmt: skip
-
-    size_bytes: int
+    columns: Columns
+    rows: int
+    outputs: tuple[str, ...] | None
+    deliver: Deliver
+    by: AnsweredBy | None = None
+    """What the answer is to say; None for the version of the engine."""
+    settled: bool = False
+    came_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+    closed: Callable[[int], None] = _ignore
+    size_bytes: int = 0
     """What it has in the account of what is held; set where it is queued."""
-
-    def __init__(
-        self,
-        columns: Columns,
-        rows: int,
-        outputs: tuple[str, ...] | None,
-        deliver: Deliver,
-        by: AnsweredBy | None = None,
-    ) -> None:
-        """`by`: what the answer is to say; None for the version of the engine."""
-        self.by = by
-        self.columns = columns
-        self.rows = rows
-        self.outputs = outputs
-        self.deliver = deliver
-        self.settled = False
-        self.came_s = 0.0
-        self.timer: asyncio.TimerHandle | None = None
-        self.closed: Callable[[int], None] = _ignore
 
     def settle(self, outcome: Outcome) -> None:
         """Answer the caller, once."""
@@ -136,10 +127,6 @@ class Job:
 
 
 def _nothing() -> None:
-    return None
-
-
-def _ignore(_: int) -> None:
     return None
 
 

@@ -13,9 +13,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from bascule.bundle.extras import Extra, ExtraRequest
+from bascule.bundle.extras import Extra, ExtraRequest, read_requests
 from bascule.bundle.programs import place_of
 from bascule.core import BasculeError, Invalid, ModelFailed, Overloaded, TimedOut
 from bascule.serving.calls import Answer, Call, Cancel, Deliver, Outcome
@@ -29,64 +30,78 @@ ON_LOOP_S = 1e-3
 
 
 class Extras:
-    """Reads what requests to one version ask for, and adds it. On the event loop only."""
+    """The extra outputs of one version, and what requests ask of them."""
 
-    def __init__(
-        self,
-        extras: Sequence[Extra],
-        *,
-        name: str,
-        limits: Limits,
-        loop: asyncio.AbstractEventLoop,
-        held: BufferBudget,
-    ) -> None:
-        """`name`: the version, `MODEL/VERSION`, for messages."""
+    def __init__(self, extras: Sequence[Extra] = ()) -> None:
         self._extras = tuple(extras)
-        self._by_field = {field.name: one for one in extras for field in one.fields}
-        self.fields = tuple(field for one in extras for field in one.fields)
+        self._by_field = {field.name: extra for extra in extras for field in extra.fields}
+        self.fields = tuple(field for extra in extras for field in extra.fields)
         self.names = frozenset(self._by_field)
-        defaults = (one.by_default for one in extras)
-        self.by_default = tuple(wanted for wanted in defaults if wanted is not None)
-        self.name = name
-        self.limits = limits
-        self.loop = loop
-        self.held = held
-        self.waiting = 0
-        self._thread: ThreadPoolExecutor | None = None
+        self.by_default = tuple(extra.by_default for extra in extras if extra.by_default)
 
-    def read(self, parameters: Mapping[str, Any]) -> tuple[ExtraRequest, ...]:
+    def read(self, parameters: Mapping[str, Any], protocol: str) -> tuple[ExtraRequest, ...]:
         """The extras that the `parameters` of a request ask for; raises `Invalid`."""
-        wishes = (one.read(parameters) for one in self._extras)
-        return tuple(wanted for wanted in wishes if wanted is not None)
+        return read_requests(self._extras, parameters, protocol)
 
-    def check(self, outputs: Iterable[str], wanted: Sequence[ExtraRequest]) -> None:
-        """Raise `Invalid` where an output is listed that only an extra which is not wanted adds."""
+    def schema(self, protocol: str) -> dict[str, Any]:
+        """The JSON Schema of each parameter that a request of a protocol may have."""
+        return {
+            parameter.name: parameter.schema()
+            for extra in self._extras
+            if extra.fields and protocol in extra.places
+            for parameter in extra.parameters
+        }
+
+    def check(self, outputs: Iterable[str], requests: Sequence[ExtraRequest]) -> None:
+        """Raise `Invalid` where a listed output is of an extra that is not requested."""
         for name in outputs:
             extra = self._by_field.get(name)
-            if extra is not None and all(one.extra is not extra for one in wanted):
+            if extra is not None and all(request.extra is not extra for request in requests):
                 raise Invalid(
                     f"outputs: {name} requires parameters.{extra.name}",
                     hint=f"send it in parameters, or leave {name} out",
                 )
 
-    def check_none(self, wanted: Sequence[ExtraRequest]) -> None:
+    def check_none(self, requests: Sequence[ExtraRequest]) -> None:
         """Raise `Invalid` where an answer in parts is asked for extras; the defaults are not."""
-        if wanted and wanted != self.by_default:
+        if requests and requests != self.by_default:
             raise Invalid(
                 "parameters: an answer in parts has no extra outputs",
                 hint="leave them out, or ask for the whole answer",
             )
 
-    def instead_of(self, wanted: Sequence[ExtraRequest]) -> tuple[ExtraRequest, ...]:
-        """The same extras of this version, where another one was asked; without those it lacks."""
-        own = {one.name: one for one in self._extras if one.fields}
+    def instead_of(self, requests: Sequence[ExtraRequest]) -> tuple[ExtraRequest, ...]:
+        """The same extras of this version, for a request to another; without those it lacks."""
+        own = {extra.name: extra for extra in self._extras if extra.fields}
         return tuple(
-            one._replace(extra=own[one.extra.name]) for one in wanted if one.extra.name in own
+            request._replace(extra=own[request.extra.name])
+            for request in requests
+            if request.extra.name in own
         )
 
     def metadata(self) -> dict[str, Any]:
         """What the metadata of the model says of its extras."""
-        return {key: value for one in self._extras for key, value in one.metadata().items()}
+        return {key: value for extra in self._extras for key, value in extra.metadata().items()}
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(slots=True, eq=False)
+class ExtrasThread:
+    """The thread of one version for its extra outputs. On the event loop only.
+
+    Attributes:
+        name: The version, `MODEL/VERSION`, for messages.
+        waiting: The calls that wait for the thread or are on it.
+    """
+
+    name: str
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    held: BufferBudget
+    waiting: int = 0
+    _thread: ThreadPoolExecutor | None = None
 
     def take_in(self, size_bytes: int) -> ThreadPoolExecutor:
         """The thread, for one more call of so many bytes; raises `Overloaded` if it is too much."""
@@ -119,23 +134,17 @@ class Extras:
         )
 
 
+@dataclass(slots=True, eq=False)
 class ExtraRun:
     """One call that asks for extras, from its model's answer to its own."""
 
-    __slots__ = (
-        "_call", "_deliver", "_extras", "_timer", "_until_s", "cancel_run", "is_over", "outputs",
-    )  # fmt: skip
-
-    def __init__(self, extras: Extras, call: Call, allowed_s: float, deliver: Deliver) -> None:
-        self._extras = extras
-        self._call = call
-        self._deliver = deliver
-        self._until_s = extras.loop.time() + allowed_s
-        self.is_over = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.cancel_run: Cancel | None = None
-        self.outputs = needed(call)
-        """What the program must answer; None for all."""
+    _extras: ExtrasThread
+    _call: Call
+    _until_s: float
+    _deliver: Deliver
+    is_over: bool = False
+    _timer: asyncio.TimerHandle | None = None
+    cancel_run: Cancel | None = None
 
     def cancel(self) -> None:
         """The caller has gone."""
@@ -152,7 +161,7 @@ class ExtraRun:
         if isinstance(outcome, BasculeError):
             self._end(outcome)
             return
-        cost_s = self._call.rows * sum(one.extra.row_cost_s for one in self._call.extras)
+        cost_s = self._call.rows * sum(request.extra.row_cost_s for request in self._call.extras)
         if cost_s <= ON_LOOP_S:
             self._end(added(outcome, self._call))
             return
@@ -198,11 +207,11 @@ def needed(call: Call) -> tuple[str, ...] | None:
     """The outputs that the program must give, so that the extras of a call can be added."""
     if call.outputs is None:
         return None
-    made = {field.name for one in call.extras for field in one.extra.fields}
-    own = [name for name in call.outputs if name not in made]
-    for one in call.extras:
-        if _adds(one, call.outputs):
-            own += [name for name in one.extra.needs if name not in own]
+    extra_names = {field.name for request in call.extras for field in request.extra.fields}
+    own = [name for name in call.outputs if name not in extra_names]
+    for request in call.extras:
+        if _adds(request, call.outputs):
+            own += [name for name in request.extra.needs if name not in own]
     return tuple(own)
 
 
@@ -210,28 +219,26 @@ def added(answer: Answer, call: Call) -> Outcome:
     """The answer with the extras that its call asks for; an error where one fails."""
     every = dict(answer.outputs)
     names = dict.fromkeys(call.outputs or every)
-    for one in call.extras:
-        if not _adds(one, call.outputs):
+    for request in call.extras:
+        if not _adds(request, call.outputs):
             continue
+        extra = request.extra
         try:
-            more = one.extra.add(call.columns, answer.outputs, one.settings)
+            more = extra.add(call.columns, answer.outputs, request.settings)
         except BasculeError as problem:
-            return ModelFailed(f"the answer has no {one.extra.name}: {problem.message}")
+            return ModelFailed(f"the answer has no {extra.name}: {problem.message}")
         except Exception as problem:
-            log.exception("the extra output %s failed", one.extra.name)
-            return ModelFailed(f"the answer has no {one.extra.name}", reason=place_of(problem))
+            log.exception("the extra output %s failed", extra.name)
+            return ModelFailed(f"the answer has no {extra.name}", reason=place_of(problem))
         every |= more
-        if one.always or call.outputs is None:
+        if request.always or call.outputs is None:
             names |= dict.fromkeys(more)
     return Answer({name: every[name] for name in names}, answer.by)
 
 
-def _adds(wanted: ExtraRequest, outputs: tuple[str, ...] | None) -> bool:
-    return (
-        wanted.always
-        or outputs is None
-        or any(field.name in outputs for field in wanted.extra.fields)
-    )
+def _adds(request: ExtraRequest, outputs: tuple[str, ...] | None) -> bool:
+    fields = request.extra.fields
+    return request.always or outputs is None or any(field.name in outputs for field in fields)
 
 
 def _late() -> TimedOut:

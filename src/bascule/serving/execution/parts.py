@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
 from bascule.core import BasculeError, Columns, ModelFailed, Overloaded, Program, TimedOut
 from bascule.serving.calls import Answer, AnsweredBy, Cancel, DeliverParts, Receiver
@@ -108,45 +109,34 @@ class PartsRunner:
             ended()
 
 
+@dataclass(slots=True, eq=False)
 class _Run:
     """One answer in parts (see `calls.Parts`). On the event loop, but for `_work` and `_put`."""
 
-    __slots__ = (
-        "_allowed_s", "_buffer", "_cancelled", "_columns", "_deliver", "_error", "_has_room",
-        "_is_finished", "_is_told", "_outputs", "_receiver", "_room", "_runner", "_since_s",
-        "_thread", "_timer", "by", "size_bytes",
-    )  # fmt: skip
+    _runner: PartsRunner
+    _columns: Columns
+    _outputs: tuple[str, ...] | None
+    _allowed_s: float
+    _deliver: DeliverParts | None
+    by: AnsweredBy
+    size_bytes: int
+    _thread: threading.Thread | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _room: threading.Condition = field(default_factory=threading.Condition)
+    _buffer: deque[tuple[Columns, int]] = field(default_factory=deque)
+    _is_told: bool = False
+    """The loop will look into the buffer by itself."""
+    _receiver: Receiver | None = None
+    _has_room: bool = True
+    _is_finished: bool = False
+    """The thread has ended, with `_error` or without."""
+    _error: BasculeError | None = None
+    _since_s: float = 0.0
+    _timer: asyncio.TimerHandle = field(init=False)
 
-    def __init__(
-        self,
-        runner: PartsRunner,
-        columns: Columns,
-        outputs: tuple[str, ...] | None,
-        allowed_s: float,
-        deliver: DeliverParts,
-        by: AnsweredBy,
-        size_bytes: int,
-    ) -> None:
-        self._runner = runner
-        self._columns = columns
-        self._outputs = outputs
-        self._deliver: DeliverParts | None = deliver
-        self.by = by
-        self.size_bytes = size_bytes
-        self._thread: threading.Thread | None = None
-        self._cancelled = threading.Event()
-        self._room = threading.Condition()
-        self._buffer: deque[tuple[Columns, int]] = deque()
-        self._is_told = False
-        """The loop will look into the buffer by itself."""
-        self._receiver: Receiver | None = None
-        self._has_room = True
-        self._is_finished = False
-        """The thread has ended, with `_error` or without."""
-        self._error: BasculeError | None = None
-        self._allowed_s = allowed_s
-        self._since_s = runner.loop.time()
-        self._timer = runner.loop.call_later(allowed_s, self._look_at_time)
+    def __post_init__(self) -> None:
+        self._since_s = self._runner.loop.time()
+        self._timer = self._runner.loop.call_later(self._allowed_s, self._look_at_time)
 
     # -- on the thread --
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from bascule.core import BasculeError
 from bascule.endpoints import KEY_UNITS, Plan, splits, unit
-from bascule.security import Action
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -23,7 +22,7 @@ from bascule.serving.calls import (
     Outcome,
     PartsOutcome,
 )
-from bascule.serving.execution.predictors import Facts, Predictor
+from bascule.serving.execution.predictors import AroundPredictor, Facts, Predictor
 from bascule.serving.execution.resilient import call_for, has_outputs
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.execution.shadows import PairRunner, ShadowRunner
@@ -85,7 +84,7 @@ class _Followed(NamedTuple):
     round_number: int = 0
 
 
-class PlannedPredictor:
+class PlannedPredictor(AroundPredictor):
     """An endpoint (a `Predictor`). On the event loop only.
 
     Requests are decoded by the signature and the extra outputs of the current version; other arms
@@ -109,23 +108,15 @@ class PlannedPredictor:
             check_tester: Raises `Refused` unless the caller of this id may name an arm of this
                 endpoint.
         """
+        super().__init__(current)
         self.name = endpoint
         self.current = current
-        self.version = current.version
         # Of no version: every answer says by which version it is.
         self.by = AnsweredBy(endpoint, current.version, program.name, endpoint=endpoint)
         self.service = ModelSpec(endpoint, "", current.service.path)
-        self.signature = current.signature
         self.program = program
-        self.digest = current.digest
-        self.batch_invariant = current.batch_invariant
-        self.example = current.example
-        self.limits = current.limits
-        self.extras = current.extras
-        self.places = current.places
-        self.series = current.series
-        self.needs: Action = "infer"
-        self.asks_headers: frozenset[bytes] = frozenset()
+        self.needs = "infer"
+        self.asks_headers = frozenset()
         self._check_tester = check_tester
         self._followed: _Followed
 

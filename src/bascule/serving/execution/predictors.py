@@ -33,6 +33,8 @@ class Predictor(Protocol):
     others: the `Answer` says which version produced it.
 
     Attributes:
+        name: Of the model, or of the endpoint.
+        version: Of the model.
         by: Whose answers are taken for granted; an answer by another is marked as such.
         signature: What requests are checked against.
         program: What columns are decoded into.
@@ -49,6 +51,8 @@ class Predictor(Protocol):
             which only its endpoint answers with for all callers.
     """
 
+    name: str
+    version: str
     by: AnsweredBy
     signature: Signature
     program: Facts
@@ -62,12 +66,6 @@ class Predictor(Protocol):
     series: MetricSeries
     asks_headers: frozenset[bytes]
     needs: Action
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
 
     def check_room(self, allowed_s: float) -> None:
         """Return if a call may be answered in time: what cannot be need not even be decoded.
@@ -116,3 +114,41 @@ class Predictor(Protocol):
             Unavailable: The model is being unloaded.
             Invalid: The call asks for extra outputs.
         """
+
+
+class AroundPredictor:
+    """A `Predictor` that is and answers as another where a subclass defines nothing else."""
+
+    def __init__(self, model: Predictor) -> None:
+        self.model = model
+        self.by = model.by
+        self.name = model.name
+        self.version = model.version
+        self.service = model.service
+        self.signature = model.signature
+        self.program = model.program
+        self.digest = model.digest
+        self.batch_invariant = model.batch_invariant
+        self.example = model.example
+        self.places = model.places
+        self.limits = model.limits
+        self.extras = model.extras
+        self.series = model.series
+        self.asks_headers = model.asks_headers
+        self.needs = model.needs
+
+    def check_room(self, allowed_s: float) -> None:
+        """See `Predictor.check_room`."""
+        self.model.check_room(allowed_s)
+
+    def answer(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver
+    ) -> Cancel | None:
+        """See `Predictor.answer`."""
+        return self.model.answer(call, context, allowed_s, deliver)
+
+    def answer_in_parts(
+        self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
+    ) -> Cancel:
+        """See `Predictor.answer_in_parts`."""
+        return self.model.answer_in_parts(call, context, allowed_s, deliver)

@@ -8,7 +8,9 @@ seconds of any one clock of the caller.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Gt, Le
 
 from bascule.core import ModelFailed, TimedOut, Unavailable
 
@@ -29,10 +31,10 @@ class ResiliencePolicy:
         fallback: `MODEL` or `MODEL/VERSION` that answers instead; empty for none.
     """
 
-    timeout_s: float = 0.0
-    breaker_failures: int = 0
-    breaker_open_s: float = 10.0
-    retry_percent: float = 0.0
+    timeout_s: Annotated[float, Ge(0), Le(3_600)] = 0.0
+    breaker_failures: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    breaker_open_s: Annotated[float, Gt(0), Le(3_600)] = 10.0
+    retry_percent: Annotated[float, Ge(0), Le(100)] = 0.0
     fallback: str = ""
 
 

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
-from bascule.core import BasculeError, Overloaded, Unavailable
+from bascule.core import BasculeError, Overloaded, Refused, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts, Outcome
-from bascule.serving.execution.predictors import Predictor
+from bascule.serving.execution.policies import PolicyFacts
+from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.execution.resilience import (
     Breaker,
     Closed,
@@ -31,7 +33,7 @@ _EARLY_S = 0.002
 """The loop counts in milliseconds, so a timer may come by one or two before its time."""
 
 
-class ResilientPredictor:
+class ResilientPredictor(AroundPredictor):
     """One version and its policy in one worker (a `Predictor`). On the event loop only."""
 
     def __init__(
@@ -42,22 +44,7 @@ class ResilientPredictor:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         """`find` gives the fallback by its reference, without a policy of its own."""
-        self.model = model
-        self.by = model.by
-        self.name = model.name
-        self.version = model.version
-        self.service = model.service
-        self.signature = model.signature
-        self.program = model.program
-        self.digest = model.digest
-        self.batch_invariant = model.batch_invariant
-        self.example = model.example
-        self.places = model.places
-        self.limits = model.limits
-        self.extras = model.extras
-        self.series = model.series
-        self.asks_headers = model.asks_headers
-        self.needs = model.needs
+        super().__init__(model)
         self.policy = policy
         self.find = find
         self.now_s = loop.time
@@ -71,13 +58,15 @@ class ResilientPredictor:
         self, call: Call, context: Context, allowed_s: float, deliver: Deliver
     ) -> Cancel | None:
         """See `Predictor.answer`."""
-        return _Attempt(self, call, context, self.now_s() + allowed_s, deliver).start()
+        until_s, breaker = self.now_s() + allowed_s, self.breaker
+        return _Attempt(self, call, context, until_s, deliver, breaker, breaker).start()
 
     def answer_in_parts(
         self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
     ) -> Cancel:
         """See `Predictor.answer_in_parts`: the policy is for what comes before the first part."""
-        attempt = _AttemptInParts(self, call, context, self.now_s() + allowed_s, deliver)
+        until_s, breaker = self.now_s() + allowed_s, self.breaker
+        attempt = _AttemptInParts(self, call, context, until_s, deliver, breaker, breaker)
         attempt.start()
         return attempt.cancel
 
@@ -93,35 +82,50 @@ class ResilientPredictor:
             log.warning("the breaker of %s closes", self.by.name)
 
 
+class Resilience:
+    """Timeout, breaker, retries and fallback of a model; see `Policy`."""
+
+    settings = ResiliencePolicy
+
+    @staticmethod
+    def around(model: Predictor, settings: ResiliencePolicy, facts: PolicyFacts) -> Predictor:
+        """See `Policy.around`."""
+        return ResilientPredictor(model, settings, facts.find, facts.loop)
+
+    @staticmethod
+    def check(
+        model: Predictor, settings: ResiliencePolicy, find: Callable[[str], Predictor | None]
+    ) -> None:
+        """Refuse a fallback that takes or gives other fields; one that is not served may come."""
+        other = find(settings.fallback)
+        if other is None:
+            return
+        ours, theirs = model.signature, other.signature
+        if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+            raise Refused(
+                f"{other.name}/{other.version} cannot be the fallback of "
+                f"{model.name}/{model.version}: it has other inputs or outputs",
+                hint=f"set another serving.models.{model.name}.fallback",
+            )
+
+
+@dataclass(slots=True, eq=False)
 class _Attempt:
     """One call under a policy."""
 
-    __slots__ = (
-        "_before", "_call", "_cancel_run", "_context", "_deliver", "_hurried_until_s", "_is_over",
-        "_let", "_resilient", "_retried", "_until_s",
-    )  # fmt: skip
+    _method_of: ClassVar[attrgetter[Any]] = attrgetter("answer")
 
-    _method_of: attrgetter[Any] = attrgetter("answer")
-
-    def __init__(
-        self,
-        resilient: ResilientPredictor,
-        call: Call,
-        context: Context,
-        until_s: float,
-        deliver: Deliver | DeliverParts,
-    ) -> None:
-        self._resilient = resilient
-        self._call = call
-        self._context = context
-        self._until_s = until_s
-        self._deliver: Any = deliver
-        self._retried = False
-        self._hurried_until_s = math.inf
-        self._is_over = False
-        self._cancel_run: Cancel | None = None
-        self._before: Breaker = resilient.breaker
-        self._let: Breaker = resilient.breaker
+    _resilient: ResilientPredictor
+    _call: Call
+    _context: Context
+    _until_s: float
+    _deliver: Any
+    _before: Breaker
+    _let: Breaker
+    _retried: bool = False
+    _hurried_until_s: float = math.inf
+    _is_over: bool = False
+    _cancel_run: Cancel | None = None
 
     def start(self) -> Cancel | None:
         resilient = self._resilient
@@ -256,7 +260,7 @@ class _AttemptInParts(_Attempt):
 def has_outputs(predictor: Predictor, call: Call) -> bool:
     """Whether every output that a call lists is the model's own, or an extra output of the call."""
     known = {field.name for field in predictor.signature.outputs}
-    known.update(field.name for one in call.extras for field in one.extra.fields)
+    known.update(field.name for request in call.extras for field in request.extra.fields)
     return known.issuperset(call.outputs or ())
 
 

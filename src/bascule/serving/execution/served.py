@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from bascule.bundle import Places
@@ -13,7 +14,7 @@ from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
-from bascule.serving.execution.extras import ExtraRun, Extras
+from bascule.serving.execution.extras import ExtraRun, Extras, ExtrasThread, needed
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits
@@ -72,7 +73,8 @@ class ServedModel:
         self.by = AnsweredBy(self.name, self.version, program.name, tuple((columns or {}).items()))
         self.asks_headers: frozenset[bytes] = frozenset()
         self.needs: Action = "manage" if service.is_planned else "infer"
-        self.extras = Extras(extras, name=self.by.name, limits=limits, loop=loop, held=held)
+        self.extras = Extras(extras)
+        self.extras_thread = ExtrasThread(self.by.name, limits, loop, held)
         self.engine: Engine | None = None
         if pace is not None and not isinstance(program, Facts):
             self.engine = Engine(
@@ -142,13 +144,14 @@ class ServedModel:
         return engine.run(call.columns, call.rows, call.outputs, allowed_s, deliver, by)
 
     def _answer_with_extras(self, call: Call, allowed_s: float, deliver: Deliver) -> Cancel | None:
-        run = ExtraRun(self.extras, call, allowed_s, deliver)
+        outputs = needed(call)
+        run = ExtraRun(self.extras_thread, call, self._loop.time() + allowed_s, deliver)
         self.last_used_s = self._loop.time()
         engine = self.engine
         if engine is None:
-            run.cancel_run = self._wait(call, run.outputs, allowed_s, run.take)
+            run.cancel_run = self._wait(call, outputs, allowed_s, run.take)
         else:
-            run.cancel_run = engine.run(call.columns, call.rows, run.outputs, allowed_s, run.take)
+            run.cancel_run = engine.run(call.columns, call.rows, outputs, allowed_s, run.take)
         return None if run.is_over else run.cancel
 
     def loaded(self, engine: Engine) -> None:
@@ -156,21 +159,22 @@ class ServedModel:
         self.engine = engine
         waiting, self._waiting = self._waiting, []
         self.last_used_s = now_s = self._loop.time()
-        for one in waiting:
-            if one.is_given_up:
+        for call in waiting:
+            if call.is_given_up:
                 continue
-            columns, deliver = one.leave()
-            run: Any = engine.run_in_parts if one.is_in_parts else engine.run
+            columns, deliver = call.leave()
+            run: Any = engine.run_in_parts if call.is_in_parts else engine.run
+            left_s = call.until_s - now_s
             try:
-                one.cancel_run = run(columns, one.rows, one.outputs, one.until_s - now_s, deliver)
+                call.cancel_run = run(columns, call.rows, call.outputs, left_s, deliver)
             except BasculeError as error:
                 deliver(error)
 
     def load_failed(self, error: BasculeError) -> None:
         """It could not be loaded: answer the waiting calls with the error."""
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.settle(error)
+        for call in waiting:
+            call.settle(error)
 
     def unload(self) -> Engine | None:
         """Give up the engine, which the caller has to stop and close."""
@@ -189,52 +193,39 @@ class ServedModel:
             )
         size = held_bytes(call.columns)
         self.held.check_room(size, f"{self.name}/{self.version}")
-        one = _Waiting(call, outputs, self._loop.time() + allowed_s, deliver, self.held, size)
+        until_s = self._loop.time() + allowed_s
+        waiting = _Waiting(call.columns, call.rows, outputs, until_s, deliver, self.held, size)
+        self.held.bytes += size
         late = Unavailable(
             f"{self.name}/{self.version} was not loaded within {allowed_s * 1e3:g} ms",
             hint="retry: it is being loaded",
             retry_after_s=1,
         )
-        one.timer = self._loop.call_later(allowed_s, one.settle, late)
-        self._waiting.append(one)
+        waiting.timer = self._loop.call_later(allowed_s, waiting.settle, late)
+        self._waiting.append(waiting)
         self.request_load(self)
-        return one.cancel
+        return waiting.cancel
 
 
 def _no_loader(model: ServedModel) -> None:
     raise Unavailable(f"{model.name}/{model.version} is not loaded", retry_after_s=1)
 
 
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A call that waits for its model."""
 
-    __slots__ = (
-        "cancel_run", "columns", "deliver", "held", "is_given_up", "is_in_parts", "outputs", "rows",
-        "size_bytes", "timer", "until_s",
-    )  # fmt: skip
-
-    timer: asyncio.TimerHandle
-
-    def __init__(
-        self,
-        call: Call,
-        outputs: tuple[str, ...] | None,
-        until_s: float,
-        deliver: _Deliver,
-        held: BufferBudget,
-        size_bytes: int,
-    ) -> None:
-        self.columns = call.columns
-        self.rows = call.rows
-        self.outputs = outputs
-        self.until_s = until_s
-        self.deliver = deliver
-        self.held = held
-        self.size_bytes = size_bytes
-        self.held.bytes += size_bytes
-        self.is_given_up = False
-        self.is_in_parts = False
-        self.cancel_run: Cancel | None = None
+    columns: Columns
+    rows: int
+    outputs: tuple[str, ...] | None
+    until_s: float
+    deliver: _Deliver
+    held: BufferBudget
+    size_bytes: int
+    is_given_up: bool = False
+    is_in_parts: bool = False
+    cancel_run: Cancel | None = None
+    timer: asyncio.TimerHandle = field(init=False)
 
     def leave(self) -> tuple[Columns, _Deliver]:
         """Wait no longer: return the columns of the call, and keep nothing of it here."""

@@ -122,22 +122,12 @@ class PairRunner(ShadowRunner):
 
     Answers given to the wrong rows have the right distribution. So two requests that both versions
     answered are compared: versions alike order the two alike, and answers to other rows are ordered
-    by chance. Each pair is in one comparison, so that comparisons are independent.
+    by chance. Each pair is in one comparison, so that comparisons are independent. Its model is the
+    current version, its series are the candidate's.
     """
 
-    def __init__(
-        self,
-        model: ServedModel,
-        series: ArmSeries,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        share: float,
-        draw: Callable[[], float] = random.random,
-    ) -> None:
-        """`model` is the current version, `series` are the candidate's. See `ShadowRunner`."""
-        super().__init__(model, series, loop, share=share, draw=draw)
-        self._first = _FIRST_PAIRS
-        self._before: Any = None
+    _first = _FIRST_PAIRS
+    _before: Any = None
 
     def is_drawn(self) -> bool:
         """Whether the next request is to be offered, more often at the start of a comparison."""

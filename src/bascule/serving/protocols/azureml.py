@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bascule.core import BasculeError, Columns, Invalid
+from bascule.core import Columns, Invalid
 from bascule.serving.calls import Call
 from bascule.serving.codecs import JsonParser, TableReader
 from bascule.serving.execution import Predictor
@@ -26,7 +26,7 @@ _FORMS = ("input_data", "data")
 _INPUTS = '{"Inputs": {"data": [...]}, "GlobalParameters": {}}'
 
 
-class AzureMl:
+class AzureMl(by_row.OneModel):
     """See `data_plane.ProtocolAdapter`."""
 
     name = "azureml"
@@ -41,16 +41,9 @@ class AzureMl:
         yield Route(b"GET", b"/swagger.json", openapi(plane), "read")
         model = plane.first
         if model is not None:
-            handle, about = self._score(model), by_row.about(model, "data", answer_key="")
+            handle = self._score(model)
+            about = by_row.about(model, "data", answer_key="", parameters=("params", self.name))
             yield Route(b"POST", b"/score", handle, model.needs, model.name, model.series, about)
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the platform knows one model."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its path."""
-        return None
 
     def _score(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
@@ -67,7 +60,8 @@ class AzureMl:
                 table = reader.split(value, form)
             else:
                 table = reader.columns(value, form)
-            return by_row.call_for(model, table, given.get("params"), "params"), _BARE
+            parameters = given.get("params")
+            return by_row.call_for(model, table, parameters, "params", self.name), _BARE
 
         return by_row.handler(model, read, self._parser)
 
@@ -88,7 +82,7 @@ def _read_inputs(
     ((name, rows),) = inputs.items()
     table = reader.rows(rows, f"Inputs.{name[:64]}")
     form = _AUTOML if name == "data" else _DESIGNER
-    return by_row.call_for(model, table, None, "params"), form
+    return by_row.call_for(model, table, None, "params", AzureMl.name), form
 
 
 def _scored(outputs: Columns) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ are more, each row is an object of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,11 +16,24 @@ from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 from bascule.serving.calls import AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser, Table, TableReader
 from bascule.serving.execution import Predictor
+from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by
 from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
-from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler
+from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler, Route
 
 encode = msgspec.json.encode
+
+
+class OneModel:
+    """A `ProtocolAdapter` of a platform that knows one model: it has no paths below its own."""
+
+    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
+        """None: the platform knows one model."""
+        yield from ()
+
+    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
+        """Nothing is below its paths."""
+        return None
 
 
 class Form(NamedTuple):
@@ -129,7 +142,7 @@ def call_for_all(model: Predictor, table: Table) -> Call:
     return Call(*table, None, model.extras.by_default)
 
 
-def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Call:
+def call_for(model: Predictor, table: Table, parameters: Any, place: str, protocol: str) -> Call:
     """A call for what `parameters` ask; for the answer proper where they ask for nothing.
 
     Args:
@@ -137,16 +150,17 @@ def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Cal
         table: The rows.
         parameters: None, or an object with `outputs` (names) and the parameters of extras.
         place: What the parameters are called.
+        protocol: Its name.
     """
     if parameters is None:
         parameters = {}
     if type(parameters) is not dict:
         raise Invalid(f"{place}: not an object", hint='send for example {"confidence": 0.9}')
-    wanted = model.extras.read(parameters)
+    requests = model.extras.read(parameters, protocol)
     listed = parameters.get("outputs")
     if listed is None:
         outputs: tuple[str, ...] = (model.signature.outputs[0].name,)
-        return Call(*table, outputs, tuple(one._replace(always=True) for one in wanted))
+        return Call(*table, outputs, tuple(one._replace(always=True) for one in requests))
     known = {field.name for field in model.signature.outputs} | model.extras.names
     if type(listed) is not list or not listed:
         raise Invalid(f"{place}.outputs: not a list of names", hint=f"it has {_names(known)}")
@@ -157,8 +171,8 @@ def call_for(model: Predictor, table: Table, parameters: Any, place: str) -> Cal
                 hint=f"it has {_names(known)}",
             )
     outputs = tuple(dict.fromkeys(listed))
-    model.extras.check(outputs, wanted)
-    return Call(*table, outputs, wanted)
+    model.extras.check(outputs, requests)
+    return Call(*table, outputs, requests)
 
 
 def _names(known: set[str]) -> str:
@@ -191,8 +205,13 @@ def about(
     *,
     every_output: bool = False,
     other_types: tuple[str, ...] = (),
+    parameters: tuple[str, str] = ("", ""),
 ) -> Callable[[], About]:
-    """What a route says of itself that takes rows under a key and answers them row by row."""
+    """What a route says of itself that takes rows under a key and answers them row by row.
+
+    `parameters`: what a body calls them, and the protocol; empty where it has no place for them.
+    """
+    place, protocol = parameters
 
     def tell() -> About:
         outputs = model.signature.outputs
@@ -207,11 +226,13 @@ def about(
                 "properties": {answer_key: answer},
                 "required": [answer_key],
             }
+        extra = model.extras.schema(protocol)
+        more = {place: {"type": "object", "properties": extra}} if extra else {}
         return About(
             answer=answer,
             takes={
                 "type": "object",
-                "properties": {key: rows_schema(model.signature)},
+                "properties": {key: rows_schema(model.signature), **more},
                 "required": [key],
             },
             example={key: example_rows(model.signature, model.example)},

@@ -142,7 +142,7 @@ class Invocations:
             else:
                 table, parameters = _read(parser.plain(body), reader)
             form = _FORMS_BY_TYPE.get(by_row.media_type(exchange, b"accept"), by_row.PREDICTIONS)
-            call = by_row.call_for(model, table, parameters, "params")
+            call = by_row.call_for(model, table, parameters, "params", self.name)
             if form is _NPY and len(call.outputs or ()) > 1:
                 raise Invalid(
                     "params.outputs: NPY carries one output", hint="ask for one, or accept JSON"
@@ -258,8 +258,9 @@ def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None
 
 def _about(model: Predictor) -> Callable[[], About]:
     return by_row.about(
-        model, "instances", other_types=("text/csv", NPY_TYPE.decode(), "application/jsonlines")
-    )
+        model, "instances", other_types=("text/csv", NPY_TYPE.decode(), "application/jsonlines"),
+        parameters=("params", Invocations.name),
+    )  # fmt: skip
 
 
 def _about_loading() -> About:

@@ -41,10 +41,14 @@ from bascule.serving.protocols import triton
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
+    check_all_sent,
+    check_output,
+    check_rows,
     datatypes_for,
+    refuse_second,
     refuse_unsupported,
     rows_of,
-    too_many_rows,
+    unknown_input,
     wrong_datatype,
     wrong_shape,
 )
@@ -387,21 +391,13 @@ class _Speaker:
             )
         for index, tensor in enumerate(request.inputs):
             if tensor.name not in self._inputs:
-                raise self._unknown_input(index, tensor.name)
-            if tensor.name in columns:
-                raise Invalid(f"inputs[{index}]: {tensor.name!r} is given twice")
+                raise unknown_input(index, tensor.name, self._inputs)
+            refuse_second(index, tensor.name, columns)
             where = (_RawAt if raw else _At)(index, tensor.name)
             if tensor.parameters:
                 refuse_unsupported(tensor.parameters, f"inputs[{index}].parameters")
             dtype, own_rows, count = self._shape(tensor, where)
-            if own_rows > self.model.limits.max_rows:
-                raise too_many_rows(own_rows, self.model.limits.max_rows)
-            if rows and own_rows != rows:
-                raise Invalid(
-                    f"{where.part('shape')}: {own_rows} rows, where the inputs before it have "
-                    f"{rows}",
-                    hint="every input has one value per row",
-                )
+            check_rows(own_rows, rows, self.model.limits.max_rows, where)
             rows = own_rows
             if raw:
                 if tensor.contents:
@@ -416,15 +412,11 @@ class _Speaker:
                 take = self._inputs[tensor.name].taker(dtype)
                 array = take(_typed(tensor, dtype, count, where), where)
             columns[tensor.name] = array.reshape(self._row_shape(tensor, own_rows))
-        if len(columns) < len(self._inputs):
-            lacking = ", ".join(repr(name) for name in self._inputs if name not in columns)
-            raise Invalid(
-                f"inputs: {lacking} missing", hint="send one tensor per input of the model"
-            )
+        check_all_sent(columns, self._inputs)
         extras = self.model.extras
         wanted = extras.by_default
         if request.parameters:
-            wanted = extras.read(request.parameters)
+            wanted = extras.read(request.parameters, "grpc")
         for index, parameters in request.output_parameters:
             refuse_unsupported(parameters, f"outputs[{index}].parameters")
         outputs = self._wanted(request.outputs)
@@ -469,21 +461,9 @@ class _Speaker:
         # A field of one value a row may also be sent as rows of one value.
         return (rows, *tensor.shape[1:]) if self._inputs[tensor.name].field.shape else (rows,)
 
-    def _unknown_input(self, index: int, name: str) -> Invalid:
-        known = (
-            ", ".join(self._inputs) if len(self._inputs) <= 20 else f"{len(self._inputs)} others"
-        )
-        return Invalid(
-            f"inputs[{index}].name: the model has no input {name[:128]!r}", hint=f"it has {known}"
-        )
-
     def _wanted(self, names: list[str]) -> tuple[str, ...] | None:
         for index, name in enumerate(names):
-            if name not in self._outputs:
-                raise Invalid(
-                    f"outputs[{index}].name: the model has no output {name[:128]!r}",
-                    hint=f"it has {', '.join(sorted(self._outputs))}",
-                )
+            check_output(index, name, self._outputs)
         return tuple(dict.fromkeys(names)) or None
 
     # -- writing --

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from bascule.serving.codecs import (
     refuse_twice,
     values_reader,
 )
-from bascule.serving.execution import Extras, Predictor
+from bascule.serving.execution import NO_EXTRAS, Extras, Predictor
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
@@ -73,21 +73,18 @@ class Decoder:
         targets: Sequence[Field],
         outputs: Sequence[Field],
         max_rows: int,
-        extras: Extras | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> Callable[..., Decoded]:
         """A function from a request body to a call; it raises `Invalid`.
 
         `inputs` says what is allowed, `targets` (same order) what the program reads. Where tensors
-        follow the JSON, the function is also told how many bytes are JSON. Without `extras` none
-        can be asked for.
+        follow the JSON, the function also takes how many bytes are JSON.
         """
         readers = {
             field.name: _reader(field, target.dtype, max_rows)
             for field, target in zip(inputs, targets, strict=True)
         }
-        output_names = {field.name for field in outputs}
-        if extras is not None:
-            output_names |= extras.names
+        output_names = {field.name for field in outputs} | extras.names
 
         known_plans: dict[bytes, _Plan] = {}
         known_frames: dict[bytes, _Frame] = {}
@@ -292,7 +289,7 @@ def _decode(
     document: Any,
     readers: dict[str, Reader],
     output_names: set[str],
-    extras: Extras | None,
+    extras: Extras,
     tail: Tail | None,
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
@@ -309,20 +306,16 @@ def _decode(
             raise Invalid(f"inputs[{index}] is not an object")
         name = tensor.get("name", _MISSING)
         if not isinstance(name, str) or name not in readers:
-            raise _unknown_input(index, name, readers)
-        if name in columns:
-            raise Invalid(f"inputs[{index}]: {name!r} is given twice")
+            raise unknown_input(index, name, readers)
+        refuse_second(index, name, columns)
         columns[name], rows = readers[name](tensor, rows, At(index, name), tail)
-    if len(columns) < len(readers):
-        lacking = ", ".join(repr(name) for name in readers if name not in columns)
-        raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
-    default = () if extras is None else extras.by_default
+    check_all_sent(columns, readers)
     if len(document) == 1:
-        return None, Call(columns, rows, None, default), None
+        return None, Call(columns, rows, None, extras.by_default), None
     keys = list(document)
     if len(set(keys)) < len(keys):
         refuse_twice(document, "the body")
-    extra = default
+    requests = extras.by_default
     call_id: str | None = None
     outputs: tuple[str, ...] | None = None
     as_bytes: dict[str, bool] = {}
@@ -341,17 +334,17 @@ def _decode(
                 outputs = _wanted(wanted, output_names, as_bytes)
         elif key == "parameters":
             parameters: Any = document[key]
-            extra = _extras(parameters, extras)
             if parameters is not None:
+                requests = _extras(parameters, extras)
                 refuse_twice(parameters, "parameters")
                 flag = parameters.get("binary_data_output")
                 others_as_bytes = _flag(flag, "parameters.binary_data_output")
-    if outputs is not None and extras is not None:
-        extras.check(outputs, extra)
+    if outputs is not None:
+        extras.check(outputs, requests)
     wanted_as_bytes = None
     if others_as_bytes or as_bytes:
         wanted_as_bytes = AsBytes(others_as_bytes, as_bytes)
-    return call_id, Call(columns, rows, outputs, extra), wanted_as_bytes
+    return call_id, Call(columns, rows, outputs, requests), wanted_as_bytes
 
 
 def _only_bytes(
@@ -359,7 +352,7 @@ def _only_bytes(
     inputs: Sequence[Field],
     readers: dict[str, Reader],
     max_rows: int,
-    extras: Extras | None,
+    extras: Extras,
 ) -> Decoded:
     """A body without any JSON: the bytes of the only input, its rows counted by its size."""
     field = inputs[0]
@@ -389,8 +382,7 @@ def _only_bytes(
         )
     )
     array, _ = readers[field.name](said, 0, At(0, field.name), Tail(body, 0))
-    default = () if extras is None else extras.by_default
-    return None, Call({field.name: array}, rows, None, default), None
+    return None, Call({field.name: array}, rows, None, extras.by_default), None
 
 
 def too_many_rows(rows: int, max_rows: int) -> TooLarge:
@@ -410,21 +402,56 @@ def _flag(value: Any, place: str) -> bool:
     return value
 
 
-def _extras(parameters: Any, extras: Extras | None) -> tuple[ExtraRequest, ...]:
-    if parameters is None:
-        return () if extras is None else extras.by_default
+def _extras(parameters: Any, extras: Extras) -> tuple[ExtraRequest, ...]:
     if not isinstance(parameters, simdjson.Object):
         raise Invalid("parameters: not an object", hint='send for example {"confidence": 0.9}')
-    return () if extras is None else extras.read(parameters)
+    return extras.read(parameters, "oip")
 
 
-def _unknown_input(index: int, name: Any, readers: dict[str, Reader]) -> Invalid:
+# -- what is refused alike over HTTP and gRPC --
+
+
+def unknown_input(index: int, name: Any, inputs: Collection[str]) -> Invalid:
+    """The refusal of a tensor that is of no input."""
     if not isinstance(name, str):
         return Invalid(f"inputs[{index}].name: missing, or not a text")
-    known = ", ".join(readers) if len(readers) <= 20 else f"{len(readers)} others"
+    known = ", ".join(inputs) if len(inputs) <= 20 else f"{len(inputs)} others"
     return Invalid(
         f"inputs[{index}].name: the model has no input {name[:128]!r}", hint=f"it has {known}"
     )
+
+
+def refuse_second(index: int, name: str, columns: Columns) -> None:
+    """Raise `Invalid` where an input has been read already."""
+    if name in columns:
+        raise Invalid(f"inputs[{index}]: {name!r} is given twice")
+
+
+def check_all_sent(columns: Columns, inputs: Collection[str]) -> None:
+    """Raise `Invalid` where an input is missing."""
+    if len(columns) < len(inputs):
+        lacking = ", ".join(repr(name) for name in inputs if name not in columns)
+        raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
+
+
+def check_rows(own_rows: int, rows: int, max_rows: int, where: At) -> None:
+    """Raise where a tensor has too many rows, or others than those before it; 0 is none before."""
+    if own_rows > max_rows:
+        raise too_many_rows(own_rows, max_rows)
+    if rows and own_rows != rows:
+        raise Invalid(
+            f"{where.part('shape')}: {own_rows} rows, where the inputs before it have {rows}",
+            hint="every input has one value per row",
+        )
+
+
+def check_output(index: int, name: str, outputs: Collection[str]) -> None:
+    """Raise `Invalid` where a listed output is none of the model."""
+    if name not in outputs:
+        raise Invalid(
+            f"outputs[{index}].name: the model has no output {name[:128]!r}",
+            hint=f"it has {', '.join(sorted(outputs))}",
+        )
 
 
 def _wanted(outputs: Any, known: set[str], as_bytes: dict[str, bool]) -> tuple[str, ...] | None:
@@ -437,11 +464,7 @@ def _wanted(outputs: Any, known: set[str], as_bytes: dict[str, bool]) -> tuple[s
         name = output.get("name") if isinstance(output, simdjson.Object) else None
         if not isinstance(name, str):
             raise Invalid(f"outputs[{index}].name: missing, or not a text")
-        if name not in known:
-            raise Invalid(
-                f"outputs[{index}].name: the model has no output {name[:128]!r}",
-                hint=f"it has {', '.join(sorted(known))}",
-            )
+        check_output(index, name, known)
         if name not in names:
             names.append(name)
         refuse_twice(output, f"outputs[{index}]")
@@ -506,13 +529,7 @@ def _reader(field: Field, target: DType, max_rows: int) -> Reader:
             own_rows = sent[0]
         else:
             own_rows = rows_of(sent, row_shape, where)
-        if own_rows > max_rows:
-            raise too_many_rows(own_rows, max_rows)
-        if rows and own_rows != rows:
-            raise Invalid(
-                f"{where.part('shape')}: {own_rows} rows, where the inputs before it have {rows}",
-                hint="every input has one value per row",
-            )
+        check_rows(own_rows, rows, max_rows, where)
         data = tensor.get("data", _MISSING)
         if not isinstance(data, simdjson.Array):
             parameters = tensor.get("parameters")

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from bascule.core import VERSION, BasculeError, DType, Field, Invalid
 from bascule.security import ANY
@@ -28,7 +27,7 @@ from bascule.serving.protocols.describing import (
     openapi,
 )
 from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
-from bascule.serving.protocols.openapi import example_columns
+from bascule.serving.protocols.openapi import example_tensors
 from bascule.serving.transports import (
     FROM_BYTES,
     About,
@@ -239,16 +238,6 @@ def _about_index() -> About:
 def _about(model: Predictor) -> About:
     taken = model.signature.inputs
     outputs = (*model.signature.outputs, *model.extras.fields)
-    values = example_columns(model.signature, model.example)
-    example = [
-        {
-            "name": field.name,
-            "datatype": field.dtype.value,
-            "shape": list(np.shape(values[field.name])),
-            "data": values[field.name],
-        }
-        for field in taken
-    ]
     text = {"type": "string"}
     return About(
         answer={
@@ -273,13 +262,13 @@ def _about(model: Predictor) -> About:
                     "maxItems": len(taken),
                 },
                 "outputs": {"type": "array", "items": {"type": "object"}},
-                "parameters": {"type": "object"},
+                "parameters": {"type": "object", "properties": model.extras.schema("oip")},
             },
             "required": ["inputs"],
         },
         # Without tensors as bytes: they need a header that depends on the body, and
         # openapi-python-client makes a module that cannot be imported of two kinds of body.
-        example={"inputs": example},
+        example={"inputs": example_tensors(model.signature, model.example)},
     )
 
 

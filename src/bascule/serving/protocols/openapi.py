@@ -154,6 +154,20 @@ def example_columns(signature: Signature, example: Columns | None) -> dict[str, 
     }
 
 
+def example_tensors(signature: Signature, example: Columns | None) -> list[dict[str, Any]]:
+    """The same as the tensors of the Open Inference Protocol."""
+    values = example_columns(signature, example)
+    return [
+        {
+            "name": field.name,
+            "datatype": field.dtype.value,
+            "shape": list(np.shape(values[field.name])),
+            "data": values[field.name],
+        }
+        for field in signature.inputs
+    ]
+
+
 def example_rows(signature: Signature, example: Columns | None) -> list[Any]:
     """The first rows of an example, in the form of `rows_schema`."""
     columns = example_columns(signature, example)

@@ -8,16 +8,14 @@ callers need is read from the environment: a key from `BASCULE_KEY`, the files o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from bascule.core import Columns, DType, Invalid, Signature
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
-from bascule.serving.protocols.openapi import example_columns, example_rows
+from bascule.serving.protocols.openapi import example_columns, example_rows, example_tensors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,6 +41,7 @@ class SnippetRequest:
         with_key: Whether callers need a key.
         with_certificate: Whether they need a certificate of their own.
         protocols: The paths that can be chosen.
+        parameters: Of extra outputs, by name; see `bundle.extras.read_pairs`.
     """
 
     model: str
@@ -55,6 +54,7 @@ class SnippetRequest:
     with_key: bool = False
     with_certificate: bool = False
     protocols: ChosenProtocols = field(default=EVERY_PROTOCOL)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Request(NamedTuple):
@@ -86,21 +86,17 @@ def snippet(asked: SnippetRequest, protocol: str, lang: str) -> str:
                 f"--lang: {lang} does not speak gRPC by itself", hint="there is python for grpc"
             )
         return _grpc_in_python(asked)
-    return _over_http(asked, _HTTP_PROTOCOLS[protocol](asked), lang)
+    place = _PARAMETERS_AT.get(protocol, "")
+    if asked.parameters and not place:
+        raise Invalid(f"--parameter: a request of {protocol} has no place for parameters")
+    return _over_http(asked, _HTTP_PROTOCOLS[protocol](asked), lang, place)
 
 
 # -- protocols --
 
 
 def _oip(asked: SnippetRequest) -> _Request:
-    shown = example_columns(asked.signature, asked.example)
-    inputs = []
-    for one in asked.signature.inputs:
-        values = shown[one.name]
-        shape = list(np.shape(values))
-        inputs.append(
-            {"name": one.name, "datatype": one.dtype.value, "shape": shape, "data": values}
-        )
+    inputs = example_tensors(asked.signature, asked.example)
     return _Request(f"/v2/models/{asked.model}{_version(asked)}/infer", "inputs", inputs)
 
 
@@ -127,6 +123,9 @@ _HTTP_PROTOCOLS: dict[str, Callable[[SnippetRequest], _Request]] = {
     "vertex": lambda asked: _by_row(asked, asked.protocols.vertex_predict_route, _FIRST),
     "azureml": lambda asked: _by_row(asked, "/score", _FIRST, key="data"),
 }
+_PARAMETERS_AT = {
+    "oip": "parameters", "invocations": "params", "vertex": "parameters", "azureml": "params"
+}  # fmt: skip
 PROTOCOLS = (*_HTTP_PROTOCOLS, "grpc")
 """Every protocol that a snippet can be of."""
 
@@ -159,11 +158,13 @@ def _templates() -> Environment:
     return environment
 
 
-def _over_http(asked: SnippetRequest, request: _Request, lang: str) -> str:
+def _over_http(asked: SnippetRequest, request: _Request, lang: str, place: str) -> str:
     items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in request.items)
-    body = f'{{"{request.key}": [\n  {items}\n]}}'
+    more = f', "{place}": {json.dumps(asked.parameters)}' if asked.parameters else ""
+    body = f'{{"{request.key}": [\n  {items}\n]{more}}}'
     return _templates().get_template(f"{lang}.j2").render(
-        asked=asked, **request._asdict(), body=body, json_text=json.dumps(body, ensure_ascii=False),
+        asked=asked, **request._asdict(), place=place, body=body,
+        json_text=json.dumps(body, ensure_ascii=False),
         is_too_large=any(map(_is_too_large_for_js, request.items)),
     )  # fmt: skip
 

@@ -23,21 +23,10 @@ _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("instances", "inputs")
 _DEFAULT = "0"
 """The version that ovmsclient sends where its caller names none."""
-_TYPE_NAMES = {
-    DType.BOOL: "DT_BOOL",
-    DType.UINT8: "DT_UINT8",
-    DType.UINT16: "DT_UINT16",
-    DType.UINT32: "DT_UINT32",
-    DType.UINT64: "DT_UINT64",
-    DType.INT8: "DT_INT8",
-    DType.INT16: "DT_INT16",
-    DType.INT32: "DT_INT32",
-    DType.INT64: "DT_INT64",
-    DType.FP16: "DT_HALF",
-    DType.FP32: "DT_FLOAT",
-    DType.FP64: "DT_DOUBLE",
-    DType.BYTES: "DT_STRING",
-}
+_OTHER_NAMES = {
+    DType.FP16: "HALF", DType.FP32: "FLOAT", DType.FP64: "DOUBLE", DType.BYTES: "STRING"
+}  # fmt: skip
+"""Types that TensorFlow calls otherwise than this protocol."""
 
 
 class TfServing:
@@ -158,7 +147,7 @@ def _answered(model: Predictor) -> Iterator[Field]:
 def _tensor(field: Field) -> dict[str, Any]:
     sizes = [-1, *field.shape]
     return {
-        "dtype": _TYPE_NAMES[field.dtype],
+        "dtype": f"DT_{_OTHER_NAMES.get(field.dtype, field.dtype.value)}",
         "tensor_shape": {
             "dim": [{"size": str(size), "name": ""} for size in sizes],
             "unknown_rank": False,

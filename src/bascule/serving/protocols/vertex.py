@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bascule.core import BasculeError
 from bascule.serving.calls import Call
 from bascule.serving.codecs import JsonParser
 from bascule.serving.execution import Predictor
@@ -20,7 +19,7 @@ from bascule.serving.transports import Exchange, Handler, Route
 _EXAMPLE = '{"instances": [...]}'
 
 
-class Vertex:
+class Vertex(by_row.OneModel):
     """See `data_plane.ProtocolAdapter`."""
 
     name = "vertex"
@@ -36,16 +35,8 @@ class Vertex:
         model = plane.first
         if model is not None:
             path, handle = self._predict_route, self._predict(model)
-            about = by_row.about(model, "instances")
+            about = by_row.about(model, "instances", parameters=("parameters", self.name))
             yield Route(b"POST", path, handle, model.needs, model.name, model.series, about)
-
-    def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:  # noqa: ARG002
-        """None: the platform knows one model."""
-        yield from ()
-
-    def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:  # noqa: ARG002
-        """Nothing is below its paths."""
-        return None
 
     def _predict(self, model: Predictor) -> Handler:
         reader = by_row.table_reader(model)
@@ -54,7 +45,8 @@ class Vertex:
             given = by_row.an_object(parser.plain(body), _EXAMPLE)
             by_row.the_one_of(given, ("instances",), ("parameters",))
             table = reader.rows(given["instances"], "instances")
-            call = by_row.call_for(model, table, given.get("parameters"), "parameters")
+            asked = given.get("parameters")
+            call = by_row.call_for(model, table, asked, "parameters", self.name)
             return call, by_row.PREDICTIONS
 
         return by_row.handler(model, read, self._parser)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bascule.serving.execution import ResiliencePolicy
 from bascule.serving.limits import Limits
 from bascule.serving.protocols import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.specs import ModelSpec, Plans
@@ -44,7 +43,7 @@ class ServingConfig:
         limits: The bounds to keep.
         tls: What connections are encrypted with; None for not at all.
         protocols: The protocols to speak.
-        policies: How models are treated that fail, by their names.
+        policies: By the names of models, the settings of each policy by its name.
         request_log: What the request log records.
         allowed_hosts: Names that are answered; see `transports.hosts`.
         ledger: What is recorded of answers; None for nothing.
@@ -54,7 +53,7 @@ class ServingConfig:
     limits: Limits
     tls: Tls | None = None
     protocols: ChosenProtocols = EVERY_PROTOCOL
-    policies: Mapping[str, ResiliencePolicy] = field(default_factory=dict)
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     request_log: RequestLogConfig = FAILURES_ALONE
     allowed_hosts: tuple[str, ...] = ()
     ledger: LedgerConfig | None = None
@@ -103,7 +102,11 @@ class WorkerConfig:
         """The same from JSON; a field that is not there has its default."""
         import msgspec  # which the supervisor does not need
 
-        return msgspec.convert(value, cls, dec_hook=_from_plain)
+        from bascule.serving.execution import read_chain
+
+        config = msgspec.convert(value, cls, dec_hook=_from_plain)
+        policies = {name: read_chain(chain) for name, chain in config.serving.policies.items()}
+        return replace(config, serving=replace(config.serving, policies=policies))
 
 
 def _with_plain_paths(items: list[tuple[str, Any]]) -> dict[str, Any]:

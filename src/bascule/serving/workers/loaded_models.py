@@ -40,19 +40,20 @@ from bascule.core import (
     Field,
     ModelFailed,
     NoRoom,
-    Refused,
     Unavailable,
     Untrusted,
 )
 from bascule.serving.execution import (
     BufferBudget,
+    Chain,
     DeprecatedPredictor,
     Engine,
     Facts,
+    PolicyFacts,
     Predictor,
-    ResiliencePolicy,
-    ResilientPredictor,
     ServedModel,
+    around,
+    check_chain,
     measure_pace,
     switching_within,
 )
@@ -105,7 +106,7 @@ class LoadedModels:
         loop: asyncio.AbstractEventLoop,
         serve: Callable[[Iterable[Predictor]], None],
         *,
-        policies: Mapping[str, ResiliencePolicy],
+        policies: Mapping[str, Chain],
         held: BufferBudget,
         check_tester: Callable[[str, str], None] = _anybody_tests,
     ) -> None:
@@ -117,7 +118,7 @@ class LoadedModels:
             limits: The bounds to keep.
             loop: The event loop.
             serve: Has exactly these models answer from now on.
-            policies: How models are treated that fail, by their names.
+            policies: The policies of models, by their names.
             held: The account of what waits, that the connections of the worker have too.
             check_tester: See `PlannedPredictor`.
         """
@@ -127,6 +128,7 @@ class LoadedModels:
         )
         self._plans: Plans = ()
         self._policies = policies
+        self._facts = PolicyFacts(self._find, loop)
         self._counters = counters
         self._worker = worker
         self._limits = limits
@@ -161,7 +163,7 @@ class LoadedModels:
             if self._taken_bytes() > budget_bytes:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
-        self._check_fallbacks(self._models.values())
+        self._check_policies(self._models.values())
         check_plans(plans, self._models.values())
         self._plans = plans
         self._serve(self._every_predictor())
@@ -186,7 +188,7 @@ class LoadedModels:
                         self._let_go(change.new.values())
                         return False
             models = [self._models.get(one) or change.new[one] for one in services]
-            self._check_fallbacks(models)
+            self._check_policies(models)
             check_plans(plans, models)
         except BaseException:
             self.abandon(number)
@@ -273,9 +275,7 @@ class LoadedModels:
         """The version itself, or under its policy, or with its notice."""
         known = self._predictors.get(model)
         if known is None:
-            known, policy = model, self._policies.get(model.name)
-            if policy is not None:
-                known = ResilientPredictor(model, policy, self._find, self._loop)
+            known = around(model, self._policies.get(model.name, {}), self._facts)
             if model.service.notice is not None:
                 known = DeprecatedPredictor(known, model.service.notice)
             self._predictors[model] = known
@@ -302,26 +302,16 @@ class LoadedModels:
         finally:
             self._loading_since_s = 0.0
 
-    # -- fallbacks --
+    # -- policies --
 
     def _find(self, reference: str) -> ServedModel | None:
         return find_version(reference, self._models.values())
 
-    def _check_fallbacks(self, models: Iterable[ServedModel]) -> None:
-        """Refuse a fallback that takes or gives other fields; one that is not served may come."""
+    def _check_policies(self, models: Iterable[ServedModel]) -> None:
         models = list(models)
         for model in models:
-            policy = self._policies.get(model.name)
-            other = None if policy is None else find_version(policy.fallback, models)
-            if other is None:
-                continue
-            ours, theirs = model.signature, other.signature
-            if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
-                raise Refused(
-                    f"{other.name}/{other.version} cannot be the fallback of "
-                    f"{model.name}/{model.version}: it has other inputs or outputs",
-                    hint=f"set another serving.models.{model.name}.fallback",
-                )
+            find = partial(find_version, models=models)
+            check_chain(model, self._policies.get(model.name, {}), find)
 
     # -- sleeping and waking --
 

@@ -6,20 +6,23 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from bascule.core import Refused, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
     PAIRS_SHARE,
+    Chain,
     PairRunner,
     PlannedArm,
     PlannedPredictor,
+    PolicyFacts,
     Predictor,
     ResiliencePolicy,
-    ResilientPredictor,
     ServedModel,
     ShadowRunner,
+    around,
     decoded_into,
 )
 from bascule.serving.specs import Plans
@@ -33,8 +36,8 @@ from bascule.serving.telemetry import (
     labels_of,
 )
 
-_Resilient = dict[tuple[str, ServedModel, ResiliencePolicy], ResilientPredictor]
-"""By endpoint, version and policy."""
+_UnderPolicies = dict[tuple[Any, ...], Predictor]
+"""By endpoint, version and policies."""
 
 
 class PlannedEndpoints:
@@ -47,7 +50,7 @@ class PlannedEndpoints:
         loop: asyncio.AbstractEventLoop,
         check_tester: Callable[[str, str], None],
         find: Callable[[str], ServedModel | None],
-        policies: Mapping[str, ResiliencePolicy] | None = None,
+        policies: Mapping[str, Chain] | None = None,
     ) -> None:
         """`find` gives a loaded version by its reference; `policies` are those of models."""
         self._counters = counters
@@ -56,7 +59,8 @@ class PlannedEndpoints:
         self._check_tester = check_tester
         self._find = find
         self._policies = policies or {}
-        self._resilient: _Resilient = {}
+        self._facts = PolicyFacts(find, loop)
+        self._under: _UnderPolicies = {}
         self._made: dict[str, PlannedPredictor] = {}
         self._series: dict[ArmLabel, ArmSeries] = {}
         # Kept: recorders know a label by its identity.
@@ -67,7 +71,7 @@ class PlannedEndpoints:
     def follow(self, plans: Plans) -> dict[str, Predictor]:
         """The endpoints by name; those that stay are kept, so that their routes are."""
         before, self._series = self._series, {}
-        kept, self._resilient = self._resilient, {}
+        kept, self._under = self._under, {}
         now_s = self._loop.time()
         self._since_s = {plan: self._since_s.get(plan, now_s) for plan in plans}
         self._made = {plan.endpoint: self._follow(plan, before, kept) for plan in plans}
@@ -84,7 +88,7 @@ class PlannedEndpoints:
         return self._shadows_alone
 
     def _follow(
-        self, plan: Plan, before: dict[ArmLabel, ArmSeries], kept: _Resilient
+        self, plan: Plan, before: dict[ArmLabel, ArmSeries], kept: _UnderPolicies
     ) -> PlannedPredictor:
         series = {label.arm: self._series_of(label, before) for label in labels_of(plan)}
         versions = {arm.name: self._of(arm.version) for arm in plan.arms}
@@ -97,7 +101,9 @@ class PlannedEndpoints:
                 plan.endpoint, current, program, check_tester=self._check_tester
             )
         arms = {
-            name: PlannedArm(plan.endpoint, name, self._under_policy(one, plan, kept), series[name])
+            name: PlannedArm(
+                plan.endpoint, name, self._under_policies(one, plan, kept), series[name]
+            )
             for name, one in versions.items()
         }
         shadow = self._shadow_of(plan, series)
@@ -145,17 +151,17 @@ class PlannedEndpoints:
             share=shadow.share_percent / 100, tolerance=shadow.tolerance,
         )  # fmt: skip
 
-    def _under_policy(self, model: ServedModel, plan: Plan, kept: _Resilient) -> Predictor:
-        """The version under its policy in this plan; a breaker outlives a change of shares."""
-        policy = policy_of(plan, self._policies.get(model.name, ResiliencePolicy()))
+    def _under_policies(self, model: ServedModel, plan: Plan, kept: _UnderPolicies) -> Predictor:
+        """The version under its policies in this plan; a breaker outlives a change of shares."""
+        chain = dict(self._policies.get(model.name, {}))
+        policy = policy_of(plan, chain.pop("resilience", ResiliencePolicy()))
         if self._find(policy.fallback) is model:
             policy = replace(policy, fallback="")
-        if policy == ResiliencePolicy():
-            return model
-        key = plan.endpoint, model, policy
-        made = kept.get(key) or ResilientPredictor(model, policy, self._find, self._loop)
-        self._resilient[key] = made
-        return made
+        if policy != ResiliencePolicy():
+            chain["resilience"] = policy
+        key = plan.endpoint, model, *chain.items()
+        self._under[key] = kept.get(key) or around(model, chain, self._facts)
+        return self._under[key]
 
     def _series_of(self, label: ArmLabel, before: dict[ArmLabel, ArmSeries]) -> ArmSeries:
         known = before.get(label)

@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bascule.core import Invalid, Unavailable, secret_in
+from bascule.monitoring.alerts.options import ReceiverOptions
 from bascule.monitoring.alerts.routing import Notification
 
 
-@dataclass(frozen=True, slots=True)
-class Receiver:
-    """Where notifications go. Values of secrets may be `env:NAME` or `file:PATH`.
-
-    Attributes:
-        name: Of the receiver.
-        kind: Of the sink: a key of `SINKS`.
-        url: Of a webhook, of Slack, or of an Alertmanager.
-        secret: Signs the body of a webhook.
-        host: Of the mail server.
-        port: Of the mail server.
-        security: `starttls`, `tls`, or `none`.
-        user: Of the mail server; empty for no login.
-        password: Of the mail server.
-        sender: The address that mails come from.
-        to: The addresses that mails go to.
-        timeout_s: How long one attempt may take.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver(ReceiverOptions):
+    """Where notifications go, by the name of the receiver."""
 
     name: str
-    kind: str
-    url: str = field(default="", repr=False)
-    secret: str = field(default="", repr=False)
-    host: str = ""
-    port: int = 587
-    security: str = "starttls"
-    user: str = ""
-    password: str = field(default="", repr=False)
-    sender: str = ""
-    to: tuple[str, ...] = ()
-    timeout_s: float = 10.0
 
     def secret_of(self, name: str) -> str:
         """The value of a setting that may be in a variable or a file. Raises `Invalid`."""

@@ -1,0 +1,91 @@
+"""Policies around the predictors of a model: a chain that settings or a plan name.
+
+The first policy of the table is nearest to the model, the last is the first to see a call. A model
+without policies is asked directly: nothing of this is in the path of its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from bascule.core import Invalid, load_named
+from bascule.serving.execution.predictors import Predictor
+
+POLICIES: dict[str, str] = {"resilience": "bascule.serving.execution.resilient:Resilience"}
+"""The policies by name, each a `Policy`, in their order."""
+
+Chain = Mapping[str, Any]
+"""The settings of the policies of one model, by the names of the policies."""
+
+
+class PolicyFacts(NamedTuple):
+    """What policies may use of a worker.
+
+    Attributes:
+        find: The served version of a reference, `MODEL` or `MODEL/VERSION`, without a policy.
+        loop: The event loop.
+    """
+
+    find: Callable[[str], Predictor | None]
+    loop: asyncio.AbstractEventLoop
+
+
+class Policy(Protocol):
+    """What is done with each call of a model, beside answering it.
+
+    Attributes:
+        settings: A frozen dataclass that can be hashed; of a plan, its states are kept for as long
+            as the settings are equal.
+    """
+
+    settings: type[Any]
+
+    @staticmethod
+    def around(predictor: Predictor, settings: Any, facts: PolicyFacts) -> Predictor:
+        """The predictor to ask in the place of `predictor`; `AroundPredictor` is a base for it."""
+
+    @staticmethod
+    def check(model: Predictor, settings: Any, find: Callable[[str], Predictor | None]) -> None:
+        """Raise `Refused` where the settings do not fit the versions that are to be served."""
+
+
+def policy_at(name: str) -> Policy:
+    """The policy of that name; raises `Invalid`."""
+    if name not in POLICIES:
+        raise Invalid(f"there is no policy {name!r}", hint=f"policies are {', '.join(POLICIES)}")
+    policy: Policy = load_named(POLICIES[name])
+    return policy
+
+
+def read_chain(values: Mapping[str, Mapping[str, Any]]) -> Chain:
+    """The settings of policies from plain values.
+
+    Raises:
+        Invalid: There is no such policy, or a setting is unknown or of the wrong type.
+    """
+    import msgspec
+
+    chain = {}
+    for name, plain in values.items():
+        policy = policy_at(name)
+        try:
+            chain[name] = msgspec.convert(dict(plain), policy.settings)
+        except msgspec.ValidationError as problem:
+            raise Invalid(f"{name}: {problem}", hint="see the settings of the policy") from None
+    return chain
+
+
+def around(predictor: Predictor, chain: Chain, facts: PolicyFacts) -> Predictor:
+    """A predictor under the policies of a chain; itself where there are none."""
+    for name in POLICIES:
+        if name in chain:
+            predictor = policy_at(name).around(predictor, chain[name], facts)
+    return predictor
+
+
+def check_chain(model: Predictor, chain: Chain, find: Callable[[str], Predictor | None]) -> None:
+    """Raise `Refused` where a policy of the chain does not fit what is to be served."""
+    for name, settings in chain.items():
+        policy_at(name).check(model, settings, find)
