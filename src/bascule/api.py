@@ -27,6 +27,7 @@ from bascule.core import (
     Reference,
     TimedOut,
     Unavailable,
+    await_end,
     error_from_json,
     length_of,
     user_name,
@@ -474,12 +475,7 @@ def _announced(process: subprocess.Popen[bytes], deadline: float) -> dict[str, A
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    process.terminate()
+    await_end(process, _STOP_S)
     if process.stdout is not None:
         process.stdout.close()

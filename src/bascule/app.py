@@ -10,6 +10,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
+    from bascule.serving.workers import Command, ControlCommand, LedgerConfig, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
 _RESTORING = ".restoring/ready"
 """Of the home; as `backups.restoring` names it, which is imported only where it is there."""
+_SCRIBE_NICE = 10
 _ROOM_BYTES = 1 << 20
 """Without so much space where the spool is, nothing is recorded."""
 
@@ -421,10 +423,10 @@ def open_outcomes(settings: Settings) -> Outcomes:
     return Outcomes(settings.home)
 
 
-def _scribe_of(settings: Settings) -> ScribeCommand:
+def _scribe_of(settings: Settings) -> Command:
     """What starts the process that writes the ledger."""
     from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
-    from bascule.serving.workers import ScribeCommand
+    from bascule.serving.workers import Command
 
     environment = {}
     _end_restore(settings)
@@ -434,9 +436,11 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
     argv = (
-        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
+        "nice", "-n", str(_SCRIBE_NICE),
+        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures),
     )  # fmt: skip
-    return ScribeCommand(argv, environment)
+    # Let through once it can act on it: one that is stopped while it starts takes in the spool too.
+    return Command(argv, environment, blocked=frozenset({signal.SIGTERM}))
 
 
 def control_parts(settings: Settings) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BEAT_EVERY_S = 0.2
-_CONFIG_S = 30.0
 _PAUSE_S = 1.0
 AS_LONG_AS_IT_TAKES_S = 86_400.0
 """For what has no bound of its own: a copy from a bucket, and what waits for one."""
@@ -78,9 +78,9 @@ def main() -> int:
     volunteer_for_the_oom_killer()
     answers: Future[Answers] = Future()
     end = socket.socket(fileno=descriptor)
-    peer = Peer(end, lambda what, said: answers.result()(what, said), name="supervisor")
+    peer = Peer(end, lambda what, said: answers.result()(what, said), name="the supervisor")
     peer.start()
-    config = peer.ask("config", _CONFIG_S)
+    config = json.load(sys.stdin)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
     turned = _beat_until_set(counters)
     settings = _settings_of(config)

@@ -8,6 +8,7 @@ from .children import (
     Child as Child,
     Limits as Limits,
     answer_parent as answer_parent,
+    await_end as await_end,
     limited_memory as limited_memory,
     tell_parent as tell_parent,
 )

@@ -224,6 +224,17 @@ def _print(kind: bytes, content: Any) -> None:
         sys.stdout.flush()
 
 
+def await_end(process: subprocess.Popen[Any], within_s: float) -> bool:
+    """Wait for a process that was asked to end; it is killed after so long. Whether it ended."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
 @contextmanager
 def limited_memory(extra_bytes: int) -> Iterator[None]:
     """Inside the block, allocations fail that have this process grow by more (`RLIMIT_DATA`)."""

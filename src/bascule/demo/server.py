@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from bascule.core import Unavailable
+from bascule.core import Unavailable, await_end
 
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 15.0
@@ -56,11 +56,7 @@ class Server:
         """Ask it to drain and end; make it end when it does not."""
         family = psutil.Process(self.process.pid).children(recursive=True) if self._runs() else []
         self.process.terminate()
-        try:
-            self.process.wait(_STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        await_end(self.process, _STOP_WITHIN_S)
         for orphan in family:
             if orphan.is_running():  # the same process still, not another one with its number
                 orphan.kill()
