@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound, masked
+from bascule.core import BasculeError, Invalid, NotFound, load_named, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -168,7 +168,7 @@ def open_registry(settings: Settings) -> Registry:
 def open_objects(settings: Settings) -> Objects:
     """The bundles that `settings` name; nothing is created before the first push."""
     chosen = settings.registry.objects
-    opened: Objects = _named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
+    opened: Objects = load_named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
     return opened
 
 
@@ -191,7 +191,7 @@ def open_catalogue(settings: Settings, *, settles: bool = True) -> Catalogue:
     from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    catalogue = Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    catalogue = Catalogue(load_named(CATALOGUES[scheme_of(store)])(store, settings.home))
     if settles:
         _end_restore(settings)
     return catalogue
@@ -203,14 +203,6 @@ def _end_restore(settings: Settings) -> None:
         from bascule.backups import settle
 
         settle(settings.home, open_catalogue(settings, settles=False))
-
-
-def _named(place: str) -> Any:
-    """What a line of a table of built-ins names; imported only when it is chosen."""
-    from importlib import import_module
-
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 def open_endpoints(settings: Settings) -> Endpoints:

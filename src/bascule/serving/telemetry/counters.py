@@ -201,8 +201,7 @@ class Totals:
         return sum(self.by_status.values())
 
 
-@dataclass(frozen=True, slots=True)
-class MetricLabels:
+class MetricLabels(NamedTuple):
     """What a slot counts: the inference requests of one version, or (empty) everything else.
 
     `endpoint`, `arm` and `plan` are for recorders; they are set where a plan chose the version.
@@ -213,6 +212,9 @@ class MetricLabels:
     endpoint: str = ""
     arm: str = ""
     plan: int = 0
+
+
+EVERYTHING_ELSE = MetricLabels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ class Counters:
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         self.arms = ArmCounters(self._bytes[arms_at:], workers)
-        self._labels = [MetricLabels()]
+        self._labels = [EVERYTHING_ELSE]
 
     def name(self, label: MetricLabels) -> None:
         """Give a version a series, unless it has one. By one process only, and one thread of it.
@@ -303,7 +305,7 @@ class Counters:
         model, _, version = name.partition("/")
         return MetricLabels(model, version)
 
-    def series(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
+    def series(self, worker: int, label: MetricLabels = EVERYTHING_ELSE) -> MetricSeries:
         """The slot of a worker for a label that was named."""
         place = self.labels().index(label)
         totals = partial(self._total, place)

@@ -101,7 +101,7 @@ async def serve(config: WorkerConfig, end: socket.socket) -> bool:
     for each in listeners:
         await each.open(loop)
     loop.add_signal_handler(signal.SIGTERM, worker.stopping.set)
-    sites = {id(each.site): each.site for each in listeners}.values()
+    sites = dict.fromkeys(each.site for each in listeners)
     worker.tick()
     watch_loop()
     every_second = [each.tick for each in sites] + [each.look for each in listeners]
