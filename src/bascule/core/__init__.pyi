@@ -9,7 +9,9 @@ from .children import (
     Limits as Limits,
     answer_parent as answer_parent,
     await_end as await_end,
+    end as end,
     limited_memory as limited_memory,
+    start_announcing as start_announcing,
     tell_parent as tell_parent,
 )
 from .digests import (

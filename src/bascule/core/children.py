@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bascule.core.addresses import masked_text
 from bascule.core.errors import (
@@ -29,11 +29,13 @@ from bascule.core.errors import (
     ModelFailed,
     TimedOut,
     TooLarge,
+    Unavailable,
     error_from_json,
     error_to_json,
 )
 
 _NICE = 10
+_END_S = 20.0
 _LOOK_S = 0.02
 _READ_BYTES = 1 << 20
 _DIE_WITH_PARENT = 1
@@ -233,6 +235,65 @@ def await_end(process: subprocess.Popen[Any], within_s: float) -> bool:
         process.wait()
         return False
     return True
+
+
+def start_announcing(
+    command: Sequence[str], log: IO[bytes], within_s: float, **options: Any
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Start a server that prints a JSON document once it answers: the process, and the document.
+
+    Args:
+        command: It leads a session of its own, so that a Ctrl-C here is not its.
+        log: Takes its standard error; readable.
+        within_s: How long the start may take.
+        **options: Of `subprocess.Popen`.
+
+    Raises:
+        BasculeError: What the document says kept it from starting.
+        Unavailable: It ended without one; the message has the last line of `log`.
+        TimedOut: It did not answer in time, and was ended.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+        start_new_session=True, **options,
+    )  # fmt: skip
+    try:
+        document = _document(process, within_s)
+        if document is None:
+            log.seek(0)
+            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise Unavailable(f"the server ended: {''.join(last)}")
+        if "error" in document:
+            raise error_from_json(document)
+    except BaseException:
+        end(process, _END_S)
+        raise
+    return process, document
+
+
+def _document(process: subprocess.Popen[bytes], within_s: float) -> dict[str, Any] | None:
+    """The JSON document that a process prints; None where it ends without one."""
+    assert process.stdout is not None
+    printed, until_s = b"", time.monotonic() + within_s
+    while True:
+        wait_s = max(until_s - time.monotonic(), 0)
+        if not select.select([process.stdout], [], [], wait_s)[0]:
+            raise TimedOut(f"the server did not start within {within_s:g} s")
+        piece = os.read(process.stdout.fileno(), _READ_BYTES)
+        printed += piece
+        with suppress(ValueError):  # it is not whole yet
+            document: dict[str, Any] = json.loads(printed)
+            return document
+        if not piece:
+            return None
+
+
+def end(process: subprocess.Popen[bytes], within_s: float) -> None:
+    """Ask a process to end, and kill it after so long. Twice is fine."""
+    process.terminate()
+    await_end(process, within_s)
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 @contextmanager
