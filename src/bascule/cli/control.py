@@ -55,7 +55,7 @@ _NOT_STARTED_EXIT = 3
 def command(
     settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
 ) -> ControlCommand:
-    """What a supervisor starts; the process has these settings whatever becomes of their files.
+    """What a supervisor starts; the process keeps these settings if their files change.
 
     `every_endpoint`: whether the server serves every endpoint of the catalogue.
     """

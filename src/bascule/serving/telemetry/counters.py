@@ -48,7 +48,7 @@ STATUSES = (
     200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
     503, 504, 505, 507,
 )  # fmt: skip
-"""The statuses that are told apart. 499: the client was gone before its answer."""
+"""The statuses that are counted apart. 499: the client was gone before its answer."""
 
 BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -126,7 +126,7 @@ class MetricSeries:
         words[histogram + bisect_left(_BOUNDS_NS, duration_ns)] += 1
 
     def count_failure(self) -> None:
-        """Note that the model failed a call, whatever its caller is told in the end."""
+        """Note that the model failed a call, also where its caller gets an answer in the end."""
         self._words[self._base + _FAILURES] += 1
 
     def count_fallback(self) -> None:
@@ -173,7 +173,7 @@ class Totals:
         rows: Rows answered.
         duration_s: Sum of the durations.
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
-        failures: Calls that a model with a policy failed, whatever was answered in the end.
+        failures: Calls that a model with a policy failed, also where the caller got an answer.
         fallbacks: Calls that another model answered in its place.
         outcomes: Outcomes that were kept while it was the default version.
         runs: Runs of the program, each of one call or several.
@@ -285,7 +285,7 @@ class Counters:
         name = f"{label.model}/{label.version}".encode()
         start = self._front_bytes + taken * _NAME_BYTES
         self._bytes[start : start + 2 + len(name)] = len(name).to_bytes(2, "little") + name
-        # Last of all: whoever reads the number finds the name.
+        # Last of all: a reader of the number finds the name.
         self._words[0] = taken + 1
 
     def labels(self) -> list[MetricLabels]:

@@ -66,7 +66,7 @@ class Peer:
         self._name = name
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Future[Any]] = {}
-        """Questions without an answer. Whoever takes one out settles it."""
+        """Questions without an answer; what takes one out settles it."""
         self._writing = threading.Lock()
         self._answering = ThreadPoolExecutor(_ANSWERING_THREADS, f"bascule-answers-{name}")
         self._reader = threading.Thread(

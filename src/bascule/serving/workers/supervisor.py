@@ -1,8 +1,8 @@
 """Starts the workers of a server, keeps them alive, and stops them without losing a request.
 
 What is served changes in all workers or in none. They load and warm what is new while they go on
-answering; once all of them have it, they are told to turn to it. A worker that dies meanwhile is
-started again with the list that counts then.
+answering; once all of them have it, they commit. A worker that dies meanwhile is started again with
+the list that counts then.
 
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
@@ -255,7 +255,7 @@ class Supervisor:
         """
         allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if serving.tls is not None:
-            serving.tls.context()  # said now rather than by a worker
+            serving.tls.context()  # raises now rather than in a worker
         self.services: ModelSpecs = ()
         self.plans: Plans = ()
         self._turned: tuple[ModelSpecs, Plans] = (), ()
@@ -276,7 +276,7 @@ class Supervisor:
             keys=self.keys_file, multi_model=find is not None,
             control_port=None if control is None else control.listener.getsockname()[1],
         )  # fmt: skip
-        self._turning = threading.Lock()  # held while workers are started, and told to turn
+        self._turning = threading.Lock()  # held while workers are started, and commit
         self._workers = [self._worker(common, number) for number in range(workers)]
         self.control = None if control is None else self._control(control)
         self.scribe = (
@@ -379,7 +379,7 @@ class Supervisor:
         The control process finds the plan unserved, tries it again, and tells its rollout why.
         """
         version = str(error.facts.get("version", ""))
-        if version in {f"{one.model}/{one.version}" for one in self.services}:
+        if version in {f"{spec.model}/{spec.version}" for spec in self.services}:
             rest = left_out(self.services, self.plans, version)
             if rest is None:
                 return False
@@ -395,17 +395,17 @@ class Supervisor:
 
     def change(
         self,
-        wish: Callable[[ModelSpecs], ModelSpecs],
+        edit: Callable[[ModelSpecs], ModelSpecs],
         *,
         turn_by_s: float = math.inf,
         plans: Plans | None = None,
     ) -> ModelSpecs:
-        """Serve what `wish` makes of what is served now: in all workers, or in none.
+        """Serve what `edit` makes of what is served now: in all workers, or in none.
 
-        Returns when every worker has turned to it. Requests under way finish where they are.
+        Returns when every worker has committed. Requests under way finish where they are.
 
         Args:
-            wish: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
+            edit: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
             turn_by_s: No worker turns to it later than this, by the monotonic clock.
             plans: The plans from then on; None for those of now.
 
@@ -413,11 +413,11 @@ class Supervisor:
             What is served now.
 
         Raises:
-            BasculeError: What `wish` raises, or what kept a worker from loading. Nothing changed.
+            BasculeError: What `edit` raises, or what kept a worker from loading. Nothing changed.
         """
         with self._changing:
             _check_in_time(turn_by_s)  # another change may have taken long
-            services = check_specs(wish(self.services))
+            services = check_specs(edit(self.services))
             plans = self.plans if plans is None else plans
             if plans == self.plans and is_the_same(services, self.services):
                 return services
@@ -450,7 +450,7 @@ class Supervisor:
                 raise Invalid(f"there is no question {what!r}")
         return True
 
-    def _answer_control(self, what: str, said: Message) -> Any:
+    def _answer_control(self, what: str, arguments: Message) -> Any:
         """Answer a question of the control process; see `control.link`."""
         match what:
             case "begin":  # what it loads then must not keep the workers waiting
@@ -465,15 +465,13 @@ class Supervisor:
                 return [asdict(state) for state in self.models()]
             case "replace":
                 before, after = (
-                    tuple(map(ModelSpec.from_json, said[which])) for which in ("before", "after")
+                    (
+                        tuple(map(ModelSpec.from_json, arguments[services])),
+                        tuple(map(Plan.from_json, arguments[plans])),
+                    )
+                    for services, plans in (("before", "plans_before"), ("after", "plans_after"))
                 )
-                plans_before, plans_after = (
-                    tuple(map(Plan.from_json, said[which]))
-                    for which in ("plans_before", "plans_after")
-                )
-                return self._replace(
-                    (before, plans_before), (after, plans_after), said["turn_by_s"]
-                )
+                return self._replace(before, after, arguments["turn_by_s"])
             case _:
                 raise Invalid(f"there is no question {what!r}")
 

@@ -1,4 +1,4 @@
-"""One worker process: loads the models, warms them up, and answers until it is told to stop.
+"""One worker process: loads the models, warms them up, and answers until it is to stop.
 
 The supervisor starts it as `python -m bascule.serving.workers.worker` with a `WorkerConfig` on
 standard input. Both ask each other over a socket pair (see `peer`):
@@ -190,9 +190,9 @@ class _Worker:
     def listeners(self) -> list[Listener]:
         """The listeners of all ports, not open yet."""
         config, site, tls = self._config, self._site, self._config.serving.tls
-        made = [Listener(config.listener_fd, site, partial(Connection, site), tls)]
+        listeners = [Listener(config.listener_fd, site, partial(Connection, site), tls)]
         if config.unix_fd is not None:
-            made.append(
+            listeners.append(
                 Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None)
             )
         if config.grpc_fd is not None:
@@ -200,8 +200,8 @@ class _Worker:
             grpc = _grpc_server(self._plane, self._outcomes, site, hosts)
             grpc.keep_headers(self._plane.asked_headers)
             self._keep_headers.append(grpc.keep_headers)
-            made.append(Listener(config.grpc_fd, grpc, grpc.connect, tls, protocol="h2"))
-        return made
+            listeners.append(Listener(config.grpc_fd, grpc, grpc.connect, tls, protocol="h2"))
+        return listeners
 
     def questions(self, end: socket.socket) -> Questions:
         """Answers the supervisor."""
@@ -233,7 +233,7 @@ def _check_tester(guard: Authenticator, caller: str, endpoint: str) -> None:
 
 
 def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
-    """The recorder of a worker; None where none is wanted, or the home cannot be written."""
+    """The recorder of a worker; None without a ledger, or where the home cannot be written."""
     if config is None:
         return None
     # Imported here: a worker that records nothing need not have it in memory.
