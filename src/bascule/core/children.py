@@ -197,8 +197,7 @@ class Child:
 def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """Print what `answer` makes of the question of the parent, or its error. See `Child`."""
     parent, memory = sys.argv[1:3]
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it has ended already
+    if not end_with(int(parent)):
         os._exit(3)
     if memory != str(None):
         resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
@@ -213,6 +212,15 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
     signal.signal(_SEEN, lambda *_: has_looked.set())
     _print(_ANSWER, reply)
     has_looked.wait(_LOOK_WITHIN_S)
+
+
+def end_with(parent: int, number: int = signal.SIGKILL) -> bool:
+    """Have the system send this process a signal when the *thread* that started it ends.
+
+    False where the parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, number)
+    return os.getppid() == parent
 
 
 def tell_parent(part: Any) -> None:
@@ -242,6 +250,8 @@ def start_announcing(
 ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     """Start a server that prints a JSON document once it answers: the process, and the document.
 
+    It must print no more: its standard output is closed then.
+
     Args:
         command: It leads a session of its own, so that a Ctrl-C here is not its.
         log: Takes its standard error; readable.
@@ -258,7 +268,9 @@ def start_announcing(
         start_new_session=True, **options,
     )  # fmt: skip
     try:
-        document = _document(process, within_s)
+        assert process.stdout is not None
+        with process.stdout:
+            document = _document(process.stdout.fileno(), within_s)
         if document is None:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -271,15 +283,14 @@ def start_announcing(
     return process, document
 
 
-def _document(process: subprocess.Popen[bytes], within_s: float) -> dict[str, Any] | None:
+def _document(output: int, within_s: float) -> dict[str, Any] | None:
     """The JSON document that a process prints; None where it ends without one."""
-    assert process.stdout is not None
     printed, until_s = b"", time.monotonic() + within_s
     while True:
         wait_s = max(until_s - time.monotonic(), 0)
-        if not select.select([process.stdout], [], [], wait_s)[0]:
+        if not select.select([output], [], [], wait_s)[0]:
             raise TimedOut(f"the server did not start within {within_s:g} s")
-        piece = os.read(process.stdout.fileno(), _READ_BYTES)
+        piece = os.read(output, _READ_BYTES)
         printed += piece
         with suppress(ValueError):  # it is not whole yet
             document: dict[str, Any] = json.loads(printed)
@@ -292,8 +303,6 @@ def end(process: subprocess.Popen[bytes], within_s: float) -> None:
     """Ask a process to end, and kill it after so long. Twice is fine."""
     process.terminate()
     await_end(process, within_s)
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 @contextmanager

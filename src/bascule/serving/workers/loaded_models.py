@@ -147,7 +147,7 @@ class LoadedModels:
         self.is_stuck = False
 
     def start(self, services: ModelSpecs, plans: Plans = ()) -> None:
-        """Serve the first list; what cannot be loaded is raised. It blocks: there are no callers yet."""
+        """Serve the first list; what cannot be loaded is raised. It blocks: no caller waits yet."""
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
         for service in services:
