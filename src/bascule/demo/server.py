@@ -46,14 +46,7 @@ class Server:
 
     def stop(self) -> None:
         """Ask it to drain and end; make it end when it does not."""
-        family = psutil.Process(self.process.pid).children(recursive=True) if self._runs() else []
-        end(self.process, _STOP_WITHIN_S)
-        for orphan in family:
-            if orphan.is_running():  # the same process still, not another one with its number
-                orphan.kill()
-
-    def _runs(self) -> bool:
-        return self.process.poll() is None
+        end(self.process, _STOP_WITHIN_S)  # its children end with it
 
 
 def start(reference: str, *, home: Path, folder: Path, records: bool = False) -> Server:

@@ -88,7 +88,7 @@ class Peer:
     def begin(self, what: str, **arguments: Any) -> Future[Any]:
         """Ask a question, and return at once; see `result`."""
         number = next(self._numbers)
-        line = _line({"ask": number, "what": what, **arguments})
+        line = line_of({"ask": number, "what": what, **arguments})
         answer = self._waiting[number] = Future[Any]()
         if self.ended.is_set():
             self._fail(number)
@@ -164,15 +164,20 @@ class Peer:
     def _answer_to(self, number: int, what: str, arguments: Message) -> None:
         try:
             # Of JSON here: a value that cannot be is a bug, which the other side is to know.
-            line = _line({"answer": number, "value": self._answer(what, arguments)})
-        except BasculeError as error:
-            line = _line({"answer": number, **error_to_json(error)})
-        except Exception:
-            log.exception("the question %r of %s failed", what, self._name)
-            bug = ModelFailed("an internal error", hint="see the server's log")
-            line = _line({"answer": number, **error_to_json(bug)})
+            line = line_of({"answer": number, "value": self._answer(what, arguments)})
+        except Exception as problem:
+            if not isinstance(problem, BasculeError):
+                log.exception("the question %r of %s failed", what, self._name)
+                problem = ModelFailed("an internal error", hint="see the server's log")
+            line = line_of(answer_with(number, problem))
         self._send(line)
 
 
-def _line(message: Message) -> bytes:
+def answer_with(number: int, error: BasculeError) -> Message:
+    """The message that answers a question with an error."""
+    return {"answer": number, **error_to_json(error)}
+
+
+def line_of(message: Message) -> bytes:
+    """A message as it is sent."""
     return json.dumps(message).encode() + b"\n"

@@ -140,11 +140,6 @@ class Supervised:
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def is_started(self) -> bool:
-        """Whether there was a start, so that this is kept alive."""
-        return self._process is not None
-
     def start(self) -> None:
         """Start the process.
 

@@ -341,7 +341,7 @@ class Supervisor:
         with self._starting_control:
             if self._stopping.is_set():
                 raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
-            if not self.control.is_started:
+            if not self.control.pid:
                 self.control.start()
                 if self.keys_file is not None:
                     self.control.ask("keys", START_TIMEOUT_S)

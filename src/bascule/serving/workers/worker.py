@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
-from bascule.core import BasculeError, ModelFailed, error_from_json, error_to_json
+from bascule.core import BasculeError, ModelFailed, error_from_json
 from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
 from bascule.serving.protocols import (
@@ -69,7 +69,7 @@ from bascule.serving.transports import (
 )
 from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
-from bascule.serving.workers.peer import Lines, Message
+from bascule.serving.workers.peer import Lines, Message, answer_with, line_of
 
 if TYPE_CHECKING:
     from bascule.serving.protocols import ProtocolAdapter
@@ -354,13 +354,12 @@ class Questions:
             self._answer(
                 number, await self._loaded_models.prepare(message["change"], services, plans)
             )
-        except BasculeError as error:
-            self._send({"answer": number, **error_to_json(error)})
-        except Exception as error:
-            log.exception("a change failed")
-            what = f"it could not be loaded: {type(error).__name__}"
-            bug = ModelFailed(what, hint="see the server's log")
-            self._send({"answer": number, **error_to_json(bug)})
+        except Exception as problem:
+            if not isinstance(problem, BasculeError):
+                log.exception("a change failed")
+                what = f"it could not be loaded: {type(problem).__name__}"
+                problem = ModelFailed(what, hint="see the server's log")
+            self._send(answer_with(number, problem))
 
 
 async def _every(seconds: float, *calls: Callable[[], None]) -> None:
@@ -375,7 +374,7 @@ async def _every(seconds: float, *calls: Callable[[], None]) -> None:
 
 
 def _send(end: socket.socket, message: Message) -> None:
-    end.sendall(json.dumps(message).encode() + b"\n")
+    end.sendall(line_of(message))
 
 
 def main() -> int:
@@ -399,7 +398,7 @@ def main() -> int:
         is_running = uvloop.run(serve(config, end))
     except BasculeError as error:
         question = json.loads(end.makefile("rb").readline())  # whether it is ready
-        _send(end, {"answer": question["ask"], **error_to_json(error)})
+        _send(end, answer_with(question["ask"], error))
         return 3
     if is_running:
         os._exit(_RUNNING_EXIT)
