@@ -15,6 +15,7 @@ from bascule.serving.transports import Exchange, Handler
 
 _JSON = b"application/json"
 _MAX_KNOWN = 1_024
+_lines_of_arms: dict[AnsweredBy, bytes] = {}
 
 
 def health(
@@ -76,14 +77,15 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     if by is asked and not by.notice:
         return b""
     if by.endpoint:
-        return _lines_of_arm(by.model, by.version, by.arm, by.notice)
+        lines = _lines_of_arms.get(by)
+        if lines is None:
+            lines = _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
+            if len(_lines_of_arms) >= _MAX_KNOWN:
+                _lines_of_arms.clear()
+            _lines_of_arms[by] = lines
+        return lines
     other = () if by.name == asked.name else (("X-Answered-By", by.name),)
     return _lines_of(*other, *by.notice)
-
-
-@lru_cache(_MAX_KNOWN)
-def _lines_of_arm(model: str, version: str, arm: str, notice: tuple[tuple[str, str], ...]) -> bytes:
-    return _lines_of(("Bascule-Version", f"{model}/{version}"), ("Bascule-Arm", arm), *notice)
 
 
 @lru_cache(_MAX_KNOWN)

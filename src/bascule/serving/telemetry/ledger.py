@@ -330,8 +330,8 @@ class LedgerRecorder:
         inputs = None if call is None else call.columns
         key = by, inputs is None, tuple(outputs)
         group = of.groups.get(key)
-        if group is None or group.by is not by:
-            if group is not None or len(of.groups) >= _MAX_GROUPS:
+        if group is None:
+            if len(of.groups) >= _MAX_GROUPS:
                 self.flush()
                 of.groups.clear()
             group = of.groups[key] = self._group(of, by, inputs, outputs)

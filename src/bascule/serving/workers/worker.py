@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -314,7 +315,9 @@ class Questions:
 
     def read(self) -> None:
         """Take what has come from the supervisor; its end is the order to stop."""
-        piece = self._end.recv(1 << 16)
+        piece = b""
+        with suppress(ConnectionError):
+            piece = self._end.recv(1 << 16)
         if not piece:
             asyncio.get_running_loop().remove_reader(self._end.fileno())
             self._stop()
