@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import Command, ControlCommand, LedgerConfig, Supervisor
+    from bascule.serving.workers import Command, LedgerConfig, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ def outcome_cohorts(
     return count_outcomes(open_ledger(settings), rollout, stages, now)
 
 
-def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
+def supervisor_of(settings: Settings, control: Command) -> Supervisor:
     """The supervisor of a server, not started.
 
     Args:

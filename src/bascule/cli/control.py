@@ -36,7 +36,7 @@ from bascule.core import BasculeError
 from bascule.kinds import judging, runner_of
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
-from bascule.serving.workers import ControlCommand, Peer, bind
+from bascule.serving.workers import Command, Peer, bind
 
 if TYPE_CHECKING:
     from bascule.monitoring.alerts.sources import ServerFacts
@@ -54,7 +54,7 @@ _NOT_STARTED_EXIT = 3
 
 def command(
     settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
-) -> ControlCommand:
+) -> Command:
     """What a supervisor starts; the process keeps these settings if their files change.
 
     `every_endpoint`: whether the server serves every endpoint of the catalogue.
@@ -63,10 +63,13 @@ def command(
 
     from bascule.settings import Settings as Kind
 
-    told = TypeAdapter(Kind).dump_python(settings, mode="json")
+    plain = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.cli.control")
-    config = {"settings": told, "every_endpoint": every_endpoint}
-    return ControlCommand(argv, listener, config)
+    question = {
+        "settings": plain, "every_endpoint": every_endpoint,
+        "listener_fd": listener.fileno(), "control_port": listener.getsockname()[1],
+    }  # fmt: skip
+    return Command(argv, fds=(listener.fileno(),), question=question)
 
 
 def main() -> int:

@@ -15,7 +15,6 @@ from bascule.serving.transports import Exchange, Handler
 
 _JSON = b"application/json"
 _MAX_KNOWN = 1_024
-_lines_of_arms: dict[AnsweredBy, bytes] = {}
 
 
 def health(
@@ -77,15 +76,14 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     if by is asked and not by.notice:
         return b""
     if by.endpoint:
-        lines = _lines_of_arms.get(by)
-        if lines is None:
-            lines = _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
-            if len(_lines_of_arms) >= _MAX_KNOWN:
-                _lines_of_arms.clear()
-            _lines_of_arms[by] = lines
-        return lines
+        return _lines_of_arm(by)
     other = () if by.name == asked.name else (("X-Answered-By", by.name),)
     return _lines_of(*other, *by.notice)
+
+
+@lru_cache(_MAX_KNOWN)
+def _lines_of_arm(by: AnsweredBy) -> bytes:
+    return _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
 
 
 @lru_cache(_MAX_KNOWN)

@@ -4,7 +4,6 @@ from .peer import Message as Message, Peer as Peer
 from .sockets import Addresses as Addresses, bind as bind
 from .supervised import Command as Command
 from .supervisor import (
-    ControlCommand as ControlCommand,
     ModelState as ModelState,
     Supervisor as Supervisor,
     WorkerStatus as WorkerStatus,

@@ -53,7 +53,7 @@ class Command:
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     fds: tuple[int, ...] = ()
-    question: Mapping[str, Any] | None = None
+    question: Mapping[str, Any] = field(default_factory=dict, repr=False)
     blocked: frozenset[signal.Signals] = frozenset()
 
 

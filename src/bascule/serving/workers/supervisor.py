@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import socket
 import sys
 import threading
 import time
@@ -83,21 +82,6 @@ FindModel = Callable[[str, Path], ModelSpec]
 """What is to be served under a name, from a folder; raises what is wrong with it."""
 _TURN_TIMEOUT_S = 10.0
 """How long a worker may take to turn to what it has loaded: a turn of its loop."""
-
-
-@dataclass(frozen=True, slots=True)
-class ControlCommand:
-    """How the control process is started.
-
-    Attributes:
-        argv: The command; see `Command`.
-        listener: The listening socket of the API, which the process inherits.
-        config: What the process needs to know, beside what the supervisor adds; of JSON.
-    """
-
-    argv: tuple[str, ...]
-    listener: socket.socket
-    config: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +217,7 @@ class Supervisor:
         *,
         workers: int,
         needs_keys: bool = False,
-        control: ControlCommand | None = None,
+        control: Command | None = None,
         scribe: Command | None = None,
         find: FindModel | None = None,
     ) -> None:
@@ -244,7 +228,8 @@ class Supervisor:
             serving: How every worker serves.
             workers: How many processes share the ports.
             needs_keys: Whether callers need keys, which the control process provides.
-            control: How the control process is started; None for none.
+            control: How the control process is started; None for none. Its question has the
+                `control_port` of the API; what the supervisor knows is added.
             scribe: What starts the process that writes the ledger; None for no such process.
             find: Finds what callers of the workers want to have loaded; None where they may not.
 
@@ -274,14 +259,12 @@ class Supervisor:
         common = WorkerConfig(
             worker=0, workers=workers, listener_fd=-1, counters=counters, serving=serving,
             keys=self.keys_file, multi_model=find is not None,
-            control_port=None if control is None else control.listener.getsockname()[1],
+            control_port=None if control is None else control.question["control_port"],
         )  # fmt: skip
         self._turning = threading.Lock()  # held while workers are started, and commit
         self._workers = [self._worker(common, number) for number in range(workers)]
         self.control = None if control is None else self._control(control)
-        self.scribe = (
-            None if scribe is None else Supervised(lambda: scribe, "the scribe", self._spawning)
-        )
+        self.scribe = Supervised(lambda: scribe, "the scribe", self._spawning) if scribe else None
         self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
         self._find = find
@@ -309,20 +292,20 @@ class Supervisor:
             on_start_error=self._leave_out,
         )  # fmt: skip
 
-    def _control(self, control: ControlCommand) -> Supervised:
+    def _control(self, control: Command) -> Supervised:
         """Connections to its port wait in the socket, which stays open, while it is replaced.
 
         Workers need nothing of it to answer: keys hold for `authenticator.KEYS_SILENT_S` without a
         word, and the next control process is there before that.
         """
         counters_fd, keys_fd = self._shared_fds
-        listener_fd = control.listener.fileno()
-        config = control.config | {
+        question = {
+            **control.question,
             "host": self.host, "port": self.port, "workers": len(self._workers),
             "counters_fd": counters_fd, "keys_fd": keys_fd if self.keys_file else None,
-            "listener_fd": listener_fd,
         }  # fmt: skip
-        command = Command(control.argv, _ONE_THREAD, (*self._shared_fds, listener_fd), config)
+        fds = (*self._shared_fds, *control.fds)
+        command = replace(control, environment=_ONE_THREAD, fds=fds, question=question)
         counters = self._counters
         return Supervised(
             lambda: command, "the control process", self._spawning,
