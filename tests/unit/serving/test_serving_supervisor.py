@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -222,6 +223,39 @@ def test_a_process_that_has_died_is_replaced_and_its_successor_has_the_first_tim
     for watched_s in (1.0, 50.0):
         process.look_after(watched_s)
     assert kills == []
+
+
+ANSWERING = """
+import json, socket, sys
+end = socket.socket(fileno=int(sys.argv[2]))
+question = json.load(sys.stdin)
+for line in end.makefile():
+    message = json.loads(line)
+    reply = {"answer": message["ask"], "value": [question, message["what"]]}
+    end.sendall(json.dumps(reply).encode() + b"\\n")
+"""
+
+
+def test_a_process_reads_its_question_and_is_asked_and_so_is_its_successor():
+    spawning, asked = ThreadPoolExecutor(1), itertools.count(1)
+
+    def command():
+        return Command([sys.executable, "-c", ANSWERING], question={"start": next(asked)})
+
+    process = Supervised(command, "it", spawning, answer=lambda what, arguments: None)
+    with pytest.raises(Unavailable, match="it is not started"):
+        process.ask("ready", 1)
+    process.start()
+    assert process.ask("ready", 20) == [{"start": 1}, "ready"]
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not process.runs)
+    with pytest.raises(Unavailable, match="it has ended"):
+        process.ask("ready", 20)
+    for _ in range(2):  # notes the end, then starts
+        process.look_after(0.0)
+    assert process.ask("models", 20) == [{"start": 2}, "models"]
+    process.wait(0.1)
+    spawning.shutdown()
 
 
 def test_a_process_that_does_not_end_is_killed(caplog):

@@ -28,11 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bascule.core import (
-    BasculeError,
-    Invalid,
-    Unavailable,
-)
+from bascule.core import BasculeError, Invalid, Unavailable
 from bascule.endpoints import Plan
 from bascule.serving.limits import allow_open_files
 from bascule.serving.specs import (
@@ -48,11 +44,7 @@ from bascule.serving.specs import (
     loaded,
     without,
 )
-from bascule.serving.telemetry import (
-    Counters,
-    MetricLabels,
-    labels_of,
-)
+from bascule.serving.telemetry import Counters, MetricLabels, labels_of
 from bascule.serving.workers.config import ServingConfig, WorkerConfig
 from bascule.serving.workers.peer import AnswerFor, Message, Peer
 from bascule.serving.workers.sockets import Addresses, Sockets, port_of
