@@ -12,7 +12,8 @@ from typing import Any
 from bascule.app import open_catalogue
 from bascule.batch import Runs
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.jobs import JobRunner, Jobs, Task, kind_at
+from bascule.core import load_named
+from bascule.jobs import JobRunner, Jobs, Task
 from bascule.kinds import KINDS
 from bascule.kinds.child import Told, do
 from bascule.settings import Settings
@@ -35,7 +36,7 @@ class Inline:
         self._settings, self._place, self._task = settings, place, task
 
     def answer(self, take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
-        reply = do(self._settings, kind_at(self._place), self._task, Told(take))
+        reply = do(self._settings, load_named(self._place), self._task, Told(take))
         plain: dict[str, Any] = json.loads(json.dumps(reply, default=str))
         return plain
 

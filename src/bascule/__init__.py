@@ -21,124 +21,68 @@ __version__ = version.VERSION
 
 if TYPE_CHECKING:
     from bascule.api import (
-        Server,
-        add_outcomes,
-        alerts,
-        check,
-        drift,
-        load,
-        monitor,
-        open_ledger,
-        open_registry,
-        performance,
-        push,
-        report,
-        serve,
-        set_alias,
+        Server as Server,
+        add_outcomes as add_outcomes,
+        alerts as alerts,
+        check as check,
+        drift as drift,
+        load as load,
+        monitor as monitor,
+        open_ledger as open_ledger,
+        open_registry as open_registry,
+        performance as performance,
+        push as push,
+        report as report,
+        serve as serve,
+        set_alias as set_alias,
     )
-    from bascule.bundle import Answer, Bundle
-    from bascule.core import BasculeError, BasculeWarning, Invalid
+    from bascule.bundle import Answer as Answer, Bundle as Bundle
+    from bascule.core import (
+        BasculeError as BasculeError,
+        BasculeWarning as BasculeWarning,
+        Invalid as Invalid,
+    )
     from bascule.deploying import (
-        Control,
-        delete_endpoint,
-        deploy,
-        deprecate,
-        list_endpoints,
-        rollback,
-        rollout,
-        rollouts,
-        set_endpoint,
-        undeprecate,
+        Control as Control,
+        delete_endpoint as delete_endpoint,
+        deploy as deploy,
+        deprecate as deprecate,
+        list_endpoints as list_endpoints,
+        rollback as rollback,
+        rollout as rollout,
+        rollouts as rollouts,
+        set_endpoint as set_endpoint,
+        undeprecate as undeprecate,
     )
-    from bascule.kinds import run_job
-    from bascule.monitoring.ledger import outcome_draw
-    from bascule.packing import pack, rebuild
-    from bascule.packing.flavors import PythonModel
-    from bascule.registry import Registry
-    from bascule.release import Criterion
-    from bascule_client import AsyncClient, Client
+    from bascule.kinds import run_job as run_job
+    from bascule.monitoring.ledger import outcome_draw as outcome_draw
+    from bascule.packing import pack as pack, rebuild as rebuild
+    from bascule.packing.flavors import PythonModel as PythonModel
+    from bascule.registry import Registry as Registry
+    from bascule.release import Criterion as Criterion
+    from bascule_client import AsyncClient as AsyncClient, Client as Client
 
-_HOMES = {
-    "Answer": "bascule.bundle",
-    "AsyncClient": "bascule_client",
-    "BasculeError": "bascule.core.errors",
-    "BasculeWarning": "bascule.core.errors",
-    "Bundle": "bascule.bundle",
-    "Client": "bascule_client",
-    "Control": "bascule.deploying",
-    "Criterion": "bascule.release",
-    "Invalid": "bascule.core.errors",
-    "PythonModel": "bascule.packing",
-    "Registry": "bascule.registry",
-    "Server": "bascule.api",
-    "add_outcomes": "bascule.api",
-    "alerts": "bascule.api",
-    "check": "bascule.api",
-    "delete_endpoint": "bascule.deploying",
-    "deploy": "bascule.deploying",
-    "deprecate": "bascule.deploying",
-    "drift": "bascule.api",
-    "list_endpoints": "bascule.deploying",
-    "load": "bascule.api",
-    "monitor": "bascule.api",
-    "open_ledger": "bascule.api",
-    "open_registry": "bascule.api",
-    "outcome_draw": "bascule.monitoring.ledger",
-    "pack": "bascule.packing",
-    "performance": "bascule.api",
-    "push": "bascule.api",
-    "rebuild": "bascule.packing",
-    "report": "bascule.api",
-    "rollback": "bascule.deploying",
-    "rollout": "bascule.deploying",
-    "rollouts": "bascule.deploying",
-    "run_job": "bascule.kinds",
-    "serve": "bascule.api",
-    "set_alias": "bascule.api",
-    "set_endpoint": "bascule.deploying",
-    "undeprecate": "bascule.deploying",
+_NAMES = {
+    "bascule.api": (
+        "Server add_outcomes alerts check drift load monitor open_ledger open_registry "
+        "performance push report serve set_alias"
+    ),
+    "bascule.bundle": "Answer Bundle",
+    "bascule.core.errors": "BasculeError BasculeWarning Invalid",
+    "bascule.deploying": (
+        "Control delete_endpoint deploy deprecate list_endpoints rollback rollout "
+        "rollouts set_endpoint undeprecate"
+    ),
+    "bascule.kinds": "run_job",
+    "bascule.monitoring.ledger": "outcome_draw",
+    "bascule.packing": "PythonModel pack rebuild",
+    "bascule.registry": "Registry",
+    "bascule.release": "Criterion",
+    "bascule_client": "AsyncClient Client",
 }
-__all__ = [
-    "Answer",
-    "AsyncClient",
-    "BasculeError",
-    "BasculeWarning",
-    "Bundle",
-    "Client",
-    "Control",
-    "Criterion",
-    "Invalid",
-    "PythonModel",
-    "Registry",
-    "Server",
-    "__version__",
-    "add_outcomes",
-    "alerts",
-    "check",
-    "delete_endpoint",
-    "deploy",
-    "deprecate",
-    "drift",
-    "list_endpoints",
-    "load",
-    "monitor",
-    "open_ledger",
-    "open_registry",
-    "outcome_draw",
-    "pack",
-    "performance",
-    "push",
-    "rebuild",
-    "report",
-    "rollback",
-    "rollout",
-    "rollouts",
-    "run_job",
-    "serve",
-    "set_alias",
-    "set_endpoint",
-    "undeprecate",
-]
+"""Public names by the room that has them; see `__getattr__`."""
+_HOMES = {name: room for room, names in _NAMES.items() for name in names.split()}
+__all__ = ["__version__", *_HOMES]
 
 
 if not TYPE_CHECKING:  # or type checkers would take every name
@@ -148,8 +92,10 @@ if not TYPE_CHECKING:  # or type checkers would take every name
         from importlib import import_module
         from importlib.util import find_spec
 
+        from bascule.core import load_named
+
         if name in _HOMES:
-            value = getattr(import_module(_HOMES[name]), name)
+            value = load_named(f"{_HOMES[name]}:{name}")
         elif not name.startswith("_") and find_spec(f"bascule.{name}") is not None:
             value = import_module(f"bascule.{name}")
         else:

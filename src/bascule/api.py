@@ -6,13 +6,9 @@ the environment. Histories name the user of this process.
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,10 +21,9 @@ from bascule.core import (
     Invalid,
     NotFound,
     Reference,
-    TimedOut,
-    Unavailable,
-    error_from_json,
+    end,
     length_of,
+    start_announcing,
     user_name,
 )
 
@@ -370,7 +365,7 @@ class Server:
         self.url: str = announced["predictions"]
         self.control_url: str = announced["control"]
         self.models = [f"{one['model']}/{one['version']}" for one in announced["serving"]]
-        self._end = weakref.finalize(self, _end, process)
+        self._end = weakref.finalize(self, end, process, _STOP_S)
 
     def client(self, model: str | None = None, **options: Any) -> Client:
         """A client of this server; see `bascule.Client`."""
@@ -424,62 +419,6 @@ def serve(
     options = [f"--port={port}", f"--control-port={control_port}"]
     if workers is not None:
         options.append(f"--workers={workers}")
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bascule.cli", "serve", "--json", *options, "--", *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True,
-        )  # fmt: skip
-        try:
-            announced = _announced(process, time.monotonic() + timeout_s)
-            if "error" in announced:
-                raise error_from_json(announced)
-            return Server(process, announced)
-        except _Silent as silence:
-            said.seek(0)
-            last = said.read().decode(errors="replace").strip().splitlines()[-1:]
-            _end(process)
-            if silence.was_late:
-                raise TimedOut(f"the server did not start within {timeout_s:g} s") from None
-            raise Unavailable(f"the server ended: {''.join(last)}") from None
-        except BaseException:
-            _end(process)
-            raise
-
-
-class _Silent(Exception):
-    """There is no announcement: the process ended, or the time is over."""
-
-    def __init__(self, *, was_late: bool) -> None:
-        super().__init__()
-        self.was_late = was_late
-
-
-def _announced(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
-    """The JSON document that the server prints when it answers, or when it cannot start."""
-    assert process.stdout is not None
-    read = b""
-    while True:
-        ready, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
-            raise _Silent(was_late=True)
-        piece = os.read(process.stdout.fileno(), 1 << 16)
-        read += piece
-        try:
-            made: dict[str, Any] = json.loads(read)
-        except ValueError:
-            if not piece:
-                raise _Silent(was_late=False) from None
-        else:
-            return made
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    command = [sys.executable, "-m", "bascule.cli", "serve", "--json", *options, "--", *words]
+    with tempfile.TemporaryFile() as log:
+        return Server(*start_announcing(command, log, timeout_s))

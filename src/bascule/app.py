@@ -10,6 +10,7 @@ import ipaddress
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, Invalid, NotFound, masked
+from bascule.core import BasculeError, Invalid, NotFound, load_named, masked
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from bascule.serving.execution import Chain
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
-    from bascule.serving.workers import ControlCommand, LedgerConfig, ScribeCommand, Supervisor
+    from bascule.serving.workers import Command, LedgerConfig, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
 _RESTORING = ".restoring/ready"
 """Of the home; as `backups.restoring` names it, which is imported only where it is there."""
+_SCRIBE_NICE = 10
 _ROOM_BYTES = 1 << 20
 """Without so much space where the spool is, nothing is recorded."""
 
@@ -168,7 +170,7 @@ def open_registry(settings: Settings) -> Registry:
 def open_objects(settings: Settings) -> Objects:
     """The bundles that `settings` name; nothing is created before the first push."""
     chosen = settings.registry.objects
-    opened: Objects = _named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
+    opened: Objects = load_named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
     return opened
 
 
@@ -191,7 +193,7 @@ def open_catalogue(settings: Settings, *, settles: bool = True) -> Catalogue:
     from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    catalogue = Catalogue(_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    catalogue = Catalogue(load_named(CATALOGUES[scheme_of(store)])(store, settings.home))
     if settles:
         _end_restore(settings)
     return catalogue
@@ -203,14 +205,6 @@ def _end_restore(settings: Settings) -> None:
         from bascule.backups import settle
 
         settle(settings.home, open_catalogue(settings, settles=False))
-
-
-def _named(place: str) -> Any:
-    """What a line of a table of built-ins names; imported only when it is chosen."""
-    from importlib import import_module
-
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 def open_endpoints(settings: Settings) -> Endpoints:
@@ -308,7 +302,7 @@ def outcome_cohorts(
     return count_outcomes(open_ledger(settings), rollout, stages, now)
 
 
-def supervisor_of(settings: Settings, control: ControlCommand) -> Supervisor:
+def supervisor_of(settings: Settings, control: Command) -> Supervisor:
     """The supervisor of a server, not started.
 
     Args:
@@ -432,10 +426,10 @@ def open_outcomes(settings: Settings) -> Outcomes:
     return Outcomes(settings.home)
 
 
-def _scribe_of(settings: Settings) -> ScribeCommand:
+def _scribe_of(settings: Settings) -> Command:
     """What starts the process that writes the ledger."""
     from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
-    from bascule.serving.workers import ScribeCommand
+    from bascule.serving.workers import Command
 
     environment = {}
     _end_restore(settings)
@@ -445,9 +439,11 @@ def _scribe_of(settings: Settings) -> ScribeCommand:
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
     argv = (
-        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures)
+        "nice", "-n", str(_SCRIBE_NICE),
+        sys.executable, "-m", "bascule.monitoring.ledger", str(settings.home), *map(str, figures),
     )  # fmt: skip
-    return ScribeCommand(argv, environment)
+    # Let through once it can act on it: one that is stopped while it starts takes in the spool too.
+    return Command(argv, environment, blocked=frozenset({signal.SIGTERM}))
 
 
 def control_parts(settings: Settings) -> Parts:

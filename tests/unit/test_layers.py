@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,85 @@ def named():
                     parts.pop()
                 if len(parts) > 1 and importer != "bascule" and parts[1] != importer.split(".")[1]:
                     yield importer, parts[1], ".".join(parts)
+
+
+def _attribute_of(text):
+    """The module and the attribute of a text `module:attribute`; None for any other text."""
+    module, colon, attribute = text.partition(":")
+    is_place = (
+        colon and re.fullmatch(r"bascule(\.[a-z_0-9]+)+", module) and attribute.isidentifier()
+    )
+    return (module, attribute) if is_place else None
+
+
+def _text_of(node, constants):
+    """The text of a literal, or of an f-string of a module's own constants; empty for others."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text_of(value, constants) for value in node.values)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name):
+        return constants.get(node.value.id, "{}")
+    return "{}"
+
+
+def _assigned(tree):
+    """The constants of text at the top of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            yield from ((name.id, str(node.value.value)) for name in node.targets)
+
+
+@cache
+def _defined(module):
+    """What a module defines at its top."""
+    return frozenset(_names_at_the_top(module))
+
+
+def _names_at_the_top(module):
+    for node in ast.parse(FILES[module].read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (name.id for name in node.targets if isinstance(name, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+def test_every_text_that_names_an_object_names_one_that_is_there():
+    """Of all tables of what is loaded when it is used: no library has to be installed for it."""
+    named_objects = set()
+    for path in FILES.values():
+        tree = ast.parse(path.read_text())
+        constants = dict(_assigned(tree))
+        named_objects |= {_attribute_of(_text_of(node, constants)) for node in ast.walk(tree)}
+    named_objects.discard(None)
+    missing = {
+        (module, name)
+        for module, name in named_objects
+        if module not in FILES or name not in _defined(module)
+    }
+    assert missing == set()
+    assert len(named_objects) > 100
+
+
+LOADERS = {
+    "bascule": "the lazy names of the package, which must import nothing",
+    "bascule.bundle.originals.libraries": "a library of the author, where it is installed",
+    "bascule.bundle.originals.sklearn": "classes that a saved original names",
+    "bascule.bundle.programs.host": "runs without this package; its classes are the author's",
+    "bascule.bundle.programs.kinds": "asks modules of the table, not their objects",
+    "bascule.cli.commands": "modules of commands",
+    "bascule.console.site": "modules of pages",
+    "bascule.core.names": "the one loader of `module:name`",
+    "bascule.packing.statements.cost": "a library that may not be installed",
+}
+"""Modules that import by a text, and why they do not use `load_named`."""
+
+
+def test_texts_are_loaded_in_one_way():
+    importing = {module for module, path in FILES.items() if "import_module(" in path.read_text()}
+    assert importing == set(LOADERS)
 
 
 def test_a_module_that_is_named_in_a_text_is_in_a_room_below():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,14 @@ from bascule.batch.remote import RemoteRuns
 from bascule.batch.running import Run, run_job
 from bascule.batch.runs import KIND
 from bascule.bundle import Bundle
-from bascule.core import user_name
+from bascule.core import load_named, user_name
 from bascule.jobs import Task, recorded
 from bascule_client.control import ControlClient
 
 if TYPE_CHECKING:
     from bascule.jobs import Job as Record, Jobs, Recorded
 
-_OPENER = "bascule.api", "batch_model"
+_OPENER = "bascule.api:batch_model"
 """Finds models and the home by the settings, which are above this room; imported when used."""
 
 
@@ -50,8 +49,7 @@ def run(
     job = job_of({"model": named, "from": str(source), "to": str(sink), **options})
     if server:
         return _run_at(server, job)
-    module, name = _OPENER
-    bundle, version, rules, home, jobs = getattr(import_module(module), name)(model)
+    bundle, version, rules, home, jobs = load_named(_OPENER)(model)
     with recorded_run(jobs, job, by=user_name()) as live:
         done = run_job(job, bundle, home, version=version, monitoring=rules, live=live)
         live.result = done.to_json()

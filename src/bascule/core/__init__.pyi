@@ -8,7 +8,11 @@ from .children import (
     Child as Child,
     Limits as Limits,
     answer_parent as answer_parent,
+    await_end as await_end,
+    end as end,
+    end_with as end_with,
     limited_memory as limited_memory,
+    start_announcing as start_announcing,
     tell_parent as tell_parent,
 )
 from .digests import (

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bascule.core.addresses import masked_text
 from bascule.core.errors import (
@@ -29,11 +29,13 @@ from bascule.core.errors import (
     ModelFailed,
     TimedOut,
     TooLarge,
+    Unavailable,
     error_from_json,
     error_to_json,
 )
 
 _NICE = 10
+_END_S = 20.0
 _LOOK_S = 0.02
 _READ_BYTES = 1 << 20
 _DIE_WITH_PARENT = 1
@@ -195,8 +197,7 @@ class Child:
 def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """Print what `answer` makes of the question of the parent, or its error. See `Child`."""
     parent, memory = sys.argv[1:3]
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it has ended already
+    if not end_with(int(parent)):
         os._exit(3)
     if memory != str(None):
         resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
@@ -213,6 +214,15 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
     has_looked.wait(_LOOK_WITHIN_S)
 
 
+def end_with(parent: int, number: int = signal.SIGKILL) -> bool:
+    """Have the system send this process a signal when the *thread* that started it ends.
+
+    False where the parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, number)
+    return os.getppid() == parent
+
+
 def tell_parent(part: Any) -> None:
     """Send the parent a part, any JSON, before the answer; see `Child.answer`."""
     _print(_PART, part)
@@ -222,6 +232,77 @@ def _print(kind: bytes, content: Any) -> None:
     with _telling:
         sys.stdout.write(f"\n{kind.decode()}{json.dumps(content, default=str)}\n")
         sys.stdout.flush()
+
+
+def await_end(process: subprocess.Popen[Any], within_s: float) -> bool:
+    """Wait for a process that was asked to end; it is killed after so long. Whether it ended."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
+
+
+def start_announcing(
+    command: Sequence[str], log: IO[bytes], within_s: float, **options: Any
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Start a server that prints a JSON document once it answers: the process, and the document.
+
+    It must print no more: its standard output is closed then.
+
+    Args:
+        command: It leads a session of its own, so that a Ctrl-C here is not its.
+        log: Takes its standard error; readable.
+        within_s: How long the start may take.
+        **options: Of `subprocess.Popen`.
+
+    Raises:
+        BasculeError: What the document says kept it from starting.
+        Unavailable: It ended without one; the message has the last line of `log`.
+        TimedOut: It did not answer in time, and was ended.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+        start_new_session=True, **options,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        with process.stdout:
+            document = _document(process.stdout.fileno(), within_s)
+        if document is None:
+            log.seek(0)
+            last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise Unavailable(f"the server ended: {''.join(last)}")
+        if "error" in document:
+            raise error_from_json(document)
+    except BaseException:
+        end(process, _END_S)
+        raise
+    return process, document
+
+
+def _document(output: int, within_s: float) -> dict[str, Any] | None:
+    """The JSON document that a process prints; None where it ends without one."""
+    printed, until_s = b"", time.monotonic() + within_s
+    while True:
+        wait_s = max(until_s - time.monotonic(), 0)
+        if not select.select([output], [], [], wait_s)[0]:
+            raise TimedOut(f"the server did not start within {within_s:g} s")
+        piece = os.read(output, _READ_BYTES)
+        printed += piece
+        with suppress(ValueError):  # it is not whole yet
+            document: dict[str, Any] = json.loads(printed)
+            return document
+        if not piece:
+            return None
+
+
+def end(process: subprocess.Popen[bytes], within_s: float) -> None:
+    """Ask a process to end, and kill it after so long. Twice is fine."""
+    process.terminate()
+    await_end(process, within_s)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from .kinds import (
     Kind as Kind,
     Kinds as Kinds,
     half_of_memory as half_of_memory,
-    kind_at as kind_at,
 )
 from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
 from .records import (

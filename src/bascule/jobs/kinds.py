@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
-from bascule.core import Limits, NotFound
+from bascule.core import Limits, NotFound, load_named
 from bascule.jobs.live import Live
 from bascule.jobs.records import Task
 from bascule.security import ANY, Action
@@ -91,11 +90,5 @@ class Kinds:
             raise NotFound(
                 f"there is no kind of job {name!r}", hint=f"kinds are {', '.join(self.places)}"
             )
-        return kind_at(self.places[name])
-
-
-def kind_at(place: str) -> Kind:
-    """The kind of `module:attribute`."""
-    module, _, attribute = place.partition(":")
-    kind: Kind = getattr(import_module(module), attribute)
-    return kind
+        kind: Kind = load_named(self.places[name])
+        return kind

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.core import BasculeError, Child, NotFound, answer_parent, tell_parent
-from bascule.jobs import Task, kind_at, noting
+from bascule.core import BasculeError, Child, NotFound, answer_parent, load_named, tell_parent
+from bascule.jobs import Task, noting
 
 if TYPE_CHECKING:
     from bascule.jobs import AskKind, JobRunner, Kind
@@ -38,7 +38,7 @@ def asking(settings: Settings) -> AskKind:
         plain = {name: getattr(task, name) for name in names}
         question = {"kind": place, "task": msgspec.to_builtins(plain), "settings": content}
         what = task.title or task.kind.replace("_", " ")
-        return Child("bascule.kinds.child", question, kind_at(place).limits, what=what)
+        return Child("bascule.kinds.child", question, load_named(place).limits, what=what)
 
     return ask
 
@@ -78,7 +78,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     from bascule.settings import Settings as Shape
 
     settings = TypeAdapter(Shape).validate_python(question["settings"])
-    kind, live = kind_at(question["kind"]), Told(tell_parent)
+    kind, live = load_named(question["kind"]), Told(tell_parent)
     if kind.can_resume:
         signal.signal(signal.SIGTERM, live.stop)
     return do(settings, kind, msgspec.convert(question["task"], Task), live)

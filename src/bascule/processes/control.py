@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -35,7 +36,7 @@ from bascule.core import BasculeError
 from bascule.kinds import judging, runner_of
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
-from bascule.serving.workers import ControlCommand, Peer, bind
+from bascule.serving.workers import Command, Peer, bind
 
 if TYPE_CHECKING:
     from bascule.monitoring.alerts.sources import ServerFacts
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BEAT_EVERY_S = 0.2
-_CONFIG_S = 30.0
 _PAUSE_S = 1.0
 AS_LONG_AS_IT_TAKES_S = 86_400.0
 """For what has no bound of its own: a copy from a bucket, and what waits for one."""
@@ -54,8 +54,8 @@ _NOT_STARTED_EXIT = 3
 
 def command(
     settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
-) -> ControlCommand:
-    """What a supervisor starts; the process has these settings whatever becomes of their files.
+) -> Command:
+    """What a supervisor starts; the process keeps these settings if their files change.
 
     `every_endpoint`: whether the server serves every endpoint of the catalogue.
     """
@@ -63,10 +63,13 @@ def command(
 
     from bascule.settings import Settings as Kind
 
-    told = TypeAdapter(Kind).dump_python(settings, mode="json")
+    plain = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.processes.control")
-    config = {"settings": told, "every_endpoint": every_endpoint}
-    return ControlCommand(argv, listener, config)
+    question = {
+        "settings": plain, "every_endpoint": every_endpoint,
+        "listener_fd": listener.fileno(), "control_port": listener.getsockname()[1],
+    }  # fmt: skip
+    return Command(argv, fds=(listener.fileno(),), question=question)
 
 
 def main() -> int:
@@ -78,9 +81,9 @@ def main() -> int:
     volunteer_for_the_oom_killer()
     answers: Future[Answers] = Future()
     end = socket.socket(fileno=descriptor)
-    peer = Peer(end, lambda what, said: answers.result()(what, said), name="supervisor")
+    peer = Peer(end, lambda what, said: answers.result()(what, said), name="the supervisor")
     peer.start()
-    config = peer.ask("config", _CONFIG_S)
+    config = json.load(sys.stdin)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
     turned = _beat_until_set(counters)
     settings = _settings_of(config)

@@ -7,12 +7,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import IO
 
 from bascule.bundle.disk import drafting, read_manifest
-from bascule.core import BasculeError, Invalid, TooLarge, masked, writing
+from bascule.core import BasculeError, Invalid, TooLarge, load_named, masked, writing
 from bascule.remotes.objects import Place, Remote, changed, choose
 
 PLACES: Mapping[str, str] = {
@@ -66,11 +65,9 @@ def fetch(url: str, into: Path, *, tell: Callable[[str], None] = lambda _: None)
 
 def open_place(url: str, bucket: str, prefix: str) -> AbstractContextManager[Place]:
     """The place of that scheme; `url` is what bucket and prefix are called together."""
-    module, _, name = PLACES[url.partition("://")[0]].partition(":")
-    opened: AbstractContextManager[Place] = getattr(import_module(module), name)(
-        url, bucket, prefix
-    )
-    return opened
+    opener = load_named(PLACES[url.partition("://")[0]])
+    place: AbstractContextManager[Place] = opener(url, bucket, prefix)
+    return place
 
 
 def _parse(url: str) -> tuple[str, str, str]:

@@ -134,6 +134,8 @@ class AnsweredBy(NamedTuple):
     arm: str = ""
     notice: tuple[tuple[str, str], ...] = ()
 
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__  # type: ignore[misc]
+
     @property
     def name(self) -> str:
         """`MODEL/VERSION`, for logs and messages."""

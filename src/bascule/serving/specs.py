@@ -128,8 +128,8 @@ def unloaded(services: ModelSpecs, model: str, version: str | None = None) -> Mo
 
     Raises:
         NotFound: It is not served.
-        Conflict: It is the default, and those who ask for the plain name would be answered by
-            another version unasked; or there are several, and none was named.
+        Conflict: It is the default, and requests for the plain name would be answered by another
+            version unasked; or there are several, and none was named.
     """
     versions = [one for one in services if one.model == model]
     if not versions:
@@ -196,7 +196,7 @@ def noticed(services: ModelSpecs, notices: Mapping[str, Notice]) -> ModelSpecs:
 
 
 def is_the_same(services: ModelSpecs, others: ModelSpecs) -> bool:
-    """Whether workers need not be told: also the fields that are not compared are equal."""
+    """Whether workers have nothing to change: also the fields that are not compared are equal."""
     return services == others and all(
         (one.notice, one.is_planned) == (other.notice, other.is_planned)
         for one, other in zip(services, others, strict=True)

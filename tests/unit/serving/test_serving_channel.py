@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from bascule.core import error_from_json, error_to_json
 from bascule.core.errors import KINDS, Invalid, ModelFailed, Unavailable
 from bascule.serving.transports.statuses import STATUS_OF, error_of
-from bascule.serving.workers.channel import Lines
+from bascule.serving.workers.peer import Lines
 
 
 @given(

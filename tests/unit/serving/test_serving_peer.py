@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bascule.core.errors import KINDS, Conflict, ModelFailed, Unavailable
-from bascule.serving.workers.control_child import Backoff
 from bascule.serving.workers.peer import Peer
+from bascule.serving.workers.supervised import Backoff
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def peers():
         ours, theirs = socket.socketpair()
         made.extend(
             (
-                Peer(ours, lambda what, said: (what, said), name="other"),
+                Peer(ours, lambda what, said: (what, said), name="the other"),
                 Peer(theirs, answer, name="one"),
             )
         )
@@ -123,7 +123,7 @@ def test_a_question_fails_at_once_when_the_other_side_ends(peers):
 def test_what_is_no_message_ends_the_conversation_and_is_named(line, caplog):
     ours, theirs = socket.socketpair()
     with theirs:
-        one = Peer(ours, lambda what, said: None, name="other")
+        one = Peer(ours, lambda what, said: None, name="the other")
         one.start()
         theirs.sendall(line + b"\n")
         assert one.ended.wait(5)

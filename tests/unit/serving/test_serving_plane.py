@@ -9,9 +9,15 @@ from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.transports.routes import Route, table
 
 
+class Model(SimpleNamespace):
+    """A version, which is itself alone, as predictors are."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
 def model(name, version):
     service = SimpleNamespace(labels=(), version=version)
-    return SimpleNamespace(
+    return Model(
         name=name, version=version, service=service, asks_headers=frozenset(), needs="infer"
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import pytest
+from tests.waiting import until
 
 from bascule.core.errors import Conflict, Invalid, NotFound, Unavailable
 from bascule.endpoints import Arm, Plan
@@ -22,12 +25,15 @@ from bascule.serving.transports import Tls
 from bascule.serving.workers import Addresses, bind
 from bascule.serving.workers.config import LedgerConfig, ServingConfig, WorkerConfig
 from bascule.serving.workers.sockets import _take_no_more
-from bascule.serving.workers.supervisor import (
+from bascule.serving.workers.supervised import (
     _STOPPED_LOOKS,
-    Supervisor,
+    Command,
+    Heartbeat,
+    Supervised,
     _is_stopped,
-    _Worker,
+    keep_alive,
 )
+from bascule.serving.workers.supervisor import Supervisor
 
 ANYWHERE = Addresses("127.0.0.1", 0)
 
@@ -140,113 +146,167 @@ def test_a_worker_needs_none_of_the_heavy_packages():
     assert ended.stdout.strip() == "[]"
 
 
-class Hearing:
-    """A worker that keeps what it is told."""
-
-    def __init__(self):
-        self.told = []
-
-    def tell(self, message):
-        self.told.append(message)
-
-
 @pytest.mark.parametrize(
-    ("find", "kind", "said"),
+    ("find", "kind", "message"),
     [
-        (lambda name, folder: ModelSpec(name, "1", folder), "Unavailable", "the server stops"),
-        (None, "Invalid", "callers may not change what is served"),
+        (lambda name, folder: ModelSpec(name, "1", folder), Unavailable, "the server stops"),
+        (None, Invalid, "callers may not change what is served"),
     ],
 )
-def test_a_wish_that_cannot_be_granted_is_answered_all_the_same(find, kind, said, tmp_path):
+def test_a_load_request_that_cannot_be_carried_out_is_refused(find, kind, message, tmp_path):
     supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1, find=find)
-    worker = Hearing()
     if find is not None:
         supervisor.stop()
-    wish = {"wish": 7, "load": "late", "place": str(tmp_path)}
-
-    supervisor._take_load_request(worker, wish)
-    supervisor._wishing.shutdown()
-
-    (told,) = worker.told
-    assert (told["refused"], told["kind"], told["error"]) == (7, kind, said)
+    with pytest.raises(kind, match=message):
+        supervisor._answer_worker("load", {"model": "late", "place": str(tmp_path)})
     supervisor.stop()
 
 
-class Standing:
-    """A process that runs, and notes by what it is ended."""
+@pytest.fixture
+def silent():
+    """`silent(heartbeat)`: a process that waits for its end, kept by a beat that a test moves."""
+    spawning, processes = ThreadPoolExecutor(1), []
 
-    pid, exit_code = 7, None
+    def start(**times):
+        beat, kills = [5], []
+        heartbeat = Heartbeat(lambda: beat[0], on_silent=lambda: kills.append(1), **times)
+        command = Command([sys.executable, "-c", "import time; time.sleep(600)"])
+        process = Supervised(lambda: command, "worker 0", spawning, heartbeat=heartbeat)
+        processes.append(process)
+        process.start()
+        return process, beat, kills
 
-    def __init__(self):
-        self.signals = []
-
-    def signal(self, number):
-        self.signals.append(number)
-
-
-def test_a_worker_is_killed_once_its_beat_has_stayed_the_same_for_too_long(tmp_path):
-    config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
-    worker = _Worker(
-        config, shared_fds=(), on_load_request=None, on_start_error=None, spawning=None
-    )
-    worker.process = process = Standing()
-    assert not any(worker.kill_silent(5, watched_s, 2.0) for watched_s in (0.0, 50.0))
-    worker.ready = True  # what is being started has a time-out of its own
-    worker.kill_silent(6, 50.0, 2.0)
-    assert not worker.kill_silent(6, 52.0, 2.0)
-    assert not worker.kill_silent(7, 52.1, 2.0)
-    assert not worker.kill_silent(7, 54.1, 2.0)
-    assert worker.kill_silent(7, 54.2, 2.0)
-    assert process.signals == [signal.SIGKILL]
-    assert not worker.kill_silent(7, 54.3, 2.0)
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(10)
+    spawning.shutdown()
 
 
-def test_no_failure_ends_the_thread_that_looks_after_workers(monkeypatch, caplog):
-    supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1)
+def test_a_process_is_killed_once_its_beat_has_stayed_the_same_for_too_long(silent, caplog):
+    process, beat, kills = silent(silent_s=2.0, first_s=60.0)
+    for watched_s in (0.0, 50.0, 60.0):  # it has not beaten yet
+        process.look_after(watched_s)
+    beat[0] = 6
+    process.look_after(60.0)
+    process.look_after(62.0)
+    beat[0] = 7
+    for watched_s in (62.1, 64.1):
+        process.look_after(watched_s)
+    assert kills == []
+    process.look_after(64.2)
+    assert kills == [1]
+    assert f"worker 0 (process {process.pid}) stood still for 2 s and is killed" in caplog.text
+    until(lambda: not process.runs)
+
+
+def test_a_process_that_never_beats_is_killed_after_its_first_time(silent):
+    process, _, kills = silent(silent_s=2.0, first_s=60.0)
+    for watched_s in (10.0, 70.0):
+        process.look_after(watched_s)
+    assert kills == []
+    process.look_after(70.1)
+    assert kills == [1]
+
+
+def test_a_process_that_has_died_is_replaced_and_its_successor_has_the_first_time_again(silent):
+    process, beat, kills = silent(silent_s=2.0, first_s=60.0)
+    first = process.pid
+    process.look_after(0.0)
+    beat[0] = 6
+    process.look_after(1.0)
+    process.terminate()
+    until(lambda: not process.runs)
+    process.look_after(1.0)  # notes the end
+    process.look_after(1.0)
+    assert (process.restarts, process.runs, process.pid == first) == (1, True, False)
+    for watched_s in (1.0, 50.0):
+        process.look_after(watched_s)
+    assert kills == []
+
+
+ANSWERING = """
+import json, socket, sys
+end = socket.socket(fileno=int(sys.argv[2]))
+question = json.load(sys.stdin)
+for line in end.makefile():
+    message = json.loads(line)
+    reply = {"answer": message["ask"], "value": [question, message["what"]]}
+    end.sendall(json.dumps(reply).encode() + b"\\n")
+"""
+
+
+def test_a_process_reads_its_question_and_is_asked_and_so_is_its_successor():
+    spawning, asked = ThreadPoolExecutor(1), itertools.count(1)
+
+    def command():
+        return Command([sys.executable, "-c", ANSWERING], question={"start": next(asked)})
+
+    process = Supervised(command, "it", spawning, answer=lambda what, arguments: None)
+    with pytest.raises(Unavailable, match="it is not started"):
+        process.ask("ready", 1)
+    process.start()
+    assert process.ask("ready", 20) == [{"start": 1}, "ready"]
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not process.runs)
+    with pytest.raises(Unavailable, match="it has ended"):
+        process.ask("ready", 20)
+    for _ in range(2):  # notes the end, then starts
+        process.look_after(0.0)
+    assert process.ask("models", 20) == [{"start": 2}, "models"]
+    process.wait(0.1)
+    spawning.shutdown()
+
+
+def test_a_process_that_does_not_end_is_killed(caplog):
+    spawning = ThreadPoolExecutor(1)
+    code = "import signal, time; signal.pause()"
+    blocked = frozenset({signal.SIGTERM})
+    command = Command([sys.executable, "-c", code], blocked=blocked)
+    process = Supervised(lambda: command, "the scribe", spawning)
+    process.start()
+    process.terminate()
+    process.wait(0.1)
+    assert not process.runs
+    assert f"the scribe (process {process.pid}) did not end in time and is killed" in caplog.text
+    process.terminate()  # twice is fine
+    process.wait(0.1)
+    spawning.shutdown()
+
+
+def test_no_failure_ends_the_thread_that_looks_after_processes(caplog):
+    stopping = threading.Event()
     looked = []
 
-    def fail(*_):
-        looked.append(1)
-        raise OSError(24, "too many open files")
+    class Failing(Supervised):
+        def look_after(self, watched_s):
+            looked.append(watched_s)
+            if len(looked) == 3:
+                stopping.set()
+            raise OSError(24, "too many open files")
 
-    monkeypatch.setattr(supervisor, "_look_after", fail)
-    supervisor._monitor.start()
-    try:
-        give_up = time.monotonic() + 10
-        while len(looked) < 3:
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-        assert "cannot be looked after" in caplog.text
-    finally:
-        supervisor.stop()
+    keep_alive([Failing(lambda: Command([]), "worker 0", None)], stopping)
+    assert len(looked) == 3
+    assert caplog.text.count("worker 0 cannot be looked after") == 3
 
 
 class Loading:
-    """A worker whose loads take `takes_s`."""
-
-    pid, exit_code = 7, None
+    """What asks a worker whose loads take `takes_s`."""
 
     def __init__(self, takes_s):
         self.takes_s = takes_s
-        self.told = []
+        self.questions = []
 
-    def ask(self, number, message):
-        self.told.append(next(iter(message)))
+    def begin(self, what, **arguments):
+        self.questions.append(what)
 
-    def tell(self, message):
-        self.told.append(next(iter(message)))
-
-    def hear_of(self, number, until_s):
-        if self.told[-1] == "prepare":
+    def result(self, answer, within_s):
+        if self.questions[-1] == "prepare":
             time.sleep(self.takes_s)
-        return {}
-
-    def forget(self, number):
-        pass
 
 
 @pytest.fixture
-def loading(tmp_path):
+def loading(tmp_path, monkeypatch):
     """`loading(takes_s)`: a supervisor, its only worker, and a change."""
     made = []
 
@@ -254,7 +314,8 @@ def loading(tmp_path):
         supervisor = Supervisor(ANYWHERE, ServingConfig(Limits()), workers=1)
         made.append(supervisor)
         (worker,) = supervisor._workers
-        worker.process, worker.ready = Loading(takes_s), True
+        worker.peer = Loading(takes_s)
+        monkeypatch.setattr(worker, "running", lambda: worker.peer)
         spec = ModelSpec("gb", "1", tmp_path).to_json()
 
         def change(turn_by_s):
@@ -262,18 +323,18 @@ def loading(tmp_path):
             said |= {"plans_before": [], "plans_after": []}
             return supervisor._answer_control("replace", said)
 
-        return supervisor, worker.process, change
+        return supervisor, worker.peer, change
 
     yield make
     for supervisor in made:
-        supervisor._workers[0].process = None
+        supervisor._workers[0].peer = None
         supervisor.stop()
 
 
 def test_a_change_is_made_before_the_time_that_it_is_given(loading):
     supervisor, worker, change = loading(takes_s=0.0)
     assert change(time.monotonic() + 10) is True
-    assert worker.told == ["prepare", "commit"]
+    assert worker.questions == ["prepare", "commit"]
     assert [spec.model for spec in supervisor.services] == ["gb"]
 
 
@@ -282,13 +343,13 @@ def test_a_change_is_shown_to_callers_once_every_worker_has_turned_to_it(loading
     supervisor, worker, change = loading(takes_s=0.0)
     shown = []
 
-    def hear_of(number, until_s):
+    def result(answer, within_s):
         shown.append(len(supervisor._answer_control("services", {})))
 
-    worker.hear_of = hear_of
+    worker.result = result
     change(time.monotonic() + 10)
     shown.append(len(supervisor._answer_control("services", {})))
-    assert worker.told == ["prepare", "commit"]
+    assert worker.questions == ["prepare", "commit"]
     assert shown == [0, 0, 1]
 
 
@@ -297,7 +358,7 @@ def test_a_change_whose_time_is_over_once_it_is_loaded_is_not_made(loading):
     supervisor, worker, change = loading(takes_s=0.2)
     with pytest.raises(Unavailable, match="not be made in time, and nothing was changed"):
         change(time.monotonic() + 0.1)
-    assert worker.told == ["prepare", "abandon"]
+    assert worker.questions == ["prepare", "abandon"]
     assert supervisor.services == ()
 
 
@@ -318,7 +379,7 @@ def test_a_change_that_waited_too_long_for_another_one_is_not_begun(loading):
             time.sleep(0.01)
     waiting.join(10)
     assert refused
-    assert worker.told == []
+    assert worker.questions == []
 
 
 def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_waits():
@@ -334,26 +395,24 @@ def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_wai
     assert not _is_stopped(process.pid)
 
 
-def test_a_stopped_worker_is_killed_when_enough_looks_in_a_row_have_found_it_so(
-    tmp_path, monkeypatch
+def test_a_stopped_process_is_killed_when_enough_looks_in_a_row_have_found_it_so(
+    silent, monkeypatch
 ):
-    config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits()))
-    worker = _Worker(
-        config, shared_fds=(), on_load_request=None, on_start_error=None, spawning=None
-    )
-    worker.process, worker.ready = Standing(), True
+    process, _, kills = silent(silent_s=10.0, first_s=10.0)
     is_stopped = True
-    monkeypatch.setattr("bascule.serving.workers.supervisor._is_stopped", lambda _: is_stopped)
+    monkeypatch.setattr("bascule.serving.workers.supervised._is_stopped", lambda _: is_stopped)
 
     def looks(times):
         # The time passes by as much as it may; a suspended server makes no looks.
-        return [worker.kill_silent(5, 0.0, 10.0) for _ in range(times)]
+        for _ in range(times):
+            process.look_after(0.0)
 
     looks(1)  # the first sees the beat
-    assert not any(looks(_STOPPED_LOOKS - 1))
+    looks(_STOPPED_LOOKS - 1)
     is_stopped = False
-    assert not any(looks(1))
+    looks(1)
     is_stopped = True
-    assert not any(looks(_STOPPED_LOOKS - 1))
-    assert looks(1) == [True]
-    assert worker.process.signals == [signal.SIGKILL]
+    looks(_STOPPED_LOOKS - 1)
+    assert kills == []
+    looks(1)
+    assert kills == [1]

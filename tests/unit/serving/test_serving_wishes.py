@@ -54,8 +54,8 @@ def test_a_wish_is_reported_with_its_number_and_settled_once():
     wishes.unload("early", lambda problem: settled.append(("early", problem)))
 
     assert reported == [
-        {"wish": 1, "load": "late", "place": "/models/late"},
-        {"wish": 2, "unload": "early"},
+        {"ask": 1, "what": "load", "model": "late", "place": "/models/late"},
+        {"ask": 2, "what": "unload", "model": "early"},
     ]
     taken = Conflict("taken")
     wishes.settle(2, taken)

@@ -164,19 +164,19 @@ class _Session:
     """A transaction of a connection, which closing it undoes."""
 
     def __init__(self, connection: sa.Connection, schema: str | None) -> None:
-        self._connection = connection
+        self.connection = connection
         self._schema = schema
 
     def rows(self, statement: str) -> list[Any]:
-        found = self._connection.execute(sa.text(_plain(statement)))
+        found = self.connection.execute(sa.text(_plain(statement)))
         return [tuple(row) for row in found] if found.returns_rows else []
 
     def name_of(self, table: str) -> str:
-        quote = self._connection.dialect.identifier_preparer.quote
+        quote = self.connection.dialect.identifier_preparer.quote
         return ".".join(quote(one) for one in (self._schema, table) if one)
 
     def columns(self, table: str) -> list[str] | None:
-        inspector = sa.inspect(self._connection)
+        inspector = sa.inspect(self.connection)
         if not inspector.has_table(table, self._schema):
             return None
         return [one["name"] for one in inspector.get_columns(table, self._schema)]
@@ -189,10 +189,10 @@ class _Session:
             if is_key and isinstance(kind, sa.Text):
                 kind = sa.String(_KEY_LENGTH)
             columns.append(sa.Column(field.name, kind, primary_key=is_key, autoincrement=False))
-        sa.Table(table, sa.MetaData(), *columns, schema=self._schema).create(self._connection)
+        sa.Table(table, sa.MetaData(), *columns, schema=self._schema).create(self.connection)
 
     def add_columns(self, table: str, schema: pa.Schema) -> None:
-        dialect = self._connection.dialect
+        dialect = self.connection.dialect
         for field in schema:
             name = dialect.identifier_preparer.quote(field.name)
             kind = _sql_type(field).compile(dialect)
@@ -206,7 +206,7 @@ class _Session:
         target = self._table(table, batch.schema)
         for start in range(0, batch.num_rows, _INSERTED_ROWS):
             values = batch.slice(start, _INSERTED_ROWS).to_pylist()
-            self._connection.execute(sa.insert(target), values)
+            self.connection.execute(sa.insert(target), values)
 
     def _table(self, name: str, schema: pa.Schema) -> sa.TableClause:
         columns = (sa.column(one.name, _sql_type(one)) for one in schema)
@@ -227,21 +227,21 @@ class _Session:
                 is_old = self._are_there(target.c[key], part.column(key))
                 self._insert(table, part.filter(pc.invert(is_old)))
                 if old := part.filter(is_old).rename_columns(list(names.values())).to_pylist():
-                    self._connection.execute(change, old)
+                    self.connection.execute(change, old)
 
     def _are_there(self, column: Any, keys: pa.Array) -> pa.Array:
         query = sa.select(column).where(column.in_(keys.to_pylist()))
-        found = pa.array(self._connection.execute(query).scalars().all())
+        found = pa.array(self.connection.execute(query).scalars().all())
         return pc.is_in(keys, found.cast(keys.type))
 
     def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
-        quote = self._connection.dialect.identifier_preparer.quote
+        quote = self.connection.dialect.identifier_preparer.quote
         names = ", ".join(map(quote, columns))
         new = f"SELECT {names} FROM {self.name_of(source)}{end}"
         self.rows(f"INSERT INTO {self.name_of(table)} ({names}) {new}")
 
     def commit(self) -> None:
-        self._connection.commit()
+        self.connection.commit()
 
 
 def _plain(sql: str) -> str:

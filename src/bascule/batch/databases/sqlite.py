@@ -56,7 +56,7 @@ class Sqlite(SqlDatabase):
     def session(self) -> Iterator[Any]:
         with super().session() as session:
             # The lock is taken at once: one that is taken at the first write may be refused.
-            session._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            session.connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield session
 
 

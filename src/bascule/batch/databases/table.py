@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from bascule.batch.databases.port import Access, Database, Tables
+from bascule.core import load_named
 
 DATABASES: Mapping[str, str] = {
     "duckdb": "bascule.batch.databases.duckdb:open_database",
@@ -40,16 +40,16 @@ def open_database(text: str, access: Access, *, needs_table: bool = True) -> Dat
         MissingExtra: A package is not installed.
         Unavailable: It is away, or another process holds it.
     """
-    made: Database = _open(text, access, needs_table=needs_table)
-    return made
+    database: Database = _open(text, access, needs_table=needs_table)
+    return database
 
 
 def open_tables(text: str) -> Tables:
     """Open a database to write to a table; see `open_database`."""
-    made: Tables = _open(text, "write", needs_table=True)
-    return made
+    tables: Tables = _open(text, "write", needs_table=True)
+    return tables
 
 
 def _open(text: str, access: Access, *, needs_table: bool) -> Any:
-    module, _, name = DATABASES.get(text.partition("://")[0], _ANY).partition(":")
-    return getattr(import_module(module), name)(text, access, needs_table=needs_table)
+    place = DATABASES.get(text.partition("://")[0], _ANY)
+    return load_named(place)(text, access, needs_table=needs_table)

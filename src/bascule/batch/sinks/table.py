@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bascule.batch.databases.table import is_database
+from bascule.core import load_named
 
 if TYPE_CHECKING:
     from bascule.batch.jobs import Job
@@ -28,9 +28,8 @@ def open_sink(job: Job) -> Sink:
     """
     scheme, is_url, _ = job.sink.partition("://")
     if is_url and scheme in SINKS:
-        module, _, name = SINKS[scheme].partition(":")
-        made: Sink = getattr(import_module(module), name)(job)
-        return made
+        sink: Sink = load_named(SINKS[scheme])(job)
+        return sink
     if is_database(job.sink):
         from bascule.batch.sinks.database import DatabaseSink
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bascule.batch.databases.table import is_database
-from bascule.core import Signature
+from bascule.core import Signature, load_named
 
 if TYPE_CHECKING:
     from bascule.batch.jobs import Job
@@ -32,9 +31,8 @@ def open_source(job: Job, signature: Signature) -> Source:
     """
     scheme, is_url, _ = job.source.partition("://")
     if is_url and scheme in SOURCES:
-        module, _, name = SOURCES[scheme].partition(":")
-        made: Source = getattr(import_module(module), name)(job, signature)
-        return made
+        source: Source = load_named(SOURCES[scheme])(job, signature)
+        return source
     if is_database(job.source, job.query):
         from bascule.batch.sources.database import DatabaseSource
 

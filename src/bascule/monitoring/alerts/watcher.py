@@ -86,7 +86,7 @@ class Watcher:
         self._leases: dict[str, Lease | None] = {LEASE: None}
         if watching.place:
             self._leases[_lease_of(watching.place)] = None
-        self._looked_s: dict[int, float] = {}  # by source: two may have one name
+        self._looked_s: dict[Source, float] = {}
         self._gone_s: dict[str, float] = {}
         self._swept_s = 0.0
         self._stopped = threading.Event()
@@ -162,7 +162,7 @@ class Watcher:
         except BaseException:
             for source in sources:
                 source.again()
-                self._looked_s.pop(id(source), None)
+                self._looked_s.pop(source, None)
             raise
 
     def _keep(self, name: str, observations: list[Observation]) -> None:
@@ -195,9 +195,9 @@ class Watcher:
 
     def _look(self, source: Source) -> Sequence[Observation]:
         now_s = time.monotonic()
-        if now_s - self._looked_s.get(id(source), -source.every_s) < source.every_s:
+        if now_s - self._looked_s.get(source, -source.every_s) < source.every_s:
             return ()
-        self._looked_s[id(source)] = now_s
+        self._looked_s[source] = now_s
         try:
             return source.look(_now())
         except BasculeError as error:

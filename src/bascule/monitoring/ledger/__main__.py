@@ -6,7 +6,6 @@ several servers have one home, one scribe takes in all spools, and the others wa
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -16,13 +15,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core import BasculeError, Conflict, load_named
+from bascule.core import BasculeError, Conflict, end_with, load_named
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Scribe
 
-_PDEATHSIG = 1
 _EVERY_S = 1.0
 
 
@@ -34,8 +32,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
+    if not end_with(parent, signal.SIGTERM):
         stopping.set()
     is_last = False
     while not is_last:

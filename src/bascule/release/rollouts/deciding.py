@@ -35,9 +35,13 @@ COMMANDS: tuple[Command, ...] = ("pause", "resume", "abort", "promote")
 
 
 _STRATEGIES = {
-    "all": "all_at_once:AllAtOnce", "blue-green": "blue_green:BlueGreen", "canary": "canary:Canary",
-    "shadow": "shadow:ShadowOnly", "ab": "ab:AB", "bandit": "bandit:Bandit",
-}  # fmt: skip
+    "all": "bascule.release.rollouts.strategies.all_at_once:AllAtOnce",
+    "blue-green": "bascule.release.rollouts.strategies.blue_green:BlueGreen",
+    "canary": "bascule.release.rollouts.strategies.canary:Canary",
+    "shadow": "bascule.release.rollouts.strategies.shadow:ShadowOnly",
+    "ab": "bascule.release.rollouts.strategies.ab:AB",
+    "bandit": "bascule.release.rollouts.strategies.bandit:Bandit",
+}
 
 
 def check_command(text: str) -> Command:
@@ -205,9 +209,8 @@ def replay(
 
 
 def _strategy(rollout: Rollout) -> Strategy:
-    place = _STRATEGIES[rollout.strategy]
-    made: Strategy = load_named(f"bascule.release.rollouts.strategies.{place}")()
-    return made
+    strategy: Strategy = load_named(_STRATEGIES[rollout.strategy])()
+    return strategy
 
 
 def _scale_said(rollout: Rollout, guard: Guard) -> str:

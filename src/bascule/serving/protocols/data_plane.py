@@ -62,7 +62,7 @@ class DataPlane:
         self.asked_headers: frozenset[bytes] = frozenset()
         """The request headers that predictors read, in lower case: transports keep them."""
         self._described = b""
-        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._kept: dict[tuple[int, Predictor], _Kept] = {}
 
     def serve(self, models: Iterable[Predictor]) -> Routes:
         """Serve exactly these from now on; returns the routes.
@@ -154,12 +154,12 @@ class DataPlane:
                     facts = (
                         model is first, self.is_default(model), model.needs, *versions, *labels
                     )  # fmt: skip
-                    key = place, id(model)  # of no other: what is kept holds the model
+                    key = place, model
                     kept = before.get(key)
                     if kept is None or kept.facts != facts:
                         routes = protocol.model_routes(self, model)
                         named = (one._replace(protocol=protocol.name) for one in routes)
-                        kept = _Kept(model, facts, tuple(named))
+                        kept = _Kept(facts, tuple(named))
                     self._kept[key] = kept
                     yield from kept.routes
 
@@ -167,6 +167,5 @@ class DataPlane:
 class _Kept(NamedTuple):
     """The routes that a protocol gave a model, and what they were made of."""
 
-    model: Predictor
     facts: tuple[object, ...]
     routes: tuple[Route, ...]

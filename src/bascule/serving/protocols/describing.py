@@ -15,8 +15,6 @@ from bascule.serving.transports import Exchange, Handler
 
 _JSON = b"application/json"
 _MAX_KNOWN = 1_024
-_known_lines: dict[int, tuple[AnsweredBy, bytes]] = {}
-"""Header lines by the identity of what they are about: to hash its value costs more."""
 
 
 def health(
@@ -78,15 +76,14 @@ def answered_by(by: AnsweredBy, asked: AnsweredBy) -> bytes:
     if by is asked and not by.notice:
         return b""
     if by.endpoint:
-        known = _known_lines.get(id(by))
-        if known is None or known[0] is not by:
-            lines = _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
-            if len(_known_lines) >= _MAX_KNOWN:
-                _known_lines.clear()
-            known = _known_lines[id(by)] = by, lines
-        return known[1]
+        return _lines_of_arm(by)
     other = () if by.name == asked.name else (("X-Answered-By", by.name),)
     return _lines_of(*other, *by.notice)
+
+
+@lru_cache(_MAX_KNOWN)
+def _lines_of_arm(by: AnsweredBy) -> bytes:
+    return _lines_of(("Bascule-Version", by.name), ("Bascule-Arm", by.arm), *by.notice)
 
 
 @lru_cache(_MAX_KNOWN)

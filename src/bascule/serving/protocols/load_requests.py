@@ -1,8 +1,8 @@
 """Requests to load or unload a model, which a worker passes on to the supervisor.
 
 A change applies to all workers, and only the supervisor knows all of them. So a worker sends the
-request by the pipe on which it reports, and answers its caller when the supervisor replies (see
-`channel`). Each request is settled once, and at most `MAX_WAITING` wait.
+request by the socket to it, and answers its caller when the supervisor replies (see
+`workers.worker`). Each request is settled once, and at most `MAX_WAITING` wait.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class LoadRequests:
 
     def load(self, name: str, place: str, settle: Settle) -> None:
         """Serve the bundle in the folder `place` as `name`, which is not served yet."""
-        self._put({"load": name, "place": place}, settle)
+        self._put({"what": "load", "model": name, "place": place}, settle)
 
     def unload(self, name: str, settle: Settle) -> None:
         """Stop serving a model; its current calls are answered."""
-        self._put({"unload": name}, settle)
+        self._put({"what": "unload", "model": name}, settle)
 
     def settle(self, number: int, problem: BasculeError | None) -> None:
         """Answer the caller whose request has this number."""
@@ -49,4 +49,4 @@ class LoadRequests:
             )
         number = next(self._numbers)
         self._waiting[number] = settle
-        self._report({"wish": number, **request})
+        self._report({"ask": number, **request})

@@ -6,9 +6,9 @@ makes a `serving.calls.Call` of a request, and has `Predictor.answer` run it.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
+from bascule.core import load_named
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, ChosenProtocols
 from bascule.serving.protocols.data_plane import ProtocolAdapter
 from bascule.serving.protocols.load_requests import LoadRequests
@@ -30,11 +30,10 @@ def open_protocols(
 
     `wishes` takes what callers want to have loaded and unloaded; None where they may not.
     """
-    made: list[ProtocolAdapter] = []
+    protocols: list[ProtocolAdapter] = []
     for name, place in PROTOCOLS.items():
         if name not in chosen.names:
             continue
-        module, _, kind = place.partition(":")
         options: dict[str, Any] = {}
         if name == "vertex":
             options = {
@@ -43,5 +42,5 @@ def open_protocols(
             }
         elif name == "invocations":
             options = {"wishes": wishes}
-        made.append(getattr(import_module(module), kind)(**options))
-    return made
+        protocols.append(load_named(place)(**options))
+    return protocols

@@ -48,7 +48,7 @@ STATUSES = (
     200, 207, 400, 401, 403, 404, 405, 408, 409, 410, 411, 413, 415, 417, 429, 431, 499, 500, 501,
     503, 504, 505, 507,
 )  # fmt: skip
-"""The statuses that are told apart. 499: the client was gone before its answer."""
+"""The statuses that are counted apart. 499: the client was gone before its answer."""
 
 BUCKETS_S = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -126,7 +126,7 @@ class MetricSeries:
         words[histogram + bisect_left(_BOUNDS_NS, duration_ns)] += 1
 
     def count_failure(self) -> None:
-        """Note that the model failed a call, whatever its caller is told in the end."""
+        """Note that the model failed a call, also where its caller gets an answer in the end."""
         self._words[self._base + _FAILURES] += 1
 
     def count_fallback(self) -> None:
@@ -173,7 +173,7 @@ class Totals:
         rows: Rows answered.
         duration_s: Sum of the durations.
         buckets: Answers per bucket of `BUCKETS_S`, not cumulative, the last one above all bounds.
-        failures: Calls that a model with a policy failed, whatever was answered in the end.
+        failures: Calls that a model with a policy failed, also where the caller got an answer.
         fallbacks: Calls that another model answered in its place.
         outcomes: Outcomes that were kept while it was the default version.
         runs: Runs of the program, each of one call or several.
@@ -201,8 +201,7 @@ class Totals:
         return sum(self.by_status.values())
 
 
-@dataclass(frozen=True, slots=True)
-class MetricLabels:
+class MetricLabels(NamedTuple):
     """What a slot counts: the inference requests of one version, or (empty) everything else.
 
     `endpoint`, `arm` and `plan` are for recorders; they are set where a plan chose the version.
@@ -213,6 +212,9 @@ class MetricLabels:
     endpoint: str = ""
     arm: str = ""
     plan: int = 0
+
+
+EVERYTHING_ELSE = MetricLabels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ class Counters:
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
         self.arms = ArmCounters(self._bytes[arms_at:], workers)
-        self._labels = [MetricLabels()]
+        self._labels = [EVERYTHING_ELSE]
 
     def name(self, label: MetricLabels) -> None:
         """Give a version a series, unless it has one. By one process only, and one thread of it.
@@ -283,7 +285,7 @@ class Counters:
         name = f"{label.model}/{label.version}".encode()
         start = self._front_bytes + taken * _NAME_BYTES
         self._bytes[start : start + 2 + len(name)] = len(name).to_bytes(2, "little") + name
-        # Last of all: whoever reads the number finds the name.
+        # Last of all: a reader of the number finds the name.
         self._words[0] = taken + 1
 
     def labels(self) -> list[MetricLabels]:
@@ -303,7 +305,7 @@ class Counters:
         model, _, version = name.partition("/")
         return MetricLabels(model, version)
 
-    def series(self, worker: int, label: MetricLabels = MetricLabels()) -> MetricSeries:
+    def series(self, worker: int, label: MetricLabels = EVERYTHING_ELSE) -> MetricSeries:
         """The slot of a worker for a label that was named."""
         place = self.labels().index(label)
         totals = partial(self._total, place)

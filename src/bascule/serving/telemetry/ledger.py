@@ -218,7 +218,7 @@ class LedgerRecorder:
         self._key = b"" if is_anonymous else key
         self._is_anonymous = is_anonymous
         self._draw = draw
-        self._labels: dict[int, _Label] = {}
+        self._labels: dict[MetricLabels, _Label] = {}
         self._waiting_requests = self._waiting_rows = 0
         self._interval = 0
         self._epoch_ns = time.time_ns() - perf_counter_ns()
@@ -233,9 +233,9 @@ class LedgerRecorder:
         duration_ns: int,
     ) -> None:
         """See `Recorder`."""
-        of = self._labels.get(id(label))
+        of = self._labels.get(label)
         if of is None:
-            of = self._labels[id(label)] = _Label(label, self._keep, self._max_rows)
+            of = self._labels[label] = _Label(label, self._keep, self._max_rows)
         draw = self._draw()
         if draw >= of.share:
             return
@@ -328,7 +328,7 @@ class LedgerRecorder:
     ) -> _Group:
         """The group that a request belongs to."""
         inputs = None if call is None else call.columns
-        key = id(by), inputs is None, tuple(outputs)  # a group holds what it is about
+        key = by, inputs is None, tuple(outputs)
         group = of.groups.get(key)
         if group is None:
             if len(of.groups) >= _MAX_GROUPS:

@@ -1,10 +1,8 @@
-from .channel import Message as Message
 from .config import LedgerConfig as LedgerConfig, ServingConfig as ServingConfig
-from .control_child import ControlCommand as ControlCommand
 from .loaded_models import LoadedModels as LoadedModels
-from .peer import Peer as Peer
-from .scribe_child import ScribeCommand as ScribeCommand
+from .peer import Message as Message, Peer as Peer
 from .sockets import Addresses as Addresses, bind as bind
+from .supervised import Command as Command
 from .supervisor import (
     ModelState as ModelState,
     Supervisor as Supervisor,

@@ -4,14 +4,14 @@ What is new is opened, run on its example rows and measured on a thread, beside 
 then are the routes replaced, all at once, on the event loop. What is served no more finishes the
 calls that it has, and gives its memory, threads and processes back.
 
-Where a budget of memory is set, a version that does not fit is known and asleep: it has its routes,
-and is loaded when it is first asked for, in the place of those that were not asked for the longest.
+Where a budget of memory is set, a version that does not fit is known and unloaded: it has its
+routes, and is loaded at its first request, in the place of the versions least recently used.
 
 The rules:
-- until the turn nothing is changed, and a change that was given up leaves nothing behind;
+- until the commit nothing is changed, and a change that was given up leaves nothing behind;
 - a version that stays is kept as it is, with its queue and its process;
-- whoever has calls under way is not put to sleep;
-- whatever may take long (files, digests, a child's start and end) is done on the loader's thread.
+- a version with calls under way is not unloaded;
+- what may take long (files, digests, a child's start and end) is done on the loader's thread.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ from bascule.serving.workers.planned_endpoints import (
 
 log = logging.getLogger(__name__)
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 _RUNTIMES: set[str] = set()
 _LOOK_FOR_ROOM_S = 0.02
@@ -138,7 +138,7 @@ class LoadedModels:
         self._models: dict[ModelSpec, ServedModel] = {}
         # What routes speak to, by what it is about: routes are kept while it is the same.
         self._predictors: dict[ServedModel, Predictor] = {}
-        self._waking: set[ServedModel] = set()
+        self._loading: set[ServedModel] = set()
         self._leaving: set[ServedModel] = set()
         self._closing: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,7 +149,7 @@ class LoadedModels:
         self.is_stuck = False
 
     def start(self, services: ModelSpecs, plans: Plans = ()) -> None:
-        """Serve the first list; what cannot be loaded is raised. It blocks: nobody waits yet."""
+        """Serve the first list; what cannot be loaded is raised. It blocks: no caller waits yet."""
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
         for service in services:
@@ -187,7 +187,7 @@ class LoadedModels:
                     if number not in self._changes:
                         self._let_go(change.new.values())
                         return False
-            models = [self._models.get(one) or change.new[one] for one in services]
+            models = [self._models.get(service) or change.new[service] for service in services]
             self._check_policies(models)
             check_plans(plans, models)
         except BaseException:
@@ -206,9 +206,9 @@ class LoadedModels:
         self._plans = change.plans
         for model, service in zip(self._models.values(), change.services, strict=True):
             # A version that stays may have other labels, or a notice.
-            is_told = model.service.notice != service.notice
+            has_new_notice = model.service.notice != service.notice
             model.service = service
-            if is_told:
+            if has_new_notice:
                 self._predictors.pop(model, None)
             predictor = self._predictor_of(model)
             predictor.service = service
@@ -268,31 +268,29 @@ class LoadedModels:
     def _describe(self, service: ModelSpec) -> ServedModel:
         series = self._counters.series(self._worker, MetricLabels(service.model, service.version))
         model = describe(service, self._limits, series, self._loop, self._held)
-        model.request_load = self._wake
+        model.request_load = self._begin_load
         return model
 
     def _predictor_of(self, model: ServedModel) -> Predictor:
         """The version itself, or under its policy, or with its notice."""
-        known = self._predictors.get(model)
-        if known is None:
-            known = around(model, self._policies.get(model.name, {}), self._facts)
+        predictor = self._predictors.get(model)
+        if predictor is None:
+            predictor = around(model, self._policies.get(model.name, {}), self._facts)
             if model.service.notice is not None:
-                known = DeprecatedPredictor(known, model.service.notice)
-            self._predictors[model] = known
-        return known
+                predictor = DeprecatedPredictor(predictor, model.service.notice)
+            self._predictors[model] = predictor
+        return predictor
 
     def _every_predictor(self) -> list[Predictor]:
         """Endpoints before the versions of their name; what a plan says comes first."""
         endpoints = self._endpoints.follow(self._plans)
-        made: list[Predictor] = []
+        predictors: list[Predictor] = []
         for model in self._models.values():
             endpoint = endpoints.pop(model.name, None)
-            made += (
-                [self._predictor_of(model)]
-                if endpoint is None
-                else [endpoint, self._predictor_of(model)]
-            )
-        return [*made, *endpoints.values()]
+            if endpoint is not None:
+                predictors.append(endpoint)
+            predictors.append(self._predictor_of(model))
+        return [*predictors, *endpoints.values()]
 
     def _open(self, model: ServedModel) -> Engine:
         self._loading_since_s = self._loop.time()
@@ -313,32 +311,32 @@ class LoadedModels:
             find = partial(find_version, models=models)
             check_chain(model, self._policies.get(model.name, {}), find)
 
-    # -- sleeping and waking --
+    # -- loading at the first request, and unloading --
 
-    def _wake(self, model: ServedModel) -> None:
-        if model not in self._waking:
-            self._waking.add(model)
-            if not any(model is one for one in self._models.values()):
+    def _begin_load(self, model: ServedModel) -> None:
+        if model not in self._loading:
+            self._loading.add(model)
+            if model not in self._models.values():
                 # A call that chose it before a change took it away: it leaves again afterwards.
                 self._leaving.add(model)
-            task = self._loop.create_task(self._load_asleep(model))
+            task = self._loop.create_task(self._load(model))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _load_asleep(self, model: ServedModel) -> None:
+    async def _load(self, model: ServedModel) -> None:
         try:
             await self._room_for(model)
             engine = await self._on_thread(self._open, model)
         except BasculeError as error:
-            model.load_failed(_cannot_wake(model, error))
+            model.load_failed(_cannot_load(model, error))
         except Exception:
             log.exception("%s/%s could not be loaded", model.name, model.version)
-            model.load_failed(_cannot_wake(model, ModelFailed("it failed")))
+            model.load_failed(_cannot_load(model, ModelFailed("it failed")))
         else:
             model.loaded(engine)
             self._make_room(0, but=model)
         finally:
-            self._waking.discard(model)
+            self._loading.discard(model)
             if model in self._leaving:
                 self._leaving.discard(model)
                 self._close(model)
@@ -354,7 +352,7 @@ class LoadedModels:
             await asyncio.wait(self._closing, timeout=_LOOK_FOR_ROOM_S * 20)
 
     def _make_room(self, needed_bytes: int, *, but: ServedModel | None = None) -> bool:
-        """Put to sleep whoever is in the way; False where even that is not enough."""
+        """Unload the versions least recently used; False where even that is not enough."""
         if not self._budget_bytes:
             return True
         residents = [
@@ -366,7 +364,7 @@ class LoadedModels:
         ]
         evicted = choose_evicted(residents, needed_bytes, self._budget_bytes)
         for model in evicted or ():
-            log.debug("%s/%s is put to sleep", model.name, model.version)
+            log.debug("%s/%s is unloaded", model.name, model.version)
             self._close(model)
         return evicted is not None
 
@@ -384,8 +382,8 @@ class LoadedModels:
     def _let_go(self, models: Iterable[ServedModel]) -> None:
         for model in models:
             self._predictors.pop(model, None)
-            if model in self._waking:
-                self._leaving.add(model)  # those who wait are answered first
+            if model in self._loading:
+                self._leaving.add(model)  # calls that wait are answered first
             else:
                 self._close(model)
 
@@ -404,14 +402,16 @@ class LoadedModels:
         trimmed.add_done_callback(lambda _: self._tell_closed(closed))
 
     def _tell_closed(self, closed: asyncio.Future[None]) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+        with suppress(RuntimeError):  # the loop has ended, and with it what waited
             self._loop.call_soon_threadsafe(self._was_closed, closed)
 
     def _was_closed(self, closed: asyncio.Future[None]) -> None:
         self._closing.discard(closed)
         closed.set_result(None)
 
-    def _on_thread(self, call: Callable[[Given], Made], argument: Given) -> asyncio.Future[Made]:
+    def _on_thread(
+        self, call: Callable[[Argument], Result], argument: Argument
+    ) -> asyncio.Future[Result]:
         return self._loop.run_in_executor(self._thread, call, argument)
 
 
@@ -430,14 +430,14 @@ def naming(service: ModelSpec) -> Iterator[None]:
         ) from None  # fmt: skip
 
 
-def _cannot_wake(model: ServedModel, why: BasculeError) -> Unavailable:
+def _cannot_load(model: ServedModel, why: BasculeError) -> Unavailable:
     # What a model's own code says is for the log: its callers are not its makers.
-    said = why.message
+    reason = why.message
     if isinstance(why, ModelFailed):
         log.error("%s/%s could not be loaded: %s", model.name, model.version, why)
-        said = "it failed"
+        reason = "it failed"
     return Unavailable(
-        f"{model.name}/{model.version} cannot be loaded now: {said}",
+        f"{model.name}/{model.version} cannot be loaded now: {reason}",
         hint="retry later; see the server's log",
         retry_after_s=1,
     )
@@ -450,18 +450,15 @@ def describe(
     loop: asyncio.AbstractEventLoop,
     held: BufferBudget,
 ) -> ServedModel:
-    """Verify a bundle and read what is to be known of it; it is asleep."""
+    """Verify a bundle and read what is to be known of it; nothing is loaded."""
     manifest = read_manifest(service.path)
     name = pinned_program(service.path, manifest)
     entry = manifest.program(name)
     for lacking, next_step in obstacles(manifest.programs).items():
         log.warning(
             "%s/%s: its program %s cannot run here; %s",
-            service.model,
-            service.version,
-            lacking,
-            next_step,
-        )
+            service.model, service.version, lacking, next_step,
+        )  # fmt: skip
     signature = manifest.signature
     inputs = signature.inputs if entry is None else entry.inputs
     return ServedModel(

@@ -1,14 +1,15 @@
 """Starts the workers of a server, keeps them alive, and stops them without losing a request.
 
 What is served changes in all workers or in none. They load and warm what is new while they go on
-answering; once all of them have it, they are told to turn to it. A worker that dies meanwhile is
-started again with the list that counts then.
+answering; once all of them have it, they commit. A worker that dies meanwhile is started again with
+the list that counts then.
 
 The supervisor makes every listening socket (one per worker, SO_REUSEPORT, so that the kernel
 spreads the connections) and keeps them open: while a worker that died is being replaced, its new
 connections wait in the kernel, and none is refused. A worker whose event loop stands still is
-killed, and replaced likewise; so is the control process (`control_child`), which has all that needs
-HTTP or SQL: the control API, the keys, the registry.
+killed, and replaced likewise (`supervised`); so is the control process, which has all that needs
+HTTP or SQL: the control API, the keys, the registry. Workers append to the spool whether there is a
+scribe or not, so one that is away delays, and loses nothing.
 """
 
 from __future__ import annotations
@@ -16,25 +17,18 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
-import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from bascule.core import (
-    BasculeError,
-    Invalid,
-    ModelFailed,
-    Unavailable,
-    error_from_json,
-    error_to_json,
-)
+from bascule.core import BasculeError, Invalid, Unavailable
 from bascule.endpoints import Plan
 from bascule.serving.limits import allow_open_files
 from bascule.serving.specs import (
@@ -50,30 +44,31 @@ from bascule.serving.specs import (
     loaded,
     without,
 )
-from bascule.serving.telemetry import (
-    Counters,
-    MetricLabels,
-    labels_of,
-)
-from bascule.serving.workers.channel import Message, WorkerProcess
+from bascule.serving.telemetry import Counters, MetricLabels, labels_of
 from bascule.serving.workers.config import ServingConfig, WorkerConfig
-from bascule.serving.workers.control_child import Backoff, ControlChild, ControlCommand
-from bascule.serving.workers.scribe_child import ScribeChild, ScribeCommand
+from bascule.serving.workers.peer import AnswerFor, Message, Peer
 from bascule.serving.workers.sockets import Addresses, Sockets, port_of
+from bascule.serving.workers.supervised import (
+    Command,
+    Heartbeat,
+    Supervised,
+    keep_alive,
+    shared_file,
+)
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-_WATCH_EVERY_S = 0.05
-_LONGEST_TURN_S = 1.0
-"""More than this between two looks means that the supervisor itself stood still."""
-_START_AGAIN_S = 1.0
+CONTROL_SILENT_S = 1.2
+"""After so long without a beat the process is killed; with its start that is under 3 s."""
+_CONTROL_START_S = 30.0
+_CONTROL_STOP_S, _SCRIBE_STOP_S = 3.0, 20.0
 _FILES, _FILES_PER_WORKER = 1_024, 8
 """Descriptors that a control process and the supervisor need, and those for each worker: its pipes
 and sockets."""
-_STOPPED_LOOKS = 20
-"""A worker that a signal has stopped is killed when so many looks in a row have found it stopped.
-Looks, and no time: a suspended server looks at nothing meanwhile."""
+_WORKER = (sys.executable, "-m", "bascule.serving.workers.worker")
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+"""One thread per program is what its cost was measured with."""
 _TELL_TIMEOUT_S = 1.0
 FindModel = Callable[[str, Path], ModelSpec]
 """What is to be served under a name, from a folder; raises what is wrong with it."""
@@ -114,137 +109,90 @@ class ModelState:
     open_calls: int
 
 
-class _Worker:
-    """One worker: the process that it is now, and what is needed to start it again."""
+class _Worker(Supervised):
+    """One worker: the process that it is now, and whether that answers."""
 
     def __init__(
         self,
         config: WorkerConfig,
-        *,
-        shared_fds: tuple[int, ...],
-        on_load_request: Callable[[WorkerProcess, Message], None],
-        on_start_error: Callable[[BasculeError], bool],
+        fds: tuple[int, ...],
         spawning: ThreadPoolExecutor,
+        *,
+        answer: AnswerFor,
+        heartbeat: Heartbeat,
+        starting: threading.Lock,
+        on_start_error: Callable[[BasculeError], bool],
     ) -> None:
+        """Nothing is started yet; see `Supervised`.
+
+        Args:
+            config: Of the next process.
+            fds: Descriptors that all workers share.
+            spawning: See `Supervised`.
+            answer: Likewise.
+            heartbeat: Likewise.
+            starting: Likewise.
+            on_start_error: Takes what kept it from starting; whether to start it again at once.
+        """
         self.config = config
-        self._on_start_error = on_start_error
-        self._on_load_request = on_load_request
-        self._spawning = spawning
+        self.is_ready = False
         own = (config.listener_fd, config.grpc_fd, config.unix_fd)
-        self._inherited_fds = (*shared_fds, *(fd for fd in own if fd is not None))
-        self.process: WorkerProcess | None = None
-        self.ready = False
-        self.restarts = 0
-        self._restart_at_s: float | None = None
-        self._backoff = Backoff()
-        self._beat_ns = 0
-        self._beat_s = 0.0
-        self._stopped_looks = 0
+        self._fds = (*fds, *(fd for fd in own if fd is not None))
+        self._on_start_error = on_start_error
+        super().__init__(
+            self._next_command, f"worker {config.worker}", spawning,
+            answer=answer, heartbeat=heartbeat, starting=starting,
+        )  # fmt: skip
+
+    def _next_command(self) -> Command:
+        return Command(_WORKER, _ONE_THREAD, self._fds, self.config.to_json())
 
     def start(self) -> None:
-        self.ready = False
-        # On a thread that stays: the system kills the process when the thread ends.
-        made = self._spawning.submit(
-            WorkerProcess, self.config, self._inherited_fds, self._on_load_request
-        )  # fmt: skip
-        self.process = made.result()
-        self._restart_at_s = None
+        """Start the process, which is asked whether it is ready; see `Supervised.start`."""
+        self.is_ready = False
+        super().start()
+        assert self.peer is not None
+        self._ready = self.peer.begin("ready")
 
-    def running(self) -> WorkerProcess | None:
-        """Its process, if that answers."""
-        process = self.process
-        is_there = self.ready and process is not None and process.exit_code is None
-        return process if is_there else None
+    def running(self) -> Peer | None:
+        """What its process is asked by, if that answers requests."""
+        return self.peer if self.is_ready and self.runs else None
 
     def await_ready(self, until_s: float) -> None:
         """Return when the worker answers; raises its own error if it cannot."""
         while True:
             try:
-                return self._await_ready(until_s - time.monotonic())
+                self._ready.result(until_s - time.monotonic())
+            except TimeoutError:
+                raise Unavailable(
+                    f"{self.name} was not ready in {START_TIMEOUT_S:g} s",
+                    hint="see its log above; a large model may need more memory",
+                ) from None
             except BasculeError as error:
                 if not self._on_start_error(error):
                     raise
-            assert self.process is not None
-            self.process.wait(_TURN_TIMEOUT_S)
-            self.process.close()
+            else:
+                self.is_ready = True
+                return
+            self.wait(_TURN_TIMEOUT_S)
             self.start()
 
-    def _await_ready(self, wait_s: float) -> None:
-        assert self.process is not None
-        try:
-            message = self.process.hear(wait_s)
-        except Unavailable:
-            message = {"error": "it ended while starting", "hint": "see its log above"}
-        if message is None:
-            raise self._not_ready_in_time()
-        if "error" in message:
-            raise error_from_json(message)
-        self.ready = True
-
-    def look_after(self) -> None:
-        """Start the process again once it has ended. Never waits: the others need looking after."""
-        process = self.process
-        assert process is not None
-        now = time.monotonic()
-        if process.exit_code is None:
-            if not self.ready:
-                self._look_whether_ready(process, now)
-        elif self._restart_at_s is None:
-            self._restart_at_s = now + self._pause_s(process, now - process.started_s)
-        elif now >= self._restart_at_s:
-            self._restart_at_s = now + _START_AGAIN_S  # where the system lacks what it takes
-            process.close()
-            self.start()
-            self.restarts += 1
-
-    def kill_silent(self, beat_ns: int, watched_s: float, silent_s: float) -> bool:
-        """Kill the process if its beat stays the same for `silent_s`; whether it was killed.
-
-        One that a signal has stopped is killed sooner: no load of the machine looks like that.
-        `watched_s` is of a clock that stands still while the watching thread does.
-        """
-        process = self.running()
-        if process is None or beat_ns != self._beat_ns:
-            self._beat_ns, self._beat_s, self._stopped_looks = beat_ns, watched_s, 0
-            return False
-        self._stopped_looks = self._stopped_looks + 1 if _is_stopped(process.pid) else 0
-        if self._stopped_looks >= _STOPPED_LOOKS:
-            why = "was stopped by a signal"
-        elif watched_s - self._beat_s > silent_s:
-            why = f"stood still for {silent_s:g} s"
-        else:
-            return False
-        log.error("worker %d (process %d) %s and is killed", self.config.worker, process.pid, why)
-        process.signal(signal.SIGKILL)
-        self._stopped_looks = 0
-        self._beat_s = watched_s
-        return True
-
-    def _look_whether_ready(self, process: WorkerProcess, now: float) -> None:
-        try:
-            if now - process.started_s > START_TIMEOUT_S:
-                process.signal(signal.SIGKILL)
-                raise self._not_ready_in_time()
-            message = process.hear(0)
-            if message is not None and "error" in message:
-                raise error_from_json(message)
-            self.ready = message is not None
-        except BasculeError as error:
-            log.error("worker %d cannot start: %s", self.config.worker, error)  # noqa: TRY400 -- said in one line, by design
-            self._on_start_error(error)
-
-    def _pause_s(self, process: WorkerProcess, lived_s: float) -> float:
-        log.warning(
-            "worker %d (process %d) ended with %s after %.1f s and is started again",
-            self.config.worker, process.pid, process.exit_code, lived_s,
-        )  # fmt: skip
-        return self._backoff.pause_s(lived_s)
-
-    def _not_ready_in_time(self) -> Unavailable:
-        return Unavailable(
-            f"worker {self.config.worker} was not ready in {START_TIMEOUT_S:g} s",
-            hint="see its log above; a large model may need more memory",
-        )
+    def look_after(self, watched_s: float) -> None:
+        """See `Supervised.look_after`; note also whether it answers by now."""
+        super().look_after(watched_s)
+        if self.is_ready or not self._ready.done() or not self.runs:
+            return
+        error = self._ready.exception()
+        if error is None:
+            self.is_ready = True
+        elif self._starting.acquire(blocking=False):  # as for a start: what is served may change
+            try:
+                self._ready = Future()  # no more is expected of this process
+                log.error("%s cannot start: %s", self.name, error)
+                if isinstance(error, BasculeError):
+                    self._on_start_error(error)
+            finally:
+                self._starting.release()
 
 
 class _Changed(Exception):
@@ -261,8 +209,8 @@ class Supervisor:
         *,
         workers: int,
         needs_keys: bool = False,
-        control: ControlCommand | None = None,
-        scribe: ScribeCommand | None = None,
+        control: Command | None = None,
+        scribe: Command | None = None,
         find: FindModel | None = None,
     ) -> None:
         """Bind the ports at once, so that a port in use is known before anything is started.
@@ -272,7 +220,8 @@ class Supervisor:
             serving: How every worker serves.
             workers: How many processes share the ports.
             needs_keys: Whether callers need keys, which the control process provides.
-            control: How the control process is started; None for none.
+            control: How the control process is started; None for none. Its question has the
+                `control_port` of the API; what the supervisor knows is added.
             scribe: What starts the process that writes the ledger; None for no such process.
             find: Finds what callers of the workers want to have loaded; None where they may not.
 
@@ -283,7 +232,7 @@ class Supervisor:
         """
         allow_open_files(_FILES + workers * _FILES_PER_WORKER)
         if serving.tls is not None:
-            serving.tls.context()  # said now rather than by a worker
+            serving.tls.context()  # raises now rather than in a worker
         self.services: ModelSpecs = ()
         self.plans: Plans = ()
         self._turned: tuple[ModelSpecs, Plans] = (), ()
@@ -293,7 +242,7 @@ class Supervisor:
         self.host = addresses.host
         self.port = port_of(self._sockets.http)
         self.grpc_port = port_of(self._sockets.grpc) if self._sockets.grpc else None
-        self._shared = [_shared_file("bascule-counters"), _shared_file("bascule-keys")]
+        self._shared = [shared_file("bascule-counters"), shared_file("bascule-keys")]
         counters_fd, keys_fd = self._shared_fds = tuple(file.fileno() for file in self._shared)
         counters = Path(f"/dev/fd/{counters_fd}")
         self._counters = Counters(counters, workers)
@@ -302,44 +251,62 @@ class Supervisor:
         common = WorkerConfig(
             worker=0, workers=workers, listener_fd=-1, counters=counters, serving=serving,
             keys=self.keys_file, multi_model=find is not None,
-            control_port=None if control is None else control.listener.getsockname()[1],
+            control_port=None if control is None else control.question["control_port"],
         )  # fmt: skip
+        self._turning = threading.Lock()  # held while workers are started, and commit
         self._workers = [self._worker(common, number) for number in range(workers)]
-        self.control = None if control is None else self._control_child(control)
-        self.scribe = ScribeChild(scribe, self._spawning) if scribe else None
+        self.control = None if control is None else self._control(control)
+        self.scribe = Supervised(lambda: scribe, "the scribe", self._spawning) if scribe else None
         self._starting_control = threading.Lock()
         self._workers_answer = threading.Event()
         self._find = find
-        self._wishing = ThreadPoolExecutor(1, "bascule-wishes")  # changes are made one by one
         self._changing = threading.Lock()  # held while a change is made
-        self._turning = threading.Lock()  # held while workers are started, and told to turn
         self._changes = itertools.count(1)
         self._stopping = threading.Event()
-        self._monitor = threading.Thread(target=self._watch, name="bascule-monitor", daemon=True)
+        others = [process for process in (self.control, self.scribe) if process is not None]
+        self._monitor = threading.Thread(
+            target=keep_alive, args=([*others, *self._workers], self._stopping),
+            name="bascule-monitor", daemon=True,
+        )  # fmt: skip
 
     def _worker(self, common: WorkerConfig, number: int) -> _Worker:
         http, grpc, unix = self._sockets.of_worker(number)
         return _Worker(
             replace(common, worker=number, listener_fd=http, grpc_fd=grpc, unix_fd=unix),
-            shared_fds=self._shared_fds,
-            on_load_request=self._take_load_request,
+            self._shared_fds,
+            self._spawning,
+            answer=self._answer_worker,
+            heartbeat=Heartbeat(
+                partial(self._counters.beat_of, number), self.limits.worker_silent_s,
+                START_TIMEOUT_S, self._counters.count_silent_worker,
+            ),
+            starting=self._turning,
             on_start_error=self._leave_out,
-            spawning=self._spawning,
-        )
-
-    def _control_child(self, command: ControlCommand) -> ControlChild:
-        counters_fd, keys_fd = self._shared_fds
-        self._control_config = command.config | {
-            "host": self.host, "port": self.port, "workers": len(self._workers),
-            "counters_fd": counters_fd, "keys_fd": keys_fd if self.keys_file else None,
-            "listener_fd": command.listener.fileno(),
-        }  # fmt: skip
-        return ControlChild(
-            command, self._shared_fds, self._answer_control, self._spawning,
-            self._counters.count_control_restart,
         )  # fmt: skip
 
-    def start_control(self) -> ControlChild:
+    def _control(self, control: Command) -> Supervised:
+        """Connections to its port wait in the socket, which stays open, while it is replaced.
+
+        Workers need nothing of it to answer: keys hold for `authenticator.KEYS_SILENT_S` without a
+        word, and the next control process is there before that.
+        """
+        counters_fd, keys_fd = self._shared_fds
+        question = {
+            **control.question,
+            "host": self.host, "port": self.port, "workers": len(self._workers),
+            "counters_fd": counters_fd, "keys_fd": keys_fd if self.keys_file else None,
+        }  # fmt: skip
+        fds = (*self._shared_fds, *control.fds)
+        command = replace(control, environment=_ONE_THREAD, fds=fds, question=question)
+        counters = self._counters
+        return Supervised(
+            lambda: command, "the control process", self._spawning,
+            answer=self._answer_control,
+            heartbeat=Heartbeat(counters.control_beat, CONTROL_SILENT_S, _CONTROL_START_S),
+            on_restart=counters.count_control_restart,
+        )  # fmt: skip
+
+    def start_control(self) -> Supervised:
         """Start the control process, unless it runs; return when it has the keys that are needed.
 
         Raises:
@@ -349,7 +316,7 @@ class Supervisor:
         with self._starting_control:
             if self._stopping.is_set():
                 raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
-            if not self.control.is_started:
+            if not self.control.pid:
                 self.control.start()
                 if self.keys_file is not None:
                     self.control.ask("keys", START_TIMEOUT_S)
@@ -387,7 +354,7 @@ class Supervisor:
         The control process finds the plan unserved, tries it again, and tells its rollout why.
         """
         version = str(error.facts.get("version", ""))
-        if version in {f"{one.model}/{one.version}" for one in self.services}:
+        if version in {f"{spec.model}/{spec.version}" for spec in self.services}:
             rest = left_out(self.services, self.plans, version)
             if rest is None:
                 return False
@@ -403,17 +370,17 @@ class Supervisor:
 
     def change(
         self,
-        wish: Callable[[ModelSpecs], ModelSpecs],
+        edit: Callable[[ModelSpecs], ModelSpecs],
         *,
         turn_by_s: float = math.inf,
         plans: Plans | None = None,
     ) -> ModelSpecs:
-        """Serve what `wish` makes of what is served now: in all workers, or in none.
+        """Serve what `edit` makes of what is served now: in all workers, or in none.
 
-        Returns when every worker has turned to it. Requests under way finish where they are.
+        Returns when every worker has committed. Requests under way finish where they are.
 
         Args:
-            wish: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
+            edit: See `serving.specs`: `loaded`, `swapped`, `unloaded`.
             turn_by_s: No worker turns to it later than this, by the monotonic clock.
             plans: The plans from then on; None for those of now.
 
@@ -421,71 +388,46 @@ class Supervisor:
             What is served now.
 
         Raises:
-            BasculeError: What `wish` raises, or what kept a worker from loading. Nothing changed.
+            BasculeError: What `edit` raises, or what kept a worker from loading. Nothing changed.
         """
         with self._changing:
             _check_in_time(turn_by_s)  # another change may have taken long
-            services = check_specs(wish(self.services))
+            services = check_specs(edit(self.services))
             plans = self.plans if plans is None else plans
             if plans == self.plans and is_the_same(services, self.services):
                 return services
             self._name(services, plans)
             number = next(self._changes)
-            processes: list[WorkerProcess] = []
-            try:
-                self._prepare(number, services, plans, processes, turn_by_s)
-                self._turn(number, services, plans, processes, turn_by_s)
-            finally:
-                for process in processes:
-                    process.forget(number)
+            peers = self._prepare(number, services, plans, turn_by_s)
+            self._turn(number, services, plans, peers, turn_by_s)
             return services
 
-    def _take_load_request(self, process: WorkerProcess, wish: Message) -> None:
-        try:
-            self._wishing.submit(self._answer_load_request, process, wish)
-        except RuntimeError:  # it stops, and takes no more
-            self._answer_load_request(process, wish)
-
-    def _answer_load_request(self, process: WorkerProcess, wish: Message) -> None:
-        number = wish["wish"]
-        try:
-            if self._stopping.is_set():
-                raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
-            self._apply_load_request(wish)
-        except BasculeError as error:
-            process.tell({"refused": number, **error_to_json(error)})
-        except Exception:
-            # A bug in one change: its caller is told, and the next ones are still taken.
-            log.exception("a change that a caller asked for failed")
-            bug = ModelFailed("the change failed", hint="see the server's log")
-            process.tell({"refused": number, **error_to_json(bug)})
-        else:
-            process.tell({"granted": number})
-
-    def _apply_load_request(self, wish: Message) -> None:
-        find = self._find
+    def _answer_worker(self, what: str, arguments: Message) -> bool:
+        """Load or unload a model for a caller of a worker; returns once every worker serves it."""
+        find, name = self._find, arguments["model"]
+        if self._stopping.is_set():
+            raise Unavailable("the server stops", hint="ask another one", retry_after_s=1)
         if find is None:
             raise Invalid("callers may not change what is served", hint="set serving.multi_model")
-        match wish:
-            case {"load": name, "place": place}:
 
-                def with_it(now: ModelSpecs) -> ModelSpecs:
-                    check_unplanned(self.plans, name)
-                    check_absent(now, name)
-                    return loaded(now, find(name, Path(place)))
+        def with_it(served: ModelSpecs) -> ModelSpecs:
+            check_unplanned(self.plans, name)
+            check_absent(served, name)
+            return loaded(served, find(name, Path(arguments["place"])))
 
+        match what:
+            case "load":
                 self.change(with_it)
-            case {"unload": name}:
+            case "unload":
                 check_unplanned(self.plans, name)
-                self.change(lambda now: without(now, name))
+                self.change(lambda served: without(served, name))
             case _:
-                raise Invalid("this is no change")
+                raise Invalid(f"there is no question {what!r}")
+        return True
 
-    def _answer_control(self, what: str, said: Message) -> Any:
+    def _answer_control(self, what: str, arguments: Message) -> Any:
         """Answer a question of the control process; see `control.link`."""
         match what:
-            case "config":
-                return self._control_config
             case "begin":  # what it loads then must not keep the workers waiting
                 return self._workers_answer.wait()
             case "services":
@@ -498,15 +440,13 @@ class Supervisor:
                 return [asdict(state) for state in self.models()]
             case "replace":
                 before, after = (
-                    tuple(map(ModelSpec.from_json, said[which])) for which in ("before", "after")
+                    (
+                        tuple(map(ModelSpec.from_json, arguments[services])),
+                        tuple(map(Plan.from_json, arguments[plans])),
+                    )
+                    for services, plans in (("before", "plans_before"), ("after", "plans_after"))
                 )
-                plans_before, plans_after = (
-                    tuple(map(Plan.from_json, said[which]))
-                    for which in ("plans_before", "plans_after")
-                )
-                return self._replace(
-                    (before, plans_before), (after, plans_after), said["turn_by_s"]
-                )
+                return self._replace(before, after, arguments["turn_by_s"])
             case _:
                 raise Invalid(f"there is no question {what!r}")
 
@@ -531,20 +471,18 @@ class Supervisor:
 
     def models(self) -> list[ModelState]:
         """How the models of each worker that answers are at this moment."""
-        number = next(self._changes)
-        asked = [(worker, worker.running()) for worker in self._workers]
-        found: list[ModelState] = []
+        answers = [
+            (worker.config.worker, peer, peer.begin("models"))
+            for worker in self._workers
+            if (peer := worker.running()) is not None
+        ]
+        states: list[ModelState] = []
         until_s = time.monotonic() + _TELL_TIMEOUT_S
-        for _, process in asked:
-            if process is not None:
-                process.ask(number, {"tell": number})
-        for worker, process in asked:
-            if process is not None:
-                with suppress(Unavailable):
-                    told = process.hear_of(number, until_s)["models"]
-                    found += [ModelState(worker=worker.config.worker, **one) for one in told]
-                process.forget(number)
-        return found
+        for number, peer, answer in answers:
+            with suppress(Unavailable):
+                models = peer.result(answer, until_s - time.monotonic())
+                states += [ModelState(worker=number, **model) for model in models]
+        return states
 
     def _name(self, services: ModelSpecs, plans: Plans) -> None:
         for service in services:
@@ -555,65 +493,60 @@ class Supervisor:
         )
 
     def _prepare(
-        self,
-        number: int,
-        services: ModelSpecs,
-        plans: Plans,
-        processes: list[WorkerProcess],
-        turn_by_s: float,
-    ) -> None:
-        """Have every worker load; what one could not is let go of by all. Notes whom it asked."""
+        self, number: int, services: ModelSpecs, plans: Plans, turn_by_s: float
+    ) -> list[Peer]:
+        """Have every worker load; what one could not is let go of by all."""
         until_s = min(time.monotonic() + START_TIMEOUT_S, turn_by_s)
+        lists = {
+            "services": [service.to_json() for service in services],
+            "plans": [plan.to_json() for plan in plans],
+        }
+        answers: list[tuple[Peer, Future[Any]]] = []
         try:
             for worker in self._workers:
-                process = worker.running()
-                if process is None:
-                    raise _try_again(f"worker {worker.config.worker} is being started again")
-                told = {
-                    "services": [service.to_json() for service in services],
-                    "plans": [plan.to_json() for plan in plans],
-                }
-                process.ask(number, {"prepare": number, **told})
-                processes.append(process)
-            for process in processes:
-                process.hear_of(number, until_s)
-        except BasculeError as error:
-            # A worker that died or stood still over it is no worker that was away before.
-            error.facts.setdefault("while_loading", len(processes) == len(self._workers))
-            _abandon(number, processes)
+                peer = worker.running()
+                if peer is None:
+                    raise _try_again(f"{worker.name} is being started again")
+                answers.append((peer, peer.begin("prepare", change=number, **lists)))
+            for peer, answer in answers:
+                peer.result(answer, until_s - time.monotonic())
+        except BaseException as error:
+            if isinstance(error, BasculeError):
+                # A worker that died or stood still over it is no worker that was away before.
+                error.facts.setdefault("while_loading", len(answers) == len(self._workers))
+            _abandon(number, [peer for peer, _ in answers])
             raise
-        except BaseException:
-            _abandon(number, processes)
-            raise
+        return [peer for peer, _ in answers]
 
     def _turn(
         self,
         number: int,
         services: ModelSpecs,
         plans: Plans,
-        processes: Sequence[WorkerProcess],
+        peers: Sequence[Peer],
         turn_by_s: float,
     ) -> None:
+        answers: list[Future[Any]] = []
         with self._turning:
             try:
                 if any(
-                    worker.process is not process
-                    for worker, process in zip(self._workers, processes, strict=True)
+                    worker.peer is not peer
+                    for worker, peer in zip(self._workers, peers, strict=True)
                 ):
                     raise _try_again("a worker died meanwhile")
                 _check_in_time(turn_by_s)
             except Unavailable:
-                _abandon(number, processes)
+                _abandon(number, peers)
                 raise
-            # From here on whoever is started again gets the new list, so nobody can be left behind.
+            # From here on a worker that is started again gets the new list, so none is left behind.
             self.services, self.plans = services, plans
-            for worker, process in zip(self._workers, processes, strict=True):
+            for worker, peer in zip(self._workers, peers, strict=True):
                 worker.config = replace(worker.config, services=services, plans=plans)
-                process.tell({"commit": number})
+                answers.append(peer.begin("commit", change=number))
         until_s = time.monotonic() + _TURN_TIMEOUT_S
-        for process in processes:
+        for peer, answer in zip(peers, answers, strict=True):
             with suppress(Unavailable):  # it died, and comes back with the new list
-                process.hear_of(number, until_s)
+                peer.result(answer, until_s - time.monotonic())
         self._turned = services, plans
 
     def statuses(self) -> list[WorkerStatus]:
@@ -621,7 +554,7 @@ class Supervisor:
         return [
             WorkerStatus(
                 worker=worker.config.worker,
-                pid=worker.process.pid if worker.process else 0,
+                pid=worker.pid,
                 alive=worker.running() is not None,
                 restarts=worker.restarts,
             )
@@ -632,81 +565,29 @@ class Supervisor:
         """Let the workers finish what is under way, then end them. Safe to call twice."""
         self._stopping.set()
         self._workers_answer.set()  # nothing waits any more
-        self._wishing.shutdown(wait=False)
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join()
-        processes = [worker.process for worker in self._workers if worker.process]
         self._sockets.take_no_more()
-        if self.control is not None:
-            self.control.terminate()
-        for process in processes:
-            process.signal(signal.SIGTERM)
+        for process in (self.control, *self._workers):
+            if process is not None:
+                process.terminate()
         self._sockets.close()
         until = time.monotonic() + (self.limits.drain_s if drain_s is None else drain_s) + 1.0
-        for process in processes:
-            if not process.wait(max(0.1, until - time.monotonic())):
-                log.warning("worker process %d did not drain in time and is killed", process.pid)
-                process.signal(signal.SIGKILL)
-                process.wait(_TURN_TIMEOUT_S)
-            process.close()
+        for worker in self._workers:
+            worker.wait(max(0.1, until - time.monotonic()))
         if self.scribe is not None:
-            self.scribe.stop()  # last: it takes in what the workers have left
+            self.scribe.terminate()  # last: it takes in what the workers have left
+            self.scribe.wait(_SCRIBE_STOP_S)
         if self.control is not None:
-            self.control.wait()
+            self.control.wait(_CONTROL_STOP_S)
         self._spawning.shutdown()
         for file in self._shared:
             file.close()
 
-    def _watch(self) -> None:
-        watched_s, now_s = 0.0, time.monotonic()
-        while not self._stopping.wait(_WATCH_EVERY_S):
-            before_s, now_s = now_s, time.monotonic()
-            # A stopped terminal job, for example: its workers stood still just as long.
-            watched_s += min(now_s - before_s, _LONGEST_TURN_S)
-            # No failure may end the thread: nothing would be replaced any more.
-            if self.control is not None:
-                try:
-                    self.control.look_after(self._counters.control_beat(), watched_s)
-                except Exception:
-                    log.exception("the control process cannot be looked after")
-            if self.scribe is not None:
-                try:
-                    self.scribe.look_after()
-                except Exception:
-                    log.exception("the scribe cannot be looked after")
-            for worker in self._workers:
-                try:
-                    self._look_after(worker, watched_s)
-                except Exception:
-                    log.exception("worker %d cannot be looked after", worker.config.worker)
 
-    def _look_after(self, worker: _Worker, watched_s: float) -> None:
-        beat_ns = self._counters.beat_of(worker.config.worker)
-        if worker.kill_silent(beat_ns, watched_s, self.limits.worker_silent_s):
-            self._counters.count_silent_worker()
-        # A turn may wait for a worker that stands still, which is killed here.
-        if self._turning.acquire(timeout=_WATCH_EVERY_S):
-            try:
-                worker.look_after()
-            finally:
-                self._turning.release()
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a signal, and no debugger, has stopped a process; false where there is no `/proc`.
-
-    See proc_pid_stat(5): the state follows the command's name, which may hold any character.
-    """
-    try:
-        content = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    return content.rpartition(b") ")[2].startswith(b"T")
-
-
-def _abandon(number: int, processes: Sequence[WorkerProcess]) -> None:
-    for process in processes:
-        process.tell({"abandon": number})
+def _abandon(number: int, peers: Sequence[Peer]) -> None:
+    for peer in peers:
+        peer.begin("abandon", change=number)
 
 
 def _check_in_time(turn_by_s: float) -> None:
@@ -716,12 +597,3 @@ def _check_in_time(turn_by_s: float) -> None:
 
 def _try_again(what: str) -> Unavailable:
     return Unavailable(f"{what}, and nothing was changed", hint="try again", retry_after_s=1)
-
-
-def _shared_file(name: str) -> IO[bytes]:
-    """A file in memory for what processes share; it is gone with the last of them.
-
-    It lies in no file system, so none can be too full for it: a write to a mapped file ends the
-    process where the file system has no block left.
-    """
-    return os.fdopen(os.memfd_create(name), "r+b", buffering=0)

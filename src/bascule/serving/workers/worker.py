@@ -1,12 +1,23 @@
-"""One worker process: loads the models, warms them up, and answers until it is told to stop.
+"""One worker process: loads the models, warms them up, and answers until it is to stop.
 
-The supervisor starts it as `python -m bascule.serving.workers.worker` and sends lines of JSON
-(see `channel`), which come on standard input and go to standard output. Whatever else prints there,
-a model's own code for example, prints to standard error. When the supervisor ends, the system kills
-its workers, so that nothing is orphaned, not even a worker that hangs.
+The supervisor starts it as `python -m bascule.serving.workers.worker` with a `WorkerConfig` on
+standard input. Both ask each other over a socket pair (see `peer`):
+
+| from | question | answered when |
+|---|---|---|
+| supervisor | `ready` | this worker answers requests, or cannot load |
+| supervisor | `prepare`: `change`, `services`, `plans` | what is new in these lists is loaded and warm; nothing has changed yet |
+| supervisor | `commit`: `change` | new requests are answered by it; the others finish where they are |
+| supervisor | `abandon`: `change` | what was loaded for it is let go of |
+| supervisor | `models` | at once, with how they are |
+| worker | `load`: `model`, `place` | every worker serves it; a caller asks for it (`LoadRequests`) |
+| worker | `unload`: `model` | no worker serves it |
+
+The end of the socket is the order to stop. When the supervisor ends, the system kills its workers,
+so that nothing is orphaned, not even a worker that hangs.
 
 Imports here are what a worker's memory and start-up time are made of; keep them few.
-"""
+"""  # noqa: E501 -- a table
 
 from __future__ import annotations
 
@@ -19,6 +30,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
-from bascule.core import BasculeError, ModelFailed, error_from_json, error_to_json
+from bascule.core import BasculeError, ModelFailed, error_from_json
 from bascule.endpoints import Plan
 from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
 from bascule.serving.protocols import (
@@ -37,7 +49,7 @@ from bascule.serving.protocols import (
     OutcomeWriter,
     open_protocols,
 )
-from bascule.serving.specs import ModelSpec, ModelSpecs, Plans
+from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import (
     RECORDER_VARIABLE,
     Counters,
@@ -56,9 +68,9 @@ from bascule.serving.transports import (
     check_rights,
     policy_of,
 )
-from bascule.serving.workers.channel import Lines, Message
 from bascule.serving.workers.config import LedgerConfig, WorkerConfig
 from bascule.serving.workers.loaded_models import LoadedModels
+from bascule.serving.workers.peer import Lines, Message, answer_with, line_of
 
 if TYPE_CHECKING:
     from bascule.serving.protocols import ProtocolAdapter
@@ -74,24 +86,23 @@ _OTHER_FILES = 256
 _RUNNING_EXIT = 4
 
 
-Report = Callable[[dict[str, Any]], None]
-"""Tells the supervisor."""
+Send = Callable[[Message], None]
+"""Sends the supervisor a message."""
 
 
-async def serve(config: WorkerConfig, report: Report) -> bool:
-    """Load, report ready, answer; returns when everything under way has been answered.
+async def serve(config: WorkerConfig, end: socket.socket) -> bool:
+    """Load, answer requests and the supervisor; returns when all under way has been answered.
 
     Returns whether a run is still under way, so that the process cannot end in order.
     """
     loop = asyncio.get_running_loop()
-    worker = _Worker(config, report, loop)
+    worker = _Worker(config, partial(_send, end), loop)
     worker.load()
     listeners = worker.listeners()
     for each in listeners:
         await each.open(loop)
     loop.add_signal_handler(signal.SIGTERM, worker.stopping.set)
-    loop.add_reader(sys.stdin.fileno(), worker.commands().read)
-    sites = {id(each.site): each.site for each in listeners}.values()
+    sites = dict.fromkeys(each.site for each in listeners)
     worker.tick()
     watch_loop()
     every_second = [each.tick for each in sites] + [each.look for each in listeners]
@@ -100,7 +111,7 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
         look_at_rights = partial(check_rights, worker.backlog)
         looking = _every(LOOK_EVERY_S, worker.guard.look, look_at_rights)
         ticking.append(loop.create_task(looking))
-    report({"ready": True})
+    loop.add_reader(end.fileno(), worker.questions(end).read)  # the first: whether it is ready
     await worker.stopping.wait()
     for site in sites:
         site.draining = True
@@ -115,12 +126,10 @@ async def serve(config: WorkerConfig, report: Report) -> bool:
 class _Worker:
     """What one worker is made of. On the event loop only."""
 
-    def __init__(
-        self, config: WorkerConfig, report: Report, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, config: WorkerConfig, send: Send, loop: asyncio.AbstractEventLoop) -> None:
         """Nothing is loaded yet, and nothing is listened to."""
         serving = config.serving
-        self._config, self._report = config, report
+        self._config, self._send = config, send
         self._counters = Counters(config.counters, config.workers)
         self.stopping = asyncio.Event()
         self.guard = (
@@ -128,7 +137,7 @@ class _Worker:
             if config.keys is None
             else Authenticator(config.keys, held_ns=self._counters.keys_held_ns)
         )
-        self._load_requests = LoadRequests(report) if config.multi_model else None
+        self._load_requests = LoadRequests(send) if config.multi_model else None
         self._outcomes = (
             None if serving.outcomes_home is None else OutcomeWriter(serving.outcomes_home)
         )
@@ -182,9 +191,9 @@ class _Worker:
     def listeners(self) -> list[Listener]:
         """The listeners of all ports, not open yet."""
         config, site, tls = self._config, self._site, self._config.serving.tls
-        made = [Listener(config.listener_fd, site, partial(Connection, site), tls)]
+        listeners = [Listener(config.listener_fd, site, partial(Connection, site), tls)]
         if config.unix_fd is not None:
-            made.append(
+            listeners.append(
                 Listener(config.unix_fd, site, partial(Connection, site, is_local=True), None)
             )
         if config.grpc_fd is not None:
@@ -192,12 +201,12 @@ class _Worker:
             grpc = _grpc_server(self._plane, self._outcomes, site, hosts)
             grpc.keep_headers(self._plane.asked_headers)
             self._keep_headers.append(grpc.keep_headers)
-            made.append(Listener(config.grpc_fd, grpc, grpc.connect, tls, protocol="h2"))
-        return made
+            listeners.append(Listener(config.grpc_fd, grpc, grpc.connect, tls, protocol="h2"))
+        return listeners
 
-    def commands(self) -> Commands:
-        """Reads what the supervisor says."""
-        return Commands(self.models, self._report, self.stopping.set, self._load_requests)
+    def questions(self, end: socket.socket) -> Questions:
+        """Answers the supervisor."""
+        return Questions(end, self.models, self._send, self.stopping.set, self._load_requests)
 
     def tick(self) -> None:
         """Once a second: beat, look after the models, and write what the ledger keeps."""
@@ -225,7 +234,7 @@ def _check_tester(guard: Authenticator, caller: str, endpoint: str) -> None:
 
 
 def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
-    """The recorder of a worker; None where none is wanted, or the home cannot be written."""
+    """The recorder of a worker; None without a ledger, or where the home cannot be written."""
     if config is None:
         return None
     # Imported here: a worker that records nothing need not have it in memory.
@@ -285,65 +294,75 @@ def _grpc_server(
     )  # fmt: skip
 
 
-class Commands:
-    """Does what the supervisor says, and tells it what became of that."""
+class Questions:
+    """Answers what the supervisor asks, and passes its answers on."""
 
     def __init__(
         self,
+        end: socket.socket,
         loaded_models: LoadedModels,
-        report: Report,
+        send: Send,
         stop: Callable[[], None],
-        wishes: LoadRequests | None = None,
+        load_requests: LoadRequests | None = None,
     ) -> None:
+        self._end = end
         self._loaded_models = loaded_models
-        self._report = report
-        self._wishes = wishes
+        self._send = send
+        self._load_requests = load_requests
         self._stop = stop
         self._lines = Lines()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def read(self) -> None:
         """Take what has come from the supervisor; its end is the order to stop."""
-        piece = os.read(sys.stdin.fileno(), 1 << 16)
+        piece = b""
+        with suppress(ConnectionError):
+            piece = self._end.recv(1 << 16)
         if not piece:
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            asyncio.get_running_loop().remove_reader(self._end.fileno())
             self._stop()
         for message in self._lines.feed(piece):
-            self._do(message)
+            self._take(message)
 
-    def _do(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
         match message:
-            case {"prepare": number, "services": services, "plans": plans}:
-                told = tuple(map(ModelSpec.from_json, services)), tuple(map(Plan.from_json, plans))
-                task = asyncio.get_running_loop().create_task(self._prepare(number, *told))
-                # The loop itself forgets a task that nobody holds.
+            case {"ask": number, "what": "ready"}:
+                self._answer(number, None)
+            case {"ask": number, "what": "prepare"}:
+                task = asyncio.get_running_loop().create_task(self._prepare(number, message))
+                # The loop itself forgets a task that nothing else holds.
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case {"commit": number}:
-                self._loaded_models.commit(number)
-                self._report({"committed": number})
-            case {"abandon": number}:
-                self._loaded_models.abandon(number)
-            case {"tell": number}:
-                self._report({"told": number, "models": self._loaded_models.tell()})
-            case {"granted": number} if self._wishes is not None:
-                self._wishes.settle(number, None)
-            case {"refused": number} if self._wishes is not None:
-                self._wishes.settle(number, error_from_json(message))
+            case {"ask": number, "what": "commit", "change": change}:
+                self._loaded_models.commit(change)
+                self._answer(number, None)
+            case {"ask": number, "what": "abandon", "change": change}:
+                self._loaded_models.abandon(change)
+                self._answer(number, None)
+            case {"ask": number, "what": "models"}:
+                self._answer(number, self._loaded_models.tell())
+            case {"answer": number} if self._load_requests is not None:
+                error = error_from_json(message) if "error" in message else None
+                self._load_requests.settle(number, error)
             case _:
-                log.error("the supervisor said what is no order")
+                log.error("the supervisor asks what is no question")
 
-    async def _prepare(self, number: int, services: ModelSpecs, plans: Plans) -> None:
+    def _answer(self, number: int, value: Any) -> None:
+        self._send({"answer": number, "value": value})
+
+    async def _prepare(self, number: int, message: Message) -> None:
+        services = tuple(map(ModelSpec.from_json, message["services"]))
+        plans = tuple(map(Plan.from_json, message["plans"]))
         try:
-            if await self._loaded_models.prepare(number, services, plans):
-                self._report({"prepared": number})
-        except BasculeError as error:
-            self._report({"failed": number, **error_to_json(error)})
-        except Exception as error:
-            log.exception("a change failed")
-            what = f"it could not be loaded: {type(error).__name__}"
-            bug = ModelFailed(what, hint="see the server's log")
-            self._report({"failed": number, **error_to_json(bug)})
+            self._answer(
+                number, await self._loaded_models.prepare(message["change"], services, plans)
+            )
+        except Exception as problem:
+            if not isinstance(problem, BasculeError):
+                log.exception("a change failed")
+                what = f"it could not be loaded: {type(problem).__name__}"
+                problem = ModelFailed(what, hint="see the server's log")
+            self._send(answer_with(number, problem))
 
 
 async def _every(seconds: float, *calls: Callable[[], None]) -> None:
@@ -357,15 +376,8 @@ async def _every(seconds: float, *calls: Callable[[], None]) -> None:
                 log.exception("a tick failed")
 
 
-def _reporter() -> Report:
-    """Keeps standard output for reports, and turns it into standard error for everybody else."""
-    output = os.dup(1)
-    os.dup2(2, 1)
-
-    def report(message: dict[str, Any]) -> None:
-        os.write(output, json.dumps(message).encode() + b"\n")
-
-    return report
+def _send(end: socket.socket, message: Message) -> None:
+    end.sendall(line_of(message))
 
 
 def main() -> int:
@@ -373,18 +385,12 @@ def main() -> int:
 
     It is 4 where a run has to be left, whose libraries would abort a process that ends in order.
     """
-    die_with(int(sys.argv[1]))
+    supervisor_pid, descriptor = map(int, sys.argv[1:])
+    die_with(supervisor_pid)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a supervisor that stops ignores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
-    report = _reporter()
-    # Read without buffering: the loop watches the same descriptor for its end.
-    line = b""
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 1 << 16)
-        if not piece:
-            return 3
-        line += piece
-    config = WorkerConfig.from_json(json.loads(line))
+    end = socket.socket(fileno=descriptor)
+    config = WorkerConfig.from_json(json.load(sys.stdin))
     texts = config.serving.request_log.exception_texts
     start_logging(config.serving.request_log.form, worker=config.worker, exception_texts=texts)
     if not texts:
@@ -392,9 +398,10 @@ def main() -> int:
     limits = config.serving.limits.with_open_files(_OTHER_FILES)
     config = replace(config, serving=replace(config.serving, limits=limits))
     try:
-        is_running = uvloop.run(serve(config, report))
+        is_running = uvloop.run(serve(config, end))
     except BasculeError as error:
-        report(error_to_json(error))
+        question = json.loads(end.makefile("rb").readline())  # whether it is ready
+        _send(end, answer_with(question["ask"], error))
         return 3
     if is_running:
         os._exit(_RUNNING_EXIT)

@@ -8,10 +8,10 @@ from bascule.core import load_named
 from bascule.monitoring.alerts.sinks.receivers import Receiver, Sink
 
 SINKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "webhook": ("webhook:Webhook", ("url",)),
-    "slack": ("slack:Slack", ("url",)),
-    "alertmanager": ("alertmanager:Alertmanager", ("url",)),
-    "mail": ("mail:Mail", ("host", "sender", "to")),
+    "webhook": ("bascule.monitoring.alerts.sinks.webhook:Webhook", ("url",)),
+    "slack": ("bascule.monitoring.alerts.sinks.slack:Slack", ("url",)),
+    "alertmanager": ("bascule.monitoring.alerts.sinks.alertmanager:Alertmanager", ("url",)),
+    "mail": ("bascule.monitoring.alerts.sinks.mail:Mail", ("host", "sender", "to")),
 }
 """By kind: the class of the sink, and the settings that it requires."""
 
@@ -22,5 +22,5 @@ def open_sink(receiver: Receiver) -> Sink:
     for name in required:
         if not getattr(receiver, name):
             raise receiver.wrong(name, f"a receiver of kind {receiver.kind} requires it")
-    made: Sink = load_named(f"bascule.monitoring.alerts.sinks.{place}")(receiver)
-    return made
+    sink: Sink = load_named(place)(receiver)
+    return sink
