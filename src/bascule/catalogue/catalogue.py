@@ -1,6 +1,6 @@
 """Opens a database that this release can use, and gives out its transactions.
 
-A release uses its own schema, and newer ones that only added to it: `releases.floor` says from
+A release uses its own schema, and newer ones that only added to it: the table `releases` says from
 which schema on. So servers of two releases share a catalogue while one replaces the other. An older
 schema is brought to this release's by `migrate`; in a file of SQLite, at its first use.
 """
