@@ -58,6 +58,7 @@ _MAKERS = dict(samples())
 LONG = {
     "keras-images",
     "onnx-file-types",
+    "python-own-class",
     "sklearn-calibrated-by-steps",
     "sklearn-local-outlier-factor",
     "sklearn-stacked-classifier",

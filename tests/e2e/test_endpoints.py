@@ -314,6 +314,7 @@ def check_nothing_was_lost(load, plans, server, connect):
         assert found[version] == pytest.approx(count, abs=5 * variance**0.5 + 1)
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_plans_change(started, book, body, connect, control):
     server = started("gb/1", "--workers=2", "--grpc-port=0")
     load, plans = change_under_load(book, server, connect, body, control, changes=12)
@@ -333,6 +334,7 @@ def test_no_request_is_lost_in_a_thousand_changes(started, book, body, connect, 
 # -- what breaks --
 
 
+@pytest.mark.slow
 def test_a_worker_or_the_control_process_may_die_in_a_change(
     started, book, body, connect, control, serves
 ):

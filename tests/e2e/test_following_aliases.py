@@ -94,6 +94,7 @@ def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, 
     assert len(book.rollouts()) == 1
 
 
+@pytest.mark.slow
 def test_a_refused_move_is_in_the_history_once_and_another_version_replaces_a_rollout(
     command, registry, book
 ):

@@ -153,6 +153,7 @@ def test_a_good_version_is_promoted_and_its_story_can_be_made_again(started, com
     assert [(one["version"], one["share_percent"]) for one in arms] == [("gb/2", 100), ("gb/1", 0)]
 
 
+@pytest.mark.slow
 def test_an_equal_version_is_promoted_by_the_default_guards(started, command):
     server = started("gb/1")
     with traffic(server):
@@ -161,6 +162,7 @@ def test_an_equal_version_is_promoted_by_the_default_guards(started, command):
     assert command(server, "rollout", "replay", found["rollout"]["id"])["differing"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", first_of(["latency +20 %", "p50 +50 %"]))
 def test_a_slow_version_is_rolled_back_with_the_reason(started, command, guard):
     """All its answers take 10 ms longer, whatever the machine does meanwhile."""
@@ -298,6 +300,7 @@ def keyed_traffic(server, users):
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_key_counts_once_in_a_step_however_many_workers_answer_it(started, command, home):
     server = started("gb/1", "--workers=2")
     with keyed_traffic(server, 400):

@@ -97,6 +97,7 @@ def test_a_key_opens_all_workers_and_when_it_is_revoked_none_within_a_second(
     assert httpx.get(f"{control}/api/v1/models/gb/history", headers=header).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_started_again_knows_the_keys(asked, connect, body, home):
     token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
     until(lambda: statuses(connect, asked, token, body) == {200})

@@ -268,6 +268,7 @@ def test_a_worker_that_dies_comes_back_with_what_is_served_now(serve, connect, h
     assert infer(connect, server.port, body).json["model_version"] == "3"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_loads_fails_the_change_and_not_the_next(
     serve, connect, home, body
 ):

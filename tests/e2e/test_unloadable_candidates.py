@@ -141,6 +141,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["raising", *(pytest.param(how, marks=SLOW) for how in BROKEN if how != "raising")]
 )

@@ -105,6 +105,7 @@ def test_a_run_on_the_loop_that_does_not_end_holds_up_nobody_for_long(
     assert server.worker_pids() == [worker]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_thread_that_does_not_end_is_ended_after_its_deadline(serve, connect, costly):
     server = serve(costly, env={"BASCULE_SERVING__DEADLINE_S": "1"})
     (worker,) = server.worker_pids()

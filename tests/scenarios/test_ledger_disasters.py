@@ -63,6 +63,7 @@ def test_a_supervisor_that_is_killed_at_random_moments_leaves_each_answer_once_o
     assert files == {one.file for one in read_manifest(home).segments}
 
 
+@pytest.mark.slow
 def test_a_full_disk_drops_answers_that_are_counted_and_refuses_no_prediction(
     apart,  # noqa: F811
     cancer_bundle,

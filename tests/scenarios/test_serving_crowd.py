@@ -201,6 +201,7 @@ def models(cancer_bundle, table_bundle, costly_bundle, digits_bundle):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scale", [20_000, pytest.param(100_000, marks=pytest.mark.slow, id="100000")]
 )

@@ -220,6 +220,7 @@ def test_watches_are_bounded(fresh, toll):
         toll(fresh, attack, seconds=2.0).assert_bearable()
 
 
+@pytest.mark.slow
 def test_large_answers_over_http_1_that_nobody_reads_fill_no_memory(fresh, toll):
     asked = b"GET /v2/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 2_000
     with ExitStack() as stack:

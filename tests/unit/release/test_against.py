@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.tiers import first_of
 
 import bascule
 from bascule.core.errors import Invalid, NotFound
@@ -156,7 +157,7 @@ def test_a_worse_candidate_fails_and_the_reason_tells_all(good, poor):
         assert said in result.reason
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "f1"])
+@pytest.mark.parametrize("metric", first_of(["accuracy", "roc_auc", "f1"]))
 def test_a_candidate_that_is_as_good_passes(good, alike, metric):
     # The good one takes more columns than these rows have, so the rows are those of the good one.
     result = judged(good, f"{metric} >= champion - 0.05", alike)
@@ -232,7 +233,7 @@ def rows_of_classes(test, *counts):
     return X.iloc[kept], y.iloc[kept]
 
 
-@pytest.mark.parametrize("metric", ["roc_auc", "f1"])
+@pytest.mark.parametrize("metric", first_of(["roc_auc", "f1"]))
 def test_too_few_rows_of_a_class_fail_the_gate_and_it_says_so(good, alike, cancer, metric):
     """At any margin: on so few rows a worse candidate passed far more often than promised."""
     _, test = cancer

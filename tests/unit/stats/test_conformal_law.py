@@ -240,6 +240,7 @@ def p_values(pool) -> dict[tuple[str, str, float], float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", PROMISED)
 def test_on_three_real_data_sets_of_each_kind_no_p_value_is_below_a_hundredth(p_values, task):
     """At three levels, by every method: eighteen p-values of classifiers, nine of regressors."""
