@@ -107,6 +107,7 @@ def test_a_worker_that_is_started_again_knows_the_keys(asked, connect, body, hom
     assert statuses(connect, asked, "x", body) == {401}
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_catalogue_that_is_away_stay(asked, connect, body, home):
     token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
     until(lambda: statuses(connect, asked, token, body) == {200})

@@ -202,6 +202,7 @@ def test_the_commands_do_the_same(serve, connect, home, body):
     assert (code, json.loads(out)[0]["version"]) == (0, "1")
 
 
+@pytest.mark.slow
 def test_what_was_loaded_later_is_held_as_well(serve, connect, home):
     """Or garbage collection could take the bundle of a version that is served."""
     from bascule.registry import open_registry
@@ -255,6 +256,7 @@ def test_a_version_that_does_not_load_changes_nothing_anywhere(
     assert set(load.statuses) == {200}, load.problems
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_comes_back_with_what_is_served_now(serve, connect, home, body):
     server = serve("gb/1", env={"BASCULE_HOME": str(home)})
     control = Control(server, connect)

@@ -123,6 +123,7 @@ def children_of(server):
     }
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_under_load_fails_what_was_there_and_is_back_in_two_seconds(
     serve, connect, versions
 ):

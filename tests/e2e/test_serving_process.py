@@ -232,6 +232,7 @@ def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
     assert load.tally[200] <= found <= load.tally[200] + load.tally["cut"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_is_started_again(
     serve, connect, body, cancer_bundle
 ):

@@ -175,6 +175,7 @@ def top(server, *arguments, **variables):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_top_tells_what_clients_saw_and_where_it_was_done(serve, connect, cancer_bundle):
     server = serve(cancer_bundle, "--workers=2")
     stopping = threading.Event()

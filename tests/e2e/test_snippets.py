@@ -218,6 +218,7 @@ def test_an_address_that_is_none_for_grpc_is_refused_with_one_that_is(run, cance
     assert "give HOST:PORT" in said
 
 
+@pytest.mark.slow
 def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     serve, run, tmp_path, cancer_bundle
 ):

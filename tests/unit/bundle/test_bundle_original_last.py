@@ -215,6 +215,7 @@ def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(
         crafted.predict(X[:8])
 
 
+@pytest.mark.slow
 def test_the_cost_of_isolation_is_measured_where_it_could_matter(pack, cancer, monkeypatch):
     """And no process is started where it could not."""
     X, y = cancer

@@ -103,6 +103,7 @@ def test_a_run_that_failed_says_why(client):
         runs.wait(begun.run)
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_and_resumed(client, place):
     pq.write_table(flights(60_000), "big.parquet", row_group_size=100)
     runs = RemoteRuns(remote(client))

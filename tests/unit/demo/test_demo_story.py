@@ -49,6 +49,7 @@ def running_in(folder):
     ]
 
 
+@pytest.mark.slow
 def test_the_whole_story_holds_and_leaves_nothing_behind(small):
     output = io.StringIO()
     code = run_demo(keep=False, as_json=False, console=Console(file=output, width=120))

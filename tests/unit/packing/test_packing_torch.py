@@ -382,13 +382,14 @@ WORDS = np.random.default_rng(0).integers(0, 9, (20, 6))
 BOTH_WAYS = {"bidirectional": True, "bias": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("of", "options"),
     [
         (nn.LSTM, {}),
-        pytest.param(nn.GRU, BOTH_WAYS, marks=pytest.mark.slow),
-        pytest.param(nn.LSTM, BOTH_WAYS, marks=pytest.mark.slow),
-        pytest.param(nn.GRU, {}, marks=pytest.mark.slow),
+        (nn.GRU, BOTH_WAYS),
+        (nn.LSTM, BOTH_WAYS),
+        (nn.GRU, {}),
     ],
     ids=str,
 )

@@ -254,6 +254,7 @@ def test_a_metric_that_counts_rows_asks_for_rows_of_any_class(good, alike, cance
     assert "are too few" in judged(good, "brier <= champion + 0.9", alike, test=few).reason
 
 
+@pytest.mark.slow
 def test_equal_answers_are_judged_by_what_so_many_rows_can_tell(pack, cancer):
     """Another bundle that answers the same: where a row can cost anything, that tells nothing."""
     (X, y), test = cancer
