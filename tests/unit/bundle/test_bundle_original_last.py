@@ -178,6 +178,7 @@ def without_programs(bundle, **original):
     return bascule.load(bundle.path)
 
 
+@pytest.mark.slow
 def test_an_original_that_serves_is_opened_apart_too_unless_it_is_named(boosted_trees, cancer):
     X, _ = cancer
     bundle = without_programs(boosted_trees)

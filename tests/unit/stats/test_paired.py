@@ -303,6 +303,7 @@ def ranks_passing_share(rows, share_of_yes, trials, resamples):
     return passed / judged
 
 
+@pytest.mark.slow
 def test_a_candidate_whose_ranks_are_at_the_margin_passes_once_in_twenty():
     assert ranks_passing_share(100, 0.4, 150, 200) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
 
