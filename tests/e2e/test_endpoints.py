@@ -42,17 +42,6 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def home(trained, tmp_path):
-    """A registry with gb/1 to gb/4, of which gb/4 takes other inputs."""
-    from bascule.registry import open_registry
-
-    registry = open_registry(tmp_path / "home")
-    for path in trained:
-        registry.push(path, by="ada")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def body(trained):
     return next(trained[0].rglob("example.json")).read_bytes()
 
@@ -65,14 +54,6 @@ def book(home):
 
     store = EndpointStore(Catalogue(SqliteDatabase(home / "catalogue.db")))
     return Endpoints(store, lambda: open_registry(home))
-
-
-@pytest.fixture
-def started(serve, home):
-    def start(*words, **more):
-        return serve(*words, env={"BASCULE_HOME": str(home)}, **more)
-
-    return start
 
 
 def canary(number, share, candidate="gb/2", **more):

@@ -66,24 +66,6 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def home(trained, tmp_path):
-    from bascule.registry import open_registry
-
-    registry = open_registry(tmp_path / "home")
-    for path in trained:
-        registry.push(path, by="ada")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def started(serve, home):
-    def start(*words, **more):
-        return serve(*words, env={"BASCULE_HOME": str(home)}, **more)
-
-    return start
-
-
-@pytest.fixture
 def command(home):
     """Runs a command at home beside `server`; its JSON."""
 

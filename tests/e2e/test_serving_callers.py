@@ -41,11 +41,6 @@ def refused(home, *arguments):
     return json.loads(ended.stdout or ended.stderr)
 
 
-@pytest.fixture
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
 # -- keys --
 
 

@@ -22,11 +22,6 @@ from tests.tiers import first_of
 from tests.waiting import until
 
 
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
 def run_serve(*arguments):
     """Run a server that cannot start; its exit code and what it said."""
     ended = subprocess.run(

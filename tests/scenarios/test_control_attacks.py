@@ -23,11 +23,6 @@ MORE_MEMORY_BYTES = 100 << 20
 
 
 @pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("control") / "home"
 

@@ -30,11 +30,6 @@ HEAD = (
 )
 
 
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "home"

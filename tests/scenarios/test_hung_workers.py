@@ -35,11 +35,6 @@ def costly(packed):
     return packed("costly", model, np.linspace(0, 1, 64, dtype=np.float32)[:, None])
 
 
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
 def ask(connect, server, model, body, headers=""):
     with connect(server.port) as client:
         return client.request("POST", f"/v2/models/{model}/infer", body, headers).answer().status

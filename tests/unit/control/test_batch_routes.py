@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from tests.controls import control_app
+from tests.controls import asking, control_app
 from tests.tiers import first_of
 from tests.unit.batch.conftest import flights
-from tests.unit.control.test_control_api import FakeSupervisor, asking, find, ring  # noqa: F401
+from tests.unit.control.test_control_api import FakeSupervisor, find, ring  # noqa: F401
 
 from bascule.app import open_alerts, open_catalogue, open_endpoints, open_registry
 from bascule.batch import Places, RemoteRuns, RemoteSchedules, is_below, job_of
