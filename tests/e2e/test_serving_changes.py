@@ -335,6 +335,7 @@ def test_no_request_is_lost_while_versions_come_and_go(serve, connect, home, bod
     assert max(files) <= 40
 
 
+@pytest.mark.slow
 def test_a_costly_call_under_way_is_answered_by_the_version_that_took_it(
     serve, connect, costly_bundle, tmp_path
 ):

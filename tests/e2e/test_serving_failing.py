@@ -174,6 +174,7 @@ def test_a_fallback_with_another_signature_is_refused_at_the_start(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_models_with_processes_and_threads_leave_none_behind(serve, connect, versions):
     """Each swap starts a process and a thread, under load, and ends as many."""
     server = serve(versions[0].path)

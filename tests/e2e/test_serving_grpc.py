@@ -302,6 +302,7 @@ class Load:
                     self.tally[error.code().name] += 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_what_it_had_and_others_go_on(serve, connect, cancer_bundle):
     server = serve(cancer_bundle, "--grpc-port=0", "--workers=2")
     victim, other = server.worker_pids()

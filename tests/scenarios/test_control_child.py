@@ -197,6 +197,7 @@ def test_keys_outlive_a_control_process_that_dies_while_the_catalogue_is_away(
     assert set(tally) == {200}
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_what_is_served_is_still_changed_by_the_next_control_process(
     serve, connect, cancer_bundle, body, tmp_path

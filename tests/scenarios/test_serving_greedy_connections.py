@@ -201,6 +201,7 @@ def test_answers_for_which_there_is_no_room_fill_no_memory(fresh, toll):
         toll(fresh, attack, seconds=3.0).assert_bearable()
 
 
+@pytest.mark.slow
 def test_watches_are_bounded(fresh, toll):
     watch = block("/grpc.health.v1.Health/Watch")
     opened = b"".join(

@@ -147,6 +147,7 @@ class Embedding(torch.nn.Module):
         return self.table(word).sum(-1)
 
 
+@pytest.mark.slow
 def test_indexes_that_an_embedding_does_not_have_are_refused(pack):
     words = np.arange(10).repeat(3)
     bundle = compiled(pack(Embedding(), {"word": words}))

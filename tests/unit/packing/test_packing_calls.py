@@ -333,6 +333,7 @@ def test_a_function_that_is_set_on_a_model_is_what_parity_asks(cancer, method):
             next(compilations(model, signature))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "dtype"),
     [(XGBClassifier(n_estimators=20), np.float64), (LogisticRegression(), np.float32)],

@@ -88,6 +88,7 @@ def test_a_module_keeps_its_precision_and_doubles_are_handed_over_in_it(pack, dt
     assert bundle.manifest.serves == "onnx", bundle.parity.reason
 
 
+@pytest.mark.slow
 def test_a_module_of_several_inputs_takes_them_by_the_names_of_forward(pack):
     class Two(nn.Module):
         def forward(self, left, right, scale=None):
@@ -144,6 +145,7 @@ def test_a_missing_number_is_refused(linear):
 # -- what the module is left as, and what is kept of it --
 
 
+@pytest.mark.slow
 def test_each_part_of_a_module_keeps_the_mode_that_it_was_in(pack):
     module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 2))
     module.train()
@@ -175,6 +177,7 @@ def test_nothing_of_the_machine_is_left_in_a_program(linear):
         assert trace not in program.replace(b"pytorch", b"")
 
 
+@pytest.mark.slow
 def test_lists_of_lengths_and_shapes_in_steps_are_kept(pack):
     def then(made):
         rows, width = made.shape
@@ -433,6 +436,7 @@ def test_an_lstm_that_answers_less_than_it_keeps_is_said_in_smaller_steps(pack, 
     assert bascule.rebuild(bundle.path, train=series).same
 
 
+@pytest.mark.slow
 def test_an_original_that_is_served_is_rebuilt_with_what_it_was_calibrated_on(pack):
     """The list of calls may round otherwise than the module, and it is the list that answers."""
 
