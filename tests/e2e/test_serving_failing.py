@@ -21,8 +21,6 @@ from tests.waiting import until
 
 from bascule.control.references import version_of
 
-pytestmark = pytest.mark.serial
-
 WAIT_S = 20.0
 
 
@@ -96,6 +94,7 @@ def children_of(server):
     }
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_child_that_is_killed_under_load_fails_what_was_there_and_is_back_in_two_seconds(
     serve, connect, versions

@@ -86,6 +86,7 @@ def bascule(home, *words, beside=None):
 PORTS = ("--port=0", "--control-port=0", "--json")
 
 
+@pytest.mark.slow
 def test_a_full_dev_shm_kills_no_worker_and_keeps_no_key_alive(
     apart, connect, cancer_bundle, on_disk
 ):

@@ -101,6 +101,7 @@ def test_a_full_disk_drops_answers_that_are_counted_and_refuses_no_prediction(
     assert children_of(server.pid, SCRIBE)
 
 
+@pytest.mark.slow
 def test_hosts_with_one_store_serve_and_ask_one_ledger(
     start, cancer_bundle, tmp_path, s3_url, postgresql_url
 ):

@@ -287,7 +287,10 @@ def rare(tmp_path, monkeypatch):
     "build",
     [
         lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
-        lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
+        pytest.param(
+            lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             lambda rare: make_pipeline(rare.RareSelection(k=3), LogisticRegression(max_iter=5000)),
             marks=pytest.mark.slow,
