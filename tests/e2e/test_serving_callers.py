@@ -347,7 +347,7 @@ def test_a_renewed_certificate_is_shown_to_new_grpc_connections(tls_server, auth
         assert grpc_code(channel, message) == "OK"
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", first_of([1, 2]))
 def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     serve, cancer_bundle, authority, message, workers
 ):

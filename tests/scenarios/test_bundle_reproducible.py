@@ -20,6 +20,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from tests.tiers import first_of
 
 import bascule
 
@@ -279,7 +280,7 @@ print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
 """
 
 
-@pytest.mark.parametrize("name", ["same", pytest.param("module", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", first_of(["same", "module"]))
 def test_another_process_rebuilds_it_elsewhere_on_another_day(
     packed_twice, name, tmp_path, on_another_day
 ):

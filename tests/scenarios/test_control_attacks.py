@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 from tests.scenarios.commands import bascule
+from tests.tiers import first_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.serial
@@ -189,7 +190,7 @@ def health(connect, server):
 
 @pytest.mark.parametrize(
     "begin",
-    [b"", pytest.param(b"GET /health HTTP/1.1\r\nX-A: ", marks=pytest.mark.slow)],
+    first_of([b"", b"GET /health HTTP/1.1\r\nX-A: "]),
     ids=["idle", "slow"],
 )
 def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(

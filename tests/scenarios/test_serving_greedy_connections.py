@@ -27,6 +27,7 @@ from tests.http2_caller import (
     WINDOW_UPDATE,
     frame,
 )
+from tests.tiers import first_of
 
 pytestmark = pytest.mark.serial
 
@@ -147,9 +148,7 @@ def each(kinds):
 
 
 @each(FLOODS)
-@pytest.mark.parametrize(
-    "reads", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["read", "unread"]
-)
+@pytest.mark.parametrize("reads", first_of([True, False]), ids=["read", "unread"])
 def test_a_flood_over_http_2_holds_up_nobody(server, toll, kind, reads):
     toll(server, lambda: send(server.grpc_port, FLOODS[kind], reads=reads)).assert_bearable()
 
@@ -167,9 +166,7 @@ PIPELINES = {
 
 
 @each(PIPELINES)
-@pytest.mark.parametrize(
-    "reads", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["read", "unread"]
-)
+@pytest.mark.parametrize("reads", first_of([True, False]), ids=["read", "unread"])
 def test_a_pipeline_over_http_1_holds_up_nobody(server, toll, kind, reads):
     toll(server, lambda: send(server.port, PIPELINES[kind], reads=reads)).assert_bearable()
 

@@ -199,7 +199,7 @@ def check_evidence(home):
 
 
 @pytest.mark.parametrize("bad_every", first_of([4, 0]), ids=["harmful", "good"])
-@pytest.mark.parametrize("apart", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("apart", first_of([13, 1]))
 def test_killed_at_every_statement_a_rollout_ends_as_if_it_had_not_been(new_home, bad_every, apart):
     home = new_home()
     assert ended(controller(home, CountedServer(home.catalogue, bad_every))) == 0

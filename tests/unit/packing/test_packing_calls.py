@@ -285,21 +285,14 @@ def rare(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "build",
-    [
-        lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
-        pytest.param(
+    first_of(
+        [
+            lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
             lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             lambda rare: make_pipeline(rare.RareSelection(k=3), LogisticRegression(max_iter=5000)),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             lambda rare: VotingClassifier([("a", rare.RareLogistic(max_iter=5000))]),
-            marks=pytest.mark.slow,
-        ),
-    ],
+        ]
+    ),
     ids=["pipeline", "last step", "selection", "member"],
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
