@@ -385,15 +385,9 @@ WORDS = np.random.default_rng(0).integers(0, 9, (20, 6))
 BOTH_WAYS = {"bidirectional": True, "bias": False}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("of", "options"),
-    [
-        (nn.LSTM, {}),
-        (nn.GRU, BOTH_WAYS),
-        (nn.LSTM, BOTH_WAYS),
-        (nn.GRU, {}),
-    ],
+    first_of([(nn.LSTM, {}), (nn.GRU, BOTH_WAYS), (nn.LSTM, BOTH_WAYS), (nn.GRU, {})]),
     ids=str,
 )
 def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
