@@ -292,6 +292,12 @@ def cancer_bundle(packed: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def body(cancer_bundle: Path) -> bytes:
+    """A request for it, in JSON."""
+    return (cancer_bundle / "data/example.json").read_bytes()
+
+
+@pytest.fixture(scope="session")
 def table_bundle(packed: Any) -> Path:
     """A table with text, closed categories, whole numbers and missing values."""
     import pandas as pd

@@ -56,13 +56,18 @@ def pack(made: Any, to: Path) -> bascule.Bundle:
 
 _MAKERS = dict(samples())
 LONG = {
+    "catboost-pipeline",
     "keras-images",
+    "lightgbm-pipeline",
     "onnx-file-types",
+    "python-own-class",
     "sklearn-calibrated-by-steps",
     "sklearn-local-outlier-factor",
     "sklearn-stacked-classifier",
     "sklearn-steps-of-ones-own",
+    "sklearn-voting-classifier",
     "torch-images",
+    "torch-two-in-two-out",
 }
 """Samples that take seconds, of the second tier: others of their kind are of the first."""
 

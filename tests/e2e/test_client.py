@@ -315,6 +315,7 @@ def test_a_closed_client_asks_nothing(server):
         client.predict(ROWS[:1])
 
 
+@pytest.mark.slow
 def test_workers_may_die_under_a_client_and_it_gets_all_its_answers(serve, cancer_bundle):
     running = serve(cancer_bundle, "--workers=2")
     expected = bascule.load(cancer_bundle).predict(ROWS)["label"].tolist()
@@ -462,6 +463,7 @@ def test_one_client_serves_one_loop_after_the_other(server):
     assert asyncio.run(ask(last=False)) == asyncio.run(ask(last=True))
 
 
+@pytest.mark.slow
 def test_a_call_that_is_cancelled_leaves_no_connection_to_the_next(serve, costly_bundle):
     running = serve(costly_bundle)
 

@@ -118,6 +118,7 @@ def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry,
     assert kinds[-3:] == ["deprecated", "deprecated", "undeprecated"]
 
 
+@pytest.mark.slow
 def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retirement(
     server, registry, asked, command
 ):

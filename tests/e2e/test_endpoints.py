@@ -42,17 +42,6 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def home(trained, tmp_path):
-    """A registry with gb/1 to gb/4, of which gb/4 takes other inputs."""
-    from bascule.registry import open_registry
-
-    registry = open_registry(tmp_path / "home")
-    for path in trained:
-        registry.push(path, by="ada")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def body(trained):
     return next(trained[0].rglob("example.json")).read_bytes()
 
@@ -65,14 +54,6 @@ def book(home):
 
     store = EndpointStore(Catalogue(SqliteDatabase(home / "catalogue.db")))
     return Endpoints(store, lambda: open_registry(home))
-
-
-@pytest.fixture
-def started(serve, home):
-    def start(*words, **more):
-        return serve(*words, env={"BASCULE_HOME": str(home)}, **more)
-
-    return start
 
 
 def canary(number, share, candidate="gb/2", **more):
@@ -314,6 +295,7 @@ def check_nothing_was_lost(load, plans, server, connect):
         assert found[version] == pytest.approx(count, abs=5 * variance**0.5 + 1)
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_while_plans_change(started, book, body, connect, control):
     server = started("gb/1", "--workers=2", "--grpc-port=0")
     load, plans = change_under_load(book, server, connect, body, control, changes=12)
@@ -333,6 +315,7 @@ def test_no_request_is_lost_in_a_thousand_changes(started, book, body, connect, 
 # -- what breaks --
 
 
+@pytest.mark.slow
 def test_a_worker_or_the_control_process_may_die_in_a_change(
     started, book, body, connect, control, serves
 ):

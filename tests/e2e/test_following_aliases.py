@@ -33,25 +33,16 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def home(trained, tmp_path):
-    from bascule.registry import open_registry
-
-    registry = open_registry(tmp_path / "home")
-    for path in trained:
-        registry.push(path, by="ada")
-    registry.set_alias("iris", "champion", 1, by="ada")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def registry(home):
     from bascule.registry import open_registry
 
-    return open_registry(home)
+    registry = open_registry(home)
+    registry.set_alias("iris", "champion", 1, by="ada")
+    return registry
 
 
 @pytest.fixture
-def server(serve, home):
+def server(serve, home, registry):
     return serve("iris/1", env={"BASCULE_HOME": str(home)})
 
 
@@ -94,6 +85,7 @@ def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, 
     assert len(book.rollouts()) == 1
 
 
+@pytest.mark.slow
 def test_a_refused_move_is_in_the_history_once_and_another_version_replaces_a_rollout(
     command, registry, book
 ):

@@ -101,6 +101,7 @@ def test_a_folder_has_the_hash_that_dvc_gives_it(work, dvc):
         trace("dvc:folder")
 
 
+@pytest.mark.slow
 def test_a_record_of_an_older_dvc_counts_lines_as_unix_does(work, dvc):
     """Such a record has no word for its hash; DVC itself still takes it so."""
     unix, dos = b"a,b\n1,2\n", b"a,b\r\n1,2\r\n"

@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pytest
 from tests.scenarios.commands import run
-from tests.tiers import first_of
 from tests.waiting import until
 
 import bascule
@@ -64,24 +63,6 @@ def trained(tmp_path_factory):
         return made
     finally:
         sys.path.remove(str(folder))
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    from bascule.registry import open_registry
-
-    registry = open_registry(tmp_path / "home")
-    for path in trained:
-        registry.push(path, by="ada")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def started(serve, home):
-    def start(*words, **more):
-        return serve(*words, env={"BASCULE_HOME": str(home)}, **more)
-
-    return start
 
 
 @pytest.fixture
@@ -153,6 +134,7 @@ def test_a_good_version_is_promoted_and_its_story_can_be_made_again(started, com
     assert [(one["version"], one["share_percent"]) for one in arms] == [("gb/2", 100), ("gb/1", 0)]
 
 
+@pytest.mark.slow
 def test_an_equal_version_is_promoted_by_the_default_guards(started, command):
     server = started("gb/1")
     with traffic(server):
@@ -161,7 +143,8 @@ def test_an_equal_version_is_promoted_by_the_default_guards(started, command):
     assert command(server, "rollout", "replay", found["rollout"]["id"])["differing"] == []
 
 
-@pytest.mark.parametrize("guard", first_of(["latency +20 %", "p50 +50 %"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", ["latency +20 %", "p50 +50 %"])
 def test_a_slow_version_is_rolled_back_with_the_reason(started, command, guard):
     """All its answers take 10 ms longer, whatever the machine does meanwhile."""
     server = started("gb/1")
@@ -298,6 +281,7 @@ def keyed_traffic(server, users):
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_key_counts_once_in_a_step_however_many_workers_answer_it(started, command, home):
     server = started("gb/1", "--workers=2")
     with keyed_traffic(server, 400):

@@ -36,6 +36,7 @@ def home(rows, tmp_path_factory):
     return folder / "home"
 
 
+@pytest.mark.slow
 def test_a_version_that_is_wrong_more_often_is_rolled_back(rows, home, serve):
     X, y = rows
     env = {"BASCULE_MONITORING__LEDGER": "on"}

@@ -19,6 +19,7 @@ import grpc
 import httpx
 import pytest
 from tests.scenarios.commands import run
+from tests.tiers import first_of
 from tests.waiting import until
 
 WITHIN_S = 10
@@ -39,11 +40,6 @@ def refused(home, *arguments):
     )  # fmt: skip
     assert ended.returncode != 0
     return json.loads(ended.stdout or ended.stderr)
-
-
-@pytest.fixture
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
 
 
 # -- keys --
@@ -97,6 +93,7 @@ def test_a_key_opens_all_workers_and_when_it_is_revoked_none_within_a_second(
     assert httpx.get(f"{control}/api/v1/models/gb/history", headers=header).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_started_again_knows_the_keys(asked, connect, body, home):
     token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
     until(lambda: statuses(connect, asked, token, body) == {200})
@@ -106,6 +103,7 @@ def test_a_worker_that_is_started_again_knows_the_keys(asked, connect, body, hom
     assert statuses(connect, asked, "x", body) == {401}
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_catalogue_that_is_away_stay(asked, connect, body, home):
     token = bascule(home, "keys", "create", "scoring", "--allow", "infer:gb")["token"]
     until(lambda: statuses(connect, asked, token, body) == {200})
@@ -215,13 +213,16 @@ def test_with_an_authority_of_clients_only_theirs_are_let_in(tls_server, authori
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [
-        (["--tls-certificate={0}"], "serving.tls_key is missing"),
-        (["--tls-key={1}"], "serving.tls_certificate is missing"),
-        (["--tls-certificate={0}", "--tls-key=nothing.pem"], "nothing.pem cannot be used"),
-        (["--tls-certificate={0}", "--tls-key={0}"], "cannot be used"),
-        (["--tls-certificate={0}", "--tls-key={2}"], "cannot be used"),
-    ],
+    first_of(
+        [
+            (["--tls-certificate={0}"], "serving.tls_key is missing"),
+            (["--tls-key={1}"], "serving.tls_certificate is missing"),
+            (["--tls-certificate={0}", "--tls-key=nothing.pem"], "nothing.pem cannot be used"),
+            (["--tls-certificate={0}", "--tls-key={0}"], "cannot be used"),
+            (["--tls-certificate={0}", "--tls-key={2}"], "cannot be used"),
+        ],
+        2,
+    ),
 )
 def test_files_that_make_no_server_are_one_sentence(cancer_bundle, authority, options, told, home):
     files = (*authority("server"), authority("other")[1])
@@ -346,7 +347,7 @@ def test_a_renewed_certificate_is_shown_to_new_grpc_connections(tls_server, auth
         assert grpc_code(channel, message) == "OK"
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", first_of([1, 2]))
 def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     serve, cancer_bundle, authority, message, workers
 ):

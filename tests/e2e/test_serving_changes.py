@@ -202,6 +202,7 @@ def test_the_commands_do_the_same(serve, connect, home, body):
     assert (code, json.loads(out)[0]["version"]) == (0, "1")
 
 
+@pytest.mark.slow
 def test_what_was_loaded_later_is_held_as_well(serve, connect, home):
     """Or garbage collection could take the bundle of a version that is served."""
     from bascule.registry import open_registry
@@ -255,6 +256,7 @@ def test_a_version_that_does_not_load_changes_nothing_anywhere(
     assert set(load.statuses) == {200}, load.problems
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_comes_back_with_what_is_served_now(serve, connect, home, body):
     server = serve("gb/1", env={"BASCULE_HOME": str(home)})
     control = Control(server, connect)
@@ -268,6 +270,7 @@ def test_a_worker_that_dies_comes_back_with_what_is_served_now(serve, connect, h
     assert infer(connect, server.port, body).json["model_version"] == "3"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_loads_fails_the_change_and_not_the_next(
     serve, connect, home, body
 ):
@@ -332,6 +335,7 @@ def test_no_request_is_lost_while_versions_come_and_go(serve, connect, home, bod
     assert max(files) <= 40
 
 
+@pytest.mark.slow
 def test_a_costly_call_under_way_is_answered_by_the_version_that_took_it(
     serve, connect, costly_bundle, tmp_path
 ):

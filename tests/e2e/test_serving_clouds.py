@@ -18,6 +18,7 @@ import psutil
 import pytest
 from tests.conftest import children_of
 from tests.gcs_front import fronting
+from tests.tiers import first_of
 
 WAIT_S = 60.0
 ROWS = 20
@@ -156,6 +157,7 @@ def test_sagemaker_loads_asks_lists_and_unloads_in_every_worker(
     assert server.everywhere("POST", "/models/0a1b/invoke", body) == {answer}
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_comes_back_with_what_was_loaded(container, models, cancer_bundle):
     server = container(
         "SAGEMAKER_BIND_TO_PORT", SAGEMAKER_MULTI_MODEL="true", BASCULE_SERVING__WORKERS="2"
@@ -322,7 +324,7 @@ def test_a_bundle_that_was_altered_in_its_bucket_is_not_served(gs_bucket, cancer
     assert list(copies.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", first_of([signal.SIGTERM, signal.SIGINT]))
 def test_a_server_that_is_stopped_while_it_fetches_leaves_nothing(
     gcs_server, gs_bucket, cancer_bundle, copies, how
 ):

@@ -12,50 +12,21 @@ import threading
 import time
 from collections import Counter
 
-import numpy as np
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.own_versions import failing_versions
 from tests.pace import slowness_of_starts
 from tests.waiting import until
 
-import bascule
 from bascule.control.references import version_of
 
-pytestmark = pytest.mark.serial
-
 WAIT_S = 20.0
-CODE = """
-import os
-import numpy as np
-
-class Model:
-    def load(self, folder):
-        self.factor = float(np.load(folder / "factor.npy"))
-
-    def predict(self, columns):
-        x = columns["input"]
-        if self.factor > 1 and (x == 7).any():
-            raise ValueError("not this one")
-        return (x * self.factor).sum(axis=1)
-"""
 
 
 @pytest.fixture(scope="module")
-def versions(tmp_path_factory, packed):
-    """Two versions of one model of the user's own code; the second fails on a 7."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own.py").write_text(CODE)
-    rows = np.arange(12.0).reshape(4, 3) + 10
-    made = []
-    for factor in (1.0, 2.0):
-        np.save(folder / "factor.npy", np.array(factor))
-        model = bascule.PythonModel(
-            "own:Model", code=folder / "own.py", files={"factor.npy": folder / "factor.npy"}
-        )
-        to = folder / f"own-{factor}"
-        made.append(bascule.pack(model, name="own", train=rows, to=to, measure=False))
-    return made
+def versions(tmp_path_factory):
+    return failing_versions(tmp_path_factory.mktemp("own"), "own")
 
 
 def number(bundle):
@@ -123,6 +94,8 @@ def children_of(server):
     }
 
 
+@pytest.mark.serial
+@pytest.mark.slow
 def test_a_child_that_is_killed_under_load_fails_what_was_there_and_is_back_in_two_seconds(
     serve, connect, versions
 ):
@@ -200,6 +173,7 @@ def test_a_fallback_with_another_signature_is_refused_at_the_start(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_models_with_processes_and_threads_leave_none_behind(serve, connect, versions):
     """Each swap starts a process and a thread, under load, and ends as many."""
     server = serve(versions[0].path)

@@ -11,6 +11,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from tests.tiers import first_of
 
 from bascule.serving import Limits, ModelSpec
 from bascule.serving.workers import Addresses, ServingConfig, Supervisor
@@ -87,7 +88,7 @@ def body_of(name, rows):
     ).encode()
 
 
-@pytest.mark.parametrize("modest", ["thread", "loop"])
+@pytest.mark.parametrize("modest", first_of(["thread", "loop"]))
 def test_callers_of_one_model_do_not_wait_in_the_queue_of_another(server, connect, modest):
     """A model that is asked too much has a full queue, and those before it wait for all of it.
 

@@ -20,6 +20,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.http2_caller import DEPTH, Caller, assert_lost_nothing
+from tests.tiers import first_of
 from tests.waiting import until
 from tritonclient.utils import InferenceServerException
 
@@ -301,6 +302,7 @@ class Load:
                     self.tally[error.code().name] += 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_what_it_had_and_others_go_on(serve, connect, cancer_bundle):
     server = serve(cancer_bundle, "--grpc-port=0", "--workers=2")
     victim, other = server.worker_pids()
@@ -316,6 +318,7 @@ def test_a_killed_worker_fails_what_it_had_and_others_go_on(serve, connect, canc
     assert load.tally["OK"] <= found <= load.tally["OK"] + load.tally["UNAVAILABLE"]
 
 
+@pytest.mark.slow
 def test_calls_wait_while_the_only_worker_is_started_again(serve, cancer_bundle):
     server = serve(cancer_bundle, "--grpc-port=0")
     (worker,) = server.worker_pids()
@@ -327,12 +330,7 @@ def test_calls_wait_while_the_only_worker_is_started_again(serve, cancer_bundle)
 
 @pytest.mark.parametrize(
     ("within", "workers"),
-    [
-        ("clear text", 1),
-        ("TLS", 2),
-        pytest.param("clear text", 2, marks=pytest.mark.slow),
-        pytest.param("TLS", 1, marks=pytest.mark.slow),
-    ],
+    first_of([("TLS", 2), ("clear text", 1), ("clear text", 2), ("TLS", 1)]),
 )
 def test_a_server_that_is_told_to_stop_leaves_in_two_steps_and_answers_every_stream_it_took(
     serve, cancer_bundle, authority, within, workers

@@ -45,7 +45,8 @@ def infer(client, name, body):
     return client.request("POST", f"/v2/models/{name}/infer", body).answer()
 
 
-@pytest.mark.parametrize("asks", [pytest.param(600), pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asks", [600, 5_000])
 def test_two_hundred_models_answer_from_memory_for_a_few(serve_many, connect, cancer_bundle, asks):
     body = (cancer_bundle / "data/example.json").read_bytes()
     services = [ModelSpec(f"m{number}", "1", cancer_bundle) for number in range(COUNT)]

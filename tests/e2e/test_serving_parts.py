@@ -24,8 +24,6 @@ from bascule.monitoring.ledger import Ledger
 from bascule.security import Permission
 from bascule.settings import load_settings
 
-pytestmark = pytest.mark.serial
-
 STREAM = "/v2/models/counting/infer_stream"
 CODE = """
 import time
@@ -121,6 +119,7 @@ def test_sixteen_clients_each_get_their_own_thousand_parts(server):
     assert ended(server, "complete") >= 16
 
 
+@pytest.mark.serial
 def test_a_client_that_leaves_frees_the_model_within_100_ms(server, closed):
     waits_s = []
     for _ in range(5):
@@ -135,6 +134,7 @@ def test_a_client_that_leaves_frees_the_model_within_100_ms(server, closed):
     assert max(waits_s) < 0.1, waits_s
 
 
+@pytest.mark.serial
 def test_a_client_that_does_not_read_keeps_memory_bounded(server):
     (worker,) = map(psutil.Process, server.worker_pids())
     before = worker.memory_info().rss
@@ -249,6 +249,7 @@ def test_a_worker_that_is_killed_leaves_no_final_event_and_no_row(own_server):
     assert not recorded(server, "killed")
 
 
+@pytest.mark.serial
 def test_a_key_that_is_revoked_ends_the_answer_within_a_second(own_server):
     server = own_server("--grpc-port=0", BASCULE_SECURITY__CALLERS="keys")
     keys = open_keys(load_settings(server.home, {"BASCULE_HOME": str(server.home)}))

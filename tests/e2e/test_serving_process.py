@@ -18,12 +18,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.pace import slowness_of_starts
+from tests.tiers import first_of
 from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
 
 
 def run_serve(*arguments):
@@ -136,8 +132,17 @@ def test_a_port_is_not_shared_with_another_server_of_the_same_user(serve, cancer
     assert (code, f"port {server.port}" in said) == (4, True)
 
 
-@pytest.mark.parametrize("name", ["programs/onnx.onnx", "data/example.json", "bundle.json"])
-@pytest.mark.parametrize("how", ["altered", "missing"])
+@pytest.mark.parametrize(
+    ("how", "name"),
+    first_of(
+        (
+            (how, name)
+            for name in ("programs/onnx.onnx", "data/example.json", "bundle.json")
+            for how in ("altered", "missing")
+        ),
+        2,
+    ),
+)
 def test_a_broken_bundle_is_one_sentence_that_names_the_file(cancer_bundle, tmp_path, name, how):
     broken = tmp_path / "broken"
     shutil.copytree(cancer_bundle, broken)
@@ -222,6 +227,7 @@ def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
     assert load.tally[200] <= found <= load.tally[200] + load.tally["cut"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_is_started_again(
     serve, connect, body, cancer_bundle
 ):
@@ -252,7 +258,7 @@ def test_all_processes_leave_when_the_supervisor_is_killed_and_so_does_what_they
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", first_of([signal.SIGTERM, signal.SIGINT]))
 def test_an_idle_server_stops_at_once(serve, cancer_bundle, how):
     server = serve(cancer_bundle)
     until(lambda: _answers(server.control_port))
@@ -272,7 +278,7 @@ def _answers(port):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", first_of([2, 1]))
 def test_a_server_that_is_told_to_stop_loses_no_request(
     serve, connect, cancer_bundle, body, workers
 ):

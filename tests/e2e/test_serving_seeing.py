@@ -175,6 +175,7 @@ def top(server, *arguments, **variables):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_top_tells_what_clients_saw_and_where_it_was_done(serve, connect, cancer_bundle):
     server = serve(cancer_bundle, "--workers=2")
     stopping = threading.Event()
@@ -217,6 +218,7 @@ def test_top_tells_what_clients_saw_and_where_it_was_done(serve, connect, cancer
     assert "gb/" in top(server, "--once", "--every=0.1").stdout
 
 
+@pytest.mark.slow
 def test_top_shows_its_key_where_callers_need_one(serve, cancer_bundle, tmp_path):
     home = {"BASCULE_HOME": str(tmp_path / "home")}
     made = subprocess.run(

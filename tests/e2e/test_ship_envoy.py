@@ -18,10 +18,10 @@ import pytest
 import yaml
 from tests.images import ask, until
 from tests.own_environments import packages_of
+from tests.own_versions import failing_versions
 from tests.scenarios.commands import bascule as command
 from tests.stores import free_ports
 
-import bascule
 from bascule.app import open_registry
 from bascule.endpoints import Arm, Plan, Shadow
 from bascule.settings import load_settings
@@ -35,40 +35,14 @@ def request(*row):
 
 
 BODY, SEVEN = request(1.0, 2.0, 3.0), request(7.0, 2.0, 3.0)
-CODE = """
-import numpy as np
-
-class Model:
-    def load(self, folder):
-        self.factor = float(np.load(folder / "factor.npy"))
-
-    def predict(self, columns):
-        x = columns["input"]
-        if self.factor > 1 and (x == 7).any():
-            raise ValueError("not this one")
-        return (x * self.factor).sum(axis=1)
-"""
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     """`late/1`, and `late/2`, which fails on a 7."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "own.py").write_text(CODE)
-    rows = np.arange(12.0).reshape(4, 3) + 10
     made = open_registry(load_settings(folder, {"BASCULE_HOME": str(folder / "home")}))
-    for factor in (1.0, 2.0):
-        np.save(folder / "factor.npy", np.array(factor))
-        model = bascule.PythonModel(
-            "own:Model", code=folder / "own.py", files={"factor.npy": folder / "factor.npy"}
-        )
-        bundle = bascule.pack(
-            model,
-            name="late",
-            train=rows,
-            to=folder / f"late-{factor}",
-            measure=False,
-        )
+    for bundle in failing_versions(folder, "late"):
         made.push(bundle.path, by="tester")
     return made
 

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from tests.scenarios import commands
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle.disk.examples import columns_of
@@ -158,12 +159,15 @@ def over_tls(request, start, cancer_bundle, authority):
 
 @pytest.mark.parametrize(
     ("protocol", "lang", "trusts"),
-    [
-        ("oip", "curl", "CURL_CA_BUNDLE"),
-        ("tfserving", "python", "SSL_CERT_FILE"),
-        ("invocations", "js", "NODE_EXTRA_CA_CERTS"),
-        ("grpc", "python", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
-    ],
+    first_of(
+        [
+            ("oip", "curl", "CURL_CA_BUNDLE"),
+            ("tfserving", "python", "SSL_CERT_FILE"),
+            ("invocations", "js", "NODE_EXTRA_CA_CERTS"),
+            ("grpc", "python", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
+        ],
+        2,
+    ),
 )
 def test_a_snippet_speaks_tls_and_shows_a_certificate_where_callers_need_one(
     over_tls, run, tmp_path, monkeypatch, cancer_bundle, authority, protocol, lang, trusts
@@ -214,6 +218,7 @@ def test_an_address_that_is_none_for_grpc_is_refused_with_one_that_is(run, cance
     assert "give HOST:PORT" in said
 
 
+@pytest.mark.slow
 def test_a_version_that_is_named_is_asked_and_the_plain_name_asks_the_default(
     serve, run, tmp_path, cancer_bundle
 ):

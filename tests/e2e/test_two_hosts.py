@@ -101,6 +101,7 @@ def until_answered(seen, version):
     return time.monotonic() - clock
 
 
+@pytest.mark.slow
 def test_a_plan_reaches_both_hosts_within_a_second(hosts):
     took = []
     with traffic(hosts.servers) as seen:
@@ -112,6 +113,7 @@ def test_a_plan_reaches_both_hosts_within_a_second(hosts):
     assert statistics.median(took[1:]) < 1.0, took  # the first one loads gb/2
 
 
+@pytest.mark.slow
 def test_a_rollout_has_the_evidence_of_both_and_outlives_a_catalogue_that_is_away(hosts):
     with traffic(hosts.servers) as seen:
         asked = RolloutRequest(

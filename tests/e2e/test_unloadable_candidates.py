@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.scenarios.commands import run
+from tests.tiers import first_of
 from tests.waiting import until
 
 import bascule
@@ -39,17 +41,18 @@ if pathlib.Path({flag!r}).exists():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders of four bundles gb; the own code of two raises, or exits, where the flag is set."""
+    """The folder of a bundle gb; its own code does an act where the flag is set."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
     folder = tmp_path_factory.mktemp("trained")
     X = np.random.default_rng(0).normal(size=(300, 4))
-    bundles = []
-    sys.path.insert(0, str(folder))
-    try:
-        for number, act in enumerate(("", "", "raise RuntimeError('no licence')", "os._exit(9)")):
+
+    @functools.cache
+    def of(number, act=""):
+        sys.path.insert(0, str(folder))
+        try:
             steps, code = [], []
             if act:
                 file = folder / f"flags{number}.py"
@@ -60,10 +63,11 @@ def trained(tmp_path_factory):
                 model, name="gb", train=X, to=folder / str(number), code=code, measure=False,
                 baseline=False,
             )  # fmt: skip
-            bundles.append(packed.path)
-        return bundles
-    finally:
-        sys.path.remove(str(folder))
+            return packed.path
+        finally:
+            sys.path.remove(str(folder))
+
+    return of
 
 
 @pytest.fixture
@@ -71,9 +75,17 @@ def registry(trained, tmp_path):
     from bascule.registry import open_registry
 
     opened = open_registry(tmp_path / "home")
-    for path in trained:
-        opened.push(path, by="ada")
-    yield opened
+    for number in (1, 2):
+        opened.push(trained(number), by="ada")
+    return opened
+
+
+@pytest.fixture
+def of_own_code(trained, registry):
+    """gb/3, which raises where the flag is set, and gb/4, which exits."""
+    for number, act in ((3, "raise RuntimeError('no licence')"), (4, "os._exit(9)")):
+        registry.push(trained(number, act), by="ada")
+    yield
     FLAG.unlink(missing_ok=True)
 
 
@@ -132,7 +144,6 @@ def set_flag(folder):
     FLAG.touch()
 
 
-SLOW = pytest.mark.slow
 BROKEN = {
     "altered": ("gb/2", alter, "is not the file that was sealed"),
     "removed": ("gb/2", remove, "are missing from"),
@@ -141,9 +152,9 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(
-    "how", ["raising", *(pytest.param(how, marks=SLOW) for how in BROKEN if how != "raising")]
-)
+@pytest.mark.slow
+@pytest.mark.usefixtures("of_own_code")
+@pytest.mark.parametrize("how", BROKEN)
 def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
     how, started, command, registry
 ):
@@ -175,6 +186,7 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("of_own_code")
 def test_one_of_two_hosts_that_cannot_load_the_candidate_ends_the_rollout(started, command):
     command("deploy", "gb/1")
     able, unable = started("gb"), started("gb", BASCULE_SERVING__MEMORY_BUDGET_MB="60")
@@ -203,7 +215,7 @@ def control_of(server):
     return next(c.pid for c in children if "bascule.processes.control" in " ".join(c.cmdline()))
 
 
-@pytest.mark.parametrize("by", ["command", pytest.param("alias", marks=SLOW)])
+@pytest.mark.parametrize("by", first_of(["command", "alias"]))
 def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, command, registry):
     if by == "alias":
         registry.set_alias("gb", "champion", 1, by="ada")
@@ -229,9 +241,8 @@ def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "how", ["removed", *(pytest.param(how, marks=SLOW) for how in ("altered", "raising"))]
-)
+@pytest.mark.usefixtures("of_own_code")
+@pytest.mark.parametrize("how", ["removed", "altered", "raising"])
 def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
     how, started, command, registry
 ):

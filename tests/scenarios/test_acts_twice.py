@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.scenarios.commands import run
 from tests.stores import free_ports
+from tests.tiers import first_of
 
 RUNNER = r"""
 import json, os, signal, sys, threading
@@ -364,7 +365,7 @@ def test_an_act_that_is_given_again_adds_nothing(name, runner, on_sqlite, expect
     assert place.facts() == expected(name)[0]
 
 
-@pytest.mark.parametrize("many", [2, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("many", first_of([2, 6]))
 @first_tier(lambda name: name not in KILLED_SOON)
 def test_of_acts_at_once_one_at_least_succeeds(name, many, runner, on_sqlite, expected, tmp_path):
     act = ACTS[name]
@@ -392,7 +393,7 @@ def test_of_acts_at_once_on_two_hosts_one_at_least_succeeds(
         assert [end.code for end in ends].count(0) == 1
 
 
-@pytest.mark.parametrize("part", ["some", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", first_of(["some", "all"]))
 @first_tier(lambda name: name in KILLED_SOON)
 def test_an_act_that_is_killed_is_done_by_doing_it_again(
     name, part, runner, on_sqlite, expected, tmp_path

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 from tests.receivers import hook
 from tests.stores import open_database
+from tests.tiers import first_of
 
 from bascule.catalogue import events
 from bascule.monitoring.alerts import AlertStore
@@ -55,7 +56,7 @@ def start(home, there):
     return made
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", first_of([2, 60]))
 def test_each_change_is_notified_once_whatever_is_killed_and_refused(tmp_path, kills):
     random.seed(kills)
     catalogue = open_database(tmp_path, "sqlite")

@@ -20,6 +20,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from tests.tiers import first_of
 
 import bascule
 
@@ -160,7 +161,6 @@ _MODEL_NAMES = (
     "same", "forest", "english", "stopped", "searched", "xgboost", "lightgbm", "catboost",
     "categories", "onnx", "code",
 )  # fmt: skip
-_NAMES = [*_MODEL_NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in _NETWORK_NAMES)]
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +229,15 @@ def packed_twice(tmp_path_factory, on_another_day):
     return get
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*_MODEL_NAMES, *_NETWORK_NAMES])
 def test_another_folder_process_day_and_user_give_the_same_digest(packed_twice, name):
     _, (first, second) = packed_twice(name)
     assert first[name].startswith("sha256:")
     assert first[name] == second[name]
 
 
+@pytest.mark.slow
 def test_the_other_day_was_another_day(packed_twice):
     """What is said of a bundle tells who packed it and when, and so the clock was moved."""
     here, _ = packed_twice("same")
@@ -278,7 +280,7 @@ print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
 """
 
 
-@pytest.mark.parametrize("name", ["same", pytest.param("module", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", first_of(["same", "module"]))
 def test_another_process_rebuilds_it_elsewhere_on_another_day(
     packed_twice, name, tmp_path, on_another_day
 ):

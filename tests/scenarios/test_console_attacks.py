@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fastapi.routing import APIRoute
+from tests.tiers import first_of
 from tests.unit.control.signed_in import COOKIE, site_of
 
 from bascule.app import open_catalogue, open_registry
@@ -148,11 +149,7 @@ def test_nothing_is_done_by_get(site, settings):
 
 @pytest.mark.parametrize(
     "sent",
-    [
-        {}, {"csrf": "0" * 64},
-        pytest.param({"csrf": ""}, marks=pytest.mark.slow),
-        pytest.param({"csrf": "é"}, marks=pytest.mark.slow),
-    ],
+    first_of([{}, {"csrf": "0" * 64}, {"csrf": ""}, {"csrf": "é"}], 2),
 )  # fmt: skip
 def test_csrf_without_the_token_of_the_session_no_form_and_no_request_does_anything(
     site, settings, sent

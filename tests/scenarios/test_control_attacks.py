@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 from tests.scenarios.commands import bascule
+from tests.tiers import first_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.serial
@@ -20,11 +21,6 @@ pytestmark = pytest.mark.serial
 IDLE = 1_100
 BODY_BYTES = 64 << 20
 MORE_MEMORY_BYTES = 100 << 20
-
-
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +190,7 @@ def health(connect, server):
 
 @pytest.mark.parametrize(
     "begin",
-    [b"", pytest.param(b"GET /health HTTP/1.1\r\nX-A: ", marks=pytest.mark.slow)],
+    first_of([b"", b"GET /health HTTP/1.1\r\nX-A: "]),
     ids=["idle", "slow"],
 )
 def test_connections_without_end_keep_nobody_out_and_keys_are_revoked(

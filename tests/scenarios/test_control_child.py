@@ -18,6 +18,7 @@ import psutil
 import pytest
 from tests.pace import slowness_of_starts
 from tests.scenarios.commands import bascule
+from tests.tiers import first_of
 from tests.waiting import until
 
 BACK_WITHIN_S = 3.0
@@ -27,11 +28,6 @@ HEAD = (
     b"POST /api/v1/server/services HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
 
 
 @pytest.fixture
@@ -96,7 +92,7 @@ def stop(pid):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("harm", [kill, stop])
+@pytest.mark.parametrize("harm", first_of([kill, stop]))
 def test_no_request_fails_while_the_control_process_is_replaced(
     serve, connect, body, cancer_bundle, harm
 ):
@@ -115,6 +111,7 @@ def test_no_request_fails_while_the_control_process_is_replaced(
     assert server.worker_pids() == workers
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_control_process_out_of_memory_ends_and_the_next_one_answers(
     serve, connect, body, cancer_bundle
@@ -180,6 +177,7 @@ def test_keys_hold_and_are_revoked_across_the_death_of_the_control_process(
     assert time.monotonic() - revoked_s < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_keys_outlive_a_control_process_that_dies_while_the_catalogue_is_away(
     serve, connect, body, cancer_bundle, home
@@ -199,6 +197,7 @@ def test_keys_outlive_a_control_process_that_dies_while_the_catalogue_is_away(
     assert set(tally) == {200}
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_what_is_served_is_still_changed_by_the_next_control_process(
     serve, connect, cancer_bundle, body, tmp_path

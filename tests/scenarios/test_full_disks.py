@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.tiers import first_of
 from tests.waiting import until
 
 
@@ -85,6 +86,7 @@ def bascule(home, *words, beside=None):
 PORTS = ("--port=0", "--control-port=0", "--json")
 
 
+@pytest.mark.slow
 def test_a_full_dev_shm_kills_no_worker_and_keeps_no_key_alive(
     apart, connect, cancer_bundle, on_disk
 ):
@@ -134,7 +136,7 @@ def test_a_full_home_is_said_by_who_revokes(apart, cancer_bundle, tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("unbuffered", first_of(["", "1"]))
 @pytest.mark.parametrize("command", ["serve", "--version"])
 def test_output_that_cannot_be_written_is_said_in_one_sentence(cancer_bundle, command, unbuffered):
     words = [command, str(cancer_bundle), *PORTS[:2]] if command == "serve" else [command]

@@ -35,11 +35,6 @@ def costly(packed):
     return packed("costly", model, np.linspace(0, 1, 64, dtype=np.float32)[:, None])
 
 
-@pytest.fixture(scope="module")
-def body(cancer_bundle):
-    return (cancer_bundle / "data/example.json").read_bytes()
-
-
 def ask(connect, server, model, body, headers=""):
     with connect(server.port) as client:
         return client.request("POST", f"/v2/models/{model}/infer", body, headers).answer().status
@@ -105,6 +100,7 @@ def test_a_run_on_the_loop_that_does_not_end_holds_up_nobody_for_long(
     assert server.worker_pids() == [worker]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_thread_that_does_not_end_is_ended_after_its_deadline(serve, connect, costly):
     server = serve(costly, env={"BASCULE_SERVING__DEADLINE_S": "1"})
     (worker,) = server.worker_pids()

@@ -14,6 +14,7 @@ from tests.conftest import Client, children_of
 from tests.ledger_rows import take_in
 from tests.scenarios.test_full_disks import PORTS, announced, apart, bascule, fill  # noqa: F401
 from tests.scenarios.test_ledger_killed import SCRIBE, Asking, finish, ids_in
+from tests.tiers import first_of
 from tests.waiting import until
 
 from bascule.core import BasculeError
@@ -35,7 +36,7 @@ def finish_soon(home):
     until(finished, within_s=20)
 
 
-@pytest.mark.parametrize("moments", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", first_of([2, 100]))
 def test_a_supervisor_that_is_killed_at_random_moments_leaves_each_answer_once_or_named(
     start, cancer_bundle, tmp_path, moments
 ):
@@ -63,6 +64,7 @@ def test_a_supervisor_that_is_killed_at_random_moments_leaves_each_answer_once_o
     assert files == {one.file for one in read_manifest(home).segments}
 
 
+@pytest.mark.slow
 def test_a_full_disk_drops_answers_that_are_counted_and_refuses_no_prediction(
     apart,  # noqa: F811
     cancer_bundle,
@@ -100,6 +102,7 @@ def test_a_full_disk_drops_answers_that_are_counted_and_refuses_no_prediction(
     assert children_of(server.pid, SCRIBE)
 
 
+@pytest.mark.slow
 def test_hosts_with_one_store_serve_and_ask_one_ledger(
     start, cancer_bundle, tmp_path, s3_url, postgresql_url
 ):

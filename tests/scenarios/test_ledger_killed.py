@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import pytest
 from tests.conftest import Client, children_of
+from tests.tiers import first_of
 
 from bascule.monitoring.ledger import Ledger, Scribe
 from bascule.monitoring.profiles import read_windows
@@ -102,11 +103,7 @@ def test_a_server_that_stops_in_order_loses_no_answer(recording, body):
 
 
 def kills(count):
-    return [
-        pytest.param(who, moments, marks=pytest.mark.slow if moments > 2 else ())
-        for who in ("worker", "scribe")
-        for moments in (2, count)
-    ]
+    return first_of((who, moments) for who in ("scribe", "worker") for moments in (2, count))
 
 
 @pytest.mark.parametrize(("who", "moments"), kills(50))

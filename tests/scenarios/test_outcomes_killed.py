@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 from tests.conftest import Client
+from tests.tiers import first_of
 
 from bascule.monitoring.ledger import Ledger, Outcomes
 
@@ -47,7 +48,7 @@ class Sending:
             thread.join()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", first_of([2, 40]))
 def test_every_outcome_that_was_answered_is_there_once_after_workers_and_folds_are_killed(
     serve, cancer_bundle, tmp_path, kills
 ):

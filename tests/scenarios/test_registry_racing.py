@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from tests.conformance.test_catalogue_and_objects import write_bundle
 from tests.stores import open_stores
+from tests.tiers import first_of
 
 from bascule.bundle.disk.folder import digest_of, read_manifest
 from bascule.core.errors import NotFound
@@ -233,9 +234,7 @@ def check_whole(registry: Registry, told: dict[str, list[Any]]) -> None:
         assert registry.resolve("late@champion").number == moves[-1].to_number
 
 
-@pytest.mark.parametrize(
-    "rounds", [1, pytest.param(6, marks=pytest.mark.slow)], ids=["quick", "long"]
-)
+@pytest.mark.parametrize("rounds", first_of([1, 6]), ids=["quick", "long"])
 def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
     beginner, tmp_path, stores, rounds
 ):
@@ -269,9 +268,7 @@ def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(
     ]
 
 
-@pytest.mark.parametrize(
-    "kills", [12, pytest.param(100, marks=pytest.mark.slow)], ids=["quick", "long"]
-)
+@pytest.mark.parametrize("kills", first_of([12, 100]), ids=["quick", "long"])
 def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(
     beginner, tmp_path, stores, kills
 ):
@@ -300,9 +297,7 @@ def test_processes_killed_anywhere_leave_a_registry_that_the_next_can_use(
     assert not list(home.rglob(".partial-*"))
 
 
-@pytest.mark.parametrize(
-    "rounds", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["quick", "long"]
-)
+@pytest.mark.parametrize("rounds", first_of([1, 10]), ids=["quick", "long"])
 def test_collecting_without_any_grace_takes_nothing_from_those_who_push(
     beginner, tmp_path, stores, rounds
 ):

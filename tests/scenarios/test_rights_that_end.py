@@ -17,6 +17,7 @@ import httpx
 import pytest
 from tests.pace import slowness_of_starts
 from tests.scenarios.commands import bascule
+from tests.tiers import first_of
 from tests.waiting import until
 
 from bascule.app import open_catalogue, open_endpoints, open_keys, open_registry, open_sessions
@@ -281,9 +282,7 @@ def test_what_was_begun_by_a_right_ends_with_it(here, right, begun, end):
         assert not opens()
 
 
-@pytest.mark.parametrize(
-    "end", [revoked, pytest.param(expired, marks=pytest.mark.slow)], ids=["revoked", "expired"]
-)
+@pytest.mark.parametrize("end", first_of([revoked, expired]), ids=["revoked", "expired"])
 def test_a_job_that_a_key_began_goes_on_and_the_key_commands_it_no_more(here, end):
     """The rule: a schedule, a run and a rollout belong to the catalogue from their beginning."""
     key, header = here.key(*permissions_of_role("operator"))

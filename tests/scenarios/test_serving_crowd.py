@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.tiers import first_of
 
 import bascule
 
@@ -201,10 +200,11 @@ def models(cancer_bundle, table_bundle, costly_bundle, digits_bundle):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scale", [20_000, pytest.param(100_000, marks=pytest.mark.slow, id="100000")]
 )
-@pytest.mark.parametrize("workers", first_of([2, 1]))
+@pytest.mark.parametrize("workers", [2, 1])
 def test_in_a_crowd_everybody_gets_their_own_answer_and_is_counted_once(
     serve, connect, models, scale, workers
 ):

@@ -27,6 +27,7 @@ from tests.http2_caller import (
     WINDOW_UPDATE,
     frame,
 )
+from tests.tiers import first_of
 
 pytestmark = pytest.mark.serial
 
@@ -147,9 +148,7 @@ def each(kinds):
 
 
 @each(FLOODS)
-@pytest.mark.parametrize(
-    "reads", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["read", "unread"]
-)
+@pytest.mark.parametrize("reads", first_of([True, False]), ids=["read", "unread"])
 def test_a_flood_over_http_2_holds_up_nobody(server, toll, kind, reads):
     toll(server, lambda: send(server.grpc_port, FLOODS[kind], reads=reads)).assert_bearable()
 
@@ -167,9 +166,7 @@ PIPELINES = {
 
 
 @each(PIPELINES)
-@pytest.mark.parametrize(
-    "reads", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["read", "unread"]
-)
+@pytest.mark.parametrize("reads", first_of([True, False]), ids=["read", "unread"])
 def test_a_pipeline_over_http_1_holds_up_nobody(server, toll, kind, reads):
     toll(server, lambda: send(server.port, PIPELINES[kind], reads=reads)).assert_bearable()
 
@@ -201,6 +198,7 @@ def test_answers_for_which_there_is_no_room_fill_no_memory(fresh, toll):
         toll(fresh, attack, seconds=3.0).assert_bearable()
 
 
+@pytest.mark.slow
 def test_watches_are_bounded(fresh, toll):
     watch = block("/grpc.health.v1.Health/Watch")
     opened = b"".join(
@@ -220,6 +218,7 @@ def test_watches_are_bounded(fresh, toll):
         toll(fresh, attack, seconds=2.0).assert_bearable()
 
 
+@pytest.mark.slow
 def test_large_answers_over_http_1_that_nobody_reads_fill_no_memory(fresh, toll):
     asked = b"GET /v2/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 2_000
     with ExitStack() as stack:

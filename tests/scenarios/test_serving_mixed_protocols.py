@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from tests.tiers import first_of
 
 import bascule
 from bascule.registry import open_registry
@@ -59,11 +60,7 @@ def ask_grpc(channel, rows, call_id):
 
 @pytest.mark.parametrize(
     ("model", "scale", "workers"),
-    [
-        ("trees", 6_000, 2),
-        ("network", 3_000, 2),
-        pytest.param("trees", 1_000_000, 2, marks=pytest.mark.slow, id="1000000-2"),
-    ],
+    first_of([("trees", 6_000, 2), ("network", 3_000, 2), ("trees", 1_000_000, 2)]),
 )
 def test_in_a_crowd_of_all_protocols_everybody_gets_the_answer_to_their_rows(
     serve, connect, protocol, forms, tmp_path, request, model, scale, workers

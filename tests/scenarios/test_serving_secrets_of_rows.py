@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import start_server
+from tests.tiers import first_of
 
 import bascule
 from bascule.core.errors import ModelFailed
@@ -92,7 +93,7 @@ def bundle_name(bundle):
     return bascule.load(bundle).manifest.name
 
 
-@pytest.mark.parametrize("which", ["lookup", pytest.param("own", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", first_of(["lookup", "own"]))
 def test_neither_caller_nor_log_learns_what_an_exception_says(which, request, connect, tmp_path):
     bundle = request.getfixturevalue(which)
     (answer, other, left), log = run(bundle, connect, tmp_path / "log")

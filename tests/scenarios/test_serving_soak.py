@@ -115,6 +115,7 @@ def eventually(look, wanted):
     return found
 
 
+@pytest.mark.slow
 def test_after_rounds_of_every_kind_of_caller_a_server_is_as_it_was(
     server, connect, protocol, forms, trees
 ):

@@ -178,7 +178,7 @@ def rewritten(archive: Path, content: list[tuple[str, bytes]], kind: bytes = tar
     return archive
 
 
-@pytest.mark.parametrize("part", ["catalogue/events.jsonl", "objects/", MANIFEST])
+@pytest.mark.parametrize("part", first_of(["catalogue/events.jsonl", "objects/", MANIFEST]))
 def test_one_altered_byte_is_found_before_anything_is_written(archive, tmp_path, part):
     changed = [
         (name, data[:-2] + b"X" + data[-1:] if name.startswith(part) else data)
@@ -189,6 +189,7 @@ def test_one_altered_byte_is_found_before_anything_is_written(archive, tmp_path,
     assert not list(other.home.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off_is_refused_at_every_place(archive, tmp_path):
     whole = archive.read_bytes()
     for at in range(0, len(whole) - 10_240, max(1, len(whole) // 4)):
@@ -289,7 +290,6 @@ DAMAGED = {
         file, without(file, "home/spool") | {"home/spool": b"x"}
     ),
 }
-QUICK = 3
 
 
 def write_ledger(home: Path, rows: int) -> None:
@@ -328,13 +328,7 @@ def full(home, tmp_path):
     return tmp_path / "full.tar", other
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(damage, id=name, marks=[pytest.mark.slow] if number >= QUICK else [])
-        for number, (name, damage) in enumerate(DAMAGED.items())
-    ],
-)
+@pytest.mark.parametrize("damage", first_of(DAMAGED.values()), ids=list(DAMAGED))
 def test_what_cannot_be_restored_is_found_before_anything_is_moved(full, damage):
     archive, other = full
     rows_before, files_before = dump(other), files_of(other.home)
@@ -358,6 +352,7 @@ def test_a_small_archive_that_unpacks_to_gigabytes_is_refused(full, tmp_path):
         put(other, tmp_path / "bomb.tar.gz", force=True)
 
 
+@pytest.mark.slow
 def test_a_trial_says_whether_force_is_needed(full, archive, tmp_path):
     _, other = full
     assert put(other, archive, is_trial=True).needs_force
@@ -425,7 +420,8 @@ def killed_at(settings: Settings, archive: Path, step: int | str) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize("step", first_of(["_insert", "rename", "_put_objects", "replace"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["_insert", "rename", "_put_objects", "replace"])
 def test_a_restore_that_is_killed_shows_nothing_and_is_finished_by_the_next(
     home, archive, tmp_path, step
 ):
@@ -456,7 +452,7 @@ def check_killed(home, full, tmp_path, step) -> str:
     return "old" if found == before else "new"
 
 
-@pytest.mark.parametrize(("step", "state"), [("copy_in", "old"), ("_move_ledger", "new")])
+@pytest.mark.parametrize(("step", "state"), first_of([("copy_in", "old"), ("_move_ledger", "new")]))
 def test_a_restore_that_is_killed_leaves_all_or_nothing_of_it(home, full, tmp_path, step, state):
     assert check_killed(home, full, tmp_path, step) == state
 
@@ -473,6 +469,7 @@ def test_a_restore_that_is_killed_at_any_step_leaves_the_old_state_or_the_new_on
     assert {"old", "new"} < set(found)
 
 
+@pytest.mark.slow
 def test_a_restore_into_another_home_keeps_what_a_killed_one_has_still_to_move(
     home, full, tmp_path, monkeypatch
 ):

@@ -181,7 +181,7 @@ def ids_at(sink: str) -> list[int]:
     return sorted(rows["id"].to_pylist()) if rows.num_columns else []
 
 
-@pytest.mark.parametrize("only_answers", [False, True])
+@pytest.mark.parametrize("only_answers", first_of([False, True]))
 def test_a_commit_of_delta_that_is_cut_off_is_there_once(
     score, score_by, s3_url, cut, only_answers
 ):

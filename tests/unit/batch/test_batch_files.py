@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 from tests.homes import runs_in
+from tests.tiers import first_of
 
 import bascule.batch
 from bascule.batch import job_of, planned, run_job
@@ -284,7 +285,7 @@ def test_a_place_without_files_is_not_found(score, tmp_path):
         score(tmp_path / "*.parquet", tmp_path / "s")
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", first_of([30, 10_000]))
 def test_many_small_files_make_few_chunks(score, tmp_path, count):
     table = flights(count * 2)
     for number in range(count):

@@ -178,6 +178,7 @@ def without_programs(bundle, **original):
     return bascule.load(bundle.path)
 
 
+@pytest.mark.slow
 def test_an_original_that_serves_is_opened_apart_too_unless_it_is_named(boosted_trees, cancer):
     X, _ = cancer
     bundle = without_programs(boosted_trees)
@@ -215,6 +216,7 @@ def test_boosted_trees_that_the_manifest_keeps_quiet_about_are_not_opened_here(
         crafted.predict(X[:8])
 
 
+@pytest.mark.slow
 def test_the_cost_of_isolation_is_measured_where_it_could_matter(pack, cancer, monkeypatch):
     """And no process is started where it could not."""
     X, y = cancer

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import UTC, datetime
 
 import pytest
-import uvicorn
+from tests.browsers import served as serving
 from tests.controls import control_app
 from tests.receivers import hook
 from tests.stores import open_database
 
 from bascule.catalogue import Leases, Requests
 from bascule.monitoring.alerts import AlertStore, Finding, Observation, Routing, Rules
-from bascule.serving.workers import bind
 
 NOW = datetime.now(UTC)
 FOUND = Finding(
@@ -43,13 +41,8 @@ def served(store):
     """The address of a control API over the same alerts."""
     requests = Requests(store._catalogue)
     app = control_app(None, None, None, open_alerts=lambda: store, open_requests=lambda: requests)
-    with bind("127.0.0.1", 0, 1)[0] as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with serving(app) as url:
+        yield url
 
 
 def test_a_home_without_alerts_has_none(command, tmp_path, monkeypatch):

@@ -100,6 +100,7 @@ def test_a_table_serves_a_model_that_was_fitted_on_a_matrix(run, files, tmp_path
     assert code == 0, messages
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_judged_fail_their_gates_and_the_report_is_written(run, packed, files):
     table = np.load(files / "test.npz")
     np.savez("empty.npz", X=table["X"][:0], y=table["y"][:0])

@@ -5,7 +5,6 @@ import json
 import re
 import threading
 from collections import Counter
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import httpx
 import openapi_spec_validator
 import pytest
 import schemathesis
-import uvicorn
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.controls import control_app
+from tests.controls import Services, asking, control_app
 
 from bascule.control.api.rights import RIGHTS, keeps_answers
 from bascule.core.errors import NotFound, Unavailable
@@ -32,11 +30,10 @@ from bascule.endpoints import EndpointStore
 from bascule.registry import CatalogueKeys, open_registry
 from bascule.security.keys import GRANTABLE, OPEN_ACTIONS, Permission, create_key
 from bascule.serving import ModelSpec
-from bascule.serving.specs import default_of
 from bascule.serving.telemetry import MetricLabels, Totals
 from bascule.serving.telemetry.counters import Histogram, Pulse
 from bascule.serving.transports import Authenticator
-from bascule.serving.workers import ModelState, WorkerStatus, bind
+from bascule.serving.workers import WorkerStatus
 
 EIGHT = (0, 8) + (0,) * 15
 COUNTED = [
@@ -47,38 +44,15 @@ COUNTED = [
 ]
 
 
-class FakeSupervisor:
+class FakeSupervisor(Services):
     """A server with one worker and one model."""
 
     address = "127.0.0.1", 8080
     labels = (MetricLabels(), MetricLabels("gb", "1"))
 
     def __init__(self):
+        super().__init__(ModelSpec("gb", "1", Path("/bundles/gb-1")))
         self.is_alive = True
-        self.services = (ModelSpec("gb", "1", Path("/bundles/gb-1")),)
-        self.plans = ()
-
-    def models(self):
-        return [
-            ModelState(
-                worker=worker,
-                model=service.model,
-                version=service.version,
-                is_loaded=worker == 0,
-                size_bytes=10 + worker,
-                inline_rows=0,
-                open_calls=0,
-            )
-            for service in self.services
-            for worker in (0, 1)
-        ]
-
-    def is_default(self, service):
-        return default_of(self.services, service.model) is service
-
-    def change(self, wish):
-        self.services = wish(self.services)
-        return self.services
 
     def arm_totals(self, _compared=""):
         return []
@@ -117,22 +91,6 @@ def supervisor():
     return FakeSupervisor()
 
 
-@contextmanager
-def asking(app):
-    """A client of the application, served as `bascule serve` serves it."""
-    listener = bind("127.0.0.1", 0, 1)[0]
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
-
-
 @pytest.fixture(scope="module")
 def client(supervisor, registry):
     with asking(control_app(supervisor, lambda: registry, find)) as client:
@@ -154,7 +112,15 @@ def fuzzed(tmp_path_factory, cancer_bundle):
         yield client
 
 
-schema = schemathesis.openapi.from_dict(control_app(FakeSupervisor(), lambda: None, find).openapi())
+def schema_of(document, *, coverage):
+    """The schema; `coverage` asks each route for each bound of each parameter, thousands in all."""
+    loaded = schemathesis.openapi.from_dict(document)
+    loaded.config.phases.coverage.enabled = coverage
+    return loaded
+
+
+document = control_app(FakeSupervisor(), lambda: None, find).openapi()
+few, all_bounds = (schema_of(document, coverage=coverage) for coverage in (False, True))
 
 
 schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
@@ -172,14 +138,14 @@ def answers_as_the_schema_says(case, fuzzed):
     )
 
 
-@schema.parametrize()
+@few.parametrize()
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
     answers_as_the_schema_says(case, fuzzed)
 
 
 @pytest.mark.slow
-@schema.parametrize()
+@all_bounds.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_again_and_again_is_answered_as_the_schema_says(case, fuzzed):
     answers_as_the_schema_says(case, fuzzed)

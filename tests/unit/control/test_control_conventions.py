@@ -6,8 +6,8 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from tests.controls import control_app
-from tests.unit.control.test_control_api import FakeSupervisor, asking, find
+from tests.controls import asking, control_app
+from tests.unit.control.test_control_api import FakeSupervisor, find
 
 from bascule.catalogue import Requests
 from bascule.core import Unavailable

@@ -7,8 +7,8 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.controls import control_app
-from tests.unit.control.test_control_api import FakeSupervisor, asking, find
+from tests.controls import asking, control_app
+from tests.unit.control.test_control_api import FakeSupervisor, find
 
 from bascule.catalogue import Requests
 from bascule.control.api.rights import MAX_OUTCOMES_BYTES

@@ -10,47 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.requests import Request
-from tests.controls import control_app
+from tests.controls import Services, control_app
 
 from bascule.control.api.rights import loopback_only
 from bascule.core.errors import NotFound, Refused, Unavailable
 from bascule.serving import ModelSpec
-from bascule.serving.specs import default_of
-from bascule.serving.workers import ModelState
-
-
-class Supervisor:
-    """Changes its list, or cannot."""
-
-    def __init__(self, *texts):
-        self.services = tuple(map(find, texts))
-        self.plans = ()
-        self.problem = None
-
-    def models(self):
-        return [
-            ModelState(
-                worker=worker,
-                model=service.model,
-                version=service.version,
-                is_loaded=worker == 0,
-                size_bytes=10 + worker,
-                inline_rows=0,
-                open_calls=0,
-            )
-            for service in self.services
-            for worker in (0, 1)
-        ]
-
-    def is_default(self, service):
-        return default_of(self.services, service.model) is service
-
-    def change(self, wish):
-        services = wish(self.services)
-        if self.problem is not None:
-            raise self.problem
-        self.services = services
-        return services
 
 
 def find(reference):
@@ -81,7 +45,7 @@ class Client:
 
 @pytest.fixture
 def supervisor():
-    return Supervisor("late/1", "early/1")
+    return Services(find("late/1"), find("early/1"))
 
 
 @pytest.fixture

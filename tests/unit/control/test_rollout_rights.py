@@ -1,17 +1,14 @@
 """Who may deploy, approve and read rollouts over the control API, on every door to it."""
 
 import json
-import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
-import httpx
 import numpy as np
 import pytest
-import uvicorn
 from sklearn.linear_model import LinearRegression
-from tests.controls import control_app
+from tests.controls import asking, control_app
 
 from bascule.app import open_alerts, open_catalogue, open_keys, open_registry
 from bascule.control.link import ServerLink
@@ -19,7 +16,6 @@ from bascule.endpoints import EndpointStore
 from bascule.security.keys import Permission, create_key
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator
-from bascule.serving.workers import bind
 from bascule.settings import load_settings
 
 CANARY = {"version": "rain/2", "strategy": "canary", "guards": ["errors +1 pp"]}
@@ -41,23 +37,6 @@ def settings(bundles, tmp_path):
     for path in bundles:
         registry.push(path, by="ada")
     return made
-
-
-@contextmanager
-def asking(app):
-    """A client of the application, served as `bascule serve` serves it."""
-    listener = bind("127.0.0.1", 0, 1)[0]
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        place = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=place, timeout=60.0) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
 
 
 @pytest.fixture

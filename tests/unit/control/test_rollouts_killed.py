@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 import sqlalchemy as sa
+from tests.tiers import first_of
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.loops.rollouts import LEASE, RolloutRunner
@@ -197,8 +198,8 @@ def check_evidence(home):
     assert replay(stored.rollout, decided, table_of(sealed)) == []
 
 
-@pytest.mark.parametrize("bad_every", [0, 4], ids=["good", "harmful"])
-@pytest.mark.parametrize("apart", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bad_every", first_of([4, 0]), ids=["harmful", "good"])
+@pytest.mark.parametrize("apart", first_of([13, 1]))
 def test_killed_at_every_statement_a_rollout_ends_as_if_it_had_not_been(new_home, bad_every, apart):
     home = new_home()
     assert ended(controller(home, CountedServer(home.catalogue, bad_every))) == 0

@@ -127,6 +127,7 @@ def test_a_run_that_a_former_release_began_is_run_again(catalogue, make_runner, 
     assert (schedules.get("n").due, ran.read_text()) == (T0 + HOUR, "x\n")
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_its_hours_end_and_goes_on_in_the_next(
     catalogue, make_runner, clock, tmp_path
 ):

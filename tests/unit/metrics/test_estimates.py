@@ -102,6 +102,7 @@ def test_the_interval_of_a_skewed_loss_is_longer_on_the_side_of_the_tail(random)
     assert found.upper - found.value > 1.2 * (found.value - found.lower)
 
 
+@pytest.mark.slow
 def test_a_scorer_without_an_influence_has_the_interval_of_a_bootstrap(random):
     found = estimate("matthews_corrcoef", classes(200, random))
     assert found.method == "bootstrap"

@@ -36,10 +36,27 @@ if pathlib.Path({flag!r}).exists():
 """
 
 
+def home_of(folder, *bundles):
+    """A home whose ledger has answers of each bundle, as a version of late."""
+    registry = open_registry(folder / "home")
+    for number, bundle in enumerate(bundles, 1):
+        registry.push(bundle.path, by="ada")
+        days = [Day(back, rows=100, truths=0.5) for back in range(3 * number, 3 * number - 3, -1)]
+        fill(folder / "home", bundle, str(number), days)
+    return folder / "home"
+
+
 @pytest.fixture(scope="module")
-def production(tmp_path_factory):
-    """A home whose ledger has answers of late/1 and late/2, and the flag that breaks late/2."""
-    folder = tmp_path_factory.mktemp("broken")
+def compiled(tmp_path_factory):
+    """A home with two versions that are answered by compiled programs."""
+    folder = tmp_path_factory.mktemp("compiled")
+    return home_of(folder, packed(folder / "first"), packed(folder / "second", seed=1)), None
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory):
+    """A home whose late/2 has code of its own, and the flag that breaks it."""
+    folder = tmp_path_factory.mktemp("licensed")
     flag, file = folder / "flag", folder / "licensed.py"
     file.write_text(OWN.format(flag=str(flag)))
     sys.path.insert(0, str(folder))
@@ -61,25 +78,20 @@ def production(tmp_path_factory):
         )  # fmt: skip
     finally:
         sys.path.remove(str(folder))
-    home = folder / "home"
-    registry = open_registry(home)
-    for number, bundle in enumerate((packed(folder), second), 1):
-        registry.push(bundle.path, by="ada")
-        days = [Day(back, rows=100, truths=0.5) for back in range(3 * number, 3 * number - 3, -1)]
-        fill(home, bundle, str(number), days)
-    return home, flag
+    return home_of(folder, packed(folder), second), flag
 
 
 @pytest.fixture
-def broken(production, tmp_path, request):
+def broken(tmp_path, request):
     """A copy of the home, whose late/2 is broken in one way."""
-    home, flag = production
+    home, flag = request.getfixturevalue("licensed" if request.param is raising else "compiled")
     shutil.copytree(home, tmp_path / "home")
     for path in (tmp_path / "home" / "objects").rglob("*"):
         path.chmod(0o755)
     request.param(open_registry(tmp_path / "home").path("late/2"), flag)
     yield tmp_path / "home"
-    flag.unlink(missing_ok=True)
+    if flag:
+        flag.unlink(missing_ok=True)
 
 
 def removed(folder, flag):
@@ -111,7 +123,7 @@ def raising(folder, flag):
 
 @pytest.mark.parametrize(
     "broken",
-    first_of([raising, removed, altered, rows_altered, without_manifest, garbled]),
+    first_of([removed, raising, altered, rows_altered, without_manifest, garbled]),
     indirect=True,
 )
 def test_a_broken_version_is_named_with_its_error_and_the_others_are_reported(broken):

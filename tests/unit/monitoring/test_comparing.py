@@ -15,6 +15,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from tests.tiers import first_of
 
 import bascule
 from bascule.core.errors import Invalid, NotFound
@@ -65,7 +66,7 @@ def test_rows_like_the_training_rows_raise_no_alarm(bundle, random):
     assert report.level == pytest.approx(4 / (365 * 5))
 
 
-@pytest.mark.parametrize("load", [load_iris, load_diabetes])
+@pytest.mark.parametrize("load", first_of([load_iris, load_diabetes]))
 def test_machine_code_raises_no_alarm_on_the_rows_of_the_baseline(tmp_path, load):
     """It differs from the program of the baseline in the tenth digit; its few answers are ties."""
     X, y = load(return_X_y=True)

@@ -20,6 +20,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 from sklearn.tree import DecisionTreeClassifier
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle.choosing import Roles
@@ -181,7 +182,7 @@ def _flight_model():
     )
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "dict"])
+@pytest.mark.parametrize("kind", first_of(["pandas", "polars", "arrow", "dict"], 2))
 def test_every_kind_of_table_gives_the_same_signature(pack, flights, kind):
     table, late = flights
     table = table.drop(columns="plane")
@@ -405,7 +406,7 @@ def test_a_number_beyond_its_whole_type_is_not_wrapped_around(dtype, values, is_
         np.testing.assert_array_equal(np.asarray(rebuilt, float).ravel(), column)
 
 
-@pytest.mark.parametrize("dtype", [object, "boolean"])
+@pytest.mark.parametrize("dtype", first_of([object, "boolean"]))
 def test_booleans_of_which_some_are_missing_stay_booleans_to_the_model_and_over_json(pack, dtype):
     from bascule.serving.protocols import Decoder
 

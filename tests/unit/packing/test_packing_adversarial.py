@@ -26,6 +26,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 from sklearn.svm import SVR, OneClassSVM
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle.statements.parity import Parity
@@ -70,7 +71,9 @@ def test_numbers_beside_the_edges_of_bins_fall_where_scikit_learn_puts_them(pack
 
 @pytest.mark.parametrize(
     "scaler",
-    [MinMaxScaler(), MinMaxScaler(clip=True), StandardScaler(), RobustScaler(), MaxAbsScaler()],
+    first_of(
+        [MinMaxScaler(), MinMaxScaler(clip=True), StandardScaler(), RobustScaler(), MaxAbsScaler()]
+    ),
     ids=repr,
 )
 def test_floats_are_scaled_as_floats_before_trees(pack, scaler):
@@ -144,6 +147,7 @@ class Embedding(torch.nn.Module):
         return self.table(word).sum(-1)
 
 
+@pytest.mark.slow
 def test_indexes_that_an_embedding_does_not_have_are_refused(pack):
     words = np.arange(10).repeat(3)
     bundle = compiled(pack(Embedding(), {"word": words}))
@@ -185,7 +189,7 @@ def test_numbers_that_the_original_refuses_are_refused(pack, model, bounds):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+@pytest.mark.parametrize("dtype", first_of([np.int64, np.int32]))
 @pytest.mark.parametrize(
     ("step", "low"),
     [

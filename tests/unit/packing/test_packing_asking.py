@@ -13,6 +13,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
+from tests.tiers import first_of
 from xgboost import XGBClassifier
 
 from bascule.core.errors import Invalid
@@ -52,7 +53,7 @@ def is_as_the_model(bundle, model, rows):
 # -- whole numbers that a double cannot tell apart ------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", "category", "object"])
+@pytest.mark.parametrize("dtype", first_of(["int64", "uint64", "Int64", "category", "object"], 2))
 def test_wide_categories_are_kept_apart(pack, dtype):
     table, late = table_of([_WIDE, _WIDE + 1, _WIDE + 2, _WIDE + 3], dtype)
     model = encoded().fit(table, late)
@@ -216,7 +217,7 @@ def test_whole_numbers_of_polars_may_be_missing(pack, values):
     ],
     ids=["xgboost", "lightgbm", "catboost"],
 )
-@pytest.mark.parametrize("kind", ["wide", "nullable", "close doubles"])
+@pytest.mark.parametrize("kind", first_of(["wide", "nullable", "close doubles"]))
 def test_a_boosted_model_is_asked_in_the_types_of_its_author(pack, model, kind):
     table, late = table_of([1, 2, 3, 4])
     if kind == "wide":

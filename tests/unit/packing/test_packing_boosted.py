@@ -21,6 +21,7 @@ from sklearn.ensemble import (
     VotingRegressor,
 )
 from sklearn.linear_model import Ridge
+from tests.tiers import first_of
 
 from bascule.bundle.originals.libraries import library
 from bascule.bundle.originals.saved import open_saved
@@ -55,14 +56,16 @@ def test_several_outputs_are_refused(pack):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("model", "word"),
-    [
-        (xgboost.XGBRegressor(n_estimators=2, booster="gblinear"), "linear booster"),
-        (
-            lightgbm.LGBMRegressor(n_estimators=2, linear_tree=True, verbose=-1),
-            "linear models",
-        ),
-        (catboost.CatBoostRegressor(loss_function="LogCosh", **QUIET), "loss LogCosh"),
-    ],
+    first_of(
+        [
+            (xgboost.XGBRegressor(n_estimators=2, booster="gblinear"), "linear booster"),
+            (
+                lightgbm.LGBMRegressor(n_estimators=2, linear_tree=True, verbose=-1),
+                "linear models",
+            ),
+            (catboost.CatBoostRegressor(loss_function="LogCosh", **QUIET), "loss LogCosh"),
+        ]
+    ),
 )
 def test_what_has_no_compiler_is_served_as_the_original_when_asked(pack, model, word):
     model.fit(X, y)
@@ -332,20 +335,26 @@ def of_categories(truth=LATE, kind="CatBoostClassifier", **settings):
 
 @pytest.mark.parametrize(
     ("settings", "truth"),
-    [
-        ({}, LATE),
-        ({"one_hot_max_size": 100, "nan_mode": "Max"}, LATE),
-        ({"simple_ctr": ["Buckets", "Counter"], "loss_function": "MultiClass"}, TRIPS.hour % 3),
-        (
-            {
-                "simple_ctr": ["BinarizedTargetMeanValue", "Counter"],
-                "counter_calc_method": "Full",
-                "grow_policy": "Depthwise",
-            },
-            LATE,
-        ),
-        ({"simple_ctr": ["Borders:TargetBorderCount=3"], "kind": "CatBoostRegressor"}, TRIPS.hour),
-    ],
+    first_of(
+        [
+            ({}, LATE),
+            ({"one_hot_max_size": 100, "nan_mode": "Max"}, LATE),
+            ({"simple_ctr": ["Buckets", "Counter"], "loss_function": "MultiClass"}, TRIPS.hour % 3),
+            (
+                {
+                    "simple_ctr": ["BinarizedTargetMeanValue", "Counter"],
+                    "counter_calc_method": "Full",
+                    "grow_policy": "Depthwise",
+                },
+                LATE,
+            ),
+            (
+                {"simple_ctr": ["Borders:TargetBorderCount=3"], "kind": "CatBoostRegressor"},
+                TRIPS.hour,
+            ),
+        ],
+        2,
+    ),
     ids=["combinations", "flags", "several-classes", "means", "numbers"],
 )
 def test_categories_of_catboost_are_compiled_also_those_never_seen(pack, settings, truth):

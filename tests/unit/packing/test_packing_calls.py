@@ -285,18 +285,14 @@ def rare(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "build",
-    [
-        lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
-        lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
-        pytest.param(
+    first_of(
+        [
+            lambda rare: rare.RarePipeline([("s", StandardScaler()), ("m", LogisticRegression())]),
+            lambda rare: make_pipeline(MinMaxScaler((1234, 1235)), rare.RareLogistic()),
             lambda rare: make_pipeline(rare.RareSelection(k=3), LogisticRegression(max_iter=5000)),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             lambda rare: VotingClassifier([("a", rare.RareLogistic(max_iter=5000))]),
-            marks=pytest.mark.slow,
-        ),
-    ],
+        ]
+    ),
     ids=["pipeline", "last step", "selection", "member"],
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -333,6 +329,7 @@ def test_a_function_that_is_set_on_a_model_is_what_parity_asks(cancer, method):
             next(compilations(model, signature))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "dtype"),
     [(XGBClassifier(n_estimators=20), np.float64), (LogisticRegression(), np.float32)],

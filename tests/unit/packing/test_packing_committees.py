@@ -62,7 +62,7 @@ def is_other(pair):
 
 @pytest.mark.parametrize(
     ("base", "method"),
-    first_of(sorted(product(BASES, METHODS), key=is_other), 7),
+    first_of(sorted(product(BASES, METHODS), key=is_other), 3),
     ids=named,
 )
 @pytest.mark.parametrize("classes", first_of([3, 2]))

@@ -11,6 +11,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
+from tests.tiers import first_of
 
 from bascule.bundle.card import Said, render
 from bascule.bundle.disk.folder import read_statements
@@ -38,7 +39,7 @@ DETECTORS = [
 ]
 
 
-@pytest.mark.parametrize("model", DETECTORS, ids=lambda model: repr(model)[:50])
+@pytest.mark.parametrize("model", first_of(DETECTORS, 3), ids=lambda model: repr(model)[:50])
 def test_a_detector_answers_a_label_and_the_score_behind_it(pack, rows, model):
     model.fit(rows)
     bundle = pack(model, rows)

@@ -71,6 +71,7 @@ def test_magika_knows_a_python_file_once_it_is_packed(packed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "width"), [("BASCULE42", 320), ("bridge", 160), ("No.7", 96)])
 def test_text_is_read_from_lines_of_any_width(reader, ocr_models, text, width):
     file = ocr_models / "ch_PP-OCRv4_rec_infer.onnx"

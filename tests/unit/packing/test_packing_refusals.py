@@ -198,7 +198,9 @@ def test_a_classifier_with_an_objective_of_ones_own_answers_its_sums(pack):
 IMAGES = np.random.default_rng(0).normal(size=(30, 3, 6, 6)).astype(np.float32)
 
 
-@pytest.mark.parametrize("truth", [np.arange(30) % 2, IMAGES[:, :1] > 0], ids=["labels", "masks"])
+@pytest.mark.parametrize(
+    "truth", first_of([np.arange(30) % 2, IMAGES[:, :1] > 0]), ids=["labels", "masks"]
+)
 def test_held_out_images_are_kept_with_a_truth_of_any_rank(pack, truth):
     import torch
 

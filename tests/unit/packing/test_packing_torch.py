@@ -12,6 +12,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+from tests.tiers import first_of
 from torch import nn
 from torch.nn import functional
 
@@ -59,11 +60,13 @@ Pair = namedtuple("Pair", "mean spread")
 
 @pytest.mark.parametrize(
     ("then", "names"),
-    [
-        (lambda made: (made, made[:, 0]), ["output_0", "output_1"]),
-        (lambda made: Pair(made, made.exp()), ["mean", "spread"]),
-        (lambda made: {"z": made, "a": made.exp()}, ["z", "a"]),
-    ],
+    first_of(
+        [
+            (lambda made: (made, made[:, 0]), ["output_0", "output_1"]),
+            (lambda made: Pair(made, made.exp()), ["mean", "spread"]),
+            (lambda made: {"z": made, "a": made.exp()}, ["z", "a"]),
+        ]
+    ),
     ids=["tuple", "named tuple", "dict"],
 )
 def test_outputs_are_called_what_the_module_calls_them(pack, then, names):
@@ -76,7 +79,7 @@ def test_outputs_are_called_what_the_module_calls_them(pack, then, names):
         np.testing.assert_allclose(bundle.predict(ROWS)[name], values.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", first_of([torch.float32, torch.float64]))
 def test_a_module_keeps_its_precision_and_doubles_are_handed_over_in_it(pack, dtype):
     bundle = pack(Of().to(dtype), ROWS.astype(np.float64))
     known = DType.FP32 if dtype is torch.float32 else DType.FP64
@@ -85,6 +88,7 @@ def test_a_module_keeps_its_precision_and_doubles_are_handed_over_in_it(pack, dt
     assert bundle.manifest.serves == "onnx", bundle.parity.reason
 
 
+@pytest.mark.slow
 def test_a_module_of_several_inputs_takes_them_by_the_names_of_forward(pack):
     class Two(nn.Module):
         def forward(self, left, right, scale=None):
@@ -141,6 +145,7 @@ def test_a_missing_number_is_refused(linear):
 # -- what the module is left as, and what is kept of it --
 
 
+@pytest.mark.slow
 def test_each_part_of_a_module_keeps_the_mode_that_it_was_in(pack):
     module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 2))
     module.train()
@@ -172,6 +177,7 @@ def test_nothing_of_the_machine_is_left_in_a_program(linear):
         assert trace not in program.replace(b"pytorch", b"")
 
 
+@pytest.mark.slow
 def test_lists_of_lengths_and_shapes_in_steps_are_kept(pack):
     def then(made):
         rows, width = made.shape
@@ -203,13 +209,19 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "reason"),
-    [
-        (Of(lambda m: m if m.sum() > 0 else -m), "PyTorch cannot export Of for any number of rows"),
-        (Of(lambda m: m.reshape(4, 2) * 2), "PyTorch cannot export Of for any number of rows"),
-        (Of(lambda m: m + torch.rand_like(m)), "rand.* is none of the operators"),
-        (Of(lambda m: attended(m, dropout_p=0.5)), "random numbers where dropout_p is on"),
-        (Counting(), "changes itself or its inputs"),
-    ],
+    first_of(
+        [
+            (
+                Of(lambda m: m if m.sum() > 0 else -m),
+                "PyTorch cannot export Of for any number of rows",
+            ),
+            (Of(lambda m: m.reshape(4, 2) * 2), "PyTorch cannot export Of for any number of rows"),
+            (Of(lambda m: m + torch.rand_like(m)), "rand.* is none of the operators"),
+            (Of(lambda m: attended(m, dropout_p=0.5)), "random numbers where dropout_p is on"),
+            (Counting(), "changes itself or its inputs"),
+        ],
+        2,
+    ),
     ids=["values decide", "rows are fixed", "random", "random attention", "state"],
 )
 def test_a_module_that_is_not_the_same_for_every_request_is_refused(pack, tmp_path, module, reason):
@@ -375,12 +387,7 @@ BOTH_WAYS = {"bidirectional": True, "bias": False}
 
 @pytest.mark.parametrize(
     ("of", "options"),
-    [
-        (nn.LSTM, {}),
-        pytest.param(nn.GRU, BOTH_WAYS, marks=pytest.mark.slow),
-        pytest.param(nn.LSTM, BOTH_WAYS, marks=pytest.mark.slow),
-        pytest.param(nn.GRU, {}, marks=pytest.mark.slow),
-    ],
+    first_of([(nn.LSTM, {}), (nn.GRU, BOTH_WAYS), (nn.LSTM, BOTH_WAYS), (nn.GRU, {})]),
     ids=str,
 )
 def test_a_recurrent_step_and_attention_are_one_call_each(pack, of, options):
@@ -423,6 +430,7 @@ def test_an_lstm_that_answers_less_than_it_keeps_is_said_in_smaller_steps(pack, 
     assert bascule.rebuild(bundle.path, train=series).same
 
 
+@pytest.mark.slow
 def test_an_original_that_is_served_is_rebuilt_with_what_it_was_calibrated_on(pack):
     """The list of calls may round otherwise than the module, and it is the list that answers."""
 
@@ -448,10 +456,12 @@ def test_another_training_row_is_refused(linear):
 
 @pytest.mark.parametrize(
     ("forge", "differs"),
-    [
-        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "programs/onnx.onnx"),
-        (lambda data: with_a_note(data), aten.FILE),
-    ],
+    first_of(
+        [
+            (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "programs/onnx.onnx"),
+            (lambda data: with_a_note(data), aten.FILE),
+        ]
+    ),
     ids=["a tensor", "what no call needs"],
 )
 def test_an_original_that_was_changed_is_told(linear, tmp_path, forge, differs):

@@ -107,7 +107,7 @@ def arrays_of(data):
     ],
     ids=lambda model: type(model[-1] if hasattr(model, "steps") else model).__name__,
 )
-@pytest.mark.parametrize("data", ["cancer", "iris"])
+@pytest.mark.parametrize("data", first_of(["cancer", "iris"]))
 def test_classifiers_of_trees_answer_as_the_original(pack, model, data, request):
     X, y = request.getfixturevalue(data)
     bundle = pack(model.fit(X, y), X)

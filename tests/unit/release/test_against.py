@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.tiers import first_of
 
 import bascule
 from bascule.core.errors import Invalid, NotFound
@@ -53,28 +54,6 @@ def test_a_comparison_is_read(text, metric, against, margin):
 def test_a_comparison_is_written_as_it_is_read(metric, against, margin):
     criterion = NotWorse(metric, ">", -margin, against=against)
     assert Criterion.parse(str(criterion)) == criterion
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("roc_auc <= champion + 0.01", "roc_auc is better when larger"),
-        ("roc_auc >= champion + 0.01", "roc_auc is better when larger"),
-        ("roc_auc > champion - 0.01", "roc_auc is better when larger"),
-        ("roc_auc >= champion - 0", "margin '0' is not a number over 0"),
-        ("roc_auc >= champion - -1", "margin '-1' is not a number over 0"),
-        ("roc_auc >= champion - nan", "margin 'nan' is not a number over 0"),
-        ("roc_auc >= champion - 1e999", "margin '1e999' is not a number over 0"),
-        ("roc_auc >= champion - 1%", "margin '1%' is not a number over 0"),
-        ("size <= champion + 1", "size is not compared with another version"),
-        ("roc_auk >= champion - 0.01", "did you mean 'roc_auc'"),
-    ],
-)
-def test_what_is_wrong_with_a_comparison_is_named(text, complaint):
-    with pytest.raises(Invalid) as refused:
-        Criterion.parse(text)
-    assert complaint in refused.value.message
-    assert refused.value.hint
 
 
 def test_a_wrong_direction_is_answered_with_the_right_line():
@@ -156,7 +135,7 @@ def test_a_worse_candidate_fails_and_the_reason_tells_all(good, poor):
         assert said in result.reason
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "f1"])
+@pytest.mark.parametrize("metric", first_of(["accuracy", "roc_auc", "f1"]))
 def test_a_candidate_that_is_as_good_passes(good, alike, metric):
     # The good one takes more columns than these rows have, so the rows are those of the good one.
     result = judged(good, f"{metric} >= champion - 0.05", alike)
@@ -232,7 +211,7 @@ def rows_of_classes(test, *counts):
     return X.iloc[kept], y.iloc[kept]
 
 
-@pytest.mark.parametrize("metric", ["roc_auc", "f1"])
+@pytest.mark.parametrize("metric", first_of(["roc_auc", "f1"]))
 def test_too_few_rows_of_a_class_fail_the_gate_and_it_says_so(good, alike, cancer, metric):
     """At any margin: on so few rows a worse candidate passed far more often than promised."""
     _, test = cancer
@@ -253,6 +232,7 @@ def test_a_metric_that_counts_rows_asks_for_rows_of_any_class(good, alike, cance
     assert "are too few" in judged(good, "brier <= champion + 0.9", alike, test=few).reason
 
 
+@pytest.mark.slow
 def test_equal_answers_are_judged_by_what_so_many_rows_can_tell(pack, cancer):
     """Another bundle that answers the same: where a row can cost anything, that tells nothing."""
     (X, y), test = cancer

@@ -59,6 +59,16 @@ def test_a_criterion_is_read_into_milliseconds_and_megabytes(text, criterion):
         ("latency_p99[65537] <= 5 ms", "the batch size '65537' is not a whole number"),
         ("latency_p99[many] <= 5 ms", "the batch size 'many' is not a whole number"),
         ("latency_p99[] <= 5 ms", "the batch size '' is not a whole number"),
+        ("roc_auc <= champion + 0.01", "roc_auc is better when larger"),
+        ("roc_auc >= champion + 0.01", "roc_auc is better when larger"),
+        ("roc_auc > champion - 0.01", "roc_auc is better when larger"),
+        ("roc_auc >= champion - 0", "margin '0' is not a number over 0"),
+        ("roc_auc >= champion - -1", "margin '-1' is not a number over 0"),
+        ("roc_auc >= champion - nan", "margin 'nan' is not a number over 0"),
+        ("roc_auc >= champion - 1e999", "margin '1e999' is not a number over 0"),
+        ("roc_auc >= champion - 1%", "margin '1%' is not a number over 0"),
+        ("size <= champion + 1", "size is not compared with another version"),
+        ("roc_auk >= champion - 0.01", "did you mean 'roc_auc'"),
     ],
 )
 def test_what_is_wrong_with_a_criterion_is_named(text, complaint):

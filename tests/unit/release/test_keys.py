@@ -85,6 +85,7 @@ def test_a_later_round_is_an_interval_of_its_own():
     assert (second.round_number, second.candidate) == (1, ArmCounts(keys=1, key_errors=1))
 
 
+@pytest.mark.slow
 def test_users_with_habits_of_their_own_roll_nothing_back():
     """Counted by request, some of these are rolled back."""
     ends = Counter(outcome_of(100, 0.0, seed, requests=24_000) for seed in range(12))
@@ -185,6 +186,7 @@ def test_the_forecast_says_how_many_keys_are_needed():
     assert any("; with sticky keys: " in line and line.endswith(" keys") for line in lines)
 
 
+@pytest.mark.slow
 def test_an_equal_version_is_promoted_after_the_keys_that_the_forecast_says():
     sentence = forecast(PLAN, rates={"errors": 0.01}, requests=100_000)[-1].sentence
     needed = int(sentence.split("keys: ")[1].split()[0].replace(",", ""))

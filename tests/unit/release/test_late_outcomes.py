@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from bench.outcomes import START, WORLDS, errors_in, outcome_of, plan_of
+from tests.tiers import first_of
 
 from bascule.release.rollouts import (
     Aborted,
@@ -25,7 +26,9 @@ TABLE = table_of([Interval(0, 2, MANY, MANY)])
 
 @pytest.mark.parametrize(
     "name",
-    ["equal, wrong answers known first", "equal, a tenth corrected", "4 pp worse, 70 % never"],
+    first_of(
+        ["equal, wrong answers known first", "equal, a tenth corrected", "4 pp worse, 70 % never"]
+    ),
 )
 def test_a_delay_that_depends_on_the_answer_decides_nothing(name):
     ends = {outcome_of(WORLD[name], seed)[0] for seed in range(2)}

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, strategies as st
+from tests.keys import InMemory
 
 from bascule.core.errors import Conflict, Invalid, NotFound, Refused, Unauthenticated
 from bascule.security.keys import (
@@ -19,29 +20,6 @@ from bascule.security.keys import (
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 INFER_LATE = (Permission("infer", "late"),)
-
-
-class InMemory:
-    """A store of keys."""
-
-    def __init__(self):
-        self.kept = []
-
-    def stored(self):
-        return list(self.kept)
-
-    def add(self, key):
-        self.kept.append(key)
-
-    def revoke(self, key_id, *, at, by):
-        import dataclasses
-
-        self.kept = [
-            dataclasses.replace(key, revoked_at=at, revoked_by=by)
-            if key.id == key_id and key.revoked_at is None
-            else key
-            for key in self.kept
-        ]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import get_args
 
 import grpc
 import pytest
+from tests.keys import InMemory
 
 from bascule.core.errors import Unauthenticated
 from bascule.security.keys import OPEN_ACTIONS, Action, KnownKeys, Permission, create_key
@@ -23,17 +24,6 @@ RIGHTS = [action for action in get_args(Action) if action not in OPEN_ACTIONS]
 REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 LIST_SERVICES = b"\x3a\x00"
-
-
-class InMemory:
-    def __init__(self):
-        self.kept = []
-
-    def stored(self):
-        return list(self.kept)
-
-    def add(self, key):
-        self.kept.append(key)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
+from tests.keys import InMemory
 
 from bascule.core.errors import Unauthenticated, Unavailable
 from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
@@ -18,17 +19,6 @@ from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticato
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATE = "/v2/models/late/infer"
-
-
-class InMemory:
-    def __init__(self):
-        self.kept = []
-
-    def stored(self):
-        return list(self.kept)
-
-    def add(self, key):
-        self.kept.append(key)
 
 
 @pytest.fixture

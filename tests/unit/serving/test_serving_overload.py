@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 
 import pytest
+from tests.tiers import first_of
 
 from bascule.core.programs import Program
 from bascule.serving.execution.placement import Pace
@@ -35,7 +36,7 @@ class Slow(Program):
 
 
 @pytest.mark.parametrize("inline_rows", [0, 1], ids=["on its thread", "on the loop"])
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", first_of([1.5, 60]))
 def test_three_times_too_many_requests_leave_the_goodput_where_it_was(
     serve_models, fake, ask, seconds, inline_rows
 ):

@@ -24,6 +24,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, QuantileRegressor, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.tiers import first_of
 
 from bascule.core.fields import Columns
 from bascule.stats.conformal import (
@@ -240,6 +241,7 @@ def p_values(pool) -> dict[tuple[str, str, float], float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", PROMISED)
 def test_on_three_real_data_sets_of_each_kind_no_p_value_is_below_a_hundredth(p_values, task):
     """At three levels, by every method: eighteen p-values of classifiers, nine of regressors."""
@@ -269,9 +271,7 @@ def test_no_more_p_values_are_small_than_chance_allows(p_values):
     assert len(small) <= stats.binom(LOOKS, UNLIKELY).ppf(0.999), small
 
 
-@pytest.mark.parametrize(
-    "runs", [20, pytest.param(300, marks=pytest.mark.slow)], ids=["quick", "long"]
-)
+@pytest.mark.parametrize("runs", first_of([20, 300]), ids=["quick", "long"])
 @pytest.mark.parametrize("method", ["lac", "aps"])
 def test_the_law_is_exact_for_the_smallest_pool_too(pool, method, runs):
     """Wine leaves 89 rows, and every split uses all of them. Its p-values must still be uniform.

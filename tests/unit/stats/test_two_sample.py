@@ -115,14 +115,16 @@ def test_several_categories_have_the_smallest_exact_p_value_of_one_against_the_o
 
 @pytest.mark.parametrize(
     ("shares", "rows", "others"),
-    [
-        ([0.001] * 1_000, 50, 30),
-        ([0.001] * 1_000, 500, 100),
-        ([0.98, 0.01, 0.01], 500, 20_000),
-        ([0.5, *[0.025] * 20], 50, 20_000),
-        ([0.9, *[0.01] * 10], 50, 30),
-        ([0.02] * 50, 50, 500),
-    ],
+    first_of(
+        [
+            ([0.001] * 1_000, 50, 30),
+            ([0.001] * 1_000, 500, 100),
+            ([0.98, 0.01, 0.01], 500, 20_000),
+            ([0.5, *[0.025] * 20], 50, 20_000),
+            ([0.9, *[0.01] * 10], 50, 30),
+            ([0.02] * 50, 50, 500),
+        ]
+    ),
 )
 def test_sparse_categories_raise_no_more_alarms_than_the_level_says(random, shares, rows, others):
     runs, hits = 2_000, 0
