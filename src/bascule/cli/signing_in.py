@@ -124,9 +124,12 @@ def end_session(
 
 
 def _shown(session: Session) -> dict[str, Any]:
-    from bascule.control import SessionView
+    import msgspec
 
-    return SessionView.of(session).model_dump(mode="json")
+    from bascule.control import ShownSession
+
+    shown: dict[str, Any] = msgspec.to_builtins(ShownSession.of(session))
+    return shown
 
 
 def address_of(settings: Settings, control_port: int) -> str:

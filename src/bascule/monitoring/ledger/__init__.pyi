@@ -33,6 +33,7 @@ from .hashing import (
     outcome_draw as outcome_draw,
 )
 from .manifest import Gap as Gap, read_manifest as read_manifest
+from .operations import Added as Added, Outcome as Outcome
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
@@ -149,6 +150,34 @@ class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
     before: State | None
     decision: Decision
     plan_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollout:
+    """A rollout and where it stands.
+
+    Attributes:
+        rollout: As it was asked for.
+        decisions: The number of the latest decision; 0 before the first.
+        latest: The latest look; None before the first.
+        intervals: How many are sealed.
+        ended_at: None while it goes on.
+        created_by: The user.
+        reason: Why; may be empty.
+    """
+
+    rollout: Rollout
+    decisions: int
+    latest: Decision | None
+    intervals: int
+    ended_at: datetime | None
+    created_by: str
+    reason: str
+
+    @property
+    def state_name(self) -> str:
+        """`asked`, `running`, `promoted`..."""
+        return "asked" if self.latest is None else type(self.latest.state).__name__.lower()
 
 
 def check_rollout(rollout: Rollout) -> Rollout:

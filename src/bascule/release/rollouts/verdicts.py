@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bascule.release.rollouts.store import StoredRollout
+from bascule.release.rollouts.plan import StoredRollout
 
 Word = Literal["promote", "hold", "abort"]
 _WORDS: Mapping[str, Word] = {
