@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from bascule.bundle import Answer, Bundle
     from bascule.core import BasculeError, BasculeWarning, Invalid
     from bascule.deploying import (
-        Control,
         delete_endpoint,
         deploy,
         deprecate,
@@ -65,7 +64,6 @@ _HOMES = {
     "BasculeWarning": "bascule.core.errors",
     "Bundle": "bascule.bundle",
     "Client": "bascule_client",
-    "Control": "bascule.deploying",
     "Criterion": "bascule.release",
     "Invalid": "bascule.core.errors",
     "PythonModel": "bascule.packing",
@@ -105,7 +103,6 @@ __all__ = [
     "BasculeWarning",
     "Bundle",
     "Client",
-    "Control",
     "Criterion",
     "Invalid",
     "PythonModel",

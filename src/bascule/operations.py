@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
 from bascule.core import ModelFailed
 from bascule.security import Action
-from bascule_client.control import ControlClient
+from bascule_client.control import ControlClient, placed
 
 T = TypeVar("T")
 PREFIX = "/api/v1/"
@@ -87,8 +86,7 @@ class Operation(Generic[T]):
 
     def at(self, **names: object) -> str:
         """The path, with these values quoted."""
-        quoted = {name: quote(str(value), safe="") for name, value in names.items()}
-        return self.path.format(**quoted)
+        return placed(self.path, names)[0]
 
     def read(self, content: Any) -> T:
         """The value of the JSON. Raises `ModelFailed` where a server sends something else."""
@@ -120,14 +118,12 @@ class Remote:
             by: The user, for histories where callers need no keys.
             **names: The names of the path; others go into the query, those that are None do not.
         """
-        path, query = _placed(operation, names)
         content = None if body is None else msgspec.to_builtins(body)
-        return operation.read(self._client.ask(operation.method, path, content, user=by, **query))
+        return operation.read(self._client.do(operation.name, content, user=by, **names))
 
     def each(self, listing: Listing[T], **names: object) -> Iterator[T]:
         """The items of a list, page by page; see `ask`."""
-        path, query = _placed(listing, names)
-        return map(listing.read, self._client.items(path, **query))
+        return map(listing.read, self._client.list(listing.name, **names))
 
     def items(self, listing: Listing[T], **names: object) -> list[T]:
         """All items of a list; see `ask`."""
@@ -138,12 +134,6 @@ def fields_of(value: object, **more: object) -> dict[str, object]:
     """The body of a request: a value, and further fields."""
     content: dict[str, object] = msgspec.to_builtins(value)
     return content | more
-
-
-def _placed(operation: Operation[Any], names: dict[str, object]) -> tuple[str, dict[str, object]]:
-    """The path, and the names of the query."""
-    query = {name: value for name, value in names.items() if f"{{{name}}}" not in operation.path}
-    return operation.at(**names), query
 
 
 def operations_of(module: object) -> list[Operation[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bascule.endpoints import Deployed
 from bascule.operations import Listing, Operation
@@ -65,5 +66,5 @@ DELETE_ENDPOINT = Operation(
 )
 VERDICT = Operation("POST verdicts/{endpoint}", "read", "{endpoint}", RolloutVerdict, "rollouts")
 VERDICT_QUERY = Operation(
-    "GET verdicts/{endpoint}/api/v1/query", "read", "{endpoint}", dict[str, object], "rollouts"
+    "GET verdicts/{endpoint}/api/v1/query", "read", "{endpoint}", dict[str, Any], "rollouts"
 )
