@@ -1,7 +1,7 @@
-"""Operations of the control API, each declared once, in `operations.py` of its room.
+"""Operations of the control API, each declared once, in the module `operations` of its room.
 
 The declaration says method, path, right, answer and history. From it come the server's route and
-its right (`control.api.serving`), the request of the `Remote...` classes, and the calls of the
+its right (`control.api.rights`), the request of the `Remote...` classes, and the calls of the
 console's pages. What an operation takes is the parameters of its route.
 """
 

@@ -24,7 +24,7 @@ class Line:
     """One change.
 
     Attributes:
-        place: Of the document: `endpoints.late`.
+        place: Of the document, such as endpoints.late.
         sentence: What it does.
     """
 

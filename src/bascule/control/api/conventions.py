@@ -30,6 +30,12 @@ Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(in_utc)]
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 
 
+class Taken(BaseModel):
+    """What a request carries: these fields, and no others."""
+
+    model_config = {"extra": "forbid"}
+
+
 def _same(item: Any) -> Any:
     return item
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from bascule.control.api.conventions import Moment, Page, Paged
+from bascule.control.api.conventions import Moment, Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.core import NotFound
 from bascule.monitoring.alerts import Acknowledgement, Silence, operations as of_alerts, shown
@@ -48,18 +48,14 @@ class AlertView(BaseModel):
         return cls.model_validate(shown(alert))
 
 
-class NewAcknowledgement(BaseModel):
+class NewAcknowledgement(Taken):
     """Why an alert need not be repeated."""
-
-    model_config = {"extra": "forbid"}
 
     why: _Why
 
 
-class NewSilence(BaseModel):
+class NewSilence(Taken):
     """What to keep back, until when, and why."""
-
-    model_config = {"extra": "forbid"}
 
     model: Annotated[str, Field(min_length=1, max_length=128)] = "*"
     source: Annotated[str, Field(max_length=32)] = ""

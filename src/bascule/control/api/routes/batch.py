@@ -11,7 +11,7 @@ from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
 from bascule.batch import Manifest, Runs, Status, operations as of_batch
-from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.routes.jobs import Submissions
 from bascule.core import Invalid, masked
@@ -55,10 +55,8 @@ class ScheduleView(BaseModel):
         return cls.model_validate({**said, "job": said["job"] | texts, "next": following})
 
 
-class NewSchedule(BaseModel):
+class NewSchedule(Taken):
     """When to run which job."""
-
-    model_config = {"extra": "forbid"}
 
     name: Annotated[str, Field(max_length=128)]
     cron: Annotated[str, Field(max_length=256)]
@@ -71,10 +69,8 @@ class NewSchedule(BaseModel):
     reason: Annotated[str, Field(max_length=4_096)] = ""
 
 
-class Reason(BaseModel):
+class Reason(Taken):
     """Why, for the history."""
-
-    model_config = {"extra": "forbid"}
 
     reason: Annotated[str, Field(max_length=4_096)] = ""
 

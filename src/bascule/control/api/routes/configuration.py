@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bascule.configuring import Applied, operations as of_configuration
+from bascule.control.api.conventions import Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
 
 
-class Configuration(BaseModel):
+class Configuration(Taken):
     """What shall be, and why."""
-
-    model_config = {"extra": "forbid"}
 
     document: Annotated[
         dict[str, Any], Field(description="version, endpoints, schedules, keys, silences")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from fastapi import FastAPI, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bascule.control import operations as of_server
 from bascule.control.answers import ArmCounts, picked
-from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.control.link import ServerLink
 from bascule.core import Reference
@@ -33,10 +33,8 @@ _Reason = Annotated[str, Field(max_length=4_096)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
 
 
-class NewPlan(BaseModel):
+class NewPlan(Taken):
     """A version to deploy to the endpoint."""
-
-    model_config = {"extra": "forbid"}
 
     version: Annotated[str, Field(min_length=1, max_length=512, description="late/4, late@best")]
     strategy: Annotated[str, Field(max_length=32, description="all or blue-green")] = "all"
@@ -53,10 +51,8 @@ class NewEndpoint(NewPlan):
     name: Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class PlanChange(BaseModel):
+class PlanChange(Taken):
     """What is to be different; a field that is not sent stays as it is."""
-
-    model_config = {"extra": "forbid"}
 
     sticky_header: Annotated[str, Field(max_length=64, description="Empty for none")] = ""
     sticky_field: Annotated[str, Field(max_length=512, description="Empty for none")] = ""
@@ -67,10 +63,8 @@ class PlanChange(BaseModel):
     dry_run: Annotated[bool, Field(description="Check and decide, and change nothing")] = False
 
 
-class Rollback(BaseModel):
+class Rollback(Taken):
     """Why, and to which plan."""
-
-    model_config = {"extra": "forbid"}
 
     reason: _Reason
     to: Annotated[

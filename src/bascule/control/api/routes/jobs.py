@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.core import Refused
 from bascule.jobs import Command, Job, Log, Task, operations as of_jobs
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 _MAX_LOG = 1 << 20
 
 
-class NewJob(BaseModel):
+class NewJob(Taken):
     """What is to be done."""
-
-    model_config = {"extra": "forbid"}
 
     kind: Annotated[str, Field(max_length=64)]
     input: dict[str, Any]

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Conditional, Moment, Page, Paged
+from bascule.control.api.conventions import Conditional, Moment, Page, Paged, Taken
 from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.views import KeyView, NewKeyView
 from bascule.core import NotFound
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from bascule.registry import Keys
 
 
-class NewKey(BaseModel):
+class NewKey(Taken):
     """A key to make."""
-
-    model_config = {"extra": "forbid"}
 
     name: Annotated[str, Field(max_length=128)]
     permissions: Annotated[list[str], Field(max_length=1_000, description="infer:late, read:*")]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bascule.control import operations as of_server
 from bascule.control.answers import Callers, Incident
-from bascule.control.api.conventions import Moment
+from bascule.control.api.conventions import Moment, Taken
 from bascule.control.api.rights import serves
 from bascule.core import Invalid, Overloaded, check_name
 from bascule.jobs import Task
@@ -31,10 +31,8 @@ _Number = Annotated[int, Path(ge=1, lt=2**31)]
 _CALLED_WITHIN = timedelta(days=30)
 
 
-class Replay(BaseModel):
+class Replay(Taken):
     """A prediction, and the version to ask."""
-
-    model_config = {"extra": "forbid"}
 
     id: Annotated[str, Field(min_length=1, max_length=512, description="The prediction id")]
     on: Annotated[str, Field(max_length=512, description="Default: the version that answered")] = ""

@@ -11,13 +11,14 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.api.conventions import (
     Conditional,
     Moment,
     Precondition,
+    Taken,
     etag_of,
     receive_file,
     stale,
@@ -46,19 +47,15 @@ _Reason = Annotated[str, Query(max_length=1_024, description="Why, for the histo
 _ARCHIVE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-class AliasMove(BaseModel):
+class AliasMove(Taken):
     """Where an alias is to point."""
-
-    model_config = {"extra": "forbid"}
 
     number: Annotated[int, Field(ge=1, lt=2**31)]
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
 
 
-class NewDeprecation(BaseModel):
+class NewDeprecation(Taken):
     """When a version ends, and what to use instead."""
-
-    model_config = {"extra": "forbid"}
 
     sunset: Annotated[
         Moment | None, Field(description="From then on it is answered 410; null: no date")
@@ -67,10 +64,8 @@ class NewDeprecation(BaseModel):
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
 
 
-class Retirement(BaseModel):
+class Retirement(Taken):
     """Why a version is taken out of use."""
-
-    model_config = {"extra": "forbid"}
 
     reason: Annotated[str, Field(max_length=1_024)]
 

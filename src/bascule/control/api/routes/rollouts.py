@@ -11,7 +11,7 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.control.api.conventions import Encoded, Page, Paged
+from bascule.control.api.conventions import Encoded, Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.control.api.routes.endpoints import followed_model
 from bascule.core import Reference, Refused
@@ -37,15 +37,13 @@ _Expected = Literal["promote", "hold", "abort"]
 _Seconds = Annotated[float, Field(ge=0, le=365 * 86_400)]
 
 
-class NewRollout(BaseModel):
+class NewRollout(Taken):
     """A version to roll out, and how; what is not said takes its default."""
-
-    model_config = {"extra": "forbid"}
 
     version: Annotated[str, Field(min_length=1, max_length=512, description="late/5, late@next")]
     endpoint: Annotated[str, Field(max_length=128, description="Default: the model's name")] = ""
     strategy: Annotated[str, Field(max_length=32)] = ""
-    guards: Annotated[list[_Text], Field(max_length=16, description="errors +1 pp")] = []
+    guards: Annotated[list[_Text], Field(max_length=16, description="errors +1 pp")] = []  # noqa: RUF012 -- pydantic copies it
     steps_percent: Annotated[list[float] | None, Field(max_length=32)] = None
     step_s: _Seconds | None = None
     max_s: _Seconds | None = None
@@ -89,10 +87,8 @@ class RolloutView(BaseModel):
         )  # fmt: skip
 
 
-class Order(BaseModel):
+class Order(Taken):
     """Why; and, to promote, what is allowed."""
-
-    model_config = {"extra": "forbid"}
 
     reason: _Reason = ""
     allow_answers: Annotated[

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Path, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bascule.control import operations as of_server
 from bascule.control.answers import IndexEntry, Nothing, Served
-from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, serves
 from bascule.control.link import ServerLink
 from bascule.core import Invalid, Reference
@@ -45,10 +45,8 @@ T = TypeVar("T")
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
-class LoadRequest(BaseModel):
+class LoadRequest(Taken):
     """A version to load, and what becomes of the others."""
-
-    model_config = {"extra": "forbid"}
 
     reference: Annotated[
         str,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from bascule.control import operations as of_server
 from bascule.control.answers import OwnSession, ShownSession, SignInLink
-from bascule.control.api.conventions import Page, Paged
+from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
 from bascule.control.people.cookies import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.people.sessions import LINK_LASTS, Sessions, path_of_link
@@ -23,15 +23,13 @@ _Roles = Annotated[
 ]
 
 
-class NewLink(BaseModel):
+class NewLink(Taken):
     """A link to make."""
-
-    model_config = {"extra": "forbid"}
 
     user: Annotated[
         str, Field(max_length=128, description="For histories: your own, or by the right `keys`")
     ] = ""
-    roles: _Roles = ["admin"]
+    roles: _Roles = ["admin"]  # noqa: RUF012 -- pydantic copies it
 
 
 def add_sessions(
