@@ -61,7 +61,7 @@ class LiveRollout:
     @property
     def state(self) -> str:
         """`asked`, `running`, `waiting`, `paused`, `baking`, `promoted`, `passed` or `aborted`."""
-        return self.status().state_name
+        return self.status().state
 
     @property
     def sentence(self) -> str:
@@ -110,7 +110,7 @@ class LiveRollout:
 
     def __repr__(self) -> str:
         said, rollout = self.sentence, self._stored.rollout
-        state = self._stored.state_name
+        state = self._stored.state
         is_told = said.startswith(state)
         shown = said if is_told else f"{state}: {said}"
         return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
@@ -166,7 +166,7 @@ def rollouts(endpoint: str | None = None) -> Rows[LiveRollout]:
         ("rollout", "candidate", "strategy", "state", "asked"),
         lambda one: (
             one.id, one._stored.rollout.candidate, one._stored.rollout.strategy,
-            one._stored.state_name, f"{one._stored.rollout.started_at:%Y-%m-%d %H:%M:%S}",
+            one._stored.state, f"{one._stored.rollout.started_at:%Y-%m-%d %H:%M:%S}",
         ),
     )  # fmt: skip
 

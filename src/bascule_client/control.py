@@ -76,41 +76,23 @@ class ControlClient:
             operation: Method and path.
             body: Is sent as JSON; None for no body.
             user: The name for histories, where callers need no keys.
-            **names: The names of the path; others go into the query.
+            **names: The names of the path; others go into the query, but those that are None.
 
         Raises:
             Unavailable: No control API answers there.
             BasculeError: The error that the server raised.
         """
         method, _, path = operation.partition(" ")
-        path, query = placed(path, names)
-        return self.ask(method, path, body, user=user, **query)
+        target = _target(*placed(path, names))
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **_of_user(user)}
+        return self._send(method, target, lambda: content, headers, _json)
 
     def list(self, operation: str, **names: object) -> Iterator[Any]:
         """The items of a list, page by page; see `do`."""
-        path, query = placed(operation.partition(" ")[2], names)
-        return self.items(path, **query)
-
-    def ask(
-        self, method: str, path: str, body: Any = None, *, user: str = "", **query: object
-    ) -> Any:
-        """The JSON answer. A value of `query` that is None is left out.
-
-        `user` is the name for histories, where callers need no keys.
-
-        Raises:
-            Unavailable: No control API answers there.
-            BasculeError: The error that the server raised.
-        """
-        content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", **_of_user(user)}
-        return self._send(method, _target(path, query), lambda: content, headers, _json)
-
-    def items(self, path: str, **query: object) -> Iterator[Any]:
-        """The items of a list, page by page."""
-        wanted: dict[str, Any] = {"limit": PAGE, **query}
+        wanted: dict[str, Any] = {"limit": PAGE, **names}
         while True:
-            page = self.ask("GET", path, **wanted)
+            page = self.do(operation, **wanted)
             yield from page["items"]
             wanted["cursor"] = page["next"]
             if page["next"] is None:

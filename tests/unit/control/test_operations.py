@@ -22,7 +22,6 @@ from bascule.control.api.conventions import Page
 from bascule.control.api.rights import OPERATIONS, RIGHTS
 from bascule.control.api.routes.alerts import AlertView
 from bascule.control.api.routes.batch import ScheduleView
-from bascule.control.api.routes.rollouts import RolloutView
 from bascule.control.api.views import KeyView, ModelView, NewKeyView
 from bascule.endpoints import Arm, BreakerRule, Plan, Shadow
 from bascule.jobs import Schedule, Scheduled
@@ -57,7 +56,6 @@ VIEWS = {
     KeyView: lambda key: KeyView.of(key, NOW),
     NewKeyView: lambda made: NewKeyView(**KeyView.of(made[0], NOW).model_dump(), token=made[1]),
     ModelView: ModelView.of,
-    RolloutView: RolloutView.of,
     ScheduleView: ScheduleView.of,
 }
 PLAIN = {

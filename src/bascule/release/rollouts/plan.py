@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -164,6 +164,7 @@ class StoredRollout:
         ended_at: None while it goes on.
         created_by: The user.
         reason: Why; may be empty.
+        state: `asked`, `running`, `waiting`, `paused`, `baking`, `promoted`, `passed`, `aborted`.
     """
 
     rollout: Rollout
@@ -173,11 +174,11 @@ class StoredRollout:
     ended_at: datetime | None
     created_by: str
     reason: str
+    state: str = field(init=False, default="asked")
 
-    @property
-    def state_name(self) -> str:
-        """`asked`, `running`, `promoted`..."""
-        return "asked" if self.latest is None else type(self.latest.state).__name__.lower()
+    def __post_init__(self) -> None:
+        if self.latest is not None:
+            object.__setattr__(self, "state", type(self.latest.state).__name__.lower())
 
 
 def check_rollout(rollout: Rollout) -> Rollout:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import Field
 
 from bascule.control.api.conventions import Encoded, Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
@@ -24,11 +24,12 @@ from bascule.release.rollouts import (
     Replay,
     RolloutVerdict,
     StoredDecision,
+    StoredRollout,
     operations as of_rollouts,
 )
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Command, RolloutRequest, Rollouts, StoredRollout
+    from bascule.release.rollouts import Command, RolloutRequest, Rollouts
 
 _Text = Annotated[str, Field(max_length=512)]
 _Reason = Annotated[str, Field(max_length=4_096)]
@@ -62,29 +63,6 @@ class NewRollout(Taken):
         str, Field(max_length=512, description="The alias that is its source: late@champion")
     ] = ""
     dry_run: bool = False
-
-
-class RolloutView(BaseModel):
-    """A rollout and where it stands."""
-
-    rollout: dict[str, Any]
-    state: Annotated[str, Field(description="asked, running, waiting, paused, baking, promoted...")]
-    decisions: int
-    latest: dict[str, Any] | None
-    intervals: int
-    ended_at: AwareDatetime | None
-    created_by: str
-    reason: str
-
-    @classmethod
-    def of(cls, stored: StoredRollout) -> RolloutView:
-        latest = msgspec.to_builtins(stored.latest)
-        return cls(
-            rollout=msgspec.to_builtins(stored.rollout),
-            state="asked" if latest is None else latest["state"]["type"],
-            decisions=stored.decisions, latest=latest, intervals=stored.intervals,
-            ended_at=stored.ended_at, created_by=stored.created_by, reason=stored.reason,
-        )  # fmt: skip
 
 
 class Order(Taken):
@@ -126,13 +104,13 @@ def _add_list(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: A
         return True
 
     @serves(app, of_rollouts.ROLLOUTS)
-    def rollouts(paged: Paged, request: Request, endpoint: str | None = None) -> Page[RolloutView]:
+    def rollouts(
+        paged: Paged, request: Request, endpoint: str | None = None
+    ) -> Page[Encoded[StoredRollout]]:
         """The rollouts that the caller may read, the latest first; of one `?endpoint=`."""
         every = enumerate(open_rollouts().rollouts(endpoint))
         found = [one for one in every if may_read(one[1].rollout.endpoint, request)][::-1]
-        return paged.page(
-            found, lambda one: one[0], lambda one: RolloutView.of(one[1]), descending=True
-        )
+        return paged.page(found, lambda one: one[0], lambda one: one[1], descending=True)
 
 
 def _add_deployments(
@@ -170,9 +148,9 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: 
         return found
 
     @serves(app, of_rollouts.ROLLOUT)
-    def one(rollout: str, request: Request) -> RolloutView:
+    def one(rollout: str, request: Request) -> Encoded[StoredRollout]:
         """One rollout, by its id; or the latest of an endpoint, by its name."""
-        return RolloutView.of(readable(rollout, request))
+        return readable(rollout, request)
 
     @serves(app, of_rollouts.DECISIONS)
     def decisions(rollout: str, paged: Paged, request: Request) -> Page[Encoded[StoredDecision]]:
