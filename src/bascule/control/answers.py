@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self, TypeVar, cast
 
+from bascule.monitoring.ledger import CallerCount
 from bascule.security import Session
 
 Answer = TypeVar("Answer")
@@ -168,19 +169,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """What one caller asked of a version.
-
-    Attributes:
-        caller: The name of its key; empty without keys.
-    """
-
-    caller: str
-    requests: int
-    last: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Callers:
     """Who called a version.
 
@@ -190,7 +178,7 @@ class Callers:
     """
 
     since: datetime
-    callers: Sequence[Caller] | None
+    callers: Sequence[CallerCount] | None
     sentence: str
 
 

@@ -35,6 +35,21 @@ class Outcome:
     received_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class CallerCount:
+    """One caller of a version.
+
+    Attributes:
+        caller: The id of its key, or its name where it was looked up; empty without keys.
+        requests: How many of its requests the ledger has.
+        last: The time of the last one.
+    """
+
+    caller: str
+    requests: int
+    last: datetime
+
+
 _PATH = "models/{model}/outcomes"
 OUTCOMES = Listing(f"GET {_PATH}", "outcome", "{model}", Outcome, "outcomes")
 ADD_OUTCOMES = Operation(
