@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from tests.controls import control_app
 
+import bascule
 from bascule.control.api.conventions import Page
 from bascule.control.api.rights import OPERATIONS, RIGHTS
 from bascule.control.api.routes.alerts import AlertView
@@ -32,6 +34,7 @@ from bascule.release.rollouts import Guard, parse_guard
 from bascule.security import OPEN_ACTIONS, Key, Permission
 from bascule.security.keys import GRANTABLE
 
+SOURCE = Path(bascule.__file__).parent
 NOW = datetime(2026, 12, 1, 8, 30, tzinfo=UTC)
 PLAN = Plan(
     "late", 3, (Arm("current", "late/2", 75.0), Arm("candidate", "late/3", 25.0)),
@@ -113,6 +116,14 @@ def test_an_operation_has_a_right_on_a_name_of_its_path(name):
     assert operation.action in (None, *GRANTABLE, *OPEN_ACTIONS)
     assert operation.model in ("", "*") or operation.model in operation.path
     assert operation.method != "GET" or not (operation.history or operation.keeps_answers)
+
+
+def test_an_event_that_an_operation_names_is_one_that_a_room_records():
+    written = "".join(
+        path.read_text() for path in SOURCE.rglob("*.py") if path.name != "operations.py"
+    )
+    named = {one.history for one in OPERATIONS.values() if one.history}
+    assert {kind for kind in named if f'"{kind}"' not in written} == set()
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
