@@ -25,7 +25,15 @@ from bascule.control.api.rights import OPERATIONS, RIGHTS
 from bascule.control.api.routes.alerts import AlertView
 from bascule.control.api.routes.batch import ScheduleView
 from bascule.control.api.views import KeyView, ModelView, NewKeyView
-from bascule.endpoints import Arm, BreakerRule, Plan, Shadow
+from bascule.endpoints import (
+    Arm,
+    BreakerRule,
+    Endpoint,
+    Plan,
+    Shadow,
+    StoredEndpoint,
+    StoredPlan,
+)
 from bascule.jobs import Schedule, Scheduled
 from bascule.monitoring.alerts import Alert, Finding
 from bascule.operations import Listing
@@ -74,6 +82,8 @@ def sample(kind: Any) -> Any:
         return SAMPLES[kind]
     if kind in PLAIN:
         return PLAIN[kind]
+    if origin is Annotated:
+        return sample(arguments[0])
     if origin is Literal:
         return arguments[0]
     if origin in (Union, UnionType):
@@ -169,3 +179,10 @@ def test_an_answer_of_another_form_is_the_failure_of_the_server():
     with pytest.raises(ModelFailed, match="Expected `object`"):
         OPERATIONS["GET /api/v1/jobs/{job}"].read([])
     assert msgspec.convert({"log": "x"}, OPERATIONS["GET /api/v1/jobs/{job}/log"].gives).log == "x"
+
+
+def test_what_an_alias_deploys_with_is_not_in_the_answer():
+    stored = StoredEndpoint("late", "late@best", StoredPlan(PLAN, NOW, "ada"), {"alpha": 0.1})
+    page = Page[Endpoint].model_validate(Page(items=[stored], next=None), from_attributes=True)
+    content = page.model_dump(mode="json")
+    assert set(content["items"][0]) == {"name", "follows", "current"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -11,6 +12,8 @@ from bascule.core import Invalid
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.states import State
 
+Aware: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone."""
 STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit")
 _ON_OUTCOMES = ("ab", "bandit")
 UNAPPROVED_PERCENT = 50.0
@@ -145,7 +148,7 @@ class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     number: int
-    at: datetime
+    at: Aware
     made_by: str
     before: State | None
     decision: Decision
@@ -171,7 +174,7 @@ class StoredRollout:
     decisions: int
     latest: Decision | None
     intervals: int
-    ended_at: datetime | None
+    ended_at: Aware | None
     created_by: str
     reason: str
     state: str = field(init=False, default="asked")
