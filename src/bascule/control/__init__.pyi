@@ -1,5 +1,5 @@
 from . import references as references
-from .answers import ShownSession as ShownSession
+from .answers import Served as Served, ShownSession as ShownSession
 from .api.context import ControlContext as ControlContext
 from .api.deferred import DeferredRoute as DeferredRoute
 from .api.problems import problem_of as problem_of
