@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         Invalid as Invalid,
     )
     from bascule.deploying import (
-        Control as Control,
         delete_endpoint as delete_endpoint,
         deploy as deploy,
         deprecate as deprecate,
@@ -70,7 +69,7 @@ _NAMES = {
     "bascule.bundle": "Answer Bundle",
     "bascule.core.errors": "BasculeError BasculeWarning Invalid",
     "bascule.deploying": (
-        "Control delete_endpoint deploy deprecate list_endpoints rollback rollout "
+        "delete_endpoint deploy deprecate list_endpoints rollback rollout "
         "rollouts set_endpoint undeprecate"
     ),
     "bascule.kinds": "run_job",

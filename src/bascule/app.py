@@ -226,7 +226,9 @@ def _serves_now(settings: Settings, name: str) -> str:
 
     Empty where none is known, or servers serve several.
     """
-    from bascule_client.control import ControlClient, path_of
+    from bascule.control import operations
+    from bascule.operations import Remote
+    from bascule_client.control import ControlClient
 
     registry = open_registry(settings)
     try:
@@ -239,8 +241,8 @@ def _serves_now(settings: Settings, name: str) -> str:
         client = ControlClient(
             here, key=os.environ.get("BASCULE_KEY", ""), timeout_s=_SERVER_STARTS_S
         )
-        served = client.items(path_of("server", "services"))
-        found = next((f"{name}/{one['version']}" for one in served if one["model"] == name), "")
+        served = Remote(client).items(operations.SERVICES)
+        found = next((f"{name}/{one.version}" for one in served if one.model == name), "")
         if found in known:
             return found
     held = [text for text, one in known.items() if registry.servers_of(one)]

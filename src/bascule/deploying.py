@@ -1,7 +1,7 @@
 """Deployments from Python: deploy, watch and command rollouts, roll back, deprecate.
 
-`Control()` works on the registry of the settings, `Control("http://...", key=...)` over the control
-API of a server. `bascule.deploy` and its neighbours are the methods of `Control()`.
+They work on the registry of the settings; where `BASCULE_SERVER` names a control API, over it, as
+commands do.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook
     from bascule.registry import ModelRegistry, Version
     from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
+    from bascule_client.control import ControlClient
 
 One = TypeVar("One")
 
@@ -60,7 +61,7 @@ class LiveRollout:
     @property
     def state(self) -> str:
         """`asked`, `running`, `waiting`, `paused`, `baking`, `promoted`, `passed` or `aborted`."""
-        return self.status().state_name
+        return self.status().state
 
     @property
     def sentence(self) -> str:
@@ -109,7 +110,7 @@ class LiveRollout:
 
     def __repr__(self) -> str:
         said, rollout = self.sentence, self._stored.rollout
-        state = self._stored.state_name
+        state = self._stored.state
         is_told = said.startswith(state)
         shown = said if is_told else f"{state}: {said}"
         return f"rollout {rollout.id} of {rollout.candidate} ({rollout.strategy}): {shown}"
@@ -123,194 +124,191 @@ class LiveRollout:
         return notebook(Text(repr(self)), self.decisions()._table, *plots)
 
 
-class Control:
-    """Deployments of a registry: that of the settings, or that of a server."""
+def deploy(
+    version: Version | str, *, dry_run: bool = False, **options: Any
+) -> Deployed | LiveRollout | Begun:
+    """Make a version answer an endpoint: `deploy("good/2")`. Servers follow within a second.
 
-    def __init__(self, server: str = "", *, key: str = "") -> None:
-        """Ask nothing yet.
+    Args:
+        version: The version, or a reference.
+        dry_run: Check and decide, and change nothing.
+        **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
+            `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
+            `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
+            `needs_approval`, `outcomes_sample`, `load_tries`, `allow_answers`: see
+            `RolloutRequest`. What is not said takes `[rollouts]` of the settings.
 
-        Args:
-            server: The address of a control API; the registry of the settings if empty.
-            key: The key of the caller; that of `BASCULE_KEY` if empty.
-        """
-        self._server = server
-        self._key = key or os.environ.get("BASCULE_KEY", "")
+    Returns:
+        The plan that was made, or the rollout that was asked for; of a dry run its forecasts.
 
-    def deploy(
-        self, version: Version | str, *, dry_run: bool = False, **options: Any
-    ) -> Deployed | LiveRollout | Begun:
-        """Make a version answer an endpoint: `deploy("good/2")`. Servers follow within a second.
+    Raises:
+        NotFound: There is no such version.
+        Refused: It is retired, its gates failed, or it has another signature than the version
+            that answers now.
+        Conflict: The endpoint serves it already, or has a rollout under way.
+        Invalid: An option has no meaning.
+    """
+    from bascule.endpoints import request_of
+    from bascule.release.rollouts import Begun, RolloutRequest
 
-        Args:
-            version: The version, or a reference.
-            dry_run: Check and decide, and change nothing.
-            **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
-                `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
-                `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
-                `needs_approval`, `outcomes_sample`, `load_tries`, `allow_answers`: see
-                `RolloutRequest`. What is not said takes `[rollouts]` of the settings.
+    asked, book = request_of(RolloutRequest, version, options), _rollouts()
+    made = book.deploy(asked, by=user_name(), dry_run=dry_run)
+    if isinstance(made, Begun) and not dry_run:
+        return LiveRollout(book, book.get(made.rollout.id))
+    return made
 
-        Returns:
-            The plan that was made, or the rollout that was asked for; of a dry run its forecasts.
 
-        Raises:
-            NotFound: There is no such version.
-            Refused: It is retired, its gates failed, or it has another signature than the version
-                that answers now.
-            Conflict: The endpoint serves it already, or has a rollout under way.
-            Invalid: An option has no meaning.
-        """
-        from bascule.endpoints import request_of
-        from bascule.release.rollouts import Begun, RolloutRequest
+def rollouts(endpoint: str | None = None) -> Rows[LiveRollout]:
+    """Every rollout, or those of an endpoint, the oldest first."""
+    book = _rollouts()
+    return Rows(
+        [LiveRollout(book, one) for one in book.rollouts(endpoint)],
+        ("rollout", "candidate", "strategy", "state", "asked"),
+        lambda one: (
+            one.id, one._stored.rollout.candidate, one._stored.rollout.strategy,
+            one._stored.state, f"{one._stored.rollout.started_at:%Y-%m-%d %H:%M:%S}",
+        ),
+    )  # fmt: skip
 
-        asked, book = request_of(RolloutRequest, version, options), self._rollouts()
-        made = book.deploy(asked, by=user_name(), dry_run=dry_run)
-        if isinstance(made, Begun) and not dry_run:
-            return LiveRollout(book, book.get(made.rollout.id))
-        return made
 
-    def rollouts(self, endpoint: str | None = None) -> Rows[LiveRollout]:
-        """Every rollout, or those of an endpoint, the oldest first."""
-        book = self._rollouts()
-        return Rows(
-            [LiveRollout(book, one) for one in book.rollouts(endpoint)],
-            ("rollout", "candidate", "strategy", "state", "asked"),
-            lambda one: (
-                one.id, one._stored.rollout.candidate, one._stored.rollout.strategy,
-                one._stored.state_name, f"{one._stored.rollout.started_at:%Y-%m-%d %H:%M:%S}",
-            ),
-        )  # fmt: skip
+def rollout(name: str) -> LiveRollout:
+    """One by its id, or the latest of an endpoint; raises `NotFound`."""
+    book = _rollouts()
+    return LiveRollout(book, book.get(name))
 
-    def rollout(self, name: str) -> LiveRollout:
-        """One by its id, or the latest of an endpoint; raises `NotFound`."""
-        book = self._rollouts()
-        return LiveRollout(book, book.get(name))
 
-    def endpoints(self) -> Rows[Endpoint]:
-        """The endpoints that have a plan, by name."""
-        return Rows(
-            self._endpoints().endpoints(), ("endpoint", "plan", "answers", "follows", "by"),
-            lambda one: (
-                one.name, str(one.current.plan.number), one.answers, one.follows,
-                one.current.made_by,
-            ),
-        )  # fmt: skip
+def list_endpoints() -> Rows[Endpoint]:
+    """The endpoints that have a plan, by name."""
+    return Rows(
+        _endpoints().endpoints(), ("endpoint", "plan", "answers", "follows", "by"),
+        lambda one: (
+            one.name, str(one.current.plan.number), one.answers, one.follows,
+            one.current.made_by,
+        ),
+    )  # fmt: skip
 
-    def rollback(self, endpoint: str, *, reason: str, to: int | None = None) -> Deployed:
-        """Serve an earlier plan of an endpoint again: the last with other versions, or `to`.
 
-        Raises:
-            NotFound: There is no such endpoint or plan.
-            Conflict: No earlier plan differs.
-        """
-        return self._endpoints().roll_back(endpoint, by=user_name(), reason=reason, to=to)
+def rollback(endpoint: str, *, reason: str, to: int | None = None) -> Deployed:
+    """Serve an earlier plan of an endpoint again: the last with other versions, or `to`.
 
-    def set_endpoint(
-        self, name: str, *, reason: str = "", dry_run: bool = False, **changes: Any
-    ) -> Deployed:
-        """Change how an endpoint answers, with the same versions.
+    Raises:
+        NotFound: There is no such endpoint or plan.
+        Conflict: No earlier plan differs.
+    """
+    return _endpoints().roll_back(endpoint, by=user_name(), reason=reason, to=to)
 
-        Args:
-            name: The endpoint.
-            reason: Why, for the history.
-            dry_run: Check and decide, and change nothing.
-            **changes: `sticky_header`, `sticky_field`, `fallback`, `breaker` (a `BreakerRule`) and
-                `limits` (a `CallLimits`) of `bascule.endpoints`: see `PlanChanges`.
 
-        Raises:
-            NotFound: Nothing answers this name yet; or there is no such fallback.
-            Conflict: A rollout is under way, or nothing changes.
-            Invalid: A change has no meaning.
-        """
-        from bascule.core import Invalid
-        from bascule.endpoints import PlanChanges
+def set_endpoint(name: str, *, reason: str = "", dry_run: bool = False, **changes: Any) -> Deployed:
+    """Change how an endpoint answers, with the same versions.
 
-        known = PlanChanges.__struct_fields__
-        if unknown := sorted(set(changes) - set(known)):
-            raise Invalid(
-                f"an endpoint has no {unknown[0]!r} to set", hint=f"it has {', '.join(known)}"
-            )
-        made = PlanChanges(**changes)
-        return self._endpoints().change(name, made, by=user_name(), reason=reason, dry_run=dry_run)
+    Args:
+        name: The endpoint.
+        reason: Why, for the history.
+        dry_run: Check and decide, and change nothing.
+        **changes: `sticky_header`, `sticky_field`, `fallback`, `breaker` (a `BreakerRule`) and
+            `limits` (a `CallLimits`) of `bascule.endpoints`: see `PlanChanges`.
 
-    def delete_endpoint(self, name: str, *, reason: str) -> str:
-        """Delete an endpoint; its plans and history stay. A sentence says what answers its name.
+    Raises:
+        NotFound: Nothing answers this name yet; or there is no such fallback.
+        Conflict: A rollout is under way, or nothing changes.
+        Invalid: A change has no meaning.
+    """
+    from bascule.core import Invalid
+    from bascule.endpoints import PlanChanges
 
-        Raises:
-            NotFound: There is no such endpoint.
-            Conflict: It has a rollout under way.
-        """
-        return self._rollouts().delete_endpoint(name, by=user_name(), reason=reason)
-
-    def deprecate(
-        self,
-        version: Version | str,
-        *,
-        sunset: date | datetime | None = None,
-        successor: Version | str = "",
-        reason: str = "",
-    ) -> Version:
-        """Announce that a version will go away: answers say so, and end at the sunset.
-
-        Args:
-            version: The version: `good/2`.
-            sunset: From then on it is answered 410; a day begins at midnight UTC.
-            successor: The version to use instead.
-            reason: Why.
-
-        Raises:
-            NotFound: There is no such version or successor.
-            Invalid: The sunset is in the past.
-        """
-        if sunset is not None and not isinstance(sunset, datetime):
-            sunset = datetime.combine(sunset, time(), UTC)
-        model, number = _numbered(version)
-        return self._registry().deprecate(
-            model, number, by=user_name(), sunset=sunset, successor=str(successor), reason=reason
+    known = PlanChanges.__struct_fields__
+    if unknown := sorted(set(changes) - set(known)):
+        raise Invalid(
+            f"an endpoint has no {unknown[0]!r} to set", hint=f"it has {', '.join(known)}"
         )
+    made = PlanChanges(**changes)
+    return _endpoints().change(name, made, by=user_name(), reason=reason, dry_run=dry_run)
 
-    def undeprecate(self, version: Version | str, *, reason: str = "") -> Version:
-        """Withdraw a deprecation; raises `Conflict` where there is none."""
-        model, number = _numbered(version)
-        return self._registry().undeprecate(model, number, by=user_name(), reason=reason)
 
-    def __repr__(self) -> str:
-        return f"Control({self._server or 'registry of the settings'})"
+def delete_endpoint(name: str, *, reason: str) -> str:
+    """Delete an endpoint; its plans and history stay. A sentence says what answers its name.
 
-    def _client(self) -> Any:
-        from bascule_client.control import ControlClient
+    Raises:
+        NotFound: There is no such endpoint.
+        Conflict: It has a rollout under way.
+    """
+    return _rollouts().delete_endpoint(name, by=user_name(), reason=reason)
 
-        return ControlClient(self._server, key=self._key)
 
-    def _rollouts(self) -> RolloutBook:
-        if self._server:
-            from bascule.release.rollouts import RemoteRollouts
+def deprecate(
+    version: Version | str,
+    *,
+    sunset: date | datetime | None = None,
+    successor: Version | str = "",
+    reason: str = "",
+) -> Version:
+    """Announce that a version will go away: answers say so, and end at the sunset.
 
-            return RemoteRollouts(self._client())
-        from bascule.app import open_rollouts
-        from bascule.settings import load_settings
+    Args:
+        version: The version: `good/2`.
+        sunset: From then on it is answered 410; a day begins at midnight UTC.
+        successor: The version to use instead.
+        reason: Why.
 
-        return open_rollouts(load_settings())
+    Raises:
+        NotFound: There is no such version or successor.
+        Invalid: The sunset is in the past.
+    """
+    if sunset is not None and not isinstance(sunset, datetime):
+        sunset = datetime.combine(sunset, time(), UTC)
+    model, number = _numbered(version)
+    return _registry().deprecate(
+        model, number, by=user_name(), sunset=sunset, successor=str(successor), reason=reason
+    )
 
-    def _endpoints(self) -> EndpointBook:
-        if self._server:
-            from bascule.endpoints import RemoteEndpoints
 
-            return RemoteEndpoints(self._client())
-        from bascule.app import open_endpoints
-        from bascule.settings import load_settings
+def undeprecate(version: Version | str, *, reason: str = "") -> Version:
+    """Withdraw a deprecation; raises `Conflict` where there is none."""
+    model, number = _numbered(version)
+    return _registry().undeprecate(model, number, by=user_name(), reason=reason)
 
-        return open_endpoints(load_settings())
 
-    def _registry(self) -> ModelRegistry:
-        if self._server:
-            from bascule.registry import RemoteRegistry
+def _server() -> ControlClient | None:
+    """The control API that `BASCULE_SERVER` names, as of commands; None for the settings."""
+    server = os.environ.get("BASCULE_SERVER", "")
+    if not server:
+        return None
+    from bascule_client.control import ControlClient
 
-            return RemoteRegistry(self._client())
-        from bascule.app import open_registry
-        from bascule.settings import load_settings
+    return ControlClient(server, key=os.environ.get("BASCULE_KEY", ""))
 
-        return open_registry(load_settings())
+
+def _rollouts() -> RolloutBook:
+    if client := _server():
+        from bascule.release.rollouts import RemoteRollouts
+
+        return RemoteRollouts(client)
+    from bascule.app import open_rollouts
+    from bascule.settings import load_settings
+
+    return open_rollouts(load_settings())
+
+
+def _endpoints() -> EndpointBook:
+    if client := _server():
+        from bascule.endpoints import RemoteEndpoints
+
+        return RemoteEndpoints(client)
+    from bascule.app import open_endpoints
+    from bascule.settings import load_settings
+
+    return open_endpoints(load_settings())
+
+
+def _registry() -> ModelRegistry:
+    if client := _server():
+        from bascule.registry import RemoteRegistry
+
+        return RemoteRegistry(client)
+    from bascule.app import open_registry
+    from bascule.settings import load_settings
+
+    return open_registry(load_settings())
 
 
 def _numbered(version: Version | str) -> tuple[str, int]:
@@ -321,15 +319,3 @@ def _numbered(version: Version | str) -> tuple[str, int]:
     if named.number is None:
         raise Invalid(f"{version!r} does not say which version", hint=f'"{named.model}/3" does')
     return named.model, named.number
-
-
-_here = Control()
-deploy = _here.deploy
-rollouts = _here.rollouts
-rollout = _here.rollout
-list_endpoints = _here.endpoints  # `bascule.endpoints` is the room
-rollback = _here.rollback
-set_endpoint = _here.set_endpoint
-delete_endpoint = _here.delete_endpoint
-deprecate = _here.deprecate
-undeprecate = _here.undeprecate

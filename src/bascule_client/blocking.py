@@ -22,7 +22,6 @@ from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 if TYPE_CHECKING:  # of no use to a client that predicts alone
     from bascule_client.control import ControlClient
-    from bascule_client.steering import Alerts, Endpoints, Models, Rollouts
 
 T = TypeVar("T")
 
@@ -70,8 +69,8 @@ class Client:
                 system trusts if None.
             tls_certificate: PEM: the client's own, where the server asks for one.
             tls_key: PEM: its key, if it is not in the same file.
-            control_url: The address of the control API, for `endpoints`, `rollouts`, `models` and
-                `alerts`; port 8082 of the same host by default.
+            control_url: The address of the control API, for `control`; port 8082 of the same host
+                by default.
 
         Raises:
             Invalid: The address is none, or a file cannot be used.
@@ -164,35 +163,13 @@ class Client:
         """What the model takes and returns, as the protocol says it."""
         return self._carried(self._conversation.metadata(model))
 
-    @property
-    def models(self) -> Models:
-        """The registered models. `models()` gives the names of what is served."""
-        from bascule_client.steering import Models
-
-        return Models(self._controlled, lambda: self._carried(self._conversation.models()))
+    def models(self) -> list[str]:
+        """The names of what is served, as the prediction port tells them."""
+        return self._carried(self._conversation.models())
 
     @property
-    def endpoints(self) -> Endpoints:
-        """The endpoints: deploy a version, roll back."""
-        from bascule_client.steering import Endpoints
-
-        return Endpoints(self._controlled)
-
-    @property
-    def rollouts(self) -> Rollouts:
-        """The rollouts: look, pause, resume, abort, promote."""
-        from bascule_client.steering import Rollouts
-
-        return Rollouts(self._controlled)
-
-    @property
-    def alerts(self) -> Alerts:
-        """The alerts: look, acknowledge, silence."""
-        from bascule_client.steering import Alerts
-
-        return Alerts(self._controlled)
-
-    def _controlled(self) -> ControlClient:
+    def control(self) -> ControlClient:
+        """The control API: deploy, roll out and back, look at models and alerts."""
         if self._control is None:
             from bascule_client.control import ControlClient, control_url_of
 

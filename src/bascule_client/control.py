@@ -66,26 +66,33 @@ class ControlClient:
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
 
-    def ask(
-        self, method: str, path: str, body: Any = None, *, user: str = "", **query: object
-    ) -> Any:
-        """The JSON answer. A value of `query` that is None is left out.
+    def do(self, operation: str, body: Any = None, *, user: str = "", **names: object) -> Any:
+        """The JSON answer of an operation, which is named as in `docs/reference/control-api.md`.
 
-        `user` is the name for histories, where callers need no keys.
+        `do("POST /api/v1/rollouts/{rollout}/{command}", {"reason": "slow"}, rollout="late",
+        command="abort")`
+
+        Args:
+            operation: Method and path.
+            body: Is sent as JSON; None for no body.
+            user: The name for histories, where callers need no keys.
+            **names: The names of the path; others go into the query, but those that are None.
 
         Raises:
             Unavailable: No control API answers there.
             BasculeError: The error that the server raised.
         """
+        method, _, path = operation.partition(" ")
+        target = _target(*placed(path, names))
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **_of_user(user)}
-        return self._send(method, _target(path, query), lambda: content, headers, _json)
+        return self._send(method, target, lambda: content, headers, _json)
 
-    def items(self, path: str, **query: object) -> Iterator[Any]:
-        """The items of a list, page by page."""
-        wanted: dict[str, Any] = {"limit": PAGE, **query}
+    def list(self, operation: str, **names: object) -> Iterator[Any]:
+        """The items of a list, page by page; see `do`."""
+        wanted: dict[str, Any] = {"limit": PAGE, **names}
         while True:
-            page = self.ask("GET", path, **wanted)
+            page = self.do(operation, **wanted)
             yield from page["items"]
             wanted["cursor"] = page["next"]
             if page["next"] is None:
@@ -181,9 +188,11 @@ def control_url_of(address: Address) -> str:
     return f"{'http' if address.tls is None else 'https'}://{host}:{CONTROL_PORT}"
 
 
-def path_of(*parts: object) -> str:
-    """A path of the API; each part is quoted."""
-    return "/api/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+def placed(path: str, names: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    """A path with its names in braces filled in, quoted, and the names that are not in it."""
+    quoted = {name: quote(str(value), safe="") for name, value in names.items()}
+    others = {name: value for name, value in names.items() if f"{{{name}}}" not in path}
+    return path.format(**quoted), others
 
 
 def _of_user(user: str) -> dict[str, str]:

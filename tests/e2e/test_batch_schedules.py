@@ -115,10 +115,10 @@ def test_an_alert_is_raised_for_a_run_that_failed(serve, table_bundle, tmp_path)
     settings = {"BASCULE_ALERTS__WATCH": "on", "BASCULE_ALERTS__EVERY_S": "1"}
     server = serve(table_bundle, env={"BASCULE_HOME": str(home), **settings})
     client = ControlClient(f"http://127.0.0.1:{server.control_port}")
-    client.ask("POST", "/api/v1/batch/runs", {**wanted, "checks": ["rows >= 31"]})
+    client.do("POST /api/v1/batch/runs", {**wanted, "checks": ["rows >= 31"]})
 
     give_up_at = time.monotonic() + WAIT_S
-    while not (found := list(client.items("/api/v1/alerts"))):
+    while not (found := list(client.list("GET /api/v1/alerts"))):
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
     (alert,) = found

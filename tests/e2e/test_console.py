@@ -124,7 +124,7 @@ def test_a_person_finds_why_a_rollout_aborted_and_aborts_another_with_the_mouse_
         sheet.get_by_role("button", name="Abort", exact=True).click()
         page.get_by_role("status").get_by_text("the window is closed").wait_for()
         visit.check()
-    assert open_rollouts(settings).get("late").state_name == "aborted"
+    assert open_rollouts(settings).get("late").state == "aborted"
 
 
 def test_the_numbers_of_now_change_without_a_reload(chromium, home, address):

@@ -120,7 +120,7 @@ def test_a_version_says_when_it_ends_then_is_gone_then_retired(server, registry,
 
 @pytest.mark.slow
 def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retirement(
-    server, registry, asked, command
+    server, registry, asked, command, monkeypatch
 ):
     bascule.deploy("iris/1")
     assert command("deploy", "iris/2", "--strategy", "blue-green", "--yes")[0] == 0
@@ -136,13 +136,13 @@ def test_an_endpoint_announces_the_version_that_answers_and_keeps_it_from_retire
     with pytest.raises(Refused, match="sunset"):
         bascule.deploy("iris/2", to="other")
 
-    said = bascule.Control(f"http://127.0.0.1:{server.control_port}").delete_endpoint(
-        "iris", reason="not used"
-    )
+    with monkeypatch.context() as patched:
+        patched.setenv("BASCULE_SERVER", f"http://127.0.0.1:{server.control_port}")
+        said = bascule.delete_endpoint("iris", reason="not used")
     assert said == "deleted endpoint iris: servers go on with iris/2"
     until(lambda: "bascule-version" not in asked()[1])
     assert asked()[0] == 410
-    assert [one.kind for one in bascule.deploying._here._endpoints().history("iris")] == [
+    assert [one.kind for one in bascule.deploying._endpoints().history("iris")] == [
         "deployed", "deployed", "deleted",
     ]  # fmt: skip
     bascule.deploy("iris/1")

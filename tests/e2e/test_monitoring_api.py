@@ -38,8 +38,8 @@ def test_the_control_api_says_what_the_commands_say(home, serve):
     assert added.taken == 300
     control = ControlClient(f"http://127.0.0.1:{server.control_port}")
     for what in ("monitor", "performance"):
-        over_api = control.ask("GET", f"/api/v1/models/gb/{what}?days=7")
+        over_api = control.do("GET /api/v1/models/gb/{what}", what=what, days=7)
         _, at_home, errors = run(home, what, "gb", "--since", "7d", "--json", **env)
         assert set(over_api) == set(json.loads(at_home)), errors
     with pytest.raises(bascule.BasculeError, match=r"no model .other."):
-        control.ask("GET", "/api/v1/models/other/drift?days=7")
+        control.do("GET /api/v1/models/other/drift", days=7)

@@ -27,12 +27,12 @@ def home(bundles, tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["settings", "server"])
-def control(request, home, serve, tmp_path):
-    """The same methods on the registry of the settings and over a control API."""
-    if request.param == "settings":
-        return bascule.Control()
-    server = serve("rain/1", env={"BASCULE_HOME": str(tmp_path / "home")})
-    return bascule.Control(f"http://127.0.0.1:{server.control_port}")
+def control(request, home, serve, tmp_path, monkeypatch):
+    """The same functions on the registry of the settings and over a control API."""
+    if request.param == "server":
+        server = serve("rain/1", env={"BASCULE_HOME": str(tmp_path / "home")})
+        monkeypatch.setenv("BASCULE_SERVER", f"http://127.0.0.1:{server.control_port}")
+    return bascule
 
 
 def test_a_rollout_is_begun_shown_commanded_and_replayed(control):
@@ -67,9 +67,14 @@ def test_endpoints_are_listed_rolled_back_and_deleted(control):
     control.deploy("rain/1", to="wet")
     control.deploy("rain/2", to="wet", strategy="blue-green")
     control.rollback("wet", reason="more errors")
-    assert repr(control.endpoints()).splitlines()[-1].split()[:4] == ["wet", "3", "rain/1", "100"]
+    assert repr(control.list_endpoints()).splitlines()[-1].split()[:4] == [
+        "wet",
+        "3",
+        "rain/1",
+        "100",
+    ]
     assert "servers answer 404" in control.delete_endpoint("wet", reason="not used")
-    assert list(control.endpoints()) == []
+    assert list(control.list_endpoints()) == []
     with pytest.raises(Invalid, match="has no 'step'"):
         control.deploy("rain/2", step=3)
     deprecated = control.deprecate("rain/1", successor="rain/2", reason="old").deprecated

@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import msgspec
-
+from bascule.batch import operations
 from bascule.batch.jobs import Job
 from bascule.batch.manifest import Manifest
 from bascule.batch.runs import CANCELLED, DONE, KILLED, RUNNING, Status
-from bascule.core import Conflict, ModelFailed, Refused
+from bascule.core import Conflict, Refused
 from bascule.jobs import Schedule, Scheduled
-from bascule_client.control import ControlClient, path_of
+from bascule.operations import Remote
 
 _POLL_S = 0.5
 
 
-class RemoteRuns:
+class RemoteRuns(Remote):
     """The runs of the machine where the server is."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
 
     def start(self, job: Job, *, by: str = "") -> Status:
         """Start a job there: its paths are those of that machine. Returns when it has begun."""
-        return _status(self._client.ask("POST", path_of("batch", "runs"), job.to_json(), user=by))
+        return self.ask(operations.START, job.to_json(), by=by)
 
     def list(self) -> list[Status]:
-        return [_status(one) for one in self._client.items(path_of("batch", "runs"))]
+        return self.items(operations.RUNS)
 
     def get(self, run: str) -> Status:
-        return _status(self._client.ask("GET", path_of("batch", "runs", run)))
+        return self.ask(operations.RUN, run=run)
 
     def log(self, run: str) -> str:
-        return str(self._client.ask("GET", path_of("batch", "runs", run, "log"))["log"])
+        return self.ask(operations.LOG, run=run).log
 
     def manifest(self, run: str) -> Manifest:
-        said = self._client.ask("GET", path_of("batch", "runs", run, "manifest"))
-        return msgspec.convert(said, Manifest)
+        return self.ask(operations.MANIFEST, run=run)
 
     def cancel(self, run: str, *, by: str = "") -> Status:
-        return _status(self._client.ask("POST", path_of("batch", "runs", run, "cancel"), user=by))
+        return self.ask(operations.COMMAND, by=by, run=run, command="cancel")
 
     def resume(self, run: str, *, by: str = "") -> Status:
-        return _status(self._client.ask("POST", path_of("batch", "runs", run, "resume"), user=by))
+        return self.ask(operations.COMMAND, by=by, run=run, command="resume")
 
     def wait(self, run: str, watch: Callable[[Status], None] = lambda _: None) -> Status:
         """Ask for the status twice a second until the run is done.
@@ -65,23 +59,19 @@ class RemoteRuns:
         raise Refused(f"run {status.run} failed: {status.error}", run=status.run)
 
 
-class RemoteSchedules:
+class RemoteSchedules(Remote):
     """The schedules of the server's catalogue."""
 
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
-
     def add(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
-        content = msgspec.to_builtins(schedule)
         kept = ("name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job")
-        body = {name: content[name] for name in kept} | {"reason": reason}
-        self._client.ask("POST", path_of("schedules"), body, user=by)
+        body = {name: getattr(schedule, name) for name in kept} | {"reason": reason}
+        self.ask(operations.ADD, body, by=by)
 
     def list(self) -> list[Scheduled]:
-        return [Scheduled.from_json(one) for one in self._client.items(path_of("schedules"))]
+        return self.items(operations.SCHEDULES)
 
     def get(self, name: str) -> Scheduled:
-        return Scheduled.from_json(self._client.ask("GET", path_of("schedules", name)))
+        return self.ask(operations.SCHEDULE, schedule=name)
 
     def pause(self, name: str, *, by: str, reason: str = "") -> None:
         self._command(name, "pause", by, reason)
@@ -90,19 +80,12 @@ class RemoteSchedules:
         self._command(name, "resume", by, reason)
 
     def remove(self, name: str, *, by: str, reason: str = "") -> None:
-        self._client.ask("DELETE", path_of("schedules", name), user=by, reason=reason)
+        self.ask(operations.REMOVE, by=by, schedule=name, reason=reason)
 
     def run(self, name: str, *, by: str) -> Status:
         """Run its job there now. Returns when the run has begun."""
-        return _status(self._command(name, "run", by, ""))
+        return self.ask(operations.RUN_NOW, {}, by=by, schedule=name)
 
-    def _command(self, name: str, command: str, by: str, reason: str) -> Any:
-        path = path_of("schedules", name, command)
-        return self._client.ask("POST", path, {"reason": reason}, user=by)
-
-
-def _status(said: Mapping[str, Any]) -> Status:
-    try:
-        return msgspec.convert(dict(said), Status)
-    except msgspec.ValidationError as problem:
-        raise ModelFailed(f"the server answers no status of a run: {problem}") from None
+    def _command(self, name: str, command: str, by: str, reason: str) -> None:
+        body = {"reason": reason}
+        self.ask(operations.COMMAND_SCHEDULE, body, by=by, schedule=name, command=command)

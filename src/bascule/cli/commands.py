@@ -57,6 +57,12 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 """A panel of the help, a module, and its commands and groups, in the order of the help."""
 
+FIRST = (
+    "pack", "check", "push", "models", "show", "alias", "serve", "predict", "deploy", "rollback",
+    "monitor", "doctor",
+)  # fmt: skip
+"""The commands for day one."""
+
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
     "keys", "sessions",
@@ -109,6 +115,7 @@ app = typer.Typer(
     name="bascule",
     cls=_Bascule,
     help="From a fitted model to a proven, gated, registered and served one.",
+    epilog=f"For day one: {', '.join(FIRST)}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def apply(
     if diff or not planned.changes:
         _tell(planned, as_json=as_json)
         raise typer.Exit(1 if planned.changes else 0)
-    if tokens is None and any(said.startswith("make key ") for _, said in planned.changes):
+    if tokens is None and any(one.sentence.startswith("make key ") for one in planned.changes):
         raise Invalid(
             "a key would be made, and its secret is shown nowhere again",
             hint="name a file that takes it: --tokens FILE",
@@ -87,14 +88,14 @@ def _write_tokens(file: Path, tokens: dict[str, str]) -> None:
 
 def _tell(made: Applied, *, as_json: bool) -> None:
     if as_json:
-        said = made.to_json()
+        said = asdict(made)
         del said["tokens"]  # they are in the file of --tokens alone
         print_json(said)
         return
     if not made.changes:
         say("nothing to change")
         return
-    for place, sentence in made.changes:
-        say_sentences(f"{place}: {sentence}")
+    for one in made.changes:
+        say_sentences(f"{one.place}: {one.sentence}")
     many = f"{len(made.changes)} change" + ("s" if len(made.changes) > 1 else "")
-    say(f"{many} would be made" if made.is_trial else f"{many} made")
+    say(f"{many} made" if made.applied else f"{many} would be made")

@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from bascule.bundle.disk import Statement
     from bascule.endpoints import EndpointBook
+    from bascule.operations import Remote
     from bascule.registry import Keys, ModelRegistry, Registry, Version
     from bascule.release.rollouts import RolloutBook
     from bascule.settings import Settings
@@ -117,6 +118,13 @@ def control_client(*, key: str = "", timeout_s: float = 180.0) -> ControlClient:
         stores["server"], key=key or os.environ.get("BASCULE_KEY", ""), timeout_s=timeout_s,
         hint="check --server (or BASCULE_SERVER); bascule control serves a registry",
     )  # fmt: skip
+
+
+def remote() -> Remote:
+    """Asks the operations of `--server`."""
+    from bascule.operations import Remote
+
+    return Remote(control_client())
 
 
 def is_remote() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,11 +51,9 @@ def _drafted(endpoint: str, since: datetime, until: datetime) -> dict[str, Any]:
     """The draft as JSON and as a page, made here or by `--server`."""
     times = {"since": since.isoformat(), "until": until.isoformat()}
     if context.is_remote():
-        from bascule_client.control import path_of
+        from bascule.control import operations
 
-        path = path_of("endpoints", endpoint, "incident")
-        found: dict[str, Any] = context.control_client().ask("GET", path, **times)
-        return found
+        return asdict(context.remote().ask(operations.INCIDENT, endpoint=endpoint, **times))
     from bascule.jobs import Task, Unrecorded
     from bascule.kinds import KINDS
 

@@ -132,10 +132,13 @@ def say_deprecated(version: Version) -> None:
     why = f": {said.reason}" if said.reason else ""
     say(f"deprecated {said.terms} (by {said.by}{why})")
     if context.is_remote():
-        from bascule_client.control import path_of
+        from bascule.control import operations
 
-        path = path_of("models", version.model, "versions", str(version.number), "callers")
-        usage = context.control_client().ask("GET", path)["sentence"]
+        usage = (
+            context.remote()
+            .ask(operations.CALLERS, model=version.model, number=version.number)
+            .sentence
+        )
     else:
         from bascule.app import usage_of
 

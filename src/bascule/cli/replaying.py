@@ -47,11 +47,9 @@ def replay(
 def _replayed(prediction_id: str, on: str) -> dict[str, Any]:
     """`Replayed` as JSON, made here or by `--server`."""
     if context.is_remote():
-        from bascule_client.control import path_of
+        from bascule.control import operations
 
-        body = {"id": prediction_id, "on": on}
-        found: dict[str, Any] = context.control_client().ask("POST", path_of("replays"), body)
-        return found
+        return context.remote().ask(operations.REPLAY, {"id": prediction_id, "on": on})
     from bascule.api import load
     from bascule.app import open_ledger
     from bascule.monitoring import replay_prediction

@@ -168,12 +168,9 @@ def _command(
 def _as_json(stored: StoredRollout) -> dict[str, object]:
     import msgspec
 
-    return {
-        "rollout": msgspec.to_builtins(stored.rollout), "state": stored.state_name,
-        "latest": msgspec.to_builtins(stored.latest), "intervals": stored.intervals,
-        "created_by": stored.created_by, "reason": stored.reason,
-        "ended_at": msgspec.to_builtins(stored.ended_at),
-    }  # fmt: skip
+    shown: dict[str, object] = msgspec.to_builtins(stored)
+    del shown["decisions"]
+    return shown
 
 
 def _story(book: RolloutBook, rollout: str) -> list[object]:
@@ -185,7 +182,7 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
 def _row(stored: StoredRollout) -> tuple[str, ...]:
     rollout = stored.rollout
     asked = f"{when(rollout.started_at)} by {stored.created_by}"
-    return rollout.id, rollout.candidate, rollout.strategy, stored.state_name, asked
+    return rollout.id, rollout.candidate, rollout.strategy, stored.state, asked
 
 
 def _lines(book: RolloutBook, stored: StoredRollout) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _PATIENCE_S = 180.0
 """Longer than a server lets its workers take to load."""
 _LOOK_PATIENCE_S = 10.0
-_SERVICES = "/api/v1/server/services"
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document: what is served.")]
 _Host = Annotated[str | None, typer.Option(help="Where the server is. Default: serving.host")]
@@ -47,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def _load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
     wanted = str(Path(bundle).expanduser().resolve()) if context.is_path(bundle) else bundle
     wish = {"reference": wanted, "role": role}
-    return _client(host, port, key).ask("POST", _SERVICES, wish)["items"]
+    return _client(host, port, key).do("POST /api/v1/server/services", wish)["items"]
 
 
 def load(
@@ -92,8 +90,9 @@ def unload(
 ) -> None:
     """Unload a version from a running server; what it has under way is answered."""
     name, _, version = model.partition("/")
-    path = f"{_SERVICES}/{quote(name, safe='')}"
-    served = _client(host, control_port, key).ask("DELETE", path, version=version or None)
+    served = _client(host, control_port, key).do(
+        "DELETE /api/v1/server/services/{model}", model=name, version=version or None
+    )
     _show(served["items"], as_json=as_json)
 
 
@@ -111,11 +110,11 @@ def top(
 ) -> None:
     """Show what a running server does: requests, durations, queues, workers. Ctrl-C ends it."""
     from bascule.cli.top import show_load
+    from bascule.control import operations
+    from bascule.operations import Remote
 
-    client = _client(host, control_port, key, timeout_s=_LOOK_PATIENCE_S)
-    show_load(
-        lambda: client.ask("GET", "/api/v1/server/load"), every_s=every, once=once, as_json=as_json
-    )
+    server = Remote(_client(host, control_port, key, timeout_s=_LOOK_PATIENCE_S))
+    show_load(lambda: server.ask(operations.LOAD), every_s=every, once=once, as_json=as_json)
 
 
 def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:

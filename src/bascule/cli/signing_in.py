@@ -12,6 +12,7 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_either, print_json, print_table, say, url_host, when
 
 if TYPE_CHECKING:
+    from bascule.control import ShownSession
     from bascule.security import Session
     from bascule.settings import Settings
 
@@ -70,22 +71,20 @@ def _link(roles: list[str], user: str) -> dict[str, Any]:
 
 
 def _link_of_server(roles: list[str], user: str) -> dict[str, Any]:
-    from bascule_client.control import path_of
+    from bascule.control import operations
 
     wanted = {"roles": roles, "user": user}
-    made = context.control_client().ask(
-        "POST", path_of("sign-in-links"), wanted, user=context.user()
-    )
+    made = context.remote().ask(operations.OFFER_LINK, wanted, by=context.user())
     base = context.stores["server"].rstrip("/")
-    return {
-        "url": base + made["path"], "user": made["user"], "permissions": made["permissions"]
-    }  # fmt: skip
+    return {"url": base + made.path, "user": made.user, "permissions": made.permissions}
 
 
 def list_sessions(as_json: AsJson = False) -> None:
     """List the sessions that hold, the latest first."""
     if context.is_remote():
-        shown = list(context.control_client().items("/api/v1/sessions"))
+        from bascule.control import operations
+
+        shown = [*map(_plain, context.remote().items(operations.SESSIONS))]
     else:
         from bascule.app import open_sessions
 
@@ -113,9 +112,9 @@ def end_session(
 ) -> None:
     """End a session: it opens nothing from now on."""
     if context.is_remote():
-        from bascule_client.control import path_of
+        from bascule.control import operations
 
-        ended = context.control_client().ask("DELETE", path_of("sessions", session))
+        ended = _plain(context.remote().ask(operations.END_NAMED_SESSION, session=session))
     else:
         from bascule.app import open_sessions
 
@@ -124,9 +123,16 @@ def end_session(
 
 
 def _shown(session: Session) -> dict[str, Any]:
-    from bascule.control import SessionView
+    from bascule.control import ShownSession
 
-    return SessionView.of(session).model_dump(mode="json")
+    return _plain(ShownSession.of(session))
+
+
+def _plain(session: ShownSession) -> dict[str, Any]:
+    import msgspec
+
+    shown: dict[str, Any] = msgspec.to_builtins(session)
+    return shown
 
 
 def address_of(settings: Settings, control_port: int) -> str:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bascule.cli.screen import print_json, say
 from bascule.core import Invalid, Unavailable, masked_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TREND = 40
 _LINES_BESIDE_VERSIONS = 9
 
-Ask = Callable[[], Any]
+Ask = Callable[[], Look]
 """Asks the server for a look at it."""
 
 
@@ -45,14 +45,14 @@ def show_load(ask: Ask, *, every_s: float, once: bool, as_json: bool) -> None:
         raise Invalid(
             "a live view needs a terminal", hint="look once with --once, or add --json for lines"
         )
-    before = Look.from_json(ask())
+    before = ask()
     if not once and not as_json:
         with suppress(KeyboardInterrupt):  # how one says that one has seen enough
             _show_live(ask, before, every_s)
         return
     while True:
         time.sleep(every_s)
-        after = Look.from_json(ask())
+        after = ask()
         load = load_between(before, after)
         before = after
         if once and not as_json:
@@ -75,7 +75,7 @@ def _show_live(ask: Ask, before: Look, every_s: float) -> None:
         while True:
             time.sleep(every_s)
             try:
-                after = Look.from_json(ask())
+                after = ask()
             except Unavailable as error:
                 said = masked_text(error.message)
                 live.update(Text(f"{said}; trying again", "red"), refresh=True)

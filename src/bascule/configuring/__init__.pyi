@@ -1,4 +1,4 @@
-from .applying import Applied as Applied, apply as apply
+from .applying import Applied as Applied, Line as Line, apply as apply
 from .changes import Books as Books, Change as Change
 from .document import (
     Document as Document,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from bascule.configuring.changes import SECTIONS, Books, By, Change, rights_of
 from bascule.configuring.document import Document
@@ -21,22 +20,31 @@ Authorise = Callable[[Action, str], object]
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One change.
+
+    Attributes:
+        place: Of the document, such as endpoints.late.
+        sentence: What it does.
+    """
+
+    place: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """What was changed, or would be.
 
     Attributes:
-        changes: Place and sentence of each, in their order.
-        is_trial: Whether nothing was changed.
+        changes: In their order.
+        applied: False where it was a trial, which changes nothing.
         tokens: The secrets of new keys by name, which are kept nowhere.
     """
 
-    changes: Sequence[tuple[str, str]]
-    is_trial: bool
+    changes: Sequence[Line]
+    applied: bool
     tokens: dict[str, str] = field(default_factory=dict, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        said = [{"place": place, "sentence": sentence} for place, sentence in self.changes]
-        return {"changes": said, "applied": not self.is_trial, "tokens": self.tokens}
 
 
 def apply(
@@ -69,15 +77,15 @@ def apply(
                 for action, model in rights_of(name, spec):
                     authorise(action, model)
     changes = list(_changes(document, books, By(by, reason)))
-    said = [(change.place, change.sentence) for change in changes]
+    said = [Line(change.place, change.sentence) for change in changes]
     if dry_run:
-        return Applied(said, is_trial=True)
+        return Applied(said, applied=False)
     tokens: dict[str, str] = {}
     for done, change in enumerate(changes):
         then = f"{done} of {len(changes)} changes were made; apply again makes the others"
         with _about(change.place, then if done else ""):
             tokens |= change.act()
-    return Applied(said, is_trial=False, tokens=tokens)
+    return Applied(said, applied=True, tokens=tokens)
 
 
 def _changes(document: Document, books: Books, by: By) -> Iterator[Change]:

@@ -27,7 +27,7 @@ from bascule.security import ANY, Action, Permission
 
 if TYPE_CHECKING:
     from bascule.batch import Places
-    from bascule.endpoints import Endpoint, Plan
+    from bascule.endpoints import Plan, StoredEndpoint
     from bascule.jobs import Schedules
     from bascule.monitoring.alerts import AlertStore
     from bascule.registry import CatalogueKeys
@@ -108,7 +108,7 @@ def endpoint_changes(name: str, spec: EndpointSpec, books: Books, by: By) -> Ite
 
 
 def _deployment(
-    place: str, spec: EndpointSpec, found: Endpoint | None, name: str,
+    place: str, spec: EndpointSpec, found: StoredEndpoint | None, name: str,
     active: Sequence[StoredRollout], books: Books, by: By,
 ) -> Iterator[Change]:  # fmt: skip
     from bascule.endpoints import DeployRequest
@@ -142,7 +142,9 @@ def _deployment(
     yield Change(place, said, _quiet(make))
 
 
-def _follows(spec: EndpointSpec, found: Endpoint | None, deploys_with: Mapping[str, Any]) -> bool:
+def _follows(
+    spec: EndpointSpec, found: StoredEndpoint | None, deploys_with: Mapping[str, Any]
+) -> bool:
     """Whether the source of an endpoint is what the document says, or it says nothing of it."""
     if not spec.follow:
         return True
@@ -154,7 +156,7 @@ def _follows(spec: EndpointSpec, found: Endpoint | None, deploys_with: Mapping[s
 
 
 def _plan_changes(
-    place: str, spec: PlanSpec, found: Endpoint | None, name: str,
+    place: str, spec: PlanSpec, found: StoredEndpoint | None, name: str,
     active: Sequence[StoredRollout], books: Books, by: By,
 ) -> Iterator[Change]:  # fmt: skip
     from bascule.endpoints import DeployRequest, PlanEvent

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bascule.configuring.applying import Applied
 from bascule.configuring.document import Document
-from bascule_client.control import ControlClient, path_of
+from bascule.configuring.operations import CONFIGURE
+from bascule.operations import Remote
+from bascule_client.control import ControlClient
 
 
 def apply_remotely(
@@ -12,6 +14,4 @@ def apply_remotely(
 ) -> Applied:
     """See `applying.apply`; the server compares, authorises and makes the changes."""
     wanted = {"document": document.to_json(), "reason": reason, "dry_run": dry_run}
-    said = client.ask("PUT", path_of("configuration"), wanted, user=by)
-    changes = [(one["place"], one["sentence"]) for one in said["changes"]]
-    return Applied(changes, not said["applied"], dict(said["tokens"]))
+    return Remote(client).ask(CONFIGURE, wanted, by=by)

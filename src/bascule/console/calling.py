@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from anyio import sleep_forever
 from fastapi import Request, Response
@@ -20,6 +19,7 @@ from bascule.console.flash import Flash
 from bascule.console.session import current
 from bascule.console.site import see
 from bascule.control import SESSION
+from bascule.operations import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +49,25 @@ class Answer:
 
 
 async def call(
-    request: Request,
-    operation: str,
-    names: Mapping[str, str] | None = None,
+    request: Request, operation: Operation[Any], names: Mapping[str, str] | None = None,
     body: Any = None,
-) -> Answer:
+) -> Answer:  # fmt: skip
     """Ask for an operation of the control API.
 
     Args:
         request: That of the page; its session decides.
-        operation: As in `control.api.rights.RIGHTS`: `POST /api/v1/rollouts/{rollout}/{command}`.
+        operation: Which one.
         names: The values in the path.
         body: Sent as JSON; None for no body.
     """
-    method, _, template = operation.partition(" ")
-    raw = template.format(**{name: quote(value, safe="") for name, value in (names or {}).items()})
+    named = names or {}
     sent = b"" if body is None else json.dumps(body).encode()
     headers = [(name, value) for name, value in request.headers.raw if name == b"host"]
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(sent))]
     scope = {
         **{key: request.scope[key] for key in ("type", "asgi", "http_version", "scheme", "server")},
-        "method": method, "path": template.format(**(names or {})), "raw_path": raw.encode(),
+        "method": operation.method, "path": operation.path.format(**named),
+        "raw_path": operation.at(**named).encode(),
         "query_string": b"", "root_path": "", "headers": headers,
         "client": request.scope.get("client"), "state": {}, SESSION: current(request),
     }  # fmt: skip
@@ -91,7 +89,7 @@ async def call(
 
 
 async def act(
-    request: Request, to: str, operation: str, names: Mapping[str, str] | None = None,
+    request: Request, to: str, operation: Operation[Any], names: Mapping[str, str] | None = None,
     body: Any = None, *, done: str = "",
 ) -> Response:  # fmt: skip
     """Ask for an operation, and show the page `to` with a message: that it is done, or why not.

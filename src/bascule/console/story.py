@@ -66,7 +66,7 @@ def story_of(
         "now": "" if is_told else latest,
         "chart": evidence_chart(stored.rollout, with_decisions(evidence, decisions)),
         "needed": f"{1 / stored.rollout.alpha:g} to 1",
-        "commands": COMMANDS.get(stored.state_name, ()),
+        "commands": COMMANDS.get(stored.state, ()),
     }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def steps_of(stored: StoredRollout) -> list[Step]:
     state = None if stored.latest is None else stored.latest.state
     stage = getattr(state, "stage", None)
     if stage is None:
-        stage = len(stored.rollout.steps_percent) if stored.state_name == "promoted" else -1
+        stage = len(stored.rollout.steps_percent) if stored.state == "promoted" else -1
     return [
         Step(share, place < stage, place == stage)
         for place, share in enumerate(stored.rollout.steps_percent)

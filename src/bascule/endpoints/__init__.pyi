@@ -1,7 +1,6 @@
 from .approving import Approve as Approve, by_anybody as by_anybody, by_nobody as by_nobody
 from .changes import PlanChanges as PlanChanges
 from .deploying import (
-    Deployed as Deployed,
     Endpoints as Endpoints,
     follows_of as follows_of,
 )
@@ -22,14 +21,15 @@ from .plans import (
     unit as unit,
 )
 from .records import (
+    Deployed as Deployed,
     Endpoint as Endpoint,
     PlanEvent as PlanEvent,
+    StoredEndpoint as StoredEndpoint,
     StoredPlan as StoredPlan,
 )
 from .remote import (
     EndpointBook as EndpointBook,
     RemoteEndpoints as RemoteEndpoints,
-    deployed_of as deployed_of,
 )
 from .requests import (
     DeployRequest as DeployRequest,

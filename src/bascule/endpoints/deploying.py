@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from bascule.endpoints.approving import (
 from bascule.endpoints.changes import PlanChanges, changed, differences
 from bascule.endpoints.exchangeable import difference, is_exchangeable, refuses_missing
 from bascule.endpoints.plans import PREVIOUS, Plan
-from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
+from bascule.endpoints.records import Deployed, PlanEvent, StoredEndpoint, StoredPlan
 from bascule.endpoints.requests import NO_ALIAS, DeployRequest, check_follow, request_of
 from bascule.endpoints.store import EndpointStore, Follows, Move, no_endpoint
 from bascule.endpoints.strategies import first_plan, next_plan
@@ -33,33 +32,6 @@ from bascule.endpoints.strategies import first_plan, next_plan
 if TYPE_CHECKING:
     from bascule.catalogue import events
     from bascule.registry import Registry, Version
-
-
-_INFINITIVES = {"deployed": "deploy", "changed": "change"}
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """What a deployment or a rollback makes, or would make.
-
-    Attributes:
-        plan: The plan to serve.
-        before: The plan of before; None where there was none.
-        sentence: What happens, in a sentence.
-    """
-
-    plan: Plan
-    before: Plan | None
-    sentence: str
-
-    def __repr__(self) -> str:
-        return f"Deployed({self.sentence!r})"
-
-    @property
-    def prospect(self) -> str:
-        """The sentence of a dry run: what would happen."""
-        done, _, rest = self.sentence.partition(" ")
-        return f"would {_INFINITIVES.get(done, done)} {rest}"
 
 
 class Endpoints:
@@ -117,11 +89,11 @@ class Endpoints:
         """What `deploy` would make with an approval; changes nothing."""
         return self.guarded(by_anybody).deploy(version, to=endpoint, by="", dry_run=True)
 
-    def endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[StoredEndpoint]:
         """The endpoints that have a plan, by name."""
         return self._store.endpoints()
 
-    def endpoint(self, name: str) -> Endpoint:
+    def endpoint(self, name: str) -> StoredEndpoint:
         """One endpoint; raises `NotFound`."""
         return self._store.endpoint(name)
 
@@ -312,13 +284,13 @@ class Endpoints:
         self._store.add([StoredPlan(plan, now, by, reason)], [event])
         return Deployed(plan, now_served, sentence)
 
-    def _before(self, endpoint: str, version: Version) -> tuple[Endpoint | None, Plan | None]:
+    def _before(self, endpoint: str, version: Version) -> tuple[StoredEndpoint | None, Plan | None]:
         """The endpoint as it is stored; or the plan 1 of one that is not, from what is served."""
         found, made = self._served(endpoint)
         is_new = made is not None and made.current.version == str(version)
         return found, None if is_new else made
 
-    def _served(self, endpoint: str) -> tuple[Endpoint | None, Plan | None]:
+    def _served(self, endpoint: str) -> tuple[StoredEndpoint | None, Plan | None]:
         """An endpoint, or the plan 1 that a name without one has by what is served; one is None."""
         found = self._store.endpoints([endpoint])
         if found:
@@ -329,7 +301,7 @@ class Endpoints:
         return None, first_plan(endpoint, served).numbered(self._store.last_number(endpoint) + 1)
 
     def _check_changes(
-        self, before: Plan | None, plan: Plan, follow: str, stored: Endpoint | None
+        self, before: Plan | None, plan: Plan, follow: str, stored: StoredEndpoint | None
     ) -> None:
         is_same = before is not None and before.numbered(plan.number) == plan
         if is_same and stored is not None and not follow:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -98,6 +98,7 @@ class Plan:
     """The plan of an endpoint; raises `Invalid` if it cannot be one.
 
     Attributes:
+        schema: Of its JSON form: the smallest number that has its fields.
         endpoint: The name that requests use.
         number: From 1; each change of the endpoint has the next one.
         arms: The versions that answer; their shares add up to 100.
@@ -113,6 +114,7 @@ class Plan:
         limits: Likewise.
     """
 
+    schema: int = field(init=False, default=1, repr=False, compare=False)
     endpoint: str
     number: int
     arms: tuple[Arm, ...]
@@ -126,6 +128,9 @@ class Plan:
     limits: CallLimits | None = None
 
     def __post_init__(self) -> None:
+        _check_schema(self.schema)  # of what a decoder has read
+        newer = [schema for name, schema in _SINCE.items() if getattr(self, name) is not None]
+        object.__setattr__(self, "schema", max(newer, default=1))
         _check(self)
 
     @property
@@ -155,21 +160,9 @@ class Plan:
         return replace(self, number=number)
 
     def to_json(self) -> dict[str, Any]:
-        shadow = self.shadow
-        newer = {name: _plain(value) for name in _SINCE if (value := getattr(self, name))}
-        return {
-            "schema": max((_SINCE[name] for name in newer), default=1),
-            "endpoint": self.endpoint,
-            "number": self.number,
-            "arms": [_plain(arm) for arm in self.arms],
-            "shadow": None if shadow is None else _plain(shadow),
-            "sticky_header": self.sticky_header,
-            "sticky_field": self.sticky_field,
-            "fallback": self.fallback,
-            "slower_than_s": list(self.slower_than_s),
-            "rollout": self.rollout,
-            **newer,
-        }
+        said = asdict(self) | {"slower_than_s": list(self.slower_than_s)}
+        said["arms"] = list(said["arms"])
+        return {name: said[name] for name in said if name not in _SINCE or said[name] is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -179,14 +172,7 @@ class Plan:
             Invalid: It has a newer schema, or a field is missing or wrong.
         """
         said = dict(value)
-        schema = said.pop("schema", None)
-        if not _is_number(schema, whole=True) or schema < 1:
-            raise Invalid("plan.schema: not a whole number >= 1", hint=f"write {SCHEMA}")
-        if schema > SCHEMA:
-            raise Invalid(
-                f"plan.schema: {schema} is newer than {SCHEMA}, the newest that this release reads",
-                hint=f"install a release of Bascule that reads plans of schema {schema}",
-            )
+        _check_schema(said.pop("schema", None))
         unknown = set(said) - {one.name for one in fields(cls)}
         if unknown:
             raise Invalid(f"plan.{min(unknown)}: a plan has no such field", hint="remove it")
@@ -259,8 +245,14 @@ def unit(endpoint: str, arm: str, key: str) -> float:
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) / 2**64
 
 
-def _plain(value: Arm | Shadow | BreakerRule | CallLimits) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in fields(value)}
+def _check_schema(schema: Any) -> None:
+    if not _is_number(schema, whole=True) or schema < 1:
+        raise Invalid("plan.schema: not a whole number >= 1", hint=f"write {SCHEMA}")
+    if schema > SCHEMA:
+        raise Invalid(
+            f"plan.schema: {schema} is newer than {SCHEMA}, the newest that this release reads",
+            hint=f"install a release of Bascule that reads plans of schema {schema}",
+        )
 
 
 def _check(plan: Plan) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from bascule.endpoints.plans import Plan
 
+_INFINITIVES = {"deployed": "deploy", "changed": "change"}
+
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
@@ -34,11 +36,6 @@ class StoredPlan:
             "reason": self.reason,
         }
 
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> StoredPlan:
-        made_at = datetime.fromisoformat(said["made_at"])
-        return cls(Plan.from_json(said["plan"]), made_at, said["made_by"], said["reason"])
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -47,14 +44,12 @@ class Endpoint:
     Attributes:
         name: The name that requests use.
         follows: The alias that is its source, `MODEL@ALIAS`; empty for none.
-        current: The plan with the greatest number.
-        following: What a move of that alias deploys with: fields of a request. Not in the JSON.
+        current: The plan with the greatest number, which is served.
     """
 
     name: str
     follows: str
     current: StoredPlan
-    following: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answers(self) -> str:
@@ -64,9 +59,16 @@ class Endpoint:
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "follows": self.follows, "current": self.current.to_json()}
 
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Endpoint:
-        return cls(said["name"], said["follows"], StoredPlan.from_json(said["current"]))
+
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint(Endpoint):
+    """An endpoint in the catalogue.
+
+    Attributes:
+        following: What a move of its alias deploys with: fields of a request.
+    """
+
+    following: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +96,27 @@ class PlanEvent:
             "kind": self.kind, "at": self.at.isoformat(), "by": self.by, "reason": self.reason,
             "sentence": self.sentence, "body": dict(self.body),
         }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deployment or a rollback makes, or would make.
+
+    Attributes:
+        plan: The plan to serve.
+        before: The plan of before; None where there was none.
+        sentence: What happens, in a sentence.
+    """
+
+    plan: Plan
+    before: Plan | None
+    sentence: str
+
+    def __repr__(self) -> str:
+        return f"Deployed({self.sentence!r})"
+
+    @property
+    def prospect(self) -> str:
+        """The sentence of a dry run: what would happen."""
+        done, _, rest = self.sentence.partition(" ")
+        return f"would {_INFINITIVES.get(done, done)} {rest}"

@@ -13,7 +13,7 @@ from bascule.catalogue import Catalogue, Lease, Watch, check_held, events, put_n
 from bascule.core import Conflict, NotFound
 from bascule.endpoints import schema
 from bascule.endpoints.plans import Plan
-from bascule.endpoints.records import Endpoint, PlanEvent, StoredPlan
+from bascule.endpoints.records import PlanEvent, StoredEndpoint, StoredPlan
 
 SUBJECT = "endpoint"
 
@@ -43,7 +43,7 @@ class EndpointStore:
         """Waits for changes; see `Catalogue.watch`."""
         return self.catalogue.watch()
 
-    def endpoints(self, names: Sequence[str] | None = None) -> list[Endpoint]:
+    def endpoints(self, names: Sequence[str] | None = None) -> list[StoredEndpoint]:
         """The endpoints, by name; of these names alone if given."""
         newest = (
             sa.select(schema.plans.c.endpoint, sa.func.max(schema.plans.c.number).label("number"))
@@ -66,7 +66,7 @@ class EndpointStore:
         if names is not None:
             query = query.where(schema.plans.c.endpoint.in_(names))
         return [
-            Endpoint(row.endpoint, row.follows, self._current(row), row.following or {})
+            StoredEndpoint(row.endpoint, row.follows, self._current(row), row.following or {})
             for row in self.catalogue.rows(query)
         ]
 
@@ -90,7 +90,7 @@ class EndpointStore:
             return _newest(connection, name)
         return 0
 
-    def endpoint(self, name: str) -> Endpoint:
+    def endpoint(self, name: str) -> StoredEndpoint:
         """One endpoint; raises `NotFound`."""
         found = self.endpoints([name])
         if not found:

@@ -1,5 +1,6 @@
 from .due import (
     Schedule as Schedule,
+    Scheduled as Scheduled,
     due as due,
     late_since as late_since,
     may_run as may_run,
@@ -13,6 +14,7 @@ from .kinds import (
     half_of_memory as half_of_memory,
 )
 from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
+from .operations import Log as Log
 from .records import (
     CANCELLED as CANCELLED,
     DONE as DONE,
@@ -29,7 +31,6 @@ from .records import (
 from .remote import RemoteJobs as RemoteJobs, until_ended as until_ended
 from .running import AskKind as AskKind, JobRunner as JobRunner
 from .schedules import (
-    Scheduled as Scheduled,
     Schedules as Schedules,
     schedules_needing as schedules_needing,
 )

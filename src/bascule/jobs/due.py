@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -169,3 +171,30 @@ def due(schedule: Schedule, last: datetime | None, now: datetime) -> datetime | 
         if schedule.catch_up == "all":
             break
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A schedule and its last run.
+
+    Attributes:
+        schedule: When to run what.
+        due: The time that the last run was for; None before the first.
+        is_under_way: Whether that run has not ended, as far as the history tells.
+        outcome: What the last run that ended did, or its error.
+    """
+
+    schedule: Schedule
+    due: datetime | None = None
+    is_under_way: bool = False
+    outcome: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        made: dict[str, Any] = msgspec.to_builtins(self.schedule)
+        last = None if self.due is None else self.due.isoformat()
+        return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
+        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
+        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])

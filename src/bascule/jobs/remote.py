@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from bascule.jobs import operations
 from bascule.jobs.records import Command, Job, Task
-from bascule_client.control import ControlClient, path_of
+from bascule.operations import Remote
 
 if TYPE_CHECKING:
     from bascule.jobs.store import Jobs
@@ -17,29 +16,26 @@ if TYPE_CHECKING:
 _POLL_S = 0.3
 
 
-class RemoteJobs:
+class RemoteJobs(Remote):
     """The jobs of the server's catalogue."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
 
     def submit(self, task: Task) -> Job:
         """Submit a job there; places in its input are those of that machine."""
-        body = {"kind": task.kind, "input": dict(task.input), "title": task.title}
-        return _job(self._client.ask("POST", path_of("jobs"), body, user=task.by))
+        body = {"kind": task.kind, "input": task.input, "title": task.title}
+        return self.ask(operations.SUBMIT, body, by=task.by)
 
     def find(self, *, kind: str = "", state: str = "") -> list[Job]:
         """Those of a kind and state, the latest first, without results."""
-        return list(map(_job, self._client.items(path_of("jobs"), kind=kind, state=state)))
+        return self.items(operations.JOBS, kind=kind, state=state)
 
     def get(self, job: str) -> Job:
-        return _job(self._client.ask("GET", path_of("jobs", job)))
+        return self.ask(operations.JOB, job=job)
 
     def log(self, job: str) -> str:
-        return str(self._client.ask("GET", path_of("jobs", job, "log"))["log"])
+        return self.ask(operations.LOG, job=job).log
 
     def command(self, job: str, command: Command, *, by: str = "") -> Job:
-        return _job(self._client.ask("POST", path_of("jobs", job, command), user=by))
+        return self.ask(operations.COMMAND, by=by, job=job, command=command)
 
 
 def until_ended(
@@ -51,7 +47,3 @@ def until_ended(
         time.sleep(_POLL_S)
     watch(job)
     return job
-
-
-def _job(content: Mapping[str, Any]) -> Job:
-    return msgspec.convert(dict(content), Job)

@@ -6,7 +6,6 @@ The state of a schedule is what its events add up to, so it needs no table of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import msgspec
 
 from bascule.catalogue import Catalogue, check_held, events
 from bascule.core import Conflict, NotFound
-from bascule.jobs.due import Schedule
+from bascule.jobs.due import Schedule, Scheduled
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -24,33 +23,6 @@ if TYPE_CHECKING:
 _KIND = "schedule"
 _CHANGES = ("schedule_added", "schedule_paused", "schedule_resumed", "schedule_removed")
 _STARTED, _ENDED = "schedule_run_started", "schedule_run_ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A schedule and its last run.
-
-    Attributes:
-        schedule: When to run what.
-        due: The time that the last run was for; None before the first.
-        is_under_way: Whether that run has not ended, as far as the history tells.
-        outcome: What the last run that ended did, or its error.
-    """
-
-    schedule: Schedule
-    due: datetime | None = None
-    is_under_way: bool = False
-    outcome: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = msgspec.to_builtins(self.schedule)
-        last = None if self.due is None else self.due.isoformat()
-        return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
-
-    @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
-        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
-        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
 
 
 class Schedules:

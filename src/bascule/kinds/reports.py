@@ -12,6 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bascule.app import callers_by_name, open_catalogue, open_ledger, open_registry, usage_said
 from bascule.core import Limits
 from bascule.jobs import Kind, Live, Task, half_of_memory
@@ -64,16 +66,12 @@ def _callers(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     since = datetime.fromisoformat(task.input["since"])
     model, _, number = task.input["model"].partition("/")
     found = callers_by_name(settings, model, number, since)
-    callers = None if found is None else [
-        {"caller": one.caller, "requests": one.requests, "last": one.last.isoformat()}
-        for one in found
-    ]  # fmt: skip
-    return {"since": since.isoformat(), "callers": callers, "sentence": usage_said(found, since)}
+    said = {"since": since, "callers": found, "sentence": usage_said(found, since)}
+    plain: dict[str, Any] = msgspec.to_builtins(said)
+    return plain
 
 
 def _incident(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
-    import msgspec
-
     from bascule.documents import markdown
     from bascule.release import incidents
 

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-
-import msgspec
 
 from bascule.bundle.disk import (
     Statement,
@@ -32,10 +29,11 @@ from bascule.core import (
     check_replaceable,
     replacing,
 )
+from bascule.operations import Remote
+from bascule.registry import operations
 from bascule.registry.differences import Change
 from bascule.registry.oci import Cargo, read_archive, write_archive
 from bascule.registry.versions import (
-    Alias,
     Check,
     Event,
     Found,
@@ -44,7 +42,7 @@ from bascule.registry.versions import (
     Version,
 )
 from bascule.security import Key, Permission
-from bascule_client.control import PAGE, ControlClient, path_of
+from bascule_client.control import PAGE, ControlClient
 
 if TYPE_CHECKING:
     from bascule.registry.keys import CatalogueKeys
@@ -57,8 +55,8 @@ Keys: TypeAlias = "CatalogueKeys | RemoteKeys"
 """What commands do with keys; see `CatalogueKeys`."""
 
 
-class RemoteRegistry:
-    """See `Registry`; errors are those that `Registry` raises on the server."""
+class RemoteRegistry(Remote):
+    """See `Registry`."""
 
     def __init__(self, client: ControlClient, *, required_keys: Sequence[Path] = ()) -> None:
         """Nothing is asked yet.
@@ -67,7 +65,7 @@ class RemoteRegistry:
             client: The server, and the caller's key.
             required_keys: Files of public keys, one of which must have signed what is used here.
         """
-        self._client = client
+        super().__init__(client)
         self._required_keys = tuple(required_keys)
         self._folder: Scratch | None = None
 
@@ -89,8 +87,8 @@ class RemoteRegistry:
         return self._upload(model or name, source, by)
 
     def _upload(self, model: str, file: Path, by: str) -> Version:
-        path = path_of("models", model, "versions")
-        return _version(self._client.upload(path, file, user=by))
+        path = operations.PUSH.at(model=model)
+        return operations.PUSH.read(self._client.upload(path, file, user=by))
 
     def export(self, version: Named, target: Path, *, overwrite: bool = False) -> str:
         found = self._found(version)
@@ -98,7 +96,10 @@ class RemoteRegistry:
         if target.exists() and not overwrite:
             raise Conflict(f"{target} exists already", hint="choose another name, or --overwrite")
         with replacing(target) as draft:
-            return self._client.download(_path(found, "bundle"), draft)
+            return self._download(found, draft)
+
+    def _download(self, version: Version, target: Path) -> str:
+        return self._client.download(operations.BUNDLE.at(**self._named(version)), target)
 
     def path(self, version: Named) -> Path:
         found = self._found(version)
@@ -122,7 +123,7 @@ class RemoteRegistry:
         if not folder.exists():
             with replacing(folder) as draft, Scratch("bascule-download-") as place:
                 archive = place / "bundle.tar"
-                self._client.download(_path(found, "bundle"), archive)
+                self._download(found, archive)
                 draft.mkdir()
                 read_archive(archive, draft)
                 if digest_of(draft) != found.digest:
@@ -133,158 +134,96 @@ class RemoteRegistry:
         return folder
 
     def resolve(self, reference: Reference | str, *, retired: bool = False) -> Version:
-        wanted = Reference.parse(reference) if isinstance(reference, str) else reference
-        if retired and wanted.number is not None:
-            return _version(
-                self._client.ask("GET", path_of("models", wanted.model, "versions", wanted.number))
-            )
-        path = path_of("models", wanted.model, "resolve")
-        return _version(self._client.ask("GET", path, number=wanted.number, alias=wanted.alias))
+        named = Reference.parse(reference) if isinstance(reference, str) else reference
+        model, number = named.model, named.number
+        if retired and number is not None:
+            return self.ask(operations.VERSION, model=model, number=number)
+        return self.ask(operations.RESOLVE, model=model, number=number, alias=named.alias)
 
     def models(self) -> list[Model]:
-        found = []
-        for one in self._client.items(path_of("models")):
-            newest = _version(one["newest"])
-            aliases = {
-                name: Alias(one["name"], name, number, newest.pushed_at)
-                for name, number in one["aliases"].items()
-            }
-            found.append(Model(one["name"], one["versions"], newest, aliases))
-        return found
+        return self.items(operations.MODELS)
 
     def versions(self, model: str) -> list[Version]:
-        path = path_of("models", model, "versions")
-        return [_version(one) for one in self._client.items(path)][::-1]
+        return self.items(operations.VERSIONS, model=model)[::-1]
 
     def history(self, model: str) -> list[Event]:
-        path = path_of("models", model, "history")
-        return [_event(one) for one in self._client.items(path)][::-1]
+        return self.items(operations.HISTORY, model=model)[::-1]
 
     def statements(self, version: Named, kind: str | None = None) -> list[Statement]:
-        path = _path(self._found(version), "statements")
-        return [msgspec.convert(one, Statement) for one in self._client.items(path, kind=kind)]
+        return self.items(operations.STATEMENTS, **self._named(version), kind=kind)
 
     def checks(self, version: Named) -> list[Check]:
-        path = _path(self._found(version), "checks")
-        return [
-            Check(msgspec.convert(one["statement"], Statement), one["brought_by"])
-            for one in self._client.items(path)
-        ]
+        return self.items(operations.CHECKS, **self._named(version))
 
     def tags(self, version: Named) -> dict[str, str]:
-        said: dict[str, str] = self._client.ask("GET", _path(self._found(version), "tags"))
-        return said
+        return self.ask(operations.TAGS, **self._named(version))
 
     def change_tags(
         self, version: Named, changes: Mapping[str, str | None], *, by: str
     ) -> dict[str, str]:
-        path = _path(self._found(version), "tags")
-        said: dict[str, str] = self._client.ask("PATCH", path, dict(changes), user=by)
-        return said
+        return self.ask(operations.CHANGE_TAGS, changes, by=by, **self._named(version))
 
     def set_alias(self, model: str, alias: str, number: int, *, by: str, reason: str = "") -> Event:
         check_name(alias, what="alias")
         body = {"number": number, "reason": reason}
-        path = path_of("models", model, "aliases", alias)
-        return _event(self._client.ask("PUT", path, body, user=by))
+        return self.ask(operations.SET_ALIAS, body, by=by, model=model, alias=alias)
 
     def drop_alias(self, model: str, alias: str, *, by: str, reason: str = "") -> Event:
-        path = path_of("models", model, "aliases", alias)
-        return _event(self._client.ask("DELETE", path, user=by, reason=reason or None))
+        why = reason or None
+        return self.ask(operations.DROP_ALIAS, by=by, model=model, alias=alias, reason=why)
 
     def search(self, text: str, *, limit: int = 100) -> list[Found]:
         if limit < 1:
             raise Invalid(f"limit: {limit} is not >= 1")
-        found = self._client.items(path_of("search"), query=text, limit=min(limit, PAGE))
-        return [
-            Found(_version(one["version"]), one["tags"], one["metrics"])
-            for one in islice(found, limit)
-        ]
+        found = self.each(operations.SEARCH, query=text, limit=min(limit, PAGE))
+        return list(islice(found, limit))
 
     def compare(self, before: Named, after: Named) -> list[Change]:
-        path = _path(self._found(before), "differences")
-        changes = self._client.items(path, other=str(self._found(after)))
-        return msgspec.convert(list(changes), list[Change])
+        other = str(self._found(after))
+        return self.items(operations.DIFFERENCES, **self._named(before), other=other)
 
     def retire(self, model: str, number: int, *, by: str, reason: str) -> Version:
-        path = path_of("models", model, "versions", number, "retirement")
-        return _version(self._client.ask("PUT", path, {"reason": reason}, user=by))
+        return self.ask(operations.RETIRE, {"reason": reason}, by=by, model=model, number=number)
 
     def deprecate(
-        self,
-        model: str,
-        number: int,
-        *,
-        by: str,
-        sunset: datetime | None = None,
-        successor: str = "",
-        reason: str = "",
-    ) -> Version:
-        body = {
-            "sunset": sunset and sunset.isoformat(), "successor": successor, "reason": reason
-        }  # fmt: skip
-        path = path_of("models", model, "versions", number, "deprecation")
-        return _version(self._client.ask("PUT", path, body, user=by))
+        self, model: str, number: int, *, by: str, sunset: datetime | None = None,
+        successor: str = "", reason: str = "",
+    ) -> Version:  # fmt: skip
+        body = {"sunset": sunset, "successor": successor, "reason": reason}
+        return self.ask(operations.DEPRECATE, body, by=by, model=model, number=number)
 
     def undeprecate(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
-        path = path_of("models", model, "versions", number, "deprecation")
-        return _version(self._client.ask("DELETE", path, user=by, reason=reason or None))
+        why = reason or None
+        return self.ask(operations.UNDEPRECATE, by=by, model=model, number=number, reason=why)
 
     def servers_of(self, version: Version) -> list[str]:
-        return list(self._client.items(_path(version, "servers")))
+        return self.items(operations.SERVERS, **self._named(version))
 
     def restore(self, model: str, number: int, *, by: str, reason: str = "") -> Version:
-        path = path_of("models", model, "versions", number, "retirement")
-        return _version(self._client.ask("DELETE", path, user=by, reason=reason or None))
+        why = reason or None
+        return self.ask(operations.RESTORE, by=by, model=model, number=number, reason=why)
+
+    def _named(self, version: Named) -> dict[str, Any]:
+        found = self._found(version)
+        return {"model": found.model, "number": found.number}
 
     def _found(self, version: Named) -> Version:
         return version if isinstance(version, Version) else self.resolve(version)
 
 
-class RemoteKeys:
+class RemoteKeys(Remote):
     """See `keys.CatalogueKeys`. The server makes the keys; their hashes stay there."""
 
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
-
     def stored(self) -> list[Key]:
-        return [_key(one) for one in self._client.items(path_of("keys"))]
+        return self.items(operations.KEYS)
 
     def create(
-        self,
-        name: str,
-        permissions: Sequence[Permission],
-        *,
-        by: str,
+        self, name: str, permissions: Sequence[Permission], *, by: str,
         expires_at: datetime | None = None,
-    ) -> tuple[Key, str]:
-        wanted = {
-            "name": name,
-            "permissions": [str(one) for one in permissions],
-            "expires_at": None if expires_at is None else expires_at.isoformat(),
-        }
-        made = self._client.ask("POST", path_of("keys"), wanted, user=by)
-        return _key(made), made["token"]
+    ) -> tuple[Key, str]:  # fmt: skip
+        allowed = [str(one) for one in permissions]
+        body = {"name": name, "permissions": allowed, "expires_at": expires_at}
+        return self.ask(operations.CREATE_KEY, body, by=by)
 
     def end(self, name: str, *, by: str) -> Key:
-        return _key(self._client.ask("DELETE", path_of("keys", name), user=by))
-
-
-def _version(said: object) -> Version:
-    return msgspec.convert(said, Version)
-
-
-def _event(said: object) -> Event:
-    return msgspec.convert(said, Event)
-
-
-def _path(version: Version, what: str) -> str:
-    return path_of("models", version.model, "versions", version.number, what)
-
-
-def _key(said: Mapping[str, Any]) -> Key:
-    moments = ("created_at", "expires_at", "revoked_at")
-    read = {name: said[name] and datetime.fromisoformat(said[name]) for name in moments}
-    permissions = tuple(map(Permission.parse, said["permissions"]))
-    known = {one.name: said[one.name] for one in fields(Key) if one.name in said}
-    return Key(**{**known, **read, "permissions": permissions, "token_sha256": ""})
+        return self.ask(operations.REVOKE_KEY, by=by, key=name)

@@ -11,7 +11,7 @@ from tests.unit.cli.test_remote_registry import control
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import open_alerts, open_books, open_endpoints, open_keys, open_registry
-from bascule.configuring import apply, parse_document, read_document, with_folder
+from bascule.configuring import Line, apply, parse_document, read_document, with_folder
 from bascule.core import BasculeError, Conflict, Invalid, NotFound, Refused
 from bascule.release.rollouts import RolloutRequest
 from bascule.security import Permission
@@ -76,7 +76,7 @@ def everything(file):
 
 def test_the_first_run_makes_everything_and_the_second_changes_nothing(settings, file):
     first = applied(settings, everything(file))
-    assert [place for place, _ in first.changes] == [
+    assert [one.place for one in first.changes] == [
         "keys.web", "endpoints.late", "endpoints.late-test", "schedules.nightly",
         "silences.maintenance",
     ]  # fmt: skip
@@ -95,7 +95,7 @@ def test_the_first_run_makes_everything_and_the_second_changes_nothing(settings,
 
 def test_a_dry_run_says_the_same_sentences_and_changes_nothing(settings, file):
     said = applied(settings, everything(file), dry_run=True)
-    assert said.is_trial
+    assert not said.applied
     assert not open_endpoints(settings).endpoints()
     assert not open_keys(settings).stored()
     assert applied(settings, everything(file)).changes == said.changes
@@ -115,7 +115,7 @@ def test_absent_entries_are_removed_and_stay_removed(settings, file):
         "schedules": {"nightly": {"absent": True}},
         "keys": {"web": {"absent": True}},
     }
-    assert [place for place, _ in applied(settings, gone).changes] == [
+    assert [one.place for one in applied(settings, gone).changes] == [
         "keys.web", "endpoints.late-test", "schedules.nightly"
     ]  # fmt: skip
     assert not applied(settings, gone).changes
@@ -126,7 +126,7 @@ def test_another_version_is_deployed_instead(settings, file):
     applied(settings, everything(file))
     made = applied(settings, {"version": 1, "endpoints": {"late": {"version": "late@champion"}}})
     assert made.changes == [
-        (
+        Line(
             "endpoints.late",
             "deploy late/2 to late (all): it answers every request instead of late/1, by plan 2",
         )
@@ -152,7 +152,7 @@ def test_an_endpoint_that_follows_an_alias_is_left_to_its_moves(settings):
     (found,) = open_endpoints(settings).endpoints()
     assert found.follows == "late@champion"
     none = {"version": 1, "endpoints": {"late": {"version": "late/2", "follow": "none"}}}
-    assert "follow none" in applied(settings, none).changes[0][1]
+    assert "follow none" in applied(settings, none).changes[0].sentence
     assert not applied(settings, none).changes
 
 
@@ -161,7 +161,7 @@ def test_rights_of_a_key_change_and_its_token_stays(settings, file):
     less = {"version": 1, "keys": {"web": {"allow": ["infer:late"]}}}
     made = applied(settings, less)
     assert made.changes == [
-        ("keys.web", "let key web allow infer:late, instead of infer:late, read:late")
+        Line("keys.web", "let key web allow infer:late, instead of infer:late, read:late")
     ]
     assert not made.tokens
     (key,) = open_keys(settings).stored()
@@ -182,7 +182,7 @@ def test_a_schedule_changes_in_the_fields_that_differ(settings, change, sentence
     before = {"cron": "0 2 * * *", "job": job, "folder": "/srv"}
     applied(settings, {"version": 1, "schedules": {"nightly": before}})
     after = {"version": 1, "schedules": {"nightly": before | change}}
-    assert applied(settings, after).changes == [("schedules.nightly", sentence)]
+    assert applied(settings, after).changes == [Line("schedules.nightly", sentence)]
     assert not applied(settings, after).changes
 
 
@@ -285,7 +285,7 @@ def test_a_run_that_fails_in_the_middle_is_finished_by_the_next(settings, file, 
         with pytest.raises(Conflict, match=r"schedules\.nightly: .*3 of 5 changes were made"):
             applied(settings, everything(file))
     made = applied(settings, everything(file))
-    assert [place for place, _ in made.changes] == ["schedules.nightly", "silences.maintenance"]
+    assert [one.place for one in made.changes] == ["schedules.nightly", "silences.maintenance"]
 
 
 # -- the command --

@@ -99,7 +99,7 @@ def test_an_abort_on_the_page_aborts_and_its_reason_is_in_the_history(settings, 
     form = {"csrf": token_of(page), "reason": "wrong version"}
     answer = pages.post(f"/endpoints/rain/rollouts/{name}/abort", data=form)
     assert answer.status_code == 303
-    assert open_rollouts(settings).get(name).state_name == "aborted"
+    assert open_rollouts(settings).get(name).state == "aborted"
     after = pages.get(answer.headers["location"]).text
     assert "wrong version" in after
     assert 'class="flash good"' in after
@@ -112,7 +112,7 @@ def test_an_approval_promotes(settings, server, pages):
     assert "Approve…" in page
     path = f"/endpoints/rain/rollouts/{name}/promote"
     assert pages.post(path, data={"csrf": token_of(page)}).status_code == 303
-    assert open_rollouts(settings).get(name).state_name == "promoted"
+    assert open_rollouts(settings).get(name).state == "promoted"
 
 
 def test_a_rollback_after_a_rollout_returns_to_no_step_of_it(settings, server, pages):
@@ -158,7 +158,7 @@ def test_a_form_without_the_token_of_the_session_changes_nothing(settings, serve
     answer = pages.post(path, data={"csrf": token, "reason": "x"})
     assert answer.status_code == 403
     assert "load the page again" in answer.text
-    assert open_rollouts(settings).get(name).state_name != "aborted"
+    assert open_rollouts(settings).get(name).state != "aborted"
 
 
 def test_without_keys_another_machine_may_look_and_change_nothing(settings, server):
@@ -170,7 +170,7 @@ def test_without_keys_another_machine_may_look_and_change_nothing(settings, serv
         path = f"/endpoints/rain/rollouts/{name}/abort"
         answer = far.post(path, data={"csrf": token, "reason": "x"})
         assert "only from this machine" in far.get(answer.headers["location"]).text
-    assert open_rollouts(settings).get(name).state_name != "aborted"
+    assert open_rollouts(settings).get(name).state != "aborted"
 
 
 def test_the_live_part_counts_requests_a_second_between_two_looks(settings, server, pages):

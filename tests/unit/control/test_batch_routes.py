@@ -93,7 +93,7 @@ def test_a_job_that_cannot_begin_is_refused_as_the_command_refuses_it(client):
 
 
 def client_error(client: httpx.Client, job: dict[str, Any]) -> None:
-    remote(client).ask("POST", "/api/v1/batch/runs", job)
+    remote(client).do("POST /api/v1/batch/runs", job)
 
 
 def test_a_run_that_failed_says_why(client):

@@ -11,7 +11,7 @@ from tests.controls import asking, control_app
 from tests.unit.control.test_control_api import FakeSupervisor, find
 
 from bascule.catalogue import Requests
-from bascule.control.api.rights import MAX_OUTCOMES_BYTES
+from bascule.monitoring.ledger.operations import ADD_OUTCOMES
 from bascule.registry import open_registry
 
 PATH = "/api/v1/models/late/outcomes"
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_refused_with_the_next_step(client):
         ({"content": b"", "headers": CSV}, 400, "not CSV"),
         ({"content": b"id,late\na,1\n", "headers": CSV}, 400, "truth"),
         ({"json": {"outcomes": []}}, 400, "empty"),
-        ({"content": b" " * (MAX_OUTCOMES_BYTES + 1), "headers": CSV}, 413, "the most"),
+        ({"content": b" " * (ADD_OUTCOMES.max_body_bytes + 1), "headers": CSV}, 413, "the most"),
         ({"content": parquet(id=["x" * 4000] * 20_000, truth=[1] * 20_000), "headers": PARQUET},
          413, "80,000,000 bytes"),
         ({"content": parquet(id=["a"] * 1_000_001, truth=[1] * 1_000_001), "headers": PARQUET},

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from tests.scenarios.commands import run
 
 from bascule.app import open_endpoints, open_registry
+from bascule.control import Served
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.endpoints import Arm, BreakerRule, CallLimits, DeployRequest, Plan, PlanChanges
 from bascule.endpoints.changes import changed, differences
@@ -231,7 +232,8 @@ def test_a_version_that_a_schedule_scores_with_is_not_retired(home, tmp_path, co
 
 def test_a_server_that_starts_just_now_is_waited_for(home, tmp_path):
     """It listens from the first, and answers once its control process runs."""
-    page = json.dumps({"items": [{"model": "rain", "version": "1"}], "next": None}).encode()
+    served = Served("rain", "1", is_default=True, loaded_in=1, size_bytes=10)
+    page = json.dumps({"items": [asdict(served)], "next": None}).encode()
     answer = (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(page), page)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from bascule.batch import operations
 from bascule.bundle.extras import parameters_in, read_texts
 from bascule.console.calling import act, call
 from bascule.console.facts import schedules_of, suggested_models, version_named
@@ -116,7 +117,7 @@ async def start(request: Request) -> Response:
             return await run_in_threadpool(_batch, request, 0, form, plan)
     except BasculeError as problem:
         return await run_in_threadpool(_batch, request, 0, form, None, problem)
-    answer = await call(request, "POST /api/v1/batch/runs", body=job)
+    answer = await call(request, operations.START, body=job)
     if not answer.is_done:
         return await run_in_threadpool(_batch, request, 0, form, None, Invalid(answer.problem))
     run = answer.body["run"]
@@ -180,17 +181,16 @@ async def order(request: Request, run: str, command: str) -> Response:
     if command not in _OF_RUNS:
         raise NotFound(f"runs have no {command!r}", hint="use cancel or resume")
     names = {"run": run, "command": command}
-    operation = "POST /api/v1/batch/runs/{run}/{command}"
-    return await act(request, f"/batch/{run}", operation, names, done=_OF_RUNS[command])
+    done = _OF_RUNS[command]
+    return await act(request, f"/batch/{run}", operations.COMMAND, names, done=done)
 
 
 @router.post("/batch/schedules/{schedule}/{command}")
 async def schedule(request: Request, schedule: str, command: str) -> Response:
     """Pause, resume or run a schedule."""
     names = {"schedule": schedule}
-    operation = f"POST /api/v1/schedules/{{schedule}}/{command}"
     if command == "run":
-        answer = await call(request, operation, names)
+        answer = await call(request, operations.RUN_NOW, names)
         if answer.problem:
             return see(request, "/batch", Flash("bad", answer.problem))
         run = answer.body["run"]
@@ -198,7 +198,8 @@ async def schedule(request: Request, schedule: str, command: str) -> Response:
     if command not in _OF_SCHEDULES:
         raise NotFound(f"schedules have no {command!r}", hint="use pause, resume or run")
     body = {"reason": field(form_of(request), "reason", max_length=1_024)}
-    return await act(request, "/batch", operation, names, body, done=_OF_SCHEDULES[command])
+    names, done = {**names, "command": command}, _OF_SCHEDULES[command]
+    return await act(request, "/batch", operations.COMMAND_SCHEDULE, names, body, done=done)
 
 
 def _run(request: Request, run: str, template: str) -> Response:

@@ -21,6 +21,7 @@ from bascule.console.words import capital, cell
 from bascule.control import problem_of
 from bascule.core import BasculeError, Invalid, check_name, sha256_bytes
 from bascule.jobs import Task
+from bascule.release.rollouts import operations
 
 if TYPE_CHECKING:
     from bascule.jobs import Job
@@ -175,7 +176,7 @@ async def go(request: Request) -> Response:
         "version": version, "endpoint": endpoint, "strategy": field(form, "strategy"),
         "guards": _lines(field(form, "guards")), "reason": field(form, "reason"),
     }  # fmt: skip
-    answer = await call(request, "POST /api/v1/deployments", body=body)
+    answer = await call(request, operations.DEPLOY, body=body)
     if not answer.is_done:
         query = urlencode({"version": version, "to": endpoint, "guards": field(form, "guards")})
         return see(request, f"/deploy?{query}", Flash("bad", answer.problem))

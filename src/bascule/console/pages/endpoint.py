@@ -30,6 +30,8 @@ from bascule.console.story import (
 )
 from bascule.core import NotFound
 from bascule.documents import Plot
+from bascule.endpoints import operations as of_endpoints
+from bascule.release.rollouts import operations as of_rollouts
 from bascule.security import Action
 
 if TYPE_CHECKING:
@@ -145,8 +147,8 @@ async def roll_back(request: Request, endpoint: _Name) -> Response:
     form = form_of(request)
     to = field(form, "to")
     body = {"reason": field(form, "reason"), **({"to": int(to)} if to.isdecimal() else {})}
-    operation = "POST /api/v1/endpoints/{endpoint}/rollback"
-    return await act(request, _path(endpoint), operation, {"endpoint": endpoint}, body)
+    names = {"endpoint": endpoint}
+    return await act(request, _path(endpoint), of_endpoints.ROLL_BACK, names, body)
 
 
 @router.post("/endpoints/{endpoint}/rollouts/{rollout}/{command}")
@@ -158,7 +160,7 @@ async def command(request: Request, endpoint: _Name, rollout: _Name, command: _N
     body: dict[str, object] = {"reason": field(form, "reason")}
     if field(form, "allow_answers"):
         body["allow_answers"] = True
-    return await act(request, path, "POST /api/v1/rollouts/{rollout}/{command}", names, body)
+    return await act(request, path, of_rollouts.COMMAND, names, body)
 
 
 def has_other(plans: Sequence[StoredPlan]) -> bool:

@@ -11,6 +11,7 @@ from bascule.console.facts import job_of_person
 from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.jobs import operations
 from bascule.security import ANY
 
 router = page_router(
@@ -58,5 +59,5 @@ def one_job(request: Request, job: str) -> Response:
 @router.post("/jobs/{job}/{command}")
 async def command(request: Request, job: str, command: str) -> Response:
     """Cancel a job, go on with it, or begin it again."""
-    names, operation = {"job": job, "command": command}, "POST /api/v1/jobs/{job}/{command}"
-    return await act(request, f"/jobs/{job}", operation, names, done=f"The job: {command}.")
+    names, done = {"job": job, "command": command}, f"The job: {command}."
+    return await act(request, f"/jobs/{job}", operations.COMMAND, names, done=done)

@@ -21,7 +21,7 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, NotFound, check_name, seconds_of
 from bascule.jobs import Task
-from bascule.monitoring.alerts import shown
+from bascule.monitoring.alerts import operations, shown
 from bascule.monitoring.reporting import report_of
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def measure(request: Request, model: str, days: _Days = 7) -> Response:
 async def acknowledge(request: Request, model: str, alert: str, days: _Days = 7) -> Response:
     """Acknowledge an alert, with a reason."""
     body = {"why": field(form_of(request), "reason")}
-    operation = "PUT /api/v1/alerts/{alert}/acknowledgement"
-    done = "Acknowledged: it is not repeated while it fires."
+    operation, done = operations.ACKNOWLEDGE, "Acknowledged: it is not repeated while it fires."
     return await act(request, _path(model, days), operation, {"alert": alert}, body, done=done)
 
 
@@ -135,15 +134,13 @@ async def silence(request: Request, model: str, days: _Days = 7) -> Response:
     said = {"model": model, "why": field(form, "reason"), "until": until.isoformat()}
     said |= {name: value for name in ("alert", "source") if (value := field(form, name))}
     done = f"Silenced until {until:%Y-%m-%d %H:%M} UTC."
-    return await act(
-        request, _path(model, days), "POST /api/v1/silences", body=said, done=done
-    )  # fmt: skip
+    return await act(request, _path(model, days), operations.SILENCE, body=said, done=done)
 
 
 @router.post("/monitoring/{model}/silences/{silence}/end")
 async def end_silence(request: Request, model: str, silence: str, days: _Days = 7) -> Response:
     """End a silence now."""
-    operation, names = "DELETE /api/v1/silences/{silence}", {"silence": silence}
+    operation, names = operations.END_SILENCE, {"silence": silence}
     return await act(request, _path(model, days), operation, names, done="The silence has ended.")
 
 

@@ -88,16 +88,16 @@ def _bar(facts: EndpointFacts) -> Svg:
 def _of_rollouts(rollouts: Sequence[StoredRollout]) -> list[ToDo]:
     return [
         ToDo(
-            "warn" if one.state_name == "waiting" else "info",
+            "warn" if one.state == "waiting" else "info",
             f"{one.rollout.candidate} waits for an approval"
-            if one.state_name == "waiting"
+            if one.state == "waiting"
             else f"The rollout of {one.rollout.candidate} is paused",
             f"Rollout to {one.rollout.endpoint}, against {one.rollout.current}.",
             f"/endpoints/{one.rollout.endpoint}#rollout",
             "Decide",
         )
         for one in rollouts
-        if one.state_name in ("waiting", "paused")
+        if one.state in ("waiting", "paused")
     ]
 
 

@@ -17,7 +17,9 @@ from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import current
 from bascule.console.site import context_of, form_of, page_router, render, see
+from bascule.control import operations
 from bascule.core import VERSION, Invalid, NotFound, seconds_of
+from bascule.registry import operations as of_registry
 from bascule.security import ANY, ROLES, in_words, permissions_of_role
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ async def make_key(request: Request) -> Response:
     """Make a key, and show its token this once: the page is the answer, and no redirect."""
     form = form_of(request)
     wanted = _wanted(field(form, "name"), field(form, "allow"), field(form, "lasts"))
-    answer = await call(request, "POST /api/v1/keys", body=wanted)
+    answer = await call(request, of_registry.CREATE_KEY, body=wanted)
     if not answer.is_done:
         return see(request, "/settings", Flash("bad", answer.problem))
     return await to_thread.run_sync(_page, request, answer.body)
@@ -103,22 +105,21 @@ def _wanted(name: str, allow: str, lasts: str) -> dict[str, Any]:
 @router.post("/settings/keys/{key}/revoke")
 async def revoke_key(request: Request, key: str) -> Response:
     """Revoke a key."""
-    operation, done = "DELETE /api/v1/keys/{key}", "The key is revoked."
+    operation, done = of_registry.REVOKE_KEY, "The key is revoked."
     return await act(request, "/settings", operation, {"key": key}, done=done)
 
 
 @router.post("/settings/sessions/{session}/end")
 async def end_session(request: Request, session: str) -> Response:
     """End a session."""
-    operation, done = "DELETE /api/v1/sessions/{session}", "The session is ended."
+    operation, done = operations.END_NAMED_SESSION, "The session is ended."
     return await act(request, "/settings", operation, {"session": session}, done=done)
 
 
 @router.post("/settings/receivers/{receiver}/test")
 async def test_receiver(request: Request, receiver: str) -> Response:
     """Send a notification for trial."""
-    operation = "POST /api/v1/receivers/{receiver}/test"
-    answer = await call(request, operation, {"receiver": receiver})
+    answer = await call(request, operations.TRY_RECEIVER, {"receiver": receiver})
     problem = answer.problem or answer.body["problem"]
     if problem:
         return see(request, "/settings", Flash("bad", f"{receiver}: {problem}"))

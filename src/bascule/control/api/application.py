@@ -11,19 +11,20 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from bascule.control import operations as of_server
+from bascule.control.answers import Counted, Health, Server, Worker, picked
 from bascule.control.api.context import ControlContext
 from bascule.control.api.described import describe
 from bascule.control.api.documentation import add_documentation
 from bascule.control.api.headers import WithHeaders
 from bascule.control.api.problems import bug, problem_of
-from bascule.control.api.rights import Caller, authorise_of, route_of
+from bascule.control.api.rights import Caller, authorise_of, route_of, serves
 from bascule.control.api.routes.alerts import add_alerts
 from bascule.control.api.routes.batch import add_batch
 from bascule.control.api.routes.configuration import add_configuration
@@ -54,44 +55,6 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Status
     from bascule.catalogue import Requests
     from bascule.jobs import JobRunner, Scheduled, Schedules
-
-
-class Health(BaseModel):
-    """Whether the server answers predictions."""
-
-    live: bool
-    ready: bool
-    name: str
-
-
-class WorkerView(BaseModel):
-    """One worker process."""
-
-    worker: int
-    pid: int
-    alive: bool
-    restarts: Annotated[int, Field(description="How often it was started again")]
-
-
-class ServiceView(BaseModel):
-    """One version that is or was served, and what was counted for it."""
-
-    model: str
-    version: str
-    is_served: Annotated[bool, Field(description="False for one that was unloaded")]
-    requests: int
-    errors: Annotated[int, Field(description="Answers with a status of 400 or more")]
-    rows: int
-
-
-class ServerView(BaseModel):
-    """The running server."""
-
-    version: str
-    host: str
-    port: int
-    workers: list[WorkerView]
-    services: list[ServiceView]
 
 
 def control_app(
@@ -194,25 +157,25 @@ def _batch_metrics(
 
 
 def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]) -> None:
-    @app.get("/health", tags=["server"], responses={503: {"model": Health}})
+    @serves(app, of_server.HEALTH, responses={503: {"model": Health}})
     def health(response: Response) -> Health:
         """Ready when every worker is alive."""
         ready = all(status.alive for status in link.statuses())
         response.status_code = 200 if ready else 503
         return Health(live=True, ready=ready, name="bascule")
 
-    @app.get("/metrics", tags=["server"], response_class=Response)
+    @serves(app, of_server.METRICS, response_class=Response)
     def metrics() -> Response:
         """The counters of all workers, runs and schedules in the Prometheus text format."""
         text = prometheus_text(link.labels, link.totals(), link.pulse(), link.arm_totals())
         return Response(text + batch_metrics(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/api/v1/server", tags=["server"])
-    def server() -> ServerView:
+    @serves(app, of_server.SERVER)
+    def server() -> Server:
         """The workers, and what is served."""
         served = {(service.model, service.version) for service in link.services}
         services = [
-            ServiceView(
+            Counted(
                 model=label.model,
                 version=label.version,
                 is_served=(label.model, label.version) in served,
@@ -223,14 +186,9 @@ def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]
             for label, total in zip(link.labels, link.totals(), strict=False)
             if label.model
         ]
-        workers = [
-            WorkerView(
-                worker=status.worker, pid=status.pid, alive=status.alive, restarts=status.restarts
-            )
-            for status in link.statuses()
-        ]
+        workers = [picked(Worker, status) for status in link.statuses()]
         host, port = link.address
-        return ServerView(
+        return Server(
             version=VERSION,
             host=host,
             port=port,

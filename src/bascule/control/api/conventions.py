@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import anyio
+import msgspec
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic_core import core_schema, to_jsonable_python
 
 from bascule.control.api.problems import PreconditionFailed
 from bascule.core import Invalid, Unavailable, in_utc
@@ -26,6 +28,16 @@ DEFAULT_LIMIT = 100
 Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(in_utc)]
 """A time that a caller gives; see `in_utc`."""
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+
+
+class Taken(BaseModel):
+    """What a request carries: these fields, and no others."""
+
+    model_config = {"extra": "forbid"}
+
+
+def _same(item: Any) -> Any:
+    return item
 
 
 class Page(BaseModel, Generic[T]):
@@ -48,14 +60,10 @@ class Paging:
     after: int | str | None
 
     def page(
-        self,
-        items: Sequence[S],
-        view: Callable[[S], T],
-        key: Callable[[S], Any],
-        *,
-        descending: bool = False,
-    ) -> Page[T]:
-        """The page of `items`, which are sorted by `key`, an int or a str.
+        self, items: Sequence[S], key: Callable[[S], Any], view: Callable[[S], Any] = _same,
+        *, descending: bool = False,
+    ) -> Page[Any]:  # fmt: skip
+        """The page of `items`, which are sorted by `key`, an int or a str; each as `view` has it.
 
         The cursor holds a key, not a position: items that are added or removed meanwhile neither
         repeat nor hide others.
@@ -69,7 +77,14 @@ class Paging:
             if type(key(items[0])) is not type(after):
                 raise _bad_cursor()
             rest = [one for one in items if (key(one) < after if descending else key(one) > after)]
-        return next_page(rest, self, view, key)
+        return next_page(rest, self, key, view)
+
+    def numbered(
+        self, items: Sequence[S], view: Callable[[S], Any] = _same, *, descending: bool = False
+    ) -> Page[Any]:
+        """The page of `items` in their order, or the other way round, of which none goes away."""
+        found = list(enumerate(items))[:: -1 if descending else 1]
+        return self.page(found, lambda one: one[0], lambda one: view(one[1]), descending=descending)
 
     def number(self) -> int | None:
         """The key of the last item of the page before, where keys are numbers. Raises `Invalid`."""
@@ -79,8 +94,9 @@ class Paging:
 
 
 def next_page(
-    found: Sequence[S], paging: Paging, view: Callable[[S], T], key: Callable[[S], int | str]
-) -> Page[T]:
+    found: Sequence[S], paging: Paging, key: Callable[[S], int | str],
+    view: Callable[[S], Any] = _same,
+) -> Page[Any]:  # fmt: skip
     """The page of items that were read from `Paging.after` on, one more than the limit."""
     shown = found[: paging.limit]
     more = len(found) > len(shown)
@@ -114,9 +130,37 @@ def paging(
 Paged = Annotated[Paging, Depends(paging)]
 
 
-def etag_of(value: BaseModel | bytes) -> str:
-    """The strong entity tag of a resource: of its JSON value, not of its bytes."""
-    said = value.model_dump(mode="json") if isinstance(value, BaseModel) else json.loads(value)
+class _Encoded:
+    """How FastAPI shows a value of msgspec: encoded and described by msgspec."""
+
+    def __get_pydantic_core_schema__(self, source: Any, _: Any) -> core_schema.CoreSchema:
+        encode = core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins)
+        return core_schema.is_instance_schema(source, serialization=encode)
+
+    def __get_pydantic_json_schema__(self, schema: Any, _: Any) -> dict[str, Any]:
+        described = msgspec.json.schema(schema["cls"])
+        parts = described.pop("$defs", {})
+
+        def inlined(part: Any) -> Any:
+            if isinstance(part, list):
+                return [inlined(one) for one in part]
+            if not isinstance(part, dict):
+                return part
+            if "$ref" in part:
+                return inlined(parts[part["$ref"].rpartition("/")[2]])
+            return {name: inlined(one) for name, one in part.items() if name != "discriminator"}
+
+        found: dict[str, Any] = inlined(described)
+        return found
+
+
+Encoded: TypeAlias = Annotated[T, _Encoded()]
+"""An answer that holds values of msgspec."""
+
+
+def etag_of(value: object) -> str:
+    """The strong entity tag of a resource, or of its JSON: of the value, not of the bytes."""
+    said = json.loads(value) if isinstance(value, bytes) else to_jsonable_python(value)
     content = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
@@ -156,7 +200,7 @@ class Precondition:
     def is_given(self) -> bool:
         return self.if_match is not None or self.if_none_match is not None
 
-    def check(self, current: BaseModel | None) -> None:
+    def check(self, current: object | None) -> None:
         """Raise `PreconditionFailed` unless the resource, None if absent, meets the condition."""
         tag = "" if current is None else etag_of(current)
         exists = current is not None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+from inspect import cleandoc
 from typing import Any
 
 from fastapi import FastAPI
 
 from bascule.control.api.idempotency import HEADER, REPLAYED
 from bascule.control.api.problems import PROBLEM_TYPE, Problem
-from bascule.control.api.rights import RIGHTS, keeps_answers
+from bascule.control.api.rights import OPERATIONS
 from bascule.security import OPEN_ACTIONS
 
+_SCHEMA = re.compile(r"#/components/schemas/([^\"]+)")
+_FIELD = re.compile(r"^    (\w+): (.*(?:\n     +.*)*)", re.MULTILINE)
+"""A line of `Attributes:` in a docstring, with the lines that go on with it."""
 _TAG = {"description": "Entity tag of the resource", "schema": {"type": "string"}}
 _PARAMETERS = {
     "IfNoneMatch": {
@@ -47,6 +53,7 @@ def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
+            _describe_values(document)
             _add_components(document)
             for path, operations in document["paths"].items():
                 for method, operation in operations.items():
@@ -55,6 +62,42 @@ def describe(app: FastAPI, *, asks_for_keys: bool) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_values(document: dict[str, Any]) -> None:
+    """Let each field have its line of the docstring; an answer always has all of its fields."""
+    schemas = document.get("components", {}).get("schemas", {})
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    left, taken = _named([one.get("requestBody") for one in operations]), set[str]()
+    while left:
+        taken |= left
+        left = _named([schemas[name] for name in left]) - taken
+    for name, schema in schemas.items():
+        _describe_value(schema, is_answer=name not in taken)
+    for operation in operations:
+        _describe_value(operation["responses"])
+
+
+def _named(parts: list[Any]) -> set[str]:
+    return set(_SCHEMA.findall(json.dumps(parts)))
+
+
+def _describe_value(part: Any, *, is_answer: bool = False) -> None:
+    if isinstance(part, dict) and isinstance(part.get("properties"), dict):
+        properties = part["properties"]
+        text, _, lines = cleandoc(part.get("description", "")).partition("\n\nAttributes:\n")
+        if lines:
+            part["description"] = text
+        for name, line in _FIELD.findall(lines):
+            if name in properties:
+                properties[name].setdefault("description", " ".join(line.split()))
+        if is_answer and properties:
+            part["required"] = list(properties)
+            for one in properties.values():
+                one.pop("default", None)
+    if isinstance(part, dict | list):
+        for one in part.values() if isinstance(part, dict) else part:
+            _describe_value(one)
 
 
 def _add_components(document: dict[str, Any]) -> None:
@@ -80,8 +123,10 @@ def _add_components(document: dict[str, Any]) -> None:
 def _describe(name: str, operation: dict[str, Any], asks_for_keys: bool) -> None:
     responses, parameters = operation["responses"], operation.setdefault("parameters", [])
     problems = ["4XX", "503"]
-    right = RIGHTS[name]
-    needs_key = asks_for_keys and right is not None and right[0] not in OPEN_ACTIONS
+    declared = OPERATIONS[name]
+    needs_key = asks_for_keys and declared.action not in (None, *OPEN_ACTIONS)
+    if declared.history:
+        operation["x-history"] = declared.history
     operation["security"] = [{"key": []}] if needs_key else []
     if needs_key:
         problems += ["401", "403"]
@@ -94,7 +139,7 @@ def _describe(name: str, operation: dict[str, Any], asks_for_keys: bool) -> None
             "headers": {"ETag": _ref("headers", "ETag")},
         }
         responses["200"].setdefault("headers", {})["ETag"] = _ref("headers", "ETag")
-    elif keeps_answers(name):
+    elif declared.keeps_answers:
         parameters.append(_ref("parameters", "IdempotencyKey"))
         problems += ["409", "422"]
         replayed = {"description": "Present on a repeated answer", "schema": {"const": "true"}}

@@ -1,5 +1,11 @@
 from . import sinks as sinks, sources as sources
-from .advancing import Alert as Alert, Change as Change, Rules as Rules, advance as advance
+from .advancing import (
+    Acknowledgement as Acknowledgement,
+    Alert as Alert,
+    Change as Change,
+    Rules as Rules,
+    advance as advance,
+)
 from .delivery import Courier as Courier
 from .findings import (
     SEVERITIES as SEVERITIES,

@@ -15,7 +15,7 @@ from .blocks import (
     text_pieces as text_pieces,
     to_bytes as to_bytes,
 )
-from .callers import CallerCount as CallerCount, callers_of as callers_of
+from .callers import callers_of as callers_of
 from .cohorts import (
     CohortCount as CohortCount,
     CountedLoss as CountedLoss,
@@ -33,6 +33,7 @@ from .hashing import (
     outcome_draw as outcome_draw,
 )
 from .manifest import Gap as Gap, read_manifest as read_manifest
+from .operations import Added as Added, CallerCount as CallerCount, Outcome as Outcome
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,

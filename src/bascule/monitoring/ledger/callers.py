@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from bascule.core import BasculeError
+from bascule.monitoring.ledger.operations import CallerCount
 from bascule.monitoring.ledger.query import Ledger
-
-
-@dataclass(frozen=True, slots=True)
-class CallerCount:
-    """One caller of a version.
-
-    Attributes:
-        caller: The id of its key; empty where callers need none.
-        requests: How many of its requests the ledger has.
-        last: The time of the last one.
-    """
-
-    caller: str
-    requests: int
-    last: datetime
 
 
 def callers_of(home: Path, model: str, version: str, since: datetime) -> list[CallerCount] | None:

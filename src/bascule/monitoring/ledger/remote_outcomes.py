@@ -7,19 +7,16 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bascule.monitoring.ledger.operations import ADD_OUTCOMES
 from bascule.monitoring.ledger.outcomes import Imported, check_columns
-from bascule_client.control import ControlClient, path_of
+from bascule.operations import Remote
 
 _PARQUET = "application/vnd.apache.parquet"
 _PART_ROWS = 100_000
 
 
-class RemoteOutcomes:
-    """See `Outcomes.add`; errors are those that it raises on the server."""
-
-    def __init__(self, client: ControlClient) -> None:
-        """Nothing is asked yet."""
-        self._client = client
+class RemoteOutcomes(Remote):
+    """See `Outcomes.add`."""
 
     def add(
         self,
@@ -38,9 +35,9 @@ class RemoteOutcomes:
         for start in range(0, max(wanted.num_rows, 1), _PART_ROWS):
             file = io.BytesIO()
             pq.write_table(wanted.slice(start, _PART_ROWS), file, compression="zstd")
-            said = self._client.send(
-                path_of("models", model, "outcomes"), file.getvalue(), _PARQUET, query=columns
-            )
-            taken += said["taken"]
-            refused |= {start + one["index"] + 1: one["reason"] for one in said["refused"]}
+            path = ADD_OUTCOMES.at(model=model)
+            said = self._client.send(path, file.getvalue(), _PARQUET, query=columns)
+            added = ADD_OUTCOMES.read(said)
+            taken += added.taken
+            refused |= {start + one.index + 1: one.reason for one in added.refused}
         return Imported(taken, refused)

@@ -140,7 +140,7 @@ def _attempt(store: RolloutStore, stored: StoredRollout) -> Attempt:
     candidate = total.candidate.requests if total else 0
     return Attempt(
         id=rollout.id, candidate=rollout.candidate, current=rollout.current,
-        state=stored.state_name,
+        state=stored.state,
         began_at=decided[0].at if decided else None, ended_at=stored.ended_at,
         sentence=latest.sentence if latest else "no server has begun it",
         guards=[str(one) for one in rollout.guards], log_e=latest.log_e if latest else {},

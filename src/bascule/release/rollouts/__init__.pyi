@@ -1,5 +1,4 @@
 from .asking import (
-    Begun as Begun,
     RolloutRequest as RolloutRequest,
     Rollouts as Rollouts,
     superseded as superseded,
@@ -28,7 +27,7 @@ from .evidence import (
 )
 from .facts import odds as odds
 from .following import AliasFollower as AliasFollower
-from .forecast import Forecast as Forecast, forecast as forecast
+from .forecast import Begun as Begun, Forecast as Forecast, forecast as forecast
 from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
     Guard as Guard,
@@ -40,6 +39,12 @@ from .guards import (
 )
 from .keys import Cell as Cell, Told as Told, cells_of as cells_of, packed as packed
 from .losses import Loss as Loss
+from .operations import (
+    Deleted as Deleted,
+    Deployment as Deployment,
+    Evidence as Evidence,
+    Replay as Replay,
+)
 from .plan import (
     STRATEGIES as STRATEGIES,
     Decision as Decision,
@@ -47,6 +52,7 @@ from .plan import (
     Rollout as Rollout,
     Shares as Shares,
     StoredDecision as StoredDecision,
+    StoredRollout as StoredRollout,
     check_rollout as check_rollout,
 )
 from .preparing import Recording as Recording, prepare as prepare
@@ -64,7 +70,6 @@ from .states import (
 )
 from .store import (
     RolloutStore as RolloutStore,
-    StoredRollout as StoredRollout,
     plan_of as plan_of,
     rollouts_needing as rollouts_needing,
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +26,7 @@ from bascule.endpoints import (
 )
 from bascule.release.rollouts.deciding import Command, obey, replay, start
 from bascule.release.rollouts.evidence import table_of
-from bascule.release.rollouts.forecast import Forecast, forecast
+from bascule.release.rollouts.forecast import Begun, forecast
 from bascule.release.rollouts.guards import (
     DEFAULT_GUARDS,
     OUTCOME_GUARDS,
@@ -36,11 +35,17 @@ from bascule.release.rollouts.guards import (
     parse_guard,
 )
 from bascule.release.rollouts.losses import RATES
-from bascule.release.rollouts.plan import Decision, Rollout, Shares, StoredDecision, check_rollout
+from bascule.release.rollouts.plan import (
+    Decision,
+    Rollout,
+    Shares,
+    StoredDecision,
+    StoredRollout,
+    check_rollout,
+)
 from bascule.release.rollouts.states import FINAL, Aborted, Running, State
 from bascule.release.rollouts.store import (
     RolloutStore,
-    StoredRollout,
     Superseded,
     plan_of,
 )
@@ -91,23 +96,6 @@ class RolloutRequest(
             for name, value in said.items()
             if name not in ("version", "endpoint", "reason", "follow", "allow_answers")
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A rollout that was asked for, or would be, and what it will find.
-
-    Attributes:
-        rollout: The rollout.
-        sentence: How it begins.
-        forecasts: Of a dry run.
-        from_settings: The fields that the request left to the settings, and these set.
-    """
-
-    rollout: Rollout
-    sentence: str
-    forecasts: Sequence[Forecast]
-    from_settings: tuple[str, ...] = ()
 
 
 _GUARDS = {"shadow": SHADOW_GUARDS, "ab": OUTCOME_GUARDS, "bandit": OUTCOME_GUARDS}

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bascule.core import BasculeError, Conflict, Unavailable
-from bascule.endpoints import Endpoint, Move, PlanEvent, request_of
+from bascule.endpoints import Move, PlanEvent, StoredEndpoint, request_of
 from bascule.release.rollouts.asking import RolloutRequest, Rollouts
-from bascule.release.rollouts.store import StoredRollout
+from bascule.release.rollouts.plan import StoredRollout
 
 if TYPE_CHECKING:
     from bascule.catalogue import Lease, events
@@ -54,13 +54,15 @@ class AliasFollower:
             self._deploy(endpoint, event, move, target)
 
     def _abort(
-        self, running: StoredRollout, endpoint: Endpoint, event: events.Event, target: str
+        self, running: StoredRollout, endpoint: StoredEndpoint, event: events.Event, target: str
     ) -> None:
         """End the rollout of another version; the next turn acts on the move."""
         reason = f"{endpoint.follows} was moved to {target}"
         self._rollouts.command(running.rollout.id, "abort", by=event.actor, reason=reason)
 
-    def _deploy(self, endpoint: Endpoint, event: events.Event, move: Move, target: str) -> None:
+    def _deploy(
+        self, endpoint: StoredEndpoint, event: events.Event, move: Move, target: str
+    ) -> None:
         why = f"{endpoint.follows} was moved to {target}"
         asked = request_of(
             RolloutRequest, target,
@@ -76,6 +78,8 @@ class AliasFollower:
         except BasculeError as error:
             self._note(endpoint, event, move, f"{why}, and that was refused: {error.message}")
 
-    def _note(self, endpoint: Endpoint, event: events.Event, move: Move, sentence: str) -> None:
+    def _note(
+        self, endpoint: StoredEndpoint, event: events.Event, move: Move, sentence: str
+    ) -> None:
         said = PlanEvent("followed", datetime.now(UTC), event.actor, event.reason, sentence)
         self._store.refuse_move(endpoint.name, move, said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -50,6 +51,23 @@ class Forecast(msgspec.Struct, frozen=True):
     detection: Detection
     sentence: str
     is_measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rollout that was asked for, or would be, and what it will find.
+
+    Attributes:
+        rollout: The rollout.
+        sentence: How it begins.
+        forecasts: Of a dry run.
+        from_settings: The fields that the request left to the settings, and these set.
+    """
+
+    rollout: Rollout
+    sentence: str
+    forecasts: Sequence[Forecast]
+    from_settings: tuple[str, ...] = ()
 
 
 def forecast(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -10,6 +12,8 @@ from bascule.core import Invalid
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.states import State
 
+Aware: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone."""
 STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit")
 _ON_OUTCOMES = ("ab", "bandit")
 UNAPPROVED_PERCENT = 50.0
@@ -144,11 +148,40 @@ class StoredDecision(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     number: int
-    at: datetime
+    at: Aware
     made_by: str
     before: State | None
     decision: Decision
     plan_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollout:
+    """A rollout and where it stands.
+
+    Attributes:
+        rollout: As it was asked for.
+        decisions: The number of the latest decision; 0 before the first.
+        latest: The latest look; None before the first.
+        intervals: How many are sealed.
+        ended_at: None while it goes on.
+        created_by: The user.
+        reason: Why; may be empty.
+        state: `asked`, `running`, `waiting`, `paused`, `baking`, `promoted`, `passed`, `aborted`.
+    """
+
+    rollout: Rollout
+    decisions: int
+    latest: Decision | None
+    intervals: int
+    ended_at: Aware | None
+    created_by: str
+    reason: str
+    state: str = field(init=False, default="asked")
+
+    def __post_init__(self) -> None:
+        if self.latest is not None:
+            object.__setattr__(self, "state", type(self.latest.state).__name__.lower())
 
 
 def check_rollout(rollout: Rollout) -> Rollout:

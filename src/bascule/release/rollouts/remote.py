@@ -4,63 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
-from bascule.endpoints import Deployed, deployed_of
-from bascule.release.rollouts.asking import Begun, RolloutRequest
+from bascule.endpoints import Deployed
+from bascule.operations import Remote, fields_of
+from bascule.release.rollouts import operations
+from bascule.release.rollouts.asking import RolloutRequest
 from bascule.release.rollouts.deciding import Command
-from bascule.release.rollouts.plan import Decision, StoredDecision
-from bascule.release.rollouts.store import StoredRollout
-from bascule_client.control import ControlClient, path_of
+from bascule.release.rollouts.forecast import Begun
+from bascule.release.rollouts.plan import Decision, StoredDecision, StoredRollout
 
 if TYPE_CHECKING:
     from bascule.release.rollouts.asking import Rollouts
 
 
-class RemoteRollouts:
-    """See `asking.Rollouts`; errors are those that it raises on the server."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
+class RemoteRollouts(Remote):
+    """See `asking.Rollouts`."""
 
     def deploy(self, asked: RolloutRequest, *, by: str, dry_run: bool = False) -> Deployed | Begun:
-        body = {**msgspec.to_builtins(asked), "dry_run": dry_run}
-        said = self._client.ask("POST", path_of("deployments"), body, user=by)
-        if said["deployed"] is not None:
-            return deployed_of(said["deployed"])
-        return msgspec.convert(said["begun"], Begun)
+        made = self.ask(operations.DEPLOY, fields_of(asked, dry_run=dry_run), by=by)
+        deployed = made.deployed or made.begun
+        assert deployed is not None
+        return deployed
 
     def delete_endpoint(self, name: str, *, by: str, reason: str) -> str:
-        path = path_of("endpoints", name)
-        said: str = self._client.ask("DELETE", path, user=by, reason=reason)["sentence"]
-        return said
+        return self.ask(operations.DELETE_ENDPOINT, by=by, endpoint=name, reason=reason).sentence
 
     def rollouts(self, endpoint: str | None = None) -> list[StoredRollout]:
-        found = self._client.items(path_of("rollouts"), endpoint=endpoint)
-        return msgspec.convert(list(found), list[StoredRollout])[::-1]
+        return self.items(operations.ROLLOUTS, endpoint=endpoint)[::-1]
 
     def get(self, name: str) -> StoredRollout:
-        return msgspec.convert(self._client.ask("GET", path_of("rollouts", name)), StoredRollout)
+        return self.ask(operations.ROLLOUT, rollout=name)
 
     def decisions(self, name: str) -> list[StoredDecision]:
-        found = list(self._client.items(path_of("rollouts", name, "decisions")))
-        return msgspec.convert(found, list[StoredDecision])
+        return self.items(operations.DECISIONS, rollout=name)
 
     def evidence(self, name: str) -> list[float | None]:
-        said = self._client.ask("GET", path_of("rollouts", name, "evidence"))
-        found: list[float | None] = said["log_e"]
-        return found
+        return self.ask(operations.EVIDENCE, rollout=name).log_e
 
     def command(
         self, name: str, command: Command, *, by: str, reason: str, allow_answers: bool = False
     ) -> Decision:
-        path = path_of("rollouts", name, command)
         body = {"reason": reason, **({"allow_answers": True} if allow_answers else {})}
-        return msgspec.convert(self._client.ask("POST", path, body, user=by), Decision)
+        return self.ask(operations.COMMAND, body, by=by, rollout=name, command=command)
 
     def replay(self, name: str) -> list[str]:
-        found: list[str] = self._client.ask("GET", path_of("rollouts", name, "replay"))["differing"]
-        return found
+        return self.ask(operations.REPLAY, rollout=name).differing
 
 
 RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,13 @@ from bascule.release.rollouts.evidence import (
 )
 from bascule.release.rollouts.guards import limits_of
 from bascule.release.rollouts.keys import Told, add_keys
-from bascule.release.rollouts.plan import Decision, LoadFailure, Rollout, StoredDecision
+from bascule.release.rollouts.plan import (
+    Decision,
+    LoadFailure,
+    Rollout,
+    StoredDecision,
+    StoredRollout,
+)
 from bascule.release.rollouts.states import FINAL, Promoted
 
 _NEWEST = 2**31 - 1
@@ -53,34 +59,6 @@ _LOADING = "load failure of "
 
 class Superseded(Conflict):
     """Another decision about the rollout was stored meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRollout:
-    """A rollout and where it stands.
-
-    Attributes:
-        rollout: As it was asked for.
-        decisions: The number of the latest decision; 0 before the first.
-        latest: The latest look; None before the first.
-        intervals: How many are sealed.
-        ended_at: None while it goes on.
-        created_by: The user.
-        reason: Why; may be empty.
-    """
-
-    rollout: Rollout
-    decisions: int
-    latest: Decision | None
-    intervals: int
-    ended_at: datetime | None
-    created_by: str
-    reason: str
-
-    @property
-    def state_name(self) -> str:
-        """`asked`, `running`, `promoted`..."""
-        return "asked" if self.latest is None else type(self.latest.state).__name__.lower()
 
 
 class RolloutStore:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bascule.release.rollouts.store import StoredRollout
+from bascule.release.rollouts.plan import StoredRollout
 
 Word = Literal["promote", "hold", "abort"]
 _WORDS: Mapping[str, Word] = {
@@ -42,4 +42,4 @@ def verdict_of(stored: StoredRollout | None, endpoint: str) -> RolloutVerdict:
     if latest is None:
         return RolloutVerdict("hold", f"the rollout of {rollout.candidate} has not begun", evidence)
     evidence |= {"share_percent": latest.shares.candidate_percent, "log_e": latest.log_e}
-    return RolloutVerdict(_WORDS.get(stored.state_name, "hold"), latest.sentence, evidence)
+    return RolloutVerdict(_WORDS.get(stored.state, "hold"), latest.sentence, evidence)

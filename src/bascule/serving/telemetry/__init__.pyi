@@ -37,7 +37,9 @@ from .load import (
     Load as Load,
     Look as Look,
     VersionLoad as VersionLoad,
+    VersionLook as VersionLook,
     WorkerLoad as WorkerLoad,
+    WorkerLook as WorkerLook,
     load_between as load_between,
     quantile_s as quantile_s,
 )

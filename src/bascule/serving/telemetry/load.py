@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,6 @@ class Look:
     bounds_s: tuple[float, ...]
     versions: tuple[VersionLook, ...]
     workers: tuple[WorkerLook, ...]
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Look:
-        """From what `GET /api/v1/server/load` answers."""
-        import msgspec  # which a worker has, and a command that does not ask a server need not
-
-        return msgspec.convert(value, cls)
 
 
 @dataclass(frozen=True, slots=True)

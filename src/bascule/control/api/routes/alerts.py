@@ -9,25 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from bascule.control.api.conventions import Moment, Page, Paged
-from bascule.control.api.rights import Authorise, caller_of
+from bascule.control.api.conventions import Moment, Page, Paged, Taken
+from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.core import NotFound
-from bascule.monitoring.alerts import shown
+from bascule.monitoring.alerts import Acknowledgement, Silence, operations as of_alerts, shown
 from bascule.security import ANY
 
 if TYPE_CHECKING:
-    from bascule.monitoring.alerts import Alert, AlertStore, Silence
+    from bascule.monitoring.alerts import Alert, AlertStore
 
-_TAGS = "alerts"
 _Why = Annotated[str, Field(min_length=1, max_length=1_000)]
-
-
-class AcknowledgementView(BaseModel):
-    """The person that works on an alert."""
-
-    by: str
-    why: str
-    at: datetime
 
 
 class AlertView(BaseModel):
@@ -50,42 +41,21 @@ class AlertView(BaseModel):
     limit: float | None
     evidence: Annotated[str, Field(description="The command that shows more")]
     seen_at: datetime
-    acknowledged: AcknowledgementView | None
+    acknowledged: Acknowledgement | None
 
     @classmethod
     def of(cls, alert: Alert) -> AlertView:
         return cls.model_validate(shown(alert))
 
 
-class SilenceView(BaseModel):
-    """Notifications that are kept back until a time."""
-
-    id: str
-    model: Annotated[str, Field(description="A name, or a pattern with *")]
-    source: str
-    alert: str
-    by: str
-    why: str
-    created_at: datetime
-    until: datetime
-
-    @classmethod
-    def of(cls, silence: Silence) -> SilenceView:
-        return cls.model_validate(silence, from_attributes=True)
-
-
-class NewAcknowledgement(BaseModel):
+class NewAcknowledgement(Taken):
     """Why an alert need not be repeated."""
-
-    model_config = {"extra": "forbid"}
 
     why: _Why
 
 
-class NewSilence(BaseModel):
+class NewSilence(Taken):
     """What to keep back, until when, and why."""
-
-    model_config = {"extra": "forbid"}
 
     model: Annotated[str, Field(min_length=1, max_length=128)] = "*"
     source: Annotated[str, Field(max_length=32)] = ""
@@ -97,18 +67,18 @@ class NewSilence(BaseModel):
 def add_alerts(app: FastAPI, open_alerts: Callable[[], AlertStore], authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
-    @app.get("/api/v1/alerts", tags=[_TAGS])
+    @serves(app, of_alerts.ALERTS)
     def alerts(paged: Paged, model: str | None = None, resolved: bool = False) -> Page[AlertView]:
         """The alerts by id: those that are not resolved, or all."""
         found = sorted(open_alerts().alerts(resolved=resolved, model=model), key=lambda one: one.id)
-        return paged.page(found, AlertView.of, lambda one: one.id)
+        return paged.page(found, lambda one: one.id, AlertView.of)
 
-    @app.get("/api/v1/alerts/{alert}", tags=[_TAGS])
+    @serves(app, of_alerts.ALERT)
     def one(alert: str) -> AlertView:
         """One alert."""
         return AlertView.of(open_alerts().find(alert))
 
-    @app.put("/api/v1/alerts/{alert}/acknowledgement", tags=[_TAGS])
+    @serves(app, of_alerts.ACKNOWLEDGE)
     def acknowledge(alert: str, said: NewAcknowledgement, request: Request) -> AlertView:
         """Note that a person works on it: it is not repeated."""
         authorise(request, "write", open_alerts().find(alert).finding.model or ANY)
@@ -116,30 +86,29 @@ def add_alerts(app: FastAPI, open_alerts: Callable[[], AlertStore], authorise: A
         made = open_alerts().acknowledge(alert, by=by, why=said.why, now=datetime.now(UTC))
         return AlertView.of(made)
 
-    @app.get("/api/v1/silences", tags=[_TAGS])
-    def silences(paged: Paged) -> Page[SilenceView]:
+    @serves(app, of_alerts.SILENCES)
+    def silences(paged: Paged) -> Page[Silence]:
         """The silences that hold, by id."""
         found = sorted(open_alerts().silences(datetime.now(UTC)), key=lambda one: one.id)
-        return paged.page(found, SilenceView.of, lambda one: one.id)
+        return paged.page(found, lambda one: one.id)
 
-    @app.post("/api/v1/silences", tags=[_TAGS], status_code=201)
-    def silence(wanted: NewSilence, request: Request) -> SilenceView:
+    @serves(app, of_alerts.SILENCE)
+    def silence(wanted: NewSilence, request: Request) -> Silence:
         """Keep notifications back until a time."""
         authorise(request, "write", _model_of(wanted.model))
         said: dict[str, Any] = wanted.model_dump()
         by = caller_of(request).user
-        return SilenceView.of(open_alerts().silence(**said, by=by, now=datetime.now(UTC)))
+        return open_alerts().silence(**said, by=by, now=datetime.now(UTC))
 
-    @app.delete("/api/v1/silences/{silence}", tags=[_TAGS])
-    def end(silence: str, request: Request) -> SilenceView:
+    @serves(app, of_alerts.END_SILENCE)
+    def end(silence: str, request: Request) -> Silence:
         """End a silence now."""
         now = datetime.now(UTC)
         found = next((one for one in open_alerts().silences(now) if one.id == silence), None)
         if found is None:
             raise NotFound(f"no silence has the id {silence!r}", hint="GET /api/v1/silences")
         authorise(request, "write", _model_of(found.model))
-        ended = open_alerts().end_silence(silence, by=caller_of(request).user, now=now)
-        return SilenceView.of(ended)
+        return open_alerts().end_silence(silence, by=caller_of(request).user, now=now)
 
 
 def _model_of(pattern: str) -> str:

@@ -10,26 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import Body, FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, Field
 
-from bascule.batch import Manifest, Runs, Status
-from bascule.control.api.conventions import Page, Paged
-from bascule.control.api.rights import caller_of
+from bascule.batch import Manifest, Runs, Status, operations as of_batch
+from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.routes.jobs import Submissions
 from bascule.core import Invalid, masked
+from bascule.jobs import Log
 from bascule.security import ANY
 
 if TYPE_CHECKING:
     from bascule.jobs import Job, Scheduled, Schedules
 
-_TAGS = "batch"
 _MAX_LOG = 1 << 20
 _BEGIN_S = 120.0
 _JOB = Body(description="The fields of a JOB.toml: model, from, to, columns, where, mode...")
-
-
-class LogView(BaseModel):
-    """The end of a run's log."""
-
-    log: str
 
 
 class ScheduleView(BaseModel):
@@ -61,10 +55,8 @@ class ScheduleView(BaseModel):
         return cls.model_validate({**said, "job": said["job"] | texts, "next": following})
 
 
-class NewSchedule(BaseModel):
+class NewSchedule(Taken):
     """When to run which job."""
-
-    model_config = {"extra": "forbid"}
 
     name: Annotated[str, Field(max_length=128)]
     cron: Annotated[str, Field(max_length=256)]
@@ -77,10 +69,8 @@ class NewSchedule(BaseModel):
     reason: Annotated[str, Field(max_length=4_096)] = ""
 
 
-class Reason(BaseModel):
+class Reason(Taken):
     """Why, for the history."""
-
-    model_config = {"extra": "forbid"}
 
     reason: Annotated[str, Field(max_length=4_096)] = ""
 
@@ -115,33 +105,33 @@ def _add_runs(
     def runs() -> Runs:
         return Runs(submissions.runner())
 
-    @app.get("/api/v1/batch/runs", tags=[_TAGS])
+    @serves(app, of_batch.RUNS)
     def every(paged: Paged, state: str | None = None) -> Page[Status]:
         """The runs of the catalogue, the latest first; of one state."""
         found = [run for run in runs().list() if state in (None, run.state)]
-        return paged.page(found, lambda run: run, _begun, descending=True)
+        return paged.page(found, _begun, descending=True)
 
-    @app.post("/api/v1/batch/runs", tags=[_TAGS], status_code=201)
+    @serves(app, of_batch.START)
     def start(job: Annotated[dict[str, Any], _JOB], request: Request) -> Status:
         """Start a job; answers when its run has begun. The same job on the same rows is one run."""
         return begin(job, request)
 
-    @app.get("/api/v1/batch/runs/{run}", tags=[_TAGS])
+    @serves(app, of_batch.RUN)
     def one(run: str, request: Request) -> Status:
         """How far a run is, and why it ended."""
         return readable(run, request)
 
-    @app.get("/api/v1/batch/runs/{run}/manifest", tags=[_TAGS])
+    @serves(app, of_batch.MANIFEST)
     def manifest(run: str, request: Request) -> Manifest:
         """What a run is: options that change what is written, and the digest of each chunk."""
         return runs().manifest(readable(run, request).run)
 
-    @app.get("/api/v1/batch/runs/{run}/log", tags=[_TAGS])
-    def log(run: str, request: Request) -> LogView:
+    @serves(app, of_batch.LOG)
+    def log(run: str, request: Request) -> Log:
         """What a run has logged, of a long log the end."""
-        return LogView(log=runs().log(readable(run, request).run)[-_MAX_LOG:])
+        return Log(log=runs().log(readable(run, request).run)[-_MAX_LOG:])
 
-    @app.post("/api/v1/batch/runs/{run}/{command}", tags=[_TAGS])
+    @serves(app, of_batch.COMMAND)
     def command(run: str, command: Literal["cancel", "resume"], request: Request) -> Status:
         """Cancel a run after the batch under way, or go on with one that has ended early."""
         job = runs().find(run)
@@ -158,12 +148,12 @@ def _add_schedules(
     app: FastAPI, submissions: Submissions, schedules: Callable[[], Schedules],
     begin: Callable[..., Status],
 ) -> None:  # fmt: skip
-    @app.get("/api/v1/schedules", tags=[_TAGS])
+    @serves(app, of_batch.SCHEDULES)
     def every(paged: Paged) -> Page[ScheduleView]:
         """The schedules, by name."""
-        return paged.page(schedules().list(), ScheduleView.of, lambda one: one.schedule.name)
+        return paged.page(schedules().list(), lambda one: one.schedule.name, ScheduleView.of)
 
-    @app.post("/api/v1/schedules", tags=[_TAGS], status_code=201)
+    @serves(app, of_batch.ADD)
     def add(wanted: NewSchedule, request: Request) -> ScheduleView:
         """Run a job at times. Its paths are relative to the folder of the server."""
         from bascule.jobs import Schedule
@@ -177,19 +167,19 @@ def _add_schedules(
         schedules().add(made, by=caller_of(request).user, reason=wanted.reason)
         return ScheduleView.of(schedules().get(made.name))
 
-    @app.get("/api/v1/schedules/{schedule}", tags=[_TAGS])
+    @serves(app, of_batch.SCHEDULE)
     def one(schedule: str, request: Request) -> ScheduleView:
         """One schedule."""
         return ScheduleView.of(found(schedule, "read", request))
 
-    @app.delete("/api/v1/schedules/{schedule}", tags=[_TAGS])
+    @serves(app, of_batch.REMOVE)
     def remove(schedule: str, request: Request, reason: str = "") -> ScheduleView:
         """Forget a schedule; its history and its rows stay. Answers what it was."""
         before = found(schedule, "manage", request)
         schedules().remove(schedule, by=caller_of(request).user, reason=reason)
         return ScheduleView.of(before)
 
-    @app.post("/api/v1/schedules/{schedule}/run", tags=[_TAGS])
+    @serves(app, of_batch.RUN_NOW)
     def run(
         schedule: str,
         request: Request,
@@ -203,7 +193,7 @@ def _add_schedules(
             )
         return begin(known.job, request, known.folder)
 
-    @app.post("/api/v1/schedules/{schedule}/{command}", tags=[_TAGS])
+    @serves(app, of_batch.COMMAND_SCHEDULE)
     def command(
         schedule: str, command: Literal["pause", "resume"], request: Request,
         why: Reason | None = None,

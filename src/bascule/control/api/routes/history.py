@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
 
+from bascule.control import operations as of_server
 from bascule.control.api.conventions import Moment, Page, Paged, next_page
-from bascule.control.api.rights import Authorise
+from bascule.control.api.rights import Authorise, serves
 from bascule.control.history import Act, Asked, History, as_csv, as_json_lines
 from bascule.core import Refused, Unauthenticated
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
 
-_TAGS = "history"
 _Name = Annotated[str, Query(max_length=256)]
 _Form = Annotated[Literal["csv", "jsonl"], Query(alias="format")]
-
-
-class ActView(BaseModel):
-    """One act: what happened, to what, when, by which actor, and why."""
-
-    id: Annotated[int, Field(description="Its place in the history of all subjects")]
-    at: AwareDatetime
-    by: str
-    about: Annotated[str, Field(description="model, endpoint, alert, silence, schedule, key...")]
-    name: str
-    kind: Annotated[str, Field(description="What happened: alias_moved")]
-    sentence: str
-    reason: str
-    details: dict[str, Any]
-
-    @classmethod
-    def of(cls, act: Act) -> ActView:
-        return cls.model_validate(act, from_attributes=True)
 
 
 def asked_of(
@@ -70,18 +51,18 @@ def add_history(
     """Add the routes to `app`."""
     book = History(open_catalogue)
 
-    @app.get("/api/v1/history", tags=[_TAGS])
-    def history(asked: Filtered, paged: Paged, request: Request) -> Page[ActView]:
+    @serves(app, of_server.HISTORY)
+    def history(asked: Filtered, paged: Paged, request: Request) -> Page[Act]:
         """What was done, the latest first; acts on keys and sessions for those with `keys`."""
         after = paged.number()
         found = book.page(
             asked, limit=paged.limit + 1, after=after, with_keys=sees_keys(request, authorise)
         )
-        return next_page(found, paged, ActView.of, lambda one: one.id)
+        return next_page(found, paged, lambda one: one.id)
 
-    @app.get(
-        "/api/v1/history/export",
-        tags=[_TAGS],
+    @serves(
+        app,
+        of_server.EXPORT_HISTORY,
         response_class=StreamingResponse,
         responses={200: {"content": {"text/csv": {}, "application/jsonl": {}}}},
     )

@@ -9,34 +9,25 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Page, Paged
-from bascule.control.api.rights import Authorise, caller_of
+from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.core import Refused
-from bascule.jobs import Command, Job, Task
+from bascule.jobs import Command, Job, Log, Task, operations as of_jobs
 
 if TYPE_CHECKING:
     from bascule.jobs import JobRunner
 
-_TAGS = "jobs"
 _MAX_LOG = 1 << 20
 
 
-class NewJob(BaseModel):
+class NewJob(Taken):
     """What is to be done."""
-
-    model_config = {"extra": "forbid"}
 
     kind: Annotated[str, Field(max_length=64)]
     input: dict[str, Any]
     title: Annotated[str, Field(max_length=256)] = ""
-
-
-class JobLog(BaseModel):
-    """The end of a job's log."""
-
-    log: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +89,7 @@ def add_jobs(app: FastAPI, submissions: Submissions) -> None:
     """Add the routes to `app`."""
     runner, authorise = submissions.runner, submissions.authorise
 
-    @app.get("/api/v1/jobs", tags=[_TAGS])
+    @serves(app, of_jobs.JOBS)
     def jobs(paged: Paged, kind: str = "", state: str = "") -> Page[Job]:
         """The jobs of the catalogue, the latest first, without results; of a kind or state."""
         kinds = runner().kinds
@@ -108,24 +99,24 @@ def add_jobs(app: FastAPI, submissions: Submissions) -> None:
             return replace(job.shown() if is_open else replace(job, input={}), result=None)
 
         found = runner().find(kind=kind, state=state)
-        return paged.page(found, view, _created, descending=True)
+        return paged.page(found, _created, view, descending=True)
 
-    @app.post("/api/v1/jobs", tags=[_TAGS], status_code=201)
+    @serves(app, of_jobs.SUBMIT)
     def submit(new: NewJob, request: Request) -> Job:
         """Submit a job; it is queued, or runs already."""
         return submissions.submit(new.kind, new.input, request, title=new.title).shown()
 
-    @app.get("/api/v1/jobs/{job}", tags=[_TAGS])
+    @serves(app, of_jobs.JOB)
     def job(job: str, request: Request) -> Job:
         """How far a job is, what it was given, and its result."""
         return visible(job, request).shown()
 
-    @app.get("/api/v1/jobs/{job}/log", tags=[_TAGS])
-    def log(job: str, request: Request) -> JobLog:
+    @serves(app, of_jobs.LOG)
+    def log(job: str, request: Request) -> Log:
         """What a job has logged, of a long log the end."""
-        return JobLog(log=runner().log(visible(job, request).id)[-_MAX_LOG:])
+        return Log(log=runner().log(visible(job, request).id)[-_MAX_LOG:])
 
-    @app.post("/api/v1/jobs/{job}/{command}", tags=[_TAGS])
+    @serves(app, of_jobs.COMMAND)
     def command(job: str, command: Command, request: Request) -> Job:
         """Cancel a job, go on with one that has ended early, or begin it again."""
         return submissions.command(visible(job, request), command, request).shown()

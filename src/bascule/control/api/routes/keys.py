@@ -7,24 +7,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Conditional, Moment, Page, Paged
-from bascule.control.api.rights import caller_of
+from bascule.control.api.conventions import Conditional, Moment, Page, Paged, Taken
+from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.views import KeyView, NewKeyView
 from bascule.core import NotFound
+from bascule.registry import operations as of_registry
 from bascule.security import Permission
 
 if TYPE_CHECKING:
     from bascule.registry import Keys
 
-_TAGS = "keys"
 
-
-class NewKey(BaseModel):
+class NewKey(Taken):
     """A key to make."""
-
-    model_config = {"extra": "forbid"}
 
     name: Annotated[str, Field(max_length=128)]
     permissions: Annotated[list[str], Field(max_length=1_000, description="infer:late, read:*")]
@@ -34,14 +31,13 @@ class NewKey(BaseModel):
 def add_keys(app: FastAPI, open_keys: Callable[[], Keys]) -> None:
     """Add the routes to `app`."""
 
-    @app.get("/api/v1/keys", tags=[_TAGS])
+    @serves(app, of_registry.KEYS)
     def keys(paged: Paged) -> Page[KeyView]:
         """The keys in the order of making, without their secrets."""
         now = datetime.now(UTC)
-        stored = list(enumerate(open_keys().stored()))
-        return paged.page(stored, lambda one: KeyView.of(one[1], now), lambda one: one[0])
+        return paged.numbered(open_keys().stored(), lambda one: KeyView.of(one, now))
 
-    @app.post("/api/v1/keys", tags=[_TAGS], status_code=201)
+    @serves(app, of_registry.CREATE_KEY)
     def create(wanted: NewKey, request: Request, response: Response) -> NewKeyView:
         """Make a key. `token` is shown this once; servers take it within a second."""
         permissions = [Permission.parse(text) for text in wanted.permissions]
@@ -59,12 +55,12 @@ def add_keys(app: FastAPI, open_keys: Callable[[], Keys]) -> None:
             raise NotFound(f"no key has the id {key!r}", hint="bascule keys list shows them")
         return KeyView.of(found, datetime.now(UTC))
 
-    @app.get("/api/v1/keys/{key}", tags=[_TAGS])
+    @serves(app, of_registry.KEY)
     def one(key: str) -> KeyView:
         """One key, by its id."""
         return current(key)
 
-    @app.delete("/api/v1/keys/{key}", tags=[_TAGS])
+    @serves(app, of_registry.REVOKE_KEY)
     def revoke(key: str, request: Request, condition: Conditional) -> KeyView:
         """Revoke a key, by its id or its name; every server refuses it within a second."""
         if condition.is_given:

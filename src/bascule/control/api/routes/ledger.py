@@ -7,60 +7,25 @@ to predict and to read metadata are not enough.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, Field
 
+from bascule.control import operations as of_server
+from bascule.control.answers import Prediction, PredictionRow, PredictionRows
 from bascule.control.api.conventions import Moment
-from bascule.control.api.rights import Authorise
+from bascule.control.api.rights import Authorise, serves
 from bascule.core import check_name
 
 if TYPE_CHECKING:
     from bascule.control.recorded import RecordedPredictions
     from bascule.monitoring import Recorded
 
-_TAGS = "ledger"
-
-
-class PredictionRow(BaseModel):
-    """One row that was answered."""
-
-    id: str
-    row: int
-    time: datetime
-    model: str
-    version: str
-    endpoint: str
-    arm: str
-    caller: str
-    protocol: str
-    status: int
-    latency_s: float
-
-
-class PredictionRows(BaseModel):
-    """The latest rows of a model."""
-
-    items: list[PredictionRow]
-
-
-class RecordedView(BaseModel):
-    """One request as it was recorded."""
-
-    id: str
-    facts: dict[str, Any]
-    rows: Annotated[int, Field(description="In the ledger; at most 200 of them are shown")]
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-    truths: list[dict[str, Any] | None]
-
 
 def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
-    @app.get("/api/v1/predictions", tags=[_TAGS])
+    @serves(app, of_server.PREDICTIONS)
     def latest(
         request: Request,
         model: str,
@@ -77,14 +42,14 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
         )
         return PredictionRows(items=[PredictionRow(**one) for one in found])
 
-    @app.get("/api/v1/prediction", tags=[_TAGS])
+    @serves(app, of_server.PREDICTION)
     def one(
         request: Request, prediction: Annotated[str, Query(alias="id", max_length=520)]
-    ) -> RecordedView:
+    ) -> Prediction:
         """The inputs, answers and truths of one request, by its prediction id."""
         found = predictions.find(prediction)
         may_see(found, request, authorise)
-        return RecordedView(
+        return Prediction(
             id=found.id, facts=plain(found.facts), rows=found.rows,
             inputs=[plain(one) for one in found.inputs],
             outputs=[plain(one) for one in found.outputs],

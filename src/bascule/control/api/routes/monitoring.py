@@ -10,10 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from fastapi import FastAPI, Path, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Moment
+from bascule.control import operations as of_server
+from bascule.control.answers import Callers, Incident
+from bascule.control.api.conventions import Moment, Taken
+from bascule.control.api.rights import serves
 from bascule.core import Invalid, Overloaded, check_name
 from bascule.jobs import Task
 
@@ -21,40 +25,14 @@ if TYPE_CHECKING:
     from bascule.jobs import JobRunner
     from bascule.registry import Registry
 
-_TAGS = "monitoring"
 _DAY_S = 86_400.0
 _Days = Annotated[float, Query(gt=0, le=400, description="How far back")]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
 _CALLED_WITHIN = timedelta(days=30)
 
 
-class CallerView(BaseModel):
-    """What one caller asked of a version."""
-
-    caller: Annotated[str, Field(description="The name of its key; empty without keys")]
-    requests: int
-    last: AwareDatetime
-
-
-class CallersView(BaseModel):
-    """Who called a version."""
-
-    since: Annotated[AwareDatetime, Field(description="Of its deprecation, or 30 days ago")]
-    callers: Annotated[list[CallerView] | None, Field(description="null: no rows are kept")]
-    sentence: str
-
-
-class IncidentView(BaseModel):
-    """The draft of a postmortem."""
-
-    incident: dict[str, Any]
-    markdown: str
-
-
-class Replay(BaseModel):
+class Replay(Taken):
     """A prediction, and the version to ask."""
-
-    model_config = {"extra": "forbid"}
 
     id: Annotated[str, Field(min_length=1, max_length=512, description="The prediction id")]
     on: Annotated[str, Field(max_length=512, description="Default: the version that answered")] = ""
@@ -77,43 +55,40 @@ def add_monitoring(
         finally:
             measuring.release()
 
-    @app.get("/api/v1/models/{model}/monitor", tags=[_TAGS])
+    @serves(app, of_server.MONITOR)
     def monitor(model: str, days: _Days = 7.0) -> dict[str, Any]:
         """Health, drift, truths and the ledger, as `bascule monitor --json` has them."""
         return report("monitor", model=check_name(model), since_s=days * _DAY_S)
 
-    @app.get("/api/v1/models/{model}/drift", tags=[_TAGS])
+    @serves(app, of_server.DRIFT)
     def drift(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Drift of production against the baseline, as `bascule drift --json` has it."""
         return report("drift", model=check_name(model), since_s=days * _DAY_S)
 
-    @app.get("/api/v1/models/{model}/performance", tags=[_TAGS])
+    @serves(app, of_server.PERFORMANCE)
     def performance(model: str, days: _Days = 30.0) -> dict[str, Any]:
         """Performance on the truths that came, as `bascule performance --json` has it."""
         return report("performance", model=check_name(model), since_s=days * _DAY_S)
 
-    @app.get("/api/v1/models/{model}/versions/{number}/callers", tags=[_TAGS])
-    def callers(model: str, number: _Number) -> CallersView:
+    @serves(app, of_server.CALLERS)
+    def callers(model: str, number: _Number) -> Callers:
         """Who called a version since its deprecation, or in the last 30 days."""
         version = open_registry().resolve(f"{model}/{number}", retired=True)
         said = version.deprecated
         since = datetime.now(UTC) - _CALLED_WITHIN if said is None else said.at
-        return CallersView.model_validate(
-            report("callers", model=str(version), since=since.isoformat())
-        )
+        found = report("callers", model=str(version), since=since.isoformat())
+        return msgspec.convert(found, Callers)
 
-    @app.get("/api/v1/endpoints/{endpoint}/incident", tags=[_TAGS])
-    def incident(endpoint: str, since: Moment, until: Moment | None = None) -> IncidentView:
+    @serves(app, of_server.INCIDENT)
+    def incident(endpoint: str, since: Moment, until: Moment | None = None) -> Incident:
         """The draft of a blameless postmortem, from history and ledger."""
         end = until or datetime.now(UTC)
         if since >= end:
             raise Invalid(f"since: {since.isoformat()} is not before {end.isoformat()}")
         times = {"since": since.isoformat(), "until": end.isoformat()}
-        return IncidentView.model_validate(
-            report("incident", endpoint=check_name(endpoint), **times)
-        )
+        return Incident(**report("incident", endpoint=check_name(endpoint), **times))
 
-    @app.post("/api/v1/replays", tags=[_TAGS])
+    @serves(app, of_server.REPLAY)
     def replay(wanted: Replay) -> dict[str, Any]:
         """Ask a recorded request again, as `bascule replay --json` does; shows its rows."""
         return report("replay", id=wanted.id, on=wanted.on)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from bascule.control.api.conventions import Page, Paged, receive_file
+from bascule.control.api.rights import serves
 from bascule.core import Invalid, NotFound, Scratch, check_name
+from bascule.monitoring.ledger import Added, Outcome, Refused, operations as of_outcomes
 
 if TYPE_CHECKING:  # tables are loaded when outcomes are first asked for
     from bascule.monitoring.ledger import OutcomeSpool
@@ -24,8 +23,6 @@ Columns = tuple[str, str, str | None]
 """Those of ids, truths and times; None for no times."""
 _MAX_TABLES = 2
 """Tables at once: each is read by a process of its own."""
-_PATH = "/api/v1/models/{model}/outcomes"
-_TAGS = "outcomes"
 _CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
 _OUTCOME = {
     "type": "object",
@@ -49,32 +46,6 @@ _TAKES = {
 }
 
 
-class RefusedView(BaseModel):
-    """An outcome that was not kept."""
-
-    index: Annotated[int, Field(description="Its place in the request, from 0")]
-    id: Annotated[str, Field(description="Empty in a table")]
-    reason: str
-
-
-class AddedView(BaseModel):
-    """What became of the outcomes of a request."""
-
-    taken: int
-    refused: list[RefusedView]
-
-
-class OutcomeView(BaseModel):
-    """The truth that counts about one row of a prediction."""
-
-    id: str
-    row: int
-    truth: str
-    truth_number: float | None
-    time: datetime
-    received_at: datetime
-
-
 class _Store:
     """The outcomes of a home, for several threads."""
 
@@ -83,7 +54,7 @@ class _Store:
         self._lock = threading.Lock()
         self._spool: OutcomeSpool | None = None
 
-    def add_json(self, model: str, body: bytes) -> AddedView:
+    def add_json(self, model: str, body: bytes) -> Added:
         from bascule.monitoring.ledger import OutcomeSpool, read_body, read_outcomes
 
         lines, refused = read_outcomes(read_body(body))
@@ -91,17 +62,14 @@ class _Store:
             if self._spool is None:
                 self._spool = OutcomeSpool(self.home)
             self._spool.append(model, [lines])
-        return AddedView(taken=len(lines), refused=[RefusedView(**asdict(one)) for one in refused])
+        return Added(len(lines), refused)
 
-    def add_table(self, model: str, file: FilePath, kind: str, columns: Columns) -> AddedView:
+    def add_table(self, model: str, file: FilePath, kind: str, columns: Columns) -> Added:
         from bascule.monitoring.ledger import receive_table
 
         done = receive_table(self.home, model, file, is_csv=kind == _CSV, columns=columns)
-        refused = [
-            RefusedView(index=line - 1, id="", reason=reason)
-            for line, reason in done.refused.items()
-        ]
-        return AddedView(taken=done.taken, refused=refused)
+        refused = [Refused(line - 1, "", reason) for line, reason in done.refused.items()]
+        return Added(done.taken, refused)
 
     def page(self, model: str, after: str, most: int) -> list[dict[str, Any]]:
         """Outcomes after a key, in the order of keys; the key is `ID#ROW` with ten digits."""
@@ -126,10 +94,10 @@ def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
         check_name(model)
         return store
 
-    @app.post(
-        _PATH,
-        tags=[_TAGS],
-        responses={207: {"model": AddedView, "description": "Some outcomes are refused"}},
+    @serves(
+        app,
+        of_outcomes.ADD_OUTCOMES,
+        responses={207: {"model": Added, "description": "Some outcomes are refused"}},
         openapi_extra={"requestBody": {"required": True, "content": _TAKES}},
     )
     async def add(
@@ -137,7 +105,7 @@ def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
         id_column: Annotated[str, Query(max_length=256)] = "id",
         truth_column: Annotated[str, Query(max_length=256)] = "truth",
         time_column: Annotated[str | None, Query(max_length=256)] = None,
-    ) -> AddedView:  # fmt: skip
+    ) -> Added:  # fmt: skip
         """Keep outcomes: JSON, or a table as CSV or Parquet, of which three columns are read.
 
         They are on the disk when this answers. A wrong outcome is refused, and the others are kept.
@@ -158,13 +126,11 @@ def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
         response.status_code = 207 if added.refused else 200
         return added
 
-    @app.get(_PATH, tags=[_TAGS])
-    def outcomes(model: str, paged: Paged) -> Page[OutcomeView]:
+    @serves(app, of_outcomes.OUTCOMES)
+    def outcomes(model: str, paged: Paged) -> Page[Outcome]:
         """The outcomes of a model that count, by id and row."""
         after = "" if paged.after is None else paged.after
         if not isinstance(after, str):
             raise Invalid("cursor: not a cursor of this list")
         listed = found(model).page(model, after, paged.limit + 1)
-        return paged.page(
-            listed, lambda one: OutcomeView.model_validate(one), lambda one: one["key"]
-        )
+        return paged.page(listed, lambda one: one["key"])

@@ -7,25 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Path, Query, Request
 
+from bascule.bundle.disk import Statement
 from bascule.control.api.conventions import Page, Paged
-from bascule.control.api.rights import Authorise
-from bascule.control.api.views import (
-    AliasView,
-    ChangeView,
-    CheckView,
-    EventView,
-    FoundView,
-    ModelView,
-    StatementView,
-    VersionView,
-)
+from bascule.control.api.rights import Authorise, serves
+from bascule.control.api.views import ModelView
 from bascule.core import Invalid, Reference
+from bascule.registry import Alias, Change, Check, Event, Found, Version, operations as of_registry
 
 if TYPE_CHECKING:  # the registry is loaded when it is first asked for
-    from bascule.registry import Registry, Version
+    from bascule.registry import Registry
 
 Number = Annotated[int, Path(ge=1, lt=2**31)]
-_TAGS = "registry"
 _MAX_SEARCHED = 1_000_000
 
 
@@ -45,106 +37,97 @@ def add_registry_reads(
 
 
 def _add_models(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    @app.get("/api/v1/models", tags=[_TAGS])
+    @serves(app, of_registry.MODELS)
     def models(paged: Paged) -> Page[ModelView]:
         """Every model by name, its newest version and its aliases."""
-        return paged.page(open_registry().models(), ModelView.of, lambda one: one.name)
+        return paged.page(open_registry().models(), lambda one: one.name, ModelView.of)
 
-    @app.get("/api/v1/models/{model}", tags=[_TAGS])
+    @serves(app, of_registry.MODEL)
     def one_model(model: str) -> ModelView:
         """One model."""
         registry = open_registry()
         registry.aliases(model)  # says which models are there, if this one is not
         return ModelView.of(next(one for one in registry.models() if one.name == model))
 
-    @app.get("/api/v1/models/{model}/history", tags=[_TAGS])
-    def history(model: str, paged: Paged) -> Page[EventView]:
+    @serves(app, of_registry.HISTORY)
+    def history(model: str, paged: Paged) -> Page[Event]:
         """The events of a model, the latest first."""
-        events = list(enumerate(open_registry().history(model)))[::-1]
-        return paged.page(
-            events, lambda one: EventView.of(one[1]), lambda one: one[0], descending=True
-        )
+        return paged.numbered(open_registry().history(model), descending=True)
 
-    @app.get("/api/v1/models/{model}/aliases", tags=[_TAGS])
-    def aliases(model: str, paged: Paged) -> Page[AliasView]:
+    @serves(app, of_registry.ALIASES)
+    def aliases(model: str, paged: Paged) -> Page[Alias]:
         """The aliases of a model, by name."""
         found = sorted(open_registry().aliases(model).values(), key=lambda one: one.name)
-        return paged.page(found, AliasView.of, lambda one: one.name)
+        return paged.page(found, lambda one: one.name)
 
-    @app.get("/api/v1/models/{model}/aliases/{alias}", tags=[_TAGS])
-    def alias(model: str, alias: str) -> AliasView:
+    @serves(app, of_registry.ALIAS)
+    def alias(model: str, alias: str) -> Alias:
         """One alias."""
-        return AliasView.of(open_registry().alias(model, alias))
+        return open_registry().alias(model, alias)
 
 
 def _add_versions(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    @app.get("/api/v1/models/{model}/versions", tags=[_TAGS])
-    def versions(model: str, paged: Paged) -> Page[VersionView]:
+    @serves(app, of_registry.VERSIONS)
+    def versions(model: str, paged: Paged) -> Page[Version]:
         """Every version of a model, the newest first."""
         found = sorted(open_registry().versions(model), key=lambda one: -one.number)
-        return paged.page(found, VersionView.of, lambda one: one.number, descending=True)
+        return paged.page(found, lambda one: one.number, descending=True)
 
-    @app.get("/api/v1/models/{model}/versions/{number}", tags=[_TAGS])
-    def version(model: str, number: Number) -> VersionView:
+    @serves(app, of_registry.VERSION)
+    def version(model: str, number: Number) -> Version:
         """One version, also a retired one."""
-        return VersionView.of(version_of(open_registry(), model, number))
+        return version_of(open_registry(), model, number)
 
-    @app.get("/api/v1/models/{model}/resolve", tags=[_TAGS])
+    @serves(app, of_registry.RESOLVE)
     def resolve(
         model: str,
         number: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
         alias: Annotated[str | None, Query(max_length=128)] = None,
-    ) -> VersionView:
+    ) -> Version:
         """The version that a reference means.
 
         Without number and alias: the newest version in use whose gates have not failed.
         """
         wanted = Reference(model, number=number, alias=None if number else alias)
-        return VersionView.of(open_registry().resolve(wanted))
+        return open_registry().resolve(wanted)
 
 
 def _add_records(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    @app.get("/api/v1/models/{model}/versions/{number}/statements", tags=[_TAGS])
+    @serves(app, of_registry.STATEMENTS)
     def statements(
         model: str, number: Number, paged: Paged, kind: str | None = None
-    ) -> Page[StatementView]:
+    ) -> Page[Statement]:
         """The statements about a version, the latest last: parity, cost, provenance, gates."""
         registry = open_registry()
         said = registry.statements(version_of(registry, model, number), kind)
-        return paged.page(
-            list(enumerate(said)), lambda one: StatementView.of(one[1]), lambda one: one[0]
-        )
+        return paged.numbered(said)
 
-    @app.get("/api/v1/models/{model}/versions/{number}/checks", tags=[_TAGS])
-    def checks(model: str, number: Number, paged: Paged) -> Page[CheckView]:
+    @serves(app, of_registry.CHECKS)
+    def checks(model: str, number: Number, paged: Paged) -> Page[Check]:
         """The verdicts of gates that count, the latest last."""
         registry = open_registry()
         found = registry.checks(version_of(registry, model, number))
-        return paged.page(
-            list(enumerate(found)), lambda one: CheckView.of(one[1]), lambda one: one[0]
-        )
+        return paged.numbered(found)
 
-    @app.get("/api/v1/models/{model}/versions/{number}/tags", tags=[_TAGS])
+    @serves(app, of_registry.TAGS)
     def tags(model: str, number: Number) -> dict[str, str]:
         """The tags of a version."""
         registry = open_registry()
         return registry.tags(version_of(registry, model, number))
 
-    @app.get("/api/v1/models/{model}/versions/{number}/servers", tags=[_TAGS])
+    @serves(app, of_registry.SERVERS)
     def servers(model: str, number: Number, paged: Paged) -> Page[str]:
         """The servers that serve the bundle of a version, as HOST PROCESS; known within 30 s."""
         registry = open_registry()
         found = registry.servers_of(version_of(registry, model, number))
-        return paged.page(found, str, str)
+        return paged.page(found, str)
 
 
 def _add_comparing(
     app: FastAPI, open_registry: Callable[[], Registry], authorise: Authorise
 ) -> None:
-    @app.get("/api/v1/search", tags=[_TAGS])
-    def search(
-        paged: Paged, query: Annotated[str, Query(max_length=4_096)] = ""
-    ) -> Page[FoundView]:
+    @serves(app, of_registry.SEARCH)
+    def search(paged: Paged, query: Annotated[str, Query(max_length=4_096)] = "") -> Page[Found]:
         """The versions that meet every term of `bascule search`, the latest pushed first.
 
         A version that is pushed between two pages may repeat an item.
@@ -153,26 +136,20 @@ def _add_comparing(
         if not -1 <= start < _MAX_SEARCHED:
             raise Invalid("cursor: not a cursor of this list", hint="narrow the search")
         found = open_registry().search(query, limit=start + paged.limit + 2)
-        return paged.page(
-            list(enumerate(found)), lambda one: FoundView.of(one[1]), lambda one: one[0]
-        )
+        return paged.numbered(found)
 
-    @app.get("/api/v1/models/{model}/versions/{number}/differences", tags=[_TAGS])
+    @serves(app, of_registry.DIFFERENCES)
     def differences(
         model: str,
         number: Number,
         other: Annotated[str, Query(max_length=512, description="late/2 or late@champion")],
         request: Request,
         paged: Paged,
-    ) -> Page[ChangeView]:
+    ) -> Page[Change]:
         """What changes from this version to the other one."""
         reference = Reference.parse(other)
         authorise(request, "read", reference.model)
         registry = open_registry()
         before = version_of(registry, model, number)
         changes = registry.compare(before, registry.resolve(reference, retired=True))
-        return paged.page(
-            list(enumerate(changes)),
-            lambda one: ChangeView.model_validate(one[1], from_attributes=True),
-            lambda one: one[0],
-        )
+        return paged.numbered(changes)

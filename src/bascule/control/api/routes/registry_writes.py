@@ -11,21 +11,22 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.api.conventions import (
     Conditional,
     Moment,
     Precondition,
+    Taken,
     etag_of,
     receive_file,
     stale,
 )
-from bascule.control.api.rights import caller_of
+from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.routes.registry_reads import Number, version_of
-from bascule.control.api.views import AliasView, EventView, Tags, VersionView
 from bascule.core import BasculeError, Conflict, Overloaded, Scratch
+from bascule.registry import Alias, Event, Version, operations as of_registry
 
 if TYPE_CHECKING:
     from bascule.registry import Registry
@@ -39,7 +40,6 @@ CheckMayEnd = Callable[[Request, str], None]
 _MAX_TRANSFERS = 2
 """Uploads and downloads at once: each copies a bundle."""
 _CHUNK_BYTES = 1 << 20
-_TAGS = "registry"
 _OWN_PLACE = re.compile(r"\S*/bascule-(?:transfer|import)-[^/\s]*/bundle(?:\.tar)?")
 """A path that a caller has no use for."""
 
@@ -47,19 +47,15 @@ _Reason = Annotated[str, Query(max_length=1_024, description="Why, for the histo
 _ARCHIVE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-class AliasMove(BaseModel):
+class AliasMove(Taken):
     """Where an alias is to point."""
-
-    model_config = {"extra": "forbid"}
 
     number: Annotated[int, Field(ge=1, lt=2**31)]
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
 
 
-class NewDeprecation(BaseModel):
+class NewDeprecation(Taken):
     """When a version ends, and what to use instead."""
-
-    model_config = {"extra": "forbid"}
 
     sunset: Annotated[
         Moment | None, Field(description="From then on it is answered 410; null: no date")
@@ -68,10 +64,8 @@ class NewDeprecation(BaseModel):
     reason: Annotated[str, Field(max_length=1_024, description="Why, for the history")] = ""
 
 
-class Retirement(BaseModel):
+class Retirement(Taken):
     """Why a version is taken out of use."""
-
-    model_config = {"extra": "forbid"}
 
     reason: Annotated[str, Field(max_length=1_024)]
 
@@ -89,7 +83,7 @@ def add_registry_writes(
 
 
 @contextmanager
-def _as_precondition(condition: Precondition, current: Callable[[], BaseModel]) -> Iterator[None]:
+def _as_precondition(condition: Precondition, current: Callable[[], object]) -> Iterator[None]:
     """A resource that changed between the check and the change fails the condition as well."""
     try:
         yield
@@ -100,47 +94,45 @@ def _as_precondition(condition: Precondition, current: Callable[[], BaseModel]) 
 
 
 def _add_aliases(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    def current(registry: Registry, model: str, alias: str) -> AliasView | None:
-        found = registry.aliases(model).get(alias)
-        return None if found is None else AliasView.of(found)
+    def current(registry: Registry, model: str, alias: str) -> Alias | None:
+        return registry.aliases(model).get(alias)
 
-    @app.put("/api/v1/models/{model}/aliases/{alias}", tags=[_TAGS])
+    @serves(app, of_registry.SET_ALIAS)
     def move(
         model: str, alias: str, to: AliasMove, request: Request, response: Response,
         condition: Conditional,
-    ) -> EventView:  # fmt: skip
+    ) -> Event:  # fmt: skip
         """Point an alias to a version; the answer is the event, its tag that of the alias."""
         registry, expected = open_registry(), {}
         if condition.is_given:
             before = current(registry, model, alias)
             condition.check(before)
             expected["expected"] = None if before is None else before.number
-        with _as_precondition(condition, lambda: AliasView.of(registry.alias(model, alias))):
+        with _as_precondition(condition, lambda: registry.alias(model, alias)):
             event = registry.set_alias(
                 model, alias, to.number, by=caller_of(request).user, reason=to.reason, **expected
             )
-        response.headers["ETag"] = etag_of(AliasView.of(registry.alias(model, alias)))
-        return EventView.of(event)
+        response.headers["ETag"] = etag_of(registry.alias(model, alias))
+        return event
 
-    @app.delete("/api/v1/models/{model}/aliases/{alias}", tags=[_TAGS])
+    @serves(app, of_registry.DROP_ALIAS)
     def drop(
         model: str, alias: str, request: Request, condition: Conditional, reason: _Reason = ""
-    ) -> EventView:
+    ) -> Event:
         """Drop an alias; its history stays."""
         registry, expected = open_registry(), {}
         if condition.is_given:
-            before = AliasView.of(registry.alias(model, alias))
+            before = registry.alias(model, alias)
             condition.check(before)
             expected["expected"] = before.number
-        with _as_precondition(condition, lambda: AliasView.of(registry.alias(model, alias))):
-            event = registry.drop_alias(
+        with _as_precondition(condition, lambda: registry.alias(model, alias)):
+            return registry.drop_alias(
                 model, alias, by=caller_of(request).user, reason=reason, **expected
             )
-        return EventView.of(event)
 
 
 def _add_tags(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    @app.patch("/api/v1/models/{model}/versions/{number}/tags", tags=[_TAGS])
+    @serves(app, of_registry.CHANGE_TAGS)
     def change(
         model: str, number: Number, changes: dict[str, str | None], request: Request,
         response: Response, condition: Conditional,
@@ -149,76 +141,72 @@ def _add_tags(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
         registry = open_registry()
         version = version_of(registry, model, number)
         before = registry.tags(version)
-        condition.check(Tags(before))
-        with _as_precondition(condition, lambda: Tags(registry.tags(version))):
+        condition.check(before)
+        with _as_precondition(condition, lambda: registry.tags(version)):
             registry.change_tags(
                 version, changes, by=caller_of(request).user,
                 expected=before if condition.is_given else None,
             )  # fmt: skip
         now = registry.tags(version)
-        response.headers["ETag"] = etag_of(Tags(now))
+        response.headers["ETag"] = etag_of(now)
         return now
 
 
 def _conditional(registry: Registry, condition: Precondition, model: str, number: int) -> Registry:
     """The registry, once the conditions of a request are met by the version."""
     if condition.is_given:
-        condition.check(VersionView.of(version_of(registry, model, number)))
+        condition.check(version_of(registry, model, number))
     return registry
 
 
 def _add_retirement(app: FastAPI, open_registry: Callable[[], Registry]) -> None:
-    path = "/api/v1/models/{model}/versions/{number}/retirement"
-
-    @app.put(path, tags=[_TAGS])
+    @serves(app, of_registry.RETIRE)
     def retire(
         model: str, number: Number, why: Retirement, request: Request, condition: Conditional
-    ) -> VersionView:
+    ) -> Version:
         """Take a version out of use; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
-        return VersionView.of(registry.retire(model, number, by=user, reason=why.reason))
+        return registry.retire(model, number, by=user, reason=why.reason)
 
-    @app.delete(path, tags=[_TAGS])
+    @serves(app, of_registry.RESTORE)
     def restore(
         model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
-    ) -> VersionView:
+    ) -> Version:
         """Take a retired version back into use; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
         user = caller_of(request).user
-        return VersionView.of(registry.restore(model, number, by=user, reason=reason))
+        return registry.restore(model, number, by=user, reason=reason)
 
 
 def _add_deprecation(
     app: FastAPI, open_registry: Callable[[], Registry], check_may_end: CheckMayEnd
 ) -> None:
-    path = "/api/v1/models/{model}/versions/{number}/deprecation"
-
     def check(registry: Registry, request: Request, model: str, number: int, sunset: Any) -> None:
         version = version_of(registry, model, number)
         before = None if version.deprecated is None else version.deprecated.sunset
         if before != sunset and version.retired is None:
             check_may_end(request, str(version))
 
-    @app.put(path, tags=[_TAGS])
+    @serves(app, of_registry.DEPRECATE)
     def deprecate(
         model: str, number: Number, said: NewDeprecation, request: Request, condition: Conditional
-    ) -> VersionView:
+    ) -> Version:
         """Announce that a version will go away; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
         check(registry, request, model, number, said.sunset)
         user = caller_of(request).user
-        return VersionView.of(registry.deprecate(model, number, by=user, **said.model_dump()))
+        return registry.deprecate(model, number, by=user, **said.model_dump())
 
-    @app.delete(path, tags=[_TAGS])
+    @serves(app, of_registry.UNDEPRECATE)
     def undeprecate(
         model: str, number: Number, request: Request, condition: Conditional, reason: _Reason = ""
-    ) -> VersionView:
+    ) -> Version:
         """Withdraw a deprecation; conditions are about the version."""
         registry = _conditional(open_registry(), condition, model, number)
         check(registry, request, model, number, None)
         user = caller_of(request).user
-        return VersionView.of(registry.undeprecate(model, number, by=user, reason=reason))
+        return registry.undeprecate(model, number, by=user, reason=reason)
 
 
 def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: TakeIn) -> None:
@@ -236,13 +224,12 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
         finally:
             places.release()
 
-    @app.post(
-        "/api/v1/models/{model}/versions",
-        tags=[_TAGS],
-        status_code=201,
+    @serves(
+        app,
+        of_registry.PUSH,
         openapi_extra={"requestBody": {"required": True, "content": _ARCHIVE}},
     )
-    async def push(model: str, request: Request, response: Response) -> VersionView:
+    async def push(model: str, request: Request, response: Response) -> Version:
         """Upload a version in the file that `bascule export` writes.
 
         It is verified, and pushed by a process of its own. The same bundle gives the version that
@@ -258,11 +245,11 @@ def _add_bundles(app: FastAPI, open_registry: Callable[[], Registry], take_in: T
                 message = _OWN_PLACE.sub("the uploaded bundle", problem.message)
                 raise type(problem)(message, hint=problem.hint, **problem.facts) from None
         response.headers["Location"] = f"/api/v1/models/{model}/versions/{version.number}"
-        return VersionView.of(version)
+        return version
 
-    @app.get(
-        "/api/v1/models/{model}/versions/{number}/bundle",
-        tags=[_TAGS],
+    @serves(
+        app,
+        of_registry.BUNDLE,
         response_class=StreamingResponse,
         responses={200: {"content": _ARCHIVE}},
     )

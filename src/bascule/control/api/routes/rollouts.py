@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Page, Paged
-from bascule.control.api.rights import Authorise, caller_of
-from bascule.control.api.routes.endpoints import DeployedView, followed_model
+from bascule.control.api.conventions import Encoded, Page, Paged, Taken
+from bascule.control.api.rights import Authorise, caller_of, serves
+from bascule.control.api.routes.endpoints import followed_model
 from bascule.core import Reference, Refused
+from bascule.release.rollouts import (
+    Begun,
+    Decision,
+    Deleted,
+    Deployment,
+    Evidence,
+    Replay,
+    RolloutVerdict,
+    StoredDecision,
+    StoredRollout,
+    operations as of_rollouts,
+)
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import (
-        Begun,
-        Command,
-        RolloutRequest,
-        Rollouts,
-        StoredDecision,
-        StoredRollout,
-    )
+    from bascule.release.rollouts import Command, RolloutRequest, Rollouts
 
-_TAGS = "rollouts"
 _Text = Annotated[str, Field(max_length=512)]
 _Reason = Annotated[str, Field(max_length=4_096)]
 _Why = Annotated[str, Query(max_length=4_096, description="Why, for the history")]
@@ -34,15 +38,13 @@ _Expected = Literal["promote", "hold", "abort"]
 _Seconds = Annotated[float, Field(ge=0, le=365 * 86_400)]
 
 
-class NewRollout(BaseModel):
+class NewRollout(Taken):
     """A version to roll out, and how; what is not said takes its default."""
-
-    model_config = {"extra": "forbid"}
 
     version: Annotated[str, Field(min_length=1, max_length=512, description="late/5, late@next")]
     endpoint: Annotated[str, Field(max_length=128, description="Default: the model's name")] = ""
     strategy: Annotated[str, Field(max_length=32)] = ""
-    guards: Annotated[list[_Text], Field(max_length=16, description="errors +1 pp")] = []
+    guards: Annotated[list[_Text], Field(max_length=16, description="errors +1 pp")] = []  # noqa: RUF012 -- pydantic copies it
     steps_percent: Annotated[list[float] | None, Field(max_length=32)] = None
     step_s: _Seconds | None = None
     max_s: _Seconds | None = None
@@ -63,96 +65,8 @@ class NewRollout(BaseModel):
     dry_run: bool = False
 
 
-class RolloutView(BaseModel):
-    """A rollout and where it stands."""
-
-    rollout: dict[str, Any]
-    state: Annotated[str, Field(description="asked, running, waiting, paused, baking, promoted...")]
-    decisions: int
-    latest: dict[str, Any] | None
-    intervals: int
-    ended_at: AwareDatetime | None
-    created_by: str
-    reason: str
-
-    @classmethod
-    def of(cls, stored: StoredRollout) -> RolloutView:
-        latest = msgspec.to_builtins(stored.latest)
-        return cls(
-            rollout=msgspec.to_builtins(stored.rollout),
-            state="asked" if latest is None else latest["state"]["type"],
-            decisions=stored.decisions, latest=latest, intervals=stored.intervals,
-            ended_at=stored.ended_at, created_by=stored.created_by, reason=stored.reason,
-        )  # fmt: skip
-
-
-class BegunView(BaseModel):
-    """What was asked for, and what a rollout like this finds."""
-
-    rollout: dict[str, Any]
-    sentence: str
-    forecasts: list[dict[str, Any]]
-    from_settings: Annotated[list[str], Field(description="The fields that the settings chose")]
-
-    @classmethod
-    def of(cls, begun: Begun) -> BegunView:
-        return cls.model_validate(msgspec.to_builtins(begun))
-
-
-class DeploymentView(BaseModel):
-    """A plan that was made at once, or a rollout that was asked for; the other is null."""
-
-    deployed: DeployedView | None
-    begun: BegunView | None
-
-
-class DeletedView(BaseModel):
-    """What became of an endpoint."""
-
-    sentence: str
-
-
-class DecisionView(BaseModel):
-    """A stored decision."""
-
-    number: int
-    at: AwareDatetime
-    made_by: str
-    before: dict[str, Any] | None
-    decision: dict[str, Any]
-    plan_number: int | None
-
-    @classmethod
-    def of(cls, stored: StoredDecision) -> DecisionView:
-        return cls.model_validate(msgspec.to_builtins(stored))
-
-
-class EvidenceView(BaseModel):
-    """The evidence of harm of a rollout."""
-
-    log_e: Annotated[
-        list[float | None], Field(description="Natural logarithms; null before the first look")
-    ]
-
-
-class ReplayView(BaseModel):
-    """What became of the decisions of a rollout when they were made again."""
-
-    differing: Annotated[list[str], Field(description="A sentence for each that differs")]
-
-
-class VerdictView(BaseModel):
-    """What a controller that moves the shares itself should do."""
-
-    verdict: Annotated[str, Field(description="promote, hold or abort")]
-    reason: str
-    evidence: dict[str, Any]
-
-
-class Order(BaseModel):
+class Order(Taken):
     """Why; and, to promote, what is allowed."""
-
-    model_config = {"extra": "forbid"}
 
     reason: _Reason = ""
     allow_answers: Annotated[
@@ -189,45 +103,41 @@ def _add_list(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: A
             return False
         return True
 
-    @app.get("/api/v1/rollouts", tags=[_TAGS])
-    def rollouts(paged: Paged, request: Request, endpoint: str | None = None) -> Page[RolloutView]:
+    @serves(app, of_rollouts.ROLLOUTS)
+    def rollouts(
+        paged: Paged, request: Request, endpoint: str | None = None
+    ) -> Page[Encoded[StoredRollout]]:
         """The rollouts that the caller may read, the latest first; of one `?endpoint=`."""
         every = enumerate(open_rollouts().rollouts(endpoint))
         found = [one for one in every if may_read(one[1].rollout.endpoint, request)][::-1]
-        return paged.page(
-            found, lambda one: RolloutView.of(one[1]), lambda one: one[0], descending=True
-        )
+        return paged.page(found, lambda one: one[0], lambda one: one[1], descending=True)
 
 
 def _add_deployments(
     app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
 ) -> None:
-    @app.post("/api/v1/rollouts", tags=[_TAGS], status_code=201)
-    def begin(wanted: NewRollout, request: Request, response: Response) -> BegunView:
+    @serves(app, of_rollouts.BEGIN)
+    def begin(wanted: NewRollout, request: Request, response: Response) -> Encoded[Begun]:
         """Ask for a rollout, which the server that serves the endpoint begins."""
         asked = _asked(wanted, request, authorise)
         book = open_rollouts(partial(authorise, request, "approve"))
         begun = book.begin(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
         response.headers["Location"] = f"/api/v1/rollouts/{begun.rollout.id}"
-        return BegunView.of(begun)
+        return begun
 
-    @app.post("/api/v1/deployments", tags=[_TAGS], status_code=201)
-    def deploy(wanted: NewRollout, request: Request) -> DeploymentView:
+    @serves(app, of_rollouts.DEPLOY)
+    def deploy(wanted: NewRollout, request: Request) -> Encoded[Deployment]:
         """Deploy a version at once or by a rollout, as the request and the settings say."""
-        from bascule.release.rollouts import Begun
-
         asked = _asked(wanted, request, authorise)
         book = open_rollouts(partial(authorise, request, "approve"))
         made = book.deploy(asked, by=caller_of(request).user, dry_run=wanted.dry_run)
-        if isinstance(made, Begun):
-            return DeploymentView(deployed=None, begun=BegunView.of(made))
-        return DeploymentView(deployed=DeployedView.of(made), begun=None)
+        return Deployment(None, made) if isinstance(made, Begun) else Deployment(made, None)
 
-    @app.delete("/api/v1/endpoints/{endpoint}", tags=["endpoints"])
-    def delete(endpoint: str, request: Request, reason: _Why) -> DeletedView:
+    @serves(app, of_rollouts.DELETE_ENDPOINT)
+    def delete(endpoint: str, request: Request, reason: _Why) -> Deleted:
         """Delete an endpoint that has no rollout under way; its plans and its history stay."""
         user, book = caller_of(request).user, open_rollouts(partial(authorise, request, "approve"))
-        return DeletedView(sentence=book.delete_endpoint(endpoint, by=user, reason=reason))
+        return Deleted(book.delete_endpoint(endpoint, by=user, reason=reason))
 
 
 def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise) -> None:
@@ -237,38 +147,37 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: 
         authorise(request, "read", found.rollout.endpoint)
         return found
 
-    @app.get("/api/v1/rollouts/{rollout}", tags=[_TAGS])
-    def one(rollout: str, request: Request) -> RolloutView:
+    @serves(app, of_rollouts.ROLLOUT)
+    def one(rollout: str, request: Request) -> Encoded[StoredRollout]:
         """One rollout, by its id; or the latest of an endpoint, by its name."""
-        return RolloutView.of(readable(rollout, request))
+        return readable(rollout, request)
 
-    @app.get("/api/v1/rollouts/{rollout}/decisions", tags=[_TAGS])
-    def decisions(rollout: str, paged: Paged, request: Request) -> Page[DecisionView]:
+    @serves(app, of_rollouts.DECISIONS)
+    def decisions(rollout: str, paged: Paged, request: Request) -> Page[Encoded[StoredDecision]]:
         """The decisions of a rollout, in order."""
-        return paged.page(
-            open_rollouts().decisions(readable(rollout, request).rollout.id),
-            DecisionView.of,
-            lambda one: one.number,
-        )
+        found = open_rollouts().decisions(readable(rollout, request).rollout.id)
+        return paged.page(found, lambda one: one.number)
 
-    @app.get("/api/v1/rollouts/{rollout}/evidence", tags=[_TAGS])
-    def evidence(rollout: str, request: Request) -> EvidenceView:
+    @serves(app, of_rollouts.EVIDENCE)
+    def evidence(rollout: str, request: Request) -> Evidence:
         """The logarithm of the evidence of harm after each interval."""
-        return EvidenceView(log_e=open_rollouts().evidence(readable(rollout, request).rollout.id))
+        return Evidence(open_rollouts().evidence(readable(rollout, request).rollout.id))
 
-    @app.get("/api/v1/rollouts/{rollout}/replay", tags=[_TAGS])
-    def replay(rollout: str, request: Request) -> ReplayView:
+    @serves(app, of_rollouts.REPLAY)
+    def replay(rollout: str, request: Request) -> Replay:
         """Make every decision again from the stored evidence."""
-        return ReplayView(differing=open_rollouts().replay(readable(rollout, request).rollout.id))
+        return Replay(open_rollouts().replay(readable(rollout, request).rollout.id))
 
 
 def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
-    @app.post(
-        "/api/v1/verdicts/{endpoint}",
-        tags=[_TAGS],
+    @serves(
+        app,
+        of_rollouts.VERDICT,
         responses={409: {"description": "The verdict is another than `?expects=`"}},
     )
-    def verdict(endpoint: str, response: Response, expects: _Expected | None = None) -> VerdictView:
+    def verdict(
+        endpoint: str, response: Response, expects: _Expected | None = None
+    ) -> RolloutVerdict:
         """The verdict on the latest rollout of an endpoint, for Argo Rollouts and Flagger.
 
         With `?expects=abort` or `?expects=promote`, the status is 409 for every other verdict.
@@ -279,9 +188,9 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
         said = verdict_of(latest[0] if latest else None, endpoint)
         if expects is not None and said.verdict != expects:
             response.status_code = 409
-        return VerdictView(verdict=said.verdict, reason=said.reason, evidence=dict(said.evidence))
+        return said
 
-    @app.get("/api/v1/verdicts/{endpoint}/api/v1/query", tags=[_TAGS])
+    @serves(app, of_rollouts.VERDICT_QUERY)
     def verdict_query(endpoint: str, query: str) -> dict[str, Any]:
         """The verdict in the form of a query of Prometheus: 1 promotes, 0 holds, -1 aborts.
 
@@ -300,22 +209,22 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
 def _add_commands(
     app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: Authorise
 ) -> None:
-    def commanded(rollout: str, wanted: Command, said: Order, request: Request) -> dict[str, Any]:
+    def commanded(
+        rollout: str, wanted: Command, said: Order, request: Request
+    ) -> Encoded[Decision]:
         book = open_rollouts(partial(authorise, request, "approve"))
-        decision = book.command(
+        return book.command(
             rollout, wanted, by=caller_of(request).user, reason=said.reason,
             allow_answers=said.allow_answers,
         )  # fmt: skip
-        made: dict[str, Any] = msgspec.to_builtins(decision)
-        return made
 
-    @app.post("/api/v1/rollouts/{rollout}/promote", tags=[_TAGS])
-    def promote(rollout: str, said: Order, request: Request) -> dict[str, Any]:
+    @serves(app, of_rollouts.PROMOTE)
+    def promote(rollout: str, said: Order, request: Request) -> Encoded[Decision]:
         """Approve the last step of a rollout, or give the candidate all traffic before it."""
         return commanded(rollout, "promote", said, request)
 
-    @app.post("/api/v1/rollouts/{rollout}/{command}", tags=[_TAGS])
-    def order(rollout: str, command: str, said: Order, request: Request) -> dict[str, Any]:
+    @serves(app, of_rollouts.COMMAND)
+    def order(rollout: str, command: str, said: Order, request: Request) -> Encoded[Decision]:
         """Pause, resume or abort a rollout."""
         from bascule.release.rollouts import check_command
 

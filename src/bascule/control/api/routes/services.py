@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Path, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from bascule.control.api.conventions import Page, Paged
-from bascule.control.api.rights import Authorise
+from bascule.control import operations as of_server
+from bascule.control.answers import IndexEntry, Nothing, Served
+from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.rights import Authorise, serves
 from bascule.control.link import ServerLink
 from bascule.core import Invalid, Reference
 from bascule.security import ANY
@@ -43,20 +45,8 @@ T = TypeVar("T")
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
-class ServedView(BaseModel):
-    """One version that is served."""
-
-    model: str
-    version: str
-    is_default: Annotated[bool, Field(description="Whether it answers to the plain name")]
-    loaded_in: Annotated[int, Field(description="In how many workers it is in memory")]
-    size_bytes: Annotated[int, Field(description="What it takes in a worker, at most")]
-
-
-class LoadRequest(BaseModel):
+class LoadRequest(Taken):
     """A version to load, and what becomes of the others."""
-
-    model_config = {"extra": "forbid"}
 
     reference: Annotated[
         str,
@@ -73,19 +63,6 @@ class LoadRequest(BaseModel):
             "name from now on; swap: and the default before it is unloaded"
         ),
     ] = "beside"
-
-
-class IndexEntry(BaseModel):
-    """One version, in the words of the model repository extension."""
-
-    name: str
-    version: str
-    state: Literal["READY"]
-    reason: str
-
-
-class Nothing(BaseModel):
-    """The model repository extension answers with an empty object."""
 
 
 def add_services(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
@@ -130,15 +107,14 @@ def _changer(server: ServerLink) -> Callable[[Edit, str], ModelSpecs]:
 def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Authorise) -> None:
     change = _changer(server)
 
-    @app.get("/api/v1/server/services", tags=["server"])
-    def services(paged: Paged) -> Page[ServedView]:
+    @serves(app, of_server.SERVICES)
+    def services(paged: Paged) -> Page[Served]:
         """What is served now, the default version of a model before its others."""
-        served = list(enumerate(_views(server)))
-        return paged.page(served, lambda one: one[1], lambda one: one[0])
+        return paged.numbered(_views(server))
 
-    @app.post("/api/v1/server/services", tags=["server"])
+    @serves(app, of_server.LOAD_SERVICE)
     @_apart
-    def load(wish: LoadRequest, request: Request) -> Page[ServedView]:
+    def load(wish: LoadRequest, request: Request) -> Page[Served]:
         """Load a version in every worker, then turn to it; no request is lost."""
         authorise(request, "manage", _model_of(wish.reference))
         service = find(wish.reference)
@@ -150,9 +126,9 @@ def _add_own(app: FastAPI, server: ServerLink, find: FindService, authorise: Aut
             change(lambda now: loaded(now, service, default=is_default), service.model)
         return Page(items=_views(server), next=None)
 
-    @app.delete("/api/v1/server/services/{model}", tags=["server"])
+    @serves(app, of_server.UNLOAD_SERVICE)
     @_apart
-    def unload(model: _Name, request: Request, version: str | None = None) -> Page[ServedView]:
+    def unload(model: _Name, request: Request, version: str | None = None) -> Page[Served]:
         """Unload a version, or the only one; what it has under way is answered."""
         authorise(request, "manage", model)
         change(lambda now: unloaded(now, model, version), model)
@@ -165,15 +141,12 @@ def _add_repository(
     change = _changer(server)
 
     # Clients send a body with parameters that mean nothing here: it is not read.
-    @app.post("/v2/repository/index", tags=["model repository extension"])
+    @serves(app, of_server.INDEX)
     def index() -> list[IndexEntry]:
         """What is served."""
-        return [
-            IndexEntry(name=service.model, version=service.version, state="READY", reason="")
-            for service in server.services
-        ]
+        return [IndexEntry(service.model, service.version) for service in server.services]
 
-    @app.post("/v2/repository/models/{model}/load", tags=["model repository extension"])
+    @serves(app, of_server.LOAD_MODEL)
     @_apart
     def load(model: _Name, request: Request) -> Nothing:
         """Swap the model for its newest version whose gates have not failed."""
@@ -182,7 +155,7 @@ def _add_repository(
         change(lambda now: swapped(now, service), model)
         return Nothing()
 
-    @app.post("/v2/repository/models/{model}/unload", tags=["model repository extension"])
+    @serves(app, of_server.UNLOAD_MODEL)
     @_apart
     def unload(model: _Name, request: Request) -> Nothing:
         """Unload every version of the model."""
@@ -199,14 +172,14 @@ def _model_of(reference: str) -> str:
         return ANY
 
 
-def _views(server: ServerLink) -> list[ServedView]:
+def _views(server: ServerLink) -> list[Served]:
     services = server.services
     current = {(plan.endpoint, plan.current.version) for plan in server.plans}
     states: dict[tuple[str, str], list[ModelState]] = {}
     for state in server.models():
         states.setdefault((state.model, state.version), []).append(state)
     return [
-        ServedView(
+        Served(
             model=service.model,
             version=service.version,
             is_default=(service.model, f"{service.model}/{service.version}") in current
