@@ -26,6 +26,7 @@ from bascule.settings import (
     CATALOGUES,
     OBJECTS,
     ModelSettings,
+    ObjectiveSettings,
     RolloutSettings,
     ServingSettings,
     Settings,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from bascule.monitoring import Ledger, Outcomes
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
-    from bascule.monitoring.alerts.sources import ServerFacts
+    from bascule.monitoring.alerts.sources import Objective, ServerFacts
     from bascule.monitoring.ledger import CallerCount
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
@@ -677,6 +678,21 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
 
 
+def objectives_of(settings: Settings) -> dict[str, Objective]:
+    """The objectives of models, by name, in the units of the counters."""
+    from bascule.monitoring.alerts.sources import Objective
+    from bascule.serving.telemetry import BUCKETS_S
+
+    def objective(chosen: ObjectiveSettings) -> Objective:
+        if chosen.latency_ms is None:
+            return Objective(chosen.availability)
+        latency_s = chosen.latency_ms / 1e3
+        bound_s = next(bound for bound in BUCKETS_S if bound >= latency_s)
+        return Objective(chosen.availability, chosen.latency_share, bound_s)
+
+    return {name: objective(each) for name, each in settings.alerts.objectives.items()}
+
+
 def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
@@ -716,6 +732,7 @@ def watcher_of(
     if server is not None:
         place, read = server
         local.append(sources.HealthSource(read, limits, place))
+        local.append(sources.ObjectiveSource(read, objectives_of(settings), place))
         runs = Runs(Jobs(open_catalogue(settings)))
         local.append(sources.BatchSource(lambda _now: facts_of_runs(runs.of_host()), place))
     if ledger_of(settings) is not None:
@@ -735,7 +752,7 @@ def watcher_of(
     )
     shared.append(sources.RolloutSource(RolloutStore(catalogue).troubles))
     shared.append(sources.ReceiverSource(AlertStore(catalogue).failing, chosen.receivers))
-    steady = ("health", "ledger", "receivers")
+    steady = ("health", "objectives", "ledger", "receivers")
     watching = Watching(
         place=place,
         local=local,

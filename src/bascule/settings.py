@@ -287,6 +287,22 @@ class RouteSettings(RouteOptions, _Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveSettings(_Section):
+    """What share of a model's requests must be good: a section `[alerts.objectives.MODEL]`.
+
+    Attributes:
+        availability: The share answered, and not with a status of 500 or more; null for none.
+        latency_ms: How long an answer may take; null for no such objective. It is raised to the
+            next bound of the histogram of durations.
+        latency_share: The share of answers within `latency_ms`.
+    """
+
+    availability: Annotated[float, Gt(0), Lt(1)] | None = None
+    latency_ms: Annotated[float, Gt(0), Le(10_000)] | None = None
+    latency_share: Annotated[float, Gt(0), Lt(1)] = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings(_Section):
     """What raises an alert, and which receivers are notified.
 
@@ -302,6 +318,7 @@ class AlertSettings(_Section):
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
         repeat_s: How long after a notification an alert that still fires is repeated.
         public_url: The address of the control API, for links in notifications.
+        objectives: What share of requests must be good, by the name of the model.
         receivers: Where notifications go, by name.
         routes: Which alerts go where; without any, all go to every receiver.
     """
@@ -316,6 +333,7 @@ class AlertSettings(_Section):
     keep_firing_s: Annotated[float, Ge(0)] = 300.0
     repeat_s: Annotated[float, Ge(60)] = 14_400.0
     public_url: str = ""
+    objectives: Mapping[str, ObjectiveSettings] = field(default_factory=dict)
     receivers: Mapping[str, ReceiverSettings] = field(default_factory=dict)
     routes: tuple[RouteSettings, ...] = ()
 

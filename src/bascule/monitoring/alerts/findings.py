@@ -21,7 +21,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        source: `health`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift`,
+        source: `health`, `objectives`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift`,
             `performance` or `receivers`.
         kind: What is wrong, such as `error_share`.
         model: Of which model; empty for the server itself.

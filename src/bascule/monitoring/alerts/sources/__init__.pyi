@@ -11,6 +11,7 @@ from .health import (
     VersionCount as VersionCount,
 )
 from .ledger import LedgerSource as LedgerSource
+from .objectives import Objective as Objective, ObjectiveSource as ObjectiveSource
 from .receivers import ReceiverSource as ReceiverSource
 from .rollouts import RolloutSource as RolloutSource
 from .served import (
