@@ -15,7 +15,7 @@ from bascule.ship import TARGETS, write_files
 
 pytestmark = pytest.mark.slow
 
-MANIFESTS = ("kubernetes", "kserve", "istio", "gateway-api", "argo-rollouts", "flagger")
+MANIFESTS = ("kubernetes", "kserve", "istio", "gateway-api", "argo-rollouts")
 KUBERNETES = ("1.31", "1.34", "1.37")
 VALIDATE = """
 import json, sys
@@ -32,7 +32,7 @@ MODULES = {
     "monitoring.coreos.com/v1": "prometheus-operator",
     "networking.istio.io/v1": "istio",
 }
-"""The module of `@kubernetes-models` by group; there is none for KServe and Flagger."""
+"""The module of `@kubernetes-models` by group; there is none for KServe."""
 CHECK = """
 import { readFileSync } from "node:fs";
 for (const { module, document } of JSON.parse(readFileSync(0))) {
@@ -166,16 +166,56 @@ def test_helm_makes_the_objects_of_the_kustomize_base(tmp_path):
     assert [one for one in report["messages"] if one["severity"] > 1] == []
 
 
-def test_values_of_the_chart_choose_replicas_images_and_operators(tmp_path):
+def test_values_of_the_chart_choose_scaling_images_and_operators(tmp_path):
     write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
     _, made = helm(
         tmp_path, replicas=5, monitoring=True, externalSecrets=True,
-        images={"late-v3": "mirror.example.com/late:3"},
+        images={"late--current": "mirror.example.com/late:3"},
     )  # fmt: skip
     first, second = made["deployments.yaml"]
     (container,) = first["spec"]["template"]["spec"]["containers"]
-    assert (first["spec"]["replicas"], container["image"]) == (5, "mirror.example.com/late:3")
-    assert second["spec"]["template"]["spec"]["containers"][0]["image"].endswith("4b4b4b4b4b4b")
+    assert container["image"] == "mirror.example.com/late:3"
+    assert "replicas" not in first["spec"]
+    assert made["scaling.yaml"][0]["spec"]["minReplicas"] == 5
+    image = second["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.endswith("4b4b4b4b4b4b-0d0d0d0d")
     files = TARGETS["kubernetes"].render(CANARY)
     assert made["monitoring.yaml"] == documents(files["monitoring/monitoring.yaml"])
     assert made["external-secrets.yaml"] == documents(files["secrets/external-secrets.yaml"])
+
+
+def test_values_of_the_chart_choose_where_pods_run_and_who_scales_them(tmp_path):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    _, made = helm(
+        tmp_path, autoscaling="none", replicas=3, imagePullSecrets=[{"name": "pull"}],
+        nodeSelector={"pool": "cpu"}, tolerations=[{"key": "ml", "operator": "Exists"}],
+        ingress={"host": "late.example.com", "className": "nginx", "tlsSecret": "late-tls"},
+    )  # fmt: skip
+    assert "scaling.yaml" not in made
+    for deployment in made["deployments.yaml"]:
+        pod = deployment["spec"]["template"]["spec"]
+        assert deployment["spec"]["replicas"] == 3
+        assert pod["imagePullSecrets"] == [{"name": "pull"}]
+        assert pod["nodeSelector"] == {"pool": "cpu"}
+        assert pod["tolerations"] == [{"key": "ml", "operator": "Exists"}]
+    (ingress,) = made["ingress.yaml"]
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    assert ingress["spec"]["tls"] == [{"hosts": ["late.example.com"], "secretName": "late-tls"}]
+    validate([one for objects in made.values() for one in objects])
+    _, made = helm(tmp_path, autoscaling="keda")
+    assert "scaling.yaml" not in made
+    assert [one["kind"] for one in made["keda.yaml"]] == ["ScaledObject", "ScaledObject"]
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"replicas": 0}, "replicas"), ({"autoscaling": "often"}, "autoscaling"),
+        ({"images": {"late--curent": "late:3"}}, "curent"), ({"replica": 2}, "replica"),
+        ({"images": {"late--current": "late"}}, "late--current"),
+    ],
+)  # fmt: skip
+def test_values_that_the_chart_does_not_know_are_refused(tmp_path, values, place):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    with pytest.raises(AssertionError, match=place):
+        helm(tmp_path, **values)

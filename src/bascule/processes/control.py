@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.app import control_parts, watcher_of
+from bascule.app import cluster_of, control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.control import (
     Answers,
@@ -232,9 +232,11 @@ def _routing(
     from bascule.control import routing_plans
 
     assert parts.open_endpoints is not None
+    routers = settings.rollouts.routers
     return routing_plans(
-        settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=after
-    )
+        routers, parts.open_endpoints, parts.open_registry,
+        cluster=cluster_of(settings) if routers else None, after=after,
+    )  # fmt: skip
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
