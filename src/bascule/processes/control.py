@@ -53,11 +53,16 @@ _NOT_STARTED_EXIT = 3
 
 
 def command(
-    settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    every_endpoint: bool = False,
+    may_wait: bool = False,
 ) -> ControlCommand:
     """What a supervisor starts; the process has these settings whatever becomes of their files.
 
-    `every_endpoint`: whether the server serves every endpoint of the catalogue.
+    `every_endpoint`: whether the server serves every endpoint of the catalogue. `may_wait`: whether
+    it may begin while the catalogue of the keys is away.
     """
     from pydantic import TypeAdapter
 
@@ -65,7 +70,7 @@ def command(
 
     told = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.processes.control")
-    config = {"settings": told, "every_endpoint": every_endpoint}
+    config = {"settings": told, "every_endpoint": every_endpoint, "may_wait": may_wait}
     return ControlCommand(argv, listener, config)
 
 
@@ -88,7 +93,7 @@ def main() -> int:
     parts = _parts_of(settings)
     answers.set_result(mine := Answers(parts))
     try:
-        guard = _start_keys(config["keys_fd"], counters, parts)
+        guard = _start_keys(config["keys_fd"], counters, parts, may_wait=config["may_wait"])
     except BasculeError as error:
         log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
         mine.settle_keys(error)
@@ -180,11 +185,13 @@ def _watching(
         watcher.stop()
 
 
-def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:
+def _start_keys(
+    descriptor: int | None, counters: Counters, parts: Parts, *, may_wait: bool = False
+) -> Authenticator | None:
     """Keep the file of the keys up to date until the process ends; None where none are needed."""
     if descriptor is None:
         return None
-    keys = open_keys_file(descriptor, counters, parts)
+    keys = open_keys_file(descriptor, counters, parts, may_wait=may_wait)
     keys.start()
     return Authenticator(keys.path, held_ns=counters.keys_held_ns)
 
