@@ -144,6 +144,50 @@ def pipeline(repository, *, delivers=True, **variables):
     return ran, failed, said
 
 
+PODMAN = """
+echo "$@" >>"$ASKED/asked"
+case "$1" in
+image) echo '[{"Id": "ab", "Size": 5}]' ;;
+save) while [ "$1" != --output ]; do shift; done; echo layers >"$2" ;;
+push) while [ "$1" != --digestfile ]; do shift; done; printf sha256:%064d 7 >"$2" ;;
+build) for last in "$@"; do :; done; cp "$last/Dockerfile" "$ASKED/Dockerfile" ;;
+esac
+"""
+
+
+def test_the_image_serves_under_the_number_of_the_registry_and_is_found_by_its_digest(
+    repository, tmp_path
+):
+    """The tools of images are stand-ins that note what they are asked for; all else is real."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in {"podman": PODMAN, "trivy": "exit 0", "cosign": "exit 0"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    image = "registry.example.com/ml/tumours"
+    bascule(
+        tmp_path, "ci", "init", "github", "--dir", repository, "--image", image, "--test", "true",
+        "--overwrite",
+    )  # fmt: skip
+    variables = {
+        "PATH": os.pathsep.join([str(programs), str(BIN), os.environ["PATH"]]),
+        "ASKED": str(programs), "COSIGN_PRIVATE_KEY": "key",
+    }  # fmt: skip
+    _, failed, said = pipeline(repository, **variables)
+    assert failed is None, said["build"]
+    ran, failed, said = pipeline(repository, C="0.5", SETTLE_S="0", **variables)
+    assert failed in (None, "settle"), said  # no server decides on the canary
+    assert ran[-5:-1] == ["build", "scan", "publish", "deploy"], ran
+    home = repository / ".bascule"
+    version = bascule(home, "show", "tumours/2", "--json")["version"]
+    built = (programs / "asked").read_text().split("build ")[-1]
+    assert f"--tag {image}:2-{version['digest'][7:19]} " in built
+    assert "/opt/bascule/models/tumours/2/" in (programs / "Dockerfile").read_text()
+    bascule(home, "ship", "kubernetes", "tumours/2", "--out", tmp_path / "files", "--json")
+    manifest = (tmp_path / "files" / "base" / "deployments.yaml").read_text()
+    assert f"image: {image}@sha256:{7:064d}\n" in manifest
+
+
 def champion(repository):
     code, out, _ = run(repository / ".bascule", "show", "tumours@champion", "--json")
     return json.loads(out)["version"]["number"] if code == 0 else None

@@ -11,7 +11,7 @@ from tests import images
 from tests.own_environments import modules_of, packages_of, python_of
 from tests.shipments import ALONE, CANARY, SHADOWED, documents
 
-from bascule.ship import TARGETS, write_files
+from bascule.ship import TARGETS, Project, render_pipeline, write_file, write_files
 
 pytestmark = pytest.mark.slow
 
@@ -219,3 +219,15 @@ def test_values_that_the_chart_does_not_know_are_refused(tmp_path, values, place
     write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
     with pytest.raises(AssertionError, match=place):
         helm(tmp_path, **values)
+
+
+def test_workflows_of_github_have_no_finding_of_zizmor(tmp_path):
+    project = Project(model="late", data="new.csv", image="registry.example.com/ml/late")
+    for path, text in render_pipeline("github", project).items():
+        write_file(tmp_path / path, text)
+    zizmor = [python_of("zizmor").parent / "zizmor", "--offline", "--no-progress"]
+    images.run(*zizmor, "--persona=pedantic", tmp_path / ".github")
+    workflow = tmp_path / ".github" / "workflows" / "bascule.yml"
+    workflow.write_text(re.sub(r"@[0-9a-f]{40} # ", "@", workflow.read_text()))
+    with pytest.raises(AssertionError, match="unpinned-uses"):
+        images.run(*zizmor, tmp_path / ".github")

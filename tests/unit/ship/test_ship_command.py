@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tests.shipments import documents
+from tests.unit.cli.test_remote_registry import control
 
 from bascule.ship import findings_of
 
@@ -132,6 +133,32 @@ def test_a_candidate_is_shipped_before_it_has_requests(home, command, table_bund
     assert command(*words)[0] == 0
     deployments = documents((home / "files/base/deployments.yaml").read_text())
     assert [one["metadata"]["name"] for one in deployments] == ["gb--current", "gb--candidate"]
+
+
+def test_a_pushed_image_is_noted_at_its_version(home, command):
+    program(
+        home, "podman",
+        """case "$1" in
+        image) echo '[{"Id": "ab", "Size": 5}]' ;;
+        push) printf sha256:%064d 7 > "$3" ;;
+        esac""",
+    )  # fmt: skip
+    words = ("ship", "container", "gb@champion", "--build", "--image", "r.example.com/ml")
+    code, out, errors = command(*words, "--push")
+    assert code == 0, errors
+    pushed = f"r.example.com/ml/gb@sha256:{7:064d}"
+    assert out.endswith(f"pushed {pushed}\n")
+    assert json.loads(command("tag", "gb/1", "--json")[1])["image"] == pushed
+
+
+def test_a_registry_behind_a_server_is_shipped_from(home, command):
+    with control(home / "home") as url:
+        words = ("ship", "kubernetes", "gb@champion", "--out")
+        code, _, errors = command("--server", url, *words, home / "far")
+        assert code == 0, errors
+    assert command(*words, home / "near")[0] == 0
+    for path in sorted((home / "near").rglob("*.yaml")):
+        assert (home / "far" / path.relative_to(home / "near")).read_text() == path.read_text()
 
 
 def test_compose_takes_podman_compose_where_docker_is_missing(home, command):
