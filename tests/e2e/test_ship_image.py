@@ -78,7 +78,7 @@ def test_the_bill_of_materials_names_every_distribution_inside(shipped):
 
 def test_a_scanner_sees_the_packages_of_debian_inside(shipped, tmp_path):
     images.podman(
-        "save", "--quiet", "--format=oci-archive", f"--output={tmp_path}/late.tar",
+        "save", "--quiet", "--format=docker-archive", f"--output={tmp_path}/late.tar",
         shipped.built["image"],
     )  # fmt: skip
     said = images.run(
