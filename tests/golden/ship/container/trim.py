@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 SITE, ROOT, UID = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-HOME = SITE.parent / "home"
+HOME = SITE.parent / "homes" / "bascule"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 # Of the standard library: what builds, installs, tests or draws.
@@ -152,7 +152,7 @@ def place_accounts() -> None:
         (ROOT / "etc" / name).write_text(text)
     (ROOT / "tmp").mkdir()
     (ROOT / "tmp").chmod(0o1777)
-    HOME.mkdir(mode=0o770)
+    HOME.mkdir(parents=True)
     HOME.chmod(0o770)  # OpenShift runs images as another user, of group 0
     if shutil.which("ldconfig") and Path("/etc/ld.so.conf").exists():
         place(Path("/etc/ld.so.conf"))
