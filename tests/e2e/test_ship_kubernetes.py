@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 def test_the_pod_of_the_manifest_answers_who_has_a_key(shipped, tmp_path):
     shipped.cli(
         "ship", "kubernetes", "late@champion", "--out", tmp_path / "files",
-        "--image", "localhost/bascule-test", "--replicas", "1",
+        "--image", "localhost/bascule-test", "--base", images.python_base(), "--replicas", "1",
     )  # fmt: skip
     text = (tmp_path / "files" / "base" / "deployments.yaml").read_text()
     (deployment,) = documents(text)
