@@ -128,6 +128,7 @@ def ship(
     from bascule.ship import difference, write_files
 
     chosen = _target(target)
+    _check_options(chosen, overlay, apply=apply, prune=prune, build=build, push=push)
     shipment, overlay = _shipment(
         what,
         {
@@ -172,6 +173,20 @@ def _target(name: str) -> Target:
     if name not in TARGETS:
         raise Invalid(f"no target {name!r}", hint=f"one of {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def _check_options(
+    target: Target, overlay: str, *, apply: bool, prune: bool, build: bool, push: bool
+) -> None:
+    from bascule.core import Invalid
+
+    if overlay and overlay not in target.overlays:
+        known = ", ".join(filter(None, target.overlays)) or "none"
+        raise Invalid(f"no overlay {overlay!r}", hint=f"this target has {known}")
+    for name, needs in (("--prune", prune and not apply), ("--push", push and not build)):
+        if needs:
+            other = {"--prune": "--apply", "--push": "--build"}[name]
+            raise Invalid(f"{name} does nothing without {other}", hint=f"add {other}")
 
 
 def _folder(out: Path | None) -> Path:

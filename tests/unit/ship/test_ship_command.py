@@ -135,6 +135,23 @@ def test_a_candidate_is_shipped_before_it_has_requests(home, command, table_bund
     assert [one["metadata"]["name"] for one in deployments] == ["gb--current", "gb--candidate"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("kubernetes", "--overlay", "prod"), "no overlay 'prod'"),
+        (("istio", "--overlay", "plain"), "this target has none"),
+        (("kubernetes", "--prune"), "--prune does nothing without --apply"),
+        (("container", "--push"), "--push does nothing without --build"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(home, command, words, said):
+    target, *options = words
+    code, _, errors = command("ship", target, "gb@champion", "--out", home / "files", *options)
+    assert code == 2
+    assert said in errors
+    assert not (home / "files").exists()
+
+
 def test_a_pushed_image_is_noted_at_its_version(home, command):
     program(
         home, "podman",

@@ -39,13 +39,13 @@ class Target:
         title: What the files are, in a few words.
         render: The files.
         commands: The commands of the target's own tools.
-        overlays: The names of its overlays, the default first.
+        overlays: The names of its overlays; empty for none.
     """
 
     title: str
     render: Render
     commands: CommandsOf = by_hand
-    overlays: tuple[str, ...] = ("",)
+    overlays: tuple[str, ...] = ()
 
 
 def of_templates(folder: str, title: str, commands: CommandsOf = by_hand) -> Target:
