@@ -141,14 +141,18 @@ from helm_python import Chart, lint
 values = json.loads(sys.argv[2])
 report = lint(sys.argv[1], values, strict=True)
 with Chart.load(sys.argv[1]) as chart:
-    manifests = chart.render(values, name="late", namespace="bascule")
+    upgrades = len(sys.argv) > 3
+    manifests = chart.render(
+        values, name="late", namespace="bascule", is_install=not upgrades, is_upgrade=upgrades
+    )
 print(json.dumps({"report": report, "manifests": manifests}))
 """
 
 
-def helm(folder, **values):
+def helm(folder, *, upgrades=False, **values):
     """What Helm says of a chart, and the objects that it makes, by the name of their file."""
-    said = json.loads(images.run(python_of("ship"), "-c", HELM, folder, json.dumps(values)))
+    more = ["upgrade"] if upgrades else []
+    said = json.loads(images.run(python_of("ship"), "-c", HELM, folder, json.dumps(values), *more))
     made = {path.rpartition("/")[2]: documents(text) for path, text in said["manifests"].items()}
     return said["report"], {name: objects for name, objects in made.items() if objects}
 
@@ -164,6 +168,15 @@ def test_helm_makes_the_objects_of_the_kustomize_base(tmp_path):
     assert made == base
     assert not report["errors"]
     assert [one for one in report["messages"] if one["severity"] > 1] == []
+
+
+def test_helm_waits_for_the_migrations_of_an_upgrade_before_it_replaces_pods(tmp_path):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    hooks = [
+        made["migrations.yaml"][0]["metadata"]["annotations"].get("helm.sh/hook")
+        for made in (helm(tmp_path)[1], helm(tmp_path, upgrades=True)[1])
+    ]
+    assert hooks == [None, "pre-upgrade"]
 
 
 def test_values_of_the_chart_choose_scaling_images_and_operators(tmp_path):
