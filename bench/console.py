@@ -158,8 +158,14 @@ def running(environ: dict[str, str], command: str, ready: str) -> Iterator[tuple
 
 
 def measure_pages(environ: dict[str, str]) -> None:
-    with running(environ, "control --control-port 0", "/sign-in?code=") as (pid, text):
-        link = re.search(r"(http://[^/\s]+)(/sign-in\?code=\S+)", text)
+    with running(environ, "control --control-port 0", "console at") as (pid, text):
+        url = re.search(r"console at (http://\S+?)/?\s", text)
+        assert url is not None, text
+        made = subprocess.run(
+            [sys.executable, "-m", "bascule.cli", "--server", url[1], "sign-in"],
+            env={**os.environ, **environ}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        link = re.search(r"(http://[^/\s]+)(/sign-in\?code=\S+)", made.stdout)
         assert link is not None, text
         with httpx.Client(base_url=link[1], follow_redirects=True, timeout=60) as client:
             form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', client.get(link[2]).text))

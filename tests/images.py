@@ -176,12 +176,18 @@ def until(condition: Callable[[], Any], what: Callable[[], str], within_s: float
 
 @contextmanager
 def running(
-    image: str, *words: str, inside: int = 8080, health: str = "/v2/health/ready", **variables: str
+    image: str,
+    *words: str,
+    inside: int = 8080,
+    health: str = "/v2/health/ready",
+    user: str = "",
+    **variables: str,
 ) -> Iterator[Container]:
     """A container without rights, on a port of the loopback address; it ends with the block."""
     (port,) = free_ports(1)
     name = f"bascule-test-{secrets.token_hex(4)}"
     options = [f"--env={key}={value}" for key, value in variables.items()]
+    options += [f"--user={user}"] if user else []
     started_s = time.monotonic()
     podman(
         "run", "--detach", "--name", name, "--read-only", "--cap-drop=all",

@@ -19,7 +19,7 @@ ARM = Shipped(
     folder=Path("/nowhere"),
     packages=(Package("bascule", "0.2.0", "Apache-2.0"), Package("numpy", "2.4.6", "BSD-3-Clause")),
     resources=Resources(cpu_millis=250, memory_mib=384),
-    image="registry.example.com/ml/late:3-3a3a3a3a3a3a",
+    image="registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d",
 )
 CANDIDATE = replace(
     ARM,
@@ -27,7 +27,7 @@ CANDIDATE = replace(
     number=4,
     digest="sha256:" + "4b" * 32,
     share_percent=10,
-    image="registry.example.com/ml/late:4-4b4b4b4b4b4b",
+    image="registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d",
 )
 CANARY = Shipment("late", (ARM, CANDIDATE))
 ALONE = Shipment("late", (replace(ARM, share_percent=100),))
@@ -37,7 +37,7 @@ SHADOW = replace(
     number=5,
     digest="sha256:" + "5c" * 32,
     share_percent=40,
-    image="registry.example.com/ml/late:5-5c5c5c5c5c5c",
+    image="registry.example.com/ml/late:5-5c5c5c5c5c5c-0d0d0d0d",
 )
 SHADOWED = replace(CANARY, shadow=SHADOW)
 

@@ -20,6 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from bascule.core import BasculeError, Invalid, NotFound, load_named, masked
 from bascule.settings import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from bascule.serving.protocols import ChosenProtocols
     from bascule.serving.transports import Tls
     from bascule.serving.workers import Command, LedgerConfig, Supervisor
+    from bascule.ship import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,41 @@ def open_keys(settings: Settings) -> CatalogueKeys:
     from bascule.registry.stores import Records
 
     return CatalogueKeys(Records(open_catalogue(settings)))
+
+
+def cluster_of(settings: Settings) -> Cluster:
+    """What is particular to the cluster that versions are shipped to."""
+    from bascule.ship import Cluster
+
+    names = {one.name for one in fields(Cluster)} & {one.name for one in fields(settings.ship)}
+    return Cluster(
+        **{name: getattr(settings.ship, name) for name in names},
+        egress_ports=_egress_ports(settings),
+        has_bucket=settings.registry.objects.startswith("s3:"),
+    )
+
+
+def _egress_ports(settings: Settings) -> tuple[int, ...]:
+    """The ports that servers with these settings connect to, beside those of name resolution.
+
+    443 is always among them: buckets and sign-in. So is 5432 where the catalogue is no PostgreSQL
+    here: pods share one.
+    """
+    receivers = settings.alerts.receivers.values()
+    store = settings.registry.store
+    addresses = [
+        store if store.startswith("postgresql") else "postgresql://catalogue",
+        os.environ.get("AWS_ENDPOINT_URL", ""), settings.serving.trace_endpoint,
+        settings.console.oidc_issuer, *(one.url for one in receivers),
+    ]  # fmt: skip
+    usual = {"postgresql": 5432, "http": 80, "https": 443}
+    ports = {443} | {one.port for one in receivers if one.kind == "mail"}
+    for address in filter(None, addresses):
+        parts = urlsplit(address)
+        port = parts.port or usual.get(parts.scheme)
+        if port:
+            ports.add(port)
+    return tuple(sorted(ports))
 
 
 def protocols_of(serving: ServingSettings) -> ChosenProtocols:

@@ -44,7 +44,8 @@ OBJECTS: Mapping[str, str] = {
 
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles",
+    "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles", "pull_secrets",
+    "node_selector", "tolerations",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -382,6 +383,42 @@ class ConsoleSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShipSettings(_Section):
+    """What `bascule ship` renders where a command does not say: the section `[ship]`.
+
+    Attributes:
+        image: REGISTRY/PATH of the images; empty for none.
+        base: An image with Python and pip, to build on; empty for the slim one of this Python.
+        replicas: Pods of each arm, at least.
+        max_replicas: Pods of each arm, at most.
+        overlay: The overlay of `kubernetes` that is applied.
+        namespace: Of Kubernetes.
+        pull_secrets: Names of secrets with which images are pulled.
+        host: The name under which clients outside of the cluster call: an Ingress, or the hostname
+            of a route; empty for none.
+        tls_secret: The secret with the certificate of the host; empty for no TLS.
+        ingress_class: Of the Ingress; empty for the default of the cluster.
+        gateway: The Gateway that routes are attached to: `NAME` or `NAMESPACE/NAME`.
+        node_selector: Labels that the nodes of the pods have.
+        tolerations: Taints that the pods tolerate, as Kubernetes writes them.
+    """
+
+    image: str = ""
+    base: str = ""
+    replicas: Annotated[int, Ge(1)] = 2
+    max_replicas: Annotated[int, Ge(1)] = 10
+    overlay: Literal["production", "plain", "staging", "keda", "agent"] = "production"
+    namespace: Annotated[str, MinLen(1)] = "bascule"
+    pull_secrets: tuple[str, ...] = ()
+    host: str = ""
+    tls_secret: str = ""
+    ingress_class: str = ""
+    gateway: Annotated[str, MinLen(1)] = "bascule"
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -396,6 +433,7 @@ class Settings:
         alerts: Section `[alerts]`.
         batch: Section `[batch]`.
         console: Section `[console]`.
+        ship: Section `[ship]`.
     """
 
     home: Path = Path(".bascule")
@@ -408,6 +446,7 @@ class Settings:
     alerts: AlertSettings = field(default_factory=AlertSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    ship: ShipSettings = field(default_factory=ShipSettings)
 
 
 def load_settings(
@@ -573,7 +612,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            mode="before", check_fields=False,
+            "ship", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

@@ -232,8 +232,10 @@ def _error_of(answer: http.client.HTTPResponse) -> BasculeError:
         kind = _KINDS.get(str(said.get("type", "")).removeprefix(KIND_URN), kind)
         message = str(said.get("detail") or said.get("error") or "")
         hint = str(said.get("hint") or "")
+        model = (said.get("facts") or {}).get("model")
     except (ValueError, AttributeError, RecursionError):
-        message = hint = ""
+        message, hint, model = "", "", None
     if kind is Unauthenticated:
         hint = "set BASCULE_KEY to a key that allows it; bascule keys create NAME makes one"
-    return kind(message or f"the answer has status {answer.status}", hint=hint)
+    facts = {} if model is None else {"model": str(model)}
+    return kind(message or f"the answer has status {answer.status}", hint=hint, **facts)

@@ -105,7 +105,10 @@ def health_checks():
 @pytest.fixture(scope="module")
 def team(shipped, tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
-    shipped.cli("ship", "compose", "late@champion", "--out", folder, "--image", REPOSITORY)
+    shipped.cli(
+        "ship", "compose", "late@champion", "--out", folder, "--image", REPOSITORY,
+        "--base", images.python_base(),
+    )  # fmt: skip
     predictions, grpc, control = free_ports(3)
     variables = {
         "CATALOGUE_PASSWORD": secrets.token_hex(8),

@@ -212,7 +212,7 @@ def shared(percent, number, shadow=None):
 
 def test_a_canary_goes_from_5_to_100_percent_and_no_request_is_lost(registry, serve, tmp_path):
     one, two = serve(1), serve(2)
-    envoy = Envoy(tmp_path, {"late-v1": [one], "late-v2": [two]})
+    envoy = Envoy(tmp_path, {"late--v1": [one], "late--v2": [two]})
     steps = (5.0, 25.0, 50.0, 99.0)
     envoy.configure(shipment_of(registry, "late", plan=shared(steps[0], 1)))
     load = Load(envoy.port)
@@ -240,7 +240,7 @@ def test_a_canary_goes_from_5_to_100_percent_and_no_request_is_lost(registry, se
 
 def test_a_shadow_gets_copies_and_answers_no_client(registry, serve, tmp_path):
     one, two = serve(1), serve(2)
-    envoy = Envoy(tmp_path, {"late-v1": [one], "late-v2": [two]})
+    envoy = Envoy(tmp_path, {"late--v1": [one], "late--v2": [two]})
     plan = Plan("late", 1, arms=(Arm("current", "late/1", 100.0),), shadow=Shadow("late/2", 100.0))
     envoy.configure(shipment_of(registry, "late", plan=plan))
     load = Load(envoy.port)
@@ -265,12 +265,12 @@ def predictions(server):
 
 def test_a_version_that_fails_is_ejected_and_the_current_one_answers(registry, serve, tmp_path):
     one, two = serve(1), serve(2)
-    envoy = Envoy(tmp_path, {"late-v1": [one], "late-v2": [two]})
+    envoy = Envoy(tmp_path, {"late--v1": [one], "late--v2": [two]})
     envoy.configure(shipment_of(registry, "late", plan=shared(50.0, 1)))
     load = Load(envoy.port, SEVEN)
     with envoy.running(), load.running():
         until(
-            lambda: envoy.stat("cluster.late-v2.outlier_detection.ejections_active") == 1,
+            lambda: envoy.stat("cluster.late--v2.outlier_detection.ejections_active") == 1,
             lambda: f"{Counter(load.answers)}",
         )
         load.more(20)
@@ -282,7 +282,7 @@ def test_a_version_that_fails_is_ejected_and_the_current_one_answers(registry, s
 
 def test_two_servers_restart_in_turn_and_no_request_is_lost(registry, serve, tmp_path):
     servers = [serve(1), serve(1)]
-    envoy = Envoy(tmp_path, {"late-v1": servers})
+    envoy = Envoy(tmp_path, {"late--v1": servers})
     plan = Plan("late", 1, arms=(Arm("current", "late/1", 100.0),))
     envoy.configure(shipment_of(registry, "late", plan=plan))
     load = Load(envoy.port)
@@ -291,7 +291,7 @@ def test_two_servers_restart_in_turn_and_no_request_is_lost(registry, serve, tmp
             load.more(200)
             server.stop()
             server.start()
-            envoy.until_healthy("late-v1", 2)
+            envoy.until_healthy("late--v1", 2)
     assert not load.lost
     assert set(load.answers) == {(200, "1")}
 
@@ -310,11 +310,11 @@ def test_a_rollout_moves_the_shares_between_servers(body, ends, left, registry, 
     variables = {"BASCULE_HOME": str(home), "BASCULE_SERVING__ARMS": "own"}
     one = serve(1, **variables, BASCULE_ROLLOUTS__ROUTERS=json.dumps(router))
     two = serve(2, **variables)
-    envoy = Envoy(folder, {"late-v1": [one], "late-v2": [two]})
+    envoy = Envoy(folder, {"late--v1": [one], "late--v2": [two]})
     envoy.configure(shipment_of(registry, "late", plan=shared(1.0, 1)))
     load = Load(envoy.port, body)
     with envoy.running():
-        until(lambda: weights(folder) == {"late-v1": 100}, lambda: "no plan is routed")
+        until(lambda: weights(folder) == {"late--v1": 100}, lambda: "no plan is routed")
         with load.running():
             until(lambda: len(load.answers) > 50, lambda: f"{load.lost[:3]}")
             command(

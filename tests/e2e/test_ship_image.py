@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tests import images
+from tests.own_environments import packages_of
 from tests.pace import slowness_of_starts
 
 import bascule
@@ -23,6 +25,11 @@ import json
 from importlib.metadata import distributions
 print(json.dumps({one.name.lower().replace("_", "-"): one.version for one in distributions()}))
 """
+
+
+def trivy():
+    files = packages_of("ship").rglob("trivy*")
+    return next(one for one in files if one.is_file() and os.access(one, os.X_OK))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,8 @@ def test_the_image_takes_160_mb_compressed_at_most(shipped, tmp_path):
 def test_the_image_has_no_installer_compiler_shell_or_framework(shipped):
     mounted = Path(images.podman("image", "mount", shipped.built["image"]).strip())
     try:
-        names = {path.name for path in mounted.rglob("*")}
+        known = mounted / "var" / "lib" / "dpkg"  # the names of packages, without a program
+        names = {path.name for path in mounted.rglob("*") if not path.is_relative_to(known)}
         written = [path for path in mounted.rglob("*") if "__pycache__" in path.parts]
     finally:
         images.podman("image", "unmount", shipped.built["image"])
@@ -67,6 +75,28 @@ def test_the_bill_of_materials_names_every_distribution_inside(shipped):
     assert listed == json.loads(said)
     licences = (shipped.files / "licenses.txt").read_text()
     assert [line.split()[0] for line in licences.splitlines()] == sorted(listed)
+
+
+def test_a_scanner_sees_the_packages_of_debian_inside(shipped, tmp_path):
+    images.podman(
+        "save", "--quiet", "--format=docker-archive", f"--output={tmp_path}/late.tar",
+        shipped.built["image"],
+    )  # fmt: skip
+    said = images.run(
+        trivy(), "image", "--quiet", "--format=cyclonedx", "--input", tmp_path / "late.tar"
+    )
+    packages = [one.get("purl", "") for one in json.loads(said)["components"]]
+    debian = {one.split("/")[2].split("@")[0] for one in packages if one.startswith("pkg:deb/")}
+    assert {"libc6", "coreutils", "zlib1g"} <= debian
+    assert "apt" not in debian
+    assert any(one.startswith("pkg:pypi/numpy@") for one in packages)
+
+
+def test_the_image_runs_as_the_user_that_openshift_chooses(shipped):
+    with images.running(shipped.built["image"], user="1000650000:0", **ANYBODY) as container:
+        asked = "import os; open('/var/lib/bascule/written', 'w'); print(os.getuid())"
+        assert container.exec("python3", "-c", asked).strip() == "1000650000"
+        assert container.ask("/v2/models/late/infer", shipped.request())[0] == 200
 
 
 def test_a_container_without_rights_is_ready_within_two_seconds(shipped):

@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 def test_the_pod_of_the_manifest_answers_who_has_a_key(shipped, tmp_path):
     shipped.cli(
         "ship", "kubernetes", "late@champion", "--out", tmp_path / "files",
-        "--image", "localhost/bascule-test", "--replicas", "1",
+        "--image", "localhost/bascule-test", "--base", images.python_base(), "--replicas", "1",
     )  # fmt: skip
     text = (tmp_path / "files" / "base" / "deployments.yaml").read_text()
     (deployment,) = documents(text)
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": "bascule-catalogue"},
+        "metadata": {"name": "late--catalogue"},
         "stringData": {"url": "sqlite"},
     }
     manifest = tmp_path / "played.yaml"
@@ -40,7 +40,7 @@ def test_the_pod_of_the_manifest_answers_who_has_a_key(shipped, tmp_path):
     url = f"http://127.0.0.1:{port}"
     try:
         images.podman("kube", "play", f"--publish=127.0.0.1:{port}:8080", manifest)
-        name = "late-v2-pod-serve"
+        name = "late--current-pod-serve"
         until(
             lambda: ask(f"{url}/v2/health/ready")[0] == 200,
             lambda: images.podman("logs", name, check=False),

@@ -11,11 +11,11 @@ from tests import images
 from tests.own_environments import modules_of, packages_of, python_of
 from tests.shipments import ALONE, CANARY, SHADOWED, documents
 
-from bascule.ship import TARGETS, write_files
+from bascule.ship import TARGETS, Project, render_pipeline, write_file, write_files
 
 pytestmark = pytest.mark.slow
 
-MANIFESTS = ("kubernetes", "kserve", "istio", "gateway-api", "argo-rollouts", "flagger")
+MANIFESTS = ("kubernetes", "kserve", "istio", "gateway-api", "argo-rollouts")
 KUBERNETES = ("1.31", "1.34", "1.37")
 VALIDATE = """
 import json, sys
@@ -32,7 +32,7 @@ MODULES = {
     "monitoring.coreos.com/v1": "prometheus-operator",
     "networking.istio.io/v1": "istio",
 }
-"""The module of `@kubernetes-models` by group; there is none for KServe and Flagger."""
+"""The module of `@kubernetes-models` by group; there is none for KServe."""
 CHECK = """
 import { readFileSync } from "node:fs";
 for (const { module, document } of JSON.parse(readFileSync(0))) {
@@ -141,14 +141,18 @@ from helm_python import Chart, lint
 values = json.loads(sys.argv[2])
 report = lint(sys.argv[1], values, strict=True)
 with Chart.load(sys.argv[1]) as chart:
-    manifests = chart.render(values, name="late", namespace="bascule")
+    upgrades = len(sys.argv) > 3
+    manifests = chart.render(
+        values, name="late", namespace="bascule", is_install=not upgrades, is_upgrade=upgrades
+    )
 print(json.dumps({"report": report, "manifests": manifests}))
 """
 
 
-def helm(folder, **values):
+def helm(folder, *, upgrades=False, **values):
     """What Helm says of a chart, and the objects that it makes, by the name of their file."""
-    said = json.loads(images.run(python_of("ship"), "-c", HELM, folder, json.dumps(values)))
+    more = ["upgrade"] if upgrades else []
+    said = json.loads(images.run(python_of("ship"), "-c", HELM, folder, json.dumps(values), *more))
     made = {path.rpartition("/")[2]: documents(text) for path, text in said["manifests"].items()}
     return said["report"], {name: objects for name, objects in made.items() if objects}
 
@@ -166,16 +170,77 @@ def test_helm_makes_the_objects_of_the_kustomize_base(tmp_path):
     assert [one for one in report["messages"] if one["severity"] > 1] == []
 
 
-def test_values_of_the_chart_choose_replicas_images_and_operators(tmp_path):
+def test_helm_waits_for_the_migrations_of_an_upgrade_before_it_replaces_pods(tmp_path):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    hooks = [
+        made["migrations.yaml"][0]["metadata"]["annotations"].get("helm.sh/hook")
+        for made in (helm(tmp_path)[1], helm(tmp_path, upgrades=True)[1])
+    ]
+    assert hooks == [None, "pre-upgrade"]
+
+
+def test_values_of_the_chart_choose_scaling_images_and_operators(tmp_path):
     write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
     _, made = helm(
         tmp_path, replicas=5, monitoring=True, externalSecrets=True,
-        images={"late-v3": "mirror.example.com/late:3"},
+        images={"late--current": "mirror.example.com/late:3"},
     )  # fmt: skip
     first, second = made["deployments.yaml"]
     (container,) = first["spec"]["template"]["spec"]["containers"]
-    assert (first["spec"]["replicas"], container["image"]) == (5, "mirror.example.com/late:3")
-    assert second["spec"]["template"]["spec"]["containers"][0]["image"].endswith("4b4b4b4b4b4b")
+    assert container["image"] == "mirror.example.com/late:3"
+    assert "replicas" not in first["spec"]
+    assert made["scaling.yaml"][0]["spec"]["minReplicas"] == 5
+    image = second["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.endswith("4b4b4b4b4b4b-0d0d0d0d")
     files = TARGETS["kubernetes"].render(CANARY)
     assert made["monitoring.yaml"] == documents(files["monitoring/monitoring.yaml"])
     assert made["external-secrets.yaml"] == documents(files["secrets/external-secrets.yaml"])
+
+
+def test_values_of_the_chart_choose_where_pods_run_and_who_scales_them(tmp_path):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    _, made = helm(
+        tmp_path, autoscaling="none", replicas=3, imagePullSecrets=[{"name": "pull"}],
+        nodeSelector={"pool": "cpu"}, tolerations=[{"key": "ml", "operator": "Exists"}],
+        ingress={"host": "late.example.com", "className": "nginx", "tlsSecret": "late-tls"},
+    )  # fmt: skip
+    assert "scaling.yaml" not in made
+    for deployment in made["deployments.yaml"]:
+        pod = deployment["spec"]["template"]["spec"]
+        assert deployment["spec"]["replicas"] == 3
+        assert pod["imagePullSecrets"] == [{"name": "pull"}]
+        assert pod["nodeSelector"] == {"pool": "cpu"}
+        assert pod["tolerations"] == [{"key": "ml", "operator": "Exists"}]
+    (ingress,) = made["ingress.yaml"]
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    assert ingress["spec"]["tls"] == [{"hosts": ["late.example.com"], "secretName": "late-tls"}]
+    validate([one for objects in made.values() for one in objects])
+    _, made = helm(tmp_path, autoscaling="keda")
+    assert "scaling.yaml" not in made
+    assert [one["kind"] for one in made["keda.yaml"]] == ["ScaledObject", "ScaledObject"]
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"replicas": 0}, "replicas"), ({"autoscaling": "often"}, "autoscaling"),
+        ({"images": {"late--curent": "late:3"}}, "curent"), ({"replica": 2}, "replica"),
+        ({"images": {"late--current": "late"}}, "late--current"),
+    ],
+)  # fmt: skip
+def test_values_that_the_chart_does_not_know_are_refused(tmp_path, values, place):
+    write_files(TARGETS["helm"].render(CANARY), tmp_path, target="helm")
+    with pytest.raises(AssertionError, match=place):
+        helm(tmp_path, **values)
+
+
+def test_workflows_of_github_have_no_finding_of_zizmor(tmp_path):
+    project = Project(model="late", data="new.csv", image="registry.example.com/ml/late")
+    for path, text in render_pipeline("github", project).items():
+        write_file(tmp_path / path, text)
+    zizmor = [python_of("zizmor").parent / "zizmor", "--offline", "--no-progress"]
+    images.run(*zizmor, "--persona=pedantic", tmp_path / ".github")
+    workflow = tmp_path / ".github" / "workflows" / "bascule.yml"
+    workflow.write_text(re.sub(r"@[0-9a-f]{40} # ", "@", workflow.read_text()))
+    with pytest.raises(AssertionError, match="unpinned-uses"):
+        images.run(*zizmor, tmp_path / ".github")

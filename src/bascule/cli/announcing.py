@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def announce(
                 **({} if grpc is None else {"grpc": grpc}),
                 "control": f"{base}:{control_port}",
                 "console": f"{base}:{control_port}/",
-                **({"sign_in": link} if link else {}),
+                **({"sign_in": link} if link and sys.stdout.isatty() else {}),
                 "callers": "keys" if with_keys else "anybody",
                 "unix_socket": unix_socket or None,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from bascule.core import printable
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
-    from bascule.ship import Files, Shipment, Target
+    from bascule.ship import Commands, Files, Shipment, Target
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,7 @@ def ship(
         typer.Argument(
             metavar="TARGET",
             help="container, compose, kubernetes, helm, kserve, istio, gateway-api, envoy, "
-            "argo-rollouts, flagger, ray, sagemaker, vertex or azureml.",
+            "argo-rollouts, ray, sagemaker, vertex or azureml.",
             autocompletion=_complete_target,
             show_default=False,
         ),
@@ -51,21 +52,52 @@ def ship(
             show_default=False,
         ),
     ],
+    candidate: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            help="A candidate, shipped before its rollout begins: late/5.",
+            show_default=False,
+        ),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(help="The folder of the files.", show_default=False)
     ] = None,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Print what would change in --out; exit 1 if anything.")
+        bool,
+        typer.Option(
+            "--diff",
+            help="Print what would change in --out, or with --apply in the cluster; exit 1 if "
+            "anything.",
+        ),
     ] = False,
     build: Annotated[
         bool, typer.Option("--build", help="Build the image, with podman, buildah or docker.")
     ] = False,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push", help="With --build: push the image, and note its digest at the version."
+        ),
+    ] = False,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Run the target's own tool on the files.")
+        bool, typer.Option("--apply", help="Run the target's own tool, and wait for the pods.")
+    ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="After --apply: delete what this endpoint has left in the cluster."
+        ),
     ] = False,
     remove: Annotated[
         bool, typer.Option("--remove", help="Take away with the target's own tool.")
     ] = False,
+    overlay: Annotated[
+        str,
+        typer.Option(
+            help="Of kubernetes: production, plain, staging, keda or agent.", show_default=False
+        ),
+    ] = "",
     image: Annotated[
         str, typer.Option(help="REGISTRY/PATH of the images.", show_default=False)
     ] = "",
@@ -82,29 +114,43 @@ def ship(
         list[str] | None,
         typer.Option(help="An extra of Bascule in the image. Default: postgresql and s3."),
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Pods of each version, at least.")] = 2,
-    namespace: Annotated[str, typer.Option(help="Of Kubernetes.")] = "bascule",
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Pods of each arm, at least.", show_default=False)
+    ] = None,
+    namespace: Annotated[str, typer.Option(help="Of Kubernetes.", show_default=False)] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Render what a target needs to run a model: plain files, to review and to keep in git."""
+    """Render what a target needs to run a model: plain files, to review and to keep in git.
+
+    Options that are not given are those of the section [ship] of bascule.toml.
+    """
+    from bascule.core import Scratch
     from bascule.ship import difference, write_files
 
     chosen = _target(target)
-    shipment = _shipment(
+    _check_options(chosen, overlay, apply=apply, prune=prune, build=build, push=push)
+    shipment, overlay = _shipment(
         what,
-        image=image,
-        base=base,
-        extras=(extra or ["postgresql", "s3"]) if target == "container" else None,
-        replicas=replicas,
-        namespace=namespace,
-    )
+        {
+            "image": image, "base": base, "replicas": replicas, "namespace": namespace,
+            "overlay": overlay,
+        },
+        extras=extra,
+        is_image=target == "container",
+        candidate=candidate,
+    )  # fmt: skip
     files = chosen.render(shipment)
+    commands = chosen.commands(shipment, overlay)
+    if diff and apply:
+        with Scratch("bascule-ship.") as scratch:
+            write_files(files, scratch, target=target)
+            raise typer.Exit(_act(commands, target, "diff", scratch))
     if diff:
         lines = list(difference(files, _folder(out)))
         sys.stdout.write(printable("".join(lines)))
         raise typer.Exit(1 if lines else 0)
     if build:
-        _build(shipment, files, tag=tag, wheels=wheels, as_json=as_json)
+        _build(shipment, files, tag=tag, wheels=wheels, push=push, as_json=as_json)
         if out is None:
             return
     folder = _folder(out)
@@ -115,9 +161,9 @@ def ship(
         )
     elif not as_json:
         say(f"{folder}: {len(files)} files, {len(changed)} changed: {chosen.title}")
-    for action, is_asked in (("apply", apply), ("remove", remove)):
+    for action, is_asked in (("apply", apply), ("prune", apply and prune), ("remove", remove)):
         if is_asked:
-            _act(chosen, target, action, folder)
+            _act(commands, target, action, folder)
 
 
 def _target(name: str) -> Target:
@@ -129,6 +175,20 @@ def _target(name: str) -> Target:
     return TARGETS[name]
 
 
+def _check_options(
+    target: Target, overlay: str, *, apply: bool, prune: bool, build: bool, push: bool
+) -> None:
+    from bascule.core import Invalid
+
+    if overlay and overlay not in target.overlays:
+        known = ", ".join(filter(None, target.overlays)) or "none"
+        raise Invalid(f"no overlay {overlay!r}", hint=f"this target has {known}")
+    for name, needs in (("--prune", prune and not apply), ("--push", push and not build)):
+        if needs:
+            other = {"--prune": "--apply", "--push": "--build"}[name]
+            raise Invalid(f"{name} does nothing without {other}", hint=f"add {other}")
+
+
 def _folder(out: Path | None) -> Path:
     from bascule.core import Invalid
 
@@ -138,15 +198,31 @@ def _folder(out: Path | None) -> Path:
 
 
 def _shipment(
-    what: str, *, image: str, base: str, extras: list[str] | None, replicas: int, namespace: str
-) -> Shipment:
-    from bascule.ship import shipment_of
+    what: str,
+    given: dict[str, object],
+    *,
+    extras: list[str] | None,
+    is_image: bool,
+    candidate: str,
+) -> tuple[Shipment, str]:
+    """The facts, and the overlay, by the settings and what the command line says in front."""
+    from dataclasses import replace
 
-    registry = context.local_registry("ship")
-    return shipment_of(
-        registry, what, plan=_plan_of(what), repository=image, base=base, replicas=replicas,
-        namespace=namespace, extras=extras,
+    from bascule.app import cluster_of
+    from bascule.ship import ImageOptions, shipment_of
+
+    settings = context.settings()
+    options = {name: value for name, value in given.items() if value}
+    chosen = replace(settings.ship, **options)  # type: ignore[arg-type]
+    cluster = cluster_of(replace(settings, ship=chosen))
+    images = ImageOptions(repository=chosen.image, base=chosen.base, is_built=is_image)
+    if extras is not None:
+        images = replace(images, extras=tuple(extras))
+    shipment = shipment_of(
+        context.registry(), what, plan=_plan_of(what), candidate=candidate, images=images,
+        replicas=chosen.replicas, max_replicas=chosen.max_replicas, cluster=cluster,
     )  # fmt: skip
+    return shipment, chosen.overlay
 
 
 def _plan_of(name: str) -> Plan | None:
@@ -158,42 +234,55 @@ def _plan_of(name: str) -> Plan | None:
 
 
 def _build(
-    shipment: Shipment, files: Files, *, tag: str, wheels: Path | None, as_json: bool
+    shipment: Shipment, files: Files, *, tag: str, wheels: Path | None, push: bool, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
-    from bascule.ship import build
+    from bascule.ship import IMAGE_TAG, build, push_image
 
-    built = build(
-        shipment, files, tag=tag, wheels=wheels,
-        say=note if sys.stderr.isatty() else lambda _: None,
-    )  # fmt: skip
+    tell = note if sys.stderr.isatty() else lambda _: None
+    built = build(shipment, files, tag=tag, wheels=wheels, say=tell)
+    pushed = push_image(built.image, say=tell) if push else ""
+    if pushed:
+        current = shipment.current
+        version = context.registry().resolve(f"{current.model}/{current.number}")
+        context.registry().change_tags(version, {IMAGE_TAG: pushed}, by=context.user())
     if as_json:
-        print_json(asdict(built))
-    else:
-        for one in built.scans:
-            note(f"{one.what}: {f'not scanned: {one.reason}' if one.reason else 'nothing found'}")
-        say(
-            f"{built.image}  {built.digest}  {built.size_bytes / 1e6:.0f} MB, built by {built.tool}"
-        )
+        print_json({**asdict(built), "pushed": pushed})
+        return
+    for one in built.scans:
+        note(f"{one.what}: {f'not scanned: {one.reason}' if one.reason else 'nothing found'}")
+    say(f"{built.image}  {built.digest}  {built.size_bytes / 1e6:.0f} MB, built by {built.tool}")
+    if pushed:
+        say(f"pushed {pushed}")
 
 
-def _act(target: Target, name: str, action: str, folder: Path) -> None:
+def _act(commands: Commands, target: str, action: str, folder: Path) -> int:
+    """Run the steps of an action until one fails. Its exit code, which is 1 for differences."""
     import shutil
 
     from bascule.core import Unavailable
 
-    commands = target.commands.get(action)
-    if commands is None:
-        raise Unavailable(f"--{action} does nothing for {name}", hint=f"the files are in {folder}")
-    command = next((one for one in commands if shutil.which(one[0])), None)
-    if command is None:
+    alternatives = commands.get(action)
+    if alternatives is None:
         raise Unavailable(
-            f"--{action} needs {' or '.join(one[0] for one in commands)}, which is not installed",
-            hint=f"install it, or run in {folder}: {' '.join(commands[0])}",
+            f"--{action} does nothing for {target}", hint=f"the files are in {folder}"
         )
-    ended = subprocess.run(command, cwd=folder, check=False)
-    if ended.returncode:
+    steps = next((one for one in alternatives if shutil.which(one[0][0])), None)
+    if steps is None:
+        shown = "; ".join(shlex.join(step) for step in alternatives[0])
         raise Unavailable(
-            f"{command[0]} ended with {ended.returncode}", hint="its lines above say why"
+            f"--{action} needs {' or '.join(one[0][0] for one in alternatives)}, which is not "
+            "installed",
+            hint=f"install it, or run in {folder}: {shown}",
         )
+    for step in steps:
+        code = subprocess.run(step, cwd=folder, check=False).returncode
+        differs = action == "diff" and code == (2 if step[0] == "terraform" else 1)
+        if code and not differs:
+            raise Unavailable(
+                f"{shlex.join(step[:3])} ended with {code}", hint="its lines above say why"
+            )
+        if code:
+            return 1
+    return 0

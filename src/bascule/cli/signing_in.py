@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,6 +150,8 @@ def local_address_of(settings: Settings, port: int) -> str:
 
 
 def show_link(link: str) -> None:
-    """Print a link to sign in, if it is not empty."""
-    if link:
+    """Print a link to sign in, if it is not empty, on a terminal alone: elsewhere it is a log."""
+    if link and sys.stdout.isatty():
         say(f"sign in once, within ten minutes: {link}")
+    elif link:
+        note("bascule sign-in makes a link to sign in")

@@ -138,7 +138,9 @@ class Answers:
         return spec
 
 
-def open_keys_file(descriptor: int, counters: Counters, parts: Parts) -> KeysFile:
+def open_keys_file(
+    descriptor: int, counters: Counters, parts: Parts, *, may_wait: bool = False
+) -> KeysFile:
     """The file of the keys, with what an earlier control process has left in it."""
     return KeysFile(
         descriptor,
@@ -146,6 +148,7 @@ def open_keys_file(descriptor: int, counters: Counters, parts: Parts) -> KeysFil
         counters.hold_keys,
         stale_s=parts.keys_stale_s,
         written_read_ns=counters.keys_read_ns(),
+        may_wait=may_wait,
     )
 
 

@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.app import control_parts, watcher_of
+from bascule.app import cluster_of, control_parts, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.control import (
     Answers,
@@ -53,11 +53,16 @@ _NOT_STARTED_EXIT = 3
 
 
 def command(
-    settings: Settings, listener: socket.socket, *, every_endpoint: bool = False
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    every_endpoint: bool = False,
+    may_wait: bool = False,
 ) -> Command:
     """What a supervisor starts; the process keeps these settings if their files change.
 
-    `every_endpoint`: whether the server serves every endpoint of the catalogue.
+    `every_endpoint`: whether the server serves every endpoint of the catalogue. `may_wait`: whether
+    it may begin while the catalogue of the keys is away.
     """
     from pydantic import TypeAdapter
 
@@ -66,7 +71,7 @@ def command(
     plain = TypeAdapter(Kind).dump_python(settings, mode="json")
     argv = (sys.executable, "-m", "bascule.processes.control")
     question = {
-        "settings": plain, "every_endpoint": every_endpoint,
+        "settings": plain, "every_endpoint": every_endpoint, "may_wait": may_wait,
         "listener_fd": listener.fileno(), "control_port": listener.getsockname()[1],
     }  # fmt: skip
     return Command(argv, fds=(listener.fileno(),), question=question)
@@ -91,7 +96,7 @@ def main() -> int:
     parts = _parts_of(settings)
     answers.set_result(mine := Answers(parts))
     try:
-        guard = _start_keys(config["keys_fd"], counters, parts)
+        guard = _start_keys(config["keys_fd"], counters, parts, may_wait=config["may_wait"])
     except BasculeError as error:
         log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
         mine.settle_keys(error)
@@ -183,11 +188,13 @@ def _watching(
         watcher.stop()
 
 
-def _start_keys(descriptor: int | None, counters: Counters, parts: Parts) -> Authenticator | None:
+def _start_keys(
+    descriptor: int | None, counters: Counters, parts: Parts, *, may_wait: bool = False
+) -> Authenticator | None:
     """Keep the file of the keys up to date until the process ends; None where none are needed."""
     if descriptor is None:
         return None
-    keys = open_keys_file(descriptor, counters, parts)
+    keys = open_keys_file(descriptor, counters, parts, may_wait=may_wait)
     keys.start()
     return Authenticator(keys.path, held_ns=counters.keys_held_ns)
 
@@ -235,9 +242,11 @@ def _routing(
     from bascule.control import routing_plans
 
     assert parts.open_endpoints is not None
+    routers = settings.rollouts.routers
     return routing_plans(
-        settings.rollouts.routers, parts.open_endpoints, parts.open_registry, after=after
-    )
+        routers, parts.open_endpoints, parts.open_registry,
+        cluster=cluster_of(settings) if routers else None, after=after,
+    )  # fmt: skip
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

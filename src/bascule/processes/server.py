@@ -84,7 +84,9 @@ def run_server(
         )
         with suppress(_Stop):
             every = references is None
-            control = command(settings, listener, every_endpoint=every)
+            # What an image has in it needs no catalogue: a pod starts while that is away.
+            of_image = references is not None and [*references] == [chosen.default_model]
+            control = command(settings, listener, every_endpoint=every, may_wait=of_image)
             supervisor = supervisor_of(settings, control)
             stack.callback(supervisor.stop)
             supervisor.start(*_resolve(references, supervisor, settings, stack))

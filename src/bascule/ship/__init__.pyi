@@ -1,5 +1,10 @@
-from .building import Built as Built, build as build
-from .facts import packages_of as packages_of, shipment_of as shipment_of
+from .building import Built as Built, build as build, push_image as push_image
+from .facts import (
+    IMAGE_TAG as IMAGE_TAG,
+    ImageOptions as ImageOptions,
+    packages_of as packages_of,
+    shipment_of as shipment_of,
+)
 from .pipelines import (
     CHECKS as CHECKS,
     DELIVERY as DELIVERY,
@@ -16,6 +21,7 @@ from .rendering import (
 )
 from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
+    Cluster as Cluster,
     Package as Package,
     Resources as Resources,
     Shipment as Shipment,
@@ -25,4 +31,4 @@ from .shipment import (
     whole_shares as whole_shares,
 )
 from .targets import ROUTES as ROUTES, TARGETS as TARGETS
-from .targets.port import Target as Target
+from .targets.port import Commands as Commands, Target as Target

@@ -79,6 +79,25 @@ def build(
     return replace(_inspected(tool, image), scans=scans)
 
 
+def push_image(image: str, *, say: Callable[[str], None] = lambda _: None) -> str:
+    """Push an image that was built here; its name by the digest that the registry knows.
+
+    Raises:
+        Unavailable: No tool is installed, or it failed.
+    """
+    tool = _installed()
+    name = image.rsplit(":", 1)[0]
+    with Scratch("bascule-push.") as folder:
+        file = folder / "digest"
+        wants = [] if tool == "docker" else ["--digestfile", str(file)]
+        _run([tool, "push", *wants, image], say)
+        if tool != "docker":
+            return f"{name}@{file.read_text().strip()}"
+    words = [tool, "image", "inspect", "--format", "{{json .RepoDigests}}", image]
+    known = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return next(str(one) for one in json.loads(known) if one.startswith(f"{name}@"))
+
+
 def _refuse_findings(scans: Iterable[Scan]) -> None:
     found = [line for one in scans for line in one.findings]
     if found:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bascule.bundle import Bundle, load
-from bascule.core import Unavailable
-from bascule.endpoints import CURRENT, Plan
-from bascule.registry import Registry, Version
+from bascule.core import VERSION, Conflict, Invalid, Unavailable
+from bascule.endpoints import CANDIDATE, CURRENT, PREVIOUS, Plan
+from bascule.registry import ModelRegistry, Version
 from bascule.ship.shipment import (
+    Cluster,
     Package,
     Resources,
     Shipment,
     Shipped,
+    content_mark,
     image_of,
     resources_of,
     whole_shares,
 )
+
+IMAGE_TAG = "image"
+"""The tag of a version with its pushed image, by digest."""
+EXTRAS = ("postgresql", "s3")
+"""Of Bascule in an image where nothing else is chosen: what a shared registry needs."""
+_PUSHED = re.compile(r"[a-z0-9][\w.:/-]*@sha256:[0-9a-f]{64}")
 
 _NOT_TO_SERVE: Mapping[str, frozenset[str]] = {
     "bascule": frozenset({"onnx"}),  # graphs are made with it, not run
@@ -31,74 +41,121 @@ _NOT_TO_SERVE: Mapping[str, frozenset[str]] = {
 """Requirements, by what requires them, that no server of a compiled program imports."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How images are named and built.
+
+    Attributes:
+        repository: `REGISTRY/PATH`; empty for none.
+        base: The image to build on; empty for the slim one of the same Python.
+        extras: Extras of Bascule.
+        is_built: Whether an image is built: its packages must be installed here, and a pushed
+            image of the version is not taken in its place.
+    """
+
+    repository: str = ""
+    base: str = ""
+    extras: Sequence[str] = EXTRAS
+    is_built: bool = False
+
+
 def shipment_of(
-    registry: Registry,
+    registry: ModelRegistry,
     reference: str,
     *,
     plan: Plan | None = None,
-    repository: str = "",
-    base: str = "",
-    extras: Sequence[str] | None = None,
+    candidate: str = "",
+    images: ImageOptions | None = None,
     replicas: int = 2,
-    namespace: str = "bascule",
+    max_replicas: int = 10,
+    cluster: Cluster | None = None,
 ) -> Shipment:
     """The facts for every target.
 
     Args:
         registry: Where the versions are.
         reference: `MODEL`, `MODEL/NUMBER` or `MODEL@ALIAS`; ignored with a plan.
-        plan: The plan of an endpoint; its arms with a share are shipped.
-        repository: `REGISTRY/PATH` of images; empty for none.
-        base: The image to build on; empty for the slim one of the same Python.
-        extras: Extras of Bascule in an image; None looks up no packages: only an image needs them.
-        replicas: Pods of each version, at least.
-        namespace: Of Kubernetes.
+        plan: The plan of an endpoint. Its arms are shipped, but not the former version that waits
+            for a rollback.
+        candidate: A version that is shipped too, without a share, before a rollout begins; empty
+            for none.
+        images: None for the defaults.
+        replicas: Pods of each arm, at least.
+        max_replicas: Likewise, at most.
+        cluster: None for the defaults.
 
     Raises:
         NotFound: There is no such version.
-        Unavailable: A package that the bundle needs is not installed here.
+        Unavailable: A package of an image that is built is not installed here.
     """
+    chosen = images or ImageOptions()
+    major, minor, _ = platform.python_version_tuple()
+    shipment = Shipment(
+        "", (), replicas=replicas, max_replicas=max(max_replicas, replicas),
+        cluster=cluster or Cluster(), python=f"{major}.{minor}", base=chosen.base,
+    )  # fmt: skip
+
+    def shipped(arm: str, version: Version, share: int) -> Shipped:
+        return _shipped(registry, arm, version, share, chosen, shipment.base_image)
+
     shadow: Shipped | None = None
     if plan is None:
         version = registry.resolve(reference)
-        arms = [(CURRENT, version, 100)]
+        arms = [shipped(CURRENT, version, 100)]
         endpoint = version.model
     else:
         shares = whole_shares({arm.name: arm.share_percent for arm in plan.arms})
         ordered = sorted(plan.arms, key=lambda arm: arm.name != plan.current.name)
         arms = [
-            (arm.name, registry.resolve(arm.version), shares[arm.name])
+            shipped(arm.name, registry.resolve(arm.version), shares[arm.name])
             for arm in ordered
-            if arm.share_percent > 0
+            if arm.share_percent > 0 or arm.name != PREVIOUS
         ]
         endpoint = plan.endpoint
         if plan.shadow is not None:
             share = max(1, round(plan.shadow.share_percent))
-            version = registry.resolve(plan.shadow.version)
-            shadow = _shipped(registry, "shadow", version, share, repository, extras)
-    major, minor, _ = platform.python_version_tuple()
-    return Shipment(
-        endpoint,
-        tuple(_shipped(registry, *arm, repository, extras) for arm in arms),
-        shadow,
-        replicas=replicas,
-        max_replicas=max(10, replicas),
-        namespace=namespace,
-        python=f"{major}.{minor}",
-        base=base,
-    )
+            shadow = shipped("shadow", registry.resolve(plan.shadow.version), share)
+    if candidate:
+        _add_candidate(arms, shipped(CANDIDATE, registry.resolve(candidate), 0))
+    return replace(shipment, endpoint=endpoint, arms=tuple(arms), shadow=shadow)
+
+
+def _add_candidate(arms: list[Shipped], candidate: Shipped) -> None:
+    if candidate.digest in {arm.digest for arm in arms}:
+        return  # a rollout of it has begun
+    taken = next((arm for arm in arms if arm.arm == candidate.arm), None)
+    if taken is not None:
+        raise Conflict(
+            f"the plan has the candidate {taken.model}/{taken.number} already",
+            hint="end its rollout before another candidate is shipped",
+        )
+    arms.append(candidate)
 
 
 def _shipped(
-    registry: Registry,
+    registry: ModelRegistry,
     arm: str,
     version: Version,
     share: int,
-    repository: str,
-    extras: Sequence[str] | None,
+    images: ImageOptions,
+    base_image: str,
 ) -> Shipped:
     folder = registry.path(version)
     bundle = load(folder)
+    packages: tuple[Package, ...] = ()
+    pushed = "" if images.is_built else registry.tags(version).get(IMAGE_TAG, "")
+    if not pushed:
+        try:
+            packages = packages_of(bundle, images.extras)
+        except Unavailable:  # then no image can be built here, but one built elsewhere can run
+            if images.is_built:
+                raise
+    elif not _PUSHED.fullmatch(pushed):
+        raise Invalid(
+            f"the tag {IMAGE_TAG} of {version} is {pushed!r}, which is no image by digest",
+            hint=f"bascule tag {version} {IMAGE_TAG}=REGISTRY/PATH/NAME@sha256:...",
+        )
+    mark = content_mark(VERSION, base_image, packages)
     return Shipped(
         arm=arm,
         model=version.model,
@@ -106,9 +163,10 @@ def _shipped(
         digest=version.digest,
         share_percent=share,
         folder=folder,
-        packages=() if extras is None else packages_of(bundle, extras),
+        packages=packages,
         resources=_resources(bundle),
-        image=image_of(repository, version.model, version.number, version.digest),
+        image=pushed
+        or image_of(images.repository, version.model, version.number, version.digest, mark),
     )
 
 

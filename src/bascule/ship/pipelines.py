@@ -39,11 +39,25 @@ CHECKS = (
 """The steps of every change, in their order, with their titles."""
 
 DELIVERY = (
-    ("publish", "Push the image, and sign it"),
-    ("deploy", "Register the version, and deploy it as a canary"),
+    ("register", "Register the version"),
+    ("build", "Build the image"),
+    ("scan", "Scan the image"),
+    ("publish", "Push the image, sign it, and note its digest"),
+    ("deploy", "Deploy the version as a canary"),
     ("settle", "Wait for the verdict, and move the champion"),
 )
-"""The steps of the main branch, after those of every change."""
+"""The steps of the main branch, after those of every change; alone they have the deploying key."""
+OF_IMAGES = ("build", "scan", "publish")
+ACTIONS = {
+    "checkout": "actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0",
+    "python": "actions/setup-python@e797f83bcb11b83ae66e0230d6156d7c80228e7c # v6.0.0",
+    "upload": "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02 # v4.6.2",
+    "download": "actions/download-artifact@d3f86a106a0bac45b974a628896c90dbdf5c8093 # v4.3.0",
+    "trivy": "aquasecurity/setup-trivy@81e514348e19b6112ce2a7e3ecbafe19c1e1f567 # v0.3.1",
+    "cosign": "sigstore/cosign-installer@d7543c93d881b35a8faa02e8e3605f69b7a1ce62 # v3.10.0",
+}
+"""Actions of GitHub by commit: a tag can be moved to other code."""
+TRIVY_VERSION = "v0.74.0"
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9][a-z0-9._-]*)+")
 
@@ -87,8 +101,13 @@ def render_pipeline(system: str, project: Project) -> Files:
     for name in ("train", "test", "data"):
         if "\n" in getattr(project, name):
             raise Invalid(f"--{name} has several lines", hint="put them into a script")
-    steps = [one for one in CHECKS if project.image or one[0] not in ("build", "scan")]
-    delivery = [one for one in DELIVERY if project.image or one[0] != "publish"]
-    facts = {"p": project, "checks": steps, "delivery": delivery, "script": SCRIPT}
+    checks, delivery = (
+        [step for step in steps if project.image or step[0] not in OF_IMAGES]
+        for steps in (CHECKS, DELIVERY)
+    )
+    facts = {
+        "p": project, "checks": checks, "delivery": delivery, "script": SCRIPT,
+        "actions": ACTIONS, "of_images": OF_IMAGES, "trivy_version": TRIVY_VERSION,
+    }  # fmt: skip
     files = {path: render_text(name, **facts) for path, name in SYSTEMS[system].items()}
     return {**files, SCRIPT: render_text("ci/bascule.sh.j2", **facts)}

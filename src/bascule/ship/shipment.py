@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bascule.core import Invalid
 
@@ -15,6 +17,7 @@ UID = 10_001
 
 PORT, GRPC_PORT, CONTROL_PORT = 8080, 8081, 8082
 
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _REPOSITORY = re.compile(r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9][a-z0-9._-]*)*")
 _OVERHEAD_BYTES = 200 << 20
 """The supervisor, the control process and the scribe, which every server has."""
@@ -65,7 +68,8 @@ class Shipped:
         folder: The bundle on this machine.
         packages: What an image needs to serve it.
         resources: What one pod asks for.
-        image: The name of its image, with a tag of version and digest.
+        image: The name of its image: by digest where the registry knows the pushed image, else
+            with a tag of version, bundle and `content_mark`.
     """
 
     arm: str
@@ -80,8 +84,61 @@ class Shipped:
 
     @property
     def slug(self) -> str:
-        """Its name among Kubernetes' objects: letters, digits and dashes, at most 40."""
-        return f"{slug_of(self.model)[:32].rstrip('-')}-v{self.number}"
+        """The version as a label of Kubernetes, at most 50 long: `late-v3`."""
+        return f"{object_name(self.model)}-v{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What is particular to a cluster of Kubernetes.
+
+    Attributes:
+        namespace: Of the objects.
+        pull_secrets: Names of secrets with which images are pulled.
+        host: The name under which clients outside of the cluster call; empty for none.
+        tls_secret: The secret with the certificate of `host`; empty for no TLS.
+        ingress_class: Of the Ingress; empty for the default of the cluster.
+        gateway: The Gateway that routes are attached to: `NAME` or `NAMESPACE/NAME`.
+        node_selector: Labels that the nodes of the pods have.
+        tolerations: Taints that the pods tolerate, as Kubernetes writes them.
+        egress_ports: The ports that the settings name; pods may connect to these alone.
+        has_bucket: Whether the bundles of the registry are in a bucket.
+    """
+
+    namespace: str = "bascule"
+    pull_secrets: tuple[str, ...] = ()
+    host: str = ""
+    tls_secret: str = ""
+    ingress_class: str = ""
+    gateway: str = "bascule"
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    egress_ports: tuple[int, ...] = (443, 5432)
+    has_bucket: bool = False
+
+    def __post_init__(self) -> None:
+        # An overlay appends "-staging".
+        if not _LABEL.fullmatch(f"{self.namespace}-staging"):
+            raise Invalid(
+                f"namespace {self.namespace!r} is not a name of Kubernetes",
+                hint="at most 55 lower-case letters, digits and dashes, such as ml-serving",
+            )
+
+    @property
+    def placing(self) -> Mapping[str, object]:
+        """The fields of a pod that say where it runs and how its image is pulled."""
+        fields = {
+            "imagePullSecrets": [{"name": name} for name in self.pull_secrets],
+            "nodeSelector": dict(self.node_selector),
+            "tolerations": [dict(each) for each in self.tolerations],
+        }
+        return {name: value for name, value in fields.items() if value}
+
+    @property
+    def parent(self) -> Mapping[str, str]:
+        """The parent of a route of the Gateway API."""
+        namespace, _, name = self.gateway.rpartition("/")
+        return {"name": name, **({"namespace": namespace} if namespace else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +151,7 @@ class Shipment:
         shadow: The version that gets copies of a share of the requests; None for none.
         replicas: Pods of each version, at least.
         max_replicas: Pods of each version, at most.
-        namespace: Of Kubernetes.
+        cluster: Where in Kubernetes.
         python: The Python in images, such as 3.11: the one of this machine.
         base: The image to build on.
     """
@@ -104,7 +161,7 @@ class Shipment:
     shadow: Shipped | None = None
     replicas: int = 2
     max_replicas: int = 10
-    namespace: str = "bascule"
+    cluster: Cluster = field(default_factory=Cluster)
     python: str = "3.11"
     base: str = ""
 
@@ -123,12 +180,41 @@ class Shipment:
 
     @property
     def slug(self) -> str:
-        return slug_of(self.endpoint)
+        return object_name(self.endpoint)
+
+    def part(self, name: str) -> str:
+        """The name of an object of this endpoint: no name of another endpoint has two dashes."""
+        return f"{self.slug}--{name}"
+
+    def workload(self, arm: Shipped) -> str:
+        """The Deployment of an arm, which is the same for the next version."""
+        name = "arm control" if arm.arm == "control" else arm.arm  # the control API's is without
+        return self.part(object_name(name, most=20))
+
+    def service(self, arm: Shipped) -> str:
+        """The Service of a version, whichever arm's pods run it: what routers split between."""
+        version = f"v{arm.number}"
+        return self.part(version if arm.model == self.endpoint else object_name(arm.slug, most=21))
+
+    def secret(self, name: str) -> str:
+        """A secret of this endpoint: `catalogue`, `objects`, `scrape` or `verdicts`."""
+        return self.part(name)
+
+    @property
+    def migrations(self) -> str:
+        """The job that migrates the catalogue. Jobs cannot change, so each image has its own."""
+        mark = hashlib.sha256(self.current.image.encode()).hexdigest()[:8]
+        return self.part(f"migrate-{mark}")
+
+    @property
+    def owned(self) -> Mapping[str, str]:
+        """The labels of every object that this tool makes for the endpoint, and prunes by."""
+        return {"app.kubernetes.io/managed-by": "bascule", "bascule.dev/endpoint": self.slug}
 
     @property
     def control_url(self) -> str:
         """Where the control API answers inside Kubernetes."""
-        return f"http://{self.slug}-control.{self.namespace}:{CONTROL_PORT}"
+        return f"http://{self.part('control')}.{self.cluster.namespace}:{CONTROL_PORT}"
 
     @property
     def metric(self) -> str:
@@ -146,13 +232,32 @@ class Shipment:
 
 
 def slug_of(name: str) -> str:
-    """A name for Kubernetes' objects and images: lower case, digits, dashes; at most 40 long."""
+    """A name for images: lower case, digits, dashes; at most 40 long."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-")
     return plain or "model"
 
 
-def image_of(repository: str, model: str, number: int, digest: str) -> str:
-    """The name of an image; its tag names the version and the bundle, and is never `latest`.
+def object_name(name: str, *, most: int = 40) -> str:
+    """A name for objects of Kubernetes: a label of RFC 1035, without two dashes in a row.
+
+    Different names stay different: one that has to be changed gets a part of its SHA-256.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain == name and len(name) <= most and name[:1].isalpha():
+        return name
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    start = plain if plain[:1].isalpha() else f"m-{plain}"
+    return f"{start[: most - 7].rstrip('-')}-{mark}"
+
+
+def content_mark(release: str, base: str, packages: Iterable[Package]) -> str:
+    """8 digits of what is in an image beside the bundle: release, base and exact packages."""
+    said = [release, base, *(f"{each.name}=={each.version}" for each in packages)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+
+
+def image_of(repository: str, model: str, number: int, digest: str, mark: str) -> str:
+    """The name of an image; its tag names version, bundle and `content_mark`, never `latest`.
 
     Raises:
         Invalid: `repository` is none.
@@ -163,7 +268,8 @@ def image_of(repository: str, model: str, number: int, digest: str) -> str:
             hint="give REGISTRY/PATH in lower case without a tag, such as registry.example.com/ml",
         )
     short = digest.removeprefix("sha256:")[:12]
-    return f"{repository.rstrip('/') + '/' if repository else ''}{slug_of(model)}:{number}-{short}"
+    folder = repository.rstrip("/") + "/" if repository else ""
+    return f"{folder}{slug_of(model)}:{number}-{short}-{mark}"
 
 
 def whole_shares(shares: Mapping[str, float]) -> dict[str, int]:

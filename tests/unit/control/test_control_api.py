@@ -239,8 +239,13 @@ def test_errors_are_problem_details(client, path, status):
     problem = answer.json()
     assert answer.status_code == status == problem["status"]
     assert answer.headers["content-type"] == "application/problem+json"
-    assert set(problem) == SHAPE
+    assert set(problem) - {"facts"} == SHAPE
     assert problem["instance"] == httpx.URL(path).path
+
+
+def test_an_error_for_a_model_that_is_not_there_names_it(client):
+    problem = client.get("/api/v1/models/nobody/history").json()
+    assert problem["facts"] == {"model": "nobody"}
 
 
 def test_a_method_that_would_change_something_is_not_allowed(client):

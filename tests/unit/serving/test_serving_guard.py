@@ -548,6 +548,25 @@ def test_a_store_that_is_away_at_the_start_is_an_error(catalogue, keys_file):
         keys_file(catalogue.stored)
 
 
+def test_a_server_that_may_wait_begins_without_keys_and_holds_none_until_they_are_read(
+    ring, keys, catalogue, keys_file, caplog
+):
+    header = ring("infer:late").partition(": ")[2].strip().encode()
+    catalogue.problem = Unavailable("the registry is away")
+    file, said = keys_file(catalogue.stored, may_wait=True)
+    guard = Authenticator(file.path, held_ns=lambda: said[-1] if said else 0)
+    guard.look()
+    assert not guard.is_open
+    with pytest.raises(Unavailable, match="keys cannot be checked"):
+        guard.check(header, "infer", "late")
+    assert "keys were never read (the registry is away) and are refused" in caplog.text
+    assert said == []
+    catalogue.problem = None
+    _until(lambda: said)
+    guard.look()
+    assert guard.check(header, "infer", "late")
+
+
 def test_keys_that_are_half_written_are_not_read(ring, keys, keys_file):
     """A file that is written in place may be read meanwhile."""
     header = ring("infer:late").partition(": ")[2].strip().encode()

@@ -45,8 +45,31 @@ def test_every_step_of_a_workflow_is_one_of_the_script(system, project):
 
 def test_a_workflow_runs_the_checks_before_the_delivery_and_in_order(system):
     (main, *_) = [text for text in render_pipeline(system, FULL).values() if "deploy" in text]
-    wanted = [step for step, _ in (*CHECKS, *DELIVERY)]
-    assert [step for step in steps_of(main) if step in wanted][: len(wanted)] == wanted
+    expected = [step for step, _ in (*CHECKS, *DELIVERY)]
+    assert [step for step in steps_of(main) if step in expected][: len(expected)] == expected
+
+
+def test_only_the_protected_job_has_the_key_that_deploys():
+    files = render_pipeline("github", FULL)
+    workflow = yaml.safe_load(files[".github/workflows/bascule.yml"])
+    check, deliver = workflow["jobs"]["check"], workflow["jobs"]["deliver"]
+    assert deliver["environment"] == "production"
+    assert "refs/heads/main" in deliver["if"]
+    assert set(re.findall(r"secrets\.(\w+)", json.dumps(check))) == {"BASCULE_READ_KEY"}
+    assert "secrets.BASCULE_KEY" in json.dumps(deliver)
+    assert "secrets.BASCULE_KEY" not in files[".github/workflows/bascule-updates.yml"]
+    gitlab = yaml.safe_load(render_pipeline("gitlab", FULL)[".gitlab-ci.yml"])
+    assert gitlab["deliver"]["environment"] == "production"
+    assert gitlab["check"]["variables"]["BASCULE_KEY"] == "$BASCULE_READ_KEY"
+    azure = yaml.safe_load(render_pipeline("azure", FULL)["azure-pipelines.yml"])
+    assert "$(BASCULE_KEY)" not in json.dumps(azure["jobs"][0])
+    assert azure["jobs"][1]["environment"] == "production"
+
+
+def test_actions_are_those_of_a_commit(project):
+    for path, text in render_pipeline("github", project).items():
+        for used in re.findall(r"uses: (\S+)", text):
+            assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", used), (path, used)
 
 
 def test_without_an_image_nothing_is_built_scanned_or_signed(system):
@@ -109,7 +132,8 @@ def test_no_secret_and_no_moving_tag_is_in_a_workflow(system, project):
         if path.endswith((".yml", ".yaml")):
             for name in ("BASCULE_KEY", "COSIGN_PASSWORD", "IMAGE_PASSWORD"):
                 for value in re.findall(rf"^\s+{name}: (.+)$", text, re.MULTILINE):
-                    assert value.startswith(("${{ secrets.", "$(")), f"{path}: {value}"
+                    known = ("${{ secrets.", "$(", "$BASCULE_READ_KEY")
+                    assert value.startswith(known), f"{path}: {value}"
             assert yaml.safe_load(text), path
 
 

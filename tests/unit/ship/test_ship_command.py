@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tests.shipments import documents
+from tests.unit.cli.test_remote_registry import control
 
 from bascule.ship import findings_of
 
@@ -41,7 +43,7 @@ def test_without_kubectl_the_error_names_it_and_the_command_to_run(home, command
     code, _, errors = command("ship", "istio", "gb@champion", "--out", folder, f"--{action}")
     assert code == 6
     assert f"--{action} needs kubectl, which is not installed" in errors
-    verb = {"apply": "apply", "remove": "delete"}[action]
+    verb = {"apply": "apply", "remove": "delete --ignore-not-found"}[action]
     assert f"run in {folder}: kubectl {verb} --filename ." in errors
     assert (folder / "virtualservice.yaml").exists()
 
@@ -52,13 +54,128 @@ def test_what_no_tool_can_apply_is_said(home, command):
     assert "--apply does nothing for envoy" in errors
 
 
-def test_apply_runs_the_tool_in_the_folder_of_the_files(home, command):
-    program(home, "kubectl", 'echo "$@" > asked')
+def test_apply_waits_for_the_pods_before_it_prunes_what_is_left(home, command):
+    program(home, "kubectl", 'echo "$@" >> asked')
     folder = home / "files"
-    assert command("ship", "kubernetes", "gb@champion", "--out", folder, "--apply")[0] == 0
-    assert (folder / "asked").read_text() == "apply --kustomize overlays/production\n"
-    assert command("ship", "kubernetes", "gb@champion", "--out", folder, "--remove")[0] == 0
-    assert (folder / "asked").read_text() == "delete --kustomize overlays/production\n"
+    words = ("ship", "kubernetes", "gb@champion", "--out", folder)
+    assert command(*words, "--apply", "--prune", "--overlay", "plain")[0] == 0
+    applied, serve, control, pruned = (folder / "asked").read_text().splitlines()
+    assert applied == "apply --kustomize overlays/plain"
+    assert serve == "rollout status deployment/gb--current --namespace bascule --timeout 10m"
+    assert "deployment/gb--control" in control
+    assert "--prune" in pruned
+    assert "app.kubernetes.io/managed-by=bascule,bascule.dev/endpoint=gb" in pruned
+    (folder / "asked").unlink()
+    assert command(*words, "--remove")[0] == 0
+    expected = "delete --ignore-not-found --kustomize overlays/production\n"
+    assert (folder / "asked").read_text() == expected
+
+
+def test_nothing_is_pruned_where_the_pods_are_not_ready(home, command):
+    program(home, "kubectl", 'echo "$@" >> asked; [ "$1" != rollout ]')
+    folder = home / "files"
+    words = ("ship", "kubernetes", "gb@champion", "--out", folder, "--apply", "--prune")
+    code, _, errors = command(*words)
+    assert code == 6
+    assert "kubectl rollout status ended with 1" in errors
+    assert "--prune" not in (folder / "asked").read_text()
+
+
+@pytest.mark.parametrize(("says", "code"), [(0, 0), (1, 1), (2, 6)])
+def test_a_diff_with_apply_asks_the_cluster_and_writes_nothing(home, command, says, code):
+    program(home, "kubectl", f'echo "$@" > {home}/asked; exit {says}')
+    folder = home / "files"
+    words = ("ship", "kubernetes", "gb@champion", "--out", folder, "--apply", "--diff")
+    assert command(*words)[0] == code
+    assert (home / "asked").read_text() == "diff --kustomize overlays/production\n"
+    assert not folder.exists()
+
+
+def test_the_settings_say_what_options_do_not(home, command, monkeypatch):
+    monkeypatch.chdir(home)
+    (home / "bascule.toml").write_text(
+        '[ship]\nnamespace = "ml"\nimage = "r.example.com/ml"\npull_secrets = ["pull"]\n'
+        'host = "gb.example.com"\ntls_secret = "gb-tls"\nnode_selector = {pool = "cpu"}\n'
+        '[[ship.tolerations]]\nkey = "ml"\noperator = "Exists"\n'
+    )
+    assert command("ship", "kubernetes", "gb@champion", "--out", home / "files")[0] == 0
+    (deployment,) = documents((home / "files/base/deployments.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["nodeSelector"] == {"pool": "cpu"}
+    assert pod["tolerations"] == [{"key": "ml", "operator": "Exists"}]
+    assert pod["containers"][0]["image"].startswith("r.example.com/ml/gb:1-")
+    (ingress,) = documents((home / "files/base/ingress.yaml").read_text())
+    assert ingress["spec"]["tls"] == [{"hosts": ["gb.example.com"], "secretName": "gb-tls"}]
+    words = ("ship", "kubernetes", "gb@champion", "--out", home / "other", "--namespace", "Bad")
+    code, _, errors = command(*words)
+    assert code == 2
+    assert "namespace 'Bad' is not a name of Kubernetes" in errors
+
+
+def test_an_image_that_was_pushed_is_named_by_its_digest(home, command):
+    pushed = "r.example.com/ml/gb@sha256:" + "ab" * 32
+    assert command("tag", "gb/1", f"image={pushed}")[0] == 0
+    assert command("ship", "kubernetes", "gb/1", "--out", home / "files")[0] == 0
+    assert f"image: {pushed}\n" in (home / "files/base/deployments.yaml").read_text()
+    assert command("ship", "container", "gb/1", "--out", home / "image")[0] == 0
+    assert command("tag", "gb/1", "image=r.example.com/ml/gb:latest")[0] == 0
+    code, _, errors = command("ship", "kubernetes", "gb/1", "--out", home / "files")
+    assert code == 2
+    assert "which is no image by digest" in errors
+
+
+def test_a_candidate_is_shipped_before_it_has_requests(home, command, table_bundle):
+    assert command("push", table_bundle)[0] == 0
+    name = command("models", "--json")[1]
+    other = next(one["name"] for one in json.loads(name) if one["name"] != "gb")
+    words = ("ship", "kubernetes", "gb@champion", "--out", home / "files", "--with", f"{other}/1")
+    assert command(*words)[0] == 0
+    deployments = documents((home / "files/base/deployments.yaml").read_text())
+    assert [one["metadata"]["name"] for one in deployments] == ["gb--current", "gb--candidate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("kubernetes", "--overlay", "prod"), "no overlay 'prod'"),
+        (("istio", "--overlay", "plain"), "this target has none"),
+        (("kubernetes", "--prune"), "--prune does nothing without --apply"),
+        (("container", "--push"), "--push does nothing without --build"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(home, command, words, said):
+    target, *options = words
+    code, _, errors = command("ship", target, "gb@champion", "--out", home / "files", *options)
+    assert code == 2
+    assert said in errors
+    assert not (home / "files").exists()
+
+
+def test_a_pushed_image_is_noted_at_its_version(home, command):
+    program(
+        home, "podman",
+        """case "$1" in
+        image) echo '[{"Id": "ab", "Size": 5}]' ;;
+        push) printf sha256:%064d 7 > "$3" ;;
+        esac""",
+    )  # fmt: skip
+    words = ("ship", "container", "gb@champion", "--build", "--image", "r.example.com/ml")
+    code, out, errors = command(*words, "--push")
+    assert code == 0, errors
+    pushed = f"r.example.com/ml/gb@sha256:{7:064d}"
+    assert out.endswith(f"pushed {pushed}\n")
+    assert json.loads(command("tag", "gb/1", "--json")[1])["image"] == pushed
+
+
+def test_a_registry_behind_a_server_is_shipped_from(home, command):
+    with control(home / "home") as url:
+        words = ("ship", "kubernetes", "gb@champion", "--out")
+        code, _, errors = command("--server", url, *words, home / "far")
+        assert code == 0, errors
+    assert command(*words, home / "near")[0] == 0
+    for path in sorted((home / "near").rglob("*.yaml")):
+        assert (home / "far" / path.relative_to(home / "near")).read_text() == path.read_text()
 
 
 def test_compose_takes_podman_compose_where_docker_is_missing(home, command):
@@ -72,7 +189,7 @@ def test_a_tool_that_fails_is_named_with_its_exit_code(home, command):
     program(home, "kubectl", "exit 3")
     code, _, errors = command("ship", "istio", "gb@champion", "--out", home / "files", "--apply")
     assert code == 6
-    assert "kubectl ended with 3" in errors
+    assert "kubectl apply --filename ended with 3" in errors
 
 
 def test_a_folder_of_wheels_without_ours_is_refused_before_anything_is_built(home, command):

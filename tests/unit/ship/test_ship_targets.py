@@ -17,13 +17,14 @@ from bascule.core import Conflict, Invalid
 from bascule.serving.telemetry import MetricLabels, Totals, prometheus_text
 from bascule.ship import (
     TARGETS,
+    Package,
     Resources,
     difference,
     resources_of,
     whole_shares,
     write_files,
 )
-from bascule.ship.shipment import image_of, slug_of
+from bascule.ship.shipment import content_mark, image_of, object_name, slug_of
 
 
 @pytest.fixture(params=TARGETS)
@@ -110,44 +111,45 @@ def test_a_changed_share_changes_the_lines_of_shares_alone(name, tmp_path):
 def test_routers_split_by_the_shares_of_the_plan():
     (route,) = documents(TARGETS["gateway-api"].render(CANARY)["httproute.yaml"])
     backends = route["spec"]["rules"][-1]["backendRefs"]
-    assert {one["name"]: one["weight"] for one in backends} == {"late-v3": 90, "late-v4": 10}
+    assert {one["name"]: one["weight"] for one in backends} == {"late--v3": 90, "late--v4": 10}
     (service,) = documents(TARGETS["istio"].render(CANARY)["virtualservice.yaml"])
     routes = service["spec"]["http"][0]["route"]
-    assert [(one["destination"]["subset"], one["weight"]) for one in routes] == [
-        ("late-v3", 90),
-        ("late-v4", 10),
+    assert [(one["destination"]["host"], one["weight"]) for one in routes] == [
+        ("late--v3", 90),
+        ("late--v4", 10),
     ]
     (inference,) = documents(TARGETS["kserve"].render(CANARY)["inferenceservice.yaml"])
-    assert inference["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    (canary,) = inference["spec"]["canary"]
+    assert (canary["trafficPercent"], canary["predictor"]["name"]) == (10, "late-v4")
     (alone,) = documents(TARGETS["kserve"].render(ALONE)["inferenceservice.yaml"])
-    assert "canaryTrafficPercent" not in alone["spec"]["predictor"]
+    assert "canary" not in alone["spec"]
 
 
 def test_routers_send_copies_to_the_shadow():
     (route,) = documents(TARGETS["gateway-api"].render(SHADOWED)["httproute.yaml"])
     (copied,) = route["spec"]["rules"][-1]["filters"]
-    assert copied["requestMirror"] == {"backendRef": {"name": "late-v5", "port": 80}, "percent": 40}
+    mirrored = {"backendRef": {"name": "late--v5", "port": 80}, "percent": 40}
+    assert copied["requestMirror"] == mirrored
     (service,) = documents(TARGETS["istio"].render(SHADOWED)["virtualservice.yaml"])
     (mirror,) = service["spec"]["http"][0]["mirrors"]
-    assert (mirror["destination"]["subset"], mirror["percentage"]["value"]) == ("late-v5", 40)
+    assert (mirror["destination"]["host"], mirror["percentage"]["value"]) == ("late--v5", 40)
     names = [
         one["metadata"]["name"]
         for one in documents(TARGETS["kubernetes"].render(SHADOWED)["base/deployments.yaml"])
     ]
-    assert names == ["late-v3", "late-v4", "late-v5"]
+    assert names == ["late--current", "late--candidate", "late--shadow"]
 
 
-def test_prometheus_scrapes_each_pod_through_one_service_alone():
+def test_prometheus_scrapes_each_pod_once():
     """The autoscaler sums the metric by pod: a pod that is scraped twice would count twice."""
     files = TARGETS["kubernetes"].render(CANARY)
     monitor = documents(files["monitoring/monitoring.yaml"])[0]
+    assert monitor["kind"] == "PodMonitor"
     wanted = monitor["spec"]["selector"]["matchLabels"].items()
-    chosen = [
-        one["metadata"]["name"]
-        for one in documents(files["base/services.yaml"])
-        if wanted <= one["metadata"]["labels"].items()
-    ]
-    assert chosen == ["late-pods"]
+    for deployment in documents(files["base/deployments.yaml"]):
+        assert wanted <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    control = documents(files["base/control.yaml"])[0]
+    assert not wanted <= control["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_the_autoscaler_asks_for_a_metric_that_the_server_exports():
@@ -173,13 +175,21 @@ def kustomized(overlay, folder):
 
 @pytest.mark.parametrize(
     ("overlay", "namespace", "least"),
-    [("staging", "bascule-staging", 1), ("production", "bascule", 2), ("agent", "bascule", 2)],
-)
+    [
+        ("staging", "bascule-staging", 1), ("production", "bascule", 2), ("agent", "bascule", 2),
+        ("plain", "bascule", 2), ("keda", "bascule", None),
+    ],
+)  # fmt: skip
 def test_kustomize_builds_every_overlay(overlay, namespace, least, tmp_path):
     objects = kustomized(overlay, tmp_path)
     assert {one["metadata"]["namespace"] for one in objects} == {namespace}
     scalers = [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
-    assert [one["spec"]["minReplicas"] for one in scalers] == [least, least]
+    assert [one["spec"]["minReplicas"] for one in scalers] == ([least, least] if least else [])
+    scaled = [one for one in objects if one["kind"] == "ScaledObject"]
+    assert len(scaled) == (0 if least else 2)
+    for one in objects:
+        assert one["metadata"]["labels"]["bascule.dev/endpoint"] == "late", one["kind"]
+        assert one["spec"].get("replicas") in (None, 2) if "spec" in one else True
 
 
 def test_with_an_agent_no_container_needs_the_secret_of_the_catalogue(tmp_path):
@@ -193,7 +203,7 @@ def test_with_an_agent_no_container_needs_the_secret_of_the_catalogue(tmp_path):
         assert env["BASCULE_REGISTRY__STORE"] == "file:/run/bascule/catalogue"
         assert env["BASCULE_REGISTRY__OBJECTS"] == "file:/run/bascule/objects"
         assert env["BASCULE_SECURITY__CALLERS"] == "keys"
-        assert "bascule-catalogue" not in json.dumps(pod)
+        assert "late--catalogue" not in json.dumps(pod)
         assert pod["serviceAccountName"] == "late"
         assert pod["automountServiceAccountToken"] is False
     for policy in (one for one in objects if one["kind"] == "NetworkPolicy"):
@@ -205,9 +215,10 @@ def test_the_chart_has_the_objects_of_the_kustomize_base():
     base = TARGETS["kubernetes"].render(CANARY)
     assert "{{ .Values.replicas }}" in chart["templates/deployments.yaml"]
     images = documents(chart["values.yaml"])[0]["images"]
-    assert images == {"late-v3": ARM.image, "late-v4": CANDIDATE.image}
-    for name in ("deployments", "services", "scaling", "access", "migrations"):
-        text = re.sub(r"\{\{.*?\}\}", "1", chart[f"templates/{name}.yaml"])
+    assert images == {"late--current": ARM.image, "late--candidate": CANDIDATE.image}
+    for name in ("deployments", "services", "scaling", "access", "migrations", "disruption"):
+        text = re.sub(r"(?m)^ *\{\{-.*\n", "", chart[f"templates/{name}.yaml"])
+        text = re.sub(r"\{\{.*?\}\}", "1", text)
         kinds = [one["kind"] for one in documents(text)]
         assert kinds == [one["kind"] for one in documents(base[f"base/{name}.yaml"])]
 
@@ -248,12 +259,36 @@ def test_a_slug_is_a_name_of_kubernetes(name):
     assert len(slug_of(name)) <= 40
 
 
-def test_an_image_is_named_by_version_and_digest():
-    assert image_of("r.example.com/ml", "Late Flights", 4, "sha256:" + "ab" * 32) == (
-        "r.example.com/ml/late-flights:4-abababababab"
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_names_of_objects_are_labels_of_rfc_1035_and_stay_different(one, other):
+    for name in (one, other):
+        assert re.fullmatch(r"[a-z](-?[a-z0-9])*", object_name(name))
+        assert len(object_name(name)) <= 40
+    assert (object_name(one) == object_name(other)) is (one == other)
+
+
+def test_a_usual_name_stays_as_it_is_and_others_get_a_mark():
+    assert object_name("late-flights") == "late-flights"
+    assert re.fullmatch(r"late-flights-[0-9a-f]{6}", object_name("Late_Flights"))
+    assert re.fullmatch(r"m-2024-late-[0-9a-f]{6}", object_name("2024-late"))
+    assert len(object_name("x" * 128)) == 40
+
+
+def test_an_image_is_named_by_version_bundle_and_what_is_beside_it():
+    digest = "sha256:" + "ab" * 32
+    packages = [Package("numpy", "2.4.6")]
+    mark = content_mark("0.2.0", "python:3.11-slim", packages)
+    assert image_of("r.example.com/ml", "Late Flights", 4, digest, mark) == (
+        f"r.example.com/ml/late-flights:4-abababababab-{mark}"
     )
+    others = {
+        content_mark("0.3.0", "python:3.11-slim", packages),
+        content_mark("0.2.0", "python:3.12-slim", packages),
+        content_mark("0.2.0", "python:3.11-slim", [Package("numpy", "2.4.7")]),
+    }
+    assert len(others | {mark}) == 4
     with pytest.raises(Invalid, match="--image 'Bad Name:1' is not a repository"):
-        image_of("Bad Name:1", "late", 4, "sha256:" + "ab" * 32)
+        image_of("Bad Name:1", "late", 4, digest, mark)
 
 
 def test_memory_and_cores_follow_the_measured_cost():

@@ -28,6 +28,8 @@ class Problem(BaseModel):
     instance: str
     error: str
     hint: str
+    facts: dict[str, str] | None = None
+    """What the caller decides by: the `model` that is not there."""
 
 
 class PreconditionFailed(Conflict):
@@ -38,6 +40,8 @@ class KeyReused(Invalid):
     """An `Idempotency-Key` comes a second time with another request."""
 
 
+_TOLD = ("model",)
+"""The facts of an error that its answer has; others may be of the machine."""
 _STATUS: Mapping[type[BasculeError], int] = {PreconditionFailed: 412, KeyReused: 422}
 
 
@@ -79,6 +83,7 @@ def _of_kind(error: BasculeError, instance: str) -> JSONResponse:
         error.hint,
         instance,
         headers,
+        {name: str(error.facts[name]) for name in _TOLD if name in error.facts},
     )
 
 
@@ -90,9 +95,10 @@ def _answer(
     hint: str,
     instance: str,
     headers: Mapping[str, str] | None = None,
+    facts: dict[str, str] | None = None,
 ) -> JSONResponse:
     problem = Problem(
         type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail,
-        instance=instance, error=text, hint=hint,
+        instance=instance, error=text, hint=hint, facts=facts or None,
     )  # fmt: skip
-    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_TYPE)
+    return JSONResponse(problem.model_dump(exclude_none=True), status, headers, PROBLEM_TYPE)

@@ -22,6 +22,7 @@ from bascule.core import BasculeError, Unavailable, first_line, masked_text
 if TYPE_CHECKING:
     from bascule.endpoints import EndpointStore, Plan
     from bascule.registry import Registry
+    from bascule.ship import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def routing_plans(
     open_store: Callable[[], EndpointStore],
     open_registry: Callable[[], Registry],
     *,
+    cluster: Cluster | None = None,
     after: threading.Event,
 ) -> Iterator[None]:
     """Keep routers at the plans of their endpoints while the block runs, on a thread.
@@ -61,6 +63,7 @@ def routing_plans(
         routers: By endpoint.
         open_store: Opens the endpoints.
         open_registry: Opens the registry, which knows the digests of versions.
+        cluster: Where the routers are in Kubernetes; None for the defaults.
         after: Set once opening the catalogue delays nothing else.
     """
     if not routers:
@@ -68,7 +71,7 @@ def routing_plans(
         return
 
     def run(ended: threading.Event) -> None:
-        store, routing = open_store(), Routing(routers, open_registry)
+        store, routing = open_store(), Routing(routers, open_registry, cluster)
         again_s = 0.0
         with store.watch() as watch:
             while not ended.is_set():
@@ -84,9 +87,13 @@ class Routing:
     """See the module."""
 
     def __init__(
-        self, routers: Mapping[str, Router], open_registry: Callable[[], Registry]
+        self,
+        routers: Mapping[str, Router],
+        open_registry: Callable[[], Registry],
+        cluster: Cluster | None = None,
     ) -> None:
         self._routers = routers
+        self._cluster = cluster
         self._open_registry = open_registry
         self._routed: dict[str, Plan] = {}
         self._said: dict[str, str] = {}
@@ -115,7 +122,9 @@ class Routing:
     def _route(self, router: Router, plan: Plan) -> None:
         from bascule.ship import ROUTES, TARGETS, shipment_of, text_of, write_file
 
-        shipment = shipment_of(self._open_registry(), plan.endpoint, plan=plan)
+        shipment = shipment_of(
+            self._open_registry(), plan.endpoint, plan=plan, cluster=self._cluster
+        )
         rendered = TARGETS[router.target].render(shipment)
         for name in ROUTES[router.target]:
             if text_of(router.folder / name) != rendered[name]:

@@ -184,6 +184,7 @@ class KeysFile:
         *,
         stale_s: float = 3_600.0,
         written_read_ns: int = 0,
+        may_wait: bool = False,
     ) -> None:
         """Nothing is read yet.
 
@@ -193,12 +194,15 @@ class KeysFile:
             hold: Tells the workers that the keys hold, and when they were read.
             stale_s: How long they hold where they cannot be read again.
             written_read_ns: When the keys that are in the file were read; 0 if none are.
+            may_wait: Whether a server may begin while the catalogue is away: it is not ready, and
+                answers no request that needs a key, until the keys are read.
         """
         self.path = Path(f"/dev/fd/{descriptor}")
         self._descriptor = descriptor
         self._keys = keys
         self._hold = hold
         self._stale_s = stale_s
+        self._may_wait = may_wait
         self._has_keys = False
         self._content = b""
         self._written = b""
@@ -219,11 +223,17 @@ class KeysFile:
         The keys that an earlier process has left in the file are taken over without the catalogue.
 
         Raises:
-            BasculeError: The catalogue cannot be read. A server that begins without keys would turn
-                everybody away, so it does not begin.
+            BasculeError: The catalogue cannot be read, and the server may not wait for it: without
+                keys it would turn everybody away.
         """
         if not self._take_over():
-            self._take()
+            try:
+                self._take()
+            except BasculeError as error:
+                if not self._may_wait:
+                    raise
+                self._content = _of_file([])
+                self._problem = str(error)
         self._renew()
         for thread in self._threads:
             thread.start()
@@ -274,8 +284,7 @@ class KeysFile:
         if self._has_keys and not keys:  # they are never removed, not even when they are revoked
             raise Unavailable("the catalogue of the keys is gone")
         self._has_keys = bool(keys)
-        text = json.dumps([key.to_json() for key in keys]).encode()
-        self._content = text + b"\n" + hashlib.sha256(text).hexdigest().encode()
+        self._content = _of_file(keys)
         self._read_ns = read_ns
         self._problem = "the catalogue does not answer"
 
@@ -295,7 +304,7 @@ class KeysFile:
                     self._written = self._content
                 self._is_sound = True
             age_s = (time.monotonic_ns() - self._read_ns) / 1e9
-            holds = self._is_sound and age_s < self._stale_s
+            holds = self._is_sound and self._read_ns > 0 and age_s < self._stale_s
             if holds:
                 self._hold(self._read_ns)
             self._tell("hold" if holds else "are refused", age_s)
@@ -308,8 +317,14 @@ class KeysFile:
             log.warning("keys are read again")
             self._told = ""
         elif not is_fresh and (becomes != self._told or now_s - self._told_s > _TELL_EVERY_S):
-            log.error("keys were read %.0f s ago (%s) and %s", age_s, self._problem, becomes)
+            read = f"were read {age_s:.0f} s ago" if self._read_ns else "were never read"
+            log.error("keys %s (%s) and %s", read, self._problem, becomes)
             self._told, self._told_s = becomes, now_s
+
+
+def _of_file(keys: Sequence[Key]) -> bytes:
+    text = json.dumps([key.to_json() for key in keys]).encode()
+    return text + b"\n" + hashlib.sha256(text).hexdigest().encode()
 
 
 def _parse(content: bytes) -> list[dict[str, Any]]:

@@ -29,7 +29,6 @@ TARGETS: Mapping[str, Target] = {
     "argo-rollouts": of_templates(
         "argo-rollouts", "an AnalysisTemplate that asks for the rollout's verdict", KUBECTL
     ),
-    "flagger": of_templates("flagger", "a Canary that asks for the rollout's verdict", KUBECTL),
     "ray": of_templates("ray", "applications of Ray Serve", RAY),
     "sagemaker": of_templates("sagemaker", "Terraform of a SageMaker endpoint", TERRAFORM),
     "vertex": of_templates("vertex", "Terraform and a script of a Vertex AI endpoint", TERRAFORM),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bascule.monitoring.alerts import shipped
 from bascule.ship.rendering import render_folder
 from bascule.ship.shipment import Shipment
-from bascule.ship.targets.port import Target
+from bascule.ship.targets.port import Target, always
 
 
 def _render(shipment: Shipment) -> dict[str, str]:
@@ -18,9 +18,8 @@ def _render(shipment: Shipment) -> dict[str, str]:
 COMPOSE = Target(
     "a team's shared installation with Compose",
     _render,
-    {
-        "apply": (("docker", "compose", "up", "--detach"), ("podman-compose", "up", "--detach")),
-        "status": (("docker", "compose", "ps"), ("podman-compose", "ps")),
-        "remove": (("docker", "compose", "down"), ("podman-compose", "down")),
-    },
+    always(
+        apply="docker compose up --detach || podman-compose up --detach",
+        remove="docker compose down || podman-compose down",
+    ),
 )

@@ -7,8 +7,8 @@ from azure.ai.ml.entities import Environment, ManagedOnlineDeployment, ManagedOn
 from azure.identity import DefaultAzureCredential
 
 ARMS = [
-    {"name": "late-v3", "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a", "share_percent": 90},
-    {"name": "late-v4", "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b", "share_percent": 10},
+    {"name": "late-v3", "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d", "share_percent": 90},
+    {"name": "late-v4", "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d", "share_percent": 10},
 ]
 ROUTES = {
     "liveness_route": {"path": "/", "port": 5001},

@@ -45,7 +45,7 @@ resource "azapi_resource" "late_v3_image" {
   parent_id = azapi_resource.late_v3_environment.id
   body = {
     properties = {
-      image  = "registry.example.com/ml/late:3-3a3a3a3a3a3a"
+      image  = "registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d"
       osType = "Linux"
       inferenceConfig = {
         livenessRoute  = { path = "/", port = 5001 }
@@ -88,7 +88,7 @@ resource "azapi_resource" "late_v4_image" {
   parent_id = azapi_resource.late_v4_environment.id
   body = {
     properties = {
-      image  = "registry.example.com/ml/late:4-4b4b4b4b4b4b"
+      image  = "registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d"
       osType = "Linux"
       inferenceConfig = {
         livenessRoute  = { path = "/", port = 5001 }

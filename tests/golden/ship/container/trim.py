@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 
 SITE, ROOT, UID = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-HOME = SITE.parent / "home"
+HOME = SITE.parent / "homes" / "bascule"
 STDLIB = Path(sysconfig.get_path("stdlib"))
 
 # Of the standard library: what builds, installs, tests or draws.
@@ -56,6 +56,7 @@ def main() -> None:
         if Path(path).exists():
             place(Path(path))
     place_accounts()
+    place_packages_of_debian()
     for path in (inside(SITE), inside(STDLIB)):
         compileall.compile_dir(
             path, stripdir=str(ROOT), quiet=2, workers=1,
@@ -151,13 +152,35 @@ def place_accounts() -> None:
         (ROOT / "etc" / name).write_text(text)
     (ROOT / "tmp").mkdir()
     (ROOT / "tmp").chmod(0o1777)
-    HOME.mkdir(mode=0o750)
+    HOME.mkdir(parents=True)
+    HOME.chmod(0o770)  # OpenShift runs images as another user, of group 0
     if shutil.which("ldconfig") and Path("/etc/ld.so.conf").exists():
         place(Path("/etc/ld.so.conf"))
         if Path("/etc/ld.so.conf.d").is_dir():
             place(Path("/etc/ld.so.conf.d"))
         subprocess.run(["ldconfig", "-r", ROOT], check=True)
         shutil.rmtree(ROOT / "var/cache", ignore_errors=True)
+
+
+def place_packages_of_debian() -> None:
+    """What Debian's packages with a file here are: scanners and writers of SBOMs read this."""
+    for name in ("os-release", "debian_version"):
+        if Path("/etc", name).exists():
+            place(Path("/etc", name))
+    here = {f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*") if not path.is_dir()}
+    here |= {path.removeprefix("/usr") for path in here}  # some packages say /lib for /usr/lib
+    kept = {
+        listed.stem.partition(":")[0]
+        for listed in Path("/var/lib/dpkg/info").glob("*.list")
+        if not here.isdisjoint(listed.read_text().split("\n"))
+    }
+    status = Path("/var/lib/dpkg/status")
+    for entry in status.read_text().split("\n\n") if kept else ():
+        name = entry.partition("\n")[0].removeprefix("Package: ")
+        if name in kept:
+            target = inside(status.with_name("status.d")) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(f"{entry}\n")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import boto3
 MODELS = [
     {
         "variant": "current", "model": "late-v3-3a3a3a3a3a3a",
-        "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a", "share_percent": 90,
+        "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d", "share_percent": 90,
         "workers": "1",
     },
     {
         "variant": "candidate", "model": "late-v4-4b4b4b4b4b4b",
-        "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b", "share_percent": 10,
+        "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d", "share_percent": 10,
         "workers": "1",
     },
 ]

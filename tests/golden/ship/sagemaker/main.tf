@@ -23,7 +23,7 @@ resource "aws_sagemaker_model" "late_v3" {
   execution_role_arn = var.role_arn
 
   primary_container {
-    image = "registry.example.com/ml/late:3-3a3a3a3a3a3a"
+    image = "registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d"
     environment = {
       BASCULE_SERVING__WORKERS  = "1"
       BASCULE_SECURITY__CALLERS = "anybody"
@@ -36,7 +36,7 @@ resource "aws_sagemaker_model" "late_v4" {
   execution_role_arn = var.role_arn
 
   primary_container {
-    image = "registry.example.com/ml/late:4-4b4b4b4b4b4b"
+    image = "registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d"
     environment = {
       BASCULE_SERVING__WORKERS  = "1"
       BASCULE_SECURITY__CALLERS = "anybody"

@@ -6,11 +6,11 @@ from google.cloud import aiplatform
 
 ARMS = [
     {
-        "arm": "current", "name": "late-v3", "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a",
+        "arm": "current", "name": "late-v3", "image": "registry.example.com/ml/late:3-3a3a3a3a3a3a-0d0d0d0d",
         "share_percent": 90,
     },
     {
-        "arm": "candidate", "name": "late-v4", "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b",
+        "arm": "candidate", "name": "late-v4", "image": "registry.example.com/ml/late:4-4b4b4b4b4b4b-0d0d0d0d",
         "share_percent": 10,
     },
 ]
