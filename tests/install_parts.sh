@@ -12,7 +12,7 @@ command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing promethe
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v kustomize >/dev/null 2>&1 || missing="$missing kustomize"
 # Images and containers, for the second tier.
-for tool in podman buildah runc mmdebstrap podman-compose; do
+for tool in podman buildah runc mmdebstrap podman-compose catatonit; do
 	command -v $tool >/dev/null 2>&1 || missing="$missing $tool"
 done
 [ -e /usr/lib/podman/netavark ] || missing="$missing netavark aardvark-dns"
