@@ -42,6 +42,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         checks: Conditions on the rows that stop the job: `missing(age) <= 0.1`.
         warnings: The same, and the job goes on.
         with_time: Whether the time of scoring is a column, which differs between runs.
+        delimiter: Between the values of a line of CSV.
+        encoding: Of CSV, as Python names it: `utf-8`, `latin-1`.
+        decimal_point: Of numbers in CSV.
+        nulls: The words that are no value in CSV; those of pyarrow if empty: `NA`, `null`...
+        types: Of columns of CSV, by name: `text`, `int64`, `decimal(23, 4)`, `date32`...
         record: What monitoring gets: `profile` of a sample of the rows, all `rows`, or `off`.
         on: The engine that runs chunks: `local`, `ray`, or `ray://HOST:PORT` of a cluster.
     """
@@ -67,6 +72,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     checks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     with_time: bool = False
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    decimal_point: str = "."
+    nulls: tuple[str, ...] = ()
+    types: dict[str, str] = {}
     record: Literal["profile", "rows", "off"] = "profile"
     on: str = "local"
 
@@ -83,6 +93,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )  # fmt: skip
         if self.on != "local" and self.record == "rows":
             raise Invalid("record: rows are recorded on local alone", hint="--record profile")
+        for name in ("delimiter", "decimal_point"):
+            if len(getattr(self, name)) != 1:
+                raise Invalid(f"{name}: {getattr(self, name)!r} is not one character", field=name)
         if self.mode == "upsert" and not self.key:
             raise Invalid("mode upsert needs the key of its rows", hint="add --key COLUMN")
 
@@ -94,7 +107,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The options that change what is written, which a run's id is made of."""
         made = {name: value for name, value in self.to_json().items() if name not in _HOW}
         # Runs that were begun before there was such a field keep their ids.
-        return made if self.ignore else {n: v for n, v in made.items() if n != "ignore"}
+        return {name: v for name, v in made.items() if name not in _LATER or v != _LATER[name]}
 
 
 _LEAST = {
@@ -103,6 +116,13 @@ _LEAST = {
 _HOW = frozenset(
     ("model", "memory_mb", "workers", "retries", "max_quarantined", "checks", "warnings")
 ) | {"record", "on"}
+
+
+_LATER: dict[str, Any] = {
+    "ignore": (), "delimiter": ",", "encoding": "utf-8", "decimal_point": ".", "nulls": (),
+    "types": {},
+}  # fmt: skip
+"""Fields that came later, with what they are unless they are set."""
 
 
 def job_of(content: Mapping[str, Any], place: str = "job") -> Job:

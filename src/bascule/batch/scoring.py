@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from bascule.batch.jobs import Job
+from bascule.batch.ports import BROKEN
 from bascule.bundle import Bundle, conform, flat
 from bascule.core import Columns, DType, Field, Invalid, ModelFailed
 
@@ -99,6 +100,11 @@ class Scorer:
         """
         import pyarrow as pa
 
+        if tuple(batch.schema.names) == BROKEN:
+            refuse(batch.num_rows)
+            reasons = batch.column(1).to_pylist()
+            empty = pa.RecordBatch.from_pylist([], self.schema)
+            return empty, [Poison(row, reason) for row, reason in enumerate(reasons)]
         if batch.schema.equals(self._source):
             good, answers, bad = self._answered(self.inputs(batch), refuse)
         else:  # the source could not read a value: the reason is the same for all rows

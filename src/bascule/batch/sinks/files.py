@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class FileSink:
         """Raise `Invalid` where a run would write among the files of its own source."""
         own = self._target if self._single else self._base
         if self.is_local:
-            own, files = os.path.realpath(own), map(os.path.realpath, files)
+            own, files = os.path.realpath(own), map(_real_path(), files)
         for path in files:
             if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
                 raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
@@ -399,6 +400,18 @@ class _StagedFile:
             self._close()
         for draft in (*self._drafts, self._record):
             draft.unlink(missing_ok=True)
+
+
+def _real_path() -> Callable[[str], str]:
+    """`os.path.realpath` for many files of few folders."""
+    folder = cache(os.path.realpath)
+
+    def path(file: str) -> str:
+        if os.path.islink(file):
+            return os.path.realpath(file)
+        return os.path.join(folder(os.path.dirname(file)), os.path.basename(file))
+
+    return path
 
 
 def _run_of(name: str) -> str:
