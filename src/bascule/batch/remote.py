@@ -73,7 +73,9 @@ class RemoteSchedules:
 
     def add(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
         content = msgspec.to_builtins(schedule)
-        kept = ("name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job")
+        kept = ["name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job"]
+        if schedule.retries:
+            kept += ["retries", "retry_after_min"]
         body = {name: content[name] for name in kept} | {"reason": reason}
         self._client.ask("POST", path_of("schedules"), body, user=by)
 

@@ -42,7 +42,7 @@ from bascule.batch.sources.files import FileSource
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
 from bascule.core import BasculeError
-from bascule.jobs import Live, Unrecorded
+from bascule.jobs import Live, Unrecorded, check_no_dates
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,6 +143,7 @@ def planned(
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
+    check_no_dates(job.to_json())
     if places is not None:
         places.check(job)
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:

@@ -124,7 +124,7 @@ class SqlDatabase:
         key: Any = sa.column(rows.key)
         if rows.query:
             relation: Any = sa.text(f"({_plain(rows.query)}) AS rows_to_score")
-            named = [sa.column(one) for one in rows.columns] or [sa.text("*")]
+            named: list[Any] = [sa.column(one) for one in rows.columns] or [sa.text("*")]
             chosen = sa.select(*named).select_from(relation)
         else:
             relation = self._reflected(connection)
