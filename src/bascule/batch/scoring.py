@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,20 @@ class Poison:
 
     row: int
     reason: str
+
+
+class Scored(NamedTuple):
+    """A batch that was scored.
+
+    Attributes:
+        rows: Of the sink.
+        poison: The rows that cannot be scored.
+        outputs: What the bundle answered, where it answered every row at once; else None.
+    """
+
+    rows: pa.RecordBatch
+    poison: list[Poison]
+    outputs: Columns | None = None
 
 
 class Scorer:
@@ -80,16 +94,15 @@ class Scorer:
             confidence=job.confidence, with_time=job.with_time, ignore=job.ignore,
         )  # fmt: skip
 
-    def batch_rows(self, schema: pa.Schema, memory_mb: int, workers: int) -> int:
+    def batch_rows(self, row_bytes: float, memory_mb: int, workers: int) -> int:
         """Rows of a batch, so that all batches of all workers stay within the memory."""
-        width = sum(_width(field) for field in schema) + 8 * len(self.schema)
-        within = memory_mb * 1_000_000 // (2 * max(workers, 1) * _COPIES * max(width, 1))
-        return max(256, min(_BATCH_ROWS, within))
+        width = row_bytes + 8 * len(self.schema)
+        return max(1, min(_BATCH_ROWS, int(batch_bytes(memory_mb, workers) / width)))
 
     def score(
         self, batch: pa.RecordBatch, prefix: str, first_row: int,
         refuse: Callable[[int], None] = lambda _: None,
-    ) -> tuple[pa.RecordBatch, list[Poison]]:  # fmt: skip
+    ) -> Scored:  # fmt: skip
         """Answers of a batch, whose row 0 is row `first_row` of its chunk.
 
         `refuse` is called with how many rows cannot be scored, before their reasons are looked for,
@@ -104,7 +117,7 @@ class Scorer:
             refuse(batch.num_rows)
             reasons = batch.column(1).to_pylist()
             empty = pa.RecordBatch.from_pylist([], self.schema)
-            return empty, [Poison(row, reason) for row, reason in enumerate(reasons)]
+            return Scored(empty, [Poison(row, reason) for row, reason in enumerate(reasons)])
         if batch.schema.equals(self._source):
             good, answers, bad = self._answered(self.inputs(batch), refuse)
         else:  # the source could not read a value: the reason is the same for all rows
@@ -117,8 +130,9 @@ class Scorer:
         rows = np.concatenate(good) if good else np.empty(0, np.int64)
         kept = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
         arrays = [kept.column(name).cast(self.schema.field(name).type) for name in self._kept]
+        flats = [flat(one, self.bundle.manifest) for one in answers]
         for name in self._columns:
-            joined = [one[name] for one in answers]
+            joined = [one[name] for one in flats]
             kind = self.schema.field(name).type
             if not joined:  # no row of the batch was answered
                 arrays.append(pa.array([], kind))
@@ -126,7 +140,8 @@ class Scorer:
             values = joined[0] if len(joined) == 1 else np.concatenate(joined)
             arrays.append(pa.array(values, kind, from_pandas=True))
         arrays += self._added(rows + first_row, prefix)
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
+        answered = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return Scored(answered, bad, None if bad or len(answers) != 1 else answers[0])
 
     def inputs(self, rows: Rows) -> Rows:
         """The columns that the model reads, decimals as the doubles that it takes."""
@@ -142,7 +157,7 @@ class Scorer:
         import pyarrow as pa
 
         batches = rows.combine_chunks().to_batches()
-        return pa.Table.from_batches([self.score(one, "", 0)[0] for one in batches], self.schema)
+        return pa.Table.from_batches([self.score(one, "", 0).rows for one in batches], self.schema)
 
     def _answered(
         self, batch: pa.RecordBatch, refuse: Callable[[int], None]
@@ -171,7 +186,7 @@ class Scorer:
         return good, answers, sorted(bad, key=lambda one: one.row)
 
     def _predicted(self, batch: pa.RecordBatch) -> Columns:
-        return flat(self.bundle.predict(batch, confidence=self._confidence), self.bundle.manifest)
+        return dict(self.bundle.predict(batch, confidence=self._confidence))
 
     def _misfits(self, batch: pa.RecordBatch, refuse: Callable[[int], None]) -> list[Poison]:
         """The rows that do not fit the signature; the reason is looked for once for each value."""
@@ -242,6 +257,11 @@ class Scorer:
         types = answers | {ID: pa.string(), VERSION: pa.string(), TIME: pa.timestamp("us", "UTC")}
         kept = [schema.field(name).remove_metadata() for name in self._kept]
         return pa.schema(kept + [pa.field(name, types[name]) for name in added])
+
+
+def batch_bytes(memory_mb: int, workers: int) -> int:
+    """Of Arrow's columns in a batch: half of the memory is for reading ahead and for the sink."""
+    return memory_mb * 1_000_000 // (2 * max(workers, 1) * _COPIES)
 
 
 def reason_of(problem: Exception) -> str:
@@ -339,11 +359,3 @@ def _arrow_type(dtype: Any) -> pa.DataType:
     import pyarrow as pa
 
     return pa.string() if dtype.kind == "O" else pa.from_numpy_dtype(dtype)
-
-
-def _width(field: pa.Field) -> int:
-    """About how many bytes a value takes; texts are guessed."""
-    try:
-        return int(field.type.bit_width // 8) or 1
-    except ValueError:
-        return 64

@@ -57,7 +57,12 @@ def with_dates(schedule: Schedule, due: datetime) -> Mapping[str, Any]:
 
 def _names(content: Any) -> list[str]:
     names: list[str] = []
-    _filled(content, lambda match: names.append(match[1]) or "")
+
+    def note(match: re.Match[str]) -> str:
+        names.append(match[1])
+        return ""
+
+    _filled(content, note)
     return names
 
 

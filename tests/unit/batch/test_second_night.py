@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_projected_run_writes_the_rows_of_a_whole_one(score, tmp_path, kind):
             if kind == "sqlite":
                 import sqlite3
 
-                with sqlite3.connect(source) as file:
+                with closing(sqlite3.connect(source)) as file:
                     rows.to_pandas().to_sql("t", file, index=False)
             else:
                 connection.execute(f"ATTACH '{source}' AS d")
@@ -183,3 +184,58 @@ def test_texts_of_several_lines_are_values(score, tmp_path):
     pacsv.write_csv(table, tmp_path / "in.csv")
     assert score(tmp_path / "in.csv", tmp_path / "s").quarantined == 0
     assert read(tmp_path / "s").column("note").to_pylist() == ['two\nlines, "and" quotes'] * 50
+
+
+def test_batches_are_cut_by_bytes_where_rows_become_wide(score, bundle, tmp_path, monkeypatch):
+    """The first rows say nothing of the later ones."""
+    texts = ["short"] * 1_000 + ["x" * 20_000] * 1_000
+    rows = flights(2_000).append_column("note", pa.array(texts))
+    pq.write_table(rows, tmp_path / "in.parquet")
+    sizes: list[int] = []
+    whole = type(bundle).predict
+
+    def predict(self: Any, batch: Any, **options: Any) -> Any:
+        sizes.append(batch.num_rows)
+        return whole(self, batch, **options)
+
+    monkeypatch.setattr(type(bundle), "predict", predict)
+    score(tmp_path / "in.parquet", tmp_path / "s", memory_mb=50, workers=1)
+    assert sum(sizes) == 2_000
+    assert max(sizes) <= 1_000  # 20 MB of texts are over the 4 MB of a batch
+    assert read(tmp_path / "s").column("note").to_pylist() == texts
+
+
+def test_a_sample_of_wide_rows_has_fewer_of_them():
+    from bascule.batch.sampling import Sample
+
+    batch = pa.record_batch({"text": ["x" * 20_000] * 500})
+    samples = []
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        sample = Sample(None, batch.schema, most_bytes=2_000_000)
+        for chunk in order:
+            sample.add(chunk, 500, batch)
+        samples.append([len(part[0]) for chunk in range(4) for part in sample.of_chunk(chunk)])
+    assert samples[0] == samples[1]  # whatever chunk is scored first
+    assert 50 < sum(samples[0]) <= 100
+
+
+def test_a_profile_has_the_answers_of_the_run_and_asks_for_none_again(
+    bundle, tmp_path, monkeypatch
+):
+    from bascule.batch import MonitoringRules, run_job
+
+    pq.write_table(flights(500), tmp_path / "in.parquet")
+    asked: list[int] = []
+    whole = type(bundle).predict
+
+    def predict(self: Any, batch: Any, **options: Any) -> Any:
+        asked.append(batch.num_rows)
+        return whole(self, batch, **options)
+
+    monkeypatch.setattr(type(bundle), "predict", predict)
+    place = {"from": str(tmp_path / "in.parquet"), "to": str(tmp_path / "s/")}
+    run_job(
+        job_of({"model": "table", **place}), bundle, tmp_path / "home",
+        monitoring=MonitoringRules(is_recorded=True, version="1"),
+    )  # fmt: skip
+    assert sum(asked) == 500

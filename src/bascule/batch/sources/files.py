@@ -165,7 +165,11 @@ class FileSource:
             batches = (
                 batch.cast(self.schema)
                 for part in parts
-                for batch in self._scan(part, self.schema, batch_rows)
+                for batch in (
+                    self._stream(part, batch_rows)
+                    if groups and part.row_groups[0].num_rows > batch_rows
+                    else self._scan(part, self.schema, batch_rows)
+                )
             )
         for batch in batches:
             where = self._where if batch.schema.equals(self.schema) else ""
@@ -173,6 +177,25 @@ class FileSource:
             for kept in filtered([batch], where):
                 for start in range(0, kept.num_rows, batch_rows):
                     yield kept.slice(start, batch_rows)
+
+    def _stream(self, group: Any, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a row group by its pages: the scanner decodes a whole one at a time."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        folders = ds.get_partition_keys(group.partition_expression)
+        ids = [one.id for one in group.row_groups]
+        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata) as file:
+            own = {*file.schema_arrow.names} - {*folders}
+            read = [name for name in self.schema.names if name in own]
+            for batch in file.iter_batches(batch_rows, ids, read, use_threads=False):
+                columns = [
+                    batch.column(one.name) if one.name in own
+                    else pa.repeat(pa.scalar(folders.get(one.name)), len(batch)).cast(one.type)
+                    for one in self.schema
+                ]  # fmt: skip
+                yield pa.RecordBatch.from_arrays(columns, self.schema.names)
 
     @staticmethod
     def _scan(part: Any, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
