@@ -27,6 +27,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         columns: The answers to write; all of the model's if empty.
         keep: The columns of the source to write too; all of them if None.
         ignore: The columns of the source that a model without names of columns does not read.
+        names: Other names for answers, by their own: `{prediction = "risk"}`.
+        prefix: What the names of all other added columns begin with, so that the rows of an
+            earlier job, which have such columns, can be scored again.
         confidence: Of intervals and prediction sets.
         where: A condition in SQL on the rows to score.
         query: A query in SQL in place of the source's table.
@@ -57,6 +60,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     columns: tuple[str, ...] = ()
     keep: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
+    names: dict[str, str] = {}
+    prefix: str = ""
     confidence: float | None = None
     where: str = ""
     query: str = ""
@@ -120,7 +125,7 @@ _HOW = frozenset(
 
 _LATER: dict[str, Any] = {
     "ignore": (), "delimiter": ",", "encoding": "utf-8", "decimal_point": ".", "nulls": (),
-    "types": {},
+    "types": {}, "names": {}, "prefix": "",
 }  # fmt: skip
 """Fields that came later, with what they are unless they are set."""
 

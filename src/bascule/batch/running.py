@@ -242,7 +242,9 @@ class _Execution:
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job
         self._check_sink()
-        found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
+        found = check_source(
+            plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings, plan.scorer.bundle
+        )
         self._status.findings += found
         with plan.sink.claim(plan.manifest.run):
             self._check_sink()  # another run may have come and gone

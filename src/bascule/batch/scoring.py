@@ -6,7 +6,7 @@ fails on some row all the same is halved until such rows are alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -67,6 +67,8 @@ class Scorer:
         confidence: float | None = None,
         with_time: bool = False,
         ignore: Sequence[str] = (),
+        names: Mapping[str, str] | None = None,
+        prefix: str = "",
     ) -> None:
         """Check that the model can be asked with `schema`.
 
@@ -84,6 +86,13 @@ class Scorer:
         self._at = datetime.now(UTC)
         answers = self._answer_schema()
         self._columns = _chosen(list(answers), columns)
+        added = [*self._columns, *self._extras]
+        strange = [name for name in names or {} if name not in added]
+        if strange:
+            raise Invalid(
+                f"names: no answer {strange[0]!r} is written", hint=f"these are: {', '.join(added)}"
+            )
+        self._named = {one: (names or {}).get(one, f"{prefix}{one}") for one in added}
         self.schema = self._output_schema(schema, answers)
 
     @classmethod
@@ -92,6 +101,7 @@ class Scorer:
         return cls(
             bundle, version, schema, columns=job.columns, keep=job.keep,
             confidence=job.confidence, with_time=job.with_time, ignore=job.ignore,
+            names=job.names, prefix=job.prefix,
         )  # fmt: skip
 
     def batch_rows(self, row_bytes: float, memory_mb: int, workers: int) -> int:
@@ -133,7 +143,7 @@ class Scorer:
         flats = [flat(one, self.bundle.manifest) for one in answers]
         for name in self._columns:
             joined = [one[name] for one in flats]
-            kind = self.schema.field(name).type
+            kind = self.schema.field(self._named[name]).type
             if not joined:  # no row of the batch was answered
                 arrays.append(pa.array([], kind))
                 continue
@@ -246,17 +256,17 @@ class Scorer:
     def _output_schema(self, schema: pa.Schema, answers: dict[str, pa.DataType]) -> pa.Schema:
         import pyarrow as pa
 
-        added = [*self._columns, *self._extras]
-        taken = next((name for name in added if name in self._kept), None)
+        added = list(self._named.values())
+        taken = next((name for name in added if name in self._kept or added.count(name) > 1), None)
         if taken is not None:
             raise Invalid(
                 f"the source has a column {taken!r}, which is also the name of an answer",
-                hint="name the columns of the source to write with --keep",
+                hint="give the added columns a --prefix, or name those of the source with --keep",
                 field=taken,
             )
         types = answers | {ID: pa.string(), VERSION: pa.string(), TIME: pa.timestamp("us", "UTC")}
         kept = [schema.field(name).remove_metadata() for name in self._kept]
-        return pa.schema(kept + [pa.field(name, types[name]) for name in added])
+        return pa.schema(kept + [pa.field(new, types[name]) for name, new in self._named.items()])
 
 
 def batch_bytes(memory_mb: int, workers: int) -> int:

@@ -17,7 +17,7 @@ import pytest
 from bascule.batch import job_of, planned
 from bascule.core import Invalid, Refused
 
-from .conftest import flights, read
+from .conftest import flights, read, with_values
 
 WIDE = 400
 
@@ -239,3 +239,63 @@ def test_a_profile_has_the_answers_of_the_run_and_asks_for_none_again(
         monitoring=MonitoringRules(is_recorded=True, version="1"),
     )  # fmt: skip
     assert sum(asked) == 500
+
+
+def test_a_scored_table_is_scored_again_under_other_names(score, tmp_path):
+    pq.write_table(flights(100), tmp_path / "in.parquet")
+    score(tmp_path / "in.parquet", tmp_path / "once")
+    with pytest.raises(Invalid, match="--prefix") as refused:
+        score(tmp_path / "once", tmp_path / "twice")
+    assert refused.value.hint.startswith("give the added columns a --prefix")
+    score(tmp_path / "once", tmp_path / "twice", prefix="b_", names={"label": "late"})
+    found = read(tmp_path / "twice")
+    assert {"label", "late", "b_probabilities_True", "b_prediction_id"} <= {*found.column_names}
+    assert found.column("late").equals(found.column("label"))
+    with pytest.raises(Invalid, match="'speed'"):
+        score(tmp_path / "once", tmp_path / "third", prefix="b_", names={"speed": "x"})
+
+
+@pytest.mark.parametrize("sink", ["delta", "sqlite", "duckdb"])
+def test_names_with_a_prefix_are_written_to_every_sink(score, tmp_path, sink):
+    pq.write_table(flights(50), tmp_path / "in.parquet")
+    place = f"delta://{tmp_path}/t" if sink == "delta" else f"{sink}:///{tmp_path}/t.db#t"
+    for _ in range(2):
+        score(tmp_path / "in.parquet", place, prefix="m_")
+    score(place, tmp_path / "s")
+    assert {"m_label", "m_prediction_id", "label"} <= {*read(tmp_path / "s").column_names}
+
+
+@pytest.mark.parametrize(
+    ("check", "is_met"),
+    [
+        ("quantile(month, 0.5) <= 12", True), ("quantile(gust, 0.99) <= 0", False),
+        ("std(gust) <= 2", True), ("std(gust) >= 2", False),
+        ("matches(carrier, '(AA|BB|CC)') >= 1", True), ("matches(carrier, '[A-B]{2}') >= 1", False),
+        ("unseen(carrier) <= 0", True), ("unseen(airport) > 0", False),
+        ("quantile(probabilities_True, 0.9) <= 1", True), ("std(probabilities_True) <= 0", False),
+    ],
+)  # fmt: skip
+def test_checks_of_quantiles_deviation_patterns_and_unseen_values(score, tmp_path, check, is_met):
+    pq.write_table(flights(300), tmp_path / "in.parquet")
+    findings = score(tmp_path / "in.parquet", tmp_path / "s", warnings=[check]).findings
+    assert bool(findings) != is_met
+
+
+def test_a_value_that_training_did_not_have_is_unseen(score, tmp_path):
+    rows = with_values(flights(100), "carrier", {5: "ZZ"})
+    pq.write_table(rows, tmp_path / "in.parquet")
+    made = score(tmp_path / "in.parquet", tmp_path / "s", warnings=["unseen(carrier) <= 0"])
+    (said,) = made.findings
+    assert "it is 0.01" in said
+    with pytest.raises(Invalid, match="not known"):
+        score(tmp_path / "in.parquet", tmp_path / "t", warnings=["unseen(gust) <= 0"])
+
+
+def test_a_dry_run_has_a_line_for_each_column_of_many(bundle, tmp_path, capsys):
+    from bascule.cli.batch import _print_preview
+
+    _print_preview(wide(20))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= WIDE + 6 + 4
+    assert all(len(line) <= 120 for line in lines)
+    assert any("carrier" in line and "string" in line for line in lines)

@@ -41,6 +41,7 @@ class DeltaSink(FileSink):
     def __init__(self, job: Job) -> None:
         self._url = url_of(job.sink)
         self._mode, self._key = job.mode, job.key
+        self._id = job.names.get(ID, f"{job.prefix}{ID}")
         super().__init__(f"{self._url}/{_STAGED}/", "parquet")
         self.place, self._opened_ns = masked(job.sink), time.time_ns()
         self._joins = True
@@ -158,7 +159,7 @@ class DeltaSink(FileSink):
 
         own = pa.array(map(self._manifest.prefix_of, range(len(self._manifest.chunks))))
         with self._filesystem.open_input_file(path) as file:
-            table = pq.read_table(file, columns=[ID])
+            table = pq.read_table(file, columns=[self._id])
         found = (pc.utf8_slice_codeunits(ids, 0, len(own[0].as_py())) for ids in table.columns)
         return any(pc.any(pc.is_in(prefixes, own)).as_py() for prefixes in found)
 
