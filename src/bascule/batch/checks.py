@@ -158,7 +158,11 @@ def _against_training(check: Check, bundle: Bundle) -> Check:
             f"check {check.text!r}: the training rows' values of {check.column!r} are not known",
             hint="it is of texts of which there were few; write other(COLUMN, 'A', 'B')",
         )
-    return replace(check, metric="other", values=", ".join(map(literal, profile.frequent.counts)))
+    return replace(
+        check,
+        metric="other",
+        values=", ".join(literal(str(one)) for one in profile.frequent.counts),
+    )
 
 
 def are_of_answers(texts: Sequence[str], columns: Sequence[str]) -> bool:

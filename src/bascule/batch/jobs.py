@@ -11,8 +11,8 @@ import msgspec
 
 from bascule.core import Invalid, check_file
 
-Mode = Literal["error", "append", "replace", "upsert"]
-MODES = ("error", "append", "replace", "upsert")
+Mode = Literal["error", "append", "replace", "replace_partitions", "upsert"]
+MODES = ("error", "append", "replace", "replace_partitions", "upsert")
 CHUNK_ROWS = 500_000
 
 
@@ -36,6 +36,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         key: The column that tells rows of a query, and rows to replace with `upsert`.
         limit: Score at most so many rows; 0 for all.
         mode: What to do where the sink has rows of another run.
+        partition_by: The columns by whose values a folder or a Delta table is divided; with mode
+            `replace_partitions`, those of a database's table whose values say which rows go.
         format: Of files in a folder: parquet, csv, jsonl or arrow.
         chunk_rows: About how many rows are committed at once.
         memory_mb: About how much memory the run takes.
@@ -68,6 +70,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     key: str = ""
     limit: int = 0
     mode: Mode = "error"
+    partition_by: tuple[str, ...] = ()
     format: str = ""
     chunk_rows: int = CHUNK_ROWS
     memory_mb: int = 1000
@@ -101,6 +104,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         for name in ("delimiter", "decimal_point"):
             if len(getattr(self, name)) != 1:
                 raise Invalid(f"{name}: {getattr(self, name)!r} is not one character", field=name)
+        if self.mode == "replace_partitions" and not self.partition_by:
+            raise Invalid(
+                "mode replace_partitions needs the columns of partitions",
+                hint="add --partition-by COLUMN",
+            )
         if self.mode == "upsert" and not self.key:
             raise Invalid("mode upsert needs the key of its rows", hint="add --key COLUMN")
 
@@ -125,7 +133,7 @@ _HOW = frozenset(
 
 _LATER: dict[str, Any] = {
     "ignore": (), "delimiter": ",", "encoding": "utf-8", "decimal_point": ".", "nulls": (),
-    "types": {}, "names": {}, "prefix": "",
+    "types": {}, "names": {}, "prefix": "", "partition_by": (),
 }  # fmt: skip
 """Fields that came later, with what they are unless they are set."""
 

@@ -79,9 +79,12 @@ def run(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="Where the sink has other rows: error (the default), append, replace or upsert.",
+            help="With other rows there: error, append, replace, replace_partitions or upsert.",
             show_default=False,
         ),
+    ] = None,
+    partition_by: Annotated[
+        str | None, typer.Option(help="Columns whose values are folders: day,country.")
     ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="Of files: parquet, csv, jsonl or arrow.")
@@ -123,7 +126,8 @@ def run(
         "prefix": prefix, "delimiter": delimiter, "encoding": encoding, "nulls": _names(nulls),
         "types": _pairs(type_),
         "confidence": confidence, "where": where, "query": query, "key": key, "limit": limit,
-        "mode": mode, "format": format_, "memory_mb": memory_mb, "workers": workers,
+        "mode": mode, "partition_by": _names(partition_by), "format": format_,
+        "memory_mb": memory_mb, "workers": workers,
         "max_quarantined": max_quarantined, "checks": check, "warnings": warn, "record": record,
         "on": on,
     }  # fmt: skip

@@ -164,7 +164,7 @@ def values_of(rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
 
 def job_of(broker: Broker, names: Mapping[str, str], **options: Any) -> StreamJob:
     ends = {"source": f"{broker.url}/{names['in']}", "sink": f"{broker.url}/{names['out']}"}
-    return StreamJob(**{"model": "table", "idle_s": 8.0, "record": "off"} | ends | options)
+    return StreamJob(**{"model": "table", "idle_s": 3.0, "record": "off"} | ends | options)
 
 
 def test_each_message_is_answered_and_poison_is_a_dead_letter(broker, names, bundle, tmp_path):

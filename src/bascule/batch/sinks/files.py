@@ -82,7 +82,7 @@ class FileSink:
         names = self._names(self._base)
         known = self._known(names)
         done = {run for run in known if f"{self._runs}/{run}/done.json" in names}
-        parts = {_run_of(one) for one in names if "/" not in one and one.endswith(self._suffix)}
+        parts = {run_of(one) for one in names if "/" not in one and one.endswith(self._suffix)}
         foreign = bool(parts - known)
         if self._single:
             foreign = Path(self._target).exists() and not (parts & known) | done
@@ -263,7 +263,7 @@ class FileSink:
                     for batch in ds.dataset(part, schema=self._schema, format=form).to_batches():
                         writer.write_batch(batch)
                 writer.close()
-            _sync(draft)
+            sync(draft)
             draft.replace(self._target)
 
     def _check_rows(self) -> None:
@@ -295,9 +295,9 @@ class FileSink:
         target = f"{self._base}/{name}"
         if self.is_local:
             with writing(target):
-                _sync(draft)
+                sync(draft)
                 draft.replace(target)
-                _sync(Path(target).parent)
+                sync(Path(target).parent)
             return
         self._upload(draft, target)
 
@@ -414,11 +414,12 @@ def _real_path() -> Callable[[str], str]:
     return path
 
 
-def _run_of(name: str) -> str:
+def run_of(name: str) -> str:
+    """The run that the name of a file tells; empty where it is of none."""
     return name.split("-")[1] if name.startswith("part-") and name.count("-") == 2 else ""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """On the disk before it is named, so that a power cut leaves no empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,19 @@ class KafkaSubscription:
                 "isolation.level": "read_committed",
             }
         )  # fmt: skip
-        self.consumer.subscribe([address.topic])
+        self._joins_until_s = time.monotonic() + _WITHIN_S
+        self.consumer.subscribe([address.topic], on_assign=self._joined)
+
+    def _joined(self, _consumer: object, _partitions: object) -> None:
+        self._joins_until_s = 0.0
 
     def take(self, most: int, within_s: float) -> list[Message]:
         taken = []
-        with _explaining(self.place):
-            for one in self.consumer.consume(most, within_s):
+        with _explaining(self.place):  # a group takes seconds to take in a member
+            found = self.consumer.consume(most, within_s)
+            while not found and time.monotonic() < self._joins_until_s:
+                found = self.consumer.consume(most, within_s)
+            for one in found:
                 if (error := one.error()) is not None:
                     raise _explained(self.place, error)
                 part = f"{one.topic()}/{one.partition()}"
