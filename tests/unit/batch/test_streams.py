@@ -98,13 +98,11 @@ class Nats(Broker):
 
     def read(self, topic: str, count: int) -> list[tuple[dict[str, str], bytes]]:
         async def read(stream: Any) -> Any:
-            from nats.errors import TimeoutError as NoneLeft
-
             pull, found = await stream.pull_subscribe(topic), []
             try:
                 while True:
                     found += await pull.fetch(100, timeout=2)
-            except NoneLeft:
+            except TimeoutError:
                 return [(one.headers or {}, one.data) for one in found]
 
         found: list[tuple[dict[str, str], bytes]] = self._do(read)

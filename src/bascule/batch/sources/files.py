@@ -300,7 +300,15 @@ def _needed(schema: pa.Schema, job: Job, signature: Signature) -> pa.Schema:
     needed = columns_read(job, signature, schema.names)
     if job.where:
         needed += columns_of_condition(job.where, schema.names)
-    return pa.schema([one for one in schema if one.name in needed])
+    found = [one for one in schema if one.name in needed]
+    encoded = next((one for one in found if pa.types.is_run_end_encoded(one.type)), None)
+    if encoded is not None:
+        raise Invalid(
+            f"column {encoded.name!r} is run-end encoded, and rows cannot be taken of it",
+            hint="leave it out with --keep, or decode it in the source",
+            field=encoded.name,
+        )
+    return pa.schema(found)
 
 
 def _read_schema(
@@ -313,6 +321,8 @@ def _read_schema(
     def typed(one: pa.Field) -> pa.Field:
         if kinds.is_string_view(one.type):  # of Polars; Arrow cannot take rows of it
             return one.with_type(pa.string())
+        if kinds.is_binary_view(one.type):
+            return one.with_type(pa.binary())
         if inputs is None:
             return one
         if one.name in types:

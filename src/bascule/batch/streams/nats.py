@@ -81,11 +81,9 @@ class NatsSubscription:
         ]  # fmt: skip
 
     async def _fetched(self, most: int, within_s: float) -> list[Any]:
-        import nats.errors
-
         try:
             return list(await self._pull.fetch(most, timeout=within_s))
-        except nats.errors.TimeoutError:
+        except TimeoutError:  # of the library or of asyncio, by where it waits
             return []
 
     def commit(self, messages: Sequence[Message]) -> None:

@@ -175,15 +175,17 @@ def _follow(
 ) -> None:  # fmt: skip
     source = open_subscription(Address.of(job.source), group)
     with closing(source), closing(open_publisher(Address.of(job.sink), source)) as publisher:
-        last_s = time.monotonic()
+        last_s: float | None = None  # a group may take long to let this process in
         while not stopped.is_set():
             messages = source.take(job.batch_rows, job.wait_s)
+            now_s = time.monotonic()
             if messages:
-                last_s = time.monotonic()
                 _answer(act, messages, source, publisher, done)
                 watch(done)
-            elif job.idle_s and time.monotonic() - last_s >= job.idle_s:
+            elif job.idle_s and last_s is not None and now_s - last_s >= job.idle_s:
                 return
+            if messages or last_s is None:
+                last_s = time.monotonic()
 
 
 def _answer(
