@@ -144,7 +144,8 @@ def take_outcomes(
 
 def _group(job: StreamJob) -> str:
     """The name that processes share unless the address has one; NATS takes no dots and slashes."""
-    return "bascule-" + re.sub(r"[^\w-]", "-", job.model)
+    name = f"bascule-{job.model}-{Address.of(job.source).topic}-{Address.of(job.sink).topic}"
+    return re.sub(r"[^\w-]", "-", name)
 
 
 def _followed(
