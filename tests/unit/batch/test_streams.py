@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -297,3 +300,20 @@ def test_an_address_names_a_broker_and_a_topic(text):
 
 def test_passwords_of_brokers_are_not_shown():
     assert "secret" not in Address.of("nats://me:secret@h:4222/s").place
+
+
+def test_the_command_scores_until_it_is_told_to_stop(nats, table_bundle, tmp_path):
+    nats.put("flights", values_of(flights(20).to_pylist()))
+    command = [
+        sys.executable, "-m", "bascule.cli", "batch", "stream", str(table_bundle),
+        "--from", f"{nats.url}/flights", "--to", f"{nats.url}/scored.all", "--json",
+    ]  # fmt: skip
+    environment = os.environ | {"BASCULE_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        until_s = time.monotonic() + 90
+        while len(nats.read("scored.all", 20)) < 20:
+            assert time.monotonic() < until_s
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(out)["messages"] == 20
