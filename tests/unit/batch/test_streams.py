@@ -17,11 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.stores import free_ports
 
 from bascule.batch import MonitoringRules, StreamJob, run_stream, take_outcomes
 from bascule.batch.streams.port import Address, Message, Reply
@@ -122,13 +125,10 @@ def kafka() -> Iterator[Broker]:
     del cluster
 
 
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Broker]:
+@contextmanager
+def nats_server(port: int, folder: Path) -> Iterator[None]:
     server = shutil.which("nats-server") or "/usr/sbin/nats-server"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "js")]
+    command = [server, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             until_s = time.monotonic() + 30
@@ -139,9 +139,16 @@ def nats(tmp_path: Path) -> Iterator[Broker]:
                 except OSError:
                     assert time.monotonic() < until_s
                     time.sleep(0.05)
-            yield Nats(f"nats://127.0.0.1:{port}")
+            yield
         finally:
-            process.terminate()
+            process.kill()
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[Broker]:
+    (port,) = free_ports(1)
+    with nats_server(port, tmp_path / "js"):
+        yield Nats(f"nats://127.0.0.1:{port}")
 
 
 @pytest.fixture(params=["kafka", "nats"])
@@ -266,6 +273,32 @@ def test_answers_of_a_stream_are_in_the_ledger_and_its_outcomes_come_from_a_topi
         "SELECT count(*) AS n FROM outcomes JOIN predictions USING (id, row)"
     )
     assert found.to_pylist() == [{"n": 30}]
+
+
+def test_a_server_that_is_killed_and_started_again_loses_and_doubles_no_message(bundle, tmp_path):
+    (port,) = free_ports(1)
+    stopped, done = threading.Event(), list[Any]()
+    job = job_of(Broker(f"nats://127.0.0.1:{port}"), {"in": "flights", "out": "scored.all"})
+    rows = values_of(flights(200).to_pylist())
+    thread = threading.Thread(
+        target=lambda: done.append(
+            run_stream(replace(job, idle_s=0.0, batch_rows=7), bundle, tmp_path, stopped=stopped)
+        )
+    )
+    with nats_server(port, tmp_path / "js"):
+        Nats(f"nats://127.0.0.1:{port}").put("flights", rows[:100])
+        thread.start()
+    with nats_server(port, tmp_path / "js"):
+        broker = object.__new__(Nats)
+        broker.url = f"nats://127.0.0.1:{port}"
+        broker.put("flights", rows[100:])
+        until_s = time.monotonic() + 120
+        while len(found := broker.read("scored.all", 200)) < 200:
+            assert time.monotonic() < until_s
+        stopped.set()
+        thread.join()
+    ids = sorted(json.loads(value)["id"] for _, value in found)
+    assert ids == list(range(200))
 
 
 @pytest.mark.parametrize("stops", [True, False])

@@ -77,7 +77,9 @@ class KafkaPublisher:
         self._is_one = isinstance(source, KafkaSubscription) and source.brokers == address.brokers
         more: dict[str, Any] = {"enable.idempotence": True}
         if self._is_one:
-            more["transactional.id"] = f"bascule-{socket.gethostname()}-{os.getpid()}-{id(self)}"
+            # A stream that is opened again ends what it left open, which consumers wait for.
+            name = f"{socket.gethostname()}-{os.getpid()}-{address.topic}"
+            more["transactional.id"] = f"bascule-{name}"
         with _explaining(self._place):
             self._producer = Producer(_settings(address) | more)
             if self._is_one:
@@ -97,8 +99,8 @@ class KafkaPublisher:
             self._producer.send_offsets_to_transaction(
                 offsets_after(messages), source.consumer.consumer_group_metadata(), _WITHIN_S
             )
-            # A transaction that fails is aborted by its end or by the next process of this name:
-            # the caller opens the stream again, from the offsets that are committed.
+            # One that fails is ended by the next producer of this name: the caller opens the stream
+            # again, from the offsets that are committed. Of a killed process it ends in a minute.
             self._producer.commit_transaction(_WITHIN_S)
 
     def _send(self, replies: Sequence[Reply]) -> None:
