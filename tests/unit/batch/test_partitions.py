@@ -157,3 +157,17 @@ def test_what_cannot_be_divided_is_refused_before_a_row_is_scored(
     source = days(tmp_path / "in.parquet", 0, ["d1"])
     with pytest.raises(Invalid, match="partition"):
         score(source, sink, **options)
+
+
+def test_rows_of_partitions_are_replaced_in_postgresql(score, tmp_path, postgresql_url):
+    from adbc_driver_postgresql import dbapi
+
+    sink, how = f"{postgresql_url}#parts", {"partition_by": ["day"], "mode": "replace_partitions"}
+    score(days(tmp_path / "a.parquet", 0, ["d1", "d2"], 2), sink, **how)
+    for _ in range(2):
+        score(days(tmp_path / "b.parquet", 100, ["d2", "d3"], 2), sink, **how)
+    with dbapi.connect(postgresql_url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id, day FROM parts ORDER BY id")
+        assert cursor.fetchall() == [
+            (0, "d1"), (2, "d1"), (100, "d2"), (101, "d3"), (102, "d2"), (103, "d3")
+        ]  # fmt: skip

@@ -299,3 +299,9 @@ def test_a_dry_run_has_a_line_for_each_column_of_many(bundle, tmp_path, capsys):
     assert len(lines) <= WIDE + 6 + 4
     assert all(len(line) <= 120 for line in lines)
     assert any("carrier" in line and "string" in line for line in lines)
+
+
+def test_types_are_of_csv_alone(score, tmp_path):
+    pq.write_table(flights(5), tmp_path / "in.parquet")
+    with pytest.raises(Invalid, match="types"):
+        score(tmp_path / "in.parquet", tmp_path / "s", types={"id": "text"})

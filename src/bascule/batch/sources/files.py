@@ -401,6 +401,8 @@ def open_files(job: Job, signature: Signature) -> FileSource:
         check_no_delta(filesystem, path, text)
         files = find_files(filesystem, path, place)
         kind = format_of(files, place)
+        if job.types and kind != "csv":
+            raise Invalid("types: they are of CSV, and the files are not", field="types")
         open_as = partial(
             ds.dataset, files, filesystem=filesystem, format=_format(kind, job), partitioning="hive"
         )
@@ -431,8 +433,6 @@ def _format(kind: str, job: Job) -> ds.FileFormat:
             convert_options=options.converting(), read_options=options.reading(),
             parse_options=options.parsing({}),
         )  # fmt: skip
-    if job.types:
-        raise Invalid("types: they are of CSV, and the files are not", field="types")
     return kind
 
 
