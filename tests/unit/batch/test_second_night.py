@@ -305,3 +305,26 @@ def test_types_are_of_csv_alone(score, tmp_path):
     pq.write_table(flights(5), tmp_path / "in.parquet")
     with pytest.raises(Invalid, match="types"):
         score(tmp_path / "in.parquet", tmp_path / "s", types={"id": "text"})
+
+
+@pytest.mark.parametrize("sink", ["duckdb", "delta"])
+def test_decimals_are_features_and_keys(score, tmp_path, sink):
+    from decimal import Decimal
+
+    rows = flights(20)
+    keys = pa.array([Decimal(10**20 + n) for n in range(20)], pa.decimal128(23, 0))
+    gusts = rows.column("gust").cast(pa.decimal128(18, 6), safe=False)
+    exact = rows.set_column(0, "id", keys).set_column(5, "gust", gusts)
+    pq.write_table(exact, tmp_path / "in.parquet")
+    pacsv.write_csv(exact, tmp_path / "in.csv")
+    place = f"delta://{tmp_path}/t" if sink == "delta" else f"{sink}:///{tmp_path}/t.db#t"
+    score(tmp_path / "in.parquet", place, mode="upsert", key="id")
+    score(tmp_path / "in.parquet", place, mode="upsert", key="id", columns=["label"], keep=["id"])
+    types = {"id": "decimal(23, 0)", "gust": "decimal(18, 6)"}
+    score(tmp_path / "in.csv", tmp_path / "csv", types=types)
+    score(place, tmp_path / "s", prefix="again_", **({} if sink == "delta" else {"key": "id"}))
+    made = [read(tmp_path / name).sort_by("id") for name in ("s", "csv")]
+    assert [[int(one) for one in table.column("id").to_pylist()] for table in made] == [
+        [int(one.as_py()) for one in keys]
+    ] * 2
+    assert made[0].column("again_label").to_pylist() == made[1].column("label").to_pylist()
