@@ -123,7 +123,7 @@ format: setup
 	$(RUN)/ruff format .
 
 # All but torch: see above.
-EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo
+EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:

@@ -15,6 +15,12 @@ from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
+from .streams.running import (
+    Streamed as Streamed,
+    StreamJob as StreamJob,
+    run_stream as run_stream,
+    take_outcomes as take_outcomes,
+)
 from .table_files import (
     as_table as as_table,
     as_trained as as_trained,

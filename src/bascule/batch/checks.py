@@ -1,10 +1,10 @@
 """Quality checks: conditions on the rows of a source, and on the answers.
 
 A check is `METRIC OP NUMBER`: `rows >= 1000`, `missing(age) <= 0.1`, `unique(id) >= 1`,
-`max(age) <= 120`, `age_hours(updated_at) <= 24`, `other(state, 'CA', 'NY') <= 0`, `drift <= 0`. A
-metric of a column of the answers is of a sample of the rows. `scored` is the number of rows that
-are written, `drift` that of columns that differ from the baseline, `answer_drift` the same of
-answers alone.
+`max(age) <= 120`, `age_hours(updated_at) <= 24`, `other(state, 'CA', 'NY') <= 0`, `drift <= 0`,
+`quantile(age, 0.99) <= 90`, `matches(id, '[0-9]{3}') >= 1`, `unseen(state) <= 0.01`. A metric of a
+column of the answers is of a sample of the rows. `scored` is the number of rows that are written,
+`drift` that of columns that differ from the baseline, `answer_drift` the same of answers alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import operator
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bascule.batch.addresses import literal
 from bascule.batch.manifest import Chunk
 from bascule.batch.ports import Source
 from bascule.batch.scoring import Scorer
@@ -24,10 +25,11 @@ from bascule.core import Invalid, Refused, first_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from bascule.bundle import Bundle
     from bascule.monitoring import ColumnDrift
 
 _CHECK = re.compile(
-    r"\s*(?P<metric>[a-z_]+)\s*(?:\((?P<column>[^,()]+)(?:,(?P<values>[^()]*))?\))?\s*"
+    r"\s*(?P<metric>[a-z_]+)\s*(?:\((?P<column>[^,()]+)(?:,(?P<values>(?:'[^']*'|[^()'])*))?\))?\s*"
     r"(?P<op><=|>=|==|<|>)\s*(?P<limit>-?[0-9.]+(?:e-?\d+)?)\s*"
 )
 _OPS: dict[str, Callable[[float, float], bool]] = {
@@ -41,10 +43,16 @@ _SQL = {
     "min": "min({c})",
     "max": "max({c})",
     "mean": "avg({c})",
+    "std": "stddev_samp({c})",
+    "quantile": "quantile_cont({c}, {v})",
+    "matches": "count(*) FILTER (WHERE regexp_full_match({c}::VARCHAR, {v}))"
+    " / nullif(count({c}), 0)",
     "other": "count(*) FILTER (WHERE {c} NOT IN ({v})) / nullif(count(*), 0)",
     "age_hours": "({now} - epoch(max({c}))) / 3600",
 }
 """By metric, its value in SQL of DuckDB; shares are from 0 to 1, and times without zone are UTC."""
+_UNSEEN = "unseen"
+"""The share of texts that the training rows did not have."""
 _DRIFT, _ANSWER_DRIFT, _SCORED = "drift", "answer_drift", "scored"
 _WHOLE = ("rows", _DRIFT, _ANSWER_DRIFT, _SCORED)
 """Metrics that are of no column."""
@@ -59,7 +67,8 @@ class Check:
         text: As it was written.
         metric: A name of the table above, or one of `_WHOLE`.
         column: Of the source or of the answers; empty for the metrics of all columns.
-        values: SQL literals, of `other`: all that the column may hold.
+        values: In SQL: of `other` all that the column may hold, of `quantile` its share, of
+            `matches` the pattern.
     """
 
     text: str
@@ -77,7 +86,7 @@ class Check:
 def parse(text: str) -> Check:
     """Raises `Invalid` where it is no check."""
     match = _CHECK.fullmatch(text)
-    known = list(dict.fromkeys([*_SQL, *_WHOLE]))
+    known = list(dict.fromkeys([*_SQL, _UNSEEN, *_WHOLE]))
     if match is None or match["metric"] not in known:
         raise Invalid(
             f"check {text!r} is not known",
@@ -114,7 +123,7 @@ def sentences(measured: Sequence[Measured]) -> list[str]:
 
 def check_source(
     source: Source, chunks: Sequence[Chunk], batch_rows: int,
-    checks: Sequence[str], warnings: Sequence[str],
+    checks: Sequence[str], warnings: Sequence[str], bundle: Bundle,
 ) -> list[str]:  # fmt: skip
     """Measure the rows to score, in one pass of their own, before any is scored.
 
@@ -127,13 +136,33 @@ def check_source(
     """
     names = source.schema.names
     wanted = [parse(text) for text in (*checks, *warnings)]
-    own = [one for one in wanted if one.metric == "rows" or one.column in names]
+    own = [
+        _against_training(one, bundle) if one.metric == _UNSEEN else one
+        for one in wanted if one.metric == "rows" or one.column in names
+    ]  # fmt: skip
     if not own:
         return []
     schema = source.schema
     read = (batch for chunk in chunks for batch in source.read(chunk, batch_rows))
     batches = (batch for batch in read if batch.schema.equals(schema))
     return _judge(_measured(own, source.schema, batches), checks, "nothing was scored")
+
+
+def _against_training(check: Check, bundle: Bundle) -> Check:
+    """`unseen` as `other` than the values of the training rows."""
+    baseline = bundle.baseline
+    profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
+    profile = profiles.get(check.column)
+    if profile is None or profile.kind != "text" or profile.frequent.error:
+        raise Invalid(
+            f"check {check.text!r}: the training rows' values of {check.column!r} are not known",
+            hint="it is of texts of which there were few; write other(COLUMN, 'A', 'B')",
+        )
+    return replace(
+        check,
+        metric="other",
+        values=", ".join(literal(str(one)) for one in profile.frequent.counts),
+    )
 
 
 def are_of_answers(texts: Sequence[str], columns: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk, Manifest, Record, check_read
 from bascule.batch.ports import Sink, Source
 from bascule.batch.scoring import Poison, Scorer
-from bascule.core import Conflict, ModelFailed, Overloaded, TimedOut, Unavailable
+from bascule.core import Columns, Conflict, ModelFailed, Overloaded, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,8 +43,8 @@ class Cancelled(Conflict):
 class Meter(Protocol):
     """Receives progress, on several threads; raises `Cancelled` to stop the run."""
 
-    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
-        """`rows` rows of the chunk are scored so far, the last of them in `batch`."""
+    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch, outputs: Columns | None) -> None:
+        """`rows` rows of the chunk are scored so far, the last in `batch`; see `Scored.outputs`."""
 
     def refused(self, chunk: int, rows: int) -> None:
         """`rows` rows of the chunk cannot be scored; raises `Refused` where these are too many."""
@@ -65,6 +65,7 @@ class ChunkWork:
     batch_rows: int
     limit: int = 0
     retries: int = 4
+    batch_bytes: int = 1 << 60
 
     def __call__(self, chunk: Chunk, stopped: threading.Event) -> Record:
         """Do it, again after a transient fault.
@@ -81,20 +82,20 @@ class ChunkWork:
         prefix = self.manifest.prefix_of(chunk.number)
         read = quarantined = 0
         with self.sink.stage(chunk) as staged:
-            for batch in self.source.read(chunk, self.batch_rows):
+            for batch in self._parts(chunk):
                 if stopped.is_set():
                     raise Cancelled("the run was stopped")
                 if self.limit:
                     batch = batch.slice(0, self.limit - read)
                 refuse = partial(self._refuse, chunk.number, quarantined)
-                answered, poison = self.scorer.score(batch, prefix, read, refuse)
+                answered, poison, outputs = self.scorer.score(batch, prefix, read, refuse)
                 if answered.num_rows + len(poison) != batch.num_rows:
                     raise ModelFailed(f"{batch.num_rows} rows have {answered.num_rows} answers")
                 staged.write(answered)
                 if poison:
                     staged.quarantine(quarantine_rows(chunk.number, read, batch, poison))
                 read, quarantined = read + batch.num_rows, quarantined + len(poison)
-                self.meter.scored(chunk.number, read, batch)
+                self.meter.scored(chunk.number, read, batch, outputs)
                 if self.limit and read >= self.limit:
                     break
             check_read(self.source.place, chunk, self.limit, read)
@@ -103,6 +104,14 @@ class ChunkWork:
             staged.commit(record)
         self.meter.committed(record)
         return record
+
+    def _parts(self, chunk: Chunk) -> Iterator[pa.RecordBatch]:
+        """The batches of a chunk, cut where rows are wider than those that were looked at."""
+        for batch in self.source.read(chunk, self.batch_rows):
+            parts = batch.nbytes // self.batch_bytes + 1
+            rows = batch.num_rows // parts + 1
+            for start in range(0, max(batch.num_rows, 1), rows):
+                yield batch.slice(start, rows)
 
     def _refuse(self, chunk: int, before: int, rows: int) -> None:
         self.meter.refused(chunk, before + rows)

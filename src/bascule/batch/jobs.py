@@ -11,8 +11,8 @@ import msgspec
 
 from bascule.core import Invalid, check_file
 
-Mode = Literal["error", "append", "replace", "upsert"]
-MODES = ("error", "append", "replace", "upsert")
+Mode = Literal["error", "append", "replace", "replace_partitions", "upsert"]
+MODES = ("error", "append", "replace", "replace_partitions", "upsert")
 CHUNK_ROWS = 500_000
 
 
@@ -27,6 +27,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         columns: The answers to write; all of the model's if empty.
         keep: The columns of the source to write too; all of them if None.
         ignore: The columns of the source that a model without names of columns does not read.
+        names: Other names for answers, by their own: `{prediction = "risk"}`.
+        prefix: What the names of all other added columns begin with, so that the rows of an
+            earlier job, which have such columns, can be scored again.
         confidence: Of intervals and prediction sets.
         parameters: Of other extra outputs, by name.
         where: A condition in SQL on the rows to score.
@@ -34,6 +37,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         key: The column that tells rows of a query, and rows to replace with `upsert`.
         limit: Score at most so many rows; 0 for all.
         mode: What to do where the sink has rows of another run.
+        partition_by: The columns by whose values a folder or a Delta table is divided; with mode
+            `replace_partitions`, those of a database's table whose values say which rows go.
         format: Of files in a folder: parquet, csv, jsonl or arrow.
         chunk_rows: About how many rows are committed at once.
         memory_mb: About how much memory the run takes.
@@ -43,6 +48,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         checks: Conditions on the rows that stop the job: `missing(age) <= 0.1`.
         warnings: The same, and the job goes on.
         with_time: Whether the time of scoring is a column, which differs between runs.
+        delimiter: Between the values of a line of CSV.
+        encoding: Of CSV, as Python names it: `utf-8`, `latin-1`.
+        decimal_point: Of numbers in CSV.
+        nulls: The words that are no value in CSV; those of pyarrow if empty: `NA`, `null`...
+        types: Of columns of CSV, by name: `text`, `int64`, `decimal(23, 4)`, `date32`...
         record: What monitoring gets: `profile` of a sample of the rows, all `rows`, or `off`.
         on: The engine that runs chunks: `local`, `ray`, or `ray://HOST:PORT` of a cluster.
     """
@@ -53,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     columns: tuple[str, ...] = ()
     keep: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
+    names: dict[str, str] = {}
+    prefix: str = ""
     confidence: float | None = None
     parameters: dict[str, Any] = {}
     where: str = ""
@@ -60,6 +72,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     key: str = ""
     limit: int = 0
     mode: Mode = "error"
+    partition_by: tuple[str, ...] = ()
     format: str = ""
     chunk_rows: int = CHUNK_ROWS
     memory_mb: int = 1000
@@ -69,6 +82,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     checks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     with_time: bool = False
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    decimal_point: str = "."
+    nulls: tuple[str, ...] = ()
+    types: dict[str, str] = {}
     record: Literal["profile", "rows", "off"] = "profile"
     on: str = "local"
 
@@ -85,6 +103,14 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )  # fmt: skip
         if self.on != "local" and self.record == "rows":
             raise Invalid("record: rows are recorded on local alone", hint="--record profile")
+        for name in ("delimiter", "decimal_point"):
+            if len(getattr(self, name)) != 1:
+                raise Invalid(f"{name}: {getattr(self, name)!r} is not one character", field=name)
+        if self.mode == "replace_partitions" and not self.partition_by:
+            raise Invalid(
+                "mode replace_partitions needs the columns of partitions",
+                hint="add --partition-by COLUMN",
+            )
         if self.mode == "upsert" and not self.key:
             raise Invalid("mode upsert needs the key of its rows", hint="add --key COLUMN")
 
@@ -94,10 +120,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def identity(self) -> dict[str, Any]:
         """The options that change what is written, which a run's id is made of."""
-        every = self.to_json().items()
+        every = {name: value for name, value in self.to_json().items() if name not in _HOW}.items()
         # Runs that were begun before there was such a field keep their ids.
-        newer = {name for name in ("ignore", "parameters") if not getattr(self, name)}
-        return {name: value for name, value in every if name not in _HOW | newer}
+        return {name: v for name, v in every if name not in _LATER or v != _LATER[name]}
 
 
 _LEAST = {
@@ -106,6 +131,14 @@ _LEAST = {
 _HOW = frozenset(
     ("model", "memory_mb", "workers", "retries", "max_quarantined", "checks", "warnings")
 ) | {"record", "on"}
+
+
+_LATER: dict[str, Any] = {
+    "ignore": (), "delimiter": ",", "encoding": "utf-8", "decimal_point": ".", "nulls": (),
+    "types": {}, "names": {}, "prefix": "", "partition_by": (),
+    "parameters": {},
+}  # fmt: skip
+"""Fields that came later, with what they are unless they are set."""
 
 
 def job_of(content: Mapping[str, Any], place: str = "job") -> Job:

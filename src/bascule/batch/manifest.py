@@ -99,7 +99,7 @@ def check_may_start(
     Raises:
         Conflict: The rows of another run would be mixed with those of this one.
     """
-    if mode in ("replace", "upsert"):
+    if mode in ("replace", "replace_partitions", "upsert"):
         return
     unfinished = next((run for run, is_finished in others.items() if not is_finished), None)
     if unfinished is not None:

@@ -29,13 +29,14 @@ from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.places import is_url
 from bascule.batch.ports import Sink
 from bascule.batch.sampling import Sample
-from bascule.batch.scoring import Scorer
+from bascule.batch.scoring import Scorer, batch_bytes
 from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.table import open_sink
 from bascule.batch.sources.table import open_source
 from bascule.bundle import load
 from bascule.core import (
     BasculeError,
+    Columns,
     Conflict,
     MissingExtra,
     Unavailable,
@@ -81,7 +82,7 @@ def run_on_ray(
     with _connected(job, workers) as most:
         sink = work.sink
         commits = isinstance(sink, FileSink) and (not sink.is_local or _is_one_machine())
-        task = _Task.of(job, work, expected_rows, commits=commits)
+        task = _Task.of(job, work, expected_rows, workers, commits=commits)
         driver = ray.remote(num_cpus=0)(_Driver).remote(task, chunks, most)
         try:
             ahead = driver.next_scored.remote()
@@ -188,12 +189,15 @@ class _Task(msgspec.Struct, frozen=True):
     version: str
     manifest: Manifest
     batch_rows: int
+    workers: int
     expected_rows: int | None
     commits: bool
     token: str
 
     @classmethod
-    def of(cls, job: Job, work: ChunkWork, expected_rows: int | None, *, commits: bool) -> _Task:
+    def of(
+        cls, job: Job, work: ChunkWork, expected_rows: int | None, workers: int, *, commits: bool
+    ) -> _Task:
         content = job.to_json()
         # A worker has another working folder.
         content |= {"from": _whole(job.source), "to": _whole(job.sink)}
@@ -202,8 +206,8 @@ class _Task(msgspec.Struct, frozen=True):
             packed = Path(file).read_bytes()
         token = work.sink.token if isinstance(work.sink, FileSink) else ""
         return cls(
-            content, packed, work.scorer.version, work.manifest, work.batch_rows, expected_rows,
-            commits, token,
+            content, packed, work.scorer.version, work.manifest, work.batch_rows, workers,
+            expected_rows, commits, token,
         )  # fmt: skip
 
 
@@ -270,7 +274,7 @@ class _ChunkScorer:
             sink = files
         self._work = ChunkWork(
             self._source, sink, scorer, task.manifest, self._memory, task.batch_rows, job.limit,
-            job.retries,
+            job.retries, batch_bytes(job.memory_mb, task.workers),
         )  # fmt: skip
 
     def __call__(self, asked: pa.Table) -> pa.Table:
@@ -319,7 +323,9 @@ class _Memory:
     def commit(self, record: Record) -> None:
         """It is committed where the rows are written."""
 
-    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+    def scored(
+        self, chunk: int, rows: int, batch: pa.RecordBatch, _outputs: Columns | None
+    ) -> None:
         self._sample.add(chunk, rows, batch)
 
     def refused(self, chunk: int, rows: int) -> None:
@@ -331,7 +337,7 @@ class _Memory:
     def streams(self, *, with_rows: bool) -> dict[str, pa.Buffer]:
         """Sample and rows of the committed chunk, as streams of Arrow; they are given away."""
         parts = self._sample.of_chunk(self._committed.chunk)
-        made = {"sample": _stream(None, [_with_places(*part) for part in parts])}
+        made = {"sample": _stream(None, [_with_places(*part[:2]) for part in parts])}
         if with_rows:
             poison = [one for table in self._poison for one in table.to_batches()]
             made["scored"] = _stream(self._scorer.schema, self._scored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,13 @@ def _listed(filesystem: pafs.FileSystem, base: str) -> list[str]:
 
 def _is_data(file: str, base: str) -> bool:
     """Whether a file below a folder holds rows; names with `_` and `.` are of writers."""
-    parts = Path(file[len(base) :].lstrip("/")).parts
-    return Path(file).suffix.lower() in SUFFIXES and not any(p[0] in "_." for p in parts)
+    parts = file[len(base) :].strip("/").split("/")
+    return _suffix(file) in SUFFIXES and not any(part.startswith(("_", ".")) for part in parts)
+
+
+def _suffix(file: str) -> str:
+    """In small letters; `Path` takes longer, and there may be tens of thousands."""
+    return os.path.splitext(file)[1].lower()
 
 
 def format_of(files: list[str], place: str) -> str:
@@ -129,7 +135,7 @@ def format_of(files: list[str], place: str) -> str:
     Raises:
         Invalid: They have several, or one that is not known.
     """
-    suffixes = {Path(one).suffix.lower() for one in files}
+    suffixes = {*map(_suffix, files)}
     formats = {SUFFIXES.get(suffix, "") for suffix in suffixes}
     if len(formats) > 1 or "" in formats:
         raise Invalid(

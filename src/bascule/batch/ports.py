@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from bascule.batch.manifest import Chunk, Manifest, Record
 
 
+BROKEN = ("bascule_line", "bascule_reason")
+"""The columns of a batch of lines that are no rows."""
+
+
 class Source(Protocol):
     """Rows to score."""
 
@@ -41,6 +45,9 @@ class Source(Protocol):
 
     def read(self, chunk: Chunk, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """The rows of a chunk, in the same order every time. Called on several threads.
+
+        A row with a value that is not of its column's type is in a batch of other types; a line
+        that is no row is one of a batch with the columns `BROKEN`.
 
         Raises:
             Conflict: The rows have changed since `plan`.

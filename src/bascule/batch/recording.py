@@ -86,7 +86,10 @@ class Recorder:
         self._lock = threading.Lock()
         self._spool = SpoolWriter(home, max_bytes=_SPOOL_BYTES)
 
-    def add(self, prefix: str, places: NDArray[Any], rows: pa.RecordBatch, record: Record) -> None:
+    def add(
+        self, prefix: str, places: NDArray[Any], rows: pa.RecordBatch, record: Record,
+        outputs: Columns | None = None,
+    ) -> None:  # fmt: skip
         """Append rows of a chunk.
 
         Args:
@@ -94,8 +97,14 @@ class Recorder:
             places: Of the rows in their chunk.
             rows: Columns of the source. Rows that cannot be scored are left out.
             record: How many rows of the chunk these stand for, and the seconds it took.
+            outputs: What the bundle has answered; None where it is asked again.
         """
-        places, inputs, outputs = self._answered(places, self._scorer.inputs(rows))
+        read = self._scorer.inputs(rows)
+        if outputs is None:
+            places, inputs, outputs = self._answered(places, read)
+        else:
+            inputs = conform(read, self._bundle.signature)
+            outputs = {one.name: outputs[one.name] for one in self._bundle.signature.outputs}
         if not len(places):
             return
         asked, asked_parts, asked_sizes = self._pieces(inputs)

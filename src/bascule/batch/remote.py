@@ -63,7 +63,9 @@ class RemoteSchedules(Remote):
     """The schedules of the server's catalogue."""
 
     def add(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
-        kept = ("name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job")
+        kept = ["name", "cron", "timezone", "catch_up", "window", "late_after_min", "kind", "job"]
+        if schedule.retries:
+            kept += ["retries", "retry_after_min"]
         body = {name: getattr(schedule, name) for name in kept} | {"reason": reason}
         self.ask(operations.ADD, body, by=by)
 

@@ -34,24 +34,29 @@ from bascule.batch.manifest import (
 from bascule.batch.ports import Sink, Source
 from bascule.batch.recording import MonitoringRules, Recorder, close_quietly, open_recorder
 from bascule.batch.runs import Status
-from bascule.batch.sampling import Sample
-from bascule.batch.scoring import Scorer
+from bascule.batch.sampling import SAMPLE_BYTES, Sample
+from bascule.batch.scoring import Scorer, batch_bytes
 from bascule.batch.sinks.files import FileSink
 from bascule.batch.sinks.table import open_sink
 from bascule.batch.sources.files import FileSource
 from bascule.batch.sources.table import open_source
 from bascule.bundle import Bundle
-from bascule.core import BasculeError
-from bascule.jobs import Live, Unrecorded
+from bascule.core import BasculeError, Columns
+from bascule.jobs import Live, Unrecorded, check_no_dates
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from bascule.batch.sampling import Part
+
 log = logging.getLogger(__name__)
 
 _SAVE_S = 0.5
+_SAMPLED_SHARE = 8
+"""Of the memory of a run."""
 _SHOWN_ROWS = 10
+_LOOKED_AT_ROWS = 256
 
 Watcher = Callable[[Status], None]
 NOT_MONITORED, NOT_RECORDED = MonitoringRules(), Unrecorded()
@@ -121,8 +126,8 @@ class Planned:
         for batch in self.source.read(self.chunks[0], _SHOWN_ROWS):
             if batch.num_rows:
                 prefix = self.manifest.prefix_of(self.chunks[0].number)
-                scored, _ = self.scorer.score(batch.slice(0, _SHOWN_ROWS), prefix, 0)
-                return pa.Table.from_batches([scored])
+                scored = self.scorer.score(batch.slice(0, _SHOWN_ROWS), prefix, 0)
+                return pa.Table.from_batches([scored.rows])
         return self.scorer.schema.empty_table()
 
 
@@ -143,6 +148,7 @@ def planned(
         NotFound: There are no rows' files or table.
         Invalid: The source does not fit the model, or an option does not fit the source.
     """
+    check_no_dates(job.to_json())
     if places is not None:
         places.check(job)
     with closing(open_source(job, bundle.signature)) as source, closing(open_sink(job)) as sink:
@@ -155,8 +161,19 @@ def planned(
         chunks = plan_chunks(job, source)
         manifest = manifest_of(job, bundle.digest, chunks, source.place, sink.place)
         workers = min(job.workers or os.cpu_count() or 1, len(chunks))
-        batch_rows = scorer.batch_rows(source.schema, job.memory_mb, workers)
+        width = with_retries(
+            partial(_row_bytes, source, chunks[0]), job.retries, threading.Event(), "a look"
+        )
+        batch_rows = scorer.batch_rows(width, job.memory_mb, workers)
         yield Planned(job, source, sink, scorer, chunks, manifest, workers, batch_rows)
+
+
+def _row_bytes(source: Source, chunk: Chunk) -> float:
+    """About how many bytes a row takes, by the first ones: texts have any length."""
+    for batch in source.read(chunk, _LOOKED_AT_ROWS):
+        if batch.num_rows:
+            return float(batch.nbytes / batch.num_rows)
+    return 1.0
 
 
 def run_job(
@@ -219,12 +236,15 @@ class _Execution:
         self._rows: dict[int, int] = {}
         self._refused: dict[int, int] = {}
         self._records: dict[int, Record] = {}
-        self._sample = Sample(plan.rows, plan.source.schema)
+        most_bytes = min(SAMPLE_BYTES, plan.job.memory_mb * 1_000_000 // _SAMPLED_SHARE)
+        self._sample = Sample(plan.rows, plan.source.schema, most_bytes)
 
     def run(self) -> Run:
         plan, job = self._plan, self._plan.job
         self._check_sink()
-        found = check_source(plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings)
+        found = check_source(
+            plan.source, plan.chunks, plan.batch_rows, job.checks, job.warnings, plan.scorer.bundle
+        )
         self._status.findings += found
         with plan.sink.claim(plan.manifest.run):
             self._check_sink()  # another run may have come and gone
@@ -266,7 +286,7 @@ class _Execution:
         plan, job = self._plan, self._plan.job
         work = ChunkWork(
             plan.source, plan.sink, plan.scorer, plan.manifest, self, plan.batch_rows,
-            job.limit, job.retries,
+            job.limit, job.retries, batch_bytes(job.memory_mb, plan.workers),
         )  # fmt: skip
         if not chunks:
             return
@@ -312,18 +332,18 @@ class _Execution:
         self,
         recorder: Recorder,
         record: Record,
-        parts: Sequence[tuple[NDArray[Any], pa.RecordBatch]],
+        parts: Sequence[Part],
     ) -> None:
         import pyarrow as pa
 
         if not parts:
             return
-        places = np.concatenate([one for one, _ in parts])
-        rows = pa.Table.from_batches([one for _, one in parts]).combine_chunks()
-        prefix = self._plan.manifest.prefix_of(record.chunk)
+        places = np.concatenate([one for one, _, _ in parts])
+        rows = pa.Table.from_batches([one for _, one, _ in parts]).combine_chunks()
+        prefix, outputs = self._plan.manifest.prefix_of(record.chunk), _joined(parts)
         try:
             for batch in rows.to_batches():
-                recorder.add(prefix, places, batch, record)
+                recorder.add(prefix, places, batch, record, outputs)
         except (BasculeError, ArithmeticError, TypeError, ValueError) as problem:
             # The rows are in the sink: a run does not fail because it cannot be profiled.
             log.warning("chunk %d is not in the profiles: %s", record.chunk, problem)
@@ -332,13 +352,13 @@ class _Execution:
     def _quarantined(self) -> int:
         return sum(one.quarantined for one in self._records.values())
 
-    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+    def scored(self, chunk: int, rows: int, batch: pa.RecordBatch, outputs: Columns | None) -> None:
         recorder, is_read = self._recorder, batch.schema.equals(self._plan.source.schema)
         if recorder is not None and recorder.keeps_rows and is_read:
             places = np.arange(rows - batch.num_rows, rows)
-            self._record(recorder, Record(chunk, batch.num_rows, 0), [(places, batch)])
+            self._record(recorder, Record(chunk, batch.num_rows, 0), [(places, batch, outputs)])
         with self._lock:
-            self._sample.add(chunk, rows, batch)
+            self._sample.add(chunk, rows, batch, outputs)
             self._rows[chunk] = rows
             self._tell()
 
@@ -390,3 +410,11 @@ class _Execution:
         )  # fmt: skip
         self._live.tell(status.progress())
         self._watch(status)
+
+
+def _joined(parts: Sequence[Part]) -> Columns | None:
+    """The answers of all parts; None where one has none."""
+    answers = [outputs for _, _, outputs in parts if outputs is not None]
+    if len(answers) < len(parts):
+        return None
+    return {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}

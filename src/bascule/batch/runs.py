@@ -181,4 +181,5 @@ def quarantine_files(sink: str, run: str, folder: Path) -> list[Path]:
     target = folder / Path(sink).expanduser()
     is_file = not sink.endswith("/") and format_of_suffix(target.suffix.lower()) is not None
     base = target.with_name(f".{target.name}.parts") if is_file else target
-    return sorted((base / "_bascule" / run).glob("quarantine-*.parquet"))
+    folders = (base / "_bascule" / run, base / "_bascule" / "runs" / run)
+    return sorted(file for one in folders for file in one.glob("quarantine-*.parquet"))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from bascule.core import Columns
+
+    Part: TypeAlias = tuple[NDArray[Any], pa.RecordBatch, Columns | None]
+
+SAMPLE_BYTES = 64 << 20
+"""Of a run, unless its memory says otherwise; wide rows are fewer."""
 SAMPLE_ROWS = 100_000
 """Of a run. Statistics of so many rows differ from those of all rows by less than 1 %."""
 
@@ -15,28 +21,32 @@ SAMPLE_ROWS = 100_000
 class Sample:
     """Every k-th row of each chunk; k doubles whenever the sample is full."""
 
-    def __init__(self, expected_rows: int | None, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(
+        self, expected_rows: int | None, schema: pa.Schema, most_bytes: int = SAMPLE_BYTES
+    ) -> None:
+        self._schema, self._most_bytes = schema, most_bytes
         self._step = max(1, -(-(expected_rows or 0) // SAMPLE_ROWS))
-        self._parts: dict[tuple[int, int], tuple[NDArray[Any], pa.RecordBatch]] = {}
-        self._rows = 0
+        self._parts: dict[tuple[int, int], Part] = {}
+        self._rows = self._bytes = 0
 
-    def add(self, chunk: int, rows: int, batch: pa.RecordBatch) -> None:
+    def add(
+        self, chunk: int, rows: int, batch: pa.RecordBatch, outputs: Columns | None = None
+    ) -> None:
         """Take rows of a batch, after which `rows` of its chunk are read; a batch again is once."""
         import numpy as np
 
         first = rows - batch.num_rows
         is_other = not batch.schema.equals(self._schema)  # rows that cannot be scored
         if not is_other and (chunk, rows) not in self._parts:
-            self._put(chunk, rows, np.arange(first, rows), batch)
+            self._put(chunk, rows, (np.arange(first, rows), batch, outputs))
 
     def take_in(self, chunk: int, places: NDArray[Any], rows: pa.RecordBatch) -> None:
         """The same with rows that another process has chosen, by their places in the chunk."""
         if rows.num_rows and (chunk, -1) not in self._parts:
-            self._put(chunk, -1, places, rows)
+            self._put(chunk, -1, (places, rows, None))
 
-    def of_chunk(self, chunk: int) -> list[tuple[NDArray[Any], pa.RecordBatch]]:
-        """What is kept of a chunk: places in the chunk, and the rows there."""
+    def of_chunk(self, chunk: int) -> list[Part]:
+        """What is kept of a chunk: places in the chunk, the rows there, and their answers."""
         return [part for (number, _), part in self._parts.items() if number == chunk]
 
     def table(self) -> pa.Table | None:
@@ -47,22 +57,27 @@ class Sample:
             return None
         return pa.Table.from_batches([self._parts[key][1] for key in sorted(self._parts)])
 
-    def _put(self, chunk: int, rows: int, places: NDArray[Any], batch: pa.RecordBatch) -> None:
-        kept = _thinned(places, batch, self._step)
-        self._parts[chunk, rows] = kept
-        self._rows += len(kept[0])
-        while self._rows > SAMPLE_ROWS:
+    def _put(self, chunk: int, rows: int, part: Part) -> None:
+        self._parts[chunk, rows] = kept = _thinned(part, self._step)
+        self._rows, self._bytes = self._rows + len(kept[0]), self._bytes + kept[1].nbytes
+        while self._is_full():
             self._step *= 2
-            self._parts = {key: _thinned(*one, self._step) for key, one in self._parts.items()}
-            self._rows = sum(len(one) for one, _ in self._parts.values())
+            self._parts = {key: _thinned(one, self._step) for key, one in self._parts.items()}
+            self._rows = sum(len(places) for places, _, _ in self._parts.values())
+            self._bytes = sum(batch.nbytes for _, batch, _ in self._parts.values())
+
+    def _is_full(self) -> bool:
+        """Also with a row of each part alone it may be over the limits, and is full enough."""
+        is_over = self._rows > SAMPLE_ROWS or self._bytes > self._most_bytes
+        return is_over and any(len(places) > 1 for places, _, _ in self._parts.values())
 
 
-def _thinned(
-    places: NDArray[Any], batch: pa.RecordBatch, step: int
-) -> tuple[NDArray[Any], pa.RecordBatch]:
+def _thinned(part: Part, step: int) -> Part:
     import numpy as np
     import pyarrow as pa
 
+    places, batch, outputs = part
     kept = np.flatnonzero(places % step == 0)
+    answers = None if outputs is None else {n: values[kept] for n, values in outputs.items()}
     # Copied, because a slice would keep the whole batch in memory.
-    return places[kept], batch.take(pa.array(kept))
+    return places[kept], batch.take(pa.array(kept)), answers

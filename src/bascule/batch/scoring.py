@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from bascule.batch.jobs import Job
+from bascule.batch.ports import BROKEN
 from bascule.bundle import Bundle, conform, flat
 from bascule.bundle.extras import ExtraRequest, declared_extras, read_requests
 from bascule.core import Columns, DType, Field, Invalid, ModelFailed
@@ -37,6 +38,20 @@ class Poison:
     reason: str
 
 
+class Scored(NamedTuple):
+    """A batch that was scored.
+
+    Attributes:
+        rows: Of the sink.
+        poison: The rows that cannot be scored.
+        outputs: What the bundle answered, where it answered every row at once; else None.
+    """
+
+    rows: pa.RecordBatch
+    poison: list[Poison]
+    outputs: Columns | None = None
+
+
 class Scorer:
     """A bundle as a function of record batches."""
 
@@ -51,6 +66,8 @@ class Scorer:
         parameters: Mapping[str, Any] | None = None,
         with_time: bool = False,
         ignore: Sequence[str] = (),
+        names: Mapping[str, str] | None = None,
+        prefix: str = "",
     ) -> None:
         """Check that the model can be asked with `schema`.
 
@@ -70,6 +87,13 @@ class Scorer:
         requests = read_requests(bundle.extras, self._parameters, "batch")
         answers = self._answer_schema(requests)
         self._columns = _chosen(list(answers), columns)
+        added = [*self._columns, *self._extras]
+        strange = [name for name in names or {} if name not in added]
+        if strange:
+            raise Invalid(
+                f"names: no answer {strange[0]!r} is written", hint=f"these are: {', '.join(added)}"
+            )
+        self._named = {one: (names or {}).get(one, f"{prefix}{one}") for one in added}
         self.schema = self._output_schema(schema, answers)
 
     @classmethod
@@ -78,19 +102,18 @@ class Scorer:
         return cls(
             bundle, version, schema, columns=job.columns, keep=job.keep,
             parameters={**job.parameters, "confidence": job.confidence},
-            with_time=job.with_time, ignore=job.ignore,
+            with_time=job.with_time, ignore=job.ignore, names=job.names, prefix=job.prefix,
         )  # fmt: skip
 
-    def batch_rows(self, schema: pa.Schema, memory_mb: int, workers: int) -> int:
+    def batch_rows(self, row_bytes: float, memory_mb: int, workers: int) -> int:
         """Rows of a batch, so that all batches of all workers stay within the memory."""
-        width = sum(_width(field) for field in schema) + 8 * len(self.schema)
-        within = memory_mb * 1_000_000 // (2 * max(workers, 1) * _COPIES * max(width, 1))
-        return max(256, min(_BATCH_ROWS, within))
+        width = row_bytes + 8 * len(self.schema)
+        return max(1, min(_BATCH_ROWS, int(batch_bytes(memory_mb, workers) / width)))
 
     def score(
         self, batch: pa.RecordBatch, prefix: str, first_row: int,
         refuse: Callable[[int], None] = lambda _: None,
-    ) -> tuple[pa.RecordBatch, list[Poison]]:  # fmt: skip
+    ) -> Scored:  # fmt: skip
         """Answers of a batch, whose row 0 is row `first_row` of its chunk.
 
         `refuse` is called with how many rows cannot be scored, before their reasons are looked for,
@@ -101,6 +124,11 @@ class Scorer:
         """
         import pyarrow as pa
 
+        if tuple(batch.schema.names) == BROKEN:
+            refuse(batch.num_rows)
+            reasons = batch.column(1).to_pylist()
+            empty = pa.RecordBatch.from_pylist([], self.schema)
+            return Scored(empty, [Poison(row, reason) for row, reason in enumerate(reasons)])
         if batch.schema.equals(self._source):
             good, answers, bad = self._answered(self.inputs(batch), refuse)
         else:  # the source could not read a value: the reason is the same for all rows
@@ -113,16 +141,18 @@ class Scorer:
         rows = np.concatenate(good) if good else np.empty(0, np.int64)
         kept = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
         arrays = [kept.column(name).cast(self.schema.field(name).type) for name in self._kept]
+        flats = [flat(one, self.bundle.manifest) for one in answers]
         for name in self._columns:
-            joined = [one[name] for one in answers]
-            kind = self.schema.field(name).type
+            joined = [one[name] for one in flats]
+            kind = self.schema.field(self._named[name]).type
             if not joined:  # no row of the batch was answered
                 arrays.append(pa.array([], kind))
                 continue
             values = joined[0] if len(joined) == 1 else np.concatenate(joined)
             arrays.append(pa.array(values, kind, from_pandas=True))
         arrays += self._added(rows + first_row, prefix)
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
+        answered = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return Scored(answered, bad, None if bad or len(answers) != 1 else answers[0])
 
     def inputs(self, rows: Rows) -> Rows:
         """The columns that the model reads, decimals as the doubles that it takes."""
@@ -138,7 +168,7 @@ class Scorer:
         import pyarrow as pa
 
         batches = rows.combine_chunks().to_batches()
-        return pa.Table.from_batches([self.score(one, "", 0)[0] for one in batches], self.schema)
+        return pa.Table.from_batches([self.score(one, "", 0).rows for one in batches], self.schema)
 
     def _answered(
         self, batch: pa.RecordBatch, refuse: Callable[[int], None]
@@ -167,7 +197,7 @@ class Scorer:
         return good, answers, sorted(bad, key=lambda one: one.row)
 
     def _predicted(self, batch: pa.RecordBatch) -> Columns:
-        return flat(self.bundle.predict(batch, parameters=self._parameters), self.bundle.manifest)
+        return dict(self.bundle.predict(batch, parameters=self._parameters))
 
     def _misfits(self, batch: pa.RecordBatch, refuse: Callable[[int], None]) -> list[Poison]:
         """The rows that do not fit the signature; the reason is looked for once for each value."""
@@ -220,17 +250,22 @@ class Scorer:
     def _output_schema(self, schema: pa.Schema, answers: dict[str, pa.DataType]) -> pa.Schema:
         import pyarrow as pa
 
-        added = [*self._columns, *self._extras]
-        taken = next((name for name in added if name in self._kept), None)
+        added = list(self._named.values())
+        taken = next((name for name in added if name in self._kept or added.count(name) > 1), None)
         if taken is not None:
             raise Invalid(
                 f"the source has a column {taken!r}, which is also the name of an answer",
-                hint="name the columns of the source to write with --keep",
+                hint="give the added columns a --prefix, or name those of the source with --keep",
                 field=taken,
             )
         types = answers | {ID: pa.string(), VERSION: pa.string(), TIME: pa.timestamp("us", "UTC")}
         kept = [schema.field(name).remove_metadata() for name in self._kept]
-        return pa.schema(kept + [pa.field(name, types[name]) for name in added])
+        return pa.schema(kept + [pa.field(new, types[name]) for name, new in self._named.items()])
+
+
+def batch_bytes(memory_mb: int, workers: int) -> int:
+    """Of Arrow's columns in a batch: half of the memory is for reading ahead and for the sink."""
+    return memory_mb * 1_000_000 // (2 * max(workers, 1) * _COPIES)
 
 
 def reason_of(problem: Exception) -> str:
@@ -339,11 +374,3 @@ def _arrow_type(dtype: Any) -> pa.DataType:
     import pyarrow as pa
 
     return pa.string() if dtype.kind == "O" else pa.from_numpy_dtype(dtype)
-
-
-def _width(field: pa.Field) -> int:
-    """About how many bytes a value takes; texts are guessed."""
-    try:
-        return int(field.type.bit_width // 8) or 1
-    except ValueError:
-        return 64

@@ -36,11 +36,12 @@ def facts_of_runs(runs: Sequence[Status]) -> Iterator[BatchFacts]:
 
 
 def facts_of_schedules(schedules: Sequence[Scheduled], now: datetime) -> Iterator[BatchFacts]:
-    """Each schedule, whether its last run failed, and whether one is late."""
+    """Each schedule, whether its last run failed and is not tried again, whether one is late."""
     for one in schedules:
         schedule = one.schedule
         since = late_since(schedule, one.due, now, is_under_way=one.is_under_way)
-        error = "" if schedule.is_paused else str((one.outcome or {}).get("error", ""))
+        waits = schedule.is_paused or one.retry_at is not None
+        error = "" if waits else str((one.outcome or {}).get("error", ""))
         yield BatchFacts(
             schedule.name, model_of(str(schedule.job.get("model", ""))),
             f"the run of schedule {schedule.name}", error, late_since=since,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,13 @@ from bascule.cli.screen import note, print_either, print_json, print_table, say,
 from bascule.documents import console
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bascule.batch import Job, MonitoringRules, Planned, RemoteRuns, Runs, Status
     from bascule.jobs import Job as Record
 
+_MOST_COLUMNS, _SHOWN_ROWS, _LINE, _CELL = 8, 3, 100, 24
+"""Of a preview; more columns than these are shown a line each."""
 _RunId = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
 _group = typer.Typer(help="Score a table, and look at runs.", no_args_is_help=True)
 
@@ -62,6 +68,9 @@ def run(
         str | None,
         typer.Option(help="Columns that are no input of a model without names."),
     ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Of added columns, to score a scored table again.")
+    ] = None,
     confidence: Annotated[float | None, typer.Option(help="Of intervals and sets.")] = None,
     parameter: Parameters = None,
     where: Annotated[str | None, typer.Option(help="A condition in SQL on the rows.")] = None,
@@ -71,12 +80,22 @@ def run(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="Where the sink has other rows: error (the default), append, replace or upsert.",
+            help="With other rows there: error, append, replace, replace_partitions or upsert.",
             show_default=False,
         ),
     ] = None,
+    partition_by: Annotated[
+        str | None, typer.Option(help="Columns whose values are folders: day,country.")
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="Of files: parquet, csv, jsonl or arrow.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the values of CSV.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of CSV: utf-8, latin-1...")] = None,
+    nulls: Annotated[str | None, typer.Option(help="Words of CSV that are no value: NA,-.")] = None,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Of a column of CSV: 'id=text', 'x=decimal(9, 2)'."),
     ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="About how much memory to use.")] = None,
     workers: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
@@ -104,8 +123,10 @@ def run(
     """
     given = {
         "from": source, "to": sink, "columns": _names(columns), "keep": _names(keep),
-        "ignore": _names(ignore), "confidence": confidence, "parameters": _parameters(parameter),
-        "where": where, "query": query, "key": key, "limit": limit, "mode": mode, "format": format_,
+        "ignore": _names(ignore), "prefix": prefix, "delimiter": delimiter, "encoding": encoding,
+        "nulls": _names(nulls), "types": _pairs(type_), "confidence": confidence,
+        "parameters": _parameters(parameter), "where": where, "query": query, "key": key,
+        "limit": limit, "mode": mode, "partition_by": _names(partition_by), "format": format_,
         "memory_mb": memory_mb, "workers": workers, "max_quarantined": max_quarantined,
         "checks": check, "warnings": warn, "record": record, "on": on,
     }  # fmt: skip
@@ -116,6 +137,56 @@ def run(
         follow(lambda runs: runs.start(job, by=context.user()), as_json=as_json)
     else:
         run_here(job, as_json=as_json)
+
+
+@_group.command()
+def stream(
+    model: Annotated[str, typer.Argument(help="A model: gb@champion, gb/3, a bundle's folder.")],
+    source: Annotated[
+        str,
+        typer.Option("--from", help="kafka://HOST:9092/TOPIC?group=NAME or nats://HOST/SUBJECT."),
+    ],
+    sink: Annotated[str, typer.Option("--to", help="The same, for the answers.")],
+    dead_letter: Annotated[
+        str,
+        typer.Option(help="The topic of what cannot be scored. Default: TO.quarantine."),
+    ] = "",
+    outcomes: Annotated[
+        bool, typer.Option(help="Messages are outcomes of the model: id, truth, time.")
+    ] = False,
+    columns: Annotated[str | None, typer.Option(help="Answers. Default: all.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Fields to publish too. Default: all.")] = None,
+    record: Annotated[str, typer.Option(help="For monitoring: rows, profile or off.")] = "rows",
+    batch_rows: Annotated[int, typer.Option(help="Messages scored at once, at most.")] = 1_000,
+    idle_s: Annotated[
+        float, typer.Option(help="End once no message came for so long. Default: never.")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Score messages as they come, until it is interrupted; offsets are committed with answers."""
+    from bascule.app import batch_model, open_outcomes
+    from bascule.batch import StreamJob, run_stream, take_outcomes
+
+    kept = _names(keep)
+    job = StreamJob(
+        model=model, source=source, sink=sink, dead_letter=dead_letter,
+        columns=tuple(_names(columns) or ()), keep=None if kept is None else tuple(kept),
+        record=record, batch_rows=batch_rows, idle_s=idle_s,  # type: ignore[arg-type]
+    )  # fmt: skip
+    stopped, settings = threading.Event(), context.settings()
+    for number in (signal.SIGINT, signal.SIGTERM):  # after the messages under way
+        signal.signal(number, lambda *_: stopped.set())
+    if outcomes:
+        done = take_outcomes(job, open_outcomes(settings).add_rows, stopped=stopped)
+    else:
+        version, path = context.find(model)
+        bundle, number_of, rules = batch_model(settings, path, version)
+        done = run_stream(
+            job, bundle, settings.home, version=number_of, monitoring=rules, stopped=stopped
+        )
+    bad = f", {done.quarantined:,} in {job.dead_topic}" if done.quarantined else ""
+    text = f"{done.messages:,} messages{bad}, in {done.seconds:.1f} s"
+    print_either(done.to_json(), text, as_json=as_json)
 
 
 @_group.command()
@@ -175,6 +246,10 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any] | None:
     from bascule.bundle.extras import read_pairs
 
     return read_pairs(pairs) if pairs else None
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str] | None:
+    return None if texts is None else {n: v for n, _, v in (one.partition("=") for one in texts)}
 
 
 def _job(what: str, given: dict[str, Any]) -> Job:
@@ -264,7 +339,6 @@ def _say(rows: int, quarantined: int, seconds: float, sink: str, run: str) -> No
 
 def _show_plan(job: Job, *, as_json: bool) -> None:
     from bascule.batch import planned
-    from bascule.cli.showing import print_answers
 
     bundle, version, _ = _found(job)
     with planned(job, bundle, version) as plan:
@@ -278,8 +352,30 @@ def _show_plan(job: Job, *, as_json: bool) -> None:
         expected_s = plan.expected_s()
         if expected_s is not None:
             say(f"scoring takes about {expected_s:.1f} s by the bundle's measured cost")
-        print_answers(preview)
+        _print_preview(preview)
     note("nothing was written")
+
+
+def _print_preview(table: pa.Table) -> None:
+    """The rows as a table; a line for each column where these are many or their texts are long."""
+    from bascule.cli.showing import print_answers
+
+    rows = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
+    if table.num_columns <= _MOST_COLUMNS and all(len("".join(row)) < _LINE for row in rows):
+        print_answers(table)
+        return
+    shown = [list(column) for column in zip(*rows[:_SHOWN_ROWS], strict=True)]
+    lines = (
+        (field.name, str(field.type), *column)
+        for field, column in zip(table.schema, shown or [[]] * table.num_columns, strict=True)
+    )
+    print_table(("column", "type", *(f"row {n}" for n in range(len(rows[:_SHOWN_ROWS])))), lines)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
 
 
 def _plan_json(plan: Planned) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -40,6 +41,10 @@ def add(
     window: Annotated[
         str, typer.Option(help="Hours in which it may run: 22:00-06:00. Default: all.")
     ] = "",
+    retries: Annotated[int, typer.Option(help="How often a failed run is tried again.")] = 0,
+    retry_after_min: Annotated[
+        float, typer.Option(help="Minutes until the first retry; doubled each time.")
+    ] = 5.0,
     late_after_min: Annotated[
         float, typer.Option(help="Raise an alert where it has not ended after so many minutes.")
     ] = 60.0,
@@ -55,7 +60,8 @@ def add(
     made = Schedule(
         name=name, cron=cron, timezone=timezone, catch_up=catch_up,  # type: ignore[arg-type]
         kind=kind, job=dict(KINDS[kind].parse(read_toml(job))), folder=os.getcwd(),
-        created_at=now, window=window, late_after_min=late_after_min,
+        created_at=now, window=window, late_after_min=late_after_min, retries=retries,
+        retry_after_min=retry_after_min,
     )  # fmt: skip
     _schedules().add(made, by=context.user(), reason=reason)
     if as_json:
@@ -98,23 +104,37 @@ def remove(name: _Name, reason: _Reason = "") -> None:
 
 
 @_group.command()
-def run(name: _Name, as_json: AsJson = False) -> None:
+def run(
+    name: _Name,
+    due: Annotated[
+        datetime | None,
+        typer.Option(help="Of the schedule, for the dates in its job. Default: its last time."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Run the job of a schedule now: here, or at the server of --server."""
     from bascule.batch import RemoteSchedules, job_of
     from bascule.cli.batch import follow, run_here
     from bascule.cli.jobs import follow_new
+    from bascule.core import Invalid
+    from bascule.jobs import time_before, with_dates
 
     schedules = _schedules()
     if isinstance(schedules, RemoteSchedules):
+        if due is not None:
+            raise Invalid("--due is of runs in this process", hint="leave out --server")
         begun = schedules.run(name, by=context.user())
         follow(lambda _: begun, as_json=as_json)
         return
     schedule = schedules.get(name).schedule
     os.chdir(schedule.folder)
+    zone = ZoneInfo(schedule.timezone)
+    moment = time_before(schedule, datetime.now(zone)) if due is None else due.replace(tzinfo=zone)
+    job = with_dates(schedule, moment)
     if schedule.kind == "batch":
-        run_here(job_of(schedule.job), as_json=as_json)
+        run_here(job_of(job), as_json=as_json)
     else:
-        follow_new(schedule.kind, schedule.job, as_json=as_json)
+        follow_new(schedule.kind, dict(job), as_json=as_json)
 
 
 def _schedules() -> Schedules | RemoteSchedules:

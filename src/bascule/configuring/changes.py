@@ -252,6 +252,7 @@ def schedule_changes(name: str, spec: ScheduleSpec, books: Books, by: By) -> Ite
         name=name, cron=spec.cron, timezone=spec.timezone,
         catch_up=spec.catch_up,  # type: ignore[arg-type]  # the schedule says what is wrong
         job=msgspec.json.decode(msgspec.json.encode(job)),
+        retries=spec.retries, retry_after_min=spec.retry_after_min,
         folder=spec.folder, is_paused=spec.paused, is_confined=books.places is not None,
         created_at=books.now if found is None else found.created_at,
     )  # fmt: skip

@@ -1,3 +1,4 @@
+from .dates import check_no_dates as check_no_dates, with_dates as with_dates
 from .due import (
     Schedule as Schedule,
     Scheduled as Scheduled,
@@ -5,6 +6,7 @@ from .due import (
     late_since as late_since,
     may_run as may_run,
     next_time as next_time,
+    time_before as time_before,
 )
 from .holding import Recorded as Recorded, recorded as recorded
 from .kinds import (

@@ -15,6 +15,7 @@ from bascule.core import Invalid, check_name
 CatchUp = Literal["one", "all", "none"]
 CATCH_UPS = ("one", "all", "none")
 _MINUTE = timedelta(minutes=1)
+_LONGEST_PAUSE_MIN = 1_440.0
 _ON_TIME = 5 * _MINUTE
 """With `none`, a time that passed longer ago is skipped."""
 
@@ -33,6 +34,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         folder: That the job's paths are relative to.
         window: Hours of the day in which the job may run, as `22:00-06:00` in the time zone; empty
             for all. A run that is not done when they end is stopped, and goes on the next time.
+        retries: How often a run that failed is tried again, before the next time is run for.
+        retry_after_min: Until the first retry; each further one waits twice as long, a day at most.
         late_after_min: An alert is raised so long after a time whose run has not ended.
         is_paused: Whether nothing runs.
         is_confined: Whether a caller with a key added it: its runs are held to `batch.places`.
@@ -48,6 +51,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     job: dict[str, Any]
     folder: str = "."
     window: str = ""
+    retries: int = 0
+    retry_after_min: float = 5.0
     late_after_min: float = 60.0
     is_paused: bool = False
     is_confined: bool = False
@@ -64,6 +69,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
             raise Invalid(
                 f"late_after_min: {self.late_after_min:g} is not > 0", field="late_after_min"
             )
+        if self.retries < 0 or self.retry_after_min <= 0:
+            raise Invalid("retries are >= 0, and retry_after_min is > 0", field="retries")
         next_time(self, self.created_at)
         _hours(self.window)
 
@@ -74,10 +81,20 @@ def next_time(schedule: Schedule, after: datetime) -> datetime | None:
     Raises:
         Invalid: The cron fields or the time zone cannot be read.
     """
+    return _next(schedule, after)
+
+
+def time_before(schedule: Schedule, moment: datetime) -> datetime:
+    """The last time of a schedule before a moment; the moment where there was none."""
+    return _next(schedule, moment, is_back=True) or moment
+
+
+def _next(schedule: Schedule, after: datetime, *, is_back: bool = False) -> datetime | None:
     from cronsim import CronSim, CronSimError
 
     try:
-        return next(CronSim(schedule.cron, after.astimezone(ZoneInfo(schedule.timezone))))
+        moment = after.astimezone(ZoneInfo(schedule.timezone))
+        return next(CronSim(schedule.cron, moment, reverse=is_back))
     except StopIteration:
         return None
     except CronSimError as problem:
@@ -152,6 +169,20 @@ def late_since(
     return waiting if is_late else None
 
 
+def retry_at(schedule: Schedule, failures: int, ended_at: datetime | None) -> datetime | None:
+    """When a run that failed is tried again; None where it is not.
+
+    Args:
+        schedule: When to run.
+        failures: How often the run for the last time has failed, without a success since.
+        ended_at: When it failed last.
+    """
+    if ended_at is None or not 0 < failures <= schedule.retries:
+        return None
+    pause = min(schedule.retry_after_min * 2.0 ** (failures - 1), _LONGEST_PAUSE_MIN)
+    return ended_at + pause * _MINUTE
+
+
 def due(schedule: Schedule, last: datetime | None, now: datetime) -> datetime | None:
     """The time to run for as soon as the window lets it; None if there is none.
 
@@ -182,19 +213,28 @@ class Scheduled:
         due: The time that the last run was for; None before the first.
         is_under_way: Whether that run has not ended, as far as the history tells.
         outcome: What the last run that ended did, or its error.
+        retry_at: When a last run that failed is tried again; None where it is not.
     """
 
     schedule: Schedule
     due: datetime | None = None
     is_under_way: bool = False
     outcome: Mapping[str, Any] | None = None
+    retry_at: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        made: dict[str, Any] = msgspec.to_builtins(self.schedule)
-        last = None if self.due is None else self.due.isoformat()
-        return made | {"last": last, "running": self.is_under_way, "outcome": self.outcome}
+        fields: dict[str, Any] = msgspec.to_builtins(self.schedule)
+        last, again = (
+            None if moment is None else moment.isoformat() for moment in (self.due, self.retry_at)
+        )
+        state = {"last": last, "running": self.is_under_way, "outcome": self.outcome}
+        return fields | state | {"retry_at": again}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Scheduled:
-        last = None if said["last"] is None else datetime.fromisoformat(said["last"])
-        return cls(msgspec.convert(dict(said), Schedule), last, said["running"], said["outcome"])
+        last, again = (
+            None if said.get(name) is None else datetime.fromisoformat(said[name])
+            for name in ("last", "retry_at")
+        )
+        schedule = msgspec.convert(dict(said), Schedule)
+        return cls(schedule, last, said["running"], said["outcome"], again)

@@ -24,6 +24,7 @@ from bascule.core import (
     Unavailable,
     holder_name,
 )
+from bascule.jobs.dates import with_dates
 from bascule.jobs.due import Schedule, due, may_run
 from bascule.jobs.holding import Holder, error_of
 from bascule.jobs.kinds import Kind, Kinds
@@ -143,7 +144,9 @@ class JobRunner(Jobs):
         if schedules and self._leads():
             for name in schedules.keys() - under_way:
                 one = schedules[name]
-                self._submit_due(one.schedule, one.due if one.is_under_way else None, one.due)
+                if one.retry_at is None or one.retry_at <= self._clock():
+                    again = one.due if one.is_under_way or one.retry_at else None
+                    self._submit_due(one.schedule, again, one.due)
         for job in self.waiting():
             schedule = schedules[job.schedule].schedule if job.schedule in schedules else None
             if schedule is None and job.schedule and self._is_removed(job.schedule):
@@ -166,13 +169,14 @@ class JobRunner(Jobs):
     def _submit_due(
         self, schedule: Schedule, again: datetime | None, last: datetime | None
     ) -> None:
-        """Submit what is due; `again` is the time of a run whose job is gone."""
+        """Submit what is due; `again` is the time of a run that is run again."""
         now = self._clock()
         moment = again or due(schedule, last, now)
         if moment is None or schedule.is_paused or not may_run(schedule, now):
             return
         task = Task(
-            kind=schedule.kind, input=schedule.job, by=f"{OF_SCHEDULE}{schedule.name}",
+            kind=schedule.kind, input=with_dates(schedule, moment),
+            by=f"{OF_SCHEDULE}{schedule.name}",
             title=f"schedule {schedule.name}", key=schedule.key, folder=schedule.folder,
             is_confined=schedule.is_confined, schedule=schedule.name, due=moment,
         )  # fmt: skip

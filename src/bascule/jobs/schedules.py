@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bascule.catalogue import Catalogue, check_held, events
 from bascule.core import Conflict, NotFound
-from bascule.jobs.due import Schedule, Scheduled
+from bascule.jobs.dates import check_dates
+from bascule.jobs.due import Schedule, Scheduled, retry_at
+from bascule.jobs.records import FAILED, KILLED
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 _KIND = "schedule"
 _CHANGES = ("schedule_added", "schedule_paused", "schedule_resumed", "schedule_removed")
+_BAD = (FAILED, KILLED)
 _STARTED, _ENDED = "schedule_run_started", "schedule_run_ended"
 
 
@@ -32,7 +36,13 @@ class Schedules:
         self._catalogue = catalogue
 
     def add(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
-        """Keep a new one. Raises `Conflict` where there is one of this name."""
+        """Keep a new one.
+
+        Raises:
+            Conflict: There is one of this name.
+            Invalid: Its job has a date that there is not.
+        """
+        check_dates(schedule.job)
         self._catalogue.create()
         with self._catalogue.write() as connection:
             if schedule.name in _folded(connection):
@@ -44,7 +54,12 @@ class Schedules:
             _append(connection, schedule.name, _CHANGES[0], by, content, reason)
 
     def put(self, schedule: Schedule, *, by: str, reason: str = "") -> None:
-        """Keep it in place of the one of its name, if there is one. A run under way goes on."""
+        """Keep it in place of the one of its name, if there is one. A run under way goes on.
+
+        Raises:
+            Invalid: Its job has a date that there is not.
+        """
+        check_dates(schedule.job)
         self._catalogue.create()
         with self._catalogue.write() as connection:
             if schedule.name in _folded(connection):
@@ -95,10 +110,12 @@ class Schedules:
             _append(connection, name, _STARTED, by, {"due": due.isoformat()})
             also(connection)
 
-    def ended(self, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str) -> None:
+    def ended(
+        self, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str, state: str = ""
+    ) -> None:
         """Record what a run did, or `{"error": ...}`."""
         with self._catalogue.write() as connection:
-            record_end(connection, name, due, outcome, by=by)
+            record_end(connection, name, due, outcome, by=by, state=state)
 
     def _change(self, name: str, kind: str, by: str, reason: str) -> None:
         self.get(name)
@@ -107,10 +124,11 @@ class Schedules:
 
 
 def record_end(
-    connection: sa.Connection, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str
-) -> None:
+    connection: sa.Connection, name: str, due: datetime, outcome: Mapping[str, Any], *, by: str,
+    state: str = "",
+) -> None:  # fmt: skip
     """See `Schedules.ended`; with the transaction."""
-    content = {"due": due.isoformat(), "outcome": dict(outcome)}
+    content = {"due": due.isoformat(), "outcome": dict(outcome), "state": state}
     _append(connection, name, _ENDED, by, content)
 
 
@@ -148,12 +166,15 @@ def _with_runs(connection: sa.Connection, schedule: Schedule) -> Scheduled:
     subject = events.Subject(_KIND, schedule.name)
     latest = events.find(
         connection, subject=subject, kinds=(_STARTED, _ENDED), since=schedule.created_at,
-        latest_first=True, limit=2,
+        latest_first=True, limit=2 * schedule.retries + 2,
     )  # fmt: skip
     if not latest:
         return Scheduled(schedule)
-    ended = next((one for one in latest if one.kind == _ENDED), None)
+    ends = [one for one in latest if one.kind == _ENDED]
+    is_under_way, due = latest[0].kind == _STARTED, latest[0].body["due"]
+    failed = takewhile(lambda one: one.body["due"] == due and one.body.get("state") in _BAD, ends)
+    again = retry_at(schedule, len(list(failed)), None if is_under_way else latest[0].at)
     return Scheduled(
-        schedule, datetime.fromisoformat(latest[0].body["due"]), latest[0].kind == _STARTED,
-        None if ended is None else ended.body["outcome"],
+        schedule, datetime.fromisoformat(due), is_under_way,
+        ends[0].body["outcome"] if ends else None, again,
     )  # fmt: skip

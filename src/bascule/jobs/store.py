@@ -326,7 +326,9 @@ def _noted(connection: sa.Connection, job_id: str) -> Job:
         connection.execute(sa.delete(_table).where(_replaced_by(job)))
     if job.schedule and job.due is not None:
         outcome: Mapping[str, Any] = job.result or job.error or {"error": f"it was {job.state}"}
-        record_end(connection, job.schedule, job.due, outcome, by=job.holder or job.by)
+        record_end(
+            connection, job.schedule, job.due, outcome, by=job.holder or job.by, state=job.state
+        )
     return _rows(connection, _table.c.id == job_id)[0]
 
 

@@ -132,3 +132,17 @@ def test_a_schedule_is_added_listed_run_paused_and_removed(call):
     assert json.loads(call("schedule", "list", "--json")) == []
     with pytest.raises(Invalid, match="cron"):
         call("schedule", "add", "night", "--cron", "2 nights", "--job", "JOB.toml")
+
+
+def test_options_of_csv_and_names_are_options_of_the_command(call):
+    import pyarrow.csv as pacsv
+
+    pacsv.write_csv(flights(20), "in.csv", pacsv.WriteOptions(delimiter=";"))
+    made = call(
+        "batch", "run", "m.bundle/", "--from", "in.csv", "--to", "out/", "--delimiter", ";",
+        "--type", "id=text", "--prefix", "m_", "--partition-by", "carrier", "--json",
+    )  # fmt: skip
+    assert json.loads(made)["rows"] == 20
+    (file, *_) = Path("out").glob("carrier=AA/*.parquet")
+    schema = pq.read_schema(file)
+    assert (str(schema.field("id").type), "m_label" in schema.names) == ("string", True)

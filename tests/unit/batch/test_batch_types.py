@@ -202,3 +202,49 @@ def test_decimals_of_duckdb_are_read_exactly(score, tmp_path):
     made = read_files(tmp_path / "p", "parquet").sort_by("id")
     assert made.column("account").to_pylist() == IDS
     assert made.schema.field("gust").type == pa.decimal128(18, 6)
+
+
+EVERY_TYPE = {
+    "binary": pa.array([b"a", b"\xff", None, b""]),
+    "binary view": pa.array([b"a", b"\xff", None, b""], pa.binary_view()),
+    "interval": pa.array([(1, 2, 3)] * N, pa.month_day_nano_interval()),
+    "nanoseconds": pa.array([1_000] * N, pa.duration("ns")),
+    "hundreds": pa.array([Decimal(100), None, Decimal(200), Decimal(300)], pa.decimal128(5, -2)),
+    "run-end": pa.RunEndEncodedArray.from_arrays([2, N], [1, 2]),
+    "union": pa.UnionArray.from_sparse(
+        pa.array([0, 1, 0, 1], pa.int8()), [pa.array([1] * N), pa.array(["a"] * N)]
+    ),
+    "uuid": pa.ExtensionArray.from_storage(
+        pa.uuid(), pa.array([b"0123456789abcdef"] * N, pa.binary(16))
+    ),
+    "map": pa.array([[("a", 1)]] * N, pa.map_(pa.string(), pa.int32())),
+    "struct": pa.array([{"a": 1}] * N),
+}
+
+
+@pytest.mark.parametrize("name", SINKS)
+@pytest.mark.parametrize("kind", EVERY_TYPE)
+def test_a_column_is_written_or_refused_before_a_row_is_scored(
+    score, tmp_path, monkeypatch, name, kind
+):
+    from bascule.batch.scoring import Scorer
+
+    scored_batches: list[int] = []
+    whole = Scorer.score
+
+    def counted(self: Any, batch: Any, *rest: Any) -> Any:
+        scored_batches.append(batch.num_rows)
+        return whole(self, batch, *rest)
+
+    monkeypatch.setattr(Scorer, "score", counted)
+    feather.write_feather(
+        rows_with(EVERY_TYPE[kind]), str(tmp_path / "in.arrow"), compression="uncompressed"
+    )
+    refusal = None
+    try:
+        score(tmp_path / "in.arrow", SINKS[name][0](tmp_path), keep=["id", "account"])
+    except Invalid as refused:
+        refusal = refused
+    if refusal is not None:
+        assert "'account'" in refusal.message
+    assert bool(scored_batches) == (refusal is None)

@@ -26,7 +26,7 @@ def filled(expected_rows: int | None, *, rows: int = 1_000, chunks: int = 3) -> 
 
 
 def places_of(sample: Sample, chunk: int) -> list[int]:
-    return sorted(np.concatenate([places for places, _ in sample.of_chunk(chunk)]).tolist())
+    return sorted(np.concatenate([places for places, _, _ in sample.of_chunk(chunk)]).tolist())
 
 
 @pytest.mark.parametrize("expected_rows", [3_000, None])
@@ -36,7 +36,7 @@ def test_each_chunk_is_sampled_evenly_whether_the_rows_are_known_or_not(expected
     assert 50 <= table.num_rows <= 100
     steps = {tuple(np.unique(np.diff(places_of(sample, chunk)))) for chunk in range(3)}
     assert len(steps) == 1  # one step, the same in all chunks
-    for places, rows in (part for chunk in range(3) for part in sample.of_chunk(chunk)):
+    for places, rows, _ in (part for chunk in range(3) for part in sample.of_chunk(chunk)):
         assert places.tolist() == rows["n"].to_pylist()
 
 

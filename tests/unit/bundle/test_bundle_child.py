@@ -401,3 +401,20 @@ def test_a_process_that_is_replaced_does_not_go_on_with_an_answer(start):
     os.kill(program.pid, signal.SIGKILL)
     with pytest.raises(Unavailable):
         next(parts)
+
+
+@pytest.mark.parametrize("odd", ["", "a\0b", "\ud800", "é\n", None])
+@pytest.mark.parametrize("rows", [10, 255, 256, 1_000])
+def test_texts_arrive_as_they_were_sent(odd, rows):
+    """Many go in one, which a text with the mark between them, half a pair or None does not."""
+    texts = np.array(["x", odd] * (rows // 2), object).reshape(-1, 2)
+    sent = b"".join(encode({}, {"text": texts, "after": np.arange(3)}))
+    columns = decode(sent[8:])[1]
+    assert columns["text"].tolist() == texts.tolist()
+    assert columns["after"].tolist() == [0, 1, 2]
+
+
+def test_a_frame_that_announces_other_texts_is_refused():
+    sent = b"".join(encode({}, {"text": np.array(["x"] * 300, object)}))[8:]
+    with pytest.raises(ValueError, match="other texts"):
+        decode(sent.replace(b'"shape": [300]', b'"shape": [299]'))

@@ -38,6 +38,7 @@ class Selection:
         last: The largest key to read, which is included; None for no bound.
         numbers: The columns that the model reads as numbers, None for all. Others stay exact where
             Arrow has no such number: as text.
+        columns: To read; all of them if empty.
     """
 
     query: str
@@ -46,6 +47,7 @@ class Selection:
     first: Any = None
     last: Any = None
     numbers: frozenset[str] | None = None
+    columns: tuple[str, ...] = ()
 
     def is_number(self, name: str) -> bool:
         return self.numbers is None or name in self.numbers

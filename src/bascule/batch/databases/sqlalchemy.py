@@ -124,10 +124,13 @@ class SqlDatabase:
         key: Any = sa.column(rows.key)
         if rows.query:
             relation: Any = sa.text(f"({_plain(rows.query)}) AS rows_to_score")
-            chosen = sa.select(sa.text("*")).select_from(relation)
+            named: list[Any] = [sa.column(one) for one in rows.columns] or [sa.text("*")]
+            chosen = sa.select(*named).select_from(relation)
         else:
             relation = self._reflected(connection)
-            chosen = sa.select(*relation.columns)
+            chosen = sa.select(
+                *[relation.columns[one] for one in rows.columns or relation.c.keys()]
+            )
             key = relation.columns.get(rows.key, key)
         if rows.where:
             chosen = chosen.where(sa.text(f"({_plain(rows.where)})"))

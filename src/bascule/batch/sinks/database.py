@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.batch.addresses import literal
+from bascule.batch.addresses import literal, quoted
 from bascule.batch.claims import Claim, check_token, held
 from bascule.batch.databases.port import Session, Tables
 from bascule.batch.databases.table import open_tables
 from bascule.batch.manifest import Chunk, Manifest, Record
 from bascule.batch.sinks.drafts import Draft
+from bascule.batch.sinks.partitions import check_partitions
 from bascule.batch.sinks.types import cast, check_columns, plain_schema
-from bascule.core import BasculeError, Conflict
+from bascule.core import BasculeError, Conflict, Invalid
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,7 +116,12 @@ class DatabaseSink:
     def __init__(self, job: Job) -> None:
         self._database: Tables = open_tables(job.sink)
         self.place = self._database.place
-        self._mode, self._key = job.mode, job.key
+        self._mode, self._key, self._by = job.mode, job.key, job.partition_by
+        if self._by and self._mode != "replace_partitions":
+            raise Invalid(
+                "partition_by: a table of a database is divided where it is made",
+                hint="--mode replace_partitions replaces the rows of the values that a run has",
+            )
         self._table = self._database.table
         self._poison = f"{self._table}_{_POISON}"
         self._turn = threading.Semaphore(1 if self._database.has_one_writer else _WRITERS)
@@ -163,11 +169,12 @@ class DatabaseSink:
             return known, count != [(0,)]
 
     def fits(self, schema: pa.Schema) -> pa.Schema:
+        check_partitions(schema, self._by)
         return plain_schema(self.place, schema)
 
     def open(self, manifest: Manifest, schema: pa.Schema) -> list[Record]:
         self._manifest, self._schema = manifest, self.fits(schema)
-        self._target = f"{self._table}_{manifest.run}" if self._mode == "replace" else self._table
+        self._target = f"{self._table}_{manifest.run}" if self._replaces else self._table
         self._make_tables()
         with self._database.session() as session:
             if not session.rows(f"SELECT run FROM {session.name_of(_RUNS)} {self._of_run}"):
@@ -200,7 +207,7 @@ class DatabaseSink:
             session.create(self._target, self._schema, key)
         else:
             check_columns(self.place, columns, self._schema)
-        if self._mode == "replace" and (columns := session.columns(self._table)) is not None:
+        if self._replaces and (columns := session.columns(self._table)) is not None:
             # What the end will do, with no row: rights, types, and whether it is a view.
             kept = [name for name in self._schema.names if name in columns]
             session.rows(f"DELETE FROM {session.name_of(self._table)} WHERE 1 = 0")
@@ -215,9 +222,22 @@ class DatabaseSink:
             session.create(self._table, self._schema)
         elif absent := [one for one in self._schema if one.name not in columns]:
             session.add_columns(self._table, pa.schema(absent))
-        session.rows(f"DELETE FROM {session.name_of(self._table)}")
+        session.rows(f"DELETE FROM {session.name_of(self._table)}{self._replaced(session)}")
         session.insert_from(self._table, self._target, self._schema.names)
         session.rows(f"DROP TABLE {session.name_of(self._target)}")
+
+    @property
+    def _replaces(self) -> bool:
+        return self._mode in ("replace", "replace_partitions")
+
+    def _replaced(self, session: Session) -> str:
+        """The condition of the rows that go: of all, or of the partitions that the run has."""
+        if self._mode == "replace":
+            return ""
+        old, new = session.name_of(self._table), session.name_of(self._target)
+        pairs = [(f"{old}.{quoted(one)}", f"n.{quoted(one)}") for one in self._by]
+        same = " AND ".join(f"({a} = {b} OR ({a} IS NULL AND {b} IS NULL))" for a, b in pairs)
+        return f" WHERE EXISTS (SELECT 1 FROM {new} n WHERE {same})"
 
     # -- what is written --
 
@@ -264,7 +284,7 @@ class DatabaseSink:
             self._check_claim(session)
             self._check_rows(session)
             # It is gone where a database that commits each DROP by itself was killed after it.
-            if self._mode == "replace" and session.columns(self._target) is not None:
+            if self._replaces and session.columns(self._target) is not None:
                 self._replace(session)
             if self._mode == "replace":
                 own = literal(self._manifest.run)
@@ -281,7 +301,7 @@ class DatabaseSink:
 
     def _check_rows(self, session: Session) -> None:
         """Raise `Conflict` where a table of this run alone has not the rows of its records."""
-        if self._mode not in ("error", "replace") or session.columns(self._target) is None:
+        if not (self._mode == "error" or self._replaces) or session.columns(self._target) is None:
             return
         found = session.rows(f"SELECT count(*) FROM {session.name_of(self._target)}")
         chunks = session.name_of(_CHUNKS)

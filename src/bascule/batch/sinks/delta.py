@@ -16,9 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bascule.batch.addresses import literal
 from bascule.batch.delta import explaining, open_table, storage_options, url_of
 from bascule.batch.scoring import ID
 from bascule.batch.sinks.files import FileSink
+from bascule.batch.sinks.partitions import check_partitions
 from bascule.batch.sinks.types import check_columns, plain_schema, plain_type
 from bascule.core import Conflict, masked
 
@@ -40,7 +42,8 @@ class DeltaSink(FileSink):
 
     def __init__(self, job: Job) -> None:
         self._url = url_of(job.sink)
-        self._mode, self._key = job.mode, job.key
+        self._mode, self._key, self._by = job.mode, job.key, list(job.partition_by)
+        self._id = job.names.get(ID, f"{job.prefix}{ID}")
         super().__init__(f"{self._url}/{_STAGED}/", "parquet")
         self.place, self._opened_ns = masked(job.sink), time.time_ns()
         self._joins = True
@@ -54,6 +57,7 @@ class DeltaSink(FileSink):
         """The types of the table that is there, or those that Delta has."""
         import pyarrow as pa
 
+        check_partitions(schema, self._by)
         made = plain_schema(self.place, schema, _delta_type)
         table = open_table(self._url, self.place)
         if table is None or self._mode == "replace":
@@ -106,8 +110,9 @@ class DeltaSink(FileSink):
             options = storage_options(self._url)
             with explaining(self.place):
                 deltalake.DeltaTable.create(
-                    self._url, self._schema, mode="ignore", storage_options=options
-                )
+                    self._url, self._schema, mode="ignore", storage_options=options,
+                    partition_by=self._by or None,
+                )  # fmt: skip
             table = open_table(self._url, self.place)
         return table
 
@@ -119,17 +124,36 @@ class DeltaSink(FileSink):
         transactions = [deltalake.Transaction(*named) for named in versions.items()]
         properties = deltalake.CommitProperties(app_transactions=transactions)
         rows = pa.RecordBatchReader.from_batches(self._schema, self._staged_batches())
-        replaces = self._mode == "replace"
+        how: dict[str, Any] = {"mode": "append"}
+        if self._mode == "replace":
+            how = {"mode": "overwrite", "schema_mode": "overwrite"}
+        elif self._mode == "replace_partitions" and (touched := self._touched()):
+            how = {"mode": "overwrite", "predicate": touched}
         with explaining(self.place):
             if self._mode == "upsert":
                 self._merge(table, rows, properties)
                 return
             # The table refuses a transaction that was committed since it was opened.
             deltalake.write_deltalake(
-                table, rows, mode="overwrite" if replaces else "append",
-                schema_mode="overwrite" if replaces else None,
-                storage_options=storage_options(self._url), commit_properties=properties,
+                table, rows, storage_options=storage_options(self._url),
+                commit_properties=properties, **how,
             )  # fmt: skip
+
+    def _touched(self) -> str | None:
+        """The condition of the partitions that the run has rows of; None where it has none."""
+        import pyarrow as pa
+
+        found: set[tuple[object, ...]] = set()
+        for batch in self._staged_batches():
+            values = pa.Table.from_batches([batch.select(self._by)])
+            rows = values.group_by(self._by).aggregate([]).to_pylist()
+            found |= {tuple(row.values()) for row in rows}
+        return (
+            " OR ".join(
+                "(" + " AND ".join(map(_is_value, self._by, values)) + ")" for values in found
+            )
+            or None
+        )
 
     def _remove_orphans(self) -> None:
         """Remove what a killed commit has left: files of this run's rows that no version names."""
@@ -158,7 +182,7 @@ class DeltaSink(FileSink):
 
         own = pa.array(map(self._manifest.prefix_of, range(len(self._manifest.chunks))))
         with self._filesystem.open_input_file(path) as file:
-            table = pq.read_table(file, columns=[ID])
+            table = pq.read_table(file, columns=[self._id])
         found = (pc.utf8_slice_codeunits(ids, 0, len(own[0].as_py())) for ids in table.columns)
         return any(pc.any(pc.is_in(prefixes, own)).as_py() for prefixes in found)
 
@@ -176,6 +200,14 @@ class DeltaSink(FileSink):
         for part in self._parts():
             with self._reaching(), self._filesystem.open_input_file(part) as file:
                 yield from pq.ParquetFile(file).iter_batches()
+
+
+def _is_value(name: str, value: object) -> str:
+    column = "`" + name.replace("`", "``") + "`"
+    if value is None:
+        return f"{column} IS NULL"
+    is_plain = isinstance(value, int)  # true and false too
+    return f"{column} = {str(value).lower() if is_plain else literal(str(value))}"
 
 
 def _delta_type(kind: pa.DataType) -> pa.DataType | None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class FileSink:
         names = self._names(self._base)
         known = self._known(names)
         done = {run for run in known if f"{self._runs}/{run}/done.json" in names}
-        parts = {_run_of(one) for one in names if "/" not in one and one.endswith(self._suffix)}
+        parts = {run_of(one) for one in names if "/" not in one and one.endswith(self._suffix)}
         foreign = bool(parts - known)
         if self._single:
             foreign = Path(self._target).exists() and not (parts & known) | done
@@ -97,7 +98,7 @@ class FileSink:
         """Raise `Invalid` where a run would write among the files of its own source."""
         own = self._target if self._single else self._base
         if self.is_local:
-            own, files = os.path.realpath(own), map(os.path.realpath, files)
+            own, files = os.path.realpath(own), map(_real_path(), files)
         for path in files:
             if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
                 raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
@@ -262,7 +263,7 @@ class FileSink:
                     for batch in ds.dataset(part, schema=self._schema, format=form).to_batches():
                         writer.write_batch(batch)
                 writer.close()
-            _sync(draft)
+            sync(draft)
             draft.replace(self._target)
 
     def _check_rows(self) -> None:
@@ -294,9 +295,9 @@ class FileSink:
         target = f"{self._base}/{name}"
         if self.is_local:
             with writing(target):
-                _sync(draft)
+                sync(draft)
                 draft.replace(target)
-                _sync(Path(target).parent)
+                sync(Path(target).parent)
             return
         self._upload(draft, target)
 
@@ -401,11 +402,24 @@ class _StagedFile:
             draft.unlink(missing_ok=True)
 
 
-def _run_of(name: str) -> str:
+def _real_path() -> Callable[[str], str]:
+    """`os.path.realpath` for many files of few folders."""
+    folder = cache(os.path.realpath)
+
+    def path(file: str) -> str:
+        if os.path.islink(file):
+            return os.path.realpath(file)
+        return os.path.join(folder(os.path.dirname(file)), os.path.basename(file))
+
+    return path
+
+
+def run_of(name: str) -> str:
+    """The run that the name of a file tells; empty where it is of none."""
     return name.split("-")[1] if name.startswith("part-") and name.count("-") == 2 else ""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """On the disk before it is named, so that a power cut leaves no empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

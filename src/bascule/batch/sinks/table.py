@@ -36,4 +36,8 @@ def open_sink(job: Job) -> Sink:
         return DatabaseSink(job)
     from bascule.batch.sinks.files import FileSink
 
+    if job.partition_by:
+        from bascule.batch.sinks.partitions import PartitionedSink
+
+        return PartitionedSink(job)
     return FileSink(job.sink, job.format, job.mode)

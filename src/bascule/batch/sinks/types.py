@@ -67,6 +67,10 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
         return pa.int16()
     if kinds.is_float16(kind):
         return pa.float32()
+    if kinds.is_union(kind) or kinds.is_run_end_encoded(kind):
+        return None
+    if kinds.is_decimal(kind) and kind.scale < 0:  # of hundreds, say
+        return plain_type(pa.decimal256(kind.precision - kind.scale, 0))
     if kinds.is_decimal(kind):
         return pa.decimal128(kind.precision, kind.scale) if kind.precision <= 38 else None
     if kinds.is_timestamp(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,11 +82,34 @@ def type_of_format(name: str) -> Callable[[pa.DataType], pa.DataType | None]:
     import pyarrow.types as kinds
 
     def fits(kind: pa.DataType) -> pa.DataType | None:
-        if name == "csv" and kinds.is_nested(kind):
-            return None
         if name == "csv" and kinds.is_float16(kind):
             return pa.float32()
-        is_fine = kinds.is_timestamp(kind) and kind.unit == "ns"
-        return pa.timestamp("us", kind.tz) if name == "jsonl" and is_fine else kind
+        # Bytes that are no text are found in a value, when rows are scored.
+        is_bytes = kinds.is_binary(kind) or kinds.is_large_binary(kind)
+        if name == "csv" and (is_bytes or kinds.is_fixed_size_binary(kind)):
+            return None
+        if name == "jsonl":
+            is_fine = kinds.is_timestamp(kind) and kind.unit == "ns"
+            is_of_pandas = kinds.is_duration(kind) and kind.unit == "ns"
+            return None if is_of_pandas else pa.timestamp("us", kind.tz) if is_fine else kind
+        return kind if _is_written(name, kind) else None
 
     return fits
+
+
+@cache
+def _is_written(name: str, kind: pa.DataType) -> bool:
+    """Whether the writer of a format takes a type: it is asked, because its list grows."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("column", kind)])
+    try:
+        with {
+            "parquet": pq.ParquetWriter, "csv": pacsv.CSVWriter, "arrow": pa.ipc.new_file
+        }[name](pa.BufferOutputStream(), schema) as writer:  # fmt: skip
+            writer.write_batch(pa.record_batch([pa.nulls(1, kind)], schema=schema))
+    except (pa.ArrowException, OSError):
+        return False
+    return True

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bascule.batch.columns import columns_read
 from bascule.batch.databases.port import KEY, Selection, numbers_of
 from bascule.batch.databases.table import open_database
 from bascule.batch.manifest import Chunk
@@ -33,6 +34,8 @@ class DatabaseSource:
     files: Sequence[str] = ()
 
     def __init__(self, job: Job, signature: Signature) -> None:
+        import pyarrow as pa
+
         is_shared = job.source.partition("#")[0] == job.sink.partition("#")[0]
         self._database = open_database(
             job.source, "both" if is_shared else "read", needs_table=not job.query
@@ -42,7 +45,12 @@ class DatabaseSource:
             self._rows = Selection(
                 job.query, job.where, self._key_of(job), numbers=numbers_of(signature)
             )  # fmt: skip
-            self.schema: pa.Schema = self._database.schema(self._rows)
+            every: pa.Schema = self._database.schema(self._rows)
+            needed = columns_read(job, signature, every.names)
+            if len(needed) < len(every):
+                self._rows = replace(self._rows, columns=tuple(needed))
+                every = pa.schema(map(every.field, needed))
+            self.schema = every
         except BaseException:
             self.close()
             raise

@@ -27,6 +27,6 @@ def open_source(job: Job, signature: Signature) -> FileSource:
     # A column that was added to the table later is missing in older files.
     url = url_of(job.source)
     return FileSource(
-        place, "parquet", dataset, signature, where=job.where, may_lack_columns=True,
+        place, "parquet", dataset, signature, job, may_lack_columns=True,
         root="" if is_url(url) else url,
     )  # fmt: skip

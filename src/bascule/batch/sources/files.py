@@ -2,17 +2,28 @@
 
 A chunk is some row groups of Parquet, or some whole files. A file is known by name, size and time
 of change: one that changes makes another run, and one that changes while it is read ends the run.
+Columns that the job does not need are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from bascule.batch.columns import columns_of_condition, columns_read
+from bascule.batch.jobs import Job
 from bascule.batch.manifest import Chunk
 from bascule.batch.places import away, check_no_delta, find_files, format_of, open_place
 from bascule.batch.sources.filtering import filtered
+from bascule.batch.sources.text_files import (
+    CsvOptions,
+    broken_rows,
+    json_names,
+    json_rows,
+    json_schema,
+)
 from bascule.core import (
     Conflict,
     DType,
@@ -28,7 +39,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-_BLOCK_BYTES = 8 << 20
 _ALL_ROWS = 1 << 30
 _DOUBLE_DIGITS = 15
 _GUESSED_ROW_BYTES = 100
@@ -39,8 +49,8 @@ class FileSource:
     """Files of one format; folders such as `day=2026-01-01` are columns."""
 
     def __init__(
-        self, place: str, kind: str, dataset: Any, signature: Signature, *, where: str = "",
-        may_lack_columns: bool = False, root: str = "", ignore: Sequence[str] = (),
+        self, place: str, kind: str, dataset: Any, signature: Signature, job: Job, *,
+        may_lack_columns: bool = False, root: str = "",
     ) -> None:  # fmt: skip
         """Read no rows yet.
 
@@ -49,23 +59,24 @@ class FileSource:
             kind: Their format, as pyarrow.dataset names it.
             dataset: The files.
             signature: Of the model, which says the types of texts.
-            where: A condition in SQL on the rows.
+            job: What is asked of the rows.
             may_lack_columns: Whether a column that a file lacks is missing in all its rows.
             root: The folder of this machine that the names of the files are relative to.
-            ignore: Columns that the model does not get.
         """
-        self.place, self._kind, self._where = place, kind, where
+        self.place, self._kind, self._where = place, kind, job.where
         self._may_lack_columns = may_lack_columns
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
         is_local = bool(root) or self._filesystem.type_name == "local"
         self.files = [f"{root}/{one}" if root else one for one in self._fragments if is_local]
-        names = [name for name in dataset.schema.names if name not in ignore]
+        self._csv = CsvOptions.of_job(job)
+        schema = _needed(dataset.schema.remove_metadata(), job, signature)
+        names = [name for name in schema.names if name not in job.ignore]
         inputs = dict(_inputs(signature, names)) if kind == "csv" else None
-        self.schema: pa.Schema = _read_schema(dataset.schema.remove_metadata(), inputs)
+        self.schema: pa.Schema = _read_schema(schema, inputs, self._csv.types)
         if inputs is not None:
-            self.schema = self._with_exact_texts(inputs)
+            self.schema = self._with_exact_texts({*inputs, *self._csv.types})
 
     @property
     def paths(self) -> list[str]:
@@ -90,8 +101,7 @@ class FileSource:
         """Each file, or row group of it, with about how many rows it has."""
         for path, fragment in self._fragments.items():
             if not self._may_lack_columns:
-                partitions = self._partitions(fragment)
-                _check_schema(fragment.physical_schema, self.schema, path, partitions)
+                _check_names(self._names_of(path, fragment), self.schema, path)
             if self._kind == "parquet":
                 for group in fragment.row_groups:
                     yield path, [group.id], group.num_rows
@@ -103,6 +113,17 @@ class FileSource:
         import pyarrow.dataset as ds
 
         return set(ds.get_partition_keys(fragment.partition_expression))
+
+    def _names_of(self, path: str, fragment: Any) -> set[str]:
+        """The columns of a file; of a text file by its first line, which suffices mostly."""
+        folders, quick = self._partitions(fragment), set[str]()
+        if self._kind == "csv":
+            return folders | {*self._csv.names(self._filesystem, path)}
+        if self._kind == "json":
+            quick = folders | json_names(self._filesystem, path)
+        if {*self.schema.names} <= quick:
+            return quick
+        return folders | {*fragment.physical_schema.names}
 
     def _chunk(self, number: int, parts: Sequence[Any]) -> Chunk:
         merged: dict[str, list[int]] = {}
@@ -136,13 +157,19 @@ class FileSource:
         whole = self._fragments[path]
         if self._kind == "csv":
             batches = self._read_csv(whole)
+        elif self._kind == "json":
+            batches = self._read_json(whole, batch_rows)
         else:
             # One row group at a time: the scanner reads ahead all of a fragment's.
             parts = [whole.subset(row_group_ids=[group]) for group in groups] or [whole]
             batches = (
                 batch.cast(self.schema)
                 for part in parts
-                for batch in self._scan(part, self.schema, batch_rows)
+                for batch in (
+                    self._stream(part, batch_rows)
+                    if groups and part.row_groups[0].num_rows > batch_rows
+                    else self._scan(part, self.schema, batch_rows)
+                )
             )
         for batch in batches:
             where = self._where if batch.schema.equals(self.schema) else ""
@@ -151,6 +178,25 @@ class FileSource:
                 for start in range(0, kept.num_rows, batch_rows):
                     yield kept.slice(start, batch_rows)
 
+    def _stream(self, group: Any, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a row group by its pages: the scanner decodes a whole one at a time."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        folders = ds.get_partition_keys(group.partition_expression)
+        ids = [one.id for one in group.row_groups]
+        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata) as file:
+            own = {*file.schema_arrow.names} - {*folders}
+            read = [name for name in self.schema.names if name in own]
+            for batch in file.iter_batches(batch_rows, ids, read, use_threads=False):
+                columns = [
+                    batch.column(one.name) if one.name in own
+                    else pa.repeat(pa.scalar(folders.get(one.name)), len(batch)).cast(one.type)
+                    for one in self.schema
+                ]  # fmt: skip
+                yield pa.RecordBatch.from_arrays(columns, self.schema.names)
+
     @staticmethod
     def _scan(part: Any, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
         scanned: Iterator[pa.RecordBatch] = part.to_batches(
@@ -158,8 +204,8 @@ class FileSource:
         )
         return scanned
 
-    def _with_exact_texts(self, inputs: Mapping[str, DType]) -> pa.Schema:
-        """Numbers that the model does not read are texts where a number would not keep all digits.
+    def _with_exact_texts(self, typed: Collection[str]) -> pa.Schema:
+        """Numbers without a type of the model or job are texts where digits would be lost.
 
         Accounts of 20 digits, and `007`: looked for in the first block.
         """
@@ -170,12 +216,12 @@ class FileSource:
         file = next(iter(self._fragments.values()))
         numbers = [
             one for one in self.schema
-            if one.name not in inputs and one.name not in self._partitions(file)
+            if one.name not in typed and one.name not in self._partitions(file)
             and (kinds.is_floating(one.type) or kinds.is_integer(one.type))
         ]  # fmt: skip
         texts = pa.schema([(one.name, pa.string()) for one in numbers])
         schema = self.schema
-        for head in islice(self._scan(file, texts, _ALL_ROWS) if numbers else (), 1):
+        for head in islice(self._csv_blocks(file, texts, {}) if numbers else (), 1):
             for column, one in zip(head.columns, numbers, strict=True):
                 digits = pc.replace_substring_regex(column, r"^[-+0.]*|\.|[eE].*$", "")
                 longest = pc.max(pc.utf8_length(digits)).as_py() or 0
@@ -189,18 +235,52 @@ class FileSource:
         """The blocks of a file; after a value that is not of its column's type, read as bytes."""
         import pyarrow as pa
 
-        seen = 0
+        seen, broken = 0, dict[int, tuple[str, str]]()
         try:
-            for block in self._scan(file, self.schema, _ALL_ROWS):
+            for block in self._csv_blocks(file, self.schema, broken):
                 yield block
                 seen += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            folders = self._partitions(file)
-            as_bytes = pa.schema(
-                [one if one.name in folders else (one.name, pa.binary()) for one in self.schema]
-            )
-            for block in islice(self._scan(file, as_bytes, _ALL_ROWS), seen, None):
+            as_bytes = pa.schema([(one.name, pa.binary()) for one in self.schema])
+            for block in islice(self._csv_blocks(file, as_bytes, broken), seen, None):
                 yield from _split_by_type(block, self.schema)
+        if broken:
+            yield broken_rows([broken[number] for number in sorted(broken)])
+
+    def _csv_blocks(
+        self, file: Any, schema: pa.Schema, broken: dict[int, tuple[str, str]]
+    ) -> Iterator[pa.RecordBatch]:
+        """The blocks of a file, with the values of its folders as columns."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        folders = ds.get_partition_keys(file.partition_expression)
+        own = pa.schema([one for one in schema if one.name not in folders])
+        for block in self._csv.blocks(self._filesystem, file.path, own, broken):
+            columns = [
+                pa.repeat(pa.scalar(folders[one.name]), len(block)).cast(self._type(one))
+                if one.name in folders else block.column(one.name)
+                for one in schema
+            ]  # fmt: skip
+            yield pa.RecordBatch.from_arrays(columns, schema.names)
+
+    def _type(self, field: pa.Field) -> pa.DataType:
+        """Of a folder's value, which is never read as bytes."""
+        return self.schema.field(field.name).type
+
+    def _read_json(self, file: Any, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a file; after a line that is no row, line by line."""
+        import pyarrow as pa
+
+        seen = 0
+        try:
+            for batch in self._scan(file, self.schema, batch_rows):
+                yield batch.cast(self.schema)
+                seen += batch.num_rows
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            if self._partitions(file):
+                raise
+            yield from json_rows(self._filesystem, file.path, self.schema, seen)
 
     def _check_unchanged(self, path: str) -> None:
         info = self._filesystem.get_file_info(path)
@@ -213,16 +293,40 @@ class FileSource:
         """Nothing is held."""
 
 
-def _read_schema(found: pa.Schema, inputs: Mapping[str, DType] | None) -> pa.Schema:
-    """Of a CSV, whose `inputs` are given, the model's types, and text where there are no values."""
+def _needed(schema: pa.Schema, job: Job, signature: Signature) -> pa.Schema:
+    """The columns that the job needs."""
+    import pyarrow as pa
+
+    needed = columns_read(job, signature, schema.names)
+    if job.where:
+        needed += columns_of_condition(job.where, schema.names)
+    found = [one for one in schema if one.name in needed]
+    encoded = next((one for one in found if pa.types.is_run_end_encoded(one.type)), None)
+    if encoded is not None:
+        raise Invalid(
+            f"column {encoded.name!r} is run-end encoded, and rows cannot be taken of it",
+            hint="leave it out with --keep, or decode it in the source",
+            field=encoded.name,
+        )
+    return pa.schema(found)
+
+
+def _read_schema(
+    found: pa.Schema, inputs: Mapping[str, DType] | None, types: Mapping[str, pa.DataType]
+) -> pa.Schema:
+    """Of a CSV (`inputs` are given): the job's types, else the model's; text without values."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
     def typed(one: pa.Field) -> pa.Field:
         if kinds.is_string_view(one.type):  # of Polars; Arrow cannot take rows of it
             return one.with_type(pa.string())
+        if kinds.is_binary_view(one.type):
+            return one.with_type(pa.binary())
         if inputs is None:
             return one
+        if one.name in types:
+            return one.with_type(types[one.name])
         if one.name in inputs:
             return one.with_type(_arrow_type(inputs[one.name]))
         # Bytes are texts of which one is none; a time cannot be read from a single text.
@@ -280,9 +384,7 @@ def _read(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return None
 
 
-def open_files(
-    text: str, signature: Signature, *, where: str = "", ignore: Sequence[str] = ()
-) -> FileSource:
+def open_files(job: Job, signature: Signature) -> FileSource:
     """The files of a path, a folder, a glob or the URL of a bucket.
 
     Raises:
@@ -293,35 +395,44 @@ def open_files(
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    place = masked(text)
+    text, place = job.source, masked(job.source)
     filesystem, path = open_place(text)
     try:
         check_no_delta(filesystem, path, text)
         files = find_files(filesystem, path, place)
         kind = format_of(files, place)
-        dataset = ds.dataset(
-            files, filesystem=filesystem, format=_format(kind), partitioning="hive"
+        if job.types and kind != "csv":
+            raise Invalid("types: they are of CSV, and the files are not", field="types")
+        open_as = partial(
+            ds.dataset, files, filesystem=filesystem, format=_format(kind, job), partitioning="hive"
         )
-        return FileSource(place, kind, dataset, signature, where=where, ignore=ignore)
+        try:
+            dataset = open_as()
+        except pa.ArrowInvalid:
+            schema = json_schema(filesystem, files[0]) if kind == "json" else None
+            if schema is None:
+                raise
+            dataset = open_as(schema=schema)
+        return FileSource(place, kind, dataset, signature, job)
     except pa.ArrowInvalid as problem:
         raise Invalid(f"{place} cannot be read: {first_line(problem)}") from None
     except OSError as problem:
         raise away(place, problem) from None
 
 
-def _format(kind: str) -> ds.FileFormat:
-    import pyarrow.csv as pacsv
+def _format(kind: str, job: Job) -> ds.FileFormat:
     import pyarrow.dataset as ds
 
     if kind == "parquet":
         return ds.ParquetFileFormat(
             default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True)
         )
+    options = CsvOptions.of_job(job)
     if kind == "csv":
         return ds.CsvFileFormat(
-            convert_options=pacsv.ConvertOptions(strings_can_be_null=True),
-            read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
-        )
+            convert_options=options.converting(), read_options=options.reading(),
+            parse_options=options.parsing({}),
+        )  # fmt: skip
     return kind
 
 
@@ -340,10 +451,9 @@ def _arrow_type(dtype: DType) -> pa.DataType:
     return pa.string() if dtype is DType.BYTES else pa.from_numpy_dtype(dtype.numpy)
 
 
-def _check_schema(found: pa.Schema, expected: pa.Schema, path: str, partitions: set[str]) -> None:
+def _check_names(found: set[str], expected: pa.Schema, path: str) -> None:
     """Raise where a file lacks a column that the first one has: it would be read as missing."""
-    names = set(found.names) | partitions
-    absent = [name for name in expected.names if name not in names]
+    absent = [name for name in expected.names if name not in found]
     if absent:
         raise Invalid(
             f"{path} has no column {absent[0]!r}, which the first file has",

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from bascule.batch.addresses import Address, literal, quoted
+from bascule.batch.columns import columns_read
 from bascule.batch.databases.port import MAX_DIGITS, numbers_of
 from bascule.batch.databases.postgresql import connect, explaining, rows_of
 from bascule.batch.manifest import Chunk
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 8192
 _BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_HASH = "hashtextextended(rows_to_score::text, 0)"
 _EXACT = (
     "SELECT set_config('DateStyle', 'ISO', true), set_config('IntervalStyle', 'postgres', true), "
     "set_config('extra_float_digits', '3', true)"
@@ -51,12 +51,13 @@ class PostgresqlSource:
         relation = f"({job.query})" if job.query else self._address.name_of(self._address.table)
         self._from = f"FROM {relation} AS rows_to_score"
         self._where = f"({job.where})" if job.where else "TRUE"
+        self._hash = "hashtextextended(rows_to_score::text, 0)"
         self._lock = threading.Lock()
         self._planned: tuple[int, list[Chunk]] | None = None
         self._hold()
         try:
             self.schema: pa.Schema = self._described(job, signature)
-            if job.key and job.key not in self.schema.names:
+            if job.key and job.key not in self.schema.names:  # it is read, where it is there
                 raise Invalid(f"--key: {self.place} has no column {job.key!r}")
         except BaseException:
             self.close()
@@ -67,11 +68,15 @@ class PostgresqlSource:
 
         with explaining(self._address), self._holder.cursor() as cursor:
             cursor.execute(f"SELECT * {self._from} WHERE {self._where} LIMIT 0")
-            found = cursor.fetch_arrow_table().schema
+            every = cursor.fetch_arrow_table().schema
+            found = [every.field(one) for one in columns_read(job, signature, every.names)]
+            if len(found) < len(every):
+                names = ", ".join(quoted(one.name) for one in found)
+                self._hash = f"hashtextextended(ROW({names})::text, 0)"
             digits = {} if job.query else self._digits(cursor)
             numbers = numbers_of(signature)
             # What the model reads is a double where the table declares no digits.
-            texts = {*digits, *(() if numbers is None else {*found.names} - numbers)}
+            texts = {*digits, *(() if numbers is None else {*every.names} - numbers)}
             self._columns = ", ".join(
                 _read_as(field, "text" if field.name in texts else "float8") for field in found
             )
@@ -138,7 +143,7 @@ class PostgresqlSource:
         ]
         part = f"(ctid::text::point)[0]::bigint / {step}"
         grouped = (
-            f"SELECT {part}, count(*), sum({_HASH})::text {self._from} WHERE {self._where} "
+            f"SELECT {part}, count(*), sum({self._hash})::text {self._from} WHERE {self._where} "
             "GROUP BY 1"
         )
         return ranges, {int(number): counted for number, *counted in rows_of(cursor, grouped)}
@@ -155,7 +160,7 @@ class PostgresqlSource:
             )
         # Only the window sorts by the key, so by its own type and collation; a bound is a literal
         # without a type, which the comparison reads as one of the key's.
-        numbered = f"{key} AS k, {_HASH} AS h, row_number() OVER (ORDER BY {key}) - 1 AS n"
+        numbered = f"{key} AS k, {self._hash} AS h, row_number() OVER (ORDER BY {key}) - 1 AS n"
         found = rows_of(
             cursor,
             f"SELECT n / {chunk_rows} AS part, count(*), sum(h)::text, "

@@ -39,4 +39,4 @@ def open_source(job: Job, signature: Signature) -> Source:
         return DatabaseSource(job, signature)
     from bascule.batch.sources.files import open_files
 
-    return open_files(job.source, signature, where=job.where, ignore=job.ignore)
+    return open_files(job, signature)

@@ -35,6 +35,8 @@ import numpy as np
 MAX_FRAME_BYTES = 1 << 31
 _SMALL_BYTES = 1 << 16
 """A frame that is smaller is one piece, and one call of the system."""
+_MANY_TEXTS = 256
+_BETWEEN = "\0"
 HIDE_TEXTS = "BASCULE_HIDE_EXCEPTION_TEXTS"
 """Set where what an exception says may quote rows that are not the reader's."""
 _MOST_TRACE = 8_000
@@ -64,9 +66,15 @@ def encode(head: dict[str, Any], columns: Mapping[str, Any]) -> list[Any]:
         array = np.asarray(column)
         if array.dtype.kind in "OUS":
             values = array.ravel().tolist()
-            if not all(type(value) is str for value in values):
+            if {*map(type, values)} - {str}:
                 values = [_text(value) for value in values]
-            described.append({"name": name, "shape": list(array.shape), "texts": values})
+            how: dict[str, Any] = {"name": name, "shape": list(array.shape)}
+            joined = _joined(values) if len(values) >= _MANY_TEXTS else None
+            if joined is None:
+                described.append({**how, "texts": values})
+            else:
+                arrays.append(joined)
+                described.append({**how, "joined": len(joined)})
         else:
             small = array.nbytes < _SMALL_BYTES
             flat = array if small else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -91,6 +99,13 @@ def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
         if "texts" in described:
             array = np.empty(len(described["texts"]), object)
             array[:] = described["texts"]
+        elif "joined" in described:
+            texts = body[at : at + described["joined"]].decode().split(_BETWEEN)
+            if len(texts) != math.prod(shape):
+                raise ValueError("other texts than were announced")
+            array = np.empty(len(texts), object)
+            array[:] = texts
+            at += described["joined"]
         else:
             dtype = np.dtype(described["dtype"])
             if dtype.kind not in "biuf":
@@ -104,6 +119,15 @@ def decode(body: bytes) -> tuple[dict[str, Any], Columns]:
     if at != len(body):
         raise ValueError("bytes behind the last array")
     return head, columns
+
+
+def _joined(values: list[Any]) -> bytes | None:
+    """Texts in one, an eighth of the work of JSON; None where they cannot be parted again."""
+    try:
+        joined = _BETWEEN.join(values)
+        return joined.encode() if joined.count(_BETWEEN) == len(values) - 1 else None
+    except (TypeError, UnicodeEncodeError):  # one is missing, or has half a surrogate pair
+        return None
 
 
 def _text(value: Any) -> str | None:

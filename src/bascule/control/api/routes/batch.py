@@ -34,6 +34,9 @@ class ScheduleView(BaseModel):
     timezone: str
     catch_up: str
     window: Annotated[str, Field(description="Hours in which it may run; empty for all")]
+    retries: int
+    retry_after_min: float
+    retry_at: Annotated[AwareDatetime | None, Field(description="When a failed run is tried again")]
     late_after_min: float
     kind: Annotated[str, Field(description="Of the job")]
     job: dict[str, Any]
@@ -65,6 +68,8 @@ class NewSchedule(Taken):
     timezone: Annotated[str, Field(max_length=64)] = "UTC"
     catch_up: Literal["one", "all", "none"] = "one"
     window: Annotated[str, Field(max_length=32)] = ""
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retry_after_min: Annotated[float, Field(gt=0, le=100_000)] = 5.0
     late_after_min: Annotated[float, Field(gt=0, le=100_000)] = 60.0
     reason: Annotated[str, Field(max_length=4_096)] = ""
 
@@ -186,12 +191,15 @@ def _add_schedules(
         why: Reason | None = None,  # noqa: ARG001 -- as of others
     ) -> Status:
         """Run the batch job of a schedule now, beside its times."""
+        from bascule.jobs import time_before, with_dates
+
         known = found(schedule, "manage", request).schedule
         if known.kind != "batch":
             raise Invalid(
                 f"schedule {schedule} runs jobs of kind {known.kind}", hint="bascule jobs run"
             )
-        return begin(known.job, request, known.folder)
+        job = with_dates(known, time_before(known, datetime.now(UTC)))
+        return begin(job, request, known.folder)
 
     @serves(app, of_batch.COMMAND_SCHEDULE)
     def command(

@@ -1,0 +1,1 @@
+"""Event streams: messages in, scored messages out, behind the port in `streams.port`."""
