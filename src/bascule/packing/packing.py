@@ -632,6 +632,7 @@ def _example_rows(subject: ImportedModel) -> Columns:
     for read in subject.signature.inputs:
         shape = (1, *(1 if length < 0 else length for length in read.shape))
         empty: Any = "" if read.dtype is DType.BYTES else 0
+        empty = empty if read.dates is None else read.dates.example
         made[read.name] = np.full(shape, empty, read.dtype.numpy)
     return made
 

@@ -6,8 +6,11 @@ gave a column, on its categories, on what stands for a missing text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
@@ -15,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import MANIFEST, shaped
-from bascule.bundle.tables import BOOLEAN_OBJECTS, Kind, is_missing
-from bascule.core import Columns, Signature, Untrusted
+from bascule.bundle.tables import BOOLEAN_OBJECTS, DATE_OBJECTS, Kind, is_missing
+from bascule.core import Columns, Dates, Signature, Untrusted, moments_of
 
 _TEXT_TYPES = ("str", "string", "object")
+_DATE_TYPES = ("datetime64[", "timestamp[", "date32[", "date64[", *DATE_OBJECTS.values())
 _KEPT = ("dtype", "categories", "ordered", "missing")
 """What a recipe says of a column, as `tables.Kind` has it."""
+_POLARS_TIME = re.compile(r"Datetime\(time_unit='(ms|us|ns)', time_zone=(?:None|'([^']+)')\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +164,34 @@ def _pandas_dtype(name: str) -> Any:
     return pandas_dtype(name)
 
 
+def _pandas_dates(texts: NDArray[Any], kind: Kind) -> Any:
+    """Dates as the training table had them; those beyond nanoseconds are held in microseconds."""
+    import pandas
+
+    moments = moments_of(texts)
+    if kind.dtype == DATE_OBJECTS[Dates.DAY]:
+        moments = moments.astype("M8[D]")
+    if kind.dtype in DATE_OBJECTS.values():
+        objects = moments.astype(object)
+        if kind.dtype == DATE_OBJECTS[Dates.INSTANT]:
+            objects[:] = [one and one.replace(tzinfo=UTC) for one in objects]
+        objects[is_missing(texts)] = _missing_of(kind)
+        return pandas.Series(objects, dtype=object)
+    if kind.dtype.endswith("[pyarrow]"):
+        return pandas.array(moments, dtype=_pandas_dtype(kind.dtype))
+    unit, _, zone = kind.dtype.partition("[")[2].removesuffix("]").partition(", ")
+    index = pandas.DatetimeIndex(moments, tz="UTC" if zone else None)
+    with suppress(pandas.errors.OutOfBoundsDatetime):
+        index = index.as_unit(unit)
+    return (index.tz_convert(zone) if zone else index).array
+
+
 def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
     """An array; a Series, which takes five times as long to put into a table, only of objects."""
     import pandas
 
+    if kind.dtype.startswith(_DATE_TYPES):
+        return _pandas_dates(values, kind)
     if kind.categories is not None:
         listed, categories = _with_unseen(values, kind.categories)
         if listed_only:
@@ -205,9 +234,24 @@ def _missing_of(kind: Kind) -> Any:
     return {"none": None, "nan": np.nan, "na": pandas.NA}[kind.missing]
 
 
+def _polars_dates(name: str, texts: NDArray[Any], dtype: str) -> Any:
+    import polars
+
+    moments = polars.Series(name, moments_of(texts))
+    if dtype == "Date":
+        return moments.cast(polars.Date)
+    unit: Any
+    unit, zone = _POLARS_TIME.fullmatch(dtype).groups()  # type: ignore[union-attr]
+    if zone is not None:
+        moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+    return moments.dt.cast_time_unit(unit)
+
+
 def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
     import polars
 
+    if kind.dtype == "Date" or _POLARS_TIME.fullmatch(kind.dtype):
+        return _polars_dates(name, values, kind.dtype)
     if kind.categories is not None:
         listed, categories = _with_unseen(values, kind.categories)
         return polars.Series(name, listed, dtype=polars.Enum(categories))

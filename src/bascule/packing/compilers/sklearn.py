@@ -150,6 +150,8 @@ def _columns(graph: Graph, inputs: tuple[Field, ...]) -> Value:
         return numbers(tensor, inputs[0].shape[0], single=inputs[0].dtype is DType.FP32)
     parts = []
     for field in inputs:
+        if field.dates is not None:
+            raise Unconvertible(f"column {field.name!r} holds dates, which no graph computes with")
         tensor = field.name
         if field.dtype is DType.BOOL:
             tensor = graph.cast(tensor, DType.FP64)

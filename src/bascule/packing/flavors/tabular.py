@@ -155,8 +155,9 @@ def fields_of(table: Table) -> tuple[Field, ...]:
     for name, values in table.columns.items():
         if values.ndim != 1:
             raise Invalid(f"column {name!r} is a matrix", field=name)
-        booleans = table.kinds[name].booleans
-        made.append(Field(name, DType.of(values.dtype), booleans=booleans))
+        kind = table.kinds[name]
+        dtype = DType.of(values.dtype)
+        made.append(Field(name, dtype, booleans=kind.booleans, dates=kind.dates))
     return tuple(made)
 
 

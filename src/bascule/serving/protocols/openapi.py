@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import VERSION, Columns, DType, Field, Signature
+from bascule.core import VERSION, Columns, Dates, DType, Field, Signature
 from bascule.security import ANY, OPEN_ACTIONS
 from bascule.serving.transports import About, Route, Routes
 
@@ -87,6 +87,12 @@ def _content(schema: Schema, about: About = _JSON) -> dict[str, Any]:
 
 # -- schemas of what models take and answer --
 
+_DATE_SCHEMAS: dict[Dates, Schema] = {
+    Dates.DAY: {"format": "date"},
+    Dates.LOCAL: {"description": Dates.LOCAL.hint},  # JSON Schema has no name for it
+    Dates.INSTANT: {"format": "date-time"},
+}
+
 
 def value_schema(field: Field) -> Schema:
     """One value of a field."""
@@ -96,6 +102,8 @@ def value_schema(field: Field) -> Schema:
     made: Schema = {"type": [kind, "null"] if field.nullable else kind}
     if field.booleans:
         made["type"] = ["boolean", *made["type"]]
+    if field.dates is not None:
+        made |= _DATE_SCHEMAS[field.dates]
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
     if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none
@@ -193,6 +201,8 @@ def _made_up(field: Field) -> Any:
     value: Any = 0.0 if field.dtype.is_float else 0 if field.dtype.is_integer else "text"
     if field.dtype is DType.BOOL:
         value = False
+    if field.dates is not None:
+        value = field.dates.example
     if field.categories:
         value = field.categories[0]
     if field.bounds is not None:
