@@ -24,6 +24,30 @@ _ERROR: Schema = {
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
 }
+_ERRORS: dict[str, Schema] = {
+    "Error": _ERROR,
+    "InvocationsError": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("error", "error_code", "message")},
+        "required": ["error", "error_code", "message"],
+    },
+    "VertexError": {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "code": {"type": "integer"},
+                    "message": {"type": "string"},
+                    "status": {"type": "string"},
+                },
+                "required": ["code", "message", "status"],
+            }
+        },
+        "required": ["error"],
+    },
+}
+_ERROR_OF = {"invocations": "InvocationsError", "vertex": "VertexError"}
 _JSON = About({})
 _BINARY: Schema = {"type": "string", "format": "binary"}
 _SUMMARIES = {
@@ -50,13 +74,14 @@ def document(routes: Routes, *, asks_for_keys: bool) -> dict[str, Any]:
         "paths": paths,
         "security": [{"key": []}] if asks_for_keys else [],
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": _ERRORS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
 def _operation(route: Route) -> dict[str, Any]:
+    error = _ERROR_OF.get(route.protocol, "Error")
     about = route.about() if route.about is not None else About({})
     made: dict[str, Any] = {
         "operationId": f"{route.method.decode()} {route.path.decode()}",
@@ -65,7 +90,7 @@ def _operation(route: Route) -> dict[str, Any]:
             "200": {"description": "The answer.", "content": _content(about.answer, about)},
             "default": {
                 "description": "What went wrong, and the next step.",
-                "content": _content({"$ref": "#/components/schemas/Error"}),
+                "content": _content({"$ref": f"#/components/schemas/{error}"}),
             },
         },
     }
