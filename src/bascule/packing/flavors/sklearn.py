@@ -256,7 +256,8 @@ def save(model: Any) -> bytes:
         check_estimator(model, "the model")
     except Untrusted as problem:
         raise Invalid(
-            f"{problem.message}, so a bundle with it could not be loaded safely"
+            f"{problem.message}, so a bundle with it could not be loaded safely",
+            hint="replace that part by one of scikit-learn's own",
         ) from None
     return normalised
 
