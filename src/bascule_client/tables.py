@@ -31,6 +31,9 @@ _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 BOOLEAN_OBJECTS = "object[bool]"
 """The kind of a pandas column of objects that are True, False and missing."""
 
+_MAX_CELLS = 1 << 26
+"""Of a sparse matrix: half a gigabyte of doubles."""
+
 DATE_OBJECTS = {
     Dates.DAY: "object[day]",
     Dates.LOCAL: "object[local]",
@@ -73,11 +76,13 @@ class Table:
         columns: Arrays of one length; a matrix is one column called `input` of two axes.
         source: `pandas`, `polars`, `arrow`, `dict` or `numpy`; `texts` for a plain list of them.
         kinds: What each column was in its source; empty for a matrix.
+        integer_names: Whether the source called its columns by whole numbers; here they are texts.
     """
 
     columns: Columns
     source: str
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    integer_names: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -109,6 +114,8 @@ def read_table(data: Any) -> Table:
     if source == "numpy":
         return Table({MATRIX: _matrix(data)}, "numpy")
     names, series = _split(data, source)
+    integer_names = bool(names) and all(_is_integer(name) for name in names)
+    names = [str(name) for name in names] if integer_names else names
     columns: Columns = {}
     kinds: dict[str, Kind] = {}
     for name, column in zip(names, series, strict=True):
@@ -128,7 +135,11 @@ def read_table(data: Any) -> Table:
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise Invalid(f"the columns of the table differ in length: {sorted(lengths)}")
-    return Table(columns, source, kinds)
+    return Table(columns, source, kinds, integer_names)
+
+
+def _is_integer(name: Any) -> bool:
+    return isinstance(name, int | np.integer) and not isinstance(name, bool)
 
 
 def conform(
@@ -206,6 +217,8 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if hasattr(data, "column_names"):
         return data.take(rows)
+    if hasattr(data, "tocsr"):
+        return data.tocsr()[rows]
     if isinstance(data, list | tuple):
         return [data[row] for row in rows.tolist()]
     return data[rows]
@@ -241,7 +254,7 @@ def _source_of(data: Any) -> str:
     if isinstance(data, Mapping) or _are_records(data):
         return "dict"
     if hasattr(data, "tocsr"):
-        raise Invalid("sparse matrices are not supported", hint="pass X.toarray()")
+        return "numpy"
     if isinstance(data, np.ndarray | list | tuple):
         return "numpy"
     if hasattr(data, "to_frame") or (hasattr(data, "__array__") and not hasattr(data, "columns")):
@@ -314,6 +327,8 @@ def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
 
 
 def _matrix(data: Any) -> NDArray[Any]:
+    if hasattr(data, "tocsr"):
+        return _filled(data)
     try:
         values = np.asarray(_off_device(data))
     except ValueError:
@@ -332,6 +347,19 @@ def _matrix(data: Any) -> NDArray[Any]:
             hint="pass a table (a DataFrame or a dict of columns) for text",
         )
     return values
+
+
+def _filled(sparse: Any) -> NDArray[Any]:
+    """A sparse matrix with its zeros."""
+    cells = int(np.prod(sparse.shape))
+    if cells > _MAX_CELLS:
+        raise Invalid(
+            f"the sparse matrix has {sparse.shape[0]:,} x {sparse.shape[1]:,} cells, and it is "
+            f"filled up to {_MAX_CELLS:,} of them",
+            hint="pass fewer rows, X[:1000]; or fit a pipeline that begins with the step that made "
+            "the matrix, and pass its input",
+        )
+    return np.asarray(sparse.toarray())
 
 
 def _off_device(data: Any) -> Any:
@@ -699,7 +727,8 @@ def warn_of_extra(data: Any, signature: Signature) -> None:
     )
     if signature.is_matrix:
         known.update(one.name for one in signature.inputs)
-    if extra := [name for name in dict.fromkeys(names) if name not in known]:
+    named = (str(name) if _is_integer(name) else name for name in names)
+    if extra := [name for name in dict.fromkeys(named) if name not in known]:
         warnings.warn(
             f"the model does not take {_some(extra)}, which {'are' if len(extra) > 1 else 'is'} "
             "left out",

@@ -191,9 +191,10 @@ def test_two_columns_of_one_name_are_refused():
         read_table(table)
 
 
-def test_a_column_whose_name_is_a_number_is_refused():
+def test_names_that_are_whole_numbers_are_read_as_texts_where_all_of_them_are():
+    assert list(read_table(pd.DataFrame([[1, 2]])).columns) == ["0", "1"]
     with pytest.raises(Invalid, match="column name 0 is not text"):
-        read_table(pd.DataFrame([[1, 2]]))
+        read_table(pd.DataFrame([[1, 2]], columns=[0, "a"]))
 
 
 IMAGES = Signature((Field("image", DType.FP32, (3, -1, 4)),), ())

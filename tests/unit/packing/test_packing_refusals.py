@@ -116,8 +116,11 @@ REFUSED = {
     "rows that are dicts": (
         lambda: make_pipeline(DictVectorizer(), LogisticRegression()).fit(DICTS, SIGNS),
         {"train": DICTS},
-        "OneHotEncoder(handle_unknown='ignore')",
-        lambda: (of_table(), {"train": pd.DataFrame(DICTS)}),
+        "serve_original=True",
+        lambda: (
+            make_pipeline(DictVectorizer(), LogisticRegression()).fit(DICTS, SIGNS),
+            {"train": DICTS, "serve_original": True},
+        ),
     ),
     "texts that CatBoost reads itself": (
         lambda: catboost(text_features=["words"]).fit(WORDS, SIGNS),

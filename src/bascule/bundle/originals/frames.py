@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from functools import lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ _TEXT_TYPES = ("str", "string", "object")
 _DATE_TYPES = ("datetime64[", "timestamp[", "date32[", "date64[", *DATE_OBJECTS.values())
 _KEPT = ("dtype", "categories", "ordered", "missing")
 """What a recipe says of a column, as `tables.Kind` has it."""
+_WHOLE = re.compile(r"-?\d{1,18}")
 _POLARS_TIME = re.compile(r"Datetime\(time_unit='(ms|us|ns)', time_zone=(?:None|'([^']+)')\)")
 
 
@@ -34,14 +35,16 @@ class Frame:
 
     Attributes:
         container: `numpy`, `pandas` or `polars`; `texts` for one column that is handed over as
-            a list.
+            a list; `dicts` for a list of rows, each without what is missing in it.
         kinds: What each column was, in order; empty for a matrix that had one input.
         dtype: For numpy: the type of the matrix.
+        integer_names: For pandas: whether the columns are called by whole numbers.
     """
 
     container: str
     kinds: Mapping[str, Kind]
     dtype: str = "float64"
+    integer_names: bool = False
 
     def build(self, columns: Columns, *, listed_only: bool = False) -> Any:
         """The container that holds these columns.
@@ -56,6 +59,8 @@ class Frame:
         if self.container == "texts":
             (texts,) = columns.values()
             return texts
+        if self.container == "dicts":
+            return _records(columns)
         if self.container == "polars":
             import polars
 
@@ -66,7 +71,7 @@ class Frame:
 
         arrays = (_pandas_column(columns[n], kind, listed_only) for n, kind in self.kinds.items())
         frame = pandas.DataFrame(dict(enumerate(arrays)))
-        frame.columns = _pandas_names(tuple(self.kinds))
+        frame.columns = _pandas_names(tuple(self.kinds), self.integer_names)
         return frame
 
     def _matrix(self, columns: Columns) -> NDArray[Any]:
@@ -93,6 +98,7 @@ class Frame:
                 {"name": name, **{part: getattr(kind, part) for part in _KEPT}}
                 for name, kind in self.kinds.items()
             ],
+            **({"integer_names": True} if self.integer_names else {}),
         }
 
     @classmethod
@@ -112,7 +118,10 @@ class Frame:
         }
         if len(kinds) != len(known["columns"]):
             raise Untrusted("the manifest says of one column twice how it was held", file=MANIFEST)
-        return cls(container=known["container"], dtype=known["dtype"], kinds=kinds)
+        integer_names = known.get("integer_names", False)
+        if integer_names and not all(_WHOLE.fullmatch(name) for name in kinds):
+            raise Untrusted("the manifest calls other columns than numbers by them", file=MANIFEST)
+        return cls(known["container"], kinds, known["dtype"], integer_names)
 
 
 class _Column(TypedDict):
@@ -124,9 +133,22 @@ class _Column(TypedDict):
 
 
 class _Recipe(TypedDict):
-    container: Literal["numpy", "pandas", "polars", "texts"]
+    container: Literal["numpy", "pandas", "polars", "texts", "dicts"]
     dtype: str
     columns: list[_Column]
+    integer_names: NotRequired[bool]
+
+
+def _records(columns: Columns) -> list[dict[str, Any]]:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {
+            name: value
+            for name, value in zip(columns, row, strict=True)
+            if value is not None and value == value
+        }
+        for row in rows
+    ]
 
 
 def _is_whole(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
@@ -149,11 +171,11 @@ def _with_unseen(values: NDArray[Any], categories: tuple[Any, ...]) -> tuple[lis
 
 
 @lru_cache(maxsize=16)
-def _pandas_names(names: tuple[str, ...]) -> Any:
+def _pandas_names(names: tuple[str, ...], integers: bool) -> Any:
     """One index for all tables of a model: each new one hashes the names when it is first used."""
     import pandas
 
-    return pandas.Index(names)
+    return pandas.Index([int(name) for name in names] if integers else names)
 
 
 @lru_cache(maxsize=16)

@@ -145,16 +145,17 @@ def as_trained(names: Sequence[str] | None, count: int | None, table: Table) -> 
         {name: table.columns[name] for name in chosen},
         table.source,
         {name: table.kinds[name] for name in chosen},
+        table.integer_names,
     )
 
 
 def frame_of(table: Table) -> Frame:
     if table.is_matrix:
         return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
-    if table.source == "texts":
-        return Frame("texts", dict(table.kinds))
+    if table.source in ("texts", "dicts"):
+        return Frame(table.source, dict(table.kinds))
     container = "polars" if table.source == "polars" else "pandas"
-    return Frame(container, dict(table.kinds))
+    return Frame(container, dict(table.kinds), integer_names=table.integer_names)
 
 
 def fields_of(table: Table) -> tuple[Field, ...]:
