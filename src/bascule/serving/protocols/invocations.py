@@ -37,7 +37,7 @@ from bascule.serving.transports import About, Exchange, Handler, Route
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _TEXT = b"text/plain; charset=utf-8"
-_ENDPOINTS = b"/api/2.0/endpoints/"
+_ENDPOINTS = b"/api/2.0/endpoints"
 _PAGE = 500
 """How many models one answer lists, where there may be any number of them."""
 _MAX_URL = 1024
@@ -97,7 +97,7 @@ class Invocations:
             if self._wishes is not None:
                 unload = _unload(self._wishes, model.name)
                 yield Route(b"DELETE", path, unload, "manage", model.name)
-            endpoint = _ENDPOINTS + model.name.encode()
+            endpoint = _ENDPOINTS + b"/" + model.name.encode()
             yield Route(b"GET", endpoint, fixed(_endpoint(model.name)), "read", model.name)
             handle, about = self._invoke(model), _about(model)
             for invoke in (

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from bascule.core import BasculeError
+from bascule.core import BasculeError, Refused
 from bascule.security import OPEN_ACTIONS, Action
 from bascule.serving.calls import Memo
 from bascule.serving.execution import TURN_S, AdmissionQueue, BufferBudget
@@ -458,8 +458,9 @@ class Connection(asyncio.Protocol):
             return ""
         try:
             return guard.check(head.headers.get(b"authorization"), route.action, route.model)
-        except BasculeError as refusal:
-            refusal.facts["protocol"] = route.protocol  # whose clients read the answer
+        except Refused as refusal:
+            # Not of a caller without a key: its answer says nothing of what there is.
+            refusal.facts["protocol"] = route.protocol
             raise
 
     def is_open(self, head: Head) -> bool:

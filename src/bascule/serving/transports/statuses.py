@@ -128,7 +128,7 @@ def error_text(error: BasculeError) -> str:
 def error_body(error: BasculeError, protocol: str = "") -> dict[str, Any]:
     """An error as the clients of a protocol read it; `{"error": text}` where they read no more.
 
-    Vertex AI: google-api-core reads `error.message`, and `status` is the name of the gRPC code.
+    Vertex AI: google-api-core reads the `message` inside `error`; `status` names the gRPC code.
     `/invocations`: MLflow's clients read `error_code` and `message`, and botocore `message`.
     """
     text = error_text(error)
