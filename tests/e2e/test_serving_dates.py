@@ -161,3 +161,14 @@ def test_moments_beyond_nanoseconds_are_handed_over_whole(dated):
         rows(2).assign(when=["9999-12-31T23:00:00", datetime(2024, 3, 1).isoformat()])
     )
     assert np.isfinite(answer["prediction"]).all()
+
+
+def test_later_dates_are_no_drift(dated):
+    """Each day has dates that training never held, and that is no news."""
+    bundle, _ = dated
+    later = pd.concat([rows(60)] * 5, ignore_index=True)
+    later["when"] += pd.Timedelta(days=900)
+    later["tokyo"] += pd.Timedelta(days=900)
+    printed = str(bascule.drift(bundle, later))
+    assert "size" in printed
+    assert not [name for name in ("when", "tokyo", "born") if name in printed]
