@@ -388,8 +388,10 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if kind_letter == "M":
         label = str(dtype)
         zone = getattr(dtype, "tz", None) is not None or "tz=" in label
-        day = label.startswith("date32")
-        dates = Dates.DAY if day else Dates.INSTANT if zone else Dates.LOCAL
+        if label.startswith("date32"):  # which pandas does not turn into an array of days
+            days = series.to_numpy(dtype=object, na_value=None).tolist()
+            return texts_of_objects(days, Dates.DAY), Kind(label, dates=Dates.DAY)
+        dates = Dates.INSTANT if zone else Dates.LOCAL
         return _read_dates(series.to_numpy(dtype="M8[us]", na_value=_NAT), name, label, dates)
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
         raise _no_such_input(name, str(dtype))

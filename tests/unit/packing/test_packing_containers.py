@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date, datetime
+
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse
 from sklearn.compose import make_column_transformer
@@ -14,8 +18,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import bascule
+from bascule.bundle.originals.frames import Frame
 from bascule.bundle.tables import read_table
 from bascule.core.errors import Invalid
+from bascule.packing.flavors.tabular import frame_of
 
 X = np.random.default_rng(0).normal(size=(60, 3))
 Y = (X[:, 0] > 0).astype(int)
@@ -70,3 +76,29 @@ def test_a_chain_of_classifiers_has_the_chances_of_both_classes_of_each_output(p
     second = answer["probabilities.1"]
     np.testing.assert_allclose(second[:, 1], model.predict_proba(X)[:, 1], atol=1e-12)
     np.testing.assert_allclose(second.sum(axis=1), 1)
+
+
+WHEN = pd.Series([pd.Timestamp("2024-03-01 12:30:00.5"), pd.NaT, pd.Timestamp("2024-10-27")])
+DAYS = [date(2024, 3, 1), None, date(2024, 10, 27)]
+DATED = {
+    "nanoseconds": pd.DataFrame({"when": WHEN.astype("datetime64[ns]")}),
+    "a zone": pd.DataFrame({"when": WHEN.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")}),
+    "Arrow's time": pd.DataFrame({"when": WHEN.astype("timestamp[us][pyarrow]")}),
+    "Arrow's day": pd.DataFrame({"when": pd.Series(DAYS, dtype="date32[day][pyarrow]")}),
+    "Python's days": pd.DataFrame({"when": pd.Series(DAYS, dtype=object)}),
+    "a day of polars": pl.DataFrame({"when": DAYS}),
+    "a time of polars": pl.DataFrame({"when": [datetime(2024, 3, 1, 12, 30), None]}),
+    "a zone of polars": pl.DataFrame(
+        {"when": pl.Series([datetime(2024, 3, 1, 12)]).dt.replace_time_zone("Asia/Tokyo")}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATED)
+def test_dates_are_handed_over_in_the_type_of_the_training_table(case):
+    table = DATED[case]
+    read = read_table(table)
+    frame = Frame.from_json(json.loads(json.dumps(frame_of(read).to_json())))
+    rebuilt = frame.build(read.columns)
+    assert rebuilt.equals(table)
+    assert list(rebuilt.dtypes) == list(table.dtypes)
