@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule_client.dates import Dates
 from bascule_client.errors import Invalid
 
 Columns = dict[str, NDArray[Any]]
@@ -98,6 +99,7 @@ class Field:
             infinite ones among them; None where it takes any. A missing value is within them.
         booleans: Whether its numbers are 1 for true and 0 for false, because a value may be missing
             and BOOL has none for that. Requests may send `true` and `false`.
+        dates: Of a column of texts: which dates or times they are, in ISO 8601; None for others.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Field:
     categories: tuple[str | int, ...] | None = None
     bounds: tuple[int | float, int | float] | None = None
     booleans: bool = False
+    dates: Dates | None = None
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -121,6 +124,8 @@ class Field:
             made["bounds"] = list(self.bounds)
         if self.booleans:
             made["booleans"] = True
+        if self.dates is not None:
+            made["dates"] = self.dates.value
         return made
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bascule_client.dates import Dates, canonical_date, texts_of, texts_of_objects
 from bascule_client.errors import BasculeWarning, Invalid
 from bascule_client.fields import Columns, DType, Field, Signature
 
@@ -28,6 +30,16 @@ _CONVERT_FIRST = "convert it to numbers, booleans or text first"
 
 BOOLEAN_OBJECTS = "object[bool]"
 """The kind of a pandas column of objects that are True, False and missing."""
+
+_MAX_CELLS = 1 << 26
+"""Of a sparse matrix: half a gigabyte of doubles."""
+
+DATE_OBJECTS = {
+    Dates.DAY: "object[day]",
+    Dates.LOCAL: "object[local]",
+    Dates.INSTANT: "object[UTC]",
+}
+"""The kinds of a pandas column of objects that are Python's dates, times, and times in UTC."""
 
 FIRST_SHARED = 2**53
 """The first whole number whose double also stands for another one."""
@@ -44,6 +56,7 @@ class Kind:
         missing: What a missing text was: `nan`, `none` or `na`.
         is_mixed: Whether more than one of None, NaN and NA stood for a missing text.
         booleans: Whether its numbers were booleans, of which some are missing.
+        dates: Which dates or times its texts were; None for all else.
     """
 
     dtype: str
@@ -52,6 +65,7 @@ class Kind:
     missing: str = "nan"
     is_mixed: bool = False
     booleans: bool = False
+    dates: Dates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,13 @@ class Table:
         columns: Arrays of one length; a matrix is one column called `input` of two axes.
         source: `pandas`, `polars`, `arrow`, `dict` or `numpy`; `texts` for a plain list of them.
         kinds: What each column was in its source; empty for a matrix.
+        integer_names: Whether the source called its columns by whole numbers; here they are texts.
     """
 
     columns: Columns
     source: str
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    integer_names: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -98,6 +114,8 @@ def read_table(data: Any) -> Table:
     if source == "numpy":
         return Table({MATRIX: _matrix(data)}, "numpy")
     names, series = _split(data, source)
+    integer_names = bool(names) and all(_is_integer(name) for name in names)
+    names = [str(name) for name in names] if integer_names else names
     columns: Columns = {}
     kinds: dict[str, Kind] = {}
     for name, column in zip(names, series, strict=True):
@@ -117,7 +135,11 @@ def read_table(data: Any) -> Table:
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise Invalid(f"the columns of the table differ in length: {sorted(lengths)}")
-    return Table(columns, source, kinds)
+    return Table(columns, source, kinds, integer_names)
+
+
+def _is_integer(name: Any) -> bool:
+    return isinstance(name, int | np.integer) and not isinstance(name, bool)
 
 
 def conform(
@@ -140,6 +162,8 @@ def conform(
             needs, or holds a category that the model refuses. The message names the column.
     """
     table = read_table(data)
+    for wanted in signature.inputs:
+        _check_dates(table, wanted)
     if missing_texts and table.source == "pandas":
         _check_missing_texts(table, missing_texts)
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
@@ -193,6 +217,8 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if hasattr(data, "column_names"):
         return data.take(rows)
+    if hasattr(data, "tocsr"):
+        return data.tocsr()[rows]
     if isinstance(data, list | tuple):
         return [data[row] for row in rows.tolist()]
     return data[rows]
@@ -228,7 +254,7 @@ def _source_of(data: Any) -> str:
     if isinstance(data, Mapping) or _are_records(data):
         return "dict"
     if hasattr(data, "tocsr"):
-        raise Invalid("sparse matrices are not supported", hint="pass X.toarray()")
+        return "numpy"
     if isinstance(data, np.ndarray | list | tuple):
         return "numpy"
     if hasattr(data, "to_frame") or (hasattr(data, "__array__") and not hasattr(data, "columns")):
@@ -301,6 +327,8 @@ def _split(data: Any, source: str) -> tuple[list[Any], list[Any]]:
 
 
 def _matrix(data: Any) -> NDArray[Any]:
+    if hasattr(data, "tocsr"):
+        return _filled(data)
     try:
         values = np.asarray(_off_device(data))
     except ValueError:
@@ -321,6 +349,19 @@ def _matrix(data: Any) -> NDArray[Any]:
     return values
 
 
+def _filled(sparse: Any) -> NDArray[Any]:
+    """A sparse matrix with its zeros."""
+    cells = int(np.prod(sparse.shape))
+    if cells > _MAX_CELLS:
+        raise Invalid(
+            f"the sparse matrix has {sparse.shape[0]:,} x {sparse.shape[1]:,} cells, and it is "
+            f"filled up to {_MAX_CELLS:,} of them",
+            hint="pass fewer rows, X[:1000]; or fit a pipeline that begins with the step that made "
+            "the matrix, and pass its input",
+        )
+    return np.asarray(sparse.toarray())
+
+
 def _off_device(data: Any) -> Any:
     """A tensor of PyTorch as one that numpy can read; all else as it is."""
     return data.detach().cpu() if hasattr(data, "detach") else data
@@ -331,6 +372,8 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
     dtype = series.dtype
     if hasattr(dtype, "categories"):
         categories = np.asarray(dtype.categories)
+        if categories.dtype.kind not in "biufOUST":
+            raise _no_such_input(name, f"category of {categories.dtype}")
         codes = np.asarray(series.cat.codes)
         kind = Kind("category", tuple(_plain(c) for c in categories), ordered=bool(dtype.ordered))
         return _from_codes(categories, codes, name), kind
@@ -342,9 +385,19 @@ def _read_pandas(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
             kind = Kind(str(dtype), booleans=kind_letter == "b")
             return series.to_numpy(dtype=np.float64, na_value=np.nan), kind
         return series.to_numpy(dtype=np.dtype(f"{kind_letter}{dtype.itemsize}")), Kind(str(dtype))
+    if kind_letter == "M":
+        label = str(dtype)
+        zone = getattr(dtype, "tz", None) is not None or "tz=" in label
+        if label.startswith("date32"):  # which pandas does not turn into an array of days
+            days = series.to_numpy(dtype=object, na_value=None).tolist()
+            return texts_of_objects(days, Dates.DAY), Kind(label, dates=Dates.DAY)
+        dates = Dates.INSTANT if zone else Dates.LOCAL
+        return _read_dates(series.to_numpy(dtype="M8[us]", na_value=_NAT), name, label, dates)
     if kind_letter not in "OUST" or str(dtype).startswith(("period", "interval", "sparse")):
         raise _no_such_input(name, str(dtype))
     raw = series.to_numpy(dtype=object)
+    if (read := _read_date_objects(raw, name)) is not None:
+        return read
     values = _from_objects(raw, name)
     absent = {type(value) for value in raw[is_missing(values)].tolist()}
     missing_as = next((_MISSING_TYPES[one.__name__] for one in absent), "nan")
@@ -363,6 +416,10 @@ def _read_polars(series: Any, name: str) -> tuple[NDArray[Any], Kind]:
         return _from_objects(series.to_list(), name), Kind(label, categories, missing="none")
     if label in ("String", "Utf8", "Null"):
         return _from_objects(series.to_list(), name), Kind("String", missing="none")
+    if label in ("Date", "Datetime"):
+        zone = getattr(dtype, "time_zone", None)
+        dates = Dates.DAY if label == "Date" else Dates.INSTANT if zone else Dates.LOCAL
+        return _read_dates(series.to_numpy(), name, str(dtype), dates)
     if not (dtype.is_numeric() or label == "Boolean") or label == "Decimal":
         raise _no_such_input(name, str(dtype))
     if series.null_count():
@@ -381,12 +438,67 @@ def _read_arrow(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
     if label in ("string", "large_string", "string_view"):
         texts = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
         return np.asarray(texts, object), Kind("object")
+    if label.startswith(("timestamp", "date")):
+        moments = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
+        return _read_dates(moments, name, *_arrow_dates(label))
     if label != "bool" and not label.startswith(("int", "uint", "float", "double", "halffloat")):
         raise _no_such_input(name, label)
     if column.null_count:  # NaN among doubles
         column = column.cast("double", safe=False)
     values = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
     return values, Kind(str(values.dtype), booleans=label == "bool" and values.dtype.kind == "f")
+
+
+def _arrow_dates(label: str) -> tuple[str, Dates]:
+    """The kind that pandas gives to an Arrow type of dates, and what it holds."""
+    unit, _, zone = label.partition("[")[2].removesuffix("]").partition(", tz=")
+    if label.startswith("date32"):
+        return DATE_OBJECTS[Dates.DAY], Dates.DAY
+    if label.startswith("date64"):
+        return "datetime64[ms]", Dates.DAY
+    if zone:
+        return f"datetime64[{unit}, {zone}]", Dates.INSTANT
+    return f"datetime64[{unit}]", Dates.LOCAL
+
+
+def _read_dates(
+    moments: NDArray[Any], name: str, kind: str, dates: Dates
+) -> tuple[NDArray[Any], Kind]:
+    """Moments, those of an instant in UTC, as texts."""
+    try:
+        return texts_of(moments, dates), Kind(kind, dates=dates)
+    except ValueError as problem:
+        raise Invalid(f"column {name!r}: {problem}", field=name) from None
+
+
+def _read_date_objects(raw: Any, name: str) -> tuple[NDArray[Any], Kind] | None:
+    """A column of Python's dates or times; None for all else, and where they are mixed."""
+    moments = [None if value is None or value is _pandas_na(value) else value for value in raw]
+    moments = [None if moment != moment else moment for moment in moments]
+    present = [moment for moment in moments if moment is not None]
+    if not present or not all(isinstance(moment, date) for moment in present):
+        return None
+    kinds = {_dates_of(moment, name) for moment in present}
+    if len(kinds) > 1:
+        return None
+    dates = kinds.pop()
+    absent = {type(value) for value, moment in zip(raw, moments, strict=True) if moment is None}
+    missing = next((_MISSING_TYPES.get(kind.__name__, "nan") for kind in absent), "none")
+    return texts_of_objects(moments, dates), Kind(DATE_OBJECTS[dates], missing=missing, dates=dates)
+
+
+def _dates_of(moment: date, name: str) -> Dates:
+    if not isinstance(moment, datetime):
+        return Dates.DAY
+    offset = moment.utcoffset()
+    if offset not in (None, timedelta(0)):
+        raise Invalid(
+            f"column {name!r} holds Python objects of times with the offset {offset} from UTC",
+            hint=f"give the column one type: df[{name!r}] = pandas.to_datetime(df[{name!r}], "
+            "utc=True)",
+            field=name,
+        )
+    return Dates.LOCAL if offset is None else Dates.INSTANT
 
 
 def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
@@ -401,8 +513,13 @@ def _read_sequence(column: Any, name: str) -> tuple[NDArray[Any], Kind]:
         raise Invalid(f"column {name!r} has {values.ndim} dimensions, not one", field=name)
     if values.dtype.kind in "biuf":
         return values, Kind(str(values.dtype))
+    if values.dtype.kind == "M":
+        unit = str(values.dtype)
+        return _read_dates(values, name, *_arrow_dates("date32" if unit.endswith("[D]") else unit))
     if values.dtype.kind not in "OUST":
         raise _no_such_input(name, str(values.dtype))
+    if (read := _read_date_objects(values.tolist(), name)) is not None:
+        return read
     made = _from_objects(values.tolist() if values.dtype.kind == "S" else values, name)
     return made, Kind(str(made.dtype), booleans=_are_booleans(values, made))
 
@@ -483,6 +600,7 @@ def _pandas_na(value: Any) -> Any:
 
 
 _STRANGER = object()
+_NAT = np.datetime64("NaT")
 
 
 def _from_codes(categories: NDArray[Any], codes: NDArray[Any], name: str) -> NDArray[Any]:
@@ -611,7 +729,8 @@ def warn_of_extra(data: Any, signature: Signature) -> None:
     )
     if signature.is_matrix:
         known.update(one.name for one in signature.inputs)
-    if extra := [name for name in dict.fromkeys(names) if name not in known]:
+    named = (str(name) if _is_integer(name) else name for name in names)
+    if extra := [name for name in dict.fromkeys(named) if name not in known]:
         warnings.warn(
             f"the model does not take {_some(extra)}, which {'are' if len(extra) > 1 else 'is'} "
             "left out",
@@ -640,10 +759,40 @@ def _conform(values: NDArray[Any], wanted: Field) -> NDArray[Any]:
         )
     read = _to_text if wanted.dtype is DType.BYTES else _to_number
     made = read(values, wanted)
+    if wanted.dates is not None:
+        made = _to_dates(made, wanted, wanted.dates)
     _check_bounds(made, wanted)
     _check_missing(made, wanted)
     _check_categories(made, wanted)
     return made
+
+
+def _check_dates(table: Table, wanted: Field) -> None:
+    kind = table.kinds.get(wanted.name)
+    if kind is not None and kind.dates is not None and wanted.dates is None:
+        takes = "text" if wanted.dtype is DType.BYTES else "numbers"
+        raise Invalid(
+            f"column {wanted.name!r} holds dates ({kind.dtype}), and the model takes {takes} there",
+            hint="convert it as it was for the training table",
+            field=wanted.name,
+            expected=wanted.dtype.value,
+        )
+
+
+def _to_dates(texts: NDArray[Any], wanted: Field, dates: Dates) -> NDArray[Any]:
+    spelled = texts.copy()
+    for row, text in enumerate(texts.tolist()):
+        try:
+            spelled[row] = None if text is None else canonical_date(text, dates)
+        except ValueError:
+            raise Invalid(
+                f"column {wanted.name!r} holds {text[:64]!r} in row {row}, which is no date that "
+                "the model takes there",
+                hint=dates.hint,
+                field=wanted.name,
+                row=row,
+            ) from None
+    return spelled
 
 
 def _to_text(values: NDArray[Any], wanted: Field) -> NDArray[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule_client.answer import Answer, Places
+from bascule_client.dates import Dates
 from bascule_client.errors import Invalid, Untrusted
 from bascule_client.fields import Columns, DType, Field, Signature
 from bascule_client.tables import is_missing
@@ -317,6 +318,7 @@ def _field(tensor: Any) -> Field:
     parameters = tensor.get("parameters") or {}
     categories = parameters.get("categories")
     bounds = parameters.get("bounds")
+    dates = parameters.get("dates")
     return Field(
         str(tensor["name"]),
         DType(tensor["datatype"]),
@@ -325,4 +327,5 @@ def _field(tensor: Any) -> Field:
         None if categories is None else tuple(categories),
         None if bounds is None else (bounds[0], bounds[1]),
         bool(parameters.get("booleans", False)),
+        None if dates is None else Dates(dates),
     )

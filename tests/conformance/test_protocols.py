@@ -18,6 +18,7 @@ import openapi_spec_validator
 import pytest
 from conformance_protocols import FORMS, GOLDEN, without_made_id, write_golden
 from hypothesis import HealthCheck, given, settings, strategies as st
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from bascule.bundle.disk.folder import read_manifest
 from bascule.bundle.extras import open_extras
@@ -285,7 +286,7 @@ def test_a_confidence_is_asked_for_where_the_protocol_has_a_place(calibrated, pa
         body = {key: one_row(calibrated).values, where: parameters}
         answer = calibrated.ask(protocol.of_json(path, body))
         if answer.status == 400:
-            return answer.json["error"]
+            return error_text_of(answer)
         (row,) = answer.json if isinstance(answer.json, list) else answer.json["predictions"]
         return row
 
@@ -328,6 +329,22 @@ def test_what_clients_send_today_is_what_was_recorded(tmp_path, inside):
 # -- errors --------------------------------------------------------------------------------------
 
 
+def error_text_of(answer):
+    """The text of an error, where the whole body is in the one shape or in that of a protocol."""
+    error = answer.json["error"]
+    if isinstance(error, dict):  # google-api-core reads it
+        assert answer.json.keys() == {"error"}
+        assert error.keys() == {"code", "message", "status"}
+        assert error["code"] == answer.status
+        assert error["status"].isupper()
+        return error["message"]
+    if answer.json.keys() != {"error"}:  # MLflow's clients and botocore read it
+        assert answer.json.keys() == {"error", "error_code", "message"}
+        assert answer.json["message"] == error
+        assert ErrorCode.Value(answer.json["error_code"])
+    return error
+
+
 NAMED_FAILURE = r"the model failed; the server's log has the reason under id \S+"
 
 
@@ -342,10 +359,11 @@ def test_every_kind_of_error_has_its_status_and_the_one_shape(tmp_path, name, ki
 
     worker.close()
     assert answer.status == STATUS_OF[kind]
+    text = error_text_of(answer)
     if kind is ModelFailed:  # its text may hold rows
-        assert re.fullmatch(NAMED_FAILURE, answer.json["error"])
+        assert re.fullmatch(NAMED_FAILURE, text)
     else:
-        assert answer.json == {"error": "it did not work; try another"}
+        assert text == "it did not work; try another"
     assert ("retry-after" in answer.headers) == (answer.status in (429, 503))
     assert worker.counters.totals()[1].by_status == {answer.status: 1}
 
@@ -446,7 +464,7 @@ REFUSED = {400, 413}
 def is_refused_in_words(answer):
     if answer.status not in REFUSED:
         return False
-    return list(answer.json) == ["error"] and answer.json["error"]
+    return error_text_of(answer)
 
 
 @settings(ALWAYS, max_examples=300)
@@ -552,7 +570,7 @@ def test_nan_is_null_and_infinity_is_refused(inside, name):
     assert FORMS[name].read(ask(b"NaN"), names) == FORMS[name].read(ask(b"null"), names)
     refused = ask(b"-Infinity")
     assert refused.status == 400
-    assert "it has -Infinity, for which JSON has no word" in refused.json["error"]
+    assert "it has -Infinity, for which JSON has no word" in error_text_of(refused)
 
 
 def with_twice(body, path, key):
@@ -587,7 +605,7 @@ def test_a_key_that_is_given_twice_is_refused_by_name_in_every_object(inside, na
             sent = with_twice(body, path, key)
             answer = inside.ask(protocol.Request(request.path, sent, request.headers))
             assert answer.status == 400, (path, key)
-            assert f"{key!r} is given twice" in answer.json["error"]
+            assert f"{key!r} is given twice" in error_text_of(answer)
             asked += 1
     assert asked or isinstance(body, list)
 
@@ -607,8 +625,8 @@ def test_a_body_that_is_no_json_is_told_so_and_what_to_send(inside, name, body, 
     request = FORMS[name].ask(protocol.FIXED_ROWS)
     answer = inside.ask(protocol.Request(request.path, body, request.headers))
     assert answer.status == 400
-    assert answer.json["error"].startswith(told)
-    assert re.search(r'example {"(inputs|instances|data)": \[\.\.\.\]}', answer.json["error"])
+    assert error_text_of(answer).startswith(told)
+    assert re.search(r'example {"(inputs|instances|data)": \[\.\.\.\]}', error_text_of(answer))
 
 
 # -- what is wrong is named with its place -------------------------------------------------------
@@ -629,7 +647,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_place(inside, name):
     request = FORMS[name].ask(wrong(protocol.FIXED_ROWS, 1, 0, 2.5))
     answer = inside.ask(request)
     assert answer.status == 400
-    told = answer.json["error"]
+    told = error_text_of(answer)
     assert "[1]" in told
     assert "hour" in told
     assert "2.5" in told

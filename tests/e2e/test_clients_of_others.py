@@ -263,12 +263,25 @@ MLFLOW = """
         get_deploy_client(target).predict(endpoint="gb", inputs={"instances": rows})
         for target in (url, "databricks")
     ]
-    print(json.dumps([dict(answer)["predictions"] for answer in answers]))
+    client = get_deploy_client(url)
+    listed = [endpoint.name for endpoint in client.list_endpoints()]
+    try:
+        client.predict(endpoint="gb", inputs={"instances": [["text"]]})
+    except Exception as error:
+        refused = f"{type(error).__name__}: {error}"
+    print(json.dumps([
+        [dict(answer)["predictions"] for answer in answers],
+        listed, client.get_endpoint("gb").endpoint_url, refused,
+    ]))
 """
 
 
-def test_the_deployment_clients_of_mlflow_and_databricks_predict(url, rows_file, labels):
-    assert run("row_clients", MLFLOW, url, str(rows_file)) == [labels] * 2
+def test_the_deployment_clients_of_mlflow_and_databricks_predict_and_list(url, rows_file, labels):
+    answers, listed, endpoint_url, refused = run("row_clients", MLFLOW, url, str(rows_file))
+    assert answers == [labels] * 2
+    assert "gb" in listed
+    assert endpoint_url == f"http://{url}/endpoints/gb/invocations"
+    assert "instances[0]" in refused
 
 
 REFLECTION = """

@@ -322,9 +322,12 @@ def _check_type(wanted: Field, found: pa.Field) -> None:
     is_number = kinds.is_boolean(decoded) or any(
         is_kind(decoded) for is_kind in (kinds.is_integer, kinds.is_floating, kinds.is_decimal)
     )
+    is_date = kinds.is_timestamp(decoded) or kinds.is_date(decoded)
+    is_text = is_text or (is_date and wanted.dates is not None)
     fits = is_text if wanted.dtype is DType.BYTES else is_number
     if not fits and not kinds.is_null(decoded):
         expected = "text" if wanted.dtype is DType.BYTES else "numbers"
+        expected = "dates, or their texts in ISO 8601" if wanted.dates is not None else expected
         raise Invalid(
             f"column {found.name!r} of the source is {found.type}, and the model takes {expected}",
             hint="convert the column in the source, or with --query",

@@ -206,7 +206,8 @@ class Bundle:
         from bascule.bundle.originals import Frame
 
         kinds = Frame.from_json(recipe).kinds
-        texts = [field.name for field in self.signature.inputs if field.dtype is DType.BYTES]
+        inputs = self.signature.inputs
+        texts = [one.name for one in inputs if one.dtype is DType.BYTES and one.dates is None]
         return {
             name: "na" if kinds[name].dtype.startswith("string") else kinds[name].missing
             for name in texts

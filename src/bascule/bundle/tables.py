@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bascule_client.tables import (
     BOOLEAN_OBJECTS as BOOLEAN_OBJECTS,
+    DATE_OBJECTS as DATE_OBJECTS,
     FIRST_SHARED as FIRST_SHARED,
     MATRIX as MATRIX,
     TEXT as TEXT,

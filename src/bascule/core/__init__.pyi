@@ -44,7 +44,15 @@ from .errors import (
     error_to_json as error_to_json,
     first_line as first_line,
 )
-from .fields import Columns as Columns, DType as DType, Field as Field, Signature as Signature
+from .fields import (
+    Columns as Columns,
+    Dates as Dates,
+    DType as DType,
+    Field as Field,
+    Signature as Signature,
+    canonical_date as canonical_date,
+    moments_of as moments_of,
+)
 from .files import (
     check_file as check_file,
     check_replaceable as check_replaceable,

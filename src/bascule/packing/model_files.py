@@ -173,4 +173,7 @@ def _unreadable(path: Path, error: Exception) -> Invalid:
             hint=f"pass --code with the path of {name}.py or the folder {name}, or install it",
             field="code",
         )
-    return Invalid(f"{path} cannot be loaded: {error}")
+    return Invalid(
+        f"{path} cannot be loaded: {error}",
+        hint="load it in Python, in the environment that trained it, and call bascule.pack there",
+    )

@@ -270,9 +270,10 @@ def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterato
     try:
         yield from flavor.compilations(model, subject)
     except Unconvertible as problem:
-        raise Unconvertible(
-            problem.message, hint=problem.hint or _SERVE_ORIGINAL, **problem.facts
-        ) from problem
+        hint = problem.hint
+        if "serve_original" not in hint:
+            hint = f"{hint}; or {_SERVE_ORIGINAL}" if hint else _SERVE_ORIGINAL
+        raise Unconvertible(problem.message, hint=hint, **problem.facts) from problem
 
 
 def _kept(subject: ImportedModel, request: Request) -> dict[str, bytes]:
@@ -632,6 +633,7 @@ def _example_rows(subject: ImportedModel) -> Columns:
     for read in subject.signature.inputs:
         shape = (1, *(1 if length < 0 else length for length in read.shape))
         empty: Any = "" if read.dtype is DType.BYTES else 0
+        empty = empty if read.dates is None else read.dates.example
         made[read.name] = np.full(shape, empty, read.dtype.numpy)
     return made
 

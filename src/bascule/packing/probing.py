@@ -7,8 +7,9 @@ rows per column are enough, so it costs one prediction per column.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ STRANGE_TEXTS = (
 )
 """Where languages of programming disagree on what a letter, a capital or a space is."""
 _PROBE_ROWS = 3
+_TEXTS_ALIKE = 4
 _MAX_INTEGER_CATEGORIES = 1000
 _MAX_COLUMNS_APART = 64
 _WHOLE = [dtype for dtype in DType if dtype.is_integer and dtype is not DType.UINT64]
@@ -167,7 +169,7 @@ def drawn(field: Field, rows: int, length: int, random: np.random.Generator) -> 
     """Values for a field of which no real one is known; `length` stands for those that vary."""
     shape = (rows, *(length if part < 0 else part for part in field.shape))
     if field.dtype is DType.BYTES:
-        return np.full(shape, "a", object)
+        return np.full(shape, "a" if field.dates is None else field.dates.example, object)
     if field.dtype.is_float:
         return random.normal(size=shape).astype(field.dtype.numpy)
     return random.integers(0, 2, shape).astype(field.dtype.numpy)
@@ -183,7 +185,7 @@ def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
     for field in fields:
         if field.nullable:
             changes.append((field.name, None if field.dtype is DType.BYTES else np.nan))
-        if field.dtype is DType.BYTES and field.categories is None:
+        if field.dtype is DType.BYTES and field.categories is None and field.dates is None:
             first_text = columns[field.name][0] or ""
             strange = (UNSEEN_TEXT, *STRANGE_TEXTS, first_text.upper(), first_text.swapcase())
             changes += [(field.name, text) for text in strange]
@@ -214,13 +216,12 @@ def _closed(
     field: Field, values: NDArray[Any], few: Columns, ask: Ask
 ) -> tuple[str | int, ...] | None:
     """The values seen in training, sorted, if the model refuses any other one."""
-    if field.shape:
+    if field.shape or field.dates is not None:
         return None
     unseen = few[field.name].copy()
     if field.dtype is DType.BYTES:
-        known = sorted({value for value in values.tolist() if value is not None})
-        unseen[:1] = UNSEEN_TEXT
-    elif values.dtype.kind in "iu":
+        return _closed_texts(field, values, few, ask)
+    if values.dtype.kind in "iu":
         distinct = np.unique(values)
         if len(distinct) > _MAX_INTEGER_CATEGORIES:
             return None
@@ -231,6 +232,33 @@ def _closed(
     else:
         return None
     return None if _accepts(ask, few, field, unseen) else tuple(known)
+
+
+def _closed_texts(
+    field: Field, values: NDArray[Any], few: Columns, ask: Ask
+) -> tuple[str, ...] | None:
+    """The texts seen in training if the model refuses others, those of the same form among them.
+
+    Code that parses a text, a time or a number written as one, refuses one that is of no form.
+    """
+    known = {value for value in values.tolist() if value is not None}
+    alike = [text for value in islice(sorted(known), _TEXTS_ALIKE) for text in _alike(value)]
+    for text in (UNSEEN_TEXT, *dict.fromkeys(alike)):
+        unseen = few[field.name].copy()
+        unseen[:1] = text
+        if text not in known and _accepts(ask, few, field, unseen):
+            return None
+    return tuple(sorted(known))
+
+
+def _alike(text: str) -> Iterator[str]:
+    """Texts of the same form: one digit differs, the last or the first, or the last letter."""
+    digits = [place for place, sign in enumerate(text) if sign in "0123456789"]
+    for place in dict.fromkeys(digits[-1:] + digits[:1]):
+        yield f"{text[:place]}{'1' if text[place] != '1' else '2'}{text[place + 1 :]}"
+    letters = [place for place, sign in enumerate(text) if sign.isascii() and sign.isalpha()]
+    for place in letters[-1:]:
+        yield f"{text[:place]}{'a' if text[place] != 'a' else 'b'}{text[place + 1 :]}"
 
 
 def _accepts(ask: Ask, few: Columns, field: Field, values: NDArray[Any]) -> bool:

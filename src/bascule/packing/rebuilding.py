@@ -163,7 +163,11 @@ def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) ->
 
 def _refuse_extra(what: str, rows: Any) -> None:
     if rows is not None:
-        raise Invalid(f"{what}: the bundle was packed without such rows", field=what)
+        raise Invalid(
+            f"{what}: the bundle was packed without such rows",
+            hint=f"leave {what} out",
+            field=what,
+        )
 
 
 def _missing(what: str, told: Mapping[str, Any]) -> Invalid:

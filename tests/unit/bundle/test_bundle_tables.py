@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -8,7 +10,7 @@ import pytest
 
 from bascule.bundle.tables import conform, read_table
 from bascule.core.errors import Invalid
-from bascule.core.fields import DType, Field, Signature
+from bascule.core.fields import Dates, DType, Field, Signature
 
 TABLE = Signature(
     (
@@ -106,11 +108,42 @@ def test_missing_columns_are_all_named():
     assert raised.value.facts["field"] == "carrier"
 
 
-def test_dates_are_refused_with_the_way_out():
+def test_dates_are_refused_where_the_model_takes_none():
     table = pd.DataFrame({**GOOD, "hour": pd.to_datetime(["2013-01-01", "2013-01-02"])})
-    with pytest.raises(Invalid, match="column 'hour' has type datetime64") as raised:
+    with pytest.raises(Invalid, match="column 'hour' holds dates") as raised:
         conform(table, TABLE)
     assert "convert" in raised.value.hint
+
+
+DATED = Signature((Field("when", DType.BYTES, dates=Dates.INSTANT),), ())
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series(["2024-03-01T12:00:00+02:00"]),
+        pd.Series(pd.to_datetime(["2024-03-01T12:00:00+02:00"]).tz_convert("Asia/Tokyo")),
+        pd.Series(pd.to_datetime(["2024-03-01T10:00:00Z"])).astype(
+            "timestamp[ns, tz=UTC][pyarrow]"
+        ),
+        pd.Series([datetime(2024, 3, 1, 10, tzinfo=UTC)], dtype=object),
+        pl.Series([datetime(2024, 3, 1, 10, tzinfo=UTC)]),
+        pa.array([datetime(2024, 3, 1, 10, tzinfo=UTC)], pa.timestamp("s", "Asia/Tokyo")),
+    ],
+)
+def test_an_instant_has_one_text_from_whatever_holds_it(column):
+    of = {"polars": pl.DataFrame, "pyarrow": pa.table}.get(
+        type(column).__module__.partition(".")[0], pd.DataFrame
+    )
+    assert conform(of({"when": column}), DATED)["when"].tolist() == ["2024-03-01T10:00:00Z"]
+
+
+def test_objects_of_times_with_an_offset_are_refused_with_the_way_out():
+    """What is kept of them is the instant, and code may read the hour on the clock."""
+    moment = datetime(2024, 3, 1, 10, tzinfo=timezone(timedelta(hours=2)))
+    with pytest.raises(Invalid, match="the offset 2:00:00 from UTC") as refused:
+        conform(pd.DataFrame({"when": pd.Series([moment], dtype=object)}), DATED)
+    assert "to_datetime" in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -158,9 +191,10 @@ def test_two_columns_of_one_name_are_refused():
         read_table(table)
 
 
-def test_a_column_whose_name_is_a_number_is_refused():
+def test_names_that_are_whole_numbers_are_read_as_texts_where_all_of_them_are():
+    assert list(read_table(pd.DataFrame([[1, 2]])).columns) == ["0", "1"]
     with pytest.raises(Invalid, match="column name 0 is not text"):
-        read_table(pd.DataFrame([[1, 2]]))
+        read_table(pd.DataFrame([[1, 2]], columns=[0, "a"]))
 
 
 IMAGES = Signature((Field("image", DType.FP32, (3, -1, 4)),), ())

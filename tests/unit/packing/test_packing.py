@@ -298,7 +298,7 @@ def test_a_function_is_not_trusted_because_it_lives_in_scikit_learn(tmp_path, ca
     ("model", "message"),
     [
         (
-            lambda X, y: ClassifierChain(DecisionTreeClassifier()).fit(X, np.c_[y, y]),
+            lambda X, y: ClassifierChain(DecisionTreeClassifier()).fit(X, np.c_[y, y + y[::-1]]),
             "ClassifierChain predicts 2 outputs, and gives their probabilities as one matrix",
         ),
         (lambda X, y: object(), "builtins.object is not a model that Bascule knows"),

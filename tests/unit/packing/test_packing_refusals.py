@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.compose import make_column_transformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.decomposition import NMF
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import LocalOutlierFactor, NearestCentroid
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, SplineTransformer
 from tests.tiers import first_of
 
+from bascule import packing
 from bascule.core.errors import BasculeError
 
 ROWS = np.random.default_rng(0).normal(size=(120, 3))
@@ -111,8 +116,11 @@ REFUSED = {
     "rows that are dicts": (
         lambda: make_pipeline(DictVectorizer(), LogisticRegression()).fit(DICTS, SIGNS),
         {"train": DICTS},
-        "OneHotEncoder(handle_unknown='ignore')",
-        lambda: (of_table(), {"train": pd.DataFrame(DICTS)}),
+        "serve_original=True",
+        lambda: (
+            make_pipeline(DictVectorizer(), LogisticRegression()).fit(DICTS, SIGNS),
+            {"train": DICTS, "serve_original": True},
+        ),
     ),
     "texts that CatBoost reads itself": (
         lambda: catboost(text_features=["words"]).fit(WORDS, SIGNS),
@@ -143,6 +151,15 @@ REFUSED = {
         {"train": ROWS},
         "one model per output",
         lambda: (boosted(), {"train": ROWS}),
+    ),
+    "a model that draws at random": (
+        lambda: DummyClassifier(strategy="uniform").fit(WORDS[["size"]], SIGNS),
+        {"train": WORDS[["size"]]},
+        "take out dropout, sampling",
+        lambda: (
+            DummyClassifier(strategy="prior").fit(WORDS[["size"]], SIGNS),
+            {"train": WORDS[["size"]], "serve_original": True},
+        ),
     ),
     "more words than are compiled": (
         lambda: words(),
@@ -236,3 +253,24 @@ def test_texts_in_two_dimensions_are_refused_before_the_model_is_compiled(pack):
     with pytest.raises(Invalid, match="texts in 3 dimensions") as refused:
         to_parquet({"x": np.full((4, 2, 2), "a", object)}, None, signature)
     assert "keep_test=False" in refused.value.hint
+
+
+def test_a_step_inside_others_is_named_with_its_columns(pack):
+    table = pd.DataFrame(ROWS, columns=["a", "b", "c"])
+    curves = ColumnTransformer([("curves", SplineTransformer(), ["a", "b"])])
+    with pytest.raises(BasculeError, match="SplineTransformer has no converter") as refused:
+        pack(make_pipeline(curves, Ridge()).fit(table, SIGNS), train=table)
+    place = "(step 'curves' of ColumnTransformer, for columns 'a', 'b')"
+    assert refused.value.message.endswith(place)
+    assert "serve_original=True" in refused.value.hint
+
+
+def test_every_refusal_of_packing_is_written_with_a_next_step():
+    """`Unconvertible` has one already: to serve the original."""
+    without = []
+    for file in Path(packing.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            is_refusal = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Invalid"
+            if is_refusal and all(keyword.arg != "hint" for keyword in node.keywords):
+                without.append(f"{file.name}:{node.lineno}")
+    assert not without

@@ -6,21 +6,27 @@ gave a column, on its categories, on what stands for a missing text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from functools import lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import MANIFEST, shaped
-from bascule.bundle.tables import BOOLEAN_OBJECTS, Kind, is_missing
-from bascule.core import Columns, Signature, Untrusted
+from bascule.bundle.tables import BOOLEAN_OBJECTS, DATE_OBJECTS, Kind, is_missing
+from bascule.core import Columns, Dates, Signature, Untrusted, moments_of
 
 _TEXT_TYPES = ("str", "string", "object")
+_DATE_TYPES = ("datetime64[", "timestamp[", "date32[", "date64[", *DATE_OBJECTS.values())
 _KEPT = ("dtype", "categories", "ordered", "missing")
 """What a recipe says of a column, as `tables.Kind` has it."""
+_WHOLE = re.compile(r"-?\d{1,18}")
+_POLARS_TIME = re.compile(r"Datetime\(time_unit='(ms|us|ns)', time_zone=(?:None|'([^']+)')\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +35,16 @@ class Frame:
 
     Attributes:
         container: `numpy`, `pandas` or `polars`; `texts` for one column that is handed over as
-            a list.
+            a list; `dicts` for a list of rows, each without what is missing in it.
         kinds: What each column was, in order; empty for a matrix that had one input.
         dtype: For numpy: the type of the matrix.
+        integer_names: For pandas: whether the columns are called by whole numbers.
     """
 
     container: str
     kinds: Mapping[str, Kind]
     dtype: str = "float64"
+    integer_names: bool = False
 
     def build(self, columns: Columns, *, listed_only: bool = False) -> Any:
         """The container that holds these columns.
@@ -51,6 +59,8 @@ class Frame:
         if self.container == "texts":
             (texts,) = columns.values()
             return texts
+        if self.container == "dicts":
+            return _records(columns)
         if self.container == "polars":
             import polars
 
@@ -61,7 +71,7 @@ class Frame:
 
         arrays = (_pandas_column(columns[n], kind, listed_only) for n, kind in self.kinds.items())
         frame = pandas.DataFrame(dict(enumerate(arrays)))
-        frame.columns = _pandas_names(tuple(self.kinds))
+        frame.columns = _pandas_names(tuple(self.kinds), self.integer_names)
         return frame
 
     def _matrix(self, columns: Columns) -> NDArray[Any]:
@@ -88,6 +98,7 @@ class Frame:
                 {"name": name, **{part: getattr(kind, part) for part in _KEPT}}
                 for name, kind in self.kinds.items()
             ],
+            **({"integer_names": True} if self.integer_names else {}),
         }
 
     @classmethod
@@ -107,7 +118,10 @@ class Frame:
         }
         if len(kinds) != len(known["columns"]):
             raise Untrusted("the manifest says of one column twice how it was held", file=MANIFEST)
-        return cls(container=known["container"], dtype=known["dtype"], kinds=kinds)
+        integer_names = known.get("integer_names", False)
+        if integer_names and not all(_WHOLE.fullmatch(name) for name in kinds):
+            raise Untrusted("the manifest calls other columns than numbers by them", file=MANIFEST)
+        return cls(known["container"], kinds, known["dtype"], integer_names)
 
 
 class _Column(TypedDict):
@@ -119,9 +133,22 @@ class _Column(TypedDict):
 
 
 class _Recipe(TypedDict):
-    container: Literal["numpy", "pandas", "polars", "texts"]
+    container: Literal["numpy", "pandas", "polars", "texts", "dicts"]
     dtype: str
     columns: list[_Column]
+    integer_names: NotRequired[bool]
+
+
+def _records(columns: Columns) -> list[dict[str, Any]]:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {
+            name: value
+            for name, value in zip(columns, row, strict=True)
+            if value is not None and value == value
+        }
+        for row in rows
+    ]
 
 
 def _is_whole(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
@@ -144,11 +171,11 @@ def _with_unseen(values: NDArray[Any], categories: tuple[Any, ...]) -> tuple[lis
 
 
 @lru_cache(maxsize=16)
-def _pandas_names(names: tuple[str, ...]) -> Any:
+def _pandas_names(names: tuple[str, ...], integers: bool) -> Any:
     """One index for all tables of a model: each new one hashes the names when it is first used."""
     import pandas
 
-    return pandas.Index(names)
+    return pandas.Index([int(name) for name in names] if integers else names)
 
 
 @lru_cache(maxsize=16)
@@ -159,10 +186,34 @@ def _pandas_dtype(name: str) -> Any:
     return pandas_dtype(name)
 
 
+def _pandas_dates(texts: NDArray[Any], kind: Kind) -> Any:
+    """Dates as the training table had them; those beyond nanoseconds are held in microseconds."""
+    import pandas
+
+    moments = moments_of(texts)
+    if kind.dtype == DATE_OBJECTS[Dates.DAY]:
+        moments = moments.astype("M8[D]")
+    if kind.dtype in DATE_OBJECTS.values():
+        objects = moments.astype(object)
+        if kind.dtype == DATE_OBJECTS[Dates.INSTANT]:
+            objects[:] = [one and one.replace(tzinfo=UTC) for one in objects]
+        objects[is_missing(texts)] = _missing_of(kind)
+        return pandas.Series(objects, dtype=object)
+    if kind.dtype.endswith("[pyarrow]"):
+        return pandas.array(moments, dtype=_pandas_dtype(kind.dtype))
+    unit, _, zone = kind.dtype.partition("[")[2].removesuffix("]").partition(", ")
+    index = pandas.DatetimeIndex(moments, tz="UTC" if zone else None)
+    with suppress(pandas.errors.OutOfBoundsDatetime):
+        index = index.as_unit(unit)
+    return (index.tz_convert(zone) if zone else index).array
+
+
 def _pandas_column(values: NDArray[Any], kind: Kind, listed_only: bool) -> Any:
     """An array; a Series, which takes five times as long to put into a table, only of objects."""
     import pandas
 
+    if kind.dtype.startswith(_DATE_TYPES):
+        return _pandas_dates(values, kind)
     if kind.categories is not None:
         listed, categories = _with_unseen(values, kind.categories)
         if listed_only:
@@ -205,9 +256,24 @@ def _missing_of(kind: Kind) -> Any:
     return {"none": None, "nan": np.nan, "na": pandas.NA}[kind.missing]
 
 
+def _polars_dates(name: str, texts: NDArray[Any], dtype: str) -> Any:
+    import polars
+
+    moments = polars.Series(name, moments_of(texts))
+    if dtype == "Date":
+        return moments.cast(polars.Date)
+    unit: Any
+    unit, zone = _POLARS_TIME.fullmatch(dtype).groups()  # type: ignore[union-attr]
+    if zone is not None:
+        moments = moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+    return moments.dt.cast_time_unit(unit)
+
+
 def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
     import polars
 
+    if kind.dtype == "Date" or _POLARS_TIME.fullmatch(kind.dtype):
+        return _polars_dates(name, values, kind.dtype)
     if kind.categories is not None:
         listed, categories = _with_unseen(values, kind.categories)
         return polars.Series(name, listed, dtype=polars.Enum(categories))

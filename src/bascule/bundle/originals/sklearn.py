@@ -113,7 +113,10 @@ class SklearnOriginal(Program):
         place = alike.index(field.name)
         if isinstance(answer, list):
             return as_dtype(np.asarray(answer[place]), field.dtype)
-        return as_dtype(np.ascontiguousarray(np.asarray(answer)[:, place]), field.dtype)
+        column = np.asarray(answer)[:, place]
+        if field.shape:  # a chain of classifiers answers the chance of the second of two classes
+            column = np.column_stack([1 - column, column])
+        return as_dtype(np.ascontiguousarray(column), field.dtype)
 
 
 def _asked(

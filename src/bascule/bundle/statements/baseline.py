@@ -73,6 +73,8 @@ def profile_columns(
 ) -> Columns:
     """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
 
+    Dates are left out: each day's are new, and would be an alarm every day.
+
     Args:
         columns: By the name of their field.
         fields: Which they are.
@@ -80,7 +82,8 @@ def profile_columns(
     """
     made: Columns = {}
     for field in fields:
-        made |= split_columns(field.name, columns[field.name], names)
+        if field.dates is None:
+            made |= split_columns(field.name, columns[field.name], names)
     return made
 
 

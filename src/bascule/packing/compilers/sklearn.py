@@ -13,7 +13,15 @@ from bascule.packing.compilers import predictors, trees
 from bascule.packing.compilers.graph import MISSING_TEXT, Context, Graph
 from bascule.packing.compilers.predictors import Outcome, flat
 from bascule.packing.compilers.steps import transform
-from bascule.packing.compilers.values import NUMBER, TEXT, Part, Value, label_dtype, numbers
+from bascule.packing.compilers.values import (
+    DATE,
+    NUMBER,
+    TEXT,
+    Part,
+    Value,
+    label_dtype,
+    numbers,
+)
 from bascule.packing.imported import Compilation
 
 
@@ -154,6 +162,7 @@ def _columns(graph: Graph, inputs: tuple[Field, ...]) -> Value:
         if field.dtype is DType.BOOL:
             tensor = graph.cast(tensor, DType.FP64)
         kind = TEXT if field.dtype is DType.BYTES else NUMBER
+        kind = kind if field.dates is None else DATE
         part = Part(tensor, kind, flat=True, single=field.dtype is DType.FP32)
         parts.append(part)
     return tuple(parts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from bascule.packing.compilers.values import (
 )
 
 T = TypeVar("T")
+_FEW = 5
 Transformer = Callable[[Context, Any, Value], Value]
 
 _HERE = "bascule.packing.compilers"
@@ -104,9 +106,30 @@ def transform(context: Context, step: Any, value: Value) -> Value:
     return transform_by_skl2onnx(context, step, value)
 
 
+@contextmanager
+def within(step: Any, name: str, columns: Sequence[str] = ()) -> Iterator[None]:
+    """Name the part that a step holds, and its columns, in a refusal of what is inside it."""
+    try:
+        yield
+    except Unconvertible as problem:
+        of = f", for {_listed(columns)}" * bool(columns)
+        raise Unconvertible(
+            f"{problem.message} (step {name!r} of {type(step).__name__}{of})",
+            hint=problem.hint,
+            **problem.facts,
+        ) from problem
+
+
+def _listed(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - _FEW} more" if len(columns) > _FEW else ""
+    plural = "s" if len(columns) > 1 else ""
+    return f"column{plural} {', '.join(map(repr, columns[:_FEW]))}{more}"
+
+
 def pipeline(context: Context, step: Any, value: Value) -> Value:
-    for _, part in step.steps:
-        value = transform(context, part, value)
+    for name, part in step.steps:
+        with within(step, name):
+            value = transform(context, part, value)
     return value
 
 
@@ -116,12 +139,14 @@ def feature_union(context: Context, step: Any, value: Value) -> Value:
     for name, part in step.transformer_list:
         if isinstance(part, str) and part == "drop":
             continue
-        parts += _weighted(context, transform(context, part, value), weights.get(name))
+        with within(step, name):
+            parts += _weighted(context, transform(context, part, value), weights.get(name))
     return tuple(parts)
 
 
 def column_transformer(context: Context, step: Any, value: Value) -> Value:
     weights = step.transformer_weights or {}
+    columns_in = getattr(step, "feature_names_in_", None)
     parts: list[Part] = []
     for name, part, columns in step.transformers_:
         indices = [int(i) for i in step._transformer_to_input_indices[name]]
@@ -137,7 +162,9 @@ def column_transformer(context: Context, step: Any, value: Value) -> Value:
                 "and there is no compiler for that"
             )
         chosen = select(context.graph, value, indices)
-        parts += _weighted(context, transform(context, part, chosen), weights.get(name))
+        names = [str(columns_in[i]) for i in indices] if columns_in is not None else ()
+        with within(step, name, names):
+            parts += _weighted(context, transform(context, part, chosen), weights.get(name))
     return tuple(parts)
 
 

@@ -18,6 +18,8 @@ from bascule.packing.compilers.graph import Context, Graph, as_column
 
 NUMBER = "number"
 TEXT = "text"
+DATE = "date"
+"""A column that no graph computes with: a pipeline may only leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _narrow(graph: Graph, part: Part, columns: list[int]) -> Part:
 def matrix(graph: Graph, value: Value, kind: str, *, step: str) -> str:
     """All columns as one matrix of doubles, or of texts."""
     for part in value:
-        if part.kind != kind:
+        if part.kind != kind or kind == DATE:
             raise Unconvertible(
                 f"{step} is given a {part.kind} column where the compiler knows only {kind}s",
                 hint="encode the column before that step",

@@ -143,7 +143,9 @@ def _fields(given: NamedRows, declared: Mapping[str, str]) -> tuple[Field, ...]:
             dtype = DType.of(np.dtype(declared[name]))
         except (Invalid, TypeError):
             raise Invalid(
-                f"input {name} is {declared[name]}, which no tensor of a request is", field=name
+                f"input {name} is {declared[name]}, which no tensor of a request is",
+                hint="give the model inputs of numbers, booleans or text",
+                field=name,
             ) from None
         fields.append(Field(name, dtype, values.shape[1:]))
     return tuple(fields)
@@ -238,7 +240,10 @@ def _written(model: Any) -> bytes:
     parts[archive.ABOUT] = json.dumps(about, sort_keys=True).encode()
     strange = sorted(parts.keys() - set(archive.MEMBERS))
     if strange:
-        raise Invalid(f"the model brings a file of its own, {strange[0]}, which is not supported")
+        raise Invalid(
+            f"the model brings a file of its own, {strange[0]}, which is not supported",
+            hint="keep it as a weight of a layer, or pack the model as a bascule.PythonModel",
+        )
     return to_archive(parts)
 
 

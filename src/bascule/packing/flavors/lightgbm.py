@@ -64,7 +64,10 @@ def _read(model: Any) -> Boosted:
     lightgbm = library("lightgbm", "lightgbm")
     is_native = isinstance(model, lightgbm.Booster)
     if not is_native and not hasattr(model, "_Booster"):
-        raise Invalid(f"{type(model).__name__} is not a model of LightGBM")
+        raise Invalid(
+            f"{type(model).__name__} is not a model of LightGBM",
+            hint="pass an estimator of lightgbm.sklearn, or a lightgbm.Booster",
+        )
     if not is_native and model._Booster is None:
         raise Invalid(
             f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"

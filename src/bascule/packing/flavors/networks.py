@@ -97,7 +97,7 @@ def read_given(data: Any, what: str, takes: Takes) -> NamedRows:
         )
     table = read_table(rows)
     if not table.rows:
-        raise Invalid(f"{what} has no rows")
+        raise Invalid(f"{what} has no rows", hint="pass rows of the shape that the model takes")
     columns, names = _named(table, what, takes)
     if truth is not None:
         if hasattr(truth, "detach"):
@@ -106,7 +106,8 @@ def read_given(data: Any, what: str, takes: Takes) -> NamedRows:
         truth = truth.ravel() if truth.ndim == 2 and truth.shape[1] == 1 else truth
         if truth.shape[:1] != (table.rows,):
             raise Invalid(
-                f"{what} has {table.rows} rows in X and {len(truth) if truth.ndim else 1} in y"
+                f"{what} has {table.rows} rows in X and {len(truth) if truth.ndim else 1} in y",
+                hint=f"pass {what}=(X, y) of the same rows",
             )
     return NamedRows({name: _number(v, name, takes) for name, v in columns.items()}, names, truth)
 

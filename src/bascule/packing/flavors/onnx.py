@@ -98,6 +98,7 @@ def _row_field(node: Any, verb: str = "takes") -> Field:
     if not node.shape:
         raise Invalid(
             f"{node.name} is a single value, and its first dimension must be the rows",
+            hint="export the model with a batch axis: dynamic_axes, or dynamic_shapes",
             field=node.name,
         )
     if isinstance(node.shape[0], int):

@@ -193,7 +193,11 @@ def _imports(code: Code) -> set[str]:
             try:
                 tree = ast.parse(file.read_bytes())
             except (SyntaxError, ValueError) as problem:
-                raise Invalid(f"code {file} is not Python: {problem}", field="code") from None
+                raise Invalid(
+                    f"code {file} is not Python: {problem}",
+                    hint=f"mend it until python -m py_compile {file} says nothing",
+                    field="code",
+                ) from None
             for node in ast.walk(tree):
                 if isinstance(node, ast.Import):
                     found |= {alias.name.partition(".")[0] for alias in node.names}
@@ -281,7 +285,11 @@ def source_files(code: Iterable[str | Path]) -> dict[str, bytes]:
                     name = file.relative_to(whole.parent).as_posix()
                     parts[f"code/{name}"] = file.read_bytes()
         else:
-            raise Invalid(f"code {place} is not there", field="code")
+            raise Invalid(
+                f"code {place} is not there",
+                hint="pass the path of a .py file or of a package's folder",
+                field="code",
+            )
     return parts
 
 

@@ -143,7 +143,11 @@ def _check(model: PythonModel) -> None:
             field="entry",
         )
     if model.task not in _TASKS:
-        raise Invalid(f"task {model.task!r} is none of {', '.join(_TASKS)}", field="task")
+        raise Invalid(
+            f"task {model.task!r} is none of {', '.join(_TASKS)}",
+            hint="pass other where none of them fits",
+            field="task",
+        )
     if (model.task == "classification") != (model.classes is not None):
         raise Invalid(
             "classes go with the task classification, and with no other",
@@ -178,12 +182,18 @@ def _packed(model: PythonModel, locked: str) -> bytes:
     parts = {LOCK_FILE: locked.encode(), **source_files(code)}
     for name, source in model.files.items():
         if not is_inside(name) or not is_file_name(name):
-            raise Invalid(f"files: {name!r} is not a name inside a folder", field="files")
+            raise Invalid(
+                f"files: {name!r} is not a name inside a folder",
+                hint="pass a relative name without .., such as {'weights/model.bin': PATH}",
+                field="files",
+            )
         try:
             parts[f"files/{name}"] = Path(source).read_bytes()
         except OSError as problem:
             raise Invalid(
-                f"files: {source} cannot be read: {problem.strerror}", field="files"
+                f"files: {source} cannot be read: {problem.strerror}",
+                hint=f"pass the path of the file that the model opens as {name!r}",
+                field="files",
             ) from None
     return to_archive(parts)
 

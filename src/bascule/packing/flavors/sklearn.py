@@ -99,13 +99,14 @@ class Sklearn:
 
     def _read(self, model: Any, train: Any, test: Any) -> ImportedModel:
         kind = _kind_of(model)
-        _refuse_dicts(model)
         names = getattr(model, "feature_names_in_", None)
         count = getattr(model, "n_features_in_", None)
         given = read_inputs(train, "train")
         if names is None and not given.is_matrix and _reads_tables(model, given, count):
             count = None  # so that its columns stay columns
         table = _as_read(model, as_trained(names, count, given))
+        if _reads_dicts(model):
+            table = replace(table, source="dicts")
         frame = frame_of(table)
 
         def ask(columns: Columns) -> Any:
@@ -256,7 +257,8 @@ def save(model: Any) -> bytes:
         check_estimator(model, "the model")
     except Untrusted as problem:
         raise Invalid(
-            f"{problem.message}, so a bundle with it could not be loaded safely"
+            f"{problem.message}, so a bundle with it could not be loaded safely",
+            hint="replace that part by one of scikit-learn's own",
         ) from None
     return normalised
 
@@ -392,7 +394,7 @@ def _kind_of(model: Any) -> _Kind:
         classes = model.classes_
         if not isinstance(classes, list):
             return _Kind("classification", tuple(plain_label(label) for label in classes))
-        if len(classes) > 1 and not _gives_shares_apart(model):
+        if len(classes) > 1 and not _gives_shares_apart(model, classes):
             raise Invalid(
                 f"{name} predicts {len(classes)} outputs, and gives their probabilities as one "
                 "matrix, which does not say whose they are",
@@ -410,11 +412,16 @@ def _kind_of(model: Any) -> _Kind:
     return _Kind("other")
 
 
-def _gives_shares_apart(model: Any) -> bool:
-    """A chain of classifiers answers one matrix of chances; the others a matrix for each output."""
+def _gives_shares_apart(model: Any, classes: Sequence[Any]) -> bool:
+    """Whether it is known whose the probabilities are: there is a matrix for each output.
+
+    A chain of classifiers gives one for all, of the second of two classes.
+    """
     while hasattr(model, "steps"):
         model = model.steps[-1][1]
-    return type(model).__name__ not in ("ClassifierChain", "StackingClassifier")
+    if type(model).__name__ == "ClassifierChain":
+        return all(len(each) == 2 for each in classes)
+    return type(model).__name__ != "StackingClassifier"
 
 
 def _count_of_outputs(kind: _Kind, ask: Any, table: Table) -> int:
@@ -480,16 +487,10 @@ def _check_labels_of_detector(truth: NDArray[Any] | None) -> None:
         )
 
 
-def _refuse_dicts(model: Any) -> None:
-    """Raise `Invalid` for a pipeline that begins with a step for rows that are dicts."""
+def _reads_dicts(model: Any) -> bool:
+    """Whether a pipeline begins with a step for rows that are dicts."""
     first = model.steps[0][1] if kind_name(model) == "sklearn.pipeline.Pipeline" else model
-    if type(first).__name__ in ("DictVectorizer", "FeatureHasher"):
-        raise Invalid(
-            f"{type(first).__name__} reads dicts, and a bundle reads columns",
-            hint="train on the table, X = pandas.DataFrame(rows), and encode its texts with "
-            "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), columns), "
-            "remainder='passthrough')",
-        )
+    return type(first).__name__ in ("DictVectorizer", "FeatureHasher")
 
 
 def _as_read(model: Any, table: Table) -> Table:
@@ -583,6 +584,6 @@ def _hands_over_sparse(model: Any, rows: Any) -> bool:
 
 def _requires(frame: Frame, libraries: Sequence[str]) -> dict[str, str]:
     names = ["numpy", "scikit-learn", "skops", *libraries]
-    if frame.container not in ("numpy", "texts"):
+    if frame.container not in ("numpy", "texts", "dicts"):
         names.append(frame.container)
     return {name: version_of(name) for name in sorted(names)}

@@ -27,7 +27,10 @@ def table_names(train: Any) -> tuple[str, ...]:
 def plain_label(label: Any) -> str | int | float | bool:
     value = label.item() if isinstance(label, np.generic) else label
     if not isinstance(value, str | int | float | bool):
-        raise Invalid(f"class {value!r} is neither text nor a number")
+        raise Invalid(
+            f"class {value!r} is neither text nor a number",
+            hint="fit the model on labels that are: y.astype(str)",
+        )
     return value
 
 
@@ -47,7 +50,9 @@ def read_inputs(data: Any, what: str) -> Table:
             field=what,
         )
     if isinstance(data, tuple) and len(data) != 2:
-        raise Invalid(f"{what} is a tuple of {len(data)}, not of X and y")
+        raise Invalid(
+            f"{what} is a tuple of {len(data)}, not of X and y", hint=f"pass {what}=(X, y)"
+        )
     table = read_table(data[0] if isinstance(data, tuple) else data)
     if table.is_matrix and table.columns[MATRIX].ndim != 2:
         raise Invalid(
@@ -55,7 +60,7 @@ def read_inputs(data: Any, what: str) -> Table:
             hint="pass a matrix of shape (rows, columns), or a table",
         )
     if not table.rows:
-        raise Invalid(f"{what} has no rows")
+        raise Invalid(f"{what} has no rows", hint="pass the rows that fit was given")
     return table
 
 
@@ -86,13 +91,17 @@ def _read_truth(truth: Any, what: str, targets: int) -> NDArray[Any]:
         if values.ndim != 2 or values.shape[1] != targets:
             raise Invalid(
                 f"y of {what} has shape {list(values.shape)}, and the model predicts "
-                f"[rows, {targets}]"
+                f"[rows, {targets}]",
+                hint="pass y as it was passed to fit",
             )
         return values
     if values.ndim == 2 and values.shape[1] == 1:
         values = values.ravel()
     if values.ndim != 1:
-        raise Invalid(f"y of {what} has shape {list(values.shape)}, and [rows] is supported")
+        raise Invalid(
+            f"y of {what} has shape {list(values.shape)}, and the model predicts [rows]",
+            hint="pass y as it was passed to fit",
+        )
     return values
 
 
@@ -112,7 +121,8 @@ def as_trained(names: Sequence[str] | None, count: int | None, table: Table) -> 
         values = table.columns[MATRIX]
         if count is not None and values.shape[1] != count:
             raise Invalid(
-                f"the rows have {values.shape[1]} columns, and the model was trained on {count}"
+                f"the rows have {values.shape[1]} columns, and the model was trained on {count}",
+                hint="pass the same columns as to fit",
             )
         if names is None:
             return table
@@ -135,16 +145,17 @@ def as_trained(names: Sequence[str] | None, count: int | None, table: Table) -> 
         {name: table.columns[name] for name in chosen},
         table.source,
         {name: table.kinds[name] for name in chosen},
+        table.integer_names,
     )
 
 
 def frame_of(table: Table) -> Frame:
     if table.is_matrix:
         return Frame("numpy", {}, str(table.columns[MATRIX].dtype))
-    if table.source == "texts":
-        return Frame("texts", dict(table.kinds))
+    if table.source in ("texts", "dicts"):
+        return Frame(table.source, dict(table.kinds))
     container = "polars" if table.source == "polars" else "pandas"
-    return Frame(container, dict(table.kinds))
+    return Frame(container, dict(table.kinds), integer_names=table.integer_names)
 
 
 def fields_of(table: Table) -> tuple[Field, ...]:
@@ -154,9 +165,14 @@ def fields_of(table: Table) -> tuple[Field, ...]:
     made = []
     for name, values in table.columns.items():
         if values.ndim != 1:
-            raise Invalid(f"column {name!r} is a matrix", field=name)
-        booleans = table.kinds[name].booleans
-        made.append(Field(name, DType.of(values.dtype), booleans=booleans))
+            raise Invalid(
+                f"column {name!r} is a matrix",
+                hint="give each of its columns a name of its own, as in training",
+                field=name,
+            )
+        kind = table.kinds[name]
+        dtype = DType.of(values.dtype)
+        made.append(Field(name, dtype, booleans=kind.booleans, dates=kind.dates))
     return tuple(made)
 
 
@@ -229,7 +245,8 @@ def must_answer(ask: Any, columns: Columns, *, targets: int = 1) -> None:
         )
     if targets > 1 and answer.shape != (asked, targets):
         raise Invalid(
-            f"the model answers in the shape {list(answer.shape)}, not [{asked}, {targets}]"
+            f"the model answers in the shape {list(answer.shape)}, not [{asked}, {targets}]",
+            hint="pass train as it was passed to fit",
         )
     if targets == 1 and answer.ndim > 1 and answer.shape[1] != 1:
         raise Invalid(

@@ -198,5 +198,8 @@ def _yaml(file: Path) -> dict[str, Any]:
     try:
         known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise Invalid(f"{file} cannot be read: {first_line(problem)}") from None
+        raise Invalid(
+            f"{file} cannot be read: {first_line(problem)}",
+            hint="mend the file, or leave it out of lineage",
+        ) from None
     return known if isinstance(known, dict) else {}

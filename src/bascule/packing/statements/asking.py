@@ -15,7 +15,7 @@ import numpy as np
 from bascule.bundle import FIRST_SHARED, Kind, are_wide, is_missing, read_table, take, take_rows
 from bascule.core import BasculeError, Columns, Invalid, ModelFailed
 from bascule.packing.imported import ImportedModel, Rows
-from bascule.packing.statements import parity
+from bascule.packing.statements import company, parity
 
 _ONE_KIND = "keep one kind: df[c].astype(object).where(df[c].notna(), None), in training as well"
 _HINTS = {
@@ -120,6 +120,7 @@ def _check(
     )
     if judged.passed:
         return
+    company.check_repeated(subject.original, columns)
     labels = f" and {judged.label_differences} other labels" * bool(judged.label_differences)
     apart = f"by up to {judged.max_difference:.2g}{labels}"
     if subject.reopened is not None and not any(_lost(subject, rows)):

@@ -73,7 +73,8 @@ def read_rows(calibration: Any, subject: ImportedModel) -> Rows | None:
     rows = Rows(conform(calibration[0], subject.signature), np.asarray(calibration[1]))
     if rows.truth is not None and rows.truth.shape != (len(rows),):
         raise Invalid(
-            f"calibration has {len(rows)} rows in X, and y has the shape {rows.truth.shape}"
+            f"calibration has {len(rows)} rows in X, and y has the shape {rows.truth.shape}",
+            hint="pass calibration=(X, y) of the same rows",
         )
     return rows
 

@@ -99,6 +99,14 @@ def check(
         raise Invalid(dependence.reason, hint=dependence.hint)
 
 
+def check_repeated(program: Program, rows: Columns) -> None:
+    """Raise `Invalid` for a model that answers the same rows otherwise each time."""
+    first, again = program.run(rows), program.run(rows)
+    dependence = _compared(first, again, _REPEATED, "twice", is_repeated=True)
+    if dependence is not None:
+        raise Invalid(dependence.reason, hint=dependence.hint)
+
+
 def find(
     program: Program, columns: Columns, probes: Probes, *, tolerance: float, in_short: bool = False
 ) -> Dependence | None:

@@ -25,7 +25,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from bascule.core import DType, Field, Invalid, TooLarge
+from bascule.core import Dates, DType, Field, Invalid, TooLarge, canonical_date
 
 MAX_VALUES = 1 << 21
 """How many values one body may have, texts and other Python objects among them.
@@ -559,6 +559,8 @@ def _objects(field: Field, target: DType) -> Callable[[Any, int, Place], NDArray
                 raise wrong_value(value, place, field, where)
             if allowed is not None and value is not None and value not in allowed:
                 raise not_a_category(str(value), place, field, where)
+        if field.dates is not None:
+            values = spelled_dates(values, field.dates, where)
         array = np.empty(count, object)
         array[:] = values
         return array if target is DType.BYTES else array.astype(target.numpy)
@@ -598,6 +600,20 @@ def wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
             takes += " from {:g} to {:g}".format(*field.bounds)
     found = _JSON_WORDS.get(type(value)) or json.dumps(value)
     return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
+
+
+def spelled_dates(texts: list[Any], dates: Dates, where: Place) -> list[str | None]:
+    """The texts of a column of dates, each in its one spelling; raises `Invalid`."""
+    spelled: list[str | None] = []
+    for place, text in enumerate(texts):
+        try:
+            spelled.append(None if text is None else canonical_date(text, dates))
+        except ValueError:
+            raise Invalid(
+                f"{where.value(place)}: {str(text)[:64]!r} is no date that the model takes there",
+                hint=dates.hint,
+            ) from None
+    return spelled
 
 
 def not_a_category(value: str, place: int, field: Field, where: Place) -> Invalid:

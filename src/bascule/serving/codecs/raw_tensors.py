@@ -26,6 +26,7 @@ from bascule.serving.codecs.json_values import (
     count_mismatch,
     known_numbers,
     not_a_category,
+    spelled_dates,
     square_below,
     whole_bounds_of,
     wrong_value,
@@ -211,7 +212,7 @@ def _texts(field: Field) -> Taker:
             place = next(i for i, text in enumerate(texts) if text not in allowed)
             raise not_a_category(texts[place], place, field, where)
         array = np.empty(len(texts), object)
-        array[:] = texts
+        array[:] = texts if field.dates is None else spelled_dates(texts, field.dates, where)
         return array
 
     return take

@@ -133,6 +133,7 @@ class DataPlane:
         for protocol in self._protocols:
             told = protocol.not_found(self, path)
             if told is not None:
+                told.facts["protocol"] = protocol.name
                 return told
         if self._control_port is not None and path.startswith(_OF_CONTROL):
             return NotFound(

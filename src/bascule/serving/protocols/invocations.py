@@ -37,6 +37,7 @@ from bascule.serving.transports import About, Exchange, Handler, Route
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _TEXT = b"text/plain; charset=utf-8"
+_ENDPOINTS = b"/api/2.0/endpoints"
 _PAGE = 500
 """How many models one answer lists, where there may be any number of them."""
 _MAX_URL = 1024
@@ -63,6 +64,8 @@ class Invocations:
         yield Route(b"GET", b"/health", health(plane), "health")
         text = partial(About, {"type": "string"}, content_type="text/plain")
         yield Route(b"GET", b"/version", fixed(VERSION.encode(), _TEXT), "read", about=text)
+        listed = {"endpoints": [_endpoint(name) for name in plane.defaults]}
+        yield Route(b"GET", _ENDPOINTS, fixed(listed), "read")
         if self._wishes is None:
             names = {"models": [_without_place(name) for name in plane.defaults]}
             yield Route(b"GET", b"/models", fixed(names), "read")
@@ -94,6 +97,8 @@ class Invocations:
             if self._wishes is not None:
                 unload = _unload(self._wishes, model.name)
                 yield Route(b"DELETE", path, unload, "manage", model.name)
+            endpoint = _ENDPOINTS + b"/" + model.name.encode()
+            yield Route(b"GET", endpoint, fixed(_endpoint(model.name)), "read", model.name)
             handle, about = self._invoke(model), _about(model)
             for invoke in (
                 path + b"/invoke",
@@ -198,6 +203,17 @@ def _for_batch_transform(model: Predictor) -> dict[str, Any]:
         "MaxConcurrentTransforms": min(os.cpu_count() or 1, _BATCH_MAX_MB // payload_mb),
         "BatchStrategy": "MULTI_RECORD",
         "MaxPayloadInMB": payload_mb,
+    }
+
+
+def _endpoint(name: str) -> dict[str, Any]:
+    """A model as `mlflow.deployments` lists it (`mlflow/deployments/server/config.py`)."""
+    return {
+        "name": name,
+        "endpoint_type": "invocations",
+        "model": {"name": name, "provider": "bascule"},
+        "endpoint_url": f"/endpoints/{name}/invocations",
+        "limit": None,
     }
 
 

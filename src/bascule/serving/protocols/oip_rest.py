@@ -310,6 +310,8 @@ def _tensor_metadata(
         parameters["bounds"] = list(field.bounds)
     if field.booleans:
         parameters["booleans"] = True
+    if field.dates is not None:
+        parameters["dates"] = field.dates.value
     if columns:
         parameters["columns"] = list(columns)
     if labels:

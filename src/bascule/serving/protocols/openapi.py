@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import VERSION, Columns, DType, Field, Signature
+from bascule.core import VERSION, Columns, Dates, DType, Field, Signature
 from bascule.security import ANY, OPEN_ACTIONS
 from bascule.serving.transports import About, Route, Routes
 
@@ -24,6 +24,30 @@ _ERROR: Schema = {
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
 }
+_ERRORS: dict[str, Schema] = {
+    "Error": _ERROR,
+    "InvocationsError": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("error", "error_code", "message")},
+        "required": ["error", "error_code", "message"],
+    },
+    "VertexError": {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "code": {"type": "integer"},
+                    "message": {"type": "string"},
+                    "status": {"type": "string"},
+                },
+                "required": ["code", "message", "status"],
+            }
+        },
+        "required": ["error"],
+    },
+}
+_ERROR_OF = {"invocations": "InvocationsError", "vertex": "VertexError"}
 _JSON = About({})
 _BINARY: Schema = {"type": "string", "format": "binary"}
 _SUMMARIES = {
@@ -50,13 +74,14 @@ def document(routes: Routes, *, asks_for_keys: bool) -> dict[str, Any]:
         "paths": paths,
         "security": [{"key": []}] if asks_for_keys else [],
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": _ERRORS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
 def _operation(route: Route) -> dict[str, Any]:
+    error = _ERROR_OF.get(route.protocol, "Error")
     about = route.about() if route.about is not None else About({})
     made: dict[str, Any] = {
         "operationId": f"{route.method.decode()} {route.path.decode()}",
@@ -65,7 +90,7 @@ def _operation(route: Route) -> dict[str, Any]:
             "200": {"description": "The answer.", "content": _content(about.answer, about)},
             "default": {
                 "description": "What went wrong, and the next step.",
-                "content": _content({"$ref": "#/components/schemas/Error"}),
+                "content": _content({"$ref": f"#/components/schemas/{error}"}),
             },
         },
     }
@@ -87,6 +112,12 @@ def _content(schema: Schema, about: About = _JSON) -> dict[str, Any]:
 
 # -- schemas of what models take and answer --
 
+_DATE_SCHEMAS: dict[Dates, Schema] = {
+    Dates.DAY: {"format": "date"},
+    Dates.LOCAL: {"description": Dates.LOCAL.hint},  # JSON Schema has no name for it
+    Dates.INSTANT: {"format": "date-time"},
+}
+
 
 def value_schema(field: Field) -> Schema:
     """One value of a field."""
@@ -96,6 +127,8 @@ def value_schema(field: Field) -> Schema:
     made: Schema = {"type": [kind, "null"] if field.nullable else kind}
     if field.booleans:
         made["type"] = ["boolean", *made["type"]]
+    if field.dates is not None:
+        made |= _DATE_SCHEMAS[field.dates]
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
     if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none
@@ -193,6 +226,8 @@ def _made_up(field: Field) -> Any:
     value: Any = 0.0 if field.dtype.is_float else 0 if field.dtype.is_integer else "text"
     if field.dtype is DType.BOOL:
         value = False
+    if field.dates is not None:
+        value = field.dates.example
     if field.categories:
         value = field.categories[0]
     if field.bounds is not None:

@@ -17,7 +17,7 @@ from bascule.serving.telemetry import MetricSeries, Recorder
 from bascule.serving.transports import offload
 from bascule.serving.transports.parts import PartForm, PartSender, PartWire
 from bascule.serving.transports.request import Request
-from bascule.serving.transports.statuses import error_text, status_of
+from bascule.serving.transports.statuses import error_body, status_of
 
 _Read = TypeVar("_Read")
 _JSON = b"application/json"
@@ -67,7 +67,7 @@ class Carrier(Protocol):
         self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
     ) -> None: ...
 
-    def told(self, error: BasculeError) -> tuple[int, bytes, bytes]: ...
+    def told(self, error: BasculeError, protocol: str) -> tuple[int, bytes, bytes]: ...
 
     def wire_of(self, exchange: Exchange) -> PartWire:
         """What writes an answer in parts; raises `HttpError` where it cannot be given."""
@@ -218,7 +218,9 @@ class Exchange(Request):
     def fail(self, error: BasculeError) -> None:
         """Answer with an error: its status, its message and its next step in the one shape."""
         error = self.fails(error)
-        status, body, extra = self._connection.told(error)
+        status, body, extra = self._connection.told(
+            error, self.protocol or str(error.facts.get("protocol", ""))
+        )
         self.answer(body, status, extra=extra)
 
     def fail_late(self) -> None:
@@ -232,8 +234,8 @@ class Exchange(Request):
         )
 
 
-def told(error: BasculeError) -> tuple[int, bytes, bytes]:
-    """An error as a status, a body and lines of the head."""
+def told(error: BasculeError, protocol: str) -> tuple[int, bytes, bytes]:
+    """An error as a status, a body that clients of the protocol read, and lines of the head."""
     status = status_of(error)
     extra = b""
     if status in (429, 503):
@@ -244,7 +246,7 @@ def told(error: BasculeError) -> tuple[int, bytes, bytes]:
         extra = str(error.facts.get("head", "")).encode()
     elif status == 405:
         extra = b"Allow: %s\r\n" % str(error.facts["allow"]).encode()
-    return status, msgspec.json.encode({"error": error_text(error)}), extra
+    return status, msgspec.json.encode(error_body(error, protocol)), extra
 
 
 def _asked_s(asked: bytes) -> float:

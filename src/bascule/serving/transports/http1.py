@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from bascule.core import BasculeError
+from bascule.core import BasculeError, Refused
 from bascule.security import OPEN_ACTIONS, Action
 from bascule.serving.calls import Memo
 from bascule.serving.execution import TURN_S, AdmissionQueue, BufferBudget
@@ -144,11 +144,12 @@ class Connection(asyncio.Protocol):
         # As if it had been idle for a while: less is left of that time for the first request.
         self._since = site.now - site.new_is_idle_for_s
 
-    def told(self, error: BasculeError) -> tuple[int, bytes, bytes]:
+    def told(self, error: BasculeError, protocol: str) -> tuple[int, bytes, bytes]:
         """See `exchange.told`. An error that refuses many is put in words once."""
         site = self._site
-        if site.told_error is not error:
-            site.told_error, site.told = error, told(error)
+        if site.told_error is not error or site.told_protocol != protocol:
+            site.told_error, site.told_protocol = error, protocol
+            site.told = told(error, protocol)
         return site.told
 
     @property
@@ -455,7 +456,12 @@ class Connection(asyncio.Protocol):
         guard = self._site.guard
         if guard is None:
             return ""
-        return guard.check(head.headers.get(b"authorization"), route.action, route.model)
+        try:
+            return guard.check(head.headers.get(b"authorization"), route.action, route.model)
+        except Refused as refusal:
+            # Not of a caller without a key: its answer says nothing of what there is.
+            refusal.facts["protocol"] = route.protocol
+            raise
 
     def is_open(self, head: Head) -> bool:
         """Whether a route needs no key and reads no body; raises as `_route` and `_check`."""

@@ -88,6 +88,7 @@ class Site(Shared["Timed"]):
         self.known_heads = KnownHeads()
         self.heads: dict[int, bytes] = {}
         self.told_error: BasculeError | None = None
+        self.told_protocol = ""
         self.told = (0, b"", b"")
         self.serve(routes)
         self.tick()

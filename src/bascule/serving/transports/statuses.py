@@ -6,6 +6,7 @@ Answers of both are counted by the status of HTTP.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bascule.core import (
     BasculeError,
@@ -71,6 +72,23 @@ CODE_OF: Mapping[type[BasculeError], int] = {
 }
 
 
+_NAME_OF_CODE = {
+    INVALID_ARGUMENT: "INVALID_ARGUMENT", DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    NOT_FOUND: "NOT_FOUND", PERMISSION_DENIED: "PERMISSION_DENIED",
+    RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED", FAILED_PRECONDITION: "FAILED_PRECONDITION",
+    ABORTED: "ABORTED", UNIMPLEMENTED: "UNIMPLEMENTED", UNAVAILABLE: "UNAVAILABLE",
+    UNAUTHENTICATED: "UNAUTHENTICATED",
+}  # fmt: skip
+_MLFLOW_CODE_OF = {
+    INVALID_ARGUMENT: "INVALID_PARAMETER_VALUE", DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
+    NOT_FOUND: "RESOURCE_DOES_NOT_EXIST", FAILED_PRECONDITION: "RESOURCE_DOES_NOT_EXIST",
+    PERMISSION_DENIED: "PERMISSION_DENIED", RESOURCE_EXHAUSTED: "RESOURCE_EXHAUSTED",
+    ABORTED: "ABORTED", UNIMPLEMENTED: "NOT_IMPLEMENTED", UNAVAILABLE: "TEMPORARILY_UNAVAILABLE",
+    UNAUTHENTICATED: "UNAUTHENTICATED",
+}  # fmt: skip
+"""MLflow's own names (`mlflow/protos/databricks.proto`); its clients fail on any other."""
+
+
 class HttpError(BasculeError):
     """The request was refused by the transport itself; `facts["status"]` says how.
 
@@ -105,6 +123,22 @@ def kind_of(error: BasculeError | None) -> str:
 def error_text(error: BasculeError) -> str:
     """What went wrong and the next step, in one line."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def error_body(error: BasculeError, protocol: str = "") -> dict[str, Any]:
+    """An error as the clients of a protocol read it; `{"error": text}` where they read no more.
+
+    Vertex AI: google-api-core reads the `message` inside `error`; `status` names the gRPC code.
+    `/invocations`: MLflow's clients read `error_code` and `message`, and botocore `message`.
+    """
+    text = error_text(error)
+    if protocol == "vertex":
+        status = _NAME_OF_CODE.get(code_of(error), "INTERNAL")
+        return {"error": {"code": status_of(error), "message": text, "status": status}}
+    if protocol == "invocations":
+        code = _MLFLOW_CODE_OF.get(code_of(error), "INTERNAL_ERROR")
+        return {"error": text, "error_code": code, "message": text}
+    return {"error": text}
 
 
 def reason_of(error: BasculeError | None) -> str:
