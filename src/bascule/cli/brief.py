@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import print_blocks, say, when
+from bascule.core import duration_words
 from bascule.documents import Figures
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _lines(
     if (cost := bundle.cost) and serving in cost.latency_us:
         one_row = cost.latency_us[serving].get(1)
         memory = cost.peak_memory_bytes
-        shown = [f"one row {one_row:,.3g} us"] if one_row is not None else []
+        shown = [f"one row {duration_words(one_row * 1e-6)}"] if one_row is not None else []
         shown += [f"peak memory {memory / 1e6:,.0f} MB"] if memory is not None else []
         yield "cost", ", ".join([*shown, f"on disk {cost.size_bytes / 1e6:,.2f} MB"])
     if len(others) > 1:

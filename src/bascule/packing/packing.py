@@ -31,16 +31,17 @@ from bascule.core import (
     Untrusted,
     canonical_json,
     check_name,
+    duration_words,
     user_name,
     writing,
 )
+from bascule.documents import progress_line
 from bascule.packing.compilers import take_apart
 from bascule.packing.flavors import flavor_of
 from bascule.packing.given import check_answers, check_model, check_rows, check_tolerance
 from bascule.packing.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.packing.lineage import provenance, trace
 from bascule.packing.probing import LENGTHS, drawn
-from bascule.packing.progress import progress_line
 from bascule.packing.statements import (
     ComparedRows,
     adversarial,
@@ -153,7 +154,7 @@ def pack(
     )
     rows = InputRows(train, test, calibration)
     place = Path(to) if to is not None else Path(f"{name}.bundle")
-    with progress_line() if progress is None else nullcontext(progress) as tell:
+    with progress_line("pack") if progress is None else nullcontext(progress) as tell:
         request = replace(request, tell=tell)
         with disk.drafting(place, overwrite=overwrite) as draft:
             manifest = _fill(draft, model, rows, request, measure=measure, author=author)
@@ -719,7 +720,10 @@ def _described(subject: ImportedModel, flavor: Flavor) -> str:
 
 
 def _costs(measured: Cost, serves: str) -> str:
-    own, original = measured.latency_us[serves], measured.latency_us[disk.ORIGINAL]
-    if serves == disk.ORIGINAL:
-        return f"one row takes {own[1]:,.0f} us"
-    return f"one row takes {own[1]:,.1f} us, and {original[1]:,.0f} us in the original"
+    own, original = (
+        duration_words(measured.latency_us[program][1] * 1e-6)
+        for program in (serves, disk.ORIGINAL)
+    )
+    return f"one row takes {own}" + (
+        "" if serves == disk.ORIGINAL else f", and {original} in the original"
+    )

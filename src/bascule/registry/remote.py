@@ -42,6 +42,7 @@ from bascule.registry.versions import (
     Model,
     Named,
     Version,
+    models_table,
 )
 from bascule.security import Key, Permission
 from bascule_client.control import PAGE, ControlClient, path_of
@@ -70,6 +71,11 @@ class RemoteRegistry:
         self._client = client
         self._required_keys = tuple(required_keys)
         self._folder: Scratch | None = None
+
+    def _repr_html_(self) -> str:
+        from bascule.documents import notebook
+
+        return notebook(models_table(self.models()))
 
     def push(self, bundle_path: Path, *, by: str) -> Version:
         """Upload a bundle. Where callers need keys, the server records the name of the key."""

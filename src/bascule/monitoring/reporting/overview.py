@@ -169,7 +169,9 @@ def _drift(overview: Overview) -> Iterator[str]:
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
         for column in version.columns[: max(2, _COLUMNS // len(versions))]:
             latest = column.latest
-            then, now = (typical(latest[side], latest["tested"], 6) for side in ("then", "now"))
+            then, now = (
+                typical(latest[side], latest["tested"], 6, decimals=0) for side in ("then", "now")
+            )
             line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{column.alarms or '-':>8}"
             yield f"{line}  {bars(column.series[-_DAYS:])}"
 
