@@ -87,7 +87,12 @@ def _gates(version: Version | None, body: Mapping[str, Any]) -> str:
         state = version.gates
     failed = [one for one in results if one.get("passed") is not True]
     return f"{state}: " + ", ".join(
-        f"{one['criterion']} ({one.get('reason', 'no reason')})" if one in failed
-        else str(one["criterion"])
-        for one in (failed or results)
-    )  # fmt: skip
+        f"{one['criterion']} ({_judged(one, by_value=not failed)})" for one in (failed or results)
+    )
+
+
+def _judged(result: Mapping[str, Any], *, by_value: bool) -> str:
+    value = result.get("value")
+    if by_value and isinstance(value, int | float):
+        return f"{value:.4g}"
+    return str(result.get("reason", "no reason"))

@@ -336,7 +336,9 @@ def _choose(
     failed: list[Parity] = []
     try:
         for compilation in compilations:
-            request.tell(f"compiled to ONNX in {compilation.precision}{_behind(compilation)}")
+            precision = compilation.precision
+            numbers = f" in {precision}" if precision.startswith("float") else ""
+            request.tell(f"compiled to ONNX{numbers}{_behind(compilation)}")
             if compilation.rounding > request.tolerance:
                 failed.append(_too_steep(compilation, request))
                 continue
@@ -358,7 +360,7 @@ def _choose(
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
-            request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
+            request.tell(f"answers differ from the original {_parity_words(judged)}")
             if judged.passed:
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
@@ -420,9 +422,7 @@ def _in_machine_code(
         judged, invariant = _judged(
             subject.original, program, on, entry.precision, request, subject.decide
         )
-        request.tell(
-            f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
-        )
+        request.tell(f"trees in machine code: answers differ {_parity_words(judged)}")
         if not judged.passed:
             return None, judged
         entry = replace(entry, batch_invariant=invariant)
@@ -716,7 +716,25 @@ def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
 def _described(subject: ImportedModel, flavor: Flavor) -> str:
     inputs = subject.signature.inputs
     width = inputs[0].shape[0] if subject.signature.is_matrix else len(inputs)
-    return f"read a {flavor.name} {subject.task} model with {width} columns"
+    taken = f"{width} column{'' if width == 1 else 's'}"
+    if width == 1 and len(inputs[0].shape) > 1:
+        taken = f"arrays of {' x '.join(map(str, inputs[0].shape))}"
+    kind = "" if subject.task == "other" else f" {subject.task}"
+    return f"read a {flavor.name}{kind} model of {taken}{_unnamed_outputs(subject)}"
+
+
+def _unnamed_outputs(subject: ImportedModel) -> str:
+    """How a network is made a classifier or a regressor, where its held-out rows have a truth."""
+    if not (subject.is_network and subject.task == "other" and subject.test is not None):
+        return ""
+    return (
+        "; its quality is not measured: outputs `label` and `probabilities` would make it a "
+        "classifier, and `prediction` a regression"
+    )
+
+
+def _parity_words(judged: Parity) -> str:
+    return f"by at most {judged.max_difference:.2g} on {judged.rows:,} rows"
 
 
 def _costs(measured: Cost, serves: str) -> str:
