@@ -217,8 +217,8 @@ def _sentences(overview: Overview) -> Iterator[str]:
         for window in reversed(report.windows):
             for column in window.alarms:
                 yield f"{window.day} {column.sentence}"
-    for report in overview.drift.versions:
-        yield from report.notes
+    # Versions that were packed with the same rows have the same notes.
+    yield from dict.fromkeys(note for one in overview.drift.versions for note in one.notes)
     if overview.performance is not None:
         yield from overview.performance.notes
 
