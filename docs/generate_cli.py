@@ -36,7 +36,7 @@ def page() -> str:
         for panel, is_next, name, command in _by_panel(group)
     )
     index = f"| about | command | what it does |\n|---|---|---|\n{listed}\n"
-    index += f"\nFor day one: {', '.join(f'`{name}`' for name in commands.FIRST)}.\n"
+    index += f"\nFor day one: {', '.join(f'`{name}`' for name in commands.DAY_ONE)}.\n"
     own = "\n".join(["## bascule", "", *_table("option", _options(group), _option_row)])
     parts = [_TOP, index, own + "\n"]
     parts += [_command(name, command) for name, command in commands_of(group)]

@@ -1,14 +1,16 @@
 """The wheel, as a stranger meets it: `python tests/wheel.py` (or `make wheel-test`).
 
-Builds the wheel, installs it with the extra `sklearn` into an empty environment, and there packs a
-model, pushes it, serves it, and asks the server for a prediction. Needs Python and pip alone. The
-versions of other packages are those of `requirements.lock`.
+Builds the wheel, installs it into an empty environment, and each light extra alone into a copy of
+that; with the extra `sklearn` it packs a model, pushes it, serves it, and asks the server for a
+prediction. Needs Python and pip alone. The versions of other packages are those of
+`requirements.lock`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 30.0
+LIGHT_EXTRAS = ("delta", "gcs", "llvm", "oidc", "otel", "postgresql", "s3", "signing")
+"""Those without a framework; the doctor looks for what each requires."""
 
 PACK = """
 from sklearn.datasets import load_breast_cancer
@@ -47,8 +51,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wheel-") as folder:
         place = Path(folder)
         wheel = built(place)
-        environment = installed(wheel, place)
-        used(environment, place)
+        environment = place / "environment"
+        say("installing it into an empty environment")
+        run(sys.executable, "-m", "venv", environment)
+        install(environment, str(wheel))
+        for extra in LIGHT_EXTRAS:
+            check_alone(extra, wheel, environment)
+        install(environment, f"{wheel}[sklearn]")
+        used(environment / "bin", place)
     say(f"{wheel.name}: installed, packed, served, asked")
 
 
@@ -59,16 +69,27 @@ def built(place: Path) -> Path:
     return wheel
 
 
-def installed(wheel: Path, place: Path) -> Path:
-    """The `bin` folder of an environment with the wheel and its extra, and nothing else."""
-    say("installing it into an empty environment")
-    run(sys.executable, "-m", "venv", place / "environment")
-    programs = place / "environment" / "bin"
+def install(environment: Path, requirement: str) -> None:
     run(
-        programs / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install",
-        "--no-compile", "--constraint", ROOT / "requirements.lock", f"{wheel}[sklearn]",
+        environment / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check",
+        "install", "--no-compile", "--constraint", ROOT / "requirements.lock", requirement,
     )  # fmt: skip
-    return programs
+
+
+def check_alone(extra: str, wheel: Path, environment: Path) -> None:
+    """Install one extra into a copy of the environment; `bascule doctor` must find all of it."""
+    say(f"the extra {extra} alone")
+    copy = environment.with_name(f"with-{extra}")
+    shutil.copytree(environment, copy, symlinks=True, copy_function=os.link)
+    install(copy, f"{wheel}[{extra}]")
+    doctor = subprocess.run(
+        [copy / "bin" / "python", "-m", "bascule.cli", "doctor", "--json"],
+        cwd=copy, env=clean(), stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    states = {one["what"]: one["state"] for one in json.loads(doctor.stdout)}
+    if states[f"extra {extra}"] != "ok":
+        raise SystemExit(f"error: bascule[{extra}] is not whole: {states[f'extra {extra}']}")
+    shutil.rmtree(copy)
 
 
 def used(programs: Path, place: Path) -> None:

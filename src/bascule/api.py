@@ -127,15 +127,17 @@ def drift(
         NotFound: There is no such bundle or model, or the ledger has no answers of it.
         Invalid: The bundle has no baseline, or the table does not fit it.
     """
+    from bascule.documents import progress_line
     from bascule.monitoring import measure_drift, measure_production_drift
 
-    if current is None:
-        home, model, opened = _production(reference)
-        return measure_production_drift(
-            home, model, opened, since=length_of(since, "since"), **options
-        )
-    bundle = reference if isinstance(reference, Bundle) else load(reference)
-    return measure_drift(bundle, current, **options)
+    with progress_line("drift"):
+        if current is None:
+            home, model, opened = _production(reference)
+            return measure_production_drift(
+                home, model, opened, since=length_of(since, "since"), **options
+            )
+        bundle = reference if isinstance(reference, Bundle) else load(reference)
+        return measure_drift(bundle, current, **options)
 
 
 def performance(
@@ -158,17 +160,19 @@ def performance(
         NotFound: There is no such bundle or model, or the ledger has no answers of it.
         Invalid: The table does not fit, or an option is wrong.
     """
+    from bascule.documents import progress_line
     from bascule.monitoring import measure_performance
 
-    if current is not None:
-        bundle = reference if isinstance(reference, Bundle) else load(reference)
-        return measure_performance(current, bundle, **options)
     if not isinstance(since := options.get("since"), datetime | None):
         options["since"] = datetime.now(UTC) - length_of(since, "since")
-    home, name, bundle_of = _production(reference)
-    if isinstance(reference, Bundle):
-        return measure_performance(home, reference, **options)
-    return measure_performance(home, name, bundle_of=bundle_of, **options)
+    with progress_line("performance"):
+        if current is not None:
+            bundle = reference if isinstance(reference, Bundle) else load(reference)
+            return measure_performance(current, bundle, **options)
+        home, name, bundle_of = _production(reference)
+        if isinstance(reference, Bundle):
+            return measure_performance(home, reference, **options)
+        return measure_performance(home, name, bundle_of=bundle_of, **options)
 
 
 def add_outcomes(
@@ -220,10 +224,14 @@ def monitor(
     Raises:
         NotFound: The ledger has no answers of this model.
     """
+    from bascule.documents import progress_line
     from bascule.monitoring.reporting import look_at
 
     home, model, opened = _production(reference)
-    return look_at(home, model, opened, since=length_of(since, "since"), **options)
+    with progress_line("report") as tell:
+        return look_at(
+            home, model, opened, since=length_of(since, "since"), **{"progress": tell, **options}
+        )
 
 
 def report(
@@ -291,6 +299,7 @@ def check(
         Invalid: There are no criteria, or one does not apply to the model.
     """
     from bascule.control import is_path, registered
+    from bascule.documents import progress_line
     from bascule.release import check_and_record
     from bascule.settings import load_settings
 
@@ -301,10 +310,11 @@ def check(
         bundle = load_folder(registry.path(version))
     elif not isinstance(bundle, Bundle):
         bundle = load_folder(bundle)
-    report, problem = check_and_record(
-        bundle, configured if criteria is None else criteria, registry, version,
-        configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
-    )  # fmt: skip
+    with progress_line("check"):
+        report, problem = check_and_record(
+            bundle, configured if criteria is None else criteria, registry, version,
+            configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
+        )  # fmt: skip
     if problem is not None:
         raise problem
     return report

@@ -135,6 +135,15 @@ def test_notebooks_show_bundles_and_answers(town):
     assert "Parity: onnx" in shown
 
 
+def test_notebooks_show_verdicts_versions_and_the_registry(town, home):
+    assert "no models yet" in bascule.open_registry()._repr_html_()
+    verdict = bascule.check(town, ["accuracy >= 1.01", "size <= 5 MB"])._repr_html_()
+    assert "failed: 1 of 2" in verdict
+    assert "size &lt;= 5 MB</th>" in verdict
+    assert "<td>town/1</td>" in bascule.push(town)._repr_html_()
+    assert ">town</th>" in bascule.open_registry()._repr_html_()
+
+
 def test_the_original_answers_as_the_estimator_does(town, tmp_path):
     fitted = LogisticRegression().fit(TABLE, TOWNS)
     original = town.original()

@@ -202,7 +202,7 @@ def test_other_answers_hold_and_ask_a_person(homes, serve, command, name, kind, 
     found, server = rolled_out(homes, serve, command, name, kind, is_held)
     rollout = found["rollout"]["id"]
     sentence = found["latest"]["sentence"]
-    assert sentence.startswith("held: ")
+    assert sentence.startswith("waits: ")
     assert words in sentence
     assert "--allow-answers" in sentence
     refused = command(server, "rollout", "promote", rollout, code=4)

@@ -171,7 +171,7 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
     assert trouble.startswith(f"{version} cannot be loaded on {place_of(server)}: ")
     assert error in trouble
     assert trouble.endswith("(try 1 of 3)")
-    assert status()["latest"]["sentence"] == f"held: {trouble}"
+    assert status()["latest"]["sentence"] == f"waits: {trouble}"
     (alert,) = until(lambda: alerts(command), WAIT_S)
     assert (alert["source"], alert["column"]) == ("rollouts", rollout)
     assert trouble in alert["sentence"]

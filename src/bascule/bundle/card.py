@@ -25,7 +25,7 @@ from bascule.bundle.disk import (
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.charts import within
-from bascule.core import Field
+from bascule.core import Field, duration_words
 from bascule.documents import (
     Block,
     Bullets,
@@ -130,7 +130,7 @@ def overview(manifest: Manifest, said: Said) -> tuple[tuple[str, Line], ...]:
         made.append(("gates", verdict(said.gates.get("passed"))))
     served = _roles(manifest, said).requests if manifest.served else ORIGINAL
     if said.cost and 1 in said.cost.latency_us.get(served, {}):
-        made.append(("one row", f"{said.cost.latency_us[served][1]:,.3g} us"))
+        made.append(("one row", duration_words(said.cost.latency_us[served][1] * 1e-6)))
     made.append(("size", f"{manifest.size_bytes / 1e6:,.2f} MB"))
     return tuple(made)
 
@@ -433,9 +433,9 @@ def _cost(said: Said) -> tuple[Block, ...]:
         for size in sorted({*BATCH_SIZES, *(s for one in cost.latency_us.values() for s in one)})
         if all(size in one for one in cost.latency_us.values())
     ]
-    heads = ("us for a batch of", *(f"{size:,}" for size in sizes))
+    heads = ("a batch of", *(f"{size:,}" for size in sizes))
     rows = tuple(
-        (program, *(f"{times[size]:,.0f}" for size in sizes))
+        (program, *(duration_words(times[size] * 1e-6) for size in sizes))
         for program, times in cost.latency_us.items()
     )
     memory = (

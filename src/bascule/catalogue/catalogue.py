@@ -97,7 +97,11 @@ class Catalogue:
 
     def _check_is_there(self) -> None:
         if not self._database.exists() or not self._prepare(may_create=False):
-            raise NotFound(f"no registry at {self._database.place}", hint="bascule push PATH")
+            raise NotFound(
+                f"no registry at {self._database.place}",
+                hint="bascule push BUNDLE makes one; one that exists elsewhere is named by "
+                "BASCULE_HOME, or found in its folder",
+            )
 
     def _prepare(self, *, may_create: bool, may_migrate: bool = False) -> bool:
         """Whether there is a schema that this release uses, after making or migrating it."""

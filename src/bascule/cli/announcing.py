@@ -100,7 +100,7 @@ def announce(
         say(f"serving {one['model']}/{one['version']}{by_plan} at {one['infer']}")
     if not served:
         how = f"POST {base}:{supervisor.port}/models loads one"
-        other = "deploy one in the console, or with bascule deploy"
+        other = "deploy one in the console or with bascule deploy, or name one: bascule up MODEL"
         say(f"serving no model yet; {how if settings.serving.multi_model else other}")
     if grpc is not None:
         say(f"gRPC at {grpc}")

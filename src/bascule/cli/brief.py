@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bascule.cli.screen import print_blocks, say, when
+from bascule.core import duration_words
 from bascule.documents import Figures
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _lines(
     if (cost := bundle.cost) and serving in cost.latency_us:
         one_row = cost.latency_us[serving].get(1)
         memory = cost.peak_memory_bytes
-        shown = [f"one row {one_row:,.3g} us"] if one_row is not None else []
+        shown = [f"one row {duration_words(one_row * 1e-6)}"] if one_row is not None else []
         shown += [f"peak memory {memory / 1e6:,.0f} MB"] if memory is not None else []
         yield "cost", ", ".join([*shown, f"on disk {cost.size_bytes / 1e6:,.2f} MB"])
     if len(others) > 1:
@@ -86,7 +87,12 @@ def _gates(version: Version | None, body: Mapping[str, Any]) -> str:
         state = version.gates
     failed = [one for one in results if one.get("passed") is not True]
     return f"{state}: " + ", ".join(
-        f"{one['criterion']} ({one.get('reason', 'no reason')})" if one in failed
-        else str(one["criterion"])
-        for one in (failed or results)
-    )  # fmt: skip
+        f"{one['criterion']} ({_judged(one, by_value=not failed)})" for one in (failed or results)
+    )
+
+
+def _judged(result: Mapping[str, Any], *, by_value: bool) -> str:
+    value = result.get("value")
+    if by_value and isinstance(value, int | float):
+        return f"{value:.4g}"
+    return str(result.get("reason", "no reason"))

@@ -136,7 +136,8 @@ def pack(
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,
     )  # fmt: skip
-    if made.manifest.serves == "original" and made.parity is not None:
+    serves_original = made.manifest.serves == "original"
+    if serves_original and made.parity is not None and not made.parity.passed:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")
     print_either(bundle_json(made), str(made.path), as_json=as_json)
 

@@ -7,6 +7,7 @@ of them costs more than what most of them do.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -57,11 +58,22 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 """A panel of the help, a module, and its commands and groups, in the order of the help."""
 
-FIRST = (
-    "pack", "check", "push", "models", "show", "alias", "serve", "predict", "deploy", "rollback",
-    "monitor", "doctor",
-)  # fmt: skip
-"""The commands for day one."""
+DAY_ONE: Mapping[str, str] = {
+    "pack": "Turn a fitted model into a bundle, and compare it with the original.",
+    "check": "Judge a bundle by your criteria; exit code 1 if one is not met.",
+    "push": "Put a bundle into the registry, as the next version of its model.",
+    "models": "List the models of the registry.",
+    "show": "Show a version in ten lines: inputs, quality, gates, speed.",
+    "serve": "Answer requests over HTTP until Ctrl-C.",
+    "snippet": "Print a request for a model: curl, Python, JavaScript or gRPC.",
+    "deploy": "Give a version the requests of an endpoint, at once or step by step.",
+    "rollout": "Follow, pause, promote or abort a deployment that goes step by step.",
+    "rollback": "Let an endpoint answer by an earlier version again.",
+    "monitor": "Show errors, drift and quality of a model in production.",
+    "report": "Write the same with plots as one page of HTML.",
+}
+"""The commands that the first page of the help explains, in the order of a day; the others it
+names."""
 
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
@@ -110,13 +122,37 @@ class _Bascule(TyperGroup):
         super().__init__(**attributes)
         self.commands: Any = _Commands()
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """One screen: the commands of a first day, the names of the others, the options."""
+        formatter.width = min(shutil.get_terminal_size().columns, 100)
+        formatter.write_usage("bascule", "[OPTIONS] COMMAND [ARGS]...")
+        formatter.write(f"\n{self.help}\n`bascule COMMAND -h` explains a command.\n")
+        options = [
+            param.get_help_record(ctx)
+            for param in self.get_params(ctx)
+            if param.name != "show_completion"  # another form of --install-completion
+        ]
+        for title, rows in (
+            ("In the order of a day", DAY_ONE.items()),
+            ("More", _others_by_panel().items()),
+            ("Options", filter(None, options)),
+        ):
+            with formatter.section(title):
+                formatter.write_dl(list(rows), col_max=20)
+
+
+def _others_by_panel() -> dict[str, str]:
+    """The names of the commands that are not of the first day, by panel."""
+    names: dict[str, list[str]] = {}
+    for panel, _, ours in PANELS:
+        names.setdefault(panel, []).extend(name for name in ours if name not in DAY_ONE)
+    return {panel: ", ".join(others) for panel, others in names.items()}
+
 
 app = typer.Typer(
     name="bascule",
     cls=_Bascule,
     help="From a fitted model to a proven, gated, registered and served one.",
-    epilog=f"For day one: {', '.join(FIRST)}.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -124,19 +160,20 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     store: Annotated[
         str | None, typer.Option(help="The catalogue: sqlite or postgresql://USER@HOST/NAME.")
     ] = None,
     objects: Annotated[
-        str | None, typer.Option(help="The bundles: files, files:///FOLDER or s3://BUCKET/PREFIX.")
+        str | None, typer.Option(help="The bundles: files, files:///DIR or s3://BUCKET/PREFIX.")
     ] = None,
     server: Annotated[
         str | None,
         typer.Option(
             envvar="BASCULE_SERVER",
-            help="The registry of a server, by its control API: http://HOST:PORT. A key is read "
-            "from BASCULE_KEY.",
+            help="The registry of a server: its control API, http://HOST:PORT, with the key in "
+            "BASCULE_KEY.",
             show_default=False,
         ),
     ] = None,
@@ -150,3 +187,6 @@ def root(
 
         say(f"bascule {VERSION}")
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help())
+        raise typer.Exit(2)

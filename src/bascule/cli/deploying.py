@@ -114,7 +114,9 @@ def deploy(
         ),
     ] = "",
     dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask; without a terminal nothing is asked.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a version answer an endpoint: bascule deploy late/4."""

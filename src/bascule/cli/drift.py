@@ -66,14 +66,17 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Compare production, or a table, with a bundle's baseline; exit code 1 on an alarm."""
+    from bascule.documents import progress_line
     from bascule.monitoring import measure_production_drift
 
     effects = _effects(effect or [])
     report: DriftReport | ProductionDrift
     if current is None:
-        report = measure_production_drift(
-            *production(bundle), since=length_of(since, "--since"), budget=budget, effects=effects
-        )
+        length = length_of(since, "--since")
+        with progress_line("drift"):
+            report = measure_production_drift(
+                *production(bundle), since=length, budget=budget, effects=effects
+            )
     else:
         report = _of_table(
             bundle, current, as_json=as_json, budget=budget, windows_a_year=windows_a_year,

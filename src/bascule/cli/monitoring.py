@@ -41,14 +41,21 @@ def monitor(
     model: Model, since: Since = "7d", budget: FalseAlarms = 4.0, as_json: AsJson = False
 ) -> None:
     """Show health, drift, truths and the ledger of a model on one screen; exit code 1: alarm."""
-    from bascule.monitoring.reporting import look_at
-
-    found = look_at(*production(model), since=length_of(since, "--since"), budget=budget)
+    found = _look_at(model, since, budget)
     try:
         say_report(found, as_json=as_json)
     finally:
         if not as_json:
             _say_deprecated(model)
+
+
+def _look_at(model: str, since: str, budget: float) -> Overview:
+    from bascule.documents import progress_line
+    from bascule.monitoring.reporting import look_at
+
+    with progress_line("report") as tell:
+        length = length_of(since, "--since")
+        return look_at(*production(model), since=length, budget=budget, progress=tell)
 
 
 def _say_deprecated(model: str) -> None:
@@ -71,9 +78,9 @@ def report(
     budget: FalseAlarms = 4.0,
 ) -> None:
     """Write one page of HTML with plots of a model in production; it loads nothing."""
-    from bascule.monitoring.reporting import look_at, write_report
+    from bascule.monitoring.reporting import write_report
 
-    write_report(look_at(*production(model), since=length_of(since, "--since"), budget=budget), to)
+    write_report(_look_at(model, since, budget), to)
     say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
 
 

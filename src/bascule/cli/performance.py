@@ -112,11 +112,13 @@ def _of_table(model: str, current: Path, options: dict[str, object]) -> Performa
 
 
 def _of_ledger(model: str, since_s: float, options: dict[str, object]) -> PerformanceReport:
+    from bascule.documents import progress_line
     from bascule.monitoring import measure_performance
 
     home, name, bundle_of = production(model)
     since = datetime.now(UTC) - timedelta(seconds=since_s)
-    return measure_performance(home, name, bundle_of=bundle_of, since=since, **options)  # type: ignore[arg-type]
+    with progress_line("performance"):
+        return measure_performance(home, name, bundle_of=bundle_of, since=since, **options)  # type: ignore[arg-type]
 
 
 def _effects(written: list[str]) -> dict[str, float]:

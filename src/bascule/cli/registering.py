@@ -14,7 +14,17 @@ import typer
 from bascule.cli import context
 from bascule.cli.building import bundle_json
 from bascule.cli.context import AsJson, Ref, RefOrPath
-from bascule.cli.screen import note, print_either, print_json, print_table, say, short, stages, when
+from bascule.cli.screen import (
+    note,
+    print_blocks,
+    print_either,
+    print_json,
+    print_table,
+    say,
+    short,
+    stages,
+    when,
+)
 from bascule.core import masked, seconds_of
 
 if TYPE_CHECKING:
@@ -64,6 +74,8 @@ def migrate() -> None:
 
 def models(as_json: AsJson = False) -> None:
     """List the models of the registry."""
+    from bascule.registry import models_table
+
     found = context.registry().models()
     if as_json:
         print_json(
@@ -78,17 +90,7 @@ def models(as_json: AsJson = False) -> None:
             ]
         )
         return
-    rows = [
-        (
-            model.name,
-            str(model.newest.number),
-            model.newest.gates,
-            ", ".join(f"{name} -> {alias.number}" for name, alias in model.aliases.items()) or "-",
-            when(model.newest.pushed_at),
-        )
-        for model in found
-    ]
-    print_table(("model", "newest", "gates", "aliases", "pushed"), rows, right=("newest",))
+    print_blocks(models_table(found))
 
 
 def show(

@@ -79,7 +79,10 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json([one.to_json() for one in found])
     else:
-        print_table(("schedule", "cron", "next", "last", "outcome"), map(_row, found))
+        print_table(
+            ("schedule", "cron", "next", "last", "outcome"), map(_row, found),
+            empty="no schedules; bascule schedule add makes one",
+        )  # fmt: skip
 
 
 @_group.command()

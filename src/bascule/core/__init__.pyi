@@ -20,7 +20,12 @@ from .digests import (
     sha256_bytes as sha256_bytes,
     sha256_file as sha256_file,
 )
-from .durations import in_utc as in_utc, length_of as length_of, seconds_of as seconds_of
+from .durations import (
+    duration_words as duration_words,
+    in_utc as in_utc,
+    length_of as length_of,
+    seconds_of as seconds_of,
+)
 from .errors import (
     KINDS as KINDS,
     BasculeError as BasculeError,

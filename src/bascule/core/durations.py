@@ -35,6 +35,14 @@ def length_of(length: timedelta | str, option: str) -> timedelta:
     return timedelta(seconds=seconds_of(length, option))
 
 
+def duration_words(seconds: float) -> str:
+    """A measured duration in the unit that gives 1 to 999: `45.2 us`, `26.9 ms`, `1.2 s`."""
+    for unit, length_s in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * length_s:  # 999.7 us would be written as 1e+03 us
+            return f"{seconds / length_s:.3g} {unit}"
+    return f"{seconds:,.{1 if seconds >= 10 else 2}f} s"
+
+
 def in_utc(moment: datetime) -> datetime:
     """A moment in UTC, taken as UTC where it has no zone; a year or more within the calendar.
 

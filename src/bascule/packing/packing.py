@@ -31,16 +31,17 @@ from bascule.core import (
     Untrusted,
     canonical_json,
     check_name,
+    duration_words,
     user_name,
     writing,
 )
+from bascule.documents import progress_line
 from bascule.packing.compilers import take_apart
 from bascule.packing.flavors import flavor_of
 from bascule.packing.given import check_answers, check_model, check_rows, check_tolerance
 from bascule.packing.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.packing.lineage import provenance, trace
 from bascule.packing.probing import LENGTHS, drawn
-from bascule.packing.progress import progress_line
 from bascule.packing.statements import (
     ComparedRows,
     adversarial,
@@ -153,7 +154,7 @@ def pack(
     )
     rows = InputRows(train, test, calibration)
     place = Path(to) if to is not None else Path(f"{name}.bundle")
-    with progress_line() if progress is None else nullcontext(progress) as tell:
+    with progress_line("pack") if progress is None else nullcontext(progress) as tell:
         request = replace(request, tell=tell)
         with disk.drafting(place, overwrite=overwrite) as draft:
             manifest = _fill(draft, model, rows, request, measure=measure, author=author)
@@ -336,7 +337,9 @@ def _choose(
     failed: list[Parity] = []
     try:
         for compilation in compilations:
-            request.tell(f"compiled to ONNX in {compilation.precision}{_behind(compilation)}")
+            precision = compilation.precision
+            numbers = f" in {precision}" if precision.startswith("float") else ""
+            request.tell(f"compiled to ONNX{numbers}{_behind(compilation)}")
             if compilation.rounding > request.tolerance:
                 failed.append(_too_steep(compilation, request))
                 continue
@@ -358,7 +361,7 @@ def _choose(
             except (Untrusted, ModelFailed) as problem:
                 failed.append(_no_parity(problem.message, compilation.precision, request))
                 continue
-            request.tell(f"parity on {judged.rows:,} rows: {judged.max_difference:.2g}")
+            request.tell(f"answers differ from the original {_parity_words(judged)}")
             if judged.passed:
                 return _Choice(judged, compilation, program, invariant, on)
             failed.append(judged)
@@ -420,9 +423,7 @@ def _in_machine_code(
         judged, invariant = _judged(
             subject.original, program, on, entry.precision, request, subject.decide
         )
-        request.tell(
-            f"trees in machine code: parity on {judged.rows:,} rows {judged.max_difference:.2g}"
-        )
+        request.tell(f"trees in machine code: answers differ {_parity_words(judged)}")
         if not judged.passed:
             return None, judged
         entry = replace(entry, batch_invariant=invariant)
@@ -717,11 +718,32 @@ def _json_values(values: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
 def _described(subject: ImportedModel, flavor: Flavor) -> str:
     inputs = subject.signature.inputs
     width = inputs[0].shape[0] if subject.signature.is_matrix else len(inputs)
-    return f"read a {flavor.name} {subject.task} model with {width} columns"
+    taken = f"{width} column{'' if width == 1 else 's'}"
+    if width == 1 and len(inputs[0].shape) > 1:
+        taken = f"arrays of {' x '.join(map(str, inputs[0].shape))}"
+    kind = "" if subject.task == "other" else f" {subject.task}"
+    return f"read a {flavor.name}{kind} model of {taken}{_unnamed_outputs(subject)}"
+
+
+def _unnamed_outputs(subject: ImportedModel) -> str:
+    """How a network is made a classifier or a regressor, where its held-out rows have a truth."""
+    if not (subject.is_network and subject.task == "other" and subject.test is not None):
+        return ""
+    return (
+        "; its quality is not measured: outputs `label` and `probabilities` would make it a "
+        "classifier, and `prediction` a regression"
+    )
+
+
+def _parity_words(judged: Parity) -> str:
+    return f"by at most {judged.max_difference:.2g} on {judged.rows:,} rows"
 
 
 def _costs(measured: Cost, serves: str) -> str:
-    own, original = measured.latency_us[serves], measured.latency_us[disk.ORIGINAL]
-    if serves == disk.ORIGINAL:
-        return f"one row takes {own[1]:,.0f} us"
-    return f"one row takes {own[1]:,.1f} us, and {original[1]:,.0f} us in the original"
+    own, original = (
+        duration_words(measured.latency_us[program][1] * 1e-6)
+        for program in (serves, disk.ORIGINAL)
+    )
+    return f"one row takes {own}" + (
+        "" if serves == disk.ORIGINAL else f", and {original} in the original"
+    )

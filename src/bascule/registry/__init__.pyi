@@ -20,4 +20,5 @@ from .versions import (
     Found as Found,
     Model as Model,
     Version as Version,
+    models_table as models_table,
 )

@@ -66,6 +66,7 @@ from bascule.registry.versions import (
     check_sunset,
     check_tag,
     choose_newest,
+    models_table,
     no_alias,
     no_model,
     no_version,
@@ -136,6 +137,14 @@ class Registry:
         self._required_keys = tuple(required_keys)
         self._vouched_for: set[str] = set()
         self._clock = clock
+
+    def _repr_html_(self) -> str:
+        from bascule.documents import notebook
+
+        try:
+            return notebook(models_table(self.models()))
+        except NotFound:  # nothing was pushed, so there is no catalogue yet
+            return notebook(models_table(()))
 
     def push(self, bundle_path: Path, *, by: str) -> Version:
         """Keep a copy of a bundle and give it the next number of its model.

@@ -40,6 +40,7 @@ from bascule.registry.versions import (
     Model,
     Named,
     Version,
+    models_table,
 )
 from bascule.security import Key, Permission
 from bascule_client.control import PAGE, ControlClient
@@ -68,6 +69,11 @@ class RemoteRegistry(Remote):
         super().__init__(client)
         self._required_keys = tuple(required_keys)
         self._folder: Scratch | None = None
+
+    def _repr_html_(self) -> str:
+        from bascule.documents import notebook
+
+        return notebook(models_table(self.models()))
 
     def push(self, bundle_path: Path, *, by: str) -> Version:
         """Upload a bundle. Where callers need keys, the server records the name of the key."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bascule.bundle.disk import Statement, check_body
 from bascule.core import (
@@ -20,6 +20,9 @@ from bascule.core import (
     Untrusted,
     canonical_json,
 )
+
+if TYPE_CHECKING:
+    from bascule.documents import Table
 
 Gates = Literal["passed", "failed", "unchecked"]
 """The verdict of the latest check of a version that counts; unchecked when there is none."""
@@ -103,6 +106,21 @@ class Version:
         state += ", deprecated" if self.deprecated else ""
         return f"Version({self}, {state}, {self.digest[:19]})"
 
+    def _repr_html_(self) -> str:
+        from bascule.documents import Table, notebook
+
+        rows = [
+            ("version", str(self)),
+            ("gates", self.gates),
+            ("pushed", f"{_local(self.pushed_at)} by {self.pushed_by}"),
+            ("digest", self.digest[:19]),
+        ]
+        if self.deprecated is not None:
+            rows.append(("deprecated", self.deprecated.terms))
+        if self.retired is not None:
+            rows.append(("retired", self.retired.reason))
+        return notebook(Table(("", ""), tuple(rows)))
+
 
 Named = Version | Reference | str
 """What callers may name a version by."""
@@ -129,6 +147,31 @@ class Model:
     versions: int
     newest: Version
     aliases: Mapping[str, Alias]
+
+
+def models_table(models: Iterable[Model]) -> Table:
+    """A row a model, for people: its newest version, and what its aliases point to."""
+    from bascule.documents import Table
+
+    return Table(
+        ("model", "newest", "gates", "aliases", "pushed"),
+        tuple(
+            (
+                model.name,
+                str(model.newest.number),
+                model.newest.gates,
+                ", ".join(f"{name} -> {one.number}" for name, one in model.aliases.items()) or "-",
+                _local(model.newest.pushed_at),
+            )
+            for model in models
+        ),
+        ("newest",),
+        "no models yet; bascule push BUNDLE adds one",
+    )
+
+
+def _local(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
 
+_FIRST_CRITERION = {"classification": "accuracy >= 0.9", "regression": "r2 >= 0.5"}
+
 
 def check(
     bundle: Bundle,
@@ -50,7 +52,8 @@ def check(
     if not wanted:
         raise Invalid(
             "there are no criteria to check",
-            hint='write some in bascule.toml: [gates] criteria = ["roc_auc >= 0.8"]',
+            hint='name one with -c, or write some in bascule.toml: [gates] criteria = ["'
+            f'{_FIRST_CRITERION.get(bundle.task, "latency_p50 <= 5 ms")}"]',
         )
     check_applicable(bundle, wanted)
     compared = [one for one in wanted if isinstance(one, NotWorse)]

@@ -77,6 +77,14 @@ class GateReport:
         judged = "; ".join(f"{one.criterion}: {one.reason}" for one in self.results)
         return f"GateReport({'passed' if self.passed else 'failed'}: {judged})"
 
+    def _repr_html_(self) -> str:
+        from bascule.bundle import gates_table
+        from bascule.documents import Text, notebook
+
+        state = f"failed: {len(self.failures)} of {len(self.results)}"
+        table = gates_table([result.to_json() for result in self.results])
+        return notebook(Text("passed" if self.passed else state), table)
+
     @property
     def failures(self) -> tuple[Result, ...]:
         return tuple(result for result in self.results if not result.passed)

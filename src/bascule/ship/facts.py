@@ -180,7 +180,7 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
         extras: Extras of Bascule, such as `postgresql`.
 
     Raises:
-        Unavailable: A package is not installed here.
+        Unavailable: Packages are not installed here; the error names all of them.
     """
     manifest = bundle.manifest
     needs = [Requirement(f"bascule[{','.join(extras)}]" if extras else "bascule")]
@@ -188,6 +188,7 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
         needs += [Requirement(name) for name in manifest.original.requires]
     found: dict[str, Package] = {}
     seen: set[str] = set()
+    missing: dict[str, Requirement] = {}
     while needs:
         need = needs.pop()
         if str(need) in seen:
@@ -197,10 +198,8 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
-            raise Unavailable(
-                f"an image of {bundle.name} needs {name}, which is not installed here",
-                hint=f'pip install "{need}", or choose the extras of the image with --extra',
-            ) from None
+            missing[name] = need
+            continue
         found[name] = Package(name, distribution.version, _license(name))
         left_out = frozenset() if manifest.served is None else _NOT_TO_SERVE.get(name, frozenset())
         needs += [
@@ -208,6 +207,12 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
             for one in _required(distribution, need.extras)
             if canonicalize_name(one.name) not in left_out
         ]
+    if missing:
+        words = " ".join(f'"{missing[name]}"' for name in sorted(missing))
+        raise Unavailable(
+            f"an image of {bundle.name} needs {', '.join(sorted(missing))}, not installed here",
+            hint=f"pip install {words}, or choose the extras of the image with --extra",
+        )
     return tuple(found[name] for name in sorted(found))
 
 

@@ -6,15 +6,17 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 
 import pytest
 import typer
 import typer.main
+from typer.testing import CliRunner
 
 import bascule.cli
-from bascule.cli.commands import GROUPS, PANELS, app
+from bascule.cli.commands import DAY_ONE, GROUPS, PANELS, app
 
 
 def test_every_command_stands_in_its_panel_of_the_help():
@@ -75,3 +77,14 @@ def test_a_command_loads_no_module_of_another():
     loaded = json.loads(done.stdout.splitlines()[-1])
     theirs = {f"bascule.cli.{module}" for _, module, _ in PANELS}
     assert theirs.intersection(loaded) == {"bascule.cli.calling"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []], ids=["help", "nothing"])
+def test_the_help_is_one_screen_that_explains_the_first_day_and_names_every_command(arguments):
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, arguments).stdout
+    assert len(shown.splitlines()) <= 40
+    assert max(map(len, shown.splitlines())) <= 80
+    assert set(re.findall(r"[a-z-]+", shown)) >= {name for _, _, names in PANELS for name in names}
+    day = shown[shown.index("In the order of a day:") : shown.index("More:")]
+    assert re.findall(r"^  ([a-z-]+)", day, re.MULTILINE) == list(DAY_ONE)
+    assert len(DAY_ONE) <= 12

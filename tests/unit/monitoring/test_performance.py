@@ -397,6 +397,22 @@ def test_answers_of_the_ledger_are_joined_with_their_truths(tmp_path, bundle, ra
     assert "half of the truths that come are in after 5 h" in repr(report)
 
 
+def test_truths_of_a_regression_that_are_texts_are_counted_and_left_out(tmp_path, random):
+    X = pd.DataFrame(random.normal(size=(40, 2)), columns=["a", "b"])
+    model = LinearRegression().fit(X, X["a"])
+    bundle = bascule.pack(
+        model, name="gb", train=X, test=(X, X["a"]), to=tmp_path / "gb", measure=False
+    )
+    served(tmp_path, bundle, X, START)
+    truths = [*map(str, X["a"][:37]), "high", "12,5", ""]
+    ids = [f"a-{row}" for row in range(40)]
+    Outcomes(tmp_path).add("gb", pa.table({"id": ids, "truth": truths}))
+    report = measured(tmp_path, bundle)
+    assert report.windows[0].truths == 37
+    (note,) = [one for one in report.notes if "no numbers" in one]
+    assert "such as 'high', are left out: 3;" in note
+
+
 def test_versions_are_measured_apart_and_those_without_a_bundle_left_out(tmp_path, bundle, random):
     X = flights(60, random)
     server = Server(tmp_path, bundle)

@@ -113,9 +113,9 @@ def test_statements_name_the_digest_and_say_what_was_measured(pack, boosted, can
 def test_progress_tells_the_stages_in_order(pack, boosted, cancer):
     stages: list[str] = []
     pack(boosted, cancer[0], cancer, progress=stages.append)
-    assert stages[0] == "read a sklearn classification model with 30 columns"
+    assert stages[0] == "read a sklearn classification model of 30 columns"
     assert stages[1] == "compiled to ONNX in float32"
-    assert stages[2].startswith("parity on 1,")
+    assert stages[2].startswith("answers differ from the original by at most ")
     assert stages[-1].startswith("sealed as sha256:")
 
 

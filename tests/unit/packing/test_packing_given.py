@@ -1,6 +1,7 @@
 """What people hand to `pack` and `predict` in their first hour, rightly and by mistake."""
 
 import io
+import sys
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import bascule
 from bascule.core import BasculeWarning, Invalid
-from bascule.packing import progress
+from bascule.documents import progress
 
 TABLE = pd.DataFrame({"age": range(20), "income": np.arange(20) * 1.5})
 TRUTH = np.array([0, 1] * 10)
@@ -181,7 +182,7 @@ class Terminal(io.StringIO):
 def test_a_pack_that_takes_long_shows_one_line_on_a_terminal_and_clears_it(monkeypatch):
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
     screen = Terminal()
-    with progress.progress_line(screen) as tell:
+    with progress.progress_line("pack", screen) as tell:
         tell._timer.join()
         tell("compiled")
         tell.step("measuring", 2, 3)
@@ -189,9 +190,20 @@ def test_a_pack_that_takes_long_shows_one_line_on_a_terminal_and_clears_it(monke
     assert lines == ["", lines[1], "pack: compiled", "pack: measuring (2 of 3)", ""]
 
 
+def test_a_notebook_shows_one_line_and_keeps_how_long_the_work_took(monkeypatch):
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
+    stream_type = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr(sys, "stdout", screen := stream_type())
+    with progress.progress_line("report") as tell:
+        tell._timer.join()
+        tell("counts")
+    lines = [line for line in screen.getvalue().split("\r") if line.strip()]
+    assert lines == ["report: starts", "report: counts", "report took 0 s\n"]
+
+
 @pytest.mark.parametrize(("screen", "quiet_s"), [(Terminal(), 60.0), (io.StringIO(), 0.0)])
 def test_a_short_pack_and_a_pipe_show_nothing(screen, quiet_s, monkeypatch):
     monkeypatch.setattr(progress, "QUIET_S", quiet_s)
-    with progress.progress_line(screen) as tell:
+    with progress.progress_line("pack", screen) as tell:
         tell("compiled")
     assert screen.getvalue() == ""

@@ -128,8 +128,9 @@ def test_what_is_wrong_with_a_model_is_told(pack, code, changes, said):
 
 
 def test_a_class_that_fails_on_the_rows_is_not_packed(pack, code, tmp_path):
-    with pytest.raises(ModelFailed, match="ValueError: not today"):
+    with pytest.raises(ModelFailed, match="ValueError: not today") as refused:
         pack(bascule.PythonModel("summing:Loud", code=code), ROWS)
+    assert "`predict` gets a dict of arrays, here '" in refused.value.hint
     assert not list(tmp_path.glob("bundle*"))
 
 

@@ -217,7 +217,7 @@ def test_reading_where_there_is_no_registry_says_so_and_creates_none(registry, h
         read(registry)
 
     assert caught.value.message == f"no registry at {home}"
-    assert caught.value.hint == "bascule push PATH"
+    assert caught.value.hint.startswith("bascule push BUNDLE makes one; ")
     assert not home.exists()
 
 

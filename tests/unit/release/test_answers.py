@@ -88,7 +88,7 @@ def test_answers_that_are_not_shown_to_be_within_the_margin_hold_without_asking(
     plan = rollout(guards=(parse_guard("answers +20 pp"),))
     decision = decided(plan=plan, count=2)
     assert (decision.state, decision.held_by) == (LAST, "")
-    assert decision.sentence.startswith("held: not shown yet to be within answers +20 pp")
+    assert decision.sentence.startswith("waits: not shown yet to be within answers +20 pp")
     assert "otherwise" not in decision.sentence
 
 
@@ -104,7 +104,7 @@ def test_a_rollout_that_nobody_answers_ends_after_its_longest_time():
     late = START + timedelta(days=8)
     decision = decided(candidate=(0.3, 0.95, 1.0), at=late)
     assert isinstance(decision.state, Aborted)
-    assert "ended without a promotion after 7 d: held: late/5 answers" in decision.sentence
+    assert "ended without a promotion after 7 d: waits: late/5 answers" in decision.sentence
 
 
 def test_mixed_up_rows_hold_though_the_answers_have_the_same_distribution():
@@ -195,7 +195,7 @@ def test_a_few_answers_that_are_not_finite_are_within_the_margin_of_errors():
 
 
 def test_a_person_promotes_over_the_answers_only_where_that_is_said():
-    with pytest.raises(Conflict, match="held: the answers of late/5 differ") as refused:
+    with pytest.raises(Conflict, match="waits: the answers of late/5 differ") as refused:
         obey(rollout(), LAST, "promote", "ada", "", LATER, held_by="answers")
     assert "--allow-answers" in refused.value.hint
     assert isinstance(obey(rollout(), LAST, "promote", "ada", "", LATER).state, FINAL)

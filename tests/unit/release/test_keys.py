@@ -138,7 +138,7 @@ def test_a_split_that_is_not_as_planned_holds_the_rollout_and_says_so():
         "the split is not as planned: expected 5.0% of the requests of step 1 for the candidate, "
         "seen 7.1% of 10,000"
     )
-    assert decision.sentence == f"held: {decision.warning}"
+    assert decision.sentence == f"waits: {decision.warning}"
 
 
 @pytest.mark.parametrize("candidate", [480, 500, 530])

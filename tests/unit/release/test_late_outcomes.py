@@ -61,7 +61,7 @@ def test_a_rollout_that_waits_for_truths_says_until_when():
     decision = decided([old, young])
     assert isinstance(decision.state, Running)
     assert decision.sentence == (
-        "held: not shown yet to be within accuracy -2 pp; 45% of 4,000 predictions have no truth "
+        "waits: not shown yet to be within accuracy -2 pp; 45% of 4,000 predictions have no truth "
         "yet; truths take up to 4.0 h, so those of the latest predictions are expected until "
         "2026-01-01 09:00 UTC"
     )

@@ -183,7 +183,9 @@ def test_a_hold_is_worded_as_a_hold():
     story = Story(plan(guards=(LATENCY,), steps_percent=(50.0, 100.0)), "lognormal 1")
     story.turn(looks=False)
     story.turn()
-    assert story.sentence.startswith("held: not shown yet to be within latency +20 %: evidence of ")
+    assert story.sentence.startswith(
+        "waits: not shown yet to be within latency +20 %: evidence of "
+    )
     assert "20 to 1 needed; at p" in story.sentence
     assert "of the answers of late/5 are over the limit, and " in story.sentence
     assert "slower" not in story.sentence

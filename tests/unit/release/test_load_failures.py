@@ -68,7 +68,7 @@ def test_a_host_that_cannot_load_holds_a_promotion_that_is_due():
     state, later = Baking(1, T0), T0 + timedelta(hours=1)
     assert decide(ROLLOUT, state, NOTHING, now=later).state != state
     held = decide(ROLLOUT, state, NOTHING, now=later, failures=(failing(tries=1),))
-    assert (held.state, held.sentence) == (state, f"held: {held.trouble}")
+    assert (held.state, held.sentence) == (state, f"waits: {held.trouble}")
 
 
 @pytest.mark.parametrize(("away", "ends"), [(5 * AWAY_TIMES - 1, False), (5 * AWAY_TIMES, True)])
@@ -92,7 +92,7 @@ def test_a_host_that_cannot_load_the_current_version_does_not_end_the_rollout():
 def test_a_rollout_in_trouble_ends_at_its_longest_time():
     failures, late = (failing(versions=("late/1",), tries=1),), T0 + timedelta(days=8)
     decision = decide(ROLLOUT, STATES[0], NOTHING, now=late, failures=failures)
-    assert decision.sentence.startswith("ended without a promotion after 7 d: held: late/1 cannot")
+    assert decision.sentence.startswith("ended without a promotion after 7 d: waits: late/1 cannot")
 
 
 def test_every_host_is_named_as_far_as_a_sentence_has_room():

@@ -181,7 +181,7 @@ def test_the_last_step_waits_for_an_approval():
     while not isinstance(traffic.decision.state, Waiting):
         traffic.turn()
     traffic.turn()
-    assert traffic.decision.sentence == "held: waits for an approval"
+    assert traffic.decision.sentence == "waits for an approval"
     made = obey(traffic.plan, traffic.decision.state, "promote", "ada", "looks fine", traffic.now)
     assert isinstance(made.state, Promoted)
     assert made.sentence == "promoted by ada: looks fine"

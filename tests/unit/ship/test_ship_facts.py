@@ -21,16 +21,20 @@ def test_extras_bring_the_extras_of_what_they_require(cancer_bundle):
     assert {"psycopg", "psycopg-binary"} <= names(load(cancer_bundle), ["postgresql"])
 
 
-def test_a_package_that_is_not_installed_is_named_with_its_requirement(cancer_bundle, monkeypatch):
+def test_packages_that_are_not_installed_are_named_at_once_with_their_requirements(
+    cancer_bundle, monkeypatch
+):
     from importlib import metadata
 
     found = metadata.distribution
 
-    def without_numpy(name):
-        if name == "numpy":
+    def without_two(name):
+        if name in ("numpy", "obstore"):
             raise metadata.PackageNotFoundError(name)
         return found(name)
 
-    monkeypatch.setattr("bascule.ship.facts.metadata.distribution", without_numpy)
-    with pytest.raises(Unavailable, match="needs numpy, which is not installed here"):
-        packages_of(load(cancer_bundle))
+    monkeypatch.setattr("bascule.ship.facts.metadata.distribution", without_two)
+    with pytest.raises(Unavailable, match="needs numpy, obstore, not installed here") as refused:
+        packages_of(load(cancer_bundle), ["s3"])
+    assert '"obstore' in refused.value.hint
+    assert '"numpy' in refused.value.hint

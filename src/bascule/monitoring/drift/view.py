@@ -128,7 +128,7 @@ def columns_of(report: Json) -> list[ColumnView]:
     return columns
 
 
-def typical(values: Json, tested: str, letters: int = 16) -> str:
+def typical(values: Json, tested: str, letters: int = 16, decimals: int = 1) -> str:
     """The category or quantile that was tested; else a typical value."""
     if "p50" in values:
         return f"{values.get(tested, values['p50']):.4g}"
@@ -137,7 +137,7 @@ def typical(values: Json, tested: str, letters: int = 16) -> str:
     if not values:
         return "-"
     name = tested if tested in values else max(values, key=values.__getitem__)
-    return f"{name[:letters]} {values[name]:.1%}"
+    return f"{name[:letters]} {values[name]:.{decimals}%}"
 
 
 def _distribution(name: str, shares: Json) -> Svg:

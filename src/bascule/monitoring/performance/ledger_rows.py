@@ -106,7 +106,9 @@ def _rows(
     about = {name: _array(table[name]) for name in _ABOUT if name in table.column_names}
     times = table["time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     if of_numbers:
-        known = known & ~np.isnan(truth.astype(np.float64))
+        is_number = ~np.isnan(truth.astype(np.float64))
+        _note_texts(table.filter(pa.array(known & ~is_number)), reference)
+        known = known & is_number
     return PredictionRows(
         version,
         reference.labelled(truth, outputs),
@@ -117,6 +119,16 @@ def _rows(
         flat if is_whole else None,
         Sampling(shares, draws),
     )
+
+
+def _note_texts(table: pa.Table, reference: Reference) -> None:
+    """Say that truths of a regression which are no numbers are left out."""
+    if len(table):
+        example = str(table["truth"][0])[:40]
+        reference.notes.append(
+            f"truths that are no numbers, such as {example!r}, are left out: {len(table):,}; sent "
+            "again as a number, the newest one counts"
+        )
 
 
 def _is_answered(table: pa.Table, reference: Reference) -> pa.Array:

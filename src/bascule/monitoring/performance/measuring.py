@@ -363,4 +363,4 @@ def _notes(versions: list[_Version], plan: _Plan) -> Iterator[str]:
         if labelled.task == "classification":
             unknown = int((labelled.truth[version.rows.is_known] < 0).sum())
             if unknown:
-                yield f"{named}{unknown:,} truths are no class of the model; they count as wrong"
+                yield f"{named}truths that are no class of the model count as wrong: {unknown:,}"

@@ -134,7 +134,8 @@ def _summary(report: PerformanceReport) -> str:
     truths = sum(one.truths for one in totals)
     alarms = sum(len(one.alarms) for one in report.windows)
     share = f" ({truths / predictions:.0%})" if predictions else ""
-    windows = f" in {len({one.start for one in days})} windows" if days else ""
+    count = len({one.start for one in days})
+    windows = f" in {count} window{'s' * (count > 1)}" if days else ""
     return (
         f"{report.model}: {alarms_found(alarms)}; {predictions:,} predictions{windows}, {truths:,} "
         f"truths{share}, budget {report.budget:g} false alarms a year"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +26,7 @@ def look_at(
     since: timedelta = timedelta(days=7),
     budget: float = 4.0,
     effects: Mapping[str, Effect] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Overview:
     """Everything that is known of a model since some time ago.
 
@@ -37,20 +38,24 @@ def look_at(
         since: How far back.
         budget: False alarms of drift a year of each version that are acceptable.
         effects: The least change that matters, by column.
+        progress: Called with what begins.
 
     Raises:
         NotFound: The ledger has no answers of this model.
     """
     moment = now or datetime.now(UTC)
+    progress("compares inputs and answers with the training data")
     drift = measure_production_drift(
         home, model, open_bundle, now=moment, since=since, budget=budget, effects=effects
     )
     first, ledger = (moment - since).date(), Ledger(home)
     where = f"p.model = {quoted(model)} AND p.time >= TIMESTAMPTZ '{first} 00:00:00+00'"
+    progress("counts requests, errors and truths")
     total, *days = _health(ledger, where)
     truths, performance = _truths(ledger, where), None
     notes: tuple[str, ...] = ()
     if truths.truths:
+        progress("compares answers with their truths")
         try:
             performance = measure_performance(
                 home, model, bundle_of=open_bundle, since=moment - since, now=moment

@@ -169,7 +169,9 @@ def _drift(overview: Overview) -> Iterator[str]:
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
         for column in version.columns[: max(2, _COLUMNS // len(versions))]:
             latest = column.latest
-            then, now = (typical(latest[side], latest["tested"], 6) for side in ("then", "now"))
+            then, now = (
+                typical(latest[side], latest["tested"], 6, decimals=0) for side in ("then", "now")
+            )
             line = f"  {cut(column.name, 23):<24}{then:>12}{now:>12}{column.alarms or '-':>8}"
             yield f"{line}  {bars(column.series[-_DAYS:])}"
 
@@ -215,8 +217,8 @@ def _sentences(overview: Overview) -> Iterator[str]:
         for window in reversed(report.windows):
             for column in window.alarms:
                 yield f"{window.day} {column.sentence}"
-    for report in overview.drift.versions:
-        yield from report.notes
+    # Versions that were packed with the same rows have the same notes.
+    yield from dict.fromkeys(note for one in overview.drift.versions for note in one.notes)
     if overview.performance is not None:
         yield from overview.performance.notes
 

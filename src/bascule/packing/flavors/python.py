@@ -31,6 +31,7 @@ from bascule.core import (
     DType,
     Field,
     Invalid,
+    ModelFailed,
     Signature,
     Unconvertible,
     is_file_name,
@@ -161,7 +162,15 @@ def _may_be_missing(fields: tuple[Field, ...], columns: Columns) -> tuple[Field,
 
 
 def _outputs(program: ChildProgram, columns: Columns, model: PythonModel) -> tuple[Field, ...]:
-    answer = program.run(take(columns, slice(_TRIED_ROWS)))
+    try:
+        answer = program.run(take(columns, slice(_TRIED_ROWS)))
+    except ModelFailed as problem:
+        taken = ", ".join(map(repr, list(columns)[:4])) + (" and more" if len(columns) > 4 else "")
+        raise ModelFailed(
+            f"{model.entry} failed on the first rows of train: {problem.message}",
+            hint=f"`predict` gets a dict of arrays, here {taken}, and answers an array or a dict",
+            **problem.facts,
+        ) from problem
     fields = []
     for name, values in answer.items():
         dtype = DType.BYTES if values.dtype.kind == "O" else DType.of(values.dtype)

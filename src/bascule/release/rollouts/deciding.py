@@ -101,8 +101,8 @@ def decide(
     elif isinstance(state, Running):
         following, sentence = _advanced(rollout, state, facts, trouble)
     else:
-        waits_for = "waits for an approval" if isinstance(state, Waiting) else "paused"
-        following, sentence = state, "held: " + "; ".join(filter(None, (waits_for, trouble)))
+        where = "waits for an approval" if isinstance(state, Waiting) else "paused"
+        following, sentence = state, "; ".join(filter(None, (where, trouble)))
     if facts.mismatch and facts.mismatch not in sentence:
         sentence = f"{sentence}; {facts.mismatch}"
     return Decision(
@@ -226,9 +226,9 @@ def _scale_said(rollout: Rollout, guard: Guard) -> str:
 
 def _advanced(rollout: Rollout, state: Running, facts: Facts, trouble: str) -> tuple[State, str]:
     if trouble:
-        following, sentence = cast(State, state), f"held: {trouble}"
+        following, sentence = cast(State, state), f"waits: {trouble}"
     elif facts.mismatch:
-        following, sentence = state, f"held: {facts.mismatch}"
+        following, sentence = state, f"waits: {facts.mismatch}"
     else:
         following, sentence = _strategy(rollout).advance(rollout, state, facts)
     if following is state and (ended := _ended_late(rollout, facts, sentence)):
@@ -258,11 +258,11 @@ def _baked(rollout: Rollout, state: Baking, now: datetime, trouble: str) -> tupl
     left = state.since + timedelta(seconds=rollout.bake_s) - now
     if left > timedelta(0):
         return state, (
-            f"held: {rollout.current} keeps {rollout.holdback_percent:g} % to compare with for "
+            f"waits: {rollout.current} keeps {rollout.holdback_percent:g} % to compare with for "
             f"another {_duration(left.total_seconds())}"
         )
     if trouble:
-        return state, f"held: {trouble}"
+        return state, f"waits: {trouble}"
     return Promoted(now), f"{rollout.candidate} is the current version: no harm was found"
 
 

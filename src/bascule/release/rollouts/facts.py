@@ -131,12 +131,12 @@ def _held(rollout: Rollout, verdict: Verdict) -> str:
         return ""
     if answers.is_mixed(rollout.alpha):
         return (
-            f"held: {rollout.candidate} and {rollout.current} do not answer the same rows alike; "
+            f"waits: {rollout.candidate} and {rollout.current} do not answer the same rows alike; "
             f"{_pairs_said(answers)}; {_ASK}"
         )
     if answers.is_apart(rollout.alpha):
         return (
-            f"held: {rollout.candidate} answers otherwise than {rollout.current}; "
+            f"waits: {rollout.candidate} answers otherwise than {rollout.current}; "
             f"{difference_said(rollout, verdict)}; {odds(answers.log_e_apart)} against "
             f"{1 / rollout.alpha:.0f} to 1 needed; {_ASK}"
         )
@@ -339,7 +339,7 @@ def not_shown(rollout: Rollout, verdict: Verdict) -> str:
             f"at {quantile}, {candidate:.2%} of the answers of {rollout.candidate} are over the "
             f"limit, and {current:.2%} may be"
         )
-    return f"held: not shown yet to be within {verdict.guard}: {lacking}; {known}"
+    return f"waits: not shown yet to be within {verdict.guard}: {lacking}; {known}"
 
 
 def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
@@ -348,7 +348,7 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
         keys = f"; {verdict.keys:,} sticky keys counted, each once in a step" * bool(verdict.keys)
         return f"{not_shown(rollout, verdict)}{keys}"
     waits = (
-        f"held: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
+        f"waits: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
         f"{verdict.requests:,} predictions have no truth yet{cut_said(rollout, verdict)}"
     )
     if facts.truths_after_s is None:

@@ -37,6 +37,6 @@ class AB(Strategy):
                 f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {said}"
             )
         return state, (
-            f"held: neither a gain nor its absence is shown in {verdict.requests:,} answers with "
+            f"waits: neither a gain nor its absence is shown in {verdict.requests:,} answers with "
             f"an outcome; {said}"
         )

@@ -44,7 +44,7 @@ class Bandit(Strategy):
         if rollout.needs_approval:
             share = min(share, UNAPPROVED_PERCENT / 100)
         if abs(share - state.shares[0]) < _LEAST_CHANGE:
-            return state, f"held at {share:.0%}"
+            return state, f"stays at {share:.0%}"
         return Running(state.stage + 1, facts.now, (round(share, 4),)), (
             f"{rollout.candidate} has {share:.0%} of the traffic now: the probability that it is "
             f"the better one, but for a floor of {rollout.floor:.0%}"

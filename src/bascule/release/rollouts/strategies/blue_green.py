@@ -14,5 +14,5 @@ class BlueGreen(Strategy):
     def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         left_s = (state.since + rollout.step - facts.now).total_seconds()
         if left_s > 0:
-            return state, f"held: {rollout.candidate} is ready, and waits another {left_s:.0f} s"
+            return state, f"waits: {rollout.candidate} is ready, and waits another {left_s:.0f} s"
         return last_step(rollout, state, facts.now), f"{rollout.candidate} takes all traffic"

@@ -28,7 +28,7 @@ class Canary(Strategy):
             return state, not_shown_yet(rollout, unproven[0], facts)
         if facts.is_harm_likely(rollout.alpha):
             return state, (
-                f"held: {odds(facts.log_e_harm)} of harm so far; the last step waits until it is "
+                f"waits: {odds(facts.log_e_harm)} of harm so far; the last step waits until it is "
                 f"below {rollout.alpha**-0.5:.1f} to 1, or ends at {1 / rollout.alpha:.0f} to 1"
             )
         return last_step(rollout, state, facts.now), (

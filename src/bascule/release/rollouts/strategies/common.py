@@ -33,10 +33,10 @@ def still_to_come(rollout: Rollout, state: Running, facts: Facts) -> str:
     left_s = (state.since + rollout.step - facts.now).total_seconds()
     if facts.stage_requests < rollout.min_requests:
         return (
-            f"held: {facts.stage_requests:,} of at least {rollout.min_requests:,} requests of "
+            f"waits: {facts.stage_requests:,} of at least {rollout.min_requests:,} requests of "
             f"this step"
         )
-    return f"held: this step lasts another {left_s:.0f} s" if left_s > 0 else ""
+    return f"waits: this step lasts another {left_s:.0f} s" if left_s > 0 else ""
 
 
 def last_step(rollout: Rollout, state: Running, now: datetime) -> State:
