@@ -111,8 +111,9 @@ WORLDS = (
           is_at_margin=True),
     World("at the margin, at once", EQUAL, AT_MARGIN, (1e-3, 1e-3, 1e-3), (0, 0, 0),
           is_at_margin=True),
+    # At worst 10 % wrong beside 9.5 % at best: within the margin.
     World("equal, half of the false negatives never", (0.9, 0.09, 0.01), (0.9, 0.01, 0.09),
-          LATE_RIGHT, (0.0, 0.0, 0.5), expected="held"),
+          LATE_RIGHT, (0.0, 0.0, 0.5)),
     World("4 pp worse, 70 % never", EQUAL, WORSE, LATE_WRONG, (0.7, 0.7, 0.7), expected="held"),
 )  # fmt: skip
 
