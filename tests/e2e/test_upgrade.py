@@ -137,6 +137,7 @@ def columns_of(url, table):
         return [each["name"] for each in sa.inspect(connection).get_columns(table)]
 
 
+@pytest.mark.slow
 def test_an_upgrade_and_the_way_back_lose_no_request(releases, serve, postgresql_url):
     today, after = releases
     first, second = serve("gb", env=today.env), serve("gb", env=today.env)
