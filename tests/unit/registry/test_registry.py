@@ -251,7 +251,8 @@ def test_a_home_written_by_a_newer_release_is_refused_by_name(registry, home, bu
     registry.push(bundle(), by="ada")
     with closing(sqlite3.connect(home / "catalogue.db")) as newer, newer:
         newer.execute("UPDATE alembic_version SET version_num = '0099'")
-        newer.execute("INSERT INTO releases VALUES ('0099', '7.1.0', '2030-01-01 00:00:00.000000')")
+        row = ("0099", "7.1.0", "2030-01-01 00:00:00.000000", None)
+        newer.execute("INSERT INTO releases VALUES (?, ?, ?, ?)", row)
     newer.close()
 
     for use in (lambda r: r.models(), lambda r: r.push(bundle(), by="ada")):

@@ -137,7 +137,7 @@ def obey(
         raise Conflict(f"rollout {rollout.id} has ended", hint="bascule deploy begins another one")
     if command == "promote" and held_by:
         raise Conflict(
-            f"rollout {rollout.id} is held: the {held_by} of {rollout.candidate} differ from those "
+            f"rollout {rollout.id} waits: the {held_by} of {rollout.candidate} differ from those "
             f"of {rollout.current}",
             hint=f"if that is as it should be: bascule rollout promote {rollout.id} "
             f"--allow-{held_by}",
