@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,7 @@ from bascule.console.changes import Changes
 from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
+from bascule.console.latest import Latest
 from bascule.console.live import Looks
 from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Sessions, current
 from bascule.console.table import PAGES
@@ -55,6 +57,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _STATIC_AGE_S = 86_400
+_MAX_MEASURED = 4_096
 
 SIGN_IN = "/sign-in"
 
@@ -80,6 +83,8 @@ class Console:
         flashes: Messages that the next page shows once.
         looks: The latest looks at the counters of endpoints.
         kept: Plots and sequences, which take long to draw.
+        measured: By the id of a job that measured a model, a few numbers of its report.
+        traffic: What endpoints answered in the last 24 hours.
         uploads: Files that people sent.
         changes: Tells open pages of changes of the catalogue.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
@@ -96,6 +101,8 @@ class Console:
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
+        self.measured = Kept(_MAX_MEASURED)
+        self.traffic = Latest(lambda: context.predictions.traffic(datetime.now(UTC)))
         self.uploads = Uploads(context.parts.home)
         self.changes = Changes(context.parts.open_catalogue)
 
