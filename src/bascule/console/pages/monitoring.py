@@ -96,7 +96,7 @@ def alarming_first(names: Sequence[str], states: Mapping[str, Sequence[str]]) ->
 def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     """The page; it has the model measured where that is due."""
     check_name(model)
-    context, session = context_of(request), current(request)
+    context = context_of(request)
     if "hx-request" not in request.headers:  # else a page that stays open follows its alerts
         _measure_if_due(request, model, days)
     alerts = _alerts_of(context, model, resolved=True)
@@ -105,7 +105,7 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
         crumbs=[Crumb("Monitoring", "/monitoring"), Crumb(model)],
         model=model, days=days, periods=PERIODS, **_report(context, model, days),
         resolved=[one for one in alerts if one["state"] == "resolved"][:10],
-        silences=_silences_of(context, model), may_act=session.allows("write", model),
+        silences=_silences_of(context, model),
     )  # fmt: skip
 
 
