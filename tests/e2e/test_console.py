@@ -69,7 +69,7 @@ def home(packed, tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(home):
     settings, server = home
-    pager = Receiver("pager", "webhook", url="http://127.0.0.1:1/", timeout_s=1.0)
+    pager = Receiver(name="pager", kind="webhook", url="http://127.0.0.1:1/", timeout_s=1.0)
     app = control(
         settings, server, jobs=runner_of(settings), open_keys=partial(open_keys, settings),
         shown=SettingsShown(shown_settings(settings), lambda: [pager]),

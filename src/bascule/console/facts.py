@@ -51,6 +51,7 @@ class ServerFacts:
         served: What it serves.
         plans: By endpoint, the number of the plan that it serves.
         counted: By endpoint and plan: requests and errors of its arms, shadows aside.
+        buckets: By version, `MODEL/NUMBER`: its answers by duration; see `BUCKETS_S`.
     """
 
     is_there: bool = False
@@ -60,6 +61,7 @@ class ServerFacts:
     served: Sequence[ServedFacts] = ()
     plans: Mapping[str, int] = field(default_factory=dict)
     counted: Mapping[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    buckets: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -137,6 +139,7 @@ def server_facts(server: ServerLink) -> ServerFacts:
         alive=sum(one.alive for one in statuses), restarts=sum(one.restarts for one in statuses),
         served=served, plans={one.endpoint: one.number for one in plans},
         counted=_counted(server.arm_totals()),
+        buckets={f"{model}/{version}": t.buckets for (model, version), t in totals.items()},
     )  # fmt: skip
 
 

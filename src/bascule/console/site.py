@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -29,6 +30,7 @@ from bascule.console.changes import Changes
 from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
 from bascule.console.kept import Kept
+from bascule.console.latest import Latest
 from bascule.console.live import Looks
 from bascule.console.session import CSRF_FIELD, CSRF_HEADER, Sessions, current
 from bascule.console.table import PAGES
@@ -55,6 +57,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _STATIC_AGE_S = 86_400
+_MAX_MEASURED = 4_096
 
 SIGN_IN = "/sign-in"
 
@@ -80,7 +83,10 @@ class Console:
         flashes: Messages that the next page shows once.
         looks: The latest looks at the counters of endpoints.
         kept: Plots and sequences, which take long to draw.
+        measured: By the id of a job that measured a model, a few numbers of its report.
+        traffic: What endpoints answered in the last 24 hours.
         uploads: Files that people sent.
+        routes: Those of all pages, each with its `rights` by method.
         changes: Tells open pages of changes of the catalogue.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
@@ -96,7 +102,10 @@ class Console:
         self.flashes = Flashes()
         self.looks = Looks()
         self.kept = Kept()
+        self.measured = Kept(_MAX_MEASURED)
+        self.traffic = Latest(lambda: context.predictions.traffic(datetime.now(UTC)))
         self.uploads = Uploads(context.parts.home)
+        self.routes: list[Any] = []
         self.changes = Changes(context.parts.open_catalogue)
 
 
@@ -127,6 +136,7 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
         module = import_module(f"bascule.console.pages.{page.module}")
         # Not `include_router`, which hides them: what checks rights looks through `app.routes`.
         app.router.routes.extend(module.router.routes)
+        console.routes.extend(module.router.routes)
     app.mount(STATIC, _Static(directory=HERE / "static"))
     _answer_browsers(app)
 
@@ -167,11 +177,35 @@ def render(
     text = _templates().get_template(template).render(
         view=SimpleNamespace(**view), title=title, crumbs=crumbs, flash=flash,
         path=request.url.path, session=getattr(request.state, "session", None),
+        may=partial(may, request),
     )  # fmt: skip
     response = HTMLResponse(text, status)
     if flash is not None:
         console.flashes.forget(request, response)
     return response
+
+
+def may(request: Request, path: str, about: str = "", method: str = "POST") -> bool:
+    """Whether the session of a request has the right that a route of a page requires.
+
+    Templates show a form or a link only then: the macros of `parts.html` ask this.
+
+    Args:
+        request: That is answered.
+        path: Of the route, as a form or a link has it; its query and fragment do not count.
+        about: The model, where the right of the route is on any model and the model is in the form.
+        method: Of the route.
+    """
+    place = unquote(urlsplit(path).path)
+    for route in console_of(request).routes:
+        named = route.path_regex.match(place)
+        if named and method in route.rights:
+            if (right := route.rights[method]) is None:
+                return True
+            session = getattr(request.state, "session", None)
+            model = right[1].format(**named.groupdict()) or about
+            return session is not None and session.allows(right[0], model)
+    raise KeyError(f"{method} {place} is no route of a page")
 
 
 def see(request: Request, path: str, flash: Flash | None = None) -> RedirectResponse:

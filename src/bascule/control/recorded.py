@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.core import BasculeError, NotFound
 
 if TYPE_CHECKING:
-    from bascule.monitoring import Ledger, Recorded
+    from bascule.monitoring import Ledger, Recorded, Traffic
 
 _AGAIN_S = 0.25
 
@@ -66,6 +66,14 @@ class RecordedPredictions:
                 if time.monotonic() >= give_up_at_s:
                     raise
             time.sleep(_AGAIN_S)
+
+    def traffic(self, now: datetime) -> dict[str, Traffic]:
+        """See `traffic_by_endpoint`; of no endpoint without a ledger."""
+        from bascule.monitoring import traffic_by_endpoint
+
+        if self._home is None:
+            return {}
+        return traffic_by_endpoint(self._ledger, now)
 
     @property
     def _ledger(self) -> Ledger:

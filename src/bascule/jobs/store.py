@@ -194,6 +194,17 @@ class Jobs:
             return []
         return [job for job in jobs if state in ("", job.state)]
 
+    def newest_done(self, kind: str, subjects: Sequence[str]) -> dict[str, tuple[str, datetime]]:
+        """By subject, the id and the end of its job that is done; reads no result."""
+        columns = _table.c.subject, _table.c.id, _table.c.ended_at
+        done = (_table.c.kind == kind, _table.c.subject.in_(subjects), _table.c.state == DONE)
+        ordered = sa.select(*columns).where(*done).order_by(_table.c.ended_at)
+        try:
+            with self.catalogue.read() as connection:
+                return {row.subject: (row.id, row.ended_at) for row in connection.execute(ordered)}
+        except NotFound:
+            return {}
+
     def count(self, kind: str) -> int:
         """How many subjects there are of a kind."""
         try:

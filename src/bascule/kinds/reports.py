@@ -147,7 +147,9 @@ def _kind(name: str, run: Any, **how: Any) -> Kind:
     return Kind(name=name, run=run, **chosen | how)
 
 
-MONITOR = _kind("monitor", _measuring(_overview), is_open=True)
+MONITOR = _kind(
+    "monitor", _measuring(_overview), is_open=True, kept=timedelta(days=7)
+)  # pages show the latest with its time while a new one is made
 DRIFT = _kind("drift", _measuring(_drift), is_open=True)
 PERFORMANCE = _kind("performance", _measuring(_performance), is_open=True)
 CALLERS = _kind("callers", _callers)

@@ -27,3 +27,4 @@ from .recorded import (
     latest_predictions as latest_predictions,
 )
 from .replaying import Replayed as Replayed, replay_prediction as replay_prediction
+from .traffic import Traffic as Traffic, traffic_by_endpoint as traffic_by_endpoint

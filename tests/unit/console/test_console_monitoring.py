@@ -4,11 +4,14 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from tests.console_work import finished, fire, looking, one_home, token_of
 from tests.homes import inline_jobs
 
 from bascule.app import open_alerts, open_catalogue
-from bascule.jobs import Jobs, Task
+from bascule.console.pages.monitoring import FRESH_S, alerting, is_due
+from bascule.jobs import Job, Jobs, Task
+from bascule.jobs.schema import jobs as jobs_table
 from bascule.monitoring import Ledger
 from bascule.monitoring.reporting import report_of
 
@@ -89,6 +92,92 @@ def test_measuring_again_is_a_form_that_makes_a_newer_report(pages):
     finished(pages)
     (after,) = pages.app.state.control.jobs().find(kind="monitor")
     assert (after.state, after.id != before.id) == ("done", True)
+
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def a_job(ended_s=None, took_s=4.0, state="done"):
+    """A measurement that ended so many seconds before `NOW`; one under way by default."""
+    ended = None if ended_s is None else NOW - timedelta(seconds=ended_s)
+    began = (ended or NOW) - timedelta(seconds=took_s)
+    return Job(
+        kind="monitor", input={}, id="1", state=state if ended else "running", progress={},
+        created_at=began, started_at=began, updated_at=ended or NOW, ended_at=ended,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("latest", "due"),
+    [
+        (None, True),
+        (a_job(), False),
+        (a_job(FRESH_S - 1), False),
+        (a_job(FRESH_S + 1), True),
+        (a_job(FRESH_S + 1, state="failed"), True),
+        (a_job(FRESH_S - 1, state="failed"), False),
+        (a_job(1_000, took_s=120), False),
+        (a_job(1_300, took_s=120), True),
+    ],
+)
+def test_a_measurement_is_due_when_it_is_old_for_what_it_takes(latest, due):
+    assert is_due(latest, NOW) == due
+
+
+def test_an_open_alert_on_a_column_is_shown_beside_what_was_measured_earlier():
+    alerts = [
+        {"version": "1", "column": "wind", "state": "firing"},
+        {"version": "1", "column": "wind", "state": "pending"},
+        {"version": "1", "column": "", "state": "firing"},
+    ]
+    assert alerting(alerts) == {("1", "wind"): "firing"}
+
+
+def age(pages, subject, seconds):
+    """Make the measurements of a subject older."""
+    catalogue = pages.app.state.control.catalogue()
+    with catalogue.write() as connection:
+        times = sa.select(jobs_table.c.id, jobs_table.c.started_at, jobs_table.c.ended_at)
+        for row in connection.execute(times.where(jobs_table.c.subject == subject)).all():
+            older = timedelta(seconds=seconds)
+            connection.execute(
+                sa.update(jobs_table)
+                .where(jobs_table.c.id == row.id)
+                .values(started_at=row.started_at - older, ended_at=row.ended_at - older)
+            )
+
+
+def monitors(pages):
+    return pages.app.state.control.jobs().find(kind="monitor")
+
+
+def test_an_old_measurement_is_shown_with_its_age_while_a_new_one_is_made(home, pages):
+    pages.get("/monitoring/late?days=30")
+    finished(pages)
+    age(pages, "late/30", 1_920)
+    fire(home)
+    page = pages.get("/monitoring/late?days=30", headers={"hx-request": "true"}).text
+    assert "32 min ago" in page
+    assert "Measuring" not in page, "a page that stays open only follows its alerts"
+    assert "alert pending" in page or "alert firing" in page
+    page = pages.get("/monitoring/late?days=30").text
+    assert "32 min ago" in page
+    assert "Measuring drift and performance of late, 30 days" in page
+    finished(pages)
+    assert "32 min ago" not in pages.get("/monitoring/late?days=30").text
+
+
+def test_of_a_model_one_measurement_runs_at_a_time_and_the_next_one_follows(pages):
+    finished(pages)
+    runner = pages.app.state.control.jobs()
+    task = Task(kind="monitor", input={"model": "late", "since_s": 86_400.0}, subject="late/2")
+    claim = runner.start(task)  # of a process that is still at work
+    page = pages.get("/monitoring/late?days=3").text
+    assert 'hx-get="/monitoring/late/report?days=3"' in page
+    assert not runner.find(kind="monitor", subject="late/3")
+    runner.end(claim, "done", result=None)
+    pages.get("/monitoring/late/report?days=3")
+    assert len(runner.find(kind="monitor", subject="late/3")) == 1
 
 
 def test_a_model_without_answers_says_so_with_the_next_step(pages):

@@ -22,10 +22,12 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, Invalid, NotFound
 from bascule.jobs import Task
+from bascule.security import ANY
 
 if TYPE_CHECKING:
     from bascule.batch import Status
-    from bascule.jobs import Scheduled
+    from bascule.control import ControlContext
+    from bascule.jobs import Schedule, Scheduled
 
 router = page_router(
     {
@@ -81,7 +83,12 @@ def _batch(
     with suppress(NotFound):
         runs, total = Runs(context.jobs()).page(start, _PAGE_ROWS)
     schedules = [
-        (one, state_of(one), None if one.schedule.is_paused else next_time(one.schedule, now))
+        (
+            one,
+            state_of(one),
+            None if one.schedule.is_paused else next_time(one.schedule, now),
+            _about(context, one.schedule),
+        )
         for one in schedules_of(context)
     ]
     form = form or {}
@@ -90,8 +97,14 @@ def _batch(
         runs=runs, total=total, pager=pager_of("/batch", start, _PAGE_ROWS, total),
         schedules=schedules, models=suggested_models(context, session), form=form, plan=plan,
         is_detailed=any(map(form.get, (*_OPTIONS, *_parameter_names()))), problem=problem,
-        parameters=parameters_in("batch"), may_act=session.allows("manage", ""), folder=os.getcwd(),
+        parameters=parameters_in("batch"), folder=os.getcwd(),
     )  # fmt: skip
+
+
+def _about(context: ControlContext, schedule: Schedule) -> str:
+    """The model that the rights to a schedule are about; all where its kind is not known."""
+    kinds = context.jobs().kinds
+    return kinds[schedule.kind].model_of(schedule.job) if schedule.kind in kinds.places else ANY
 
 
 def state_of(one: Scheduled) -> str:
@@ -218,7 +231,7 @@ def _run(request: Request, run: str, template: str) -> Response:
         share=share, rate=rate, left_s=left_s, checks=checks_of(status, job),
         quarantine=runs.quarantined(status.run, _QUARANTINE_ROWS) if status.quarantined else (),
         job={name: value for name, value in job.items() if value},
-        log=runs.log(status.run)[-_LOG_LETTERS:], may_act=session.allows("manage", about),
+        log=runs.log(status.run)[-_LOG_LETTERS:], about=about,
     )  # fmt: skip
     if template == "batch_progress.html" and status.state != "running":
         response.headers["HX-Refresh"] = "true"

@@ -93,7 +93,7 @@ def deploy(
         now=_answers(request, endpoint), guards=guards, strategies=strategies, work=shown,
         refused=refused, usual=usual_of(strategies),
         target=f"{request.url.path}?{request.url.query}" if chosen else "",
-        may_upload=session.allows("write", ""), max_mb=MAX_FILE_BYTES >> 20,
+        max_mb=MAX_FILE_BYTES >> 20,
         references=suggested_models(context, session),
         endpoints=[one.name for one in endpoints_of(context, session)][:_MAX_ENDPOINTS],
     )  # fmt: skip

@@ -48,8 +48,8 @@ router = page_router(
         "GET /endpoints/{endpoint}/live": _ONE,
         "GET /endpoints/{endpoint}/rollouts/{rollout}/sequences": _ONE,
         "POST /endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
-        # Which right a command takes is asked by the API.
-        "POST /endpoints/{endpoint}/rollouts/{rollout}/{command}": _ONE,
+        "POST /endpoints/{endpoint}/rollouts/{rollout}/promote": ("approve", "{endpoint}"),
+        "POST /endpoints/{endpoint}/rollouts/{rollout}/{command}": ("deploy", "{endpoint}"),
     }
 )
 
@@ -89,7 +89,7 @@ def one_endpoint(
     rollout: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """One endpoint; `?rollout=ID` shows an earlier rollout of it."""
-    context, session = context_of(request), current(request)
+    context = context_of(request)
     book = context.endpoints()
     found = book.endpoint(endpoint)
     rollouts = _rollouts(request, endpoint)
@@ -99,16 +99,14 @@ def one_endpoint(
     active = next((one for one in rollouts if one.ended_at is None), None)
     facts = endpoint_facts(found, server_facts(context.server), active)
     plan, plans = found.current.plan, book.plans(endpoint, latest=_MAX_PLANS)
-    may_deploy = session.allows("deploy", endpoint)
     return render(
         request, "endpoint.html", endpoint,
         crumbs=[Crumb("Endpoints", "/endpoints"), Crumb(endpoint)],
         facts=facts, diagram=diagram(plan), live=_live(request, facts), page_plan=plan.number,
         story=None if shown is None else _story(request, shown), rollouts=rollouts, plans=plans,
-        events=book.history(endpoint, latest=_MAX_EVENTS)[::-1], may_deploy=may_deploy,
-        may_approve=session.allows("approve", endpoint),
+        events=book.history(endpoint, latest=_MAX_EVENTS)[::-1],
         # A rollout under way is aborted instead.
-        can_roll_back=may_deploy and active is None and has_other(plans),
+        can_roll_back=active is None and has_other(plans),
     )  # fmt: skip
 
 
@@ -151,9 +149,15 @@ async def roll_back(request: Request, endpoint: _Name) -> Response:
     return await act(request, _path(endpoint), of_endpoints.ROLL_BACK, names, body)
 
 
+@router.post("/endpoints/{endpoint}/rollouts/{rollout}/promote")
+async def promote(request: Request, endpoint: _Name, rollout: _Name) -> Response:
+    """Promote the candidate of a rollout, or approve that it is."""
+    return await command(request, endpoint, rollout, "promote")
+
+
 @router.post("/endpoints/{endpoint}/rollouts/{rollout}/{command}")
 async def command(request: Request, endpoint: _Name, rollout: _Name, command: _Name) -> Response:
-    """Pause, resume, abort or promote a rollout."""
+    """Pause, resume or abort a rollout."""
     path = f"{_path(endpoint)}?rollout={quote(rollout, safe='')}#rollout"
     names = {"rollout": rollout, "command": command}
     form = form_of(request)

@@ -52,7 +52,7 @@ def one_job(request: Request, job: str) -> Response:
     return render(
         request, "job.html", found.title, job=found.shown(), log=context.jobs().log(found.id),
         crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(found.id[:12])],
-        may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
+        about=about, may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
     )  # fmt: skip
 
 

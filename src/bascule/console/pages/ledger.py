@@ -20,8 +20,8 @@ from bascule.console.words import cell
 from bascule.core import BasculeError, Invalid, check_name, in_utc
 from bascule.jobs import Task
 
-router = page_router({"GET /ledger": ("read", ""), "GET /ledger/asked": ("read", ""),
-                      "POST /ledger/ask": ("read", "")})  # fmt: skip
+router = page_router({"GET /ledger": ("manage", ""), "GET /ledger/asked": ("manage", ""),
+                      "POST /ledger/ask": ("manage", "")})  # fmt: skip
 
 _PAGE_ROWS = 25
 _MAX_ROWS = 1_000

@@ -1,12 +1,13 @@
 """`/monitoring/M`: drift, performance, data quality and alerts of a model in production.
 
-The report takes seconds to measure: it is made in a process of its own, kept, and shown with the
-time of its measurement. Alerts are read at once.
+Alerts are read at each request. The report takes seconds to measure: it is a job, and is shown with
+the time of its measurement. A page that is opened has it measured again where it is old.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,7 @@ from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.core import BasculeError, NotFound, check_name, seconds_of
-from bascule.jobs import Task
+from bascule.jobs import QUEUED, RUNNING, Task
 from bascule.monitoring.alerts import operations, shown
 from bascule.monitoring.reporting import report_of
 
@@ -45,7 +46,12 @@ router = page_router(
 
 PERIODS = (1, 7, 30, 90)
 _DAY_S = 86_400.0
+FRESH_S = 300.0
+"""A page shows a measurement of this age without a new one."""
+_MAX_DUTY = 0.1
+"""The share of time for which open pages may have a model measured."""
 _MAX_MODELS = 25
+_submitting = threading.Lock()
 _Days = Annotated[int, Query(ge=1, le=400)]
 
 
@@ -88,26 +94,26 @@ def alarming_first(names: Sequence[str], states: Mapping[str, Sequence[str]]) ->
 
 @router.get("/monitoring/{model}")
 def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
-    """The page; it starts the first measurement."""
+    """The page; it has the model measured where that is due."""
     check_name(model)
-    context, session = context_of(request), current(request)
+    context = context_of(request)
+    if "hx-request" not in request.headers:  # else a page that stays open follows its alerts
+        _measure_if_due(request, model, days)
     alerts = _alerts_of(context, model, resolved=True)
-    if context.parts.home is not None and not _measured(context, model, days):
-        _measure(request, model, days)
     return render(
         request, "monitoring.html", model,
         crumbs=[Crumb("Monitoring", "/monitoring"), Crumb(model)],
         model=model, days=days, periods=PERIODS, **_report(context, model, days),
-        alerts=[one for one in alerts if one["state"] != "resolved"],
         resolved=[one for one in alerts if one["state"] == "resolved"][:10],
-        silences=_silences_of(context, model), may_act=session.allows("write", model),
+        silences=_silences_of(context, model),
     )  # fmt: skip
 
 
 @router.get("/monitoring/{model}/report")
 def report(request: Request, model: str, days: _Days = 7) -> Response:
     """The part of the page that is measured, which the page asks for until it is there."""
-    found = _report(context_of(request), check_name(model), days)
+    _measure_if_due(request, check_name(model), days)
+    found = _report(context_of(request), model, days)
     return render(request, "monitoring_report.html", model, model=model, days=days, **found)
 
 
@@ -148,15 +154,36 @@ def _path(model: str, days: int) -> str:
     return f"/monitoring/{model}?days={days}"
 
 
+def is_due(latest: Job | None, now: datetime) -> bool:
+    """Whether a page that is opened now needs a new measurement. Pure.
+
+    One that failed counts as well: what has no answers is not measured at every look.
+    """
+    if latest is None or not latest.is_ended:
+        return latest is None
+    ended_at = latest.ended_at or latest.updated_at
+    took_s = (ended_at - (latest.started_at or ended_at)).total_seconds()
+    return (now - ended_at).total_seconds() > max(FRESH_S, took_s / _MAX_DUTY)
+
+
+def alerting(alerts: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """By version and column: the state of the open alert about it, `firing` before others. Pure."""
+    ordered = sorted(alerts, key=lambda one: one["state"] == "firing")
+    return {(one["version"], one["column"]): one["state"] for one in ordered if one["column"]}
+
+
 def _report(context: ControlContext, model: str, days: int) -> dict[str, Any]:
-    """How the latest measurement goes, and the report of the latest one that is done."""
-    latest = _measured(context, model, days)
-    done = next((job for job in latest if job.result is not None), None)
+    """The open alerts, how a measurement goes, and the report of the latest one that is done."""
+    measured = _measured(context, model, days)
+    done = next((job for job in measured if job.result is not None), None)
+    under_way = _under_way(context, model)
+    alerts = [one for one in _alerts_of(context, model) if one["state"] != "resolved"]
     return {
-        "work": latest[0] if latest else None,
+        "work": under_way or (measured[0] if measured else None),
         "report": None if done is None else report_of(done.result),
         "measured_at": None if done is None else done.ended_at,
-    }
+        "alerts": alerts, "alerting": alerting(alerts),
+    }  # fmt: skip
 
 
 def _measured(context: ControlContext, model: str, days: int) -> list[Job]:
@@ -164,12 +191,34 @@ def _measured(context: ControlContext, model: str, days: int) -> list[Job]:
     return context.jobs().find(kind="monitor", subject=f"{model}/{days}")
 
 
-def _measure(request: Request, model: str, days: int) -> Job:
-    return context_of(request).jobs().submit(Task(
-        kind="monitor", input={"model": model, "since_s": days * _DAY_S},
-        title=f"measuring {model}", by=current(request).subject, subject=f"{model}/{days}",
-        host=socket.gethostname(),
-    ))  # fmt: skip
+def _under_way(context: ControlContext, model: str) -> Job | None:
+    """The measurement of a model that waits or runs, of any period."""
+    jobs = context.jobs()
+    found = [job for state in (RUNNING, QUEUED) for job in jobs.find(kind="monitor", stored=state)]
+    return next(
+        (job for job in found if job.input.get("model") == model and not job.is_ended), None
+    )
+
+
+def _measure_if_due(request: Request, model: str, days: int) -> None:
+    context = context_of(request)
+    if context.parts.home is None:
+        return
+    measured = _measured(context, model, days)
+    if is_due(measured[0] if measured else None, datetime.now(UTC)):
+        _measure(request, model, days)
+
+
+def _measure(request: Request, model: str, days: int) -> None:
+    """Have a period of a model measured, unless a measurement of the model is under way."""
+    context = context_of(request)
+    with _submitting:
+        if _under_way(context, model) is None:
+            context.jobs().submit(Task(
+                kind="monitor", input={"model": model, "since_s": days * _DAY_S},
+                title=f"measuring drift and performance of {model}, {days} days",
+                by=current(request).subject, subject=f"{model}/{days}", host=socket.gethostname(),
+            ))  # fmt: skip
 
 
 def _alerts_of(

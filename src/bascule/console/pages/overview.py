@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -19,9 +22,20 @@ from bascule.console.facts import (
     server_facts,
 )
 from bascule.console.session import current
-from bascule.console.site import context_of, page_router, render
+from bascule.console.site import Console, console_of, context_of, page_router, render
+from bascule.console.wellbeing import (
+    Row,
+    VersionMeasured,
+    headline,
+    objectives_by_model,
+    subjects_of,
+    versions_measured,
+)
+from bascule.core import NotFound
+from bascule.serving.telemetry import BUCKETS_S, quantile_s
 
 if TYPE_CHECKING:
+    from bascule.endpoints import Plan
     from bascule.monitoring.alerts import Alert
     from bascule.release.rollouts import StoredRollout
 
@@ -29,6 +43,7 @@ router = page_router({"GET /": ("read", "")})
 
 _MAX_ENDPOINTS = 50
 _MAX_ALERTS = 20
+_ERROR_LIMIT = 0.01
 _SEVERITY = {"critical": "bad", "warning": "warn", "info": "info"}
 
 
@@ -67,14 +82,79 @@ def overview(request: Request) -> Response:
         for one in endpoints_of(context, session)
     ]
     alerts = alerts_of(context, session)
-    shown = sorted(endpoints, key=lambda one: (not one.rollout, one.name))[:_MAX_ENDPOINTS]
+    rows = _rows(console_of(request), endpoints, server, alerts)
+    shown = sorted(rows, key=lambda one: (not one.problems, not one.facts.rollout, one.name))
     return render(
         request, "overview.html", "Overview", server=server,
-        rows=[(one, _bar(one)) for one in shown],
+        headline=headline(server, rows, alerts),
+        rows=[(one, _bar(one.facts)) for one in shown[:_MAX_ENDPOINTS]],
         todos=todos_of(server, endpoints, rollouts, alerts), alerts=alerts[:_MAX_ALERTS],
-        more_endpoints=len(endpoints) - len(shown),
+        more_endpoints=len(endpoints) - _MAX_ENDPOINTS,
         unplanned=[one for one in server.served if not one.is_planned],
     )  # fmt: skip
+
+
+def _rows(
+    console: Console, endpoints: Sequence[EndpointFacts], server: ServerFacts,
+    alerts: Sequence[Alert],
+) -> list[Row]:  # fmt: skip
+    context = console.context
+    traffic = console.traffic.get() or {}
+    settings = context.parts.shown.sections.get("alerts", {}) if context.parts.shown else {}
+    objectives, limit = objectives_by_model(settings), settings.get("error_share", _ERROR_LIMIT)
+    models = {one.name: models_of(one.endpoint.current.plan) for one in endpoints}
+    stored = _stored(console, list(dict.fromkeys(m for each in models.values() for m in each)))
+    return [
+        Row(
+            facts, traffic.get(facts.name), p99_s(server, facts.endpoint.current.plan),
+            _measured(console, facts.endpoint.current.plan, stored),
+            [one for one in alerts if one.finding.model in (facts.name, *models[facts.name])],
+            next((objectives[m] for m in models[facts.name] if m in objectives), None), limit,
+        )
+        for facts in endpoints
+    ]  # fmt: skip
+
+
+def models_of(plan: Plan) -> list[str]:
+    """The models whose versions answer. Pure."""
+    return list(dict.fromkeys(one.version.rpartition("/")[0] for one in plan.arms))
+
+
+def p99_s(server: ServerFacts, plan: Plan) -> float | None:
+    """Of the answers of the plan's versions since the server started. Pure."""
+    counts = [server.buckets[one.version] for one in plan.arms if one.version in server.buckets]
+    return (
+        quantile_s(BUCKETS_S, list(map(sum, zip(*counts, strict=True))), 0.99) if counts else None
+    )
+
+
+def _stored(console: Console, models: Sequence[str]) -> dict[str, tuple[str, datetime]]:
+    """By model, the id of the newest report that is kept of it, and when it was measured."""
+    try:
+        done = console.context.jobs().newest_done("monitor", subjects_of(models))
+    except NotFound:  # this server has no jobs
+        return {}
+    ordered = sorted(done.items(), key=lambda one: one[1][1])
+    return {subject.rpartition("/")[0]: found for subject, found in ordered}
+
+
+def _measured(
+    console: Console, plan: Plan, stored: Mapping[str, tuple[str, datetime]]
+) -> tuple[VersionMeasured, datetime] | None:
+    """Of the first arm whose version has a report."""
+    for arm in plan.arms:
+        model, _, number = arm.version.rpartition("/")
+        if model in stored:
+            job, at = stored[model]
+            with suppress(NotFound):  # it was replaced meanwhile
+                versions = console.measured.get(job, partial(_read_measured, console, job))
+                if number in versions:
+                    return versions[number], at
+    return None
+
+
+def _read_measured(console: Console, job: str) -> Mapping[str, VersionMeasured]:
+    return versions_measured(console.context.jobs().get(job).result)
 
 
 def _bar(facts: EndpointFacts) -> Svg:

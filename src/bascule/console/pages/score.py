@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 router = page_router(
     {
-        "GET /score": ("read", ""),
+        "GET /score": ("infer", ""),
         "POST /score": ("infer", ""),  # of which model is in the form: asked then
         "POST /score/files": ("infer", ""),
-        "GET /score/working": ("read", ""),
+        "GET /score/working": ("infer", ""),
         "GET /score/result": ("infer", ""),
     }
 )

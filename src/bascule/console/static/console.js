@@ -29,7 +29,20 @@
       }
     }, true);
     followChanges();
+    setInterval(ageTimes, 30_000);
   });
+
+  // Times say how long ago they are on a page that stays open too; see `words.ago`.
+  function ageTimes() {
+    for (const one of document.querySelectorAll("time[datetime]")) {
+      const seconds = (Date.now() - Date.parse(one.dateTime)) / 1000;
+      const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+      const [unit, size] = units.find(([, each]) => Math.abs(seconds) >= 2 * each) ?? units[3];
+      const said = `${Math.round(Math.abs(seconds) / size)} ${unit}`;
+      if (Math.abs(seconds) < 10) one.textContent = "now";
+      else one.textContent = seconds > 0 ? `${said} ago` : `in ${said}`;
+    }
+  }
 
   // Parts with data-live ask again after each change, unless a person is at work in them.
   function followChanges() {
