@@ -122,7 +122,7 @@ def ship(
 ) -> None:
     """Render what a target needs to run a model: plain files, to review and to keep in git.
 
-    Options that are not given are those of the section [ship] of bascule.toml.
+    Options that are not given are those of the section ship of bascule.toml.
     """
     from bascule.core import Scratch
     from bascule.ship import difference, write_files

@@ -130,6 +130,7 @@ def opened(tmp_path, store):
             server.execute("SET search_path = public")
             for row in OLD_ROWS:
                 server.execute(INSERT.format(", ".join(["%s"] * 9)), row)
+        open_database(tmp_path, store).migrate()
     return open_stores(tmp_path, store)
 
 

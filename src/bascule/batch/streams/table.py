@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from bascule.batch.streams.port import Address, Publisher, Subscription
-from bascule.core import Invalid, MissingExtra
+from bascule.core import Invalid, MissingExtra, load_named
 
 BROKERS: Mapping[str, str] = {
     "kafka": "bascule.batch.streams.kafka",
@@ -42,7 +41,7 @@ def _opened(address: Address, name: str, argument: Any) -> Any:
             f"{address.place} is no stream", hint=f"write {' or '.join(BROKERS)}://HOST/TOPIC"
         )
     try:
-        return getattr(import_module(BROKERS[address.scheme]), name)(address, argument)
+        return load_named(f"{BROKERS[address.scheme]}:{name}")(address, argument)
     except ImportError:
         raise MissingExtra(
             "streams need the client of their broker", hint="pip install 'bascule[streams]'"
