@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from shutil import copytree
 
 import pytest
 from tests.unit.cli.test_remote_registry import control
@@ -16,6 +17,9 @@ def test_the_first_version_of_a_second_model_has_no_champion_to_be_worse_than(
 ):
     home = tmp_path / "home"
     monkeypatch.setenv("BASCULE_HOME", str(home))
+    # Copies: a check adds a statement to the bundle, which other tests share.
+    cancer_bundle = copytree(cancer_bundle, tmp_path / "gb")
+    table_bundle = copytree(table_bundle, tmp_path / "table")
     assert command("push", cancer_bundle)[0] == 0
     assert command("alias", "gb/1", "champion")[0] == 0
     words = ("check", table_bundle, "-c", "accuracy >= champion - 0.02")
