@@ -147,7 +147,7 @@ def test_cost_is_measured_for_program_and_original_in_a_fresh_process(pack, boos
     assert 20e6 < measured.peak_memory_bytes < 200e6
     assert measured.size_bytes == bundle.manifest.size_bytes
     card = (bundle.path / "card.md").read_text()
-    assert f"| onnx | {measured.latency_us['onnx'][1]:,.0f} |" in card
+    assert f"| onnx | {duration_words(measured.latency_us['onnx'][1] * 1e-6)} |" in card
 
 
 def test_without_measuring_there_is_no_cost_and_the_first_program_answers(
