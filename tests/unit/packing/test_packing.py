@@ -25,6 +25,7 @@ from tests.tiers import first_of
 import bascule
 from bascule.bundle.choosing import Roles
 from bascule.bundle.disk.examples import columns_of
+from bascule.core import duration_words
 from bascule.core.errors import Conflict, Invalid, NotFound, Unconvertible
 from bascule.core.fields import DType
 from bascule.packing.flavors.sklearn import Sklearn
