@@ -107,7 +107,9 @@ def test_what_runs_and_jobs_say_is_text(settings, pages):
 
 
 def test_jobs_and_outcomes_of_schedules_are_text(settings, pages):
-    plan = Schedule(name="nightly", cron="0 2 * * *", job={"model": EVIL}, created_at=NOW)
+    # Braces name a date of the job, and another name is refused.
+    model = EVIL.replace("{{7*7}}", "")
+    plan = Schedule(name="nightly", cron="0 2 * * *", job={"model": model}, created_at=NOW)
     schedules = Schedules(open_catalogue(settings))
     schedules.add(plan, by=EVIL)
     schedules.ended("nightly", NOW, {"error": EVIL}, by=EVIL)
