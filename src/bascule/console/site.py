@@ -188,7 +188,7 @@ def render(
 def may(request: Request, path: str, about: str = "", method: str = "POST") -> bool:
     """Whether the session of a request has the right that a route of a page requires.
 
-    Templates show a form or a link only then: the macros of `parts.html` ask this.
+    Templates show a form or a link only then: the macros of the file "parts.html" ask this.
 
     Args:
         request: That is answered.
