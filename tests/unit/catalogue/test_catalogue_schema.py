@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,30 @@ def test_a_shared_catalogue_is_migrated_by_the_command_alone(before, tmp_path):
     catalogue.create()
     with catalogue.read() as connection:
         assert connection.execute(sa.select(schema.releases.c.floor)).all()[-1] == (schema.FLOOR,)
+
+
+def test_of_four_that_migrate_at_once_one_does_and_all_go_on(before, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(open_database(tmp_path, before).migrate) for _ in range(4)]
+        assert {each.result() for each in done} == {schema.HEAD}
+    with open_database(tmp_path, before).read() as connection:
+        rows = connection.execute(sa.select(schema.releases.c.revision)).scalars().all()
+    assert rows.count(schema.HEAD) == 1
+
+
+def test_a_migration_that_is_cut_off_has_changed_nothing(before, tmp_path, monkeypatch):
+    def cut_off(connection):
+        migrate(connection)
+        raise KeyboardInterrupt
+
+    migrate = migrations.upgrade
+    monkeypatch.setattr(migrations, "upgrade", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        open_database(tmp_path, before).migrate()
+    monkeypatch.undo()
+    with pytest.raises(Unavailable, match=r"tables of an earlier release"):
+        open_database(tmp_path, before).create()
+    assert open_database(tmp_path, before).migrate() == schema.HEAD
 
 
 def test_the_catalogue_of_a_laptop_is_migrated_at_its_first_use(tmp_path):

@@ -20,7 +20,7 @@ def asked():
             length = int(self.headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length)) if length else None
             seen.append((self.command, self.path, body, dict(self.headers)))
-            status = 404 if self.path.endswith("nobody") else 200
+            status = 404 if self.path.endswith("absent") else 200
             content = json.dumps({"items": [], "next": None, "detail": "no such thing"}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
@@ -94,7 +94,7 @@ def test_an_error_of_the_server_is_raised_as_its_kind(asked):
     client, _ = asked
 
     with pytest.raises(NotFound, match="no such thing"):
-        client.control.do("GET /api/v1/rollouts/{rollout}", rollout="nobody")
+        client.control.do("GET /api/v1/rollouts/{rollout}", rollout="absent")
 
 
 def test_without_an_address_the_control_api_is_beside_the_server():

@@ -219,8 +219,8 @@ def test_models_versions_statements_and_history_are_shown(client, cancer_bundle)
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/api/v1/models/nobody/versions", 404),
-        ("/api/v1/models/nobody/history", 404),
+        ("/api/v1/models/absent/versions", 404),
+        ("/api/v1/models/absent/history", 404),
         ("/api/v1/models/gb/versions/9/statements", 404),
         ("/api/v1/models/gb/versions/0/statements", 400),
         ("/api/v1/models/gb/versions/x/statements", 400),
@@ -244,8 +244,8 @@ def test_errors_are_problem_details(client, path, status):
 
 
 def test_an_error_for_a_model_that_is_not_there_names_it(client):
-    problem = client.get("/api/v1/models/nobody/history").json()
-    assert problem["facts"] == {"model": "nobody"}
+    problem = client.get("/api/v1/models/absent/history").json()
+    assert problem["facts"] == {"model": "absent"}
 
 
 def test_a_method_that_would_change_something_is_not_allowed(client):
