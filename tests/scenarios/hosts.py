@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,11 +33,14 @@ class Host:
         )  # fmt: skip
 
     def start(
-        self, home: Path, job: dict[str, Any], *, kill_at: int = 0, counts: bool = False
-    ) -> None:
-        """Begin a job, which kills itself at the line `kill_at` of the sink's modules."""
+        self, home: Path, job: dict[str, Any], *, kill_at: int = 0, cut_at: int = 0,
+        counts: bool = False,
+    ) -> None:  # fmt: skip
+        """Begin a job, which at a line of the sink's modules kills itself, or whose sessions
+        PostgreSQL ends there, as it does when it is stopped."""
         variables = {name: text for name, text in os.environ.items() if name.startswith("AWS_")}
-        asked = {"home": str(home), "job": job, "kill_at": kill_at, "counts": counts}
+        asked = {"home": str(home), "job": job, "kill_at": kill_at, "cut_at": cut_at}
+        asked["counts"] = counts
         self._say(asked | {"environment": variables})
 
     def wait(self) -> list[dict[str, Any]]:
@@ -108,7 +113,9 @@ def _ran(bundle: str, asked: dict[str, Any]) -> dict[str, Any]:
 
     os.environ.update(asked["environment"])
     loaded = load(Path(bundle))
-    lines = _Lines(asked["kill_at"]) if asked["kill_at"] or asked["counts"] else None
+    at = asked["kill_at"] or asked["cut_at"]
+    act = partial(_cut, asked["job"]["to"]) if asked["cut_at"] else _kill
+    lines = _Lines(at, act) if at or asked["counts"] else None
     if lines is not None:
         threading.settrace(lines.enter)
         sys.settrace(lines.enter)
@@ -121,11 +128,26 @@ def _ran(bundle: str, asked: dict[str, Any]) -> dict[str, Any]:
     return {"rows": made.rows, "run": made.manifest.run, "lines": lines.count if lines else 0}
 
 
-class _Lines:
-    """Counts the lines that are executed in the modules of sinks and claims."""
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, kill_at: int) -> None:
-        self.count, self._kill_at = 0, kill_at
+
+def _cut(place: str) -> None:
+    import psycopg
+
+    url = place.partition("#")[0]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+class _Lines:
+    """Counts the lines that are executed in the modules of sinks and claims, and acts at one."""
+
+    def __init__(self, at: int, act: Callable[[], None]) -> None:
+        self.count, self._at, self._act = 0, at, act
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
         file = frame.f_code.co_filename
@@ -136,8 +158,8 @@ class _Lines:
     def line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":
             self.count += 1
-            if self.count == self._kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.count == self._at:
+                self._act()
         return self.line
 
 

@@ -8,6 +8,8 @@ The rules:
   `append`, those with other keys with `upsert`.
 - After a kill at any line, the same command ends as if nothing had happened: in the same home, in
   another, or on another host, which waits until the claim is stale.
+- Where PostgreSQL ends the sessions of a command at any line, it ends or says that the server is
+  away; the same command again ends as if nothing had happened.
 - A command that was refused is refused again until something has changed.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tests.conformance.batch_places import PLACES, Files, Place
+from tests.stores import free_ports
 from tests.unit.batch.conftest import flights
 
 from bascule.batch.delta import open_table
@@ -219,6 +223,49 @@ def test_a_command_that_is_killed_at_any_line(hosts, cell, kills):
         again = one.run(cell.homes[turn % 2], cell.job(name=name))
         assert again.get("rows") == ROWS, (kill_at, again)
         cell.check(0, *others, name=name)
+
+
+@pytest.mark.parametrize(
+    ("sink", "mode", "cuts"),
+    [
+        ("postgresql", mode, cuts) if cuts == 1 else
+        pytest.param("postgresql", mode, cuts, marks=pytest.mark.slow)
+        for mode, cuts in (("replace", 1), *((mode, 12) for mode in MODES))
+    ],
+)  # fmt: skip
+def test_a_command_whose_sessions_postgresql_ends_at_any_line(hosts, cell, cuts):
+    """It ends, or says that the server is away; the same command again ends, and rows are once."""
+    one, _ = hosts
+    others = (OTHER,) if cell.mode in ("append", "upsert") else ()
+    lines = one.run(cell.homes[0], cell.job(name="undisturbed"), counts=True)["lines"]
+    for turn in range(cuts):
+        name = f"cut{turn}"
+        if cell.mode != "error":
+            assert one.run(cell.homes[0], cell.job(OTHER, name))["rows"] == ROWS
+        cut_at = max(1, lines * (2 * turn + 1) // (2 * cuts))
+        disturbed = one.run(cell.homes[0], cell.job(name=name), cut_at=cut_at)
+        assert "rows" in disturbed or disturbed["kind"] == "Unavailable", (cut_at, disturbed)
+        again = one.run(cell.homes[turn % 2], cell.job(name=name))
+        assert again.get("rows") == ROWS, (cut_at, again)
+        cell.check(0, *others, name=name)
+
+
+@pytest.mark.parametrize(
+    ("sink", "mode"),
+    [
+        ("postgresql", "replace"),
+        *(pytest.param("postgresql", one, marks=pytest.mark.slow) for one in MODES),
+    ],
+)
+def test_a_command_without_its_server_says_so_within_seconds(hosts, cell):
+    (port,) = free_ports(1)
+    root, cell.place.root = cell.place.root, f"postgresql://bascule:x@127.0.0.1:{port}/none"
+    began = monotonic()
+    assert hosts[0].run(cell.homes[0], cell.job())["kind"] == "Unavailable"
+    assert monotonic() - began < 30
+    cell.place.root = root
+    assert hosts[0].run(cell.homes[0], cell.job())["rows"] == ROWS
+    cell.check(0)
 
 
 @cells([("parquet", "error")])
