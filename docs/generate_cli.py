@@ -34,8 +34,7 @@ def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(commands.app)
     listed = dict(commands_of(group))
-    counts = Counter(_line(param) for command in listed.values() for param in _params(command))
-    shared = {line for line, count in counts.items() if count >= _SHARED}
+    shared = _shared(list(listed.values()))
     index = [f"For day one: {', '.join(f'`{name}`' for name in commands.DAY_ONE)}.", ""]
     index += [f"- **{panel}**: {', '.join(links)}" for panel, links in _by_panel(group).items()]
     own = ["", "## bascule", "", *map(_line, _params(group))]
@@ -56,6 +55,13 @@ def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield from commands_of(command, f"{before}{name} ")
         else:
             yield before + name, command
+
+
+def _shared(listed: list[Any]) -> set[str]:
+    """Of each name the line that most commands have, where many have it."""
+    counts = Counter(_line(param) for command in listed for param in _params(command))
+    most = {line.partition("`:")[0]: line for line, _ in reversed(counts.most_common())}
+    return {line for line in most.values() if counts[line] >= _SHARED}
 
 
 def _by_panel(group: Any) -> dict[str, list[str]]:
