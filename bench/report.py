@@ -375,6 +375,7 @@ def table(title: str, headings: list[str], cells: Cells) -> Table:
 def markdown(report: Report) -> str:
     """The run for the documentation: tables, what was measured, on what."""
     setting = report.settings
+    peers = peer_claims(report.samples, report.runs)
     how = (
         f"{setting['rounds']} interleaved rounds of {setting['seconds']} s a work, medians; "
         f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
@@ -388,7 +389,7 @@ def markdown(report: Report) -> str:
         [
             how,
             grid(*by_system(report)),
-            grid(CLAIM_HEADINGS, claim_cells(report.claims)),
+            grid(CLAIM_HEADINGS, claim_cells(peers or report.claims)),
             grid(["system", "what it is", *_START_HEADINGS[1:]], about_cells(report)),
             *[f"Not measured: {name}: {why}" for name, why in report.left_out.items()],
             "Machine: " + "; ".join(f"{k} {v}" for k, v in report.machine.items()) + ".",

@@ -60,7 +60,7 @@ def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def _shared(listed: list[Any]) -> set[str]:
     """Of each name the line that most commands have, where many have it."""
     counts = Counter(_line(param) for command in listed for param in _params(command))
-    most = {line.partition("`:")[0]: line for line, _ in reversed(counts.most_common())}
+    most = {line.partition("`")[2].partition("`")[0]: line for line, _ in reversed(counts.most_common())}
     return {line for line in most.values() if counts[line] >= _SHARED}
 
 
@@ -95,7 +95,7 @@ def _is_argument(param: Any) -> bool:
 
 def _usage(param: Any) -> str:
     if not _is_argument(param):
-        return f"{param.opts[0]} {_kind(param).upper()}"
+        return f"{param.opts[0]}={_kind(param).upper()}"
     name = str(param.metavar or param.name.upper())
     return name if param.required else f"[{name}]"
 
@@ -112,7 +112,7 @@ def _names(param: Any, *, with_kind: bool = False) -> str:
         return f"`{_usage(param)}`"
     has_value = with_kind and not getattr(param, "is_flag", False)
     first, *others = [*param.opts, *param.secondary_opts]
-    names = [f"{first} {_kind(param).upper()}" if has_value else first, *others]
+    names = [f"{first}={_kind(param).upper()}" if has_value else first, *others]
     return ", ".join(f"`{name}`" for name in names)
 
 
