@@ -380,8 +380,8 @@ def markdown(report: Report) -> str:
         f"{setting['rounds']} interleaved rounds of {setting['seconds']} s a work, medians; "
         f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
         f"core {setting['load_core']}. CPU is user and system time of the server's whole process "
-        "tree for 1,000 requests; p99 ms in brackets. Spread is (largest - smallest) / median of the "
-        "CPU figure, at its worst work. Of the programs in its "
+        "tree for 1,000 requests; p99 ms in brackets. Spread is (largest - smallest) / median of "
+        "the CPU figure, at its worst work. Of the programs in its "
         f"bundle, bascule pinned `{setting['pinned_program']}`; the bare server runs `onnx`. "
         f"Load average before: {setting['load_average_before']:.1f}."
     )

@@ -18,15 +18,16 @@ from bascule.cli import commands
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 
 _TOP = """\
-# Commands
+# Commands: every option of bascule
 
 <!-- Written by docs/generate_cli.py. Change the command, then run it again. -->
 
-Results go to standard output, everything else to standard error. `--json` prints the result as one JSON document. Exit
-codes are in [errors](errors.md), settings without an option in [settings](settings.md). `bascule COMMAND --help` prints
-the same as this page. What stands behind an option in brackets is its default.
+Results go to standard output, everything else to standard error. `--json` prints the result as
+one JSON document. Exit codes are in [errors](errors.md), settings without an option in
+[settings](settings.md). `bascule COMMAND --help` prints the same as this page. In brackets stands
+the default of an option.
 """
-_SHARED = 3
+_SHARED = 2
 """Arguments and options that so many commands have are explained once."""
 
 
@@ -60,7 +61,9 @@ def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def _shared(listed: list[Any]) -> set[str]:
     """Of each name the line that most commands have, where many have it."""
     counts = Counter(_line(param) for command in listed for param in _params(command))
-    most = {line.partition("`")[2].partition("`")[0]: line for line, _ in reversed(counts.most_common())}
+    most = {
+        line.partition("`")[2].partition("`")[0]: line for line, _ in reversed(counts.most_common())
+    }
     return {line for line in most.values() if counts[line] >= _SHARED}
 
 
@@ -79,7 +82,7 @@ def _command(name: str, command: Any, shared: set[str]) -> str:
     own = [_line(param) for param in params if _line(param) not in shared]
     others = ", ".join(_names(param) for param in params if _line(param) in shared)
     lines = [f"## bascule {name}", "", command.help.strip(), ""]
-    lines += [f"`{' '.join(['bascule', name, *needed])}`", ""]
+    lines += [f"`{' '.join(['bascule', name, *needed])}`", ""] if needed else []
     lines += [*own, ""] if own else []
     return "\n".join(lines + ([f"Also {others}.", ""] if others else []))
 
