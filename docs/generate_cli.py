@@ -27,7 +27,7 @@ one JSON document. Exit codes are in [errors](errors.md), settings without an op
 [settings](settings.md). `bascule COMMAND --help` prints the same as this page. In brackets stands
 the default of an option.
 """
-_SHARED = 2
+_SHARED = 3
 """Arguments and options that so many commands have are explained once."""
 
 
