@@ -82,7 +82,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def markdown(verdicts: Sequence[Verdict], versions: Mapping[str, str], processor: str) -> str:
-    """The sentences, a line for each family, and the names of what is not compiled or broke."""
+    """The sentences, a line for each family, and what broke."""
     families: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         families.setdefault(verdict.name.partition("/")[0], []).append(verdict)
@@ -91,14 +91,8 @@ def markdown(verdicts: Sequence[Verdict], versions: Mapping[str, str], processor
     lines += [f"| {' | '.join([name, *_family(some)])} |" for name, some in families.items()]
     parts = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines += ["", f"{processor}. With {parts}."]
-    listed = {
-        "Broken": [f"`{v.name}` ({_why(v)})" for v in verdicts if v.status in BAD],
-        "Served by the original": [f"`{v.name}`" for v in verdicts if v.serves == "original"],
-        "Not packed": [f"`{v.name}`" for v in verdicts if v.status == "refused"],
-        "Not fitted": [f"`{v.name}`" for v in verdicts if v.status == "unfit"],
-    }
-    for title, names in listed.items():
-        lines += ["", f"## {title}", "", ", ".join(names) + "."] if names else []
+    broken = [f"`{v.name}` ({_why(v)})" for v in verdicts if v.status in BAD]
+    lines += ["", "## Broken", "", ", ".join(broken) + "."] if broken else []
     return "\n".join(lines)
 
 
