@@ -326,9 +326,14 @@ def _figure(row: Row | None) -> str:
 
 
 def about_cells(report: Report) -> Cells:
-    """What each system is, and how it started, where it did."""
+    """What each system is, and how it started, where it did; beside peers, of these alone."""
     starts = {line[0]: line[1:] for line in start_cells(report)}
-    return [[name, what, *starts.get(name, [""] * 4)] for name, what in report.about.items()]
+    named = report.runs.keys() & report.about.keys() or report.about
+    return [
+        [name, what, *starts.get(name, [""] * 4)]
+        for name, what in report.about.items()
+        if name in named
+    ]
 
 
 def start_cells(report: Report) -> Cells:
@@ -399,8 +404,8 @@ def markdown(report: Report) -> str:
 
 
 def grid(headings: list[str], cells: Cells) -> str:
-    lines = [headings, ["---"] * len(headings), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head, *lines = ["| " + " | ".join(line) + " |" for line in [headings, *cells]]
+    return "\n".join([head, "|---" * len(headings) + "|", *lines])
 
 
 def put_between_marks(page: str, text: str, name: str = "serving") -> str:
