@@ -49,14 +49,16 @@ def bars(page: str) -> list[Bar]:
     opening, closing = marks("peers")
     if opening not in page or closing not in page:
         raise ValueError(f"the page has no table between {opening} and {closing}")
-    table = page.partition(opening)[2].partition(closing)[0]
-    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
-    found = {
-        (row[0], row[1]): Bar(row[0], row[1], float(row[2]))
-        for row in cells
-        if row[0] in LABELS and len(row) == 8
-    }
-    chosen = [bar for bar in found.values() if bar.work in WORKS]
+    part = page.partition(opening)[2].partition(closing)[0]
+    table = part[part.index("| system ") :].partition("\n\n")[0]
+    head, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    chosen = [
+        Bar(line[0], work, float(figure.partition(" ")[0]))
+        for line in lines
+        if line[0] in LABELS
+        for work, figure in zip(head, line, strict=True)
+        if work in WORKS and figure.strip() and "void" not in figure
+    ]
     return sorted(chosen, key=lambda bar: (WORKS.index(bar.work), bar.cpu_s_per_1k))
 
 

@@ -296,6 +296,46 @@ def serving_cells(report: Report) -> Cells:
     ]
 
 
+def works_of(samples: Iterable[Sample]) -> list[str]:
+    return sorted({sample.work for sample in samples})
+
+
+def by_system(report: Report) -> tuple[list[str], Cells]:
+    """A line for each system: CPU s for 1,000 requests and p99 ms by work, and the largest spread.
+
+    A system with an error in a work has the number of its errors there: it says nothing.
+    """
+    works = works_of(report.samples)
+    lines: dict[str, dict[str, Row]] = {}
+    for row in rows(report.samples):
+        lines.setdefault(row.system, {})[row.work] = row
+    cells = [
+        [
+            *(system, *(_figure(by_work.get(work)) for work in works)),
+            f"{max(row.spread for row in by_work.values()):.0%}",
+        ]
+        for system, by_work in lines.items()
+    ]
+    return ["system", *works, "spread"], cells
+
+
+def _figure(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.errors} (void)" if row.errors else f"{row.cpu_s_per_1k:.4f} ({row.p99_ms:.1f})"
+
+
+def about_cells(report: Report) -> Cells:
+    """What each system is, and how it started, where it did; beside peers, of these alone."""
+    starts = {line[0]: line[1:] for line in start_cells(report)}
+    named = report.runs.keys() & report.about.keys() or report.about
+    return [
+        [name, what, *starts.get(name, [""] * 4)]
+        for name, what in report.about.items()
+        if name in named
+    ]
+
+
 def start_cells(report: Report) -> Cells:
     return [
         [
@@ -340,21 +380,22 @@ def table(title: str, headings: list[str], cells: Cells) -> Table:
 def markdown(report: Report) -> str:
     """The run for the documentation: tables, what was measured, on what."""
     setting = report.settings
+    peers = peer_claims(report.samples, report.runs)
     how = (
         f"{setting['rounds']} interleaved rounds of {setting['seconds']} s a work, medians; "
         f"{setting['connections']} connections; servers on core {setting['server_core']}, load on "
         f"core {setting['load_core']}. CPU is user and system time of the server's whole process "
-        "tree. Spread is (largest - smallest) / median of the CPU figure. Of the programs in its "
+        "tree for 1,000 requests; p99 ms in brackets. Spread is (largest - smallest) / median of "
+        "the CPU figure, at its worst work. Of the programs in its "
         f"bundle, bascule pinned `{setting['pinned_program']}`; the bare server runs `onnx`. "
         f"Load average before: {setting['load_average_before']:.1f}."
     )
     return "\n\n".join(
         [
             how,
-            grid(_HEADINGS, serving_cells(report)),
-            grid(CLAIM_HEADINGS, claim_cells(report.claims)),
-            grid(_START_HEADINGS, start_cells(report)),
-            grid(["system", "what it is"], [[*pair] for pair in report.about.items()]),
+            grid(*by_system(report)),
+            grid(CLAIM_HEADINGS, claim_cells(peers or report.claims)),
+            grid(["system", "what it is", *_START_HEADINGS[1:]], about_cells(report)),
             *[f"Not measured: {name}: {why}" for name, why in report.left_out.items()],
             "Machine: " + "; ".join(f"{k} {v}" for k, v in report.machine.items()) + ".",
             "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
@@ -363,8 +404,8 @@ def markdown(report: Report) -> str:
 
 
 def grid(headings: list[str], cells: Cells) -> str:
-    lines = [headings, ["---"] * len(headings), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head, *lines = ["| " + " | ".join(line) + " |" for line in [headings, *cells]]
+    return "\n".join([head, "|---" * len(headings) + "|", *lines])
 
 
 def put_between_marks(page: str, text: str, name: str = "serving") -> str:

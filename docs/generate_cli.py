@@ -6,7 +6,8 @@ A test compares the page with what this makes, so a command cannot change withou
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,30 @@ from bascule.cli import commands
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 
 _TOP = """\
-# Commands
+# Commands: every option of bascule
 
 <!-- Written by docs/generate_cli.py. Change the command, then run it again. -->
 
-Results go to standard output, and everything else to standard error. `--json` makes the result
-one JSON document. Exit codes are in [errors](errors.md). `bascule COMMAND --help` says the same as
-this page. Settings that have no option here are in [settings](settings.md).
+Results go to standard output, everything else to standard error. `--json` prints the result as
+one JSON document. Exit codes are in [errors](errors.md), settings without an option in
+[settings](settings.md). `bascule COMMAND --help` prints the same as this page. In brackets stands
+the default of an option.
 """
+_SHARED = 3
+"""Arguments and options that so many commands have are explained once."""
 
 
 def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(commands.app)
-    listed = "\n".join(
-        f"| {'' if is_next else panel} | [`{name}`](#bascule-{name.replace(' ', '-')}) "
-        f"| {_first_sentence(command.help)} |"
-        for panel, is_next, name, command in _by_panel(group)
-    )
-    index = f"| about | command | what it does |\n|---|---|---|\n{listed}\n"
-    index += f"\nFor day one: {', '.join(f'`{name}`' for name in commands.DAY_ONE)}.\n"
-    own = "\n".join(["## bascule", "", *_table("option", _options(group), _option_row)])
-    parts = [_TOP, index, own + "\n"]
-    parts += [_command(name, command) for name, command in commands_of(group)]
-    return "\n".join(parts)
+    listed = dict(commands_of(group))
+    shared = _shared(list(listed.values()))
+    index = [f"For day one: {', '.join(f'`{name}`' for name in commands.DAY_ONE)}.", ""]
+    index += [f"- **{panel}**: {', '.join(links)}" for panel, links in _by_panel(group).items()]
+    own = ["", "## bascule", "", *map(_line, _params(group))]
+    once = ["", "## Options of many commands", "", *sorted(shared, key=_name_first), ""]
+    parts = [_TOP, "\n".join([*index, *own, *once])]
+    return "\n".join([*parts, *(_command(*item, shared) for item in listed.items())])
 
 
 def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,71 +58,77 @@ def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield before + name, command
 
 
-def _by_panel(group: Any) -> Iterator[tuple[str, bool, str, Any]]:
-    """Every command with its panel of the help, and whether the one before is of the same."""
-    before = ""
-    for name, command in commands_of(group):
+def _shared(listed: list[Any]) -> set[str]:
+    """Of each name the line that most commands have, where many have it."""
+    counts = Counter(_line(param) for command in listed for param in _params(command))
+    most = {
+        line.partition("`")[2].partition("`")[0]: line for line, _ in reversed(counts.most_common())
+    }
+    return {line for line in most.values() if counts[line] >= _SHARED}
+
+
+def _by_panel(group: Any) -> dict[str, list[str]]:
+    """Links to the commands of each panel of the help."""
+    links: dict[str, list[str]] = {}
+    for name, _ in commands_of(group):
         panel = str(group.commands[name.partition(" ")[0]].rich_help_panel)
-        yield panel, panel == before, name, command
-        before = panel
+        links.setdefault(panel, []).append(f"[`{name}`](#bascule-{name.replace(' ', '-')})")
+    return links
 
 
-def _command(name: str, command: Any) -> str:
-    arguments = [param for param in command.params if _is_argument(param) and not param.hidden]
-    options = _options(command)
-    usage = " ".join(
-        ["bascule", name, *map(_usage, arguments), *(_usage(o) for o in options if o.required)]
-    )
-    lines = [f"## bascule {name}", "", command.help.strip(), "", "```text"]
-    lines += [f"{usage} [OPTIONS]" if any(not o.required for o in options) else usage, "```", ""]
-    if arguments:
-        lines += [*_table("argument", arguments, _argument_row), ""]
-    if options:
-        lines += [*_table("option", options, _option_row), ""]
-    return "\n".join(lines)
+def _command(name: str, command: Any, shared: set[str]) -> str:
+    params = _params(command)
+    needed = [_usage(p) for p in params if _is_argument(p) or p.required]
+    own = [_line(param) for param in params if _line(param) not in shared]
+    others = ", ".join(_names(param) for param in params if _line(param) in shared)
+    lines = [f"## bascule {name}", "", command.help.strip(), ""]
+    lines += [f"`{' '.join(['bascule', name, *needed])}`", ""] if needed else []
+    lines += [*own, ""] if own else []
+    return "\n".join(lines + ([f"Also {others}.", ""] if others else []))
+
+
+def _params(command: Any) -> list[Any]:
+    """What is shown: the arguments first, without the forms that are deprecated."""
+    return sorted((p for p in command.params if not p.hidden), key=lambda p: not _is_argument(p))
 
 
 def _is_argument(param: Any) -> bool:
     return not str(param.opts[0]).startswith("-")
 
 
-def _options(command: Any) -> list[Any]:
-    return [param for param in command.params if not _is_argument(param) and not param.hidden]
-
-
 def _usage(param: Any) -> str:
     if not _is_argument(param):
-        return f"{param.opts[0]} {_kind(param).upper()}"
+        return f"{param.opts[0]}={_kind(param).upper()}"
     name = str(param.metavar or param.name.upper())
     return name if param.required else f"[{name}]"
 
 
-def _table(heading: str, params: Sequence[Any], row: Any) -> Iterator[str]:
-    extra = "" if heading == "argument" else " default |"
-    yield f"| {heading} |{extra} meaning |"
-    yield "|---|" + ("" if heading == "argument" else "---|") + "---|"
-    yield from (row(param) for param in params)
+def _line(param: Any) -> str:
+    """One line of a list: what to write, the default, the meaning."""
+    if _is_argument(param):
+        return f"- `{_usage(param)}`: {_words(param.help)}"
+    return f"- {_names(param, with_kind=True)}{_default(param)}: {_words(param.help)}"
 
 
-def _argument_row(param: Any) -> str:
-    return f"| `{_usage(param)}` | {_cell(param.help)} |"
+def _names(param: Any, *, with_kind: bool = False) -> str:
+    if _is_argument(param):
+        return f"`{_usage(param)}`"
+    has_value = with_kind and not getattr(param, "is_flag", False)
+    first, *others = [*param.opts, *param.secondary_opts]
+    names = [f"{first}={_kind(param).upper()}" if has_value else first, *others]
+    return ", ".join(f"`{name}`" for name in names)
 
 
-def _option_row(param: Any) -> str:
-    names = [*param.opts, *param.secondary_opts]
-    kind = "" if getattr(param, "is_flag", False) else f" {_kind(param).upper()}"
-    shown = ", ".join(f"`{name}{kind if name == names[0] else ''}`" for name in names)
-    return f"| {shown} | {_default(param)} | {_cell(param.help)} |"
+def _name_first(line: str) -> str:
+    return line.strip("- `[")
 
 
 def _default(param: Any) -> str:
     if param.required:
-        return "required"
-    if param.default in (None, ""):
-        return "-"
-    if isinstance(param.default, bool):
-        return "yes" if param.default else "no"
-    return f"`{param.default}`"
+        return " (required)"
+    if param.default in (None, "", False):
+        return ""
+    return " (yes)" if param.default is True else f" (`{param.default}`)"
 
 
 def _kind(param: Any) -> str:
@@ -130,12 +137,8 @@ def _kind(param: Any) -> str:
     return {"str": "text", "int": "number", "float": "number"}.get(inner.__name__, "path")
 
 
-def _first_sentence(text: str) -> str:
-    return _cell(text.split("; ")[0].split(". ")[0].rstrip("."))
-
-
-def _cell(text: str | None) -> str:
-    return " ".join((text or "").split()).replace("|", "\\|")
+def _words(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def main() -> int:

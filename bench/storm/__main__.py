@@ -19,7 +19,7 @@ from rich.console import Console
 from bench import report
 from bench.machine import load_before, machine, versions
 from bench.pinning import two_cores
-from bench.storm.findings import Finding, cells, claims_of, markdown
+from bench.storm.findings import Finding, cells, claims_of, markdown, table
 from bench.storm.works import WORKS, Settings
 from bench.systems import Wrong
 
@@ -68,8 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     written.write_text(json.dumps(facts, indent=2) + "\n")
     console.print(f"written to {written.relative_to(ROOT)}")
     if asked.markdown:
-        page = report.put_between_marks(PAGE.read_text(), markdown(findings, made, facts), "storm")
+        page = report.put_between_marks(PAGE.read_text(), markdown(made, facts), "storm")
         PAGE.write_text(page)
+        (PAGE.parent / "measured" / "storm.csv").write_text(table(findings))
         console.print(f"and to {PAGE.relative_to(ROOT)}")
     return 0
 

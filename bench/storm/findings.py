@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,16 +239,23 @@ def cells(findings: Iterable[Finding]) -> list[tuple[str, list[str], Cells]]:
     return [(_TITLES[work], headings, lines) for work, lines in groups.items()]
 
 
-def markdown(findings: list[Finding], made: list[Claim], facts: Mapping[str, Any]) -> str:
-    """The storm for the documentation."""
+def table(findings: Iterable[Finding]) -> str:
+    """Every run as a line of CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for number, (title, headings, lines) in enumerate(cells(findings)):
+        if not number:
+            writer.writerow(["work", *headings])
+        writer.writerows([title, *line] for line in lines)
+    return text.getvalue()
+
+
+def markdown(made: list[Claim], facts: Mapping[str, Any]) -> str:
+    """The storm for the documentation: the claims, where, with what."""
     seconds = ", ".join(f"{work} {value:g} s" for work, value in facts["seconds"].items())
     parts = [
         f"A run lasts: {seconds}. Load average before: {facts['load_average_before']:.1f}. "
-        "Latencies are from the moment a request was due."
-    ]
-    for title, headings, lines in cells(findings):
-        parts += [f"**{title}**", grid(headings, lines)]
-    parts += [
+        "Latencies are from the moment a request was due. [Every run](measured/storm.csv).",
         grid(CLAIM_HEADINGS, claim_cells(made)),
         "Machine: " + "; ".join(f"{k} {v}" for k, v in facts["machine"].items()) + ".",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(facts["versions"].items())) + ".",

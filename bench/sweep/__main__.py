@@ -23,7 +23,7 @@ from rich.table import Table
 from bench.machine import machine, versions
 from bench.report import put_between_marks
 from bench.sweep.children import verdicts_of
-from bench.sweep.page import BAD, cells, fallen_back, markdown, summary
+from bench.sweep.page import BAD, HEADS, cells, fallen_back, markdown, summary, table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "parity.md"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -58,16 +58,17 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"    {finding}")
         if asked.json:
             asked.json.write_text(json.dumps([asdict(one) for one in verdicts], indent=1))
-    table = Table("model", "served by", "claimed", "measured", "rows", "verdict")
+    shown = Table(*HEADS)
     for verdict in verdicts:
-        table.add_row(*cells(verdict))
-    console.print(table)
+        shown.add_row(*cells(verdict))
+    console.print(shown)
     for words in summary(verdicts):
         console.print(words)
     console.print(f"{time.perf_counter() - started:.0f} s")
     if asked.markdown:
         text = markdown(verdicts, versions(_DISTRIBUTIONS), machine()["processor"])
         PAGE.write_text(put_between_marks(PAGE.read_text(), text, "sweep"))
+        PAGE.with_suffix(".csv").write_text(table(verdicts))
     return int(any(one.status in BAD for one in verdicts) or bool(fallen_back(verdicts)))
 
 

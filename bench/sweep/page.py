@@ -1,7 +1,9 @@
-"""The table of the sweep, in words and for the page of the docs. Pure."""
+"""The verdicts of the sweep: in words, for the page of the docs, and as a table. Pure."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,12 +13,12 @@ from bench.sweep.judge import Verdict
 BAD = ("broken", "crash", "timeout")
 DEFAULTS = "default/"
 """Boosting as it comes, on ten data sets: none of these may fall back to the original."""
-_HEADS = ("model", "served by", "claimed", "measured", "rows", "verdict")
+HEADS = ("model", "served by", "claimed", "measured", "rows", "verdict")
 _WORDS = {
     "kept": "kept",
-    "broken": "**broken**",
-    "crash": "**crash**",
-    "timeout": "**no verdict in time**",
+    "broken": "broken",
+    "crash": "crash",
+    "timeout": "no verdict in time",
     "refused": "not packed",
     "unfit": "not fitted",
 }
@@ -70,25 +72,40 @@ def cells(verdict: Verdict) -> list[str]:
     ]
 
 
+def table(verdicts: Sequence[Verdict]) -> str:
+    """A line of CSV for each model, with the reason where there is one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*HEADS, "why"])
+    writer.writerows([*cells(verdict), _why(verdict)] for verdict in verdicts)
+    return text.getvalue()
+
+
 def markdown(verdicts: Sequence[Verdict], versions: Mapping[str, str], processor: str) -> str:
-    """The table, then why some fall back, why some are not packed, and what broke."""
-    lines = [*summary(verdicts), "", "| " + " | ".join(_HEADS) + " |", "|---" * len(_HEADS) + "|"]
-    lines += ["| " + " | ".join(cells(verdict)) + " |" for verdict in verdicts]
+    """The sentences, a line for each family, and what broke."""
+    families: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        families.setdefault(verdict.name.partition("/")[0], []).append(verdict)
+    heads = ("models", "count", "compiled", "original", "not packed", "claimed", "measured")
+    lines = [*summary(verdicts), "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += [f"| {' | '.join([name, *_family(some)])} |" for name, some in families.items()]
     parts = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines += ["", f"{processor}. With {parts}."]
-    said = {
-        "Broken": [v for v in verdicts if v.status in BAD],
-        "Served by the original": [v for v in verdicts if v.serves == "original"],
-        "Not packed": [v for v in verdicts if v.status == "refused"],
-        "Not fitted": [v for v in verdicts if v.status == "unfit"],
-    }
-    for title, some in said.items():
-        if some:
-            lines += ["", f"## {title}", "", "| model | why |", "|---|---|"]
-            lines += [f"| {v.name} | {_in_a_cell(v)} |" for v in some]
+    broken = [f"`{v.name}` ({_why(v)})" for v in verdicts if v.status in BAD]
+    lines += ["", "## Broken", "", ", ".join(broken) + "."] if broken else []
     return "\n".join(lines)
 
 
-def _in_a_cell(verdict: Verdict) -> str:
+def _family(verdicts: Sequence[Verdict]) -> list[str]:
+    originals = sum(verdict.serves == "original" for verdict in verdicts)
+    packed = sum(bool(verdict.serves) for verdict in verdicts)
+    claimed = max((max(v.programs.values()) for v in verdicts if v.programs), default=0.0)
+    measured = max((v.measured for v in verdicts if v.programs), default=0.0)
+    refused = sum(verdict.status == "refused" for verdict in verdicts)
+    counts = (len(verdicts), packed - originals, originals, refused)
+    return [*map(str, counts), f"{claimed:.1e}", f"{measured:.1e}"]
+
+
+def _why(verdict: Verdict) -> str:
     words = "; ".join(verdict.findings[:3]) if verdict.status == "broken" else verdict.why
-    return words.replace("|", "\\|").replace("\n", " ").replace("\\ufdd0", "U+FDD0")[:500]
+    return words.replace("\n", " ").replace("\\ufdd0", "U+FDD0")[:500]

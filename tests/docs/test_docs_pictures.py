@@ -40,11 +40,9 @@ def test_the_chart_is_what_the_table_of_peers_gives() -> None:
 
 def test_a_figure_of_the_chart_is_the_one_of_the_table() -> None:
     page = (
-        "<!-- bench:peers -->\n| system | work | CPU s / 1,000 | a | b | c | d | e |\n"
-        "| bascule | 1 row | 0.5000 | 1 | 1 | 1 | 0 | 1% |\n"
-        "| kserve-onnx | 1 row | 0.2500 | 1 | 1 | 1 | 0 | 1% |\n"
-        "| bascule | 100 rows | 1.0000 | 1 | 1 | 1 | 0 | 1% |\n"
-        "| nginx | 1 row | 0.1000 | 1 | 1 | 1 | 0 | 1% |\n<!-- /bench:peers -->\n"
+        "<!-- bench:peers -->\n| system | 1 row | 100 rows | spread |\n| --- | --- | --- | --- |\n"
+        "| bascule | 0.5000 (1.0) | 1.0000 (2.0) | 1% |\n| kserve-onnx | 0.2500 (1.0) |  | 1% |\n"
+        "| nginx | 0.1000 (1.0) |  | 1% |\n<!-- /bench:peers -->\n"
     )
     made = chart.bars(page)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bench.report import Claim, claim_cells
 from bench.storm import schedule
-from bench.storm.findings import Finding, cells, claims_of, markdown
+from bench.storm.findings import Finding, cells, claims_of, markdown, table
 from bench.storm.tally import Tally, growth, joined, percentile, slope_per_hour
 from bench.storm.watch import Watch
 
@@ -285,7 +285,7 @@ def test_what_is_not_judged_says_why():
     assert cell[-1] == "not judged: it was dark"
 
 
-def test_the_page_has_a_table_for_each_work_and_every_line_as_long_as_its_headings():
+def test_every_run_is_a_line_of_the_table_as_long_as_its_headings():
     found = [
         finding("calm", p99_over_p50=2.0, capacity_hz=100.0),
         finding("soak", seen=tally([], statuses={}, unanswered=3), seconds=60.0),
@@ -298,7 +298,7 @@ def test_the_page_has_a_table_for_each_work_and_every_line_as_long_as_its_headin
     }
 
     assert all(len(line) == len(heads) for _, heads, lines in cells(found) for line in lines)
-    page = markdown(found, claims_of(found), facts)
-    assert "busy for 70 % of the time" in page
-    assert "3 unanswered" in page
-    assert "Load average before: 0.1" in page
+    rows = table(found)
+    assert "busy for 70 % of the time" in rows
+    assert "3 unanswered" in rows
+    assert "Load average before: 0.1" in markdown(claims_of(found), facts)
