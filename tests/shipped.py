@@ -38,8 +38,8 @@ class Shipped:
     def cli(self, *words: Any, **options: Any) -> str:
         return _cli(self.home, *words, **options)
 
-    def build(self, tag: str) -> dict[str, Any]:
-        return _build(self.home, self.wheels, tag)
+    def build(self, tag: str, *options: str) -> dict[str, Any]:
+        return _build(self.home, self.wheels, tag, *options)
 
     @staticmethod
     def rows(count: int = 20) -> dict[str, list[Any]]:
@@ -61,10 +61,11 @@ def _cli(home: Path, *words: Any, **options: Any) -> str:
     return images.run(sys.executable, "-m", "bascule.cli", *words, env=environment, **options)
 
 
-def _build(home: Path, wheels: Path, tag: str = "") -> dict[str, Any]:
+def _build(home: Path, wheels: Path, tag: str = "", *options: str) -> dict[str, Any]:
     said = _cli(
         home, "ship", "container", "late@champion", "--build", "--json", "--image", REPOSITORY,
         "--base", images.python_base(), "--wheels", wheels, "--tag", tag,
+        *options,
     )  # fmt: skip
     built: dict[str, Any] = json.loads(said)
     return built

@@ -389,6 +389,8 @@ class ShipSettings(_Section):
     Attributes:
         image: REGISTRY/PATH of the images; empty for none.
         base: An image with Python and pip, to build on; empty for the slim one of this Python.
+        platforms: Of an image for several: `linux/amd64`, `linux/arm64`; empty for that of the
+            machine that builds.
         replicas: Pods of each arm, at least.
         max_replicas: Pods of each arm, at most.
         overlay: The overlay of `kubernetes` that is applied.
@@ -405,6 +407,7 @@ class ShipSettings(_Section):
 
     image: str = ""
     base: str = ""
+    platforms: tuple[str, ...] = ()
     replicas: Annotated[int, Ge(1)] = 2
     max_replicas: Annotated[int, Ge(1)] = 10
     overlay: Literal["production", "plain", "staging", "keda", "agent"] = "production"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,9 +39,17 @@ def server(shipped):
         yield container
 
 
-def test_an_image_built_twice_has_the_same_digest(shipped):
-    again = shipped.build("localhost/bascule-test/late:again")
-    assert again["digest"] == shipped.built["digest"]
+def test_an_image_built_twice_has_the_same_digest_and_so_has_it_in_an_index(shipped):
+    """Of this machine's platform alone: another one needs emulation."""
+    here = "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    tag = "localhost/bascule-test/late:again"
+    for _again in range(2):
+        again = shipped.build(tag, "--platform", here)
+        assert again["digest"] == shipped.built["digest"]
+        listed = json.loads(images.podman("manifest", "inspect", tag))["manifests"]
+        assert [f"{one['platform']['os']}/{one['platform']['architecture']}" for one in listed] == [
+            here
+        ]
 
 
 def test_the_image_takes_160_mb_compressed_at_most(shipped, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,6 +108,10 @@ def ship(
     base: Annotated[
         str, typer.Option(help="An image with Python and pip. Default: python:VERSION-slim.")
     ] = "",
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(help="With --build: linux/arm64; may be repeated, for an index of images."),
+    ] = None,
     wheels: Annotated[
         Path | None, typer.Option(help="A folder of wheels, before the index.", show_default=False)
     ] = None,
@@ -150,7 +155,11 @@ def ship(
         sys.stdout.write(printable("".join(lines)))
         raise typer.Exit(1 if lines else 0)
     if build:
-        _build(shipment, files, tag=tag, wheels=wheels, push=push, as_json=as_json)
+        platforms = platform or context.settings().ship.platforms
+        _build(
+            shipment, files, tag=tag, wheels=wheels, platforms=platforms, push=push,
+            as_json=as_json,
+        )  # fmt: skip
         if out is None:
             return
     folder = _folder(out)
@@ -234,15 +243,22 @@ def _plan_of(name: str) -> Plan | None:
 
 
 def _build(
-    shipment: Shipment, files: Files, *, tag: str, wheels: Path | None, push: bool, as_json: bool
+    shipment: Shipment,
+    files: Files,
+    *,
+    tag: str,
+    wheels: Path | None,
+    platforms: Sequence[str],
+    push: bool,
+    as_json: bool,
 ) -> None:
     from dataclasses import asdict
 
     from bascule.ship import IMAGE_TAG, build, push_image
 
     tell = note if sys.stderr.isatty() else lambda _: None
-    built = build(shipment, files, tag=tag, wheels=wheels, say=tell)
-    pushed = push_image(built.image, say=tell) if push else ""
+    built = build(shipment, files, tag=tag, wheels=wheels, platforms=platforms, say=tell)
+    pushed = push_image(built, say=tell) if push else ""
     if pushed:
         current = shipment.current
         version = context.registry().resolve(f"{current.model}/{current.number}")

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle import Bundle, card, disk, is_ever_fastest, load, open_original, pinned, take
+from bascule.bundle import (
+    Bundle,
+    card,
+    disk,
+    is_ever_fastest,
+    load,
+    open_original,
+    pinned,
+    recombined,
+    take,
+)
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
@@ -390,13 +400,14 @@ def _with_others(
         return choice
     if not is_runnable(MACHINE_CODE):
         return choice
-    other, judged = _in_machine_code(compilations, made.outputs, subject, on, request)
+    other, judged = _in_machine_code(compilations, choice, made.outputs, subject, on, request)
     others = () if other is None else (other,)
     return replace(choice, others=others, others_parity=(judged,))
 
 
 def _in_machine_code(
     compilations: Iterable[Compilation],
+    choice: _Choice,
     outputs: tuple[Field, ...],
     subject: ImportedModel,
     on: ComparedRows,
@@ -420,8 +431,12 @@ def _in_machine_code(
         except (Unconvertible, Untrusted, ModelFailed) as refused:
             problem = refused.message
             continue
+        behind = None
+        if compilation.steps is not None and choice.batch_invariant:
+            rows = recombined(on.rows, parity.INVARIANCE_ROWS)
+            behind = trees, compilation.steps(rows)
         judged, invariant = _judged(
-            subject.original, program, on, entry.precision, request, subject.decide
+            subject.original, program, on, entry.precision, request, subject.decide, behind
         )
         request.tell(f"trees in machine code: answers differ {_parity_words(judged)}")
         if not judged.passed:
@@ -472,8 +487,13 @@ def _judged(
     precision: str,
     request: Request,
     decide: parity.Decide | None = None,
+    behind: tuple[Program, Columns] | None = None,
 ) -> tuple[Parity, bool]:
-    """The parity of a program, and whether rows have the same bits in any company."""
+    """The parity of a program, and whether rows have the same bits in any company.
+
+    `behind` is what runs behind the model's own steps, and the rows as it reads them, where the
+    steps have been asked in every company already, in front of the other program.
+    """
     settled = on
     for looks_at_all in (False, True, True):
         judged, invariant = parity.judge(
@@ -484,6 +504,7 @@ def _judged(
             precision=precision,
             probes=len(settled.kinds),
             decide=decide,
+            behind=behind,
         )
         judged = replace(judged, probed=settled.probed)
         before = settled

@@ -26,8 +26,9 @@ class Built:
     Attributes:
         image: Its name.
         digest: The digest of its configuration: the same for the same content.
-        size_bytes: What its layers take, not compressed.
+        size_bytes: What its layers take, not compressed; of an index those of the platform here.
         tool: What built it.
+        platforms: Of an index of several images; empty for one image.
         scans: What the scans of its content said, before it was built.
     """
 
@@ -36,6 +37,7 @@ class Built:
     size_bytes: int
     tool: str
     scans: tuple[Scan, ...] = ()
+    platforms: tuple[str, ...] = ()
 
 
 def build(
@@ -44,9 +46,13 @@ def build(
     *,
     tag: str = "",
     wheels: Path | None = None,
+    platforms: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Built:
     """Build the image of the current version with the first of `TOOLS` that is installed.
+
+    For another platform than the machine's the tool runs the build under emulation (QEMU's user
+    mode), which the machine must have.
 
     Args:
         shipment: What is built.
@@ -54,13 +60,20 @@ def build(
         tag: The name of the image; by default the one of the shipment.
         wheels: A folder of wheels that are preferred to the index. If it has every package, the
             build has no network.
+        platforms: Of an index with an image for each, `linux/arm64`; empty for one image.
         say: Takes the lines of the tool.
 
     Raises:
+        Invalid: docker is the tool, which keeps no index of images that it has not pushed.
         Refused: A scan found a secret, a fault or a known flaw.
         Unavailable: No tool is installed, or it failed; the error has its last lines.
     """
     tool = _installed()
+    if platforms and tool == "docker":
+        raise Invalid(
+            "docker builds no index of several platforms without pushing it",
+            hint="install podman or buildah, or build each platform and join them yourself",
+        )
     image = tag or shipment.current.image
     offline: list[str] = []
     with Scratch("bascule-image.") as context:
@@ -72,25 +85,39 @@ def build(
             missing = _copy_wheels(wheels, context / "wheels", shipment.current.packages)
             if not missing:
                 offline = ["--network", "none", "--build-arg", "PIP_OPTIONS=--no-index"]
-        command = [tool, *(["bud"] if tool == "buildah" else ["build"]), "--tag", image]
+        command = [tool, *(["bud"] if tool == "buildah" else ["build"])]
+        command += _names(tool, image, platforms)
         if tool != "docker":
             command += ["--timestamp", "0", "--layers=false"]  # no times: the same digest
         _run([*command, *offline, str(context)], say)
-    return replace(_inspected(tool, image), scans=scans)
+    return replace(_inspected(tool, image), scans=scans, platforms=tuple(platforms))
 
 
-def push_image(image: str, *, say: Callable[[str], None] = lambda _: None) -> str:
+def _names(tool: str, image: str, platforms: Sequence[str]) -> list[str]:
+    """How a build is told the name of what it makes.
+
+    An index that has the name would be added to, and an image is refused: each is taken away first.
+    """
+    if not platforms:
+        return ["--tag", image]
+    for words in (["manifest", "rm"], ["rmi"]):  # one of them fails: it is for the other kind
+        subprocess.run([tool, *words, image], capture_output=True, check=False)
+    return ["--platform", ",".join(platforms), "--manifest", image]
+
+
+def push_image(built: Built, *, say: Callable[[str], None] = lambda _: None) -> str:
     """Push an image that was built here; its name by the digest that the registry knows.
 
     Raises:
-        Unavailable: No tool is installed, or it failed.
+        Unavailable: The tool failed.
     """
-    tool = _installed()
+    tool, image = built.tool, built.image
     name = image.rsplit(":", 1)[0]
     with Scratch("bascule-push.") as folder:
         file = folder / "digest"
         wants = [] if tool == "docker" else ["--digestfile", str(file)]
-        _run([tool, "push", *wants, image], say)
+        what = ["manifest", "push", "--all"] if built.platforms else ["push"]
+        _run([tool, *what, *wants, image, *([f"docker://{image}"] if built.platforms else [])], say)
         if tool != "docker":
             return f"{name}@{file.read_text().strip()}"
     words = [tool, "image", "inspect", "--format", "{{json .RepoDigests}}", image]
@@ -120,15 +147,16 @@ def _installed() -> str:
 
 def _copy_wheels(wheels: Path, to: Path, packages: Iterable[Package]) -> set[str]:
     """Copy the wheels of the packages; the packages that have none, as `name==version`."""
-    missing = {f"{one.name}=={one.version}" for one in packages}
+    needed = {f"{one.name}=={one.version}" for one in packages}
+    missing = set(needed)
     to.mkdir()
     for wheel in sorted(wheels.glob("*.whl")):
         try:
             name, version, *_ = parse_wheel_filename(wheel.name)
         except InvalidWheelFilename:
             continue
-        if f"{name}=={version}" in missing:
-            missing.remove(f"{name}=={version}")
+        if f"{name}=={version}" in needed:  # each platform may have one of its own
+            missing.discard(f"{name}=={version}")
             shutil.copy(wheel, to)
     if not any(to.iterdir()):
         raise Invalid(

@@ -168,6 +168,36 @@ def test_a_pushed_image_is_noted_at_its_version(home, command):
     assert json.loads(command("tag", "gb/1", "--json")[1])["image"] == pushed
 
 
+def test_an_index_of_platforms_is_built_anew_and_pushed_with_all_its_images(
+    home, command, monkeypatch
+):
+    monkeypatch.chdir(home)
+    program(
+        home, "podman",
+        """echo "$1 $2" >> asked
+        case "$1" in
+        build) shift 1; echo "$@" > built ;;
+        image) echo '[{"Id": "ab", "Size": 5}]' ;;
+        manifest) [ "$2" = rm ] || printf sha256:%064d 7 > "$5" ;;
+        esac""",
+    )  # fmt: skip
+    (home / "bascule.toml").write_text('[ship]\nplatforms = ["linux/amd64", "linux/arm64"]\n')
+    words = ("ship", "container", "gb@champion", "--build", "--image", "r.example.com/ml")
+    code, out, errors = command(*words, "--push")
+    assert code == 0, errors
+    assert (home / "asked").read_text().split("\n")[0] == "manifest rm"
+    assert "--platform linux/amd64,linux/arm64 --manifest r.example" in (home / "built").read_text()
+    assert out.endswith(f"pushed r.example.com/ml/gb@sha256:{7:064d}\n")
+
+
+def test_docker_keeps_no_index_of_platforms(home, command):
+    program(home, "docker", "exit 3")
+    words = ("ship", "container", "gb@champion", "--build", "--platform", "linux/arm64")
+    code, _, errors = command(*words)
+    assert code == 2
+    assert "install podman or buildah" in errors
+
+
 def test_a_registry_behind_a_server_is_shipped_from(home, command):
     with control(home / "home") as url:
         words = ("ship", "kubernetes", "gb@champion", "--out")

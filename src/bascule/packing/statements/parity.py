@@ -17,7 +17,7 @@ from bascule.core import Columns, Program
 
 MAX_ROWS = 20_000
 _CHUNK_ROWS = 4096
-_INVARIANCE_ROWS = 1000
+INVARIANCE_ROWS = 1000
 _FEWEST_ROWS = 100
 _ALONE_ROWS = 256
 _LEAST_ROWS = 4
@@ -112,6 +112,7 @@ def judge(
     precision: str,
     probes: int,
     decide: Decide | None = None,
+    behind: tuple[Program, Columns] | None = None,
 ) -> tuple[Parity, bool]:
     """The parity of a program, and whether rows have the same bits alone and in any batch.
 
@@ -128,6 +129,8 @@ def judge(
         precision: How the program computes.
         probes: How many of the rows were made up: the last ones.
         decide: Asks the original for its decision function.
+        behind: The part of the program that is to be asked in every company, and its rows: own
+            code in front of it takes milliseconds a call, and thousands of calls are made.
     """
     compared = partial(compare, tolerance=tolerance, program=program.name, precision=precision)
 
@@ -150,7 +153,7 @@ def judge(
     if not each.passed:
         return _depends_on_batch(judged, each), False
     invariant = rows >= _FEWEST_ROWS
-    for alone, together in _by_company(program, real):
+    for alone, together in _by_company(*behind or (program, real)):
         each = compared(alone, together, probes=0)
         if not each.passed:
             return _depends_on_batch(judged, each), False
@@ -173,7 +176,7 @@ def is_batch_invariant(program: Program, columns: Columns) -> bool:
 
 def _rows_to_recombine(columns: Columns) -> int:
     values_of_a_row = sum(math.prod(column.shape[1:]) for column in columns.values())
-    return min(_INVARIANCE_ROWS, max(_LEAST_ROWS, _INVARIANCE_VALUES // max(1, values_of_a_row)))
+    return min(INVARIANCE_ROWS, max(_LEAST_ROWS, _INVARIANCE_VALUES // max(1, values_of_a_row)))
 
 
 def _by_company(program: Program, columns: Columns) -> Iterator[tuple[Columns, Columns]]:
