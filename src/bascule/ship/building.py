@@ -94,7 +94,7 @@ def build(
 
 
 def _names(tool: str, image: str, platforms: Sequence[str]) -> list[str]:
-    """How a build is told the name of what it makes.
+    """The options of a build that name what it makes.
 
     An index that has the name would be added to, and an image is refused: each is taken away first.
     """
