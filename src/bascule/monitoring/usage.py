@@ -27,25 +27,28 @@ _USUAL_DAYS = 30
 _WITHOUT = {"caller": "without a key", "project": "without a project", "model": ""}
 _EPOCH = date(1970, 1, 1)
 _QUERY = """
-WITH requests AS (
-    SELECT time, coalesce(caller, '') AS caller, model, status, latency_s,
-        count(*) / (max(row) + 1) / any_value(kept_share) AS requests,
-        sum(1 / kept_share) AS answered_rows
-    FROM predictions
+WITH large AS (
+    SELECT id, time, max(row) + 1 AS row_count FROM predictions WHERE row >= 1024 GROUP BY id, time
+), weighted AS (
+    SELECT time, coalesce(caller, '') AS caller, model, status, latency_s, kept_share,
+        CASE WHEN row_count > 0 THEN 1 / row_count WHEN row = 0 THEN 1 ELSE 0 END / kept_share
+            AS requests
+    FROM predictions LEFT JOIN large USING (id, time)
     WHERE time >= '{since}T00:00:00+00:00'::TIMESTAMPTZ
         AND time < '{end}T00:00:00+00:00'::TIMESTAMPTZ
         AND coalesce(arm, '') <> 'shadow' AND coalesce(protocol, '') <> 'batch' AND kept_share > 0
-    GROUP BY id, time, caller, model, version, endpoint, status, latency_s
 )
 SELECT (epoch_us(time) // 86400000000)::INTEGER AS day, caller, model,
     round(sum(requests))::BIGINT,
-    coalesce(round(sum(answered_rows) FILTER (status < 400)), 0)::BIGINT,
+    coalesce(round(sum(1 / kept_share) FILTER (status < 400)), 0)::BIGINT,
     coalesce(round(sum(requests) FILTER (status BETWEEN 400 AND 499)), 0)::BIGINT,
     coalesce(round(sum(requests) FILTER (status >= 500)), 0)::BIGINT,
     sum(requests * latency_s)
-FROM requests GROUP BY day, caller, model ORDER BY day, caller, model
+FROM weighted GROUP BY day, caller, model ORDER BY day, caller, model
 """
-"""A request is an id at a time, because clients repeat ids."""
+"""A request is an id at a time, because clients repeat ids. Row 0 stands for a request of up to
+1,024 rows, all of which are kept; of a larger one, each of its 1,024 kept rows for a part. To group
+all rows by id takes 2.2 GB for 9 million of them."""
 
 
 class UsageAsked(NamedTuple):

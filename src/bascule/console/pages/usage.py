@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated
 from urllib.parse import urlencode
@@ -25,16 +26,20 @@ def usage(request: Request, asked: Annotated[UsageAsked, Depends(usage_asked)]) 
     """The page."""
     context, session = context_of(request), current(request)
     read = context.usage(asked, lambda model: session.allows("read", model))
+    shown = read.lines[:_SHOWN]
     return render(
-        request, "usage.html", "Usage", usage=read, asked=asked, shown=_SHOWN,
+        request, "usage.html", "Usage", usage=read, asked=asked, more=len(read.lines) - len(shown),
         projects=list(context.parts.usage.projects),
-        lines=[(one, trend_of(read, one)) for one in read.lines[:_SHOWN]],
+        lines=list(zip(shown, trends_of(read, shown), strict=True)),
         export=f"/api/v1/usage/export?{urlencode(asked._asdict())}",
     )  # fmt: skip
 
 
-def trend_of(usage: Usage, line: UsageLine) -> Svg:
-    """Requests by day, 0 on days without any. Pure."""
-    by_day = {one.day: one.requests for one in usage.days if one.id == line.id}
+def trends_of(usage: Usage, lines: Sequence[UsageLine]) -> list[Svg]:
+    """Requests of each line by day, 0 on days without any. Pure."""
+    requests = {(one.id, one.day): one.requests for one in usage.days}
     days = [usage.since + timedelta(at) for at in range((usage.until - usage.since).days + 1)]
-    return sparkline([by_day.get(day, 0) for day in days], f"Requests of {line.name} by day")
+    return [
+        sparkline((requests.get((one.id, day), 0) for day in days), f"Requests of {one.name}")
+        for one in lines
+    ]
