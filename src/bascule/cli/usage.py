@@ -75,7 +75,8 @@ def _show(read: Usage) -> None:
     columns = ["requests", "rows", "refused", "errors", "server time"]
     columns += [f"cost, {read.currency}"] if read.currency else []
     lines = [*read.lines, *([read.total] if read.total and read.lines else [])]
-    nothing = f"no request from {read.since} to {read.until} (UTC days)"
+    span = f"from {read.since} to {read.until} (UTC days)"
+    nothing = f"no request {span}" if read.total else f"usage {span} is not known"
     print_table((read.by, *columns), list(map(_cells, lines)), right=columns, empty=nothing)
     for text in read.notes:
         note(text)
