@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.jobs import Jobs
-    from bascule.monitoring import Ledger, Outcomes
+    from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
-    from bascule.monitoring.ledger import CallerCount
+    from bascule.monitoring.ledger import CallerCount, Usage
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
@@ -121,7 +121,7 @@ def open_keys(settings: Settings) -> CatalogueKeys:
     from bascule.registry import CatalogueKeys
     from bascule.registry.stores import Records
 
-    return CatalogueKeys(Records(open_catalogue(settings)))
+    return CatalogueKeys(Records(open_catalogue(settings)), settings.projects)
 
 
 def cluster_of(settings: Settings) -> Cluster:
@@ -534,9 +534,27 @@ def control_parts(settings: Settings) -> Parts:
         check_signature=partial(check_signature, settings),
         tls=tls_of(settings),
         allowed_hosts=settings.serving.allowed_hosts,
-        sessions=Sessions(catalogue, _session_lasts(settings)),
+        sessions=Sessions(catalogue, _session_lasts(settings), settings.projects),
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
+        usage=terms_of(settings),
     )
+
+
+def terms_of(settings: Settings) -> Terms:
+    """Projects, prices, and whether usage is recorded."""
+    from bascule.monitoring import Terms
+
+    mode = settings.monitoring.ledger
+    why = f'usage is not recorded: the ledger keeps no rows (monitoring.ledger = "{mode}")'
+    return Terms(settings.projects, settings.usage, "" if _keeps_rows(settings) else why)
+
+
+def usage_by(settings: Settings, asked: UsageAsked) -> Usage:
+    """Usage by the ledger of the home; see `read_usage`."""
+    from bascule.monitoring import read_usage
+
+    ledger, terms = open_ledger(settings), terms_of(settings)
+    return read_usage(ledger, asked, terms, lambda: open_keys(settings).stored())
 
 
 def pack_files(
@@ -626,7 +644,7 @@ def open_sessions(settings: Settings) -> Sessions:
     """The sessions of people, where the settings keep the catalogue."""
     from bascule.control import Sessions
 
-    return Sessions(partial(open_catalogue, settings), _session_lasts(settings))
+    return Sessions(partial(open_catalogue, settings), _session_lasts(settings), settings.projects)
 
 
 def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -637,6 +655,7 @@ def shown_settings(settings: Settings) -> dict[str, dict[str, Any]]:
         if is_dataclass(values):
             found[section.name] = _shown(values)
     chosen = settings.registry
+    found["projects"] = _shown(settings.projects)
     found["registry"] |= {"store": masked(chosen.store), "objects": masked(chosen.objects)}
     return found
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
+from bascule.monitoring import Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 from bascule.serving.execution import ResiliencePolicy
@@ -45,7 +46,7 @@ OBJECTS: Mapping[str, str] = {
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
     "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles", "pull_secrets",
-    "node_selector", "tolerations",
+    "node_selector", "tolerations", "price_per_1000_rows",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -422,6 +423,11 @@ class ShipSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSettings(Prices, _Section):
+    """What usage costs: the section `[usage]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -437,6 +443,9 @@ class Settings:
         batch: Section `[batch]`.
         console: Section `[console]`.
         ship: Section `[ship]`.
+        usage: Section `[usage]`.
+        projects: Section `[projects]`: by the name of a project, the names of its models and
+            endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
     """
 
     home: Path = Path(".bascule")
@@ -450,6 +459,8 @@ class Settings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
+    usage: UsageSettings = field(default_factory=UsageSettings)
+    projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load_settings(
@@ -500,7 +511,8 @@ def _checked(sources: _Sources) -> Settings:
         _check_allowed_hosts(settings.serving.allowed_hosts)
         _check_trace_endpoint(settings.serving.trace_endpoint)
         _check_alerts(settings.alerts)
-        _check_console(settings.console)
+        _check_console(settings.console, settings.projects)
+        _check_projects(settings.projects)
     except ValidationError as error:
         raise _explained([dict(one) for one in error.errors()], sources) from None
     except _Wrong as error:
@@ -615,7 +627,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", mode="before", check_fields=False,
+            "ship", "usage", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:
@@ -799,7 +811,7 @@ def _check_alerts(alerts: AlertSettings) -> None:
             )
 
 
-def _check_console(console: ConsoleSettings) -> None:
+def _check_console(console: ConsoleSettings, projects: Mapping[str, Sequence[str]]) -> None:
     for name in ("public_url", "oidc_issuer"):
         address = getattr(console, name)
         if address and not _is_web_address(address):
@@ -810,10 +822,26 @@ def _check_console(console: ConsoleSettings) -> None:
     if console.oidc_issuer:
         _check_provider(console)
     for value, roles in console.roles.items():
-        from bascule.security import permissions_of_roles
+        from bascule.security import check_projects, permissions_of_roles
 
         with _about("console", "roles", value):
-            permissions_of_roles(roles)
+            check_projects(permissions_of_roles(roles), projects)
+
+
+def _check_projects(projects: Mapping[str, Sequence[str]]) -> None:
+    if not projects:
+        return
+    from bascule.core import check_name
+    from bascule.security import ANY, PROJECT, check_models
+
+    for name, models in projects.items():
+        with _about("projects", name):
+            check_name(name, what="project")
+        for index, text in enumerate(models):
+            with _about("projects", name, index):
+                if text == ANY or text.startswith(PROJECT):
+                    raise Invalid(f"{text!r} is no name and no prefix", hint="such as fraud-*")
+                check_models(text)
 
 
 def _check_provider(console: ConsoleSettings) -> None:

@@ -36,6 +36,7 @@ PATHS = {
     "jobs": "/jobs",
     "job": "/jobs/{job}",
     "ledger": "/ledger?model=late&span=7d",
+    "usage": "/usage?by=model",
     "prediction": "/ledger?id={id}",
     "try-names": "/try",
     "try": "/try/late",

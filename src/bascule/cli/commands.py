@@ -49,6 +49,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "drift", ("drift",)),
     ("Monitor", "performance", ("performance",)),
     ("Monitor", "monitoring", ("monitor", "report")),
+    ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
     ("Trust", "keys", ("keys",)),

@@ -23,7 +23,7 @@ from bascule.configuring.document import (
     SilenceSpec,
 )
 from bascule.core import Conflict, Invalid, NotFound, Reference
-from bascule.security import ANY, Action, Permission
+from bascule.security import ANY, Action, Permission, check_projects
 
 if TYPE_CHECKING:
     from bascule.batch import Places
@@ -288,6 +288,7 @@ def key_changes(name: str, spec: KeySpec, books: Books, by: By) -> Iterator[Chan
             yield Change(place, f"revoke key {name}", _quiet(partial(book.end, name, by=by.user)))
         return
     permissions = tuple(dict.fromkeys(map(Permission.parse, spec.allow)))
+    check_projects(permissions, book.projects)
     said = ", ".join(map(str, permissions))
     until = f" until {spec.expires_at.isoformat()}" if spec.expires_at else ""
     if spec.expires_at is not None and spec.expires_at <= books.now:

@@ -37,6 +37,7 @@ PAGES = (
     Page("batch", "/batch", "Batch", also=("/jobs",)),
     Page("jobs", "/jobs"),
     Page("ledger", "/ledger", "Ledger"),
+    Page("usage", "/usage", "Usage"),
     Page("try_it", "/try", "Try it", also=("/score",)),
     Page("score", "/score"),
     Page("deploy", "/deploy", "Deploy"),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import NotFound
+from bascule.documents import csv_line
 from bascule.security import Permission, in_words
 
 if TYPE_CHECKING:
@@ -186,9 +185,9 @@ def _in_words(value: Any) -> str:
 
 def as_csv(acts: Iterator[Act]) -> Iterator[str]:
     """The lines of a table for spreadsheets, with a head."""
-    yield _line(COLUMNS)
+    yield csv_line(COLUMNS)
     for one in acts:
-        yield _line([_cell(value) for value in _row(one).values()])
+        yield csv_line(map(_cell, _row(one).values()))
 
 
 def as_json_lines(acts: Iterator[Act]) -> Iterator[str]:
@@ -203,13 +202,5 @@ def _row(act: Act) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    """A value that no spreadsheet takes for a formula (OWASP, CSV injection)."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-    text = text[:_MAX_CELL]
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def _line(cells: Sequence[str]) -> str:
-    made = io.StringIO()
-    csv.writer(made, lineterminator="\r\n").writerow(cells)
-    return made.getvalue()
+    return text[:_MAX_CELL]

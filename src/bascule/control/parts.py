@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bascule.monitoring import Terms
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import EndpointStore
     from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
-    from bascule.registry import Keys, Registry
+    from bascule.registry import CatalogueKeys, Registry
     from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving.transports import Tls
 
@@ -51,10 +53,11 @@ class Parts:
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.
         add_console: Adds the pages for people to the application; None for none.
+        usage: Projects, and what usage costs.
     """
 
     open_registry: Callable[[], Registry]
-    open_keys: Callable[[], Keys]
+    open_keys: Callable[[], CatalogueKeys]
     keys_stale_s: float
     check_signature: Callable[[Path], None]
     tls: Tls | None = None
@@ -73,3 +76,4 @@ class Parts:
     sessions: Sessions | None = None
     shown: SettingsShown | None = None
     add_console: Callable[[FastAPI], None] | None = None
+    usage: Terms = field(default_factory=Terms)

@@ -144,7 +144,7 @@ def open_keys_file(
     """The file of the keys, with what an earlier control process has left in it."""
     return KeysFile(
         descriptor,
-        lambda: parts.open_keys().stored(),
+        lambda: parts.open_keys().in_force(),
         counters.hold_keys,
         stale_s=parts.keys_stale_s,
         written_read_ns=counters.keys_read_ns(),

@@ -36,7 +36,7 @@ class RecordedPredictions:
 
     def _load(self) -> None:
         with suppress(BasculeError):  # which the question itself will tell
-            self._ledger.ask(lambda connection: connection.execute("SELECT 1"), is_ours=True)
+            self.ledger.ask(lambda connection: connection.execute("SELECT 1"), is_ours=True)
 
     def latest(
         self, model: str, *, since: datetime | None, until: datetime | None, version: str = "",
@@ -47,7 +47,7 @@ class RecordedPredictions:
 
         end = until or datetime.now(UTC) + timedelta(seconds=1)
         return latest_predictions(
-            self._ledger, model, since=since or end - timedelta(days=1), until=end,
+            self.ledger, model, since=since or end - timedelta(days=1), until=end,
             version=version, limit=limit, offset=offset,
         )  # fmt: skip
 
@@ -61,7 +61,7 @@ class RecordedPredictions:
         give_up_at_s = time.monotonic() + within_s
         while True:
             try:
-                return find_prediction(self._ledger, prediction_id)
+                return find_prediction(self.ledger, prediction_id)
             except NotFound:
                 if time.monotonic() >= give_up_at_s:
                     raise
@@ -73,10 +73,10 @@ class RecordedPredictions:
 
         if self._home is None:
             return {}
-        return traffic_by_endpoint(self._ledger, now)
+        return traffic_by_endpoint(self.ledger, now)
 
     @property
-    def _ledger(self) -> Ledger:
+    def ledger(self) -> Ledger:
         from bascule.monitoring import Ledger
 
         if self._home is None:

@@ -50,7 +50,7 @@ def runner_of(settings: Settings) -> JobRunner:
     from bascule.kinds.kind_table import KINDS
 
     keys = cache(partial(open_keys, settings))
-    return JobRunner(open_catalogue(settings), KINDS, asking(settings), lambda: keys().stored())
+    return JobRunner(open_catalogue(settings), KINDS, asking(settings), lambda: keys().in_force())
 
 
 class Told:

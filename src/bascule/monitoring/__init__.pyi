@@ -27,4 +27,11 @@ from .recorded import (
     latest_predictions as latest_predictions,
 )
 from .replaying import Replayed as Replayed, replay_prediction as replay_prediction
+from .terms import Prices as Prices, Terms as Terms
 from .traffic import Traffic as Traffic, traffic_by_endpoint as traffic_by_endpoint
+from .usage import (
+    UsageAsked as UsageAsked,
+    as_csv as as_csv,
+    read_usage as read_usage,
+    usage_of as usage_of,
+)

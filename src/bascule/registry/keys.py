@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bascule.core import Invalid, NotFound
-from bascule.security import Key, Permission, check_is_free, create_key, revoke_key
+from bascule.security import (
+    Key,
+    Permission,
+    check_is_free,
+    check_projects,
+    create_key,
+    in_force,
+    revoke_key,
+)
 
 if TYPE_CHECKING:
     from bascule.registry.stores import Records
@@ -16,8 +25,9 @@ if TYPE_CHECKING:
 class CatalogueKeys:
     """See `security.keys.KeyStore`."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, projects: Mapping[str, Sequence[str]] = {}) -> None:
         self._records = records
+        self.projects = projects
 
     def stored(self) -> Sequence[Key]:
         """All that were ever made, in the order of making."""
@@ -27,6 +37,13 @@ class CatalogueKeys:
         except NotFound:
             return []  # nothing was ever written, so no key was made
 
+    def in_force(self) -> Sequence[Key]:
+        """The same with the models of projects in their place: what keys are judged by."""
+        return [
+            replace(key, permissions=in_force(key.permissions, self.projects))
+            for key in self.stored()
+        ]
+
     def create(
         self,
         name: str,
@@ -35,7 +52,12 @@ class CatalogueKeys:
         by: str,
         expires_at: datetime | None = None,
     ) -> tuple[Key, str]:
-        """A new key and its token; see `security.create_key`."""
+        """A new key and its token; see `security.create_key`.
+
+        Raises:
+            Invalid: It would also be on a project that is not there.
+        """
+        check_projects(permissions, self.projects)
         return create_key(
             self, name, permissions, now=datetime.now(UTC), by=by, expires_at=expires_at
         )
@@ -56,9 +78,10 @@ class CatalogueKeys:
         """Give a key other rights; its token stays. Recorded in the history.
 
         Raises:
-            Invalid: It would allow nothing.
+            Invalid: It would allow nothing, or is on a project that is not there.
             NotFound: No live key has this id.
         """
+        check_projects(permissions, self.projects)
         if not permissions:
             raise Invalid(f"key {key_id} would allow nothing", hint="revoke it")
         with self._records.write() as book:

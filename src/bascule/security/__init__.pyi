@@ -1,15 +1,23 @@
 from .keys import (
     ANY as ANY,
     OPEN_ACTIONS as OPEN_ACTIONS,
+    PROJECT as PROJECT,
     Action as Action,
     Key as Key,
     KnownKeys as KnownKeys,
     Permission as Permission,
     check_is_free as check_is_free,
+    check_models as check_models,
     create_key as create_key,
     not_allowed as not_allowed,
     permits as permits,
     revoke_key as revoke_key,
+)
+from .projects import (
+    Projects as Projects,
+    check_projects as check_projects,
+    in_force as in_force,
+    projects_of as projects_of,
 )
 from .roles import (
     ADMINISTRATOR as ADMINISTRATOR,

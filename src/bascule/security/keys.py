@@ -3,7 +3,8 @@
 A key is shown once, when it is made, and kept as a hash. Its secret is 256 bits of the system's
 random numbers, so one round of SHA-256 is enough: what slow hashes protect is what people think up
 (NIST SP 800-63B, section 5.1.2.2, asks for a plain approved hash where a secret has 112 bits or
-more). A permission names an action and a model, `infer:late`, or all models, `read:*`.
+more). A permission names an action and a model, `infer:late`, all models, `read:*`, those whose
+names begin alike, `read:team-*`, or those of a project (see `projects`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ INCLUDED: Mapping[Action, tuple[Action, ...]] = {
     "test": ("infer", "read"),
 }
 """What an action includes. Reading a model's metadata does not include the model itself."""
-ANY = "*"
+ANY, PROJECT = "*", "project="
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
 _MAX_AUTHORIZATION = 256
@@ -56,7 +57,7 @@ _HOW = "send Authorization: Bearer KEY; bascule keys create NAME --allow infer:M
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One action on one model, or on all of them (`*`).
+    """One action on one model, on all (`*`), on those of a prefix or on those of a project.
 
     An action includes those of `INCLUDED`, and a key with any permission may read the metadata of
     the server.
@@ -69,7 +70,8 @@ class Permission:
     def parse(cls, text: str) -> Permission:
         """The permission of `infer:late`, `read:*` or `metrics`; raises `Invalid`.
 
-        An action on models names one, or all of them by `*`.
+        An action on models names one, a prefix of several (`team-*`), all of them (`*`), or a
+        project (`project=fraud`).
         """
         action, colon, model = text.partition(":")
         if not colon and action in ON_MODELS:
@@ -82,18 +84,40 @@ class Permission:
                 f"permission {text!r}: {action!r} is no action",
                 hint=f"actions are {', '.join(GRANTABLE)}; write for example infer:late or read:*",
             )
-        if colon and model != ANY:
-            check_name(model)
+        if colon:
+            check_models(model)
         found: Any = action
         return cls(found, model if colon else ANY)
 
     def __str__(self) -> str:
         return f"{self.action}:{self.model}"
 
+    @property
+    def project(self) -> str:
+        """The project whose models it is on; empty for none."""
+        return self.model.removeprefix(PROJECT) if self.model.startswith(PROJECT) else ""
+
     def covers(self, action: Action, model: str) -> bool:
-        """Whether it allows an action; `model` is empty where that is on no model."""
+        """Whether it allows an action; `model` is empty where that is on no model.
+
+        One of a project allows nothing until `projects.in_force` has put its models there.
+        """
         does = self.action == action or action in INCLUDED.get(self.action, ())
-        return does and (not model or self.model in (ANY, model))
+        return does and not self.project and (not model or matches(self.model, model))
+
+
+def matches(models: str, model: str) -> bool:
+    """Whether `models`, a name, a prefix (`team-*`) or `*`, has a model, or all of a prefix."""
+    is_of_prefix = models.endswith(ANY) and model.startswith(models[:-1])
+    return models in (ANY, model) or is_of_prefix
+
+
+def check_models(text: str) -> None:
+    """Raise `Invalid` unless `text` is what a permission may be on."""
+    if text.startswith(PROJECT):
+        check_name(text.removeprefix(PROJECT), what="project")
+    elif text != ANY:
+        check_name(text.removesuffix(ANY).rstrip("-_.") if text.endswith(ANY) else text)
 
 
 def permits(permissions: Iterable[Permission], action: Action, model: str) -> bool:

@@ -1,8 +1,8 @@
 """Roles of people: names for groups of permissions. Pure.
 
-A role is on one model or endpoint, `operator:late`, or on all of them, `viewer:*`. Nothing but the
-permissions of a role decides what it allows, so a role and a key with the same permissions open the
-same routes.
+A role is on one model or endpoint, `operator:late`, on those of a prefix, `operator:team-*`, or of
+a project, `operator:project=fraud`, or on all of them, `viewer:*`. Nothing but the permissions of a
+role decides what it allows, so a role and a key with the same permissions open the same routes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bascule.core import Invalid, check_name
-from bascule.security.keys import ANY, GRANTABLE, ON_MODELS, Action, Permission
+from bascule.core import Invalid
+from bascule.security.keys import ANY, GRANTABLE, ON_MODELS, Action, Permission, check_models
 
 ROLES: Mapping[str, tuple[Action, ...]] = {
     "viewer": ("read",),
@@ -36,8 +36,7 @@ def permissions_of_role(text: str) -> tuple[Permission, ...]:
             hint=f"roles are {', '.join(ROLES)}; write for example operator:late or viewer:*",
         )
     model = model if colon else ANY
-    if model != ANY:
-        check_name(model)
+    check_models(model)
     on_models = tuple(Permission(action, model) for action in ROLES[role])
     if role != "admin" or model != ANY:
         return on_models

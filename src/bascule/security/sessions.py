@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
 from bascule.core import Refused
 from bascule.security.keys import Action, Key, Permission, permits
+from bascule.security.projects import Projects, in_force
 
 MAX_TOKEN = 64
 """Tokens have 43 characters; what is longer is not looked up."""
@@ -57,6 +58,13 @@ class Session:
         if self.key is None or self.key.name == self.user:
             return self.user
         return f"{self.user} (key {self.key.name})"
+
+    def in_force(self, projects: Projects) -> Session:
+        """The same with the models of projects in their place."""
+        key = self.key
+        if key is not None:
+            key = replace(key, permissions=in_force(key.permissions, projects))
+        return replace(self, permissions=in_force(self.permissions, projects), key=key)
 
     def allows(self, action: Action, model: str) -> bool:
         """Whether a permission covers the action, and one of the key does."""

@@ -57,7 +57,7 @@ class Site:
 
     def tell_keys(self) -> None:
         """Have the server know the keys as the catalogue has them."""
-        self.keys_file.write_text(json.dumps([one.to_json() for one in self.keys.stored()]))
+        self.keys_file.write_text(json.dumps([one.to_json() for one in self.keys.in_force()]))
 
     def by_link(self, maker: TestClient, **asked: object) -> TestClient:
         """A browser that has used a link that a caller made."""
@@ -77,19 +77,19 @@ def _complete(app):
     return answer
 
 
-def site_of(tmp_path, registry, catalogue, *, with_keys: bool = True, **more) -> Site:
+def site_of(tmp_path, registry, catalogue, *, with_keys: bool = True, projects=(), **more) -> Site:
     """A site over a registry and its catalogue."""
     counters = tmp_path / "counters"
     counters.touch()
     keys_file = tmp_path / "keys.json"
     keys_file.write_text("[]")
-    sessions = Sessions(lambda: catalogue)
+    sessions = Sessions(lambda: catalogue, projects=dict(projects))
     app = control_app(
         ServerLink(Counters(counters, workers=0)), lambda: registry, _no_find,
         Authenticator(keys_file) if with_keys else None,
         open_catalogue=lambda: catalogue, sessions=sessions, **more,
     )  # fmt: skip
-    return Site(app, sessions, keys_file, CatalogueKeys(Records(catalogue)))
+    return Site(app, sessions, keys_file, CatalogueKeys(Records(catalogue), dict(projects)))
 
 
 def _no_find(reference: str):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -70,8 +70,8 @@ VIEWS = {
     ScheduleView: ScheduleView.of,
 }
 PLAIN = {
-    str: "text", int: 3, float: 0.5, bool: True, datetime: NOW, Any: {"a": 1}, object: "text",
-    NoneType: None,
+    str: "text", int: 3, float: 0.5, bool: True, datetime: NOW, date: NOW.date(),
+    Any: {"a": 1}, object: "text", NoneType: None,
 }  # fmt: skip
 
 

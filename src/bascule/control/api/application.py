@@ -42,6 +42,7 @@ from bascule.control.api.routes.rollouts import add_rollouts
 from bascule.control.api.routes.services import FindService, add_services
 from bascule.control.api.routes.sessions import add_sessions
 from bascule.control.api.routes.settings import add_settings
+from bascule.control.api.routes.usage import add_usage
 from bascule.control.link import ServerLink
 from bascule.control.parts import Parts
 from bascule.control.recorded import RecordedPredictions
@@ -119,6 +120,7 @@ def control_app(
     add_batch(app, submissions, context.schedules)
     add_jobs(app, submissions)
     add_ledger(app, context.predictions, authorise)
+    add_usage(app, context)
     add_endpoints(app, server, context.endpoints, authorise)
     add_rollouts(app, context.rollouts, authorise)
     add_configuration(app, context.books, authorise, context.places)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +25,9 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.control.people.sessions import Sessions
     from bascule.endpoints import Approve, Endpoints
     from bascule.jobs import JobRunner, Schedules
+    from bascule.monitoring import UsageAsked
     from bascule.monitoring.alerts import AlertStore
+    from bascule.monitoring.ledger import Usage
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
 
@@ -112,6 +115,13 @@ class ControlContext:
             prepare=self.parts.prepare_rollout, approve=approve or by_nobody,
         )  # fmt: skip
 
+    def usage(self, asked: UsageAsked, sees: Callable[[str], bool]) -> Usage:
+        """See `read_usage`."""
+        from bascule.monitoring import read_usage
+
+        ledger, terms = self.predictions.ledger, self.parts.usage
+        return read_usage(ledger, asked, terms, lambda: self.keys().stored(), sees)
+
     def books(self, approve: Approve | None = None) -> Books:
         """What a document of the configuration is compared with; `approve` as of `endpoints`."""
         from bascule.configuring import Books
@@ -121,7 +131,8 @@ class ControlContext:
         book, registry, catalogue = self.rollouts(approve), self.registry(), self.catalogue()
         return Books(
             book, lambda reference: str(registry.resolve(reference)), self.schedules(),
-            CatalogueKeys(Records(catalogue)), self.alerts(), datetime.now(UTC),
+            CatalogueKeys(Records(catalogue), self.parts.usage.projects), self.alerts(),
+            datetime.now(UTC),
         )  # fmt: skip
 
     def _serves_now(self, name: str) -> str:

@@ -8,13 +8,21 @@ Each look at a session or a link looks at the key that made the link: neither ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from bascule.core import Invalid, NotFound, Unauthenticated
-from bascule.security import MAX_TOKEN, Key, Link, Permission, Session, hash_of, new_token
+from bascule.security import (
+    MAX_TOKEN,
+    Key,
+    Link,
+    Permission,
+    Session,
+    hash_of,
+    new_token,
+)
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -32,8 +40,12 @@ _MAX_USER = 128
 class Sessions:
     """The sessions of a catalogue."""
 
-    def __init__(self, open_catalogue: Callable[[], Catalogue], lasts: timedelta = LASTS) -> None:
+    def __init__(
+        self, open_catalogue: Callable[[], Catalogue], lasts: timedelta = LASTS,
+        projects: Mapping[str, Sequence[str]] = {},
+    ) -> None:  # fmt: skip
         """Nothing is opened yet; `lasts` is how long a session holds."""
+        self.projects = projects
         self._open = open_catalogue
         self._lasts = lasts
 
@@ -98,9 +110,10 @@ class Sessions:
             return None
         try:
             with self._open().read() as connection:
-                return self._held(connection, hash_of(token), datetime.now(UTC))
+                session = self._held(connection, hash_of(token), datetime.now(UTC))
         except NotFound:
             return None
+        return session and session.in_force(self.projects)
 
     def end(self, session: Session, *, by: str = "") -> None:
         """Sign out, or end the session of another, where `by` names who does; twice is fine."""

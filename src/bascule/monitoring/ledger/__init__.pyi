@@ -33,7 +33,14 @@ from .hashing import (
     outcome_draw as outcome_draw,
 )
 from .manifest import Gap as Gap, read_manifest as read_manifest
-from .operations import Added as Added, CallerCount as CallerCount, Outcome as Outcome
+from .operations import (
+    Added as Added,
+    By as By,
+    CallerCount as CallerCount,
+    Outcome as Outcome,
+    Usage as Usage,
+    UsageLine as UsageLine,
+)
 from .outcome_lines import (
     Line as Line,
     OutcomeInput as OutcomeInput,

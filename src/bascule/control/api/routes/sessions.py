@@ -15,7 +15,7 @@ from bascule.control.api.rights import Authorise, caller_of, loopback_only, serv
 from bascule.control.people.cookies import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.people.sessions import LINK_LASTS, Sessions, path_of_link
 from bascule.core import NotFound, Refused
-from bascule.security import Session, csrf_of, permissions_of_roles
+from bascule.security import Session, check_projects, csrf_of, in_force, permissions_of_roles
 
 _Roles = Annotated[
     list[Annotated[str, Field(max_length=160)]],
@@ -80,7 +80,8 @@ def add_sessions(
         permissions = permissions_of_roles(wanted.roles)
         if not asks_for_keys:  # where all may read, a reader's link is still kept here
             loopback_only(request, "keys", "")
-        for one in permissions:
+        check_projects(permissions, projects := open_sessions().projects)
+        for one in in_force(permissions, projects):
             authorise(request, one.action, one.model)
         caller = caller_of(request)
         if asks_for_keys and not caller.key:  # it would renew itself
