@@ -31,7 +31,8 @@ PATHS = {
     "aborted": "/endpoints/churn",
     "models": "/models",
     "model": "/models/late",
-    "version": "/models/late/2?with=1",
+    "version": "/models/late/2",
+    "compare": "/models/late/2/compare?with=1",
     "history": "/history",
     "settings": "/settings",
     "sign-in": "/sign-in",
@@ -95,6 +96,28 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
         if folder := os.environ.get("BASCULE_SHOTS"):
             Path(folder).mkdir(exist_ok=True)
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
+
+
+def test_on_a_phone_the_pages_are_in_a_menu(chromium, address):
+    with visiting(chromium, width="phone") as visit:
+        page = visit.open(address)
+        link = page.get_by_role("navigation", name="Pages").get_by_role("link", name="Models")
+        assert not link.is_visible()
+        page.get_by_role("button", name="Menu").click()
+        visit.check()
+        link.click()
+        page.get_by_role("heading", name="Models", exact=True).first.wait_for()
+        assert not link.is_visible()
+
+
+def test_a_version_fits_two_screens_and_draws_its_plots_when_they_are_opened(chromium, address):
+    with visiting(chromium) as visit:
+        page = visit.open(f"{address}/models/late/2")
+        assert page.evaluate("document.documentElement.scrollHeight") <= 1_800
+        assert page.locator("figure").count() == 0 or not page.locator("figure").first.is_visible()
+        page.get_by_text("Plots", exact=True).click()
+        page.locator("details[open] figure").first.wait_for()
+        visit.check()
 
 
 def test_the_first_page_with_all_that_it_loads_is_small(chromium, address):
@@ -162,7 +185,8 @@ def test_a_page_is_used_with_the_keyboard_alone(chromium, address):
 SHOWN = {
     "console-overview": "/",
     "console-rollout": "/endpoints/churn",
-    "console-version": "/models/late/2?with=1",
+    "console-version": "/models/late/2",
+    "console-compare": "/models/late/2/compare?with=1",
 }
 
 
