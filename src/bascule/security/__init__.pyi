@@ -7,6 +7,7 @@ from .keys import (
     Permission as Permission,
     check_is_free as check_is_free,
     create_key as create_key,
+    new_key as new_key,
     not_allowed as not_allowed,
     permits as permits,
     revoke_key as revoke_key,
