@@ -14,9 +14,11 @@ from tests.browsers import served, visiting
 from tests.consoles import CountedServer, control, roll_out
 
 from bascule.app import open_endpoints, open_keys, open_registry, open_rollouts, shown_settings
+from bascule.bundle import load
 from bascule.control import SettingsShown
 from bascule.kinds import runner_of
 from bascule.monitoring.alerts.sinks import Receiver
+from bascule.release import check
 from bascule.release.rollouts import RolloutRequest
 from bascule.security import Permission, create_key
 from bascule.settings import load_settings
@@ -38,6 +40,7 @@ PATHS = {
     "sign-in": "/sign-in",
     "missing": "/models/nowhere",
 }
+CRITERIA = ["accuracy >= 0.6", "auc >= 0.7", "log_loss <= 0.69"]
 MOST_OF_FIRST_PAGE = 200_000
 
 
@@ -54,7 +57,10 @@ def home(packed, tmp_path_factory):
         for strength in (1.0, 0.01):
             made = LogisticRegression(C=strength).fit(X[:1_500], y[:1_500])
             rows = (X[:1_500], y[:1_500]), (X[1_500:], y[1_500:])
-            registry.push(packed(name, made, *rows), by="ada")
+            bundle = packed(name, made, *rows)
+            if name == "late":
+                check(load(bundle), CRITERIA, now=datetime.now(UTC), by="ada")
+            registry.push(bundle, by="ada")
         registry.set_alias(name, "champion", 1, by="ada", reason="the best so far")
         first = RolloutRequest(version=f"{name}/1", strategy="all", reason="the first")
         open_rollouts(settings).deploy(first, by="ada")

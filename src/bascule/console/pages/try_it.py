@@ -471,7 +471,8 @@ def _sentences(
     """The answer proper; then what holds the truth as often as the confidence says."""
     share = dict(shares).get(outputs[0][1]) if outputs else None
     probability = "" if share is None else f", with a probability of {percent(share)}"
-    said = [f"{outputs[0][1]}{probability}"] if outputs else []
+    name = f"{outputs[0][0]}: " if len(outputs) > 1 else ""
+    said = [f"{name}{outputs[0][1]}{probability}"] if outputs else []
     often = f"With a confidence of {percent(confidence)}, the" if confidence else "The"
     names = {name.removeprefix(f"{PREDICTION_SET}_"): value for name, value in sets.items()}
     if LOWER in sets and UPPER in sets:
