@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 router = page_router({"GET /models/{model}/{number}/compare": ("read", "{model}")})
 
 _DIGEST = len("sha256:") + 12
-_OTHER_ROWS = "The held-out rows are not the same, so part of a difference may come from them."
+_CHANCE = "No intervals are recorded: a small difference may be chance."
+_OTHER_ROWS = " The held-out rows are not the same, so part of a difference may come from them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def parts_of(changes: Sequence[Change]) -> list[Part]:
     for name in sections:
         here = [one for one in changes if one.section == name]
         differing = [one for one in here if not one.is_same]
-        note = _OTHER_ROWS if name == "metrics" and has_other_rows else ""
+        note = _CHANCE + _OTHER_ROWS * has_other_rows if name == "metrics" else ""
         parts.append(Part(name, differing, [one for one in here if one.is_same], note))
     return sorted(parts, key=lambda part: not part.changes)
 
