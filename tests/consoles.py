@@ -41,6 +41,7 @@ class CountedServer:
     is_alive: bool = True
     counted: dict = field(default_factory=dict)
     address = "127.0.0.1", 8080
+    token = ""
 
     def _plans(self):
         return EndpointStore(open_catalogue(self.settings))

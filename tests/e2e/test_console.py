@@ -14,9 +14,11 @@ from tests.browsers import served, visiting
 from tests.consoles import CountedServer, control, roll_out
 
 from bascule.app import open_endpoints, open_keys, open_registry, open_rollouts, shown_settings
+from bascule.bundle import load
 from bascule.control import SettingsShown
 from bascule.kinds import runner_of
 from bascule.monitoring.alerts.sinks import Receiver
+from bascule.release import check
 from bascule.release.rollouts import RolloutRequest
 from bascule.security import Permission, create_key
 from bascule.settings import load_settings
@@ -31,12 +33,14 @@ PATHS = {
     "aborted": "/endpoints/churn",
     "models": "/models",
     "model": "/models/late",
-    "version": "/models/late/2?with=1",
+    "version": "/models/late/2",
+    "compare": "/models/late/2/compare?with=1",
     "history": "/history",
     "settings": "/settings",
     "sign-in": "/sign-in",
     "missing": "/models/nowhere",
 }
+CRITERIA = ["accuracy >= 0.6", "auc >= 0.7", "log_loss <= 0.69"]
 MOST_OF_FIRST_PAGE = 200_000
 
 
@@ -53,7 +57,10 @@ def home(packed, tmp_path_factory):
         for strength in (1.0, 0.01):
             made = LogisticRegression(C=strength).fit(X[:1_500], y[:1_500])
             rows = (X[:1_500], y[:1_500]), (X[1_500:], y[1_500:])
-            registry.push(packed(name, made, *rows), by="ada")
+            bundle = packed(name, made, *rows)
+            if name == "late":
+                check(load(bundle), CRITERIA, now=datetime.now(UTC), by="ada")
+            registry.push(bundle, by="ada")
         registry.set_alias(name, "champion", 1, by="ada", reason="the best so far")
         first = RolloutRequest(version=f"{name}/1", strategy="all", reason="the first")
         open_rollouts(settings).deploy(first, by="ada")
@@ -95,6 +102,28 @@ def test_every_page_is_clean_in_light_and_dark_on_a_phone_and_on_a_desk(
         if folder := os.environ.get("BASCULE_SHOTS"):
             Path(folder).mkdir(exist_ok=True)
             page.screenshot(path=f"{folder}/{name}-{theme}-{width}.png", full_page=True)
+
+
+def test_on_a_phone_the_pages_are_in_a_menu(chromium, address):
+    with visiting(chromium, width="phone") as visit:
+        page = visit.open(address)
+        link = page.get_by_role("navigation", name="Pages").get_by_role("link", name="Models")
+        assert not link.is_visible()
+        page.get_by_role("button", name="Menu").click()
+        visit.check()
+        link.click()
+        page.get_by_role("heading", name="Models", exact=True).first.wait_for()
+        assert not link.is_visible()
+
+
+def test_a_version_fits_two_screens_and_draws_its_plots_when_they_are_opened(chromium, address):
+    with visiting(chromium) as visit:
+        page = visit.open(f"{address}/models/late/2")
+        assert page.evaluate("document.documentElement.scrollHeight") <= 1_800
+        assert page.locator("figure").count() == 0 or not page.locator("figure").first.is_visible()
+        page.get_by_text("Plots", exact=True).click()
+        page.locator("details[open] figure").first.wait_for()
+        visit.check()
 
 
 def test_the_first_page_with_all_that_it_loads_is_small(chromium, address):
@@ -162,7 +191,8 @@ def test_a_page_is_used_with_the_keyboard_alone(chromium, address):
 SHOWN = {
     "console-overview": "/",
     "console-rollout": "/endpoints/churn",
-    "console-version": "/models/late/2?with=1",
+    "console-version": "/models/late/2",
+    "console-compare": "/models/late/2/compare?with=1",
 }
 
 

@@ -83,7 +83,8 @@ def places_of(settings, jobs):
     finished(jobs)
     return [
         *(page.path for page in PAGES if page.name),
-        "/endpoints/late", "/models/late", "/models/late/1", "/monitoring/late", "/try/late",
+        "/endpoints/late", "/models/late", "/models/late/1", "/models/late/2/compare",
+        "/monitoring/late", "/try/late",
         f"/ledger?id={row['id']}", "/deploy?version=late/2", "/jobs", f"/jobs/{job.id}", "/score",
     ]  # fmt: skip
 

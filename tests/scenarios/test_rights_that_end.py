@@ -337,3 +337,16 @@ def test_sessions_are_listed_and_ended_over_the_server(here):
     assert here.ask(browser, "read") in (401, 403)
     assert re.fullmatch("[0-9a-f]{12}", own["id"])
     browser.close()
+
+
+def test_a_person_tries_a_model_by_the_session_and_not_after_its_end(here):
+    """No key is typed in: the right of the session decides, at each request."""
+    key, header = here.key(*permissions_of_role("operator:gb"))
+    with here.browser(here.link(header, "operator:gb")) as browser:
+        page = browser.get(f"{here.control}/try/gb").text
+        assert 'name="key"' not in page
+        form = dict(re.findall(r'<input [^>]*name="(in[.][^"]+)" [^>]*value="([^"]*)"', page))
+        answer = browser.post(f"{here.control}/try/gb", data=form)
+        assert "answered in" in answer.text, answer.text
+        revoked(here, key)
+        until(lambda: browser.post(f"{here.control}/try/gb", data=form).status_code != 200)

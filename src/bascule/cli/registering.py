@@ -259,7 +259,7 @@ def _figure(value: float | None) -> str:
 
 
 def diff(before: Ref, after: Ref, as_json: AsJson = False) -> None:
-    """Show what sets two versions apart: data, code, parameters, metrics, signature..."""
+    """Show what sets two versions apart: metrics, gates, cost, signature, data, environment..."""
     opened = context.registry()
     old, new = opened.resolve(before, retired=True), opened.resolve(after, retired=True)
     changes = opened.compare(old, new)
@@ -277,7 +277,7 @@ def _diff_rows(changes: Iterable[Change]) -> Iterable[tuple[str, ...]]:
     for one in changes:
         shown = one.section if one.section != section else ""
         section = one.section
-        yield shown, one.name, _cell(one.before), _cell(one.after), _moved(one)
+        yield shown, one.name, _cell(one.before), _cell(one.after), one.moved
 
 
 def _cell(value: Any) -> str:
@@ -289,15 +289,6 @@ def _cell(value: Any) -> str:
     if re.fullmatch(r"sha256:[0-9a-f]{64}", text):
         return short(text)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _moved(change: Change) -> str:
-    old, new = change.before, change.after
-    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (old, new))
-    if not numbers:
-        return "added" if old is None else "removed" if new is None else "changed"
-    share = f" ({(new - old) / abs(old):+.1%})" if old else ""
-    return f"{new - old:+.6g}{share}"
 
 
 def tag(

@@ -33,6 +33,7 @@ PAGES = (
     Page("endpoint", "/endpoints", "Endpoints"),
     Page("model", "/models", "Models"),
     Page("version", "/models"),
+    Page("compare", "/models"),
     Page("monitoring", "/monitoring", "Monitoring"),
     Page("batch", "/batch", "Batch", also=("/jobs",)),
     Page("jobs", "/jobs"),

@@ -28,7 +28,13 @@ class ServerLink:
     """
 
     def __init__(
-        self, counters: Counters, peer: Peer | None = None, *, host: str = "", port: int = 0
+        self,
+        counters: Counters,
+        peer: Peer | None = None,
+        *,
+        host: str = "",
+        port: int = 0,
+        token: str = "",
     ) -> None:
         """Asks nothing yet.
 
@@ -37,10 +43,12 @@ class ServerLink:
             peer: The supervisor; None without a server.
             host: Of the address that answers predictions.
             port: Of the same address.
+            token: Of a key that may ask it for predictions; empty where none is needed or known.
         """
         self._counters = counters
         self._peer = peer
         self._address = host, port
+        self.token = token
         self._changing = threading.Lock()
         self.unserved: dict[str, str] = {}
         """By endpoint without a rollout: why its plan is not served here, in words."""

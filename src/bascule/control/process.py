@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,7 @@ from bascule.control import references
 from bascule.control.parts import Parts
 from bascule.core import BasculeError, Invalid
 from bascule.endpoints import own_part
+from bascule.security import Permission, new_key
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator, KeysFile
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY_SCORE = "500"
+CONSOLE = "console"
+"""The name and the id of the key of this process, which the ledger records as the caller."""
 
 
 class Answers:
@@ -140,16 +144,24 @@ class Answers:
 
 def open_keys_file(
     descriptor: int, counters: Counters, parts: Parts, *, may_wait: bool = False
-) -> KeysFile:
-    """The file of the keys, with what an earlier control process has left in it."""
-    return KeysFile(
+) -> tuple[KeysFile, str]:
+    """The file of the keys, with what an earlier control process has left in it; and a token.
+
+    The token is of a key of this process alone, which asks the server for people that are signed
+    in. It is in no catalogue, and ends when the next process writes the file.
+    """
+    permissions = (Permission("infer"),)
+    own, token = new_key(CONSOLE, permissions, now=datetime.now(UTC), by=CONSOLE, key_id=CONSOLE)
+    file = KeysFile(
         descriptor,
         lambda: parts.open_keys().in_force(),
         counters.hold_keys,
         stale_s=parts.keys_stale_s,
         written_read_ns=counters.keys_read_ns(),
         may_wait=may_wait,
+        own=(own,),
     )
+    return file, token
 
 
 def serve_api(

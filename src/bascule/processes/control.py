@@ -96,7 +96,7 @@ def main() -> int:
     parts = _parts_of(settings)
     answers.set_result(mine := Answers(parts))
     try:
-        guard = _start_keys(config["keys_fd"], counters, parts, may_wait=config["may_wait"])
+        guard, token = _start_keys(config["keys_fd"], counters, parts, may_wait=config["may_wait"])
     except BasculeError as error:
         log.error("keys cannot be read: %s", error)  # noqa: TRY400 -- in one line, by design
         mine.settle_keys(error)
@@ -104,7 +104,7 @@ def main() -> int:
         return _NOT_STARTED_EXIT
     mine.settle_keys(None)
     peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
-    server = ServerLink(counters, peer, host=config["host"], port=config["port"])
+    server = ServerLink(counters, peer, host=config["host"], port=config["port"], token=token)
     listener = socket.socket(fileno=config["listener_fd"])
 
     def beat() -> None:
@@ -190,13 +190,16 @@ def _watching(
 
 def _start_keys(
     descriptor: int | None, counters: Counters, parts: Parts, *, may_wait: bool = False
-) -> Authenticator | None:
-    """Keep the file of the keys up to date until the process ends; None where none are needed."""
+) -> tuple[Authenticator | None, str]:
+    """Keep the file of the keys up to date until the process ends; None where none are needed.
+
+    And the token of the key by which this process asks the server.
+    """
     if descriptor is None:
-        return None
-    keys = open_keys_file(descriptor, counters, parts, may_wait=may_wait)
+        return None, ""
+    keys, token = open_keys_file(descriptor, counters, parts, may_wait=may_wait)
     keys.start()
-    return Authenticator(keys.path, held_ns=counters.keys_held_ns)
+    return Authenticator(keys.path, held_ns=counters.keys_held_ns), token
 
 
 def run_control(settings: Settings, announce: Callable[[int, bool, str], None]) -> None:
@@ -224,7 +227,7 @@ def run_control(settings: Settings, announce: Callable[[int, bool, str], None]) 
         counters = Counters(Path(f"/dev/fd/{counters_fd}"), workers=0)
         parts = _parts_of(settings)
         needs_keys = callers_need_keys(settings)
-        guard = _start_keys(keys_fd if needs_keys else None, counters, parts)
+        guard, _ = _start_keys(keys_fd if needs_keys else None, counters, parts)
         port = listener.getsockname()[1]
         server, answers = ServerLink(counters), Answers(parts)
         at_once = threading.Event()

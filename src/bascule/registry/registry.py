@@ -42,7 +42,7 @@ from bascule.core import (
     check_name,
 )
 from bascule.registry.collecting import collect as collect_garbage, drop_holds, holding, take_holds
-from bascule.registry.differences import Change, Facts, differences
+from bascule.registry.differences import Change, Facts, differences, side_by_side
 from bascule.registry.holding import Garbage, Marked, is_abandoned
 from bascule.registry.oci import Cargo, read_archive, write_archive
 from bascule.registry.search import parse_search
@@ -572,6 +572,10 @@ class Registry:
     def compare(self, before: Named, after: Named) -> list[Change]:
         """What sets two versions apart; see `bascule.registry.differences`."""
         return differences(self._facts(before), self._facts(after))
+
+    def side_by_side(self, before: Named, after: Named) -> list[Change]:
+        """The same, with what is equal in both."""
+        return side_by_side(self._facts(before), self._facts(after))
 
     def _facts(self, reference: Named) -> Facts:
         version = reference if isinstance(reference, Version) else self.resolve(reference)

@@ -9,6 +9,7 @@ from .keys import (
     check_is_free as check_is_free,
     check_models as check_models,
     create_key as create_key,
+    new_key as new_key,
     not_allowed as not_allowed,
     permits as permits,
     revoke_key as revoke_key,

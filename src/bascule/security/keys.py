@@ -241,10 +241,24 @@ def create_key(
     if expires_at is not None and expires_at <= now:
         raise Invalid(f"key {name} would have expired at {expires_at.isoformat()} already")
     check_is_free(name, store.stored(), now=now)
-    key_id = secrets.token_hex(6)
-    token = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
+    key, token = new_key(name, permissions, now=now, by=by, expires_at=expires_at)
+    store.add(key)
+    return key, token
+
+
+def new_key(
+    name: str,
+    permissions: Sequence[Permission],
+    *,
+    now: datetime,
+    by: str,
+    expires_at: datetime | None = None,
+    key_id: str = "",
+) -> tuple[Key, str]:
+    """A key that is kept nowhere, and its token; `key_id` is random unless it is given."""
+    token = f"{_PREFIX}_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
     key = Key(
-        id=key_id,
+        id=key_id or token.split("_")[1],
         name=name,
         token_sha256=_hash(token),
         permissions=tuple(dict.fromkeys(permissions)),
@@ -252,7 +266,6 @@ def create_key(
         created_by=by,
         expires_at=expires_at,
     )
-    store.add(key)
     return key, token
 
 

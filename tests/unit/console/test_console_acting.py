@@ -1,5 +1,8 @@
 """Batch, Try it, Deploy and Score: what their forms do, with the work done in this process."""
 
+import base64
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +18,11 @@ from tests.console_work import finished, looking, token_of
 from bascule.app import open_catalogue, open_registry, open_rollouts
 from bascule.batch import Status
 from bascule.bundle.disk import read_manifest
+from bascule.bundle.extras import declared_extras
 from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
 from bascule.console.pages.deploy import gates_of, refused_of, strategies_of, usual_of
-from bascule.console.pages.try_it import columns_of, inputs_of
-from bascule.core import DType, Field, Invalid, Signature
+from bascule.console.pages.try_it import Served, inputs_of, picture_of, row_of, said_of
+from bascule.core import Dates, DType, Field, Invalid, Signature
 from bascule.jobs import Jobs, Schedule, Schedules, Task
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
@@ -230,32 +234,107 @@ def test_the_form_has_a_field_for_each_column_with_the_example_filled_in():
     assert (age.kind, age.value, age.note) == ("number", "41", "0 to 120")
     assert (wind.value, wind.note) == ("", "may be empty")
     assert (carrier.kind, carrier.value, carrier.choices) == ("choice", "BB", ["AA", "BB"])
-    assert (is_new.kind, is_new.value) == ("flag", "true")
+    assert (is_new.kind, is_new.value, is_new.choices) == ("choice", "true", ["true", "false"])
+    assert (age.step, age.bounds, wind.step) == ("1", (0, 120), "any")
+
+
+@pytest.mark.parametrize(
+    ("dates", "value", "kind", "shown", "sent"),
+    [
+        (Dates.DAY, "2024-03-01", "date", "2024-03-01", "2024-03-01"),
+        (Dates.LOCAL, "2024-03-01T12:30:00", "datetime-local", "2024-03-01T12:30:00",
+         "2024-03-01T12:30:00"),
+        (Dates.INSTANT, "2024-03-01T12:30:00Z", "datetime-local", "2024-03-01T12:30:00",
+         "2024-03-01T12:30:00Z"),
+        (Dates.INSTANT, "2024-03-01T12:30:00.123456Z", "text", "2024-03-01T12:30:00.123456",
+         "2024-03-01T12:30:00.123456Z"),
+    ],
+)  # fmt: skip
+def test_a_date_has_the_control_of_its_kind_and_is_sent_as_it_came(dates, value, kind, shown, sent):
+    signature = Signature((Field("at", DType.BYTES, dates=dates),), TABLE.outputs)
+    (one,) = inputs_of(signature, {"at": np.array([value], object)}, 0, None)
+    assert (one.kind, one.value) == (kind, shown)
+    assert row_of(signature, {"in.at": one.value})[0]["at"].tolist() == [sent]
+
+
+def test_a_single_float_is_shown_with_its_own_digits_and_known_texts_are_suggested():
+    signature = Signature((Field("x", DType.FP32), Field("who", DType.BYTES)), TABLE.outputs)
+    example = {"x": np.array([0.1], np.float32), "who": np.array(["a" * 61], object)}
+    number, long = inputs_of(signature, example, 0, None, {"who": ("ada", "bob")})
+    assert (number.value, long.kind) == ("0.1", "area")
+    short = inputs_of(signature, None, 0, None, {"who": ("ada", "bob")})[1]
+    assert (short.kind, short.choices) == ("text", ("ada", "bob"))
 
 
 def test_a_form_becomes_the_columns_that_the_client_sends():
     form = {"in.age": "7", "in.wind": "", "in.carrier": "AA", "in.is_new": "false"}
-    columns = columns_of(TABLE, form)
+    columns, problems = row_of(TABLE, form)
+    assert problems == {}
     assert columns["age"].tolist() == [7]
     assert np.isnan(columns["wind"][0])
     assert columns["carrier"].tolist() == ["AA"]
     assert columns["is_new"].tolist() == [False]
 
 
-@pytest.mark.parametrize(("value", "said"), [("", "needs a number"), ("x", "is no number")])
-def test_a_value_that_is_no_number_is_refused_with_its_field(value, said):
-    with pytest.raises(Invalid, match=f"age.*{said}"):
-        columns_of(TABLE, {"in.age": value, "in.carrier": "AA"})
+@pytest.mark.parametrize("value", ["", "x", "1.5", "9" * 30])
+def test_each_value_that_is_no_number_is_named_by_its_field(value):
+    numbers = Signature((TABLE.inputs[0], Field("rain", DType.INT64)), TABLE.outputs)
+    _, problems = row_of(numbers, {"in.age": value, "in.rain": value})
+    assert list(problems) == ["age", "rain"]
+
+
+def test_a_row_may_be_sent_as_json_whatever_the_columns_are():
+    row = '{"age": 7, "wind": null, "carrier": "AA", "is_new": true}'
+    columns, _ = row_of(TABLE, {"as": "json", "row": row, "in.age": "x"})
+    assert columns["age"].tolist() == [7]
+    assert np.isnan(columns["wind"][0])
+    assert columns["carrier"].tolist() == ["AA"]
+
+
+def test_a_picture_becomes_the_numbers_that_the_model_takes():
+    image = Signature((Field("image", DType.FP32, (3, 2, 2)),), TABLE.outputs)
+    example = {"image": np.full((1, 3, 2, 2), 0.5, np.float32)}
+    picture = picture_of(Served("a", "a/1", image, example, (), {}))
+    assert (picture.size, picture.divisor) == ((2, 2, 3), 255)
+    pixels = base64.b64encode(bytes(range(12))).decode()
+    row = json.dumps({"image": {"pixels": pixels, "divisor": 255}})
+    found = row_of(image, {"row": row})[0]["image"]
+    assert found.shape == (1, 3, 2, 2)
+    np.testing.assert_allclose(found[0, :, 0, 1] * 255, [3, 4, 5], rtol=1e-6)
+    for wrong in (
+        {"pixels": "AAAA", "divisor": 1},
+        {"pixels": 7, "divisor": 1},
+        {"pixels": pixels},
+    ):
+        with pytest.raises(Invalid):
+            row_of(image, {"row": json.dumps({"image": wrong})})
+    assert picture_of(Served("a", "a/1", TABLE, None, (), {})) is None
+
+
+def test_an_answer_is_a_sentence_with_its_probability_and_its_set():
+    columns = {
+        "label": np.array(["yes"], object), "probabilities_yes": np.array([0.75]),
+        "probabilities_no": np.array([0.25]), "prediction_set_yes": np.array([True]),
+        "prediction_set_no": np.array([True]),
+    }  # fmt: skip
+    answer = SimpleNamespace(columns=lambda: columns, requests=(), version="1")
+    said = said_of(answer, 0.001, declared_extras(), (), {"confidence": 0.9})
+    assert said["sentences"] == [
+        "yes, with a probability of 75 %", "With a confidence of 90 %, the truth is yes or no.",
+    ]  # fmt: skip
+    numbers = {"y": np.array([1.5]), "lower": np.array([1.0]), "upper": np.array([2.0])}
+    answer = SimpleNamespace(columns=lambda: numbers, requests=(), version="1")
+    said = said_of(answer, 0.001, declared_extras())
+    assert said["sentences"] == ["1.5", "The truth is between 1 and 2."]
 
 
 def test_a_model_with_too_many_columns_takes_a_row_as_json():
     wide = Signature((Field("x", DType.FP32, (1_000,)),), (Field("y", DType.FP64),))
-    (one,) = inputs_of(wide, {"x": np.zeros((1, 1_000), np.float32)}, 0, None)
-    assert one.kind == "json"
-    assert columns_of(wide, {"row": one.value})["x"].shape == (1, 1_000)
+    assert inputs_of(wide, {"x": np.zeros((1, 1_000), np.float32)}, 0, None) == []
+    assert row_of(wide, {"row": json.dumps({"x": [0.0] * 1_000})})[0]["x"].shape == (1, 1_000)
     for wrong in ("[", "[]", "{}", '{"x": "a"}', "[" * 10_000):
         with pytest.raises(Invalid):
-            columns_of(wide, {"row": wrong})
+            row_of(wide, {"row": wrong})
 
 
 def test_the_page_has_snippets_that_ask_this_model(pages):
@@ -279,6 +358,9 @@ def test_without_a_server_the_answer_is_an_error_with_the_next_step(pages, monke
     assert answer.status_code == 422
     assert 'class="flash bad"' in answer.text
     assert 'value="1"' in answer.text
+    answer = pages.post("/try/rain", data={**form, "in.input[1]": "two"})
+    assert answer.status_code == 422
+    assert re.search(r'aria-describedby="in-2-problem">.*id="in-2-problem"', answer.text)
 
 
 # -- deploy --

@@ -15,7 +15,8 @@ from bascule.kinds import runner_of
 
 PAGES = [
     "/", "/endpoints", "/endpoints/rain", "/models", "/models/rain", "/models/rain/2",
-    "/models/rain/2?with=1", "/models/rain/1?with=2", "/models/rain/2/plots", "/try", "/try/rain",
+    "/models/rain/2/compare?with=1", "/models/rain/1/compare?with=2",
+    "/models/rain/2/plots", "/try", "/try/rain",
     "/deploy?version=rain/2", "/monitoring", "/monitoring/rain", "/history",
 ]  # fmt: skip
 
@@ -68,7 +69,7 @@ def test_the_page_of_a_broken_version_says_what_is_wrong(pages, settings):
     with pytest.raises(BasculeError) as problem:
         read_manifest(open_registry(settings).path_to_look_at("rain/2"), verify=False)
     assert escape(str(problem.value)) in pages.get("/models/rain/2").text
-    assert escape(str(problem.value)) in pages.get("/models/rain/2?with=1").text
+    assert escape(str(problem.value)) in pages.get("/models/rain/2/compare?with=1").text
 
 
 @pytest.mark.usefixtures("broken")

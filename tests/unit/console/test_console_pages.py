@@ -8,9 +8,11 @@ from tests.consoles import browsing, control, roll_out, token_of
 from tests.homes import Inline
 
 from bascule.app import open_catalogue, open_rollouts
+from bascule.console.pages.compare import judgement, parts_of, shown
 from bascule.console.table import PAGES
 from bascule.jobs import JobRunner
 from bascule.kinds import KINDS
+from bascule.registry import Change
 
 PATHS = ["/", "/endpoints", "/endpoints/rain", "/models", "/models/rain", "/models/rain/1"]
 
@@ -199,13 +201,78 @@ def test_a_version_shows_card_lineage_and_parity(pages):
     assert 'aria-label="Lineage: ' in page
     assert "then endpoint rain" in page
     assert "Parity: " in page
-    assert "Intended use" in page
+    assert "It is meant for rows like those" in page
 
 
 def test_two_versions_stand_side_by_side_and_the_address_says_which(pages):
-    page = pages.get("/models/rain/2?with=1").text
-    assert "Compared with version 1" in page
+    page = pages.get("/models/rain/2/compare?with=1").text
+    assert "rain: version 1 beside version 2" in page
     assert '<option value="1" selected>' in page
+    differs, _, same = page.partition("The same in both")
+    assert "fit_intercept" in differs
+    assert "Signature (" in same
+    assert "<summary>Signature" not in differs
+    former = pages.get("/models/rain/2?with=1")
+    assert (former.status_code, former.headers["location"]) == (
+        303,
+        "/models/rain/2/compare?with=1",
+    )
+    assert "version 2 beside version 3" in pages.get("/models/rain/3/compare").text
+    assert "version 2 beside version 1" in pages.get("/models/rain/1/compare").text
+    assert pages.get("/models/rain/1/compare?with=1").status_code == 404
+    assert 'href="/models/rain/3/compare"' in pages.get("/models/rain").text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Change("metrics", "accuracy", 0.8, 0.9), "better"),
+        (Change("metrics", "log_loss", 0.2, 0.3), "worse"),
+        (Change("metrics", "neg_log_loss", -0.3, -0.2), "better"),
+        (Change("metrics", "profit", 1.0, 2.0), ""),
+        (Change("metrics", "accuracy", None, 0.9), ""),
+        (Change("gates", "accuracy >= 0.7", "passed", "failed"), "worse"),
+        (Change("cost", "onnx: 1 row, us", 2.0, 1.0), ""),
+    ],
+)
+def test_a_change_is_better_or_worse_where_the_direction_is_known(change, said):
+    assert judgement(change) == said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (Change("cost", "onnx: 1 row, us", 2e4, 1e4), ("20 ms", "10 ms", "-50.0 %")),
+        (Change("program", "size_bytes", 2_000_000, 3_000_000), ("2.00 MB", "3.00 MB", "+50.0 %")),
+        (
+            Change("data", "x", "sha256:" + 64 * "a", None),
+            ("sha256:" + 12 * "a", "\u2013", "removed"),
+        ),
+        (Change("metrics", "r2", 0.5, 0.75), ("0.5", "0.75", "+0.25 (+50.0%)")),
+    ],
+)
+def test_values_side_by_side_are_in_units_for_people(change, said):
+    assert shown(change) == said
+
+
+def test_figures_of_other_held_out_rows_say_so():
+    rows = Change("data", "test.sha256", "sha256:1", "sha256:2")
+    metrics, data = parts_of([Change("metrics", "r2", 0.1, 0.2), rows])
+    assert "held-out rows are not the same" in metrics.note
+    assert data.note == ""
+    (alone,) = parts_of([metrics.changes[0]])
+    assert "held-out rows" not in alone.note
+    assert "may be chance" in alone.note
+
+
+def test_a_version_is_folded_but_for_what_is_needed_first(pages):
+    page = pages.get("/models/rain/2").text
+    folded = [part.partition("</summary>")[0] for part in page.split("<details")[1:]]
+    assert "At a glance" not in " ".join(folded)
+    assert {"Inputs", "Limits", "Parity"} <= set(re.findall("<h2>([^<]+)</h2>", " ".join(folded)))
+    assert not re.search("<details[^>]* open", page)
+    assert 'hx-trigger="toggle from:closest details once"' in page
+    assert 'href="/deploy?version=rain/2"' in page
 
 
 def test_the_plots_of_a_version_are_drawn_once_by_another_process(settings, server):

@@ -8,7 +8,7 @@ import pytest
 from bascule.bundle.disk.diff import versions_of
 from bascule.bundle.disk.manifest import FileEntry, Manifest, OriginalEntry, ProgramEntry, Statement
 from bascule.core.fields import DType, Field, Signature
-from bascule.registry.differences import SECTIONS, Change, Facts, differences
+from bascule.registry.differences import SECTIONS, Change, Facts, differences, side_by_side
 
 ROW = Field("wind", DType.FP64)
 PROVENANCE = {
@@ -109,7 +109,48 @@ def test_the_latest_figure_counts_wherever_it_was_stated():
     later = Statement("gates", "sha256:", "2026-03-02T00:00:00+00:00", "ci", {"results": [result]})
     new = replace(new, statements=[*new.statements, later])
 
-    assert differences(old, new) == [Change("metrics", "auc", 0.8, 0.85)]
+    assert differences(old, new) == [
+        Change("metrics", "auc", 0.8, 0.85), Change("gates", "auc >= 0.7", None, "passed")
+    ]  # fmt: skip
+
+
+def said(kind, body):
+    return Statement(kind, "sha256:", "2026-03-02T00:00:00+00:00", "ci", body)
+
+
+def test_quality_verdicts_and_cost_stand_beside_each_other_with_what_is_the_same():
+    def measured(accuracy, passed, us):
+        result = {"criterion": "accuracy >= 0.9", "value": accuracy, "passed": passed}
+        cost = {"latency_us": {"onnx": {"1": us, "512": 90.0}}, "peak_memory_bytes": None,
+                "size_bytes": 10, "machine": {"cpu": "small"}}  # fmt: skip
+        here = facts()
+        return replace(here, statements=[
+            *here.statements, said("quality", {"rows": 9, "overall": {"log_loss": 0.2}}),
+            said("gates", {"results": [result]}), said("cost", cost),
+        ])  # fmt: skip
+
+    both = side_by_side(measured(0.8, False, 7.0), measured(0.95, True, 8.0))
+    assert [one for one in both if one.section in ("metrics", "gates", "cost")] == [
+        Change("metrics", "log_loss", 0.2, 0.2),
+        Change("metrics", "auc", 0.8, 0.8),
+        Change("metrics", "accuracy", 0.8, 0.95),
+        Change("gates", "accuracy >= 0.9", "failed", "passed"),
+        Change("cost", "onnx: 1 row, us", 7.0, 8.0),
+        Change("cost", "onnx: 512 rows, us", 90.0, 90.0),
+        Change("cost", "measured on", "small", "small"),
+    ]
+    assert {one.name for one in both if not one.is_same} == {
+        "accuracy", "accuracy >= 0.9", "onnx: 1 row, us"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [(100, 120, "+20 (+20.0%)"), (0, 3, "+3"), (None, 3, "added"), ("a", None, "removed"),
+     (False, True, "changed")],
+)  # fmt: skip
+def test_a_change_says_by_how_much(before, after, moved):
+    assert Change("data", "x", before, after).moved == moved
 
 
 def test_sections_come_in_their_order():

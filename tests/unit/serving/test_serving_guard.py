@@ -14,7 +14,7 @@ import pytest
 from tests.keys import InMemory
 
 from bascule.core.errors import Unauthenticated, Unavailable
-from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key
+from bascule.security.keys import OPEN_ACTIONS, Action, Permission, create_key, new_key
 from bascule.serving.transports.authenticator import KEYS_SILENT_S, Authenticator, KeysFile
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -640,6 +640,30 @@ def test_keys_that_an_earlier_process_has_left_hold_without_the_catalogue(
         catalogue.problem = None
         _until(lambda: said[-1] > left)
         second.stop()
+
+
+def test_a_key_of_the_process_itself_opens_without_being_taken_for_one_of_the_catalogue(
+    tmp_path, keys
+):
+    """An empty catalogue after a restart must not be taken for one that is gone."""
+    with (tmp_path / "kept").open("w+b") as shared:
+        for _ in range(2):
+            own, token = new_key("console", [Permission("infer")], now=T0, by="x", key_id="console")
+            file = KeysFile(
+                shared.fileno(), keys.stored, lambda _: None, written_read_ns=1, own=[own]
+            )
+            file.start()
+            guard = Authenticator(file.path)
+            bearer = f"Bearer {token}".encode()
+            _until(lambda guard=guard, bearer=bearer: guard.look() or _opens(guard, bearer))
+            file.stop()
+
+
+def _opens(guard, bearer):
+    try:
+        return guard.check(bearer, "infer", "late") == "console"
+    except Unauthenticated:
+        return False
 
 
 @pytest.mark.parametrize("cut", [0, 10])

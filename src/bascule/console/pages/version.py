@@ -1,4 +1,4 @@
-"""`/models/M/V`: what is known of a version: card, gates, lineage, parity, cost; comparisons."""
+"""`/models/M/V`: what is known of a version: card, gates, lineage, parity, cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bascule.bundle import Said, overview, parity_plot, read_manifest, sections
 from bascule.charts import Node, Series, Svg, lineage, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, console_of, context_of, page_router, render
+from bascule.console.site import Crumb, console_of, context_of, page_router, render, see
 from bascule.core import BasculeError, Reference
 from bascule.documents import Plot, Section, words
 from bascule.jobs import Task
 
 if TYPE_CHECKING:
     from bascule.bundle import Cost, Manifest
-    from bascule.registry import Change, Version
+    from bascule.registry import Version
 
 router = page_router(
     {
@@ -31,7 +31,6 @@ router = page_router(
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
-_MAX_CHANGES = 200
 _NAMES = ("run_name", "run_id", "run", "name", "rev")
 
 
@@ -52,23 +51,8 @@ class Known:
     said: Said
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two versions side by side.
-
-    Attributes:
-        other: The other version.
-        figures: By name: the value here and the value there; a dash for none.
-        changes: What differs, by section, from the other version to this one.
-    """
-
-    other: Version
-    figures: Sequence[tuple[str, str, str]]
-    changes: Mapping[str, Sequence[Change]]
-
-
-_WIDE = ("Quality", "Gates", "Inputs", "Cost")
-"""Sections of a card with tables that take the whole width."""
+_FIRST = ("Quality", "Gates")
+"""Sections of a card that are open; the others are folded."""
 
 
 @router.get("/models/{model}/{number}")
@@ -78,7 +62,9 @@ def one_version(
     number: _Number,
     other: Annotated[int | None, Query(alias="with", ge=1, lt=2**31)] = None,
 ) -> Response:
-    """One version; `?with=N` compares it with another one of the model."""
+    """One version. `?with=N`, of addresses of before, leads to its comparison."""
+    if other is not None:
+        return see(request, f"/models/{model}/{number}/compare?with={other}")
     context = context_of(request)
     registry = context.registry()
     version = registry.resolve(Reference(model, number=number), retired=True)
@@ -89,21 +75,13 @@ def one_version(
         if str(version) in one.current.plan.versions
     ]
     aliases = sorted(one.name for one in registry.aliases(model).values() if one.number == number)
-    comparison = None
-    if other is not None and other != number:
-        there = registry.resolve(Reference(model, number=other), retired=True)
-        try:
-            changes = registry.compare(there, version)
-            comparison = comparison_of(known, _known(registry, there)[0], changes)
-        except BasculeError as error:  # the files of either cannot be read
-            problem = problem or str(error)
     return render(
         request, "version.html", str(version),
         crumbs=[Crumb("Models", "/models"), Crumb(model, f"/models/{model}"), Crumb(str(number))],
         known=known, version=version, problem=problem, aliases=aliases, tags=registry.tags(version),
-        lineage=lineage_of(known, aliases, serves), charts=charts_of(known.said), wide=_WIDE,
-        others=[v.number for v in registry.versions(model)[::-1] if v.number != number],
-        comparison=comparison,
+        serves=serves,
+        lineage=lineage_of(known, aliases, serves), charts=charts_of(known.said), first=_FIRST,
+        is_alone=len(registry.versions(model)) == 1,
     )  # fmt: skip
 
 
@@ -126,17 +104,6 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     except BasculeError as error:
         problem = str(error)
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
-
-
-def comparison_of(here: Known, there: Known, changes: Sequence[Change]) -> Comparison:
-    """Two versions side by side. Pure."""
-    mine, others = dict(here.figures), dict(there.figures)
-    names = [*mine, *(name for name in others if name not in mine)]
-    by_section: dict[str, list[Change]] = {}
-    for one in changes[:_MAX_CHANGES]:
-        by_section.setdefault(one.section, []).append(one)
-    rows = [(name, mine.get(name, "-"), others.get(name, "-")) for name in names]
-    return Comparison(there.version, rows, by_section)
 
 
 def charts_of(said: Said) -> list[Plot]:

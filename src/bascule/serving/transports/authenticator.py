@@ -185,6 +185,7 @@ class KeysFile:
         stale_s: float = 3_600.0,
         written_read_ns: int = 0,
         may_wait: bool = False,
+        own: Sequence[Key] = (),
     ) -> None:
         """Nothing is read yet.
 
@@ -196,6 +197,8 @@ class KeysFile:
             written_read_ns: When the keys that are in the file were read; 0 if none are.
             may_wait: Whether a server may begin while the catalogue is away: it is not ready, and
                 answers no request that needs a key, until the keys are read.
+            own: Keys of this process, written after those of the catalogue. An earlier process had
+                keys of the same ids.
         """
         self.path = Path(f"/dev/fd/{descriptor}")
         self._descriptor = descriptor
@@ -203,6 +206,7 @@ class KeysFile:
         self._hold = hold
         self._stale_s = stale_s
         self._may_wait = may_wait
+        self._own = own
         self._has_keys = False
         self._content = b""
         self._written = b""
@@ -273,7 +277,8 @@ class KeysFile:
             found = _parse(content)
         except ValueError:  # empty, or its writer was killed while it wrote
             return False
-        self._has_keys = bool(found)
+        own = {key.id for key in self._own}
+        self._has_keys = any(one["id"] not in own for one in found)
         self._content = self._written = content
         self._problem = "the catalogue does not answer"
         return True
@@ -284,7 +289,7 @@ class KeysFile:
         if self._has_keys and not keys:  # they are never removed, not even when they are revoked
             raise Unavailable("the catalogue of the keys is gone")
         self._has_keys = bool(keys)
-        self._content = _of_file(keys)
+        self._content = _of_file([*keys, *self._own])
         self._read_ns = read_ns
         self._problem = "the catalogue does not answer"
 
