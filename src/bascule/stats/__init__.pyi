@@ -52,10 +52,12 @@ from .sequential import (
 )
 from .sketches import (
     CHUNK_ROWS as CHUNK_ROWS,
+    MAX_FREQUENT as MAX_FREQUENT,
     Alignment as Alignment,
     ColumnProfile as ColumnProfile,
     Profile as Profile,
     Value as Value,
+    mixed as mixed,
 )
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
 from .two_sample import (

@@ -3,9 +3,11 @@ from .baseline import (
     Baseline as Baseline,
     answer_columns as answer_columns,
     column_names as column_names,
+    names_of_projections as names_of_projections,
     non_finite_answers as non_finite_answers,
     profile_columns as profile_columns,
     profile_of as profile_of,
+    projected_fields as projected_fields,
     read_baseline as read_baseline,
     split_columns as split_columns,
 )
@@ -21,6 +23,10 @@ from .parity import (
     apart as apart,
     in_batches as in_batches,
     row_differences as row_differences,
+)
+from .projecting import (
+    field_of_projection as field_of_projection,
+    worth_projecting as worth_projecting,
 )
 from .training import (
     TRAINING_KIND as TRAINING_KIND,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from bascule.bundle import disk
 from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
-from bascule.core import Columns, Field, Signature
+from bascule.bundle.statements.projecting import (
+    may_be_projected,
+    projected_names,
+    projections,
+)
+from bascule.core import Columns, DType, Field, Signature
 from bascule.stats import CHUNK_ROWS, Profile
 
 MAX_COLUMNS = 2_000
@@ -69,7 +74,10 @@ def non_finite_answers(path: str | Path, manifest: Manifest) -> str:
 
 
 def profile_columns(
-    columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
+    columns: Columns,
+    fields: tuple[Field, ...],
+    names: tuple[str, ...] = (),
+    projected: Collection[str] = (),
 ) -> Columns:
     """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
 
@@ -79,16 +87,26 @@ def profile_columns(
         columns: By the name of their field.
         fields: Which they are.
         names: What the columns of a matrix are called, where that is known.
+        projected: The fields that have projections too; see `projecting`.
     """
     made: Columns = {}
     for field in fields:
         if field.dates is None:
-            made |= split_columns(field.name, columns[field.name], names)
+            values = columns[field.name]
+            made |= split_columns(field.name, values, names)
+            if field.name in projected:
+                made |= projections(field.name, values)
     return made
 
 
 def split_columns(field: str, values: NDArray[Any], names: tuple[str, ...] = ()) -> Columns:
-    """One field as columns of a profile, by the names of the columns of a matrix if known."""
+    """One field as columns of a profile, by the names of the columns of a matrix if known.
+
+    With the names of its projections among them, these too.
+    """
+    projected = projected_names(field, is_text=values.dtype == object)
+    if names[-len(projected) :] == projected:
+        return split_columns(field, values, names[: -len(projected)]) | projections(field, values)
     if values.ndim != 2 or values.shape[1] > MAX_COLUMNS:
         return {field: values}
     known = names
@@ -103,6 +121,34 @@ def column_names(
     """By field: what `profile_columns` and `answer_columns` call its columns, where known."""
     made = {one.name: signature.columns for one in signature.inputs if signature.columns}
     return made | _answer_names(signature.outputs, classes, targets)
+
+
+def projected_fields(baseline: Baseline | None, fields: Iterable[Field]) -> frozenset[str]:
+    """The fields whose projections a baseline has."""
+    profiles = (None, None) if baseline is None else (baseline.inputs, baseline.answers)
+    known = {name for profile in profiles if profile is not None for name in profile.columns}
+    return frozenset(
+        field.name for field in fields if not known.isdisjoint(_names_of_projections(field))
+    )
+
+
+def _names_of_projections(field: Field) -> tuple[str, ...]:
+    return projected_names(field.name, is_text=field.dtype is DType.BYTES)
+
+
+def names_of_projections(path: str | Path, manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """By field: what the columns of its projections are called, of those that the baseline has.
+
+    Raises as `read_baseline`.
+    """
+    signature = manifest.signature
+    fields = (
+        *signature.inputs,
+        *(one for one in signature.outputs if one.dtype is not DType.BYTES),
+    )
+    baseline = read_baseline(path, manifest) if any(map(may_be_projected, fields)) else None
+    known = projected_fields(baseline, fields)
+    return {field.name: _names_of_projections(field) for field in fields if field.name in known}
 
 
 def _answer_names(
@@ -123,12 +169,14 @@ def answer_columns(
     outputs: Sequence[Field],
     classes: Sequence[object] | None,
     targets: Sequence[Target],
+    projected: Collection[str] = (),
 ) -> Columns:
     """The answers as the columns of a profile; probabilities apart, each under its class."""
     names = _answer_names(outputs, classes, targets)
     made: Columns = {}
     for output in outputs:
-        made |= split_columns(output.name, answered[output.name], names.get(output.name, ()))
+        own = names.get(output.name, ())
+        made |= profile_columns(answered, (output,), own, projected)
     return made
 
 

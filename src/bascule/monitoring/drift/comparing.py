@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, as_dtype, is_missing, take
-from bascule.bundle.statements import answer_columns, profile_of
+from bascule.bundle.statements import answer_columns, profile_of, projected_fields
 from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.columns import CurrentTable, read_current
@@ -55,7 +55,8 @@ def measure_drift(
             f"{bundle.name} has no baseline to compare with",
             hint="pack the model again with train=, or test= for its answers",
         )
-    table = read_current(current, bundle.signature, time_column)
+    projected = projected_fields(baseline, bundle.signature.inputs)
+    table = read_current(current, bundle.signature, time_column, projected)
     answers = baseline.answers if score else None
     watch = ModelWatch(
         {"input": baseline.inputs, "answer": answers}, budget, windows_a_year=windows_a_year,
@@ -100,8 +101,9 @@ def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
     except BasculeError as problem:
         notes.append(f"the answers are not compared: {problem.message}")
         return {}
-    manifest = bundle.manifest
-    return answer_columns(answered, bundle.signature.outputs, manifest.classes, manifest.targets)
+    manifest, outputs = bundle.manifest, bundle.signature.outputs
+    projected = projected_fields(bundle.baseline, outputs)
+    return answer_columns(answered, outputs, manifest.classes, manifest.targets, projected)
 
 
 def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:

@@ -33,7 +33,7 @@ from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.programs import check_providers, obstacles
-from bascule.bundle.statements import column_names
+from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import (
     BasculeError,
     Columns,
@@ -479,7 +479,8 @@ def describe(
         example=_example(service.path, manifest, inputs, limits),
         places=places_of(manifest),
         held=held,
-        columns=column_names(signature, manifest.classes, manifest.targets),
+        columns=column_names(signature, manifest.classes, manifest.targets)
+        | names_of_projections(service.path, manifest),
         allows_non_finite=manifest.allows_non_finite,
     )
 
