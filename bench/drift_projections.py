@@ -9,6 +9,7 @@ AR(.7) with a deviation of 0.05 of that of the rows.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any
@@ -27,6 +28,8 @@ Draw = Callable[[int, float, np.random.Generator], NDArray[Any]]
 _START = date(2026, 1, 5)
 _DAYS = 365
 _BASELINE_ROWS = 5_000
+_COLUMNS = 8
+_TRIES = 50
 _DAY_DEVIATION, _MEMORY = 0.05, 0.7
 _LETTERS = np.array(list("etaoinshrdlucmfwypvbgk"))
 _TOPIC_WORDS = 400
@@ -123,32 +126,30 @@ def power(draw: Draw, changed: Draw, rows: int, tries: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--years", type=int, default=20)
-    years = parser.parse_args().years
-    print(
-        "| rows of | days | rows | years | alarms a year (4 are allowed) |\n|---|---|---|---|---|"
-    )
-    for draw in (texts, images):
-        for rows in (50, 500):
-            for are_alike in (True, False):
-                alarms = sum(
-                    alarms_of_a_year(draw, rows, are_alike=are_alike, seed=seed)
-                    for seed in range(years)
-                )
-                low, high = exact_interval(alarms, years * _DAYS * 8)
-                scale = _DAYS * 8
-                print(
-                    f"| {draw.__name__} | {'alike' if are_alike else 'AR(.7)'} | {rows} | {years} "
-                    f"| {alarms / years:.2f} [{low * scale:.2f}, {high * scale:.2f}] |"
-                )
-    print("\n| change | rows | first window raises an alarm |\n|---|---|---|")
-    for share in (0.1, 0.2, 0.3, 0.5):
-        for rows in (50, 500):
-            found = power(texts, _texts_of_another(share), rows, 100)
+    parser.add_argument("--rows", type=int, default=100)
+    options = parser.parse_args()
+    print("| change | rows | first window raises an alarm |\n|---|---|---|")
+    for rows in (50, 500):
+        for share in (0.1, 0.2, 0.3, 0.5):
+            found = power(texts, _texts_of_another(share), rows, _TRIES)
             print(f"| {share:.0%} of the texts are of a new topic | {rows} | {found:.2f} |")
-    for light in (0.03, 0.05, 0.1):
-        for rows in (50, 500):
-            found = power(images, _darker(light), rows, 100)
+        for light in (0.03, 0.05, 0.1):
+            found = power(images, _darker(light), rows, _TRIES)
             print(f"| images darker by {light / 0.1:.1f} deviations | {rows} | {found:.2f} |")
+    print("\n| rows of | days | rows | years | alarms a year (4 are allowed) |")
+    print("|---|---|---|---|---|")
+    for draw, kind in itertools.product((texts, images), ("alike", "AR(.7)")):
+        years = [
+            alarms_of_a_year(draw, options.rows, are_alike=kind == "alike", seed=seed)
+            for seed in range(options.years)
+        ]
+        tests = options.years * _DAYS * _COLUMNS
+        low, high = (end * _DAYS * _COLUMNS for end in exact_interval(sum(years), tests))
+        mean = sum(years) / options.years
+        print(
+            f"| {draw.__name__} | {kind} | {options.rows} | {options.years} "
+            f"| {mean:.2f} [{low:.2f}, {high:.2f}] |"
+        )
 
 
 if __name__ == "__main__":

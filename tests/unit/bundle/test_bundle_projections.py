@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import bascule
+from bascule.bundle.statements import names_of_projections
 from bascule.bundle.statements.projecting import (
     PROJECTIONS,
     field_of_projection,
@@ -86,6 +87,8 @@ def bundle(packed):
 
 
 def test_texts_of_another_topic_raise_an_alarm_and_texts_of_the_same_do_not(bundle):
+    expected = {"text": projected_names("text", is_text=True)}
+    assert names_of_projections(bundle.path, bundle.manifest) == expected  # what a server hands on
     random = np.random.default_rng(3)
     same = bascule.drift(bundle, texts(500, random), score=False)
     assert {column.name for column in same.windows[0].columns} == {

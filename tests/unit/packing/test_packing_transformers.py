@@ -74,6 +74,8 @@ def test_a_configuration_that_brings_code_is_refused(bundle, classifier, packed,
     altered = to_archive(parts | {"config.json": json.dumps(brings).encode()})
     with pytest.raises(Untrusted, match="auto_map"):
         pipelines.load_pipeline(altered, frame)
+    with pytest.raises(Untrusted, match="arguments are kept that are none of"):
+        pipelines.load_pipeline(to_archive(parts), frame | {"call": {"trust_remote_code": True}})
     with pytest.raises(Untrusted, match="has not the files"):
         pipelines.load_pipeline(to_archive(parts | {"mine.py": b""}), frame)
 

@@ -43,9 +43,13 @@ _FETCHING = frozenset(
     {
         # Code beside the weights, and kernels that are fetched from a hub.
         "auto_map", "custom_pipelines", "quantization_config", "attn_implementation",
-        "_attn_implementation", "_experts_implementation", "use_kernels",
+        "_attn_implementation", "_experts_implementation", "use_kernels", "backbone",
+        "use_pretrained_backbone",
     }
 )  # fmt: skip
+_CALL = frozenset(
+    ("add_special_tokens", "function_to_apply", "max_length", "padding", "stride", "truncation")
+)
 _ANY_LENGTH = 10**9
 
 
@@ -114,10 +118,12 @@ def pipeline_in(folder: Path, task: str, call: Mapping[str, Any]) -> Any:
 
     Raises:
         MissingExtra: transformers is not installed.
-        ValueError: A configuration could bring code or fetch any.
+        ValueError: A configuration or an argument could bring code or fetch any.
         Exception: What transformers raises.
     """
     transformers = library("transformers", "transformers")
+    if not _CALL.issuperset(call):
+        raise ValueError(f"arguments are kept that are none of {', '.join(sorted(_CALL))}")
     for file in folder.glob("*config.json"):
         _check_config(json.loads(file.read_bytes()), file.name)
     only = {"local_files_only": True, "trust_remote_code": False}
