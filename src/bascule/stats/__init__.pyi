@@ -38,6 +38,13 @@ from .planning import (
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,
 )
+from .projecting import (
+    MIN_VALUES as MIN_VALUES,
+    field_of_projection as field_of_projection,
+    projected_names as projected_names,
+    projections as projections,
+    worth_projecting as worth_projecting,
+)
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
     Beyond as Beyond,
@@ -52,12 +59,10 @@ from .sequential import (
 )
 from .sketches import (
     CHUNK_ROWS as CHUNK_ROWS,
-    MAX_FREQUENT as MAX_FREQUENT,
     Alignment as Alignment,
     ColumnProfile as ColumnProfile,
     Profile as Profile,
     Value as Value,
-    mixed as mixed,
 )
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
 from .two_sample import (

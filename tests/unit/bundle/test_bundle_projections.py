@@ -11,14 +11,14 @@ from sklearn.pipeline import make_pipeline
 
 import bascule
 from bascule.bundle.statements import names_of_projections
-from bascule.bundle.statements.projecting import (
+from bascule.stats.projecting import (
     PROJECTIONS,
     field_of_projection,
     projected_names,
     projections,
     worth_projecting,
 )
-from bascule.stats import mixed
+from bascule.stats.sketches import mixed
 
 TRAVEL = ("flight", "late", "gate", "crew", "plane", "storm", "hub", "wing", "fuel", "seat")
 MONEY = ("bank", "loan", "rate", "bond", "fund", "credit", "debt", "share", "price", "stock")

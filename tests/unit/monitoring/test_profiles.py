@@ -12,7 +12,6 @@ import pytest
 from tests.ledger_rows import killed_at, take_in
 
 from bascule.bundle.statements import profile_of
-from bascule.bundle.statements.projecting import projected_names, projections
 from bascule.core import Untrusted
 from bascule.monitoring.ledger import Ledger, Scribe, SpoolWriter, scribe as scribing
 from bascule.monitoring.ledger.manifest import commit, read_manifest
@@ -20,6 +19,7 @@ from bascule.monitoring.ledger.scribe import kept_profiles
 from bascule.monitoring.profiles import MAX_ROWS_PER_S, ProfileFile, folding, read_windows
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
+from bascule.stats import projected_names, projections
 
 LABEL = MetricLabels("gb", "1")
 NAMES = (("x", ("size", "weight")), ("probabilities", ("probabilities.no", "probabilities.yes")))

@@ -24,10 +24,6 @@ from .parity import (
     in_batches as in_batches,
     row_differences as row_differences,
 )
-from .projecting import (
-    field_of_projection as field_of_projection,
-    worth_projecting as worth_projecting,
-)
 from .training import (
     TRAINING_KIND as TRAINING_KIND,
     Training as Training,

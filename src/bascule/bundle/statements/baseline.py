@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,8 @@ from numpy.typing import NDArray
 
 from bascule.bundle import disk
 from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
-from bascule.bundle.statements.projecting import (
-    may_be_projected,
-    projected_names,
-    projections,
-)
 from bascule.core import Columns, DType, Field, Signature
-from bascule.stats import CHUNK_ROWS, Profile
+from bascule.stats import CHUNK_ROWS, MIN_VALUES, Profile, projected_names, projections
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""
@@ -146,9 +142,16 @@ def names_of_projections(path: str | Path, manifest: Manifest) -> dict[str, tupl
         *signature.inputs,
         *(one for one in signature.outputs if one.dtype is not DType.BYTES),
     )
-    baseline = read_baseline(path, manifest) if any(map(may_be_projected, fields)) else None
+    baseline = read_baseline(path, manifest) if any(map(_may_be_projected, fields)) else None
     known = projected_fields(baseline, fields)
     return {field.name: _names_of_projections(field) for field in fields if field.name in known}
+
+
+def _may_be_projected(field: Field) -> bool:
+    """Whether rows of a field may be `worth_projecting`, told without any."""
+    if field.dtype is DType.BYTES:
+        return field.categories is None and field.dates is None
+    return -1 in field.shape or math.prod(field.shape) >= MIN_VALUES
 
 
 def _answer_names(

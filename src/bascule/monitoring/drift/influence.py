@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle
-from bascule.bundle.statements import field_of_projection
 from bascule.core import Columns
+from bascule.stats import field_of_projection
 
 MAX_ROWS = 2_000
 

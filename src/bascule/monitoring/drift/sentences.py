@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bascule.bundle.statements import field_of_projection
 from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, Test
+from bascule.stats import field_of_projection
 
 
 def with_sentence(column: ColumnDrift) -> ColumnDrift:

@@ -9,11 +9,11 @@ from bascule.bundle.statements import (
     column_names,
     profile_columns,
     profile_of,
-    worth_projecting,
 )
 from bascule.core import BasculeError, Columns, canonical_json
 from bascule.packing.imported import ImportedModel
 from bascule.packing.statements.calibrating import Answers
+from bascule.stats import worth_projecting
 
 
 def profile(answers: Answers, subject: ImportedModel) -> tuple[str, dict[str, bytes]]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, DType, Field
-from bascule.stats import MAX_FREQUENT, mixed
+from bascule.core import Columns
+from bascule.stats.sketches import MAX_FREQUENT, mixed
 
 Floats = NDArray[np.float64]
 
@@ -52,13 +52,6 @@ def worth_projecting(values: NDArray[Any], names: tuple[str, ...] = ()) -> bool:
     present = [text for text in values.tolist() if text is not None]
     letters = sum(map(len, present))
     return letters >= MIN_LETTERS * len(present) and len({*present}) > MAX_FREQUENT
-
-
-def may_be_projected(field: Field) -> bool:
-    """Whether rows of a field may be `worth_projecting`, told without any."""
-    if field.dtype is DType.BYTES:
-        return field.categories is None and field.dates is None
-    return -1 in field.shape or math.prod(field.shape) >= MIN_VALUES
 
 
 def projections(field: str, values: NDArray[Any]) -> Columns:
