@@ -52,11 +52,11 @@ def texts(rows: int, shift: float, random: np.random.Generator, other: float = 0
     topics = random.choice(4, rows, p=shares)
     lengths = 5 + random.poisson(12, rows)
     words = random.choice(_TOPIC_WORDS, int(lengths.sum()), p=_ZIPF)
-    made, at = np.empty(rows, object), 0
+    drawn, at = np.empty(rows, object), 0
     for row, (topic, length) in enumerate(zip(topics.tolist(), lengths.tolist(), strict=True)):
-        made[row] = " ".join(_TOPICS[topic][word] for word in words[at : at + length])
+        drawn[row] = " ".join(_TOPICS[topic][word] for word in words[at : at + length])
         at += length
-    return made
+    return drawn
 
 
 _PLACES = np.linspace(0, 2 * np.pi, 16)
@@ -116,11 +116,11 @@ def power(draw: Draw, changed: Draw, rows: int, tries: int) -> float:
     random = np.random.default_rng(0)
     field = _FIELDS[draw]
     baseline = _profile(draw, field, _BASELINE_ROWS, 0.0, random)
-    found = 0
+    alarmed = 0
     for _ in range(tries):
         window = {"input": _profile(changed, field, rows, 0.0, random)}
-        found += bool(ModelWatch({"input": baseline}).judge(window, _START).alarms)
-    return found / tries
+        alarmed += bool(ModelWatch({"input": baseline}).judge(window, _START).alarms)
+    return alarmed / tries
 
 
 def main() -> None:
@@ -131,11 +131,11 @@ def main() -> None:
     print("| change | rows | first window raises an alarm |\n|---|---|---|")
     for rows in (50, 500):
         for share in (0.1, 0.2, 0.3, 0.5):
-            found = power(texts, _texts_of_another(share), rows, _TRIES)
-            print(f"| {share:.0%} of the texts are of a new topic | {rows} | {found:.2f} |")
+            share_found = power(texts, _texts_of_another(share), rows, _TRIES)
+            print(f"| {share:.0%} of the texts are of a new topic | {rows} | {share_found:.2f} |")
         for light in (0.03, 0.05, 0.1):
-            found = power(images, _darker(light), rows, _TRIES)
-            print(f"| images darker by {light / 0.1:.1f} deviations | {rows} | {found:.2f} |")
+            share_found = power(images, _darker(light), rows, _TRIES)
+            print(f"| images darker by {light / 0.1:.1f} deviations | {rows} | {share_found:.2f} |")
     print("\n| rows of | days | rows | years | alarms a year (4 are allowed) |")
     print("|---|---|---|---|---|")
     for draw, kind in itertools.product((texts, images), ("alike", "AR(.7)")):

@@ -81,7 +81,7 @@ def _of_numbers(values: NDArray[Any]) -> Floats:
 def _of_texts(values: NDArray[Any]) -> Floats:
     texts = ["" if text is None else str(text) for text in values.tolist()]
     raw = [_START + text.encode("utf-8", "surrogatepass")[:_MOST_BYTES] + _END for text in texts]
-    lengths = np.array([len(one) for one in raw])
+    lengths = np.array([len(text) for text in raw])
     ends = np.cumsum(lengths)
     starts = ends - lengths
     data = np.frombuffer(b"".join(raw), np.uint8).astype(np.uint64)
@@ -90,6 +90,8 @@ def _of_texts(values: NDArray[Any]) -> Floats:
     for back in (1, 2):  # a sequence that reaches into the next text is none
         inside[ends[:-1] - back] = 0
     sums = [np.add.reduceat(_signs(codes, each) * inside, starts, dtype=np.int64) for each in _EACH]
-    made = np.array([[len(text) for text in texts], *(one / (lengths - 2) for one in sums)], float)
-    made[:, [text is None for text in values.tolist()]] = np.nan
-    return made
+    columns = np.array(
+        [[len(text) for text in texts], *(each / (lengths - 2) for each in sums)], float
+    )
+    columns[:, [text is None for text in values.tolist()]] = np.nan
+    return columns

@@ -13,7 +13,7 @@ def classifier() -> Sample:
     def ask(rows):
         answers = [pipe(text, top_k=None) for text in rows]
         best = [answer[0]["label"] for answer in answers]
-        scores = [{one["label"]: one["score"] for one in answer} for answer in answers]
+        scores = [{each["label"]: each["score"] for each in answer} for answer in answers]
         shares = [[of[label] for label in ("early", "late", "never")] for of in scores]
         return {"label": np.array(best, object), "probabilities": np.array(shares)}
 

@@ -98,9 +98,9 @@ def test_a_server_answers_on_openvino(serve, connect, costly_bundle, tmp_path):
         server = serve(costly_bundle, env=env, errors=log)
     rows = np.random.default_rng(1).normal(size=(8, 16)).astype(np.float32)
     expected = next(iter(bascule.load(costly_bundle).predict(rows).values()))
-    given = {"name": "x", "datatype": "FP32", "shape": [8, 16], "data": rows.ravel().tolist()}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [8, 16], "data": rows.ravel().tolist()}
     with connect(server.port) as client:
-        answer = client.request("POST", "/v2/models/net/infer", {"inputs": [given]}).answer()
+        answer = client.request("POST", "/v2/models/net/infer", {"inputs": [tensor]}).answer()
     (output,) = json.loads(answer.body)["outputs"]
     np.testing.assert_allclose(np.reshape(output["data"], (8, 2)), expected, atol=1e-5)
     assert "on OpenVINOExecutionProvider differs" in (tmp_path / "log").read_text()

@@ -7,7 +7,6 @@ from .baseline import (
     non_finite_answers as non_finite_answers,
     profile_columns as profile_columns,
     profile_of as profile_of,
-    projected_fields as projected_fields,
     read_baseline as read_baseline,
     split_columns as split_columns,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from bascule.bundle import disk
 from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
 from bascule.core import Columns, DType, Field, Signature
-from bascule.stats import CHUNK_ROWS, MIN_VALUES, Profile, projected_names, projections
+from bascule.stats import (
+    CHUNK_ROWS,
+    MIN_VALUES,
+    Profile,
+    field_of_projection,
+    projected_names,
+    projections,
+)
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""
@@ -30,6 +37,13 @@ class Baseline:
 
     inputs: Profile | None
     answers: Profile | None
+
+    @property
+    def projected(self) -> frozenset[str]:
+        """The fields that have projections among the columns."""
+        profiles = [profile for profile in (self.inputs, self.answers) if profile is not None]
+        names = {name for profile in profiles for name in profile.columns}
+        return frozenset(field for name in names if (field := field_of_projection(name)) != name)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -119,19 +133,6 @@ def column_names(
     return made | _answer_names(signature.outputs, classes, targets)
 
 
-def projected_fields(baseline: Baseline | None, fields: Iterable[Field]) -> frozenset[str]:
-    """The fields whose projections a baseline has."""
-    profiles = (None, None) if baseline is None else (baseline.inputs, baseline.answers)
-    known = {name for profile in profiles if profile is not None for name in profile.columns}
-    return frozenset(
-        field.name for field in fields if not known.isdisjoint(_names_of_projections(field))
-    )
-
-
-def _names_of_projections(field: Field) -> tuple[str, ...]:
-    return projected_names(field.name, is_text=field.dtype is DType.BYTES)
-
-
 def names_of_projections(path: str | Path, manifest: Manifest) -> dict[str, tuple[str, ...]]:
     """By field: what the columns of its projections are called, of those that the baseline has.
 
@@ -140,11 +141,15 @@ def names_of_projections(path: str | Path, manifest: Manifest) -> dict[str, tupl
     signature = manifest.signature
     fields = (
         *signature.inputs,
-        *(one for one in signature.outputs if one.dtype is not DType.BYTES),
+        *(output for output in signature.outputs if output.dtype is not DType.BYTES),
     )
     baseline = read_baseline(path, manifest) if any(map(_may_be_projected, fields)) else None
-    known = projected_fields(baseline, fields)
-    return {field.name: _names_of_projections(field) for field in fields if field.name in known}
+    projected = frozenset[str]() if baseline is None else baseline.projected
+    return {
+        field.name: projected_names(field.name, is_text=field.dtype is DType.BYTES)
+        for field in fields
+        if field.name in projected
+    }
 
 
 def _may_be_projected(field: Field) -> bool:

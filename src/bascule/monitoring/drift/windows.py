@@ -12,12 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle
-from bascule.bundle.statements import (
-    answer_columns,
-    profile_columns,
-    profile_of,
-    projected_fields,
-)
+from bascule.bundle.statements import answer_columns, profile_columns, profile_of
 from bascule.core import Columns, Field, NotFound
 from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.profiles import WindowProfile
@@ -43,8 +38,7 @@ def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Itera
     outputs = _fields(table, "output.", bundle.signature.outputs)
     kept = np.asarray(table["kept_share"].to_numpy())
     manifest, baseline = bundle.manifest, bundle.baseline
-    read = projected_fields(baseline, bundle.signature.inputs)
-    said = projected_fields(baseline, bundle.signature.outputs)
+    projected = frozenset[str]() if baseline is None else baseline.projected
     for day in np.unique(days):
         chosen = days == day
         asked = {name: values[chosen] for name, values in inputs.items()}
@@ -53,8 +47,8 @@ def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Itera
         answered = tuple(one for one in bundle.signature.outputs if one.name in told)
         yield WindowProfile(
             model, version, str(day), round(float((1 / kept[chosen]).sum())), int(chosen.sum()),
-            _profile(profile_columns(asked, known, bundle.signature.columns, read)),
-            _profile(answer_columns(told, answered, manifest.classes, manifest.targets, said)),
+            _profile(profile_columns(asked, known, bundle.signature.columns, projected)),
+            _profile(answer_columns(told, answered, manifest.classes, manifest.targets, projected)),
         )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class Transformers:
             again = pipelines.load_pipeline(saved, frame)
         except Untrusted as problem:
             raise Invalid(f"the pipeline cannot be kept: {problem}", hint=_OWN_CODE) from problem
-        live, served = (pipelines.TextPipeline(one, inputs, outputs) for one in (pipeline, again))
+        live, served = (pipelines.TextPipeline(each, inputs, outputs) for each in (pipeline, again))
         check_saved(served, live, rows)
         weights = sum(each.numel() for each in pipeline.model.parameters())
         is_classifier = "probabilities" in answers
