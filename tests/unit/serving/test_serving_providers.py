@@ -68,9 +68,10 @@ def test_a_provider_that_is_not_there_is_refused_with_those_that_are():
 
 def test_a_program_on_another_provider_is_compared_and_promises_nothing_of_batches(opened, caplog):
     caplog.set_level(logging.INFO)
-    model, _ = opened(providers=(OTHER,))
+    model, engine = opened(providers=(OTHER,), memory_budget_mb=500)
     assert f"net: program onnx on {OTHER} differs from the processor by up to 0 " in caplog.text
     assert not model.batch_invariant
+    assert engine.size_bytes > 0
 
     caplog.clear()
     opened()
