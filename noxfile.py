@@ -19,7 +19,7 @@ ROOMS = [
     )
 ]
 
-LIBRARIES = "sklearn,llvm,xgboost,lightgbm,catboost,keras,torch,demo"
+LIBRARIES = "sklearn,llvm,xgboost,lightgbm,catboost,keras,torch,transformers,demo"
 FLAVORS = ["tests/conformance/test_flavors.py", "tests/unit/bundle", "tests/unit/packing"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 

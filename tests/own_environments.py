@@ -35,13 +35,13 @@ def packages_of(name: str) -> Path:
     return folder
 
 
-def files_of(name: str) -> Path:
-    """The packages that `environments/NAME.txt` locks, as files of which none is run.
+def files_of(name: str, *, python: str = "3.12") -> Path:
+    """The packages that `environments/NAME.txt` locks, as files for the Python that is named.
 
-    So packages without a release for this Python do too.
+    Of another Python than this one none is run.
     """
     lock = HERE / "environments" / f"{name}.txt"
-    key = hashlib.sha256(b"files" + lock.read_bytes()).hexdigest()[:32]
+    key = hashlib.sha256(b"files" + python.encode() + lock.read_bytes()).hexdigest()[:32]
     folder = ROOT / "build" / "environments" / key
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def files_of(name: str) -> Path:
             subprocess.run(
                 [
                     *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
-                    *("--target", target, "--python-version", "3.12", "--only-binary", ":all:"),
+                    *("--target", target, "--python-version", python, "--only-binary", ":all:"),
                     *("--disable-pip-version-check", "--requirement", lock),
                 ],
                 check=True,

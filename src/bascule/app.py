@@ -132,6 +132,7 @@ def cluster_of(settings: Settings) -> Cluster:
     return Cluster(
         **{name: getattr(settings.ship, name) for name in names},
         egress_ports=_egress_ports(settings),
+        providers=settings.serving.providers,
         has_bucket=settings.registry.objects.startswith("s3:"),
     )
 

@@ -46,7 +46,7 @@ OBJECTS: Mapping[str, str] = {
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
     "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles", "pull_secrets",
-    "node_selector", "tolerations", "price_per_1000_rows",
+    "node_selector", "tolerations", "price_per_1000_rows", "providers",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -162,6 +162,8 @@ class ServingSettings(_Section):
             address without keys, and any elsewhere.
         default_model: What `bascule serve` without arguments serves, where no platform has put a
             bundle; an image names its bundle here.
+        providers: Execution providers of ONNX Runtime, by its own names and in the order of
+            preference: `OpenVINOExecutionProvider`. None named is the processor (CPU) alone.
         arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
             server was started with, where a router in front splits (`rollouts.routers`).
         models: The policies of models, by their names.
@@ -196,6 +198,7 @@ class ServingSettings(_Section):
     trace_endpoint: str = field(default="", repr=False)
     allowed_hosts: tuple[str, ...] = ()
     default_model: str = ""
+    providers: tuple[Annotated[str, MinLen(1)], ...] = ()
     arms: Literal["all", "own"] = "all"
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 

@@ -68,6 +68,7 @@ LONG = {
     "sklearn-voting-classifier",
     "torch-images",
     "torch-two-in-two-out",
+    "transformers-extractor",
 }
 """Samples that take seconds, of the second tier: others of their kind are of the first."""
 

@@ -50,6 +50,10 @@ LOOKED_AT = {
     ("onnxruntime", "1.28"): {
         "bundle.programs.onnx": {"_sess"}, "bundle.programs.trees": {"_sess"},
     },
+    # No public name says what arguments a pipeline was made with.
+    ("transformers", "5.24"): {
+        "bundle.originals.pipelines": {"_preprocess_params", "_postprocess_params"},
+    },
     # `StreamReader` has no public test for bytes that came unasked.
     ("python", "3"): {"bascule_client.aio": {"_buffer"}},
 }  # fmt: skip

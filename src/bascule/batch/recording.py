@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bascule.batch.manifest import Record
 from bascule.batch.scoring import Scorer
 from bascule.bundle import conform
-from bascule.bundle.statements import column_names
+from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import BasculeError, Columns, Conflict
 from bascule.monitoring.ledger import (
     HASH,
@@ -82,6 +82,7 @@ class Recorder:
         self._bundle = scorer.bundle
         manifest = self._bundle.manifest
         self._names = column_names(self._bundle.signature, manifest.classes, manifest.targets)
+        self._names |= names_of_projections(self._bundle.path, manifest)
         self._key = hash_key(home) if keeps_rows and "hash" in rules.private.values() else b""
         self._lock = threading.Lock()
         self._spool = SpoolWriter(home, max_bytes=_SPOOL_BYTES)

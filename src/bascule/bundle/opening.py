@@ -23,6 +23,7 @@ def open_program(
     name: str | None = None,
     threads: int = 1,
     isolated: bool = False,
+    providers: Sequence[str] = (),
 ) -> Program:
     """A program of the bundle, or the original itself.
 
@@ -32,6 +33,7 @@ def open_program(
         name: Which one; None for the one that serves requests, see `pinned_program`.
         threads: How many it may use.
         isolated: Whether the original, which is foreign code, runs in a process of its own.
+        providers: Of ONNX Runtime, for a program of that kind; see `programs.onnx.open_session`.
 
     Raises:
         NotFound: The bundle has no program of that name.
@@ -52,7 +54,8 @@ def open_program(
 
         original = read_file(path, manifest, manifest.original.file)
         return open_pickled(original, manifest, threads=threads, program=(entry, data))
-    return open_kind(entry, data, outputs=manifest.signature.outputs, threads=threads)
+    outputs = manifest.signature.outputs
+    return open_kind(entry, data, outputs=outputs, threads=threads, providers=providers)
 
 
 def pinned_program(path: str | Path, manifest: Manifest) -> str:

@@ -50,8 +50,8 @@ def pack(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A fitted model: .skops or .onnx; or code of yours: my_model.py:Model, or "
-            "my_package:Model for a folder."
+            help="A fitted model: .skops, .onnx, or a folder of transformers; or code of yours: "
+            "my_model.py:Model, or my_package:Model for a folder."
         ),
     ],
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bascule.bundle.originals import distribution_of
 from bascule.core import BasculeError, Conflict, is_there, masked_text
 from bascule.serving.workers import bind
 
@@ -61,7 +62,8 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    versions = {name: _version(name) for name in _NEEDED}
+    # ONNX Runtime with other execution providers is a distribution of another name.
+    versions = {name: _version(name) or _version(distribution_of(name)) for name in _NEEDED}
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         yield Finding("packages", "FAILED", f"missing: {', '.join(missing)}", "pip install bascule")

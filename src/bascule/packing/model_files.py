@@ -56,7 +56,7 @@ def read_model(
     """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
 
     Args:
-        path: The file.
+        path: The file; or the folder of a saved model of transformers.
         allow_pickle: Whether it may be a pickle.
         options: Of a model that is code.
         code: What a pickle imports: files and folders are importable while it is read, and stay so.
@@ -67,6 +67,8 @@ def read_model(
         Untrusted: It holds types that are not scikit-learn's own.
     """
     options = options or CodeOptions()
+    if is_there(path / "config.json", Path.is_file):
+        return path
     if not is_there(path) and ":" in path.name:
         return _read_code(str(path), options)
     check_file(path, "model")

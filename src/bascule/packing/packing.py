@@ -67,6 +67,7 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
+_SERVED_AS_SAVED = ("python", "transformers")
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
@@ -324,15 +325,16 @@ def _choose(
     compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
-    if subject.saved_format == "python":
-        request.tell("the code answers itself, in a process of its own")
-        _check_company(subject, subject.original, request)
+    if subject.saved_format in _SERVED_AS_SAVED:
+        request.tell("the original itself answers, in a process of its own")
+        served = subject.reopened or subject.original
+        _check_company(subject, served, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
             program=disk.ORIGINAL,
             reason="the original itself answers, in a process of its own",
         )
-        return _Choice(itself, None, subject.original, batch_invariant=False)
+        return _Choice(itself, None, served, batch_invariant=False)
     if rows is None:
         return _own_original(compilations, subject, request)
     real, expected = asking.compared(subject, rows, tolerance=request.tolerance)

@@ -48,6 +48,8 @@ class Limits:
             are cut off.
         memory_budget_mb: How much memory the models of one worker may take, in millions of bytes; 0
             for no limit. The models with the oldest last request are unloaded for others.
+        providers: Execution providers of ONNX Runtime, in the order of preference; none named is
+            the processor (CPU) alone.
         drain_s: How long a worker lets requests finish after the signal to stop.
         worker_silent_s: How long a worker's event loop may stand still before it is killed.
     """
@@ -69,6 +71,7 @@ class Limits:
     receive_timeout_s: float = 20.0
     least_bytes_per_s: int = 64 << 10
     memory_budget_mb: int = 0
+    providers: tuple[str, ...] = ()
     drain_s: float = 10.0
     worker_silent_s: float = 10.0
 

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bascule.bundle import Bundle, load
+from bascule.bundle.originals import distribution_of, installed_version
 from bascule.core import VERSION, Conflict, Invalid, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, PREVIOUS, Plan
 from bascule.registry import ModelRegistry, Version
@@ -194,14 +195,17 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
         if str(need) in seen:
             continue
         seen.add(str(need))
-        name = canonicalize_name(need.name)
+        required = canonicalize_name(need.name)
+        name = _installed_as(required)
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             missing[name] = need
             continue
         found[name] = Package(name, distribution.version, _license(name))
-        left_out = frozenset() if manifest.served is None else _NOT_TO_SERVE.get(name, frozenset())
+        left_out: frozenset[str] = frozenset()
+        if manifest.served is not None:
+            left_out = _NOT_TO_SERVE.get(required, left_out)
         needs += [
             one
             for one in _required(distribution, need.extras)
@@ -214,6 +218,13 @@ def packages_of(bundle: Bundle, extras: Sequence[str] = ()) -> tuple[Package, ..
             hint=f"pip install {words}, or choose the extras of the image with --extra",
         )
     return tuple(found[name] for name in sorted(found))
+
+
+def _installed_as(name: str) -> str:
+    """Builds of ONNX Runtime with other execution providers are distributions of other names."""
+    if name != "onnxruntime" or installed_version(name) != "none":
+        return name
+    return canonicalize_name(distribution_of(name))
 
 
 def _required(distribution: metadata.Distribution, extras: Iterable[str]) -> list[Requirement]:

@@ -23,6 +23,9 @@ _OVERHEAD_BYTES = 200 << 20
 """The supervisor, the control process and the scribe, which every server has."""
 _CONCURRENT_REQUESTS = 8
 """Open calls per pod at which the autoscaler adds one."""
+_GPU_PROVIDERS = frozenset(
+    ("CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class Cluster:
         tolerations: Taints that the pods tolerate, as Kubernetes writes them.
         egress_ports: The ports that the settings name; pods may connect to these alone.
         has_bucket: Whether the bundles of the registry are in a bucket.
+        providers: The execution providers that servers run models on; see `serving.providers`.
     """
 
     namespace: str = "bascule"
@@ -115,6 +119,7 @@ class Cluster:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     egress_ports: tuple[int, ...] = (443, 5432)
     has_bucket: bool = False
+    providers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # An overlay appends "-staging".
@@ -133,6 +138,11 @@ class Cluster:
             "tolerations": [dict(each) for each in self.tolerations],
         }
         return {name: value for name, value in fields.items() if value}
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether each pod asks for a GPU of NVIDIA."""
+        return not _GPU_PROVIDERS.isdisjoint(self.providers)
 
     @property
     def parent(self) -> Mapping[str, str]:

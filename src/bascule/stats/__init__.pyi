@@ -38,6 +38,13 @@ from .planning import (
     requests_to_promote as requests_to_promote,
     requests_to_roll_back as requests_to_roll_back,
 )
+from .projecting import (
+    MIN_VALUES as MIN_VALUES,
+    field_of_projection as field_of_projection,
+    projected_names as projected_names,
+    projections as projections,
+    worth_projecting as worth_projecting,
+)
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
     Beyond as Beyond,

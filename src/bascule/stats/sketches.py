@@ -447,7 +447,7 @@ class ColumnProfile:
             starts = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
             different = ordered[starts]
             self.frequent.add(different, np.diff(starts, append=len(ordered)))
-            self._distinct.add(_mixed(different.view(np.uint64)))
+            self._distinct.add(mixed(different.view(np.uint64)))
 
     def _add_texts(self, values: NDArray[Any]) -> None:
         counted = Counter(values.tolist())
@@ -590,7 +590,7 @@ class Profile:
             raise Untrusted(f"the profile cannot be read: {problem}") from None
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64 (Steele, Lea and Flood 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

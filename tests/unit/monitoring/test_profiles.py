@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.ledger_rows import killed_at, take_in
 
+from bascule.bundle.statements import profile_of
 from bascule.core import Untrusted
 from bascule.monitoring.ledger import Ledger, Scribe, SpoolWriter, scribe as scribing
 from bascule.monitoring.ledger.manifest import commit, read_manifest
@@ -18,6 +19,7 @@ from bascule.monitoring.ledger.scribe import kept_profiles
 from bascule.monitoring.profiles import MAX_ROWS_PER_S, ProfileFile, folding, read_windows
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
+from bascule.stats import projected_names, projections
 
 LABEL = MetricLabels("gb", "1")
 NAMES = (("x", ("size", "weight")), ("probabilities", ("probabilities.no", "probabilities.yes")))
@@ -72,6 +74,16 @@ def test_a_window_has_the_columns_of_the_baseline_and_counts_every_answered_row(
     assert window.inputs.columns["kind"].missing == 1
     assert window.inputs.columns["kind"].frequent.counts == {"a": 4}
     assert window.outputs.columns["probabilities.yes"].moments.mean == 0.75
+
+
+def test_a_window_has_the_projections_that_the_baseline_has(server):
+    names = (*NAMES, ("kind", projected_names("kind", is_text=True)))
+    rows = ("late at the gate", None, "in time")
+    server.answer(3, texts=rows, by=AnsweredBy("gb", "1", "onnx", names))
+    server.end()
+    (window,) = read_windows(server.home, "gb")
+    expected = profile_of(projections("kind", np.array(rows, object))).to_json()["columns"]
+    assert window.inputs.to_json()["columns"][3:] == expected
 
 
 def test_there_is_one_window_for_each_version_and_utc_day_the_oldest_first(server):

@@ -290,3 +290,22 @@ def on_pod(change):
 def test_each_rule_refuses_what_breaks_it(broken, said):
     objects = without_keda(objects_of(ALONE))
     assert any(said in one for one in refused(broken(objects), objects))
+
+
+@pytest.mark.parametrize(
+    ("provider", "gpus"), [("CUDAExecutionProvider", 1), ("OpenVINOExecutionProvider", None)]
+)
+def test_servers_get_their_execution_providers_and_gpus(provider, gpus):
+    shipment = replace(CANARY, cluster=Cluster(providers=(provider,)))
+    pods = [pod["spec"] for _, pod in pods_of(objects_of(shipment))]
+    runtimes = [one["spec"] for one in objects_of(shipment, "kserve") if "Runtime" in one["kind"]]
+    containers = [one for spec in (*pods, *runtimes) for one in spec["containers"]]
+    servers = [one for one in containers if one["name"] in ("serve", "kserve-container")]
+    assert len(servers) == 4
+    for container in containers:
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        is_server = container in servers
+        expected = f'["{provider}"]' if is_server else None
+        assert env.get("BASCULE_SERVING__PROVIDERS") == expected
+        limits = container["resources"]["limits"]
+        assert limits.get("nvidia.com/gpu") == (gpus if is_server else None)

@@ -1,4 +1,4 @@
-from . import aten as aten, keras_archive as keras_archive
+from . import aten as aten, keras_archive as keras_archive, pipelines as pipelines
 from .archives import BOOSTED as BOOSTED, check_archive as check_archive
 from .aten import (
     ARITHMETIC as ARITHMETIC,

@@ -16,6 +16,7 @@ _OPENERS = {
     "python": "bascule.bundle.originals.python:open_code",
     "sklearn-pickle": "bascule.bundle.originals.pickled:open_pickled",
     "skops": "bascule.bundle.originals.sklearn:open_skops",
+    "transformers": "bascule.bundle.originals.pipelines:open_pipeline",
     "xgboost-json": "bascule.bundle.originals.boosted:open_boosted",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""

@@ -8,12 +8,14 @@ from .host import (
 )
 from .kinds import (
     MACHINE_CODE as MACHINE_CODE,
+    ONNX as ONNX,
     is_runnable as is_runnable,
     obstacles as obstacles,
     open_kind as open_kind,
     runnable as runnable,
 )
 from .onnx import (
+    check_providers as check_providers,
     field_of as field_of,
     is_known_type as is_known_type,
     open_onnx as open_onnx,

@@ -25,11 +25,21 @@ _RETIRED: dict[str, str] = {"onedal": "pack the model again: machine code replac
 MACHINE_CODE = "llvm"
 """The kind of program that adds up trees; see `programs.trees`."""
 
+ONNX = "onnx"
+"""The kind of program that execution providers run."""
+
 
 def open_kind(
-    entry: ProgramEntry, data: bytes, *, outputs: tuple[Field, ...], threads: int = 1
+    entry: ProgramEntry,
+    data: bytes,
+    *,
+    outputs: tuple[Field, ...],
+    threads: int = 1,
+    providers: Sequence[str] = (),
 ) -> Program:
     """The program of an entry, from its verified bytes.
+
+    `providers`: of ONNX Runtime; other kinds have none. See `programs.onnx.open_session`.
 
     Raises:
         MissingExtra: What runs it is not installed.
@@ -42,7 +52,9 @@ def open_kind(
             file=entry.file,
         )
     opener: Any = load_named(_KINDS[entry.kind])
-    settings = {} if entry.texts is None else {"texts": entry.texts}
+    settings: dict[str, Any] = {} if entry.texts is None else {"texts": entry.texts}
+    if providers and entry.kind == ONNX:
+        settings["providers"] = providers
     program: Program = opener(
         data,
         name=entry.name,

@@ -28,6 +28,7 @@ _TYPES = {
     "tensor(string)": DType.BYTES,
     **{f"tensor({dtype.value.lower()})": dtype for dtype in DType if dtype.is_integer},
 }
+_CPU = "CPUExecutionProvider"
 _COMPILED = frozenset(("label", "prediction", "probabilities", "score"))
 """Outputs of the graphs that are compiled here, which have an answer for each row."""
 
@@ -146,14 +147,17 @@ def open_onnx(
     missing_text: str | None = None,
     texts: Texts | None = None,
     threads: int = 1,
+    providers: Sequence[str] = (),
 ) -> Program:
     """A program from the bytes of an ONNX file that has been verified.
+
+    `providers`: see `open_session`.
 
     Raises:
         Untrusted: The graph holds what `guard` refuses, the runtime cannot load it, or its
             inputs and outputs are not those that the manifest declares.
     """
-    session = open_session(data, file, threads=threads)
+    session = open_session(data, file, threads=threads, providers=providers)
     extra = () if texts is None else tuple(one.field for one in texts.prepared)
     match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")
     match(session.get_outputs(), outputs, f"an output of {file}")
@@ -169,8 +173,37 @@ def open_onnx(
     return TextProgram(program, texts)
 
 
-def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
-    """A session for the graph's bytes; raises `Untrusted` when it or the runtime refuses them."""
+def check_providers(names: Sequence[str]) -> None:
+    """Raise `Invalid` where ONNX Runtime as it is installed here has not all of the providers."""
+    if not names:
+        return
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    for name in names:
+        if name not in there:
+            raise Invalid(
+                f"serving.providers: {name!r} is not there",
+                hint=f"ONNX Runtime {onnxruntime.__version__} here has {', '.join(there)}; other "
+                "providers come with other builds of it, such as onnxruntime-openvino",
+                field="serving.providers",
+            )
+
+
+def open_session(data: bytes, file: str, *, threads: int = 1, providers: Sequence[str] = ()) -> Any:
+    """A session for the graph's bytes.
+
+    Args:
+        data: The graph.
+        file: Its name, for messages.
+        threads: How many it may use.
+        providers: Execution providers in the order of preference. The processor runs the nodes
+            that none of them takes, and all nodes where none is named.
+
+    Raises:
+        Untrusted: The graph holds what `guard` refuses, or the runtime cannot load it.
+        Invalid: A provider does not start here; the runtime alone would go on without it.
+    """
     may_fold = check_graph(data, file)
     import onnxruntime
 
@@ -181,10 +214,12 @@ def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             data,
             options,
-            providers=["CPUExecutionProvider"],
+            providers=[
+                (name, _options_of(name, threads)) for name in dict.fromkeys((*providers, _CPU))
+            ],
             disabled_optimizers=None if may_fold else ["ConstantFolding"],
         )
     except Exception as problem:
@@ -193,6 +228,20 @@ def open_session(data: bytes, file: str, *, threads: int = 1) -> Any:
             f"{first_line(problem)}",
             file=file,
         ) from problem
+    lacking = sorted({*providers} - {*session.get_providers()})
+    if lacking:
+        raise Invalid(
+            f"{lacking[0]} does not start here",
+            hint="its libraries or its device are missing; take it out of serving.providers",
+        )
+    return session
+
+
+def _options_of(provider: str, threads: int) -> dict[str, str]:
+    """OpenVINO would take all cores, and compute in halves on processors that are fast at them."""
+    if provider == "OpenVINOExecutionProvider":
+        return {"num_of_threads": str(threads), "precision": "FP32"}
+    return {}
 
 
 def field_of(node: Any) -> Field:

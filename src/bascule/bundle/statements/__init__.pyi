@@ -3,6 +3,7 @@ from .baseline import (
     Baseline as Baseline,
     answer_columns as answer_columns,
     column_names as column_names,
+    names_of_projections as names_of_projections,
     non_finite_answers as non_finite_answers,
     profile_columns as profile_columns,
     profile_of as profile_of,

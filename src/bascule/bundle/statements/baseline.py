@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ from numpy.typing import NDArray
 
 from bascule.bundle import disk
 from bascule.bundle.disk import BASELINE, Manifest, Target, parse, reading
-from bascule.core import Columns, Field, Signature
-from bascule.stats import CHUNK_ROWS, Profile
+from bascule.core import Columns, DType, Field, Signature
+from bascule.stats import (
+    CHUNK_ROWS,
+    MIN_VALUES,
+    Profile,
+    field_of_projection,
+    projected_names,
+    projections,
+)
 
 MAX_COLUMNS = 2_000
 """A matrix with more columns is profiled as one, as an image is."""
@@ -29,6 +37,13 @@ class Baseline:
 
     inputs: Profile | None
     answers: Profile | None
+
+    @property
+    def projected(self) -> frozenset[str]:
+        """The fields that have projections among the columns."""
+        profiles = [profile for profile in (self.inputs, self.answers) if profile is not None]
+        names = {name for profile in profiles for name in profile.columns}
+        return frozenset(field for name in names if (field := field_of_projection(name)) != name)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,7 +84,10 @@ def non_finite_answers(path: str | Path, manifest: Manifest) -> str:
 
 
 def profile_columns(
-    columns: Columns, fields: tuple[Field, ...], names: tuple[str, ...] = ()
+    columns: Columns,
+    fields: tuple[Field, ...],
+    names: tuple[str, ...] = (),
+    projected: Collection[str] = (),
 ) -> Columns:
     """One array of one axis per column: a matrix split by columns, arrays with more axes flattened.
 
@@ -79,16 +97,26 @@ def profile_columns(
         columns: By the name of their field.
         fields: Which they are.
         names: What the columns of a matrix are called, where that is known.
+        projected: The fields that have projections too; see `projecting`.
     """
     made: Columns = {}
     for field in fields:
         if field.dates is None:
-            made |= split_columns(field.name, columns[field.name], names)
+            values = columns[field.name]
+            made |= split_columns(field.name, values, names)
+            if field.name in projected:
+                made |= projections(field.name, values)
     return made
 
 
 def split_columns(field: str, values: NDArray[Any], names: tuple[str, ...] = ()) -> Columns:
-    """One field as columns of a profile, by the names of the columns of a matrix if known."""
+    """One field as columns of a profile, by the names of the columns of a matrix if known.
+
+    With the names of its projections among them, these too.
+    """
+    projected = projected_names(field, is_text=values.dtype == object)
+    if names[-len(projected) :] == projected:
+        return split_columns(field, values, names[: -len(projected)]) | projections(field, values)
     if values.ndim != 2 or values.shape[1] > MAX_COLUMNS:
         return {field: values}
     known = names
@@ -103,6 +131,32 @@ def column_names(
     """By field: what `profile_columns` and `answer_columns` call its columns, where known."""
     made = {one.name: signature.columns for one in signature.inputs if signature.columns}
     return made | _answer_names(signature.outputs, classes, targets)
+
+
+def names_of_projections(path: str | Path, manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """By field: what the columns of its projections are called, of those that the baseline has.
+
+    Raises as `read_baseline`.
+    """
+    signature = manifest.signature
+    fields = (
+        *signature.inputs,
+        *(output for output in signature.outputs if output.dtype is not DType.BYTES),
+    )
+    baseline = read_baseline(path, manifest) if any(map(_may_be_projected, fields)) else None
+    projected = frozenset[str]() if baseline is None else baseline.projected
+    return {
+        field.name: projected_names(field.name, is_text=field.dtype is DType.BYTES)
+        for field in fields
+        if field.name in projected
+    }
+
+
+def _may_be_projected(field: Field) -> bool:
+    """Whether rows of a field may be `worth_projecting`, told without any."""
+    if field.dtype is DType.BYTES:
+        return field.categories is None and field.dates is None
+    return -1 in field.shape or math.prod(field.shape) >= MIN_VALUES
 
 
 def _answer_names(
@@ -123,12 +177,14 @@ def answer_columns(
     outputs: Sequence[Field],
     classes: Sequence[object] | None,
     targets: Sequence[Target],
+    projected: Collection[str] = (),
 ) -> Columns:
     """The answers as the columns of a profile; probabilities apart, each under its class."""
     names = _answer_names(outputs, classes, targets)
     made: Columns = {}
     for output in outputs:
-        made |= split_columns(output.name, answered[output.name], names.get(output.name, ()))
+        own = names.get(output.name, ())
+        made |= profile_columns(answered, (output,), own, projected)
     return made
 
 

@@ -6,7 +6,7 @@ are kept. Texts in a column of numbers are counted as type errors and become mis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,13 @@ class CurrentTable:
         return len(next(iter(self.inputs.values())))
 
 
-def read_current(data: Any, signature: Signature, time_column: str | None = None) -> CurrentTable:
-    """The columns that a model takes, and the days of their rows.
+def read_current(
+    data: Any,
+    signature: Signature,
+    time_column: str | None = None,
+    projected: Collection[str] = (),
+) -> CurrentTable:
+    """The columns that a model takes, with projections of some fields, and the days of their rows.
 
     Raises:
         Invalid: A column of the model or the time column is absent or cannot be read; no rows.
@@ -68,9 +73,8 @@ def read_current(data: Any, signature: Signature, time_column: str | None = None
         if wrong.any():
             errors[name] = wrong
     inputs = _stacked(columns, signature.inputs[0]) if signature.is_matrix else columns
-    return CurrentTable(
-        inputs, profile_columns(inputs, signature.inputs, signature.columns), errors, days
-    )
+    flat = profile_columns(inputs, signature.inputs, signature.columns, projected)
+    return CurrentTable(inputs, flat, errors, days)
 
 
 def _stacked(columns: Columns, wanted: Field) -> Columns:

@@ -55,7 +55,7 @@ def measure_drift(
             f"{bundle.name} has no baseline to compare with",
             hint="pack the model again with train=, or test= for its answers",
         )
-    table = read_current(current, bundle.signature, time_column)
+    table = read_current(current, bundle.signature, time_column, baseline.projected)
     answers = baseline.answers if score else None
     watch = ModelWatch(
         {"input": baseline.inputs, "answer": answers}, budget, windows_a_year=windows_a_year,
@@ -66,8 +66,10 @@ def measure_drift(
     split = list(_split(table))
     for done, (day, rows) in enumerate(split):
         profiles = {"input": profile_of(take(table.flat, rows))}
-        if answers is not None and (made := _answers(bundle, take(table.inputs, rows), notes)):
-            profiles["answer"] = profile_of(made)
+        if answers is not None:
+            columns = _answers(bundle, take(table.inputs, rows), baseline.projected, notes)
+            if columns:
+                profiles["answer"] = profile_of(columns)
         wrong = {name: float(bad[rows].mean()) for name, bad in table.type_errors.items()}
         windows.append(watch.judge(profiles, day, wrong))
         progress(done + 1, len(split))
@@ -87,7 +89,9 @@ def _split(table: CurrentTable) -> Iterator[tuple[date | None, NDArray[np.int64]
     yield from zip(days.tolist(), np.split(order, starts[1:]), strict=True)
 
 
-def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
+def _answers(
+    bundle: Bundle, inputs: Columns, projected: frozenset[str], notes: list[str]
+) -> Columns:
     """The answers to the rows that the model takes; empty where it takes none."""
     accepted = np.flatnonzero(acceptable(inputs, bundle.signature))
     rows = len(next(iter(inputs.values())))
@@ -100,8 +104,8 @@ def _answers(bundle: Bundle, inputs: Columns, notes: list[str]) -> Columns:
     except BasculeError as problem:
         notes.append(f"the answers are not compared: {problem.message}")
         return {}
-    manifest = bundle.manifest
-    return answer_columns(answered, bundle.signature.outputs, manifest.classes, manifest.targets)
+    manifest, outputs = bundle.manifest, bundle.signature.outputs
+    return answer_columns(answered, outputs, manifest.classes, manifest.targets, projected)
 
 
 def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Bundle
 from bascule.core import Columns
+from bascule.stats import field_of_projection
 
 MAX_ROWS = 2_000
 
@@ -38,8 +39,9 @@ def influences(bundle: Bundle, names: Iterable[str]) -> Mapping[str, float]:
 
 
 def _shuffled(rows: Columns, name: str, order: NDArray[np.int64], bundle: Bundle) -> Columns | None:
-    if name in rows:
-        return {**rows, name: rows[name][order]}
+    field = name if name in rows else field_of_projection(name)
+    if field in rows:
+        return {**rows, field: rows[field][order]}
     signature = bundle.signature
     (only, matrix), *rest = rows.items()
     if rest or matrix.ndim != 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bascule.monitoring.drift.results import QUANTILES, ColumnDrift, Test
+from bascule.stats import field_of_projection
 
 
 def with_sentence(column: ColumnDrift) -> ColumnDrift:
@@ -17,7 +18,17 @@ def sentence(column: ColumnDrift) -> str:
     raised = sorted((one for one in column.tests if one.is_alarm), key=lambda one: one.rank)
     shown = raised or ([column.leading] if column.leading else [])
     said = [f"{_change(column, one)} ({_evidence(one)}){_verdict(one)}" for one in shown]
-    return f"{column.name}: {'; '.join([*column.findings, *said]) or 'not tested: too few rows'}"
+    changes = "; ".join([*column.findings, *said]) or "not tested: too few rows"
+    return f"{_named(column.name)}: {changes}"
+
+
+def _named(column: str) -> str:
+    field, part = field_of_projection(column), column.rpartition("~")[2]
+    if field == column:
+        return column
+    if part.isdigit():
+        return f"{field} (random projection {part})"
+    return f"{field} ({'letters' if part == 'letters' else 'mean value'})"
 
 
 def _change(column: ColumnDrift, test: Test) -> str:

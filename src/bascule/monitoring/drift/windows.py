@@ -37,7 +37,8 @@ def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Itera
     inputs = _fields(table, "input.", bundle.signature.inputs)
     outputs = _fields(table, "output.", bundle.signature.outputs)
     kept = np.asarray(table["kept_share"].to_numpy())
-    manifest = bundle.manifest
+    manifest, baseline = bundle.manifest, bundle.baseline
+    projected = frozenset[str]() if baseline is None else baseline.projected
     for day in np.unique(days):
         chosen = days == day
         asked = {name: values[chosen] for name, values in inputs.items()}
@@ -46,8 +47,8 @@ def _windows(table: pa.Table, bundle: Bundle, model: str, version: str) -> Itera
         answered = tuple(one for one in bundle.signature.outputs if one.name in told)
         yield WindowProfile(
             model, version, str(day), round(float((1 / kept[chosen]).sum())), int(chosen.sum()),
-            _profile(profile_columns(asked, known, bundle.signature.columns)),
-            _profile(answer_columns(told, answered, manifest.classes, manifest.targets)),
+            _profile(profile_columns(asked, known, bundle.signature.columns, projected)),
+            _profile(answer_columns(told, answered, manifest.classes, manifest.targets, projected)),
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from bascule.core import Invalid, Unconvertible, load_named
 from bascule.packing.imported import Flavor
 
 TABLE: dict[str, str] = {
+    "transformers": "bascule.packing.flavors.transformers:Transformers",
     "onnx": "bascule.packing.flavors.onnx:Onnx",
     "python": "bascule.packing.flavors.python:Python",
     "xgboost": "bascule.packing.flavors.xgboost:XGBoost",
@@ -23,7 +24,8 @@ TABLE: dict[str, str] = {
 """Flavors by name; imported when they are asked.
 
 The first that recognises a model takes it. Other libraries give their estimators the protocol of
-scikit-learn's, so that flavor comes last; and a Keras model may be a PyTorch module as well.
+scikit-learn's, so that flavor comes last; and a Keras model may be a PyTorch module as well. A
+folder is a saved model of transformers, and a file a graph.
 """
 
 _REOPENERS = {
@@ -34,6 +36,7 @@ _REOPENERS = {
     "python": "bascule.packing.flavors.python:reopen",
     "skops": "bascule.bundle.originals.sklearn:reopen",
     "torch-aten": "bascule.packing.flavors.torch:reopen",
+    "transformers": "bascule.bundle.originals.pipelines:reopen",
     "xgboost-json": "bascule.packing.flavors.xgboost:reopen",
 }
 """By format: what makes the model of it again, as it is handed to `pack`."""
@@ -59,8 +62,8 @@ def flavor_of(model: Any, code: str | Path | Iterable[str | Path] = ()) -> Flavo
     raise Invalid(
         f"{kind.__module__}.{kind.__qualname__} is not a model that Bascule knows",
         hint=f"known are {', '.join(sorted(TABLE))}: a fitted scikit-learn estimator or pipeline, "
-        "a boosted model, a network of PyTorch or Keras, an ONNX model (its path or "
-        "bytes), or a bascule.PythonModel",
+        "a boosted model, a network of PyTorch or Keras, a text pipeline of "
+        "transformers, an ONNX model (its path or bytes), or a bascule.PythonModel",
     )
 
 

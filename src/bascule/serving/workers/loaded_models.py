@@ -32,8 +32,8 @@ from typing import Any, TypeVar
 from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
-from bascule.bundle.programs import obstacles
-from bascule.bundle.statements import column_names
+from bascule.bundle.programs import check_providers, obstacles
+from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import (
     BasculeError,
     Columns,
@@ -67,6 +67,7 @@ from bascule.serving.workers.planned_endpoints import (
     check_plans,
     find_version,
 )
+from bascule.serving.workers.providers import ProviderCheck, providers_of
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class LoadedModels:
 
     def start(self, services: ModelSpecs, plans: Plans = ()) -> None:
         """Serve the first list; what cannot be loaded is raised. It blocks: no caller waits yet."""
+        check_providers(self._limits.providers)
         budget_bytes = self._budget_bytes or math.inf
         is_full = False
         for service in services:
@@ -466,7 +468,9 @@ def describe(
         signature=signature,
         program=Facts(name, inputs, signature.outputs),
         digest=manifest.digest,
-        batch_invariant=entry is not None and entry.batch_invariant,
+        batch_invariant=entry is not None
+        and entry.batch_invariant
+        and not providers_of(entry, limits),
         pace=None,
         series=series,
         limits=limits,
@@ -475,7 +479,8 @@ def describe(
         example=_example(service.path, manifest, inputs, limits),
         places=places_of(manifest),
         held=held,
-        columns=column_names(signature, manifest.classes, manifest.targets),
+        columns=column_names(signature, manifest.classes, manifest.targets)
+        | names_of_projections(service.path, manifest),
         allows_non_finite=manifest.allows_non_finite,
     )
 
@@ -493,9 +498,17 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
     if model.limits.memory_budget_mb:
         _load_runtime(path, manifest, model.program.name, model.limits)
         _give_back_memory()  # or the model is put into what is free, and seems to add nothing
+    name = model.program.name
+    providers = providers_of(manifest.program(name), model.limits)
+    check = None
+    if providers:
+        example = _example(path, manifest, model.program.inputs, model.limits)
+        check = ProviderCheck(path, manifest, name, example, providers)
     before_bytes = resident_bytes()
-    program = open_program(path, manifest, name=model.program.name, threads=1, isolated=True)
+    program = open_program(path, manifest, name=name, threads=1, isolated=True, providers=providers)
     try:
+        if check is not None:
+            check.compare(program)
         example = _example(path, manifest, program.inputs, model.limits)
         pace = measure_pace(program, example, model.limits)
     except BaseException:
@@ -523,7 +536,8 @@ def _load_runtime(path: Path, manifest: Manifest, program: str, limits: Limits) 
     entry = manifest.program(program)
     if entry is not None and entry.kind not in _RUNTIMES:
         _RUNTIMES.add(entry.kind)
-        first = open_program(path, manifest, name=program, threads=1)
+        providers = providers_of(entry, limits)
+        first = open_program(path, manifest, name=program, threads=1, providers=providers)
         measure_pace(first, _example(path, manifest, first.inputs, limits), limits)
 
 

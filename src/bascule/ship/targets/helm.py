@@ -50,7 +50,7 @@ def _render(shipment: Shipment) -> dict[str, str]:
     shadow = shipment.shadow and replace(shipment.shadow, image="PLACEHOLDER-IMAGE-shadow")
     cluster = replace(
         _MARKED, namespace=shipment.cluster.namespace, has_bucket=shipment.cluster.has_bucket,
-        egress_ports=shipment.cluster.egress_ports,
+        egress_ports=shipment.cluster.egress_ports, providers=shipment.cluster.providers,
     )  # fmt: skip
     marked = replace(
         shipment, arms=arms, shadow=shadow, replicas=_REPLICAS, max_replicas=_MAX_REPLICAS,
