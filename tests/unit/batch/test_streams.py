@@ -18,7 +18,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -325,17 +324,27 @@ def test_a_stream_runs_until_it_is_stopped(nats, bundle, tmp_path, stops):
     assert done.messages == 5
 
 
-def test_two_streams_of_one_process_to_one_topic_do_not_end_each_other(kafka, bundle, tmp_path):
-    mark = time.time_ns()
-    jobs = [
-        job_of(kafka, {"in": f"in-{side}-{mark}", "out": f"both-{mark}"}, batch_rows=5)
-        for side in "ab"
-    ]
-    for side in "ab":
-        kafka.put(f"in-{side}-{mark}", values_of(flights(40).to_pylist()))
-    with ThreadPoolExecutor() as pool:
-        done = [*pool.map(lambda job: run_stream(job, bundle, tmp_path), jobs)]
-    assert [(one.messages, one.faults, one.lag) for one in done] == [(40, 0, 0)] * 2
+def test_a_stream_keeps_a_name_of_its_own_when_it_is_opened_again(
+    nats, bundle, tmp_path, monkeypatch
+):
+    """Kafka ends the transactions of a producer when another one has its name."""
+    from bascule.batch.streams import running
+    from bascule.core import Unavailable
+
+    nats.put("flights", values_of(flights(5).to_pylist()))
+    opened, names = running.open_publisher, list[str]()
+
+    def failing_once(address: Address, source: Any, name: str) -> Any:
+        names.append(name)
+        if len(names) == 1:
+            raise Unavailable("it is away")
+        return opened(address, source, name)
+
+    monkeypatch.setattr(running, "open_publisher", failing_once)
+    job = job_of(nats, {"in": "flights", "out": "scored.all"}, idle_s=0.5)
+    done = [run_stream(job, bundle, tmp_path) for _ in range(2)]
+    assert [(one.messages, one.faults) for one in done] == [(5, 1), (0, 0)]
+    assert names[0] == names[1] != names[2]
 
 
 def test_a_stream_says_how_many_messages_wait(broker, names, bundle, tmp_path):

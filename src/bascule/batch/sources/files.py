@@ -7,6 +7,7 @@ Columns that the job does not need are not read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 _ALL_ROWS = 1 << 30
 _DOUBLE_DIGITS = 15
+_READ_SHARE = 4
+"""Of the memory of a run, for what is read at once on all threads."""
+_BUFFER_BYTES = 1 << 20
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -65,6 +69,8 @@ class FileSource:
         """
         self.place, self._kind, self._where = place, kind, job.where
         self._may_lack_columns = may_lack_columns
+        workers = job.workers or os.cpu_count() or 1
+        self._most_bytes = job.memory_mb * 1_000_000 // (_READ_SHARE * workers)
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
@@ -186,7 +192,10 @@ class FileSource:
 
         folders = ds.get_partition_keys(group.partition_expression)
         ids = [one.id for one in group.row_groups]
-        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata) as file:
+        # Buffers read a large row group piece by piece; else its columns are read whole, at once.
+        is_large = group.row_groups[0].total_byte_size > self._most_bytes
+        how = {"pre_buffer": not is_large, "buffer_size": _BUFFER_BYTES if is_large else 0}
+        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata, **how) as file:
             own = {*file.schema_arrow.names} - {*folders}
             read = [name for name in self.schema.names if name in own]
             for batch in file.iter_batches(batch_rows, ids, read, use_threads=False):
