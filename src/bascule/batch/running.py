@@ -386,7 +386,7 @@ class _Execution:
         recorder = self._recorder
         if recorder is not None and not recorder.keeps_rows:
             with self._lock:
-                parts = self._sample.of_chunk(record.chunk)
+                parts = self._sample.profiled(record.chunk)
             self._record(recorder, record, parts)
         with self._lock:
             self._records[record.chunk] = record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -13,7 +14,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from bascule.batch import job_of
+from bascule.batch.databases.sqlalchemy import _Session
 from bascule.batch.places import open_place
+from bascule.batch.sinks.database import DatabaseSink
 from bascule.batch.sinks.partitions import PartitionedSink
 from bascule.core import Conflict, Invalid
 
@@ -187,3 +191,14 @@ def test_partitions_of_a_folder_in_a_bucket_are_replaced(score, tmp_path, s3_url
     ]  # fmt: skip
     with pytest.raises(Conflict, match="already has rows"):
         score(days(tmp_path / "c.parquet", 0, ["d4"]), out, partition_by=["day"])
+
+
+def test_partitions_are_compared_in_the_quotes_of_the_database():
+    from sqlalchemy.dialects import mysql
+
+    job = job_of({"model": "m", "from": "x", "to": "sqlite:///t.db#t", "partition_by": ["order"],
+                  "mode": "replace_partitions"})  # fmt: skip
+    sink = DatabaseSink(job)
+    sink._target = "new"
+    session = _Session(SimpleNamespace(dialect=mysql.dialect()), None)  # type: ignore[arg-type]
+    assert "(t.`order` = n.`order` OR" in sink._replaced(session)
