@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ _DOUBLE_DIGITS = 15
 _READ_SHARE = 4
 """Of the memory of a run, for what is read at once on all threads."""
 _BUFFER_BYTES = 1 << 20
+_FOOTERS_AT_ONCE = 8
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -92,6 +94,11 @@ class FileSource:
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
         self._seen = {one.path: (one.size, one.mtime_ns) for one in infos}
+        if self._kind == "parquet" and len(self._fragments) > _FOOTERS_AT_ONCE:
+            files = [*self._fragments.values()]
+            with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:  # a bucket takes long for each
+                shares = (files[n::_FOOTERS_AT_ONCE] for n in range(_FOOTERS_AT_ONCE))
+                list(pool.map(_read_footers, shares))
         chunks: list[Chunk] = []
         parts: list[Any] = []
         rows = 0
@@ -300,6 +307,11 @@ class FileSource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _read_footers(files: Sequence[Any]) -> None:
+    for one in files:
+        one.ensure_complete_metadata()
 
 
 def _needed(schema: pa.Schema, job: Job, signature: Signature) -> pa.Schema:
