@@ -15,6 +15,7 @@ from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
 from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
+from .streams.metrics import serve_metrics as serve_metrics
 from .streams.running import (
     Streamed as Streamed,
     StreamJob as StreamJob,

@@ -62,7 +62,6 @@ def said_in_a_line(problem: Exception) -> str:
 
 def _with_endpoint(url: str) -> str:
     """The URL with the endpoint and region of AWS's usual variables, for stores of others."""
-    import os
     from urllib.parse import urlencode
 
     if not url.startswith("s3://") or "?" in url:
@@ -126,7 +125,8 @@ def _is_data(file: str, base: str) -> bool:
 
 def _suffix(file: str) -> str:
     """In small letters; `Path` takes longer, and there may be tens of thousands."""
-    return os.path.splitext(file)[1].lower()
+    name = file[file.rfind("/") + 1 :]
+    return name[at:].lower() if (at := name.rfind(".")) > 0 else ""
 
 
 def format_of(files: list[str], place: str) -> str:

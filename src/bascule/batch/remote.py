@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from bascule.batch import operations
 from bascule.batch.jobs import Job
@@ -84,9 +85,10 @@ class RemoteSchedules(Remote):
     def remove(self, name: str, *, by: str, reason: str = "") -> None:
         self.ask(operations.REMOVE, by=by, schedule=name, reason=reason)
 
-    def run(self, name: str, *, by: str) -> Status:
-        """Run its job there now. Returns when the run has begun."""
-        return self.ask(operations.RUN_NOW, {}, by=by, schedule=name)
+    def run(self, name: str, *, by: str, due: datetime | None = None) -> Status:
+        """Run its job there now, for `due` or its last time. Returns when the run has begun."""
+        body = {"due": due.isoformat()} if due else {}
+        return self.ask(operations.RUN_NOW, body, by=by, schedule=name)
 
     def _command(self, name: str, command: str, by: str, reason: str) -> None:
         body = {"reason": reason}

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SAVE_S = 0.5
-_SAMPLED_SHARE = 8
-"""Of the memory of a run."""
+_SAMPLED_SHARE = 32
+"""Of the memory of a run: the sample is in memory four times while it is recorded."""
 _SHOWN_ROWS = 10
 _LOOKED_AT_ROWS = 256
 
@@ -293,6 +293,7 @@ class _Execution:
         self._recorder = open_recorder(self._home, plan.scorer, self._rules, job.record)
         try:
             if job.on == "local":
+                plan.scorer.bundle.open_for(plan.batch_rows)  # a thread of the pool would end it
                 run_local(work, chunks, plan.workers)
             else:
                 from bascule.batch.on_ray import run_on_ray
@@ -385,7 +386,7 @@ class _Execution:
         recorder = self._recorder
         if recorder is not None and not recorder.keeps_rows:
             with self._lock:
-                parts = self._sample.of_chunk(record.chunk)
+                parts = self._sample.profiled(record.chunk)
             self._record(recorder, record, parts)
         with self._lock:
             self._records[record.chunk] = record

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 64 << 20
 """Of a run, unless its memory says otherwise; wide rows are fewer."""
 SAMPLE_ROWS = 100_000
-"""Of a run. Statistics of so many rows differ from those of all rows by less than 1 %."""
+"""Of a run, for checks. Shares of so many rows differ from those of all by 0.3 % at most (95 %)."""
+PROFILED_ROWS = 25_000
+"""Of these, for profiles: by 0.6 %. A cheap model answers a row faster than it is profiled."""
 
 
 class Sample:
@@ -26,6 +28,7 @@ class Sample:
     ) -> None:
         self._schema, self._most_bytes = schema, most_bytes
         self._step = max(1, -(-(expected_rows or 0) // SAMPLE_ROWS))
+        self._profiled_step = max(1, -(-(expected_rows or 0) // PROFILED_ROWS))
         self._parts: dict[tuple[int, int], Part] = {}
         self._rows = self._bytes = 0
 
@@ -48,6 +51,11 @@ class Sample:
     def of_chunk(self, chunk: int) -> list[Part]:
         """What is kept of a chunk: places in the chunk, the rows there, and their answers."""
         return [part for (number, _), part in self._parts.items() if number == chunk]
+
+    def profiled(self, chunk: int) -> list[Part]:
+        """What profiles are made of: fewer of its rows."""
+        parts, every = self.of_chunk(chunk), -(-self._profiled_step // self._step)
+        return parts if every == 1 else [_thinned(part, self._step * every) for part in parts]
 
     def table(self) -> pa.Table | None:
         """The rows, in the order of the source; None where there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Bundle:
         self._choice: _Choice | None = None
         self._look_at_s = 0.0
         self._may_ask_original = True
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -167,26 +169,36 @@ class Bundle:
         columns = conform(data, self.signature, self._missing_texts)
         warn_of_extra(data, self.signature)
         rows = len(next(iter(columns.values())))
-        name = self.fastest_program(rows)
-        program = self._programs.get(name)
-        if program is None:
-            try:
-                program = self._programs[name] = self._opened(name)
-            except (MissingExtra, ModelFailed, TimedOut, Unavailable) as problem:
-                if name != disk.ORIGINAL or not self.manifest.programs:
-                    raise
-                import logging  # a megabyte, which a device that only answers has no use for
-
-                said = f"{self.name}: its original cannot be used: {problem}"
-                logging.getLogger(__name__).warning(said)
-                self._may_ask_original, self._choice = False, None
-                return self._run(data, requests)
+        name, program = self.open_for(rows)
         read = for_program(columns, program.inputs)
         if name == disk.ORIGINAL and rows > _CALL_ROWS:
             outputs = in_batches(program, read, _CALL_ROWS)
         else:
             outputs = program.run(read)
         return Answer(with_extras(requests, read, outputs), name, places=self._places)
+
+    def open_for(self, rows: int) -> tuple[str, Program]:
+        """The program that answers so many rows, and its name; it is opened once.
+
+        A process that it has ends with the thread that opens it.
+        """
+        name = self.fastest_program(rows)
+        program = self._programs.get(name)
+        if program is not None:
+            return name, program
+        try:
+            with self._opening:
+                if name not in self._programs:
+                    self._programs[name] = self._opened(name)
+        except (MissingExtra, ModelFailed, TimedOut, Unavailable) as problem:
+            if name != disk.ORIGINAL or not self.manifest.programs:
+                raise
+            import logging  # a megabyte, which a device that only answers has no use for
+
+            said = f"{self.name}: its original cannot be used: {problem}"
+            logging.getLogger(__name__).warning(said)
+            self._may_ask_original, self._choice = False, None
+        return self.open_for(rows)
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:

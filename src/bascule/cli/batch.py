@@ -161,11 +161,14 @@ def stream(
     idle_s: Annotated[
         float, typer.Option(help="End once no message came for so long. Default: never.")
     ] = 0.0,
+    metrics: Annotated[
+        str, typer.Option(help="Where Prometheus asks for the counts: 0.0.0.0:9105.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Score messages as they come, until it is interrupted; offsets are committed with answers."""
     from bascule.app import batch_model, open_outcomes
-    from bascule.batch import StreamJob, run_stream, take_outcomes
+    from bascule.batch import StreamJob, run_stream, serve_metrics, take_outcomes
 
     kept = _names(keep)
     job = StreamJob(
@@ -174,15 +177,22 @@ def stream(
         record=record, batch_rows=batch_rows, idle_s=idle_s,  # type: ignore[arg-type]
     )  # fmt: skip
     stopped, settings = threading.Event(), context.settings()
+    watch = serve_metrics(job, metrics) if metrics else (lambda _: None)
     for number in (signal.SIGINT, signal.SIGTERM):  # after the messages under way
         signal.signal(number, lambda *_: stopped.set())
     if outcomes:
-        done = take_outcomes(job, open_outcomes(settings).add_rows, stopped=stopped)
+        done = take_outcomes(job, open_outcomes(settings).add_rows, stopped=stopped, watch=watch)
     else:
         version, path = context.find(model)
         bundle, number_of, rules = batch_model(settings, path, version)
         done = run_stream(
-            job, bundle, settings.home, version=number_of, monitoring=rules, stopped=stopped
+            job,
+            bundle,
+            settings.home,
+            version=number_of,
+            monitoring=rules,
+            stopped=stopped,
+            watch=watch,
         )
     bad = f", {done.quarantined:,} in {job.dead_topic}" if done.quarantined else ""
     text = f"{done.messages:,} messages{bad}, in {done.seconds:.1f} s"

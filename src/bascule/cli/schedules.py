@@ -6,7 +6,6 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -119,21 +118,16 @@ def run(
     from bascule.batch import RemoteSchedules, job_of
     from bascule.cli.batch import follow, run_here
     from bascule.cli.jobs import follow_new
-    from bascule.core import Invalid
-    from bascule.jobs import time_before, with_dates
+    from bascule.jobs import time_of_run, with_dates
 
     schedules = _schedules()
     if isinstance(schedules, RemoteSchedules):
-        if due is not None:
-            raise Invalid("--due is of runs in this process", hint="leave out --server")
-        begun = schedules.run(name, by=context.user())
+        begun = schedules.run(name, by=context.user(), due=due)
         follow(lambda _: begun, as_json=as_json)
         return
     schedule = schedules.get(name).schedule
     os.chdir(schedule.folder)
-    zone = ZoneInfo(schedule.timezone)
-    moment = time_before(schedule, datetime.now(zone)) if due is None else due.replace(tzinfo=zone)
-    job = with_dates(schedule, moment)
+    job = with_dates(schedule, time_of_run(schedule, due, datetime.now(UTC)))
     if schedule.kind == "batch":
         run_here(job_of(job), as_json=as_json)
     else:

@@ -1,4 +1,8 @@
-from .dates import check_no_dates as check_no_dates, with_dates as with_dates
+from .dates import (
+    check_no_dates as check_no_dates,
+    time_of_run as time_of_run,
+    with_dates as with_dates,
+)
 from .due import (
     Schedule as Schedule,
     Scheduled as Scheduled,

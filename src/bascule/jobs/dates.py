@@ -55,6 +55,16 @@ def with_dates(schedule: Schedule, due: datetime) -> Mapping[str, Any]:
     return filled
 
 
+def time_of_run(schedule: Schedule, due: datetime | None, now: datetime) -> datetime:
+    """The time that a run beside the times is for: `due`, or the last one before now.
+
+    A time without a zone is in that of the schedule.
+    """
+    if due is None:
+        return time_before(schedule, now)
+    return due if due.tzinfo else due.replace(tzinfo=ZoneInfo(schedule.timezone))
+
+
 def _names(content: Any) -> list[str]:
     names: list[str] = []
 

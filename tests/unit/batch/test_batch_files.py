@@ -266,15 +266,16 @@ def test_a_file_whose_column_has_another_type_is_refused_by_its_name(score, tmp_
 
 
 def test_files_that_change_during_a_run_end_it(score, source, tmp_path, monkeypatch):
-    from bascule.batch.scoring import Scorer
+    from bascule.batch.sources.files import FileSource
 
-    score_batch = Scorer.score
+    read_file = FileSource._read_file
 
     def touched(self, *arguments):
-        os.utime(source, (1, 1))
-        return score_batch(self, *arguments)
+        for batch in read_file(self, *arguments):
+            os.utime(source, (1, 1))
+            yield batch
 
-    monkeypatch.setattr(Scorer, "score", touched)
+    monkeypatch.setattr(FileSource, "_read_file", touched)
     with pytest.raises(Conflict, match="changed while it was read"):
         score(source, tmp_path / "s", retries=0)
     assert not list((tmp_path / "s").glob("part-*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -13,6 +14,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from bascule.batch import job_of
+from bascule.batch.databases.sqlalchemy import _Session
+from bascule.batch.places import open_place
+from bascule.batch.sinks.database import DatabaseSink
 from bascule.batch.sinks.partitions import PartitionedSink
 from bascule.core import Conflict, Invalid
 
@@ -171,3 +176,29 @@ def test_rows_of_partitions_are_replaced_in_postgresql(score, tmp_path, postgres
         assert cursor.fetchall() == [
             (0, "d1"), (2, "d1"), (100, "d2"), (101, "d3"), (102, "d2"), (103, "d3")
         ]  # fmt: skip
+
+
+def test_partitions_of_a_folder_in_a_bucket_are_replaced(score, tmp_path, s3_url):
+    out, how = f"{s3_url}/out/", {"partition_by": ["day"], "mode": "replace_partitions"}
+    score(days(tmp_path / "a.parquet", 0, ["d1", "d2"], 2), out, **how)
+    for _ in range(2):
+        score(days(tmp_path / "b.parquet", 100, ["d2", "d3"], 2), out, **how)
+    filesystem, path = open_place(out)
+    found = ds.dataset(path, format="parquet", partitioning="hive", filesystem=filesystem)
+    rows = found.to_table().sort_by("id").select(["id", "day"]).to_pylist()
+    assert [(one["id"], one["day"]) for one in rows] == [
+        (0, "d1"), (2, "d1"), (100, "d2"), (101, "d3"), (102, "d2"), (103, "d3")
+    ]  # fmt: skip
+    with pytest.raises(Conflict, match="already has rows"):
+        score(days(tmp_path / "c.parquet", 0, ["d4"]), out, partition_by=["day"])
+
+
+def test_partitions_are_compared_in_the_quotes_of_the_database():
+    from sqlalchemy.dialects import mysql
+
+    job = job_of({"model": "m", "from": "x", "to": "sqlite:///t.db#t", "partition_by": ["order"],
+                  "mode": "replace_partitions"})  # fmt: skip
+    sink = DatabaseSink(job)
+    sink._target = "new"
+    session = _Session(SimpleNamespace(dialect=mysql.dialect()), None)  # type: ignore[arg-type]
+    assert "(t.`order` = n.`order` OR" in sink._replaced(session)

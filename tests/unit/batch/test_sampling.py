@@ -48,3 +48,14 @@ def test_a_batch_that_is_read_again_counts_once():
     sample = filled(90, rows=30)
     sample.add(0, 30, pa.record_batch([pa.array(np.arange(30))], schema=SCHEMA))
     assert sample.table().num_rows == 90
+
+
+def test_profiles_are_made_of_fewer_rows_than_checks(monkeypatch):
+    monkeypatch.setattr(sampling, "PROFILED_ROWS", 10)
+    for rows, expected in ((10, 10), (95, 10), (1_000, 10)):
+        batch = pa.record_batch({"x": np.arange(rows)})
+        sample = Sample(rows, batch.schema)
+        sample.add(0, rows, batch)
+        (part,) = sample.profiled(0)
+        assert len(part[0]) == part[1].num_rows == expected
+        assert sample.table().num_rows == min(rows, 100)

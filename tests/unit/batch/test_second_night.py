@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from bascule.batch import job_of, planned
+from bascule.batch import job_of, planned, run_job
+from bascule.bundle import Bundle, load
 from bascule.core import Invalid, Refused
 
 from .conftest import flights, read, with_values
@@ -203,6 +206,55 @@ def test_batches_are_cut_by_bytes_where_rows_become_wide(score, bundle, tmp_path
     assert sum(sizes) == 2_000
     assert max(sizes) <= 1_000  # 20 MB of texts are over the 4 MB of a batch
     assert read(tmp_path / "s").column("note").to_pylist() == texts
+
+
+def test_rows_of_small_files_are_scored_together(score, bundle, tmp_path, monkeypatch):
+    """And each keeps its id and its place in the chunk."""
+    table, sizes = flights(120), list[int]()
+    table = with_values(table, "airport", {57: "XXX"})
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        pq.write_table(table.slice(3 * number, 3), tmp_path / "in" / f"{number:02d}.parquet")
+    predict = bundle.predict
+    monkeypatch.setattr(
+        bundle, "predict", lambda rows, **how: sizes.append(rows.num_rows) or predict(rows, **how)
+    )
+    assert score(tmp_path / "in", f"{tmp_path}/out/", max_quarantined=0.1).rows == 119
+    assert sizes == [120, 119]  # with the row at fault, and without it
+    found = read(tmp_path / "out")
+    rows = [int(one.partition("#")[2]) for one in found.column("prediction_id").to_pylist()]
+    assert rows == found.column("id").to_pylist() == [*range(57), *range(58, 120)]
+    assert [one["row"] for one in quarantined(tmp_path / "out")] == [57]
+
+
+def test_a_model_is_opened_once_and_by_the_thread_of_the_run(table_bundle, tmp_path, monkeypatch):
+    """A process that holds a model ends with the thread that has started it."""
+    opened, threads = Bundle._opened, list[threading.Thread]()
+
+    def noted(self: Bundle, name: str) -> Any:
+        threads.append(threading.current_thread())
+        return opened(self, name)
+
+    monkeypatch.setattr(Bundle, "_opened", noted)
+    pq.write_table(flights(100), tmp_path / "in.parquet", row_group_size=10)
+    job = job_of({"model": "table", "from": f"{tmp_path}/in.parquet", "to": f"{tmp_path}/out/",
+                  "chunk_rows": 10, "workers": 4})  # fmt: skip
+    run_job(job, load(table_bundle), tmp_path / "home")
+    assert threads == [threading.current_thread()]
+
+
+def test_threads_that_want_a_model_at_once_open_it_once(table_bundle, monkeypatch):
+    bundle, opened, calls = load(table_bundle), Bundle._opened, list[str]()
+
+    def slow(self: Bundle, name: str) -> Any:
+        calls.append(name)
+        time.sleep(0.1)  # so that the others come
+        return opened(self, name)
+
+    monkeypatch.setattr(Bundle, "_opened", slow)
+    with ThreadPoolExecutor(4) as pool:
+        programs = {id(one) for _, one in pool.map(bundle.open_for, [8] * 4)}
+    assert (len(calls), len(programs)) == (1, 1)
 
 
 def test_a_sample_of_wide_rows_has_fewer_of_them():

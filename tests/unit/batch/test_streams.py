@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,14 @@ import msgspec
 import pytest
 from tests.stores import free_ports
 
-from bascule.batch import MonitoringRules, StreamJob, run_stream, take_outcomes
+from bascule.batch import (
+    MonitoringRules,
+    Streamed,
+    StreamJob,
+    run_stream,
+    serve_metrics,
+    take_outcomes,
+)
 from bascule.batch.streams.port import Address, Message, Reply
 from bascule.core import Invalid
 from bascule.monitoring import Outcomes
@@ -307,10 +315,56 @@ def test_a_stream_runs_until_it_is_stopped(nats, bundle, tmp_path, stops):
     stopped = threading.Event()
     names = {"in": "flights", "out": "scored.all"}
     job = job_of(nats, names, idle_s=0.0 if stops else 2.0)
-    done = run_stream(
-        job, bundle, tmp_path, stopped=stopped, watch=lambda _: stopped.set() if stops else None
-    )
+
+    def watch(done: Streamed) -> None:
+        if stops and done.messages:
+            stopped.set()
+
+    done = run_stream(job, bundle, tmp_path, stopped=stopped, watch=watch)
     assert done.messages == 5
+
+
+def test_a_stream_keeps_a_name_of_its_own_when_it_is_opened_again(
+    nats, bundle, tmp_path, monkeypatch
+):
+    """Kafka ends the transactions of a producer when another one has its name."""
+    from bascule.batch.streams import running
+    from bascule.core import Unavailable
+
+    nats.put("flights", values_of(flights(5).to_pylist()))
+    opened, names = running.open_publisher, list[str]()
+
+    def failing_once(address: Address, source: Any, name: str) -> Any:
+        names.append(name)
+        if len(names) == 1:
+            raise Unavailable("it is away")
+        return opened(address, source, name)
+
+    monkeypatch.setattr(running, "open_publisher", failing_once)
+    job = job_of(nats, {"in": "flights", "out": "scored.all"}, idle_s=0.5)
+    done = [run_stream(job, bundle, tmp_path) for _ in range(2)]
+    assert [(one.messages, one.faults) for one in done] == [(5, 1), (0, 0)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_stream_says_how_many_messages_wait(broker, names, bundle, tmp_path):
+    broker.put(names["in"], values_of(flights(30).to_pylist()))
+    seen = list[tuple[int, int]]()
+
+    def watch(done: Streamed) -> None:
+        seen.append((done.messages, done.lag))
+
+    run_stream(job_of(broker, names, batch_rows=10, idle_s=1.0), bundle, tmp_path, watch=watch)
+    assert max(messages + lag for messages, lag in seen if messages) == 30
+    assert max(lag for _, lag in seen) > 0
+    assert seen[-1] == (30, 0)
+
+
+@pytest.mark.parametrize("address", ["9105", "127.0.0.1:http", "127.0.0.1:99999"])
+def test_metrics_have_an_address(address):
+    job = StreamJob(model="table", source="kafka://h/in", sink="kafka://h/out")
+    with pytest.raises(Invalid, match="metrics"):
+        serve_metrics(job, address)
 
 
 @pytest.mark.parametrize("text", ["http://h/t", "file://h/t"])
@@ -336,17 +390,26 @@ def test_passwords_of_brokers_are_not_shown():
 
 
 def test_the_command_scores_until_it_is_told_to_stop(nats, table_bundle, tmp_path):
-    nats.put("flights", values_of(flights(20).to_pylist()))
+    nats.put("flights", [*values_of(flights(20).to_pylist()), b"{"])
+    (port,) = free_ports(1)
     command = [
         sys.executable, "-m", "bascule.cli", "batch", "stream", str(table_bundle),
         "--from", f"{nats.url}/flights", "--to", f"{nats.url}/scored.all", "--json",
+        "--metrics", f"127.0.0.1:{port}",
     ]  # fmt: skip
     environment = os.environ | {"BASCULE_HOME": str(tmp_path / "home")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         until_s = time.monotonic() + 90
         while len(nats.read("scored.all", 20)) < 20:
             assert time.monotonic() < until_s
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert json.loads(out)["messages"] == 20
+    found = json.loads(out)
+    assert (found["messages"], found["quarantined"], found["lag"]) == (21, 1, 0)
+    labels = f'{{model="{table_bundle}",source="{nats.url}/flights"}}'
+    assert f"bascule_stream_messages_total{labels} 21.0" in text
+    assert f"bascule_stream_quarantined_total{labels} 1.0" in text
+    assert f"bascule_stream_lag{labels} 0.0" in text

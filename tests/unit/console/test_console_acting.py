@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -16,10 +17,10 @@ from sklearn.linear_model import LinearRegression
 from tests.console_work import finished, looking, token_of
 
 from bascule.app import open_catalogue, open_registry, open_rollouts
-from bascule.batch import Status
+from bascule.batch import Job, Status, job_of
 from bascule.bundle.disk import read_manifest
 from bascule.bundle.extras import declared_extras
-from bascule.console.pages.batch import checks_of, job_of_form, progress_of, state_of
+from bascule.console.pages.batch import OPTIONS, checks_of, job_of_form, progress_of, state_of
 from bascule.console.pages.deploy import gates_of, refused_of, strategies_of, usual_of
 from bascule.console.pages.try_it import Served, inputs_of, picture_of, row_of, said_of
 from bascule.core import Dates, DType, Field, Invalid, Signature
@@ -139,7 +140,7 @@ def test_a_cancelled_or_failed_run_goes_on_from_its_page(settings, pages, tmp_pa
 
 def test_a_schedule_is_paused_resumed_and_run_now(settings, pages, tmp_path):
     pq.write_table(table(), tmp_path / "rows.parquet")
-    job = {"model": "rain/1", "from": "rows.parquet", "to": "nightly/"}
+    job = {"model": "rain/1", "from": "rows.parquet", "to": "nightly-{{ ds }}/"}
     schedules = Schedules(open_catalogue(settings))
     schedules.add(
         Schedule(name="nightly", cron="0 2 * * *", job=job, folder=str(tmp_path), created_at=NOW),
@@ -152,8 +153,10 @@ def test_a_schedule_is_paused_resumed_and_run_now(settings, pages, tmp_path):
         form = {"csrf": token, "reason": "maintenance"}
         assert pages.post(f"/batch/schedules/nightly/{command}", data=form).status_code == 303
         assert schedules.get("nightly").schedule.is_paused is is_paused
-    ran = pages.post("/batch/schedules/nightly/run", data={"csrf": token})
+    form = {"csrf": token, "due": "2026-03-02T02:00"}
+    ran = pages.post("/batch/schedules/nightly/run", data=form)
     finished(pages)
+    assert Path("nightly-2026-03-01").is_dir()
     assert ">done<" in pages.get(ran.headers["location"]).text
     unknown = pages.post("/batch/schedules/weekly/pause", data={"csrf": token})
     assert "no schedule" in pages.get(unknown.headers["location"]).text
@@ -210,6 +213,19 @@ def test_a_form_becomes_a_job_without_the_fields_that_are_empty():
         "model": "a/1", "from": "x", "to": "y/", "parameters": {"confidence": 0.9},
         "columns": ["prediction", "interval"], "checks": ["rows >= 1", "unique(id) >= 1"],
     }  # fmt: skip
+
+
+def test_every_field_of_a_job_is_on_the_page():
+    left_to_files = {"names", "chunk_rows", "with_time", "on"}
+    of_extras = {"parameters", "confidence"}
+    shown = {"model", "from", "to", "mode", *(one.name for one in OPTIONS)}
+    fields = {one.encode_name for one in msgspec.structs.fields(Job)}
+    assert fields - left_to_files - of_extras == shown
+    form = {"model": "a/1", "from": "x", "to": "y/", "partition_by": "day, country", "retries": "2",
+            "types": "id=text\nday = date32", "delimiter": ";"}  # fmt: skip
+    job = job_of(job_of_form(form))
+    assert (job.partition_by, job.retries, job.delimiter) == (("day", "country"), 2, ";")
+    assert job.types == {"id": "text", "day": "date32"}
 
 
 # -- try it --

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from tests.controls import asking, control_app
@@ -132,6 +133,11 @@ def test_a_schedule_is_kept_and_run_by_the_server(client, place):
     schedules.resume("night", by="ada")
     run = schedules.run("night", by="ada")
     assert RemoteRuns(remote(client)).wait(run.run).rows == 400
+    job = wanted.job | {"to": str(place / "days" / "{{ ds }}" / "x.parquet")}
+    schedules.add(msgspec.structs.replace(wanted, name="dated", job=job), by="ada")
+    run = schedules.run("dated", by="ada", due=datetime(2026, 3, 2, 2))
+    assert "/2026-03-01/" in RemoteRuns(remote(client)).wait(run.run).sink
+    schedules.remove("dated", by="ada")
     schedules.remove("night", by="ada")
     assert schedules.list() == []
     with pytest.raises(NotFound, match="night"):

@@ -109,7 +109,7 @@ class _Session:
     def __init__(self, cursor: Any, address: Address) -> None:
         self._cursor = cursor
         self._schema = address.schema or "main"
-        self.name_of = address.name_of
+        self.name_of, self.quote = address.name_of, quoted
 
     def rows(self, statement: str) -> list[Any]:
         # All rows are fetched: a cursor with an open result refuses the next statement.

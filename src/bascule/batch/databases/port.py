@@ -68,6 +68,9 @@ class Session(Protocol):
     def name_of(self, table: str) -> str:
         """The name of a table in SQL, quoted and with its schema."""
 
+    def quote(self, name: str) -> str:
+        """The name of a column in SQL."""
+
     def columns(self, table: str) -> list[str] | None:
         """The names of the columns of a table; None where there is no such table."""
 

@@ -116,7 +116,7 @@ class _Session:
     def __init__(self, connection: Any, cursor: Any, address: Address) -> None:
         self._connection, self._cursor = connection, cursor
         self._schema = address.schema or None
-        self.name_of = address.name_of
+        self.name_of, self.quote = address.name_of, quoted
 
     def rows(self, statement: str) -> list[Any]:
         return rows_of(self._cursor, statement)

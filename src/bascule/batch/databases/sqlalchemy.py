@@ -175,8 +175,10 @@ class _Session:
         return [tuple(row) for row in found] if found.returns_rows else []
 
     def name_of(self, table: str) -> str:
-        quote = self.connection.dialect.identifier_preparer.quote
-        return ".".join(quote(one) for one in (self._schema, table) if one)
+        return ".".join(self.quote(one) for one in (self._schema, table) if one)
+
+    def quote(self, name: str) -> str:
+        return str(self.connection.dialect.identifier_preparer.quote(name))
 
     def columns(self, table: str) -> list[str] | None:
         inspector = sa.inspect(self.connection)
@@ -197,9 +199,8 @@ class _Session:
     def add_columns(self, table: str, schema: pa.Schema) -> None:
         dialect = self.connection.dialect
         for field in schema:
-            name = dialect.identifier_preparer.quote(field.name)
             kind = _sql_type(field).compile(dialect)
-            self.rows(f"ALTER TABLE {self.name_of(table)} ADD {name} {kind}")
+            self.rows(f"ALTER TABLE {self.name_of(table)} ADD {self.quote(field.name)} {kind}")
 
     def append(self, table: str, rows: pa.RecordBatchReader) -> None:
         for batch in rows:
@@ -238,8 +239,7 @@ class _Session:
         return pc.is_in(keys, found.cast(keys.type))
 
     def insert_from(self, table: str, source: str, columns: Sequence[str], end: str = "") -> None:
-        quote = self.connection.dialect.identifier_preparer.quote
-        names = ", ".join(map(quote, columns))
+        names = ", ".join(map(self.quote, columns))
         new = f"SELECT {names} FROM {self.name_of(source)}{end}"
         self.rows(f"INSERT INTO {self.name_of(table)} ({names}) {new}")
 

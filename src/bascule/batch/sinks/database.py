@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.batch.addresses import literal, quoted
+from bascule.batch.addresses import literal
 from bascule.batch.claims import Claim, check_token, held
 from bascule.batch.databases.port import Session, Tables
 from bascule.batch.databases.table import open_tables
@@ -235,7 +235,7 @@ class DatabaseSink:
         if self._mode == "replace":
             return ""
         old, new = session.name_of(self._table), session.name_of(self._target)
-        pairs = [(f"{old}.{quoted(one)}", f"n.{quoted(one)}") for one in self._by]
+        pairs = [(f"{old}.{session.quote(one)}", f"n.{session.quote(one)}") for one in self._by]
         same = " AND ".join(f"({a} = {b} OR ({a} IS NULL AND {b} IS NULL))" for a, b in pairs)
         return f" WHERE EXISTS (SELECT 1 FROM {new} n WHERE {same})"
 

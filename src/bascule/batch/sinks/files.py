@@ -100,7 +100,7 @@ class FileSink:
         if self.is_local:
             own, files = os.path.realpath(own), map(_real_path(), files)
         for path in files:
-            if own == path or (own == os.path.dirname(path) and path.endswith(self._suffix)):
+            if own == path or (own == path.rpartition("/")[0] and path.endswith(self._suffix)):
                 raise Invalid(f"{self.place} has files of the source", hint="write elsewhere")
 
     # -- who writes --
@@ -409,7 +409,8 @@ def _real_path() -> Callable[[str], str]:
     def path(file: str) -> str:
         if os.path.islink(file):
             return os.path.realpath(file)
-        return os.path.join(folder(os.path.dirname(file)), os.path.basename(file))
+        at = file.rfind("/") + 1
+        return os.path.join(folder(file[:at]), file[at:])
 
     return path
 

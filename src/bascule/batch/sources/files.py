@@ -7,7 +7,9 @@ Columns that the job does not need are not read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 
 _ALL_ROWS = 1 << 30
 _DOUBLE_DIGITS = 15
+_READ_SHARE = 4
+"""Of the memory of a run, for what is read at once on all threads."""
+_BUFFER_BYTES = 1 << 20
+_FOOTERS_AT_ONCE = 8
 _GUESSED_ROW_BYTES = 100
 """Of a text file, to put small files into one chunk."""
 
@@ -65,6 +71,8 @@ class FileSource:
         """
         self.place, self._kind, self._where = place, kind, job.where
         self._may_lack_columns = may_lack_columns
+        workers = job.workers or os.cpu_count() or 1
+        self._most_bytes = job.memory_mb * 1_000_000 // (_READ_SHARE * workers)
         self._filesystem = dataset.filesystem
         found = {one.path: one for one in dataset.get_fragments()}
         self._fragments = {path: found[path] for path in sorted(found)}
@@ -86,6 +94,11 @@ class FileSource:
     def plan(self, chunk_rows: int) -> list[Chunk]:
         infos = self._filesystem.get_file_info(list(self._fragments))
         self._seen = {one.path: (one.size, one.mtime_ns) for one in infos}
+        if self._kind == "parquet" and len(self._fragments) > _FOOTERS_AT_ONCE:
+            files = [*self._fragments.values()]
+            with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:  # a bucket takes long for each
+                shares = (files[n::_FOOTERS_AT_ONCE] for n in range(_FOOTERS_AT_ONCE))
+                list(pool.map(_read_footers, shares))
         chunks: list[Chunk] = []
         parts: list[Any] = []
         rows = 0
@@ -186,7 +199,10 @@ class FileSource:
 
         folders = ds.get_partition_keys(group.partition_expression)
         ids = [one.id for one in group.row_groups]
-        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata) as file:
+        # Buffers read a large row group piece by piece; else its columns are read whole, at once.
+        is_large = group.row_groups[0].total_byte_size > self._most_bytes
+        how = {"pre_buffer": not is_large, "buffer_size": _BUFFER_BYTES if is_large else 0}
+        with group.open() as stream, pq.ParquetFile(stream, metadata=group.metadata, **how) as file:
             own = {*file.schema_arrow.names} - {*folders}
             read = [name for name in self.schema.names if name in own]
             for batch in file.iter_batches(batch_rows, ids, read, use_threads=False):
@@ -291,6 +307,11 @@ class FileSource:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _read_footers(files: Sequence[Any]) -> None:
+    for one in files:
+        one.ensure_complete_metadata()
 
 
 def _needed(schema: pa.Schema, job: Job, signature: Signature) -> pa.Schema:

@@ -10,7 +10,6 @@ Other settings of the library, such as those of SASL, are in the file that
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from bascule.batch.streams.port import Address, Message, Reply, Subscription
 from bascule.core import Invalid, Unavailable
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaError
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 _WITHIN_S = 30.0
 _PROPERTIES = "BASCULE_KAFKA_PROPERTIES"
@@ -41,10 +40,15 @@ class KafkaSubscription:
             }
         )  # fmt: skip
         self._joins_until_s = time.monotonic() + _WITHIN_S
+        self._begins: dict[int, int] = {}
         self.consumer.subscribe([address.topic], on_assign=self._joined)
 
-    def _joined(self, _consumer: object, _partitions: object) -> None:
+    def _joined(self, consumer: Consumer, parts: Sequence[TopicPartition]) -> None:
         self._joins_until_s = 0.0
+        for one in consumer.committed([*parts], _WITHIN_S):
+            is_new = one.offset < 0
+            low, _ = consumer.get_watermark_offsets(one, _WITHIN_S) if is_new else (one.offset, 0)
+            self._begins[one.partition] = low
 
     def take(self, most: int, within_s: float) -> list[Message]:
         taken = []
@@ -63,6 +67,15 @@ class KafkaSubscription:
         with _explaining(self.place):
             self.consumer.commit(offsets=offsets_after(messages), asynchronous=False)
 
+    def lag(self) -> int:
+        with _explaining(self.place):
+            places = self.consumer.position(self.consumer.assignment())
+            ends = [self.consumer.get_watermark_offsets(one, cached=True)[1] for one in places]
+        begins = [  # the place in a part is not known before its first message
+            self._begins.get(one.partition, 0) if one.offset < 0 else one.offset for one in places
+        ]
+        return sum(max(0, end - begin) for end, begin in zip(ends, begins, strict=True))
+
     def close(self) -> None:
         self.consumer.close()
 
@@ -70,7 +83,7 @@ class KafkaSubscription:
 class KafkaPublisher:
     """A producer; with transactions where it is of the cluster of its source."""
 
-    def __init__(self, address: Address, source: Subscription) -> None:
+    def __init__(self, address: Address, source: Subscription, name: str) -> None:
         from confluent_kafka import Producer
 
         self._place = address.place
@@ -78,8 +91,8 @@ class KafkaPublisher:
         more: dict[str, Any] = {"enable.idempotence": True}
         if self._is_one:
             # A stream that is opened again ends what it left open, which consumers wait for.
-            name = f"{socket.gethostname()}-{os.getpid()}-{address.topic}"
-            more["transactional.id"] = f"bascule-{name}"
+            # Another stream of this name would end what this one does.
+            more["transactional.id"] = name
         with _explaining(self._place):
             self._producer = Producer(_settings(address) | more)
             if self._is_one:
@@ -176,6 +189,6 @@ def open_subscription(address: Address, group: str) -> KafkaSubscription:
     return KafkaSubscription(address, group)
 
 
-def open_publisher(address: Address, source: Subscription) -> KafkaPublisher:
+def open_publisher(address: Address, source: Subscription, name: str) -> KafkaPublisher:
     """See `streams.table`."""
-    return KafkaPublisher(address, source)
+    return KafkaPublisher(address, source, name)

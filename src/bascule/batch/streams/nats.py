@@ -61,6 +61,7 @@ class NatsSubscription:
     def __init__(self, address: Address, group: str) -> None:
         self.place = address.place
         self._open: list[Any] = []
+        self._lag = 0
         self._connection = _Connection(address)
         try:
             self._pull = self._connection.wait(
@@ -73,6 +74,7 @@ class NatsSubscription:
     def take(self, most: int, within_s: float) -> list[Message]:
         found = self._connection.wait(self._fetched(most, within_s))
         self._open += found
+        self._lag = found[-1].metadata.num_pending if found else 0
         return [
             Message(
                 None, one.data, one.metadata.stream, one.metadata.sequence.stream, one
@@ -92,6 +94,9 @@ class NatsSubscription:
 
         self._connection.wait(acknowledge())
         self._open = []
+
+    def lag(self) -> int:
+        return self._lag
 
     def close(self) -> None:
         async def give_back() -> None:
@@ -154,6 +159,6 @@ def open_subscription(address: Address, group: str) -> NatsSubscription:
     return NatsSubscription(address, group)
 
 
-def open_publisher(address: Address, _source: Subscription) -> NatsPublisher:
+def open_publisher(address: Address, _source: Subscription, _name: str) -> NatsPublisher:
     """See `streams.table`."""
     return NatsPublisher(address)

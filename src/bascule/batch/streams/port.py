@@ -95,6 +95,9 @@ class Subscription(Protocol):
     def commit(self, messages: Sequence[Message]) -> None:
         """They are done: no process of the group gets them again."""
 
+    def lag(self) -> int:
+        """How many messages wait at the broker for this process, as the last `take` has learned."""
+
     def close(self) -> None:
         """Leave the group. What is not committed goes to another process."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,15 +85,32 @@ class StreamJob:
 
 @dataclass
 class Streamed:
-    """What a stream has done so far."""
+    """What a stream has done so far.
+
+    Attributes:
+        messages: That are answered and committed.
+        quarantined: Of these, how many went to the dead letters.
+        seconds: Since it began, once it has ended.
+        busy_s: In which messages were scored and published.
+        lag: Messages that wait at the broker for this process.
+        faults: Of the broker, after which the stream was opened again.
+        committed_at: The Unix time of the last commit; 0 before the first.
+    """
 
     messages: int = 0
     quarantined: int = 0
     seconds: float = 0.0
+    busy_s: float = 0.0
+    lag: int = 0
+    faults: int = 0
+    committed_at: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"messages": self.messages, "quarantined": self.quarantined,
-                "seconds": round(self.seconds, 3)}  # fmt: skip
+        return {
+            "messages": self.messages, "quarantined": self.quarantined, "lag": self.lag,
+            "faults": self.faults, "seconds": round(self.seconds, 3),
+            "busy_s": round(self.busy_s, 3),
+        }  # fmt: skip
 
 
 def run_stream(
@@ -101,6 +119,8 @@ def run_stream(
     watch: Callable[[Streamed], None] = lambda _: None,
 ) -> Streamed:  # fmt: skip
     """Score messages until `stopped`, or until none came for `idle_s`.
+
+    `watch` is called with what is done, several times a second.
 
     Raises:
         Invalid: The model, an option or an address does not fit; there is no such topic.
@@ -157,13 +177,15 @@ def _followed(
 ) -> Streamed:
     """Open the stream, again after a fault of the broker, and act on its messages."""
     done, began_s, failed = Streamed(), time.monotonic(), 0
+    name = f"{group}-{secrets.token_hex(8)}"
     while not stopped.is_set():
         before = done.messages
         try:
-            _follow(job, group, act, stopped, done, watch)
+            _follow(job, group, name, act, stopped, done, watch)
             break
         except (Unavailable, Overloaded) as problem:
             failed = 0 if done.messages > before else failed + 1
+            done.faults += 1
             log.warning("the stream is opened again: %s", problem)
             stopped.wait(pause_s(failed))
     done.seconds = time.monotonic() - began_s
@@ -171,31 +193,34 @@ def _followed(
 
 
 def _follow(
-    job: StreamJob, group: str, act: Act, stopped: threading.Event, done: Streamed,
+    job: StreamJob, group: str, name: str, act: Act, stopped: threading.Event, done: Streamed,
     watch: Callable[[Streamed], None],
 ) -> None:  # fmt: skip
     source = open_subscription(Address.of(job.source), group)
-    with closing(source), closing(open_publisher(Address.of(job.sink), source)) as publisher:
+    with closing(source), closing(open_publisher(Address.of(job.sink), source, name)) as publisher:
         last_s: float | None = None  # a group may take long to let this process in
         while not stopped.is_set():
             messages = source.take(job.batch_rows, job.wait_s)
             now_s = time.monotonic()
             if messages:
                 _answer(act, messages, source, publisher, done)
-                watch(done)
             elif job.idle_s and last_s is not None and now_s - last_s >= job.idle_s:
                 return
             if messages or last_s is None:
                 last_s = time.monotonic()
+            done.lag = source.lag()
+            watch(done)
 
 
 def _answer(
     act: Act, messages: Sequence[Message], source: Subscription, publisher: Publisher,
     done: Streamed,
 ) -> None:  # fmt: skip
+    began_s = time.monotonic()
     replies, quarantined = act(messages)
     publisher.publish(replies, source, messages)
     done.messages, done.quarantined = done.messages + len(messages), done.quarantined + quarantined
+    done.busy_s, done.committed_at = done.busy_s + time.monotonic() - began_s, time.time()
 
 
 @dataclass

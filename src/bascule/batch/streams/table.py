@@ -29,19 +29,22 @@ def open_subscription(address: Address, group: str) -> Subscription:
     return opened
 
 
-def open_publisher(address: Address, source: Subscription) -> Publisher:
-    """Open what publishes the answers to messages of `source`; raises as `open_subscription`."""
-    opened: Publisher = _opened(address, "open_publisher", source)
+def open_publisher(address: Address, source: Subscription, name: str) -> Publisher:
+    """Open what publishes the answers to messages of `source`; raises as `open_subscription`.
+
+    No other stream has this `name`, and a stream keeps its own when it is opened again.
+    """
+    opened: Publisher = _opened(address, "open_publisher", source, name)
     return opened
 
 
-def _opened(address: Address, name: str, argument: Any) -> Any:
+def _opened(address: Address, name: str, *arguments: Any) -> Any:
     if address.scheme not in BROKERS:
         raise Invalid(
             f"{address.place} is no stream", hint=f"write {' or '.join(BROKERS)}://HOST/TOPIC"
         )
     try:
-        return load_named(f"{BROKERS[address.scheme]}:{name}")(address, argument)
+        return load_named(f"{BROKERS[address.scheme]}:{name}")(address, *arguments)
     except ImportError:
         raise MissingExtra(
             "streams need the client of their broker", hint="pip install 'bascule[streams]'"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from fastapi import Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -56,12 +56,63 @@ def _lines(text: str) -> list[str]:
     return [one.strip() for one in text.splitlines() if one.strip()]
 
 
+def _pairs(text: str) -> dict[str, str]:
+    pairs = (one.partition("=") for one in _lines(text))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+class Option(NamedTuple):
+    """A field of a job that the page shows on request.
+
+    Attributes:
+        name: As in a JOB.toml.
+        label: For people.
+        hint: What the empty field shows.
+        read: From the text of the field to the value.
+        choices: The values that it may have; any if empty.
+    """
+
+    name: str
+    label: str
+    hint: str = ""
+    read: Callable[[str], Any] = str
+    choices: Sequence[str] = ()
+
+    @property
+    def has_lines(self) -> bool:
+        return self.read in (_lines, _pairs)
+
+    @property
+    def keyboard(self) -> str:
+        """For phones."""
+        return "numeric" if self.read is int else "decimal" if self.read is float else "text"
+
+
 _NEEDED = ("model", "from", "to")
-_OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "columns": _parts, "keep": _parts, "key": str, "where": str, "limit": int,
-    "max_quarantined": float, "checks": _lines, "warnings": _lines,
-}  # fmt: skip
-"""The fields that the page shows on request, and what reads each."""
+OPTIONS = (
+    Option("columns", "Answers to write", "all: prediction, interval", _parts),
+    Option("keep", "Columns of the source to write too", "all", _parts),
+    Option("prefix", "What the names of added columns begin with", "to score a scored table again"),
+    Option("ignore", "Columns that are no input, of a model without names", "id", _parts),
+    Option("where", "Only rows where (SQL)", "distance > 100"),
+    Option("query", "SQL in place of a table", "SELECT …"),
+    Option("key", "Key of the rows"),
+    Option("limit", "At most so many rows", "all", int),
+    Option("partition_by", "Columns whose values are partitions", "day, country", _parts),
+    Option("format", "Format of files", "parquet", choices=("parquet", "csv", "jsonl", "arrow")),
+    Option("delimiter", "CSV: between values", ","),
+    Option("encoding", "CSV: encoding", "utf-8"),
+    Option("decimal_point", "CSV: decimal point", "."),
+    Option("nulls", "CSV: words that are no value", "NA, -", _parts),
+    Option("types", "CSV: types of columns, one a line", "id=text", _pairs),
+    Option("memory_mb", "Memory in MB", "1000", int),
+    Option("workers", "Chunks side by side", "one per core", int),
+    Option("retries", "How often a chunk is tried again", "4", int),
+    Option("max_quarantined", "Share of rows that may fail", "0.01", float),
+    Option("record", "For monitoring", "profile", choices=("profile", "rows", "off")),
+    Option("checks", "Checks that stop the run, one a line", "missing(age) <= 0.1", _lines),
+    Option("warnings", "Checks that warn, one a line", "", _lines),
+)
 
 
 @router.get("/batch")
@@ -91,13 +142,13 @@ def _batch(
         )
         for one in schedules_of(context)
     ]
-    form = form or {}
+    form, fields = form or {}, (*(one.name for one in OPTIONS), *_parameter_names())
     return render(
         request, "batch.html", "Batch", crumbs=[Crumb("Batch")], status=422 if problem else 200,
         runs=runs, total=total, pager=pager_of("/batch", start, _PAGE_ROWS, total),
         schedules=schedules, models=suggested_models(context, session), form=form, plan=plan,
-        is_detailed=any(map(form.get, (*_OPTIONS, *_parameter_names()))), problem=problem,
-        parameters=parameters_in("batch"), folder=os.getcwd(),
+        is_detailed=any(map(form.get, fields)), problem=problem,
+        parameters=parameters_in("batch"), options=OPTIONS, folder=os.getcwd(),
     )  # fmt: skip
 
 
@@ -159,8 +210,9 @@ def job_of_form(form: Mapping[str, str]) -> dict[str, Any]:
         Invalid: A field is missing, or holds no number.
     """
     job: dict[str, Any] = {}
-    for name in (*_NEEDED, "mode", *_OPTIONS):
-        value, read = field(form, name), _OPTIONS.get(name, str)
+    readers = {one.name: one.read for one in OPTIONS}
+    for name in (*_NEEDED, "mode", *readers):
+        value, read = field(form, name), readers.get(name, str)
         if value:
             try:
                 job[name] = read(value)
@@ -203,7 +255,8 @@ async def schedule(request: Request, schedule: str, command: str) -> Response:
     """Pause, resume or run a schedule."""
     names = {"schedule": schedule}
     if command == "run":
-        answer = await call(request, operations.RUN_NOW, names)
+        due = field(form_of(request), "due", max_length=64)
+        answer = await call(request, operations.RUN_NOW, names, {"due": due} if due else {})
         if answer.problem:
             return see(request, "/batch", Flash("bad", answer.problem))
         run = answer.body["run"]

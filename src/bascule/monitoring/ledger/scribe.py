@@ -273,7 +273,7 @@ class Scribe:
         if not answers.inputs and not answers.outputs:
             return
         requests = answers.requests
-        # A batch run that keeps no rows records a sample of at most 100,000.
+        # A batch run that keeps no rows records a bounded sample.
         is_sample = answers.head.is_anonymous and all(
             protocol == "batch" for _, protocol, *_ in answers.origins
         )

@@ -80,6 +80,15 @@ class Reason(Taken):
     reason: Annotated[str, Field(max_length=4_096)] = ""
 
 
+class RunNow(Reason):
+    """The time that a run is for, and why."""
+
+    due: Annotated[
+        datetime | None,
+        Field(description="For the dates in the job, in the zone of the schedule; its last time"),
+    ] = None
+
+
 def add_batch(
     app: FastAPI, submissions: Submissions, open_schedules: Callable[[], Schedules]
 ) -> None:
@@ -186,19 +195,18 @@ def _add_schedules(
 
     @serves(app, of_batch.RUN_NOW)
     def run(
-        schedule: str,
-        request: Request,
-        why: Reason | None = None,  # noqa: ARG001 -- as of others
-    ) -> Status:
+        schedule: str, request: Request, what: RunNow | None = None
+    ) -> Status:  # fmt: skip
         """Run the batch job of a schedule now, beside its times."""
-        from bascule.jobs import time_before, with_dates
+        from bascule.jobs import time_of_run, with_dates
 
         known = found(schedule, "manage", request).schedule
         if known.kind != "batch":
             raise Invalid(
                 f"schedule {schedule} runs jobs of kind {known.kind}", hint="bascule jobs run"
             )
-        job = with_dates(known, time_before(known, datetime.now(UTC)))
+        moment = time_of_run(known, what.due if what else None, datetime.now(UTC))
+        job = with_dates(known, moment)
         return begin(job, request, known.folder)
 
     @serves(app, of_batch.COMMAND_SCHEDULE)
