@@ -12,16 +12,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.disk import (
+    CLASSIFICATIONS,
+    OUTLIERS,
+    RANKING,
+    REGRESSIONS,
+    SURVIVAL,
+    TRUTHS,
+)
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
 from bascule.metrics import METRICS
 from bascule.release.conditions import Each, Missing, Slice
-from bascule.release.criteria import QUALITIES, Criterion
+from bascule.release.criteria import QUALITIES, Criterion, NotWorse
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
+_FOR_TASKS = {
+    "classification": "accuracy >= 0.9",
+    OUTLIERS: "balanced_accuracy >= 0.8",
+    RANKING: "ndcg_10 >= 0.7",
+    "regression": "r2 >= 0.5",
+    SURVIVAL: "concordance >= 0.7",
+}
 _FOR = {True: "rmse <= 3.5 or r2 >= 0.8", False: "accuracy >= 0.9 or roc_auc >= 0.8"}
 
 
@@ -42,8 +56,22 @@ def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
 
 
 def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
-    of_numbers = METRICS[criterion.metric].of_numbers
+    of_numbers, of_task = METRICS[criterion.metric].of_numbers, METRICS[criterion.metric].task
     for name, task, classes in _outputs(bundle):
+        if of_task != (task if task in TRUTHS else ""):
+            raise Invalid(
+                f"{str(criterion)!r}: {criterion.metric} is "
+                f"{f'a metric of {of_task}' if of_task else 'no metric of orders'}, and {name} is "
+                f"a model for {task}",
+                hint=f"write {_FOR_TASKS[task]}",
+            )
+        if of_task == RANKING and isinstance(criterion, NotWorse):
+            raise Invalid(
+                f"{str(criterion)!r}: a comparison of groups with another version is not measured",
+                hint=f"write {_FOR_TASKS[task]}",
+            )
+        if of_task:
+            continue
         if (task == "regression") != of_numbers:
             kind, whose = ("numbers", "classes") if of_numbers else ("classes", "numbers")
             raise Invalid(
@@ -64,7 +92,7 @@ def _outputs(bundle: Bundle) -> list[tuple[str, str, Sequence[object] | None]]:
              one.classes)
             for one in bundle.targets
         ]  # fmt: skip
-    known = bundle.task in ("classification", "regression", OUTLIERS)
+    known = bundle.task in _FOR_TASKS
     return [(bundle.name, bundle.task, bundle.classes)] if known else []
 
 

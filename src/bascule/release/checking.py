@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
 
-_FIRST_CRITERION = {"classification": "accuracy >= 0.9", "regression": "r2 >= 0.5"}
+_FIRST_CRITERION = {
+    "classification": "accuracy >= 0.9",
+    "ranking": "ndcg_10 >= 0.7",
+    "regression": "r2 >= 0.5",
+    "survival": "concordance >= 0.7",
+}
 
 
 def check(

@@ -54,14 +54,17 @@ _LOSSES = ("sklearn._loss._loss.", "sklearn.linear_model._sgd_fast.")
 BOOSTED = frozenset(
     (
         "catboost.core.CatBoostClassifier",
+        "catboost.core.CatBoostRanker",
         "catboost.core.CatBoostRegressor",
         "lightgbm.basic.Booster",
         "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRanker",
         "lightgbm.sklearn.LGBMRegressor",
         "xgboost.core.Booster",
         "xgboost.sklearn.XGBClassifier",
         "xgboost.sklearn.XGBRFClassifier",
         "xgboost.sklearn.XGBRFRegressor",
+        "xgboost.sklearn.XGBRanker",
         "xgboost.sklearn.XGBRegressor",
     )
 )

@@ -137,6 +137,7 @@ class _Recipe(TypedDict):
     dtype: str
     columns: list[_Column]
     integer_names: NotRequired[bool]
+    numbers: NotRequired[list[int]]
 
 
 def _records(columns: Columns) -> list[dict[str, Any]]:

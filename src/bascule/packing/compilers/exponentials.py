@@ -14,11 +14,27 @@ from bascule.packing.compilers.graph import Graph, as_column
 
 _VECTOR = 8
 """Doubles in the widest vector registers."""
+_LARGE = 40.0
+"""Beyond it 1 + exp(x) is exp(x) in doubles."""
 
 
 def exponential(graph: Graph, tensor: str) -> str:
     """exp(x) for one column, shape (rows, 1)."""
     return _powers(graph, tensor, 1)
+
+
+def softplus(graph: Graph, tensor: str) -> str:
+    """log(1 + exp(x)) for one column, shape (rows, 1), to the last digits.
+
+    log(w) w' / (w - 1), with w the rounded sum of 1 and w', is exact where the sum lost digits
+    (Kahan; Goldberg 1991, theorem 4).
+    """
+    power = exponential(graph, tensor)
+    total = graph.add("Add", power, 1.0)
+    lost = graph.add("Div", power, graph.add("Sub", total, 1.0))
+    logarithm = graph.add("Mul", graph.add("Log", total), lost)
+    small = graph.add("Where", graph.add("Equal", total, 1.0), power, logarithm)
+    return graph.add("Where", graph.add("Greater", tensor, _LARGE), tensor, small)
 
 
 def two_sigmoids(graph: Graph, scores: str) -> str:
