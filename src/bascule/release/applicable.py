@@ -14,28 +14,19 @@ import numpy as np
 
 from bascule.bundle.disk import (
     CLASSIFICATIONS,
-    OUTLIERS,
     RANKING,
     REGRESSIONS,
-    SURVIVAL,
     TRUTHS,
 )
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
 from bascule.metrics import METRICS
 from bascule.release.conditions import Each, Missing, Slice
-from bascule.release.criteria import QUALITIES, Criterion, NotWorse
+from bascule.release.criteria import FIRST_CRITERION, QUALITIES, Criterion, NotWorse
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
-_FOR_TASKS = {
-    "classification": "accuracy >= 0.9",
-    OUTLIERS: "balanced_accuracy >= 0.8",
-    RANKING: "ndcg_10 >= 0.7",
-    "regression": "r2 >= 0.5",
-    SURVIVAL: "concordance >= 0.7",
-}
 _FOR = {True: "rmse <= 3.5 or r2 >= 0.8", False: "accuracy >= 0.9 or roc_auc >= 0.8"}
 
 
@@ -63,12 +54,12 @@ def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
                 f"{str(criterion)!r}: {criterion.metric} is "
                 f"{f'a metric of {of_task}' if of_task else 'no metric of orders'}, and {name} is "
                 f"a model for {task}",
-                hint=f"write {_FOR_TASKS[task]}",
+                hint=f"write {FIRST_CRITERION[task]}",
             )
         if of_task == RANKING and isinstance(criterion, NotWorse):
             raise Invalid(
                 f"{str(criterion)!r}: a comparison of groups with another version is not measured",
-                hint=f"write {_FOR_TASKS[task]}",
+                hint=f"write {FIRST_CRITERION[task]}",
             )
         if of_task:
             continue
@@ -92,7 +83,7 @@ def _outputs(bundle: Bundle) -> list[tuple[str, str, Sequence[object] | None]]:
              one.classes)
             for one in bundle.targets
         ]  # fmt: skip
-    known = bundle.task in _FOR_TASKS
+    known = bundle.task in FIRST_CRITERION
     return [(bundle.name, bundle.task, bundle.classes)] if known else []
 
 

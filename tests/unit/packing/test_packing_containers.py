@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse
+import xgboost
 from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.linear_model import LogisticRegression
@@ -102,3 +103,15 @@ def test_dates_are_handed_over_in_the_type_of_the_training_table(case):
     rebuilt = frame.build(read.columns)
     assert rebuilt.equals(table)
     assert list(rebuilt.dtypes) == list(table.dtypes)
+
+
+def test_what_a_sparse_matrix_leaves_out_is_missing_to_xgboost(pack):
+    rows = scipy.sparse.random(200, 6, 0.3, format="csr", random_state=0)
+    truth = (rows.toarray().sum(axis=1) > 0.8).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(rows, truth)
+    bundle = pack(model, (rows, truth), test=(rows, truth))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    dense = np.where(rows.toarray() == 0, np.nan, rows.toarray())
+    np.testing.assert_allclose(
+        bundle.predict(dense)["probabilities"], model.predict_proba(rows), atol=1e-6
+    )

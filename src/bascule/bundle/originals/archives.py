@@ -44,7 +44,10 @@ _PLAIN_TYPES = frozenset(
     (
         "collections.OrderedDict",
         "collections.defaultdict",
-        *(f"builtins.{kind.__name__}" for kind in (str, int, float, bool, list, tuple, dict, set)),
+        *(
+            f"builtins.{kind.__name__}"
+            for kind in (str, int, float, bool, list, tuple, dict, set, object)
+        ),
     )
 )
 _SCALARS = frozenset(f"numpy.{kind.__name__}" for kind in np.sctypeDict.values())

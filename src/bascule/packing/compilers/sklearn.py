@@ -205,7 +205,7 @@ def _in_order(outcome: Outcome, last: Any, signature: Signature) -> tuple[list[O
     """For each output of the signature, the target that it is of, and the classes of that."""
     kinds = [field.name.partition(".")[0] for field in signature.outputs]
     places = [kinds[:place].count(kind) for place, kind in enumerate(kinds)]
-    known = getattr(last, "classes_", [()] * len(places))
+    known = last.classes_ if "label" in kinds else [()] * len(places)
     return [outcome.targets[place] for place in places], [known[place] for place in places]
 
 

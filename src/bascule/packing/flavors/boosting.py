@@ -30,6 +30,7 @@ from bascule.packing.flavors.tabular import (
     frame_of,
     must_answer,
     names_of_targets,
+    optional_booleans,
     outputs_of,
     outputs_of_targets,
     read_inputs,
@@ -130,7 +131,7 @@ def read_boosted(model: Boosted, train: Any, test: Any) -> ImportedModel:
         return made if made.ndim == 1 or model.is_several else made.argmax(axis=1)
 
     must_answer(answer, table.columns, targets=max(model.answers, len(model.parts)))
-    found = probed(fields_of(table), table.columns, answer)
+    found = probed(fields_of(table), table.columns, answer, optional_booleans(table))
     inputs = tuple(_narrowed(one, model, frame.kinds.get(one.name)) for one in found)
     columns = table_names(train) if table.is_matrix else ()
     signature = Signature(inputs, outputs, columns)

@@ -63,6 +63,7 @@ from bascule.packing.flavors.tabular import (
     frame_of,
     must_answer,
     names_of_targets,
+    optional_booleans,
     outputs_of,
     outputs_of_detector,
     outputs_of_targets,
@@ -129,7 +130,7 @@ class Sklearn:
         task, targets = kind.task, _targets(kind, outputs_count, train, test)
         if targets:
             task = REGRESSIONS if targets[0].classes is None else CLASSIFICATIONS
-        inputs = probed(fields_of(table), table.columns, ask)
+        inputs = probed(fields_of(table), table.columns, ask, optional_booleans(table))
         signature = Signature(
             inputs,
             _outputs(

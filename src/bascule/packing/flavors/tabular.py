@@ -103,7 +103,8 @@ def _read_truth(truth: Any, what: str, targets: int) -> NDArray[Any]:
             raise Invalid(
                 f"y of {what} has shape {list(values.shape)}, and the model predicts "
                 f"[rows, {targets}]",
-                hint="pass y as it was passed to fit",
+                hint="pass y as it was passed to fit; of quantiles of one truth, once for each: "
+                f"numpy.column_stack([y] * {targets})",
             )
         return values
     if values.ndim == 2 and values.shape[1] == 1:
@@ -185,6 +186,11 @@ def fields_of(table: Table) -> tuple[Field, ...]:
         dtype = DType.of(values.dtype)
         made.append(Field(name, dtype, booleans=kind.booleans, dates=kind.dates))
     return tuple(made)
+
+
+def optional_booleans(table: Table) -> set[str]:
+    """The columns of pandas' types of booleans that have a missing value among theirs."""
+    return {n for n, kind in table.kinds.items() if kind.dtype in ("boolean", "bool[pyarrow]")}
 
 
 def check_texts(values: NDArray[Any], name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bascule.bundle import MATRIX, read_table
 from bascule.bundle.disk import RANKING, SURVIVAL, Manifest
 from bascule.bundle.originals import distribution_of, is_of, library, own_methods
 from bascule.core import DType, Invalid
@@ -49,7 +50,7 @@ class XGBoost:
         return is_of(model, "xgboost") and hasattr(model, "save_model")
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
-        return read_boosted(_read(model), train, test)
+        return read_boosted(_read(model), _with_missing(train), _with_missing(test))
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         yield compile_ensemble(
@@ -61,6 +62,17 @@ class XGBoost:
             answers=DType.FP32,
             numbers=subject.frame.get("numbers", ()),
         )
+
+
+def _with_missing(data: Any) -> Any:
+    """X, or (X, y), as they are, but for a sparse X: what it leaves out is missing to XGBoost."""
+    rows, *truth = data if isinstance(data, tuple) else (data,)
+    if not hasattr(rows, "tocoo"):
+        return data
+    cells, left_out = rows.tocoo(), np.ones(rows.shape, bool)
+    left_out[cells.row, cells.col] = False
+    filled = np.where(left_out, np.nan, read_table(rows).columns[MATRIX])
+    return (filled, *truth) if truth else filled
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
