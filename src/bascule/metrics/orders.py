@@ -21,22 +21,19 @@ CONCORDANCE = "concordance"
 
 
 def order_score(name: str, truth: NDArray[Any], answers: Columns) -> float:
-    """One of `NDCG`, or `CONCORDANCE`.
+    """One of `NDCG`, or `CONCORDANCE`; raises ValueError where it cannot be measured.
 
     Args:
         name: The metric.
         truth: Shape (rows, 2): relevance and group, or time and event (1, or 0 where censored).
-        answers: The outputs: `risk`, larger for what ends sooner, or one that is larger for a row
-            that is more relevant or lasts longer.
-
-    Raises:
-        ValueError: The truth has no such columns, or holds what they cannot.
+        answers: The outputs: `risk`, larger for what ends sooner; or the first one, larger for a
+            row that is more relevant or lasts longer.
     """
     if truth.ndim != 2 or truth.shape[1] != 2:
         needed = "time and event" if name == CONCORDANCE else "relevance and group"
         raise ValueError(f"{name} needs a truth of two columns, {needed}")
     first = truth[:, 0].astype(np.float64)
-    scores = np.asarray(next(iter(answers.values())), np.float64).reshape(-1)
+    scores = np.asarray(answers.get("risk", next(iter(answers.values()))), np.float64).reshape(-1)
     if name == CONCORDANCE:
         risks = scores if "risk" in answers else -scores
         return concordance(first, truth[:, 1].astype(np.float64) != 0, risks)
@@ -50,19 +47,15 @@ def ndcg(
     """The normalised discounted cumulative gain, as a mean over the groups.
 
     The gain of a group is the sum of relevance / log2(place + 1) over its first rows by score, as a
-    share of that of the best order (Jaervelin and Kekaelaeinen 2002, 3.2; the linear gain that
-    scikit-learn's `ndcg_score` has). Rows of one score have the mean of their gains (McSherry and
-    Najork 2008, section 3). A group without a relevant row says nothing of an order: it is left
-    out, with a warning.
+    share of that of the best order (Jaervelin and Kekaelaeinen 2002, 3.2, with the linear gain of
+    scikit-learn's `ndcg_score`). Rows of one score have the mean of their gains (McSherry and
+    Najork 2008, section 3). A group without a relevant row is left out, with a warning.
 
     Args:
         relevance: Not below 0. Shape (rows,).
         scores: Larger is ranked higher. Shape (rows,).
         groups: The query of each row, as numbers from 0. Shape (rows,).
         first: How many places count; all if None.
-
-    Raises:
-        ValueError: A relevance is below 0, or no group has a relevant row.
     """
     if not (relevance >= 0).all():
         raise ValueError("a relevance is below 0, or missing")
@@ -94,16 +87,12 @@ def concordance(times: Floats, events: NDArray[np.bool_], risks: Floats) -> floa
 
     A pair counts if the shorter time ended with the event; of equal times, the event is before the
     censored one, and two events do not count. Equal risks are half right (Harrell et al. 1982).
+    Every pair is looked at: a second for 20,000 rows.
 
     Args:
         times: When each was last seen. Shape (rows,).
         events: Whether it ended then; else it is censored. Shape (rows,).
         risks: Larger ends sooner. Shape (rows,).
-
-    Raises:
-        ValueError: No pair can be compared.
-
-    It looks at every pair: a second for 20,000 rows.
     """
     _, place = np.unique(times, return_inverse=True)
     key = 2 * place + ~events  # the events of a time are before what is censored then

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bascule.bundle.disk import (
-    CLASSIFICATIONS,
-    RANKING,
-    REGRESSIONS,
-    TRUTHS,
-)
+from bascule.bundle.disk import CLASSIFICATIONS, RANKING, REGRESSIONS, TRUTHS
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
 from bascule.metrics import METRICS
@@ -50,10 +45,9 @@ def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
     of_numbers, of_task = METRICS[criterion.metric].of_numbers, METRICS[criterion.metric].task
     for name, task, classes in _outputs(bundle):
         if of_task != (task if task in TRUTHS else ""):
+            what = f"a metric of {of_task}" if of_task else "no metric of orders"
             raise Invalid(
-                f"{str(criterion)!r}: {criterion.metric} is "
-                f"{f'a metric of {of_task}' if of_task else 'no metric of orders'}, and {name} is "
-                f"a model for {task}",
+                f"{str(criterion)!r}: {criterion.metric} is {what}, and {name} is for {task}",
                 hint=f"write {FIRST_CRITERION[task]}",
             )
         if of_task == RANKING and isinstance(criterion, NotWorse):

@@ -14,8 +14,6 @@ from bascule.packing.compilers.graph import Graph, as_column
 
 _VECTOR = 8
 """Doubles in the widest vector registers."""
-_LARGE = 40.0
-"""Beyond it 1 + exp(x) is exp(x) in doubles."""
 
 
 def exponential(graph: Graph, tensor: str) -> str:
@@ -26,15 +24,15 @@ def exponential(graph: Graph, tensor: str) -> str:
 def softplus(graph: Graph, tensor: str) -> str:
     """log(1 + exp(x)) for one column, shape (rows, 1), to the last digits.
 
-    log(w) w' / (w - 1), with w the rounded sum of 1 and w', is exact where the sum lost digits
-    (Kahan; Goldberg 1991, theorem 4).
+    That is max(x, 0) + log(1 + p) with p = exp(-|x|). The quotient is what rounding took from 1 + p
+    (Goldberg 1991, theorem 4).
     """
-    power = exponential(graph, tensor)
+    power = exponential(graph, graph.add("Neg", graph.add("Abs", tensor)))
     total = graph.add("Add", power, 1.0)
-    lost = graph.add("Div", power, graph.add("Sub", total, 1.0))
-    logarithm = graph.add("Mul", graph.add("Log", total), lost)
+    quotient = graph.add("Div", power, graph.add("Sub", total, 1.0))
+    logarithm = graph.add("Mul", graph.add("Log", total), quotient)
     small = graph.add("Where", graph.add("Equal", total, 1.0), power, logarithm)
-    return graph.add("Where", graph.add("Greater", tensor, _LARGE), tensor, small)
+    return graph.add("Add", graph.add("Max", tensor, 0.0), small)
 
 
 def two_sigmoids(graph: Graph, scores: str) -> str:

@@ -212,16 +212,9 @@ def _in_order(outcome: Outcome, last: Any, signature: Signature) -> tuple[list[O
 def declare_each(
     graph: Graph, fields: Sequence[Field], targets: Sequence[Outcome], classes: Sequence[Any]
 ) -> tuple[Field, ...]:
-    """Make the outputs of a graph what it gives for one of several targets each.
+    """Make what is given for the targets the outputs of the graph, by the names of `fields`.
 
-    Args:
-        graph: Where to put the nodes.
-        fields: The outputs; those of classes are called `label.NAME` and `probabilities.NAME`.
-        targets: What is given for the target of each output.
-        classes: The labels of each.
-
-    Raises:
-        Unconvertible: A target lacks what an output is to hold.
+    `targets` and `classes` are those of each field: `label.NAME`, `probabilities.NAME` or a number.
     """
     for field, target, labels in zip(fields, targets, classes, strict=True):
         kind = field.name.partition(".")[0]
@@ -231,9 +224,8 @@ def declare_each(
         tensor = target.probabilities if kind == "probabilities" else target.prediction
         if tensor is None:
             raise Unconvertible(f"the graph lacks {field.name}")
-        graph.output(
-            tensor if field.dtype is DType.FP64 else graph.cast(tensor, field.dtype), field
-        )
+        tensor = tensor if field.dtype is DType.FP64 else graph.cast(tensor, field.dtype)
+        graph.output(tensor, field)
     return tuple(fields)
 
 

@@ -70,9 +70,8 @@ class Boosted:
             takes it for another one, as XGBoost does with whole numbers between those listed.
         refuses_infinite: Whether its author's way of asking refuses what is infinite as a float.
         task: What it is for, where its classes do not say.
-        answers: How many things it predicts for a row.
-        parts: What its numbers are called, in their order, where several are of one truth or one
-            is no plain prediction.
+        answers: How many things it predicts.
+        parts: The names of its numbers, where several are of one truth or one is no prediction.
     """
 
     kind: str
@@ -187,12 +186,9 @@ def _by_output(model: Boosted, outputs: Sequence[Field], numbers: Sequence[int])
             return {outputs[0].name: answered["prediction"]}
         made = {}
         for output, place in zip(outputs, numbers, strict=True):
-            kind = output.name.partition(".")[0]
-            if model.classes is None:
-                made[output.name] = answered["prediction"][:, place]
-            elif kind in answered:
-                values = answered[kind][:, place]
-                made[output.name] = values if kind == "label" else of_both_classes(values)
+            kind = output.name.partition(".")[0] if model.classes else "prediction"
+            values = answered[kind][:, place]
+            made[output.name] = of_both_classes(values) if kind == "probabilities" else values
         return made
 
     return ask
@@ -335,13 +331,8 @@ def _outputs(model: Boosted, targets: tuple[Target, ...]) -> tuple[tuple[Field, 
 def of_quantiles(shares: Sequence[float]) -> tuple[str, tuple[str, ...]]:
     """The task of a model of several quantiles, and what its numbers are called.
 
-    The median is its prediction. The ends have the names that conformalized quantile regression
-    (`stats.conformal`, `cqr`) reads. Without a median it predicts bounds and no number.
+    The median is its prediction; of the ends intervals can be made (`stats.conformal`, `cqr`).
     """
-    names = [f"quantile_{share:g}" for share in shares]
-    names[int(np.argmin(shares))] = LOWER_QUANTILE
-    names[int(np.argmax(shares))] = UPPER_QUANTILE
-    names = [
-        "prediction" if share == 0.5 else name for share, name in zip(shares, names, strict=True)
-    ]
-    return "regression" if 0.5 in shares else "other", tuple(names)
+    known = {min(shares): LOWER_QUANTILE, max(shares): UPPER_QUANTILE, 0.5: "prediction"}
+    names = tuple(known.get(share, f"quantile_{share:g}") for share in shares)
+    return "regression" if 0.5 in shares else "other", names

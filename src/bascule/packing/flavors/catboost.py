@@ -141,14 +141,10 @@ def _read(model: Any) -> Boosted:
             **({} if threshold == 0.5 else {"threshold": threshold}),
         },
         task=task,
-        answers=_answers(model) if loss in (*_LABELS, "MultiRMSE") else 1,
+        # As many as its sums start from.
+        answers=np.size(model.get_scale_and_bias()[1]) if loss in (*_LABELS, "MultiRMSE") else 1,
         parts=parts,
     )
-
-
-def _answers(model: Any) -> int:
-    """How many numbers it answers for a row: as many as its sums start from."""
-    return int(np.size(model.get_scale_and_bias()[1]))
 
 
 def refuse_texts(model: Any) -> None:

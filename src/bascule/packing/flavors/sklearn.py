@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Kind, Table, take
-from bascule.bundle.disk import (
-    CLASSIFICATIONS,
-    OUTLIERS,
-    RANKING,
-    REGRESSIONS,
-    Label,
-    Target,
-)
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, RANKING, REGRESSIONS, Label, Target
 from bascule.bundle.originals import (
     BOOSTED,
     PICKLE_FILE,
@@ -87,8 +80,6 @@ _OF_THE_PROCESS = {
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
 _SAVED_WITH = re.compile(r"unpickle estimator \w+ from version (\S+) when")
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
-
-
 _RANKERS = ("CatBoostRanker", "LGBMRanker", "XGBRanker")
 
 
