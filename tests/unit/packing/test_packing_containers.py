@@ -115,3 +115,14 @@ def test_what_a_sparse_matrix_leaves_out_is_missing_to_xgboost(pack):
     np.testing.assert_allclose(
         bundle.predict(dense)["probabilities"], model.predict_proba(rows), atol=1e-6
     )
+
+
+def test_booleans_of_polars_of_which_some_are_missing_stay_booleans(pack):
+    table = pl.DataFrame({"flag": [True, None, False] * 20, "x": [float(row) for row in range(60)]})
+    steps = make_column_transformer((OneHotEncoder(), ["flag"]), remainder="passthrough")
+    model = make_pipeline(steps, LogisticRegression()).fit(table, [0, 1, 1] * 20)
+    bundle = pack(model, table)
+    assert bundle.signature.inputs[0].booleans
+    np.testing.assert_allclose(
+        bundle.predict(table)["probabilities"], model.predict_proba(table), atol=1e-6
+    )
