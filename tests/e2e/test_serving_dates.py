@@ -1,4 +1,4 @@
-"""Dates and booleans that may be missing: packed, asked in the hand and over protocols, in batch."""
+"""Dates, and booleans that may be missing: packed, in the hand, over each protocol, in batch."""
 
 from __future__ import annotations
 
