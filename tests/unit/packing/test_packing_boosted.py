@@ -238,6 +238,17 @@ def test_a_file_that_answers_other_classes_than_the_manifest_tells_of_does_not(
         open_saved(saved, fewer).run({"input": rows[:5]}, ["probabilities"])
 
 
+@pytest.mark.parametrize("numbers", [[0, 7], [0], [-9, 0], ["a", 0]])
+def test_a_manifest_that_takes_other_numbers_than_the_model_answers_is_not_believed(pack, numbers):
+    model = xgboost.XGBRegressor(n_estimators=2, n_jobs=1).fit(X, TWO)
+    manifest = pack(model, (X, TWO)).manifest
+    saved = flavor_of(model).read(model, (X, TWO), None).saved
+    frame = {**manifest.original.frame, "numbers": numbers}
+    damaged = replace(manifest, original=replace(manifest.original, frame=frame))
+    with pytest.raises((ModelFailed, Untrusted)):
+        open_saved(saved, damaged).run({"input": X[:5].astype(np.float32)})
+
+
 def test_a_format_of_a_later_version_is_not_opened(pack):
     manifest = pack(xgboost.XGBRegressor(n_estimators=2).fit(X, y), X).manifest
     later = replace(manifest, original=replace(manifest.original, format="xgboost-2040"))
