@@ -216,7 +216,6 @@ TABLE = Signature(
         Field("wind", DType.FP64, nullable=True),
         Field("carrier", DType.BYTES, categories=("AA", "BB")),
         Field("is_new", DType.BOOL),
-        Field("rain", DType.FP64, nullable=True, booleans=True),
     ),
     (Field("y", DType.FP64),),
 )
@@ -225,21 +224,18 @@ TABLE = Signature(
 def test_the_form_has_a_field_for_each_column_with_the_example_filled_in():
     example = {
         "age": np.array([41]), "wind": np.array([np.nan]),
-        "carrier": np.array(["BB"], object), "is_new": np.array([True]), "rain": np.array([0.0]),
+        "carrier": np.array(["BB"], object), "is_new": np.array([True]),
     }  # fmt: skip
-    age, wind, carrier, is_new, rain = inputs_of(TABLE, example, 0, None)
+    age, wind, carrier, is_new = inputs_of(TABLE, example, 0, None)
     assert (age.kind, age.value, age.note) == ("number", "41", "0 to 120")
     assert (wind.value, wind.note) == ("", "may be empty")
     assert (carrier.kind, carrier.value, carrier.choices) == ("choice", "BB", ["AA", "BB"])
     assert (is_new.kind, is_new.value) == ("flag", "true")
-    assert (rain.kind, rain.value, rain.choices) == ("choice", "false", ["true", "false", ""])
 
 
 def test_a_form_becomes_the_columns_that_the_client_sends():
     form = {"in.age": "7", "in.wind": "", "in.carrier": "AA", "in.is_new": "false"}
-    columns = columns_of(TABLE, form | {"in.rain": "true"})
-    assert columns["rain"].tolist() == [1.0]
-    assert np.isnan(columns_of(TABLE, form)["rain"][0])
+    columns = columns_of(TABLE, form)
     assert columns["age"].tolist() == [7]
     assert np.isnan(columns["wind"][0])
     assert columns["carrier"].tolist() == ["AA"]

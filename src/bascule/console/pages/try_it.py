@@ -197,10 +197,6 @@ def _input(name: str, kind: Field, example: Columns | None, row: int, place: int
     if kind.bounds and max(map(abs, kind.bounds)) < _ANY:  # wider ones only refuse infinity
         notes.append(f"{kind.bounds[0]:g} to {kind.bounds[1]:g}")
     notes += ["may be empty"] if kind.nullable else []
-    if kind.booleans:
-        flags = {"": "", "0.0": "false", "1.0": "true"}
-        return Input(name, "choice", flags.get(_text(value), ""), ["true", "false", ""],
-                     ", ".join(notes))  # fmt: skip
     if kind.categories:
         return Input(name, "choice", _text(value), [str(one) for one in kind.categories],
                      ", ".join(notes))  # fmt: skip
@@ -256,8 +252,6 @@ def _value(name: str, kind: Field, text: str) -> Any:
         if kind.dtype.is_float:
             return math.nan
         raise Invalid(f"{name} is empty, and the model needs a number", field=name)
-    if kind.booleans and text in ("true", "false"):
-        return float(text == "true")
     try:
         return float(text) if kind.dtype.is_float else int(text)
     except ValueError:
