@@ -165,6 +165,8 @@ def ask_estimator(model: Any, rows: Any, names: list[str]) -> dict[str, np.ndarr
             place = alike.index(name)
             answer = answer[place] if isinstance(answer, list) else np.asarray(answer)[:, place]
         answer = np.asarray(answer)
+        if target and kind == "probabilities" and answer.ndim == 1:  # of the second class alone
+            answer = np.column_stack([1 - answer, answer])
         made[name] = answer if kind == "probabilities" else answer.reshape(len(answer))
     return made
 

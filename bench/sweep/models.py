@@ -430,11 +430,17 @@ def _categories(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_options(
-    library: str, name: str, data: Callable[[], tuple[Any, Any]], **settings: Any
+    library: str,
+    name: str,
+    data: Callable[[], tuple[Any, Any]],
+    parts: tuple[str, ...] = (),
+    **settings: Any,
 ) -> Fitted:
+    """`parts`: what the numbers of a row are called, where they are of one truth."""
     X, y = data()
+    ask = partial(_ask_parts, parts) if parts else None
     if library != "catboost":
-        return _split(_booster(name, n_estimators=30, **settings), X, y)
+        return _split(_booster(name, n_estimators=30, **settings), X, y, ask)
     import catboost
 
     fit = {key: settings.pop(key) for key in ("cat_features", "text_features") if key in settings}
@@ -446,7 +452,23 @@ def _with_options(
         random_seed=0,
         **settings,
     )
-    return _split(model, X, y, **fit)
+    return _split(model, X, y, ask, **fit)
+
+
+def _ask_parts(
+    parts: tuple[str, ...], model: Any, rows: Any, names: list[str]
+) -> dict[str, np.ndarray]:
+    numbers = np.asarray(model.predict(rows)).reshape(len(rows), -1)
+    return {name: numbers[:, parts.index(name)] for name in names}
+
+
+_QUANTILES = ("lower_quantile", "prediction", "upper_quantile")
+
+
+def _times() -> tuple[Any, Any]:
+    """Times of which some are censored: below 0, as XGBoost and CatBoost have them."""
+    X, y = _loaded("diabetes")
+    return X, np.where(np.arange(len(y)) % 3, y, -y)
 
 
 def _of_count(data: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
@@ -475,8 +497,10 @@ def _xgboost() -> Iterator[tuple[str, Make]]:
     numbers, two, three = (partial(_loaded, name) for name in ("diabetes", "breast_cancer", "wine"))
     counts = partial(_of_count, numbers)
 
-    def make(label: str, name: str, data: Any, **settings: Any) -> tuple[str, Make]:
-        return f"xgboost/{label}", partial(_with_options, "xgboost", name, data, **settings)
+    def make(
+        label: str, name: str, data: Any, parts: tuple[str, ...] = (), **settings: Any
+    ) -> tuple[str, Make]:
+        return f"xgboost/{label}", partial(_with_options, "xgboost", name, data, parts, **settings)
 
     for objective in (
         "squarederror",
@@ -508,6 +532,11 @@ def _xgboost() -> Iterator[tuple[str, Make]]:
     yield make("multi-output", "XGBRegressor", _two)
     yield make("multi-output-tree", "XGBRegressor", _two, multi_strategy="multi_output_tree")
     yield make("multi-label", "XGBClassifier", _two_labels)
+    yield make(
+        "quantiles", "XGBRegressor", numbers, _QUANTILES,
+        objective="reg:quantileerror", quantile_alpha=[0.1, 0.5, 0.9],
+    )  # fmt: skip
+    yield make("survival:cox", "XGBRegressor", _times, ("risk",), objective="survival:cox")
     yield make("missing", "XGBClassifier", _holes)
     yield make("missing-value", "XGBClassifier", two, missing=0.0)
     yield make("float32", "XGBClassifier", partial(_as, np.float32, "wine"))
@@ -601,8 +630,11 @@ def _lightgbm() -> Iterator[tuple[str, Make]]:
 def _catboost() -> Iterator[tuple[str, Make]]:
     numbers, two, three = (partial(_loaded, name) for name in ("diabetes", "breast_cancer", "wine"))
 
-    def make(label: str, name: str, data: Any, **settings: Any) -> tuple[str, Make]:
-        return f"catboost/{label}", partial(_with_options, "catboost", name, data, **settings)
+    def make(
+        label: str, name: str, data: Any, parts: tuple[str, ...] = (), **settings: Any
+    ) -> tuple[str, Make]:
+        fitted = partial(_with_options, "catboost", name, data, parts, **settings)
+        return f"catboost/{label}", fitted
 
     for loss in (
         "RMSE",
@@ -618,8 +650,12 @@ def _catboost() -> Iterator[tuple[str, Make]]:
     for loss in ("Poisson", "Tweedie:variance_power=1.5"):
         yield make(loss, "CatBoostRegressor", partial(_of_count, numbers), loss_function=loss)
     yield make(
-        "RMSEWithUncertainty", "CatBoostRegressor", numbers, loss_function="RMSEWithUncertainty"
-    )
+        "RMSEWithUncertainty", "CatBoostRegressor", numbers, ("prediction", "variance"),
+        loss_function="RMSEWithUncertainty",
+    )  # fmt: skip
+    quantiles = "MultiQuantile:alpha=0.1,0.5,0.9"
+    yield make("MultiQuantile", "CatBoostRegressor", numbers, _QUANTILES, loss_function=quantiles)
+    yield make("Cox", "CatBoostRegressor", _times, ("risk",), loss_function="Cox")
     yield make("MultiRMSE", "CatBoostRegressor", _two, loss_function="MultiRMSE")
     yield make("Logloss", "CatBoostClassifier", two)
     yield make("CrossEntropy", "CatBoostClassifier", two, loss_function="CrossEntropy")

@@ -295,7 +295,9 @@ def _columns(bundle: Bundle) -> list[tuple[str, str]]:
                 "has one",
                 field=field.name,
             )
-    return [(field.name, _type(field.dtype)) for field in known.inputs]
+    return [
+        (field.name, "boolean" if field.booleans else _type(field.dtype)) for field in known.inputs
+    ]
 
 
 def _type(dtype: DType) -> str:

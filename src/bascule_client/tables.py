@@ -8,7 +8,7 @@ text column, whatever the source called it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -172,8 +172,15 @@ def conform(
     return {wanted.name: _conform(columns[wanted.name], wanted) for wanted in signature.inputs}
 
 
-def read_truth(truth: Any) -> NDArray[Any]:
-    """What was true, as an array: (rows,), or (rows, targets) of a table or a dict of columns."""
+def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
+    """What was true, as an array: (rows,), or (rows, targets) of a table or a dict of columns.
+
+    Of a table or a structured array that has all of `names`, these are the columns.
+    """
+    held = getattr(truth, "column_names", getattr(truth, "columns", truth))
+    held = getattr(getattr(truth, "dtype", None), "names", None) or held
+    if names and isinstance(held, Iterable) and set(names) <= set(map(str, held)):
+        truth = {name: truth[name] for name in names}
     if isinstance(truth, Mapping):
         columns = [np.asarray(column) for column in truth.values()]
         kinds = {column.dtype.kind for column in columns}

@@ -1,4 +1,4 @@
-"""Dates as inputs of a model: packed, asked in the hand, over each protocol, and in batch."""
+"""Dates, and booleans that may be missing: packed, in the hand, over each protocol, in batch."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def parts(table):
     return np.column_stack([
         table["when"].dt.hour.fillna(-1), table["tokyo"].dt.hour, born.dt.day_of_week,
         pd.to_datetime(table["written"], format="%d.%m.%Y").dt.day, table["size"],
+        table["rain"].astype("Float64").fillna(0.5),
     ]).astype(float)
 """
 
@@ -46,6 +47,7 @@ def rows(count: int) -> pd.DataFrame:
         "born": [moment.date() for moment in when],
         "written": when.dt.strftime("%d.%m.%Y"),
         "size": random.normal(size=count),
+        "rain": pd.array(random.choice([True, False, None], count), "boolean"),
     })  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def dated(tmp_path_factory):
 
     table = rows(60)
     model = make_pipeline(FunctionTransformer(own_dates.parts), Ridge())
-    model.fit(table, table["tokyo"].dt.hour + table["size"])
+    model.fit(table, table["tokyo"].dt.hour + table["size"] + table["rain"].fillna(False) * 9)
     bundle = bascule.pack(
         model, name="dated", train=table, to=home / "dated.bundle", code=home / "own_dates.py",
         measure=False,
@@ -75,6 +77,7 @@ def test_a_table_with_dates_is_answered_as_the_model_does_from_any_container(dat
     texts = table.assign(
         when=[None if moment is pd.NaT else moment.isoformat(" ") for moment in table["when"]],
         tokyo=[moment.isoformat() for moment in table["tokyo"]],
+        rain=table["rain"].astype(object).where(table["rain"].notna(), None),
     )
     for form in (table, pl.from_pandas(table), pa.Table.from_pandas(table), texts):
         np.testing.assert_allclose(bundle.predict(form)["prediction"], expected, rtol=1e-9)
@@ -99,7 +102,7 @@ def test_a_date_in_another_form_is_refused_and_the_right_form_is_shown(dated, co
     bundle, _ = dated
     texts = {
         "when": ["2024-03-01"], "tokyo": ["2024-03-01T12:00:00Z"], "born": ["2024-03-01"],
-        "written": ["01.03.2024"], "size": [0.5],
+        "written": ["01.03.2024"], "size": [0.5], "rain": [None],
     }  # fmt: skip
     assert np.isfinite(bundle.predict(texts)["prediction"]).all()
     texts[column] = [value]
@@ -120,13 +123,19 @@ def test_dates_go_over_the_protocols_as_texts(dated, serve, connect):
         when=[None if moment is pd.NaT else moment.isoformat() for moment in table["when"]],
         tokyo=[moment.isoformat() for moment in table["tokyo"]],
         born=table["born"].astype(str),
+        rain=table["rain"].astype(object).where(table["rain"].notna(), None),
     )
     with connect(server.port) as raw:
         metadata = raw.request("GET", "/v2/models/dated").answer().json
         dates = [(one.get("parameters") or {}).get("dates") for one in metadata["inputs"]]
-        assert dates == ["local", "instant", "day", None, None]
+        assert dates == ["local", "instant", "day", None, None, None]
+        assert metadata["inputs"][-1]["parameters"]["booleans"] is True
         body = {"dataframe_records": texts.to_dict("records")}
         answer = raw.request("POST", "/invocations", body, "Content-Type: application/json\r\n")
+        np.testing.assert_allclose(answer.answer().json["predictions"], expected, rtol=1e-9)
+        answer = raw.request(
+            "POST", "/invocations", texts.to_csv(index=False).encode(), "Content-Type: text/csv\r\n"
+        )
         np.testing.assert_allclose(answer.answer().json["predictions"], expected, rtol=1e-9)
         body["dataframe_records"][2]["tokyo"] = "2024-13-01T00:00:00Z"
         answer = raw.request("POST", "/invocations", body, "Content-Type: application/json\r\n")

@@ -17,7 +17,9 @@ from bascule.bundle.disk import (
     ISOLATED,
     ORIGINAL,
     OUTLIERS,
+    RANKING,
     REGRESSIONS,
+    SURVIVAL,
     TEST_DATA,
     Manifest,
     Statement,
@@ -214,6 +216,8 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         "below 0 for an outlier",
         CLASSIFICATIONS: f"tells to which classes each belongs, in {len(manifest.targets)} ways",
         REGRESSIONS: f"estimates {len(manifest.targets)} numbers for each",
+        RANKING: "orders the rows of a query by a number, the largest first",
+        SURVIVAL: "estimates which ends first (risk), or when (time)",
     }.get(manifest.task, "answers each")
     trained = ""
     if said.training:

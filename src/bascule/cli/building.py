@@ -99,7 +99,10 @@ def pack(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Of code of yours: classification, regression or other (the default)."),
+        typer.Option(
+            help="Of code of yours: classification, regression, ranking, survival or other (the "
+            "default)."
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,

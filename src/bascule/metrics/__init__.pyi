@@ -10,6 +10,12 @@ from .intervals import (
     skewed_interval as skewed_interval,
     wilson_interval as wilson_interval,
 )
+from .orders import (
+    RANKING as RANKING,
+    SURVIVAL as SURVIVAL,
+    concordance as concordance,
+    ndcg as ndcg,
+)
 from .scores import OUTLIERS as OUTLIERS, Score as Score, score as score
 from .table import (
     METRICS as METRICS,

@@ -137,6 +137,8 @@ def _not_applicable(name: str, rows: Labelled) -> str:
     metric = METRICS[name]
     if not len(rows):
         return "there are no rows with their truth"
+    if metric.task:
+        return f"it is a metric of {metric.task}"
     if metric.of_numbers != (rows.task == "regression"):
         return f"it is a metric of {'numbers' if metric.of_numbers else 'classes'}"
     if metric.needs_probabilities and rows.probabilities is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns, first_line
 from bascule.metrics.calibration import calibration_error
+from bascule.metrics.orders import order_score
 from bascule.metrics.table import METRICS, PINBALL, SHORT_NAMES
 
 OUTLIERS = "outlier-detection"
@@ -44,9 +45,9 @@ def score(
 
     Args:
         name: One of `METRICS`.
-        truth: Labels or numbers. Shape (rows,).
+        truth: Labels or numbers. Shape (rows,); of an order (rows, 2), see `orders`.
         answers: The outputs of a model: `label` and `probabilities`, one number, or `score`.
-        task: `classification`, `regression` or `OUTLIERS`.
+        task: `classification`, `regression`, `OUTLIERS`, `RANKING` or `SURVIVAL`.
         classes: The labels in the order of the probabilities.
 
     Raises:
@@ -89,6 +90,8 @@ def _value(
         known = np.asarray(classes)
         chances = np.asarray(answers["probabilities"], np.float64)
         return calibration_error(known[chances.argmax(axis=1)] == truth, chances.max(axis=1))
+    if METRICS[name].task:
+        return order_score(name, truth, answers)
     if name in PINBALL:
         missed = truth - _first(answers)
         share = PINBALL[name]

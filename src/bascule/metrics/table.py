@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bascule.core import Invalid
+from bascule.metrics.orders import CONCORDANCE, NDCG, RANKING, SURVIVAL
 
 SHORT_NAMES: Mapping[str, tuple[str, int]] = {
     "auc": ("roc_auc", 1),
@@ -29,6 +30,8 @@ PINBALL = {f"pinball_{percent}": percent / 100 for percent in (5, 10, 25, 50, 75
 """The pinball losses, and the quantile that each is the loss of."""
 OWN = frozenset({"ece", *PINBALL})
 """Metrics that scikit-learn has no scorer of. All are errors."""
+OF_ORDERS = {**dict.fromkeys(NDCG, RANKING), CONCORDANCE: SURVIVAL}
+"""The metrics of an order, and the task that each is of."""
 
 _OF_NUMBERS = """
     d2_absolute_error_score explained_variance neg_max_error neg_mean_absolute_error
@@ -91,6 +94,7 @@ class Metric:
         with_more_classes: For a metric of two classes, what to use with more; empty for others.
         positive_is_1: Whether it is of the class 1.
         unit: `share`, `nats`, `target` (the unit of the truth), `target squared`, or empty.
+        task: The one task that it is of, where that is `RANKING` or `SURVIVAL`; else empty.
     """
 
     name: str
@@ -102,6 +106,7 @@ class Metric:
     with_more_classes: str
     positive_is_1: bool
     unit: str
+    task: str = ""
 
     @property
     def wants_more(self) -> bool:
@@ -110,7 +115,7 @@ class Metric:
 
 
 def _metric(name: str) -> Metric:
-    scorer, sign = SHORT_NAMES.get(name, ("" if name in OWN else name, 1))
+    scorer, sign = SHORT_NAMES.get(name, ("" if name in OWN | OF_ORDERS.keys() else name, 1))
     of_numbers = scorer in _OF_NUMBERS.split() or name in PINBALL
     is_error = sign < 0 or name in OWN
     has_range = not (
@@ -124,11 +129,12 @@ def _metric(name: str) -> Metric:
         with_more_classes=_TWO_CLASSES.get(name, ""),
         positive_is_1=name in _POSITIVE_IS_1,
         unit=_UNITS.get(scorer or name, "share" if has_range or name == "ece" else ""),
+        task=OF_ORDERS.get(name, ""),
     )  # fmt: skip
 
 
 METRICS: Mapping[str, Metric] = {
-    name: _metric(name) for name in sorted(SCORERS | SHORT_NAMES.keys() | OWN)
+    name: _metric(name) for name in sorted(SCORERS | SHORT_NAMES.keys() | OWN | OF_ORDERS.keys())
 }
 """Every metric of the quality of predictions, by name."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import is_missing
-from bascule.bundle.disk import CLASSIFICATIONS
+from bascule.bundle.disk import CLASSIFICATIONS, SURVIVAL, TRUTHS
 from bascule.core import BasculeError, BasculeWarning, Invalid
 from bascule.packing.imported import ImportedModel, Rows
 from bascule.packing.statements import calibrating
@@ -74,9 +74,11 @@ def check_rows(subject: ImportedModel, calibration: Rows | None = None) -> None:
     if subject.train is not None and len(subject.train) == 1 and not subject.is_network:
         _warn("train has one row: types, ranges and the baseline are those of that row")
     if subject.test is not None and subject.test.truth is None and subject.task != "other":
+        names = TRUTHS.get(subject.task)
+        pair = f", y with the columns {' and '.join(names)}" if names else ""
         _warn(
             "test has no truth: neither quality nor calibration can be measured; "
-            "pass test=(X_test, y_test)"
+            f"pass test=(X_test, y_test){pair}"
         )
 
 
@@ -118,6 +120,11 @@ def _check_truth(what: str, truth: NDArray[Any], subject: ImportedModel) -> None
             f"{what}: {int(missing.sum()):,} of {len(truth):,} values of y are missing, the first "
             f"in row {int(missing.argmax())}",
             hint="drop these rows: keep = y.notna(); X[keep], y[keep]",
+        )
+    if subject.task == SURVIVAL and not {*truth[:, 1].tolist()} <= {0, 1}:
+        raise Invalid(
+            f"{what}: the second column of y holds other values than 0 and 1",
+            hint="pass y with the columns time and event: event is 1, or 0 where it is censored",
         )
     if subject.classes is not None:
         _check_labels(what, truth.reshape(-1).tolist(), subject.classes)

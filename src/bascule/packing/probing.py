@@ -7,7 +7,7 @@ rows per column are enough, so it costs one prediction per column.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -50,16 +50,21 @@ Ask = Callable[[Columns], Any]
 """Asks the original; raises what the original raises."""
 
 
-def probed(fields: tuple[Field, ...], columns: Columns, ask: Ask) -> tuple[Field, ...]:
+def probed(
+    fields: tuple[Field, ...], columns: Columns, ask: Ask, optional: Container[str] = ()
+) -> tuple[Field, ...]:
     """The fields, with `nullable`, `categories` and `bounds` as the model behaves.
 
     Args:
         fields: As inferred from the types alone.
         columns: The training rows.
         ask: Asks the original about columns in these dtypes.
+        optional: The columns of booleans that hold a missing one in their own type.
     """
     few = take(columns, slice(0, _PROBE_ROWS))
-    found = tuple(_probed(field, columns[field.name], few, ask) for field in fields)
+    found = tuple(
+        _probed(field, columns[field.name], few, ask, field.name in optional) for field in fields
+    )
     return bounded(found, columns, ask)
 
 
@@ -196,13 +201,14 @@ def probe_rows(fields: tuple[Field, ...], columns: Columns) -> Columns:
     return made
 
 
-def _probed(field: Field, values: NDArray[Any], few: Columns, ask: Ask) -> Field:
+def _probed(field: Field, values: NDArray[Any], few: Columns, ask: Ask, is_optional: bool) -> Field:
     nullable = bool(is_missing(values).any())
+    is_flag = field.dtype is DType.BOOL
     # A column that may be missing is read as doubles, which do not hold every whole number.
-    if not nullable and field.dtype is not DType.BOOL and not are_wide(values):
+    if not nullable and (is_optional or not is_flag) and not are_wide(values):
         nullable = _accepts(ask, few, field, _missing_in(few[field.name]))
-    if nullable and field.dtype.is_integer:
-        field = replace(field, dtype=DType.FP64)
+    if nullable and (field.dtype.is_integer or is_flag):
+        field = replace(field, dtype=DType.FP64, booleans=is_flag)
     return replace(field, nullable=nullable, categories=_closed(field, values, few, ask))
 
 

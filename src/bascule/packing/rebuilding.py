@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import Bundle, conform, disk, load, read_truth
-from bascule.bundle.disk import Difference, Facts, differences
+from bascule.bundle.disk import TRUTHS, Difference, Facts, differences
 from bascule.bundle.originals import Frame
 from bascule.core import Columns, Invalid, Scratch
 from bascule.packing.flavors import reopener
@@ -190,7 +190,7 @@ def _verified(bundle: Bundle, what: str, data: Any, told: Mapping[str, Any]) -> 
             field=what,
         )
     if truth is not None:
-        truth = read_truth(truth)
+        truth = read_truth(truth, TRUTHS.get(bundle.task, ()))
         if told.get("truth"):
             truth = _in_type(truth, str(told["truth"]))
     if told and not told.get("truth", True):
@@ -226,7 +226,7 @@ def _handed_over(bundle: Bundle, rows: Rows) -> Any:
     if rows.truth is None:
         return table
     if rows.truth.ndim == 2:  # its columns have names, after which the outputs are called
-        names = [target.name for target in bundle.targets]
+        names = [target.name for target in bundle.targets] or TRUTHS[bundle.task]
         return table, dict(zip(names, rows.truth.T, strict=True))
     return table, rows.truth
 

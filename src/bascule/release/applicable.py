@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.disk import CLASSIFICATIONS, RANKING, REGRESSIONS, TRUTHS
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
 from bascule.metrics import METRICS
 from bascule.release.conditions import Each, Missing, Slice
-from bascule.release.criteria import QUALITIES, Criterion
+from bascule.release.criteria import FIRST_CRITERION, QUALITIES, Criterion, NotWorse
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -42,8 +42,21 @@ def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
 
 
 def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
-    of_numbers = METRICS[criterion.metric].of_numbers
+    of_numbers, of_task = METRICS[criterion.metric].of_numbers, METRICS[criterion.metric].task
     for name, task, classes in _outputs(bundle):
+        if of_task != (task if task in TRUTHS else ""):
+            what = f"a metric of {of_task}" if of_task else "no metric of orders"
+            raise Invalid(
+                f"{str(criterion)!r}: {criterion.metric} is {what}, and {name} is for {task}",
+                hint=f"write {FIRST_CRITERION[task]}",
+            )
+        if of_task == RANKING and isinstance(criterion, NotWorse):
+            raise Invalid(
+                f"{str(criterion)!r}: a comparison of groups with another version is not measured",
+                hint=f"write {FIRST_CRITERION[task]}",
+            )
+        if of_task:
+            continue
         if (task == "regression") != of_numbers:
             kind, whose = ("numbers", "classes") if of_numbers else ("classes", "numbers")
             raise Invalid(
@@ -64,7 +77,7 @@ def _outputs(bundle: Bundle) -> list[tuple[str, str, Sequence[object] | None]]:
              one.classes)
             for one in bundle.targets
         ]  # fmt: skip
-    known = bundle.task in ("classification", "regression", OUTLIERS)
+    known = bundle.task in FIRST_CRITERION
     return [(bundle.name, bundle.task, bundle.classes)] if known else []
 
 

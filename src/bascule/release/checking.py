@@ -8,14 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from bascule.core import BasculeError, Invalid
-from bascule.release.criteria import Criterion, NotWorse
+from bascule.release.criteria import FIRST_CRITERION, Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
-
-_FIRST_CRITERION = {"classification": "accuracy >= 0.9", "regression": "r2 >= 0.5"}
 
 
 def check(
@@ -53,7 +51,7 @@ def check(
         raise Invalid(
             "there are no criteria to check",
             hint='name one with -c, or write some in bascule.toml: [gates] criteria = ["'
-            f'{_FIRST_CRITERION.get(bundle.task, "latency_p50 <= 5 ms")}"]',
+            f'{FIRST_CRITERION.get(bundle.task, "latency_p50 <= 5 ms")}"]',
         )
     check_applicable(bundle, wanted)
     compared = [one for one in wanted if isinstance(one, NotWorse)]

@@ -42,6 +42,14 @@ QUALITIES = frozenset(QUALITY_METRICS)
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
 """Every metric that a criterion may name."""
 
+FIRST_CRITERION = {
+    "classification": "accuracy >= 0.9",
+    "outlier-detection": "balanced_accuracy >= 0.8",
+    "ranking": "ndcg_10 >= 0.7",
+    "regression": "r2 >= 0.5",
+    "survival": "concordance >= 0.7",
+}
+"""By task: one to begin with."""
 _USUAL = ("accuracy", "roc_auc", "rmse")
 
 _MILLISECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}

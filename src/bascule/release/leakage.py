@@ -69,6 +69,8 @@ def _scores_of_columns(
 ) -> dict[str, float]:
     """By column; of several targets, for the one that it knows most of."""
     targets = bundle.targets
+    if not targets and truth.ndim > 1:  # relevances, or times
+        return _single_scores(columns, truth[:, 0].astype(np.float64), numbers=True)
     if not targets:
         return _single_scores(columns, truth, numbers=bundle.task == "regression")
     each = [

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import conform, for_program, read_truth
-from bascule.bundle.disk import EXAMPLE, MANIFEST
+from bascule.bundle.disk import EXAMPLE, MANIFEST, TRUTHS
 from bascule.core import Columns, Invalid, Program, first_line
 from bascule.metrics import METRICS, score
 from bascule.release.conditional import Conditional, is_conditional
@@ -88,11 +88,15 @@ def rows_to_judge(bundle: Bundle, test: Any) -> _Rows | Measured | None:
         columns = conform(test[0], bundle.signature)
     except Invalid as problem:
         return Measured(None, f"the test rows cannot be judged: {problem.message}")
-    truth = read_truth(test[1])
+    pair = TRUTHS.get(bundle.task, ())
+    truth = read_truth(test[1], pair)
     rows = len(next(iter(columns.values())))
-    targets = bundle.targets
-    if truth.shape != ((rows, len(targets)) if targets else (rows,)):
-        raise Invalid(f"test has {rows} rows in X, and y has the shape {truth.shape}")
+    several = len(bundle.targets or pair)
+    if truth.shape != ((rows, several) if several else (rows,)):
+        raise Invalid(
+            f"test has {rows} rows in X, and y has the shape {truth.shape}",
+            hint=f"pass y with the columns {' and '.join(pair)}" if pair else "",
+        )
     return columns, truth
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import take
-from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, RANKING, REGRESSIONS, SURVIVAL
 from bascule.bundle.statements import flat_columns
 from bascule.core import BasculeError
 from bascule.release.conditional import texts_of
@@ -25,6 +25,8 @@ _METRICS = {
     OUTLIERS: ("balanced_accuracy", "auc"),
     CLASSIFICATIONS: ("accuracy", "balanced_accuracy", "auc", "log_loss"),
     REGRESSIONS: ("r2", "mae", "rmse"),
+    RANKING: ("ndcg_5", "ndcg_10"),
+    SURVIVAL: ("concordance",),
 }
 MAX_SLICES = 12
 """Values of a column up to which it is a grouping that a card shows."""

@@ -5,8 +5,10 @@ from .bandits import (
 )
 from .conformal import (
     LOWER as LOWER,
+    LOWER_QUANTILE as LOWER_QUANTILE,
     PREDICTION_SET as PREDICTION_SET,
     UPPER as UPPER,
+    UPPER_QUANTILE as UPPER_QUANTILE,
     Calibration as Calibration,
     calibrate as calibrate,
     methods_for as methods_for,

@@ -407,6 +407,19 @@ def test_a_number_beyond_its_whole_type_is_not_wrapped_around(dtype, values, is_
         np.testing.assert_array_equal(np.asarray(rebuilt, float).ravel(), column)
 
 
+def test_a_boolean_that_may_be_missing_is_optional_though_training_has_each(pack):
+    table = pd.DataFrame({"flag": pd.array([True, False] * 30, "boolean"), "x": np.arange(60.0)})
+    encoder = ColumnTransformer(
+        [("flag", OneHotEncoder(handle_unknown="ignore"), ["flag"])], remainder="passthrough"
+    )
+    model = make_pipeline(encoder, Ridge()).fit(table, table.x)
+    bundle = pack(model, table)
+    field = bundle.signature.inputs[0]
+    assert (field.dtype, field.nullable, field.booleans) == (DType.FP64, True, True)
+    asked = pd.DataFrame({"flag": pd.array([True, None], "boolean"), "x": [1.0, 2.0]})
+    np.testing.assert_allclose(bundle.predict(asked)["prediction"], model.predict(asked))
+
+
 @pytest.mark.parametrize("dtype", first_of([object, "boolean"]))
 def test_booleans_of_which_some_are_missing_stay_booleans_to_the_model_and_over_json(pack, dtype):
     from bascule.serving.protocols import Decoder

@@ -46,10 +46,109 @@ def test_a_model_that_is_not_fitted_is_refused(pack, model):
         pack(model, X)
 
 
-def test_several_outputs_are_refused(pack):
-    model = catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET)
-    with pytest.raises(Invalid, match="several outputs"):
-        pack(model.fit(X, np.c_[y, y]), X)
+TWO = pd.DataFrame({"level": y, "slope": y * 2 + X[:, 0] * 300})
+
+
+@pytest.mark.parametrize(
+    "model",
+    first_of(
+        [
+            xgboost.XGBRegressor(n_estimators=3, n_jobs=1),
+            xgboost.XGBRegressor(n_estimators=3, multi_strategy="multi_output_tree", n_jobs=1),
+            catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET),
+        ],
+        3,
+    ),
+    ids=["xgboost", "xgboost-vectors", "catboost"],
+)
+def test_several_numbers_are_an_output_each(pack, model):
+    model.fit(X, TWO)
+    bundle = pack(model, (X, TWO), test=(X, TWO))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    assert bundle.manifest.task == "multioutput-regression"
+    expected = model.predict(X)
+    for answers in (bundle.predict(X), bundle.original().run({"input": X.astype(np.float32)})):
+        for place, name in enumerate(TWO):
+            np.testing.assert_allclose(answers[f"prediction.{name}"], expected[:, place], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBClassifier(n_estimators=3, n_jobs=1),
+        catboost.CatBoostClassifier(loss_function="MultiLogloss", **QUIET),
+    ],
+    ids=["xgboost", "catboost"],
+)
+def test_labels_that_do_not_exclude_each_other_are_outputs_each(pack, model):
+    truth = np.c_[y > 140, X[:, 2] > 0, X[:, 3] > 0].astype(int)
+    model.fit(X, truth)
+    bundle = pack(model, (X, truth))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    labels, second = model.predict(X), model.predict_proba(X)
+    for answers in (bundle.predict(X), bundle.original().run({"input": X.astype(np.float32)})):
+        for place in range(3):
+            np.testing.assert_array_equal(answers[f"label.{place}"], labels[:, place])
+            np.testing.assert_allclose(
+                answers[f"probabilities.{place}"][:, 1], second[:, place], atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("library", ["xgboost", "catboost"])
+def test_quantiles_are_a_prediction_and_bounds_that_intervals_are_made_of(pack, library):
+    if library == "xgboost":
+        model = xgboost.XGBRegressor(
+            n_estimators=5, objective="reg:quantileerror", quantile_alpha=[0.1, 0.25, 0.5, 0.9]
+        )
+    else:
+        loss = "MultiQuantile:alpha=0.1,0.25,0.5,0.9"
+        model = catboost.CatBoostRegressor(loss_function=loss, **QUIET)
+    expected = model.fit(X, y).predict(X)
+    bundle = pack(model, (X, y), test=(X, y))
+    assert (bundle.manifest.task, bundle.manifest.serves) == ("regression", "onnx")
+    assert list(bundle.calibration.methods) == ["cqr"]
+    names = ["lower_quantile", "quantile_0.25", "prediction", "upper_quantile"]
+    for answers in (bundle.predict(X), bundle.original().run({"input": X.astype(np.float32)})):
+        assert next(iter(answers)) == "prediction"
+        for place, name in enumerate(names):
+            np.testing.assert_allclose(answers[name], expected[:, place], rtol=1e-5)
+
+
+def test_quantiles_without_the_median_are_bounds_alone(pack):
+    model = catboost.CatBoostRegressor(loss_function="MultiQuantile:alpha=0.05,0.95", **QUIET)
+    bundle = pack(model.fit(X, y), (X, y))
+    assert bundle.manifest.task == "other"
+    assert [f.name for f in bundle.signature.outputs] == ["lower_quantile", "upper_quantile"]
+
+
+def test_a_number_with_its_variance_is_two_outputs(pack):
+    model = catboost.CatBoostRegressor(loss_function="RMSEWithUncertainty", **QUIET).fit(X, y)
+    bundle = pack(model, (X, y))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    expected = model.predict(X)
+    for answers in (bundle.predict(X), bundle.original().run({"input": X.astype(np.float32)})):
+        np.testing.assert_allclose(answers["prediction"], expected[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(answers["variance"], expected[:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "cross_entropy_lambda"])
+def test_cross_entropy_of_lightgbm_is_compiled(pack, objective):
+    rows, labels = _two_classes()
+    shares = np.clip(labels * 0.9 + 0.05, 0, 1)
+    model = lightgbm.LGBMRegressor(objective=objective, n_estimators=5, verbose=-1, n_jobs=1)
+    bundle = pack(model.fit(rows, shares), rows)
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    np.testing.assert_allclose(bundle.predict(rows)["prediction"], model.predict(rows), rtol=1e-12)
+
+
+def test_a_classifier_by_cross_entropy_answers_both_probabilities(pack):
+    rows, labels = _two_classes()
+    model = lightgbm.LGBMClassifier(objective="cross_entropy", n_estimators=5, verbose=-1, n_jobs=1)
+    model.fit(rows, labels)
+    bundle = pack(model, rows)
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    for answers in (bundle.predict(rows), bundle.original().run({"input": rows})):
+        np.testing.assert_allclose(answers["probabilities"], model.predict_proba(rows), atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:.*gblinear")
@@ -63,7 +162,6 @@ def test_several_outputs_are_refused(pack):
                 lightgbm.LGBMRegressor(n_estimators=2, linear_tree=True, verbose=-1),
                 "linear models",
             ),
-            (catboost.CatBoostRegressor(loss_function="LogCosh", **QUIET), "loss LogCosh"),
         ]
     ),
 )
@@ -138,6 +236,17 @@ def test_a_file_that_answers_other_classes_than_the_manifest_tells_of_does_not(
     fewer = replace(manifest, classes=manifest.classes[:2])
     with pytest.raises(kind, match=said):
         open_saved(saved, fewer).run({"input": rows[:5]}, ["probabilities"])
+
+
+@pytest.mark.parametrize("numbers", [[0, 7], [0], [-9, 0], ["a", 0]])
+def test_a_manifest_that_takes_other_numbers_than_the_model_answers_is_not_believed(pack, numbers):
+    model = xgboost.XGBRegressor(n_estimators=2, n_jobs=1).fit(X, TWO)
+    manifest = pack(model, (X, TWO)).manifest
+    saved = flavor_of(model).read(model, (X, TWO), None).saved
+    frame = {**manifest.original.frame, "numbers": numbers}
+    damaged = replace(manifest, original=replace(manifest.original, frame=frame))
+    with pytest.raises((ModelFailed, Untrusted)):
+        open_saved(saved, damaged).run({"input": X[:5].astype(np.float32)})
 
 
 def test_a_format_of_a_later_version_is_not_opened(pack):

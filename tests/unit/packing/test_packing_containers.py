@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse
+import xgboost
 from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.linear_model import LogisticRegression
@@ -102,3 +103,26 @@ def test_dates_are_handed_over_in_the_type_of_the_training_table(case):
     rebuilt = frame.build(read.columns)
     assert rebuilt.equals(table)
     assert list(rebuilt.dtypes) == list(table.dtypes)
+
+
+def test_what_a_sparse_matrix_leaves_out_is_missing_to_xgboost(pack):
+    rows = scipy.sparse.random(200, 6, 0.3, format="csr", random_state=0)
+    truth = (rows.toarray().sum(axis=1) > 0.8).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(rows, truth)
+    bundle = pack(model, (rows, truth), test=(rows, truth))
+    assert bundle.manifest.serves == "onnx", bundle.parity.reason
+    dense = np.where(rows.toarray() == 0, np.nan, rows.toarray())
+    np.testing.assert_allclose(
+        bundle.predict(dense)["probabilities"], model.predict_proba(rows), atol=1e-6
+    )
+
+
+def test_booleans_of_polars_of_which_some_are_missing_stay_booleans(pack):
+    table = pl.DataFrame({"flag": [True, None, False] * 20, "x": [float(row) for row in range(60)]})
+    steps = make_column_transformer((OneHotEncoder(), ["flag"]), remainder="passthrough")
+    model = make_pipeline(steps, LogisticRegression()).fit(table, [0, 1, 1] * 20)
+    bundle = pack(model, table)
+    assert bundle.signature.inputs[0].booleans
+    np.testing.assert_allclose(
+        bundle.predict(table)["probabilities"], model.predict_proba(table), atol=1e-6
+    )

@@ -17,7 +17,7 @@ from tests.ledger_rows import table
 
 import bascule
 from bascule.console.story import sequences_of
-from bascule.core import Invalid
+from bascule.core import DType, Field, Invalid, Signature
 from bascule.monitoring.ledger import Ledger, Outcomes, write_segment
 from bascule.monitoring.ledger.manifest import commit, read_manifest
 from bascule.release.rollouts import (
@@ -42,6 +42,7 @@ from bascule.release.rollouts import (
     table_of,
 )
 from bascule.release.rollouts.counting import Stage
+from bascule.release.rollouts.losses import Answers, countable
 from bascule.release.rollouts.plan import check_rollout
 
 KEEPS = Recording(True, {}, 1_024)
@@ -161,6 +162,12 @@ def test_each_loss_of_numbers_has_a_scale(bundles, ledger, name):
 def test_each_loss_of_classes_has_a_scale(bundles, ledger, name):
     (guard,) = prepared(bundles, "words", name, ledger=ledger).guards
     assert 0 < guard.loss.level < guard.loss.bound
+
+
+def test_losses_are_of_the_prediction_where_bounds_are_answered_beside_it():
+    median, upper = Field("prediction", DType.FP64), Field("upper_quantile", DType.FP64)
+    assert "mae" in countable(Answers("regression", (), Signature((), (median, upper))))
+    assert countable(Answers("regression", (), Signature((), (upper, median)))) == []
 
 
 def test_rates_need_no_held_out_rows(bundles, ledger):

@@ -61,6 +61,8 @@ def test_booleans_of_which_some_are_missing_are_numbers_and_are_sent_as_booleans
     np.testing.assert_array_equal(columns["rain"], [1, np.nan, 0, 1, 0])
     with pytest.raises(Invalid, match="a text, where the model takes"):
         reader(field).rows([{"rain": "true"}], "i")
+    columns, _ = reader(field, Field("wind", DType.FP64)).csv(b"True,1\n,2\nfalse,3\n0,4\n")
+    np.testing.assert_array_equal(columns["rain"], [1, np.nan, 0, 0])
     number = Field("wind", DType.FP64, nullable=True)
     assert "true, where the model takes numbers" in refusal(
         reader(number).rows, [{"wind": True}], "i"

@@ -29,6 +29,7 @@ from bascule.batch.sources.text_files import (
 from bascule.core import (
     Conflict,
     DType,
+    Field,
     Invalid,
     Signature,
     canonical_json,
@@ -333,7 +334,7 @@ def _needed(schema: pa.Schema, job: Job, signature: Signature) -> pa.Schema:
 
 
 def _read_schema(
-    found: pa.Schema, inputs: Mapping[str, DType] | None, types: Mapping[str, pa.DataType]
+    found: pa.Schema, inputs: Mapping[str, Field] | None, types: Mapping[str, pa.DataType]
 ) -> pa.Schema:
     """Of a CSV (`inputs` are given): the job's types, else the model's; text without values."""
     import pyarrow as pa
@@ -349,7 +350,8 @@ def _read_schema(
         if one.name in types:
             return one.with_type(types[one.name])
         if one.name in inputs:
-            return one.with_type(_arrow_type(inputs[one.name]))
+            are_words = inputs[one.name].booleans and kinds.is_boolean(one.type)
+            return one if are_words else one.with_type(_arrow_type(inputs[one.name].dtype))
         # Bytes are texts of which one is none; a time cannot be read from a single text.
         is_text = kinds.is_null(one.type) or kinds.is_binary(one.type) or kinds.is_time(one.type)
         return one.with_type(pa.string()) if is_text else one
@@ -457,13 +459,13 @@ def _format(kind: str, job: Job) -> ds.FileFormat:
     return kind
 
 
-def _inputs(signature: Signature, names: Sequence[str]) -> Iterator[tuple[str, DType]]:
+def _inputs(signature: Signature, names: Sequence[str]) -> Iterator[tuple[str, Field]]:
     """The columns of the model: of a matrix without names all those of the source, `names`."""
     for field in signature.inputs:
         is_whole = signature.is_matrix and field.shape[0] in (-1, len(names))
         matrix = signature.columns or (names if is_whole else ())
         for name in matrix if signature.is_matrix else (field.name,):
-            yield name, field.dtype
+            yield name, field
 
 
 def _arrow_type(dtype: DType) -> pa.DataType:

@@ -337,6 +337,7 @@ def _schema_of(bundle: Bundle) -> pa.Schema:
     fields = []
     for one in signature.inputs:
         kind = pa.string() if one.dtype is DType.BYTES else pa.from_numpy_dtype(one.dtype.numpy)
+        kind = pa.bool_() if one.booleans else kind
         for _ in () if signature.is_matrix else one.shape:
             kind = pa.list_(kind)
         fields += [(name, kind) for name in (signature.columns or (one.name,))]

@@ -23,8 +23,15 @@ ENVIRONMENT = "environment.txt"
 OUTLIERS = "outlier-detection"
 CLASSIFICATIONS = "multioutput-classification"
 REGRESSIONS = "multioutput-regression"
-TASKS = ("classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, "other")
+RANKING = "ranking"
+SURVIVAL = "survival"
+TASKS = (
+    "classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, RANKING, SURVIVAL,
+    "other",
+)  # fmt: skip
 """What a model is for; scikit-learn's words."""
+TRUTHS = {RANKING: ("relevance", "group"), SURVIVAL: ("time", "event")}
+"""By task: the columns of a truth that has two. `event` is 1, or 0 where the time is censored."""
 ORIGINAL = "original"
 """What `Manifest.serves` says when no compiled program was equal enough to the original."""
 ISOLATED = "original, isolated"

@@ -44,7 +44,10 @@ _PLAIN_TYPES = frozenset(
     (
         "collections.OrderedDict",
         "collections.defaultdict",
-        *(f"builtins.{kind.__name__}" for kind in (str, int, float, bool, list, tuple, dict, set)),
+        *(
+            f"builtins.{kind.__name__}"
+            for kind in (str, int, float, bool, list, tuple, dict, set, object)
+        ),
     )
 )
 _SCALARS = frozenset(f"numpy.{kind.__name__}" for kind in np.sctypeDict.values())
@@ -54,14 +57,17 @@ _LOSSES = ("sklearn._loss._loss.", "sklearn.linear_model._sgd_fast.")
 BOOSTED = frozenset(
     (
         "catboost.core.CatBoostClassifier",
+        "catboost.core.CatBoostRanker",
         "catboost.core.CatBoostRegressor",
         "lightgbm.basic.Booster",
         "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRanker",
         "lightgbm.sklearn.LGBMRegressor",
         "xgboost.core.Booster",
         "xgboost.sklearn.XGBClassifier",
         "xgboost.sklearn.XGBRFClassifier",
         "xgboost.sklearn.XGBRFRegressor",
+        "xgboost.sklearn.XGBRanker",
         "xgboost.sklearn.XGBRegressor",
     )
 )

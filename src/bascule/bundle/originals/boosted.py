@@ -82,6 +82,9 @@ class BoostedOriginal(Program):
         self._frame = frame
         self._classes = None if classes is None else np.asarray(classes)
         self._threshold = recipe.get("threshold")
+        self._numbers = dict(
+            zip((f.name for f in self.outputs), recipe.get("numbers", ()), strict=False)
+        )
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -97,17 +100,27 @@ class BoostedOriginal(Program):
         """The numbers; a damaged file may answer any number of them."""
         rows = len(next(iter(columns.values())))
         expected = (rows,) if self._classes is None else (rows, len(self._classes))
+        if self._numbers:
+            expected = (rows, max(self._numbers.values()) + 1)
         if numbers.shape != expected:
             raise ValueError(f"it answers numbers of shape {numbers.shape}, and not {expected}")
         return numbers
 
     def _answer(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+        if self._numbers:
+            return self._of_several(name.partition(".")[0], numbers[:, self._numbers[name]])
         if name != "label":
             return numbers
         assert self._classes is not None
         if self._threshold is not None:
             return np.asarray(self._classes[(numbers[:, 1] > self._threshold).astype(np.int64)])
         return np.asarray(self._classes[numbers.argmax(axis=1)])
+
+    def _of_several(self, kind: str, numbers: NDArray[Any]) -> NDArray[Any]:
+        """One of several answers; of a label, the numbers are the chances of 1."""
+        if kind == "label":
+            return numbers > 0.5
+        return of_both_classes(numbers) if kind == "probabilities" else numbers
 
 
 def inputs_read(recipe: Mapping[str, Any], signature: Signature) -> tuple[Field, ...]:
@@ -183,13 +196,14 @@ def _check_width(data: bytes, manifest: Manifest) -> None:
             )
 
 
-def _read_lightgbm(data: bytes, _recipe: Mapping[str, Any], threads: int) -> Ask:
+def _read_lightgbm(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
     booster = library("lightgbm", "lightgbm").Booster(model_str=data.decode())
     is_binary = lightgbm_objective(data.decode()).partition(" ")[0] == "binary"
+    answers_second = recipe.get("classifies", is_binary)
 
     def ask(rows: Any) -> NDArray[Any]:
         made = np.asarray(booster.predict(rows, num_threads=threads))
-        return of_both_classes(made) if is_binary else made
+        return of_both_classes(made) if answers_second else made
 
     return ask
 
@@ -212,6 +226,8 @@ def _read_catboost(data: bytes, recipe: Mapping[str, Any], threads: int) -> Ask:
 
 def catboost_kind(loss: str, classifies: bool) -> str:
     """Which of CatBoost's kinds of answer the model gives, by its loss."""
+    if loss == "RMSEWithUncertainty":
+        return loss
     if classifies or loss == "CrossEntropy":
         return "Probability"
     return "Exponent" if loss in _EXPONENTIAL else "RawFormulaVal"

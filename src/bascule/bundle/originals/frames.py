@@ -137,6 +137,7 @@ class _Recipe(TypedDict):
     dtype: str
     columns: list[_Column]
     integer_names: NotRequired[bool]
+    numbers: NotRequired[list[int]]
 
 
 def _records(columns: Columns) -> list[dict[str, Any]]:
@@ -289,6 +290,7 @@ def _polars_series(name: str, values: NDArray[Any], kind: Kind) -> Any:
         or (known_type.is_integer() and not _is_whole(there, np.dtype(kind.dtype.lower())))
     ):
         return polars.Series(name, values)
-    if known_type.is_integer():
-        listed = [None if value is None else int(value) for value in listed]
+    if known_type.is_integer() or (kind.dtype == "Boolean" and _is_whole(there, np.dtype(bool))):
+        plain = int if known_type.is_integer() else bool
+        listed = [None if value is None else plain(value) for value in listed]
     return polars.Series(name, listed, dtype=known_type)

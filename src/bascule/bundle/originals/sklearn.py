@@ -48,6 +48,7 @@ _TRUSTED_BY_NAME = {
     *BOOSTED,
     "collections.OrderedDict",
     "collections.defaultdict",
+    "builtins.object",  # of which columns are chosen by their type
     "numpy.dtype",
     *(
         f"numpy.{name}" for name in ("max", "mean", "median", "min", "sum")

@@ -85,6 +85,7 @@ def source_of(bundle: Bundle) -> tuple[Profile | None, Losses | None]:
     if held_out is None or held_out[1] is None or bundle.targets:
         return None, None
     truth = np.asarray(held_out[1])
+    truth = truth[:, 0].astype(float) if truth.ndim > 1 else truth  # relevances, or times
     profile = profile_of({"truth": _as_column(truth)})
     if bundle.task not in ("classification", "regression") or len(truth) < MIN_HELD_OUT:
         return profile, None

@@ -57,7 +57,8 @@ class Reference:
             raise Invalid(
                 f"{self.bundle.name}: the performance of a model for {self.bundle.task} is not "
                 "measured",
-                hint="models with one output of classes or numbers are",
+                hint="models with one output of classes or numbers are; others are checked on rows "
+                "with their truth: bascule check --test",
             )
 
     @property

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bascule.core import DType, Field, Signature, Unconvertible
 from bascule.packing.compilers import trees
 from bascule.packing.compilers.encoding import looked_up
-from bascule.packing.compilers.exponentials import exponential, sigmoids, two_sigmoids
+from bascule.packing.compilers.exponentials import exponential, sigmoids, softplus, two_sigmoids
 from bascule.packing.compilers.graph import MISSING_TEXT, Context, Graph
 from bascule.packing.compilers.predictors import (
     Outcome,
@@ -32,7 +32,7 @@ from bascule.packing.compilers.predictors import (
     raised,
     rounded_to_float,
 )
-from bascule.packing.compilers.sklearn import declare
+from bascule.packing.compilers.sklearn import declare, declare_each
 from bascule.packing.compilers.trees import Tree
 from bascule.packing.compilers.values import (
     NUMBER,
@@ -40,7 +40,7 @@ from bascule.packing.compilers.values import (
     Part,
     Value,
     matrix,
-    numbers,
+    numbers as of_numbers,
     rounded,
     width,
 )
@@ -57,6 +57,8 @@ class Link(StrEnum):
     SOFTMAX = "softmax"
     HINGE = "1 above zero, else 0"
     MARGIN = "the sum itself for the second class"
+    SOFTPLUS = "log(1 + exp(x))"
+    VARIANCE = "a mean, and the logarithm of a deviation, of which the square is answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Ensemble:
         rounds_whole: Whether it rounds whole numbers alone.
         zero_is_missing: Columns in which a number within 1e-35 of zero counts as missing.
         categorical: Columns that hold categories, as whole numbers from 0.
+        several: Whether each sum is an answer of its own; else they are scores of classes.
     """
 
     trees: Sequence[Tree]
@@ -82,6 +85,7 @@ class Ensemble:
     zero_is_missing: frozenset[int] = field(default_factory=frozenset)
     categorical: frozenset[int] = field(default_factory=frozenset)
     rounds_whole: bool = False
+    several: bool = False
 
 
 ZERO = float(np.float32(1e-35))
@@ -100,6 +104,7 @@ def compile_ensemble(
     answers: DType,
     prepare: Callable[[Graph, Value], Value] | None = None,
     threshold: float = 0.5,
+    numbers: Sequence[int] = (),
 ) -> Compilation:
     """The one graph of a model that is nothing but boosted trees.
 
@@ -114,6 +119,7 @@ def compile_ensemble(
         prepare: Makes the columns that the trees read of those of the model; they are the same if
             None.
         threshold: From which probability on a classifier of two classes answers the second.
+        numbers: For each output of a model that answers several numbers: which one it is made of.
     """
     number = DType.FP32 if reads_floats and not (categories or prepare) else DType.FP64
     inputs = tuple(
@@ -127,12 +133,17 @@ def compile_ensemble(
     rounds = ensemble.rounds or reads_floats
     if number is DType.FP32:
         joined = matrix(graph, value, NUMBER, step="boosted trees")
-        value = numbers(graph.cast(joined, DType.FP64), width(value))
+        value = of_numbers(graph.cast(joined, DType.FP64), width(value))
         rounds = False
     context = Context(graph, DType.FP64)
     many = None if classes is None else len(classes)
     outcome = predict_ensemble(context, replace(ensemble, rounds=rounds), value, many, threshold)
-    outputs = declare(graph, outcome, classes, answers)
+    if numbers:
+        targets = [outcome.targets[place] for place in numbers]
+        fields = [replace(f, dtype=answers) if f.dtype.is_float else f for f in signature.outputs]
+        outputs = declare_each(graph, fields, targets, [classes or ()] * len(numbers))
+    else:
+        outputs = declare(graph, outcome, classes, answers, signature.outputs[0].name)
     has_text = any(read.dtype is DType.BYTES for read in inputs)
     precision = "float64, after rounding to float32" if ensemble.rounds else "float64"
     return Compilation(
@@ -160,12 +171,27 @@ def predict_ensemble(
     tensor, made = trees.without_members(graph, tensor, ensemble.trees, ensemble.columns)
     sums = trees.sums_in_double(graph, tensor, made, len(ensemble.base))
     scores = raised(graph, sums, ensemble.base)
+    if ensemble.several:
+        return Outcome(targets=_each(context, scores, ensemble, classes))
     outcome = _linked(context, scores, ensemble.link, classes)
     if threshold == 0.5 or classes != 2 or ensemble.link is not Link.SIGMOID:
         return outcome
     cut = graph.constant(math.log(threshold / (1 - threshold)) if threshold < 1 else math.inf)
     above = graph.cast(graph.add("Greater", scores, cut), DType.INT64)
     return replace(outcome, index=flat(graph, above))
+
+
+def _each(
+    context: Context, scores: str, ensemble: Ensemble, classes: int | None
+) -> tuple[Outcome, ...]:
+    """What becomes of each sum, shape (rows, sums)."""
+    graph = context.graph
+    columns = [graph.add("Gather", scores, [k], axis=1) for k in range(len(ensemble.base))]
+    if ensemble.link is Link.VARIANCE:
+        mean, deviation = columns
+        variance = exponential(graph, graph.add("Mul", deviation, 2.0))
+        return tuple(Outcome(prediction=flat(graph, column)) for column in (mean, variance))
+    return tuple(_linked(context, column, ensemble.link, classes) for column in columns)
 
 
 def _linked(context: Context, scores: str, link: Link, classes: int | None) -> Outcome:
@@ -177,6 +203,8 @@ def _linked(context: Context, scores: str, link: Link, classes: int | None) -> O
     if classes is None:
         if link is Link.EXPONENTIAL:
             scores = exponential(graph, scores)
+        elif link is Link.SOFTPLUS:
+            scores = softplus(graph, scores)
         elif link is Link.SIGMOID:
             both = two_sigmoids(graph, scores)
             scores = graph.add("Gather", both, [1], axis=1)

@@ -25,13 +25,20 @@ from bascule.packing.compilers.values import Value
 
 _LINKS = by_name(
     {
-        Link.SIGMOID: "Logloss CrossEntropy",
+        Link.SIGMOID: "Logloss CrossEntropy MultiLogloss MultiCrossEntropy",
         Link.SOFTMAX: "MultiClass",
         Link.SIGMOIDS: "MultiClassOneVsAll",
         Link.EXPONENTIAL: "Poisson Tweedie",
-        Link.IDENTITY: "Expectile Huber MAE MAPE QueryRMSE Quantile RMSE YetiRank YetiRankPairwise",
+        Link.VARIANCE: "RMSEWithUncertainty",
+        Link.IDENTITY: "Expectile Huber LogCosh Lq MAE MAPE MultiQuantile MultiRMSE PairLogit "
+        "PairLogitPairwise QueryCrossEntropy QueryRMSE QuerySoftMax Quantile RMSE StochasticRank "
+        "YetiRank YetiRankPairwise Cox SurvivalAft",
     }
 )
+SEVERAL = (
+    "MultiCrossEntropy", "MultiLogloss", "MultiQuantile", "MultiRMSE", "RMSEWithUncertainty",
+)  # fmt: skip
+"""Losses of models that answer several numbers a row, which are no scores of classes."""
 _TRUE_WHEN_MISSING = "AsTrue"
 
 
@@ -97,7 +104,8 @@ def read_catboost(model: Mapping[str, Any], loss: str) -> Ensemble:
         made = [_symmetric(tree, tests, missing_left, targets, scale) for tree in trees]
     else:
         made = [_plain(tree, tests, missing_left, targets, scale) for tree in model["trees"]]
-    return Ensemble(made, base, _LINKS[kind], columns=count, rounds=True)
+    several = kind in SEVERAL
+    return Ensemble(made, base, _LINKS[kind], columns=count, rounds=True, several=several)
 
 
 def _symmetric(

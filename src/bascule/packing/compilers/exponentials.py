@@ -21,6 +21,20 @@ def exponential(graph: Graph, tensor: str) -> str:
     return _powers(graph, tensor, 1)
 
 
+def softplus(graph: Graph, tensor: str) -> str:
+    """log(1 + exp(x)) for one column, shape (rows, 1), to the last digits.
+
+    That is max(x, 0) + log(1 + p) with p = exp(-|x|). The quotient is what rounding took from 1 + p
+    (Goldberg 1991, theorem 4).
+    """
+    power = exponential(graph, graph.add("Neg", graph.add("Abs", tensor)))
+    total = graph.add("Add", power, 1.0)
+    quotient = graph.add("Div", power, graph.add("Sub", total, 1.0))
+    logarithm = graph.add("Mul", graph.add("Log", total), quotient)
+    small = graph.add("Where", graph.add("Equal", total, 1.0), power, logarithm)
+    return graph.add("Add", graph.add("Max", tensor, 0.0), small)
+
+
 def two_sigmoids(graph: Graph, scores: str) -> str:
     """The probabilities of two classes, shape (rows, 2), from one score, shape (rows, 1)."""
     signed = graph.add("Mul", scores, as_column(np.array([1.0, -1.0])))

@@ -28,6 +28,7 @@ _NONE, _ZERO, _NAN = 0, 1, 2
 _LINKS = by_name(
     {
         Link.SIGMOID: "binary cross_entropy",
+        Link.SOFTPLUS: "cross_entropy_lambda",
         Link.SOFTMAX: "multiclass",
         Link.SIGMOIDS: "multiclassova",
         Link.EXPONENTIAL: "gamma poisson tweedie",

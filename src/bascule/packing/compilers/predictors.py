@@ -67,8 +67,10 @@ _LINEAR_CLASSIFIERS = (
 )
 _PREDICTORS = {
     "catboost.core.CatBoostClassifier": "bascule.packing.compilers.catboost:estimator",
+    "catboost.core.CatBoostRanker": "bascule.packing.compilers.catboost:estimator",
     "catboost.core.CatBoostRegressor": "bascule.packing.compilers.catboost:estimator",
     "lightgbm.sklearn.LGBMClassifier": "bascule.packing.compilers.lightgbm:estimator",
+    "lightgbm.sklearn.LGBMRanker": "bascule.packing.compilers.lightgbm:estimator",
     "lightgbm.sklearn.LGBMRegressor": "bascule.packing.compilers.lightgbm:estimator",
     "sklearn.calibration.CalibratedClassifierCV": f"{_COMMITTEES}:calibrated_classifier",
     "sklearn.cluster.AffinityPropagation": f"{_CLUSTERS}:nearest_center",
@@ -125,6 +127,7 @@ _PREDICTORS = {
     "xgboost.sklearn.XGBClassifier": "bascule.packing.compilers.xgboost:estimator",
     "xgboost.sklearn.XGBRFClassifier": "bascule.packing.compilers.xgboost:estimator",
     "xgboost.sklearn.XGBRFRegressor": "bascule.packing.compilers.xgboost:estimator",
+    "xgboost.sklearn.XGBRanker": "bascule.packing.compilers.xgboost:estimator",
     "xgboost.sklearn.XGBRegressor": "bascule.packing.compilers.xgboost:estimator",
     **{
         f"sklearn.linear_model.{n}": f"{_HERE}:linear_regressor" for n in _LINEAR_REGRESSORS.split()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +70,7 @@ def _in_double(
         value = transform(context, step, value)
     outcome = predictors.predict(context, last, value)
     if outcome.targets:
-        outputs = _declare_each(graph, outcome, last, signature)
+        outputs = declare_each(graph, signature.outputs, *_in_order(outcome, last, signature))
     else:
         outputs = declare(graph, outcome, _classes(last, signature))
     if [field.name for field in outputs] != [field.name for field in signature.outputs]:
@@ -169,16 +169,23 @@ def _columns(graph: Graph, inputs: tuple[Field, ...]) -> Value:
 
 
 def declare(
-    graph: Graph, outcome: Outcome, classes: Any, dtype: DType = DType.FP64
+    graph: Graph,
+    outcome: Outcome,
+    classes: Any,
+    dtype: DType = DType.FP64,
+    prediction: str = "prediction",
 ) -> tuple[Field, ...]:
-    """Make what the last step gives the outputs of the graph, numbers in `dtype`."""
+    """Make what the last step gives the outputs of the graph, numbers in `dtype`.
+
+    `prediction` is what a number is called.
+    """
 
     def number(tensor: str, field: Field) -> Field:
         graph.output(tensor if dtype is DType.FP64 else graph.cast(tensor, dtype), field)
         return field
 
     if outcome.prediction is not None:
-        return (number(outcome.prediction, Field("prediction", dtype)),)
+        return (number(outcome.prediction, Field(prediction, dtype)),)
     assert outcome.index is not None
     if outcome.is_detection:
         assert outcome.decision is not None
@@ -194,27 +201,32 @@ def declare(
     return tuple(fields)
 
 
-def _declare_each(
-    graph: Graph, outcome: Outcome, last: Any, signature: Signature
+def _in_order(outcome: Outcome, last: Any, signature: Signature) -> tuple[list[Outcome], list[Any]]:
+    """For each output of the signature, the target that it is of, and the classes of that."""
+    kinds = [field.name.partition(".")[0] for field in signature.outputs]
+    places = [kinds[:place].count(kind) for place, kind in enumerate(kinds)]
+    known = last.classes_ if "label" in kinds else [()] * len(places)
+    return [outcome.targets[place] for place in places], [known[place] for place in places]
+
+
+def declare_each(
+    graph: Graph, fields: Sequence[Field], targets: Sequence[Outcome], classes: Sequence[Any]
 ) -> tuple[Field, ...]:
-    """The outputs of a model with several, in the order and by the names of the signature."""
-    by_name = {field.name: field for field in signature.outputs}
-    made: list[Field] = []
-    for kind in ("prediction", "label", "probabilities"):
-        wanted = [field for name, field in by_name.items() if name.startswith(f"{kind}.")]
-        for place, field in enumerate(wanted):
-            target = outcome.targets[place]
-            if kind == "label":
-                assert target.index is not None
-                tensor = _labels(graph, target.index, np.asarray(last.classes_[place]))
-            else:
-                found = target.prediction if kind == "prediction" else target.probabilities
-                if found is None:
-                    raise Unconvertible(f"the graph of {type(last).__name__} lacks {field.name}")
-                tensor = found
-            graph.output(tensor, field)
-            made.append(field)
-    return tuple(made)
+    """Make what is given for the targets the outputs of the graph, by the names of `fields`.
+
+    `targets` and `classes` are those of each field: `label.NAME`, `probabilities.NAME` or a number.
+    """
+    for field, target, labels in zip(fields, targets, classes, strict=True):
+        kind = field.name.partition(".")[0]
+        if kind == "label" and target.index is not None:
+            graph.output(_labels(graph, target.index, np.asarray(labels)), field)
+            continue
+        tensor = target.probabilities if kind == "probabilities" else target.prediction
+        if tensor is None:
+            raise Unconvertible(f"the graph lacks {field.name}")
+        tensor = tensor if field.dtype is DType.FP64 else graph.cast(tensor, field.dtype)
+        graph.output(tensor, field)
+    return tuple(fields)
 
 
 def _label_field(classes: Any) -> Field:

@@ -29,7 +29,7 @@ _LINKS = by_name(
         Link.SIGMOID: "binary:logistic reg:logistic",
         Link.MARGIN: "binary:logitraw",
         Link.SOFTMAX: "multi:softmax multi:softprob",
-        Link.EXPONENTIAL: "count:poisson reg:gamma reg:tweedie",
+        Link.EXPONENTIAL: "count:poisson reg:gamma reg:tweedie survival:aft survival:cox",
         Link.IDENTITY: "reg:absoluteerror reg:pseudohubererror reg:quantileerror reg:squarederror "
         "reg:squaredlogerror rank:map rank:ndcg rank:pairwise",
     }
@@ -87,9 +87,8 @@ def read_xgboost(model: Mapping[str, Any]) -> Ensemble:
         raise Unconvertible("XGBoost's linear booster holds no trees")
     forest = booster["model"]
     weights = forest.get("weight_drop", weights)  # where it is since XGBoost 3.4
-    if int(known["num_target"]) > 1:
-        raise Unconvertible("XGBoost predicts several outputs")
-    targets = max(int(known["num_class"]), 1)
+    several = int(known["num_target"]) > 1
+    targets = max(int(known["num_class"]), int(known["num_target"]), 1)
     made = [
         _tree(tree, target, 1.0 if weights is None else float(weights[place]))
         for place, (tree, target) in enumerate(
@@ -105,6 +104,7 @@ def read_xgboost(model: Mapping[str, Any]) -> Ensemble:
         link=link,
         columns=int(known["num_feature"]),
         rounds=True,
+        several=several,
         categorical=frozenset(categorical),
     )
 
@@ -123,35 +123,51 @@ def _base(text: str, link: Link, targets: int) -> list[float]:
 
 
 def _tree(tree: Mapping[str, Any], target: int, weight: float) -> Tree:
-    if int(tree["tree_param"]["size_leaf_vector"]) > 1:
-        raise Unconvertible("XGBoost's trees have several numbers in a leaf")
+    width = int(tree["tree_param"]["size_leaf_vector"])
     left = np.asarray(tree["left_children"], np.int64)
     right = np.asarray(tree["right_children"], np.int64)
     condition = np.asarray(tree["split_conditions"], np.float64).astype(np.float32)
     missing_left = np.asarray(tree["default_left"], np.int64).astype(bool)
     members = _members(tree)
+    leaf = left < 0
+    values = _leaf_values(tree, leaf, condition, width) * weight
     swapped = np.array(sorted(members), np.int64)
     # In the set of a node are the categories that go right.
     left[swapped], right[swapped] = right[swapped], left[swapped]
     missing_left[swapped] = ~missing_left[swapped]
-    leaf = left < 0
-    values: NDArray[np.float64] = np.where(leaf, condition.astype(np.float64) * weight, 0.0)
     return Tree(
         left,
-        right,
+        np.where(leaf, -1, right),
         np.where(leaf, 0, np.asarray(tree["split_indices"], np.int64)),
         np.where(leaf, 0, np.nextafter(condition, np.float32(-np.inf)).astype(np.float64)),
         missing_left,
-        values.reshape(-1, 1),
-        (target,),
+        values,
+        (target,) if width < 2 else tuple(range(width)),
         members,
     )
 
 
+def _leaf_values(
+    tree: Mapping[str, Any], leaf: NDArray[np.bool_], condition: NDArray[np.float32], width: int
+) -> NDArray[np.float64]:
+    """What each node adds to the sums, shape (nodes, sums); 0 where it is no leaf.
+
+    Of several numbers in a leaf, its right child is the number of its row in `leaf_weights`; before
+    XGBoost 3.2 every node has a row in `base_weights`.
+    """
+    if width < 2:
+        values = condition.astype(np.float64).reshape(-1, 1)
+    elif tree.get("leaf_weights"):
+        rows = np.where(leaf, np.asarray(tree["right_children"], np.int64), 0)
+        values = np.asarray(tree["leaf_weights"], np.float64).reshape(-1, width)[rows]
+    else:
+        values = np.asarray(tree["base_weights"], np.float64).reshape(-1, width)
+    return np.where(leaf[:, None], values, 0.0)
+
+
 def _members(tree: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
     made = {}
-    for node, start, size in zip(
-        tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True
-    ):
+    kinds = ("categories_nodes", "categories_segments", "categories_sizes")
+    for node, start, size in zip(*(tree.get(kind, ()) for kind in kinds), strict=True):
         made[int(node)] = tuple(int(c) for c in tree["categories"][start : start + size])
     return made

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Kind, Table, as_dtype, take
-from bascule.bundle.disk import Manifest
+from bascule.bundle.disk import CLASSIFICATIONS, REGRESSIONS, Manifest, Target
 from bascule.bundle.originals import (
     BoostedOriginal,
     Frame,
@@ -29,13 +29,18 @@ from bascule.packing.flavors.tabular import (
     fields_of,
     frame_of,
     must_answer,
+    names_of_targets,
+    optional_booleans,
     outputs_of,
-    read_rows,
+    outputs_of_targets,
+    read_inputs,
+    read_truth,
     rows_of,
     table_names,
 )
 from bascule.packing.imported import ImportedModel, Rows
 from bascule.packing.probing import LARGEST_FLOAT, probed
+from bascule.stats import LOWER_QUANTILE, UPPER_QUANTILE
 
 AskOwn = Callable[[Any], Mapping[str, Any]]
 """Asks a model about a table or matrix by the methods that its author calls: by outputs' names."""
@@ -64,6 +69,9 @@ class Boosted:
         refuses_unseen: Whether the library refuses a category that the training table lacks, or
             takes it for another one, as XGBoost does with whole numbers between those listed.
         refuses_infinite: Whether its author's way of asking refuses what is infinite as a float.
+        task: What it is for, where its classes do not say.
+        answers: How many things it predicts.
+        parts: The names of its numbers, where several are of one truth or one is no prediction.
     """
 
     kind: str
@@ -82,6 +90,14 @@ class Boosted:
     extra: Mapping[str, Any] = field(default_factory=dict)
     refuses_unseen: bool = False
     refuses_infinite: bool = False
+    task: str = ""
+    answers: int = 1
+    parts: tuple[str, ...] = ()
+
+    @property
+    def is_several(self) -> bool:
+        """Whether its numbers are answers of their own, and no scores of classes."""
+        return max(self.answers, len(self.parts)) > 1
 
 
 def read_boosted(model: Boosted, train: Any, test: Any) -> ImportedModel:
@@ -98,33 +114,42 @@ def read_boosted(model: Boosted, train: Any, test: Any) -> ImportedModel:
             "bundle keeps that; or pack it as a bascule.PythonModel",
             methods=list(model.overrides),
         )
-    read, truth = read_rows(train, "train")
+    read = read_inputs(train, "train")
+    task, targets = _task(model, train, test)
+    truth = read_truth(train, "train", rows=read.rows, targets=model.answers, task=task)
     table = as_trained(model.names, model.count, read)
+    outputs, numbers = _outputs(model, targets)
     recipe = {**_frame(table, model).to_json(), **model.extra}
+    if model.is_several:
+        recipe["numbers"] = numbers
     ask = ask_of(model.saved, model.saved_format, recipe, 1)
     frame = Frame.from_json(recipe)
 
     def answer(columns: Columns) -> Any:
         made = ask(built(frame, columns))
-        return made if made.ndim == 1 else made.argmax(axis=1)
+        return made if made.ndim == 1 or model.is_several else made.argmax(axis=1)
 
-    must_answer(answer, table.columns)
-    outputs = _outputs(model)
-    found = probed(fields_of(table), table.columns, answer)
+    must_answer(answer, table.columns, targets=max(model.answers, len(model.parts)))
+    found = probed(fields_of(table), table.columns, answer, optional_booleans(table))
     inputs = tuple(_narrowed(one, model, frame.kinds.get(one.name)) for one in found)
     columns = table_names(train) if table.is_matrix else ()
     signature = Signature(inputs, outputs, columns)
     held_out: Rows | None = None
     if test is not None:
-        test_table, test_truth = read_rows(test, "test")
+        test_table = read_inputs(test, "test")
+        test_truth = read_truth(
+            test, "test", rows=test_table.rows, targets=model.answers, task=task
+        )
         conformed = as_trained(model.names, model.count, test_table)
         held_out = rows_of(conformed, test_truth, signature, test)
     needed = {model.library, "numpy"} | ({"pandas"} if frame.container == "pandas" else set())
-    saved = BoostedOriginal(ask, frame, signature, model.classes, recipe)
-    live = OwnAnswers(model.own, frame_of(table), saved)
+    classes = None if targets else model.classes
+    saved = BoostedOriginal(ask, frame, signature, classes, recipe)
+    live = OwnAnswers(_by_output(model, outputs, numbers), frame_of(table), saved)
     return ImportedModel(
-        task="regression" if model.classes is None else "classification",
-        classes=model.classes,
+        task=task,
+        classes=classes,
+        targets=targets,
         signature=signature,
         original=live if live.answers(table.columns) else saved,
         ask=live.ask,
@@ -138,6 +163,35 @@ def read_boosted(model: Boosted, train: Any, test: Any) -> ImportedModel:
         parameters=model.parameters,
         reopened=saved,
     )
+
+
+def _task(model: Boosted, train: Any, test: Any) -> tuple[str, tuple[Target, ...]]:
+    """What the model is for, and what each of several predicted things is."""
+    if model.answers == 1:
+        usual = "regression" if model.classes is None else "classification"
+        return model.task or usual, ()
+    names = names_of_targets(model.answers, train, test)
+    task = REGRESSIONS if model.classes is None else CLASSIFICATIONS
+    return task, tuple(Target(name, model.classes) for name in names)
+
+
+def _by_output(model: Boosted, outputs: Sequence[Field], numbers: Sequence[int]) -> AskOwn:
+    """Asks the model itself, each output of several by its own name."""
+    if model.classes is not None and not model.is_several:
+        return model.own
+
+    def ask(rows: Any) -> Mapping[str, Any]:
+        answered = {kind: np.asarray(values) for kind, values in model.own(rows).items()}
+        if not model.is_several:
+            return {outputs[0].name: answered["prediction"]}
+        made = {}
+        for output, place in zip(outputs, numbers, strict=True):
+            kind = output.name.partition(".")[0] if model.classes else "prediction"
+            values = answered[kind][:, place]
+            made[output.name] = of_both_classes(values) if kind == "probabilities" else values
+        return made
+
+    return ask
 
 
 def with_classes(booster: Any, manifest: Manifest) -> Any:
@@ -212,6 +266,11 @@ def categories_of(recipe: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     return {name: kind.categories for name, kind in kinds.items() if kind.categories is not None}
 
 
+def classes_of(subject: ImportedModel) -> tuple[Any, ...] | None:
+    """The labels of a classifier, or those that each of several answers has."""
+    return subject.targets[0].classes if subject.targets else subject.classes
+
+
 def reads_floats(recipe: Mapping[str, Any]) -> bool:
     """Whether the library is handed floats."""
     return str(recipe["dtype"]) == "float32"
@@ -255,8 +314,25 @@ def _narrowed(read: Field, model: Boosted, kind: Kind | None) -> Field:
     return read
 
 
-def _outputs(model: Boosted) -> tuple[Field, ...]:
+def _outputs(model: Boosted, targets: tuple[Target, ...]) -> tuple[tuple[Field, ...], list[int]]:
+    """The outputs, and of which of the model's numbers each is made."""
+    if targets:
+        fields = outputs_of_targets(targets, probabilities=model.classes is not None)
+        typed = [replace(f, dtype=model.number) if f.dtype.is_float else f for f in fields]
+        return tuple(typed), [place % len(targets) for place in range(len(fields))]
     if model.classes is None:
-        return (Field("prediction", model.number),)
+        parts = model.parts or ("prediction",)
+        order = sorted(range(len(parts)), key=lambda place: parts[place] != "prediction")
+        return tuple(Field(parts[place], model.number) for place in order), order
     label, shares = outputs_of(model.classes, probabilities=True)
-    return (label, Field(shares.name, model.number, shares.shape))
+    return (label, Field(shares.name, model.number, shares.shape)), []
+
+
+def of_quantiles(shares: Sequence[float]) -> tuple[str, tuple[str, ...]]:
+    """The task of a model of several quantiles, and what its numbers are called.
+
+    The median is its prediction; of the ends intervals can be made (`stats.conformal`, `cqr`).
+    """
+    known = {min(shares): LOWER_QUANTILE, max(shares): UPPER_QUANTILE, 0.5: "prediction"}
+    names = tuple(known.get(share, f"quantile_{share:g}") for share in shares)
+    return "regression" if 0.5 in shares else "other", names

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from bascule.bundle.disk import Manifest
+import numpy as np
+
+from bascule.bundle.disk import RANKING, SURVIVAL, Manifest
 from bascule.bundle.originals import (
     ask_catboost,
     catboost_kind,
@@ -24,18 +26,29 @@ from bascule.packing.compilers import (
     preparation,
     read_catboost,
 )
-from bascule.packing.flavors.boosting import Boosted, ask_estimator, read_boosted
+from bascule.packing.flavors.boosting import (
+    Boosted,
+    ask_estimator,
+    classes_of,
+    of_quantiles,
+    read_boosted,
+)
 from bascule.packing.flavors.tabular import parameters_of, plain_label
 from bascule.packing.imported import Compilation, ImportedModel
 
 _CLASSIFIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
-_SEVERAL = (
-    "MultiRMSE",
-    "MultiLogloss",
-    "MultiCrossEntropy",
-    "RMSEWithUncertainty",
-    "MultiQuantile",
-)
+_LABELS = ("MultiLogloss", "MultiCrossEntropy")
+_RANKS = (
+    "LambdaMart", "PairLogit", "PairLogitPairwise", "QueryCrossEntropy", "QueryRMSE",
+    "QuerySoftMax", "StochasticFilter", "StochasticRank", "YetiRank", "YetiRankPairwise",
+)  # fmt: skip
+_PARTS = {
+    "Cox": (SURVIVAL, ("risk",)),
+    "RMSEWithUncertainty": ("regression", ("prediction", "variance")),
+    "SurvivalAft": (SURVIVAL, ("log_time",)),
+    **dict.fromkeys(_RANKS, (RANKING, ())),
+}
+"""By loss: the task, and what the numbers are called where they are no plain prediction."""
 _VARYING = ("model_guid", "train_finish_time")
 """What CatBoost writes into a model that says nothing of it: equal models differ by it."""
 
@@ -62,12 +75,13 @@ class CatBoost:
         yield compile_ensemble(
             read_catboost(made, str(subject.frame["loss"])),
             subject.signature,
-            subject.classes,
+            classes_of(subject),
             {},
             reads_floats=True,
             answers=DType.FP64,
             prepare=prepare,
             threshold=float(subject.frame.get("threshold", 0.5)),
+            numbers=subject.frame.get("numbers", ()),
         )
 
 
@@ -91,15 +105,12 @@ def _read(model: Any) -> Boosted:
             f"{type(model).__name__} is not fitted", hint="call model.fit(X, y) before it is packed"
         )
     refuse_texts(model)
-    loss = str(model.get_all_params()["loss_function"]).partition(":")[0]
-    if loss in _SEVERAL:
-        raise Invalid(
-            f"the model predicts several outputs ({loss}), and one is supported for CatBoost",
-            hint="train with loss_function='RMSE': intervals come from calibration rows"
-            if loss == "RMSEWithUncertainty"
-            else "pack one model per output",
-        )
-    classes = None
+    loss, _, settings = str(model.get_all_params()["loss_function"]).partition(":")
+    task, parts = _PARTS.get(loss, ("", ()))
+    classes: tuple[str | int | float | bool, ...] | None = (0, 1) if loss in _LABELS else None
+    if loss == "MultiQuantile":
+        alphas = settings.partition("alpha=")[2].partition(";")[0].split(",")
+        task, parts = of_quantiles([float(alpha) for alpha in alphas])
     if loss in _CLASSIFIES and len(model.classes_):
         classes = tuple(plain_label(label) for label in model.classes_)
     names = list(model.feature_names_)
@@ -129,6 +140,10 @@ def _read(model: Any) -> Boosted:
             "classifies": classes is not None,
             **({} if threshold == 0.5 else {"threshold": threshold}),
         },
+        task=task,
+        # As many as its sums start from.
+        answers=np.size(model.get_scale_and_bias()[1]) if loss in (*_LABELS, "MultiRMSE") else 1,
+        parts=parts,
     )
 
 

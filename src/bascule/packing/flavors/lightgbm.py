@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import MATRIX, Table
-from bascule.bundle.disk import Manifest
+from bascule.bundle.disk import RANKING, Manifest
 from bascule.bundle.originals import is_of, library, lightgbm_objective, own_methods
 from bascule.core import DType, Invalid
 from bascule.packing.compilers import compile_ensemble, read_lightgbm
@@ -104,6 +104,8 @@ def _read(model: Any) -> Boosted:
         handed_over=_handed_over,
         parameters={"objective": repr(objective)} if is_native else parameters_of(model),
         own=own,
+        extra={"classifies": True} if classes and len(classes) == 2 and kind != "binary" else {},
+        task=RANKING if kind in ("lambdarank", "rank_xendcg") else "",
         overrides=own_methods(model, ("lightgbm", "sklearn")),
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.bundle import is_missing, take
-from bascule.bundle.disk import Manifest
+from bascule.bundle.disk import RANKING, SURVIVAL, Manifest
 from bascule.bundle.originals import (
     CODE_FILE,
     CODE_FORMAT,
@@ -38,12 +38,14 @@ from bascule.core import (
     is_inside,
 )
 from bascule.packing.flavors.own_code import source_files, to_archive
-from bascule.packing.flavors.tabular import fields_of, read_rows, rows_of
+from bascule.packing.flavors.tabular import fields_of, read_inputs, read_truth, rows_of
 from bascule.packing.imported import Compilation, ImportedModel
 
 _TRIED_ROWS = 16
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[^\]]*\])?\s*([<>=!~].*)?")
-_TASKS = ("classification", "regression", "other")
+_TASKS = ("classification", "regression", RANKING, SURVIVAL, "other")
+_ANSWERS = {"classification": ("label",), SURVIVAL: ("risk", "time")}
+"""By task: the outputs of which one has to be there; `prediction` for the others but `other`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Python:
 
     def read(self, model: PythonModel, train: Any, test: Any) -> ImportedModel:
         _check(model)
-        table, truth = read_rows(train, "train")
+        table = read_inputs(train, "train")
+        truth = read_truth(train, "train", rows=table.rows, task=model.task)
         inputs = _may_be_missing(fields_of(table), table.columns)
         data = _archive(model)
         rows = rows_of(table, truth, Signature(inputs, ()))
@@ -99,7 +102,11 @@ class Python:
         finally:
             tried.close()
         signature = Signature(inputs, outputs)
-        held_out = None if test is None else rows_of(*read_rows(test, "test"), signature)
+        held_out = None
+        if test is not None:
+            tested = read_inputs(test, "test")
+            known = read_truth(test, "test", rows=tested.rows, task=model.task)
+            held_out = rows_of(tested, known, signature)
         return ImportedModel(
             task=model.task,
             classes=None if model.classes is None else tuple(model.classes),
@@ -176,11 +183,11 @@ def _outputs(program: ChildProgram, columns: Columns, model: PythonModel) -> tup
         dtype = DType.BYTES if values.dtype.kind == "O" else DType.of(values.dtype)
         fields.append(Field(name, dtype, values.shape[1:]))
     names = {made.name for made in fields}
-    needed = {"classification": {"label"}, "regression": {"prediction"}}.get(model.task, set())
-    if needed - names:
+    needed = () if model.task == "other" else _ANSWERS.get(model.task, ("prediction",))
+    if needed and names.isdisjoint(needed):
         raise Invalid(
             f"{model.entry} answers {', '.join(sorted(names)) or 'nothing'}, and for "
-            f"{model.task} it must answer {', '.join(needed)}",
+            f"{model.task} it must answer {' or '.join(needed)}",
             hint="give a dict of arrays by these names",
         )
     return tuple(fields)

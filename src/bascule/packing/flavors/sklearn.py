@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Kind, Table, take
-from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, REGRESSIONS, Label, Target
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, RANKING, REGRESSIONS, Label, Target
 from bascule.bundle.originals import (
     BOOSTED,
     PICKLE_FILE,
@@ -55,6 +55,8 @@ from bascule.packing.flavors.tabular import (
     fields_of,
     frame_of,
     must_answer,
+    names_of_targets,
+    optional_booleans,
     outputs_of,
     outputs_of_detector,
     outputs_of_targets,
@@ -78,6 +80,7 @@ _OF_THE_PROCESS = {
 """Attributes of scikit-learn's estimators that say nothing of the model, and what is saved."""
 _SAVED_WITH = re.compile(r"unpickle estimator \w+ from version (\S+) when")
 _TREES_OF_NEIGHBOURS = ("KDTree", "KDTree32", "BallTree", "BallTree32")
+_RANKERS = ("CatBoostRanker", "LGBMRanker", "XGBRanker")
 
 
 class Sklearn:
@@ -114,11 +117,11 @@ class Sklearn:
 
         outputs_count = _count_of_outputs(kind, ask, table)
         must_answer(ask, table.columns, targets=outputs_count)
-        truth = read_truth(train, "train", rows=table.rows, targets=outputs_count)
+        truth = read_truth(train, "train", rows=table.rows, targets=outputs_count, task=kind.task)
         task, targets = kind.task, _targets(kind, outputs_count, train, test)
         if targets:
             task = REGRESSIONS if targets[0].classes is None else CLASSIFICATIONS
-        inputs = probed(fields_of(table), table.columns, ask)
+        inputs = probed(fields_of(table), table.columns, ask, optional_booleans(table))
         signature = Signature(
             inputs,
             _outputs(
@@ -130,7 +133,7 @@ class Sklearn:
         if test is not None:
             test_table = read_inputs(test, "test")
             test_truth = read_truth(
-                test, "test", rows=test_table.rows, targets=max(1, len(targets))
+                test, "test", rows=test_table.rows, targets=max(1, len(targets)), task=task
             )
             if task == OUTLIERS:
                 _check_labels_of_detector(test_truth)
@@ -402,6 +405,8 @@ def _kind_of(model: Any) -> _Kind:
             )
         each = tuple(tuple(plain_label(label) for label in one) for one in classes)
         return _Kind("classification", each=each)
+    if not {kind.__name__ for kind in type(_last_of(model)).__mro__}.isdisjoint(_RANKERS):
+        return _Kind(RANKING)
     if is_regressor(model):
         return _Kind("regression")
     if is_outlier_detector(model):
@@ -412,13 +417,18 @@ def _kind_of(model: Any) -> _Kind:
     return _Kind("other")
 
 
+def _last_of(model: Any) -> Any:
+    while hasattr(model, "steps"):
+        model = model.steps[-1][1]
+    return model
+
+
 def _gives_shares_apart(model: Any, classes: Sequence[Any]) -> bool:
     """Whether it is known whose the probabilities are: there is a matrix for each output.
 
     A chain of classifiers gives one for all, of the second of two classes.
     """
-    while hasattr(model, "steps"):
-        model = model.steps[-1][1]
+    model = _last_of(model)
     if type(model).__name__ == "ClassifierChain":
         return all(len(each) == 2 for each in classes)
     return type(model).__name__ != "StackingClassifier"
@@ -441,12 +451,7 @@ def _targets(kind: _Kind, count: int, train: Any, test: Any) -> tuple[Target, ..
     """What each output is of: the columns of y where they have names, else numbers from 0."""
     if count == 1 and not kind.each:
         return ()
-    known: list[str] = []
-    for data in (train, test):
-        truth = data[1] if isinstance(data, tuple) else None
-        columns = truth if isinstance(truth, Mapping) else getattr(truth, "columns", ())
-        known = known or [str(name) for name in columns]
-    names = known if len(set(known)) == count else [str(place) for place in range(count)]
+    names = names_of_targets(count, train, test)
     return tuple(
         Target(name, kind.each[place] if kind.each else None) for place, name in enumerate(names)
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import MATRIX, Kind, Table, conform, read_table, tables
-from bascule.bundle.disk import Target
+from bascule.bundle.disk import TRUTHS, Target
 from bascule.bundle.originals import Frame
 from bascule.core import Columns, DType, Field, Invalid, Signature
 from bascule.packing.compilers import label_dtype
@@ -32,12 +32,6 @@ def plain_label(label: Any) -> str | int | float | bool:
             hint="fit the model on labels that are: y.astype(str)",
         )
     return value
-
-
-def read_rows(data: Any, what: str) -> tuple[Table, NDArray[Any] | None]:
-    """The rows, and what was true for them, where it was given: of a model with one output."""
-    table = read_inputs(data, what)
-    return table, read_truth(data, what, rows=table.rows)
 
 
 def read_inputs(data: Any, what: str) -> Table:
@@ -64,25 +58,42 @@ def read_inputs(data: Any, what: str) -> Table:
     return table
 
 
-def read_truth(data: Any, what: str, *, rows: int, targets: int = 1) -> NDArray[Any] | None:
+def read_truth(
+    data: Any, what: str, *, rows: int, targets: int = 1, task: str = ""
+) -> NDArray[Any] | None:
     """What was true, of shape (rows,) or (rows, targets); None where it was not given.
+
+    Of a task whose truths are two columns it is None as well where there is another number of them,
+    such as the times of XGBoost, below 0 where they are censored.
 
     Args:
         data: X, or (X, y).
         what: What the caller calls it.
         rows: How many there are in X.
         targets: How many things are predicted: y has as many columns.
+        task: What the model is for.
     """
     truth = data[1] if isinstance(data, tuple) else None
     if truth is None:
         return None
-    truth = _read_truth(truth, what, targets)
+    pair = TRUTHS.get(task, ())
+    truth = tables.read_truth(truth, pair) if pair else _read_truth(truth, what, targets)
     if len(truth) != rows:
         raise Invalid(
             f"{what} has {rows} rows in X and {len(truth)} in y",
             hint=f"pass {what}=(X, y) of the same rows",
         )
-    return truth
+    return None if pair and truth.shape != (rows, len(pair)) else truth
+
+
+def names_of_targets(count: int, train: Any, test: Any) -> list[str]:
+    """What each of several predicted things is called: its column of y, or a number from 0."""
+    known: list[str] = []
+    for data in (train, test):
+        truth = data[1] if isinstance(data, tuple) else None
+        columns = truth if isinstance(truth, Mapping) else getattr(truth, "columns", ())
+        known = known or [str(name) for name in columns]
+    return known if len(set(known)) == count else [str(place) for place in range(count)]
 
 
 def _read_truth(truth: Any, what: str, targets: int) -> NDArray[Any]:
@@ -92,7 +103,8 @@ def _read_truth(truth: Any, what: str, targets: int) -> NDArray[Any]:
             raise Invalid(
                 f"y of {what} has shape {list(values.shape)}, and the model predicts "
                 f"[rows, {targets}]",
-                hint="pass y as it was passed to fit",
+                hint="pass y as it was passed to fit; of quantiles of one truth, once for each: "
+                f"numpy.column_stack([y] * {targets})",
             )
         return values
     if values.ndim == 2 and values.shape[1] == 1:
@@ -174,6 +186,11 @@ def fields_of(table: Table) -> tuple[Field, ...]:
         dtype = DType.of(values.dtype)
         made.append(Field(name, dtype, booleans=kind.booleans, dates=kind.dates))
     return tuple(made)
+
+
+def optional_booleans(table: Table) -> set[str]:
+    """The columns of pandas' types of booleans that have a missing value among theirs."""
+    return {n for n, kind in table.kinds.items() if kind.dtype in ("boolean", "bool[pyarrow]")}
 
 
 def check_texts(values: NDArray[Any], name: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.disk import Manifest
+from bascule.bundle import MATRIX, read_table
+from bascule.bundle.disk import RANKING, SURVIVAL, Manifest
 from bascule.bundle.originals import distribution_of, is_of, library, own_methods
 from bascule.core import DType, Invalid
 from bascule.packing.compilers import booster_of, compile_ensemble, read_xgboost
@@ -22,7 +23,9 @@ from bascule.packing.flavors.boosting import (
     Boosted,
     ask_estimator,
     categories_of,
+    classes_of,
     of_numbers,
+    of_quantiles,
     read_boosted,
     with_classes,
 )
@@ -30,6 +33,12 @@ from bascule.packing.flavors.tabular import parameters_of, plain_label
 from bascule.packing.imported import Compilation, ImportedModel
 
 _CLASSIFIES = ("binary:logistic", "multi:softprob", "multi:softmax")
+_TASKS = {
+    **dict.fromkeys(("rank:map", "rank:ndcg", "rank:pairwise"), (RANKING, ())),
+    "survival:aft": (SURVIVAL, ("time",)),
+    "survival:cox": (SURVIVAL, ("risk",)),
+}
+"""By objective: the task, and what the number is called where it is no plain prediction."""
 
 
 class XGBoost:
@@ -41,17 +50,29 @@ class XGBoost:
         return is_of(model, "xgboost") and hasattr(model, "save_model")
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
-        return read_boosted(_read(model), train, test)
+        return read_boosted(_read(model), _with_missing(train), _with_missing(test))
 
     def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
         yield compile_ensemble(
             read_xgboost(json.loads(subject.saved)),
             subject.signature,
-            subject.classes,
+            classes_of(subject),
             categories_of(subject.frame),
             reads_floats=True,
             answers=DType.FP32,
+            numbers=subject.frame.get("numbers", ()),
         )
+
+
+def _with_missing(data: Any) -> Any:
+    """X, or (X, y), as they are, but for a sparse X: what it leaves out is missing to XGBoost."""
+    rows, *truth = data if isinstance(data, tuple) else (data,)
+    if not hasattr(rows, "tocoo"):
+        return data
+    cells, left_out = rows.tocoo(), np.ones(rows.shape, bool)
+    left_out[cells.row, cells.col] = False
+    filled = np.where(left_out, np.nan, read_table(rows).columns[MATRIX])
+    return (filled, *truth) if truth else filled
 
 
 def reopen(data: bytes, manifest: Manifest) -> Any:
@@ -69,13 +90,15 @@ def _read(model: Any) -> Boosted:
     known = json.loads(bytes(booster.save_raw("json")))["learner"]
     objective = known["objective"]["name"]
     several = max(int(known["learner_model_param"]["num_class"]), 0)
-    if int(known["learner_model_param"]["num_target"]) > 1:
-        raise Invalid(
-            "the model predicts several outputs, and one is supported for XGBoost",
-            hint="pack one model per output",
-        )
-    classes = None
-    if hasattr(model, "classes_"):
+    answers = int(known["learner_model_param"]["num_target"])
+    task, parts = _TASKS.get(objective, ("", ()))
+    if objective == "reg:quantileerror" and answers > 1:
+        alphas = json.loads(known["objective"]["quantile_loss_param"]["quantile_alpha"])
+        answers, (task, parts) = 1, of_quantiles([float(alpha) for alpha in alphas])
+    classes: tuple[str | int | float | bool, ...] | None = None
+    if answers > 1:
+        classes = (0, 1) if objective == "binary:logistic" else None
+    elif hasattr(model, "classes_"):
         classes = tuple(plain_label(label) for label in model.classes_)
     elif is_native and objective in _CLASSIFIES:
         classes = tuple(range(max(several, 2)))
@@ -99,6 +122,9 @@ def _read(model: Any) -> Boosted:
         extra={"classifies": True}
         if classes is not None and objective != "binary:logistic"
         else {},
+        task=task,
+        answers=answers,
+        parts=parts,
         refuses_unseen=True,
         # xgboost.DMatrix does. A rebuilt booster may have been an estimator's.
         refuses_infinite=is_native and not getattr(model, "takes_infinity", False),
@@ -112,6 +138,8 @@ def _ask_native(
     made = np.asarray(booster.predict(xgboost.DMatrix(rows, enable_categorical=True)))
     if objective == "multi:softmax":
         return {"label": made}  # and nothing else
+    if classes is not None and objective == "binary:logistic" and made.ndim == 2:
+        return {"label": made > 0.5, "probabilities": made}
     return of_numbers(made, classes, made.ndim == 1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import conform
-from bascule.bundle.disk import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS
+from bascule.bundle.disk import CALIBRATION, CLASSIFICATIONS, OUTLIERS, REGRESSIONS, TRUTHS
 from bascule.core import BasculeError, Columns, Invalid, Program, canonical_json
 from bascule.packing.imported import ImportedModel, Rows
 from bascule.packing.statements import parity
@@ -121,6 +121,8 @@ def _why_not(task: str) -> str:
     """Why models of this kind are not calibrated; empty for those that may be."""
     if task == OUTLIERS:
         return "a detector of outliers answers a score, of which there is no truth to compare with"
+    if task in TRUTHS:
+        return f"a model for {task} answers an order, and its truths say nothing of an interval"
     if task in (CLASSIFICATIONS, REGRESSIONS):
         return "the model has several outputs, and a set for each would say nothing of the row"
     return ""

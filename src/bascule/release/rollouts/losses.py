@@ -95,8 +95,9 @@ def units_of(name: str) -> tuple[str, ...]:
 def countable(answers: Answers) -> list[str]:
     """The guards on outcomes that suit a version, with examples of those that have an argument."""
     outputs = {field.name: field for field in answers.signature.outputs}
-    if answers.task == "regression" and len(outputs) == 1:
-        is_number = answers.signature.outputs[0].shape in ((), (1,))
+    first = answers.signature.outputs[0]
+    if answers.task == "regression" and (len(outputs) == 1 or first.name == "prediction"):
+        is_number = first.shape in ((), (1,))
         return ["mae", "mse", "mape", *_EXAMPLES] if is_number else []
     if answers.task not in ("classification", "outlier-detection") or "label" not in outputs:
         return []

@@ -34,7 +34,8 @@ Table = tuple[Columns, int]
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _MAX_WHOLE_DIGITS = 20
-_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+_WORDS = {"true": True, "false": False}
+_FLAGS = {**_WORDS, "1": True, "0": False}
 _CSV_ROWS = 1024
 _MAX_CELLS = 4 * MAX_VALUES
 """How many numbers the rows of one request may have, whatever `Limits.max_rows` says: as arrays
@@ -476,7 +477,7 @@ def _from_text(cell: str, dtype: DType) -> Any:
     if dtype is DType.BOOL:
         return _FLAGS.get(cell.lower(), cell)
     if not _NUMBER.fullmatch(cell):
-        return cell
+        return _WORDS.get(cell.lower(), cell)  # a boolean that may be missing is a number
     if len(cell) <= _MAX_WHOLE_DIGITS and cell.lstrip("+-").isdecimal():
         return int(cell)
     number = float(cell)
