@@ -257,7 +257,7 @@ def test_matrices_texts_and_gaps_pass_through_mlflow_unchanged(which, request, t
 def test_a_date_is_a_date_in_mlflow_and_passes_through_its_server(packed, tmp_path, server):
     days = pd.DataFrame({"day": pd.date_range("2026-01-01", periods=40, freq="7h")})
     model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), Ridge()).fit(days, range(40))
-    path = packed("days", model, days, (days, np.arange(40.0)))
+    path = packed("days", model, days, (days, np.arange(40.0)), serve_original=True)
     bascule.mlflow.save_model(path, tmp_path / "model")
 
     loaded = server.pyfunc.load_model(str(tmp_path / "model"))
