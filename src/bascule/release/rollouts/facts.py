@@ -348,8 +348,8 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
         keys = f"; {verdict.keys:,} sticky keys counted, each once in a step" * bool(verdict.keys)
         return f"{not_shown(rollout, verdict)}{keys}"
     waits = (
-        f"waits: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
-        f"{verdict.requests:,} predictions have no truth yet{cut_said(rollout, verdict)}"
+        f"waits: not shown yet to be within {verdict.guard}; {_unknown_said(verdict)}"
+        f"{cut_said(rollout, verdict)}"
     )
     if facts.truths_after_s is None:
         return f"{waits}, and of no span of time are all truths in; {_UNKNOWN_HINT}"
@@ -389,6 +389,12 @@ def odds(log_e: float) -> str:
     """Evidence as a bet's winnings."""
     value = math.exp(min(log_e, 50.0))
     return f"evidence of {value:,.0f} to 1" if value < _MOST_SAID else "evidence of over 10^6 to 1"
+
+
+def _unknown_said(verdict: Verdict) -> str:
+    if verdict.unknown:
+        return f"{verdict.unknown:.0%} of {verdict.requests:,} predictions have no truth yet"
+    return f"the truths of all {verdict.requests:,} predictions are in"
 
 
 def span_words(seconds: float) -> str:
