@@ -25,7 +25,7 @@ import numpy as np
 
 from bascule.bundle import Bundle, disk, flat, is_missing, load
 from bascule.bundle.disk import columns_of
-from bascule.core import VERSION, Conflict, DType, Invalid, writing
+from bascule.core import VERSION, Conflict, DType, Field, Invalid, writing
 from bascule.packing.lineage import asking, open_mlflow, quiet, usual_uri
 
 if TYPE_CHECKING:
@@ -295,9 +295,13 @@ def _columns(bundle: Bundle) -> list[tuple[str, str]]:
                 "has one",
                 field=field.name,
             )
-    return [
-        (field.name, "boolean" if field.booleans else _type(field.dtype)) for field in known.inputs
-    ]
+    return [(field.name, _column_type(field)) for field in known.inputs]
+
+
+def _column_type(field: Field) -> str:
+    if field.dates is not None:
+        return "datetime"
+    return "boolean" if field.booleans else _type(field.dtype)
 
 
 def _type(dtype: DType) -> str:

@@ -114,9 +114,9 @@ def test_a_version_is_deployed_rolled_back_and_listed_by_commands(
 
     assert "would deploy gb/2 to gb (all)" in bascule(remote, "deploy", "gb/2", "--dry-run")
     assert serves(server, "no plan")
-    assert "instead of gb/1" in bascule(remote, "deploy", "gb/2", "--reason=better")
+    assert "instead of gb/1" in bascule(remote, "deploy", "gb/2", "--reason=better", "--yes")
     until(lambda: serves(server, "gb/2"))
-    assert "gb/2 stays loaded" in bascule("deploy", "gb/3", "--strategy=blue-green")
+    assert "gb/2 stays loaded" in bascule("deploy", "gb/3", "--strategy=blue-green", "--yes")
     until(lambda: serves(server, "gb/3"))
     with connect(server.port) as client:
         answer = client.request("POST", INFER, body, "Bascule-Arm: previous\r\n").answer()
@@ -153,7 +153,7 @@ def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve(
         return command("deploy", "gb/2", "--dry-run")[1]
 
     until(lambda: "instead of gb/1" in foreseen())
-    assert command("deploy", "gb/2")[0] == 0
+    assert command("deploy", "gb/2", "--yes")[0] == 0
     until(lambda: serves(server, "gb/2"))
     assert command("rollback", "gb", "--reason=worse")[0] == 0
     until(lambda: serves(server, "gb/1"))

@@ -7,11 +7,12 @@ import resource
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tests.origins import QUIET
 
 import bascule
@@ -251,6 +252,20 @@ def test_matrices_texts_and_gaps_pass_through_mlflow_unchanged(which, request, t
     ours = bundle.predict(example)
     first = next(iter(ours))
     np.testing.assert_array_equal(answer[first].to_numpy(), ours[first])
+
+
+def test_a_date_is_a_date_in_mlflow_and_passes_through_its_server(packed, tmp_path, server):
+    days = pd.DataFrame({"day": pd.date_range("2026-01-01", periods=40, freq="7h")})
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), Ridge()).fit(days, range(40))
+    path = packed("days", model, days, (days, np.arange(40.0)), serve_original=True)
+    bascule.mlflow.save_model(path, tmp_path / "model")
+
+    loaded = server.pyfunc.load_model(str(tmp_path / "model"))
+
+    assert [str(one.type) for one in loaded.metadata.get_input_schema()] == ["DataType.datetime"]
+    answer = loaded.predict(days)
+    ours = bascule.load(path).predict(days)
+    np.testing.assert_array_equal(answer["prediction"], ours["prediction"])
 
 
 def test_what_is_there_is_not_overwritten(table_model, tmp_path):

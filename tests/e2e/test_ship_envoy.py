@@ -305,7 +305,7 @@ def test_a_rollout_moves_the_shares_between_servers(body, ends, left, registry, 
     folder.mkdir()
     for number in (1, 2):
         command(home, "push", registry.path(f"late/{number}"))
-    command(home, "deploy", "late/1")
+    command(home, "deploy", "late/1", "--yes")
     router = {"late": {"target": "envoy", "folder": str(folder)}}
     variables = {"BASCULE_HOME": str(home), "BASCULE_SERVING__ARMS": "own"}
     one = serve(1, **variables, BASCULE_ROLLOUTS__ROUTERS=json.dumps(router))
@@ -318,7 +318,7 @@ def test_a_rollout_moves_the_shares_between_servers(body, ends, left, registry, 
         with load.running():
             until(lambda: len(load.answers) > 50, lambda: f"{load.lost[:3]}")
             command(
-                home, "deploy", "late/2", "--strategy", "canary", "--steps", "20,50,100",
+                home, "deploy", "late/2", "--yes", "--strategy", "canary", "--steps", "20,50,100",
                 "--step-for", "1s", "--min-requests", "100", "--guard", "errors +1 pp",
             )  # fmt: skip
             until(lambda: rollout(home)["state"] == ends, lambda: f"{rollout(home)}", 60.0)

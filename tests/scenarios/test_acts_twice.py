@@ -173,8 +173,8 @@ ACTS = {
     # An alias that is there already stays, without a second event.
     "alias": Act(lambda it: ["alias", "gb/2", "champion"]),
     # The second deployment is refused with the number of the plan that the first one has made.
-    "deploy": Act(lambda it: ["deploy", "gb/2"], again=4),
-    "rollout": Act(lambda it: ["deploy", "gb/2", "--strategy", "canary"], again=4),
+    "deploy": Act(lambda it: ["deploy", "gb/2", "--yes"], again=4),
+    "rollout": Act(lambda it: ["deploy", "gb/2", "--strategy", "canary", "--yes"], again=4),
     # Names are taken once.
     "schedule": Act(
         lambda it: ["schedule", "add", "nightly", "--cron", "0 2 * * *", "--job", it / "job.toml"],
@@ -278,7 +278,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 def prepared(folder: Path, store: str) -> Place:
     """Two versions, an endpoint, a backup of them, and the files that acts read."""
     place = Place(folder, store)
-    for words in (["push", folder / "b1"], ["push", folder / "b2"], ["deploy", "gb/1"]):
+    for words in (["push", folder / "b1"], ["push", folder / "b2"], ["deploy", "gb/1", "--yes"]):
         place.said(*words)
     place.said("backup", folder / "kept.tar")
     return place

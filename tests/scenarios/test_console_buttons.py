@@ -122,7 +122,8 @@ def test_no_button_of_a_page_leads_to_a_refusal(site, settings, jobs, roles):
 def expected_of(roles):
     """Forms that must be there, so that hiding all of them is no way to pass."""
     of_operator = {
-        "/monitoring/late/silences?days=7", "/batch/runs#start", "/deploy/models", "/ledger/ask",
+        "/monitoring/late/silences?days=7", "/monitoring/late/truths?days=7",
+        "/batch/runs#start", "/deploy/models", "/ledger/ask",
         "/batch/schedules/nightly/pause", "/endpoints/late/rollouts/ID/abort",
     }  # fmt: skip
     return {

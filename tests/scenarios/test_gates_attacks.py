@@ -156,7 +156,7 @@ def test_history_names_who_brought_a_verdict_and_not_whom_it_names(strict, bundl
     brought, told = (e for e in registry.history("late") if e.kind == "gates_recorded")
     assert (brought.by, brought.reason) == (
         "eve",
-        f"pushed with a gates statement by risk-committee: passed 2 of 2: {', '.join(FULL)}",
+        f"by risk-committee before the push: passed 2 of 2: {', '.join(FULL)}",
     )
     assert (told.by, told.reason) == ("ci", f"passed 2 of 2: {', '.join(FULL)}")
 

@@ -14,7 +14,7 @@ from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed
-    from bascule.release.rollouts import Begun
+    from bascule.release.rollouts import Begun, RolloutBook
 
 EndpointName = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
 WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
@@ -115,7 +115,7 @@ def deploy(
     ] = "",
     dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask; without a terminal nothing is asked.")
+        bool, typer.Option("--yes", "-y", help="Do not ask. Needed without a terminal.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -130,11 +130,39 @@ def deploy(
         outcomes_sample=outcomes_sample, allow_answers=allow_answers, reason=reason, follow=follow,
     )  # fmt: skip
     book, user = context.rollouts(), context.user()
-    if sys.stdin.isatty() and not (yes or dry_run or as_json):
-        _tell_made(book.deploy(asked, by=user, dry_run=True), dry_run=True, as_json=False)
-        if not typer.confirm("go on?", default=True, err=True):
-            raise typer.Exit(1)
-    _tell_made(book.deploy(asked, by=user, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+    if not (yes or dry_run or as_json):
+        _confirm(book.deploy(asked, by=user, dry_run=True), book)
+    made = book.deploy(asked, by=user, dry_run=dry_run)
+    _tell_made(made, dry_run=dry_run, as_json=as_json)
+    if (yes or dry_run) and not as_json:
+        _note_earlier(made, book)
+
+
+def _confirm(trial: Deployed | Begun, book: RolloutBook) -> None:
+    """Go on if a person at a terminal says so, once the consequences are shown."""
+    if not sys.stdin.isatty():
+        raise Invalid(
+            "there is no terminal to confirm the deployment on",
+            hint="add --yes to deploy, or --dry-run to see what would happen",
+        )
+    _tell_made(trial, dry_run=True, as_json=False)
+    _note_earlier(trial, book)
+    if not typer.confirm("go on?", default=True, err=True):
+        raise typer.Exit(1)
+
+
+def _note_earlier(trial: Deployed | Begun, book: RolloutBook) -> None:
+    """Say so where this version was rolled back at this endpoint before."""
+    from bascule.endpoints import Deployed
+
+    if isinstance(trial, Deployed):
+        endpoint, version = trial.plan.endpoint, trial.plan.current.version
+    else:
+        endpoint, version = trial.rollout.endpoint, trial.rollout.candidate
+    for stored in reversed(book.rollouts(endpoint)):
+        if stored.rollout.candidate == version and stored.state == "aborted" and stored.latest:
+            note(f"before, on {stored.ended_at:%Y-%m-%d %H:%M} UTC: {stored.latest.sentence}")
+            return
 
 
 def _tell_made(made: Deployed | Begun, *, dry_run: bool, as_json: bool) -> None:

@@ -170,6 +170,8 @@ def ship(
         )
     elif not as_json:
         say(f"{folder}: {len(files)} files, {len(changed)} changed: {chosen.title}")
+        if target == "container" and not build:
+            note(f"--build builds it; elsewhere, copy {shipment.current.folder} to {folder}/bundle")
     for action, is_asked in (("apply", apply), ("prune", apply and prune), ("remove", remove)):
         if is_asked:
             _act(commands, target, action, folder)

@@ -50,7 +50,7 @@ class Answer:
 
 async def call(
     request: Request, operation: Operation[Any], names: Mapping[str, str] | None = None,
-    body: Any = None,
+    body: Any = None, *, content_type: str = "application/json", query: str = "",
 ) -> Answer:  # fmt: skip
     """Ask for an operation of the control API.
 
@@ -58,17 +58,21 @@ async def call(
         request: That of the page; its session decides.
         operation: Which one.
         names: The values in the path.
-        body: Sent as JSON; None for no body.
+        body: Sent as JSON, or as the bytes that it is; None for no body.
+        content_type: Of bytes.
+        query: Of the address.
     """
     named = names or {}
-    sent = b"" if body is None else json.dumps(body).encode()
+    sent = b"" if body is None else body
+    sent = sent if isinstance(sent, bytes) else json.dumps(body).encode()
     headers = [(name, value) for name, value in request.headers.raw if name == b"host"]
-    headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(sent))]
+    headers += [(b"content-type", content_type.encode())]
+    headers += [(b"content-length", b"%d" % len(sent))]
     scope = {
         **{key: request.scope[key] for key in ("type", "asgi", "http_version", "scheme", "server")},
         "method": operation.method, "path": operation.path.format(**named),
         "raw_path": operation.at(**named).encode(),
-        "query_string": b"", "root_path": "", "headers": headers,
+        "query_string": query.encode(), "root_path": "", "headers": headers,
         "client": request.scope.get("client"), "state": {}, SESSION: current(request),
     }  # fmt: skip
     heard: list[Message] = []

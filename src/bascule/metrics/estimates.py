@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.metrics.calibration import calibration_error
-from bascule.metrics.intervals import logit_interval, skewed_interval, wilson_interval
+from bascule.metrics.intervals import (
+    FEWEST_ROWS,
+    logit_interval,
+    skewed_interval,
+    wilson_interval,
+)  # fmt: skip
 from bascule.metrics.scores import score
 from bascule.metrics.table import METRICS, PINBALL, metric_of
 
@@ -28,6 +33,7 @@ Influence = tuple[float, Floats]
 """A value, and the influence of each row on it."""
 
 _DRAWS = 200
+_TOO_FEW = "too few rows for an interval"
 _SMALLEST = float(np.finfo(np.float64).eps)
 
 
@@ -78,7 +84,7 @@ class Estimate:
         fewest: How many rows decide: those of the rarer class, or the denominator of a share.
         successes: Of `fewest`, for a plain share; None for any other metric.
         method: `wilson`, `logit`, `skewed` or `bootstrap`.
-        note: Why there is no value.
+        note: Why there is no value, or no interval.
     """
 
     value: float | None
@@ -125,6 +131,8 @@ def estimate(name: str, rows: Labelled, *, confidence: float = 0.95) -> Estimate
     if metric.unit == "share":
         ends = logit_interval(value, error, fewest, confidence)
         return Estimate(value, *ends, len(rows), error, fewest, None, "logit")
+    if len(rows) < FEWEST_ROWS:
+        return Estimate(value, rows=len(rows), note=_TOO_FEW)
     spread = error * math.sqrt(len(rows))
     skewness = float(np.mean(influence**3)) / spread**3 if spread > 0 else 0.0
     lower, upper = skewed_interval(value, error, skewness, len(rows), confidence)
@@ -328,7 +336,7 @@ def _bootstrapped(name: str, rows: Labelled, confidence: float) -> Estimate:
     ]
     known = np.array([one for one in draws if one is not None and math.isfinite(one)])
     if len(known) < 0.95 * _DRAWS:
-        return Estimate(found, rows=len(rows), fewest=0, note="too few rows for an interval")
+        return Estimate(found, rows=len(rows), fewest=0, note=_TOO_FEW)
     share = (1 - confidence) / 2
     lower, upper = np.quantile(known, [share, 1 - share]).tolist()
     fewest = len(rows) if rows.task == "regression" else _fewest(rows)

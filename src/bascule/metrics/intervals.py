@@ -16,6 +16,8 @@ from statistics import NormalDist
 from bascule.stats import student_quantile
 
 _FEWEST_DEGREES = 3
+FEWEST_ROWS = _FEWEST_DEGREES + 1
+"""Fewer rows say too little about the spread of losses for an interval."""
 
 
 def wilson_interval(successes: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -60,7 +62,10 @@ def _unskewed(t: float, skewness: float, rows: int) -> float:
         return t
     root = math.sqrt(rows)
     a = skewness / root / 3
-    return (math.cbrt(1 + 3 * a * (t - skewness / (6 * root))) - 1) / a
+    inner = 3 * a * (t - skewness / (6 * root))
+    # cbrt(1 + inner) - 1 loses all digits to a tiny skewness; expm1 and log1p lose none.
+    cube = math.expm1(math.log1p(inner) / 3) if inner > -1 else math.cbrt(1 + inner) - 1
+    return cube / a
 
 
 def _quantile(rows: int, confidence: float) -> float:

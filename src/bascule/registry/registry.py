@@ -833,7 +833,7 @@ class Registry:
             return
         by, reason = statement.by, summary_of_gates(statement.body)
         if brought_by is not None:
-            by, reason = brought_by, f"pushed with a gates statement by {statement.by}: {reason}"
+            by, reason = brought_by, f"by {statement.by} before the push: {reason}"
         for version in book.versions_of(statement.subject):
             book.add_event(self._event("gates_recorded", version, by=by, reason=reason))
 

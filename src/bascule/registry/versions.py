@@ -536,7 +536,7 @@ def no_alias(model: str, alias: str, known: Iterable[str]) -> NotFound:
         f"no alias {alias!r} of model {model!r}",
         alias,
         known,
-        hint=f"bascule alias {model}@{alias} NUMBER makes it",
+        hint=f"bascule alias {model}/NUMBER {alias} makes it",
         model=model,
         alias=alias,
     )

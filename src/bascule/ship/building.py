@@ -17,6 +17,11 @@ from bascule.ship.scanning import Scan, scan
 from bascule.ship.shipment import Package, Shipment
 
 TOOLS = ("podman", "buildah", "docker")
+_SEE_LINES = "the lines above say why; --base and --wheels choose what it builds from"
+_ON_NO_INDEX = (
+    "no index has this release of Bascule: pip wheel --no-deps --wheel-dir wheels CLONE, then "
+    "--wheels wheels"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,7 @@ def _run(command: Sequence[str], say: Callable[[str], None]) -> None:
     if process.returncode:
         raise Unavailable(
             f"{command[0]} ended with {process.returncode}: " + " / ".join(last[-3:]),
-            hint="the lines above say why; --base and --wheels choose what it builds from",
+            hint=next((_ON_NO_INDEX for line in last if "found for bascule==" in line), _SEE_LINES),
         )
 
 

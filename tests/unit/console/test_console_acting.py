@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LinearRegression
-from tests.console_work import finished, looking, token_of
+from tests.console_work import finished, looking, send, token_of
 
 from bascule.app import open_catalogue, open_registry, open_rollouts
 from bascule.batch import Job, Status, job_of
@@ -380,13 +380,6 @@ def test_without_a_server_the_answer_is_an_error_with_the_next_step(pages, monke
 
 
 # -- deploy --
-
-
-def send(pages, path, name, content, token):
-    return pages.post(
-        path, params={"name": name}, content=content,
-        headers={"X-CSRF-Token": token, "Content-Type": "application/octet-stream"},
-    )  # fmt: skip
 
 
 def test_a_version_shows_its_gates_and_what_each_strategy_costs_before_it_is_deployed(

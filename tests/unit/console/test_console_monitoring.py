@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from tests.console_work import finished, fire, looking, one_home, token_of
+from tests.console_work import finished, fire, looking, one_home, send, token_of
 from tests.homes import inline_jobs
 
 from bascule.app import open_alerts, open_catalogue
@@ -231,6 +231,36 @@ def test_the_list_has_models_with_alerts_first_and_finds_by_name(home, pages):
     assert "1 firing" in page or "firing" in page
     assert pages.get("/monitoring?q=LAT").text.count('href="/monitoring/late"') == 1
     assert "No model has" in pages.get("/monitoring?q=zebra").text
+
+
+# -- truths --
+
+
+def test_truths_are_sent_as_a_table_and_a_row_that_is_refused_is_named(home, pages):
+    token = token_of(pages.get("/monitoring/late").text)
+    name = an_id(home)
+    table = f"flight,was\n{name}#0,late\n{name}#1,\n".encode()
+    sent = send(pages, "/monitoring/late/truths/files", "truths.csv", table, token).json()
+
+    form = {"csrf": token, "file": sent["id"], "id": "flight", "truth": "was"}
+    answer = pages.post("/monitoring/late/truths", data=form)
+
+    page = pages.get(answer.headers["location"]).text
+    assert "1 truths of late are kept, and 1 are refused; row 2: no truth" in page
+    kept = Ledger(home.home).query(f"SELECT truth FROM outcomes WHERE id = '{name}' AND row = 0")
+    assert kept.num_rows == 1
+
+
+def test_truths_without_the_named_column_are_refused_with_those_that_are_there(pages):
+    token = token_of(pages.get("/monitoring/late").text)
+    sent = send(pages, "/monitoring/late/truths/files", "x.csv", b"id,was\n1,late\n", token).json()
+    form = {"csrf": token, "file": sent["id"], "id": "id", "truth": "truth"}
+
+    answer = pages.post("/monitoring/late/truths", data=form)
+
+    page = pages.get(answer.headers["location"]).text
+    assert 'class="flash bad"' in page
+    assert "was" in page
 
 
 # -- ledger --

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -110,6 +111,28 @@ def command(home):
         return run(home, *words, BASCULE_SERVING__CONTROL_PORT="1")
 
     return command
+
+
+def test_a_deployment_without_a_terminal_takes_yes(command, home):
+    code, said, error = command("deploy", "rain/2")
+
+    assert (code, said) == (2, "")
+    assert "there is no terminal to confirm the deployment on" in error
+    assert "--yes" in error
+    assert open_endpoints(settings_of(home.parent)).endpoints() == []
+    assert "would deploy rain/2" in command("deploy", "rain/2", "--dry-run")[1]
+    assert command("deploy", "rain/2", "--json")[0] == 0, "a program reads the answer"
+
+
+def test_a_version_that_was_rolled_back_here_is_deployed_again_with_a_note(command, home):
+    assert command("deploy", "rain/1", "--yes")[0] == 0
+    assert command("deploy", "rain/2", "--strategy", "canary", "--yes")[0] == 0
+    assert command("rollout", "abort", "rain", "--reason", "too slow")[0] == 0
+
+    notes = [command("deploy", version, "--dry-run")[2] for version in ("rain/2", "rain/1")]
+
+    assert re.search(r"before, on 20\d\d-\S+ \S+ UTC: aborted by \S+: too slow", notes[0])
+    assert "before" not in notes[1]
 
 
 def test_endpoints_set_makes_the_next_plan_and_history_tells_it(command, home):

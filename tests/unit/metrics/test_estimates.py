@@ -19,6 +19,7 @@ from bascule.metrics import (
     wilson_interval,
 )
 from bascule.metrics.estimates import _INFLUENCES
+from bascule.metrics.intervals import skewed_interval
 
 
 def classes(rows, random, *, count=2, labels=(0, 1, 2)):
@@ -164,3 +165,24 @@ def test_the_isotonic_fit_is_that_of_scikit_learn(random):
     theirs = IsotonicRegression(out_of_bounds="clip").fit(scores, events)
     asked = np.linspace(-0.5, 1.5, 1_001)
     assert ours(asked) == pytest.approx(theirs.predict(asked), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "skewness", [sign * 10.0**-power for sign in (1, -1) for power in range(1, 20)]
+)
+def test_an_interval_contains_its_value_where_losses_are_as_good_as_symmetric(skewness):
+    """Digits were lost to a skewness of 1e-17: 18.04 had the interval 18.04 to -135.9."""
+    lower, upper = skewed_interval(18.04, 3.0, skewness, rows=60)
+    exact = skewed_interval(18.04, 3.0, 0.0, rows=60)
+
+    assert lower < 18.04 < upper
+    assert (lower, upper) == pytest.approx(exact, abs=abs(skewness) + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["log_loss", "brier"])
+def test_a_loss_of_very_few_rows_has_no_interval_and_says_so(random, name):
+    few = estimate(name, classes(3, random))
+
+    assert few.value is not None
+    assert (few.lower, few.upper, few.note) == (None, None, "too few rows for an interval")
+    assert estimate(name, classes(4, random)).lower is not None

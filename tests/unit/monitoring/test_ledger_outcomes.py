@@ -18,6 +18,7 @@ from bascule.monitoring.ledger import (
     Outcomes,
     OutcomeSpool,
     outcome_spool,
+    read_csv,
     read_outcomes,
 )
 from bascule.serving.protocols import outcome_writer
@@ -39,7 +40,7 @@ def test_an_outcome_is_found_by_the_id_of_its_prediction_and_row(tmp_path):
 
 
 def test_a_text_is_a_number_as_well_where_it_reads_as_one_whatever_the_others_are(tmp_path):
-    texts = ["yes", "2", "-1.5e2", "nan", "1e999", ""]
+    texts = ["yes", "2", "-1.5e2", "nan", "1e999", " "]
     Outcomes(tmp_path).add("gb", table(id=list("abcdef"), truth=texts))
     assert [number for *_, number in truths(tmp_path)] == [None, 2.0, -150.0, None, None, None]
 
@@ -131,3 +132,12 @@ def test_a_worker_without_outcomes_completes_its_file(tmp_path, monkeypatch):
     assert asyncio.run(add()).taken == 1
     writer.close()
     assert Ledger(tmp_path).query("select id from outcome_history").num_rows == 2
+
+
+def test_an_empty_cell_of_a_csv_is_no_truth_and_not_an_empty_text(tmp_path):
+    """It was kept as the truth '', which no answer is: the version seemed to be wrong there."""
+    table = read_csv(b"id,truth\na,late\nb,\n", id_column="id")
+
+    done = Outcomes(tmp_path).add("late", table)
+
+    assert (done.taken, done.refused) == (1, {2: "no truth"})

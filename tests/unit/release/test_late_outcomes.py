@@ -18,6 +18,7 @@ from bascule.release.rollouts import (
     decide,
     table_of,
 )
+from bascule.release.rollouts.facts import span_words
 
 WORLD = {world.name: world for world in WORLDS}
 MANY = ArmCounts(requests=10_000)
@@ -81,3 +82,12 @@ def test_the_longest_time_is_extended_by_the_time_that_truths_take():
     held = decided(cohorts, max_s=4.5 * 3_600.0)
     assert isinstance(held.state, Running)
     assert isinstance(decided(cohorts, max_s=2.4 * 3_600.0).state, Aborted)  # at twice its time
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(8.2, "8 s"), (119.0, "119 s"), (1_200.0, "20 min"), (5_400.0, "1.5 h"), (129_600.0, "1.5 d")],
+)
+def test_how_long_truths_take_is_said_in_a_unit_that_fits(seconds, words):
+    """It was "0.0 h" for truths of seconds."""
+    assert span_words(seconds) == words

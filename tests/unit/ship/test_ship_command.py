@@ -6,7 +6,9 @@ import pytest
 from tests.shipments import documents
 from tests.unit.cli.test_remote_registry import control
 
+from bascule.core import Unavailable
 from bascule.ship import findings_of
+from bascule.ship.building import _run
 
 
 @pytest.fixture
@@ -276,3 +278,14 @@ def test_findings_are_those_of_their_kind_and_checks_that_passed_are_none():
     assert findings_of("configuration", report) == ("DS-0002: Dockerfile",)
     assert findings_of("vulnerabilities", report) == ("CVE-2026-1: numpy",)
     assert findings_of("secrets", report) == findings_of("secrets", {}) == ()
+
+
+def test_a_release_that_no_index_has_is_named_with_the_next_step():
+    """What pip says in a build of an image, where Bascule was installed from a clone."""
+    line = "ERROR: No matching distribution found for bascule==0.2.0"
+
+    with pytest.raises(Unavailable) as problem:
+        _run(["sh", "-c", f"echo '{line}'; exit 1"], lambda _: None)
+
+    assert "pip wheel" in problem.value.hint
+    assert "--wheels" in problem.value.hint

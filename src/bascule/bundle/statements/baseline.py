@@ -190,7 +190,7 @@ def answer_columns(
 
 def profile_of(columns: Columns) -> Profile:
     """The profile of whole columns; a piece of the rows is copied at a time."""
-    rows = len(next(iter(columns.values())))
+    rows = len(next(iter(columns.values()), ()))  # no column is left of dates alone
     made = Profile()
     for start in range(0, rows, CHUNK_ROWS):
         made.add({name: values[start : start + CHUNK_ROWS] for name, values in columns.items()})

@@ -11,18 +11,31 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
 
 from fastapi import Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
-from bascule.console.calling import act
+from bascule.console.calling import Answer, act, call
 from bascule.console.facts import model_names
+from bascule.console.flash import Flash
 from bascule.console.forms import field
+from bascule.console.pages.deploy import TABLES, take_file
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
-from bascule.core import BasculeError, NotFound, check_name, seconds_of
+from bascule.console.site import (
+    Crumb,
+    console_of,
+    context_of,
+    form_of,
+    page_router,
+    render,
+    see,
+)
+from bascule.core import BasculeError, Invalid, NotFound, check_name, seconds_of
 from bascule.jobs import QUEUED, RUNNING, Task
 from bascule.monitoring.alerts import operations, shown
+from bascule.monitoring.ledger import operations as of_outcomes
 from bascule.monitoring.reporting import report_of
 
 if TYPE_CHECKING:
@@ -38,6 +51,8 @@ router = page_router(
         "GET /monitoring/{model}": ("read", "{model}"),
         "GET /monitoring/{model}/report": ("read", "{model}"),
         "POST /monitoring/{model}/measure": ("read", "{model}"),
+        "POST /monitoring/{model}/truths": ("outcome", "{model}"),
+        "POST /monitoring/{model}/truths/files": ("outcome", "{model}"),
         "POST /monitoring/{model}/alerts/{alert}/acknowledge": ("write", "{model}"),
         "POST /monitoring/{model}/silences": ("write", "{model}"),
         "POST /monitoring/{model}/silences/{silence}/end": ("write", "{model}"),
@@ -105,7 +120,7 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
         crumbs=[Crumb("Monitoring", "/monitoring"), Crumb(model)],
         model=model, days=days, periods=PERIODS, **_report(context, model, days),
         resolved=[one for one in alerts if one["state"] == "resolved"][:10],
-        silences=_silences_of(context, model),
+        silences=_silences_of(context, model), most_bytes=of_outcomes.ADD_OUTCOMES.max_body_bytes,
     )  # fmt: skip
 
 
@@ -122,6 +137,44 @@ def measure(request: Request, model: str, days: _Days = 7) -> Response:
     """Measure again."""
     _measure(request, check_name(model), days)
     return see(request, _path(model, days))
+
+
+@router.post("/monitoring/{model}/truths/files")
+async def truth_files(
+    request: Request, model: str, name: Annotated[str, Query(max_length=512)]
+) -> Response:
+    """Take in a table of truths; the answer is its id."""
+    check_name(model)
+    return await take_file(request, name, TABLES)
+
+
+@router.post("/monitoring/{model}/truths")
+async def truths(request: Request, model: str, days: _Days = 7) -> Response:
+    """Keep the truths of a table: rollouts and performance count them within seconds."""
+    form = form_of(request)
+    if not field(form, "file"):
+        raise Invalid("no file was sent", hint="choose a file; sending one needs JavaScript")
+    upload, path = console_of(request).uploads.find(field(form, "file"), current(request).subject)
+    if upload.size_bytes > of_outcomes.ADD_OUTCOMES.max_body_bytes:
+        raise Invalid(f"{upload.name} is too large", hint="bascule outcomes import takes it")
+    columns = {f"{name}_column": field(form, name, max_length=256) for name in ("id", "truth")}
+    table = await run_in_threadpool(path.read_bytes)
+    answer = await call(
+        request, of_outcomes.ADD_OUTCOMES, {"model": model}, table,
+        content_type="text/csv" if upload.suffix == ".csv" else "application/vnd.apache.parquet",
+        query=urlencode(columns),
+    )  # fmt: skip
+    return see(request, _path(model, days), _kept(model, answer))
+
+
+def _kept(model: str, answer: Answer) -> Flash:
+    if answer.problem:
+        return Flash("bad", answer.problem)
+    kept, refused = f"{answer.body['taken']:,} truths of {model} are kept", answer.body["refused"]
+    if not refused:
+        return Flash("good", f"{kept}.")
+    first = f"row {refused[0]['index'] + 1}: {refused[0]['reason']}"
+    return Flash("bad", f"{kept}, and {len(refused):,} are refused; {first}")
 
 
 @router.post("/monitoring/{model}/alerts/{alert}/acknowledge")

@@ -162,7 +162,7 @@ def _id(given: object) -> str:
 
 
 def _truth(given: object) -> tuple[str, float | None]:
-    if given is None or (isinstance(given, float) and math.isnan(given)):
+    if given is None or given == "" or (isinstance(given, float) and math.isnan(given)):
         raise ValueError("no truth")
     if isinstance(given, bool):
         return ("true", 1.0) if given else ("false", 0.0)

@@ -413,7 +413,7 @@ def _as_times(values: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
 
 
 def _refused(ids: pa.Array, truths: pa.Array, times: pa.Array) -> dict[int, str]:
-    ids = pc.if_else(pc.equal(ids, ""), pa.scalar(None, pa.string()), ids)  # as CSV has it
+    ids, truths = _without_empty(ids), _without_empty(truths)
     missing = {"no id": ids, "no truth": truths, "no time": times}
     found = {
         number + 1: what
@@ -426,6 +426,13 @@ def _refused(ids: pa.Array, truths: pa.Array, times: pa.Array) -> dict[int, str]
             for number in pc.indices_nonzero(is_long).to_pylist():
                 found.setdefault(number + 1, f"{what}: over {most:,} characters, the limit")
     return dict(sorted(found.items()))
+
+
+def _without_empty(values: pa.Array) -> pa.Array:
+    """Texts with null for the empty one: what an empty cell of a CSV is."""
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return values
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, values.type), values)
 
 
 def _split(ids: Sequence[str]) -> tuple[pa.Array, pa.Array]:

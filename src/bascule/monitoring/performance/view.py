@@ -89,8 +89,8 @@ def rows_of(version: str, slice_of: Mapping[str, str] | None) -> str:
 
 
 def interval_of(metric: Json) -> str:
-    """The interval of the JSON of a metric."""
+    """The interval of the JSON of a metric; `too few` rows for one, `-` without a value."""
     if metric["lower"] is None:
-        return "-"
+        return "-" if metric["value"] is None else "too few"
     lower, upper = (shown(metric["metric"], metric[end]) for end in ("lower", "upper"))
     return f"{lower.removesuffix('%')} - {upper}"

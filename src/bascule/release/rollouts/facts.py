@@ -348,8 +348,8 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
         keys = f"; {verdict.keys:,} sticky keys counted, each once in a step" * bool(verdict.keys)
         return f"{not_shown(rollout, verdict)}{keys}"
     waits = (
-        f"waits: not shown yet to be within {verdict.guard}; {verdict.unknown:.0%} of "
-        f"{verdict.requests:,} predictions have no truth yet{cut_said(rollout, verdict)}"
+        f"waits: not shown yet to be within {verdict.guard}; {_unknown_said(verdict)}"
+        f"{cut_said(rollout, verdict)}"
     )
     if facts.truths_after_s is None:
         return f"{waits}, and of no span of time are all truths in; {_UNKNOWN_HINT}"
@@ -357,7 +357,7 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
         return f"{waits}: more predictions are needed"
     until = facts.now + timedelta(seconds=facts.truths_after_s)
     return (
-        f"{waits}; truths take up to {facts.truths_after_s / 3600:.1f} h, so those of the latest "
+        f"{waits}; truths take up to {span_words(facts.truths_after_s)}, so those of the latest "
         f"predictions are expected until {until:%Y-%m-%d %H:%M} UTC"
     )
 
@@ -389,3 +389,17 @@ def odds(log_e: float) -> str:
     """Evidence as a bet's winnings."""
     value = math.exp(min(log_e, 50.0))
     return f"evidence of {value:,.0f} to 1" if value < _MOST_SAID else "evidence of over 10^6 to 1"
+
+
+def _unknown_said(verdict: Verdict) -> str:
+    if verdict.unknown:
+        return f"{verdict.unknown:.0%} of {verdict.requests:,} predictions have no truth yet"
+    return f"the truths of all {verdict.requests:,} predictions are in"
+
+
+def span_words(seconds: float) -> str:
+    """How long truths take, or a rollout lasts: `1.5 d`, `3.0 h`, `20 min`, `8 s`."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -20,6 +20,7 @@ from bascule.bundle import Bundle, take
 from bascule.core import Columns, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
+from bascule.release.rollouts.facts import span_words
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.losses import (
     RATES,
@@ -221,10 +222,7 @@ def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:
     if late_s > rollout.max_s:
         raise Invalid(
             f"{guard} cannot be decided in time: 99 % of the truths about {rollout.endpoint} took "
-            f"up to {_days(late_s)} so far, and the rollout ends after {_days(rollout.max_s)}",
+            f"up to {span_words(late_s)} so far, and the rollout ends after "
+            f"{span_words(rollout.max_s)}",
             hint=f"--within {np.ceil(2 * late_s / 86_400):.0f}d, or guards without outcomes",
         )
-
-
-def _days(seconds: float) -> str:
-    return f"{seconds / 86_400:.1f} d" if seconds >= 86_400 else f"{seconds / 3_600:.1f} h"
