@@ -9,20 +9,19 @@ length of its name (one byte), the name, the type of its value (7: text), the le
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 
 EVENT_STREAM_TYPE = b"application/vnd.amazon.eventstream"
 _TEXT = 7
-_AROUND_BYTES = 16
-"""Of the two lengths and the two checksums."""
+_AROUND_BYTES = 16  # the two lengths and the two checksums
 
 
-def event_message(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """One message; names and values of headers are ASCII."""
+def event_message(kind: str, name: str, content_type: str, payload: bytes) -> bytes:
+    """One message; `kind` is `event` or `exception`."""
+    headers = {":message-type": kind, f":{kind}-type": name, ":content-type": content_type}
     head = b"".join(
         b"%c%b%c%b%b"
-        % (len(name), name.encode(), _TEXT, len(value).to_bytes(2, "big"), value.encode())
-        for name, value in headers.items()
+        % (len(key), key.encode(), _TEXT, len(value).to_bytes(2, "big"), value.encode())
+        for key, value in headers.items()
     )
     size = _AROUND_BYTES + len(head) + len(payload)
     lengths = size.to_bytes(4, "big") + len(head).to_bytes(4, "big")

@@ -38,6 +38,7 @@ _TEXT = b"text/plain; charset=utf-8"
 _ENDPOINTS = b"/api/2.0/endpoints"
 _PAGE = 500
 """How many models one answer lists, where there may be any number of them."""
+_OCTETS = "application/octet-stream"
 _MAX_URL = 1024
 _BATCH_PAYLOAD_MB = 6
 _BATCH_MAX_MB = 100
@@ -171,7 +172,9 @@ class Invocations:
 
             def part(answer: Answer) -> bytes:
                 end = b"\n" if form is by_row.PREDICTIONS else b""
-                return event_message(_PAYLOAD_PART, form.encode(answer.outputs) + end)
+                return event_message(
+                    "event", "PayloadPart", _OCTETS, form.encode(answer.outputs) + end
+                )
 
             parts = PartForm(head, part, _end_of_stream)
             exchange.ask_in_parts(model, call._replace(extras=extras), allowed_s, parts)
@@ -209,26 +212,13 @@ def _for_batch_transform(model: Predictor) -> dict[str, Any]:
     }
 
 
-_PAYLOAD_PART = {
-    ":message-type": "event",
-    ":event-type": "PayloadPart",
-    ":content-type": "application/octet-stream",
-}
-_STREAM_ERROR = {
-    ":message-type": "exception",
-    ":exception-type": "ModelStreamError",
-    ":content-type": "application/json",
-}
-
-
 def _end_of_stream(parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG001
     """Nothing, or the error that ended the answer, by the code that botocore's model names."""
     if error is None:
         return b""
     code = "ModelInvocationTimeExceeded" if isinstance(error, TimedOut) else "StreamBroken"
-    return event_message(
-        _STREAM_ERROR, by_row.encode({"Message": error_text(error), "ErrorCode": code})
-    )
+    content = by_row.encode({"Message": error_text(error), "ErrorCode": code})
+    return event_message("exception", "ModelStreamError", "application/json", content)
 
 
 def _endpoint(name: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
 from bascule.control.people.cookies import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.people.sessions import LINK_LASTS, Sessions, path_of_link
-from bascule.core import NotFound, Refused
-from bascule.security import Session, csrf_of, permissions_of_roles
+from bascule.core import NAME_PATTERN, NotFound, Refused
+from bascule.security import ROLES, Session, csrf_of, permissions_of_roles
 
+_ROLE = f"^({'|'.join(ROLES)})(:([*]|{NAME_PATTERN}))?$"
 _Roles = Annotated[
-    list[Annotated[str, Field(max_length=160)]],
+    list[Annotated[str, Field(max_length=160, json_schema_extra={"pattern": _ROLE})]],
     Field(min_length=1, max_length=100, description="viewer:*, operator:late, approver:*, admin"),
 ]
 
