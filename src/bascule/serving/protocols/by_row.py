@@ -225,7 +225,7 @@ def about(
         answer = answers_schema(outputs, may_choose=bool(place))
         if answer_key:
             answer = object_schema({answer_key: answer})
-        names = [field.name for field in outputs]
+        names = [field.name for field in model.signature.outputs]
         listed = {"type": ["array", "null"], "items": {"enum": names}, "minItems": 1}
         asked = {"outputs": listed, **model.extras.schema(protocol)}
         own = {place: {"type": ["object", "null"], "properties": asked}} if place else {}

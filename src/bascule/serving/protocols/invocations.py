@@ -107,7 +107,7 @@ class Invocations:
             stream = f"/endpoints/{model.name}/invocations-response-stream".encode()
             yield Route(
                 b"POST", stream, self._invoke_in_parts(model), model.needs, model.name,
-                model.series, partial(_about_stream, about),
+                model.series, partial(_about_stream, _about(model, "")),
             )  # fmt: skip
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
@@ -287,12 +287,13 @@ def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None
         exchange.answer(by_row.encode(done))
 
 
-def _about(model: Predictor) -> Callable[[], About]:
-    names = "params", Invocations.name
+def _about(model: Predictor, protocol: str = "invocations") -> Callable[[], About]:
+    names = "params", protocol
     return by_row.about(model, "instances", other_types=media.OTHER_TYPES, parameters=names)
 
 
 def _about_stream(about: Callable[[], About]) -> About:
+    """Without the extra outputs of a protocol: an answer in parts has none."""
     messages = {"type": "string", "format": "binary", "description": "Messages `PayloadPart`."}
     return about()._replace(answer=messages, content_type=EVENT_STREAM_TYPE.decode())
 

@@ -253,10 +253,11 @@ def _about(model: Predictor, *, may_be_bytes: bool = True) -> About:
     text = {"type": "string"}
     flag = {"type": ["boolean", "null"]} if may_be_bytes else {"enum": [False, None]}
     chosen = object_schema(
-        {"name": {"enum": [field.name for field in outputs]}},
+        {"name": {"enum": [field.name for field in model.signature.outputs]}},
         {"parameters": {"type": ["object", "null"], "properties": {"binary_data": flag}}},
     )
-    parameters = {"binary_data_output": flag, **model.extras.schema("oip")}
+    extras = model.extras.schema("oip") if may_be_bytes else {}  # none in parts
+    parameters = {"binary_data_output": flag, **extras}
     answered = {"type": "array", "items": {"anyOf": [*map(_answered, outputs)]}}
     inputs = {"minItems": len(taken), "maxItems": len(taken), "items": {"anyOf": taken}}
     return About(

@@ -165,7 +165,7 @@ class Request(ABC):
             error = named_failure(error, self.request_id)
         model = self.series.label.model
         if isinstance(error, Invalid) and model and not error.hint:
-            error.hint = f"the metadata of {model} has its inputs, their types and shapes"
+            error.hint = f"the metadata of {model} says what it takes"
         # Its frames lead back to this request, and a ring would wait for the garbage collector.
         self.failure = error.with_traceback(None)
         return error
