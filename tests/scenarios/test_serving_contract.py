@@ -159,7 +159,8 @@ def test_the_document_accepts_what_is_accepted_and_refuses_what_is_refused(
         [
             Path(sys.executable).with_name("schemathesis"), "run", "--no-color",
             f"http://127.0.0.1:{server.port}/v2/openapi.json", "--max-examples", "5",
-            "--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--checks",
+            "--phases", "examples,coverage,fuzzing", "--generation-deterministic",
+            "--continue-on-failure", "--checks",
             "not_a_server_error,response_schema_conformance,status_code_conformance,"
             "content_type_conformance,negative_data_rejection,positive_data_acceptance,"
             "unsupported_method",
