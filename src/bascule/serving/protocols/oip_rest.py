@@ -251,7 +251,7 @@ def _about(model: Predictor, *, may_be_bytes: bool = True) -> About:
     taken = [_taken(field, target, model.limits.max_rows) for field, target in fields]
     outputs = (*model.signature.outputs, *model.extras.fields)
     text = {"type": "string"}
-    flag = {"type": ["boolean", "null"]} if may_be_bytes else {"enum": [False, None]}
+    flag = {"anyOf": [{"type": "null"}, {"type": "boolean"} if may_be_bytes else {"const": False}]}
     chosen = object_schema(
         {"name": {"enum": [field.name for field in model.signature.outputs]}},
         {"parameters": {"type": ["object", "null"], "properties": {"binary_data": flag}}},
@@ -296,7 +296,9 @@ def _taken(field: Field, target: Field, max_rows: int) -> dict[str, Any]:
         {"type": "integer", "minimum": 1, **more} for more in ({"maximum": max_rows}, {})
     )
     sizes = [{"const": size} if size > 0 else whole for size in field.shape]
-    shape = {"prefixItems": [rows, *(sizes or [{"const": 1}])], "items": False}
+    first = [rows, *(sizes or [{"const": 1}])]
+    # Bounded by `maxItems`: openapi-python-client does not read `items: false`.
+    shape: dict[str, Any] = {"prefixItems": first, "items": whole, "maxItems": len(first)}
     row = row_schema(field, target)
     forms = row, value_schema(field, target) if sizes else alone(row)
     data = [{"type": "array", "minItems": 1, "items": form} for form in forms]
