@@ -295,9 +295,9 @@ def _taken(field: Field, target: Field, max_rows: int) -> dict[str, Any]:
     rows, whole = (
         {"type": "integer", "minimum": 1, **more} for more in ({"maximum": max_rows}, {})
     )
-    sizes = [{"const": size} if size > 0 else whole for size in field.shape]
-    first = [rows, *(sizes or [{"const": 1}])]
-    # Bounded by `maxItems`: openapi-python-client does not read `items: false`.
+    sizes = [whole | {"minimum": n, "maximum": n} if n > 0 else whole for n in field.shape]
+    first = [rows, *(sizes or [whole | {"maximum": 1}])]
+    # openapi-python-client reads neither `items: false` nor a union of numbers and constants.
     shape: dict[str, Any] = {"prefixItems": first, "items": whole, "maxItems": len(first)}
     row = row_schema(field, target)
     forms = row, value_schema(field, target) if sizes else alone(row)
