@@ -1,7 +1,7 @@
 """Clients of other projects, unchanged, each in a process of an environment of its own.
 
 `oip_clients` has those of the Open Inference Protocol and of KServe, `row_clients` those that send
-rows. They need versions of numpy and protobuf that exclude each other.
+rows, `vertex_clients` Google's. They need versions of numpy and protobuf that exclude each other.
 """
 
 from __future__ import annotations
@@ -282,6 +282,54 @@ def test_the_deployment_clients_of_mlflow_and_databricks_predict_and_list(url, r
     assert "gb" in listed
     assert endpoint_url == f"http://{url}/endpoints/gb/invocations"
     assert "instances[0]" in refused
+
+
+VERTEX = """
+    import json, sys
+    from datetime import UTC, datetime
+    from google.api_core.exceptions import BadRequest
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import aiplatform
+    from google.cloud.aiplatform_v1 import Endpoint, PredictionServiceClient
+    from google.cloud.aiplatform_v1.services.prediction_service.transports import (
+        PredictionServiceRestTransport,
+    )
+    from requests import Session
+    from requests.adapters import HTTPAdapter
+
+    class Here(HTTPAdapter):
+        def send(self, request, **options):  # the host is written into the client
+            request.url = f"http://{sys.argv[1]}{request.path_url}"
+            return super().send(request, **options)
+
+    X, anonymous = json.loads(sys.argv[2]), AnonymousCredentials()
+    transport = PredictionServiceRestTransport(
+        host=sys.argv[1], url_scheme="http", credentials=anonymous
+    )
+    client = PredictionServiceClient(transport=transport)
+    name = client.endpoint_path("some", "europe-west4", "gb")
+    made = [list(client.predict(endpoint=name, instances=X).predictions)]
+    try:
+        client.predict(endpoint=name, instances=[["text"]])
+    except BadRequest as error:
+        refused = str(error)
+    aiplatform.init(project="some", location="europe-west4", credentials=anonymous)
+    endpoint = aiplatform.Endpoint(name)
+    endpoint._gca_resource = Endpoint(name=name, create_time=datetime.now(UTC))  # asks no API
+    endpoint.authorized_session = Session()
+    endpoint.authorized_session.mount("https://", Here())
+    lines = "".join(",".join(map(repr, row)) + "\\n" for row in X)
+    headers = {"Content-Type": "text/csv"}
+    made.append(endpoint.raw_predict(lines.encode(), headers).json()["predictions"])
+    print(json.dumps([made, refused]))
+"""
+
+
+def test_the_client_of_vertex_predicts_and_sends_raw_bodies(url, labels):
+    answers, refused = run("vertex_clients", VERTEX, url, json.dumps(ROWS.tolist()))
+
+    assert answers == [labels] * 2
+    assert "instances[0]: 1 values, where the model takes 30" in refused
 
 
 REFLECTION = """

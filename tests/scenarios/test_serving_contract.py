@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -138,3 +143,35 @@ def test_requests_made_from_the_schema_get_answers_of_the_schema(case, server):
             response_schema_conformance,
         ],
     )
+
+
+@pytest.mark.slow
+def test_the_document_accepts_what_is_accepted_and_refuses_what_is_refused(
+    start, cancer_bundle, table_bundle, tmp_path
+):
+    """Schemathesis makes requests from the server's own document, which keep or break it."""
+    (tmp_path / "schemathesis.toml").write_text(
+        "[checks.negative_data_rejection]\n"
+        'expected-statuses = ["400", "401", "403", "404", "405", "406", "413", "415", "422"]\n'
+    )
+    server = start(cancer_bundle, table_bundle)
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"), "run", "--no-color",
+            f"http://127.0.0.1:{server.port}/v2/openapi.json", "--max-examples", "5",
+            "--phases", "examples,coverage,fuzzing", "--generation-deterministic",
+            "--continue-on-failure", "--checks",
+            "not_a_server_error,response_schema_conformance,status_code_conformance,"
+            "content_type_conformance,negative_data_rejection,positive_data_acceptance,"
+            "unsupported_method",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900,
+        env={
+            **os.environ, "PYTHONPATH": str(Path(__file__).parent),
+            "SCHEMATHESIS_HOOKS": "contract_hooks",
+        },
+    )  # fmt: skip
+    server.end()
+    server.process.stdout.close()
+
+    assert done.returncode == 0, done.stdout[-9_000:]

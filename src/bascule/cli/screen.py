@@ -17,6 +17,7 @@ from bascule.core import (
     BasculeError,
     BasculeWarning,
     masked_text,
+    next_step,
     printable,
     write_without_waiting,
 )
@@ -89,7 +90,11 @@ def show_warnings() -> None:
 
 def error_json(error: BasculeError) -> dict[str, str]:
     """An error as those who asked for JSON read it."""
-    return {"error": masked_text(error.message), "hint": error.hint, "kind": type(error).__name__}
+    return {
+        "error": masked_text(error.message),
+        "hint": next_step(error),
+        "kind": type(error).__name__,
+    }
 
 
 def print_error(error: BasculeError, *, as_json: bool) -> None:
@@ -101,8 +106,7 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
 
     screen = console(stderr=True, soft_wrap=not sys.stderr.isatty())
     screen.print(Text("error: ", "bold red") + Text(masked_text(error.message), "default"))
-    if error.hint:
-        screen.print(Text("hint:  ", "bold cyan") + Text(error.hint, "default"))
+    screen.print(Text("hint:  ", "bold cyan") + Text(next_step(error), "default"))
 
 
 def print_table(

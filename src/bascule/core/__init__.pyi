@@ -48,6 +48,7 @@ from .errors import (
     error_from_json as error_from_json,
     error_to_json as error_to_json,
     first_line as first_line,
+    next_step as next_step,
 )
 from .fields import (
     Columns as Columns,
@@ -70,6 +71,7 @@ from .files import (
     writing as writing,
 )
 from .names import (
+    NAME_PATTERN as NAME_PATTERN,
     Reference as Reference,
     check_name as check_name,
     is_file_name as is_file_name,

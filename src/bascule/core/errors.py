@@ -32,6 +32,25 @@ from bascule_client.errors import (
 )
 
 _BY_NAME = {kind.__name__: kind for kind in KINDS}
+_NEXT_STEPS: Mapping[type[BasculeError], str] = {
+    Invalid: "send it as the documentation has it: --help, or /docs of a server",
+    NotFound: "check the name",
+    Conflict: "look again, then try again",
+    Refused: "meet the rule first, or ask a person that may decide",
+    Unauthenticated: "send a key that is live",
+    Untrusted: "get it again from where it was made",
+    Overloaded: "try again later",
+    Unavailable: "try again later",
+    TimedOut: "allow more time",
+    ModelFailed: "the log has more",
+    MissingExtra: "install the package",
+}
+
+
+def next_step(error: BasculeError) -> str:
+    """The hint of an error; without one, what can be done about an error of its kind."""
+    steps = (text for kind, text in _NEXT_STEPS.items() if isinstance(error, kind))
+    return error.hint or next(steps, "see the log")
 
 
 def error_to_json(error: BasculeError) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from typing import Any
 from bascule.core.addresses import masked
 from bascule.core.errors import Invalid
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?")
+NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?"
+"""Of names, for documents; two points in a row are refused beside it."""
+_NAME = re.compile(NAME_PATTERN)
 
 
 def check_name(name: str, *, what: str = "model name") -> str:

@@ -558,7 +558,7 @@ class Registry:
         """
         terms = parse_search(text, now=self._clock())
         if limit < 1:
-            raise Invalid(f"limit: {limit} is not >= 1")
+            raise Invalid(f"limit: {limit} is not >= 1", hint="ask for 1 or more")
         with self._records.read() as book:
             return [
                 Found(

@@ -180,7 +180,7 @@ class RemoteRegistry(Remote):
 
     def search(self, text: str, *, limit: int = 100) -> list[Found]:
         if limit < 1:
-            raise Invalid(f"limit: {limit} is not >= 1")
+            raise Invalid(f"limit: {limit} is not >= 1", hint="ask for 1 or more")
         found = self.each(operations.SEARCH, query=text, limit=min(limit, PAGE))
         return list(islice(found, limit))
 

@@ -110,7 +110,8 @@ def test_nan_is_a_missing_number_and_is_refused_where_none_may_be_missing(sent, 
     assert np.isnan(made[count])
     assert not np.isnan(made[:count]).any()
     assert refusal(x(taken), values, sent=sent) == (
-        f"inputs[0] (x).data[{count}] is NaN, and the model does not take missing values there"
+        f"inputs[0] (x).data[{count}] is null or NaN, and the model does not take missing values "
+        "there"
     )
 
 
@@ -319,7 +320,7 @@ def test_a_json_that_was_read_before_means_the_same_of_other_bytes_and_is_checke
         assert (call_id, call.rows, call.outputs) == (None, 2, ("label",))
         assert (call.columns["x"].tolist(), call.columns["x"].dtype) == (values, np.float64)
         assert as_bytes.wants("label")
-    with pytest.raises(Invalid, match=r"data\[1\] is NaN"):
+    with pytest.raises(Invalid, match=r"data\[1\] is null or NaN"):
         ask(1, float("nan"))
     with pytest.raises(Invalid, match="where 4 bytes are left of the body"):
         ask(1)

@@ -147,7 +147,7 @@ def test_the_method_is_chosen_by_name(served):
     for wrong in ("raps", 7, [], {}):
         said = refused(ask(parameters={"confidence": 0.8, "conformal": wrong}))
         assert said.startswith("conformal: ")
-        assert said.endswith(" is not one of lac, aps")
+        assert said.endswith(" is not one of lac, aps; the metadata of m says what it takes")
 
 
 @pytest.mark.parametrize("wrong", [0, 1, -1, 1.5, True, "0.9", [0.9], {"of": 0.9}])

@@ -226,7 +226,7 @@ def test_a_malformed_parameter_of_an_extra_is_refused_by_name(serve, ask):
     with serve(CHEAP).client() as client:
         answer = client.request("POST", INFER, ask([1, 2], **asked("far"))).answer()
         assert (answer.status, answer.json["error"]) == (
-            400, "distance: 'far' is not a whole number"
+            400, "distance: 'far' is not a whole number; the metadata of m says what it takes"
         )  # fmt: skip
         unasked = ask([1, 2], outputs=[{"name": "distance"}])
         answer = client.request("POST", INFER, unasked).answer()

@@ -243,7 +243,10 @@ def changed(**values):
         (changed(foo=1), "i[1].foo: the model has no input 'foo'"),
         (changed(hour=2.5), "i[1].hour: 2.5, where the model takes whole numbers of INT64"),
         (changed(hour="3"), "i[1].hour: a text, where the model takes whole numbers of INT64"),
-        (changed(hour=None), "i[1].hour is null, and the model does not take missing values"),
+        (
+            changed(hour=None),
+            "i[1].hour is null or NaN, and the model does not take missing values",
+        ),
         (changed(hour=True), "i[1].hour: true, where"),
         (changed(hour=2**63), "i[1].hour: 9223372036854775808, where"),
         (changed(hour=[1, 2]), "i[1].hour: a list, where"),
@@ -332,8 +335,8 @@ HEADER = b"hour,carrier,wind,rain\n"
         (HEADER + b"1,AA,2\n", "csv[0]: 3 values, where a row has 4"),
         (HEADER + b"1,AA,2,True\nx,AA,2,True\n", "csv[1] (hour): a text, where the model takes"),
         (HEADER + b",AA,2,True\n", "csv[0] (hour) is null"),
-        (HEADER + b"1,AA,inf,True\n", "csv[0] (wind): a text"),
-        (HEADER + b"1,AA,1e999,True\n", "csv[0] (wind): a text"),
+        (HEADER + b"1,AA,inf,True\n", "csv[0] (wind) is infinite, where the model takes numbers"),
+        (HEADER + b"1,AA,1e999,True\n", "csv[0] (wind) is infinite"),
         (HEADER + b"1,AA,1_0,True\n", "csv[0] (wind): a text"),
         (HEADER + b"1,AA,\xd9\xa1,True\n", "csv[0] (wind)"),
         (HEADER + b"9" * 5_000 + b",AA,1,True\n", "csv[0] (hour): a text"),
@@ -381,4 +384,4 @@ def test_a_missing_number_of_csv_is_empty_or_nan(written):
 def test_infinity_has_no_place_in_csv(written):
     body = f"hour,carrier,wind,rain\n1,AA,{written},1\n".encode()
 
-    assert refusal(TABLE_READER.csv, body).startswith("csv[0] (wind): ")
+    assert refusal(TABLE_READER.csv, body).startswith("csv[0] (wind) is infinite, where")

@@ -178,8 +178,6 @@ def test_a_body_of_very_many_objects_is_not_looked_through():
         (b'["\\ud800"]', "the body is not JSON: a text in it has an escape that stands for no"),
         (b"[1e400]", "the body is not JSON: the number 1e400 is too large"),
         (b"[%b]" % (b"9" * 5_000), "the body is not JSON: the number 99999999999999999999"),
-        (b"[NaN, Infinity]", "the body is not JSON: it has Infinity, for which JSON has no word"),
-        (b"[-Infinity]", "the body is not JSON: it has -Infinity, for which JSON has no word"),
         (b"[-NaN]", "the body is not JSON: '-NaN]' at byte 1"),
         (b"[" * 2_000, "the body is not JSON: it is nested too deeply"),
         (b"[" * 2_000 + b"]" * 2_000, "the body is not JSON: it is nested too deeply"),
@@ -190,7 +188,7 @@ def test_what_is_no_json_is_said_with_its_place_and_what_is_expected(body, told)
     refused = refusal(body)
 
     assert refused.message.startswith(told)
-    if "Infinity" in told or "the number" in told:
+    if "the number" in told:
         assert refused.hint == "send null for a missing number, and numbers below 1.8e308"
     else:
         assert refused.hint == f"send JSON, for example {EXAMPLE}"

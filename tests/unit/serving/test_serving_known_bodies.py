@@ -104,7 +104,7 @@ def test_the_numbers_are_those_that_were_sent(numbers, rows):
         (body("[1]"), "1 values"),
         (body("[1, null]"), "null"),
         (body("[1, NaN]"), "null"),
-        (body("[1, Infinity]"), "Infinity"),
+        (body("[1, Infinity]"), "infinite"),
         (body(after=', "inputs": []'), "'inputs' is given twice"),
         (body(around='"data": [5, 6], '), "'data' is given twice"),
         (body("[1, 1e39]"), "does not fit"),

@@ -131,13 +131,17 @@ def test_columns_of_a_table_are_those_of_the_array_in_the_order_of_the_inputs():
         (MATRIX, np.ones((1, 3)), "npy[0]: 3 values, where the model takes 2"),
         (MATRIX, np.ones(2), "npy[0]: not a list, where the model takes 2 values"),
         (MATRIX, np.ones((0, 2)), "npy: no rows"),
-        (MATRIX, np.array([[1.0, np.nan]]), "npy[0][1] is NaN"),
+        (MATRIX, np.array([[1.0, np.nan]]), "npy[0][1] is null or NaN"),
         (MATRIX, np.array([[1.0, np.inf]]), "npy[0][1] is infinite"),
         (TABLE, np.ones((1, 2)), "npy[0]: 2 values, where a row has 3"),
         (TABLE, np.array([[1.5, 0.5, 1.0]]), "npy[0] (hour): 1.5, where"),
         (TABLE, np.array([[1.0, 0.5, 2.0]]), "npy[0] (rain): 2.0, where"),
         (TABLE, np.array([[np.nan, 0.5, 1.0]]), "npy[0] (hour) is null"),
-        (TABLE, np.array([[1.0, np.inf, 1.0]]), "npy: a value is infinite"),
+        (
+            TABLE,
+            np.array([[1.0, np.inf, 1.0]]),
+            "npy[0] (wind) is infinite, where the model takes numbers",
+        ),
     ],
 )
 def test_a_mistake_in_an_array_is_named_with_its_place(signature, array, message):

@@ -223,7 +223,7 @@ def spoilt(request, how):
         ("negative", "inputs[0] (x).shape: [-1, 2] is not [rows, 2]"),
         ("datatype", "inputs[0] (x).datatype: BYTES, where the model takes FP64"),
         ("no datatype", "inputs[0] (x).datatype: 'FP128' is no data type"),
-        ("nan", "raw_input_contents[0] (x)[0] is NaN"),
+        ("nan", "raw_input_contents[0] (x)[0] is null or NaN"),
         ("infinite", "raw_input_contents[0] (x)[1] is infinite, where the model takes numbers"),
         ("output", "outputs[0].name: the model has no output 'nope'"),
         ("confidence", "parameters.confidence: the model has no calibration"),

@@ -142,7 +142,7 @@ def test_a_program_that_computes_in_double_precision_gets_integers_so():
         (True, "true"),
         ("1", "a text"),
         ({}, "an object"),
-        (None, "is null, and the model does not take missing values there"),
+        (None, "is null or NaN, and the model does not take missing values there"),
     ],
 )
 def test_what_is_no_number_is_named_with_its_place(dtype, value, found):

@@ -11,9 +11,12 @@ import threading
 import time
 from datetime import UTC, datetime
 
+import botocore.session
 import grpc
 import numpy as np
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, EventStreamError
 from tests.events import Events
 
 from bascule.security.keys import Permission, create_key
@@ -589,3 +592,61 @@ def test_an_answer_is_recorded_once_with_its_parts_and_its_ending(
     assert kept == [
         (("", "3", "complete"), 1, None, "1", 200), (("", "1", "failed"), 1, None, "1", 500)
     ]  # fmt: skip
+
+
+# -- SageMaker's event stream --
+
+
+@pytest.fixture
+def invoke(server):
+    """`invoke(rows, accept)`: the parts of an answer, as botocore's own client reads them."""
+    client = botocore.session.get_session().create_client(
+        "sagemaker-runtime", endpoint_url=f"http://127.0.0.1:{server.port}",
+        region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b",
+        config=Config(retries={"total_max_attempts": 1}),
+    )  # fmt: skip
+
+    def ask(row, accept="application/json"):
+        body = json.dumps({"instances": [row], "params": {"outputs": ["sum"]}})
+        answer = client.invoke_endpoint_with_response_stream(
+            EndpointName="fake", ContentType="application/json", Accept=accept, Body=body
+        )
+        assert answer["ContentType"].startswith(accept)
+        bodies.append(answer["Body"])
+        return (event["PayloadPart"]["Bytes"] for event in answer["Body"])
+
+    bodies = []
+    yield ask
+    for body in bodies:
+        body.close()
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("accept", "parts"),
+    [
+        ("application/json", [b'{"predictions":[10.0]}\n', b'{"predictions":[11.0]}\n']),
+        ("application/jsonlines", [b"10.0\n", b"11.0\n"]),
+        ("text/csv", [b"10.0\n", b"11.0\n"]),
+    ],
+)
+def test_botocore_reads_an_answer_in_parts_in_the_form_that_it_accepts(
+    server, invoke, accept, parts
+):
+    assert list(invoke([2, 10], accept)) == parts
+    server.until(lambda: endings(server) == {"complete": 1})
+
+
+def test_an_error_after_the_first_part_is_a_model_stream_error(invoke, counting):
+    counting.fails_at = 1
+    parts = invoke([3, 10])
+    assert next(parts) == b'{"predictions":[10.0]}\n'
+    with pytest.raises(EventStreamError, match=r"ModelStreamError.*the model failed"):
+        next(parts)
+
+
+def test_an_error_before_the_first_part_is_that_of_a_whole_answer(invoke, counting):
+    counting.fails_at = 0
+    with pytest.raises(ClientError, match="the model failed") as failed:
+        invoke([3, 1])
+    assert failed.value.response["ResponseMetadata"]["HTTPStatusCode"] == 500

@@ -172,6 +172,36 @@ def test_a_damaged_array_is_refused_in_words(served):
     assert (answer.status, answer.json["error"].startswith("npy: 31 bytes follow")) == (400, True)
 
 
+# -- Vertex AI's clients --
+
+ENDPOINT = "/v1/projects/some/locations/europe-west4/endpoints/fake"
+
+
+@pytest.mark.parametrize("method", [":predict", ":rawPredict", "%3ArawPredict"])
+def test_an_endpoint_of_google_is_a_model_by_its_name_in_any_project(served, method):
+    answer = ask(served, ENDPOINT + method, {"instances": ROWS})
+
+    assert (answer.status, answer.json) == (200, {"predictions": TWICE})
+
+
+@pytest.mark.parametrize("path", [ENDPOINT + ":rawPredict", "/vertex/predict"])
+def test_a_raw_prediction_takes_and_answers_other_types_than_json(served, path):
+    headers = "Content-Type: text/csv\r\nAccept: text/csv\r\n"
+    answer = ask(served, path, b"1,2\n3,4\n", headers=headers)
+
+    assert (answer.status, answer.body) == (200, b"2.0,4.0\n6.0,8.0\n")
+    array = ask(served, path, saved(np.array(ROWS)), headers=f"Content-Type: {NPY}\r\n")
+    assert array.json == {"predictions": TWICE}
+
+
+def test_an_endpoint_of_google_that_is_not_there_is_named(served):
+    answer = ask(served, ENDPOINT.replace("fake", "no") + ":predict", {"instances": ROWS})
+
+    error = answer.json["error"]
+    assert (error["code"], error["status"]) == (404, "NOT_FOUND")
+    assert "no model 'no' here" in error["message"]
+
+
 # -- Azure's other bodies --
 
 

@@ -191,7 +191,7 @@ def explained(problem: Exception, place: str) -> BasculeError:
 
     said = f"{place}: {first_line(problem)}"
     if isinstance(problem, duckdb.ConstraintException):
-        return Conflict(said)
+        return Conflict(said, hint="see what the constraint asks, or write elsewhere")
     if is_full(problem):
         return Invalid(said, hint=FULL_HINT)
     if isinstance(problem, duckdb.IOException) and "lock" in str(problem).lower():
@@ -200,7 +200,7 @@ def explained(problem: Exception, place: str) -> BasculeError:
         return Unavailable(said, hint="check the disk and the path")
     if isinstance(problem, duckdb.CatalogException):
         return NotFound(said, hint="check the names of schema, table and columns")
-    return Invalid(said)
+    return Invalid(said, hint="check the query and the types of the table")
 
 
 def open_database(text: str, access: Access, *, needs_table: bool) -> DuckDb:

@@ -76,8 +76,8 @@ def explained(problem: Any, address: Address) -> BasculeError:
     if state in _UNDEFINED:
         return NotFound(message, hint="check the names of database, schema and table")
     if state == _NOT_UNIQUE:
-        return Conflict(message)
-    return Invalid(message, sqlstate=state)
+        return Conflict(message, hint="see what the constraint asks, or write elsewhere")
+    return Invalid(message, hint="check the query and the types of the table", sqlstate=state)
 
 
 def rows_of(cursor: Any, query: str) -> list[Any]:

@@ -356,13 +356,13 @@ def explained(problem: sa.exc.SQLAlchemyError, place: str) -> BasculeError:
     cause = getattr(problem, "orig", None) or problem
     said = f"{place}: {masked_text(first_line(cause))}"
     if isinstance(problem, sa.exc.IntegrityError):
-        return Conflict(said)
+        return Conflict(said, hint="see what the constraint asks, or write elsewhere")
     if is_full(cause):
         return Invalid(said, hint=FULL_HINT)
     is_away = isinstance(problem, (sa.exc.OperationalError, sa.exc.InterfaceError))
     if is_away and not any(one in str(cause) for one in _WRONG):
         return Unavailable(said, hint=AWAY_HINT)
-    return Invalid(said)
+    return Invalid(said, hint="check the query and the types of the table")
 
 
 def open_database(text: str, access: Access, *, needs_table: bool) -> SqlDatabase:  # noqa: ARG001

@@ -54,7 +54,9 @@ class Confidence(Extra):
         conformal = _CONFORMAL._replace(
             type=_Literal[methods], expected=f"one of {', '.join(methods)}"
         )
-        self.parameters = (_CONFIDENCE, conformal)
+        largest = {"maximum": calibration.largest_confidence}
+        confidence = Annotated[float, msgspec.Meta(gt=0, lt=1, extra_json_schema=largest)]
+        self.parameters = (_CONFIDENCE._replace(type=confidence), conformal)
         super().__init__(calibration.fields(outputs), tuple(calibration.needs), default)
 
     @classmethod

@@ -135,6 +135,9 @@ class Extra(ABC):
         """
         first = parameters.get(self.name, _ABSENT)
         if first is None or (first is _ABSENT and self.by_default is None):
+            for one in self.parameters[1:] if parameters and self.fields else ():
+                if parameters.get(one.name) is not None:
+                    one.check(parameters.get(one.name))
             return None
         others = [parameters.get(one.name) for one in self.parameters[1:]]
         if first is _ABSENT:

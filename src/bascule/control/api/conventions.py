@@ -9,13 +9,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import anyio
 import msgspec
 from fastapi import Depends, Header, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 from pydantic_core import core_schema, to_jsonable_python
 
 from bascule.control.api.problems import PreconditionFailed
@@ -25,7 +26,16 @@ S = TypeVar("S")
 T = TypeVar("T")
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
-Moment: TypeAlias = Annotated[AwareDatetime, AfterValidator(in_utc)]
+
+
+def _written(value: object) -> object:
+    """Pydantic takes a number for seconds since 1970, which the document does not say."""
+    if not isinstance(value, datetime) and ":" not in str(value):
+        raise ValueError("not a time such as 2026-11-26T12:00:00Z")
+    return value
+
+
+Moment: TypeAlias = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(in_utc)]
 """A time that a caller gives; see `in_utc`."""
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 

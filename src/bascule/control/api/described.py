@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from bascule.control.api.idempotency import HEADER, REPLAYED
+from bascule.control.api.idempotency import HEADER, KEY_PATTERN, REPLAYED
 from bascule.control.api.problems import PROBLEM_TYPE, Problem
 from bascule.control.api.rights import OPERATIONS
+from bascule.core import NAME_PATTERN
 from bascule.security import OPEN_ACTIONS
 
 _SCHEMA = re.compile(r"#/components/schemas/([^\"]+)")
@@ -32,7 +33,7 @@ _PARAMETERS = {
         "required": False,
         "description": "Makes the request safe to repeat for 24 hours: a string of 1 to 255 "
         "printable characters, new for each request",
-        "schema": {"type": "string", "maxLength": 257},
+        "schema": {"type": "string", "pattern": f"^(?:{KEY_PATTERN})$", "maxLength": 257},
     },
 }
 _PROBLEMS = {
@@ -123,6 +124,9 @@ def _add_components(document: dict[str, Any]) -> None:
 def _describe(name: str, operation: dict[str, Any], asks_for_keys: bool) -> None:
     responses, parameters = operation["responses"], operation.setdefault("parameters", [])
     problems = ["4XX", "503"]
+    for parameter in parameters:
+        if parameter["in"] == "path" and parameter["name"] in ("model", "endpoint"):
+            parameter["schema"]["pattern"] = f"^{NAME_PATTERN}$"
     declared = OPERATIONS[name]
     needs_key = asks_for_keys and declared.action not in (None, *OPEN_ACTIONS)
     if declared.history:

@@ -29,7 +29,8 @@ REPLAYED = "Idempotency-Replayed"
 
 MAX_KEPT_BYTES = 1 << 20
 """Of an answer. A longer one is not kept, and a repetition acts again."""
-_KEY = re.compile(r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x2b\x2d-\x7e]{1,255})')
+KEY_PATTERN = r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"|([\x21\x23-\x2b\x2d-\x7e]{1,255})'
+_KEY = re.compile(KEY_PATTERN)
 _RETRYABLE = (408, 429)
 
 

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from bascule.core import KINDS, BasculeError, Conflict, Invalid, masked_text
-from bascule.serving.transports import error_text, status_of
+from bascule.core import KINDS, BasculeError, Conflict, Invalid, NotFound, masked_text, next_step
+from bascule.serving.transports import status_of
 
 PROBLEM_TYPE = "application/problem+json"
 KIND_URN = "urn:bascule:error:"
@@ -52,7 +52,9 @@ def problem_of(error: Exception, instance: str) -> JSONResponse | None:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return _of_kind(Invalid(f"{place}: {first['msg']}"), instance)
+        # A path of which a name is none of those that it may be is not there.
+        kind = NotFound if place.startswith("path.") and "literal" in first["type"] else Invalid
+        return _of_kind(kind(f"{place}: {first['msg']}"), instance)
     if isinstance(error, HTTPException):
         detail, status = str(error.detail), error.status_code
         return _answer("about:blank", status, detail, detail, "", instance, error.headers)
@@ -79,8 +81,8 @@ def _of_kind(error: BasculeError, instance: str) -> JSONResponse:
         "about:blank" if kind is None else KIND_URN + kind.__name__,
         status,
         masked_text(error.message),
-        masked_text(error_text(error)),
-        error.hint,
+        masked_text(f"{error.message}; {next_step(error)}"),
+        next_step(error),
         instance,
         headers,
         {name: str(error.facts[name]) for name in _TOLD if name in error.facts},

@@ -26,7 +26,7 @@ from bascule.core import (
 )
 from bascule.packing.flavors.networks import check_saved
 from bascule.packing.flavors.own_code import to_archive
-from bascule.packing.flavors.tabular import fields_of, read_rows, rows_of
+from bascule.packing.flavors.tabular import fields_of, read_inputs, read_truth, rows_of
 from bascule.packing.imported import Compilation, ImportedModel
 
 _TRIED_ROWS = 16
@@ -61,7 +61,8 @@ class Transformers:
                 f"a pipeline for {pipeline.task} is not known",
                 hint=f"known are {' and '.join(pipelines.MODELS)}; or {_OWN_CODE}",
             )
-        table, truth = read_rows(train, "train")
+        table = read_inputs(train, "train")
+        truth = read_truth(train, "train", rows=table.rows)
         inputs = fields_of(table)
         if [field.dtype for field in inputs] != [DType.BYTES]:
             raise Invalid(
@@ -78,7 +79,10 @@ class Transformers:
             Field(name, DType.BYTES if values.dtype == object else DType.FP32, values.shape[1:])
             for name, values in answers.items()
         )
-        signature = Signature(inputs, outputs)
+        signature, held_out = Signature(inputs, outputs), None
+        if test is not None:
+            tested = read_inputs(test, "test")
+            held_out = rows_of(tested, read_truth(test, "test", rows=tested.rows), signature)
         frame = {"task": pipeline.task, "call": pipelines.call_of(pipeline)}
         saved = _saved(pipeline)
         try:
@@ -100,7 +104,7 @@ class Transformers:
             requires={name: installed_version(name) for name in _REQUIRED},
             frame=frame,
             train=rows,
-            test=None if test is None else rows_of(*read_rows(test, "test"), signature),
+            test=held_out,
             parameters={"model": type(pipeline.model).__name__, "parameters": str(weights)},
             reopened=served,
             is_network=True,

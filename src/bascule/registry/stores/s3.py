@@ -305,7 +305,7 @@ def _explained(problem: Exception, place: str) -> BasculeError:
     if is_missing(problem):
         return Unavailable(f"there is no bucket for {place}", hint="make the bucket first")
     if isinstance(problem, ValueError):
-        return Untrusted(f"a manifest in {place} cannot be read")
+        return Untrusted(f"a manifest in {place} cannot be read", hint="push it again")
     return Unavailable(
         f"{place} cannot be reached ({type(problem).__name__})",
         hint="check AWS_ENDPOINT_URL, AWS_REGION and the network",

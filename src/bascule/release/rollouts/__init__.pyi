@@ -5,9 +5,7 @@ from .asking import (
 )
 from .counting import Stage as Stage, count_outcomes as count_outcomes
 from .deciding import (
-    COMMANDS as COMMANDS,
     Command as Command,
-    check_command as check_command,
     decide as decide,
     obey as obey,
     replay as replay,

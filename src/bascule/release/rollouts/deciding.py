@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, cast
 
-from bascule.core import Conflict, Invalid, load_named
+from bascule.core import Conflict, load_named
 from bascule.release.rollouts.evidence import NO_COHORTS, Cohorts, Floats
 from bascule.release.rollouts.facts import Facts, harm, observed, shown_losses
 from bascule.release.rollouts.guards import Guard
@@ -31,7 +31,6 @@ from bascule.release.rollouts.states import (
 from bascule.release.rollouts.strategies.common import Strategy
 
 Command = Literal["pause", "resume", "abort", "promote"]
-COMMANDS: tuple[Command, ...] = ("pause", "resume", "abort", "promote")
 
 
 _STRATEGIES = {
@@ -42,14 +41,6 @@ _STRATEGIES = {
     "ab": "bascule.release.rollouts.strategies.ab:AB",
     "bandit": "bascule.release.rollouts.strategies.bandit:Bandit",
 }
-
-
-def check_command(text: str) -> Command:
-    """The command of this name; raises `Invalid`."""
-    command = next((command for command in COMMANDS if command == text), None)
-    if command is None:
-        raise Invalid(f"a rollout cannot {text[:32]!r}", hint=f"use {', '.join(COMMANDS)}")
-    return command
 
 
 def start(rollout: Rollout, now: datetime) -> Decision:

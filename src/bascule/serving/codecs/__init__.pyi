@@ -1,13 +1,16 @@
 from . import compression as compression
 from .compression import inflated as inflated
+from .event_stream import EVENT_STREAM_TYPE as EVENT_STREAM_TYPE, event_message as event_message
 from .json_tables import Table as Table, TableReader as TableReader
 from .json_values import (
     MAX_VALUES as MAX_VALUES,
     JsonParser as JsonParser,
     ValuesReader as ValuesReader,
+    bounds_of as bounds_of,
     count_mismatch as count_mismatch,
     refuse_twice as refuse_twice,
     values_reader as values_reader,
+    whole_bounds_of as whole_bounds_of,
 )
 from .npy import NPY_TYPE as NPY_TYPE, read_npy as read_npy, write_npy as write_npy
 from .protobuf import (

@@ -26,7 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, DType, Field, Invalid, Signature, TooLarge
-from bascule.serving.codecs.json_values import MAX_VALUES, Listed, values_reader, wrong_value
+from bascule.serving.codecs.json_values import (
+    INFINITE,
+    MAX_VALUES,
+    Listed,
+    values_reader,
+    wrong_value,
+)
 from bascule.serving.codecs.raw_tensors import taker
 
 Table = tuple[Columns, int]
@@ -41,6 +47,9 @@ _MAX_CELLS = 4 * MAX_VALUES
 """How many numbers the rows of one request may have, whatever `Limits.max_rows` says: as arrays
 they take 8 bytes each, and may be there twice for a moment."""
 _DTYPES = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BYTES}
+_VALUES = ({"b64"}, INFINITE.keys())
+"""Objects that are values, by their keys."""
+_INFINITE = ("inf", "infinity")
 _CELLS_OF_TEXT = 4
 """What a text takes at least, in numbers."""
 
@@ -205,7 +214,7 @@ class TableReader:
             TooLarge: There are too many rows.
         """
         items = self._list(value, place)
-        if type(items[0]) is dict and items[0].keys() != {"b64"}:
+        if type(items[0]) is dict and items[0].keys() not in _VALUES:
             return self._objects(items, place)
         if self._only is not None:
             return self._tensor(items, _Where(place, lambda row: f"{place}[{row}]"))
@@ -294,11 +303,7 @@ class TableReader:
             )
         values = array.astype(object)
         if array.dtype.kind == "f":
-            if np.isinf(array).any():
-                raise Invalid(
-                    f"{place}: a value is infinite, where the model takes numbers",
-                    hint="send NaN for a missing number",
-                )
+            values[np.isinf(array)] = INFINITE
             values[np.isnan(array)] = None
         return self.rows(values.tolist(), place)
 
@@ -476,9 +481,11 @@ def _from_text(cell: str, dtype: DType) -> Any:
         return None
     if dtype is DType.BOOL:
         return _FLAGS.get(cell.lower(), cell)
+    if cell.lower().lstrip("+-") in _INFINITE:
+        return INFINITE
     if not _NUMBER.fullmatch(cell):
         return _WORDS.get(cell.lower(), cell)  # a boolean that may be missing is a number
     if len(cell) <= _MAX_WHOLE_DIGITS and cell.lstrip("+-").isdecimal():
         return int(cell)
     number = float(cell)
-    return number if math.isfinite(number) else cell
+    return number if math.isfinite(number) else INFINITE if dtype.is_float else cell

@@ -49,7 +49,14 @@ _CONTAINERS = frozenset((dict, list))
 _FLAGS = {0: False, 1: True}
 """Truths as numbers, as which numpy and some languages write them."""
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
-_UP_TO_NAN = re.compile(rb'((?:[^"N]++|' + _TEXT + rb"|N(?!aN))*+)(NaN)?", re.DOTALL)
+_UP_TO_WORD = re.compile(
+    rb'((?:[^"NI-]++|' + _TEXT + rb"|N(?!aN)|-?I(?!nfinity)|-(?!I))*+)(NaN|-?Infinity)?", re.DOTALL
+)
+_WORDS = {b"NaN": b"null"}
+INFINITE: dict[str, Any] = {"Infinity": None}
+"""Stands for an infinite number in values from JSON, CSV and NPY: no field takes an object, and the
+reader of its field refuses it with its place."""
+_INFINITE_JSON = json.dumps(INFINITE).encode()
 _TEXT_OR_LARGE_WHOLE = re.compile(_TEXT + rb"|(?<![\d.eE+-])-?\d{19,}+(?![.eE])", re.DOTALL)
 _from_buffer = np.frombuffer
 _dot = np.vdot  # the one product of numpy that does not warn when it overflows
@@ -61,8 +68,9 @@ _LARGEST = float(np.finfo(np.float64).max)
 class JsonParser:
     """Parses bodies, reusing one parser: not for concurrent use.
 
-    `NaN`, which JSON does not have and Python's clients write, is null; a whole number over 64
-    bits, as which some languages write any large number, is the nearest float.
+    `NaN`, which JSON does not have and Python's clients write, is null, and `Infinity` is
+    `INFINITE`; a whole number over 64 bits, as which some languages write any large number, is the
+    nearest float.
     """
 
     def __init__(self, expects: str) -> None:
@@ -254,8 +262,8 @@ def _below(found: Any, key: str, place: str) -> Any:
 def _parse_carefully(parser: Any, body: bytes, expects: str) -> Any:
     document, problem = _tried(parser, body)
     said = body
-    if problem and b"NaN" in body:
-        said = _UP_TO_NAN.sub(_with_null, body)
+    if problem and (b"NaN" in body or b"Infinity" in body):
+        said = _UP_TO_WORD.sub(_in_json, body)
         document, problem = _tried(parser, said)
     if problem.startswith(_NUMBER_PROBLEMS) and len(body) <= _KEEP_PARSER_BYTES:
         document, problem = _tried(parser, _TEXT_OR_LARGE_WHOLE.sub(_as_float, said))
@@ -272,8 +280,8 @@ def _tried(parser: Any, body: bytes) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _with_null(match: re.Match[bytes]) -> bytes:
-    return match[1] + b"null" if match[2] else match[1]
+def _in_json(match: re.Match[bytes]) -> bytes:
+    return match[1] + _WORDS.get(match[2], _INFINITE_JSON) if match[2] else match[1]
 
 
 def _as_float(match: re.Match[bytes]) -> bytes:
@@ -312,7 +320,7 @@ def _first_mistake(body: bytes, problem: str) -> str:
     if not is_short:
         return "it is cut off, or malformed"
     try:
-        json.loads(text, parse_float=_finite, parse_int=_finite, parse_constant=_refuse_infinity)
+        json.loads(text, parse_float=_finite, parse_int=_finite)
     except json.JSONDecodeError as error:
         rest = text[error.pos :]
         place = len(body) - len(rest.encode())
@@ -334,11 +342,6 @@ def _depth(body: bytes) -> int:
 def _finite(digits: str) -> None:
     if math.isinf(float(digits)):
         raise _NoNumber(f"the number {digits[:32]} is too large")
-
-
-def _refuse_infinity(name: str) -> None:
-    if name != "NaN":
-        raise _NoNumber(f"it has {name}, for which JSON has no word")
 
 
 class Place(Protocol):
@@ -589,17 +592,37 @@ _JSON_WORDS: dict[type, str] = {str: "a text", dict: "an object", list: "a list"
 def wrong_value(value: Any, place: int, field: Field, where: Place) -> Invalid:
     """The refusal of a value that is not of the field's type."""
     if value is None:
-        return Invalid(
-            f"{where.value(place)} is null, and the model does not take missing values there",
-            hint="send a value",
-        )
-    takes = {DType.BYTES: "text", DType.BOOL: "true or false"}.get(field.dtype)
-    if takes is None:
-        takes = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
-        if field.bounds is not None:
-            takes += " from {:g} to {:g}".format(*field.bounds)
+        return missing_value(place, where)
+    if value == INFINITE:
+        return infinite_value(place, field, where)
     found = _JSON_WORDS.get(type(value)) or json.dumps(value)
-    return Invalid(f"{where.value(place)}: {found}, where the model takes {takes}")
+    return Invalid(
+        f"{where.value(place)}: {found}, where the model takes {_taken(field)}",
+        hint="send a value of that type",
+    )
+
+
+def missing_value(place: int, where: Place) -> Invalid:
+    """The refusal of null in JSON, and of NaN in bytes."""
+    return Invalid(
+        f"{where.value(place)} is null or NaN, and the model does not take missing values there",
+        hint="send a value",
+    )
+
+
+def infinite_value(place: int, field: Field, where: Place) -> Invalid:
+    """The refusal of an infinite number, in whatever form it is sent."""
+    return Invalid(
+        f"{where.value(place)} is infinite, where the model takes {_taken(field)}",
+        hint="send null or NaN for a missing number" if field.nullable else "send a finite number",
+    )
+
+
+def _taken(field: Field) -> str:
+    if not (field.dtype.is_float or field.dtype.is_integer):
+        return "text" if field.dtype is DType.BYTES else "true or false"
+    taken = "numbers" if field.dtype.is_float else f"whole numbers of {field.dtype.value}"
+    return taken if field.bounds is None else taken + " from {:g} to {:g}".format(*field.bounds)
 
 
 def spelled_dates(texts: list[Any], dates: Dates, where: Place) -> list[str | None]:

@@ -24,7 +24,9 @@ from bascule.serving.codecs.json_values import (
     check_bounds,
     check_known,
     count_mismatch,
+    infinite_value,
     known_numbers,
+    missing_value,
     not_a_category,
     spelled_dates,
     square_below,
@@ -138,14 +140,8 @@ def _check_numbers(array: NDArray[Any], field: Field, where: Place) -> None:
         return
     place = int(strange[0])
     if np.isnan(array[place]):
-        raise Invalid(
-            f"{where.value(place)} is NaN, and the model does not take missing values there",
-            hint="send a value",
-        )
-    raise Invalid(
-        f"{where.value(place)} is infinite, where the model takes numbers",
-        hint="send NaN for a missing number" if field.nullable else "send a finite number",
-    )
+        raise missing_value(place, where)
+    raise infinite_value(place, field, where)
 
 
 def _floats_of_integers(field: Field, target: DType) -> Taker:

@@ -18,7 +18,12 @@ from bascule.serving.codecs import JsonParser, Table, TableReader
 from bascule.serving.execution import Predictor
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by
-from bascule.serving.protocols.openapi import answers_schema, example_rows, rows_schema
+from bascule.serving.protocols.openapi import (
+    answers_schema,
+    example_rows,
+    object_schema,
+    rows_schema,
+)
 from bascule.serving.transports import ROWS_FROM_BYTES, About, Exchange, Handler, Route
 
 encode = msgspec.json.encode
@@ -203,38 +208,31 @@ def about(
     key: str,
     answer_key: str = "predictions",
     *,
-    every_output: bool = False,
     other_types: tuple[str, ...] = (),
     parameters: tuple[str, str] = ("", ""),
+    more: dict[str, Any] | None = None,
 ) -> Callable[[], About]:
     """What a route says of itself that takes rows under a key and answers them row by row.
 
-    `parameters`: what a body calls them, and the protocol; empty where it has no place for them.
+    `parameters`: what a body calls them, and the protocol; empty where it has no place for them,
+    and the answer has every output. `more`: the schemas of other keys of a body.
     """
     place, protocol = parameters
 
     def tell() -> About:
-        outputs = model.signature.outputs
-        if not every_output:
-            outputs = outputs[:1]
-        if model.extras.by_default:
-            outputs = (*outputs, *model.extras.fields)
-        answer = answers_schema(outputs)
+        extras = model.extras.fields if place or model.extras.by_default else ()
+        outputs = (*model.signature.outputs, *extras)
+        answer = answers_schema(outputs, may_choose=bool(place))
         if answer_key:
-            answer = {
-                "type": "object",
-                "properties": {answer_key: answer},
-                "required": [answer_key],
-            }
-        extra = model.extras.schema(protocol)
-        more = {place: {"type": "object", "properties": extra}} if extra else {}
+            answer = object_schema({answer_key: answer})
+        names = [field.name for field in model.signature.outputs]
+        listed = {"type": ["array", "null"], "items": {"enum": names}, "minItems": 1}
+        asked = {"outputs": listed, **model.extras.schema(protocol)}
+        own = {place: {"type": ["object", "null"], "properties": asked}} if place else {}
+        rows = rows_schema(model.signature, model.program.inputs)
         return About(
             answer=answer,
-            takes={
-                "type": "object",
-                "properties": {key: rows_schema(model.signature), **more},
-                "required": [key],
-            },
+            takes=object_schema({key: rows}, own | (more or {}), is_closed=True),
             example={key: example_rows(model.signature, model.example)},
             other_types=other_types,
         )

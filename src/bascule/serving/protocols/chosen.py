@@ -26,7 +26,8 @@ _PATHS: dict[str, tuple[str, ...]] = {
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
 }
-"""The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen."""
+"""The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen;
+those of its clients, below `/v1/projects`, are no other protocol's."""
 
 SERVER_PATHS = ("/metrics",)
 """Paths of the server itself, which no choice takes away."""

@@ -8,31 +8,29 @@ whole, the platform also loads and unloads: it fills a folder, and says which na
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from bascule.core import VERSION, BasculeError, Columns, Invalid, check_name
+from bascule.core import VERSION, BasculeError, Invalid, TimedOut, check_name
 from bascule.security import ANY
-from bascule.serving.calls import Call
+from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.codecs import (
-    NPY_TYPE,
+    EVENT_STREAM_TYPE,
     JsonParser,
     Table,
     TableReader,
-    read_npy,
-    write_npy,
+    event_message,
 )
 from bascule.serving.execution import Predictor
-from bascule.serving.protocols import by_row
+from bascule.serving.protocols import by_row, media
 from bascule.serving.protocols.data_plane import DataPlane
-from bascule.serving.protocols.describing import fixed, health, missing
+from bascule.serving.protocols.describing import answered_by, fixed, health, missing
 from bascule.serving.protocols.load_requests import LoadRequests
-from bascule.serving.transports import About, Exchange, Handler, Route
+from bascule.serving.protocols.openapi import object_schema
+from bascule.serving.transports import About, Exchange, Handler, PartForm, Route, error_text
 
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -40,8 +38,8 @@ _TEXT = b"text/plain; charset=utf-8"
 _ENDPOINTS = b"/api/2.0/endpoints"
 _PAGE = 500
 """How many models one answer lists, where there may be any number of them."""
+_OCTETS = "application/octet-stream"
 _MAX_URL = 1024
-_LINES_TYPES = (b"application/jsonlines", b"application/jsonl", b"application/x-ndjson")
 _BATCH_PAYLOAD_MB = 6
 _BATCH_MAX_MB = 100
 """SageMaker's bound on concurrent transforms times their payload."""
@@ -106,6 +104,11 @@ class Invocations:
                 f"/serving-endpoints/{model.name}/invocations".encode(),
             ):
                 yield Route(b"POST", invoke, handle, model.needs, model.name, model.series, about)
+            stream = f"/endpoints/{model.name}/invocations-response-stream".encode()
+            yield Route(
+                b"POST", stream, self._invoke_in_parts(model), model.needs, model.name,
+                model.series, partial(_about_stream, _about(model, "")),
+            )  # fmt: skip
 
     def not_found(self, plane: DataPlane, path: bytes) -> BasculeError | None:
         """Which model is not there."""
@@ -131,30 +134,56 @@ class Invocations:
 
         return handle
 
-    def _invoke(self, model: Predictor) -> Handler:
+    def _reader(self, model: Predictor, accept: bytes = b"accept") -> by_row.Read:
         reader = by_row.table_reader(model)
 
         def read(exchange: Exchange, body: bytes, parser: JsonParser) -> tuple[Call, by_row.Form]:
-            parameters = None
-            kind = by_row.media_type(exchange)
-            if kind == b"text/csv":
-                table = reader.csv(body, has_header=by_row.has_header(exchange))
-            elif kind == NPY_TYPE:
-                table = reader.array(read_npy(body), "npy")
-            elif kind in _LINES_TYPES:
-                lines = [line for line in body.split(b"\n") if line.strip()]
-                table = reader.rows(parser.plain(b"[%b]" % b",".join(lines)), "lines")
-            else:
+            table, parameters = media.read_rows(exchange, body, parser, reader), None
+            if table is None:
                 table, parameters = _read(parser.plain(body), reader)
-            form = _FORMS_BY_TYPE.get(by_row.media_type(exchange, b"accept"), by_row.PREDICTIONS)
             call = by_row.call_for(model, table, parameters, "params", self.name)
-            if form is _NPY and len(call.outputs or ()) > 1:
-                raise Invalid(
-                    "params.outputs: NPY carries one output", hint="ask for one, or accept JSON"
-                )
-            return call, form
+            return call, media.answer_form(exchange, call, "params", accept)
 
-        return by_row.handler(model, read, self._parser)
+        return read
+
+    def _invoke(self, model: Predictor) -> Handler:
+        return by_row.handler(model, self._reader(model), self._parser)
+
+    def _invoke_in_parts(self, model: Predictor) -> Handler:
+        """The answer in parts, as boto3's `invoke_endpoint_with_response_stream` reads it."""
+        read = self._reader(model, b"x-amzn-sagemaker-accept")
+
+        def read_aside(exchange: Exchange) -> tuple[Call, by_row.Form]:
+            return read(exchange, exchange.take_body(), self._parser.aside)
+
+        def ask(exchange: Exchange, asked: tuple[Call, by_row.Form], allowed_s: float) -> None:
+            call, form = asked
+            exchange.identify()
+            exchange.need_request_id()
+            exchange.rows = call.rows
+            # Those that are added by default are left out of answers in parts.
+            extras = tuple(extra._replace(always=False) for extra in call.extras)
+
+            def head(by: AnsweredBy) -> tuple[bytes, bytes]:
+                own = b"Bascule-Id: %b\r\nX-Amzn-SageMaker-Content-Type: %b\r\n" % (
+                    exchange.prediction_id.encode(), form.content_type,
+                )  # fmt: skip
+                return EVENT_STREAM_TYPE, own + answered_by(by, model.by)
+
+            def part(answer: Answer) -> bytes:
+                end = b"\n" if form is by_row.PREDICTIONS else b""
+                return event_message(
+                    "event", "PayloadPart", _OCTETS, form.encode(answer.outputs) + end
+                )
+
+            parts = PartForm(head, part, _end_of_stream)
+            exchange.ask_in_parts(model, call._replace(extras=extras), allowed_s, parts)
+
+        def handle(exchange: Exchange) -> None:
+            allowed_s = exchange.allowed_s(model.limits.deadline_s)
+            exchange.read_aside(partial(read_aside, exchange), partial(ask, exchange), allowed_s)
+
+        return handle
 
 
 def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
@@ -173,29 +202,6 @@ def _read(given: Any, reader: TableReader) -> tuple[Table, Any]:
     return table, given.get("params")
 
 
-def _as_csv(outputs: Columns) -> bytes:
-    text = io.StringIO()
-    columns = [array.reshape(len(array), -1).T.tolist() for array in outputs.values()]
-    flat = [values for column in columns for values in column]
-    csv.writer(text, lineterminator="\n").writerows(zip(*flat, strict=True))
-    return text.getvalue().encode()
-
-
-def _as_npy(outputs: Columns) -> bytes:
-    return write_npy(next(iter(outputs.values())))
-
-
-def _as_lines(outputs: Columns) -> bytes:
-    return b"".join(by_row.encode(row) + b"\n" for row in by_row.by_row(outputs))
-
-
-_LINES = by_row.Form(_as_lines, b"application/jsonlines")
-_CSV = by_row.Form(_as_csv, b"text/csv; charset=utf-8")
-_NPY = by_row.Form(_as_npy, NPY_TYPE)
-"""The answer proper alone, without outputs that are added by default."""
-_FORMS_BY_TYPE = {b"text/csv": _CSV, NPY_TYPE: _NPY, **dict.fromkeys(_LINES_TYPES, _LINES)}
-
-
 def _for_batch_transform(model: Predictor) -> dict[str, Any]:
     """How SageMaker's batch transform shall send records, unless its job says otherwise."""
     payload_mb = max(1, min(_BATCH_PAYLOAD_MB, model.limits.max_body_bytes >> 20))
@@ -204,6 +210,15 @@ def _for_batch_transform(model: Predictor) -> dict[str, Any]:
         "BatchStrategy": "MULTI_RECORD",
         "MaxPayloadInMB": payload_mb,
     }
+
+
+def _end_of_stream(parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG001
+    """Nothing, or the error that ended the answer, by the code that botocore's model names."""
+    if error is None:
+        return b""
+    code = "ModelInvocationTimeExceeded" if isinstance(error, TimedOut) else "StreamBroken"
+    content = by_row.encode({"Message": error_text(error), "ErrorCode": code})
+    return event_message("exception", "ModelStreamError", "application/json", content)
 
 
 def _endpoint(name: str) -> dict[str, Any]:
@@ -272,18 +287,21 @@ def _tell(exchange: Exchange, done: dict[str, str], problem: BasculeError | None
         exchange.answer(by_row.encode(done))
 
 
-def _about(model: Predictor) -> Callable[[], About]:
-    return by_row.about(
-        model, "instances", other_types=("text/csv", NPY_TYPE.decode(), "application/jsonlines"),
-        parameters=("params", Invocations.name),
-    )  # fmt: skip
+def _about(model: Predictor, protocol: str = "invocations") -> Callable[[], About]:
+    names = "params", protocol
+    return by_row.about(model, "instances", other_types=media.OTHER_TYPES, parameters=names)
+
+
+def _about_stream(about: Callable[[], About]) -> About:
+    """Without the extra outputs of a protocol: an answer in parts has none."""
+    messages = {"type": "string", "format": "binary", "description": "Messages `PayloadPart`."}
+    return about()._replace(answer=messages, content_type=EVENT_STREAM_TYPE.decode())
 
 
 def _about_loading() -> About:
     text = {"type": "string"}
-    parts = {"model_name": text, "url": text}
     return About(
-        answer={"type": "object", "properties": {"modelName": text, "modelUrl": text}},
-        takes={"type": "object", "properties": parts, "required": [*parts]},
+        answer=object_schema({"modelName": text, "modelUrl": text}),
+        takes=object_schema({"model_name": text, "url": text}),
         example={"model_name": "late", "url": "/opt/ml/models/late/model"},
     )

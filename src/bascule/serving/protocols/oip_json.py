@@ -342,7 +342,7 @@ def _decode(
     if outputs is not None:
         extras.check(outputs, requests)
     wanted_as_bytes = None
-    if others_as_bytes or as_bytes:
+    if others_as_bytes or True in as_bytes.values():
         wanted_as_bytes = AsBytes(others_as_bytes, as_bytes)
     return call_id, Call(columns, rows, outputs, requests), wanted_as_bytes
 

@@ -6,7 +6,7 @@ decode both without looking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,20 @@ from bascule.serving.protocols.describing import (
     missing,
     openapi,
 )
-from bascule.serving.protocols.oip_json import AsBytes, Decoded, Decoder, encoder
-from bascule.serving.protocols.openapi import example_tensors
+from bascule.serving.protocols.oip_json import (
+    AsBytes,
+    Decoded,
+    Decoder,
+    datatypes_for,
+    encoder,
+)
+from bascule.serving.protocols.openapi import (
+    alone,
+    example_tensors,
+    object_schema,
+    row_schema,
+    value_schema,
+)
 from bascule.serving.transports import (
     FROM_BYTES,
     About,
@@ -231,66 +243,86 @@ def _metadata(plane: DataPlane, model: Predictor) -> dict[str, Any]:
 
 
 def _about_index() -> About:
-    listed = {"type": "array", "items": {"type": "object"}}
-    return About(answer=listed, takes={"type": "object"}, example={})
+    return About(answer={"type": "array", "items": {"type": "object"}}, takes={}, example={})
 
 
-def _about(model: Predictor) -> About:
-    taken = model.signature.inputs
+def _about(model: Predictor, *, may_be_bytes: bool = True) -> About:
+    fields = zip(model.signature.inputs, model.program.inputs, strict=True)
+    taken = [_taken(field, target, model.limits.max_rows) for field, target in fields]
     outputs = (*model.signature.outputs, *model.extras.fields)
     text = {"type": "string"}
+    flag = {"anyOf": [{"type": "null"}, {"type": "boolean"} if may_be_bytes else {"const": False}]}
+    chosen = object_schema(
+        {"name": {"enum": [field.name for field in model.signature.outputs]}},
+        {"parameters": {"type": ["object", "null"], "properties": {"binary_data": flag}}},
+    )
+    extras = model.extras.schema("oip") if may_be_bytes else {}  # none in parts
+    parameters = {"binary_data_output": flag, **extras}
+    answered = {"type": "array", "items": {"anyOf": [*map(_answered, outputs)]}}
+    inputs = {"minItems": len(taken), "maxItems": len(taken), "items": {"anyOf": taken}}
     return About(
-        answer={
-            "type": "object",
-            "properties": {
-                "model_name": text,
-                "model_version": text,
-                "id": text,
-                "parameters": {"type": "object"},
-                "outputs": {"type": "array", "items": {"anyOf": [*map(_tensor, outputs)]}},
+        answer=object_schema(
+            {"model_name": text, "model_version": text, "id": text, "outputs": answered},
+            {"parameters": {"type": "object"}},
+        ),
+        takes=object_schema(
+            {"inputs": {"type": "array", **inputs}},
+            {
+                "id": {"type": ["string", "null"]},
+                "outputs": {"type": ["array", "null"], "items": chosen},
+                "parameters": {"type": ["object", "null"], "properties": parameters},
             },
-            "required": ["model_name", "model_version", "id", "outputs"],
-        },
-        takes={
-            "type": "object",
-            "properties": {
-                "id": text,
-                "inputs": {
-                    "type": "array",
-                    "items": {"anyOf": [*map(_tensor, taken)]},
-                    "minItems": len(taken),
-                    "maxItems": len(taken),
-                },
-                "outputs": {"type": "array", "items": {"type": "object"}},
-                "parameters": {"type": "object", "properties": model.extras.schema("oip")},
-            },
-            "required": ["inputs"],
-        },
+        ),
         # Without tensors as bytes: they need a header that depends on the body, and
         # openapi-python-client makes a module that cannot be imported of two kinds of body.
         example={"inputs": example_tensors(model.signature, model.example)},
+        answer_types=(_BYTES_TYPE.decode(),) if may_be_bytes else (),
     )
 
 
 def _about_parts(model: Predictor) -> About:
-    events = {"type": "string", "description": "Server-sent events; the data of each is an answer."}
-    return _about(model)._replace(answer=events, content_type=_EVENTS_TYPE.decode())
+    events = {"description": "Server-sent events; the data of each is an answer."}
+    about = _about(model, may_be_bytes=False)
+    return about._replace(answer=events, content_type=_EVENTS_TYPE.decode())
 
 
-def _tensor(field: Field) -> dict[str, Any]:
-    rank = 1 + len(field.shape)
-    whole = {"type": "integer", "minimum": 1}
-    return {
-        "type": "object",
-        "properties": {
+def _taken(field: Field, target: Field, max_rows: int) -> dict[str, Any]:
+    """A tensor of a request.
+
+    No schema can say that `data` has as many values as `shape` makes, nor that all tensors have the
+    same rows.
+    """
+    rows, whole = (
+        {"type": "integer", "minimum": 1, **more} for more in ({"maximum": max_rows}, {})
+    )
+    sizes = [whole | {"minimum": n, "maximum": n} if n > 0 else whole for n in field.shape]
+    first = [rows, *(sizes or [whole | {"maximum": 1}])]
+    # openapi-python-client reads neither `items: false` nor a union of numbers and constants.
+    shape: dict[str, Any] = {"prefixItems": first, "items": whole, "maxItems": len(first)}
+    row = row_schema(field, target)
+    forms = row, value_schema(field, target) if sizes else alone(row)
+    data = [{"type": "array", "minItems": 1, "items": form} for form in forms]
+    shape["minItems"] = 1 + len(sizes)
+    return _tensor(field, datatypes_for(field), shape, {"data": {"anyOf": data}})
+
+
+def _answered(field: Field) -> dict[str, Any]:
+    tensor = _tensor(field, (field.dtype,), {"items": {"type": "integer", "minimum": 0}})
+    tensor["properties"]["parameters"] = {"type": "object"}
+    return tensor
+
+
+def _tensor(
+    field: Field, dtypes: Iterable[DType], shape: dict[str, Any], more: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return object_schema(
+        {
             "name": {"type": "string", "const": field.name},
-            "datatype": {"type": "string", "enum": [dtype.value for dtype in DType]},
-            "shape": {"type": "array", "items": whole, "minItems": rank},
-            "data": {"type": "array", "items": {}},
-            "parameters": {"type": "object"},
-        },
-        "required": ["name", "datatype", "shape"],
-    }
+            "datatype": {"type": "string", "enum": sorted(dtype.value for dtype in dtypes)},
+            "shape": {"type": "array", **shape},
+            **(more or {}),
+        }
+    )
 
 
 def _tensor_metadata(

@@ -6,6 +6,9 @@ protocols share are here. The document is made at the first request for it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,39 +16,30 @@ from numpy.typing import NDArray
 
 from bascule.core import VERSION, Columns, Dates, DType, Field, Signature
 from bascule.security import ANY, OPEN_ACTIONS
+from bascule.serving.codecs import bounds_of, whole_bounds_of
 from bascule.serving.transports import About, Route, Routes
 
 Schema = dict[str, Any]
 """A JSON Schema (2020-12), as OpenAPI 3.1 has it."""
 
 _EXAMPLE_ROWS = 2
-_ERROR: Schema = {
-    "type": "object",
-    "properties": {"error": {"type": "string"}},
-    "required": ["error"],
-}
+_TEXT: Schema = {"type": "string"}
+
+
+def object_schema(
+    needed: Schema, others: Schema | None = None, *, is_closed: bool = False
+) -> Schema:
+    """An object with all properties of `needed`, and any of `others`; a closed one has no more."""
+    made = {"type": "object", "properties": {**needed, **(others or {})}, "required": [*needed]}
+    return made | {"additionalProperties": False} if is_closed else made
+
+
 _ERRORS: dict[str, Schema] = {
-    "Error": _ERROR,
-    "InvocationsError": {
-        "type": "object",
-        "properties": {name: {"type": "string"} for name in ("error", "error_code", "message")},
-        "required": ["error", "error_code", "message"],
-    },
-    "VertexError": {
-        "type": "object",
-        "properties": {
-            "error": {
-                "type": "object",
-                "properties": {
-                    "code": {"type": "integer"},
-                    "message": {"type": "string"},
-                    "status": {"type": "string"},
-                },
-                "required": ["code", "message", "status"],
-            }
-        },
-        "required": ["error"],
-    },
+    "Error": object_schema({"error": _TEXT}),
+    "InvocationsError": object_schema(dict.fromkeys(("error", "error_code", "message"), _TEXT)),
+    "VertexError": object_schema(
+        {"error": object_schema({"code": {"type": "integer"}, "message": _TEXT, "status": _TEXT})}
+    ),
 }
 _ERROR_OF = {"invocations": "InvocationsError", "vertex": "VertexError"}
 _JSON = About({})
@@ -83,11 +77,13 @@ def document(routes: Routes, *, asks_for_keys: bool) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     error = _ERROR_OF.get(route.protocol, "Error")
     about = route.about() if route.about is not None else About({})
+    answer = {"description": "The answer.", "content": _content(about.answer, about)}
+    statuses = (200, 503) if route.action == "health" else about.statuses
     made: dict[str, Any] = {
         "operationId": f"{route.method.decode()} {route.path.decode()}",
         "summary": _SUMMARIES[route.action],
         "responses": {
-            "200": {"description": "The answer.", "content": _content(about.answer, about)},
+            **{str(status): answer for status in statuses},
             "default": {
                 "description": "What went wrong, and the next step.",
                 "content": _content({"$ref": f"#/components/schemas/{error}"}),
@@ -99,15 +95,16 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.action in OPEN_ACTIONS:
         made["security"] = []
     if about.takes is not None:
-        content = _content(about.takes, about._replace(content_type=_JSON.content_type))
+        taken = _JSON._replace(other_types=about.other_types)
+        content = _content(about.takes, taken)
         content["application/json"]["example"] = about.example
-        made["requestBody"] = {"required": True, "content": content}
+        made["requestBody"] = {"required": bool(about.takes), "content": content}
     return made
 
 
 def _content(schema: Schema, about: About = _JSON) -> dict[str, Any]:
     made = {about.content_type: {"schema": schema}}
-    return made | {other: {"schema": _BINARY} for other in about.other_types}
+    return made | {other: {"schema": _BINARY} for other in about.other_types + about.answer_types}
 
 
 # -- schemas of what models take and answer --
@@ -119,60 +116,83 @@ _DATE_SCHEMAS: dict[Dates, Schema] = {
 }
 
 
-def value_schema(field: Field) -> Schema:
-    """One value of a field."""
+def value_schema(field: Field, target: Field | None = None) -> Schema:
+    """One value of a field; of an input that a program reads as `target`, all that is accepted."""
     kind = "number" if field.dtype.is_float else "integer" if field.dtype.is_integer else "string"
     if field.dtype is DType.BOOL:
         kind = "boolean"
-    made: Schema = {"type": [kind, "null"] if field.nullable else kind}
+    types = [kind, "null"] if field.nullable else [kind]
     if field.booleans:
-        made["type"] = ["boolean", *made["type"]]
+        types.insert(0, "boolean")
+    made: Schema = {}
     if field.dates is not None:
         made |= _DATE_SCHEMAS[field.dates]
+    low, high = field.bounds or (-math.inf, math.inf)
     if field.categories is not None:
         made["enum"] = [*field.categories, *([None] if field.nullable else [])]
-    if field.bounds is not None and max(field.bounds) < 1e308:  # beyond which JSON has none
-        made["minimum"], made["maximum"] = field.bounds
-    return made
+    elif target is not None and field.dtype is DType.BOOL:
+        types, (low, high) = [*types, "integer"], (0, 1)
+    elif target is not None and field.dtype.is_integer:
+        low, high = whole_bounds_of(field)
+    elif target is not None and field.dtype.is_float:
+        low, high = bounds_of(field, target.dtype)
+    if high < 1e308:  # beyond which JSON has none
+        made["minimum"], made["maximum"] = low, high
+    return {"type": types if len(types) > 1 else kind, **made}
 
 
-def row_schema(field: Field) -> Schema:
-    """What one row has of a field: a value, or lists of them."""
-    made = value_schema(field)
+def row_schema(field: Field, target: Field | None = None) -> Schema:
+    """What one row has of a field: a value, or lists of them; see `value_schema`."""
+    made = value_schema(field, target)
     for length in reversed(field.shape):
-        made = {"type": "array", "items": made}
+        made = {"type": "array", "items": made, "minItems": max(length, int(target is not None))}
         if length >= 0:
-            made |= {"minItems": length, "maxItems": length}
+            made["maxItems"] = length
     return made
 
 
-def rows_schema(signature: Signature) -> Schema:
-    """Rows as protocols of rows take them: lists for a matrix, objects for a table."""
-    if len(signature.inputs) == 1 and signature.inputs[0].shape:
-        row = row_schema(signature.inputs[0])
+def rows_schema(signature: Signature, targets: Sequence[Field]) -> Schema:
+    """Rows as protocols of rows take them: lists for a matrix, objects for a table.
+
+    A value of a column may also be a list of it alone, as clients of columns as matrices send it.
+    """
+    rows = {
+        field.name: row_schema(field, target)
+        for field, target in zip(signature.inputs, targets, strict=True)
+    }
+    if len(rows) == 1 and signature.inputs[0].shape:
+        (row,) = rows.values()
     else:
-        row = {
-            "type": "object",
-            "properties": {field.name: row_schema(field) for field in signature.inputs},
-            "required": [field.name for field in signature.inputs],
-            "additionalProperties": False,
-        }
+        for field in signature.inputs:
+            if not field.shape:
+                value = rows[field.name]
+                rows[field.name] = {"anyOf": [value, alone(value)]}
+        row = object_schema(rows, is_closed=True)
     return {"type": "array", "minItems": 1, "items": row}
 
 
-def answers_schema(outputs: tuple[Field, ...]) -> Schema:
-    """Answers row by row: the values of one output, or objects of several."""
-    if len(outputs) == 1:
-        return {"type": "array", "items": _answered(outputs[0])}
-    properties = {field.name: _answered(field) for field in outputs}
-    return {"type": "array", "items": {"type": "object", "properties": properties}}
+def alone(value: Schema) -> Schema:
+    """A list of one value, which is taken for the value."""
+    return {"type": "array", "items": value, "minItems": 1, "maxItems": 1}
+
+
+def answers_schema(outputs: Sequence[Field], *, may_choose: bool = False) -> Schema:
+    """Answers row by row: the values of one output, or objects of several.
+
+    Either, where a request may choose its outputs.
+    """
+    values = {field.name: _answered(field) for field in outputs}
+    row: Schema = {"type": "object", "properties": values}
+    if may_choose:
+        row = {"anyOf": [*values.values(), row]}
+    elif len(outputs) == 1:
+        (row,) = values.values()
+    return {"type": "array", "items": row}
 
 
 def _answered(field: Field) -> Schema:
-    made: Schema = {**row_schema(field)}
-    if field.dtype.is_float and not field.shape:
-        made["type"] = ["number", "null"]  # JSON has no other word for what is not finite
-    return made
+    # JSON has no other word for what is not finite.
+    return row_schema(replace(field, nullable=field.nullable or field.dtype.is_float))
 
 
 # -- examples --

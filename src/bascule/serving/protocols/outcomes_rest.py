@@ -11,6 +11,7 @@ from bascule.core import BasculeError
 from bascule.serving.execution import Predictor
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import missing
+from bascule.serving.protocols.openapi import object_schema
 from bascule.serving.protocols.outcome_writer import Added, OutcomeWriter
 from bascule.serving.transports import About, Exchange, Handler, Route
 
@@ -62,32 +63,17 @@ class OutcomesRest:
 def _about() -> About:
     text: dict[str, Any] = {"type": "string"}
     truth = {"type": ["number", "string", "boolean"]}
-    outcome = {
-        "type": "object",
-        "properties": {"id": text, "truth": truth, "time": {**text, "format": "date-time"}},
-        "required": ["id", "truth"],
-        "additionalProperties": False,
-    }
-    refused = {
-        "type": "object",
-        "properties": {"index": {"type": "integer"}, "id": text, "reason": text},
-    }
+    outcome = object_schema(
+        {"id": text, "truth": truth}, {"time": {**text, "format": "date-time"}}, is_closed=True
+    )
+    refused = object_schema({"index": {"type": "integer"}, "id": text, "reason": text})
+    # One that is wrong is refused by itself, with 207.
+    items = {"items": {"anyOf": [outcome, {}]}, "minItems": 1, "maxItems": 10_000}
     return About(
-        answer={
-            "type": "object",
-            "properties": {
-                "taken": {"type": "integer"},
-                "refused": {"type": "array", "items": refused},
-            },
-            "required": ["taken", "refused"],
-        },
-        takes={
-            "type": "object",
-            "properties": {
-                "outcomes": {"type": "array", "items": outcome, "minItems": 1, "maxItems": 10_000}
-            },
-            "required": ["outcomes"],
-            "additionalProperties": False,
-        },
+        answer=object_schema(
+            {"taken": {"type": "integer"}, "refused": {"type": "array", "items": refused}}
+        ),
+        takes=object_schema({"outcomes": {"type": "array", **items}}, is_closed=True),
         example={"outcomes": [{"id": "6f3a-1", "truth": 1, "time": "2026-11-26T12:00:00Z"}]},
+        statuses=(200, 207),
     )

@@ -21,6 +21,7 @@ from bascule.serving.transports import Exchange, Handler, Route
 _SIGNATURE = "serving_default"
 _EXAMPLE = '{"instances": [...]}'
 _FORMS = ("instances", "inputs")
+_MORE = {"signature_name": {"type": ["string", "null"], "enum": [None, "", _SIGNATURE]}}
 _DEFAULT = "0"
 """The version that ovmsclient sends where its caller names none."""
 _OTHER_NAMES = {
@@ -47,7 +48,7 @@ class TfServing:
             yield Route(b"GET", path, _status(plane, versions), "health", model.name)
             yield Route(b"GET", path + b"/metadata", fixed(_metadata(model)), "read", model.name)
             handle = self._predict(model)
-            about = by_row.about(model, "instances", every_output=True)
+            about = by_row.about(model, "instances", more=_MORE)
             yield Route(
                 b"POST", path + b":predict", handle, model.needs, model.name, model.series, about
             )

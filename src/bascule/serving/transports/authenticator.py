@@ -287,7 +287,7 @@ class KeysFile:
         read_ns = time.monotonic_ns()
         keys = self._keys()
         if self._has_keys and not keys:  # they are never removed, not even when they are revoked
-            raise Unavailable("the catalogue of the keys is gone")
+            raise Unavailable("the catalogue of the keys is gone", hint="start the server again")
         self._has_keys = bool(keys)
         self._content = _of_file([*keys, *self._own])
         self._read_ns = read_ns

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from bascule.serving.transports.statuses import HttpError, status_of
 
 log = logging.getLogger(__name__)
 
+_IN_LOCATION = re.compile(rb"^/v1/projects/[^/]+/locations/[^/]+/")
 _MAX_PIPELINED = 32
 _PARTS_BY_CLOCK = 16
 """After how many answers of one connection the clock is looked at."""
@@ -470,13 +472,16 @@ class Connection(asyncio.Protocol):
         return route.action in OPEN_ACTIONS
 
     def _find(self, head: Head) -> dict[bytes, Route]:
-        """The handlers of a path with a query, a trailing slash, `%3A` or an absolute form."""
+        """The handlers of a path that is there in another form, such as with a query or a slash."""
         path = head.target.partition(b"?")[0]
         if b"%" in path:  # of what paths have, clients escape the colon of `:predict` alone
             path = path.replace(b"%3A", b":").replace(b"%3a", b":")
         if path.startswith((b"http://", b"https://")):
             path = b"/" + path.split(b"//", 1)[1].partition(b"/")[2]
-        handlers = self._site.routes.get(path) or self._site.routes.get(path.rstrip(b"/"))
+        routes = self._site.routes
+        handlers = routes.get(path) or routes.get(path.rstrip(b"/"))
+        if handlers is None:  # Google's names of resources: every project and location is meant
+            handlers = routes.get(_IN_LOCATION.sub(rb"/v1/projects/-/locations/-/", path))
         if handlers is None:
             self.check_known(head.headers)
             raise self._site.not_found(path)

@@ -38,7 +38,7 @@ _KEPT_HEADERS = frozenset(
         b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
         b"inference-header-content-length",
         b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
-        b"x-request-id", b"x-request-timeout-ms",
+        b"x-amzn-sagemaker-accept", b"x-request-id", b"x-request-timeout-ms",
     )
 )  # fmt: skip
 _SINGLE = frozenset(

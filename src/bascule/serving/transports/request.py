@@ -159,10 +159,13 @@ class Request(ABC):
         return f" (request {self.request_id.decode()})"
 
     def fails(self, error: BasculeError) -> BasculeError:
-        """Keep the reason of the failure; returns the error that the caller gets."""
+        """Keep the reason of the failure; returns the error for the caller, with a next step."""
         if isinstance(error, ModelFailed):
             self.need_request_id()
             error = named_failure(error, self.request_id)
+        model = self.series.label.model
+        if isinstance(error, Invalid) and model and not error.hint:
+            error.hint = f"the metadata of {model} says what it takes"
         # Its frames lead back to this request, and a ring would wait for the garbage collector.
         self.failure = error.with_traceback(None)
         return error

@@ -22,6 +22,8 @@ class About(NamedTuple):
         example: A body that is answered.
         content_type: The media type of the answer.
         other_types: The media types that bodies and answers may have instead of JSON.
+        answer_types: Those that answers alone may have.
+        statuses: Of answers that are no errors.
     """
 
     answer: dict[str, Any]
@@ -29,6 +31,8 @@ class About(NamedTuple):
     example: Any = None
     content_type: str = "application/json"
     other_types: tuple[str, ...] = ()
+    answer_types: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = (200,)
 
 
 class Route(NamedTuple):

@@ -98,7 +98,7 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
         )[0]
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
-        raise Invalid(f"host {host!r} cannot be resolved: {reason}") from None
+        raise Invalid(f"host {host!r} cannot be resolved: {reason}", hint="check --host") from None
     listeners: list[socket.socket] = []
     try:
         if port:

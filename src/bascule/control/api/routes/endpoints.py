@@ -66,7 +66,7 @@ class PlanChange(Taken):
 class Rollback(Taken):
     """Why, and to which plan."""
 
-    reason: _Reason
+    reason: Annotated[_Reason, Field(json_schema_extra={"minLength": 1})]
     to: Annotated[
         int | None, Field(ge=1, lt=2**31, description="Default: the last that served others")
     ] = None

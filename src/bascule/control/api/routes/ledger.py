@@ -15,11 +15,14 @@ from bascule.control import operations as of_server
 from bascule.control.answers import Prediction, PredictionRow, PredictionRows
 from bascule.control.api.conventions import Moment
 from bascule.control.api.rights import Authorise, serves
-from bascule.core import check_name
+from bascule.core import NAME_PATTERN, check_name
 
 if TYPE_CHECKING:
     from bascule.control.recorded import RecordedPredictions
     from bascule.monitoring import Recorded
+
+
+_NAME = {"pattern": f"^{NAME_PATTERN}$"}
 
 
 def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Authorise) -> None:
@@ -28,7 +31,7 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
     @serves(app, of_server.PREDICTIONS)
     def latest(
         request: Request,
-        model: str,
+        model: Annotated[str, Query(json_schema_extra=_NAME)],
         version: str = "",
         since: Moment | None = None,
         until: Moment | None = None,
@@ -44,7 +47,8 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
 
     @serves(app, of_server.PREDICTION)
     def one(
-        request: Request, prediction: Annotated[str, Query(alias="id", max_length=520)]
+        request: Request,
+        prediction: Annotated[str, Query(alias="id", min_length=1, max_length=512)],
     ) -> Prediction:
         """The inputs, answers and truths of one request, by its prediction id."""
         found = predictions.find(prediction)

@@ -14,11 +14,13 @@ from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
 from bascule.control.people.cookies import cookie_name, cookie_of, is_encrypted, signed_in
 from bascule.control.people.sessions import LINK_LASTS, Sessions, path_of_link
-from bascule.core import NotFound, Refused
-from bascule.security import Session, check_projects, csrf_of, in_force, permissions_of_roles
+from bascule.core import NAME_PATTERN, NotFound, Refused
+from bascule.security import ROLES, Session, check_projects, csrf_of, in_force, permissions_of_roles
 
+_ON = rf"[A-Za-z0-9_.-]*[*]|(project=)?{NAME_PATTERN}"
+_ROLE = f"^({'|'.join(ROLES)})(:({_ON}))?$"
 _Roles = Annotated[
-    list[Annotated[str, Field(max_length=160)]],
+    list[Annotated[str, Field(max_length=160, json_schema_extra={"pattern": _ROLE})]],
     Field(min_length=1, max_length=100, description="viewer:*, operator:late, approver:*, admin"),
 ]
 
