@@ -18,7 +18,7 @@ NAMES = frozenset(kind.__name__ for kind in KINDS)
 WITHOUT_HINT = {
     "backups": 9,
     "batch": 25,
-    "bundle": 80,
+    "bundle": 82,
     "catalogue": 4,
     "configuring": 3,
     "console": 7,
@@ -29,7 +29,7 @@ WITHOUT_HINT = {
     "jobs": 4,
     "kinds": 1,
     "mlflow": 1,
-    "monitoring": 21,
+    "monitoring": 22,
     "operations": 1,
     "packing": 56,
     "registry": 8,
