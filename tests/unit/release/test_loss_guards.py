@@ -363,7 +363,7 @@ def test_a_hold_tells_what_was_cut_and_the_page_draws_the_guard_in_its_unit():
     cohorts = [cohort(n, 0.15, 0.15, cut=4.0) for n in range(5)]
     decision = decided(cohorts)
     assert isinstance(decision.state, Running)
-    assert "have no truth yet; 1.0% of the losses of late/2" in decision.sentence
+    assert "are in; 1.0% of the losses of late/2" in decision.sentence
     intervals = [Interval(number, 2, MANY, MANY) for number in range(20)]
     (drawn,) = sequences_of(plan_of(guards=(MAE,)), intervals, cohorts)
     assert "the margin of 0.15 of mae" in drawn.caption
