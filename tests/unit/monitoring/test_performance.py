@@ -410,7 +410,7 @@ def test_truths_of_a_regression_that_are_texts_are_counted_and_left_out(tmp_path
     report = measured(tmp_path, bundle)
     assert report.windows[0].truths == 37
     (note,) = [one for one in report.notes if "no numbers" in one]
-    assert "such as 'high', are left out: 3;" in note
+    assert "such as 'high', are left out: 2;" in note
 
 
 def test_versions_are_measured_apart_and_those_without_a_bundle_left_out(tmp_path, bundle, random):
