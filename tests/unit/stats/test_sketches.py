@@ -23,8 +23,8 @@ from bascule.stats.sketches import (
     Moments,
     Profile,
     Quantiles,
-    _mixed,
     _text_hashes,
+    mixed,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "profile-1.json"
@@ -172,8 +172,8 @@ def test_the_ends_of_the_shares_are_values():
 @pytest.mark.parametrize("count", [0, 1, 5, 60, 1_000, 10_000, 200_000])
 def test_distinct_values_are_counted_within_three_standard_errors(count):
     sketch = Distinct()
-    sketch.add(_mixed(np.arange(count, dtype=float).view(np.uint64)))
-    sketch.add(_mixed(np.arange(count, dtype=float).view(np.uint64)))
+    sketch.add(mixed(np.arange(count, dtype=float).view(np.uint64)))
+    sketch.add(mixed(np.arange(count, dtype=float).view(np.uint64)))
     assert sketch.estimate() == pytest.approx(count, rel=3 * 0.023)
 
 
@@ -182,7 +182,7 @@ def test_the_error_of_distinct_counts_is_what_theory_and_the_other_sketch_say():
     for trial in range(40):
         values = np.random.default_rng(trial).random(5_000)
         sketch = Distinct()
-        sketch.add(_mixed(values.view(np.uint64)))
+        sketch.add(mixed(values.view(np.uint64)))
         errors.append(sketch.estimate() / 5_000 - 1)
         other = datasketches.hll_sketch(11)
         for value in values.tolist():
