@@ -607,7 +607,7 @@ def _pandas_na(value: Any) -> Any:
 
 
 _STRANGER = object()
-_NAT = np.datetime64("NaT")
+_NAT = np.datetime64("NaT", "us")
 
 
 def _from_codes(categories: NDArray[Any], codes: NDArray[Any], name: str) -> NDArray[Any]:
