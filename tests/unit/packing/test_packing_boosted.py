@@ -12,6 +12,7 @@ import onnx
 import pandas as pd
 import pytest
 import xgboost
+from packaging.version import Version
 from sklearn import datasets
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
@@ -105,7 +106,10 @@ def test_quantiles_are_a_prediction_and_bounds_that_intervals_are_made_of(pack, 
         model = catboost.CatBoostRegressor(loss_function=loss, **QUIET)
     expected = model.fit(X, y).predict(X)
     bundle = pack(model, (X, y), test=(X, y))
-    assert (bundle.manifest.task, bundle.manifest.serves) == ("regression", "onnx")
+    # Since 3.4 XGBoost sorts the quantiles of a row, which the program does not: parity says so.
+    sorts = library == "xgboost" and Version(xgboost.__version__) >= Version("3.3")
+    assert bundle.manifest.task == "regression"
+    assert bundle.manifest.serves == ("original" if sorts else "onnx"), bundle.parity.reason
     assert list(bundle.calibration.methods) == ["cqr"]
     names = ["lower_quantile", "quantile_0.25", "prediction", "upper_quantile"]
     for answers in (bundle.predict(X), bundle.original().run({"input": X.astype(np.float32)})):
