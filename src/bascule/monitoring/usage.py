@@ -16,7 +16,7 @@ from bascule.core import BasculeError, Invalid
 from bascule.documents import csv_line
 from bascule.monitoring.ledger import By, Usage, UsageLine
 from bascule.monitoring.terms import Terms
-from bascule.security import projects_of
+from bascule.security import check_project, projects_of
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -115,9 +115,8 @@ def usage_of(
     Raises:
         Invalid: There is no such project.
     """
-    if asked.project and asked.project not in terms.projects:
-        known = ", ".join(terms.projects) or "none"
-        raise Invalid(f"there is no project {asked.project!r}", hint=f"projects are {known}")
+    if asked.project:
+        check_project(asked.project, terms.projects)
     seen = {count.model for count in counts if sees(count.model)}
     projects = {model: projects_of(model, terms.projects) for model in seen}
     shown = [

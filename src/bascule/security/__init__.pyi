@@ -16,6 +16,7 @@ from .keys import (
 )
 from .projects import (
     Projects as Projects,
+    check_project as check_project,
     check_projects as check_projects,
     in_force as in_force,
     projects_of as projects_of,

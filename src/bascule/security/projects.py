@@ -31,9 +31,15 @@ def in_force(permissions: Iterable[Permission], projects: Projects) -> tuple[Per
 
 def check_projects(permissions: Iterable[Permission], projects: Projects) -> None:
     """Raise `Invalid` where a permission names a project that is not there."""
-    for one in permissions:
-        if one.project and one.project not in projects:
-            raise Invalid(
-                f"permission {one}: there is no project {one.project!r}",
-                hint=f"projects are {', '.join(projects) or 'none'}: [projects] in bascule.toml",
-            )
+    for permission in permissions:
+        if permission.project:
+            check_project(permission.project, projects)
+
+
+def check_project(name: str, projects: Projects) -> None:
+    """Raise `Invalid` where there is no such project."""
+    if name not in projects:
+        raise Invalid(
+            f"there is no project {name!r}",
+            hint=f"the section [projects] of bascule.toml has {', '.join(projects) or 'none'}",
+        )

@@ -105,7 +105,7 @@ def test_a_project_that_is_gone_allows_nothing(site, settings, tmp_path):
     (key,) = later.in_force()
     assert not key.allows("read", "fraud-cards")
     assert [str(one) for one in later.stored()[0].permissions] == ["read:project=fraud"]
-    with pytest.raises(Invalid, match="projects are none"):
+    with pytest.raises(Invalid, match="there is no project"):
         later.create("other", [Permission.parse("read:project=fraud")], by="root")
 
 
