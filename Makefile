@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 everything: $(VENV)/.everything
 
 $(VENV)/.everything: $(VENV)/.installed
-	$(PIP) install --constraint requirements.lock --editable '.[torch]'
+	$(PIP) install --constraint requirements.lock --editable '.[torch,privacy]'
 	touch $@
 
 demo: setup
@@ -122,8 +122,9 @@ format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-# All but torch: see above.
-EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams
+# All but torch and what needs it: see above.
+EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams \
+	fairness robustness encrypted vault
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
