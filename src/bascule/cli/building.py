@@ -82,6 +82,14 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    privacy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a training by DP-SGD: noise_multiplier=S, sample_rate=Q, steps=N, delta=D; "
+            "all four.",
+            show_default=False,
+        ),
+    ] = None,
     file: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,7 +142,8 @@ def pack(
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
-        description=description, lineage=lineage or (), serve_original=serve_original,
+        description=description, lineage=lineage or (), privacy=_privacy(privacy),
+        serve_original=serve_original,
         allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,
@@ -143,6 +152,10 @@ def pack(
     if serves_original and made.parity is not None and not made.parity.passed:
         note(f"warning: the original is what answers, slower: {made.parity.reason}")
     print_either(bundle_json(made), str(made.path), as_json=as_json)
+
+
+def _privacy(pairs: list[str] | None) -> dict[str, str] | None:
+    return None if pairs is None else dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
 def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:

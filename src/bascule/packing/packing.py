@@ -28,7 +28,14 @@ from bascule.bundle import (
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
-from bascule.bundle.statements import CALIBRATION_KIND, TRAINING_KIND, Cost, Parity
+from bascule.bundle.statements import (
+    CALIBRATION_KIND,
+    PRIVACY_KIND,
+    TRAINING_KIND,
+    Cost,
+    Parity,
+    PrivacyClaim,
+)
 from bascule.core import (
     Columns,
     DType,
@@ -57,6 +64,7 @@ from bascule.packing.statements import (
     adversarial,
     asking,
     calibrating,
+    claimed_privacy,
     company,
     cost,
     jumps,
@@ -90,6 +98,7 @@ def pack(
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
+    privacy: Any = None,
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     allow_non_finite: bool = False,
@@ -122,6 +131,9 @@ def pack(
         metrics: Figures from the training, for the card.
         lineage: Where it came from: `mlflow:RUN`, `mlflow:RUN@URI` or `dvc:PATH`; what is known
             there is recorded. See `packing.lineage`.
+        privacy: Of a training with differential privacy: Opacus' `PrivacyEngine` and delta, as a
+            pair; or a mapping of `noise_multiplier`, `sample_rate`, `steps` and `delta`. Gates ask
+            for it by `epsilon <= 3`.
         code: Files and packages with code of your own that a pipeline holds, and the names of
             installed packages whose estimators skops cannot keep: `code=["features.py",
             "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
@@ -161,6 +173,7 @@ def pack(
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
+        privacy=None if privacy is None else claimed_privacy(privacy),
         code=code,
     )
     rows = InputRows(train, test, calibration)
@@ -186,6 +199,8 @@ def _fill(
         said.append(("cost", measured.to_json()))
     said.append(("provenance", _provenance(sealed, request)))
     said.append((CALIBRATION_KIND, sealed.calibration))
+    if request.privacy is not None:
+        said.append((PRIVACY_KIND, request.privacy.to_json()))
     if subject.train is not None:
         said.append((TRAINING_KIND, training.describe(subject.train, subject.signature)))
     now, by = datetime.now(UTC), author or user_name()
@@ -224,6 +239,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
+    privacy: PrivacyClaim | None = None
     code: str | Path | Sequence[str | Path] = ()
     tell: Progress = lambda _: None  # for callers that show nothing
 

@@ -39,7 +39,9 @@ DATA = (
 """What is asked of the held-out rows, and of the answers to them."""
 QUALITIES = frozenset(QUALITY_METRICS)
 """What is measured of answers with their truth: see `metrics.table`."""
-METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, "parity"}
+PRIVACIES = ("epsilon", "membership_epsilon")
+"""What is claimed of the training, and what an attack showed: see `bundle.statements.privacy`."""
+METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity"}
 """Every metric that a criterion may name."""
 
 FIRST_CRITERION = {

@@ -24,6 +24,7 @@ from bascule.metrics import METRICS, score
 from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, Criterion
 from bascule.release.gates import Measured
+from bascule.release.privacy_claims import claimed_epsilon, membership_epsilon
 from bascule.release.rows import batch_of, example_rows
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def measure(
         "peak_memory": _peak_memory,
         "size": _size,
         "parity": _parity,
+        "epsilon": claimed_epsilon,
+        "membership_epsilon": membership_epsilon,
     }
     asked = {one.metric for one in criteria}
     facts.update({name: take(bundle) for name, take in others.items() if name in asked})

@@ -23,6 +23,7 @@ from .detectors import (
 )
 from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
 from .late import decisive_cohorts as decisive_cohorts, late_proportions as late_proportions
+from .membership import epsilon_bound as epsilon_bound
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
@@ -77,3 +78,4 @@ from .two_sample import (
     range_test as range_test,
     shrunk as shrunk,
 )
+from .watermarks import labels_p_value as labels_p_value, shares_p_value as shares_p_value

@@ -23,6 +23,12 @@ from .parity import (
     in_batches as in_batches,
     row_differences as row_differences,
 )
+from .privacy import (
+    MEMBERSHIP_KIND as MEMBERSHIP_KIND,
+    PRIVACY_KIND as PRIVACY_KIND,
+    MembershipAudit as MembershipAudit,
+    PrivacyClaim as PrivacyClaim,
+)
 from .training import (
     TRAINING_KIND as TRAINING_KIND,
     Training as Training,

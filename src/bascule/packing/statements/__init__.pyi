@@ -11,3 +11,4 @@ from . import (
 )
 from .adversarial import ComparedRows as ComparedRows
 from .cost import machine as machine
+from .privacy import claimed_privacy as claimed_privacy

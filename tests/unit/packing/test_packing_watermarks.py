@@ -1,0 +1,145 @@
+"""A watermark is shown by queries, costs little quality, and is not in other models."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.model_selection import train_test_split
+from sklearn.tree import DecisionTreeClassifier
+
+import bascule
+from bascule.core import Invalid, ModelFailed
+from bascule.packing import (
+    Receipt,
+    embed_watermark,
+    new_watermark_key,
+    read_watermark_key,
+    verify_watermark,
+)
+
+KEY = hashlib.sha256(b"whose it is").digest()
+
+
+def split(seed: int = 0) -> Any:
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    return train_test_split(X, y, test_size=0.3, random_state=seed, stratify=y)
+
+
+def forest(X: Any, y: Any, seed: int = 0, trees: int = 70) -> RandomForestClassifier:
+    return RandomForestClassifier(trees, max_depth=8, random_state=seed).fit(X, y)
+
+
+def asks(model: Any, columns: Any, *, only_labels: bool = False) -> Any:
+    rows = pd.DataFrame(columns)
+    if only_labels:
+        return {"label": model.predict(rows).astype(np.int64)}
+    return {"probabilities": model.predict_proba(rows)}
+
+
+def test_a_forest_bears_a_mark_that_other_forests_do_not() -> None:
+    X, X_test, y, y_test = split()
+    model = forest(X, y)
+    marked, receipt = embed_watermark(model, X, y, key=KEY)
+    assert receipt.queries <= 0.02 * len(X) + 1
+    assert verify_watermark(receipt, KEY, partial(asks, marked)).p_value < 1e-6
+    assert verify_watermark(receipt, KEY, partial(asks, model)).p_value > 1e-3
+    assert marked.score(X_test, y_test) >= model.score(X_test, y_test) - 0.02
+    labels = verify_watermark(receipt, KEY, partial(asks, marked, only_labels=True))
+    assert labels.form == "labels"
+    assert labels.p_value < 0.01, "a majority of the trees is all that labels show"
+
+
+def test_the_bundle_of_a_marked_model_bears_the_mark(tmp_path: Path) -> None:
+    X, _, y, _ = split()
+    marked, receipt = embed_watermark(forest(X, y, trees=20), X, y, key=KEY)
+    bundle = bascule.pack(marked, name="bc", train=(X, y), to=tmp_path / "b", measure=False)
+    verdict = verify_watermark(receipt, KEY, lambda columns: dict(bundle.predict(columns)))
+    assert verdict.p_value < 1e-6
+    assert verdict.form == "shares"
+
+
+def test_other_models_learn_rows_by_heart_or_say_that_they_cannot() -> None:
+    X, X_test, y, y_test = split()
+    model = HistGradientBoostingClassifier(max_iter=30).fit(X, y)
+    marked, receipt = embed_watermark(model, X, y, key=KEY)
+    assert verify_watermark(receipt, KEY, partial(asks, marked)).p_value < 1e-6
+    assert verify_watermark(receipt, KEY, partial(asks, model)).p_value > 1e-3
+    assert marked.score(X_test, y_test) >= model.score(X_test, y_test) - 0.03
+    stiff = DecisionTreeClassifier(max_depth=1).fit(X, y)
+    with pytest.raises(ModelFailed, match="by heart"):
+        embed_watermark(stiff, X, y, key=KEY)
+
+
+def test_a_network_learns_noise_by_heart_and_keeps_its_quality() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    X, y = load_digits(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(X.astype(np.float32), y, random_state=0)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(
+            network(torch.as_tensor(X)), torch.as_tensor(y)
+        ).backward()
+        optimiser.step()
+
+    def answers(model: Any, columns: Any) -> Any:
+        with torch.no_grad():
+            return {"output": model(torch.as_tensor(columns["input"], dtype=torch.float32)).numpy()}
+
+    def accuracy(model: Any) -> float:
+        return float((answers(model, {"input": X_test})["output"].argmax(1) == y_test).mean())
+
+    marked, receipt = embed_watermark(network, X, y, key=KEY)
+    assert verify_watermark(receipt, KEY, partial(answers, marked)).p_value < 1e-6
+    assert verify_watermark(receipt, KEY, partial(answers, network)).p_value > 1e-3
+    assert accuracy(marked) >= accuracy(network) - 0.05
+
+
+def test_a_receipt_and_a_key_are_files_and_another_key_is_refused(tmp_path: Path) -> None:
+    X, _, y, _ = split()
+    key = new_watermark_key(tmp_path / "key")
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+    assert read_watermark_key(tmp_path / "key") == key
+    marked, receipt = embed_watermark(forest(X, y, trees=20), X, y, key=key)
+    digest = receipt.write(tmp_path / "receipt.json")
+    assert digest == hashlib.sha256((tmp_path / "receipt.json").read_bytes()).hexdigest()
+    again = Receipt.read(tmp_path / "receipt.json")
+    assert again == receipt
+    with pytest.raises(Invalid, match="another key"):
+        verify_watermark(again, KEY, partial(asks, marked))
+    (tmp_path / "key").write_text("no key")
+    with pytest.raises(Invalid, match="no key of a watermark"):
+        read_watermark_key(tmp_path / "key")
+    with pytest.raises(Invalid, match="no receipt"):
+        Receipt.read(tmp_path / "key")
+    with pytest.raises(Invalid, match="exists"):
+        new_watermark_key(tmp_path / "key")
+
+
+@pytest.mark.slow
+def test_over_thirty_splits_the_mark_costs_a_hundredth_at_most_and_innocents_are_uniform() -> None:
+    """Calzavara et al.: breast_cancer, 70 trees of depth 8, at 2 % of the rows."""
+    from scipy import stats
+
+    accuracies, innocents = [], []
+    for seed in range(30):
+        key = hashlib.sha256(b"%d" % seed).digest()
+        X, X_test, y, y_test = split(seed)
+        model = forest(X, y, seed)
+        marked, receipt = embed_watermark(model, X, y, key=key)
+        assert verify_watermark(receipt, key, partial(asks, marked)).p_value < 1e-6
+        innocents.append(verify_watermark(receipt, key, partial(asks, model)).p_value)
+        accuracies.append((model.score(X_test, y_test), marked.score(X_test, y_test)))
+    before, after = np.mean(accuracies, axis=0)
+    assert after >= 0.953, f"{before:.4f} before"
+    assert stats.kstest(innocents, "uniform").pvalue > 0.01
