@@ -1,6 +1,7 @@
 from .delays import DelayCurve as DelayCurve, delay_curve as delay_curve
 from .estimating import Estimator as Estimator, estimator_of as estimator_of
 from .measuring import measure_performance as measure_performance
+from .reference import Reference as Reference
 from .report import PerformanceReport as PerformanceReport
 from .results import (
     Finding as Finding,
