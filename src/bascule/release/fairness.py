@@ -92,7 +92,7 @@ def production_fairness(
         model: Its name there.
         bundle_of: The bundle of a version; None where it is not meant.
         attributes: See `held_out_fairness`; columns of the model, or joined ones.
-        join: Attributes by the ids of predictions.
+        join: Attributes by the ids of predictions, `ID#ROW`.
         since: Earlier predictions are left out.
         now: Decides how old a prediction is.
         positive: See `held_out_fairness`.
@@ -104,11 +104,14 @@ def production_fairness(
         return None if bundle is None else Reference(bundle)
 
     names = list(dict.fromkeys(name for each in attributes for name in each.split("*")))
-    columns = ["id", *names] if join else names
+    columns = ["id", "row", *names] if join else names
     found = read_ledger(home, model, reference_of, since=since, columns=columns)
     made = {}
     for _, rows in found:
-        known = dict(rows.columns) | (join(rows.columns["id"]) if join else {})
+        known = dict(rows.columns)
+        if join:
+            ids = zip(known["id"].tolist(), known["row"].tolist(), strict=True)
+            known |= join(np.array([f"{name}#{row}" for name, row in ids]))
         if missing := [name for name in names if name not in known]:
             raise Invalid(
                 f"the ledger has no {missing[0]!r}",
@@ -149,7 +152,9 @@ def _of_equal_age(
 
 
 def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
-    """The other columns of an Arrow table for these ids; missing where it has no row of an id.
+    """The columns of an Arrow table for these ids; missing where it has no row of an id.
+
+    An id `ID#ROW` is found as `ID` where that is all the table has.
 
     Raises:
         Invalid: There is no such column, an id is there twice, or no id is known.
@@ -163,13 +168,15 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
     rows = {key: place for place, key in enumerate(keys.tolist())}
     if len(rows) < len(keys):
         raise Invalid(f"--attributes has an id of {column!r} twice", hint="keep one row of each id")
-    places = np.array([rows.get(key, len(keys)) for key in texts_of(ids).tolist()], np.intp)
-    if (places == len(keys)).all():
+    places = [
+        rows.get(key, rows.get(key.rpartition("#")[0], len(keys))) for key in texts_of(ids).tolist()
+    ]
+    if min(places, default=0) == len(keys):
         raise Invalid(f"--attributes has none of the rows' ids in {column!r}")
     made: dict[str, NDArray[Any]] = {}
     for name in table.column_names:
         values = [*table.column(name).to_pylist(), None]
-        made[name] = np.array([values[place] for place in places.tolist()], object)
+        made[name] = np.array([values[place] for place in places], object)
     return made
 
 
