@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, AttributeId, Attributes, RefOrPath, Target, Test
-from bascule.cli.screen import print_blocks, print_json, say
+from bascule.cli.context import AsJson, AttributeId, Attributes, RefOrPath, Target, Test, Train
+from bascule.cli.screen import note, print_blocks, print_json, say
 from bascule.core import Columns, Invalid, seconds_of
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
 
 
 def register(app: typer.Typer) -> None:
@@ -42,13 +45,27 @@ def fairness(
         list[str] | None,
         typer.Option(help="A further metric by group; may be repeated.", show_default=False),
     ] = None,
+    mitigate: Annotated[
+        str | None,
+        typer.Option(help="reweigh: train again on the rows of --train, weighed, and pack it."),
+    ] = None,
+    train: Train = None,
+    to: Annotated[Path | None, typer.Option(help="Of --mitigate: the bundle to make.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show rates by group of protected attributes, with intervals and differences."""
     from bascule.bundle import fairness_blocks
 
     options: dict[str, Any] = {"positive": positive, "metrics": metric or ()}
-    if from_ledger:
+    if mitigate is not None:
+        if mitigate != "reweigh" or train is None or to is None or len(attribute) > 1:
+            raise Invalid(
+                "--mitigate reweigh needs --train FILE, --target, --to FOLDER and one --attribute"
+            )
+        made = _retrained(model, attribute[0], train, target, to, options)
+        bodies = {"": made.statements("fairness")[-1].body}
+        note(f"packed {made.path}")
+    elif from_ledger:
         bodies = _of_ledger(model, attribute, attributes, id_column, since, options)
     else:
         bodies = {"": _of_rows(model, attribute, test, target, attributes, id_column, options)}
@@ -93,6 +110,22 @@ def _of_rows(
         record = partial(context.local_registry("fairness").add_statement, version)
     record(FAIRNESS_KIND, body, at=datetime.now(UTC), by=context.user())
     return body
+
+
+def _retrained(
+    model: str, name: str, train: Path, target: list[str] | None, to: Path, options: Any
+) -> Bundle:
+    from bascule.batch import read_rows, split_truth
+    from bascule.bundle import load
+    from bascule.release import held_out_fairness, retrained
+
+    rows = read_rows(train, "--train table")
+    return retrained(
+        load(context.find(model)[1]),
+        split_truth(rows, target, f"--train table {train.name}", required=True), name,
+        to=to, now=datetime.now(UTC), by=context.user(),
+        measure=lambda made: held_out_fairness(made, [name], **options),
+    )  # fmt: skip
 
 
 def read_test(

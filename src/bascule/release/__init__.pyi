@@ -7,5 +7,10 @@ from .fairness import (
     production_fairness as production_fairness,
 )
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate
+from .mitigation import (
+    MITIGATION_KIND as MITIGATION_KIND,
+    retrained as retrained,
+    reweighing as reweighing,
+)
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 from tests.production import Day, fill, flights, late, packed
 
 import bascule
+from bascule.release import reweighing
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,41 @@ def test_the_ledger_is_read_by_version(run, bundle, tmp_path):
     code, _, messages = run("fairness", "late", "--attribute=age", "--from-ledger")
     assert code == 2
     assert "the ledger has no 'age'" in messages
+
+
+def test_a_model_is_trained_again_on_weighed_rows_and_says_what_it_changed(run, tmp_path):
+    """Group b was paid less than it earned: with the weights, both are selected alike."""
+    random = np.random.default_rng(3)
+    rows = pd.DataFrame({"income": random.normal(size=2_000), "sex": random.integers(0, 2, 2_000)})
+    paid = rows.income + rows.sex + random.normal(0, 0.5, 2_000) > 0.5
+    y = paid.astype(int).to_numpy()
+    model = LogisticRegression().fit(rows[:1_200], y[:1_200])
+    bascule.pack(
+        model, name="pay", train=(rows[:1_200], y[:1_200]), test=(rows[1_200:], y[1_200:]),
+        to="pay.bundle", measure=False,
+    )  # fmt: skip
+    rows[:1_200].assign(y=y[:1_200]).to_csv("train.csv", index=False)
+    options = ("--attribute=sex", "--mitigate=reweigh", "--target=y", "--to=fairer.bundle")
+    code, _, messages = run("fairness", "pay.bundle", *options, "--train=train.csv")
+    assert code == 0, messages
+    fairer = bascule.load(tmp_path / "fairer.bundle")
+    said = fairer.statements("mitigation")[-1].body
+    name = "demographic_parity_difference"
+    assert said["after"][name]["value"] < 0.7 * said["before"][name]["value"]
+    assert said["of"] == bascule.load("pay.bundle").digest
+    assert fairer.statements("provenance")[0].body["parameters"]["mitigation"]["of"] == said["of"]
+    code, _, messages = run("fairness", "pay.bundle", *options)
+    assert code == 2
+    assert "needs --train" in messages
+
+
+def test_weights_make_group_and_truth_independent():
+    random = np.random.default_rng(0)
+    groups, truth = random.choice(["a", "b", "c"], 500), random.integers(0, 2, 500)
+    truth[groups == "a"] |= random.integers(0, 2, (groups == "a").sum())
+    weights = reweighing(groups, truth)
+    assert weights.sum() == pytest.approx(500)
+    for group in "abc":
+        rows = groups == group
+        share = np.average(truth[rows], weights=weights[rows])
+        assert share == pytest.approx(truth.mean())
