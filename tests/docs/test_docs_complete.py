@@ -26,11 +26,11 @@ from bascule.bundle.disk.manifest import Target
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
-from bascule.metrics import SHORT_NAMES
+from bascule.metrics import DISPARITIES, SHORT_NAMES
 from bascule.packing import pack
 from bascule.packing.lineage import TABLE as LINEAGE
 from bascule.release import METRICS
-from bascule.release.criteria import DATA, LATENCIES, PRIVACIES, SIZES
+from bascule.release.criteria import DATA, LATENCIES, PRIVACIES, ROBUST, SIZES
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
@@ -315,7 +315,13 @@ def test_every_metric_of_the_criteria_is_documented() -> None:
     }
     assert len(others) == len(set(others))
     assert data == list(DATA)
-    assert {*costs, *short, *others, *data} == METRICS
+    changed = quality.split("### Of changed rows")[1]
+    robust = {in_code(row[0]).partition("[")[0] for row in table(changed, "metric")}
+    assert robust == ROBUST.keys()
+    assert {*costs, *short, *others, *data, *robust} == METRICS
+    stems = [name for row in table(text, "before `_difference` or `_ratio`")
+             for name in re.findall(r"`(\w+)`", row[0])]  # fmt: skip
+    assert {f"{stem}_difference" for stem in stems} <= DISPARITIES.keys()
 
 
 # -- commands --

@@ -344,6 +344,7 @@ LONG = {
     "docs/how-to/ask-for-confidence.md",
     "docs/how-to/back-up.md",
     "docs/how-to/call-a-server.md",
+    "docs/how-to/check-fairness.md",
     "docs/how-to/configuration-as-code.md",
     "docs/how-to/connect-a-client.md",
     "docs/how-to/deploy-a-version.md",

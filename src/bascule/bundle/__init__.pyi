@@ -4,6 +4,7 @@ from .card import (
     Said as Said,
     card_json as card_json,
     card_page as card_page,
+    fairness_blocks as fairness_blocks,
     gates_table as gates_table,
     lineage_lines as lineage_lines,
     overview as overview,

@@ -61,6 +61,7 @@ class Said:
         provenance: Where it came from.
         training: The training rows, column by column.
         quality: Metrics on held-out rows, overall and by slice.
+        fairness: Rates by group of protected attributes.
         gates: The last verdict.
         calibration: What prediction sets and intervals are made with.
         by: Who packed it.
@@ -72,6 +73,7 @@ class Said:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    fairness: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     by: str = ""
@@ -91,6 +93,7 @@ class Said:
             provenance=bodies.get("provenance", {}),
             training=bodies.get("training", {}),
             quality=bodies.get("quality", {}),
+            fairness=bodies.get("fairness", {}),
             gates=bodies.get("gates", {}),
             calibration=bodies.get("calibration", {}),
             by=origin.by if origin else "",
@@ -107,6 +110,7 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Inputs", _inputs(manifest, said)),
         Section("Outputs", (_fields(manifest.signature.outputs),)),
         Section("Quality", _quality(said)),
+        Section("Fairness", fairness_blocks(said.fairness) if said.fairness else ()),
         Section("Gates", _gates(said)),
         Section("Limits", _limits(manifest, said)),
         Section("Parity", _parity(manifest, said)),
@@ -324,6 +328,46 @@ def _quality(said: Said) -> tuple[Block, ...]:
         blocks.append(Text("As the author gave them, and not measured here:"))
         blocks.append(Table(("metric", "value"), rows, ("value",)))
     return tuple(blocks)
+
+
+def fairness_blocks(body: Mapping[str, Any]) -> tuple[Block, ...]:
+    """The groups of a `fairness` statement with their rates, and how far they lie apart."""
+    selected = f"; selected is {body['positive']}" if body.get("positive") is not None else ""
+    blocks: list[Block] = [Text(f"{body['rows']:,} rows of the {body['source']}{selected}")]
+    if age_s := body.get("truths_within_s"):
+        blocks.append(Text(f"truths at equal age: those within {duration_words(age_s)}"))
+    for attribute, measured in body["attributes"].items():
+        rates = list(next(iter(measured["groups"].values()))["rates"])
+        known = ["truths"] if any("known" in one for one in measured["groups"].values()) else []
+        rows = tuple(
+            (
+                group, f"{one['rows']:,}",
+                *("-" if one["known"] is None else f"{one['known']:.0%}" for _ in known),
+                *(_estimated(one["rates"][rate]) for rate in rates),
+            )
+            for group, one in measured["groups"].items()
+        )  # fmt: skip
+        headings = ("rows", *known, *(rate.replace("_", " ") for rate in rates))
+        blocks.append(Table((attribute, *headings), rows, headings))
+        apart = tuple(
+            (
+                name,
+                _estimated(one),
+                f"{one['least']}: least, {one['most']}: most" if one["most"] else one["note"],
+                ", ".join(one["too_few"]) or "-",
+            )
+            for name, one in measured["disparities"].items()
+        )
+        blocks.append(Table(("disparity", "95 % interval", "groups", "too few to say"), apart))
+    return tuple(blocks)
+
+
+def _estimated(one: Mapping[str, Any]) -> str:
+    if one["value"] is None:
+        return "-"
+    if not one.get("enough", True):
+        return f"{one['value']:.3f}, too few to say"
+    return f"{one['value']:.3f} ({one['lower']:.3f} to {one['upper']:.3f})"
 
 
 def _gates(said: Said) -> tuple[Block, ...]:

@@ -12,6 +12,8 @@ from bascule.cli import context
 from bascule.cli.context import (
     AllowPickle,
     AsJson,
+    AttributeId,
+    Attributes,
     Calibration,
     Criteria,
     RefOrPath,
@@ -34,7 +36,7 @@ from bascule.cli.screen import (
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.core import BasculeError
+    from bascule.core import BasculeError, Columns
     from bascule.packing import Rebuilt
     from bascule.registry import Version
     from bascule.release import GateReport
@@ -183,6 +185,8 @@ def check(
     criterion: Criteria = None,
     test: Test = None,
     target: Target = None,
+    attributes: Attributes = None,
+    id_column: AttributeId = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -195,9 +199,9 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
-    from bascule.batch import read_rows, split_truth
     from bascule.bundle import load
     from bascule.cli.exit_codes import exit_code
+    from bascule.cli.fairness import read_test
     from bascule.core import Invalid, writing
     from bascule.release import FORMS, parse_output
 
@@ -205,13 +209,10 @@ def check(
     if not context.is_path(bundle):
         context.local_registry("check")
     version, path = context.find(bundle)
-    held_out = None
-    if test is not None:
-        rows = read_rows(test, "--test table")
-        held_out = split_truth(rows, target, f"--test table {test.name}", required=True)
+    held_out, joined = read_test(test, target, attributes, id_column)
     with stages(quiet=as_json) as tell:
         tell(f"checking {bundle}")
-        report, problem = check_bundle(load(path), criterion, version, held_out)
+        report, problem = check_bundle(load(path), criterion, version, held_out, joined)
     try:
         for form, file in outputs:
             with writing(f"--output {form}:{file}"):
@@ -232,7 +233,11 @@ def check(
 
 
 def check_bundle(
-    bundle: Bundle, criteria: list[str] | None, version: Version | None, test: Any = None
+    bundle: Bundle,
+    criteria: list[str] | None,
+    version: Version | None,
+    test: Any = None,
+    attributes: Columns | None = None,
 ) -> tuple[GateReport, BasculeError | None]:
     from bascule.release import check_and_record
 
@@ -240,7 +245,7 @@ def check_bundle(
     registry = context.local_registry("check") if version else context.registry()
     return check_and_record(
         bundle, criteria or configured, registry, version, configured=configured,
-        test=test, now=datetime.now(UTC), by=context.user(),
+        test=test, attributes=attributes, now=datetime.now(UTC), by=context.user(),
     )  # fmt: skip
 
 

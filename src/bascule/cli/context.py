@@ -43,6 +43,14 @@ Train = Annotated[
     typer.Option(help="The training rows (.parquet .csv .jsonl .feather .npy .npz)."),
 ]
 Test = Annotated[Path | None, typer.Option(help="Held-out rows, with their truth.")]
+Attributes = Annotated[
+    Path | None,
+    typer.Option(help="A table of protected attributes that the model does not take."),
+]
+AttributeId = Annotated[
+    str | None,
+    typer.Option("--id", help="The column of ids that joins --attributes to the rows."),
+]
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Rows to calibrate on, with their truth. Default: the held-out rows."),

@@ -5,6 +5,15 @@ from .calibration import (
     reliability_curve as reliability_curve,
 )
 from .estimates import Estimate as Estimate, Labelled as Labelled, estimate as estimate
+from .fairness import (
+    DISPARITIES as DISPARITIES,
+    FEWEST_IN_GROUP as FEWEST_IN_GROUP,
+    Disparity as Disparity,
+    GroupedRows as GroupedRows,
+    disparity as disparity,
+    group_rows as group_rows,
+    says_enough as says_enough,
+)
 from .intervals import (
     logit_interval as logit_interval,
     skewed_interval as skewed_interval,

@@ -131,13 +131,34 @@ def estimate(name: str, rows: Labelled, *, confidence: float = 0.95) -> Estimate
     if metric.unit == "share":
         ends = logit_interval(value, error, fewest, confidence)
         return Estimate(value, *ends, len(rows), error, fewest, None, "logit")
-    if len(rows) < FEWEST_ROWS:
+    skewed = _skewed_ends(value, influence, confidence)
+    if skewed is None:
         return Estimate(value, rows=len(rows), note=_TOO_FEW)
-    spread = error * math.sqrt(len(rows))
+    lower = max(0.0, skewed[0]) if metric.is_error else skewed[0]
+    return Estimate(value, lower, skewed[1], len(rows), error, fewest, None, "skewed")
+
+
+def mean_estimate(values: NDArray[Any], confidence: float = 0.95) -> Estimate:
+    """The mean of numbers, one a row, with an interval."""
+    rows = len(values)
+    if not rows or not np.isfinite(values).all():
+        return Estimate(None, rows=rows, note="it has no value on these rows")
+    value, influence = _mean(values)
+    ends = _skewed_ends(value, influence, confidence)
+    if ends is None:
+        return Estimate(value, rows=rows, note=_TOO_FEW)
+    error = math.sqrt(float(np.mean(influence**2)) / (rows - 1))
+    return Estimate(value, *ends, rows, error, rows, None, "skewed")
+
+
+def _skewed_ends(value: float, influence: Floats, confidence: float) -> tuple[float, float] | None:
+    """Of a mean of rows with such influences; None of too few."""
+    rows = len(influence)
+    if rows < FEWEST_ROWS:
+        return None
+    spread = math.sqrt(float(np.mean(influence**2)) * rows / (rows - 1))
     skewness = float(np.mean(influence**3)) / spread**3 if spread > 0 else 0.0
-    lower, upper = skewed_interval(value, error, skewness, len(rows), confidence)
-    lower = max(0.0, lower) if metric.is_error else lower
-    return Estimate(value, lower, upper, len(rows), error, fewest, None, "skewed")
+    return skewed_interval(value, spread / math.sqrt(rows), skewness, rows, confidence)
 
 
 def _not_applicable(name: str, rows: Labelled) -> str:

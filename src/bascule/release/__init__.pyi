@@ -1,6 +1,17 @@
 from .checking import check as check, check_and_record as check_and_record
 from .criteria import METRICS as METRICS, Criterion as Criterion
+from .fairness import (
+    FAIRNESS_KIND as FAIRNESS_KIND,
+    held_out_fairness as held_out_fairness,
+    join_attributes as join_attributes,
+    production_fairness as production_fairness,
+)
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate
 from .membership import audit_membership as audit_membership
+from .mitigation import (
+    MITIGATION_KIND as MITIGATION_KIND,
+    retrained as retrained,
+    reweighing as reweighing,
+)
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bascule.bundle.disk import CLASSIFICATIONS, RANKING, REGRESSIONS, TRUTHS
+from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, RANKING, REGRESSIONS, TRUTHS
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
-from bascule.metrics import METRICS
-from bascule.release.conditions import Each, Missing, Slice
-from bascule.release.criteria import FIRST_CRITERION, QUALITIES, Criterion, NotWorse
+from bascule.metrics import DISPARITIES, METRICS
+from bascule.release.conditions import Each, Groups, Missing, Slice
+from bascule.release.criteria import FIRST_CRITERION, QUALITIES, ROBUST, Criterion, NotWorse
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -25,13 +25,23 @@ if TYPE_CHECKING:
 _FOR = {True: "rmse <= 3.5 or r2 >= 0.8", False: "accuracy >= 0.9 or roc_auc >= 0.8"}
 
 
-def check_applicable(bundle: Bundle, criteria: Sequence[Criterion]) -> None:
-    """Raise `Invalid`, which names the criterion and the next step, if one does not apply."""
+def check_applicable(
+    bundle: Bundle, criteria: Sequence[Criterion], attributes: Sequence[str] = ()
+) -> None:
+    """Raise `Invalid`, which names the criterion and the next step, if one does not apply.
+
+    `attributes` are names of columns beside those of the model, by which rows can be grouped.
+    """
     for one in criteria:
+        if one.metric in DISPARITIES or one.metric in ROBUST:
+            _check_labels(bundle, one)
         if one.metric in QUALITIES:
             _check_quality(bundle, one)
-        if isinstance(one.condition, Slice | Each):
+        if isinstance(one.condition, Slice | Each) and one.condition.column not in attributes:
             _check_column(bundle, one, one.condition)
+        if isinstance(one.condition, Groups):
+            for column in set(one.condition.columns).difference(attributes):
+                _check_column(bundle, one, Each(column))
         if isinstance(one.condition, Missing) and not any(
             field.nullable for field in bundle.signature.inputs
         ):
@@ -66,6 +76,23 @@ def _check_quality(bundle: Bundle, criterion: Criterion) -> None:
             )
         if task == "classification":
             _check_classes(bundle, criterion, name, classes or ())
+
+
+def _check_labels(bundle: Bundle, criterion: Criterion) -> None:
+    """Fairness and robustness are of one output; most rates are of labels."""
+    rates = DISPARITIES.get(criterion.metric, ())
+    is_of_numbers = all(
+        rate == "mean_prediction" or (rate in METRICS and METRICS[rate].of_numbers)
+        for rate in rates
+    )
+    tasks = ["regression"] if rates and is_of_numbers else ["classification", OUTLIERS]
+    if bundle.task not in tasks:
+        raise Invalid(
+            f"{str(criterion)!r}: {criterion.metric} is of {tasks[0]}, and {bundle.name} is for "
+            f"{bundle.task}",
+            hint="write mae_difference[sex] <= 0.5" if rates and bundle.task == "regression"
+            else f"write {FIRST_CRITERION.get(bundle.task, 'latency_p50 <= 5 ms')}",
+        )  # fmt: skip
 
 
 def _outputs(bundle: Bundle) -> list[tuple[str, str, Sequence[object] | None]]:
@@ -117,7 +144,9 @@ def _check_column(bundle: Bundle, criterion: Criterion, condition: Slice | Each)
         near = difflib.get_close_matches(condition.column, known, n=1)
         raise Invalid(
             f"{str(criterion)!r}: the model has no column {condition.column!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known[:20])}",
+            hint=f"did you mean {near[0]!r}?"
+            if near
+            else f"one of {', '.join(known[:20])}; others are joined with --attributes",
         )
     field = fields.get(condition.column)
     if not isinstance(condition, Slice) or field is None or field.categories is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from bascule.core import BasculeError, Invalid
+from bascule.core import BasculeError, Columns, Invalid
 from bascule.release.criteria import FIRST_CRITERION, Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 
@@ -21,6 +21,7 @@ def check(
     criteria: Sequence[Criterion | str],
     *,
     test: Any = None,
+    attributes: Columns | None = None,
     now: datetime,
     by: str,
     record: Callable[[GateReport], object] | None = None,
@@ -32,6 +33,8 @@ def check(
         bundle: What to check.
         criteria: What it must meet, as criteria or as they are written.
         test: `(X, y)` to measure quality on, in place of the held-out rows of the bundle.
+        attributes: Protected attributes of the same rows that the model does not take, by name;
+            criteria group rows by them: `equalized_odds_difference[sex] <= 0.1`.
         now: The time that the statement carries.
         by: Who checks.
         record: Keeps the report; if None it is laid beside the bundle. The registry's bundles
@@ -53,9 +56,11 @@ def check(
             hint='name one with -c, or write some in bascule.toml: [gates] criteria = ["'
             f'{FIRST_CRITERION.get(bundle.task, "latency_p50 <= 5 ms")}"]',
         )
-    check_applicable(bundle, wanted)
+    check_applicable(bundle, wanted, tuple(attributes or ()))
     compared = [one for one in wanted if isinstance(one, NotWorse)]
-    facts = measure(bundle, [one for one in wanted if one not in compared], test=test)
+    facts = measure(
+        bundle, [one for one in wanted if one not in compared], test=test, attributes=attributes
+    )
     if compared:
         from bascule.release.against import measure_against
 
@@ -76,6 +81,7 @@ def check_and_record(
     *,
     configured: Sequence[str] = (),
     test: Any = None,
+    attributes: Columns | None = None,
     now: datetime,
     by: str,
 ) -> tuple[GateReport, BasculeError | None]:
@@ -89,6 +95,7 @@ def check_and_record(
         configured: The criteria of the settings. A check that leaves one out is recorded as a
             `trial`, which neither passes nor fails the version.
         test: See `check`.
+        attributes: See `check`.
         now: See `check`.
         by: See `check`.
 
@@ -120,5 +127,7 @@ def check_and_record(
             problem = type(error)(message, hint=error.hint, **error.facts)
 
     find = finder(registry, bundle.name if version is None else version.model)
-    report = check(bundle, criteria, test=test, now=now, by=by, record=record, find=find)
+    report = check(
+        bundle, criteria, test=test, attributes=attributes, now=now, by=by, record=record, find=find
+    )
     return replace(report, unjudged=unjudged), problem

@@ -6,7 +6,7 @@ criterion's `measure`; what cannot be measured carries the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
 from bascule.core import BasculeError, Columns, Invalid, first_line
-from bascule.release.conditions import Confidence, Each, Missing, Noise, Slice
+from bascule.metrics import DISPARITIES, Disparity, GroupedRows, disparity, group_rows
+from bascule.monitoring.performance import Reference
+from bascule.release.conditions import Change, Confidence, Each, Groups, Missing, Noise, Slice
 from bascule.release.covering import conformal_coverage
-from bascule.release.criteria import DATA, QUALITIES, Criterion
+from bascule.release.criteria import DATA, QUALITIES, ROBUST, Criterion
 from bascule.release.gates import Measured
 from bascule.release.leakage import coverage, overlap, target_in_features
 from bascule.release.states import in_state
@@ -58,6 +60,7 @@ class Conditional:
         truth: What was true for them; None if unknown.
         ask: The program's answers for rows.
         score: A quality of answers, by the name of its metric.
+        attributes: Protected attributes of the rows that are no columns of the model.
     """
 
     def __init__(
@@ -68,12 +71,14 @@ class Conditional:
         *,
         ask: Ask,
         score: Score,
+        attributes: Columns | None = None,
     ) -> None:
         self._bundle = bundle
         self._columns = columns
         self._truth = truth
         self._ask = ask
         self._score = score
+        self._attributes = attributes or {}
         self._answers: dict[str, Columns] = {}
 
     def measure(self, criteria: Iterable[Criterion]) -> dict[str, Measured]:
@@ -106,6 +111,10 @@ class Conditional:
             case "stability":
                 return _stability(self._in(None), self._in(criterion))
         condition = criterion.condition
+        if isinstance(condition, Groups):
+            return of_disparity(disparity(criterion.metric, self.grouped(condition.columns)))
+        if isinstance(condition, Change):
+            return self._robust(criterion.metric, condition)
         if isinstance(condition, Slice):
             return self._slice(criterion.metric, condition)
         if isinstance(condition, Each):
@@ -127,11 +136,26 @@ class Conditional:
             raise Invalid("the held-out rows come without their truth; pack with test=(X, y)")
         return self._truth
 
+    def grouped(self, attributes: Sequence[str], positive: Any = None) -> GroupedRows:
+        """The answers with their truth, in groups of the rows by attributes crossed."""
+        rows = Reference(self._bundle).labelled(self._needed_truth(), self._in(None))
+        texts = {name: texts_of(self._column(name)) for name in attributes}
+        return group_rows(rows, texts, positive=positive)
+
+    def _robust(self, metric: str, change: Change) -> Measured:
+        from bascule.release.robustness import Robustness
+
+        rows = Robustness(self._bundle, self._columns, self._needed_truth(), self._ask)
+        return rows.certified(change.size) if metric == "certified_accuracy" else rows.of(change)
+
     def _column(self, name: str) -> NDArray[Any]:
-        columns = flat_columns(self._columns, self._bundle.signature)
+        columns = flat_columns(self._columns, self._bundle.signature) | self._attributes
         if name not in columns:
             known = ", ".join(list(columns)[:20])
-            raise Invalid(f"the held-out rows have no column {name!r}; they have {known}")
+            raise Invalid(
+                f"the held-out rows have no column {name!r}; they have {known}",
+                hint="join what the model does not take with --attributes FILE --id COLUMN",
+            )
         return columns[name]
 
     def _slice(self, metric: str, condition: Slice) -> Measured:
@@ -175,9 +199,21 @@ class Conditional:
 
 def is_conditional(criterion: Criterion) -> bool:
     """Whether it is measured here."""
-    return criterion.metric in DATA or (
+    return criterion.metric in {*DATA, *ROBUST, *DISPARITIES} or (
         criterion.metric in QUALITIES and criterion.condition is not None
     )
+
+
+def of_disparity(found: Disparity) -> Measured:
+    """The fact of a disparity; its interval and the groups that it is of are in the note."""
+    others = f"too few rows to say: {', '.join(found.too_few)}" if found.too_few else ""
+    if found.value is None or found.lower is None or found.upper is None:
+        return Measured(None, "; ".join(filter(None, (found.note, others))))
+    told = (
+        f"{found.rate} of {found.least} is least and of {found.most} most, 95 % interval "
+        f"{found.lower:.4g} to {found.upper:.4g}"
+    )
+    return Measured(found.value, "; ".join(filter(None, (told, others))))
 
 
 def _finite(answers: Mapping[str, NDArray[Any]]) -> Measured:

@@ -5,6 +5,8 @@ roc_auc[by carrier]     each value of the column; the worst one counts
 roc_auc[missing 10%]    with values left out at random, where the model takes missing ones
 roc_auc[noise 1%]       with noise of that part of each column's standard deviation
 conformal_coverage[0.9] of sets or intervals that should hold the truth nine times in ten
+equalized_odds_difference[sex*race]  the groups of rows by the values of columns, crossed
+robust_accuracy[linf=0.1]            rows changed by at most so much; see `robustness`
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ _STATE = re.compile(r"(?P<kind>missing|noise)\s+(?P<percent>\d+\.?\d*|\.\d+)\s*%
 _BY = re.compile(r"by\s+(?P<column>.+)")
 _SLICE = re.compile(r"(?P<column>[^=]+?)\s*=\s*(?P<value>.+)")
 _LEVEL = re.compile(r"\d*\.\d+")
+_CHANGE = re.compile(r"(?P<kind>\w+)\s*=\s*(?P<size>(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d{1,3})?)")
+CHANGES = ("linf", "l2", "noise", "missing", "out_of_range")
+"""What may be done to rows whose answers should stay."""
 _EXAMPLES = "write [carrier=AA], [by carrier], [missing 10%] or [noise 1%]"
 
 
@@ -72,7 +77,28 @@ class Confidence:
         return f"{self.level:.12g}"
 
 
-Condition = Slice | Each | Missing | Noise | Confidence
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The rows in groups, by the values of these columns crossed."""
+
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "*".join(self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What rows are changed by: one of `CHANGES`, and how much of it."""
+
+    kind: str
+    size: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.size:.12g}"
+
+
+Condition = Slice | Each | Missing | Noise | Confidence | Groups | Change
 
 
 def parse_condition(text: str, inside: str) -> Condition:
@@ -103,3 +129,28 @@ def parse_confidence(text: str, inside: str | None) -> Confidence:
             hint=hint,
         )
     return Confidence(float(inside))
+
+
+def parse_groups(text: str, inside: str | None) -> Groups:
+    """Read the attributes in the brackets of the criterion `text`; raises `Invalid`."""
+    columns = tuple(name.strip() for name in (inside or "").split("*"))
+    if not all(columns) or len(set(columns)) < len(columns):
+        raise Invalid(
+            f"{text!r}: groups need an attribute, or several different ones",
+            hint="write [sex], or [sex*race] for the groups of both",
+        )
+    return Groups(columns)
+
+
+def parse_change(text: str, inside: str | None, kinds: tuple[str, ...]) -> Change:
+    """Read the change in the brackets of the criterion `text`; raises `Invalid`."""
+    change = _CHANGE.fullmatch((inside or "").strip())
+    if change is None or change["kind"] not in kinds or not float(change["size"]):
+        raise Invalid(
+            f"{text!r}: [{inside or ''}] says no change of the rows",
+            hint=f"write [{kinds[0]}=0.1]; there are {', '.join(kinds)}",
+        )
+    size = float(change["size"])
+    if change["kind"] in ("missing", "out_of_range") and size > 1:
+        raise Invalid(f"{text!r}: {size:g} is no share of the values", hint="write 0.05 for 5 %")
+    return Change(change["kind"], size)

@@ -13,15 +13,18 @@ from decimal import Decimal
 from typing import Literal
 
 from bascule.core import Invalid
-from bascule.metrics import METRICS as QUALITY_METRICS, is_error
+from bascule.metrics import DISPARITIES, METRICS as QUALITY_METRICS, is_error
 from bascule.release.conditions import (
+    CHANGES,
     Condition,
     Each,
     Missing,
     Noise,
     Slice,
+    parse_change,
     parse_condition,
     parse_confidence,
+    parse_groups,
 )
 
 Operator = Literal[">=", "<=", ">", "<"]
@@ -41,8 +44,11 @@ QUALITIES = frozenset(QUALITY_METRICS)
 """What is measured of answers with their truth: see `metrics.table`."""
 PRIVACIES = ("epsilon", "membership_epsilon")
 """What is claimed of the training, and what an attack showed: see `bundle.statements.privacy`."""
-METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity"}
-"""Every metric that a criterion may name."""
+ROBUST = {"robust_accuracy": CHANGES, "certified_accuracy": ("l2",)}
+"""What is measured of answers to changed rows, and the changes of each."""
+METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity", *ROBUST}
+"""Every metric that a criterion may name, beside `metrics.DISPARITIES`."""
+_KNOWN = METRICS | DISPARITIES.keys()
 
 FIRST_CRITERION = {
     "classification": "accuracy >= 0.9",
@@ -93,7 +99,7 @@ class Criterion:
         if not (written := _WRITTEN.fullmatch(text)):
             raise _no_criterion(text)
         metric, operator = written["metric"], written["operator"]
-        if metric not in METRICS:
+        if metric not in _KNOWN:
             raise _unknown_metric(text, metric)
         against = written["limit"] + written["unit"]
         is_name = _NAME.fullmatch(against) and against.casefold() not in ("inf", "infinity", "nan")
@@ -189,6 +195,10 @@ def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
         return None
     if metric == "conformal_coverage":
         return parse_confidence(text, inside)
+    if metric in DISPARITIES:
+        return parse_groups(text, inside)
+    if metric in ROBUST:
+        return parse_change(text, inside, ROBUST[metric])
     if inside is None:
         if metric == "stability":
             raise Invalid(
@@ -233,10 +243,10 @@ MAX_BATCH = 65_536
 def _no_criterion(text: str) -> Invalid:
     """What is wrong with a text that has no operator."""
     metric = text.partition("[")[0].strip()
-    if metric not in METRICS:
+    if metric not in _KNOWN:
         return Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
     unit = f" {_unit(metric)}" if _unit(metric) else ""
-    sign = "<=" if unit or is_error(metric) else ">="
+    sign = "<=" if unit or is_error(metric) or metric.endswith("_difference") else ">="
     return Invalid(
         f"{text!r} is not a criterion: it has no limit",
         hint=f"quote it: -c '{text.strip()} {sign} 1{unit}'; a shell takes {sign[0]} outside of "
@@ -246,8 +256,10 @@ def _no_criterion(text: str) -> Invalid:
 
 def _unknown_metric(text: str, metric: str) -> Invalid:
     typed = metric.casefold()
-    begun = [one for one in sorted(METRICS) if len(typed) > 2 and one.startswith(typed)]
-    alike = difflib.get_close_matches(typed, METRICS, n=3, cutoff=0.5)
+    # Fairness of every metric is among what is known, and would hide the metric itself.
+    among = _KNOWN if typed.endswith(("difference", "ratio")) else METRICS
+    begun = [one for one in sorted(among) if len(typed) > 2 and one.startswith(typed)]
+    alike = difflib.get_close_matches(typed, among, n=3, cutoff=0.5)
     near = list(dict.fromkeys([*begun, *alike]))[:3]
     guess = f"; did you mean {near[0]!r}?" if near else ""
     return Invalid(

@@ -44,7 +44,11 @@ _Rows = tuple[Columns, NDArray[Any] | None]
 
 
 def measure(
-    bundle: Bundle, criteria: Sequence[Criterion], *, test: Any = None
+    bundle: Bundle,
+    criteria: Sequence[Criterion],
+    *,
+    test: Any = None,
+    attributes: Columns | None = None,
 ) -> dict[str, Measured]:
     """A fact for each of the criteria, under `Criterion.measure`.
 
@@ -52,6 +56,7 @@ def measure(
         bundle: What to measure.
         criteria: What to measure it for.
         test: `(X, y)`, in place of the held-out rows of the bundle.
+        attributes: Of the same rows, what the model does not take, to group them by.
 
     Raises:
         Invalid: `test` is not a pair of rows and as many answers.
@@ -59,11 +64,12 @@ def measure(
     held_out = rows_to_judge(bundle, test)
     plain = [one.metric for one in criteria if not is_conditional(one)]
     facts = _qualities(bundle, held_out, plain)
-    facts.update(_conditional(bundle, held_out, [one for one in criteria if is_conditional(one)]))
+    others = [one for one in criteria if is_conditional(one)]
+    facts.update(_conditional(bundle, held_out, others, attributes))
     rows = None if isinstance(held_out, Measured) else held_out
     for batch in sorted({one.batch for one in criteria if one.batch is not None}):
         facts.update(_latencies(bundle, rows, batch))
-    others: dict[str, Callable[[Bundle], Measured]] = {
+    costs: dict[str, Callable[[Bundle], Measured]] = {
         "peak_memory": _peak_memory,
         "size": _size,
         "parity": _parity,
@@ -71,7 +77,7 @@ def measure(
         "membership_epsilon": membership_epsilon,
     }
     asked = {one.metric for one in criteria}
-    facts.update({name: take(bundle) for name, take in others.items() if name in asked})
+    facts.update({name: take(bundle) for name, take in costs.items() if name in asked})
     return facts
 
 
@@ -129,7 +135,10 @@ def _qualities(
 
 
 def _conditional(
-    bundle: Bundle, held_out: _Rows | Measured | None, criteria: Sequence[Criterion]
+    bundle: Bundle,
+    held_out: _Rows | Measured | None,
+    criteria: Sequence[Criterion],
+    attributes: Columns | None,
 ) -> dict[str, Measured]:
     if not criteria:
         return {}
@@ -138,14 +147,22 @@ def _conditional(
     if held_out is None:
         missing = Measured(None, "the bundle holds no test rows; pack it with test=(X, y)")
         return {one.measure: missing for one in criteria}
+    return conditional(bundle, *held_out, attributes).measure(criteria)
+
+
+def conditional(
+    bundle: Bundle, columns: Columns, truth: NDArray[Any] | None, attributes: Columns | None = None
+) -> Conditional:
+    """What measures such rows of a bundle under conditions."""
     program = bundle.program(threads=1)
-    taking = Conditional(
+    return Conditional(
         bundle,
-        *held_out,
+        columns,
+        truth,
         ask=lambda rows: _answers(program, rows),
         score=lambda metric, answers, truth: score_of(bundle, metric, answers, truth),
+        attributes=attributes,
     )
-    return taking.measure(criteria)
 
 
 def answers_of(bundle: Bundle, columns: Columns) -> Columns:

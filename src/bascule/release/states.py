@@ -13,18 +13,21 @@ from bascule.release.conditions import Missing, Noise
 _SEED = 0
 
 
-def in_state(columns: Columns, signature: Signature, state: Missing | Noise) -> Columns:
+def in_state(
+    columns: Columns, signature: Signature, state: Missing | Noise, *, seed: int = _SEED
+) -> Columns:
     """The rows with values left out or noise added.
 
     Args:
         columns: In the signature's dtypes. They are not changed.
         signature: Says which columns may be missing.
         state: What is done to them.
+        seed: The same seed changes the same values.
 
     Raises:
         Invalid: There is no column that it can be done to.
     """
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(seed)
     change = _left_out if isinstance(state, Missing) else _noisy
     made, touched = dict(columns), False
     for field in signature.inputs:
@@ -51,6 +54,20 @@ def _left_out(
 def _noisy(
     values: NDArray[Any], field: Field, share: float, random: np.random.Generator
 ) -> NDArray[Any] | None:
+    moving = movable(values, field)
+    if moving is None:
+        return None
+    numbers, spread = moving
+    return (numbers + random.normal(size=values.shape) * spread * share).astype(values.dtype)
+
+
+def movable(
+    values: NDArray[Any], field: Field
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The numbers of an input, and the standard deviation of each place in it.
+
+    Zero for whole numbers; None where there are no others.
+    """
     if values.dtype.kind != "f" or field.categories is not None:
         return None
     numbers = values.astype(np.float64)
@@ -60,5 +77,25 @@ def _noisy(
     known = np.where(np.isfinite(numbers), numbers, np.nan)
     with np.errstate(invalid="ignore"):
         spread = np.nan_to_num(np.nanstd(known, axis=0))
-    noise = random.normal(size=values.shape) * np.where(whole, 0.0, spread * share)
-    return (numbers + noise).astype(values.dtype)
+    return numbers, np.where(whole, 0.0, spread)
+
+
+def out_of_range(columns: Columns, signature: Signature, share: float, *, seed: int) -> Columns:
+    """The rows with a share of their numbers moved one range beyond the range of their column.
+
+    Raises:
+        Invalid: There is no column of numbers.
+    """
+    random = np.random.default_rng(seed)
+    changed = dict(columns)
+    for field in signature.inputs:
+        values = columns[field.name]
+        if values.dtype.kind in "if" and field.categories is None:
+            least, most = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+            width = np.asarray(most, np.float64) - least
+            beyond = np.where(random.random(values.shape) < 0.5, least - width, most + width)
+            is_moved = (random.random(values.shape) < share) & (width > 0)
+            changed[field.name] = np.where(is_moved, beyond, values).astype(values.dtype)
+    if all(changed[name] is values for name, values in columns.items()):
+        raise Invalid("no column of the model holds numbers")
+    return changed

@@ -25,6 +25,7 @@ from bascule.monitoring.ledger import SpoolWriter
 from bascule.monitoring.performance.delays import delay_curve
 from bascule.monitoring.performance.estimating import estimator_of
 from bascule.monitoring.performance.judging import estimate_interval, judge
+from bascule.release import join_attributes, production_fairness
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -497,6 +498,41 @@ def test_a_young_window_waits_where_late_truths_differ(tmp_path, bundle, random,
     of_12 = next(one for one in report.windows if one.start and one.start.day == 12)
     assert "of its truths are in, and late ones differ" in of_12.waits
     assert "differ from later ones" in report.notes[0]
+
+
+def test_groups_with_later_truths_are_compared_at_equal_age(tmp_path, bundle, random, received):
+    """Of one carrier the right answers are known after two days, all others after an hour."""
+    X = flights(600, random)
+    y = late(X, random)
+    at = [START + timedelta(days=row // 100) for row in range(600)]
+    served(tmp_path, bundle, X, at)
+    right = y == bundle.predict(X)["label"]
+    slow = (X.carrier == "UA").to_numpy() & right
+    now = at[-1] + timedelta(hours=20)
+    due = {}
+    for row, is_slow in enumerate(slow):
+        when = at[row] + timedelta(hours=48 if is_slow else 1)
+        if when <= now:
+            due.setdefault(when, []).append(row)
+    for when, rows in sorted(due.items()):
+        received(when)
+        told(tmp_path, y, rows)
+    body = production_fairness(
+        tmp_path, "late", lambda _: bundle, ["carrier"], since=START, now=now
+    )["1"]
+    assert body["truths_within_s"] == pytest.approx(48 * 3600)
+    old = np.array([(now - when).total_seconds() >= 48 * 3600 for when in at])
+    for carrier, group in body["attributes"]["carrier"]["groups"].items():
+        rows = (X.carrier == carrier).to_numpy()
+        assert group["rows"] == rows.sum()
+        assert group["known"] == 1
+        assert group["rates"]["accuracy"]["value"] == pytest.approx(right[rows & old].mean())
+    register = pa.table({"id": [f"a-{row}" for row in range(len(X))], "home": list(X.carrier)})
+    joined = production_fairness(
+        tmp_path, "late", lambda _: bundle, ["home"], since=START, now=now,
+        join=lambda ids: join_attributes(ids, register, "id"),
+    )["1"]  # fmt: skip
+    assert joined["attributes"]["home"] == body["attributes"]["carrier"]
 
 
 # -- delays --

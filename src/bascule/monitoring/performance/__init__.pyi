@@ -1,6 +1,8 @@
 from .delays import DelayCurve as DelayCurve, delay_curve as delay_curve
 from .estimating import Estimator as Estimator, estimator_of as estimator_of
+from .ledger_rows import read_ledger as read_ledger
 from .measuring import measure_performance as measure_performance
+from .reference import Reference as Reference
 from .report import PerformanceReport as PerformanceReport
 from .results import (
     Finding as Finding,
@@ -8,4 +10,5 @@ from .results import (
     TrackRecord as TrackRecord,
     WindowPerformance as WindowPerformance,
 )
+from .rows import PredictionRows as PredictionRows
 from .view import MetricView as MetricView, metrics_of as metrics_of

@@ -19,7 +19,7 @@ from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance.reference import Reference
 from bascule.monitoring.performance.rows import PredictionRows, Sampling
 
-_ABOUT = ("caller", "endpoint", "arm", "protocol")
+_ABOUT = ("id", "row", "caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
 _ROWS = """
 SELECT version, time, kept_share, hash(id, "row") / 2.0 ** 64 AS draw, {columns},

@@ -78,11 +78,13 @@ _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9._]+|cost\..+?)\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"^(?P<name>[a-z0-9._]+|cost\..+?|wrong\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
     r"(?P<unit>pp|%|ms|)$",
     re.IGNORECASE,
 )
-_OUTCOMES = "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN"
+_OUTCOMES = (
+    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE]"
+)
 
 
 class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,7 +213,7 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
     name, sign, unit = match["name"], match["sign"], match["unit"].lower()
-    if not name.startswith("cost."):
+    if not name.startswith(("cost.", "wrong[")):
         name = name.lower()
     if is_on_outcomes(name):
         units = units_of(name)

@@ -8,11 +8,18 @@
 | `mae`, `mse`, `mape` | the absolute, the squared, the relative error | numbers |
 | `pinball0.9` | that of the quantile 0.9 | numbers |
 | `"cost.COLUMN"` | the input COLUMN where a label is wrong | labels |
+| `"wrong[COLUMN=VALUE]"` | 1 over the share of the group, where it is in it and wrong | labels |
 | `"cost.COLUMN"` | the absolute error times the input COLUMN | numbers |
 
 Each is SQL over a prediction and its truth, which measures the held-out rows before a rollout and
 the ledger during it. A loss over `Loss.bound` counts as the bound: means of losses without one
 cannot be compared at any number of answers (Bahadur and Savage 1956).
+
+`wrong[sex=F]` guards the fairness of a change: its mean over all requests is the share of wrong
+answers to the group, where the group has the share of requests that it has of the held-out rows.
+Requests are assigned to the arms at random, so that the group is as frequent in both, and the test
+is valid at any time as for every bounded loss. A group of a twentieth asks for about twenty times
+the requests. A gap that the current version has is for gates to judge: a guard is on the change.
 """
 
 from __future__ import annotations
@@ -31,8 +38,9 @@ Label = str | int | float | bool
 RATES = ("accuracy", "roc_auc")
 """Of losses of 0, 1 and a half. Their guards are in percentage points; worse is less."""
 _COST = "cost."
+_GROUP = re.compile(r"^wrong\[(?P<column>[^\]=]+)=(?P<value>[^\]]+)\]$")
 _PINBALL = re.compile(r"^pinball(?P<share>0?\.\d*[1-9]\d*)$")
-_EXAMPLES = ("pinball0.9", "cost.COLUMN")
+_EXAMPLES = ("pinball0.9", "cost.COLUMN", "wrong[COLUMN=VALUE]")
 _LEAST_PROBABILITY = 1e-15
 
 
@@ -43,7 +51,7 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
         output: The column of the ledger with the answer: `"output.label"`.
         output_place: Of the number in a list, from 1; 0 where the column has no lists.
         classes: In the order of the probabilities: of the current version and of the candidate.
-        cost: The column with the costs; empty for none.
+        cost: The column with the costs, or with the group; empty for none.
         cost_place: As `output_place`.
         bound: The loss as which a larger one counts.
         level: The current version's mean loss on its held-out rows, with that bound.
@@ -89,7 +97,12 @@ def units_of(name: str) -> tuple[str, ...]:
     """In which units a guard on outcomes is given; the empty one is the unit of the loss."""
     if name in RATES:
         return ("pp",)
-    return ("%", "pp") if name == "mape" else ("%", "")
+    return ("%", "pp") if name == "mape" or is_of_group(name) else ("%", "")
+
+
+def is_of_group(name: str) -> bool:
+    """Whether a guard of this name is on the answers to one group."""
+    return _GROUP.match(name) is not None
 
 
 def countable(answers: Answers) -> list[str]:
@@ -98,13 +111,13 @@ def countable(answers: Answers) -> list[str]:
     first = answers.signature.outputs[0]
     if answers.task == "regression" and (len(outputs) == 1 or first.name == "prediction"):
         is_number = first.shape in ((), (1,))
-        return ["mae", "mse", "mape", *_EXAMPLES] if is_number else []
+        return ["mae", "mse", "mape", *_EXAMPLES[:2]] if is_number else []
     if answers.task not in ("classification", "outlier-detection") or "label" not in outputs:
         return []
     with_probabilities = []
     if "probabilities" in outputs and answers.classes:
         with_probabilities = ["log_loss", *(["roc_auc"] if len(answers.classes) == 2 else [])]
-    return ["accuracy", *with_probabilities, _EXAMPLES[1]]
+    return ["accuracy", *with_probabilities, *_EXAMPLES[1:]]
 
 
 def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
@@ -113,8 +126,10 @@ def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
     if kind not in countable(current) or kind not in countable(candidate):
         return None
     cost, cost_place = "", 0
-    if name.startswith(_COST):
-        cost, cost_place = _input(name.removeprefix(_COST), current.signature)
+    if kind in _EXAMPLES[1:]:
+        group = _GROUP.match(name)
+        column = group["column"] if group else name.removeprefix(_COST)
+        cost, cost_place = _input(column, current.signature, "iufbOSU" if group else "iuf")
         if not cost:
             return None
     if kind in ("log_loss", "roc_auc"):
@@ -136,6 +151,8 @@ def loss_sql(name: str, loss: Loss, arm: int) -> str:
         loss: How it measures.
         arm: 0 for the current version, 1 for the candidate.
     """
+    if is_of_group(name):
+        return f"CASE WHEN {group_sql(name, loss)} AND {_WRONG} THEN {loss.bound!r} ELSE 0 END"
     kind, cost = _kind(name), _element(loss.cost, loss.cost_place)
     cost = f"CASE WHEN isnan({cost}) THEN NULL WHEN {cost} < 0 THEN 0 ELSE {cost} END"
     if kind in ("log_loss", "roc_auc"):
@@ -152,6 +169,18 @@ def loss_sql(name: str, loss: Loss, arm: int) -> str:
         "mape": f"CASE WHEN truth_number <> 0 THEN abs({error} / truth_number) END",
         "cost.COLUMN": f"abs({error}) * ({cost})",
     }[kind]
+
+
+def group_sql(name: str, loss: Loss) -> str:
+    """Whether an answer is to the group of a guard: its input is that text, or that number."""
+    group = _GROUP.match(name)
+    value = "" if group is None else group["value"].strip().replace("'", "''")
+    place = f"[{loss.cost_place}]" if loss.cost_place else ""
+    column = '"' + loss.cost.replace('"', '""') + '"' + place
+    return (
+        f"(coalesce(lower(CAST({column} AS VARCHAR)) = lower('{value}'), FALSE) OR coalesce("
+        f"TRY_CAST({column} AS DOUBLE) = TRY_CAST('{value}' AS DOUBLE), FALSE))"
+    )
 
 
 def left_out(
@@ -206,13 +235,15 @@ def _kind(name: str) -> str:
     """The name, with the example's argument for its own."""
     if name.startswith(_COST) and len(name) > len(_COST):
         return _EXAMPLES[1]
+    if is_of_group(name):
+        return _EXAMPLES[2]
     return _EXAMPLES[0] if _PINBALL.match(name) else name
 
 
-def _input(name: str, signature: Signature) -> tuple[str, int]:
-    """The column of the ledger with an input that is a number, and its place in a list."""
+def _input(name: str, signature: Signature, kinds: str) -> tuple[str, int]:
+    """The column of the ledger with an input of such a dtype, and its place in a list."""
     for field in signature.inputs:
-        if field.name == name and not field.shape and field.dtype.numpy.kind in "iuf":
+        if field.name == name and not field.shape and field.dtype.numpy.kind in kinds:
             return f"input.{name}", 0
     if len(signature.inputs) == 1 and name in signature.columns:
         return f"input.{signature.inputs[0].name}", signature.columns.index(name) + 1

@@ -27,6 +27,8 @@ from bascule.release.rollouts.losses import (
     Answers,
     Loss,
     countable,
+    group_sql,
+    is_of_group,
     left_out,
     loss_of,
     loss_sql,
@@ -125,6 +127,8 @@ def _countable_loss(
             reason += " without probabilities"
         elif guard.name.startswith("cost.") and names:
             reason = f"{rollout.current} has no input of numbers named {guard.name[5:]!r}"
+        elif is_of_group(guard.name) and "accuracy" in names:
+            reason = f"{rollout.current} has no such input, and the ledger keeps no others"
     else:
         field = left_out(loss, both[0], model, recording.private, recording.max_values)
         if not field:
@@ -161,9 +165,17 @@ def _scaled(guard: Guard, loss: Loss, bundle: Bundle, version: str) -> Loss:
             "are 0, and no error is a share of 0",
             hint="guards on outcomes that can be: mae, mse, pinball0.9",
         )
-    losses = losses_of_rows(
-        loss_sql(guard.name, loss, 0), _ledger_columns(loss, columns, bundle), truths
-    )
+    answered = _ledger_columns(loss, columns, bundle)
+    if is_of_group(guard.name):
+        group = losses_of_rows(group_sql(guard.name, loss), answered, truths).sum()
+        if group < _LEAST_ROWS:
+            raise Invalid(
+                f"{guard.name} cannot be counted: it is {group:g} of the held-out rows of "
+                f"{version}, and {_LEAST_ROWS} are needed to know its share",
+                hint="guard a larger group, or pack with more rows in test=(X, y)",
+            )
+        loss = msgspec.structs.replace(loss, bound=float(len(truths) / group))
+    losses = losses_of_rows(loss_sql(guard.name, loss, 0), answered, truths)
     finite = losses[np.isfinite(losses)]
     if len(finite) < _LEAST_ROWS:
         raise Invalid(
@@ -172,6 +184,7 @@ def _scaled(guard: Guard, loss: Loss, bundle: Bundle, version: str) -> Loss:
             hint="pack it with more rows in test=(X, y)",
         )
     bound = float(np.quantile(finite, 1 - CUT_SHARE)) or float(finite.max())
+    bound = loss.bound if is_of_group(guard.name) else bound
     if not bound > 0:
         raise Invalid(
             f"{guard.name} cannot be counted: {version} loses nothing on its held-out rows, so "

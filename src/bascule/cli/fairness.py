@@ -1,0 +1,166 @@
+"""`bascule fairness`: rates by group, and how far they lie apart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, AttributeId, Attributes, RefOrPath, Target, Test, Train
+from bascule.cli.screen import note, print_blocks, print_json, say
+from bascule.core import Columns, Invalid, seconds_of
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(fairness)
+
+
+def fairness(
+    model: RefOrPath,
+    attribute: Annotated[
+        list[str],
+        typer.Option(help="Rows are grouped by it: sex, or sex*race crossed; may be repeated."),
+    ],
+    from_ledger: Annotated[
+        bool, typer.Option("--from-ledger", help="Of the answers in the ledger, and their truths.")
+    ] = False,
+    since: Annotated[str, typer.Option(help="How far back the ledger is read: 24h, 7d.")] = "30d",
+    test: Test = None,
+    target: Target = None,
+    attributes: Attributes = None,
+    id_column: AttributeId = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(help="The class that is selected. Default: 1, or the second of two."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="A further metric by group; may be repeated.", show_default=False),
+    ] = None,
+    mitigate: Annotated[
+        str | None,
+        typer.Option(help="reweigh: train again on the rows of --train, weighed, and pack it."),
+    ] = None,
+    train: Train = None,
+    to: Annotated[Path | None, typer.Option(help="Of --mitigate: the bundle to make.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rates by group of protected attributes, with intervals and differences."""
+    from bascule.bundle import fairness_blocks
+
+    options: dict[str, Any] = {"positive": positive, "metrics": metric or ()}
+    if mitigate is not None:
+        if mitigate != "reweigh" or train is None or to is None or len(attribute) > 1:
+            raise Invalid(
+                "--mitigate reweigh needs --train FILE, --target, --to FOLDER and one --attribute"
+            )
+        made = _retrained(model, attribute[0], train, target, to, options)
+        bodies = {"": made.statements("fairness")[-1].body}
+        note(f"packed {made.path}")
+    elif from_ledger:
+        bodies = _of_ledger(model, attribute, attributes, id_column, since, options)
+    else:
+        bodies = {"": _of_rows(model, attribute, test, target, attributes, id_column, options)}
+    if as_json:
+        print_json(bodies if from_ledger else bodies[""])
+        return
+    for version, body in bodies.items():
+        if version:
+            say(f"version {version}")
+        print_blocks(*fairness_blocks(body))
+
+
+def _of_ledger(
+    model: str, names: list[str], file: Path | None, column: str | None, since: str, options: Any
+) -> dict[str, Any]:
+    from bascule.cli.monitoring import production
+    from bascule.release import join_attributes, production_fairness
+
+    table = None if file is None else _table(file, column)
+    now = datetime.now(UTC)
+    return production_fairness(
+        *production(model), names,
+        join=None if table is None else lambda ids: join_attributes(ids, table, column or ""),
+        since=now - timedelta(seconds=seconds_of(since, "--since")), now=now, **options,
+    )  # fmt: skip
+
+
+def _of_rows(
+    model: str, names: list[str], test: Path | None, target: list[str] | None,
+    file: Path | None, column: str | None, options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Measured, and recorded where the bundle is kept."""
+    from bascule.bundle import load
+    from bascule.release import FAIRNESS_KIND, held_out_fairness
+
+    version, path = context.find(model)
+    held_out, joined = read_test(test, target, file, column)
+    bundle = load(path)
+    body = held_out_fairness(bundle, names, test=held_out, joined=joined, **options)
+    record = bundle.add_statement
+    if version is not None:
+        record = partial(context.local_registry("fairness").add_statement, version)
+    record(FAIRNESS_KIND, body, at=datetime.now(UTC), by=context.user())
+    return body
+
+
+def _retrained(
+    model: str, name: str, train: Path, target: list[str] | None, to: Path, options: Any
+) -> Bundle:
+    from bascule.batch import read_rows, split_truth
+    from bascule.bundle import load
+    from bascule.release import held_out_fairness, retrained
+
+    rows = read_rows(train, "--train table")
+    return retrained(
+        load(context.find(model)[1]),
+        split_truth(rows, target, f"--train table {train.name}", required=True), name,
+        to=to, now=datetime.now(UTC), by=context.user(),
+        measure=lambda made: held_out_fairness(made, [name], **options),
+    )  # fmt: skip
+
+
+def read_test(
+    test: Path | None, target: list[str] | None, attributes: Path | None, column: str | None
+) -> tuple[Any, Columns | None]:
+    """The rows of --test with their truth, and what --attributes has of them.
+
+    Raises:
+        Invalid: Attributes come without rows that have the column of ids.
+    """
+    from bascule.batch import read_rows, split_truth
+    from bascule.release import join_attributes
+
+    if attributes is not None and (test is None or not column):
+        raise Invalid(
+            "--attributes are joined to the rows of --test by the column of --id",
+            hint="give all three: the rows in a bundle have no ids",
+        )
+    if test is None:
+        return None, None
+    rows = read_rows(test, "--test table")
+    joined = None
+    if attributes is not None and column:
+        if column not in getattr(rows, "column_names", ()):
+            raise Invalid(f"--test table {test.name} has no column {column!r}", hint="see --id")
+        ids = rows.column(column).to_numpy(zero_copy_only=False)
+        joined = join_attributes(ids, _table(attributes, column), column)
+        rows = rows.drop_columns([column])
+    return split_truth(rows, target, f"--test table {test.name}", required=True), joined
+
+
+def _table(file: Path, column: str | None) -> Any:
+    from bascule.batch import read_rows
+
+    table = read_rows(file, "--attributes")
+    if not column or not hasattr(table, "column_names"):
+        raise Invalid("--attributes is a table with a column of ids", hint="name it with --id")
+    return table

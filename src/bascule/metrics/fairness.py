@@ -1,0 +1,263 @@
+"""Fairness: how far rates and metrics of groups of rows lie apart, with intervals. Numpy alone.
+
+Definitions and values are those of fairlearn: a difference is the largest value of a group less
+the smallest, a ratio the smallest over the largest; the equalized odds difference is the larger of
+those of the true and the false positive rate (Hardt, Price and Srebro 2016).
+
+Interval: of each pair of groups the square-and-add interval of the difference (MOVER: Zou and
+Donner 2008), which for shares with Wilson's intervals is Newcombe's method 10 (1998), and on the
+scale of logarithms for ratios. The largest difference is the largest of all pairs, so the largest
+lower and the largest upper end hold it whenever all pairs are held; each pair is asked at 5 % over
+the number of pairs (Bonferroni). With many groups that is wide, and holds more often than promised.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.core import Invalid
+from bascule.metrics.estimates import Estimate, Labelled, estimate, mean_estimate
+from bascule.metrics.intervals import wilson_interval
+from bascule.metrics.table import METRICS
+
+FEWEST_IN_GROUP = 20
+"""Rows that decide a rate (its denominator, or those of the rarer class): with fewer, a group is
+shown, is too small to say anything of, and is left out of differences."""
+MAX_GROUPS = 50
+
+SELECTION_RATE, MEAN_PREDICTION = "selection_rate", "mean_prediction"
+_OF_TRUTH = {
+    "true_positive_rate": (True, True),
+    "false_positive_rate": (False, True),
+    "true_negative_rate": (False, False),
+    "false_negative_rate": (True, False),
+}
+"""The truth of the rows that count for a rate, and the answer that it is the share of."""
+RATES = (SELECTION_RATE, *_OF_TRUTH)
+_STEMS = {
+    "demographic_parity": (SELECTION_RATE,),
+    "equalized_odds": ("true_positive_rate", "false_positive_rate"),
+    "equal_opportunity": ("true_positive_rate",),
+    **{name: (name,) for name in (*RATES, MEAN_PREDICTION)},
+    **{name: (name,) for name, metric in METRICS.items() if not metric.task},
+}
+DISPARITIES: Mapping[str, tuple[str, ...]] = {
+    f"{stem}_{form}": rates for stem, rates in _STEMS.items() for form in ("difference", "ratio")
+}
+"""By name: the rates and metrics whose groups are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRows:
+    """Answers with their truth, and the group of each row.
+
+    Attributes:
+        rows: Answers and truths; a truth counts where `is_known`.
+        group: The place of the group of each row in `names`. Shape (rows,).
+        names: Of the groups: values of the attributes, joined by a comma.
+        positive: The place of the class that is selected; None without one.
+        is_known: Where the truth is known; None for everywhere.
+    """
+
+    rows: Labelled
+    group: NDArray[np.intp]
+    names: tuple[str, ...]
+    positive: int | None = None
+    is_known: NDArray[np.bool_] | None = None
+
+    def of(self, name: str, place: int, confidence: float = 0.95) -> Estimate:
+        """A rate or a metric of one group."""
+        mask = self.group == place
+        if name not in (SELECTION_RATE, MEAN_PREDICTION) and self.is_known is not None:
+            mask = mask & self.is_known
+        return _estimate(name, self.rows.take(mask), self.positive, confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Disparity:
+    """How far groups lie apart.
+
+    Attributes:
+        name: One of `DISPARITIES`.
+        value: None where fewer than two groups have enough rows.
+        lower: The ends of the 95 % interval.
+        upper: See `lower`.
+        rate: The rate that lies furthest apart.
+        least: The group with its smallest value.
+        most: The group with its largest value.
+        too_few: Groups that were left out.
+        note: Why there is no value.
+    """
+
+    name: str
+    value: float | None
+    lower: float | None = None
+    upper: float | None = None
+    rate: str = ""
+    least: str = ""
+    most: str = ""
+    too_few: tuple[str, ...] = ()
+    note: str = ""
+
+
+def group_rows(
+    rows: Labelled,
+    attributes: Mapping[str, NDArray[Any]],
+    *,
+    positive: Any = None,
+    is_known: NDArray[np.bool_] | None = None,
+) -> GroupedRows:
+    """Rows in groups by the values of attributes; several attributes are crossed.
+
+    Args:
+        rows: Answers and truths.
+        attributes: The text of each row, by attribute.
+        positive: The class that is selected; if None 1, or else the second of two classes.
+        is_known: Where the truth is known.
+
+    Raises:
+        Invalid: There are over `MAX_GROUPS` groups, or no such class.
+    """
+    stacked = np.stack([np.asarray(values, str) for values in attributes.values()], axis=1)
+    values, group = np.unique(stacked, axis=0, return_inverse=True)
+    if len(values) > MAX_GROUPS:
+        raise Invalid(
+            f"{' * '.join(attributes)} makes {len(values):,} groups, the limit is {MAX_GROUPS}",
+            hint="join values to fewer groups, such as ranges of an age",
+        )
+    names = tuple(", ".join(value) for value in values.tolist())
+    place = _place_of(positive, list(rows.classes or ()))
+    return GroupedRows(rows, group.reshape(-1), names, place, is_known)
+
+
+def _place_of(positive: Any, classes: Sequence[Any]) -> int | None:
+    if positive is None:
+        if 1 in classes and len(classes) == 2:
+            return list(classes).index(1)
+        return 1 if len(classes) == 2 else None
+    known = [str(label) for label in classes]
+    if str(positive) not in known:
+        raise Invalid(
+            f"{positive!r} is no class of the model",
+            hint=f"its classes are {', '.join(known[:20])}",
+        )
+    return known.index(str(positive))
+
+
+def disparity(name: str, grouped: GroupedRows, *, confidence: float = 0.95) -> Disparity:
+    """How far the groups lie apart by one measure; see the module for the interval."""
+    is_ratio = name.endswith("_ratio")
+    estimates: dict[str, dict[int, Estimate]] = {}
+    too_few: dict[str, None] = {}
+    for rate in DISPARITIES[name]:
+        every = {place: grouped.of(rate, place) for place in range(len(grouped.names))}
+        estimates[rate] = {place: one for place, one in every.items() if says_enough(one)}
+        too_few |= {grouped.names[place]: None for place in every.keys() - estimates[rate].keys()}
+        if len(estimates[rate]) < 2:
+            note = next((one.note for one in every.values() if one.note), "")
+            counted = f"fewer than two groups have {FEWEST_IN_GROUP} rows that decide {rate}"
+            return Disparity(name, None, too_few=tuple(too_few), note=note or counted)
+    pairs = sum(math.comb(len(groups), 2) for groups in estimates.values())
+    level = 1 - (1 - confidence) / pairs
+    spans = {
+        rate: _span(grouped, rate, groups, level, is_ratio=is_ratio)
+        for rate, groups in estimates.items()
+    }
+    rate = max(spans, key=lambda name: spans[name][0])
+    if problem := _no_ratio(estimates[rate]) if is_ratio else "":
+        return Disparity(name, None, too_few=tuple(too_few), note=f"{rate} {problem}")
+    ends = [max(span[at] for span in spans.values()) for at in range(3)]
+    if is_ratio:
+        ends = [math.exp(-ends[at]) for at in (0, 2, 1)]
+    ordered = sorted(estimates[rate], key=lambda place: estimates[rate][place].value or 0.0)
+    least, most = (grouped.names[ordered[at]] for at in (0, -1))
+    return Disparity(name, ends[0], ends[1], ends[2], rate, least, most, tuple(too_few))
+
+
+def _no_ratio(groups: Mapping[int, Estimate]) -> str:
+    """Why values have no ratio; empty if they have one."""
+    values = [one.value or 0.0 for one in groups.values()]
+    if min(values) < 0:
+        return "has values below zero, and no ratio"
+    return "" if max(values) > 0 else "is zero in every group, and has no ratio"
+
+
+def says_enough(one: Estimate) -> bool:
+    """Whether an estimate of a group is of enough rows to be compared."""
+    return one.value is not None and one.lower is not None and one.fewest >= FEWEST_IN_GROUP
+
+
+def _estimate(name: str, rows: Labelled, positive: int | None, confidence: float) -> Estimate:
+    if name == MEAN_PREDICTION:
+        if rows.task != "regression":
+            return Estimate(None, rows=len(rows), note="mean_prediction is of numbers")
+        return mean_estimate(rows.answers, confidence)
+    if name not in RATES:
+        return estimate(name, rows, confidence=confidence)
+    if positive is None:
+        return Estimate(None, rows=len(rows), note=f"{name} is of two classes, or one is selected")
+    counted = np.ones(len(rows), bool)
+    answer = True
+    if name in _OF_TRUTH:
+        truth, answer = _OF_TRUTH[name]
+        counted = (rows.truth == positive) == truth
+    trials = int(counted.sum())
+    if not trials:
+        return Estimate(None, rows=len(rows), note="no row counts for it")
+    successes = int(((rows.answers[counted] == positive) == answer).sum())
+    share = successes / trials
+    error = math.sqrt(share * (1 - share) / trials)
+    ends = wilson_interval(successes, trials, confidence)
+    return Estimate(share, *ends, len(rows), error, trials, successes, "wilson")
+
+
+_Ends = tuple[float, float, float]
+"""A value, its lower end, its upper end."""
+
+
+def _ends(grouped: GroupedRows, rate: str, place: int, known: Estimate, level: float) -> _Ends:
+    value = known.value or 0.0
+    if known.method == "bootstrap":  # its draws are too few for quantiles far out
+        half = NormalDist().inv_cdf((1 + level) / 2) * known.error
+        return value, value - half, value + half
+    wide = grouped.of(rate, place, level)
+    return value, wide.lower or 0.0, value if wide.upper is None else wide.upper
+
+
+def _span(
+    grouped: GroupedRows, rate: str, known: Mapping[int, Estimate], level: float, *, is_ratio: bool
+) -> _Ends:
+    """The largest distance of two groups, and its ends; of logarithms for a ratio."""
+    if is_ratio and _no_ratio(known):
+        return math.inf, math.inf, math.inf
+    ends = [_ends(grouped, rate, place, one, level) for place, one in known.items()]
+    distances = [_folded(*pair, is_ratio=is_ratio) for pair in itertools.combinations(ends, 2)]
+    value, lower, upper = (max(side) for side in zip(*distances, strict=True))
+    return value, lower, upper
+
+
+def _folded(first: _Ends, other: _Ends, *, is_ratio: bool) -> _Ends:
+    """The distance of two groups, at least zero, and its ends."""
+    small, large = sorted((first, other))
+    if is_ratio:
+        if not small[0]:  # no logarithm; zero of so many rows is below the upper end of its own
+            nearest = math.log(large[1] / small[2]) if large[1] > small[2] else 0.0
+            return (math.inf if large[0] else 0.0), nearest, math.inf
+        small, large = _logs(small), _logs(large)
+    distance = large[0] - small[0]
+    lower = distance - math.hypot(large[0] - large[1], small[2] - small[0])
+    upper = distance + math.hypot(large[2] - large[0], small[0] - small[1])
+    return (distance, lower, upper) if lower >= 0 else (distance, 0.0, max(upper, -lower))
+
+
+def _logs(ends: _Ends) -> _Ends:
+    value, lower, upper = (math.log(end) if end > 0 else -math.inf for end in ends)
+    return value, lower, upper

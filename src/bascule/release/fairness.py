@@ -1,0 +1,228 @@
+"""The fairness of a version: its rates by group, on held-out rows and in production."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.core import Columns, Invalid
+from bascule.metrics import (
+    DISPARITIES,
+    FEWEST_IN_GROUP,
+    GroupedRows,
+    disparity,
+    group_rows,
+    metric_of,
+    says_enough,
+)
+from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
+from bascule.release.conditional import texts_of
+from bascule.release.gates import Measured
+from bascule.release.measure import conditional, rows_to_judge
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+
+FAIRNESS_KIND = "fairness"
+_RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
+_PARITIES = (
+    "demographic_parity_difference",
+    "demographic_parity_ratio",
+    "equalized_odds_difference",
+    "equal_opportunity_difference",
+)
+_MATURE = 0.9
+
+
+def held_out_fairness(
+    bundle: Bundle,
+    attributes: Sequence[str],
+    *,
+    test: Any = None,
+    joined: Columns | None = None,
+    positive: Any = None,
+    metrics: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The body of a `fairness` statement, from the rows that gates judge.
+
+    Args:
+        bundle: What is measured.
+        attributes: Names, or several crossed: `sex`, `sex*race`.
+        test: `(X, y)`, in place of the held-out rows of the bundle.
+        joined: Of the same rows, attributes that the model does not take.
+        positive: The class that is selected; see `metrics.group_rows`.
+        metrics: Beside the usual rates, names of `metrics.METRICS`.
+
+    Raises:
+        Invalid: There are no such rows, or there is no such attribute, class or metric.
+    """
+    rows = rows_to_judge(bundle, test)
+    if rows is None or isinstance(rows, Measured):
+        raise Invalid(rows.note if rows else "the bundle holds no test rows; give --test FILE")
+    measured = conditional(bundle, *rows, joined)
+    groupings = {name: measured.grouped(name.split("*"), positive) for name in attributes}
+    return {"source": "held-out rows", **_body(groupings, metrics)}
+
+
+def production_fairness(
+    home: Path,
+    model: str,
+    bundle_of: Callable[[str], Bundle | None],
+    attributes: Sequence[str],
+    *,
+    join: Callable[[NDArray[Any]], Columns] | None = None,
+    since: datetime,
+    now: datetime,
+    positive: Any = None,
+    metrics: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """By version: the same of the predictions of the ledger, with the truths that have come.
+
+    Every truth counts at equal age, or groups whose truths come later would look otherwise: of
+    predictions at least as old as the delay within which nine of ten truths come, those truths that
+    came within it. `known` is the share of these predictions that has one, by group.
+
+    Args:
+        home: Of the ledger.
+        model: Its name there.
+        bundle_of: The bundle of a version; None where it is not meant.
+        attributes: See `held_out_fairness`; columns of the model, or joined ones.
+        join: Attributes by the ids of predictions, `ID#ROW`.
+        since: Earlier predictions are left out.
+        now: Decides how old a prediction is.
+        positive: See `held_out_fairness`.
+        metrics: See `held_out_fairness`.
+    """
+
+    def reference_of(version: str) -> Reference | None:
+        bundle = bundle_of(version)
+        return None if bundle is None else Reference(bundle)
+
+    names = list(dict.fromkeys(name for each in attributes for name in each.split("*")))
+    columns = ["id", "row", *names] if join else names
+    found = read_ledger(home, model, reference_of, since=since, columns=columns)
+    made = {}
+    for _, rows in found:
+        known = dict(rows.columns)
+        if join:
+            ids = zip(known["id"].tolist(), known["row"].tolist(), strict=True)
+            known |= join(np.array([f"{name}#{row}" for name, row in ids]))
+        if missing := [name for name in names if name not in known]:
+            raise Invalid(
+                f"the ledger has no {missing[0]!r}",
+                hint="join it with --attributes FILE --id COLUMN, of prediction ids",
+            )
+        chosen = np.arange(len(rows))
+        if rows.sampling is not None:
+            chosen = rows.sampling.uniform(chosen)
+        is_old, is_known, age_s = _of_equal_age(rows, now)
+        texts = {name: texts_of(known[name][chosen]) for name in names}
+        groupings = {
+            name: group_rows(
+                rows.labelled.take(chosen), {part: texts[part] for part in name.split("*")},
+                positive=positive, is_known=is_known[chosen],
+            )
+            for name in attributes
+        }  # fmt: skip
+        body = {"source": "ledger", "truths_within_s": age_s, **_body(groupings, metrics)}
+        for name, grouped in groupings.items():
+            for place, group in enumerate(grouped.names):
+                old = (grouped.group == place) & is_old[chosen]
+                share = float(is_known[chosen][old].mean()) if old.any() else None
+                body["attributes"][name]["groups"][group]["known"] = share
+        made[rows.version] = body
+    return made
+
+
+def _of_equal_age(
+    rows: PredictionRows, now: datetime
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float]:
+    """Which predictions are old enough, which of their truths came by then, and that age."""
+    if rows.times_us is None or rows.delays_s is None or not rows.is_known.any():
+        return np.ones(len(rows), bool), rows.is_known, 0.0
+    ages = now.timestamp() - rows.times_us / 1e6
+    age_s = max(0.0, delay_curve(rows.delays_s, ages).quantile(_MATURE))
+    is_old = ages >= age_s
+    return is_old, rows.is_known & is_old & (rows.delays_s <= age_s), age_s
+
+
+def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
+    """The columns of an Arrow table for these ids; missing where it has no row of an id.
+
+    An id `ID#ROW` is found as `ID` where that is all the table has.
+
+    Raises:
+        Invalid: There is no such column, an id is there twice, or no id is known.
+    """
+    if column not in table.column_names:
+        raise Invalid(
+            f"--attributes has no column {column!r}",
+            hint=f"its columns are {', '.join(table.column_names[:20])}",
+        )
+    keys = texts_of(table.column(column).to_numpy(zero_copy_only=False))
+    rows = {key: place for place, key in enumerate(keys.tolist())}
+    if len(rows) < len(keys):
+        raise Invalid(f"--attributes has an id of {column!r} twice", hint="keep one row of each id")
+    places = [
+        rows.get(key, rows.get(key.rpartition("#")[0], len(keys))) for key in texts_of(ids).tolist()
+    ]
+    if min(places, default=0) == len(keys):
+        raise Invalid(f"--attributes has none of the rows' ids in {column!r}")
+    made: dict[str, NDArray[Any]] = {}
+    for name in table.column_names:
+        values = [*table.column(name).to_pylist(), None]
+        made[name] = np.array([values[place] for place in places], object)
+    return made
+
+
+def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
+    asked = [metric_of(name).name for name in metrics]
+    first = next(iter(groupings.values()))
+    positive, labels = first.positive, first.rows.classes or ()
+    if first.rows.task == "regression":
+        rates, parities = ["mean_prediction", "mae"], ["mean_prediction_difference"]
+        parities.append("mae_difference")
+    elif positive is None:
+        rates, parities = ["accuracy"], ["accuracy_difference"]
+    else:
+        rates, parities = [*_RATES, "accuracy"], [*_PARITIES, "accuracy_difference"]
+    rates += [name for name in asked if name not in rates]
+    parities += [name for name in (f"{one}_difference" for one in asked) if name not in parities]
+    assert set(parities) <= DISPARITIES.keys()
+    return {
+        "rows": len(first.rows),
+        "positive": None if positive is None else str(labels[positive]),
+        "fewest": FEWEST_IN_GROUP,
+        "attributes": {
+            name: {
+                "groups": {
+                    group: _group(grouped, place, rates)
+                    for place, group in enumerate(grouped.names)
+                },
+                "disparities": {one: _disparity(one, grouped) for one in parities},
+            }
+            for name, grouped in groupings.items()
+        },
+    }
+
+
+def _group(grouped: GroupedRows, place: int, rates: Sequence[str]) -> dict[str, Any]:
+    made: dict[str, Any] = {"rows": int((grouped.group == place).sum()), "rates": {}}
+    for name in rates:
+        one = grouped.of(name, place)
+        made["rates"][name] = {
+            "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
+            "enough": says_enough(one),
+        }  # fmt: skip
+    return made
+
+
+def _disparity(name: str, grouped: GroupedRows) -> dict[str, Any]:
+    found = disparity(name, grouped)
+    made = {key: getattr(found, key) for key in ("value", "lower", "upper", "rate", "note")}
+    return made | {"least": found.least, "most": found.most, "too_few": list(found.too_few)}
