@@ -16,6 +16,7 @@ from .planned import (
     decoded_into as decoded_into,
 )
 from .policies import (
+    OWN_SECTION as OWN_SECTION,
     POLICIES as POLICIES,
     Chain as Chain,
     Policy as Policy,
@@ -23,6 +24,7 @@ from .policies import (
     around as around,
     check_chain as check_chain,
     read_chain as read_chain,
+    values_of_keys as values_of_keys,
 )
 from .predictors import (
     AroundPredictor as AroundPredictor,

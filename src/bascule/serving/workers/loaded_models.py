@@ -277,7 +277,8 @@ class LoadedModels:
         """The version itself, or under its policy, or with its notice."""
         predictor = self._predictors.get(model)
         if predictor is None:
-            predictor = around(model, self._policies.get(model.name, {}), self._facts)
+            facts = self._facts._replace(section=model.name)
+            predictor = around(model, self._policies.get(model.name, {}), facts)
             if model.service.notice is not None:
                 predictor = DeprecatedPredictor(predictor, model.service.notice)
             self._predictors[model] = predictor

@@ -12,6 +12,7 @@ from bascule.core import Refused, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
+    OWN_SECTION,
     PAIRS_SHARE,
     Chain,
     PairRunner,
@@ -152,15 +153,22 @@ class PlannedEndpoints:
         )  # fmt: skip
 
     def _under_policies(self, model: ServedModel, plan: Plan, kept: _UnderPolicies) -> Predictor:
-        """The version under its policies in this plan; a breaker outlives a change of shares."""
+        """The version under its policies in this plan; a breaker outlives a change of shares.
+
+        A section `[policies.ENDPOINT]` counts in the place of that of the version's model.
+        """
         chain = dict(self._policies.get(model.name, {}))
-        policy = policy_of(plan, chain.pop("resilience", ResiliencePolicy()))
+        policy = policy_of(plan, chain.pop(OWN_SECTION, ResiliencePolicy()))
+        own = dict(self._policies.get(plan.endpoint, {}))
+        own.pop(OWN_SECTION, None)
+        facts = self._facts._replace(section=plan.endpoint if own else model.name)
+        chain = own or chain
         if self._find(policy.fallback) is model:
             policy = replace(policy, fallback="")
         if policy != ResiliencePolicy():
-            chain["resilience"] = policy
+            chain[OWN_SECTION] = policy
         key = plan.endpoint, model, *chain.items()
-        self._under[key] = kept.get(key) or around(model, chain, self._facts)
+        self._under[key] = kept.get(key) or around(model, chain, facts)
         return self._under[key]
 
     def _series_of(self, label: ArmLabel, before: dict[ArmLabel, ArmSeries]) -> ArmSeries:
