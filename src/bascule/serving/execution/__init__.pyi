@@ -10,6 +10,7 @@ from .admission import (
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
 from .extras import NO_EXTRAS as NO_EXTRAS, Extras as Extras
+from .meters import Meters as Meters
 from .planned import (
     PlannedArm as PlannedArm,
     PlannedPredictor as PlannedPredictor,
@@ -18,6 +19,7 @@ from .planned import (
 from .policies import (
     OWN_SECTION as OWN_SECTION,
     POLICIES as POLICIES,
+    CallerFacts as CallerFacts,
     Chain as Chain,
     Policy as Policy,
     PolicyFacts as PolicyFacts,

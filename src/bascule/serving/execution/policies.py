@@ -10,12 +10,18 @@ import asyncio
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bascule.core import Invalid, load_named
 from bascule.serving.execution.predictors import Predictor
 
-POLICIES: dict[str, str] = {"resilience": "bascule.serving.execution.resilient:Resilience"}
+if TYPE_CHECKING:
+    from bascule.serving.execution.meters import Meters
+
+POLICIES: dict[str, str] = {
+    "resilience": "bascule.serving.execution.resilient:Resilience",
+    "limits": "bascule.serving.execution.limiting:Limits",
+}
 """The policies by name, each a `Policy`, in their order."""
 
 OWN_SECTION = "resilience"
@@ -25,6 +31,20 @@ Chain = Mapping[str, Any]
 """The settings of the policies of one model, by the names of the policies."""
 
 
+class CallerFacts(NamedTuple):
+    """What policies may know of callers.
+
+    Attributes:
+        meters: What callers have used of their limits.
+        shares_budgets: Whether a control process reserves budgets in the catalogue.
+        name_of: The name of the key with an id.
+    """
+
+    meters: Meters
+    shares_budgets: bool = False
+    name_of: Callable[[str], str] = str
+
+
 class PolicyFacts(NamedTuple):
     """What policies may use of a worker.
 
@@ -32,11 +52,13 @@ class PolicyFacts(NamedTuple):
         find: The served version of a reference, `MODEL` or `MODEL/VERSION`, without a policy.
         loop: The event loop.
         section: The name of the section that the settings are from: of the model or the endpoint.
+        callers: What is known of callers; None in a process without the shared file.
     """
 
     find: Callable[[str], Predictor | None]
     loop: asyncio.AbstractEventLoop
     section: str = ""
+    callers: CallerFacts | None = None
 
 
 class Policy(Protocol):

@@ -14,6 +14,7 @@ from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
     OWN_SECTION,
     PAIRS_SHARE,
+    CallerFacts,
     Chain,
     PairRunner,
     PlannedArm,
@@ -52,6 +53,7 @@ class PlannedEndpoints:
         check_tester: Callable[[str, str], None],
         find: Callable[[str], ServedModel | None],
         policies: Mapping[str, Chain] | None = None,
+        callers: CallerFacts | None = None,
     ) -> None:
         """`find` gives a loaded version by its reference; `policies` are those of models."""
         self._counters = counters
@@ -60,7 +62,7 @@ class PlannedEndpoints:
         self._check_tester = check_tester
         self._find = find
         self._policies = policies or {}
-        self._facts = PolicyFacts(find, loop)
+        self._facts = PolicyFacts(find, loop, callers=callers)
         self._under: _UnderPolicies = {}
         self._made: dict[str, PlannedPredictor] = {}
         self._series: dict[ArmLabel, ArmSeries] = {}
