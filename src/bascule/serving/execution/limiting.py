@@ -232,16 +232,17 @@ class LimitedPredictor(AroundPredictor):
                 f"{who} may have of {self.section} ({budget})",
                 hint="send fewer rows",
             ))  # fmt: skip
-        state = meter.state(meter.day(today()))
-        if self.shares and used <= allowance.rows:
-            meter.want(used)
-            if state == AWAY:
-                raise self._counted_refusal("catalogue", Unavailable(
-                    f"the budget of {who} cannot be reserved: the catalogue is away",
-                    hint="retry later", retry_after_s=1,
-                ))  # fmt: skip
-            if state != EXHAUSTED:
+        day = meter.day(today())
+        if self.shares and used <= allowance.rows and meter.state(day) != EXHAUSTED:
+            meter.want(used, day)
+            if meter.state(day) != AWAY:
                 return False
+            raise self._counted_refusal("catalogue", Unavailable(
+                f"the budget of {who} cannot be reserved: the catalogue is away",
+                hint="retry later", retry_after_s=1,
+            ))  # fmt: skip
+        if self.shares:
+            meter.want(0, day)
         raise self._counted_refusal("budget", Overloaded(
             f"{who} has used its {allowance.rows} rows of a day of {self.section} ({budget})",
             hint="retry after 00:00 UTC, or have the budget raised",

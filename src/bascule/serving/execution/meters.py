@@ -206,7 +206,8 @@ class Meter:
         if words[self._days + worker] != day:
             if rows < 0:
                 return
-            words[mine] = 0  # before the day: nobody may count yesterday's rows as today's
+            # Before the day: yesterday's rows must not count as today's.
+            words[mine] = words[self._wanted + worker] = 0
             words[self._days + worker] = day
         words[mine] += rows
 
@@ -220,18 +221,27 @@ class Meter:
         words, base = self.words, self.base
         return words[base + STATE] if words[base + GRANT_DAY] == day else OPEN
 
-    def want(self, rows: int) -> None:
-        """Ask the control process to reserve so many rows of today in all."""
+    def want(self, rows: int, day: int) -> None:
+        """Ask the control process to reserve so many rows of the day in all; 0 takes it back."""
         words, meters = self.words, self._meters
+        self.take(0, 0, day)
         words[self._wanted + meters.worker] = rows
         words[1 + meters.worker] += 1
 
-    def wanted(self) -> int:
-        return max(self.words[self._wanted : self._wanted + self._meters.workers])
+    def wanted(self, day: int) -> int:
+        """The most that a worker asks for that day."""
+        words, workers = self.words, range(self._meters.workers)
+        asks = [words[self._wanted + w] for w in workers if words[self._days + w] == day]
+        return max(asks, default=0)
 
     def cost_ns(self) -> int:
         """All costs that the workers of this server have taken."""
         return sum(self.words[self._costs : self._days])
+
+    def idle_ns(self, now_ns: int) -> int:
+        """How long the bucket was full in all, from any moment on."""
+        idle_ns = self.words[self.base + IDLE_NS]
+        return idle_ns + max(0, now_ns - self._costs_ns() - idle_ns)
 
     def _costs_ns(self) -> int:
         words, costs = self.words, self._costs
