@@ -103,7 +103,7 @@ def test_a_call_waits_until_its_budget_is_reserved(limited, ask):
     with server.client() as client:
         waiting = client.request("POST", INFER, ask([1.0, 2.0], [3.0, 4.0]))
         until_s = time.monotonic() + 5
-        while server.meter.wanted() != 2:
+        while server.meter.wanted(meters.today()) != 2:
             assert time.monotonic() < until_s
         words[base + GRANTED], words[base + GRANT_DAY] = 2, meters.today()
         assert waiting.answer().status == 200

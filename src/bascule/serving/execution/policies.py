@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLICIES: dict[str, str] = {
     "resilience": "bascule.serving.execution.resilient:Resilience",
+    "answers": "bascule.serving.execution.coarsening:CoarseAnswers",
     "limits": "bascule.serving.execution.limiting:Limits",
 }
 """The policies by name, each a `Policy`, in their order."""
@@ -38,11 +39,13 @@ class CallerFacts(NamedTuple):
         meters: What callers have used of their limits.
         shares_budgets: Whether a control process reserves budgets in the catalogue.
         name_of: The name of the key with an id.
+        noise_key: A secret that is the same in all workers, and after a restart.
     """
 
     meters: Meters
     shares_budgets: bool = False
     name_of: Callable[[str], str] = str
+    noise_key: bytes = b""
 
 
 class PolicyFacts(NamedTuple):

@@ -33,12 +33,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from bascule.bundle.programs import HIDE_TEXTS, die_with
-from bascule.core import BasculeError, ModelFailed, error_from_json
+from bascule.core import BasculeError, ModelFailed, Unavailable, error_from_json
 from bascule.endpoints import Plan
 from bascule.serving.execution import (
     AdmissionQueue,
@@ -175,7 +176,23 @@ class _Worker:
 
         meters = Meters(config.meters, config.workers, config.worker)
         name_of = str if guard is None else guard.name_of_id
-        return CallerFacts(meters, config.control_port is not None, name_of)
+        return CallerFacts(meters, config.control_port is not None, name_of, self._noise_key())
+
+    def _noise_key(self) -> bytes:
+        """Of the home, so that a row has the same noise after a restart."""
+        serving = self._config.serving
+        chains = serving.policies.values()
+        if not any("answers" in chain and chain["answers"].noise for chain in chains):
+            return b""
+        from bascule.monitoring.ledger import hash_key
+
+        try:
+            return hash_key(serving.outcomes_home or Path())
+        except OSError as error:
+            raise Unavailable(
+                f"the key of the noise in answers cannot be kept: {error}",
+                hint="have the home writable, or set no noise",
+            ) from None
 
     def _data_plane(self) -> DataPlane:
         guard, stopping = self.guard, self.stopping
