@@ -21,6 +21,7 @@ from .performance import (
     PerformanceReport as PerformanceReport,
     measure_performance as measure_performance,
 )
+from .quotas import Quotas as Quotas
 from .recorded import (
     Recorded as Recorded,
     find_prediction as find_prediction,

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from bascule.control import (
 )
 from bascule.core import BasculeError
 from bascule.kinds import judging, runner_of
+from bascule.serving.execution import Meters
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
 from bascule.serving.workers import Command, Peer, bind
@@ -90,6 +91,7 @@ def main() -> int:
     peer.start()
     config = json.load(sys.stdin)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
+    meters = Meters(Path(f"/dev/fd/{config['meters_fd']}"), config["workers"])
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
@@ -114,7 +116,7 @@ def main() -> int:
     every_endpoint = config["every_endpoint"]
     with _watching(settings, counters, parts, (server.place, partial(facts_of, server))):
         _serve(
-            server, listener, beat, mine, parts, guard, turned, settings,
+            server, listener, beat, mine, parts, guard, turned, settings, meters,
             every_endpoint=every_endpoint,
         )  # fmt: skip
     return 0
@@ -129,6 +131,7 @@ def _serve(
     guard: Authenticator | None,
     turned: threading.Event,
     settings: Settings,
+    meters: Meters,
     *,
     every_endpoint: bool,
 ) -> None:
@@ -164,6 +167,7 @@ def _serve(
             ),
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
+            _sharing(settings, meters, parts, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -250,6 +254,20 @@ def _routing(
         routers, parts.open_endpoints, parts.open_registry,
         cluster=cluster_of(settings) if routers else None, after=after,
     )  # fmt: skip
+
+
+def _sharing(
+    settings: Settings, meters: Meters, parts: Parts, *, after: threading.Event
+) -> AbstractContextManager[None]:
+    """Share the limits of callers with other servers, where the settings have any."""
+    from bascule.control import sharing_budgets
+    from bascule.monitoring import Quotas
+
+    assert parts.open_catalogue is not None
+    open_catalogue = parts.open_catalogue
+    if not settings.policies:
+        return nullcontext()
+    return sharing_budgets(meters, lambda: Quotas(open_catalogue()), after=after)
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

@@ -77,7 +77,7 @@ class ShadowRunner:
             self._series.count_dropped()
             return
         self.waiting += 1
-        self._loop.call_soon(self._run, call, answer.outputs)
+        self._loop.call_soon(self._run, call, answer.original or answer.outputs)
 
     def _run(self, call: Call, expected: Columns) -> None:
         model, started_ns = self._model, time.perf_counter_ns()
@@ -145,7 +145,7 @@ class PairRunner(ShadowRunner):
             return
         if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
             self.waiting += 1
-            self._loop.call_soon(self._run, call, answer.outputs)
+            self._loop.call_soon(self._run, call, answer.original or answer.outputs)
 
     def _drop(self) -> None:
         """Of the current version nothing is counted here."""

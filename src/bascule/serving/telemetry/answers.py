@@ -344,7 +344,7 @@ class AnswerCounter:
             self._skips = BLOCK * int(_random.geometric(self._kept_share) - 1)
         self._seen += len(block) + self._skips
         if self._is_current():
-            self._count([answer.outputs for answer in block])
+            self._count([answer.original or answer.outputs for answer in block])
 
     def _count(self, answers: list[Columns]) -> None:
         """Parts are written after their totals; see `_WORDS`."""

@@ -239,7 +239,9 @@ class LedgerRecorder:
         draw = self._draw()
         if draw >= of.share:
             return
-        by, outputs = (None, {}) if answer is None else (answer.by, answer.outputs)
+        by, outputs = (
+            (None, {}) if answer is None else (answer.by, answer.original or answer.outputs)
+        )
         group = of.group
         if (
             group is None
