@@ -377,7 +377,7 @@ def supervisor_of(settings: Settings, control: Command) -> Supervisor:
             limits=limits_of(settings),
             tls=tls_of(settings),
             protocols=protocols_of(chosen),
-            policies={name: policies_of(one) for name, one in chosen.models.items()},
+            policies=policies_by_name(settings),
             request_log=RequestLogConfig(
                 chosen.log, chosen.access_log, chosen.trace_endpoint, chosen.log_exception_texts
             ),
@@ -402,6 +402,16 @@ def policies_of(chosen: ModelSettings) -> Chain:
     policy = ResiliencePolicy(**resilience)
     own = {} if policy == ResiliencePolicy() else {"resilience": policy}
     return own | dict(read_chain(chosen.policies))
+
+
+def policies_by_name(settings: Settings) -> dict[str, Chain]:
+    """The policies of `[serving.models.NAME]` and `[policies.NAME]`, by model or endpoint."""
+    from bascule.serving.execution import read_chain, values_of_keys
+
+    chains = {name: policies_of(chosen) for name, chosen in settings.serving.models.items()}
+    for name, keys in settings.policies.items():
+        chains[name] = {**chains.get(name, {}), **read_chain(values_of_keys(keys))}
+    return chains
 
 
 def ledger_of(settings: Settings) -> LedgerConfig | None:

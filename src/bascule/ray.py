@@ -134,6 +134,7 @@ class _Connection:
 
     recorder: Recorder | None = None
     told = staticmethod(told)
+    address = ""
 
     def __init__(self, replica: Replica) -> None:
         self.held = replica.held

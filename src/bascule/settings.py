@@ -449,6 +449,8 @@ class Settings:
         usage: Section `[usage]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
+        policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
+            the policies of `serving.execution.POLICIES` declare, such as `rate = "100/s"`.
     """
 
     home: Path = Path(".bascule")
@@ -464,6 +466,7 @@ class Settings:
     ship: ShipSettings = field(default_factory=ShipSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load_settings(
@@ -516,6 +519,7 @@ def _checked(sources: _Sources) -> Settings:
         _check_alerts(settings.alerts)
         _check_console(settings.console, settings.projects)
         _check_projects(settings.projects)
+        _check_sections(settings.policies)
     except ValidationError as error:
         raise _explained([dict(one) for one in error.errors()], sources) from None
     except _Wrong as error:
@@ -785,6 +789,23 @@ def _check_policies(model: str, chosen: ModelSettings) -> None:
             if name == "resilience":
                 raise Invalid("its settings are those of the model", hint="write them there")
             read_chain({name: values})
+
+
+def _check_sections(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    if not sections:
+        return
+    from bascule.core import check_name
+    from bascule.serving.execution import read_chain, values_of_keys
+
+    for name, keys in sections.items():
+        with _about("policies", name):
+            check_name(name)
+        try:
+            read_chain(values_of_keys(keys))
+        except Invalid as error:
+            key = str(error.facts.get("key", ""))
+            place = ("policies", name, key) if key in keys else ("policies", name)
+            raise _Wrong(place, error.message, error.hint) from None
 
 
 def _check_alerts(alerts: AlertSettings) -> None:

@@ -85,6 +85,10 @@ class Context(Protocol):
     def shows(self) -> bool: ...
 
     @property
+    def address(self) -> str:
+        """Where the connection comes from: an IP address, or empty for a socket of this machine."""
+
+    @property
     def trace(self) -> tuple[bytes, bytes]:
         """The headers `traceparent` and `tracestate`; empty where there are none."""
 

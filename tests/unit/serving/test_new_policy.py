@@ -7,7 +7,7 @@ import json
 import pytest
 from tests import quota_policy
 
-from bascule.app import policies_of
+from bascule.app import policies_by_name
 from bascule.core import Invalid, Refused
 from bascule.endpoints import Arm, Plan
 from bascule.serving.execution import POLICIES, ResiliencePolicy, ServedModel
@@ -34,8 +34,7 @@ def policies(tmp_path):
 
     def read(text):
         (tmp_path / SETTINGS_FILE).write_text(text)
-        models = load_settings(tmp_path, {}).serving.models
-        named = {name: policies_of(chosen) for name, chosen in models.items()}
+        named = policies_by_name(load_settings(tmp_path, {}))
         config = WorkerConfig(0, 1, 3, tmp_path, ServingConfig(Limits(), policies=named))
         received = WorkerConfig.from_json(json.loads(json.dumps(config.to_json())))
         assert received == config
@@ -100,6 +99,23 @@ def test_the_arms_of_a_plan_have_the_policies_of_their_model(policies, serve):
     assert statuses(server, 3) == [200, 200, 429]
 
 
+def test_a_flat_section_has_the_keys_of_every_policy(policies):
+    assert policies("[policies.m]\ncalls = 2\n") == policies(QUOTA)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [("m", [200, 200, 429]), ("flights", [200, 429, 429])],
+)
+def test_the_section_of_an_endpoint_counts_before_that_of_its_model(
+    policies, serve, section, expected
+):
+    text = "[policies.m]\ncalls = 2\n" + ("[policies.flights]\ncalls = 1\n" * (section != "m"))
+    plan = Plan(section, 1, (Arm("current", "m/1", 100.0),))
+    server, _ = serve(policies(text), (plan,))
+    assert statuses(server, 3) == expected
+
+
 def test_a_policy_refuses_models_that_it_does_not_fit(policies, serve):
     with pytest.raises(Refused, match="m may answer no call"):
         serve(policies("[serving.models.m.policies.quota]\ncalls = 0\n"))
@@ -111,9 +127,13 @@ def test_a_policy_refuses_models_that_it_does_not_fit(policies, serve):
         ("[serving.models.m.policies.quote]\ncalls = 2\n", "there is no policy 'quote'"),
         ("[serving.models.m.policies.quota]\ncalls = 'two'\n", "Expected `int`"),
         ("[serving.models.m.policies.resilience]\n", "its settings are those of the model"),
+        ("[policies.m]\ncall = 2\n", "policies.m.call: there is no such setting; did you mean"),
+        ("[policies.m]\ntimeout_s = 2\n", "policies.m.timeout_s: there is no such setting"),
+        ("[policies.m]\ncalls = 'two'\n", "Expected `int`"),
+        ("[policies.'m/1']\ncalls = 2\n", "policies.m/1: model name 'm/1' is not allowed"),
     ],
 )
 def test_settings_of_a_policy_are_refused_with_their_place(policies, text, said):
-    with pytest.raises(Invalid, match=r"serving\.models\.m\.policies\.") as refused:
+    with pytest.raises(Invalid, match=r"(^policies\.|\.policies\.)") as refused:
         policies(text)
     assert said in str(refused.value)

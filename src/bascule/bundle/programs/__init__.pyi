@@ -22,3 +22,4 @@ from .onnx import (
     open_session as open_session,
 )
 from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram
+from .unknowns import count_unknowns as count_unknowns

@@ -10,19 +10,23 @@ from .admission import (
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
 from .extras import NO_EXTRAS as NO_EXTRAS, Extras as Extras
+from .meters import Meters as Meters
 from .planned import (
     PlannedArm as PlannedArm,
     PlannedPredictor as PlannedPredictor,
     decoded_into as decoded_into,
 )
 from .policies import (
+    OWN_SECTION as OWN_SECTION,
     POLICIES as POLICIES,
+    CallerFacts as CallerFacts,
     Chain as Chain,
     Policy as Policy,
     PolicyFacts as PolicyFacts,
     around as around,
     check_chain as check_chain,
     read_chain as read_chain,
+    values_of_keys as values_of_keys,
 )
 from .predictors import (
     AroundPredictor as AroundPredictor,

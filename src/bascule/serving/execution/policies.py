@@ -7,17 +7,42 @@ without policies is asked directly: nothing of this is in the path of its calls.
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from bascule.core import Invalid, load_named
 from bascule.serving.execution.predictors import Predictor
 
-POLICIES: dict[str, str] = {"resilience": "bascule.serving.execution.resilient:Resilience"}
+if TYPE_CHECKING:
+    from bascule.serving.execution.meters import Meters
+
+POLICIES: dict[str, str] = {
+    "resilience": "bascule.serving.execution.resilient:Resilience",
+    "limits": "bascule.serving.execution.limiting:Limits",
+}
 """The policies by name, each a `Policy`, in their order."""
+
+OWN_SECTION = "resilience"
+"""Its keys are written in `[serving.models.NAME]`; those of all others in `[policies.NAME]`."""
 
 Chain = Mapping[str, Any]
 """The settings of the policies of one model, by the names of the policies."""
+
+
+class CallerFacts(NamedTuple):
+    """What policies may know of callers.
+
+    Attributes:
+        meters: What callers have used of their limits.
+        shares_budgets: Whether a control process reserves budgets in the catalogue.
+        name_of: The name of the key with an id.
+    """
+
+    meters: Meters
+    shares_budgets: bool = False
+    name_of: Callable[[str], str] = str
 
 
 class PolicyFacts(NamedTuple):
@@ -26,10 +51,14 @@ class PolicyFacts(NamedTuple):
     Attributes:
         find: The served version of a reference, `MODEL` or `MODEL/VERSION`, without a policy.
         loop: The event loop.
+        section: The name of the section that the settings are from: of the model or the endpoint.
+        callers: What is known of callers; None in a process without the shared file.
     """
 
     find: Callable[[str], Predictor | None]
     loop: asyncio.AbstractEventLoop
+    section: str = ""
+    callers: CallerFacts | None = None
 
 
 class Policy(Protocol):
@@ -37,7 +66,8 @@ class Policy(Protocol):
 
     Attributes:
         settings: A frozen dataclass that can be hashed; of a plan, its states are kept for as long
-            as the settings are equal.
+            as the settings are equal. Its fields are the keys of `[policies.NAME]` that the policy
+            reads; `__post_init__` raises `ValueError` for a value that is not allowed.
     """
 
     settings: type[Any]
@@ -75,6 +105,31 @@ def read_chain(values: Mapping[str, Mapping[str, Any]]) -> Chain:
         except msgspec.ValidationError as problem:
             raise Invalid(f"{name}: {problem}", hint="see the settings of the policy") from None
     return chain
+
+
+def values_of_keys(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The keys of a section `[policies.NAME]` by the policy that declares them, for `read_chain`.
+
+    Raises:
+        Invalid: No policy declares a key; `facts["key"]` is that key.
+    """
+    declared = {
+        field.name: name
+        for name in POLICIES
+        if name != OWN_SECTION
+        for field in fields(policy_at(name).settings)
+    }
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in keys.items():
+        if key not in declared:
+            near = difflib.get_close_matches(key, declared, n=1, cutoff=0.6)
+            raise Invalid(
+                "there is no such setting" + (f"; did you mean {near[0]!r}?" if near else ""),
+                hint=f"settings here are {', '.join(declared)}",
+                key=key,
+            )
+        values.setdefault(declared[key], {})[key] = value
+    return values
 
 
 def around(predictor: Predictor, chain: Chain, facts: PolicyFacts) -> Predictor:

@@ -67,7 +67,10 @@ _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
 _PARTS = _OPEN + 1
 _ENDINGS = _PARTS + 1
-_HISTOGRAMS = _ENDINGS + len(Ending)
+REFUSALS = ("rate", "budget", "catalogue")
+"""Why the limits of a caller refuse a call; `catalogue`: its budget could not be reserved."""
+_REFUSALS = _ENDINGS + len(Ending)
+_HISTOGRAMS = _REFUSALS + len(REFUSALS)
 _SUM_NS = len(BUCKETS_S) + 1
 """Of a histogram: behind its buckets."""
 _HISTOGRAM_WORDS = _SUM_NS + 1
@@ -133,6 +136,10 @@ class MetricSeries:
         """Note that another model answered in its place."""
         self._words[self._base + _FALLBACKS] += 1
 
+    def count_refusal(self, reason: str) -> None:
+        """Note that a limit of its caller has refused a call; one of `REFUSALS`."""
+        self._words[self._base + _REFUSALS + REFUSALS.index(reason)] += 1
+
     def count_ending(self, ending: str, parts: int) -> None:
         """Note how an answer in parts ended, and how many parts its caller was sent."""
         self._words[self._base + _PARTS] += parts
@@ -181,6 +188,7 @@ class Totals:
         histograms: Those that have answers; `buckets` and `duration_s` are their sums.
         parts: Parts of answers in parts that were sent.
         endings: Answers in parts by how they ended, only those seen.
+        refusals: Calls that limits of callers refused, by reason, only those seen.
     """
 
     by_status: dict[int, int]
@@ -195,6 +203,7 @@ class Totals:
     histograms: tuple[Histogram, ...] = ()
     parts: int = 0
     endings: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -406,6 +415,11 @@ class Counters:
                 ending: sums[_ENDINGS + index]
                 for ending, index in _ENDING_INDEX.items()
                 if sums[_ENDINGS + index]
+            },
+            refusals={
+                reason: sums[_REFUSALS + index]
+                for index, reason in enumerate(REFUSALS)
+                if sums[_REFUSALS + index]
             },
         )
 

@@ -82,6 +82,15 @@ def _of_versions(
         ),
     )  # fmt: skip
     yield (
+        "bascule_refused_by_limit_total", "counter",
+        "Calls that the limits of their callers refused, by reason.",
+        (
+            (f'{names},reason="{reason}"', count)
+            for names, total in served
+            for reason, count in total.refusals.items()
+        ),
+    )  # fmt: skip
+    yield (
         "bascule_open_calls", "gauge", "Calls that wait or run, noted once a second.",
         [(names, total.open_calls) for names, total in served],
     )  # fmt: skip

@@ -138,6 +138,11 @@ class Authenticator:
         known = self._known.get(authorization or b"") or self._identify(authorization)
         return known[0].name
 
+    def name_of_id(self, key_id: str) -> str:
+        """The name of the key of this id; empty where there is none."""
+        key = self._ring.with_id(key_id)
+        return "" if key is None else key.name
+
     def check_id(self, key_id: str, action: Action, model: str) -> None:
         """Raise `Refused` unless the key of this id, which was checked, allows that too."""
         key = self._ring.with_id(key_id)

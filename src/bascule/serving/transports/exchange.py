@@ -63,6 +63,9 @@ class Carrier(Protocol):
     @property
     def held(self) -> BufferBudget: ...
 
+    @property
+    def address(self) -> str: ...
+
     def write_answer(
         self, exchange: Exchange, body: bytes, status: int, content_type: bytes, extra: bytes
     ) -> None: ...
@@ -109,6 +112,11 @@ class Exchange(Request):
         """See `Context`."""
         headers = self.head.headers
         return headers.get(b"traceparent", b""), headers.get(b"tracestate", b"")
+
+    @property
+    def address(self) -> str:
+        """See `Context`."""
+        return self._connection.address
 
     @property
     def memo(self) -> Memo | None:

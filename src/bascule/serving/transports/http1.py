@@ -39,7 +39,7 @@ from bascule.serving.transports.http1_requests import HTTP_1_0, RequestReader, S
 from bascule.serving.transports.known_heads import MAX_BYTES
 from bascule.serving.transports.parts import PartWire
 from bascule.serving.transports.routes import Route, not_allowed
-from bascule.serving.transports.sites import Taking, unacknowledged_bytes
+from bascule.serving.transports.sites import Taking, address_of, unacknowledged_bytes
 from bascule.serving.transports.statuses import HttpError, status_of
 
 log = logging.getLogger(__name__)
@@ -163,6 +163,11 @@ class Connection(asyncio.Protocol):
     def held(self) -> BufferBudget:
         """The account of what is held; see `admission`."""
         return self._site.held
+
+    @property
+    def address(self) -> str:
+        """See `Context`."""
+        return address_of(self._transport)
 
     def wire_of(self, exchange: Exchange) -> PartWire:
         """See `exchange.Carrier`."""

@@ -41,7 +41,7 @@ from bascule.serving.transports.rpc import (
     Watch,
     pushback_ms,
 )
-from bascule.serving.transports.sites import Shared, Taking, unacknowledged_bytes
+from bascule.serving.transports.sites import Shared, Taking, address_of, unacknowledged_bytes
 from bascule.serving.transports.statuses import OK, UNAVAILABLE, code_of, error_text, status_of
 
 MAX_WATCHES = 16
@@ -109,6 +109,11 @@ class Http2Call(Rpc):
         guard = self.flow.server.guard
         if guard is not None:
             self.caller = guard.check(self.head.authorization, action, model) or self.caller
+
+    @property
+    def address(self) -> str:
+        """See `Context`."""
+        return address_of(self.flow.transport)
 
     @property
     def trace(self) -> tuple[bytes, bytes]:

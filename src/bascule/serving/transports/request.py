@@ -92,6 +92,11 @@ class Request(ABC):
         """See `Context`."""
 
     @property
+    @abstractmethod
+    def address(self) -> str:
+        """See `Context`."""
+
+    @property
     def memo(self) -> Memo | None:
         """See `Context`."""
         return None

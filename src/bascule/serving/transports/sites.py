@@ -97,6 +97,12 @@ def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+def address_of(transport: asyncio.Transport) -> str:
+    """The IP address of a client; empty for a socket of the file system."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
 class Taking:
     """How a client takes what it is sent, from when more was left than the kernel takes.
 

@@ -79,6 +79,7 @@ class WorkerConfig:
         unix_fd: The inherited listening socket of the file system; None where there is none.
         multi_model: Whether callers may have models loaded and unloaded.
         control_port: Of the control API, for callers that look for it here; None for none.
+        meters: The shared file of what callers have used; None where no policy needs it.
     """
 
     worker: int
@@ -93,6 +94,7 @@ class WorkerConfig:
     unix_fd: int | None = None
     multi_model: bool = False
     control_port: int | None = None
+    meters: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=_with_plain_paths)

@@ -45,6 +45,7 @@ from bascule.core import (
 )
 from bascule.serving.execution import (
     BufferBudget,
+    CallerFacts,
     Chain,
     DeprecatedPredictor,
     Engine,
@@ -110,6 +111,7 @@ class LoadedModels:
         policies: Mapping[str, Chain],
         held: BufferBudget,
         check_tester: Callable[[str, str], None] = _anybody_tests,
+        callers: CallerFacts | None = None,
     ) -> None:
         """Nothing is served yet.
 
@@ -122,14 +124,15 @@ class LoadedModels:
             policies: The policies of models, by their names.
             held: The account of what waits, that the connections of the worker have too.
             check_tester: See `PlannedPredictor`.
+            callers: See `PolicyFacts`.
         """
         self._held = held
         self._endpoints = PlannedEndpoints(
-            counters, worker, loop, check_tester, self._find, policies
+            counters, worker, loop, check_tester, self._find, policies, callers
         )
         self._plans: Plans = ()
         self._policies = policies
-        self._facts = PolicyFacts(self._find, loop)
+        self._facts = PolicyFacts(self._find, loop, callers=callers)
         self._counters = counters
         self._worker = worker
         self._limits = limits
@@ -277,7 +280,8 @@ class LoadedModels:
         """The version itself, or under its policy, or with its notice."""
         predictor = self._predictors.get(model)
         if predictor is None:
-            predictor = around(model, self._policies.get(model.name, {}), self._facts)
+            facts = self._facts._replace(section=model.name)
+            predictor = around(model, self._policies.get(model.name, {}), facts)
             if model.service.notice is not None:
                 predictor = DeprecatedPredictor(predictor, model.service.notice)
             self._predictors[model] = predictor

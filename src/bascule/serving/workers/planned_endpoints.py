@@ -12,7 +12,9 @@ from bascule.core import Refused, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
+    OWN_SECTION,
     PAIRS_SHARE,
+    CallerFacts,
     Chain,
     PairRunner,
     PlannedArm,
@@ -51,6 +53,7 @@ class PlannedEndpoints:
         check_tester: Callable[[str, str], None],
         find: Callable[[str], ServedModel | None],
         policies: Mapping[str, Chain] | None = None,
+        callers: CallerFacts | None = None,
     ) -> None:
         """`find` gives a loaded version by its reference; `policies` are those of models."""
         self._counters = counters
@@ -59,7 +62,7 @@ class PlannedEndpoints:
         self._check_tester = check_tester
         self._find = find
         self._policies = policies or {}
-        self._facts = PolicyFacts(find, loop)
+        self._facts = PolicyFacts(find, loop, callers=callers)
         self._under: _UnderPolicies = {}
         self._made: dict[str, PlannedPredictor] = {}
         self._series: dict[ArmLabel, ArmSeries] = {}
@@ -152,15 +155,22 @@ class PlannedEndpoints:
         )  # fmt: skip
 
     def _under_policies(self, model: ServedModel, plan: Plan, kept: _UnderPolicies) -> Predictor:
-        """The version under its policies in this plan; a breaker outlives a change of shares."""
+        """The version under its policies in this plan; a breaker outlives a change of shares.
+
+        A section `[policies.ENDPOINT]` counts in the place of that of the version's model.
+        """
         chain = dict(self._policies.get(model.name, {}))
-        policy = policy_of(plan, chain.pop("resilience", ResiliencePolicy()))
+        policy = policy_of(plan, chain.pop(OWN_SECTION, ResiliencePolicy()))
+        own = dict(self._policies.get(plan.endpoint, {}))
+        own.pop(OWN_SECTION, None)
+        facts = self._facts._replace(section=plan.endpoint if own else model.name)
+        chain = own or chain
         if self._find(policy.fallback) is model:
             policy = replace(policy, fallback="")
         if policy != ResiliencePolicy():
-            chain["resilience"] = policy
+            chain[OWN_SECTION] = policy
         key = plan.endpoint, model, *chain.items()
-        self._under[key] = kept.get(key) or around(model, chain, self._facts)
+        self._under[key] = kept.get(key) or around(model, chain, facts)
         return self._under[key]
 
     def _series_of(self, label: ArmLabel, before: dict[ArmLabel, ArmSeries]) -> ArmSeries:

@@ -242,8 +242,10 @@ class Supervisor:
         self.host = addresses.host
         self.port = port_of(self._sockets.http)
         self.grpc_port = port_of(self._sockets.grpc) if self._sockets.grpc else None
-        self._shared = [shared_file("bascule-counters"), shared_file("bascule-keys")]
-        counters_fd, keys_fd = self._shared_fds = tuple(file.fileno() for file in self._shared)
+        names = ("bascule-counters", "bascule-keys", "bascule-meters")
+        self._shared = [shared_file(name) for name in names]
+        self._shared_fds = tuple(file.fileno() for file in self._shared)
+        counters_fd, keys_fd, meters_fd = self._shared_fds
         counters = Path(f"/dev/fd/{counters_fd}")
         self._counters = Counters(counters, workers)
         self.keys_file = Path(f"/dev/fd/{keys_fd}") if needs_keys else None
@@ -252,6 +254,7 @@ class Supervisor:
             worker=0, workers=workers, listener_fd=-1, counters=counters, serving=serving,
             keys=self.keys_file, multi_model=find is not None,
             control_port=None if control is None else control.question["control_port"],
+            meters=Path(f"/dev/fd/{meters_fd}") if serving.policies else None,
         )  # fmt: skip
         self._turning = threading.Lock()  # held while workers are started, and commit
         self._workers = [self._worker(common, number) for number in range(workers)]
@@ -290,11 +293,12 @@ class Supervisor:
         Workers need nothing of it to answer: keys hold for `authenticator.KEYS_SILENT_S` without a
         word, and the next control process is there before that.
         """
-        counters_fd, keys_fd = self._shared_fds
+        counters_fd, keys_fd, meters_fd = self._shared_fds
         question = {
             **control.question,
             "host": self.host, "port": self.port, "workers": len(self._workers),
             "counters_fd": counters_fd, "keys_fd": keys_fd if self.keys_file else None,
+            "meters_fd": meters_fd,
         }  # fmt: skip
         fds = (*self._shared_fds, *control.fds)
         command = replace(control, environment=_ONE_THREAD, fds=fds, question=question)

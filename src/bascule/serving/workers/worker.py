@@ -40,7 +40,13 @@ import uvloop
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, error_from_json
 from bascule.endpoints import Plan
-from bascule.serving.execution import AdmissionQueue, BufferBudget, Predictor, watch_loop
+from bascule.serving.execution import (
+    AdmissionQueue,
+    BufferBudget,
+    CallerFacts,
+    Predictor,
+    watch_loop,
+)
 from bascule.serving.protocols import (
     DataPlane,
     LoadRequests,
@@ -157,8 +163,19 @@ class _Worker:
         tester = {} if self.guard is None else {"check_tester": partial(_check_tester, self.guard)}
         self.models = LoadedModels(
             self._counters, config.worker, serving.limits, loop, self._take,
-            policies=serving.policies, held=self._held, **tester,
+            policies=serving.policies, held=self._held, callers=self._callers(), **tester,
         )  # fmt: skip
+
+    def _callers(self) -> CallerFacts | None:
+        config, guard = self._config, self.guard
+        if config.meters is None:
+            return None
+        # Imported here: a worker without policies need not have it in memory.
+        from bascule.serving.execution import Meters
+
+        meters = Meters(config.meters, config.workers, config.worker)
+        name_of = str if guard is None else guard.name_of_id
+        return CallerFacts(meters, config.control_port is not None, name_of)
 
     def _data_plane(self) -> DataPlane:
         guard, stopping = self.guard, self.stopping
