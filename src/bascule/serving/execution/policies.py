@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLICIES: dict[str, str] = {
     "resilience": "bascule.serving.execution.resilient:Resilience",
+    "outliers": "bascule.serving.execution.guarding_outliers:OutlierGuard",
     "limits": "bascule.serving.execution.limiting:Limits",
 }
 """The policies by name, each a `Policy`, in their order."""
