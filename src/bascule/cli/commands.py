@@ -53,6 +53,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
     ("Trust", "keys", ("keys",)),
+    ("Trust", "reviews", ("review",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
     ("Machine", "backups", ("backup", "restore")),
@@ -78,7 +79,7 @@ names."""
 
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
-    "keys", "sessions",
+    "keys", "sessions", "review",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 
