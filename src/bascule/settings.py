@@ -25,6 +25,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
 from bascule.monitoring import Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
+from bascule.monitoring.reviews import ReviewRule
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 from bascule.serving.execution import ResiliencePolicy
 
@@ -344,6 +345,11 @@ class AlertSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewSettings(ReviewRule, _Section):
+    """Which answers of a model people review: a section `[reviews.MODEL]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings(_Section):
     """What callers may run.
 
@@ -451,6 +457,7 @@ class Settings:
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
             the policies of `serving.execution.POLICIES` declare, such as `rate = "100/s"`.
+        reviews: Sections `[reviews.MODEL]`.
     """
 
     home: Path = Path(".bascule")
@@ -467,6 +474,7 @@ class Settings:
     usage: UsageSettings = field(default_factory=UsageSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
 
 
 def load_settings(

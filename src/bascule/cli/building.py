@@ -73,6 +73,9 @@ def pack(
     baseline: Annotated[
         bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
     ] = True,
+    outliers: Annotated[
+        bool, typer.Option(help="Keep what scores how unlike the training rows a row is.")
+    ] = True,
     measure: Annotated[
         bool, typer.Option(help="Time the programs and measure memory, for the cost statement.")
     ] = True,
@@ -143,8 +146,8 @@ def pack(
 
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
-        tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
-        description=description, lineage=lineage or (), privacy=_privacy(privacy),
+        tolerance=tolerance, keep_test=keep_test, baseline=baseline, outliers=outliers,
+        measure=measure, description=description, lineage=lineage or (), privacy=_privacy(privacy),
         serve_original=serve_original,
         allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),

@@ -55,6 +55,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "watermarks", ("watermark", "privacy")),
     ("Trust", "fairness", ("fairness",)),
     ("Trust", "keys", ("keys",)),
+    ("Trust", "reviews", ("review",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
     ("Machine", "backups", ("backup", "restore")),
@@ -80,7 +81,7 @@ names."""
 
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
-    "keys", "sessions", "watermark", "privacy",
+    "keys", "sessions", "watermark", "privacy", "review",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

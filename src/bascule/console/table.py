@@ -38,6 +38,7 @@ PAGES = (
     Page("batch", "/batch", "Batch", also=("/jobs",)),
     Page("jobs", "/jobs"),
     Page("ledger", "/ledger", "Ledger"),
+    Page("review", "/review", "Review"),
     Page("usage", "/usage", "Usage"),
     Page("try_it", "/try", "Try it", also=("/score",)),
     Page("score", "/score"),

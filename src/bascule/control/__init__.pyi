@@ -18,6 +18,7 @@ from .link import ServerLink as ServerLink
 from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served
+from .loops.reviewing import choosing_reviews as choosing_reviews
 from .loops.rollouts import running_rollouts as running_rollouts
 from .loops.routing import routing_plans as routing_plans
 from .loops.turning import turning as turning

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import EndpointStore
     from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
+    from bascule.monitoring.reviews import ReviewRule
     from bascule.registry import CatalogueKeys, Registry
     from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving.transports import Tls
@@ -54,6 +55,7 @@ class Parts:
         shown: What the settings say, without secrets.
         add_console: Adds the pages for people to the application; None for none.
         usage: Projects, and what usage costs.
+        review_rules: By model, which of its answers people review.
     """
 
     open_registry: Callable[[], Registry]
@@ -77,3 +79,4 @@ class Parts:
     shown: SettingsShown | None = None
     add_console: Callable[[FastAPI], None] | None = None
     usage: Terms = field(default_factory=Terms)
+    review_rules: Mapping[str, ReviewRule] = field(default_factory=dict)

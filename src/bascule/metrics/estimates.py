@@ -33,6 +33,7 @@ Influence = tuple[float, Floats]
 """A value, and the influence of each row on it."""
 
 _DRAWS = 200
+_MOST_REPEATED = 1 << 20
 _TOO_FEW = "too few rows for an interval"
 _SMALLEST = float(np.finfo(np.float64).eps)
 
@@ -47,6 +48,8 @@ class Labelled:
         answers: The place of the answered class; or numbers. Shape (rows,).
         classes: The labels; None for numbers.
         probabilities: Shape (rows, classes), NaN where a row has none; None where no row has any.
+        weights: 1 divided by the probability with which each row was chosen to get a truth; None
+            where all rows count alike. Shape (rows,).
     """
 
     task: str
@@ -54,6 +57,7 @@ class Labelled:
     answers: NDArray[Any]
     classes: Sequence[Any] | None = None
     probabilities: Floats | None = None
+    weights: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -68,7 +72,9 @@ class Labelled:
     def take(self, rows: Any) -> Labelled:
         """Some of the rows, by number or by mask."""
         chances = None if self.probabilities is None else self.probabilities[rows]
-        return Labelled(self.task, self.truth[rows], self.answers[rows], self.classes, chances)
+        weights = None if self.weights is None else self.weights[rows]
+        truth, answers = self.truth[rows], self.answers[rows]
+        return Labelled(self.task, truth, answers, self.classes, chances, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ def estimate(name: str, rows: Labelled, *, confidence: float = 0.95) -> Estimate
         rows = rows.with_probabilities()
     if problem := _not_applicable(name, rows):
         return Estimate(None, rows=len(rows), note=problem)
+    if rows.weights is not None and np.ptp(rows.weights):
+        return _weighted(name, rows, confidence)
     if counted := _counts(name, rows):
         successes, trials = counted
         if not trials:
@@ -341,6 +349,47 @@ _INFLUENCES: dict[str, Callable[[Labelled], Influence]] = {
     "roc_auc_ovr": _roc_auc,
     **{name: _pinball(share) for name, share in PINBALL.items()},
 }
+_SHARES: dict[str, Callable[[Labelled], Influence]] = {
+    "accuracy": lambda rows: _mean(rows.truth == rows.answers),
+    "precision": lambda rows: _ratio(np.logical_and(*_positive(rows)), _positive(rows)[1]),
+    "recall": lambda rows: _ratio(np.logical_and(*_positive(rows)), _positive(rows)[0]),
+}
+
+
+# -- rows that were chosen with unequal probabilities --
+
+
+def _weighted(name: str, rows: Labelled, confidence: float) -> Estimate:
+    """The estimator of Hájek (1971), of any function of means: each row is repeated by its weight.
+
+    The error is that of Poisson sampling (Särndal, Swensson and Wretman 1992, section 5.5): squares
+    of what each chosen row moves, with all of its repetitions. Weights are whole numbers of the
+    smallest one, to within a hundredth of it where memory allows.
+    """
+    made = _INFLUENCES.get(name) or _SHARES.get(name)
+    if made is None:
+        return Estimate(None, rows=len(rows), note="it is not measured on reviewed rows")
+    ratios = np.asarray(rows.weights) / np.min(np.asarray(rows.weights))
+    is_whole = np.allclose(ratios, np.rint(ratios))
+    steps = 1 if is_whole else max(1, min(100, int(_MOST_REPEATED / ratios.sum())))
+    times = np.rint(ratios * steps).astype(np.int64)
+    repeated = rows.take(np.repeat(np.arange(len(rows)), times))
+    value, influence = made(repeated)
+    if not math.isfinite(value):
+        return Estimate(None, rows=len(rows), note="it has no value on these rows")
+    moved = np.add.reduceat(influence, np.cumsum(times) - times)
+    spread = float((moved**2).sum()) * len(rows) / max(1, len(rows) - 1)
+    error = math.sqrt(spread) / len(repeated)
+    effective = max(1, int(len(repeated) ** 2 / float((times.astype(float) ** 2).sum())))
+    if METRICS[name].unit == "share":
+        fewest = min(effective, _fewest(rows))
+        ends = logit_interval(value, error, fewest, confidence)
+        return Estimate(value, *ends, len(rows), error, fewest, None, "logit")
+    if effective < FEWEST_ROWS:
+        return Estimate(value, rows=len(rows), note=_TOO_FEW)
+    lower, upper = skewed_interval(value, error, 0.0, effective, confidence)
+    lower = max(0.0, lower) if METRICS[name].is_error else lower
+    return Estimate(value, lower, upper, len(rows), error, effective, None, "skewed")
 
 
 # -- everything else --

@@ -68,6 +68,7 @@ from bascule.packing.statements import (
     company,
     cost,
     jumps,
+    outlying,
     parity,
     profiling,
     training,
@@ -93,6 +94,7 @@ def pack(
     tolerance: float = 1e-5,
     keep_test: bool = True,
     baseline: bool = True,
+    outliers: bool = True,
     description: str = "",
     author: str | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -125,6 +127,7 @@ def pack(
         keep_test: Whether the bundle holds the held-out rows, for gates to use later.
         baseline: Whether the bundle holds a profile of the training rows and of the answers to
             the held-out ones. It shows some values: frequent ones, extremes, quantiles.
+        outliers: Whether the bundle holds what scores how unlike the training rows a row is.
         description: One or two sentences for the card.
         author: Who packs it; the user's name if None.
         parameters: Facts about the training, beside the model's own settings.
@@ -167,6 +170,7 @@ def pack(
         tolerance=tolerance,
         keep_test=keep_test,
         baseline=baseline,
+        outliers=outliers,
         serve_original=serve_original,
         allow_non_finite=allow_non_finite,
         description=description,
@@ -234,6 +238,7 @@ class Request:
     baseline: bool
     serve_original: bool
     allow_non_finite: bool = False
+    outliers: bool = True
     is_rebuilt: bool = False
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -288,7 +293,11 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     if request.baseline:
         told, baseline = profiling.profile(answers, subject)
     request.tell(told)
-    files = {**kept, **held_out.files, **baseline}
+    told, scorer = "no scorer of outliers, as asked", dict[str, bytes]()
+    if request.outliers:
+        told, scorer = outlying.score_outliers(subject, own)
+    request.tell(told)
+    files = {**kept, **held_out.files, **baseline, **scorer}
     manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement())
 

@@ -134,6 +134,7 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
         tolerance=(tolerances or [_DEFAULT_TOLERANCE])[0],
         keep_test=disk.TEST_DATA in manifest.files,
         baseline=disk.BASELINE in manifest.files,
+        outliers=disk.OUTLIER_SCORER in manifest.files,
         serve_original=manifest.serves == disk.ORIGINAL,
         allow_non_finite=manifest.allows_non_finite,
         is_rebuilt=True,

@@ -168,6 +168,7 @@ def _serve(
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
             _sharing(settings, meters, parts, after=turned),
+            _choosing_reviews(parts, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -239,6 +240,7 @@ def run_control(settings: Settings, announce: Callable[[int, bool, str], None]) 
         stack.enter_context(_watching(settings, counters, parts))
         stack.enter_context(_routing(settings, parts, after=at_once))
         stack.enter_context(_running_jobs(parts, after=at_once))
+        stack.enter_context(_choosing_reviews(parts, after=at_once))
         announce(port, needs_keys, answers.sign_in_link())
         serve_api(server, listener, parts, answers.find, guard)
 
@@ -268,6 +270,14 @@ def _sharing(
     if not settings.policies:
         return nullcontext()
     return sharing_budgets(meters, lambda: Quotas(open_catalogue()), after=after)
+
+
+def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
+    from bascule.control import choosing_reviews
+
+    assert parts.open_catalogue is not None
+    assert parts.home is not None
+    return choosing_reviews(parts.review_rules, parts.open_catalogue, parts.home, after=after)
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ ROLES: Mapping[str, tuple[Action, ...]] = {
     "viewer": ("read",),
     "operator": ("read", "infer", "test", "download", "write", "manage", "deploy", "outcome"),
     "approver": ("read", "approve"),
+    "reviewer": ("read", "review"),
     "admin": tuple(action for action in GRANTABLE if action in ON_MODELS),
 }
 """The actions of each role on its model. `admin:*` adds the actions that are on no model: `metrics`
@@ -52,7 +53,7 @@ def in_words(permissions: Iterable[Permission]) -> str:
     """Permissions in few words: the roles that they make up, then those that are left."""
     every = list(dict.fromkeys(permissions))
     said, told = [], set[Permission]()
-    for role in ("admin", "operator", "approver"):
+    for role in ("admin", "operator", "approver", "reviewer"):
         for model in dict.fromkeys(one.model for one in every):
             whole = set(permissions_of_role(f"{role}:{model}"))
             if whole <= set(every) and not whole <= told:

@@ -4,6 +4,7 @@ from .extra import (
     ExtraRequest as ExtraRequest,
     Parameter as Parameter,
 )
+from .outlier import OUTLIER_P as OUTLIER_P, Outlier as Outlier
 from .table import (
     EXTRAS as EXTRAS,
     declared_extras as declared_extras,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -162,6 +163,13 @@ class Extra(ABC):
             lack, hint = self.lack
             raise Invalid(f"parameters.{self.name}: {lack}", hint=hint)
         return ExtraRequest(self, checked)
+
+    def for_every_request(self, first: Any) -> Self:
+        """The same, added to every answer with this first parameter; raises `Invalid`."""
+        made = copy(self)
+        made._default, made._known = first, made.request
+        made.by_default = made.request(first, *(None,) * (len(self.parameters) - 1))
+        return made
 
     @abstractmethod
     def add(self, inputs: Columns, outputs: Columns, settings: Any) -> Columns:

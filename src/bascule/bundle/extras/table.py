@@ -10,7 +10,10 @@ from bascule.bundle.disk import Manifest
 from bascule.bundle.extras.extra import Extra, ExtraRequest, Parameter
 from bascule.core import Columns, Invalid, load_named
 
-EXTRAS: dict[str, str] = {"confidence": "bascule.bundle.extras.confidence:Confidence"}
+EXTRAS: dict[str, str] = {
+    "confidence": "bascule.bundle.extras.confidence:Confidence",
+    "outlier": "bascule.bundle.extras.outlier:Outlier",
+}
 """The class of each extra output, by its name."""
 
 

@@ -38,6 +38,7 @@ from bascule.control.api.routes.monitoring import add_monitoring
 from bascule.control.api.routes.outcomes import add_outcomes
 from bascule.control.api.routes.registry_reads import add_registry_reads
 from bascule.control.api.routes.registry_writes import add_registry_writes
+from bascule.control.api.routes.reviews import add_reviews
 from bascule.control.api.routes.rollouts import add_rollouts
 from bascule.control.api.routes.services import FindService, add_services
 from bascule.control.api.routes.sessions import add_sessions
@@ -114,6 +115,7 @@ def control_app(
     add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)
+    add_reviews(app, context.reviews, parts.review_rules)
     add_monitoring(app, context.jobs, parts.open_registry)
     places = parts.places if asks_for_keys else None
     submissions = Submissions(context.jobs, authorise, places)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.monitoring import UsageAsked
     from bascule.monitoring.alerts import AlertStore
     from bascule.monitoring.ledger import Usage
+    from bascule.monitoring.reviews import ReviewStore
     from bascule.registry import Keys, Registry
     from bascule.release.rollouts import Rollouts
 
@@ -81,6 +82,11 @@ class ControlContext:
 
     def alerts(self) -> AlertStore:
         return _there(self.parts.open_alerts, "alerts")()
+
+    def reviews(self) -> ReviewStore:
+        from bascule.monitoring.reviews import ReviewStore
+
+        return ReviewStore(self.catalogue(), _there(self.parts.home, "reviews"))
 
     def sessions(self) -> Sessions:
         return _there(self.parts.sessions, "sessions")

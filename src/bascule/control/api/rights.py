@@ -38,6 +38,7 @@ from bascule.endpoints import operations as of_endpoints
 from bascule.jobs import operations as of_jobs
 from bascule.monitoring.alerts import operations as of_alerts
 from bascule.monitoring.ledger import operations as of_outcomes
+from bascule.monitoring.reviews import operations as of_reviews
 from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_of
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
@@ -59,7 +60,7 @@ USER_HEADER = "Bascule-User"
 _MAX_USER = 128
 _DECLARING = (
     of_alerts, of_batch, of_configuration, of_endpoints, of_jobs, of_outcomes, of_registry,
-    of_rollouts, of_server,
+    of_reviews, of_rollouts, of_server,
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, Operation[Any]] = {

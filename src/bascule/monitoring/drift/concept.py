@@ -138,7 +138,7 @@ def read_truths(
     try:
         table = Ledger(home).query(
             "SELECT time::DATE AS day, * FROM predictions_with_outcomes "
-            f"WHERE version = {quoted(version)} AND status < 400 ORDER BY time",
+            f"WHERE version = {quoted(version)} AND status < 400 AND is_outcome ORDER BY time",
             model=model,
         )
     except NotFound:

@@ -49,7 +49,7 @@ _ONCE = """
 _COUNTED = (
     """
 WITH answered AS (
-    SELECT id, {when} AS time, unit, truth_received_at IS NOT NULL AS is_known{columns}"""
+    SELECT id, {when} AS time, unit, is_outcome AS is_known{columns}"""
     + _OF_ARM
     + """
 ), requests AS (
@@ -69,7 +69,7 @@ _PAIRED = (
     """
 WITH answered AS (
     SELECT id, {when} AS time, unit,
-        CASE WHEN truth_received_at IS NOT NULL THEN {loss} END AS answer"""
+        CASE WHEN is_outcome THEN {loss} END AS answer"""
     + _OF_ARM
     + """ AND "row" = 0
 ), counted AS (
@@ -260,7 +260,7 @@ def _counted_sql(losses: Mapping[int, CountedLoss], common: Mapping[str, str]) -
     return _COUNTED.format(
         is_known=f"({is_known})",
         columns="".join(
-            f", CASE WHEN truth_received_at IS NOT NULL THEN CAST({loss.sql} AS DOUBLE) END AS r{n}"
+            f", CASE WHEN is_outcome THEN CAST({loss.sql} AS DOUBLE) END AS r{n}"
             for n, loss in losses.items()
         ),
         means="".join(of_row),

@@ -38,7 +38,8 @@ _FIELDS = frozenset(("id", "truth", "time"))
 class Line(NamedTuple):
     """One outcome; see `outcomes.SCHEMA`. Times are microseconds since 1970.
 
-    `time_us` is None for the time when the outcome is received.
+    `time_us` is None for the time when the outcome is received. A truth that a person was asked for
+    has the `reviewer`, and the `probability` with which its row was chosen.
     """
 
     id: str
@@ -46,6 +47,8 @@ class Line(NamedTuple):
     truth: str
     truth_number: float | None
     time_us: int | None
+    reviewer: str | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

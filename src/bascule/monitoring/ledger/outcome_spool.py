@@ -30,7 +30,7 @@ _LAST_BYTES = 32 << 10
 """The last line is in so many bytes: id and truth have at most 1,024 characters each."""
 
 
-class Kept(msgspec.Struct):
+class Kept(msgspec.Struct, omit_defaults=True):
     """One line of a file: a `Line`, when it was received, and its place in its request."""
 
     id: str
@@ -40,6 +40,8 @@ class Kept(msgspec.Struct):
     time_us: int | None
     received_us: int
     position: int
+    reviewer: str | None = None
+    probability: float | None = None
 
 
 _encode = msgspec.json.encode
@@ -97,7 +99,7 @@ class OutcomeSpool:
     def _encoded(self, lines: Sequence[Line]) -> bytes:
         received_us = self._last_us = self._now_us()
         return b"".join(
-            _encode(Kept(*line, received_us, position)) + b"\n"
+            _encode(Kept(*line[:5], received_us, position, *line[5:])) + b"\n"
             for position, line in enumerate(lines)
         )
 

@@ -109,7 +109,13 @@ def _each_once(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _batches(files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(columns=SCHEMA.names):
-            yield batch.cast(SCHEMA)
+            columns = [
+                batch[field.name].cast(field.type)
+                if field.name in batch.schema.names
+                else pa.nulls(batch.num_rows, field.type)
+                for field in SCHEMA
+            ]
+            yield pa.record_batch(columns, schema=SCHEMA)
 
 
 def _described(file: Path) -> Segment:

@@ -56,6 +56,8 @@ _LINES = pa.schema(
         ("time_us", pa.int64()),
         ("received_us", pa.int64()),
         ("position", pa.int64()),
+        ("reviewer", pa.string()),
+        ("probability", pa.float64()),
     ]
 )
 """See `outcome_spool.Kept`."""
@@ -71,10 +73,13 @@ SCHEMA = pa.schema(
         ("time", pa.timestamp("us", "UTC")),
         ("received_at", pa.timestamp("us", "UTC")),
         ("position", pa.int64()),
+        ("reviewer", pa.string()),
+        ("probability", pa.float64()),
     ]
 )
 """`truth` is the value as a text, `truth_number` the same as a number where it is one; `time` is
-when it became true, as the importer says; `position` is its place in the import."""
+when it became true, as the importer says; `position` is its place in the import. Files of earlier
+releases lack the last two, which only reviews have."""
 MERGED_SUFFIX = ".merged.parquet"
 MERGED_FROM = b"bascule.merged"
 """In the metadata of a file that replaces others: their keys, as JSON."""
@@ -362,6 +367,7 @@ def _parts(
                 ids, rows, pa.repeat(model, count), truths.cast(pa.string()), numbers_of(truths),
                 times.filter(good), pa.repeat(received_at, count),
                 pa.array(range(taken, taken + count), pa.int64()),
+                pa.nulls(count, pa.string()), pa.nulls(count, pa.float64()),
             ],
             schema=SCHEMA,
         )  # fmt: skip

@@ -46,7 +46,8 @@ CREATE TEMP MACRO outcome_draw(name) AS
     ('0x' || left(sha256(name), {DRAW_DIGITS}))::UBIGINT / {2.0**DRAW_BITS};
 CREATE TEMP VIEW newest_predictions AS
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
-    first_received_at AS truth_first_received_at
+    first_received_at AS truth_first_received_at, reviewer, probability AS review_probability,
+    received_at IS NOT NULL AND probability IS NULL AS is_outcome
 FROM (
     SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
     QUALIFY row_number() OVER (
@@ -334,8 +335,8 @@ def _offer_outcomes(
     found = "SELECT * FROM spooled_outcomes"
     if files:
         listed = ", ".join(quoted(file) for file in files)
-        options = _PLACES if with_places else ""
-        found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}]{options})"
+        options = "union_by_name=true" + (_PLACES if with_places else "")
+        found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], {options})"
     connection.execute(f"CREATE TEMP VIEW outcome_history AS {found}")
     connection.execute(
         "CREATE TEMP VIEW outcomes AS SELECT * EXCLUDE (position), "

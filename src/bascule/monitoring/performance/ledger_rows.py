@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _ABOUT = ("id", "row", "caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
 _ROWS = """
 SELECT version, time, kept_share, hash(id, "row") / 2.0 ** 64 AS draw, {columns},
-    truth, truth_number,
+    truth, truth_number, review_probability,
     date_diff('microsecond', time, truth_first_received_at) / 1e6 AS delay_s
 FROM newest_predictions
 WHERE model = {model} AND status BETWEEN 200 AND 299 {since}
@@ -109,12 +110,22 @@ def _rows(
         is_number = ~np.isnan(truth.astype(np.float64))
         _note_texts(table.filter(pa.array(known & ~is_number)), reference)
         known = known & is_number
+    chances = table["review_probability"].to_numpy(zero_copy_only=False).astype(np.float64)
+    reviewed, labelled = known & ~np.isnan(chances), reference.labelled(truth, outputs)
+    if reviewed.any():
+        labelled = replace(labelled, weights=1 / np.where(reviewed, chances, 1.0))
+        reference.notes.append(
+            f"{int(reviewed.sum()):,} truths are of reviews: each counts by 1 / the probability "
+            "with which its row was chosen"
+        )
+    # Reviews come for few rows, and say nothing of how long the other truths take.
+    delays = table["delay_s"].to_numpy(zero_copy_only=False).astype(np.float64)
     return PredictionRows(
         version,
-        reference.labelled(truth, outputs),
+        labelled,
         known,
         np.asarray(times),
-        table["delay_s"].to_numpy(zero_copy_only=False).astype(np.float64),
+        np.where(reviewed, np.nan, delays),
         {**about, **{name: flat[name] for name in columns if name in flat}},
         flat if is_whole else None,
         Sampling(shares, draws),

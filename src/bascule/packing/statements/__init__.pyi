@@ -5,6 +5,7 @@ from . import (
     company as company,
     cost as cost,
     jumps as jumps,
+    outlying as outlying,
     parity as parity,
     profiling as profiling,
     training as training,

@@ -79,6 +79,13 @@ class Extras:
             if request.extra.name in own
         )
 
+    def for_every_request(self, name: str, first: Any) -> tuple[Extras, ExtraRequest]:
+        """These, with one of them in every answer, and the request for it; raises `Invalid`."""
+        extra = next(extra for extra in self._extras if extra.name == name)
+        made = extra.for_every_request(first)
+        assert made.by_default is not None
+        return Extras([made if one is extra else one for one in self._extras]), made.by_default
+
     def metadata(self) -> dict[str, Any]:
         """What the metadata of the model says of its extras."""
         return {key: value for extra in self._extras for key, value in extra.metadata().items()}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLICIES: dict[str, str] = {
     "resilience": "bascule.serving.execution.resilient:Resilience",
+    "outliers": "bascule.serving.execution.guarding_outliers:OutlierGuard",
     "answers": "bascule.serving.execution.coarsening:CoarseAnswers",
     "limits": "bascule.serving.execution.limiting:Limits",
 }

@@ -67,8 +67,8 @@ _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
 _PARTS = _OPEN + 1
 _ENDINGS = _PARTS + 1
-REFUSALS = ("rate", "budget", "catalogue")
-"""Why the limits of a caller refuse a call; `catalogue`: its budget could not be reserved."""
+REFUSALS = ("rate", "budget", "catalogue", "outlier")
+"""Why a policy refuses a call; `catalogue`: the budget of its caller could not be reserved."""
 _REFUSALS = _ENDINGS + len(Ending)
 _HISTOGRAMS = _REFUSALS + len(REFUSALS)
 _SUM_NS = len(BUCKETS_S) + 1
@@ -137,7 +137,7 @@ class MetricSeries:
         self._words[self._base + _FALLBACKS] += 1
 
     def count_refusal(self, reason: str) -> None:
-        """Note that a limit of its caller has refused a call; one of `REFUSALS`."""
+        """Note that a policy has refused a call; one of `REFUSALS`."""
         self._words[self._base + _REFUSALS + REFUSALS.index(reason)] += 1
 
     def count_ending(self, ending: str, parts: int) -> None:
@@ -188,7 +188,7 @@ class Totals:
         histograms: Those that have answers; `buckets` and `duration_s` are their sums.
         parts: Parts of answers in parts that were sent.
         endings: Answers in parts by how they ended, only those seen.
-        refusals: Calls that limits of callers refused, by reason, only those seen.
+        refusals: Calls that policies refused, by reason, only those seen.
     """
 
     by_status: dict[int, int]

@@ -83,7 +83,7 @@ def _of_versions(
     )  # fmt: skip
     yield (
         "bascule_refused_by_limit_total", "counter",
-        "Calls that the limits of their callers refused, by reason.",
+        "Calls that limits of callers and other policies refused, by reason.",
         (
             (f'{names},reason="{reason}"', count)
             for names, total in served

@@ -1,0 +1,49 @@
+"""The routes about reviews: which answers wait for a person, and what a person says is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from fastapi import FastAPI, Request
+
+from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.rights import caller_of, serves
+from bascule.monitoring.reviews import operations as of_reviews
+from bascule.monitoring.reviews.operations import Review
+
+if TYPE_CHECKING:
+    from bascule.monitoring.reviews import ReviewRule, ReviewStore
+
+
+class ReviewAnswer(Taken):
+    """What is true of the row."""
+
+    truth: bool | int | float | str
+
+
+def add_reviews(
+    app: FastAPI, open_reviews: Callable[[], ReviewStore], rules: Mapping[str, ReviewRule]
+) -> None:
+    """Add the routes to `app`."""
+
+    @serves(app, of_reviews.REVIEWS)
+    def reviews(
+        model: str, paged: Paged, state: Literal["open", "answered", "closed"] = "open"
+    ) -> Page[Review]:
+        """The reviews of a model, at most 1,000, the oldest prediction first."""
+        listed = open_reviews().reviews(model, state)
+        return paged.page(listed, lambda review: f"{review.predicted_at.isoformat()} {review.id}")
+
+    @serves(app, of_reviews.CLAIM)
+    def claim(model: str, review: str, request: Request) -> Review:
+        """Have a review for oneself for a time."""
+        by, now = caller_of(request).user, datetime.now(UTC)
+        return open_reviews().claim(model, review, by=by, now=now, rule=rules.get(model))
+
+    @serves(app, of_reviews.ANSWER)
+    def answer(model: str, review: str, answer: ReviewAnswer, request: Request) -> Review:
+        """Say what is true: it becomes an outcome of the prediction."""
+        by, now = caller_of(request).user, datetime.now(UTC)
+        return open_reviews().answer(model, review, answer.truth, by=by, now=now)

@@ -1,0 +1,109 @@
+"""Chooses answered rows for review, each with a probability that is known exactly.
+
+Outlying and uncertain rows are chosen at one rate and all others at a lower one, which is not 0:
+so that a measure of the reviewed rows, each weighed by the reciprocal of its probability, is one of
+all rows (Horvitz and Thompson 1952). Whether a row is chosen depends on a hash of its id alone, so
+several processes choose the same rows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+from bascule.core import NotFound
+from bascule.monitoring.ledger import Ledger, outcome_draw, quoted
+from bascule.monitoring.reviews.operations import Review
+from bascule.monitoring.reviews.rules import ReviewRule
+
+MOST_CHOSEN = 1_000
+"""Of one look; the next one goes on where it ended."""
+
+
+class Look(NamedTuple):
+    """What was found in one span of the ledger.
+
+    Attributes:
+        chosen: Reviews, the oldest answer first.
+        known: Ids of reviews of rows whose truth came otherwise.
+        until: The end of the span, or the time of the last row that was chosen.
+    """
+
+    chosen: list[Review]
+    known: list[str]
+    until: datetime
+
+
+def review_id(model: str, prediction_id: str, row: int) -> str:
+    """The same for the same row, whichever process chooses it."""
+    return sha256(f"{model}/{prediction_id}#{row}".encode()).hexdigest()[:16]
+
+
+def review_draw(seed: str, prediction_id: str, row: int) -> float:
+    """From 0 to below 1: a row is chosen where this is below its probability."""
+    return outcome_draw(f"review:{seed}:{prediction_id}#{row}")
+
+
+def choose(
+    ledger: Ledger, model: str, rule: ReviewRule, since: datetime, until: datetime
+) -> Look:  # fmt: skip
+    """The rows answered after `since` and not after `until` that are chosen.
+
+    A row whose truth is there already is not chosen. Without answers in the ledger, nothing is.
+    """
+    known_sql = (
+        f'SELECT id, "row" FROM outcomes WHERE model = {quoted(model)} AND probability IS NULL '
+        f"AND received_at > TIMESTAMPTZ {quoted(since.isoformat())}"
+    )
+    try:
+        there = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
+        rows = ledger.query(_chosen_sql(model, rule, there, since, until), model=model).to_pylist()
+        known = ledger.query(known_sql).to_pylist()
+    except NotFound:
+        return Look([], [], until)
+    chosen = [
+        Review(
+            review_id(model, row["id"], row["row"]), model, row["version"], row["id"], row["row"],
+            row["time"], row["reason"], row["chance"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    is_whole = len(chosen) < MOST_CHOSEN
+    ids = [review_id(model, row["id"], row["row"]) for row in known]
+    return Look(chosen, ids, until if is_whole else chosen[-1].predicted_at)
+
+
+def _chosen_sql(
+    model: str, rule: ReviewRule, there: list[str], since: datetime, until: datetime
+) -> str:
+    low, high = rule.score_band
+    conditions = {
+        "output.outlier_p": f'"output.outlier_p" <= {rule.outlier_p!r}',
+        "output.probabilities": (
+            f'list_max(CAST("output.probabilities" AS DOUBLE[])) BETWEEN {low!r} AND {high!r}'
+        ),
+        "output.prediction_set": (
+            f'list_sum(CAST(CAST("output.prediction_set" AS BOOLEAN[]) AS INT[])) > {rule.set_size}'
+        ),
+    }
+    outlying, score, size = (
+        f"coalesce({sql}, false)" if name in there else "false" for name, sql in conditions.items()
+    )
+    return f"""
+SELECT * FROM (
+    SELECT id, "row", version, time, reason,
+        CASE reason WHEN 'sample' THEN {rule.base_rate!r} ELSE {rule.rate!r} END::DOUBLE AS chance
+    FROM (
+        SELECT *, CASE WHEN {outlying} THEN 'outlying' WHEN {score} OR {size} THEN 'uncertain'
+            ELSE 'sample' END AS reason
+        FROM newest_predictions
+        WHERE model = {quoted(model)} AND id <> '' AND status BETWEEN 200 AND 299
+            AND truth_received_at IS NULL
+            AND time > TIMESTAMPTZ {quoted(since.isoformat())}
+            AND time <= TIMESTAMPTZ {quoted(until.isoformat())}
+    )
+)
+WHERE outcome_draw({quoted(f"review:{rule.seed}:")} || id || '#' || "row") < chance
+ORDER BY time, id, "row" LIMIT {MOST_CHOSEN}
+"""

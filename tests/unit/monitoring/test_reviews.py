@@ -1,0 +1,166 @@
+"""Reviews: which rows are chosen, who has which, and what becomes of the answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.stores import open_database
+from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once for all tests
+    new_file,
+    new_server_database,
+)
+
+from bascule.catalogue import events
+from bascule.core import Conflict, Invalid, NotFound
+from bascule.monitoring.ledger import Ledger, Outcomes, SpoolWriter
+from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
+from bascule.serving.calls import Answer, AnsweredBy, Call
+from bascule.serving.telemetry import LedgerRecorder, MetricLabels
+
+RULE = ReviewRule(outlier_p=0.05, score_band=(0.4, 0.6), base_rate=0.1)
+ROWS = 200
+
+
+def now():
+    return datetime.now(UTC) + timedelta(seconds=1)
+
+
+def record(home, rows=ROWS, first=0):
+    """Of ten rows the first is outlying, and the second is uncertain."""
+    recorder = LedgerRecorder(SpoolWriter(home))
+    by, label = AnsweredBy("late", "1", "onnx"), MetricLabels("late", "1")
+    for number in range(first, first + rows):
+        context = SimpleNamespace(
+            prediction_id=f"p{number}", caller="", protocol="oip", trace=(b"", b""),
+            started_ns=int(datetime.now(UTC).timestamp() * 1e9) - recorder._epoch_ns,
+        )  # fmt: skip
+        sure = 0.55 if number % 10 == 1 else 0.9
+        outputs = {
+            "label": np.array([number % 2]),
+            "probabilities": np.array([[sure, 1 - sure]]),
+            "outlier_p": np.array([0.01 if number % 10 == 0 else 0.6]),
+        }
+        call = Call({"x": np.array([float(number)])}, 1)
+        recorder.add(context, call, Answer(outputs, by), label, 200, 1)
+    recorder.close()
+
+
+@pytest.fixture(params=["new_file", "new_server_database"], ids=["sqlite", "postgresql"])
+def catalogue(request, tmp_path):
+    return open_database(tmp_path, request.getfixturevalue(request.param)(tmp_path))
+
+
+@pytest.fixture
+def store(catalogue, tmp_path):
+    record(tmp_path)
+    return ReviewStore(catalogue, tmp_path)
+
+
+def look(store, home, rule=RULE, place="here"):
+    return store.look("late", place, now(), partial(choose, Ledger(home), "late", rule))
+
+
+def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path):
+    expected = {
+        f"p{number}"
+        for number in range(ROWS)
+        if number % 10 < 2 or review_draw("", f"p{number}", 0) < 0.1
+    }
+    assert look(store, tmp_path) == len(expected) > 50
+    chosen = store.reviews("late")
+    assert {review.prediction_id for review in chosen} == expected
+    kinds = {(review.reason, review.probability) for review in chosen}
+    assert kinds == {("outlying", 1.0), ("uncertain", 1.0), ("sample", 0.1)}
+    # Again, by a process of another place, and with another rate: what is there stays.
+    look(store, tmp_path, place="there")
+    look(store, tmp_path, ReviewRule(outlier_p=0.05, base_rate=0.01))
+    assert store.reviews("late") == chosen
+    record(tmp_path, rows=10, first=ROWS)
+    look(store, tmp_path)
+    assert len(store.reviews("late")) >= len(chosen) + 2
+
+
+def test_a_seed_makes_another_sample(tmp_path):
+    record(tmp_path)
+    ids = [
+        {review.prediction_id for review in choose(
+            Ledger(tmp_path), "late", ReviewRule(base_rate=0.3, outlier_p=0, seed=seed),
+            now() - timedelta(hours=1), now(),
+        ).chosen}
+        for seed in ("", "secret")
+    ]  # fmt: skip
+    assert ids[0] != ids[1]
+    assert choose(Ledger(tmp_path), "gone", RULE, now(), now()).chosen == []
+
+
+def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(store, tmp_path):
+    look(store, tmp_path)
+    review, t0 = store.reviews("late")[0].id, now()
+    claimed = store.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
+    assert claimed.claimed_until == t0 + timedelta(minutes=15)
+    with pytest.raises(Conflict, match="ada has it"):
+        store.claim("late", review, by="bob", now=t0)
+    with pytest.raises(Conflict, match="ada has it"):
+        store.answer("late", review, 1, by="bob", now=t0)
+    assert store.claim("late", review, by="ada", now=t0).claimed_by == "ada"
+    late = t0 + timedelta(minutes=16)
+    assert store.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
+    with pytest.raises(Conflict, match="it is answered"):
+        store.answer("late", review, 1, by="ada", now=late)
+    with pytest.raises(NotFound):
+        store.claim("other", review, by="ada", now=t0)
+
+
+def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(store, catalogue, tmp_path):
+    look(store, tmp_path)
+    sample = next(review for review in store.reviews("late") if review.reason == "sample")
+    with pytest.raises(Invalid):
+        store.answer("late", sample.id, "", by="ada", now=now())
+    for _ in range(2):  # the same again is the same
+        answered = store.answer("late", sample.id, "1", by="ada", now=now())
+    assert (answered.state, answered.truth) == ("answered", "1")
+    with pytest.raises(Conflict):
+        store.answer("late", sample.id, "0", by="ada", now=now())
+    rows = Ledger(tmp_path).query("SELECT id, truth, reviewer, probability FROM outcome_history")
+    outcome = {"id": sample.prediction_id, "truth": "1", "reviewer": "ada", "probability": 0.1}
+    assert rows.to_pylist() == [outcome]
+    Outcomes(tmp_path).fold()
+    rows = Ledger(tmp_path).query("SELECT id, truth, reviewer, probability FROM outcome_history")
+    assert rows.to_pylist() == [outcome]
+    with catalogue.read() as connection:
+        (event,) = events.find(connection, subject=events.Subject("model", "late"))
+    assert (event.kind, event.actor) == ("reviewed", "ada")
+    inputs, outputs = store.recorded(sample)
+    assert inputs == {"x": float(sample.prediction_id[1:])}
+    assert outputs["outlier_p"] == 0.6
+
+
+def test_a_truth_that_came_otherwise_closes_the_review_and_stays(store, tmp_path):
+    look(store, tmp_path)
+    first, second = store.reviews("late")[:2]
+    told = pa.table({"id": [first.prediction_id, second.prediction_id], "truth": [0, 0]})
+    Outcomes(tmp_path).add("late", told)
+    assert store.answer("late", first.id, 1, by="ada", now=now()).state == "closed"
+    look(store, tmp_path)
+    assert {review.id for review in store.reviews("late", "closed")} == {first.id, second.id}
+    truths = Ledger(tmp_path).query("SELECT truth, probability FROM outcomes").to_pylist()
+    assert truths == [{"truth": "0", "probability": None}] * 2
+
+
+def test_an_answer_that_was_not_committed_is_open_still(store, tmp_path, monkeypatch):
+    """As after a kill between the outcome and the commit: what is said then counts."""
+    look(store, tmp_path)
+    review = store.reviews("late")[0]
+    monkeypatch.setattr(events, "append", lambda *_: (_ for _ in ()).throw(RuntimeError))
+    with pytest.raises(RuntimeError):
+        store.answer("late", review.id, 0, by="ada", now=now())
+    monkeypatch.undo()
+    assert store.reviews("late")[0] == review
+    store.answer("late", review.id, 1, by="bob", now=now())
+    rows = Ledger(tmp_path).query("SELECT truth, reviewer FROM outcomes").to_pylist()
+    assert rows == [{"truth": "1", "reviewer": "bob"}]
