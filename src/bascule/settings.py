@@ -47,6 +47,7 @@ _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
     "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
     "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
+    "lists",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -430,6 +431,21 @@ class ShipSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentSettings(_Section):
+    """What `bascule document` reads beside the evidence: the section `[documents]`.
+
+    Attributes:
+        answers: What people wrote: a TOML file with a table for each document, and texts by the
+            ids of its sections. It need not exist. A relative path is meant from the folder of the
+            settings.
+        lists: Further documents: TOML files of sections, each the document of its file's name.
+    """
+
+    answers: Path = Path("answers.toml")
+    lists: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSettings(Prices, _Section):
     """What usage costs: the section `[usage]`."""
 
@@ -450,6 +466,7 @@ class Settings:
         batch: Section `[batch]`.
         console: Section `[console]`.
         ship: Section `[ship]`.
+        documents: Section `[documents]`.
         usage: Section `[usage]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
@@ -466,6 +483,7 @@ class Settings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -549,6 +567,11 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
+        documents=replace(
+            settings.documents,
+            answers=here / settings.documents.answers.expanduser(),
+            lists=tuple(here / file.expanduser() for file in settings.documents.lists),
+        ),
         rollouts=replace(settings.rollouts, routers=routers),
         serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
     )

@@ -53,6 +53,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
     ("Trust", "passports", ("passport",)),
+    ("Trust", "documents", ("document",)),
     ("Trust", "keys", ("keys",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
