@@ -96,35 +96,37 @@ def show(
 ) -> None:
     """Show what the passports of a bundle say, the newest last; `verify` says if they hold."""
     from bascule.bundle import Said, read_manifest
-    from bascule.core import NotFound, writing
+    from bascule.core import NotFound
     from bascule.ship import ml_bill_of_materials
 
     version, path = context.find_to_look_at(bundle)
     statements = _statements(version, path)
     if bom is not None:
-        with writing(f"--bom {bom}"):
-            bom.write_text(
-                ml_bill_of_materials(read_manifest(path), Said.of(statements), str(version or "")),
-                encoding="utf-8",
-            )
-        note(f"wrote {bom}")
-    passports = [one for one in statements if one.kind == "passport"]
+        said = Said.of(statements)
+        _write(bom, ml_bill_of_materials(read_manifest(path), said, str(version or "")))
+    passports = [one.body for one in statements if one.kind == "passport"]
     if not passports:
-        if bom is None:
-            hint = f"bascule passport write {bundle} --key KEY"
-            raise NotFound(f"{bundle} has no passport", hint=hint)
-        return
+        if bom is not None:
+            return
+        hint = f"bascule passport write {bundle} --key KEY"
+        raise NotFound(f"{bundle} has no passport", hint=hint)
     if envelope is not None:
-        with writing(f"--envelope {envelope}"):
-            envelope.write_text(json.dumps(passports[-1].body) + "\n", encoding="utf-8")
-        note(f"wrote {envelope}")
-    payloads = [json.loads(base64.b64decode(one.body["payload"])) for one in passports]
+        _write(envelope, json.dumps(passports[-1]) + "\n")
+    payloads = [json.loads(base64.b64decode(body["payload"])) for body in passports]
     if as_json:
         print_json(payloads)
-        return
-    rows = [(part, _summary(value)) for part, value in payloads[-1]["predicate"].items()]
-    print_table(("claim", "says"), rows)
-    note(f"{len(passports)} passports; not verified: bascule passport verify {bundle}")
+    elif envelope is None and bom is None:
+        rows = [(part, _summary(value)) for part, value in payloads[-1]["predicate"].items()]
+        print_table(("claim", "says"), rows)
+        note(f"the newest of {len(passports)}; verify it: bascule passport verify {bundle}")
+
+
+def _write(file: Path, text: str) -> None:
+    from bascule.core import replacing
+
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8")
+    note(f"wrote {file}")
 
 
 def verify(
@@ -164,8 +166,8 @@ def verify(
     print_either(
         {"digest": digest, "key": newest.key, "signer": newest.signer, "valid": len(passports),
          "issued_at": newest.issued_at, "claims": newest.predicate, "refused": refused},
-        f"verified {digest[:19]}: {len(passports)} passports, the newest of "
-        f"{newest.issued_at[:19]} signed by {newest.signer} ({newest.key[:16]})",
+        f"verified {digest[:19]}, passport of {newest.issued_at[:19]} signed by {newest.signer} "
+        f"({newest.key[:16]})",
         as_json=as_json,
     )  # fmt: skip
 

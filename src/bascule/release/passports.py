@@ -15,8 +15,8 @@ from bascule.bundle.disk import (
     Statement,
     read_manifest,
     sign_passport,
+    write_statement,
 )
-from bascule.bundle.disk.folder import write_statement
 from bascule.core import canonical_json, sha256_bytes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def claims_of(
 
     Args:
         manifest: Of the bundle.
-        statements: What is said of it; of several of a kind the last counts.
+        statements: Of the bundle; of several of a kind the last counts.
         events: The history of its model.
         rollouts: Those of any version.
         version: What the registry calls it; None for a folder.

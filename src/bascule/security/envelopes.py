@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Invalid, Untrusted
+from bascule.core import Untrusted
 from bascule.security.signing import fingerprint, no_key
 
 IN_TOTO = "application/vnd.in-toto+json"
@@ -56,21 +56,22 @@ def open_envelope(
         Untrusted: It is no envelope, or none of the keys signed it.
         Invalid: A key cannot be read.
     """
+    signer: Path | None = None
+    problem, statement = "", {}
     try:
         kind, payload = str(envelope["payloadType"]), base64.b64decode(envelope["payload"])
         signatures = [base64.b64decode(entry["sig"]) for entry in envelope["signatures"]]
-    except (KeyError, TypeError, ValueError) as problem:
-        raise Untrusted(f"it is no DSSE envelope: {problem!r}") from None
-    signer = next((key for key in public_keys if _signed(key, kind, payload, signatures)), None)
-    if signer is None:
-        names = ", ".join(key.name for key in public_keys)
-        raise Untrusted(f"none of the keys ({names}) signed it")
-    if kind != IN_TOTO:
-        raise Untrusted(f"its payload is {kind!r}, and not {IN_TOTO}")
-    try:
-        statement = json.loads(payload)
-    except ValueError as problem:
-        raise Untrusted(f"its payload is not JSON: {problem}") from None
+        signer = next((key for key in public_keys if _signed(key, kind, payload, signatures)), None)
+        if signer is None:
+            problem = f"none of the keys ({', '.join(key.name for key in public_keys)}) signed it"
+        elif kind != IN_TOTO:
+            problem = f"its payload is {kind!r}, and not {IN_TOTO}"
+        else:
+            statement = json.loads(payload)
+    except (KeyError, TypeError, ValueError) as damage:
+        problem = f"it is no DSSE envelope of a statement: {damage!r}"
+    if problem or signer is None:
+        raise Untrusted(problem, hint="take it from its source again, or have it signed anew")
     return statement, signer
 
 
@@ -82,7 +83,7 @@ def _signed(public_key: Path, kind: str, payload: bytes, signatures: Sequence[by
     fingerprint(public_key)  # says what is wrong with the file
     key = serialization.load_pem_public_key(public_key.read_bytes())
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise no_key(public_key, "public", Invalid("it is on no elliptic curve"))
+        raise no_key(public_key, "public", TypeError("it is on no elliptic curve"))
     for signature in signatures:
         try:
             key.verify(signature, _authenticated(kind, payload), ec.ECDSA(hashes.SHA256()))

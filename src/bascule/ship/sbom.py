@@ -61,7 +61,7 @@ def ml_bill_of_materials(manifest: Manifest, said: Said, version: str = "") -> s
 
     Args:
         manifest: Of its bundle.
-        said: What is said of it: metrics, rows, gates. What is not there is absent.
+        said: Its statements: metrics, rows, gates. What is not there is absent.
         version: What the registry calls it; empty for its digest.
     """
     component = {

@@ -111,8 +111,8 @@ def _judge(required: Requirement, passport: Passport) -> bool | None:
 def _values(claims: Mapping[str, Any], name: str) -> list[float]:
     """The values of a measure: of the gates; else of the statements, those least deep.
 
-    `epsilon` is found at `privacy.epsilon`, which can be named too. Where several are equally
-    deep, each must meet the limit.
+    `epsilon` is that of any kind, and with `privacy.` before it of that kind alone. Where several
+    are equally deep, each must meet the limit.
     """
     judged = [
         float(result["value"])

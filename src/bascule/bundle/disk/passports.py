@@ -18,8 +18,9 @@ from bascule.core import Invalid, Untrusted, canonical_json
 from bascule.security import fingerprint, open_envelope, sign_envelope
 
 PASSPORT = "passport"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://bascule.dev/passport/v1"
+_TYPES = STATEMENT_TYPE, PREDICATE_TYPE = (
+    "https://in-toto.io/Statement/v1", "https://bascule.dev/passport/v1",
+)  # fmt: skip
 _SKEW = timedelta(minutes=5)
 """How far the clock of a signer may be ahead of that of a reader."""
 
@@ -59,20 +60,22 @@ def open_passport(
     """
     statement, key = open_envelope(envelope, public_keys)
     try:
-        if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
-            raise Untrusted("it is a statement of another kind than a passport")
+        is_passport = (statement["_type"], statement["predicateType"]) == _TYPES
         subjects = {part["name"]: part["digest"]["sha256"] for part in statement["subject"]}
         claims = dict(statement["predicate"])
         issued_at = datetime.fromisoformat(claims["issued_at"])
         expires_at = claims["expires_at"] and datetime.fromisoformat(claims["expires_at"])
-        if subjects[MANIFEST] != digest.removeprefix("sha256:"):
-            raise Untrusted(f"it is of another bundle, sha256:{subjects[MANIFEST][:12]}")
-        if expires_at and now >= expires_at:
-            raise Untrusted(f"it expired at {expires_at:%Y-%m-%d %H:%M} UTC")
-        if issued_at > now + _SKEW:
-            raise Untrusted(f"it was issued in the future, at {issued_at:%Y-%m-%d %H:%M} UTC")
-    except (KeyError, TypeError, ValueError) as problem:
-        raise Untrusted(f"it is not a passport as Bascule writes them: {problem!r}") from None
+        problems = {
+            "it is a statement of another kind than a passport": not is_passport,
+            f"it is of another bundle, sha256:{subjects[MANIFEST][:12]}":
+                subjects[MANIFEST] != digest.removeprefix("sha256:"),
+            f"it expired at {claims['expires_at']}": expires_at and now >= expires_at,
+            f"it was issued in the future, at {issued_at}": issued_at > now + _SKEW,
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError) as damage:
+        problems = {f"it is not a passport as Bascule writes them: {damage!r}": True}
+    if refused := [problem for problem, holds in problems.items() if holds]:
+        raise Untrusted(refused[0], hint="bascule passport write makes another")
     return Passport(claims, fingerprint(key), key.stem, claims["issued_at"])
 
 
@@ -103,7 +106,7 @@ def check_claims(
     """Raise `Untrusted` unless valid passports make all the claims that are required.
 
     Args:
-        statements: What is said of the bundle.
+        statements: Of the bundle.
         digest: Of the bundle.
         public_keys: Those whose passports count.
         required: As in `security.required_claims`.
