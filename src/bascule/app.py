@@ -182,13 +182,19 @@ def limits_of(settings: Settings) -> Limits:
 def check_signature(settings: Settings, bundle: Path) -> None:
     """Raise `Untrusted` when keys are required and none of them signed the bundle.
 
-    For bundles that come from a folder; of those in a registry, it takes care itself.
+    Or where claims are required, and no passport beside it makes them. For bundles that come from a
+    folder; of those in a registry, it takes care itself.
     """
-    if not settings.security.required_keys:
+    chosen = settings.security
+    if not chosen.required_keys:
         return
-    from bascule.bundle.disk import verify_bundle
+    from bascule.bundle.disk import PASSPORT, check_claims, read_statements, verify_bundle
 
-    verify_bundle(bundle, settings.security.required_keys)
+    digest = verify_bundle(bundle, chosen.required_keys).manifest.digest
+    check_claims(
+        read_statements(bundle, PASSPORT), digest, chosen.required_keys, chosen.required_claims,
+        about=str(bundle), now=datetime.now(UTC),
+    )  # fmt: skip
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -204,6 +210,7 @@ def open_registry(settings: Settings) -> Registry:
         require_gates=chosen.require_gates,
         criteria=[str(Criterion.parse(text)) for text in settings.gates.criteria],
         required_keys=settings.security.required_keys,
+        required_claims=settings.security.required_claims,
     )
 
 

@@ -45,9 +45,10 @@ OBJECTS: Mapping[str, str] = {
 """Where bundles can be kept, by the scheme of `registry.objects`."""
 
 _JSON_VALUES = (
-    "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
-    "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles", "pull_secrets",
-    "node_selector", "tolerations", "price_per_1000_rows", "providers",
+    "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
+    "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
+    "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
+    "lists",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -104,12 +105,16 @@ class SecuritySettings(_Section):
         required_keys: Files of public keys. With any, a bundle that none of them signed is neither
             taken into the registry, nor pointed to by an alias, nor used from it, nor served. A
             relative path is meant from the folder of the settings.
+        required_claims: What a passport that one of these keys signed must claim of a bundle before
+            an alias points to it, and before it is used or served: `parity`, `gates`, `signed by
+            ada`, `epsilon <= 3`.
         callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
             unless the server listens on the loopback address alone.
         keys_stale_s: How long the known keys hold while the catalogue cannot be read.
     """
 
     required_keys: tuple[Path, ...] = ()
+    required_claims: tuple[str, ...] = ()
     callers: Literal["auto", "keys", "anybody"] = "auto"
     keys_stale_s: Annotated[float, Gt(0), Le(31_536_000)] = 3_600.0
 
@@ -432,6 +437,21 @@ class ShipSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentSettings(_Section):
+    """What `bascule document` reads beside the evidence: the section `[documents]`.
+
+    Attributes:
+        answers: What people wrote: a TOML file with a table for each document, and texts by the
+            ids of its sections. It need not exist. A relative path is meant from the folder of the
+            settings.
+        lists: Further documents: TOML files of sections, each the document of its file's name.
+    """
+
+    answers: Path = Path("answers.toml")
+    lists: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSettings(Prices, _Section):
     """What usage costs: the section `[usage]`."""
 
@@ -452,6 +472,7 @@ class Settings:
         batch: Section `[batch]`.
         console: Section `[console]`.
         ship: Section `[ship]`.
+        documents: Section `[documents]`.
         usage: Section `[usage]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
@@ -471,6 +492,7 @@ class Settings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -518,6 +540,7 @@ def _checked(sources: _Sources) -> Settings:
     try:
         settings = _with_kept_addresses(_read(sources.file, sources.variables))
         _check_criteria(settings.gates)
+        _check_claims(settings.security)
         _check_stores(settings.registry)
         _check_protocols(settings.serving)
         _check_rollouts(settings.rollouts)
@@ -556,6 +579,11 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         settings,
         home=here / settings.home.expanduser(),
         security=replace(settings.security, required_keys=keys),
+        documents=replace(
+            settings.documents,
+            answers=here / settings.documents.answers.expanduser(),
+            lists=tuple(here / file.expanduser() for file in settings.documents.lists),
+        ),
         rollouts=replace(settings.rollouts, routers=routers),
         serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
     )
@@ -691,6 +719,22 @@ def _check_criteria(gates: GateSettings) -> None:
     for index, text in enumerate(gates.criteria):
         with _about("gates", "criteria", index):
             Criterion.parse(text)
+
+
+def _check_claims(security: SecuritySettings) -> None:
+    if not security.required_claims:
+        return
+    from bascule.bundle.disk import Requirement
+
+    if not security.required_keys:
+        raise _Wrong(
+            ("security", "required_claims"),
+            "no key is required that could sign passports",
+            "name public keys in security.required_keys",
+        )
+    for index, text in enumerate(security.required_claims):
+        with _about("security", "required_claims", index):
+            Requirement.parse(text)
 
 
 def _check_rollouts(rollouts: RolloutSettings) -> None:

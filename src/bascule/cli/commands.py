@@ -54,6 +54,8 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "trust", ("sign", "verify", "card")),
     ("Trust", "watermarks", ("watermark", "privacy")),
     ("Trust", "fairness", ("fairness",)),
+    ("Trust", "passports", ("passport",)),
+    ("Trust", "documents", ("document",)),
     ("Trust", "keys", ("keys",)),
     ("Trust", "reviews", ("review",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
@@ -82,6 +84,7 @@ names."""
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
     "keys", "sessions", "watermark", "privacy", "review",
+    "passport",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

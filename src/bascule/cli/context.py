@@ -146,7 +146,12 @@ def registry() -> ModelRegistry:
         return local_registry("")
     from bascule.registry import RemoteRegistry
 
-    return RemoteRegistry(control_client(), required_keys=settings().security.required_keys)
+    chosen = settings().security
+    return RemoteRegistry(
+        control_client(),
+        required_keys=chosen.required_keys,
+        required_claims=chosen.required_claims,
+    )
 
 
 def local_registry(command: str) -> Registry:

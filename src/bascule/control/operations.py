@@ -56,6 +56,10 @@ CALLERS = Operation(
 )
 # It tells of alerts and models.
 INCIDENT = Operation("GET endpoints/{endpoint}/incident", "read", ANY, Incident, "monitoring")
+DOCUMENT = Operation(
+    "GET models/{model}/versions/{number}/documents/{document}", "read", "{model}", _REPORT,
+    "registry",
+)  # fmt: skip
 # It shows rows of a caller.
 REPLAY = Operation("POST replays", "manage", ANY, _REPORT, "monitoring")
 # Of which model is in the query, or known by the prediction: asked then.

@@ -87,6 +87,38 @@ def _incident(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     }
 
 
+def _document(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
+    """A compliance document of a version, in every format but PDF."""
+    from bascule.app import shown_settings
+    from bascule.control import versions_of
+    from bascule.documents import markdown, page
+    from bascule.release import compliance
+
+    name, chosen, now = task.input["document"], settings.documents, datetime.now(UTC)
+    registry = open_registry(settings)
+    version = registry.resolve(task.input["model"], retired=True)
+    spec, answers = (
+        compliance.read_list(name, chosen.lists),
+        compliance.read_answers(chosen.answers),
+    )
+    _, bundle_of = versions_of(version.model, lambda: registry)
+    manifest, said, facts = compliance.gather(
+        registry, version, catalogue=open_catalogue(settings), ledger=open_ledger(settings),
+        settings=shown_settings(settings), open_bundle=bundle_of, now=now,
+    )  # fmt: skip
+    drafted = compliance.draft(name, spec, facts, answers, about=str(version), now=now)
+    front = ""
+    if spec.front_matter:
+        licence = {**answers.get("any", {}), **answers.get(name, {})}.get("licence", "")
+        front = compliance.front_matter(manifest, said, str(version), licence)
+    return {
+        "json": {"document": name, "model": str(version), "digest": version.digest,
+                 "at": now.isoformat(), **drafted.to_json()},
+        "markdown": front + markdown(drafted.document),
+        "html": page(drafted.document),
+    }  # fmt: skip
+
+
 def _replay(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     from bascule.bundle import Bundle, load
     from bascule.monitoring import replay_prediction
@@ -154,6 +186,7 @@ DRIFT = _kind("drift", _measuring(_drift), is_open=True)
 PERFORMANCE = _kind("performance", _measuring(_performance), is_open=True)
 CALLERS = _kind("callers", _callers)
 INCIDENT = _kind("incident", _incident, model_of=_any_model)  # it tells of alerts and models
+DOCUMENT = _kind("document", _document)
 REPLAY = _kind("replay", _replay, right="manage", model_of=_any_model, is_private=True)
 PLOTS = _kind("plots", _plots, limits=_DRAWING)
 JUDGE = _kind("judge", _judge)

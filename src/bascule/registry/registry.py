@@ -19,9 +19,11 @@ from bascule.bundle.disk import (
     CARD,
     ENVIRONMENT,
     MANIFEST,
+    PASSPORT,
     Manifest,
     Statement,
     Verified,
+    check_claims,
     digest_of,
     read_file,
     read_manifest,
@@ -88,6 +90,7 @@ def open_registry(
     require_gates: bool = False,
     criteria: Sequence[str] = (),
     required_keys: Sequence[Path] = (),
+    required_claims: Sequence[str] = (),
 ) -> Registry:
     """The registry in the folder `home`: SQLite and files. Only `push` creates it.
 
@@ -96,6 +99,7 @@ def open_registry(
         require_gates: Whether an alias may only point to versions that were checked.
         criteria: What they must have been checked for then, as criteria print themselves.
         required_keys: Files of public keys, one of which must have signed what is used.
+        required_claims: What a passport by one of these keys must claim of what is used.
     """
     from bascule.catalogue import Catalogue, SqliteDatabase
     from bascule.registry.stores import Files, Records
@@ -106,6 +110,7 @@ def open_registry(
         require_gates=require_gates,
         criteria=criteria,
         required_keys=required_keys,
+        required_claims=required_claims,
     )
 
 
@@ -128,6 +133,7 @@ class Registry:
         require_gates: bool = False,
         criteria: Sequence[str] = (),
         required_keys: Sequence[Path] = (),
+        required_claims: Sequence[str] = (),
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._records = records
@@ -135,6 +141,7 @@ class Registry:
         self._require_gates = require_gates
         self._criteria = tuple(criteria)
         self._required_keys = tuple(required_keys)
+        self._required_claims = tuple(required_claims)
         self._vouched_for: set[str] = set()
         self._clock = clock
 
@@ -256,11 +263,14 @@ class Registry:
         Raises:
             NotFound: The version, or its files, are not there.
             Untrusted: The manifest is not the one that was pushed, or keys are required and none
-                of them signed it.
+                of them signed it, or no passport makes the claims that are required.
         """
         found = self._version_of(version)
         path = self._objects.path(found.digest)
         self._check_is_vouched_for(found, path)
+        if self._required_claims:
+            with self._records.read() as book:
+                self._check_claims(book, found)
         return path
 
     def path_to_look_at(self, version: Named) -> Path:
@@ -272,6 +282,14 @@ class Registry:
         """
         found = self._version_of(version)
         return self._objects.path(found.digest)
+
+    def _check_claims(self, book: Transaction, version: Version) -> None:
+        # At each use: passports expire.
+        check_claims(
+            book.statements(version.digest, PASSPORT) if self._required_claims else (),
+            version.digest, self._required_keys, self._required_claims,
+            about=str(version), now=self._clock(),
+        )  # fmt: skip
 
     def _check_is_vouched_for(self, version: Version, path: Path) -> None:
         # What was vouched for once stays so: a digest stands for the same bytes for ever.
@@ -377,6 +395,7 @@ class Registry:
                 is_vouched_for=is_vouched_for,
                 about=f"endpoint {endpoint!r} may not serve {version}",
             )
+            self._check_claims(book, version)
 
     def _vouches_of(self, wanted: Version | Reference) -> Callable[[Statement], bool] | None:
         if not self._required_keys:
@@ -412,7 +431,8 @@ class Registry:
             NotFound: There is no such model or version.
             Refused: The version failed its gates; or where checks are required, it is unchecked,
                 or its check did not judge all the criteria, or is unsigned.
-            Untrusted: Keys are required, and none of them signed it.
+            Untrusted: Keys are required, and none of them signed it; or claims, and no passport
+                makes them.
             Conflict: It does not point where `expected` says; nothing is moved.
         """
         check_name(alias, what="alias")
@@ -431,6 +451,7 @@ class Registry:
                 criteria=self._criteria,
                 is_vouched_for=is_vouched_for,
             )
+            self._check_claims(book, version)
             before = book.aliases(model).get(alias)
             check_expected(model, alias, before, expected)
             event = self._event(

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from bascule.bundle.disk import (
+    PASSPORT,
     Statement,
+    check_claims,
     digest_of,
     read_manifest,
     statements_by_file,
@@ -59,15 +61,23 @@ Keys: TypeAlias = "CatalogueKeys | RemoteKeys"
 class RemoteRegistry(Remote):
     """See `Registry`."""
 
-    def __init__(self, client: ControlClient, *, required_keys: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        client: ControlClient,
+        *,
+        required_keys: Sequence[Path] = (),
+        required_claims: Sequence[str] = (),
+    ) -> None:
         """Nothing is asked yet.
 
         Args:
             client: The server, and the caller's key.
             required_keys: Files of public keys, one of which must have signed what is used here.
+            required_claims: What a passport by one of these keys must claim of it.
         """
         super().__init__(client)
         self._required_keys = tuple(required_keys)
+        self._required_claims = tuple(required_claims)
         self._folder: Scratch | None = None
 
     def _repr_html_(self) -> str:
@@ -118,6 +128,11 @@ class RemoteRegistry(Remote):
                     f"{found} may not be used: {problem.message}",
                     hint="sign the bundle with one of security.required_keys, and push it again",
                 ) from None
+        if self._required_claims:
+            check_claims(
+                self.statements(found, PASSPORT), found.digest, self._required_keys,
+                self._required_claims, about=str(found), now=datetime.now(UTC),
+            )  # fmt: skip
         return path
 
     def path_to_look_at(self, version: Named) -> Path:

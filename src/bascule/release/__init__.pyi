@@ -13,5 +13,6 @@ from .mitigation import (
     retrained as retrained,
     reweighing as reweighing,
 )
+from .passports import claims_of as claims_of, write_passport as write_passport
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output

@@ -1,3 +1,4 @@
+from .envelopes import open_envelope as open_envelope, sign_envelope as sign_envelope
 from .keys import (
     ANY as ANY,
     OPEN_ACTIONS as OPEN_ACTIONS,
@@ -39,4 +40,9 @@ from .sessions import (
     local_path as local_path,
     new_token as new_token,
 )
-from .signing import Signed as Signed, sign_folder as sign_folder, verify_folder as verify_folder
+from .signing import (
+    Signed as Signed,
+    fingerprint as fingerprint,
+    sign_folder as sign_folder,
+    verify_folder as verify_folder,
+)

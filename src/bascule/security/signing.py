@@ -57,7 +57,7 @@ def sign_folder(
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=secret)
     except (OSError, TypeError, ValueError, AttributeError) as problem:
-        raise _no_key(private_key, "private", problem) from None
+        raise no_key(private_key, "private", problem) from None
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=list(ignored)))
     with Scratch() as place:
         signature = place / "model.sig"
@@ -88,7 +88,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except (OSError, ValueError, AttributeError) as problem:
-        raise _no_key(public_key, "public", problem) from None
+        raise no_key(public_key, "public", problem) from None
     config.set_ignore_unsigned_files(True)
     with Scratch() as place:
         file = place / "model.sig"
@@ -113,7 +113,7 @@ def fingerprint(public_key: Path) -> str:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     except (OSError, TypeError, ValueError) as problem:
-        raise _no_key(public_key, "public", problem) from None
+        raise no_key(public_key, "public", problem) from None
     return hashlib.sha256(pem).hexdigest()
 
 
@@ -146,7 +146,8 @@ def _cryptography() -> Any:
     return serialization
 
 
-def _no_key(path: Path, kind: str, problem: Exception) -> Invalid:
+def no_key(path: Path, kind: str, problem: Exception) -> Invalid:
+    """The error of a file that holds no `private` or `public` key that can be used."""
     hint = _HOW_TO_MAKE_ONE
     if kind == "public":
         hint = "take it from the private key: openssl ec -in key.pem -pubout -out key.pub"

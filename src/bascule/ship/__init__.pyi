@@ -19,6 +19,7 @@ from .rendering import (
     write_file as write_file,
     write_files as write_files,
 )
+from .sbom import ml_bill_of_materials as ml_bill_of_materials
 from .scanning import Scan as Scan, findings_of as findings_of
 from .shipment import (
     Cluster as Cluster,

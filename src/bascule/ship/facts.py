@@ -11,11 +11,12 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bascule.bundle import Bundle, load
+from bascule.bundle import Bundle, Said, load
 from bascule.bundle.originals import distribution_of, installed_version
 from bascule.core import VERSION, Conflict, Invalid, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, PREVIOUS, Plan
 from bascule.registry import ModelRegistry, Version
+from bascule.ship.sbom import ml_bill_of_materials
 from bascule.ship.shipment import (
     Cluster,
     Package,
@@ -166,6 +167,9 @@ def _shipped(
         folder=folder,
         packages=packages,
         resources=_resources(bundle),
+        ml_bom=ml_bill_of_materials(
+            bundle.manifest, Said.of(registry.statements(version)), str(version)
+        ),
         image=pushed
         or image_of(images.repository, version.model, version.number, version.digest, mark),
     )

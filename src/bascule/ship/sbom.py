@@ -1,15 +1,19 @@
-"""The bill of materials of an image, in CycloneDX 1.6 (ECMA-424)."""
+"""The bills of materials of an image and of a model, in CycloneDX 1.6 (ECMA-424)."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
-from bascule.core import VERSION
+from bascule.bundle import Manifest, Said
+from bascule.core import VERSION, Field
 from bascule.ship.shipment import Shipped
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 """The namespace of names that are addresses (RFC 9562, section 6.6)."""
+_TOOLS = {"components": [{"type": "application", "name": "bascule", "version": VERSION}]}
 
 
 def bill_of_materials(shipped: Shipped) -> str:
@@ -44,11 +48,92 @@ def bill_of_materials(shipped: Shipped) -> str:
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, content)}",
         "version": 1,
         "metadata": {
-            "tools": {
-                "components": [{"type": "application", "name": "bascule", "version": VERSION}]
-            },
+            "tools": _TOOLS,
             "component": {"type": "container", "name": shipped.image, "bom-ref": shipped.image},
         },
         "components": components,
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def ml_bill_of_materials(manifest: Manifest, said: Said, version: str = "") -> str:
+    """A model as the subject of a CycloneDX 1.6 ML-BOM, with its model card. Pure.
+
+    Args:
+        manifest: Of its bundle.
+        said: Its statements: metrics, rows, gates. What is not there is absent.
+        version: What the registry calls it; empty for its digest.
+    """
+    component = {
+        "type": "machine-learning-model",
+        "bom-ref": manifest.digest,
+        "name": manifest.name,
+        "version": version or manifest.digest,
+        "hashes": [{"alg": "SHA-256", "content": manifest.digest.removeprefix("sha256:")}],
+        "modelCard": _model_card(manifest, said),
+    }
+    libraries = [
+        {
+            "type": "library", "bom-ref": f"pkg:pypi/{name}@{number}", "name": name,
+            "version": number, "purl": f"pkg:pypi/{name}@{number}",
+        }
+        for name, number in sorted(manifest.original.requires.items())
+    ]  # fmt: skip
+    content = json.dumps([component, libraries], sort_keys=True)
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, content)}",
+        "version": 1,
+        "metadata": {"tools": _TOOLS, "component": component},
+        "components": libraries,
+        "dependencies": [{"ref": manifest.digest, "dependsOn": [o["bom-ref"] for o in libraries]}],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _model_card(manifest: Manifest, said: Said) -> dict[str, Any]:
+    metrics = {
+        "": said.quality.get("overall", {}),
+        **{
+            f"{column}={value}": part["metrics"]
+            for column, slices in said.quality.get("slices", {}).items()
+            for value, part in slices.items()
+        },
+    }
+    analysis = [
+        {"type": name, "value": f"{value:.6g}", **({"slice": rows} if rows else {})}
+        for rows, values in metrics.items()
+        for name, value in values.items()
+        if value is not None
+    ]
+    criteria = [
+        {"name": f"gate: {result['criterion']}", "value": f"{result.get('value')}"}
+        for result in said.gates.get("results", ())
+    ]
+    words = str(said.provenance.get("description") or "").strip()
+    card: dict[str, Any] = {
+        "modelParameters": {
+            "task": manifest.task,
+            "architectureFamily": manifest.flavor,
+            "datasets": [
+                _dataset(name, said.provenance[name])
+                for name in ("train", "test", "calibration")
+                if said.provenance.get(name)
+            ],
+            "inputs": [{"format": _field(field)} for field in manifest.signature.inputs],
+            "outputs": [{"format": _field(field)} for field in manifest.signature.outputs],
+        },
+        "quantitativeAnalysis": {"performanceMetrics": analysis},
+        "properties": criteria,
+    }
+    return card | ({"considerations": {"useCases": [words]}} if words else {})
+
+
+def _dataset(name: str, rows: Mapping[str, Any]) -> dict[str, Any]:
+    facts = [{"name": key, "value": str(rows[key])} for key in ("rows", "sha256") if key in rows]
+    return {"type": "dataset", "name": f"{name} rows", "contents": {"properties": facts}}
+
+
+def _field(field: Field) -> str:
+    return f"{field.name}: {field.dtype.value}"

@@ -73,6 +73,7 @@ class Shipped:
         resources: What one pod asks for.
         image: The name of its image: by digest where the registry knows the pushed image, else
             with a tag of version, bundle and `content_mark`.
+        ml_bom: The bill of materials of the model itself; empty where it was not read.
     """
 
     arm: str
@@ -84,6 +85,7 @@ class Shipped:
     packages: tuple[Package, ...]
     resources: Resources
     image: str
+    ml_bom: str = ""
 
     @property
     def slug(self) -> str:

@@ -296,6 +296,14 @@ def test_the_plots_of_a_version_are_drawn_once_by_another_process(settings, serv
     assert drawn == ["rain/1"]
 
 
+def test_a_version_has_its_compliance_documents_to_download(pages):
+    assert "/models/rain/1/documents/annex-iv?form=html" in pages.get("/models/rain/1").text
+    answer = pages.get("/models/rain/1/documents/article-12?form=markdown")
+    assert answer.headers["content-disposition"].endswith('"rain-1-article-12.md"')
+    assert "**evidence: logs**" in answer.text
+    assert pages.get("/models/rain/1/documents/annex-v").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [

@@ -1,5 +1,6 @@
 from . import folder as folder
 from .bodies import check_body as check_body
+from .claims import Passport as Passport, Requirement as Requirement, missing as missing
 from .diff import (
     Difference as Difference,
     Facts as Facts,
@@ -63,6 +64,13 @@ from .manifest import (
     ProgramEntry as ProgramEntry,
     Statement as Statement,
     Target as Target,
+)
+from .passports import (
+    PASSPORT as PASSPORT,
+    check_claims as check_claims,
+    open_passport as open_passport,
+    sign_passport as sign_passport,
+    valid_passports as valid_passports,
 )
 from .reading import parse as parse, reading as reading, shaped as shaped
 from .signatures import (

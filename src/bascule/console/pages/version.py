@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Path, Query, Request, Response
 
@@ -17,20 +19,28 @@ from bascule.console.site import Crumb, console_of, context_of, page_router, ren
 from bascule.core import BasculeError, Reference
 from bascule.documents import Plot, Section, words
 from bascule.jobs import Task
+from bascule.release.compliance import known_lists
 
 if TYPE_CHECKING:
     from bascule.bundle import Cost, Manifest
+    from bascule.control import SettingsShown
     from bascule.registry import Version
 
 router = page_router(
     {
         "GET /models/{model}/{number}": ("read", "{model}"),
         "GET /models/{model}/{number}/plots": ("read", "{model}"),
+        "GET /models/{model}/{number}/documents/{document}": ("read", "{model}"),
     }
 )
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
+_FORMS = {
+    "html": ("html", "text/html"),
+    "markdown": ("md", "text/markdown"),
+    "json": ("json", "application/json"),
+}
 _NAMES = ("run_name", "run_id", "run", "name", "rev")
 
 
@@ -81,7 +91,7 @@ def one_version(
         known=known, version=version, problem=problem, aliases=aliases, tags=registry.tags(version),
         serves=serves,
         lineage=lineage_of(known, aliases, serves), charts=charts_of(known.said), first=_FIRST,
-        is_alone=len(registry.versions(model)) == 1,
+        documents=_documents(context.parts.shown), is_alone=len(registry.versions(model)) == 1,
     )  # fmt: skip
 
 
@@ -104,6 +114,30 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     except BasculeError as error:
         problem = str(error)
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
+
+
+@router.get("/models/{model}/{number}/documents/{document}")
+def document(
+    request: Request,
+    model: _Name,
+    number: _Number,
+    document: Annotated[str, Path(max_length=128)],
+    form: Literal["html", "markdown", "json"] = "html",
+) -> Response:
+    """A compliance document of a version, as a file."""
+    asked = {"model": f"{model}/{number}", "document": document}
+    task = Task(kind="document", input=asked, title=f"{document} of {model}/{number}")
+    made = context_of(request).jobs().answer(task)[form]
+    ending, kind = _FORMS[form]
+    name = f'attachment; filename="{model}-{number}-{document}.{ending}"'
+    text = json.dumps(made, indent=2) if form == "json" else made
+    return Response(text, media_type=kind, headers={"Content-Disposition": name})
+
+
+def _documents(shown: SettingsShown | None) -> list[str]:
+    """Names of documents: ours, and those of the settings."""
+    lists = shown.sections["documents"]["lists"] if shown else ()
+    return list(known_lists(map(File, lists)))
 
 
 def charts_of(said: Said) -> list[Plot]:

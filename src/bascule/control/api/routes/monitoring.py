@@ -88,6 +88,11 @@ def add_monitoring(
         times = {"since": since.isoformat(), "until": end.isoformat()}
         return Incident(**report("incident", endpoint=check_name(endpoint), **times))
 
+    @serves(app, of_server.DOCUMENT)
+    def document(model: str, number: _Number, document: str) -> dict[str, Any]:
+        """A compliance document from evidence, in every format, and what it lacks."""
+        return report("document", model=f"{check_name(model)}/{number}", document=document)
+
     @serves(app, of_server.REPLAY)
     def replay(wanted: Replay) -> dict[str, Any]:
         """Ask a recorded request again, as `bascule replay --json` does; shows its rows."""

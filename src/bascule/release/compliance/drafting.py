@@ -1,0 +1,205 @@
+"""Facts and answers to a document, with what is missing and who must write it. Pure but for files.
+
+A fact that is not there is missing: no section is left out, and nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bascule.core import Invalid, NotFound
+from bascule.documents import (
+    Block,
+    Document,
+    Quote,
+    Section,
+    Span,
+    Table,
+    Text,
+    section_json,
+    strong,
+)
+
+Facts = Mapping[str, tuple[Block, ...]]
+"""What is known, by name, as blocks of a document."""
+Answers = Mapping[str, Mapping[str, str]]
+"""Texts of people: by document, or `any`, and by section."""
+_LISTS = Path(__file__).parent / "lists"
+_EVERY = "any"
+
+EVIDENCE: Mapping[str, str] = {
+    "in-the-author-s-words": "bascule pack --description TEXT",
+    "lineage": "pack with the training rows (--train) and in a git checkout",
+    "quality": "bascule card MODEL",
+    "gates": "bascule check MODEL",
+    "calibration": "pack with held-out rows and their truth",
+    "fairness": "bascule fairness MODEL --attribute COLUMN",
+    "robustness": "a gate on robust_accuracy: bascule check MODEL",
+    "explanations": "pack with explanations",
+    "privacy": "bascule privacy audit MODEL",
+    "signatures": "bascule sign, bascule passport write",
+    "approvals": "bascule alias MODEL/NUMBER NAME",
+    "endpoints": "bascule deploy MODEL/NUMBER",
+    "rollouts": "bascule deploy MODEL/NUMBER --strategy canary",
+    "logs": "serve it with monitoring.ledger",
+    "gaps": "serve it with monitoring.ledger",
+    "monitoring": "serve it with monitoring.ledger",
+    "performance": "bascule outcomes add",
+    "alerts": "set alerts.watch, or a receiver",
+    "erasures": "bascule erase, when a person asks for it",
+    "private-fields": "set monitoring.private",
+}
+"""How a fact that is missing comes about."""
+
+
+class SectionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One section of a list.
+
+    Attributes:
+        id: Stays the same in all editions: answers name it.
+        title: Its heading.
+        norm: The article that asks for it.
+        facts: The names of facts that prove it; see `gathering`.
+        ask: What a person must write; empty where facts are enough.
+        who: Who must write it.
+    """
+
+    id: str
+    title: str
+    norm: str
+    facts: tuple[str, ...] = ()
+    ask: str = ""
+    who: str = ""
+
+
+class DocumentList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document as a list of sections; `front_matter` is `huggingface` or empty."""
+
+    title: str
+    norm: str
+    sections: tuple[SectionSpec, ...]
+    front_matter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Something that a document lacks: which section, what, who provides it, and how."""
+
+    section: str
+    what: str
+    who: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A document, and what it lacks."""
+
+    document: Document
+    missing: tuple[Missing, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "title": self.document.title,
+            "sections": [section_json(section) for section in self.document.sections],
+            "missing": msgspec.to_builtins(self.missing),
+        }
+
+
+def known_lists(own: Iterable[Path] = ()) -> dict[str, Path]:
+    """The files of lists by the name of their document; a user's own goes before one of ours."""
+    return {file.stem: file for file in (*sorted(_LISTS.glob("*.toml")), *own)}
+
+
+def read_list(name: str, own: Iterable[Path] = ()) -> DocumentList:
+    """Raises `NotFound` for a name without a list, and `Invalid` for a file that is none."""
+    files = known_lists(own)
+    if name not in files:
+        raise NotFound(
+            f"there is no document {name!r}",
+            hint=f"one of {', '.join(files)}; documents.lists of bascule.toml adds others",
+        )
+    spec: DocumentList = _read(files[name], DocumentList)
+    return spec
+
+
+def read_answers(file: Path) -> Answers:
+    """What people wrote; nothing where there is no file yet."""
+    return _read(file, dict[str, dict[str, str]]) if file.exists() else {}
+
+
+def draft(
+    name: str, spec: DocumentList, facts: Facts, answers: Answers, *, about: str, now: datetime
+) -> Drafted:
+    """The document of a list.
+
+    Args:
+        name: Of the document, by which answers are found.
+        spec: Its list.
+        facts: What is known.
+        answers: What people wrote.
+        about: The version.
+        now: The date of the document.
+
+    Raises:
+        Invalid: An answer is for a section that the list does not have.
+    """
+    strange = answers.get(name, {}).keys() - {section.id for section in spec.sections}
+    if strange:
+        raise Invalid(
+            f"the answers of {name} name {min(strange)!r}, which is no section of it",
+            hint=f"one of {', '.join(section.id for section in spec.sections)}",
+        )
+    texts = {**answers.get(_EVERY, {}), **answers.get(name, {})}
+    missing = [lack for section in spec.sections for lack in _missing(section, facts, texts, name)]
+    state = f"{len(missing)} parts are missing" if missing else "no part is missing"
+    lead = Text((f"{spec.norm}. {about}, {now:%Y-%m-%d %H:%M} UTC: ",
+                 Span(state, "bad" if missing else "good"), "."))  # fmt: skip
+    sections = [
+        Section(
+            section.title,
+            (
+                Text((strong(section.norm),)),
+                *(block for fact in section.facts for block in facts.get(fact, ())),
+                *([Quote(texts[section.id], section.who)] if texts.get(section.id) else ()),
+                *_lacks([lack for lack in missing if lack.section == section.id]),
+            ),
+        )
+        for section in spec.sections
+    ]
+    return Drafted(Document(spec.title, tuple(sections), (lead,)), tuple(missing))
+
+
+def _missing(
+    section: SectionSpec, facts: Facts, texts: Mapping[str, str], name: str
+) -> Iterator[Missing]:
+    for fact in section.facts:
+        if not facts.get(fact):
+            how = EVIDENCE.get(fact, f"a statement of the kind {fact}")
+            yield Missing(section.id, f"evidence: {fact}", "operator of the model", how)
+    if section.ask and not texts.get(section.id, "").strip():
+        where = f'[{name}] {section.id} = "..." in the answers'
+        yield Missing(section.id, section.ask, section.who, where)
+
+
+def _lacks(missing: list[Missing]) -> tuple[Block, ...]:
+    rows = tuple((Span(lack.what, "bad"), lack.who, lack.how) for lack in missing)
+    return (Table(("missing", "who", "how"), rows),) if rows else ()
+
+
+def _read(file: Path, kind: Any) -> Any:
+    try:
+        return msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), kind)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise Invalid(f"{file} cannot be read: {problem}", hint="mend that line") from None
+    except msgspec.ValidationError as problem:
+        raise Invalid(
+            f"{file}: {problem}", hint="see docs/how-to/write-compliance-documents.md"
+        ) from None

@@ -1,0 +1,200 @@
+"""The facts of a version for documents: bundle, statements, history, traffic, settings.
+
+A name of a fact is that of a section of the card (`quality`), of a kind of statement (`fairness`),
+or one of those here. Without evidence a fact is absent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from bascule.bundle import Said, lineage_lines, read_manifest, sections
+from bascule.bundle.disk import Manifest, Statement
+from bascule.catalogue import Catalogue, events
+from bascule.core import NotFound
+from bascule.documents import Block, Line, Table, Text, anchor
+from bascule.endpoints import EndpointStore
+from bascule.monitoring.alerts import AlertStore
+from bascule.release.compliance.drafting import Facts
+from bascule.release.passports import claims_of
+from bascule.release.rollouts import RolloutStore
+
+if TYPE_CHECKING:
+    from bascule.monitoring import Ledger
+    from bascule.registry import Registry, Version
+
+_MONITORED = timedelta(days=30)
+_MAX_ROWS = 200
+"""Of a table: the latest."""
+
+
+def gather(
+    registry: Registry,
+    version: Version,
+    *,
+    catalogue: Catalogue,
+    ledger: Ledger,
+    settings: Mapping[str, Mapping[str, Any]],
+    open_bundle: Any,
+    now: datetime,
+) -> tuple[Manifest, Said, Facts]:
+    """What is known of a version.
+
+    Args:
+        registry: Has it.
+        version: The version.
+        catalogue: Has plans, rollouts, alerts and the history of all.
+        ledger: Of the answers.
+        settings: By section and name, without secrets; see `app.shown_settings`.
+        open_bundle: Opens the bundle of a version of the model.
+        now: The time.
+    """
+    manifest = read_manifest(registry.path_to_look_at(version), verify=False)
+    statements = [one for one in registry.statements(version) if one.kind != "gates"]
+    statements += [check.statement for check in registry.checks(version)]
+    said, history = Said.of(statements), registry.history(version.model)
+    claims = claims_of(manifest, statements, history, RolloutStore(catalogue).rollouts(), version)
+    environment = claims["environment"]
+    with catalogue.read() as connection:
+        acts = events.find(connection, subject_name=version.model)
+        erasures = events.find(connection, kinds=("erased", "subject_erased", "forgotten"))
+    facts: dict[str, tuple[Block, ...]] = {
+        **{anchor(section): section.blocks for section in sections(manifest, said)},
+        **_statements(statements),
+        "version": _pairs([
+            ("version", str(version)), ("digest", version.digest),
+            ("pushed", f"{version.pushed_at:%Y-%m-%d %H:%M} UTC by {version.pushed_by}"),
+            *registry.tags(version).items(),
+        ]),
+        "environment": _pairs(environment.get("made_with", {}) | environment["requires"]),
+        "signatures": _records(("at", "by"), claims.get("signatures", ())),
+        "approvals": _records(("at", "alias", "by", "reason"), claims.get("approvals", ())),
+        "rollouts": _records(
+            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ())
+        ),
+        "history": _table(
+            ("when", "what", "by", "why"),
+            [(f"{one.at:%Y-%m-%d %H:%M}", one.sentence, one.by, one.reason) for one in history],
+        ),
+        "acts": _pairs(Counter(event.kind for event in acts).items()),
+        "erasures": _table(("when", "by"), [(f"{one.at:%Y-%m-%d}", one.actor) for one in erasures]),
+        "endpoints": _table(
+            ("endpoint", "answers"),
+            [
+                (one.name, one.answers) for one in EndpointStore(catalogue).endpoints()
+                if str(version) in one.current.plan.versions
+            ],
+        ),
+        "alerts": _table(
+            ("since", "state", "what"),
+            [
+                (f"{one.since:%Y-%m-%d %H:%M}", one.state, one.finding.sentence)
+                for one in AlertStore(catalogue).alerts(resolved=True, model=version.model)
+            ],
+        ),
+        **_traffic(ledger, version, open_bundle, now),
+        **_settings(settings, manifest.name),
+    }  # fmt: skip
+    return manifest, said, {name: blocks for name, blocks in facts.items() if blocks}
+
+
+def _statements(statements: Sequence[Statement]) -> dict[str, tuple[Block, ...]]:
+    """Each kind that the card has no section of, with its values, from the latest."""
+    latest = {one.kind: one.body for one in statements}
+    of_card = ("gates", "trial", "quality", "parity", "cost", "calibration", "provenance",
+               "training", "signature", "passport")  # fmt: skip
+    return {
+        kind: _table(("value", "is"), lineage_lines({"": "", **body, "kind": ""}))
+        for kind, body in latest.items()
+        if kind not in of_card
+    }
+
+
+def _traffic(
+    ledger: Ledger, version: Version, open_bundle: Any, now: datetime
+) -> dict[str, tuple[Block, ...]]:
+    """Logs by day, gaps, and what monitoring says; nothing where nothing was recorded."""
+    from bascule.monitoring.reporting import look_at
+
+    days = ledger.rows_by_day(version.model, str(version.number))
+    if not days:
+        return {}
+    first, last = min(days), max(days)
+    span = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days + 1
+    gaps = ledger.gaps()
+    lost = [(gap.found_at[:16], f"{gap.requests:,} requests {gap.why}") for gap in gaps]
+    facts = {
+        "logs": _pairs([
+            ("first day", first), ("last day", last), ("answers", f"{sum(days.values()):,}"),
+            ("answers a day, most", f"{max(days.values()):,}"),
+        ]),
+        "gaps": _pairs([
+            ("days without an answer", f"{span - len(days)} of {span}"),
+            ("requests answered and not recorded", f"{sum(gap.requests for gap in gaps):,}"),
+            *lost[-_MAX_ROWS:],
+        ]),
+    }  # fmt: skip
+    with suppress(NotFound):
+        overview = look_at(ledger.home, version.model, open_bundle, now=now, since=_MONITORED)
+        facts["monitoring"] = tuple(map(Text, filter(None, repr(overview).splitlines())))
+        if overview.performance is not None:
+            report = repr(overview.performance)
+            facts["performance"] = tuple(map(Text, filter(None, report.splitlines())))
+    return facts
+
+
+def _settings(
+    settings: Mapping[str, Mapping[str, Any]], model: str
+) -> dict[str, tuple[Block, ...]]:
+    monitoring, security = settings["monitoring"], settings["security"]
+    serving, rules = settings["serving"], settings["registry"]
+    private = {
+        name: how for name, how in monitoring["private"].items()
+        if "." not in name or name.startswith(f"{model}.")
+    }  # fmt: skip
+    return {
+        "retention": _pairs([
+            ("days that answers and outcomes are kept", monitoring["retention_days"]),
+            ("space at most, GB", monitoring["max_gb"]),
+            ("share of requests that is kept", monitoring["keep"]),
+            ("what is recorded", monitoring["ledger"]),
+        ]),
+        "private-fields": _pairs(private.items()),
+        "access": _pairs([
+            ("callers need keys", security["callers"]),
+            ("encrypted transport", "yes" if serving["tls_certificate"] else "no, or by a proxy"),
+            ("client certificates", _yes(serving["tls_client_authority"])),
+        ]),
+        "release-rules": _pairs([
+            *(("gate", criterion) for criterion in settings["gates"]["criteria"]),
+            ("gates are required", _yes(rules["require_gates"])),
+            ("keys that must sign", len(security["required_keys"])),
+            *(("claim that is required", claim) for claim in security["required_claims"]),
+            ("rollouts need an approval", _yes(settings["rollouts"]["needs_approval"])),
+        ]),
+    }  # fmt: skip
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _pairs(rows: Iterable[tuple[object, object]] | Mapping[str, object]) -> tuple[Block, ...]:
+    pairs = rows.items() if isinstance(rows, Mapping) else rows
+    return _table(("", ""), [(str(name), str(value)) for name, value in pairs])
+
+
+def _records(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[Block, ...]:
+    return _table(tuple(names), [tuple(str(row[name]) for name in names) for row in rows])
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]]) -> tuple[Block, ...]:
+    if not rows:
+        return ()
+    table = Table(heads, tuple(rows[-_MAX_ROWS:]))
+    left_out = len(rows) - _MAX_ROWS
+    return (table, Text(f"And {left_out:,} earlier ones.")) if left_out > 0 else (table,)

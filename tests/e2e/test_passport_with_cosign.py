@@ -1,0 +1,59 @@
+"""A passport and an ML-BOM, verified by the programs of others: cosign, and CycloneDX's schema."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from tests.scenarios.test_bundle_signatures import write_key
+from typer.testing import CliRunner
+
+from bascule.cli.commands import app
+
+
+def bascule(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def bundle(cancer_bundle, tmp_path):
+    for name in ("ada", "eve"):
+        write_key(tmp_path, name, ec.generate_private_key(ec.SECP256R1()))
+    return shutil.copytree(cancer_bundle, tmp_path / "gb")
+
+
+def cosign(bundle, envelope, key, blob="bundle.json"):
+    words = (
+        "cosign", "verify-blob-attestation", "--key", key, "--insecure-ignore-tlog", "--type",
+        "https://bascule.dev/passport/v1", "--signature", envelope, bundle / blob,
+    )  # fmt: skip
+    done = subprocess.run(
+        [*map(str, words)], capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.stderr
+
+
+def test_cosign_verifies_the_passport_of_every_file_and_of_no_other_bundle(bundle, tmp_path):
+    bascule("passport", "write", bundle, "--key", tmp_path / "ada.pem")
+    envelope = tmp_path / "passport.json"
+    bascule("passport", "show", bundle, "--envelope", envelope)
+    assert "Verified OK" in cosign(bundle, envelope, tmp_path / "ada.pub")
+    assert "Verified OK" in cosign(bundle, envelope, tmp_path / "ada.pub", "programs/onnx.onnx")
+    assert "do not match threshold" in cosign(bundle, envelope, tmp_path / "eve.pub")
+    (bundle / "bundle.json").write_bytes((bundle / "bundle.json").read_bytes() + b" ")
+    assert "no matching subject" in cosign(bundle, envelope, tmp_path / "ada.pub")
+
+
+def test_the_ml_bom_is_valid_and_names_rows_and_metrics(bundle, tmp_path):
+    bom = tmp_path / "ml-bom.cdx.json"
+    bascule("passport", "show", bundle, "--bom", bom)
+    text = bom.read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert '"train rows"' in text
+    assert '"machine-learning-model"' in text

@@ -1,0 +1,259 @@
+"""Passports, as attackers and later evidence meet them; aliases and loads that require claims."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from tests.scenarios.test_bundle_signatures import write_key
+from tests.unit.registry.conftest import T0, write_bundle
+
+from bascule.bundle.disk import (
+    Passport,
+    Requirement,
+    Statement,
+    check_claims,
+    missing,
+    open_passport,
+    read_manifest,
+    read_statements,
+    sign_bundle,
+    sign_passport,
+)
+from bascule.core import Invalid, Untrusted
+from bascule.registry import Registry, open_registry
+from bascule.release import claims_of, write_passport
+from bascule.settings import load_settings
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    for name, curve in (("ada", ec.SECP256R1()), ("eve", ec.SECP521R1())):
+        write_key(folder, name, ec.generate_private_key(curve))
+    write_key(folder, "ed", ed25519.Ed25519PrivateKey.generate())
+    return folder
+
+
+def stated(kind, body, day=0):
+    return Statement(kind, "sha256:" + "0" * 64, (T0 + day * DAY).isoformat(), "ci", body)
+
+
+PARITY = stated("parity", {
+    "program": "onnx", "precision": "float32", "rows": 50, "probes": 0, "max_difference": 1e-7,
+    "label_differences": 0, "ties": 0, "tolerance": 1e-5, "passed": True, "reason": "equal",
+})  # fmt: skip
+PRIVACY = stated("privacy", {"epsilon": 2.5, "delta": 1e-5})
+GATES = stated("gates", {"passed": True, "results": [
+    {"criterion": "roc_auc >= 0.8", "value": 0.91, "passed": True},
+    {"criterion": "equalized_odds_difference[sex] <= 0.1", "value": 0.04, "passed": True},
+]})  # fmt: skip
+
+
+def passport(*statements, day=0, key="ab" * 32, signer="ada", serves="onnx"):
+    manifest = SimpleNamespace(
+        name="late", digest="sha256:00", size_bytes=1, flavor="onnx", task="other",
+        serves=serves, files={}, original=SimpleNamespace(requires={}),
+    )  # fmt: skip
+    return Passport(claims_of(manifest, statements), key, signer, (T0 + day * DAY).isoformat())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_met"),
+    [
+        ("parity", True),
+        ("gates", True),
+        ("privacy", True),
+        ("fairness", False),
+        ("rollouts", False),
+        ("signed by ada", True),
+        ("signed by " + "ab" * 8, True),
+        ("signed by ab", False),
+        ("signed by eve", False),
+        ("epsilon <= 2.5", True),
+        ("epsilon<2.5", False),
+        ("privacy.epsilon <= 3", True),
+        ("robustness.epsilon <= 3", False),
+        ("roc_auc >= 0.91", True),
+        ("roc_auc > 0.91", False),
+        ("equalized_odds_difference[sex] <= 0.1", True),
+        ("equalized_odds_difference[age] <= 0.1", False),
+    ],
+)
+def test_a_requirement_is_met_by_evidence_alone(text, is_met):
+    unmet = missing([passport(PARITY, PRIVACY, GATES)], [Requirement.parse(text)])
+    assert list(unmet) == ([] if is_met else [text])
+
+
+@pytest.mark.parametrize("text", ["", "Parity", "epsilon <= nan", "signed by", "a = 3", "x <= 1 y"])
+def test_what_is_no_claim_is_refused(text):
+    with pytest.raises(Invalid, match="is no claim"):
+        Requirement.parse(text)
+
+
+def test_a_later_failure_counts_and_a_later_silence_does_not():
+    failed = stated("gates", {"passed": False, "results": []}, day=1)
+    gates = [Requirement.parse("gates")]
+    older, silent = passport(GATES), passport(PARITY, day=1)
+    assert missing([older, silent], gates) == {}
+    assert "says the contrary" in missing([passport(failed, day=1), older], gates)["gates"]
+
+
+def test_of_two_values_equally_deep_each_must_meet_the_limit():
+    twice = stated("audit", {"epsilon": 9.0})
+    assert missing([passport(PRIVACY, twice)], [Requirement.parse("epsilon <= 3")])
+
+
+def test_an_original_that_is_served_equals_itself_and_an_unmeasured_program_does_not():
+    assert "parity" in passport(serves="original").predicate
+    assert "parity" not in passport(serves="llvm").predicate
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_bundle(tmp_path / "late")
+
+
+def envelope(folder, keys, name="ada", **claims):
+    dated = {"issued_at": T0.isoformat(), "expires_at": None, "gates": {"passed": True}, **claims}
+    return sign_passport(read_manifest(folder), dated, keys / f"{name}.pem")
+
+
+def refusal(body, folder, keys, *, now=T0, name="ada"):
+    digest = read_manifest(folder).digest
+    with pytest.raises(Untrusted) as caught:
+        open_passport(body, digest, [keys / f"{name}.pub"], now=now)
+    return caught.value.message
+
+
+def test_a_passport_says_what_was_signed_on_every_curve(folder, keys):
+    for name in ("ada", "eve"):
+        body, digest = envelope(folder, keys, name), read_manifest(folder).digest
+        opened = open_passport(body, digest, [keys / "ada.pub", keys / "eve.pub"], now=T0)
+        assert (opened.signer, opened.predicate["gates"]) == (name, {"passed": True})
+
+
+def test_attacks_on_a_passport_are_refused(folder, keys, tmp_path):
+    body = envelope(folder, keys)
+    assert "none of the keys" in refusal(body, folder, keys, name="eve")  # a key taken off the list
+    payload = json.loads(base64.b64decode(body["payload"]))
+    payload["predicate"]["gates"]["passed"] = "yes"
+    forged = base64.b64encode(json.dumps(payload).encode()).decode()
+    assert "none of the keys" in refusal({**body, "payload": forged}, folder, keys)
+    assert "none of the keys" in refusal({**body, "payloadType": "text"}, folder, keys)
+    assert "none of the keys" in refusal({**body, "signatures": []}, folder, keys)
+    assert "no DSSE envelope" in refusal({"payload": "?"}, folder, keys)
+    other = write_bundle(tmp_path / "other", content=b"two")
+    assert "another bundle" in refusal(body, other, keys)
+
+
+def test_a_passport_holds_until_it_expires_and_not_before_it_is_issued(folder, keys):
+    body = envelope(folder, keys, expires_at=(T0 + DAY).isoformat())
+    digest = read_manifest(folder).digest
+    assert open_passport(body, digest, [keys / "ada.pub"], now=T0 + DAY - timedelta(seconds=1))
+    assert "expired" in refusal(body, folder, keys, now=T0 + DAY)
+    assert open_passport(body, digest, [keys / "ada.pub"], now=T0 - timedelta(minutes=5))
+    assert "future" in refusal(body, folder, keys, now=T0 - timedelta(minutes=6))
+
+
+def test_a_key_that_cannot_sign_is_refused(folder, keys):
+    with pytest.raises(Invalid, match="on no elliptic curve"):
+        envelope(folder, keys, "ed")
+
+
+def strict(registry, keys, *claims, now=T0):
+    return Registry(
+        registry._records, registry._objects, required_keys=[keys / "ada.pub"],
+        required_claims=claims, clock=lambda: now,
+    )  # fmt: skip
+
+
+def test_no_alias_and_no_load_without_the_claims_and_both_with_them(home, folder, keys):
+    sign_bundle(folder, keys / "ada.pem", now=T0, by="ada")
+    registry = open_registry(home)
+    version = registry.push(folder, by="ada")
+    needing = strict(registry, keys, "gates", "signed by ada")
+    for refused in (
+        lambda: needing.set_alias("late", "champion", 1, by="ada"),
+        lambda: needing.path(version),
+        lambda: needing.check_may_serve(version, "late", is_return=True),
+    ):
+        with pytest.raises(Untrusted, match=r"late/1 may not be used: 'gates' is required") as told:
+            refused()
+        assert "bascule passport write late/1" in told.value.hint
+    registry.add_statement(version, "gates", GATES.body, at=T0, by="ci")
+    claims = claims_of(read_manifest(folder), registry.statements(version))
+    write_passport(
+        registry.path(version), claims, keys / "ada.pem", registry=registry, version=version,
+        expires=DAY, now=T0, by="ada",
+    )  # fmt: skip
+    assert needing.set_alias("late", "champion", 1, by="ada").to_number == 1
+    assert needing.path(version)
+    with pytest.raises(Untrusted, match="expired"):  # at each use, though it was good before
+        strict(registry, keys, "gates", now=T0 + DAY).path(version)
+
+
+def test_a_passport_goes_with_its_bundle_into_another_registry(home, folder, keys, tmp_path):
+    sign_bundle(folder, keys / "ada.pem", now=T0, by="ada")
+    claims = claims_of(read_manifest(folder), [PARITY])
+    write_passport(folder, claims, keys / "ada.pem", now=T0, by="ada")
+    first = open_registry(home)
+    first.export(first.push(folder, by="ada"), tmp_path / "late.tar")
+    second = open_registry(tmp_path / "second")
+    version = second.import_archive(tmp_path / "late.tar", by="ada")
+    assert strict(second, keys, "parity").path(version)
+
+
+def test_a_folder_needs_its_passport_beside_it(folder, keys):
+    def check():
+        check_claims(
+            read_statements(folder), read_manifest(folder).digest, [keys / "ada.pub"], ["parity"],
+            about="late", now=T0,
+        )  # fmt: skip
+
+    with pytest.raises(Untrusted, match="'parity' is required"):
+        check()
+    write_passport(
+        folder, claims_of(read_manifest(folder), [PARITY]), keys / "ada.pem", now=T0, by="ada"
+    )
+    check()
+
+
+def test_later_moves_and_verdicts_are_in_the_next_passport(home, folder):
+    registry = open_registry(home)
+    version = registry.push(folder, by="ada")
+    registry.set_alias("late", "champion", 1, by="bo", reason="reviewed")
+    ended = SimpleNamespace(
+        ended_at=T0, state="promoted", latest=None,
+        rollout=SimpleNamespace(id="r1", endpoint="late", candidate="late/1"),
+    )  # fmt: skip
+    other = replace(version, number=2)
+    history = registry.history("late")
+    claims = claims_of(read_manifest(folder), (), history, [ended], version)
+    assert [(one["alias"], one["by"]) for one in claims["approvals"]] == [("champion", "bo")]
+    assert claims["rollouts"][0]["passed"]
+    assert (
+        claims_of(read_manifest(folder), (), history, [ended], other)
+        .keys()
+        .isdisjoint(("approvals", "rollouts"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("security", "problem"),
+    [
+        ('required_claims = ["parity"]', "no key is required"),
+        ('required_keys = ["k.pub"]\nrequired_claims = ["no claim"]', "required_claims"),
+    ],
+)
+def test_settings_that_could_never_be_met_are_refused(tmp_path, security, problem):
+    (tmp_path / "bascule.toml").write_text(f"[security]\n{security}\n")
+    with pytest.raises(Invalid, match=problem):
+        load_settings(tmp_path, environ={})
