@@ -76,7 +76,10 @@ class OpensExplainer(Protocol):
         """
 
 
-EXPLAINERS: dict[str, str] = {}
+EXPLAINERS: dict[str, str] = {
+    "trees": "bascule.bundle.explaining.trees:TreeExplainer",
+    "linear": "bascule.bundle.explaining.linear:LinearExplainer",
+}
 """The class of each method, by its name: `module:Class`, an `OpensExplainer`."""
 
 

@@ -25,7 +25,10 @@ from bascule.core import BasculeError, Columns, Field, Program, Unconvertible, l
 from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.statements import parity
 
-MAKERS: dict[str, str] = {}
+MAKERS: dict[str, str] = {
+    "trees": "bascule.packing.explaining.trees:make",
+    "linear": "bascule.packing.explaining.linear:make",
+}
 """What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
 
 _TIMED_ROWS = 512
