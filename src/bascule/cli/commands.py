@@ -56,6 +56,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "fairness", ("fairness",)),
     ("Trust", "passports", ("passport",)),
     ("Trust", "documents", ("document",)),
+    ("Trust", "explaining", ("explain",)),
     ("Trust", "keys", ("keys",)),
     ("Trust", "reviews", ("review",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),

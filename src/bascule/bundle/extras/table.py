@@ -13,6 +13,7 @@ from bascule.core import Columns, Invalid, load_named
 EXTRAS: dict[str, str] = {
     "confidence": "bascule.bundle.extras.confidence:Confidence",
     "outlier": "bascule.bundle.extras.outlier:Outlier",
+    "explain": "bascule.bundle.extras.explain:Explain",
 }
 """The class of each extra output, by its name."""
 
