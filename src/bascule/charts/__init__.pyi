@@ -3,9 +3,11 @@ from .figures import (
     Series as Series,
     histogram as histogram,
     lines as lines,
+    ranked as ranked,
     roc as roc,
     sparkline as sparkline,
     then_and_now as then_and_now,
+    waterfall as waterfall,
     within as within,
 )
 from .flows import (
