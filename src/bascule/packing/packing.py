@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from bascule.bundle import (
     take,
 )
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
+from bascule.bundle.explaining import EXPLAINING_KIND
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import CALIBRATION_KIND, TRAINING_KIND, Cost, Parity
@@ -46,6 +48,7 @@ from bascule.core import (
     writing,
 )
 from bascule.documents import progress_line
+from bascule.packing import explaining
 from bascule.packing.compilers import take_apart
 from bascule.packing.flavors import flavor_of
 from bascule.packing.given import check_answers, check_model, check_rows, check_tolerance
@@ -93,6 +96,7 @@ def pack(
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     allow_non_finite: bool = False,
+    explain: bool | int = True,
     measure: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -129,6 +133,9 @@ def pack(
         serve_original: Whether to serve the original, slower, where the model cannot be compiled.
         allow_non_finite: Whether NaN and infinite numbers are answers of this model. Servers count
             them as failures otherwise, and a model that gives them to its own rows is refused.
+        explain: Whether the bundle can explain its answers. With True, what is not known of a row
+            follows the method: in trees, the shares of the training rows. With a number, it follows
+            so many training rows, the background (interventional Shapley values).
         measure: Whether to time the programs and the original and measure memory. False leaves out
             the cost statement, and the bundle answers with its first program.
         overwrite: Whether to replace a bundle that is at `to`.
@@ -157,6 +164,7 @@ def pack(
         baseline=baseline,
         serve_original=serve_original,
         allow_non_finite=allow_non_finite,
+        explain=explain,
         description=description,
         parameters=_json_values(parameters, "parameters"),
         metrics=_json_values(metrics, "metrics"),
@@ -186,6 +194,8 @@ def _fill(
         said.append(("cost", measured.to_json()))
     said.append(("provenance", _provenance(sealed, request)))
     said.append((CALIBRATION_KIND, sealed.calibration))
+    if sealed.explaining:
+        said.append((EXPLAINING_KIND, dict(sealed.explaining)))
     if subject.train is not None:
         said.append((TRAINING_KIND, training.describe(subject.train, subject.signature)))
     now, by = datetime.now(UTC), author or user_name()
@@ -220,6 +230,7 @@ class Request:
     serve_original: bool
     allow_non_finite: bool = False
     is_rebuilt: bool = False
+    explain: bool | int = True
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -238,6 +249,7 @@ class _Sealed:
         choice: What is served.
         own: The rows that it was calibrated on, where they were of their own.
         calibration: The body of the `calibration` statement.
+        explaining: The body of the `explaining` statement; empty where none was asked for.
     """
 
     manifest: Manifest
@@ -245,6 +257,7 @@ class _Sealed:
     choice: _Choice
     own: Rows | None
     calibration: dict[str, Any]
+    explaining: Mapping[str, Any]
 
 
 def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
@@ -259,8 +272,8 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     if not request.is_rebuilt:
         check_rows(subject, own)
     kept = _kept(subject, request)
-    # Each candidate is compiled once, when the first of the two asks for it.
-    made, again = itertools.tee(_compilations(flavor, model, subject))
+    # Each candidate is compiled once, when the first of the three asks for it.
+    made, again, third = itertools.tee(_compilations(flavor, model, subject), 3)
     choice = _choose(made, subject, _rows_to_compare(subject), request)
     choice = _with_others(again, subject, choice, request)
     answers = calibrating.Answers(choice.program)
@@ -272,9 +285,31 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     if request.baseline:
         told, baseline = profiling.profile(answers, subject)
     request.tell(told)
-    files = {**kept, **held_out.files, **baseline}
+    explained = _explained(lambda: copy.copy(third), subject, choice, request)
+    request.tell(explained.told)
+    files = {**kept, **held_out.files, **baseline, **explained.files}
     manifest = _write(draft, flavor, subject, choice, files, request)
-    return _Sealed(manifest, subject, choice, own, held_out.statement())
+    return _Sealed(manifest, subject, choice, own, held_out.statement(), explained.statement)
+
+
+def _explained(
+    compilations: Callable[[], Iterator[Compilation]],
+    subject: ImportedModel,
+    choice: _Choice,
+    request: Request,
+) -> explaining.Explained:
+    if request.explain is False:
+        return explaining.Explained("no explanations, as asked")
+    made = choice.compilation
+    sources = explaining.Sources(
+        subject=subject,
+        compilations=compilations,
+        program=choice.program,
+        outputs=subject.signature.outputs if made is None else made.outputs,
+        background=0 if request.explain is True else request.explain,
+        tolerance=request.tolerance,
+    )
+    return explaining.explain(sources)
 
 
 def _compilations(flavor: Flavor, model: Any, subject: ImportedModel) -> Iterator[Compilation]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from bascule.bundle import Bundle, conform, disk, load, read_truth
 from bascule.bundle.disk import TRUTHS, Difference, Facts, differences
+from bascule.bundle.explaining import read_explanation
 from bascule.bundle.originals import Frame
 from bascule.core import Columns, Invalid, Scratch
 from bascule.packing.flavors import reopener
@@ -136,9 +137,15 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
         baseline=disk.BASELINE in manifest.files,
         serve_original=manifest.serves == disk.ORIGINAL,
         allow_non_finite=manifest.allows_non_finite,
+        explain=_explain(bundle),
         is_rebuilt=True,
         tell=tell,
     )
+
+
+def _explain(bundle: Bundle) -> bool | int:
+    explanation = read_explanation(bundle.path, bundle.manifest)
+    return explanation is not None and (explanation.background_rows or True)
 
 
 def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> InputRows:

@@ -1,0 +1,14 @@
+from .explainer import (
+    EXPLAINERS as EXPLAINERS,
+    EXPLAINING_KIND as EXPLAINING_KIND,
+    Arrays as Arrays,
+    Explainer as Explainer,
+    Explanation as Explanation,
+    Measured as Measured,
+    OpensProgram as OpensProgram,
+    measured_of as measured_of,
+    open_explainer as open_explainer,
+    read_explanation as read_explanation,
+    to_files as to_files,
+)
+from .links import LINKS as LINKS, Link as Link, differences as differences

@@ -1,0 +1,8 @@
+from .making import (
+    MAKERS as MAKERS,
+    Explained as Explained,
+    Made as Made,
+    Sources as Sources,
+    explain as explain,
+    link_of as link_of,
+)
