@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-MAX_COALITIONS = 512
+MAX_COALITIONS = 256
 """For one row, where so many are enough for `MIN_PAIRS`."""
 MIN_PAIRS = 8
 """Pairs of permutations: the error is estimated from how much they differ from one another."""
@@ -58,6 +58,13 @@ class Coalitions:
     def is_exact(self) -> bool:
         """Whether every coalition is asked."""
         return self.pairs == 0 or (self.pairs is None and 2**self.players <= self.most)
+
+    @property
+    def pairs_used(self) -> int:
+        """Of permutations; 0 where every coalition is asked."""
+        if self.is_exact:
+            return 0
+        return self.pairs or max(MIN_PAIRS, self.most // (2 * self.players - 2))
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -101,9 +108,8 @@ class Coalitions:
 
         Shapes (coalitions, players), (pairs, 2, players + 1) and (pairs, players).
         """
-        pairs = self.pairs or max(MIN_PAIRS, self.most // (2 * max(1, self.players - 1)))
         generator = np.random.default_rng(0)
-        orders = np.array([generator.permutation(self.players) for _ in range(pairs)])
+        orders = np.array([generator.permutation(self.players) for _ in range(self.pairs_used)])
         ranks = np.argsort(orders, axis=1)
         taken = np.arange(self.players + 1)[:, None]
         forward, backward = ranks[:, None] < taken, (self.players - 1 - ranks)[:, None] < taken

@@ -11,4 +11,6 @@ from .explainer import (
     read_explanation as read_explanation,
     to_files as to_files,
 )
+from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
 from .links import LINKS as LINKS, Link as Link, differences as differences
+from .sampling import Game as Game, user_columns as user_columns, write_rows as write_rows

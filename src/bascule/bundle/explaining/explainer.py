@@ -76,7 +76,10 @@ class OpensExplainer(Protocol):
         """
 
 
-EXPLAINERS: dict[str, str] = {}
+EXPLAINERS: dict[str, str] = {
+    "gradients": "bascule.bundle.explaining.gradients:IntegratedGradients",
+    "sampling": "bascule.bundle.explaining.sampling:Sampled",
+}
 """The class of each method, by its name: `module:Class`, an `OpensExplainer`."""
 
 

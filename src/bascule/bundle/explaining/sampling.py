@@ -9,21 +9,17 @@ which coalitions are asked, and how exact that is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import disk
-from bascule.bundle.programs import open_kind
 from bascule.bundle.tables import for_program, take
 from bascule.core import Columns, Field, Program, Signature, Untrusted
 from bascule.stats import Coalitions, ShapleyEstimate
 
 if TYPE_CHECKING:
-    from bascule.bundle.disk import Manifest
-    from bascule.bundle.explaining.explainer import Arrays, Explanation
+    from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
 
 Floats = NDArray[np.float64]
 
@@ -45,20 +41,14 @@ def user_columns(signature: Signature) -> tuple[str, ...]:
 
 
 class Sampled:
-    """See `Explainer`. Opens the compiled program of the bundle once more, for itself."""
+    """See `Explainer`."""
 
-    def __init__(
-        self, explanation: Explanation, arrays: Arrays, path: Path, manifest: Manifest
-    ) -> None:
-        entry = manifest.served
-        if entry is None or entry.features is not None:
-            raise Untrusted("explanations by sampling need a compiled program")
-        data = disk.read_file(path, manifest, entry.file)
-        program = open_kind(entry, data, outputs=manifest.signature.outputs)
-        background = read_rows(arrays, manifest.signature.inputs)
+    def __init__(self, explanation: Explanation, arrays: Arrays, program: OpensProgram) -> None:
+        opened = program()
+        background = read_rows(arrays, opened.inputs)
         coalitions = Coalitions(len(explanation.columns), pairs=explanation.settings["pairs"])
         self.columns, self.outputs = explanation.columns, explanation.outputs
-        self._game = Game(program, explanation.answer, background, coalitions)
+        self._game = Game(opened, explanation.answer, background, coalitions)
         self.base: Floats = self._game.base
 
     def attributions(self, inputs: Columns) -> Floats:

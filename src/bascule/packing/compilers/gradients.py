@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bascule.bundle.explaining import ANSWERS, GRADIENTS
 from bascule.core import Field, Unconvertible
 from bascule.packing.compilers.torch import ROWS, gist, quietly, to_onnx
 
-GRADIENTS = "gradients"
 
-
-def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> bytes:
-    """A graph from one input to the gradients of an output by it.
+def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> tuple[bytes, int]:
+    """A graph from one input to an output, and the gradients of the output by the input.
 
     Args:
         module: Answers a dict of tensors, and takes one tensor by the name of `field`.
@@ -26,7 +25,8 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> bytes:
         output: Which of the answers, with one axis or two.
 
     Returns:
-        ONNX with the one output `gradients`, of shape (rows, columns, numbers of the output).
+        ONNX with the outputs `gradients`, of shape (rows, columns, numbers), and `answers`, of
+        shape (rows, numbers); and how many numbers the output has.
 
     Raises:
         Unconvertible: PyTorch cannot follow the gradient, or ONNX has no form for a step of it.
@@ -40,11 +40,12 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> bytes:
 
     def gradients(given: Any) -> Any:
         point = given.detach().requires_grad_(True)
-        totals = answers(point).sum(dim=0)
+        answer = answers(point)
         by_output = [
-            torch.autograd.grad(total, point, retain_graph=True)[0] for total in totals.unbind()
+            torch.autograd.grad(total, point, retain_graph=True)[0]
+            for total in answer.sum(dim=0).unbind()
         ]
-        return torch.stack(by_output, dim=2)
+        return torch.stack(by_output, dim=2), answer.detach()
 
     try:
         few = rows[torch.arange(ROWS) % len(rows)]
@@ -62,8 +63,8 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> bytes:
                 )
     except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(f"PyTorch cannot follow the gradient: {gist(problem)}") from problem
-    answer = Field(GRADIENTS, field.dtype, (*field.shape, numbers))
-    return to_onnx(exported, (field,), (answer,))
+    made = Field(GRADIENTS, field.dtype, (*field.shape, numbers))
+    return to_onnx(exported, (field,), (made, Field(ANSWERS, field.dtype, (numbers,)))), numbers
 
 
 def _table() -> dict[Any, Any]:
