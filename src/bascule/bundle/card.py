@@ -24,6 +24,7 @@ from bascule.bundle.disk import (
     Manifest,
     Statement,
 )
+from bascule.bundle.explaining import IMPORTANCE_KIND, Importances
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.charts import within
@@ -63,6 +64,7 @@ class Said:
         quality: Metrics on held-out rows, overall and by slice.
         gates: The last verdict.
         calibration: What prediction sets and intervals are made with.
+        importances: What each column adds to answers, over many rows; None if not measured.
         by: Who packed it.
         at: When.
     """
@@ -74,6 +76,7 @@ class Said:
     quality: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    importances: Importances | None = None
     by: str = ""
     at: str = ""
 
@@ -93,6 +96,11 @@ class Said:
             quality=bodies.get("quality", {}),
             gates=bodies.get("gates", {}),
             calibration=bodies.get("calibration", {}),
+            importances=(
+                Importances.from_json(bodies[IMPORTANCE_KIND])
+                if IMPORTANCE_KIND in bodies
+                else None
+            ),
             by=origin.by if origin else "",
             at=origin.at if origin else "",
         )
@@ -111,6 +119,7 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Limits", _limits(manifest, said)),
         Section("Parity", _parity(manifest, said)),
         Section("Calibration", _calibration(said)),
+        Section("Explanations", _explanations(said)),
         Section("Cost", _cost(said)),
         Section("Lineage", _lineage(manifest, said)),
     )
@@ -426,6 +435,26 @@ def parity_plot(parities: Mapping[str, Parity]) -> Plot:
 def _calibration(said: Said) -> tuple[Block, ...]:
     told = said.calibration.get("told")
     return (Text(_sentence(told)),) if told else ()
+
+
+def _explanations(said: Said) -> tuple[Block, ...]:
+    measured = said.importances
+    if measured is None:
+        return ()
+    unit = "log-odds or another margin" if measured.unit == "margin" else measured.unit
+    shown = measured.importances[:_MAX_SHOWN]
+    rows = tuple((name, _number(value)) for name, value in shown)
+    blocks: list[Block] = [
+        Text(
+            f"The mean size of what each column adds to an answer, in {unit}, over "
+            f"{measured.rows:,} {measured.source} rows: {measured.method}. Importance is what the "
+            "model uses, not what causes the outcome."
+        ),
+        Table(("column", "mean |attribution|"), rows, ("mean |attribution|",)),
+    ]
+    if len(measured.importances) > _MAX_SHOWN:
+        blocks.append(Text(f"And {len(measured.importances) - _MAX_SHOWN} more columns."))
+    return tuple(blocks)
 
 
 def _cost(said: Said) -> tuple[Block, ...]:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import OUTLIERS
+from bascule.bundle.explaining import IMPORTANCE_KIND, Dependence, Importances
 from bascule.bundle.statements import in_batches
 from bascule.bundle.tables import for_program, take
-from bascule.charts import Chart, grid, histogram, roc
+from bascule.charts import SIZE, Chart, Series, Svg, grid, histogram, lines, ranked, roc
 from bascule.documents import Plot
 from bascule.stats import ColumnProfile
 
@@ -41,7 +42,38 @@ def plots(bundle: Bundle) -> tuple[Plot, ...]:
     The first 20,000 held-out rows are predicted, by the program that serves requests here.
     """
     quality = (replace(plot, section="Quality") for plot in _of_quality(bundle))
-    return (*quality, *_of_inputs(bundle))
+    said = bundle.statements(IMPORTANCE_KIND)
+    explained = of_importances(Importances.from_json(said[-1].body)) if said else ()
+    return (*quality, *_of_inputs(bundle), *explained)
+
+
+def of_importances(measured: Importances) -> Iterator[Plot]:
+    """What the model depends on: columns in the order of importance, then each by its values."""
+    rows = f"{measured.rows:,} {measured.source} rows"
+    shown = measured.importances[:_INPUT_BINS]
+    svg = ranked(shown, f"Importance of {', '.join(name for name, _ in shown)}")
+    caption = f"Mean size of attributions over {rows}."
+    yield Plot("Importances", caption, svg, "Explanations")
+    for name, dependence in measured.dependence.items():
+        if (drawn := _dependence(name, dependence)) is not None:
+            what = ", ".join(dependence.answers)
+            caption = (
+                f"Partial dependence: the mean answer ({what}) of {measured.dependence_rows:,} "
+                f"rows when all have this value. Rows that cannot exist are among them."
+            )
+            yield Plot(name, caption, drawn, "Explanations")
+
+
+def _dependence(name: str, dependence: Dependence) -> Svg | None:
+    numbers = [value for value in dependence.values if not isinstance(value, str)]
+    names = () if numbers else [str(value)[:8] for value in dependence.values]
+    across = numbers or [float(place) for place in range(len(names))]
+    series = [
+        Series(list(zip(across, answers, strict=True)), f"line c{place % 6}")
+        for place, answers in enumerate(dependence.answers.values())
+    ]
+    alt = f"Partial dependence of the answer on {name}"
+    return lines(series, (name, "mean answer"), alt, size=SIZE, x_names=names)
 
 
 def _of_quality(bundle: Bundle) -> Iterator[Plot]:

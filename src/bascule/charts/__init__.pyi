@@ -17,4 +17,4 @@ from .flows import (
     shares as shares,
     split as split,
 )
-from .frame import Chart as Chart, Svg as Svg, grid as grid
+from .frame import SIZE as SIZE, Chart as Chart, Svg as Svg, grid as grid

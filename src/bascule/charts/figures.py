@@ -185,9 +185,7 @@ def within(rows: Sequence[tuple[str, float, float]], alt: str) -> Svg:
     )  # fmt: skip
 
 
-def waterfall(
-    base: float, steps: Sequence[tuple[str, float]], alt: str, *, most: int = 10
-) -> Svg:
+def waterfall(base: float, steps: Sequence[tuple[str, float]], alt: str, *, most: int = 10) -> Svg:
     """How contributions lead from a base to an answer, the largest first.
 
     Args:

@@ -100,7 +100,7 @@ class Coalitions:
         share = np.array([1.0 / comb(self.players - 1, k) for k in range(self.players)])
         share /= self.players
         joined, left = share[np.maximum(size - 1, 0)], -share[np.minimum(size, self.players - 1)]
-        return np.where(self.masks.T, joined, left)
+        return np.asarray(np.where(self.masks.T, joined, left), np.float64)
 
     @cached_property
     def _walks(self) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
@@ -114,7 +114,5 @@ class Coalitions:
         taken = np.arange(self.players + 1)[:, None]
         forward, backward = ranks[:, None] < taken, (self.players - 1 - ranks)[:, None] < taken
         walks = np.stack([forward, backward], axis=1)
-        masks, places = np.unique(
-            walks.reshape(-1, self.players), axis=0, return_inverse=True
-        )
+        masks, places = np.unique(walks.reshape(-1, self.players), axis=0, return_inverse=True)
         return masks, places.reshape(walks.shape[:3]), orders

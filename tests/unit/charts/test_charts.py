@@ -94,5 +94,5 @@ def test_the_bands_of_a_plan_are_as_wide_as_its_shares():
 
 def test_a_waterfall_ends_at_the_sum_and_adds_up_what_it_does_not_draw():
     svg = waterfall(1.0, [("small", 0.25), ("large", -2.0), ("b", 0.5), ("c", 0.25)], "w", most=2)
-    said = [text for text in re.findall(r">([^<>]+)</text>", svg)]
+    said = re.findall(r">([^<>]+)</text>", svg)
     assert said == ["base", "1", "large", "-2", "b", "+0.5", "2 others", "+0.5", "answer", "0"]

@@ -1,3 +1,4 @@
+from .columns import ColumnPlace as ColumnPlace, column_places as column_places
 from .explainer import (
     EXPLAINERS as EXPLAINERS,
     EXPLAINING_KIND as EXPLAINING_KIND,
@@ -12,5 +13,11 @@ from .explainer import (
     to_files as to_files,
 )
 from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
+from .importances import (
+    IMPORTANCE_KIND as IMPORTANCE_KIND,
+    Dependence as Dependence,
+    Importances as Importances,
+    by_column as by_column,
+)
 from .links import LINKS as LINKS, Link as Link, differences as differences
-from .sampling import Game as Game, user_columns as user_columns, write_rows as write_rows
+from .sampling import Game as Game, write_rows as write_rows

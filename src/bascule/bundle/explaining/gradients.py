@@ -32,9 +32,7 @@ _MAX_ROWS = 8_192
 class IntegratedGradients:
     """See `Explainer`."""
 
-    def __init__(
-        self, explanation: Explanation, arrays: Arrays, _program: OpensProgram
-    ) -> None:
+    def __init__(self, explanation: Explanation, arrays: Arrays, _program: OpensProgram) -> None:
         entry = explanation.features
         if entry is None or len(entry.inputs) != 1 or entry.kind != "onnx":
             raise Untrusted("integrated gradients need the graph of the gradients of one input")

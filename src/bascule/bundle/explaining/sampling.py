@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, take
-from bascule.core import Columns, Field, Program, Signature, Untrusted
+from bascule.core import Columns, Field, Program, Untrusted
 from bascule.stats import Coalitions, ShapleyEstimate
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ METHOD = "sampling"
 MAX_PLAYERS = 500
 _MAX_CELLS = 4_000_000
 """Values of composed rows in one run of the program: 32 MB of numbers."""
-
-
-def user_columns(signature: Signature) -> tuple[str, ...]:
-    """What the columns of a tabular model are called; empty where it takes other arrays."""
-    first = signature.inputs[0]
-    if signature.is_matrix and first.shape[0] > 0:
-        plain = tuple(f"{first.name}.{place}" for place in range(first.shape[0]))
-        return tuple(signature.columns) or plain
-    if any(field.shape for field in signature.inputs):
-        return ()
-    return tuple(field.name for field in signature.inputs)
 
 
 class Sampled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bascule.bundle.disk import ProgramEntry
-from bascule.bundle.explaining import Explanation, user_columns
+from bascule.bundle.explaining import Explanation, column_places
 from bascule.bundle.originals import aten
 from bascule.core import Unconvertible
 from bascule.packing.compilers import gradient_graph
@@ -37,9 +37,10 @@ def make(sources: Sources) -> Made:
     outputs = names_of(answer, subject.classes)
     if len(outputs) != numbers:
         raise Unconvertible(f"the output {answer.name} is no vector")
+    columns = tuple(place.name for place in column_places(signature))
     explanation = Explanation(
-        method="gradients", link="identity", answer=answer.name, columns=user_columns(signature),
-        outputs=outputs, tolerance=max(_TOLERANCE, sources.tolerance),
+        method="gradients", link="identity", answer=answer.name, columns=columns, outputs=outputs,
+        tolerance=max(_TOLERANCE, sources.tolerance),
         about="integrated gradients from the mean training row",
         features=ProgramEntry(
             name="gradients", kind="onnx", file="gradients.onnx", inputs=(field,),

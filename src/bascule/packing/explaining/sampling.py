@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bascule.bundle import for_program, take
-from bascule.bundle.explaining import Explanation, Game, user_columns, write_rows
+from bascule.bundle.explaining import Explanation, Game, column_places, write_rows
 from bascule.bundle.explaining.sampling import MAX_PLAYERS, METHOD
 from bascule.core import Columns, Field, Unconvertible
 from bascule.packing.explaining.making import Made, Sources
@@ -24,7 +24,7 @@ _ROWS = 8
 def make(sources: Sources) -> Made:
     """See `Maker`: for a tabular model that is compiled, with training rows."""
     subject = sources.subject
-    columns = user_columns(subject.signature)
+    columns = tuple(place.name for place in column_places(subject.signature))
     if not columns or len(columns) > MAX_PLAYERS:
         raise Unconvertible(f"the model does not take 1 to {MAX_PLAYERS} columns")
     if subject.train is None or not len(subject.train):
@@ -60,7 +60,9 @@ def answer_of(outputs: tuple[Field, ...]) -> Field:
     return next((field for field in fixed if field.name == "probabilities"), fixed[0])
 
 
-def names_of(answer: Field, classes: tuple[str | int | float | bool, ...] | None) -> tuple[str, ...]:
+def names_of(
+    answer: Field, classes: tuple[str | int | float | bool, ...] | None
+) -> tuple[str, ...]:
     """What the numbers of the answer are called: by their classes, by their places, or as it."""
     width = answer.shape[0] if answer.shape else 1
     if classes and answer.name == "probabilities" and len(classes) == width:
