@@ -24,6 +24,7 @@ from bascule.bundle.disk import (
     Manifest,
     Statement,
 )
+from bascule.bundle.explaining import IMPORTANCE_KIND
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.charts import within
@@ -64,6 +65,7 @@ class Said:
         fairness: Rates by group of protected attributes.
         gates: The last verdict.
         calibration: What prediction sets and intervals are made with.
+        importances: What each column adds to answers, over many rows.
         by: Who packed it.
         at: When.
     """
@@ -76,6 +78,7 @@ class Said:
     fairness: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    importances: Mapping[str, Any] = field(default_factory=dict)
     by: str = ""
     at: str = ""
 
@@ -96,6 +99,7 @@ class Said:
             fairness=bodies.get("fairness", {}),
             gates=bodies.get("gates", {}),
             calibration=bodies.get("calibration", {}),
+            importances=bodies.get(IMPORTANCE_KIND, {}),
             by=origin.by if origin else "",
             at=origin.at if origin else "",
         )
@@ -115,6 +119,7 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Limits", _limits(manifest, said)),
         Section("Parity", _parity(manifest, said)),
         Section("Calibration", _calibration(said)),
+        Section("Explanations", _explanations(said)),
         Section("Cost", _cost(said)),
         Section("Lineage", _lineage(manifest, said)),
     )
@@ -470,6 +475,22 @@ def parity_plot(parities: Mapping[str, Parity]) -> Plot:
 def _calibration(said: Said) -> tuple[Block, ...]:
     told = said.calibration.get("told")
     return (Text(_sentence(told)),) if told else ()
+
+
+def _explanations(said: Said) -> tuple[Block, ...]:
+    measured = said.importances
+    if not measured:
+        return ()
+    ranked = measured["importances"]
+    rest = f" {len(ranked) - _MAX_SHOWN} more columns add less." if ranked[_MAX_SHOWN:] else ""
+    text = (
+        f"The mean size of what each column adds to an answer, in {measured['unit']}, over "
+        f"{measured['rows']:,} {measured['source']} rows; {measured['method']}.{rest} It is what "
+        "the model uses, not what causes the outcome."
+    )
+    rows = tuple((name, _number(value)) for name, value in ranked[:_MAX_SHOWN])
+    heads = ("column", "mean |attribution|")
+    return (Text(text), Table(heads, rows, heads[1:]))
 
 
 def _cost(said: Said) -> tuple[Block, ...]:

@@ -3,9 +3,11 @@ from .figures import (
     Series as Series,
     histogram as histogram,
     lines as lines,
+    ranked as ranked,
     roc as roc,
     sparkline as sparkline,
     then_and_now as then_and_now,
+    waterfall as waterfall,
     within as within,
 )
 from .flows import (
@@ -15,4 +17,4 @@ from .flows import (
     shares as shares,
     split as split,
 )
-from .frame import Chart as Chart, Svg as Svg, grid as grid
+from .frame import SIZE as SIZE, Chart as Chart, Svg as Svg, grid as grid

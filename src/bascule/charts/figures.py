@@ -12,6 +12,7 @@ WIDE = (720, 260)
 _SPARK = (160.0, 36.0)
 _MAX_BARS = 24
 _LIMIT_LEFT, _LIMIT_WIDTH, _LIMIT_ROW = 120.0, 320.0, 30.0
+_FALL_LEFT, _FALL_RIGHT, _FALL_WIDTH, _FALL_ROW = 158.0, 368.0, 440.0, 24.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,55 @@ def within(rows: Sequence[tuple[str, float, float]], alt: str) -> Svg:
     return drawing(
         "within", size, alt, kind="within", rows=shown, left=_LIMIT_LEFT, full=_LIMIT_WIDTH,
         row=_LIMIT_ROW,
+    )  # fmt: skip
+
+
+def waterfall(base: float, steps: Sequence[tuple[str, float]], alt: str, *, most: int = 10) -> Svg:
+    """How contributions lead from a base to an answer, the largest first.
+
+    Args:
+        base: Where the steps begin: the mean answer, for example.
+        steps: A name and its contribution; their sum and `base` are the answer.
+        alt: What the chart shows.
+        most: Steps that are drawn; the sum of the others is the last one.
+    """
+    ordered = sorted(steps, key=lambda step: -abs(step[1]))
+    shown, others = ordered[:most], ordered[most:]
+    if others:
+        shown.append((f"{len(others)} others", sum(value for _, value in others)))
+    levels = [base]
+    for _, value in shown:
+        levels.append(levels[-1] + value)
+    low, high = min(levels), max(levels)
+    scale = (_FALL_RIGHT - _FALL_LEFT) / ((high - low) or 1.0)
+    places = [_FALL_LEFT + (level - low) * scale for level in levels]
+    rows = [("base", places[0], places[0], f"{base:.4g}", "level")]
+    rows += [
+        (name, places[at], places[at + 1], f"{value:+.3g}", "up" if value >= 0 else "down")
+        for at, (name, value) in enumerate(shown)
+    ]
+    rows.append(("answer", places[-1], places[-1], f"{levels[-1]:.4g}", "level"))
+    return _bars_of_names(rows, alt, is_falling=True)
+
+
+def ranked(values: Sequence[tuple[str, float]], alt: str) -> Svg:
+    """Numbers >= 0 as bars, each beside its name, in the order that they come in."""
+    scale = (_FALL_RIGHT - _FALL_LEFT) / (max((value for _, value in values), default=0.0) or 1.0)
+    rows = [
+        (name, _FALL_LEFT, _FALL_LEFT + value * scale, f"{value:.3g}", "up")
+        for name, value in values
+    ]
+    return _bars_of_names(rows, alt, is_falling=False)
+
+
+def _bars_of_names(
+    rows: Sequence[tuple[str, float, float, str, str]], alt: str, *, is_falling: bool
+) -> Svg:
+    """A row: its name, from where to where across, its value as text, and its style."""
+    size = (_FALL_WIDTH, max(1, len(rows)) * _FALL_ROW + 4)
+    return drawing(
+        "waterfall", size, alt, kind="waterfall", rows=rows, left=_FALL_LEFT, right=_FALL_RIGHT,
+        row=_FALL_ROW, is_falling=is_falling,
     )  # fmt: skip
 
 

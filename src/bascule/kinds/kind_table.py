@@ -19,6 +19,7 @@ KINDS = Kinds(
         "incident": "bascule.kinds.reports:INCIDENT",
         "replay": "bascule.kinds.reports:REPLAY",
         "document": "bascule.kinds.reports:DOCUMENT",
+        "explain": "bascule.kinds.reports:EXPLAIN",
         "plots": "bascule.kinds.reports:PLOTS",
         "judge": "bascule.kinds.reports:JUDGE",
     }

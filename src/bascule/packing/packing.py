@@ -27,7 +27,7 @@ from bascule.bundle import (
     take,
 )
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
-from bascule.bundle.explaining import EXPLAINING_KIND
+from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
@@ -57,6 +57,7 @@ from bascule.core import (
 from bascule.documents import progress_line
 from bascule.packing import explaining
 from bascule.packing.compilers import take_apart
+from bascule.packing.explaining import measure_importances
 from bascule.packing.flavors import flavor_of
 from bascule.packing.given import check_answers, check_model, check_rows, check_tolerance
 from bascule.packing.imported import Compilation, Flavor, ImportedModel, Rows
@@ -215,6 +216,10 @@ def _fill(
         said.append((PRIVACY_KIND, request.privacy.to_json()))
     if sealed.explaining:
         said.append((EXPLAINING_KIND, dict(sealed.explaining)))
+    if measure and disk.EXPLAINING in manifest.files:
+        cost_s = sealed.explaining["row_cost_s"]
+        importances = measure_importances(draft, manifest, subject, choice.program, cost_s)
+        said.append((IMPORTANCE_KIND, importances))
     if subject.train is not None:
         said.append((TRAINING_KIND, training.describe(subject.train, subject.signature)))
     now, by = datetime.now(UTC), author or user_name()

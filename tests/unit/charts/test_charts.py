@@ -14,11 +14,13 @@ from bascule.charts import (
     Series,
     lineage,
     lines,
+    ranked,
     roc,
     shares,
     sparkline,
     split,
     then_and_now,
+    waterfall,
     within,
 )
 
@@ -35,6 +37,8 @@ def every_chart(name):
         roc([(name, [(0, 0), (1, 1)])]),
         sparkline([1, 2, math.nan], name),
         within([(name, math.inf, 1e-5)], name),
+        waterfall(0.5, [(name, 0.25), ("b", -0.5)], name),
+        ranked([(name, 0.25), ("b", 0.0)], name),
         split(name, [Route(name, name, 100.0, name), Route("shadow", name, 5.0, is_copy=True)]),
         shares([(name, 100.0)], name),
         lineage([[Node(name, name, name)], [], [Node("b", "c")]], name),
@@ -86,3 +90,9 @@ def test_the_bands_of_a_plan_are_as_wide_as_its_shares():
     svg = split("late", [Route("current", "late/1", 75.0), Route("candidate", "late/2", 25.0)])
     widths = [float(one) for one in re.findall(r'stroke-width="([\d.]+)"', svg)]
     assert widths == [30.0, 10.0]
+
+
+def test_a_waterfall_ends_at_the_sum_and_adds_up_what_it_does_not_draw():
+    svg = waterfall(1.0, [("small", 0.25), ("large", -2.0), ("b", 0.5), ("c", 0.25)], "w", most=2)
+    said = re.findall(r">([^<>]+)</text>", svg)
+    assert said == ["base", "1", "large", "-2", "b", "+0.5", "2 others", "+0.5", "answer", "0"]

@@ -1,3 +1,16 @@
+from .columns import (
+    IMPORTANCE_KIND as IMPORTANCE_KIND,
+    ColumnPlace as ColumnPlace,
+    by_column as by_column,
+    column_places as column_places,
+)
+from .counterfactuals import (
+    Counterfactual as Counterfactual,
+    Gap as Gap,
+    Range as Range,
+    counterfactuals as counterfactuals,
+    ranges_of as ranges_of,
+)
 from .explainer import (
     EXPLAINERS as EXPLAINERS,
     EXPLAINING_KIND as EXPLAINING_KIND,
@@ -11,4 +24,7 @@ from .explainer import (
     read_explanation as read_explanation,
     to_files as to_files,
 )
+from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
 from .links import LINKS as LINKS, Link as Link, differences as differences
+from .sampling import Game as Game
+from .showing import waterfall_plot as waterfall_plot

@@ -18,6 +18,7 @@ from bascule.monitoring.drift.budgets import Effect
 from bascule.monitoring.drift.comparing import tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
 from bascule.monitoring.drift.deciding import SAME
+from bascule.monitoring.drift.explained import explained_days
 from bascule.monitoring.drift.judging import ModelWatch, tested
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.report import DriftReport, ProductionDrift
@@ -111,13 +112,20 @@ def _of_version(
         notes = (f"version {version}: its losses are not measured: {problem.message}",)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
+    attributions: Profile | None = None
+    explained: Mapping[date, Profile] = {}
+    try:
+        attributions, explained = explained_days(home, bundle, model, version)
+    except BasculeError as problem:  # inputs and answers are still compared
+        notes += (f"version {version}: attributions are not compared: {problem.message}",)
     made = watch_windows(
         {
             "input": None if baseline is None else baseline.inputs,
             "answer": None if baseline is None else baseline.answers,
+            "explanation": attributions,
         },
-        windows, budget, effects=effects, truths=truths, truth=profile, losses=losses, today=today,
-        since=first, tolerance=tolerance_of(bundle),
+        windows, budget, explained=explained, effects=effects, truths=truths, truth=profile,
+        losses=losses, today=today, since=first, tolerance=tolerance_of(bundle),
     )  # fmt: skip
     return replace(
         made, model=model, digest=bundle.digest, version=version, notes=(*made.notes, *notes)
@@ -136,11 +144,12 @@ def watch_windows(
     today: date | None = None,
     since: date | None = None,
     tolerance: float = SAME,
+    explained: Mapping[date, Profile] | None = None,
 ) -> DriftReport:
     """Judge the windows of one version. Pure: profiles in, a report out.
 
     Args:
-        baseline: Profiles of `input` and `answer`.
+        baseline: Profiles of `input`, `answer` and `explanation`.
         windows: Oldest first, one a UTC day.
         budget: False alarms a year that are acceptable.
         effects: The least change that matters, by column.
@@ -150,8 +159,9 @@ def watch_windows(
         today: The day that is not over; its window is judged.
         since: The first day that is reported.
         tolerance: By how much two programs of the model may differ in a number.
+        explained: Profiles of attributions, by day.
     """
-    late = truths or {}
+    late, attributions = truths or {}, explained or {}
     then = truth or _first_truths(late)
     extra = len(tested(then)) + (losses is not None)
     columns = sum(len(tested(one)) for one in baseline.values())
@@ -161,14 +171,18 @@ def watch_windows(
     if losses is not None:
         loss = LossWatch(losses, watch.level, (effects or {}).get("loss", Effect()))
     judged = []
-    now, truths_now = WindowProfile("", "", ""), Profile()
+    now, truths_now, attributed_now = WindowProfile("", "", ""), Profile(), Profile()
     for window in windows:
         day = day_of(window)
         found = _truth_columns(truth_watch, loss, late.get(day), day)
-        made = watch.judge({"input": window.inputs, "answer": window.outputs}, day)
+        attributed = attributions.get(day, Profile())
+        made = watch.judge(
+            {"input": window.inputs, "answer": window.outputs, "explanation": attributed}, day
+        )
         if since is not None and day < since:
             continue
         now.merge(window)
+        attributed_now.merge(attributed)
         if day in late:
             truths_now.merge(late[day].profile)
         is_finished = day != today
@@ -179,7 +193,10 @@ def watch_windows(
     return DriftReport(
         name, "", budget, 365, watch.level, tuple(judged), tuple(notes),
         then={**baseline, "truth": then},
-        now={"input": now.inputs, "answer": now.outputs, "truth": truths_now},
+        now={
+            "input": now.inputs, "answer": now.outputs, "truth": truths_now,
+            "explanation": attributed_now,
+        },
     )  # fmt: skip
 
 

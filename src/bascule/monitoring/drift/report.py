@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _HEADINGS = ("column", "change", "p or e", "then", "now", "alarm")
 _SHOWN = 40
 _PICTURES = 6
-_MARKS = {"answer": "-> ", "truth": "= "}
+_MARKS = {"answer": "-> ", "truth": "= ", "explanation": "~ "}
 
 
 @dataclass(frozen=True, slots=True)

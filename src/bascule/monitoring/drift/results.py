@@ -88,7 +88,7 @@ class ColumnDrift:
 
     Attributes:
         name: Of the column.
-        where: `input`, `answer` or `truth`.
+        where: `input`, `answer`, `truth` or `explanation`.
         tests: Those that ran.
         then: Quantiles (`p05` to `p95`) of the baseline, or the shares of its frequent values and
             of those that the tests are about.

@@ -26,7 +26,7 @@ class ColumnView:
 
     Attributes:
         name: Of the column.
-        where: `input`, `answer` or `truth`.
+        where: `input`, `answer`, `truth` or `explanation`.
         days: Each day and what was measured of the column, as JSON.
         shares: Its distribution in the baseline and in production; None where one is unknown.
     """

@@ -96,6 +96,9 @@ def _performance(report: PerformanceReport, view: ReportView) -> Iterator[Block]
         yield Bullets(tuple(dict.fromkeys(shown)))
 
 
+_GROUPS = {"inputs": "input", "answers": "answer", "attributions": "explanation", "truths": "truth"}
+
+
 def _metric(metric: MetricView) -> Plot | None:
     title = f"{metric.name}, version {metric.version}"
     return None if (chart := metric.chart) is None else Plot(title, _METRIC, chart)
@@ -104,7 +107,7 @@ def _metric(metric: MetricView) -> Plot | None:
 def _version(report: DriftReport, view: VersionView) -> Iterator[Section]:
     title = f"Version {report.version}"
     yield Section(f"{title}: alarms", tuple(_alarms(report)))
-    for name, where in (("inputs", "input"), ("answers", "answer"), ("truths", "truth")):
+    for name, where in _GROUPS.items():
         plots = (
             plot for column in view.columns if column.where == where for plot in _column(column)
         )

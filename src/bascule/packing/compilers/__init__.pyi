@@ -7,6 +7,7 @@ from .catboost import (
     read_catboost as read_catboost,
 )
 from .catboost_categories import known_categories as known_categories, preparation as preparation
+from .gradients import gradient_graph as gradient_graph
 from .lightgbm import read_lightgbm as read_lightgbm
 from .sklearn import compilations as compilations
 from .steps import check_methods as check_methods

@@ -50,14 +50,14 @@ def export(module: Any, ask: Ask, tensors: Mapping[str, Any]) -> Any:
     few = tuple(_of_rows(tensor) for tensor in tensors.values())
     rows = torch.export.Dim("rows")
     try:
-        with _quietly(), torch.no_grad():
+        with quietly(), torch.no_grad():
             return torch.export.export(
                 wrapper, few, dynamic_shapes=(tuple({0: rows} for _ in few),), strict=False
             )
     except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(
             f"PyTorch cannot export {type(module).__name__} for any number of rows: "
-            f"{_gist(problem)}",
+            f"{gist(problem)}",
             hint="write forward without steps that depend on values or on the number of rows, or "
             "pack it as a bascule.PythonModel, which runs your own code",
         ) from problem
@@ -75,7 +75,7 @@ def to_core(exported: Any, whole: Iterable[str]) -> Any:
     kept = set(whole)
     if any(_is_projected(node) for node in exported.graph.nodes):
         kept.discard(_LSTM)  # of which ONNX has none that answers less than it keeps
-    with _quietly():
+    with quietly():
         table = torch.export.default_decompositions()
         for operator in [one for one in table if str(one) in kept]:
             del table[operator]
@@ -106,13 +106,13 @@ def to_onnx(exported: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
             "onnxscript is not installed", hint="pip install 'bascule[torch]'"
         ) from None
     try:
-        with _quietly():
+        with quietly():
             made = torch.onnx.export(exported, dynamo=True, verbose=False)
         assert made is not None
         model = made.model_proto
     except Exception as problem:  # an exporter fails in as many ways as there are operators
         raise Unconvertible(
-            f"PyTorch cannot write the module as ONNX: {_gist(problem)}"
+            f"PyTorch cannot write the module as ONNX: {gist(problem)}"
         ) from problem
     return tidy(model, inputs, outputs)
 
@@ -124,7 +124,7 @@ def _of_rows(tensor: Any) -> Any:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the warnings of PyTorch about itself."""
     logger = logging.getLogger("torch")
     level, logger_of_onnx = logger.level, logging.getLogger("torch.onnx")
@@ -139,7 +139,7 @@ def _quietly() -> Iterator[None]:
         logger_of_onnx.setLevel(level_of_onnx)
 
 
-def _gist(problem: Exception) -> str:
+def gist(problem: Exception) -> str:
     """The first line that says something: below headings, and without colours."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Failed to", "<class", "[", "##", "- "))]

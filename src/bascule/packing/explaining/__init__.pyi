@@ -1,3 +1,4 @@
+from .importances import measure_importances as measure_importances
 from .making import (
     MAKERS as MAKERS,
     Explained as Explained,

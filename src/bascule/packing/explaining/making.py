@@ -28,6 +28,8 @@ from bascule.packing.statements import parity
 MAKERS: dict[str, str] = {
     "trees": "bascule.packing.explaining.trees:make",
     "linear": "bascule.packing.explaining.linear:make",
+    "gradients": "bascule.packing.explaining.gradients:make",
+    "sampling": "bascule.packing.explaining.sampling:make",
 }
 """What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
 
@@ -64,11 +66,13 @@ class Made:
         explanation: Its tolerance and link are checked afterwards.
         arrays: Its numbers.
         attribution_error: See `Measured`.
+        measured_rows: The most rows that the sums are compared on; fewer where a row is costly.
     """
 
     explanation: Explanation
     arrays: Arrays
     attribution_error: float | None = None
+    measured_rows: int | None = None
 
 
 Maker = Callable[[Sources], Made]
@@ -121,7 +125,8 @@ def _told(made: Made, measured: Measured) -> str:
 def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
     """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
     explanation = made.explanation
-    read = for_program(columns, sources.program.inputs)
+    compared = take(columns, slice(made.measured_rows))
+    read = for_program(compared, sources.program.inputs)
     answers = sources.program.run(read)[explanation.answer]
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))

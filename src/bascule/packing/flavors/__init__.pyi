@@ -1,2 +1,3 @@
 from .python import PythonModel as PythonModel
 from .table import TABLE as TABLE, flavor_of as flavor_of, reopener as reopener
+from .torch import module_from as module_from

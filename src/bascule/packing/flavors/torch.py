@@ -82,7 +82,7 @@ class Torch:
         assert subject.train is not None
         few = take(subject.train.columns, slice(ROWS))
         inputs, outputs = subject.signature.inputs, subject.signature.outputs
-        module = _reopened(subject.saved, aten.FILE, subject.signature)
+        module = module_from(subject.saved, aten.FILE, subject.signature)
         graph = to_onnx(export(module, _asking(module), _tensors(few)), inputs, outputs)
         yield Compilation("the module's own", graph, inputs, outputs, None)
 
@@ -95,10 +95,11 @@ def reopen(data: bytes, manifest: Manifest) -> Any:
     Raises:
         Untrusted: The file holds something else than known calls on its own tensors.
     """
-    return _reopened(data, manifest.original.file, manifest.signature)
+    return module_from(data, manifest.original.file, manifest.signature)
 
 
-def _reopened(data: bytes, file: str, signature: Signature) -> Any:
+def module_from(data: bytes, file: str, signature: Signature) -> Any:
+    """See `reopen`: of the model's own file, while it is packed."""
     inputs = [field.name for field in signature.inputs]
     outputs = [field.name for field in signature.outputs]
     return module_of(aten.read_calls(data, file, len(inputs), len(outputs)), inputs, outputs)
