@@ -26,6 +26,7 @@ from bascule.monitoring.ledger.hashing import (
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.sealing import ENCRYPTED, KEYS_FILE, PRIVATE, FieldKeys, veiled
 from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
@@ -68,13 +69,15 @@ model that answered or of the endpoint that was asked. `repeats` counts the othe
 class Ledger:
     """What was asked and answered, in the home at `home`."""
 
-    def __init__(self, home: Path, *, alone: bool = False) -> None:
+    def __init__(self, home: Path, *, alone: bool = False, is_private: bool = False) -> None:
         """Read the ledger in `home`; with that of other hosts, where the home shares it.
 
         Args:
             home: The home.
             alone: Without other hosts: what the home has not added to the shared ledger.
+            is_private: Show encrypted values to a reader who has the right, or may read the keys.
         """
+        self._is_private = is_private
         self.home = self._home = home
         self._shared = None if alone else shared_of(home)
 
@@ -155,7 +158,8 @@ class Ledger:
 
         for _ in range(_TRIES):
             try:
-                with _database().cursor() if is_ours else duckdb.connect() as connection:
+                is_common = is_ours and not self._is_private  # functions are of a database
+                with _database().cursor() if is_common else duckdb.connect() as connection:
                     if not self._offer(connection, model, days, with_places=with_places):
                         continue
                     self._offer_truths(connection, with_places=with_places)
@@ -213,8 +217,29 @@ class Ledger:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
-        connection.execute("CREATE TEMP VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        rows = " UNION ALL BY NAME ".join(parts)
+        if model is not None and (self._home / KEYS_FILE).exists():
+            connection.execute(f"CREATE TEMP VIEW sealed_predictions AS {rows}")
+            rows = self._shown(connection)
+        connection.execute(f"CREATE TEMP VIEW predictions AS {rows}")
         return True
+
+    def _shown(self, connection: duckdb.DuckDBPyConnection) -> str:
+        """The rows, in which encrypted values are readable or are veiled."""
+        described = connection.sql("DESCRIBE sealed_predictions").fetchall()
+        shown = []
+        if self._is_private:
+            _offer_keys(connection, FieldKeys(self._home))
+        for name, kind, *_ in described:
+            if name.endswith(ENCRYPTED):
+                cell, how = f'"{name}"', "private_value({0})"
+                if not self._is_private:
+                    how = f"CASE WHEN {{0}} IS NOT NULL THEN '{PRIVATE}' END"
+                elif kind.endswith("]"):
+                    how = "list_transform({0}::VARCHAR[], x -> private_value(x))"
+                shown.append(f"{how.format(cell)} AS {cell}")
+        replaced = f" REPLACE ({', '.join(shown)})" if shown else ""
+        return f"SELECT *{replaced} FROM sealed_predictions"
 
     def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
         """Make the tables of outcomes."""
@@ -231,6 +256,12 @@ class Ledger:
             connection.create_function(
                 "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
             )
+        if (self._home / KEYS_FILE).exists():
+            keys = FieldKeys(self._home)
+            connection.create_function(
+                "private_token", lambda text: keys.tokens([text], is_made=False)[0], ["VARCHAR"],
+                "VARCHAR",
+            )  # fmt: skip
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
@@ -276,8 +307,21 @@ class Ledger:
                         blocks += [block for block, _ in read_blocks(opened.read())]
                 except FileNotFoundError:
                     continue
-            for _, _, table in tables_of(answers_of(blocks)):
+            for _, _, table in tables_of(answers_of(blocks), veiled):
                 yield table
+
+
+def _offer_keys(connection: duckdb.DuckDBPyConnection, keys: FieldKeys) -> None:
+    """`private_value` of SQL opens encrypted values and tokens."""
+
+    def opened(sealed: pa.ChunkedArray) -> pa.Array:
+        values = sealed.to_pylist()
+        shown = iter(keys.open([None if value == PRIVATE else value for value in values]))
+        return pa.array([value and (next(shown) or value) for value in values], pa.string())
+
+    connection.create_function(
+        "private_value", opened, ["VARCHAR"], "VARCHAR", type="arrow", null_handling="special"
+    )
 
 
 def _selected(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
