@@ -19,7 +19,9 @@ from bascule_client.control import ControlClient, placed
 
 T = TypeVar("T")
 PREFIX = "/api/v1/"
-CHANGING: frozenset[Action] = frozenset(("manage", "write", "deploy", "approve", "keys", "outcome"))
+CHANGING: frozenset[Action] = frozenset(
+    ("manage", "write", "deploy", "approve", "keys", "outcome", "erase", "private")
+)
 """Actions that need this machine where callers need no keys."""
 MAX_BODY_BYTES = 1 << 20
 """For most operations: some names and a path."""

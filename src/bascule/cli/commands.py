@@ -52,6 +52,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
+    ("Trust", "privacy", ("erase", "subject", "privacy")),
     ("Trust", "keys", ("keys",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
@@ -78,7 +79,7 @@ names."""
 
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
-    "keys", "sessions",
+    "keys", "sessions", "subject", "privacy",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

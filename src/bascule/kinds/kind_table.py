@@ -19,6 +19,8 @@ KINDS = Kinds(
         "incident": "bascule.kinds.reports:INCIDENT",
         "replay": "bascule.kinds.reports:REPLAY",
         "plots": "bascule.kinds.reports:PLOTS",
+        "erasure": "bascule.kinds.privacy:ERASURE",
+        "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
     }
 )

@@ -30,8 +30,8 @@ class Recorded:
         facts: `time`, `model`, `version`, `endpoint`, `arm`, `caller`, `protocol`, `status`,
             `latency_s`, `trace_id`, `kept_share`.
         rows: How many rows of it are in the ledger; at most `MAX_ROWS` of them are below.
-        inputs: By row, the values by field; `(private)` for one that is encrypted, unless the ledger
-            was opened for a reader of private values.
+        inputs: By row, the values by field; `(private)` for one that is encrypted, unless the
+            ledger was opened for a reader of private values.
         outputs: The same of the answer.
         truths: By row, the newest truth that was received: `truth`, `received_at`; None if none.
     """

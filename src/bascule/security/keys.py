@@ -21,20 +21,32 @@ from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, 
 
 Action = Literal[
     "infer", "read", "health", "metrics", "manage", "download", "write", "deploy", "approve",
-    "test", "keys", "outcome",
+    "test", "keys", "outcome", "erase", "private",
 ]  # fmt: skip
 """What a route does: predict; describe; tell the health; tell the counters; load and unload; give
 out a model; change the registry; change the plan of an endpoint; approve a step of a rollout; name
 the arm of an endpoint that answers; list, make and revoke keys, which is an administrator's right:
 a key may be made with any permission; add and read outcomes. A key that predicts may not say what
-was true: no other action includes `outcome`."""
+was true: no other action includes `outcome`. Erase a person; read encrypted values of people."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
 
 GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_ACTIONS)
 ON_MODELS: frozenset[Action] = frozenset(
-    ("infer", "read", "manage", "download", "write", "deploy", "approve", "test", "outcome")
+    (
+        "infer",
+        "read",
+        "manage",
+        "download",
+        "write",
+        "deploy",
+        "approve",
+        "test",
+        "outcome",
+        "erase",
+        "private",
+    )
 )
 """What is done to a model, or to an endpoint."""
 INCLUDED: Mapping[Action, tuple[Action, ...]] = {
@@ -44,6 +56,8 @@ INCLUDED: Mapping[Action, tuple[Action, ...]] = {
     "deploy": ("read",),
     "approve": ("read",),
     "test": ("infer", "read"),
+    "erase": ("read",),
+    "private": ("read",),
 }
 """What an action includes. Reading a model's metadata does not include the model itself."""
 ANY, PROJECT = "*", "project="

@@ -90,12 +90,13 @@ from .shared import (
 )
 from .sharing import Leader as Leader, Sharing as Sharing, host_of as host_of
 from .spool import SpoolWriter as SpoolWriter
+from .status import Status as Status, read_status as read_status
 from .subjects import (
     ANY_MODEL as ANY_MODEL,
     Digests as Digests,
     Tombstone as Tombstone,
     put_tombstone as put_tombstone,
+    text_of as text_of,
     tombstones_of as tombstones_of,
 )
 from .trimming import DAYS_KEPT_VARIABLE as DAYS_KEPT_VARIABLE, Trimming as Trimming
-from .status import Status as Status, read_status as read_status

@@ -19,7 +19,7 @@ from bascule.core import BasculeError, Conflict, end_with, load_named
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
-    from bascule.monitoring.ledger import Scribe
+    from bascule.monitoring.ledger import Chore, Scribe
 
 _EVERY_S = 1.0
 
@@ -73,7 +73,8 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     trimming = Trimming(days_kept) if days_kept else None
     place_and_url = os.environ.get(CATALOGUE_VARIABLE)
     if place_and_url is None or (store := shared_of(home)) is None:
-        chores = [Deletions(), *filter(None, [trimming]), Compaction(), OutcomeUpkeep()]
+        chores: list[Chore] = [Deletions(), Compaction(), OutcomeUpkeep()]
+        chores += [trimming] if trimming is not None else []
         return Scribe(home, retention=retention, chores=chores)
     from bascule.catalogue import Catalogue, Leases
 

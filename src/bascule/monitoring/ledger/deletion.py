@@ -150,9 +150,7 @@ class Deletions:
         Outcomes(scribe.home).forget_merged()  # a copy would keep what is to be deleted
         segments = [one for one in scribe.manifest.segments if one.model == asked.model]
         ledger = Ledger(scribe.home, alone=self._store is not None, is_private=True)
-        removed, added, done = carry_out(
-            ledger, asked, segments, scribe.home / LEDGER, self._store
-        )
+        removed, added, done = carry_out(ledger, asked, segments, scribe.home / LEDGER, self._store)
         if asked.subject is not None and not done.error:
             scrub = partial(scrub_window, subject=asked.subject, digests=Digests(scribe.home))
             scribe.change_windows(asked.model, scrub)

@@ -38,8 +38,8 @@ from bascule.monitoring.ledger.manifest import (
     commit,
     read_manifest,
 )  # fmt: skip
-from bascule.monitoring.ledger.spool import WriterFolder, writers
 from bascule.monitoring.ledger.sealing import FieldKeys
+from bascule.monitoring.ledger.spool import WriterFolder, writers
 from bascule.monitoring.ledger.subjects import Digests, rows_to_keep, tombstones_of
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
 from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile, WindowProfile

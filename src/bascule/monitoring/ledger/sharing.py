@@ -159,16 +159,21 @@ class Sharing:
             if asked.id not in view.merged.deletions and is_carried_out(asked, view):
                 view = self._delete(view, asked)
         today = datetime.now(UTC).strftime("%Y-%m-%d")
-        for segment in view.segments() if self._trimming is not None else ():
-            self._store.fetch(segment)
-            if trimmed := self._trimming.trim(self._store.home, segment, self._store.cache):
-                added = self._store.put_segment(trimmed, self._store.cache / trimmed.file)
-                view = self.replace(view, [segment], [added])
+        if self._trimming is not None:
+            view = self._trim(view, self._trimming)
         for group in to_merge(view.segments(), today):
             view = self.replace(view, group, [self._merged(group)])
         if time.monotonic() >= self._sweep_s:
             self._sweep_s = time.monotonic() + _SWEEP_EVERY_S
             self._store.sweep()
+        return view
+
+    def _trim(self, view: View, trimming: Trimming) -> View:
+        for segment in view.segments():
+            self._store.fetch(segment)
+            if trimmed := trimming.trim(self._store.home, segment, self._store.cache):
+                added = self._store.put_segment(trimmed, self._store.cache / trimmed.file)
+                view = self.replace(view, [segment], [added])
         return view
 
     def replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,10 +64,8 @@ class Digests:
     def subject(self, field: str, text: str, token: str = "") -> Subject:
         """The person whose `field` is `text`."""
         values: list[object] = [text]
-        try:
+        with suppress(ValueError):
             values.append(float(text))
-        except ValueError:
-            pass
         hashes = tuple(str(value) for value in hashed(values, self._key))
         return Subject(
             field=field, digest=self.of(text), hashes=hashes, key=self.fingerprint, token=token
@@ -118,9 +117,8 @@ def condition(subject: Subject, secret: str, columns: Mapping[str, str]) -> str:
             parts.append(is_one(_text_in_sql(f'"{name}"', kind)))
     for suffix, values in ((".hash", subject.hashes), (".token", (subject.token,))):
         listed = ", ".join(f"'{value}'" for value in values)
-        for part in ("input", "output"):
-            if (name := f"{part}.{subject.field}{suffix}") in columns:
-                parts.append(f'"{name}" IN ({listed})')
+        names = [f"{part}.{subject.field}{suffix}" for part in ("input", "output")]
+        parts += [f'"{name}" IN ({listed})' for name in names if name in columns]
     return " OR ".join(f"coalesce({part}, false)" for part in parts) or "false"
 
 

@@ -62,7 +62,7 @@ PRIVATE_KINDS = (".hash", ".encrypted", ".token")
 class Seal(Protocol):
     """Gives what is kept in place of the values of a private column."""
 
-    def __call__(self, name: str, values: Sequence[object]) -> list[str | None]: ...
+    def __call__(self, name: str, values: Sequence[object], /) -> list[str | None]: ...
 
 
 INPUT, OUTPUT = "input.", "output."
@@ -135,8 +135,7 @@ class Answers:
         for part in (self.inputs, self.outputs):
             for name, values in part.items():
                 if name in (field, *(field + kind for kind in PRIVATE_KINDS)):
-                    is_text = isinstance(values, pa.Array)
-                    yield name, values.to_pylist() if is_text else values.ravel().tolist()
+                    yield name, _flat(values)
 
     def take(self, rows: Array) -> Answers:
         """Some of the rows, by their places."""
@@ -368,9 +367,15 @@ def strings_of(values: Sequence[str]) -> pa.Array:
     return strings(np.array([len(one) for one in raw], "<i4").tobytes(), b"".join(raw))
 
 
+def _flat(values: Array | pa.Array) -> list[Any]:
+    flat: list[Any] = (
+        values.ravel().tolist() if isinstance(values, np.ndarray) else values.to_pylist()
+    )
+    return flat
+
+
 def _sealed(values: Array | pa.Array, field: Column, seal: Seal) -> pa.Array:
-    flat = values.to_pylist() if field.is_text else values.ravel().tolist()
-    made = pa.array(seal(field.name, flat), pa.string())
+    made = pa.array(seal(field.name, _flat(values)), pa.string())
     return _arrow(made, Column(field.name, TEXT, field.shape))
 
 
