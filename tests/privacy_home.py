@@ -52,7 +52,7 @@ def record(
 
 
 def found_in(place: Path, text: str) -> list[str]:
-    """Where a text is: raw bytes, inflated streams, decoded columns, tables, members of archives."""
+    """Where a text is: in bytes, inflated streams, decoded columns, tables, archives."""
     return sorted(
         f"{file.relative_to(place)}: {how}"
         for file in place.rglob("*")
@@ -139,7 +139,7 @@ def full_home(settings: Settings, outside: Path) -> list[str]:
 
 
 def _sinks(outside: Path, people: Sequence[str], catalogue: Any) -> None:
-    """What three batch runs have written: Parquet in a folder, one file of CSV, a table of SQLite."""
+    """What batch runs have written: Parquet in a folder, a file of CSV, a table of SQLite."""
     outside.mkdir()
     table = pa.table({"customer_id": people, "score": [0.5] * len(people)})
     (outside / "out" / "_bascule" / "abc").mkdir(parents=True)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid, NotFound
-from bascule.monitoring.ledger import ENCRYPTED, Ledger, quoted
+from bascule.monitoring.ledger import ENCRYPTED, PRIVATE, Ledger, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -42,6 +42,11 @@ class Recorded:
     inputs: Sequence[Mapping[str, Any]]
     outputs: Sequence[Mapping[str, Any]]
     truths: Sequence[Mapping[str, Any] | None]
+
+    @property
+    def is_veiled(self) -> bool:
+        """Whether a value is encrypted and not shown."""
+        return any(PRIVATE in row.values() for row in (*self.inputs, *self.outputs))
 
 
 def latest_predictions(

@@ -7,11 +7,13 @@ What is found there is said in the proof.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 
 from bascule.catalogue import Catalogue
+from bascule.core import NotFound
 from bascule.privacy.persons import ERASED, Person
 
 _LEFT = frozenset(
@@ -37,11 +39,13 @@ class CatalogueRows:
         """
         self._catalogue, self._person = catalogue, person
         self._is_erased, self._own = is_erased, own
+        self._changed_tables: set[str] = set()
+        self._known: list[sa.Table] = []
 
     def find(self) -> dict[str, int]:
         """By table, how many rows."""
-        with self._catalogue.read() as connection:
-            counts: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        with suppress(NotFound), self._catalogue.read() as connection:
             for table, *_ in self._changes(connection):
                 counts[table.name] = counts.get(table.name, 0) + 1
         return counts
@@ -51,12 +55,12 @@ class CatalogueRows:
         with self._catalogue.read() as connection:
             return [
                 table.name
-                for table in _tables(connection)
+                for table in self._tables(connection)
                 if table.name in _LEFT and any(self._hits(connection, table))
             ]
 
     def erase(self, *, with_own: bool = False) -> None:
-        """Change the rows, in one transaction, and have the database forget the old ones."""
+        """Change the rows, in one transaction; at the end the database forgets the old ones."""
         with self._catalogue.write(alone=True) as connection:
             changed = list(self._changes(connection, with_own=with_own))
             for table, row, values in changed:
@@ -65,13 +69,15 @@ class CatalogueRows:
                     connection.execute(sa.delete(table).where(*same))
                 else:
                     connection.execute(sa.update(table).where(*same).values(values))
-        self._catalogue.compact(sorted({table.name for table, *_ in changed}))
+        self._changed_tables |= {table.name for table, *_ in changed}
+        if with_own:
+            self._catalogue.compact(sorted(self._changed_tables))
 
     def _changes(
         self, connection: sa.Connection, *, with_own: bool = False
     ) -> Iterator[tuple[sa.Table, dict[str, Any], dict[str, Any] | None]]:
         """Table, row, and its new values; None for a row that goes."""
-        for table in _tables(connection):
+        for table in self._tables(connection):
             if table.name in _LEFT:
                 continue
             for row in self._hits(connection, table):
@@ -107,7 +113,7 @@ class CatalogueRows:
     def _holds(self, table: sa.Table, row: dict[str, Any]) -> bool:
         if table.name == "jobs" and (self._is_own(row) or self._is_about_erased(row)):
             is_gone = row["result"] in (None, {ERASED: True})
-            return self._is_own(row) or not is_gone
+            return not is_gone or self._is_own(row)
         for value in row.values():
             if isinstance(value, bytes):
                 if self._person.is_distinctive and self._person.in_bytes.search(value):
@@ -116,18 +122,19 @@ class CatalogueRows:
                 return True
         return False
 
+    def _tables(self, connection: sa.Connection) -> list[sa.Table]:
+        if not self._known:
+            known = sa.MetaData()
+            known.reflect(connection)
+            self._known = known.sorted_tables
+        return self._known
+
     def _is_own(self, row: dict[str, Any]) -> bool:
-        return row["kind"] == "erasure" and row["input"].get("id") == self._own
+        return bool(row["kind"] == "erasure" and row["input"].get("id") == self._own)
 
     def _is_about_erased(self, row: dict[str, Any]) -> bool:
         about = row["input"].get(_IDENTIFYING, "") if row["kind"] == "replay" else ""
         return bool(about) and self._is_erased(about)
-
-
-def _tables(connection: sa.Connection) -> list[sa.Table]:
-    known = sa.MetaData()
-    known.reflect(connection)
-    return known.sorted_tables
 
 
 def _is_text(column: sa.Column[Any]) -> bool:

@@ -26,7 +26,7 @@ import msgspec
 
 from bascule.backups import rewrite
 from bascule.catalogue import Catalogue, events
-from bascule.core import VERSION, sha256_file, synced
+from bascule.core import VERSION, Conflict, sha256_file, synced
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import (
     ANY_MODEL,
@@ -142,13 +142,13 @@ class Erasing:
     def run(self) -> dict[str, Any]:
         """Erase, or go on where another process has ended; gives the proof."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._erasure.catalogue.create()
         with self._alone():
             if not (self._folder / f"{self._erasure.id}.json").exists():
                 self._carry_out()
             self._rows.erase(with_own=True)
-        file = self._folder / f"{self._erasure.id}.json"
         (self._folder / f"{self._erasure.id}.state").unlink(missing_ok=True)
-        return {"proof": str(file), "envelope": json.loads(file.read_bytes())}
+        return proof_of(self._home, self._erasure.id)
 
     def _carry_out(self) -> None:
         state = self._state()
@@ -352,7 +352,6 @@ class Erasing:
             "field": self._person.field, "subject": self._subject.digest,
             "model": self._erasure.model, **more,
         }  # fmt: skip
-        self._erasure.catalogue.create()
         with self._erasure.catalogue.write(alone=True) as connection:
             if not events.find(connection, subject=subject, kinds=[kind]):
                 now = datetime.now(UTC)
@@ -384,6 +383,18 @@ class Erasing:
         with (self._folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def proof_of(home: Path, erasure: str) -> dict[str, Any]:
+    """The result of an erasure that is done; of one that was killed after its proof, too.
+
+    Raises:
+        Conflict: It has no proof: another one has erased the person before it began.
+    """
+    file = home / ERASURES / f"{erasure}.json"
+    if not file.exists():
+        raise Conflict("another erasure has erased this person", hint="bascule jobs list")
+    return {"proof": str(file), "envelope": json.loads(file.read_bytes())}
 
 
 def models_of(home: Path) -> list[str]:

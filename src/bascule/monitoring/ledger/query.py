@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from bascule.core import Invalid, NotFound, Scratch, Unavailable, first_line
+from bascule.core import BasculeError, Invalid, NotFound, Scratch, Unavailable, first_line
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.hashing import (
     DRAW_BITS,
@@ -78,6 +78,7 @@ class Ledger:
             is_private: Show encrypted values to a reader who has the right, or may read the keys.
         """
         self._is_private = is_private
+        self._problems: list[BasculeError] = []
         self.home = self._home = home
         self._shared = None if alone else shared_of(home)
 
@@ -170,6 +171,8 @@ class Ledger:
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
+                if self._problems:  # of a function that DuckDB has called
+                    raise self._problems.pop() from None
                 raise Invalid(
                     f"the {what} is refused: {str(error).splitlines()[0]}",
                     hint="tables: predictions, outcomes, outcome_history, "
@@ -229,7 +232,7 @@ class Ledger:
         described = connection.sql("DESCRIBE sealed_predictions").fetchall()
         shown = []
         if self._is_private:
-            _offer_keys(connection, FieldKeys(self._home))
+            self._offer_keys(connection)
         for name, kind, *_ in described:
             if name.endswith(ENCRYPTED):
                 cell, how = f'"{name}"', "private_value({0})"
@@ -240,6 +243,23 @@ class Ledger:
                 shown.append(f"{how.format(cell)} AS {cell}")
         replaced = f" REPLACE ({', '.join(shown)})" if shown else ""
         return f"SELECT *{replaced} FROM sealed_predictions"
+
+    def _offer_keys(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """`private_value` of SQL opens encrypted values and tokens."""
+        keys = FieldKeys(self._home)
+
+        def opened(sealed: pa.ChunkedArray) -> pa.Array:
+            values = sealed.to_pylist()  # of the spool, some are sealed by nothing yet
+            try:
+                shown = keys.open([None if value == PRIVATE else value for value in values])
+            except BasculeError as problem:
+                self._problems.append(problem)
+                raise
+            pairs = zip(values, shown, strict=True)
+            return pa.array([text or value for value, text in pairs], pa.string())
+
+        make: Any = connection.create_function  # its types lack functions of Arrow
+        make("private_value", opened, ["VARCHAR"], "VARCHAR", type="arrow", null_handling="special")
 
     def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
         """Make the tables of outcomes."""
@@ -309,18 +329,6 @@ class Ledger:
                     continue
             for _, _, table in tables_of(answers_of(blocks), veiled):
                 yield table
-
-
-def _offer_keys(connection: duckdb.DuckDBPyConnection, keys: FieldKeys) -> None:
-    """`private_value` of SQL opens encrypted values and tokens."""
-
-    def opened(sealed: pa.ChunkedArray) -> pa.Array:
-        values = sealed.to_pylist()
-        shown = iter(keys.open([None if value == PRIVATE else value for value in values]))
-        return pa.array([value and (next(shown) or value) for value in values], pa.string())
-
-    make: Any = connection.create_function  # its types lack functions of Arrow
-    make("private_value", opened, ["VARCHAR"], "VARCHAR", type="arrow", null_handling="special")
 
 
 def _selected(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
