@@ -487,7 +487,7 @@ def open_outcomes(settings: Settings) -> Outcomes:
 
 def _scribe_of(settings: Settings) -> Command:
     """What starts the process that writes the ledger."""
-    from bascule.monitoring.ledger import CATALOGUE_VARIABLE, connect_home
+    from bascule.monitoring.ledger import CATALOGUE_VARIABLE, DAYS_KEPT_VARIABLE, connect_home
     from bascule.serving.workers import Command
 
     environment = {}
@@ -495,6 +495,10 @@ def _scribe_of(settings: Settings) -> Command:
     if connect_home(settings.home, settings.registry.objects) is not None:
         store = settings.registry.store
         environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])
+    _note_master(settings)
+    if settings.privacy.retention_days:
+        kept = dict(settings.privacy.retention_days)
+        environment[DAYS_KEPT_VARIABLE] = json.dumps(kept)
     chosen = settings.monitoring
     figures = (int(chosen.max_gb * 1e9), chosen.retention_days)
     argv = (
@@ -503,6 +507,14 @@ def _scribe_of(settings: Settings) -> Command:
     )  # fmt: skip
     # Let through once it can act on it: one that is stopped while it starts takes in the spool too.
     return Command(argv, environment, blocked=frozenset({signal.SIGTERM}))
+
+
+def _note_master(settings: Settings) -> None:
+    if not set(settings.monitoring.private.values()) & {"encrypt", "tokenise"}:
+        return
+    from bascule.monitoring.ledger import note_master
+
+    note_master(settings.home, settings.privacy.master)
 
 
 def control_parts(settings: Settings) -> Parts:
@@ -628,6 +640,7 @@ def batch_model(
         registry, found = registered(partial(open_registry, settings), model)
         model = registry.path(found)
     bundle = model if isinstance(model, Bundle) else load(model)
+    _note_master(settings)
     number = "" if found is None else str(found.number)
     chosen = settings.monitoring
     rules = MonitoringRules(

@@ -20,7 +20,17 @@ from bascule_client.control import ControlClient, placed
 T = TypeVar("T")
 PREFIX = "/api/v1/"
 CHANGING: frozenset[Action] = frozenset(
-    ("manage", "write", "deploy", "approve", "keys", "outcome", "review")
+    (
+        "manage",
+        "write",
+        "deploy",
+        "approve",
+        "keys",
+        "outcome",
+        "review",
+        "erase",
+        "private",
+    )
 )
 """Actions that need this machine where callers need no keys."""
 MAX_BODY_BYTES = 1 << 20

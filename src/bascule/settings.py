@@ -48,7 +48,7 @@ _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
     "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
     "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
-    "lists",
+    "lists", "retention_days",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -274,8 +274,8 @@ class MonitoringSettings(_Section):
         max_gb: How much answers may take, and outcomes as well; the oldest days make room.
         retention_days: How long answers and outcomes are kept.
         max_values_per_row: A field with more, such as an image, is left out.
-        private: By `FIELD` or `MODEL.FIELD`: "omit", or "hash" for a keyed hash in its place. A
-            list omits its fields.
+        private: By `FIELD` or `MODEL.FIELD`: "omit"; "hash" for a keyed hash in its place;
+            "encrypt"; or "tokenise", which encrypts equal values alike. A list omits its fields.
     """
 
     ledger: Literal["auto", "on", "profiles", "off"] = "auto"
@@ -284,7 +284,26 @@ class MonitoringSettings(_Section):
     max_gb: Annotated[float, Gt(0)] = 10.0
     retention_days: Annotated[int, Ge(1)] = 365
     max_values_per_row: Annotated[int, Ge(1)] = 1_024
-    private: Mapping[str, Literal["omit", "hash"]] = field(default_factory=dict)
+    private: Mapping[str, Literal["omit", "hash", "encrypt", "tokenise"]] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySettings(_Section):
+    """How data of people is kept and erased.
+
+    Attributes:
+        master: What wraps the keys of private fields: "file", `master.key` of the home, or
+            `vault:https://HOST:PORT/MOUNT/KEY` with the token of VAULT_TOKEN.
+        retention_days: By "inputs", "outputs", `FIELD` or `MODEL.FIELD`, how long the values are
+            kept in the ledger, where that is less than monitoring.retention_days.
+        late_days: How long rows of an erased subject that arrive late are erased as they come.
+    """
+
+    master: str = "file"
+    retention_days: Mapping[str, Annotated[int, Ge(0)]] = field(default_factory=dict)
+    late_days: Annotated[int, Ge(0)] = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -488,6 +507,7 @@ class Settings:
     serving: ServingSettings = field(default_factory=ServingSettings)
     rollouts: RolloutSettings = field(default_factory=RolloutSettings)
     monitoring: MonitoringSettings = field(default_factory=MonitoringSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
@@ -670,7 +690,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", mode="before", check_fields=False,
+            "ship", "usage", "privacy", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

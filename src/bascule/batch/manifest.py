@@ -35,12 +35,18 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What became of a chunk that was committed."""
+    """What became of a chunk that was committed.
+
+    Attributes:
+        rows: How many its file has.
+        erased: How many it had of people who were erased since.
+    """
 
     chunk: int
     rows: int
     quarantined: int
     seconds: float = 0.0
+    erased: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,7 @@ def check_complete(
         raise Conflict(f"the sink has {len(records)} of the {len(chunks)} chunks of {place}")
     for chunk in chunks:
         record = records[chunk.number]
-        check_read(place, chunk, limit, record.rows + record.quarantined)
+        check_read(place, chunk, limit, record.rows + record.quarantined + record.erased)
 
 
 def check_same(expected: str, found: Manifest) -> None:

@@ -26,6 +26,8 @@ from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import BasculeError, Columns, Conflict
 from bascule.monitoring.ledger import (
     HASH,
+    SEALED,
+    SEALING,
     TEXT,
     Column,
     Head,
@@ -58,7 +60,7 @@ class MonitoringRules:
     Attributes:
         is_recorded: Whether anything is recorded.
         version: Of the model, as servers name it in the ledger.
-        private: By `FIELD` or `MODEL.FIELD`, "omit" or "hash".
+        private: By `FIELD` or `MODEL.FIELD`, "omit", "hash", "encrypt" or "tokenise".
         max_values_per_row: A field with more, such as an image, is left out.
         false_alarms_a_year: That checks of drift may raise, for one run a day.
     """
@@ -119,7 +121,10 @@ class Recorder:
         head = Head(
             model=self._bundle.name, version=self._rules.version, endpoint=self._bundle.name,
             interval=0, share=1.0, origins=(("", PROTOCOL, ""),),
-            layout=Layout(asked, said, self._names).to_bytes(),
+            layout=Layout(
+                asked, said, self._names,
+                tuple(one.name for one in (*asked, *said) if one.name.endswith(SEALED)),
+            ).to_bytes(),
             is_anonymous=not self.keeps_rows,
             sizes=(*map(len, front), *asked_sizes, *said_sizes),
         )  # fmt: skip
@@ -178,6 +183,10 @@ class Recorder:
         rules = {private.get(name, ""), private.get(f"{self._bundle.name}.{name}", "")}
         if "omit" in rules or ("hash" in rules and not self._key):
             return None
+        kinds = rules & SEALING.keys()
+        if kinds and not self.keeps_rows:
+            return None
+        name = f"{name}{SEALING[max(kinds)]}" if kinds else name
         kind, shape = TEXT if values.dtype == object else values.dtype.str, values.shape[1:]
         made = Column(f"{name}.hash", HASH, shape) if "hash" in rules else Column(name, kind, shape)
         return made if made.values_per_row <= self._rules.max_values_per_row else None

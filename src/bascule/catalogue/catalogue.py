@@ -84,6 +84,20 @@ class Catalogue:
             return connection.execute(query).all()
         return ()
 
+    def compact(self, tables: Sequence[str]) -> None:
+        """Have the database forget old contents of rows that were changed or deleted.
+
+        Raises:
+            Unavailable: Others read it all the time.
+        """
+        with explaining(self._database):
+            self._database.compact(tables)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is in a database that hosts share, which keeps logs of its own."""
+        return self._database.is_shared
+
     def watch(self) -> Watch:
         """Waits for changes that other processes make; see `Watch`."""
         return Watch(self._database)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Database(Protocol):
 
     def lock_schema(self, connection: sa.Connection) -> None:
         """Keep others from migrating until the transaction of `connection` ends."""
+
+    def compact(self, tables: Sequence[str]) -> None:
+        """Write tables again, without what deleted rows have left in files and journals."""
 
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
         """What an error of the driver means, in the words of the user, without credentials."""

@@ -8,6 +8,7 @@ not committed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,14 @@ class PostgresqlDatabase:
         with suppress(connection.dialect.loaded_dbapi.Error):
             for _ in driver.notifies(timeout=timeout_s, stop_after=1):
                 pass
+
+    def compact(self, tables: Sequence[str]) -> None:
+        """The write-ahead log of the server, and its archive, keep what they have."""
+        with self.engine.connect() as connection:
+            free = connection.execution_options(isolation_level="AUTOCOMMIT")
+            quote = connection.dialect.identifier_preparer.quote
+            for table in tables:
+                free.exec_driver_sql(f"VACUUM FULL {quote(table)}")
 
     def explain(self, error: sa.exc.DBAPIError) -> BasculeError:
         """What went wrong in the user's words; nothing of the address but `place`."""

@@ -52,11 +52,12 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
-    ("Trust", "watermarks", ("watermark", "privacy")),
+    ("Trust", "watermarks", ("watermark",)),
     ("Trust", "fairness", ("fairness",)),
     ("Trust", "passports", ("passport",)),
     ("Trust", "documents", ("document",)),
     ("Trust", "explaining", ("explain",)),
+    ("Trust", "privacy", ("erase", "subject", "privacy")),
     ("Trust", "keys", ("keys",)),
     ("Trust", "reviews", ("review",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
@@ -86,6 +87,7 @@ GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
     "keys", "sessions", "watermark", "privacy", "review",
     "passport",
+    "subject",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

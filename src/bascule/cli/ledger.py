@@ -38,6 +38,9 @@ def query(
     model: Annotated[
         str | None, typer.Option(help='The model whose fields are columns: "input.NAME".')
     ] = None,
+    private: Annotated[
+        bool, typer.Option(help="Show encrypted values: it takes the keys of the home.")
+    ] = False,
     as_json: context.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     to: Annotated[
@@ -46,10 +49,13 @@ def query(
 ) -> None:
     """Ask the ledger by SQL; a server need not run."""
     from bascule.app import open_ledger
+    from bascule.monitoring.ledger import Ledger
 
     if to is not None and to.suffix not in _WRITERS:
         raise Invalid(f"--to {to}: no such form", hint="use .parquet, .csv or .json")
     ledger = open_ledger(context.settings())
+    if private:
+        ledger = Ledger(ledger.home, is_private=True)
     with limited_memory(_MEMORY_BYTES):
         if to is not None:
             with replacing(to) as draft:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import BasculeError, NotFound
+from bascule.core import BasculeError, NotFound, Refused
 
 if TYPE_CHECKING:
     from bascule.monitoring import Ledger, Recorded, Traffic
+    from bascule.security import Action
 
 _AGAIN_S = 0.25
 
@@ -51,17 +53,31 @@ class RecordedPredictions:
             version=version, limit=limit, offset=offset,
         )  # fmt: skip
 
-    def find(self, prediction_id: str, *, within_s: float = 0.0) -> Recorded:
+    def find(
+        self, prediction_id: str, check: Callable[[Action, str], object], *, within_s: float = 0.0
+    ) -> Recorded:
         """See `find_prediction`; one that is not there yet is waited for.
 
         A worker writes its answers once a second, and a person may follow a link at once.
+
+        Args:
+            prediction_id: Its id.
+            check: Raises `Refused` unless the reader may do this to a model.
+            within_s: How long it is waited for.
         """
-        from bascule.monitoring import find_prediction  # loads what reads tables
+        from bascule.monitoring import Ledger, find_prediction  # loads what reads tables
 
         give_up_at_s = time.monotonic() + within_s
         while True:
             try:
-                return find_prediction(self.ledger, prediction_id)
+                found = find_prediction(self.ledger, prediction_id)
+                check("manage", str(found.facts["model"]))
+                if found.is_veiled:
+                    with suppress(Refused):
+                        check("private", str(found.facts["model"]))
+                        opened = Ledger(self.ledger.home, is_private=True)
+                        return find_prediction(opened, prediction_id)
+                return found
             except NotFound:
                 if time.monotonic() >= give_up_at_s:
                     raise

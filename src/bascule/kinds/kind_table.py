@@ -21,6 +21,8 @@ KINDS = Kinds(
         "document": "bascule.kinds.reports:DOCUMENT",
         "explain": "bascule.kinds.reports:EXPLAIN",
         "plots": "bascule.kinds.reports:PLOTS",
+        "erasure": "bascule.kinds.privacy:ERASURE",
+        "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
     }
 )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid, NotFound
-from bascule.monitoring.ledger import Ledger, quoted
+from bascule.monitoring.ledger import ENCRYPTED, PRIVATE, Ledger, quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,7 +30,8 @@ class Recorded:
         facts: `time`, `model`, `version`, `endpoint`, `arm`, `caller`, `protocol`, `status`,
             `latency_s`, `trace_id`, `kept_share`.
         rows: How many rows of it are in the ledger; at most `MAX_ROWS` of them are below.
-        inputs: By row, the values by field; without fields that are private.
+        inputs: By row, the values by field; `(private)` for one that is encrypted, unless the
+            ledger was opened for a reader of private values.
         outputs: The same of the answer.
         truths: By row, the newest truth that was received: `truth`, `received_at`; None if none.
     """
@@ -41,6 +42,11 @@ class Recorded:
     inputs: Sequence[Mapping[str, Any]]
     outputs: Sequence[Mapping[str, Any]]
     truths: Sequence[Mapping[str, Any] | None]
+
+    @property
+    def is_veiled(self) -> bool:
+        """Whether a value is encrypted and not shown."""
+        return any(PRIVATE in row.values() for row in (*self.inputs, *self.outputs))
 
 
 def latest_predictions(
@@ -153,7 +159,9 @@ def _rows_and_truths(
 def _part(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Fields of one version are columns of others too, where they are null for its rows."""
     return {
-        name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)
+        name.removeprefix(prefix).removesuffix(ENCRYPTED): value
+        for name, value in row.items()
+        if name.startswith(prefix)
     }
 
 

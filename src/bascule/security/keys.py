@@ -21,13 +21,14 @@ from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, 
 
 Action = Literal[
     "infer", "read", "health", "metrics", "manage", "download", "write", "deploy", "approve",
-    "test", "keys", "outcome", "review",
+    "test", "keys", "outcome", "review", "erase", "private",
 ]  # fmt: skip
 """What a route does: predict; describe; tell the health; tell the counters; load and unload; give
 out a model; change the registry; change the plan of an endpoint; approve a step of a rollout; name
 the arm of an endpoint that answers; list, make and revoke keys, which is an administrator's right:
 a key may be made with any permission; add and read outcomes. A key that predicts may not say what
-was true: no other action includes `outcome`; nor `review`, to answer for rows that were chosen."""
+was true: no other action includes `outcome`; nor `review`, to answer for rows that were chosen.
+Erase a person; read encrypted values of people."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""
@@ -36,7 +37,7 @@ GRANTABLE = tuple(action for action in get_args(Action) if action not in OPEN_AC
 ON_MODELS: frozenset[Action] = frozenset(
     (
         "infer", "read", "manage", "download", "write", "deploy", "approve", "test", "outcome",
-        "review",
+        "review", "erase", "private",
     )
 )  # fmt: skip
 """What is done to a model, or to an endpoint."""
@@ -48,6 +49,8 @@ INCLUDED: Mapping[Action, tuple[Action, ...]] = {
     "approve": ("read",),
     "review": ("read",),
     "test": ("infer", "read"),
+    "erase": ("read",),
+    "private": ("read",),
 }
 """What an action includes. Reading a model's metadata does not include the model itself."""
 ANY, PROJECT = "*", "project="

@@ -74,8 +74,7 @@ def ask(request: Request) -> Response:
     form = form_of(request)
     context, session = context_of(request), current(request)
     asked, on = field(form, "id", max_length=520), field(form, "on", max_length=512)
-    found = context.predictions.find(asked)
-    session.check("manage", str(found.facts["model"]))
+    found = context.predictions.find(asked, session.check)
     if on:
         session.check("read", version_named(on).model)
     work = context.jobs().submit(Task(
@@ -113,9 +112,8 @@ def explained(
 
 def _prediction(request: Request, prediction: str, work: str) -> Response:
     context, session = context_of(request), current(request)
-    found = context.predictions.find(prediction, within_s=_WRITTEN_WITHIN_S)
+    found = context.predictions.find(prediction, session.check, within_s=_WRITTEN_WITHIN_S)
     model = str(found.facts["model"])
-    session.check("manage", model)
     own, versions = f"{model}/{found.facts['version']}", list[str]()
     with suppress(BasculeError):  # served from a folder
         versions = [str(one) for one in context.registry().versions(model)[::-1][:_MAX_VERSIONS]]

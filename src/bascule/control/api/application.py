@@ -36,6 +36,7 @@ from bascule.control.api.routes.keys import add_keys
 from bascule.control.api.routes.ledger import add_ledger
 from bascule.control.api.routes.monitoring import add_monitoring
 from bascule.control.api.routes.outcomes import add_outcomes
+from bascule.control.api.routes.privacy import add_privacy
 from bascule.control.api.routes.registry_reads import add_registry_reads
 from bascule.control.api.routes.registry_writes import add_registry_writes
 from bascule.control.api.routes.reviews import add_reviews
@@ -123,6 +124,7 @@ def control_app(
     add_jobs(app, submissions)
     add_ledger(app, context.predictions, authorise)
     add_usage(app, context)
+    add_privacy(app, context.jobs, authorise)
     add_endpoints(app, server, context.endpoints, authorise)
     add_rollouts(app, context.rollouts, authorise)
     add_configuration(app, context.books, authorise, context.places)

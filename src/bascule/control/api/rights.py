@@ -40,6 +40,7 @@ from bascule.monitoring.alerts import operations as of_alerts
 from bascule.monitoring.ledger import operations as of_outcomes
 from bascule.monitoring.reviews import operations as of_reviews
 from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_of
+from bascule.privacy import operations as of_privacy
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
 from bascule.security import OPEN_ACTIONS, Action
@@ -59,8 +60,8 @@ USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
 _MAX_USER = 128
 _DECLARING = (
-    of_alerts, of_batch, of_configuration, of_endpoints, of_jobs, of_outcomes, of_registry,
-    of_reviews, of_rollouts, of_server,
+    of_alerts, of_batch, of_configuration, of_endpoints, of_jobs, of_outcomes, of_privacy,
+    of_registry, of_reviews, of_rollouts, of_server,
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, Operation[Any]] = {

@@ -5,6 +5,8 @@ from .backlog import (
 )
 from .blocks import (
     HASH as HASH,
+    SEALED as SEALED,
+    SEALING as SEALING,
     TEXT as TEXT,
     Column as Column,
     Head as Head,
@@ -24,7 +26,11 @@ from .cohorts import (
     losses_of_rows as losses_of_rows,
 )
 from .compaction import Compaction as Compaction
-from .deletion import Deletions as Deletions, matching as matching
+from .deletion import (
+    Deletions as Deletions,
+    matching as matching,
+    offer_subject as offer_subject,
+)
 from .forgetting import delete as delete, delete_and_record as delete_and_record
 from .hashing import (
     KEY_FILE as KEY_FILE,
@@ -32,7 +38,13 @@ from .hashing import (
     hashed as hashed,
     outcome_draw as outcome_draw,
 )
-from .manifest import Gap as Gap, read_manifest as read_manifest
+from .manifest import Gap as Gap, Subject as Subject, read_manifest as read_manifest
+from .masters import (
+    PROVIDERS as PROVIDERS,
+    Master as Master,
+    master_of as master_of,
+    write_secret as write_secret,
+)
 from .operations import (
     Added as Added,
     By as By,
@@ -64,6 +76,12 @@ from .scribe import (
     Scribe as Scribe,
     write_segment as write_segment,
 )
+from .sealing import (
+    ENCRYPTED as ENCRYPTED,
+    PRIVATE as PRIVATE,
+    FieldKeys as FieldKeys,
+    note_master as note_master,
+)
 from .shared import (
     CATALOGUE_VARIABLE as CATALOGUE_VARIABLE,
     SharedStore as SharedStore,
@@ -73,3 +91,12 @@ from .shared import (
 from .sharing import Leader as Leader, Sharing as Sharing, host_of as host_of
 from .spool import SpoolWriter as SpoolWriter
 from .status import Status as Status, read_status as read_status
+from .subjects import (
+    ANY_MODEL as ANY_MODEL,
+    Digests as Digests,
+    Tombstone as Tombstone,
+    put_tombstone as put_tombstone,
+    text_of as text_of,
+    tombstones_of as tombstones_of,
+)
+from .trimming import DAYS_KEPT_VARIABLE as DAYS_KEPT_VARIABLE, Trimming as Trimming

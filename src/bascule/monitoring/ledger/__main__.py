@@ -19,7 +19,7 @@ from bascule.core import BasculeError, Conflict, end_with, load_named
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
-    from bascule.monitoring.ledger import Scribe
+    from bascule.monitoring.ledger import Chore, Scribe
 
 _EVERY_S = 1.0
 
@@ -55,6 +55,7 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
     # Imported when there is something to write: a server without requests has no use for it.
     from bascule.monitoring.ledger import (
         CATALOGUE_VARIABLE,
+        DAYS_KEPT_VARIABLE,
         Compaction,
         Deletions,
         Leader,
@@ -62,22 +63,25 @@ def _open(home: Path, max_bytes: int, days: int) -> Scribe:
         Retention,
         Scribe,
         Sharing,
+        Trimming,
         host_of,
         shared_of,
     )  # fmt: skip
 
     retention = Retention(max_bytes, days)
+    days_kept = json.loads(os.environ.get(DAYS_KEPT_VARIABLE, "{}"))
+    trimming = Trimming(days_kept) if days_kept else None
     place_and_url = os.environ.get(CATALOGUE_VARIABLE)
     if place_and_url is None or (store := shared_of(home)) is None:
-        return Scribe(
-            home, retention=retention, chores=[Deletions(), Compaction(), OutcomeUpkeep()]
-        )
+        chores: list[Chore] = [Deletions(), Compaction(), OutcomeUpkeep()]
+        chores += [trimming] if trimming is not None else []
+        return Scribe(home, retention=retention, chores=chores)
     from bascule.catalogue import Catalogue, Leases
 
     place, url = json.loads(place_and_url)
     catalogue = Catalogue(load_named(place)(url, home))
     leader = Leader(Leases(catalogue), host_of(home))
-    chore = Sharing(store, retention=retention, may_lead=leader)
+    chore = Sharing(store, retention=retention, may_lead=leader, trimming=trimming)
     return Scribe(home, retention=retention, chores=[chore])
 
 

@@ -46,6 +46,9 @@ pack_request = _PACKED.pack
 
 TEXT, HASH = "text", "hash"
 """Kinds of texts: as they are, and keyed hashes of private values, which no profile counts."""
+SEALING = {"encrypt": ".encrypted", "tokenise": ".token"}
+"""By the rule of a field that the scribe seals, what is added to its name."""
+SEALED = tuple(SEALING.values())
 Origin = tuple[str, ...]
 """Caller, protocol and trace of a request; in a rollout also the unit of its key, see `FIXED`. Of
 an answer in parts: the unit or nothing, how many parts, and how it ended."""
@@ -74,11 +77,13 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
         inputs: The fields of what was asked; none where nothing was.
         outputs: The fields of the answers; none where there are none.
         names: By field, what its columns are called in a baseline, where that is known.
+        sealed: Fields whose values the scribe encrypts, or makes tokens of.
     """
 
     inputs: tuple[Column, ...] = ()
     outputs: tuple[Column, ...] = ()
     names: dict[str, tuple[str, ...]] = {}
+    sealed: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         return _encode(self)

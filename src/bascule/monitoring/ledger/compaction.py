@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def write_merged(
     *,
     without: Sequence[pa.Array] | None = None,
     folder: Path | None = None,
+    leaving: Collection[str] = (),
 ) -> Segment | None:
     """Write the rows of files as one segment; None where there are none.
 
@@ -116,6 +117,7 @@ def write_merged(
         name: Of the new file.
         without: For each file, the numbers of the rows that are left out, in order.
         folder: Where segments are, if not in `ledger` of the home.
+        leaving: Columns that are left out.
     """
     place = f"{model}/{version}/{day}/{name}"
     target = (folder or home / LEDGER) / place
@@ -123,6 +125,7 @@ def write_merged(
     schema = pa.unify_schemas(
         [pq.read_schema(file) for file in files], promote_options="permissive"
     )
+    schema = pa.schema([field for field in schema if field.name not in leaving])
     rows = 0
     expected = min(_GROUP_ROWS, sum(pq.read_metadata(file).num_rows for file in files))
     # Ids have no order: without a filter, a look for one reads them all.
@@ -157,7 +160,9 @@ def _groups(
     rows = size = 0
     for number, file in enumerate(files):
         start = 0
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS):
+        opened = pq.ParquetFile(file)
+        names = [name for name in opened.schema_arrow.names if name in schema.names]
+        for batch in opened.iter_batches(_BATCH_ROWS, columns=names):
             table = pa.table(batch)
             if without is not None:
                 places = pa.array(range(start, start + len(batch)), pa.int64())

@@ -10,25 +10,42 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bascule.core import BasculeError, check_name
 from bascule.monitoring.ledger.compaction import write_merged
-from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Segment, read_manifest
+from bascule.monitoring.ledger.manifest import (
+    LEDGER,
+    Deleted,
+    Progress,
+    Request,
+    Segment,
+    Subject,
+    read_manifest,
+)  # fmt: skip
 from bascule.monitoring.ledger.outcome_spool import LINES
 from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import Scribe
 from bascule.monitoring.ledger.shared import SharedStore
 from bascule.monitoring.ledger.spool import writers
+from bascule.monitoring.ledger.subjects import (
+    Digests,
+    condition,
+    erased_outcomes,
+    scrub_window,
+    tombstones_of,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import duckdb
@@ -89,9 +106,11 @@ class Deletions:
     def __init__(self, store: SharedStore | None = None) -> None:
         """Read nothing yet; `store` is where hosts share their outcomes."""
         self._store = store
+        self._looked_at: set[Path] = set()
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
         del stopping  # a request that is there is carried out
+        self.erase_late(scribe.home)
         folder = scribe.home / LEDGER / REQUESTS
         if not folder.is_dir():
             return
@@ -100,6 +119,26 @@ class Deletions:
         for file in folder.glob("*.json"):
             if file.stem in scribe.manifest.deletions:
                 file.unlink(missing_ok=True)
+
+    def erase_late(self, home: Path) -> None:
+        """Remove outcomes that came for rows which are erased already."""
+        if not (tombstones := tombstones_of(home)):
+            return
+        digests, outcomes = Digests(home), Outcomes(home)
+        files, spooled = outcomes.stored()
+        tables = {file: pq.read_table(file, columns=["id", "row"]) for file in self._new(files)}
+        late = dict[Path, pa.Array]()
+        for file, table in (tables | spooled).items():
+            ids = list(zip(table["id"].to_pylist(), table["row"].to_pylist(), strict=True))
+            if places := erased_outcomes(tombstones, digests, file.parent.name, ids):
+                late[file] = pa.array(places, pa.int64())
+        _remove_outcomes(home, late, self._store)
+
+    def _new(self, files: Sequence[Path]) -> list[Path]:
+        """Those that were not looked at, and from now on are."""
+        fresh = [file for file in files if file not in self._looked_at]
+        self._looked_at.update(fresh)
+        return fresh
 
     def carry_out(self, scribe: Scribe, asked: Request) -> None:
         """Delete the rows that are in the home alone, and commit the result."""
@@ -110,9 +149,14 @@ class Deletions:
         Outcomes(scribe.home).fold()
         Outcomes(scribe.home).forget_merged()  # a copy would keep what is to be deleted
         segments = [one for one in scribe.manifest.segments if one.model == asked.model]
-        ledger, folder = Ledger(scribe.home, alone=self._store is not None), scribe.home / LEDGER
-        removed, added, done = carry_out(ledger, asked, segments, folder, self._store)
+        ledger = Ledger(scribe.home, alone=self._store is not None, is_private=True)
+        removed, added, done = carry_out(ledger, asked, segments, scribe.home / LEDGER, self._store)
+        if asked.subject is not None and not done.error:
+            scrub = partial(scrub_window, subject=asked.subject, digests=Digests(scribe.home))
+            scribe.change_windows(asked.model, scrub)
         scribe.replace(removed, added, deletions={asked.id: done})
+        for writer in writers(scribe.home):
+            writer.blank(scribe.manifest.writers.get(writer.name, Progress()).files)
 
 
 def carry_out(
@@ -178,7 +222,10 @@ class _Doomed:
 
 def _find(ledger: Ledger, asked: Request, folder: Path) -> _Doomed:
     def find(connection: duckdb.DuckDBPyConnection) -> _Doomed:
-        _offer_doomed(connection, asked.where, asked.at_s)
+        if asked.subject is None:
+            _offer_doomed(connection, asked.where, asked.at_s)
+        else:
+            offer_subject(connection, ledger.home, asked.subject)
         placed = connection.sql("SELECT filename, file_row_number n FROM doomed")
         rows = {
             str(Path(name).relative_to(folder)): places
@@ -209,6 +256,15 @@ def _offer_doomed(
     if until_s is not None:
         matched = matched.filter(f"epoch_us(time) <= {int(until_s * 1e6)}")
     matched.create_view("doomed")
+
+
+def offer_subject(connection: duckdb.DuckDBPyConnection, home: Path, subject: Subject) -> None:
+    """Make the view of the rows of a person."""
+    digests = Digests(home)
+    digests.check(subject)
+    described = connection.sql("DESCRIBE predictions").fetchall()
+    columns = {name: kind for name, kind, *_ in described}
+    _offer_doomed(connection, condition(subject, digests.secret, columns))
 
 
 def _by_file(placed: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, pa.Array]]:

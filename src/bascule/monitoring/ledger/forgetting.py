@@ -19,7 +19,7 @@ import msgspec
 from bascule.catalogue import Catalogue, events
 from bascule.core import Conflict, Invalid, TimedOut, sync_folder, synced
 from bascule.monitoring.ledger.deletion import REQUESTS, Deletions
-from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, read_manifest
+from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Subject, read_manifest
 from bascule.monitoring.ledger.scribe import Chore, Scribe
 from bascule.monitoring.ledger.shared import SharedStore, shared_of
 from bascule.monitoring.ledger.sharing import Sharing
@@ -28,7 +28,14 @@ _LOOK_S = 0.1
 _LOOK_AT_STORE_S = 1.0
 
 
-def delete(home: Path, model: str, where: str, *, within_s: float = 600.0) -> Deleted:
+def delete(
+    home: Path,
+    model: str,
+    where: str,
+    *,
+    subject: Subject | None = None,
+    within_s: float = 600.0,
+) -> Deleted:
     """Delete the rows of a model that were answered until now and meet a condition.
 
     Rows that a server holds in memory are waited for. Answers that follow are new.
@@ -36,7 +43,8 @@ def delete(home: Path, model: str, where: str, *, within_s: float = 600.0) -> De
     Args:
         home: The home.
         model: Whose answers.
-        where: One SQL expression over the columns of `predictions`.
+        where: One SQL expression over the columns of `predictions`; empty with a subject.
+        subject: Whose rows are deleted in its place.
         within_s: How long the scribe of a server may take.
 
     Raises:
@@ -44,7 +52,9 @@ def delete(home: Path, model: str, where: str, *, within_s: float = 600.0) -> De
         TimedOut: It has not answered; the deletion stays asked for.
     """
     store = shared_of(home)
-    asked = Request(id=secrets.token_hex(8), model=model, where=where, at_s=time.time())
+    asked = Request(
+        id=secrets.token_hex(8), model=model, where=where, at_s=time.time(), subject=subject
+    )
     _put(home, asked, store)
     chore: Chore = Deletions() if store is None else Sharing(store, every_s=0)
     deadline_s = time.monotonic() + within_s

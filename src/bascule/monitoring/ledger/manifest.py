@@ -74,20 +74,40 @@ class Progress(msgspec.Struct, kw_only=True):
     is_ended: bool = False
 
 
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """A person, by digests of the value of one field; see `subjects`.
+
+    Attributes:
+        field: The name of the field.
+        digest: Of the value, with the key of the home.
+        hashes: What a field that is hashed has in its place, as a text and as a number.
+        key: Tells homes whose keys differ.
+        token: What a field that is tokenised has in its place; empty without its key.
+    """
+
+    field: str
+    digest: str
+    hashes: tuple[str, ...]
+    key: str
+    token: str = ""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be deleted.
 
     Attributes:
         id: Of the request.
         model: The model whose answers are looked at; its fields are columns.
-        where: The condition, one SQL expression.
+        where: The condition, one SQL expression; empty with a subject.
         at_s: When it was asked for, by the clock of the epoch.
+        subject: Whose rows are deleted, whenever they came.
     """
 
     id: str
     model: str
     where: str
     at_s: float
+    subject: Subject | None = None
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from bascule.core import Invalid, NotFound, Scratch, Unavailable, first_line
+from bascule.core import BasculeError, Invalid, NotFound, Scratch, Unavailable, first_line
 from bascule.monitoring.ledger.blocks import read_blocks
 from bascule.monitoring.ledger.hashing import (
     DRAW_BITS,
@@ -26,6 +26,7 @@ from bascule.monitoring.ledger.hashing import (
 from bascule.monitoring.ledger.manifest import LEDGER, Gap, Manifest, Segment, read_manifest
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES
 from bascule.monitoring.ledger.outcomes import SCHEMA as OUTCOME_SCHEMA, Outcomes
+from bascule.monitoring.ledger.sealing import ENCRYPTED, KEYS_FILE, PRIVATE, FieldKeys, veiled
 from bascule.monitoring.ledger.shared import NO_VIEW, Gone, View, shared_of
 from bascule.monitoring.ledger.spool import writers
 from bascule.monitoring.ledger.tables import FIXED, answers_of, tables_of
@@ -69,13 +70,16 @@ model that answered or of the endpoint that was asked. `repeats` counts the othe
 class Ledger:
     """What was asked and answered, in the home at `home`."""
 
-    def __init__(self, home: Path, *, alone: bool = False) -> None:
+    def __init__(self, home: Path, *, alone: bool = False, is_private: bool = False) -> None:
         """Read the ledger in `home`; with that of other hosts, where the home shares it.
 
         Args:
             home: The home.
             alone: Without other hosts: what the home has not added to the shared ledger.
+            is_private: Show encrypted values to a reader who has the right, or may read the keys.
         """
+        self._is_private = is_private
+        self._problems: list[BasculeError] = []
         self.home = self._home = home
         self._shared = None if alone else shared_of(home)
 
@@ -156,7 +160,8 @@ class Ledger:
 
         for _ in range(_TRIES):
             try:
-                with _database().cursor() if is_ours else duckdb.connect() as connection:
+                is_common = is_ours and not self._is_private  # functions are of a database
+                with _database().cursor() if is_common else duckdb.connect() as connection:
                     if not self._offer(connection, model, days, with_places=with_places):
                         continue
                     self._offer_truths(connection, with_places=with_places)
@@ -167,6 +172,8 @@ class Ledger:
             except (duckdb.IOException, FileNotFoundError, Gone):
                 time.sleep(0.1)  # a segment was merged or removed meanwhile: look again
             except duckdb.Error as error:
+                if self._problems:  # of a function that DuckDB has called
+                    raise self._problems.pop() from None
                 raise Invalid(
                     f"the {what} is refused: {str(error).splitlines()[0]}",
                     hint="tables: predictions, outcomes, outcome_history, "
@@ -214,8 +221,46 @@ class Ledger:
             raise NotFound(f"the ledger has no answers of {model!r}", hint="bascule ledger query")
         connection.register("no_predictions", _empty(FIXED, with_places=with_places))
         parts.append("SELECT * FROM no_predictions")
-        connection.execute("CREATE TEMP VIEW predictions AS " + " UNION ALL BY NAME ".join(parts))
+        rows = " UNION ALL BY NAME ".join(parts)
+        if model is not None and (self._home / KEYS_FILE).exists():
+            connection.execute(f"CREATE TEMP VIEW sealed_predictions AS {rows}")
+            rows = self._shown(connection)
+        connection.execute(f"CREATE TEMP VIEW predictions AS {rows}")
         return True
+
+    def _shown(self, connection: duckdb.DuckDBPyConnection) -> str:
+        """The rows, in which encrypted values are readable or are veiled."""
+        described = connection.sql("DESCRIBE sealed_predictions").fetchall()
+        shown = []
+        if self._is_private:
+            self._offer_keys(connection)
+        for name, kind, *_ in described:
+            if name.endswith(ENCRYPTED):
+                cell, how = f'"{name}"', "private_value({0})"
+                if not self._is_private:
+                    how = f"CASE WHEN {{0}} IS NOT NULL THEN '{PRIVATE}' END"
+                elif kind.endswith("]"):
+                    how = "list_transform({0}::VARCHAR[], x -> private_value(x))"
+                shown.append(f"{how.format(cell)} AS {cell}")
+        replaced = f" REPLACE ({', '.join(shown)})" if shown else ""
+        return f"SELECT *{replaced} FROM sealed_predictions"
+
+    def _offer_keys(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """`private_value` of SQL opens encrypted values and tokens."""
+        keys = FieldKeys(self._home)
+
+        def opened(sealed: pa.ChunkedArray) -> pa.Array:
+            values = sealed.to_pylist()  # of the spool, some are sealed by nothing yet
+            try:
+                shown = keys.open([None if value == PRIVATE else value for value in values])
+            except BasculeError as problem:
+                self._problems.append(problem)
+                raise
+            pairs = zip(values, shown, strict=True)
+            return pa.array([text or value for value, text in pairs], pa.string())
+
+        make: Any = connection.create_function  # its types lack functions of Arrow
+        make("private_value", opened, ["VARCHAR"], "VARCHAR", type="arrow", null_handling="special")
 
     def _offer_truths(self, connection: duckdb.DuckDBPyConnection, *, with_places: bool) -> None:
         """Make the tables of outcomes."""
@@ -232,6 +277,12 @@ class Ledger:
             connection.create_function(
                 "private_hash", lambda text: hashed([text], key)[0], ["VARCHAR"], "VARCHAR"
             )
+        if (self._home / KEYS_FILE).exists():
+            keys = FieldKeys(self._home)
+            connection.create_function(
+                "private_token", lambda text: keys.tokens([text], is_made=False)[0], ["VARCHAR"],
+                "VARCHAR",
+            )  # fmt: skip
         readable = (LEDGER, OUTCOMES, f"cache/{LEDGER}")
         folders = ", ".join(quoted(self._home / name) for name in readable)
         connection.execute(f"SET allowed_directories=[{folders}]")
@@ -277,7 +328,7 @@ class Ledger:
                         blocks += [block for block, _ in read_blocks(opened.read())]
                 except FileNotFoundError:
                     continue
-            for _, _, table in tables_of(answers_of(blocks)):
+            for _, _, table in tables_of(answers_of(blocks), veiled):
                 yield table
 
 

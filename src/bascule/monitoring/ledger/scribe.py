@@ -13,13 +13,14 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -37,9 +38,11 @@ from bascule.monitoring.ledger.manifest import (
     commit,
     read_manifest,
 )  # fmt: skip
+from bascule.monitoring.ledger.sealing import FieldKeys
 from bascule.monitoring.ledger.spool import WriterFolder, writers
+from bascule.monitoring.ledger.subjects import Digests, rows_to_keep, tombstones_of
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
-from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile
+from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile, WindowProfile
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +150,7 @@ class Scribe:
             self._lock.close()
             raise Conflict(f"another scribe writes the ledger in {folder}") from None
         self._manifest = read_manifest(home)
+        self._seal = FieldKeys(home).seal
         self._folding = Folding(home, self._manifest.profiles)
         self._remove_orphans()
 
@@ -207,6 +211,10 @@ class Scribe:
         """The one that was committed last."""
         return self._manifest
 
+    def change_windows(self, model: str, change: Callable[[WindowProfile], bool]) -> None:
+        """Change windows of a model that this host has made; `replace` commits that."""
+        self._folding.change(model, change)
+
     def next_name(self, label: str) -> str:
         """Of a new segment, for `write_segment`; unique, also among hosts."""
         return f"{self._manifest.sequence + 1:08d}-{label}-{secrets.token_hex(4)}.parquet"
@@ -259,14 +267,25 @@ class Scribe:
 
     def _write(self, blocks: list[Block], writer: str) -> list[Segment]:
         made: list[Segment] = []
-        answers = answers_of(blocks)
+        answers = self._without_erased(answers_of(blocks))
         for one in answers:
             self._fold(one)
-        for model, version, table in tables_of(answers):
+        for model, version, table in tables_of(answers, self._seal):
             for day, part in _by_day(table):
                 name = f"{self._manifest.sequence + 1:08d}-{writer}-{len(made)}.parquet"
                 made.append(write_segment(self._home, part, model, version, day, name))
         return made
+
+    def _without_erased(self, answers: list[Answers]) -> list[Answers]:
+        """Without rows of people who are erased, that arrive late."""
+        if not answers or not (tombstones := tombstones_of(self._home)):
+            return answers
+        digests = Digests(self._home)
+        masks = [rows_to_keep(one, tombstones, digests) for one in answers]
+        return [
+            one if mask.all() else one.take(np.flatnonzero(mask))
+            for one, mask in zip(answers, masks, strict=True)
+        ]
 
     def _fold(self, answers: Answers) -> None:
         """Add the answered rows to the profiles of their day."""

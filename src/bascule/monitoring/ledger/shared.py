@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Gap, Request, Segment
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of
 from bascule.monitoring.ledger.outcomes import MERGED_SUFFIX, merged_of
+from bascule.monitoring.ledger.subjects import TOMBSTONES, Tombstone
 from bascule.monitoring.profiles import ProfileFile
 from bascule.registry.stores import bounded_stream, connect, explaining
 
@@ -129,6 +131,7 @@ class SharedStore:
         self.home = home
         self.cache = home / "cache" / LEDGER
         self._requests: dict[str, Request] = {}
+        self._buried: set[str] = set()
 
     @cached_property
     def _store(self) -> Any:
@@ -216,6 +219,18 @@ class SharedStore:
                 if found is not None:
                     self._requests[name] = found
         return sorted(self._requests.values(), key=lambda one: one.at_s)
+
+    def bury(self, tombstone: Tombstone) -> None:
+        """Have every host keep late rows of an erased person out."""
+        name = f"{TOMBSTONES}/{tombstone.id}.json"
+        self.write(name, tombstone, self.read(name, Tombstone)[1])
+
+    def tombstones(self) -> list[Tombstone]:
+        """Those that this process has not read before and that are in force."""
+        fresh = [name for name in self.names(TOMBSTONES) if name not in self._buried]
+        self._buried.update(fresh)
+        read = [self.read(name, Tombstone)[0] for name in fresh]
+        return [one for one in read if one is not None and one.until_s > time.time()]
 
     def names(self, under: str) -> list[str]:
         """Of the objects below a name."""

@@ -30,6 +30,8 @@ from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import FOR_EVER, Retention, Scribe, kept_segments
 from bascule.monitoring.ledger.shared import MERGED, HostPart, Merged, SharedStore, View
+from bascule.monitoring.ledger.subjects import put_tombstone
+from bascule.monitoring.ledger.trimming import Trimming
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Sharing:
         retention: Retention = FOR_EVER,
         may_lead: Callable[[], bool] = lambda: True,
         every_s: float = _EVERY_S,
+        trimming: Trimming | None = None,
     ) -> None:
         """Read and write nothing yet.
 
@@ -82,12 +85,15 @@ class Sharing:
             retention: Of all hosts together.
             may_lead: Whether this host has the lease of the leader, or no one needs one.
             every_s: How long a round is put off after the last.
+            trimming: Takes columns out of segments whose retention is over.
         """
+        self._trimming = trimming
         self._store = store
         self._retention = retention
         self._may_lead = may_lead
         self._every_s = every_s
         self._upkeep = OutcomeUpkeep(store)
+        self._deletions = Deletions(store)
         self._next_s = self._warned_s = self._sweep_s = 0.0
 
     def work(self, scribe: Scribe, stopping: threading.Event) -> None:
@@ -118,9 +124,12 @@ class Sharing:
         merged, _ = self._store.read(MERGED, Merged)
         gone = set(merged.gone) if merged is not None else set()
         self._drop(scribe, {one.file for one in part.segments} | gone)
+        for tombstone in self._store.tombstones():
+            put_tombstone(scribe.home, tombstone)
         for asked in self._store.requests():
             if asked.id not in scribe.manifest.deletions:
-                Deletions(self._store).carry_out(scribe, asked)
+                self._deletions.carry_out(scribe, asked)
+        self._deletions.erase_late(scribe.home)
         Outcomes(scribe.home).fold()
         Outcomes(scribe.home).forget_merged(older_than_s=LINGER_S)
         added = [
@@ -150,11 +159,21 @@ class Sharing:
             if asked.id not in view.merged.deletions and is_carried_out(asked, view):
                 view = self._delete(view, asked)
         today = datetime.now(UTC).strftime("%Y-%m-%d")
+        if self._trimming is not None:
+            view = self._trim(view, self._trimming)
         for group in to_merge(view.segments(), today):
             view = self.replace(view, group, [self._merged(group)])
         if time.monotonic() >= self._sweep_s:
             self._sweep_s = time.monotonic() + _SWEEP_EVERY_S
             self._store.sweep()
+        return view
+
+    def _trim(self, view: View, trimming: Trimming) -> View:
+        for segment in view.segments():
+            self._store.fetch(segment)
+            if trimmed := trimming.trim(self._store.home, segment, self._store.cache):
+                added = self._store.put_segment(trimmed, self._store.cache / trimmed.file)
+                view = self.replace(view, [segment], [added])
         return view
 
     def replace(
@@ -194,7 +213,7 @@ class Sharing:
 
     def _delete(self, view: View, asked: Request) -> View:
         """Carry out a deletion on the segments of all hosts."""
-        ledger, cache = Ledger(self._store.home), self._store.cache
+        ledger, cache = Ledger(self._store.home, is_private=True), self._store.cache
         segments = [one for one in view.segments() if one.model == asked.model]
         removed, made, done = carry_out(ledger, asked, segments, cache, self._store)
         added = [self._store.put_segment(one, cache / one.file) for one in made]

@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ _MAX_WAITING_BYTES = 64 << 20
 """Of blocks that the disk has not taken yet; one more is dropped, and counted."""
 _WARN_EVERY_S = 60.0
 _REST_S = 0.02
+_BLANK_BYTES = 1 << 20
 
 
 class SpoolWriter:
@@ -242,6 +243,16 @@ class WriterFolder:
     def files(self) -> list[Path]:
         """Its files of blocks, in the order of writing."""
         return sorted(self.path.glob(f"*{SUFFIX}"))
+
+    def blank(self, read_bytes: Mapping[str, int]) -> None:
+        """Overwrite what is read of files that stay; their writer may go on appending."""
+        for file in self.files():
+            with suppress(FileNotFoundError), file.open("r+b") as opened:
+                size = read_bytes.get(file.name, 0)
+                for start in range(0, size, _BLANK_BYTES):
+                    opened.write(bytes(min(_BLANK_BYTES, size - start)))
+                opened.flush()
+                os.fsync(opened.fileno())
 
     def pending(self) -> Pending:
         try:

@@ -7,7 +7,8 @@ model, is written once and referred to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from bascule.core import Columns
 from bascule.monitoring.ledger.blocks import (
     HASH,
     REQUEST,
+    TEXT,
     Array,
     Block,
     Column,
@@ -52,6 +54,16 @@ request's key in a rollout, where this is its first request; -1 where another on
 null where the arm was drawn for this request. `plan` is the number of the plan, 0 without one. Of
 an answer in parts, `parts` is how many its caller was sent, and `ending` how it ended; null of
 others. What segments of earlier releases do not have is null."""
+
+PRIVATE_KINDS = (".hash", ".encrypted", ".token")
+"""What is added to the name of a private field."""
+
+
+class Seal(Protocol):
+    """Gives what is kept in place of the values of a private column."""
+
+    def __call__(self, name: str, values: Sequence[object], /) -> list[str | None]: ...
+
 
 INPUT, OUTPUT = "input.", "output."
 _FIRST_COLUMN = 4
@@ -97,7 +109,7 @@ class Answers:
     def columns(self, rows: Array) -> tuple[Columns, Columns]:
         """Inputs and outputs of some rows, one array for each column of a baseline.
 
-        Hashes are left out: a baseline has the values themselves.
+        Private values are left out: a baseline has the values themselves.
         """
         made: list[Columns] = []
         for part, fields in (
@@ -105,14 +117,42 @@ class Answers:
             (self.outputs, self.layout.outputs),
         ):
             chosen: Columns = {}
-            for field in (one for one in fields if one.dtype != HASH):
+            for field in fields:
+                if field.dtype == HASH or field.name in self.layout.sealed:
+                    continue
                 names = self.layout.names.get(field.name, ())
                 chosen |= split_columns(field.name, _rows_of(part[field.name], field, rows), names)
             made.append(chosen)
         return made[0], made[1]
 
-    def table(self) -> pa.Table:
-        """As SQL sees it."""
+    def texts_of(self, field: str) -> Iterator[tuple[str, list[Any]]]:
+        """The values of a field, flat, by the name of each column that has it."""
+        if field == "id":
+            yield field, self.ids.to_pylist()
+        for at, name in enumerate(("caller", "protocol", "trace_id")):
+            if field == name:
+                yield name, [self.origins[code][at] for code in self.origin]
+        for part in (self.inputs, self.outputs):
+            for name, values in part.items():
+                if name in (field, *(field + kind for kind in PRIVATE_KINDS)):
+                    yield name, _flat(values)
+
+    def take(self, rows: Array) -> Answers:
+        """Some of the rows, by their places."""
+        parts = [
+            {one.name: _rows_of(part[one.name], one, rows, as_arrow=True) for one in fields}
+            for part, fields in (
+                (self.inputs, self.layout.inputs), (self.outputs, self.layout.outputs),
+            )
+        ]  # fmt: skip
+        return replace(
+            self, requests=self.requests[rows], ids=self.ids.take(numbers(rows)),
+            places=self.places[rows], shares=self.shares[rows], origin=self.origin[rows],
+            inputs=parts[0], outputs=parts[1],
+        )  # fmt: skip
+
+    def table(self, seal: Seal | None = None) -> pa.Table:
+        """As SQL sees it; `seal` gives what is kept in place of values that are sealed."""
         requests = self.requests
         same = np.zeros(len(requests), np.int32)
         caller, protocol, trace = (_texts(self.origin, self.origins, at) for at in range(3))
@@ -143,7 +183,12 @@ class Answers:
             (INPUT, self.inputs, self.layout.inputs),
             (OUTPUT, self.outputs, self.layout.outputs),
         ):
-            columns |= {prefix + one.name: _arrow(part[one.name], one) for one in fields}
+            for one in fields:
+                values = part[one.name]
+                if one.name in self.layout.sealed and seal is not None:
+                    columns[prefix + one.name] = _sealed(values, one, seal)
+                else:
+                    columns[prefix + one.name] = _arrow(values, one)
         return pa.table(columns)
 
 
@@ -166,12 +211,14 @@ def answers_of(blocks: Iterable[Block]) -> list[Answers]:
     ]
 
 
-def tables_of(answers: Iterable[Answers]) -> list[tuple[str, str, pa.Table]]:
+def tables_of(
+    answers: Iterable[Answers], seal: Seal | None = None
+) -> list[tuple[str, str, pa.Table]]:
     """By model and version, without what is anonymous."""
     found: dict[tuple[str, str], list[pa.Table]] = {}
     for one in answers:
         if len(one.requests) and not one.head.is_anonymous:
-            found.setdefault((one.head.model, one.head.version), []).append(one.table())
+            found.setdefault((one.head.model, one.head.version), []).append(one.table(seal))
     return [(*key, table) for key, tables in found.items() for table in _merged(tables)]
 
 
@@ -318,6 +365,18 @@ def strings_of(values: Sequence[str]) -> pa.Array:
     """The same of a list."""
     raw = [value.encode() for value in values]
     return strings(np.array([len(one) for one in raw], "<i4").tobytes(), b"".join(raw))
+
+
+def _flat(values: Array | pa.Array) -> list[Any]:
+    flat: list[Any] = (
+        values.ravel().tolist() if isinstance(values, np.ndarray) else values.to_pylist()
+    )
+    return flat
+
+
+def _sealed(values: Array | pa.Array, field: Column, seal: Seal) -> pa.Array:
+    made = pa.array(seal(field.name, _flat(values)), pa.string())
+    return _arrow(made, Column(field.name, TEXT, field.shape))
 
 
 def _arrow(values: Array | pa.Array, field: Column) -> pa.Array:

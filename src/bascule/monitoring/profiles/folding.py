@@ -72,6 +72,14 @@ class Folding:
         window.outputs.add(_of_known_kinds(outputs, window.outputs))
         self._changed.add(key)
 
+    def change(self, model: str, change: Callable[[WindowProfile], bool]) -> None:
+        """Change the windows of a model; `change` says whether it has changed one."""
+        for key in [key for key in {**self._named, **self._open} if key[0] == model]:
+            if change(self._window(key)):
+                self._changed.add(key)
+            elif key not in self._changed:
+                del self._open[key]
+
     def write(self, sequence: int) -> list[ProfileFile]:
         """Write what has changed; returns all files of this host, old and new."""
         for number, key in enumerate(sorted(self._changed)):

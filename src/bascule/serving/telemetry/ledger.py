@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from bascule.core import Columns
 from bascule.monitoring.ledger import (
     HASH,
+    SEALED,
+    SEALING,
     TEXT,
     Column,
     Head,
@@ -103,7 +105,8 @@ class _Group:
         columns = [_fields(part, column_of) for part in (inputs or {}, outputs)]
         names = {} if by is None else dict(by.columns)
         asked, said = (tuple(part.values()) for part in columns)
-        self.layout = Layout(asked, said, names).to_bytes()
+        sealed = tuple(one.name for one in (*asked, *said) if one.name.endswith(SEALED))
+        self.layout = Layout(asked, said, names, sealed).to_bytes()
         self.fields = [
             [(name, one.shape, _row_bytes(one), one.dtype == HASH) for name, one in part.items()]
             for part in columns
@@ -204,7 +207,7 @@ class LedgerRecorder:
             keep: The share of requests to keep, at most.
             max_rows_per_s: Of a version in this process; above, the share falls.
             max_values_per_row: A field with more, such as an image, is left out.
-            private: By `FIELD` or `MODEL.FIELD`, "omit" or "hash".
+            private: By `FIELD` or `MODEL.FIELD`, "omit", "hash", "encrypt" or "tokenise".
             key: Of the hashes; without one these fields are left out.
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
@@ -349,13 +352,15 @@ class LedgerRecorder:
 
         def column_of(name: str, values: NDArray[Any]) -> Column | None:
             rules = {self._private.get(one, "") for one in (name, f"{model}.{name}")}
-            is_hashed = "hash" in rules
-            if "omit" in rules or (is_hashed and not self._key):
+            is_hashed, kinds = "hash" in rules, rules & SEALING.keys()
+            if "omit" in rules or (is_hashed and not self._key) or (kinds and self._is_anonymous):
                 return None
             kind = TEXT if values.dtype == object else values.dtype.str
             made = Column(name, kind, values.shape[1:])
             if is_hashed:  # under another name: readers of the values find none
                 made = Column(f"{name}.hash", HASH, values.shape[1:])
+            elif kinds:  # the scribe does that, off the path of requests
+                made = Column(f"{name}{SEALING[max(kinds)]}", kind, values.shape[1:])
             return made if made.values_per_row <= self._max_values else None
 
         return _Group(by, inputs, outputs, column_of, self._key)

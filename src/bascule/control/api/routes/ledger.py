@@ -1,12 +1,13 @@
 """The routes about recorded predictions: find them.
 
 Recorded inputs are data of people, so reading them takes the right to manage the model: the rights
-to predict and to read metadata are not enough.
+to predict and to read metadata are not enough. Encrypted values take the right `private` too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -19,7 +20,6 @@ from bascule.core import NAME_PATTERN, check_name
 
 if TYPE_CHECKING:
     from bascule.control.recorded import RecordedPredictions
-    from bascule.monitoring import Recorded
 
 
 _NAME = {"pattern": f"^{NAME_PATTERN}$"}
@@ -51,19 +51,13 @@ def add_ledger(app: FastAPI, predictions: RecordedPredictions, authorise: Author
         prediction: Annotated[str, Query(alias="id", min_length=1, max_length=512)],
     ) -> Prediction:
         """The inputs, answers and truths of one request, by its prediction id."""
-        found = predictions.find(prediction)
-        may_see(found, request, authorise)
+        found = predictions.find(prediction, partial(authorise, request))
         return Prediction(
             id=found.id, facts=plain(found.facts), rows=found.rows,
             inputs=[plain(one) for one in found.inputs],
             outputs=[plain(one) for one in found.outputs],
             truths=[None if one is None else plain(one) for one in found.truths],
         )  # fmt: skip
-
-
-def may_see(found: Recorded, request: Request, authorise: Callable[..., Any]) -> None:
-    """Raise `Refused` unless the caller may see the inputs of a request."""
-    authorise(request, "manage", str(found.facts["model"]))
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""The commands about people: erase them, give out what is held about them, rotate their keys."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson
+from bascule.cli.membership import audit
+from bascule.cli.screen import print_json, print_table, say
+from bascule.core import Invalid, Untrusted
+
+_Subject = Annotated[
+    str, typer.Argument(metavar="SUBJECT", help="The value of the field; - reads it from stdin.")
+]
+_Field = Annotated[str, typer.Option(help="The field that names a person, such as customer_id.")]
+_Model = Annotated[str, typer.Option(help="Of one model of the ledger alone.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Give out what is held about a person.", no_args_is_help=True)
+    group.command("export")(export)
+    app.add_typer(group, name="subject")
+    app.command("erase")(erase)
+    trainings = typer.Typer(
+        help="Audit what a model tells of its rows; rotate the keys of private fields.",
+        no_args_is_help=True,
+    )
+    trainings.command("audit")(audit)
+    trainings.command("rotate")(rotate)
+    app.add_typer(trainings, name="privacy")
+
+
+def erase(
+    subject: _Subject,
+    proof: Annotated[
+        Path | None, typer.Argument(help="With `verify` as SUBJECT, the proof.", show_default=False)
+    ] = None,
+    field: _Field = "",
+    model: _Model = "",
+    dry_run: Annotated[bool, typer.Option(help="Find, and erase nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="Of a proof; default: beside it.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person everywhere, with a signed proof; `bascule erase verify PROOF` checks it.
+
+    Exit code 1 where something is left, or a proof does not hold.
+    """
+    if subject == "verify" and proof is not None:
+        _verify(proof, public_key, as_json=as_json)
+        return
+    asked = _asked(subject, field, model)
+    if dry_run:
+        found = _find(asked)
+        _show_places(found, as_json=as_json)
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Invalid("there is no terminal to confirm on", hint="add --yes to erase")
+        typer.confirm("Erase this person for good?", abort=True)
+    result = _erased(asked)
+    content = _content(result["envelope"])
+    if as_json:
+        print_json({**result, "content": content})
+    else:
+        _show_places(content["places"], as_json=False)
+        _show_rest(content)
+        say(f"proof: {result['proof']}")
+    if content["left"]:
+        raise typer.Exit(1)
+
+
+def export(
+    subject: _Subject,
+    file: Annotated[Path, typer.Argument(help="Lines of JSON; .zip for tables of Parquet.")],
+    field: _Field = "",
+    model: _Model = "",
+) -> None:
+    """Write what is held about a person: answers, truths, batch rows."""
+    from bascule.privacy import write_export
+
+    asked = _asked(subject, field, model)
+    if context.is_remote():
+        from bascule.privacy.operations import EXPORT_SUBJECT
+
+        lines = context.remote().ask(EXPORT_SUBJECT, asked).splitlines()
+        rows = [json.loads(line) for line in lines]
+    else:
+        rows = _answer(asked, is_export=True)
+    say(f"{write_export(file, iter(rows)):,} rows in {file}")
+
+
+def rotate() -> None:
+    """Make a new master key, and wrap the keys of private fields with it; rows stay readable."""
+    from bascule.monitoring.ledger import FieldKeys
+
+    say(f"{FieldKeys(context.settings().home).rotate():,} keys are wrapped again")
+
+
+def _asked(subject: str, field: str, model: str) -> dict[str, str]:
+    if not field:
+        raise Invalid("--field is missing", hint="name the field: --field customer_id")
+    text = sys.stdin.read().strip() if subject == "-" else subject
+    return {"subject": text, "field": field} | ({"model": model} if model else {})
+
+
+def _find(asked: dict[str, str]) -> list[dict[str, Any]]:
+    if context.is_remote():
+        from bascule.privacy.operations import FIND_SUBJECT
+
+        return context.remote().ask(FIND_SUBJECT, asked)
+    return _answer(asked, is_export=False)
+
+
+def _answer(asked: dict[str, str], *, is_export: bool) -> list[dict[str, Any]]:
+    from bascule.jobs import Task
+    from bascule.kinds import KINDS, runner_of
+
+    content = {**KINDS["erasure"].parse(asked), "is_export": is_export}
+    found: list[dict[str, Any]] = runner_of(context.settings()).answer(
+        Task(kind="held", input=content, by=context.user())
+    )
+    return found
+
+
+def _erased(asked: dict[str, str]) -> dict[str, Any]:
+    from bascule.jobs import RemoteJobs, Task, until_ended
+    from bascule.kinds import KINDS, runner_of
+
+    jobs: Any
+    if context.is_remote():
+        from bascule.privacy.operations import ERASE
+
+        jobs = RemoteJobs(context.control_client())
+        job_id = context.remote().ask(ERASE, asked).id
+    else:
+        jobs = runner_of(context.settings())
+        task = Task(
+            kind="erasure", input=KINDS["erasure"].parse(asked), by=context.user(),
+            title=f"erasure by {asked['field']}",
+        )  # fmt: skip
+        job_id = jobs.submit(task).id
+    job = until_ended(jobs, job_id)
+    if job.problem is not None:
+        raise job.problem
+    result: dict[str, Any] = job.result
+    return result
+
+
+def _verify(proof: Path, public_key: Path | None, *, as_json: bool) -> None:
+    from bascule.privacy import verify_proof
+
+    home = context.settings().home
+    is_ours = proof.resolve().parent == (home / "erasures").resolve()
+    verified = verify_proof(proof, public_key, home if is_ours else None)
+    if as_json:
+        print_json({"content": verified.content, "problems": verified.problems})
+    else:
+        content = verified.content
+        say(f"erasure {content['erasure']}, number {content['number']}: the signature holds")
+        _show_places(content["places"], as_json=False)
+        _show_rest(content)
+    if problems := [*verified.problems, *verified.content["left"]]:
+        raise Untrusted(f"the erasure does not hold: {problems[0]}", hint="erase again")
+
+
+def _show_places(places: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json(places)
+        return
+    print_table(
+        ("place", "rows", "outcomes", "files"),
+        [
+            (one["place"], f"{one['rows']:,}", f"{one['outcomes']:,}", f"{len(one['files']):,}")
+            for one in places
+        ],
+        right=("rows", "outcomes", "files"), empty="nothing is held",
+    )  # fmt: skip
+
+
+def _show_rest(content: Mapping[str, Any]) -> None:
+    for text in content["left"]:
+        say(f"left: {text}")
+    for text in content["elsewhere"]:
+        say(f"erase elsewhere: {text}")
+
+
+def _content(envelope: dict[str, Any]) -> dict[str, Any]:
+    import base64
+
+    content: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
+    return content

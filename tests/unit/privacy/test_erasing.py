@@ -1,0 +1,236 @@
+"""Erasure of a person: gone from every byte of the home, others untouched, proved."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.homes import finished, inline_jobs
+from tests.ledger_rows import ids, table, take_in
+from tests.privacy_home import ADA, digests_of, found_in, full_home, record, rows_of_others
+
+from bascule.app import open_catalogue
+from bascule.backups.archive import unpack
+from bascule.core import Invalid, Untrusted
+from bascule.jobs import Task
+from bascule.kinds import KINDS
+from bascule.monitoring.ledger import Deletions, Ledger, Outcomes, write_segment
+from bascule.monitoring.ledger.manifest import commit, read_manifest
+from bascule.privacy import Erasing, Erasure, Person, held_about, verify_proof, write_export
+from bascule.settings import load_settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+
+
+def erasing(settings, text=ADA, *, name="e1"):
+    return Erasing(
+        Erasure(
+            id=name, home=settings.home, catalogue=open_catalogue(settings),
+            person=Person("customer_id", text), by="dpo",
+        )
+    )  # fmt: skip
+
+
+def submitted(settings, jobs, text=ADA, **more):
+    asked = KINDS["erasure"].parse({"field": "customer_id", "subject": text, **more})
+    return jobs.submit(Task(kind="erasure", input=asked, by="dpo"))
+
+
+def proof_of(settings, name):
+    return verify_proof(settings.home / "erasures" / f"{name}.json", home=settings.home)
+
+
+def test_a_person_is_gone_from_every_byte_and_the_others_stay(settings, tmp_path):
+    full_home(settings, tmp_path / "outside")
+    places = {place.partition(": ")[0] for place in found_in(tmp_path, ADA)}
+    assert len(places) >= 9
+    others = rows_of_others(settings.home, ADA)
+    csv = (tmp_path / "outside" / "out.csv").read_text().splitlines()
+    jobs = inline_jobs(settings)
+    job = submitted(settings, jobs)
+    finished(jobs)
+    assert jobs.get(job.id).problem is None
+    proof = proof_of(settings, job.input["id"])
+    assert (proof.content["left"], proof.problems) == ([], [])
+    assert ADA not in json.dumps(proof.content)
+    assert found_in(tmp_path, ADA) == []
+    assert rows_of_others(settings.home, ADA) == others
+    rows = [(place["place"], place["rows"]) for place in proof.content["places"]]
+    assert ("ledger late", 9) in rows
+    assert rows.count(("batch", 8)) == 3
+    assert any("postgresql://h/d#scores" in one for one in proof.content["elsewhere"])
+    left = (tmp_path / "outside" / "out.csv").read_text().splitlines()
+    assert left == [line for line in csv if ADA not in line]
+    chunk = json.loads((tmp_path / "outside/out/_bascule/abc/chunk-00000.json").read_text())
+    assert (chunk["rows"], chunk["erased"]) == (32, 8)
+    unpack(settings.home / "before.tar.gz", tmp_path / "unpacked")  # verifies every digest
+
+
+def test_what_arrives_late_is_erased_as_it_comes(settings):
+    home = settings.home
+    record(home, [ADA, "cust-00000001"])
+    erasing(settings).run()
+    record(home, [ADA, "cust-00000002"], first=10)
+    Outcomes(home).add("late", pa.table({"id": ["r0", "r1"], "truth": [1, 1]}))
+    take_in(home, Deletions())
+    assert ids(home) == ["r1", "r11"]
+    assert Ledger(home).query("SELECT id FROM outcomes")["id"].to_pylist() == ["r1"]
+    assert found_in(home, ADA) == []
+
+
+def test_a_number_is_erased_where_it_names_the_person_alone(settings):
+    record(settings.home, ["41", "42"], numbers=True)
+    take_in(settings.home)
+    (settings.home / "rows.csv").write_text("customer_id,age\r\n42,41\r\n7,42\r\n")
+    (settings.home / "notes.md").write_text("42 is the answer")
+    result = erasing(settings, "42").run()
+    assert ids(settings.home) == ["r0"]
+    assert (settings.home / "rows.csv").read_bytes() == b"customer_id,age\r\n7,42\r\n"
+    assert (settings.home / "notes.md").read_text() == "42 is the answer"
+    content = verify_proof(Path(result["proof"])).content
+    assert "too short" in content["searched"][-1]
+
+
+def test_twice_is_once_and_the_proofs_are_a_chain(settings):
+    record(settings.home, [ADA, "cust-00000001"])
+    first, again = erasing(settings).run(), erasing(settings).run()
+    assert first == again
+    erasing(settings, name="e2").run()
+    assert proof_of(settings, "e2").content["places"] == []
+    assert [proof_of(settings, name).is_last for name in ("e1", "e2")] == [False, True]
+    (settings.home / "erasures" / "e1.json").unlink()
+    assert "number 1, is gone" in proof_of(settings, "e2").problems[0]
+
+
+def test_a_proof_that_was_altered_does_not_verify(settings):
+    record(settings.home, [ADA])
+    file = Path(erasing(settings).run()["proof"])
+    envelope = json.loads(file.read_bytes())
+    payload = base64.b64decode(envelope["payload"]).replace(b'"rows":1', b'"rows":2')
+    file.write_text(json.dumps({**envelope, "payload": base64.b64encode(payload).decode()}))
+    with pytest.raises(Untrusted, match="was altered"):
+        verify_proof(file)
+
+
+def test_two_processes_at_once_end_well_and_leave_no_value(settings):
+    """Two runners, as two control processes of one catalogue have."""
+    record(settings.home, [ADA, "cust-00000001"])
+    runners = [inline_jobs(settings), inline_jobs(settings)]
+    jobs = [submitted(settings, runner) for runner in runners]
+    finished(runners[0])
+    problems = [str(runners[0].get(job.id).problem or "") for job in jobs]
+    assert "" in problems
+    assert all("under way" in one or "another erasure" in one for one in problems if one)
+    assert ids(settings.home) == ["r1"]
+    assert found_in(settings.home, ADA) == []
+
+
+def test_an_empty_subject_is_none():
+    with pytest.raises(Invalid, match="1 to 1,024"):
+        Person("customer_id", "")
+
+
+def test_a_trial_finds_and_changes_nothing(settings, tmp_path):
+    full_home(settings, tmp_path / "outside")
+    before = digests_of(tmp_path / "outside")
+    places = erasing(settings).find()
+    assert {place.place for place in places} >= {"ledger late", "batch", "backup", "file"}
+    assert digests_of(tmp_path / "outside") == before
+    rows = list(held_about(settings.home, open_catalogue(settings), Person("customer_id", ADA)))
+    assert [row["source"] for row in rows].count("ledger") == 9
+    assert write_export(tmp_path / "ada.zip", iter(rows)) == len(rows)
+    with zipfile.ZipFile(tmp_path / "ada.zip") as archive:
+        table = pq.read_table(io.BytesIO(archive.read("ledger-late.parquet")))
+    assert set(table["input.customer_id"].to_pylist()) == {ADA}
+
+
+_ERASES = """
+import sys
+from pathlib import Path
+from tests.unit.privacy.test_erasing import erasing
+from bascule.settings import load_settings
+home = Path(sys.argv[1])
+erasing(load_settings(home.parent, {"BASCULE_HOME": str(home)})).run()
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_moments_it_goes_on_to_the_same_end(tmp_path):
+    """Each copy of a home is erased by processes that are killed after random spans of time."""
+    source = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "source" / "home")})
+    full_home(source, tmp_path / "source" / "outside")
+    others, kills, rest = rows_of_others(source.home, ADA), 0, random.Random(7)
+    while kills < 50:
+        copy = tmp_path / "copy"
+        shutil.copytree(tmp_path / "source", copy)
+        _move_sinks(copy)
+        settings = load_settings(copy, {"BASCULE_HOME": str(copy / "home")})
+        while True:
+            command = [sys.executable, "-c", _ERASES, str(settings.home)]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE)
+            try:
+                _, said = process.communicate(timeout=1.0 + 3.5 * rest.random())
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+                continue
+            assert process.returncode == 0, said.decode()
+            break
+        proof = proof_of(settings, "e1")
+        assert (proof.content["left"], proof.problems) == ([], [])
+        assert found_in(copy, ADA) == []
+        assert rows_of_others(settings.home, ADA) == others
+        chunk = json.loads((copy / "outside/out/_bascule/abc/chunk-00000.json").read_text())
+        assert (chunk["rows"], chunk["erased"]) == (32, 8)
+        shutil.rmtree(copy)
+
+
+def _move_sinks(copy):
+    """The jobs of a copied home wrote to the copied sinks."""
+    with closing(sqlite3.connect(copy / "home" / "catalogue.db")) as connection:
+        connection.execute("UPDATE jobs SET folder = ? WHERE kind = 'batch'", [f"{copy}/outside"])
+        connection.commit()
+
+
+@pytest.mark.slow
+def test_ten_million_rows_take_a_minute_at_most(tmp_path):
+    """Of ten days; the person has a row in every one of twenty segments."""
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    manifest = read_manifest(settings.home)
+    for number in range(20):
+        day = f"2026-11-{1 + number // 2:02d}"
+        rows = table([f"{number}-{row}" for row in range(500_000)],
+                     datetime.fromisoformat(f"{day}T12:00:00+00:00"))  # fmt: skip
+        people = pa.array(
+            [ADA if row == 7 else f"cust-{row % 90_000:08d}" for row in range(500_000)]
+        )
+        rows = rows.append_column("input.customer_id", pa.array(people))
+        name = f"{number + 1:08d}-big-{number}.parquet"
+        manifest.segments.append(write_segment(settings.home, rows, "gb", "1", day, name))
+    manifest.sequence = 100
+    commit(settings.home, manifest)
+    started_s = time.monotonic()
+    erasing(settings).run()
+    took_s = time.monotonic() - started_s
+    assert Ledger(settings.home).query("SELECT count(*) n FROM predictions").to_pylist() == [
+        {"n": 9_999_980}
+    ]
+    assert took_s <= 60, f"{took_s:.1f} s"

@@ -1,0 +1,224 @@
+"""Private fields that are encrypted or tokenised: readable by role, after rotations, by Vault."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, date, datetime
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from tests.controls import asking, control_app
+from tests.homes import finished, inline_jobs
+from tests.ledger_rows import take_in
+from tests.privacy_home import ADA, found_in, record
+from tests.stores import free_ports
+
+from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import Requests
+from bascule.control import ServerLink
+from bascule.core import Untrusted
+from bascule.monitoring.ledger import (
+    FieldKeys,
+    Ledger,
+    Trimming,
+    delete,
+    note_master,
+    read_manifest,
+)
+from bascule.monitoring.ledger.trimming import expired
+from bascule.security import Permission, create_key
+from bascule.serving.telemetry import Counters
+from bascule.serving.transports import Authenticator
+from bascule.settings import load_settings
+
+ENCRYPTED, TOKEN = "input.customer_id.encrypted", "input.customer_id.token"
+
+
+def sealed(home, how, people=(ADA, "cust-00000001", ADA)):
+    record(home, people, private={"customer_id": how})
+    take_in(home)
+
+
+def values(home, column, **options):
+    rows = Ledger(home, **options).query(f'SELECT "{column}" v FROM predictions', model="late")
+    return rows["v"].to_pylist()
+
+
+def test_encrypted_values_are_shown_to_readers_of_private_values_alone(tmp_path):
+    record(tmp_path, [ADA], private={"customer_id": "encrypt"})
+    assert values(tmp_path, ENCRYPTED) == ["(private)"]  # still in the spool
+    sealed(tmp_path, "encrypt")
+    assert set(values(tmp_path, ENCRYPTED)) == {"(private)"}
+    opened = values(tmp_path, ENCRYPTED, is_private=True)
+    assert sorted(opened) == ["cust-00000001", ADA, ADA, ADA]
+    assert found_in(tmp_path, ADA) == []
+    assert (tmp_path / "master.key").stat().st_mode & 0o077 == 0
+
+
+def test_equal_values_have_equal_tokens_which_sql_finds_and_opens(tmp_path):
+    sealed(tmp_path, "tokenise")
+    first, other, again = values(tmp_path, TOKEN)
+    assert first == again != other
+    sql = f"SELECT count(*) n FROM predictions WHERE \"{TOKEN}\" = private_token('{ADA}')"
+    assert Ledger(tmp_path).query(sql, model="late").to_pylist() == [{"n": 2}]
+    assert FieldKeys(tmp_path).open([first, None]) == [ADA, None]
+
+
+@pytest.mark.parametrize("how", ["hash", "tokenise", "encrypt"])
+def test_the_rows_of_a_person_are_found_however_they_are_kept(tmp_path, how):
+    from bascule.privacy.erasing import subject_of
+    from bascule.privacy.persons import Person
+
+    sealed(tmp_path, how)
+    subject = subject_of(tmp_path, Person("customer_id", ADA))
+    assert delete(tmp_path, "late", "", subject=subject).rows == 2
+    assert Ledger(tmp_path).query("SELECT id FROM predictions")["id"].to_pylist() == ["r1"]
+
+
+def test_rows_stay_readable_after_a_rotation_and_the_old_master_key_is_of_no_use(tmp_path):
+    sealed(tmp_path, "encrypt")
+    old = (tmp_path / "master.key").read_bytes()
+    assert FieldKeys(tmp_path).rotate() == 1
+    sealed(tmp_path, "encrypt", [ADA])
+    assert values(tmp_path, ENCRYPTED, is_private=True).count(ADA) == 3
+    (tmp_path / "master.key").write_bytes(old)
+    with pytest.raises(Untrusted, match="is not the master key"):
+        values(tmp_path, ENCRYPTED, is_private=True)
+
+
+def test_a_rotation_that_is_killed_before_its_commit_leaves_rows_readable(tmp_path, monkeypatch):
+    sealed(tmp_path, "encrypt")
+    with monkeypatch.context() as patch:
+        patch.setattr(FieldKeys, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            FieldKeys(tmp_path).rotate()
+    assert values(tmp_path, ENCRYPTED, is_private=True).count(ADA) == 2
+    assert FieldKeys(tmp_path).rotate() == 1
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """`ask("erase:late", METHOD, PATH, ...)`: the answer to a key with these permissions."""
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    counters, file, kept = tmp_path / "counters", tmp_path / "keys.json", []
+    counters.touch()
+    file.write_text("[]")
+    jobs = inline_jobs(settings)
+    app = control_app(
+        ServerLink(Counters(counters, workers=0)), partial(open_registry, settings),
+        lambda _: None, Authenticator(file), home=settings.home, jobs=jobs,
+        open_catalogue=partial(open_catalogue, settings),
+        open_requests=lambda: Requests(open_catalogue(settings)),
+    )  # fmt: skip
+    book = SimpleNamespace(stored=lambda: kept, add=kept.append)
+    with asking(app) as client:
+
+        def answer(allow, method, path, **more):
+            allowed = [Permission.parse(one) for one in allow.split()]
+            token = create_key(book, f"k{len(kept)}", allowed, now=datetime.now(UTC), by="ada")[1]
+            file.write_text(json.dumps([key.to_json() for key in kept]))
+            headers = {"Authorization": f"Bearer {token}", **more.pop("headers", {})}
+            reply = client.request(method, f"/api/v1/{path}", headers=headers, **more)
+            finished(jobs)
+            return reply
+
+        answer.home = settings.home
+        yield answer
+
+
+def test_rights_decide_over_private_values_exports_and_erasures(ask):
+    sealed(ask.home, "encrypt")
+    where = {"params": {"id": "r0"}}
+    for allow, shown in (("manage:late", "(private)"), ("manage:late private:late", ADA)):
+        inputs = ask(allow, "GET", "prediction", **where).json()["inputs"]
+        assert inputs[0]["customer_id"] == shown
+    body = {"json": {"subject": ADA, "field": "customer_id", "model": "late"}}
+    assert ask("manage:late private:other", "POST", "subjects/export", **body).status_code == 403
+    lines = ask("private:late", "POST", "subjects/export", **body).text.splitlines()
+    assert [json.loads(line)["row"][ENCRYPTED] for line in lines] == [ADA, ADA]
+    assert ask("manage:late private:late", "POST", "erasures", **body).status_code == 403
+    places = ask("erase:late", "POST", "subjects/find", **body).json()
+    assert [(place["place"], place["rows"]) for place in places] == [("ledger late", 2)]
+    key = {"headers": {"Idempotency-Key": "once"}}
+    asked = ask("erase:late", "POST", "erasures", **body, **key)
+    assert asked.status_code == 201, asked.text
+    (done,) = ask("erase:*", "GET", "erasures").json()["items"]
+    assert (done["id"], done["state"]) == (asked.json()["id"], "done")
+    assert found_in(ask.home, ADA) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "gone"),
+    [
+        ({"inputs": 30}, ["input.a", "input.b.encrypted"]),
+        ({"inputs": 30, "b": 365}, ["input.a"]),
+        ({"late.b": 9, "b": 365}, ["input.b.encrypted"]),
+        ({"outputs": 30}, ["output.y"]),
+        ({"inputs": 31}, []),
+    ],
+)
+def test_the_most_particular_rule_says_how_long_a_field_is_kept(rules, gone):
+    columns = ["id", "time", "input.a", "input.b.encrypted", "output.y"]
+    assert expired(columns, "late", "2026-10-01", date(2026, 11, 1), rules) == gone
+
+
+def test_expired_columns_go_and_rows_stay(tmp_path):
+    sealed(tmp_path, "encrypt")
+    take_in(tmp_path, Trimming({"inputs": -1}))
+    take_in(tmp_path, Trimming({"inputs": -1}))
+    table = Ledger(tmp_path).query("SELECT * FROM predictions", model="late")
+    assert table.num_rows == 3
+    assert not any(name.startswith("input.") for name in table.column_names)
+    assert table["output.y"].to_pylist() == [1, 1, 1]
+    assert len(read_manifest(tmp_path).segments) == 1
+    assert len(list((tmp_path / "ledger").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.slow
+def test_keys_are_wrapped_by_a_real_openbao(tmp_path, monkeypatch):
+    """`bao server -dev` with the transit engine: rows stay readable after its key is rotated."""
+    (port,), token = free_ports(1), secrets.token_hex(8)
+    address = f"http://127.0.0.1:{port}"
+    command = ["bao", "server", "-dev", f"-dev-root-token-id={token}",
+               f"-dev-listen-address=127.0.0.1:{port}"]  # fmt: skip
+    folder = os.path.dirname(sys.executable)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as server:  # fmt: skip
+        try:
+            _ask(address, token, "sys/mounts/transit", b'{"type": "transit"}')
+            _ask(address, token, "transit/keys/late", b"{}")
+            monkeypatch.setenv("VAULT_TOKEN", token)
+            home = tmp_path / "home"
+            note_master(home, f"vault:{address}/transit/late")
+            sealed(home, "encrypt")
+            assert not (home / "master.key").exists()
+            assert FieldKeys(home).rotate() == 1
+            assert values(home, ENCRYPTED, is_private=True).count(ADA) == 2
+            assert "vault:v2:" in (home / "field-keys.json").read_text()
+            monkeypatch.setenv("VAULT_TOKEN", "another")
+            with pytest.raises(Untrusted, match="refuses decrypt_data"):
+                values(home, ENCRYPTED, is_private=True)
+        finally:
+            server.terminate()
+
+
+def _ask(address, token, path, body):
+    """Once the server answers."""
+    request = urllib.request.Request(
+        f"{address}/v1/{path}", body, {"X-Vault-Token": token}, method="POST"
+    )
+    give_up_at = time.monotonic() + 30
+    while True:
+        try:
+            return urllib.request.urlopen(request, timeout=5).read()
+        except OSError:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.1)
