@@ -46,7 +46,7 @@ OBJECTS: Mapping[str, str] = {
 _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "protocols", "models", "allowed_hosts",
     "private", "receivers", "routers", "routes", "places", "oidc_scopes", "roles", "pull_secrets",
-    "node_selector", "tolerations", "price_per_1000_rows", "providers",
+    "node_selector", "tolerations", "price_per_1000_rows", "providers", "anchors", "protected",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -431,6 +431,23 @@ class UsageSettings(Prices, _Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings(_Section):
+    """Where the audit chain is anchored, and which acts take a second person: `[audit]`.
+
+    Attributes:
+        anchors: Files, best on a disk of another machine, and `s3://BUCKET/PREFIX`. Control
+            processes add what the chain is every 100 acts, or 5 minutes after one.
+        protected: Acts that wait for the approval of another person: `alias:late@production`,
+            `deploy:late`, `settings`, `erase`; `*` stands for any letters.
+        approval_hours: How long such an act waits.
+    """
+
+    anchors: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
+    approval_hours: Annotated[float, Gt(0), Le(8_760)] = 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -447,6 +464,7 @@ class Settings:
         console: Section `[console]`.
         ship: Section `[ship]`.
         usage: Section `[usage]`.
+        audit: Section `[audit]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
     """
@@ -463,6 +481,7 @@ class Settings:
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -546,6 +565,13 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         security=replace(settings.security, required_keys=keys),
         rollouts=replace(settings.rollouts, routers=routers),
         serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
+        audit=replace(
+            settings.audit,
+            anchors=tuple(
+                place if place.startswith("s3://") else str(here / Path(place).expanduser())
+                for place in settings.audit.anchors
+            ),
+        ),
     )
 
 
@@ -630,7 +656,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", mode="before", check_fields=False,
+            "ship", "usage", "audit", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:
