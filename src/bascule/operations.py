@@ -88,6 +88,11 @@ class Operation(Generic[T]):
         return f"{self.method} {self.path}"
 
     @property
+    def is_act(self) -> bool:
+        """Whether it changes something, so that the audit chain has it; some reads are a POST."""
+        return self.method != "GET" and (self.action in CHANGING or bool(self.history))
+
+    @property
     def keeps_answers(self) -> bool:
         """Whether `Idempotency-Key` has the catalogue keep the answer.
 

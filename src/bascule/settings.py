@@ -48,7 +48,7 @@ _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
     "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
     "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
-    "lists", "retention_days",
+    "lists", "retention_days", "anchors", "protected",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -476,6 +476,23 @@ class UsageSettings(Prices, _Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings(_Section):
+    """Where the audit chain is anchored, and which acts take a second person: `[audit]`.
+
+    Attributes:
+        anchors: Files, best on a disk of another machine, and `s3://BUCKET/PREFIX`. Control
+            processes add what the chain is every 100 acts, or 5 minutes after one.
+        protected: Acts that wait for the approval of another person: `alias:late@production`,
+            `deploy:late`, `settings`, `erase`; `*` stands for any letters.
+        approval_hours: How long such an act waits.
+    """
+
+    anchors: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
+    approval_hours: Annotated[float, Gt(0), Le(8_760)] = 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -493,6 +510,7 @@ class Settings:
         ship: Section `[ship]`.
         documents: Section `[documents]`.
         usage: Section `[usage]`.
+        audit: Section `[audit]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
@@ -514,6 +532,7 @@ class Settings:
     ship: ShipSettings = field(default_factory=ShipSettings)
     documents: DocumentSettings = field(default_factory=DocumentSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
@@ -606,6 +625,13 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         ),
         rollouts=replace(settings.rollouts, routers=routers),
         serving=_with_other_ports(replace(settings.serving, **files), safe_ports),
+        audit=replace(
+            settings.audit,
+            anchors=tuple(
+                place if place.startswith("s3://") else str(here / Path(place).expanduser())
+                for place in settings.audit.anchors
+            ),
+        ),
     )
 
 
@@ -690,7 +716,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", "privacy", mode="before", check_fields=False,
+            "ship", "usage", "privacy", "audit", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

@@ -1,4 +1,4 @@
-from . import events as events
+from . import chain as chain, events as events, origins as origins, sealing as sealing
 from .catalogue import Catalogue as Catalogue, identity_of as identity_of
 from .changes import Watch as Watch
 from .databases import Database as Database

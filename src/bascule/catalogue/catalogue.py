@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import schema
+from bascule.catalogue import schema, sealing
 from bascule.catalogue.changes import Watch
 from bascule.catalogue.databases import Database, explaining
 from bascule.core import NotFound, Unavailable, Untrusted
@@ -108,6 +108,7 @@ class Catalogue:
             connection = connection.execution_options(writes=writes, alone=alone)
             with connection.begin():
                 yield connection
+                sealing.seal(connection)
 
     def _check_is_there(self) -> None:
         if not self._database.exists() or not self._prepare(may_create=False):

@@ -6,48 +6,22 @@ makes the change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
+from bascule.catalogue import sealing
+from bascule.catalogue.event import Event as Event, Subject as Subject
 from bascule.catalogue.schema import events as _table
-
-
-class Subject(NamedTuple):
-    """What an event is about, such as `Subject("model", "late")`."""
-
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of history.
-
-    Attributes:
-        subject: What it happened to.
-        kind: What happened, in the past tense: `alias_moved`.
-        at: When it was recorded.
-        actor: Who did it: the id of a key, or the name of a user.
-        reason: Why, in a sentence; may be empty.
-        body: What is particular to the kind, as JSON.
-        id: Its place in the history of all subjects; None before `append`.
-    """
-
-    subject: Subject
-    kind: str
-    at: datetime
-    actor: str
-    reason: str = ""
-    body: Mapping[str, Any] = field(default_factory=dict)
-    id: int | None = None
 
 
 def append(connection: sa.Connection, event: Event) -> int:
     """Record an event with the transaction; returns its id, which grows with each event.
+
+    `Catalogue.write` adds it to the audit chain at the end of the transaction (`sealing`).
 
     On PostgreSQL ids are given out before commits: of two subjects, the event with the greater id
     may be visible first. Events of one subject are in order where its writers lock it.
@@ -61,7 +35,9 @@ def append(connection: sa.Connection, event: Event) -> int:
         reason=event.reason,
         body=dict(event.body),
     )
-    return int(connection.execute(added.returning(_table.c.id)).scalar_one())
+    event_id = int(connection.execute(added.returning(_table.c.id)).scalar_one())
+    sealing.note(connection, replace(event, id=event_id))
+    return event_id
 
 
 def lock(connection: sa.Connection, subject: Subject) -> None:
@@ -128,9 +104,10 @@ def find(
         query = query.where(_table.c.at < until)
     if cursor is not None:
         query = query.where(_table.c.id < cursor if latest_first else _table.c.id > cursor)
-    return [_event(row) for row in connection.execute(query.limit(limit))]
+    return [event_of(row) for row in connection.execute(query.limit(limit))]
 
 
-def _event(row: Any) -> Event:
+def event_of(row: Any) -> Event:
+    """The event of a row of the table."""
     subject = Subject(row.subject_kind, row.subject)
     return Event(subject, row.kind, row.at, row.actor, row.reason, row.body, row.id)

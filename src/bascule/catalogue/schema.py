@@ -115,6 +115,69 @@ requests = sa.Table(
 )
 """Requests that carried an idempotency key, with their replies."""
 
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("chain", sa.Text, nullable=False),
+    sa.Column("after_event", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+)
+"""One row, which is locked to add to the chain: its id, the last event that is older than the
+chain, and its last entry."""
+
+audit_chain = sa.Table(
+    "audit_chain",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event", sa.Integer, sa.ForeignKey("events.id"), nullable=False, unique=True),
+    sa.Column("digests", sa.JSON, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+)
+"""See `chain`. Only ever added to."""
+
+audit_values = sa.Table(
+    "audit_values",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.Text, primary_key=True, index=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+)
+"""Salts and origins of entries, encrypted by the key of a person."""
+
+audit_keys = sa.Table(
+    "audit_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("person", sa.Text, nullable=False, unique=True),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+)
+
+audit_anchors = sa.Table(
+    "audit_anchors",
+    metadata,
+    sa.Column("place", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
+)
+"""By place: the last anchor there, when it was written or last tried, and why it failed."""
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("act", sa.JSON, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("ends_at", UtcTime, nullable=False),
+    sa.Column("decided_by", sa.Text),
+    sa.Column("outcome", sa.JSON),
+)
+"""Requests that wait for, or had, the approval of a second person."""
+
 
 def insert(connection: sa.Connection, table: sa.Table) -> Any:
     """An `INSERT` that may say `ON CONFLICT`, which both databases write the same way."""

@@ -7,6 +7,7 @@ of them costs more than what most of them do.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -60,6 +61,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "privacy", ("erase", "subject", "privacy")),
     ("Trust", "keys", ("keys",)),
     ("Trust", "reviews", ("review",)),
+    ("Trust", "audit", ("audit",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
     ("Machine", "backups", ("backup", "restore")),
@@ -88,6 +90,7 @@ GROUPS = frozenset({
     "keys", "sessions", "watermark", "privacy", "review",
     "passport",
     "subject",
+    "audit",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 
@@ -192,6 +195,7 @@ def root(
     given = {"store": store, "objects": objects, "server": server or None}
     context.stores.clear()
     context.stores.update({name: value for name, value in given.items() if value is not None})
+    _act_as(ctx.invoked_subcommand or "")
     if version:
         from bascule.core import VERSION
 
@@ -200,3 +204,10 @@ def root(
     if ctx.invoked_subcommand is None:
         say(ctx.get_help())
         raise typer.Exit(2)
+
+
+def _act_as(command: str) -> None:
+    """Have the audit chain name this command and host for what the process does."""
+    from bascule.catalogue import origins
+
+    origins.act(origins.Origin(f"bascule {command}", address=os.uname().nodename))

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from bascule.control import Authorise, FindSession, cookie_of
 from bascule.core import Refused
-from bascule.security import Action, csrf_of
+from bascule.security import Action, Permission, csrf_of
 from bascule.serving.transports import is_loopback
 
 CSRF_FIELD = "csrf"
@@ -33,12 +33,16 @@ class Session:
         rights: Asked before anything is shown or changed.
         csrf: The token that forms of this session carry.
         is_signed_in: Whether the person signed in, and so can sign out.
+        short_id: The id as histories show it; empty for a person that has not signed in.
+        permissions: What the person that signed in may do.
     """
 
     subject: str
     rights: Rights
     csrf: str
     is_signed_in: bool = False
+    short_id: str = ""
+    permissions: tuple[Permission, ...] = ()
 
     def check(self, action: Action, model: str) -> None:
         """Raise `Refused` unless the person may do this; see `control.api.rights.RIGHTS`."""
@@ -78,7 +82,10 @@ class Sessions:
         cookie = cookie_of(request)
         found = self._find(cookie) if self._find is not None and cookie else None
         if found is not None:
-            return Session(found.subject, found.check, csrf_of(cookie), is_signed_in=True)
+            return Session(
+                found.subject, found.check, csrf_of(cookie), is_signed_in=True,
+                short_id=found.short_id, permissions=found.permissions,
+            )  # fmt: skip
         subject = self._authorise(request, "read", "").user
 
         def rights(action: Action, model: str) -> None:

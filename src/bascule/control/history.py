@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,22 @@ from bascule.security import Permission, in_words
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue, events
 
-OF_ADMINISTRATORS = ("key", "session", "sign_in_link")
+OF_ADMINISTRATORS = ("key", "session", "sign_in_link", "operation", "person")
 """Kinds of subjects that callers without the right `keys` do not see."""
 
-COLUMNS = ("id", "at", "by", "about", "name", "kind", "sentence", "reason", "details")
+COLUMNS = (
+    "id",
+    "at",
+    "by",
+    "about",
+    "name",
+    "kind",
+    "sentence",
+    "reason",
+    "details",
+    "entry",
+    "origin",
+)
 _AT_ONCE = 1_000
 _MAX_CELL = 32_000
 """Characters. Spreadsheets take 32,767."""
@@ -44,6 +56,15 @@ _SENTENCES: Mapping[str, str] = {
     "schedule_removed": "schedule removed",
     "schedule_run_started": "scheduled run of {due} started",
     "schedule_run_ended": "scheduled run of {due} ended",
+    "job_submitted": "job submitted: {kind} {title}",
+    "job_cancel_requested": "job to be cancelled: {kind} {title}",
+    "job_resume_requested": "job to be resumed: {kind} {title}",
+    "job_retry_requested": "job to be tried again: {kind} {title}",
+    "job_done": "job done: {kind} {title}",
+    "job_failed": "job failed: {kind} {title}",
+    "job_cancelled": "job cancelled: {kind} {title}",
+    "job_killed": "job killed: {kind} {title}",
+    "person_forgotten": "a person was forgotten in the history",
     "deletion_requested": "deletion of recorded answers requested where {where}",
     "deletion_completed": "{rows} recorded answers deleted where {where}",
 }
@@ -88,6 +109,9 @@ class Act:
         sentence: The same in words.
         reason: Why; may be empty.
         details: What is particular to the kind.
+        entry: Its sequence in the audit chain; None for an act before the chain.
+        origin: Operation or command (`via`), `key`, `session`, `role`, `address`, `request` and
+            `approval`, as far as they are known; empty for callers without the right `keys`.
     """
 
     id: int
@@ -99,6 +123,8 @@ class Act:
     sentence: str
     reason: str
     details: Mapping[str, Any]
+    entry: int | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 class History:
@@ -115,7 +141,7 @@ class History:
 
         `with_keys`: whether acts on keys and sessions are among them.
         """
-        from bascule.catalogue import events
+        from bascule.catalogue import events, sealing
 
         if after is not None and not 0 < after < 2**63:
             return []
@@ -131,9 +157,15 @@ class History:
                     since=asked.since, until=asked.until,
                     cursor=after, latest_first=True, limit=limit,
                 )  # fmt: skip
+                known = sealing.origins_of(connection, [event.id or 0 for event in found])
         except NotFound:
             return []  # nothing was ever recorded
-        return list(map(act_of, found))
+        nothing: tuple[None, Mapping[str, str]] = (None, {})
+        acts = []
+        for event in found:
+            entry, origin = known.get(event.id or 0, nothing)
+            acts.append(act_of(event, entry, origin if with_keys else {}))
+        return acts
 
     def all(self, asked: Asked, *, with_keys: bool) -> Iterator[Act]:
         """Every act, read in parts."""
@@ -146,7 +178,7 @@ class History:
             after = part[-1].id
 
 
-def act_of(event: events.Event) -> Act:
+def act_of(event: events.Event, entry: int | None, origin: Mapping[str, str]) -> Act:
     """An event of the catalogue as a line of the history."""
     body = dict(event.body)
     sentence = _sentence(event, body)
@@ -154,8 +186,9 @@ def act_of(event: events.Event) -> Act:
     if about in ("session", "sign_in_link"):
         name = name[:12]  # a hash: enough to tell them apart
     return Act(
-        event.id or 0, event.at, event.actor, about, name, event.kind, sentence, event.reason, body
-    )
+        event.id or 0, event.at, event.actor, about, name, event.kind, sentence, event.reason, body,
+        entry, origin,
+    )  # fmt: skip
 
 
 def _sentence(event: events.Event, body: dict[str, Any]) -> str:
@@ -198,7 +231,12 @@ def as_json_lines(acts: Iterator[Act]) -> Iterator[str]:
 
 def _row(act: Act) -> dict[str, Any]:
     said = {name: getattr(act, name) for name in COLUMNS}
-    return {**said, "at": act.at.isoformat(), "details": dict(act.details)}
+    return {
+        **said,
+        "at": act.at.isoformat(),
+        "details": dict(act.details),
+        "origin": dict(act.origin),
+    }
 
 
 def _cell(value: Any) -> str:

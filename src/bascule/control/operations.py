@@ -68,6 +68,8 @@ PREDICTION = Operation("GET prediction", "manage", "", Prediction, "ledger")
 
 HISTORY = Listing("GET history", "read", ANY, Act)
 EXPORT_HISTORY = Operation("GET history/export", "read", ANY, bytes)
+# With the addresses and keys of callers.
+EXPORT_CHAIN = Operation("GET audit/chain", "keys", "", bytes, "history")
 
 # Of the request's own session: nothing else is shown or ended.
 SESSION = Operation("GET session", None, "", OwnSession, "sessions")

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, database_now
+from bascule.catalogue import Catalogue, database_now, events
 from bascule.core import (
     BasculeError,
     Conflict,
@@ -150,6 +150,7 @@ class Jobs:
             elif job.is_ended:
                 changes |= {"result": None, "error": None, "by": by or job.by, "key": key}
             _change(connection, job_id, **changes)
+            _record(connection, job, f"job_{command}_requested", by)
             return _noted(connection, job_id)
 
     def after_deaths(self, retries_of: Callable[[Job], int]) -> None:
@@ -267,7 +268,14 @@ def add(connection: sa.Connection, task: Task) -> Job:
     )  # fmt: skip
     lease = {"log": "", "process": "", "fence": 0, "expires_at": now}
     connection.execute(sa.insert(_table).values({**asdict(job), **lease}))
+    _record(connection, job, "job_submitted", job.by)
     return job
+
+
+def _record(connection: sa.Connection, job: Job, kind: str, by: str) -> None:
+    body = {"kind": job.kind, "subject": job.subject, "title": job.title}
+    subject = events.Subject("job", job.id)
+    events.append(connection, events.Event(subject, kind, database_now(connection), by, "", body))
 
 
 def _rows(
@@ -333,6 +341,7 @@ def _noted(connection: sa.Connection, job_id: str) -> Job:
     if not job.is_ended:
         return job
     _change(connection, job_id, ended_at=database_now(connection))
+    _record(connection, job, f"job_{job.state}", job.holder or job.by)
     if job.subject:
         connection.execute(sa.delete(_table).where(_replaced_by(job)))
     if job.schedule and job.due is not None:

@@ -23,6 +23,7 @@ from bascule.control import (
     Answers,
     Parts,
     ServerLink,
+    anchoring,
     facts_of,
     following_plans,
     holding_served,
@@ -169,6 +170,7 @@ def _serve(
             _routing(settings, parts, after=turned),
             _sharing(settings, meters, parts, after=turned),
             _choosing_reviews(parts, after=turned),
+            anchoring(settings.audit.anchors, parts.open_catalogue, after=turned),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -241,6 +243,9 @@ def run_control(settings: Settings, announce: Callable[[int, bool, str], None]) 
         stack.enter_context(_routing(settings, parts, after=at_once))
         stack.enter_context(_running_jobs(parts, after=at_once))
         stack.enter_context(_choosing_reviews(parts, after=at_once))
+        assert parts.open_catalogue is not None
+        anchors = anchoring(settings.audit.anchors, parts.open_catalogue, after=at_once)
+        stack.enter_context(anchors)
         announce(port, needs_keys, answers.sign_in_link())
         serve_api(server, listener, parts, answers.find, guard)
 

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from bascule.control import operations as of_server
 from bascule.control.answers import Counted, Health, Server, Worker, picked
+from bascule.control.api.acts import Acts
 from bascule.control.api.context import ControlContext
 from bascule.control.api.described import describe
 from bascule.control.api.documentation import add_documentation
@@ -85,7 +86,9 @@ def control_app(
         server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
     )
     open_requests = parts.open_requests or _no_requests
-    app.router.route_class = route_of(guard, open_requests, context.find_session)
+    app.router.route_class = route_of(
+        guard, open_requests, context.find_session, Acts(parts.open_catalogue)
+    )
 
     def push(file: FilePath, model: str, user: str) -> int:
         if parts.open_jobs is None:

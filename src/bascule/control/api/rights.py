@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -22,6 +24,7 @@ from starlette.exceptions import HTTPException
 from bascule.batch import operations as of_batch
 from bascule.configuring import operations as of_configuration
 from bascule.control import operations as of_server
+from bascule.control.api.acts import Acts
 from bascule.control.api.conventions import conditional
 from bascule.control.api.deferred import DeferredRoute
 from bascule.control.api.idempotency import once
@@ -33,7 +36,7 @@ from bascule.control.people.cookies import (
     find_signed_in,
     signed_in,
 )
-from bascule.core import BasculeError, Refused, TooLarge
+from bascule.core import BasculeError, Refused, TooLarge, Unauthenticated
 from bascule.endpoints import operations as of_endpoints
 from bascule.jobs import operations as of_jobs
 from bascule.monitoring.alerts import operations as of_alerts
@@ -43,11 +46,12 @@ from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_o
 from bascule.privacy import operations as of_privacy
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
-from bascule.security import OPEN_ACTIONS, Action
+from bascule.security import OPEN_ACTIONS, Action, Key, in_words
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
     from bascule.catalogue import Requests
+    from bascule.catalogue.origins import Acting, Origin
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -86,11 +90,15 @@ class Caller:
         id: The id of the key, or the address: keeps callers apart.
         user: The name for histories.
         key: The id of the key; empty for another caller.
+        session: The hash of the session; empty for another caller.
+        role: What the key or the session may do, in words.
     """
 
     id: str
     user: str
     key: str = ""
+    session: str = ""
+    role: str = ""
 
 
 def serves(
@@ -116,13 +124,15 @@ def route_of(
     guard: Authenticator | None,
     open_requests: Callable[[], Requests],
     find_session: FindSession | None = None,
+    acts: Acts | None = None,
 ) -> type[APIRoute]:
     """The class of the routes, which keeps the conventions.
 
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
-    `Idempotency-Key` of other requests.
+    `Idempotency-Key` of other requests. `acts` records what changes something.
     """
     authorise = authorise_of(guard)
+    book = acts or Acts(None)
 
     class GuardedRoute(DeferredRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -130,29 +140,77 @@ def route_of(
             operation = OPERATIONS[f"{' '.join(self.methods or ())} {self.path}"]
             bound = operation.max_body_bytes
 
-            async def guarded(request: Request) -> Response:
-                action = operation.action or "health"
+            async def allow(request: Request) -> None:
+                await find_signed_in(request, find_session)
                 model = operation.model.format(**request.path_params)
+                request.state.caller = authorise(request, operation.action or "health", model)
 
-                async def allow() -> None:
-                    await find_signed_in(request, find_session)
-                    request.state.caller = authorise(request, action, model)
-
-                await allow()
+            async def act(request: Request) -> Response:
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length) > bound:
                     raise TooLarge(_too_large(bound))
                 bounded = _BoundedRequest(request.scope, request.receive)
-                bounded.bound, bounded.allow = bound, allow
+                bounded.bound, bounded.allow = bound, partial(allow, request)
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
                 if not operation.keeps_answers:
                     return await handle(bounded)
                 return await once(open_requests, bounded, request.state.caller.id, handle)
 
+            async def guarded(request: Request) -> Response:
+                if not operation.is_act:
+                    await allow(request)
+                    return await act(request)
+                with book.of(request, operation) as acting:
+                    try:
+                        await allow(request)
+                        caller = request.state.caller
+                        acting.origin = _with_caller(acting.origin, caller)
+                        answer = await act(request)
+                    except (Refused, Unauthenticated) as problem:
+                        await refused(request, acting, problem.message)
+                        raise
+                    if answer.status_code in (401, 403):  # an answer that is kept
+                        await refused(request, acting, "")
+                    elif answer.status_code < 400 and not acting.has_recorded:
+                        await book.done(request, operation, caller.user)
+                    return answer
+
+            async def refused(request: Request, acting: Acting, reason: str) -> None:
+                caller = _who_tried(request, guard)
+                if caller is not None:
+                    acting.origin = _with_caller(acting.origin, caller)
+                await book.refused(request, operation, caller.user if caller else None, reason)
+
             return guarded
 
     return GuardedRoute
+
+
+def _with_caller(origin: Origin, caller: Caller) -> Origin:
+    return replace(origin, key=caller.key, session=caller.session, role=caller.role)
+
+
+def _who_tried(request: Request, guard: Authenticator | None) -> Caller | None:
+    """The caller that was refused; None without a key or a session that holds."""
+    person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
+    if person is not None:
+        return _of_person(person) if person.short_id else None
+    with suppress(BasculeError):
+        if guard is not None:
+            return _of_key(guard.key_of(request.headers.get("authorization", "").encode()))
+    return None
+
+
+def _of_person(person: SignedIn) -> Caller:
+    return Caller(
+        f"session:{person.subject}", person.subject, session=person.short_id,
+        role=in_words(person.permissions),
+    )  # fmt: skip
+
+
+def _of_key(key: Key, *, is_act: bool = True) -> Caller:
+    return Caller(key.id, key.name, key.id, role=in_words(key.permissions) if is_act else "")
 
 
 class _BoundedRequest(Request):
@@ -191,7 +249,7 @@ def authorise_of(guard: Authenticator | None) -> Authorise:
         if person is None or action in OPEN_ACTIONS:
             return of_caller(request, action, model)
         person.check(action, model)
-        return Caller(f"session:{person.subject}", person.subject)
+        return _of_person(person)
 
     return authorise
 
@@ -203,7 +261,9 @@ def by_key(guard: Authenticator) -> Authorise:
         guard.look()
         said = request.headers.get("authorization", "").encode()
         key_id = guard.check(said, action, model)
-        return Caller(key_id, guard.name_of(said) if key_id else "", key_id)
+        if not key_id:
+            return Caller("", "")
+        return _of_key(guard.key_of(said), is_act=request.method not in SAFE_METHODS)
 
     return authorise
 

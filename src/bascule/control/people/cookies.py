@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import Request
 
 from bascule.core import Refused
-from bascule.security import Action, Session, is_csrf_of
+from bascule.security import Action, Permission, Session, is_csrf_of
 
 FindSession = Callable[[str], Session | None]
 """The session of a token, if it holds; reads the catalogue."""
@@ -26,6 +26,14 @@ class SignedIn(Protocol):
     @property
     def subject(self) -> str:
         """The name for histories."""
+
+    @property
+    def short_id(self) -> str:
+        """The id as histories show it; empty for a person that has not signed in."""
+
+    @property
+    def permissions(self) -> tuple[Permission, ...]:
+        """What the session of a person that signed in allows, within what its key allows."""
 
     def check(self, action: Action, model: str) -> None:
         """Raise `Refused` unless the person may do this to a model; see `rights.RIGHTS`."""

@@ -150,9 +150,10 @@ class Sessions:
         since, kinds = datetime.now(UTC) - self._lasts, ("signed_in",)
         try:
             with self._open().read() as connection:
-                return events.find(
+                begun = events.find(
                     connection, subject_kind=SESSION, kinds=kinds, since=since, latest_first=True
                 )
+                return [event for event in begun if event.body]  # not of a person forgotten
         except NotFound:
             return []
 
@@ -217,7 +218,8 @@ def _append(
 ) -> None:
     from bascule.catalogue import events
 
-    events.append(connection, events.Event(subject, kind, at, by, "", body))
+    person = body.get("user", by)
+    events.append(connection, events.Event(subject, kind, at, by, "", body, person=person))
 
 
 def _body(user: str, permissions: Iterable[Permission], *, ends_at: datetime) -> dict[str, Any]:

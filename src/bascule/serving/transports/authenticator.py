@@ -133,10 +133,10 @@ class Authenticator:
         known = self._known.get(authorization or b"")
         return known is not None and known[0].expires_at is None
 
-    def name_of(self, authorization: bytes | None) -> str:
-        """The name of a caller's key, for histories; raises `Unauthenticated`."""
+    def key_of(self, authorization: bytes | None) -> Key:
+        """The caller's key; raises `Unauthenticated`."""
         known = self._known.get(authorization or b"") or self._identify(authorization)
-        return known[0].name
+        return known[0]
 
     def name_of_id(self, key_id: str) -> str:
         """The name of the key of this id; empty where there is none."""

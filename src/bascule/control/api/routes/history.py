@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from bascule.control import operations as of_server
 from bascule.control.api.conventions import Moment, Page, Paged, next_page
 from bascule.control.api.rights import Authorise, serves
+from bascule.control.audit import export as export_chain
 from bascule.control.history import Act, Asked, History, as_csv, as_json_lines
 from bascule.core import Refused, Unauthenticated
 
@@ -73,3 +74,16 @@ def add_history(
         content = as_csv(acts) if form == "csv" else as_json_lines(acts)
         named = {"Content-Disposition": f'attachment; filename="history.{form}"'}
         return StreamingResponse(content, media_type=kind, headers=named)
+
+    @serves(
+        app,
+        of_server.EXPORT_CHAIN,
+        response_class=StreamingResponse,
+        responses={200: {"content": {"application/jsonl": {}}}},
+    )
+    def chain() -> StreamingResponse:
+        """The audit chain, whole: its head, then an entry a line; `bascule audit verify` reads it.
+
+        Values that may name a person come with the salt of their digest.
+        """
+        return StreamingResponse(export_chain(open_catalogue), media_type="application/jsonl")

@@ -1,0 +1,101 @@
+"""What the audit chain has of requests: where acts come from, refusals, and acts without an event.
+
+A room records its event in the transaction of the act (`catalogue.sealing`). What changes nothing
+in the catalogue, such as a load, and what is refused, is recorded here, after it happened; where
+the catalogue is away, the act stands and the log says that it is not in the chain.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from bascule.catalogue import origins
+from bascule.core import BasculeError, NotFound
+from bascule.operations import Operation
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "X-Request-ID"
+_MAX_ID, _MAX_REASON = 128, 512
+_REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20.0, 1.0
+
+
+class Acts:
+    """Records what requests did and were refused. Refusals are bounded."""
+
+    def __init__(self, open_catalogue: Callable[[], Catalogue] | None) -> None:
+        """Nothing is opened yet; None records nothing."""
+        self._open = open_catalogue
+        self._left, self._at_s, self._unrecorded = _REFUSALS_AT_ONCE, time.monotonic(), 0
+
+    @contextmanager
+    def of(self, request: Request, operation: Operation[Any]) -> Iterator[origins.Acting]:
+        """Have the acts of the block be those of a request."""
+        given = request.headers.get(REQUEST_ID, "")
+        is_id = given.isprintable() and 0 < len(given) <= _MAX_ID
+        approval = request.scope.get("bascule.approval", "")
+        origin = origins.Origin(
+            operation.name, address=request.client.host if request.client else "",
+            request=given if is_id else uuid.uuid4().hex, approval=approval,
+        )  # fmt: skip
+        with origins.acting(origin) as acting:
+            yield acting
+
+    async def done(self, request: Request, operation: Operation[Any], user: str) -> None:
+        """Record an act of which no room has recorded an event."""
+        await self._record(request, operation, "requested", user, "", {})
+
+    async def refused(
+        self, request: Request, operation: Operation[Any], user: str | None, reason: str
+    ) -> None:
+        """Record that a caller tried what it may not.
+
+        A caller without a key (`user` is None) must not add rows to the catalogue. Such tries, and
+        those over the bound, are counted in the next record.
+        """
+        now_s = time.monotonic()
+        passed_s, self._at_s = now_s - self._at_s, now_s
+        self._left = min(_REFUSALS_AT_ONCE, self._left + passed_s * _REFUSALS_PER_S)
+        if user is None or self._left < 1.0:
+            self._unrecorded += 1
+            return
+        self._left -= 1.0
+        more, self._unrecorded = self._unrecorded, 0
+        body = {"not_recorded_before": more} if more else {}
+        await self._record(request, operation, "refused", user, reason[:_MAX_REASON], body)
+
+    async def _record(
+        self, request: Request, operation: Operation[Any], kind: str, user: str, reason: str,
+        body: dict[str, Any],
+    ) -> None:  # fmt: skip
+        if self._open is not None:
+            said = f"{request.method} {request.url.path} {kind}"
+            body |= {"sentence": said, "operation": operation.name}
+            try:
+                await run_in_threadpool(self._append, kind, request.url.path, user, reason, body)
+            except NotFound:
+                pass  # nothing was ever registered: there is no chain
+            except BasculeError as error:
+                log.error("%s by %s is not in the audit chain: %s", said, user, error)  # noqa: TRY400 -- in one line
+
+    def _append(self, kind: str, path: str, user: str, reason: str, body: dict[str, Any]) -> None:
+        from bascule.catalogue import events
+
+        assert self._open is not None
+        event = events.Event(
+            events.Subject("operation", path), kind, datetime.now(UTC), user, reason, body
+        )
+        with self._open().write() as connection:
+            events.append(connection, event)

@@ -1,0 +1,211 @@
+"""The chain over the history: what it finds, what an erasure leaves, and its order."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from bascule.catalogue import events, origins, sealing
+from bascule.catalogue.chain import Anchor
+from bascule.catalogue.events import Event, Subject
+from bascule.control import export, verify
+
+T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATE = Subject("model", "late")
+HOME = origins.Origin("PUT aliases", key="k1", address="192.0.2.7", request="r1")
+
+
+def record(catalogue, count, *, actor="ada", reason="it is better", person=""):
+    with catalogue.write() as connection, origins.acting(HOME):
+        for number in range(count):
+            body = {"alias": "best", "from_number": number, "to_number": number + 1}
+            at = T0 + timedelta(minutes=number)
+            events.append(
+                connection, Event(LATE, "alias_moved", at, actor, reason, body, person=person)
+            )
+
+
+def lines_of(catalogue):
+    return list(export(lambda: catalogue))
+
+
+def problems_of(catalogue, anchors=()):
+    return verify(lines_of(catalogue), anchors).problems
+
+
+def anchor_of(catalogue):
+    with catalogue.read() as connection:
+        head = sealing.head(connection)
+    return Anchor(head.chain, head.sequence, head.digest, T0)
+
+
+def test_every_event_has_an_entry_with_where_it_came_from(catalogue):
+    record(catalogue, 2)
+
+    first = json.loads(lines_of(catalogue)[1])
+    assert (first["sequence"], first["kind"], first["plain"]["before"]) == (
+        1, "alias_moved", {"number": 0}
+    )  # fmt: skip
+    assert first["values"]["actor"] == "ada"
+    assert first["values"]["address"] == "192.0.2.7"
+    assert verify(lines_of(catalogue)).entries == 2
+    assert problems_of(catalogue) == ()
+
+
+def test_a_transaction_that_fails_leaves_neither_event_nor_entry(catalogue):
+    record(catalogue, 1)
+
+    def fail():
+        with catalogue.write() as connection:
+            events.append(connection, Event(LATE, "retired", T0, "ada"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    record(catalogue, 1)
+
+    assert verify(lines_of(catalogue)).entries == 2
+    assert problems_of(catalogue) == ()
+
+
+def test_many_writers_at_once_make_one_chain_in_the_order_of_their_commits(catalogue):
+    def write():
+        for _ in range(8):
+            record(catalogue, 2)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    assert verify(lines_of(catalogue)).entries == 64
+    assert problems_of(catalogue) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("UPDATE events SET reason = 'none' WHERE id = 3", "entry 3: the value of reason"),
+        ("UPDATE events SET kind = 'retired' WHERE id = 3", "entry 3 or the one before"),
+        ("UPDATE events SET subject = 'gb' WHERE id = 3", "entry 3 or the one before"),
+        ("UPDATE events SET actor = 'bob' WHERE id = 3", "entry 3: the value of actor"),
+        ("DELETE FROM audit_values WHERE sequence = 3", "entry 3 has lost values"),
+        ("UPDATE audit_values SET sealed = substr(sealed, 1, 20) WHERE sequence = 3", "lost"),
+        ("DELETE FROM audit_keys", "entry 1 has lost values"),
+        ("DELETE FROM audit_chain WHERE sequence = 3", "after entry 2 comes 4"),
+        ("DELETE FROM audit_chain WHERE sequence = 5", "ends with entry 4, and its head says 5"),
+        ("UPDATE audit_chain SET sequence = 9 WHERE sequence = 5", "after entry 4 comes 9"),
+    ],
+)
+def test_a_change_past_bascule_is_found(catalogue, change, problem):
+    record(catalogue, 5)
+    with catalogue.write() as connection:
+        connection.exec_driver_sql(change)
+
+    assert any(problem in found for found in problems_of(catalogue))
+
+
+def test_an_event_that_was_deleted_is_found(catalogue):
+    record(catalogue, 2)
+    with catalogue.write() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.connection.dbapi_connection.commit()
+            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        connection.exec_driver_sql("DELETE FROM events WHERE id = 1")
+
+    assert "entry 1 or the one before it was changed" in problems_of(catalogue)
+
+
+def test_an_event_that_was_added_past_the_chain_is_found(catalogue):
+    record(catalogue, 1)
+    with catalogue.write() as connection:
+        events.append(connection, Event(LATE, "retired", T0, "mallory"))
+        connection.info.pop("acts")
+
+    assert problems_of(catalogue) == ("event 2 is in no entry",)
+
+
+def test_entries_that_were_cut_off_are_found_back_to_the_last_anchor(catalogue):
+    record(catalogue, 3)
+    anchor = anchor_of(catalogue)
+    record(catalogue, 2)
+    first = lines_of(catalogue)[:3]
+    head = json.loads(first[0])
+    shorter = json.loads(first[-1])
+    head |= {"sequence": 2, "digest": shorter["digest"]}
+    cut = [json.dumps(head), *first[1:]]
+
+    assert verify(cut).problems == ()
+    (problem,) = verify(cut, [anchor]).problems
+    assert problem.startswith("the entries 3 to 3 are missing")
+    whole = verify(lines_of(catalogue), [anchor])
+    assert (whole.problems, whole.anchored, whole.entries) == ((), 3, 5)
+
+
+def test_a_person_is_forgotten_and_the_chain_still_verifies(catalogue):
+    record(catalogue, 3, actor="ada", reason="Ada asked")
+    record(catalogue, 1, actor="bob", reason="of Ada", person="ada")
+    anchor = anchor_of(catalogue)
+    with catalogue.write() as connection:
+        assert sealing.forget(connection, "ada", now=T0, by="bob") == 4
+        assert sealing.forget(connection, "ada", now=T0, by="bob") == 0
+
+    text = b"".join(lines_of(catalogue)).decode()
+    assert '"ada"' not in text
+    assert "Ada" not in text
+    assert "192.0.2.7" in text, "the address of bob stays"
+    assert problems_of(catalogue, [anchor]) == ()
+    with catalogue.read() as connection:
+        found = events.find(connection)
+    assert [event.actor for event in found] == ["erased"] * 3 + ["bob"] * 2
+    assert [event.subject.name for event in found] == ["late"] * 3 + ["erased"] * 2
+
+
+def test_forgetting_who_forgot_leaves_no_problem(catalogue):
+    record(catalogue, 1)
+    for person, by in (("ada", "bob"), ("bob", "eve")):
+        with catalogue.write() as connection:
+            sealing.forget(connection, person, now=T0, by=by)
+
+    assert problems_of(catalogue) == ()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The export of a chain of six acts, and an anchor of its end."""
+    from bascule.catalogue import Catalogue, SqliteDatabase
+
+    made = Catalogue(SqliteDatabase(tmp_path_factory.mktemp("chain") / "catalogue.db"))
+    made.create()
+    record(made, 6)
+    return lines_of(made), anchor_of(made)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_byte_that_is_flipped_is_found(whole, data):
+    """But of `after_event`, which only says what is older than the chain."""
+    lines, anchor = whole
+    number = data.draw(st.integers(1, len(lines) - 1))
+    place = data.draw(st.integers(0, len(lines[number]) - 2))
+    changed = bytearray(lines[number])
+    changed[place] ^= data.draw(st.integers(1, 255))
+
+    assert verify([*lines[:number], bytes(changed), *lines[number + 1 :]], [anchor]).problems
+
+
+@settings(max_examples=100, deadline=None)
+@given(order=st.lists(st.integers(1, 6), unique=True))
+def test_any_entry_that_is_dropped_or_moved_is_found(whole, order):
+    lines, anchor = whole
+    result = verify([lines[0], *(lines[number] for number in order)], [anchor])
+
+    assert bool(result.problems) is (order != [1, 2, 3, 4, 5, 6])
