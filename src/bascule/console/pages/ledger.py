@@ -101,7 +101,8 @@ def explained(
 ) -> Response:
     """What each column added to a recorded answer, by the version that gave it: run for this."""
     context, figures, problem = context_of(request), list[Plot](), ""
-    current(request).check("manage", str(context.predictions.find(prediction).facts["model"]))
+    check = current(request).check
+    check("manage", str(context.predictions.find(prediction, check).facts["model"]))
     try:
         task = Task(kind="explain", input={"id": prediction}, title=f"explaining {prediction}")
         figures = [Plot(**plot) for plot in context.jobs().answer(task)]
