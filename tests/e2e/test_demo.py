@@ -20,3 +20,21 @@ def test_the_better_version_is_promoted_and_the_worse_and_the_slow_one_are_rolle
     assert "of the answers of late/3 were wrong" in worse["sentence"]
     assert "late/4 is slower than late/2" in slow["sentence"]
     assert not any(one["errors"] for one in summary["rollouts"])
+
+
+@pytest.mark.slow
+def test_the_story_of_trust_holds_from_an_explanation_to_the_document() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "demo", "--trust", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["held"]
+    assert summary["refused"]
+    assert 0 < summary["copied_rows"] <= 500
+    assert summary["erased_rows"] >= 2
+    assert summary["left"] == 0

@@ -19,11 +19,17 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Another story: explain, refuse, forget, audit and document."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
-    from bascule.demo import run_demo
+    from bascule.demo import run_demo, run_trust_demo
 
+    if trust:
+        raise typer.Exit(run_trust_demo(as_json=as_json))
     raise typer.Exit(run_demo(keep=keep, as_json=as_json))
 
 
