@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns, Invalid
 from bascule.metrics import (
-    DISPARITIES,
     FEWEST_IN_GROUP,
     GroupedRows,
     disparity,
@@ -87,16 +87,8 @@ def production_fairness(
     predictions at least as old as the delay within which nine of ten truths come, those truths that
     came within it. `known` is the share of these predictions that has one, by group.
 
-    Args:
-        home: Of the ledger.
-        model: Its name there.
-        bundle_of: The bundle of a version; None where it is not meant.
-        attributes: See `held_out_fairness`; columns of the model, or joined ones.
-        join: Attributes by the ids of predictions, `ID#ROW`.
-        since: Earlier predictions are left out.
-        now: Decides how old a prediction is.
-        positive: See `held_out_fairness`.
-        metrics: See `held_out_fairness`.
+    `join` has attributes by the ids of predictions, `ID#ROW`. For the others see
+    `held_out_fairness` and `monitoring.measure_performance`.
     """
 
     def reference_of(version: str) -> Reference | None:
@@ -181,19 +173,17 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
 
 
 def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
-    asked = [metric_of(name).name for name in metrics]
     first = next(iter(groupings.values()))
     positive, labels = first.positive, first.rows.classes or ()
+    names = [metric_of(name).name for name in metrics]
+    parities: tuple[str, ...] = ()
     if first.rows.task == "regression":
-        rates, parities = ["mean_prediction", "mae"], ["mean_prediction_difference"]
-        parities.append("mae_difference")
+        names = ["mean_prediction", "mae", *names]
     elif positive is None:
-        rates, parities = ["accuracy"], ["accuracy_difference"]
+        names = ["accuracy", *names]
     else:
-        rates, parities = [*_RATES, "accuracy"], [*_PARITIES, "accuracy_difference"]
-    rates += [name for name in asked if name not in rates]
-    parities += [name for name in (f"{one}_difference" for one in asked) if name not in parities]
-    assert set(parities) <= DISPARITIES.keys()
+        names, parities = [*_RATES, "accuracy", *names], _PARITIES
+    own = [name for name in names if name not in _RATES]
     return {
         "rows": len(first.rows),
         "positive": None if positive is None else str(labels[positive]),
@@ -201,28 +191,28 @@ def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[
         "attributes": {
             name: {
                 "groups": {
-                    group: _group(grouped, place, rates)
+                    group: _group(grouped, place, names)
                     for place, group in enumerate(grouped.names)
                 },
-                "disparities": {one: _disparity(one, grouped) for one in parities},
+                "disparities": {
+                    name: asdict(disparity(name, grouped))
+                    for name in dict.fromkeys([*parities, *(f"{one}_difference" for one in own)])
+                },
             }
             for name, grouped in groupings.items()
         },
     }
 
 
-def _group(grouped: GroupedRows, place: int, rates: Sequence[str]) -> dict[str, Any]:
-    made: dict[str, Any] = {"rows": int((grouped.group == place).sum()), "rates": {}}
-    for name in rates:
-        one = grouped.of(name, place)
-        made["rates"][name] = {
-            "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
-            "enough": says_enough(one),
-        }  # fmt: skip
-    return made
-
-
-def _disparity(name: str, grouped: GroupedRows) -> dict[str, Any]:
-    found = disparity(name, grouped)
-    made = {key: getattr(found, key) for key in ("value", "lower", "upper", "rate", "note")}
-    return made | {"least": found.least, "most": found.most, "too_few": list(found.too_few)}
+def _group(grouped: GroupedRows, place: int, names: Sequence[str]) -> dict[str, Any]:
+    estimates = {name: grouped.of(name, place) for name in names}
+    return {
+        "rows": int((grouped.group == place).sum()),
+        "rates": {
+            name: {
+                "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
+                "enough": says_enough(one),
+            }
+            for name, one in estimates.items()
+        },
+    }  # fmt: skip
