@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns, Invalid
 from bascule.metrics import (
+    DISPARITIES,
     FEWEST_IN_GROUP,
     GroupedRows,
     disparity,
@@ -22,13 +23,14 @@ from bascule.metrics import (
 )
 from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
 from bascule.release.conditional import texts_of
-from bascule.release.gates import Measured
+from bascule.release.criteria import Criterion
+from bascule.release.gates import GateReport, Measured, evaluate
 from bascule.release.measure import conditional, rows_to_judge
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
-FAIRNESS_KIND = "fairness"
+FAIRNESS_KIND, PRODUCTION_KIND = "fairness", "production_fairness"
 _RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
 _PARITIES = (
     "demographic_parity_difference",
@@ -56,14 +58,16 @@ def held_out_fairness(
         test: `(X, y)`, in place of the held-out rows of the bundle.
         joined: Of the same rows, attributes that the model does not take.
         positive: The class that is selected; see `metrics.group_rows`.
-        metrics: Beside the usual rates, names of `metrics.METRICS`.
+        metrics: Beside the usual ones, names of `metrics.METRICS` or `metrics.DISPARITIES`.
 
     Raises:
         Invalid: There are no such rows, or there is no such attribute, class or metric.
     """
     rows = rows_to_judge(bundle, test)
     if rows is None or isinstance(rows, Measured):
-        raise Invalid(rows.note if rows else "the bundle holds no test rows; give --test FILE")
+        raise Invalid(
+            rows.note if rows else f"{bundle.name} holds no test rows", hint="give --test FILE"
+        )
     measured = conditional(bundle, *rows, joined)
     groupings = {name: measured.grouped(name.split("*"), positive) for name in attributes}
     return {"source": "held-out rows", **_body(groupings, metrics)}
@@ -99,7 +103,7 @@ def production_fairness(
     columns = ["id", "row", *names] if join else names
     found = read_ledger(home, model, reference_of, since=since, columns=columns)
     made = {}
-    for _, rows in found:
+    for reference, rows in found:
         known = dict(rows.columns)
         if join:
             ids = zip(known["id"].tolist(), known["row"].tolist(), strict=True)
@@ -121,7 +125,12 @@ def production_fairness(
             )
             for name in attributes
         }  # fmt: skip
-        body = {"source": "ledger", "truths_within_s": age_s, **_body(groupings, metrics)}
+        body = {
+            "source": "ledger",
+            "digest": reference.bundle.digest,
+            "truths_within_s": age_s,
+            **_body(groupings, metrics),
+        }
         for name, grouped in groupings.items():
             for place, group in enumerate(grouped.names):
                 old = (grouped.group == place) & is_old[chosen]
@@ -129,6 +138,22 @@ def production_fairness(
                 body["attributes"][name]["groups"][group]["known"] = share
         made[rows.version] = body
     return made
+
+
+def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport:
+    """Criteria judged by the nearer end of the interval, so that chance alone fails few of them.
+
+    A criterion whose groups are too small fails nothing: production goes on without a verdict.
+    """
+    facts = {}
+    for criterion in criteria:
+        found = body["attributes"][str(criterion.condition)]["disparities"][criterion.metric]
+        note = f"the nearer end of the 95 % interval of {found['value']}"
+        end = found["upper" if criterion.wants_more else "lower"]
+        facts[criterion.measure] = (
+            Measured(None, found["note"], is_waived=True) if end is None else Measured(end, note)
+        )
+    return evaluate(criteria, facts)
 
 
 def _of_equal_age(
@@ -164,7 +189,9 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
         rows.get(key, rows.get(key.rpartition("#")[0], len(keys))) for key in texts_of(ids).tolist()
     ]
     if min(places, default=0) == len(keys):
-        raise Invalid(f"--attributes has none of the rows' ids in {column!r}")
+        raise Invalid(
+            f"--attributes has none of the rows' ids in {column!r}", hint="name another with --id"
+        )
     made: dict[str, NDArray[Any]] = {}
     for name in table.column_names:
         values = [*table.column(name).to_pylist(), None]
@@ -175,14 +202,14 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
 def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
     first = next(iter(groupings.values()))
     positive, labels = first.positive, first.rows.classes or ()
-    names = [metric_of(name).name for name in metrics]
-    parities: tuple[str, ...] = ()
+    parities = [name for name in metrics if name in DISPARITIES]
+    names = [metric_of(name).name for name in metrics if name not in DISPARITIES]
     if first.rows.task == "regression":
         names = ["mean_prediction", "mae", *names]
     elif positive is None:
         names = ["accuracy", *names]
     else:
-        names, parities = [*_RATES, "accuracy", *names], _PARITIES
+        names, parities = [*_RATES, "accuracy", *names], [*_PARITIES, *parities]
     own = [name for name in names if name not in _RATES]
     return {
         "rows": len(first.rows),

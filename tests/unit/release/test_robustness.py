@@ -40,6 +40,7 @@ def fact(bundle, text, **options):
     return measure(bundle, [criterion], **options)[criterion.measure]
 
 
+@pytest.mark.slow  # ART imports torch
 def test_an_attack_evades_the_rows_near_the_boundary_alone(linear):
     """Twelve rows, half of them nearer than 0.4 deviations of these rows."""
     rows, truth = linear.test[0][:12], linear.test[1][:12]
