@@ -52,8 +52,8 @@ def fairness(
             "--criterion",
             "-c",
             show_default=False,
-            help="Of --from-ledger, such as 'equalized_odds_difference[sex] <= 0.1': exit code 1 "
-            "if the 95 % interval is beyond the limit; may be repeated.",
+            help="Of --from-ledger, a criterion of groups: exit code 1 if the whole 95 % interval "
+            "is beyond the limit; may be repeated.",
         ),
     ] = None,
     mitigate: Annotated[
