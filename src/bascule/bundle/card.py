@@ -62,7 +62,8 @@ class Said:
         provenance: Where it came from.
         training: The training rows, column by column.
         quality: Metrics on held-out rows, overall and by slice.
-        fairness: Rates by group of protected attributes.
+        fairness: Rates by group of protected attributes, on held-out rows.
+        production: The same, of answers in production.
         gates: The last verdict.
         calibration: What prediction sets and intervals are made with.
         importances: What each column adds to answers, over many rows.
@@ -76,6 +77,7 @@ class Said:
     training: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
     fairness: Mapping[str, Any] = field(default_factory=dict)
+    production: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     importances: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Said:
             training=bodies.get("training", {}),
             quality=bodies.get("quality", {}),
             fairness=bodies.get("fairness", {}),
+            production=bodies.get("production_fairness", {}),
             gates=bodies.get("gates", {}),
             calibration=bodies.get("calibration", {}),
             importances=bodies.get(IMPORTANCE_KIND, {}),
@@ -114,7 +117,8 @@ def sections(manifest: Manifest, said: Said) -> tuple[Section, ...]:
         Section("Inputs", _inputs(manifest, said)),
         Section("Outputs", (_fields(manifest.signature.outputs),)),
         Section("Quality", _quality(said)),
-        Section("Fairness", fairness_blocks(said.fairness) if said.fairness else ()),
+        Section("Fairness", fairness_blocks(said.fairness)),
+        Section("Fairness in production", fairness_blocks(said.production)),
         Section("Gates", _gates(said)),
         Section("Limits", _limits(manifest, said)),
         Section("Parity", _parity(manifest, said)),
@@ -337,6 +341,8 @@ def _quality(said: Said) -> tuple[Block, ...]:
 
 def fairness_blocks(body: Mapping[str, Any]) -> tuple[Block, ...]:
     """The groups of a `fairness` statement with their rates, and how far they lie apart."""
+    if not body:
+        return ()
     selected = f"; selected is {body['positive']}" if body.get("positive") is not None else ""
     blocks: list[Block] = [Text(f"{body['rows']:,} rows of the {body['source']}{selected}")]
     if age_s := body.get("truths_within_s"):

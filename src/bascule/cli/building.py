@@ -33,6 +33,7 @@ from bascule.cli.screen import (
     short,
     stages,
 )
+from bascule.core import Invalid
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -204,8 +205,7 @@ def check(
     """Measure a bundle against the criteria; exit code 1 if one is not met."""
     from bascule.bundle import load
     from bascule.cli.exit_codes import exit_code
-    from bascule.cli.fairness import read_test
-    from bascule.core import Invalid, writing
+    from bascule.core import writing
     from bascule.release import FORMS, parse_output
 
     outputs = [parse_output(text) for text in output or ()]
@@ -233,6 +233,44 @@ def check(
         raise problem
     if not report.passed:
         raise typer.Exit(1)
+
+
+def read_test(
+    test: Path | None, target: list[str] | None, attributes: Path | None, column: str | None
+) -> tuple[Any, Columns | None]:
+    """The rows of --test with their truth, and what --attributes has of them.
+
+    Raises:
+        Invalid: Attributes come without rows that have the column of ids.
+    """
+    from bascule.batch import read_rows, split_truth
+    from bascule.release import join_attributes
+
+    if attributes is not None and (test is None or not column):
+        raise Invalid(
+            "--attributes are joined to the rows of --test by the column of --id",
+            hint="give all three: the rows in a bundle have no ids",
+        )
+    if test is None:
+        return None, None
+    rows = read_rows(test, "--test table")
+    joined = None
+    if attributes is not None and column:
+        if column not in getattr(rows, "column_names", ()):
+            raise Invalid(f"--test table {test.name} has no column {column!r}", hint="see --id")
+        ids = rows.column(column).to_numpy(zero_copy_only=False)
+        joined = join_attributes(ids, attributes_table(attributes, column), column)
+        rows = rows.drop_columns([column])
+    return split_truth(rows, target, f"--test table {test.name}", required=True), joined
+
+
+def attributes_table(file: Path, column: str | None) -> Any:
+    from bascule.batch import read_rows
+
+    table = read_rows(file, "--attributes")
+    if not column or not hasattr(table, "column_names"):
+        raise Invalid("--attributes is a table with a column of ids", hint="name it with --id")
+    return table
 
 
 def check_bundle(

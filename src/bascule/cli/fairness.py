@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli import context
+from bascule.cli.building import attributes_table, print_report, read_test
 from bascule.cli.context import AsJson, AttributeId, Attributes, RefOrPath, Target, Test, Train
 from bascule.cli.screen import note, print_blocks, print_json, say
-from bascule.core import Columns, Invalid, seconds_of
+from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -45,6 +46,16 @@ def fairness(
         list[str] | None,
         typer.Option(help="A further metric by group; may be repeated.", show_default=False),
     ] = None,
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--criterion",
+            "-c",
+            show_default=False,
+            help="Of --from-ledger, a criterion of groups: exit code 1 if the whole 95 % interval "
+            "is beyond the limit; may be repeated.",
+        ),
+    ] = None,
     mitigate: Annotated[
         str | None,
         typer.Option(help="reweigh: train again on the rows of --train, weighed, and pack it."),
@@ -55,42 +66,62 @@ def fairness(
 ) -> None:
     """Show rates by group of protected attributes, with intervals and differences."""
     from bascule.bundle import fairness_blocks
+    from bascule.metrics import DISPARITIES
+    from bascule.release import Criterion, judged
 
     options: dict[str, Any] = {"positive": positive, "metrics": metric or ()}
+    criteria = [Criterion.parse(text) for text in criterion or ()]
+    if not all(from_ledger and one.metric in DISPARITIES for one in criteria):
+        raise Invalid(
+            "--criterion is about groups, with --from-ledger",
+            hint="held-out rows are judged by bascule check",
+        )
     if mitigate is not None:
         if mitigate != "reweigh" or train is None or to is None or len(attribute) > 1:
             raise Invalid(
-                "--mitigate reweigh needs --train FILE, --target, --to FOLDER and one --attribute"
+                f"--mitigate {mitigate} needs more than was named",
+                hint="--mitigate reweigh --train FILE --target COLUMN --to FOLDER, one --attribute",
             )
         made = _retrained(model, attribute[0], train, target, to, options)
         bodies = {"": made.statements("fairness")[-1].body}
         note(f"packed {made.path}")
     elif from_ledger:
+        options["metrics"] = [*options["metrics"], *(one.metric for one in criteria)]
+        attribute = list(dict.fromkeys([*attribute, *(str(one.condition) for one in criteria)]))
         bodies = _of_ledger(model, attribute, attributes, id_column, since, options)
     else:
         bodies = {"": _of_rows(model, attribute, test, target, attributes, id_column, options)}
+    reports = {version: judged(criteria, body) for version, body in bodies.items() if criteria}
     if as_json:
         print_json(bodies if from_ledger else bodies[""])
-        return
-    for version, body in bodies.items():
+    for version, body in bodies.items() if not as_json else ():
         if version:
             say(f"version {version}")
         print_blocks(*fairness_blocks(body))
+        if version in reports:
+            print_report(reports[version])
+    if not all(report.passed for report in reports.values()):
+        raise typer.Exit(1)
 
 
 def _of_ledger(
     model: str, names: list[str], file: Path | None, column: str | None, since: str, options: Any
 ) -> dict[str, Any]:
     from bascule.cli.monitoring import production
-    from bascule.release import join_attributes, production_fairness
+    from bascule.release import PRODUCTION_KIND, join_attributes, production_fairness
 
-    table = None if file is None else _table(file, column)
+    table = None if file is None else attributes_table(file, column)
     now = datetime.now(UTC)
-    return production_fairness(
+    bodies = production_fairness(
         *production(model), names,
         join=None if table is None else lambda ids: join_attributes(ids, table, column or ""),
         since=now - timedelta(seconds=seconds_of(since, "--since")), now=now, **options,
     )  # fmt: skip
+    for body in bodies.values():
+        if not context.is_path(model):
+            registry = context.local_registry("fairness")
+            registry.add_statement(body["digest"], PRODUCTION_KIND, body, at=now, by=context.user())
+    return bodies
 
 
 def _of_rows(
@@ -126,41 +157,3 @@ def _retrained(
         to=to, now=datetime.now(UTC), by=context.user(),
         measure=lambda made: held_out_fairness(made, [name], **options),
     )  # fmt: skip
-
-
-def read_test(
-    test: Path | None, target: list[str] | None, attributes: Path | None, column: str | None
-) -> tuple[Any, Columns | None]:
-    """The rows of --test with their truth, and what --attributes has of them.
-
-    Raises:
-        Invalid: Attributes come without rows that have the column of ids.
-    """
-    from bascule.batch import read_rows, split_truth
-    from bascule.release import join_attributes
-
-    if attributes is not None and (test is None or not column):
-        raise Invalid(
-            "--attributes are joined to the rows of --test by the column of --id",
-            hint="give all three: the rows in a bundle have no ids",
-        )
-    if test is None:
-        return None, None
-    rows = read_rows(test, "--test table")
-    joined = None
-    if attributes is not None and column:
-        if column not in getattr(rows, "column_names", ()):
-            raise Invalid(f"--test table {test.name} has no column {column!r}", hint="see --id")
-        ids = rows.column(column).to_numpy(zero_copy_only=False)
-        joined = join_attributes(ids, _table(attributes, column), column)
-        rows = rows.drop_columns([column])
-    return split_truth(rows, target, f"--test table {test.name}", required=True), joined
-
-
-def _table(file: Path, column: str | None) -> Any:
-    from bascule.batch import read_rows
-
-    table = read_rows(file, "--attributes")
-    if not column or not hasattr(table, "column_names"):
-        raise Invalid("--attributes is a table with a column of ids", hint="name it with --id")
-    return table

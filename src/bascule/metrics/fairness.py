@@ -29,11 +29,12 @@ from bascule.metrics.intervals import wilson_interval
 from bascule.metrics.table import METRICS
 
 FEWEST_IN_GROUP = 20
-"""Rows that decide a rate (its denominator, or those of the rarer class): with fewer, a group is
-shown, is too small to say anything of, and is left out of differences."""
+"""Rows that decide a rate (its denominator, or those of the rarer class): a group with fewer says
+too little, and is left out of differences."""
 MAX_GROUPS = 50
 
-SELECTION_RATE, MEAN_PREDICTION = "selection_rate", "mean_prediction"
+_ALL_ROWS = ("selection_rate", "mean_prediction")
+"""What needs no truth."""
 _OF_TRUTH = {
     "true_positive_rate": (True, True),
     "false_positive_rate": (False, True),
@@ -41,12 +42,11 @@ _OF_TRUTH = {
     "false_negative_rate": (True, False),
 }
 """The truth of the rows that count for a rate, and the answer that it is the share of."""
-RATES = (SELECTION_RATE, *_OF_TRUTH)
 _STEMS = {
-    "demographic_parity": (SELECTION_RATE,),
+    "demographic_parity": ("selection_rate",),
     "equalized_odds": ("true_positive_rate", "false_positive_rate"),
     "equal_opportunity": ("true_positive_rate",),
-    **{name: (name,) for name in (*RATES, MEAN_PREDICTION)},
+    **{name: (name,) for name in (*_ALL_ROWS, *_OF_TRUTH)},
     **{name: (name,) for name, metric in METRICS.items() if not metric.task},
 }
 DISPARITIES: Mapping[str, tuple[str, ...]] = {
@@ -76,7 +76,7 @@ class GroupedRows:
     def of(self, name: str, place: int, confidence: float = 0.95) -> Estimate:
         """A rate or a metric of one group."""
         mask = self.group == place
-        if name not in (SELECTION_RATE, MEAN_PREDICTION) and self.is_known is not None:
+        if name not in _ALL_ROWS and self.is_known is not None:
             mask = mask & self.is_known
         return _estimate(name, self.rows.take(mask), self.positive, confidence)
 
@@ -86,7 +86,6 @@ class Disparity:
     """How far groups lie apart.
 
     Attributes:
-        name: One of `DISPARITIES`.
         value: None where fewer than two groups have enough rows.
         lower: The ends of the 95 % interval.
         upper: See `lower`.
@@ -97,7 +96,6 @@ class Disparity:
         note: Why there is no value.
     """
 
-    name: str
     value: float | None
     lower: float | None = None
     upper: float | None = None
@@ -115,13 +113,9 @@ def group_rows(
     positive: Any = None,
     is_known: NDArray[np.bool_] | None = None,
 ) -> GroupedRows:
-    """Rows in groups by the values of attributes; several attributes are crossed.
+    """Rows in groups by the texts of attributes; several attributes are crossed.
 
-    Args:
-        rows: Answers and truths.
-        attributes: The text of each row, by attribute.
-        positive: The class that is selected; if None 1, or else the second of two classes.
-        is_known: Where the truth is known.
+    `positive` is the class that is selected; if None 1, or else the second of two classes.
 
     Raises:
         Invalid: There are over `MAX_GROUPS` groups, or no such class.
@@ -134,37 +128,37 @@ def group_rows(
             hint="join values to fewer groups, such as ranges of an age",
         )
     names = tuple(", ".join(value) for value in values.tolist())
-    place = _place_of(positive, list(rows.classes or ()))
+    place = _place_of(positive, [str(label) for label in rows.classes or ()])
     return GroupedRows(rows, group.reshape(-1), names, place, is_known)
 
 
-def _place_of(positive: Any, classes: Sequence[Any]) -> int | None:
+def _place_of(positive: Any, classes: list[str]) -> int | None:
     if positive is None:
-        if 1 in classes and len(classes) == 2:
-            return list(classes).index(1)
-        return 1 if len(classes) == 2 else None
-    known = [str(label) for label in classes]
-    if str(positive) not in known:
+        is_first = len(classes) == 2 and classes[0] == "1"
+        return None if len(classes) != 2 else int(not is_first)
+    if str(positive) not in classes:
         raise Invalid(
             f"{positive!r} is no class of the model",
-            hint=f"its classes are {', '.join(known[:20])}",
+            hint=f"its classes are {', '.join(classes[:20])}",
         )
-    return known.index(str(positive))
+    return classes.index(str(positive))
 
 
 def disparity(name: str, grouped: GroupedRows, *, confidence: float = 0.95) -> Disparity:
-    """How far the groups lie apart by one measure; see the module for the interval."""
+    """How far the groups lie apart by one of `DISPARITIES`; see the module for the interval."""
     is_ratio = name.endswith("_ratio")
     estimates: dict[str, dict[int, Estimate]] = {}
     too_few: dict[str, None] = {}
     for rate in DISPARITIES[name]:
         every = {place: grouped.of(rate, place) for place in range(len(grouped.names))}
         estimates[rate] = {place: one for place, one in every.items() if says_enough(one)}
-        too_few |= {grouped.names[place]: None for place in every.keys() - estimates[rate].keys()}
+        too_few |= {grouped.names[place]: None for place in every if place not in estimates[rate]}
+        note = next((one.note for one in every.values() if one.note), "")
         if len(estimates[rate]) < 2:
-            note = next((one.note for one in every.values() if one.note), "")
             counted = f"fewer than two groups have {FEWEST_IN_GROUP} rows that decide {rate}"
-            return Disparity(name, None, too_few=tuple(too_few), note=note or counted)
+            return Disparity(None, too_few=tuple(too_few), note=note or counted)
+        if is_ratio and (problem := _no_ratio(estimates[rate])):
+            return Disparity(None, too_few=tuple(too_few), note=f"{rate} {problem}")
     pairs = sum(math.comb(len(groups), 2) for groups in estimates.values())
     level = 1 - (1 - confidence) / pairs
     spans = {
@@ -172,22 +166,12 @@ def disparity(name: str, grouped: GroupedRows, *, confidence: float = 0.95) -> D
         for rate, groups in estimates.items()
     }
     rate = max(spans, key=lambda name: spans[name][0])
-    if problem := _no_ratio(estimates[rate]) if is_ratio else "":
-        return Disparity(name, None, too_few=tuple(too_few), note=f"{rate} {problem}")
     ends = [max(span[at] for span in spans.values()) for at in range(3)]
     if is_ratio:
         ends = [math.exp(-ends[at]) for at in (0, 2, 1)]
     ordered = sorted(estimates[rate], key=lambda place: estimates[rate][place].value or 0.0)
     least, most = (grouped.names[ordered[at]] for at in (0, -1))
-    return Disparity(name, ends[0], ends[1], ends[2], rate, least, most, tuple(too_few))
-
-
-def _no_ratio(groups: Mapping[int, Estimate]) -> str:
-    """Why values have no ratio; empty if they have one."""
-    values = [one.value or 0.0 for one in groups.values()]
-    if min(values) < 0:
-        return "has values below zero, and no ratio"
-    return "" if max(values) > 0 else "is zero in every group, and has no ratio"
+    return Disparity(ends[0], ends[1], ends[2], rate, least, most, tuple(too_few))
 
 
 def says_enough(one: Estimate) -> bool:
@@ -195,32 +179,44 @@ def says_enough(one: Estimate) -> bool:
     return one.value is not None and one.lower is not None and one.fewest >= FEWEST_IN_GROUP
 
 
+def _no_ratio(groups: Mapping[int, Estimate]) -> str:
+    values = [one.value or 0.0 for one in groups.values()]
+    if min(values) < 0:
+        return "has values below zero, and no ratio"
+    return "" if max(values) > 0 else "is zero in every group, and has no ratio"
+
+
 def _estimate(name: str, rows: Labelled, positive: int | None, confidence: float) -> Estimate:
-    if name == MEAN_PREDICTION:
-        if rows.task != "regression":
-            return Estimate(None, rows=len(rows), note="mean_prediction is of numbers")
+    if name == "mean_prediction" and rows.task == "regression":
         return mean_estimate(rows.answers, confidence)
-    if name not in RATES:
+    if name in METRICS:
         return estimate(name, rows, confidence=confidence)
     if positive is None:
-        return Estimate(None, rows=len(rows), note=f"{name} is of two classes, or one is selected")
-    counted = np.ones(len(rows), bool)
-    answer = True
-    if name in _OF_TRUTH:
-        truth, answer = _OF_TRUTH[name]
-        counted = (rows.truth == positive) == truth
-    trials = int(counted.sum())
-    if not trials:
+        what = "numbers" if name == "mean_prediction" else "two classes, or of one that is named"
+        return Estimate(None, rows=len(rows), note=f"{name} is of {what}")
+    truth, answer = _OF_TRUTH.get(name, (None, True))
+    counted = slice(None) if truth is None else (rows.truth == positive) == truth
+    hits = (rows.answers[counted] == positive) == answer
+    if not len(hits):
         return Estimate(None, rows=len(rows), note="no row counts for it")
-    successes = int(((rows.answers[counted] == positive) == answer).sum())
-    share = successes / trials
-    error = math.sqrt(share * (1 - share) / trials)
-    ends = wilson_interval(successes, trials, confidence)
-    return Estimate(share, *ends, len(rows), error, trials, successes, "wilson")
+    share, successes = float(hits.mean()), int(hits.sum())
+    ends = wilson_interval(successes, len(hits), confidence)
+    error = math.sqrt(share * (1 - share) / len(hits))
+    return Estimate(share, *ends, len(rows), error, len(hits), successes, "wilson")
 
 
 _Ends = tuple[float, float, float]
 """A value, its lower end, its upper end."""
+
+
+def _span(
+    grouped: GroupedRows, rate: str, known: Mapping[int, Estimate], level: float, *, is_ratio: bool
+) -> _Ends:
+    """The largest distance of two groups, and its ends; of logarithms for a ratio."""
+    ends = [_ends(grouped, rate, place, one, level) for place, one in known.items()]
+    distances = [_folded(*pair, is_ratio=is_ratio) for pair in itertools.combinations(ends, 2)]
+    value, lower, upper = (max(side) for side in zip(*distances, strict=True))
+    return value, lower, upper
 
 
 def _ends(grouped: GroupedRows, rate: str, place: int, known: Estimate, level: float) -> _Ends:
@@ -230,18 +226,6 @@ def _ends(grouped: GroupedRows, rate: str, place: int, known: Estimate, level: f
         return value, value - half, value + half
     wide = grouped.of(rate, place, level)
     return value, wide.lower or 0.0, value if wide.upper is None else wide.upper
-
-
-def _span(
-    grouped: GroupedRows, rate: str, known: Mapping[int, Estimate], level: float, *, is_ratio: bool
-) -> _Ends:
-    """The largest distance of two groups, and its ends; of logarithms for a ratio."""
-    if is_ratio and _no_ratio(known):
-        return math.inf, math.inf, math.inf
-    ends = [_ends(grouped, rate, place, one, level) for place, one in known.items()]
-    distances = [_folded(*pair, is_ratio=is_ratio) for pair in itertools.combinations(ends, 2)]
-    value, lower, upper = (max(side) for side in zip(*distances, strict=True))
-    return value, lower, upper
 
 
 def _folded(first: _Ends, other: _Ends, *, is_ratio: bool) -> _Ends:
@@ -258,6 +242,6 @@ def _folded(first: _Ends, other: _Ends, *, is_ratio: bool) -> _Ends:
     return (distance, lower, upper) if lower >= 0 else (distance, 0.0, max(upper, -lower))
 
 
-def _logs(ends: _Ends) -> _Ends:
+def _logs(ends: Sequence[float]) -> _Ends:
     value, lower, upper = (math.log(end) if end > 0 else -math.inf for end in ends)
     return value, lower, upper

@@ -2,8 +2,10 @@ from .checking import check as check, check_and_record as check_and_record
 from .criteria import METRICS as METRICS, Criterion as Criterion
 from .fairness import (
     FAIRNESS_KIND as FAIRNESS_KIND,
+    PRODUCTION_KIND as PRODUCTION_KIND,
     held_out_fairness as held_out_fairness,
     join_attributes as join_attributes,
+    judged as judged,
     production_fairness as production_fairness,
 )
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate

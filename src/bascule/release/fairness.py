@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,14 @@ from bascule.metrics import (
 )
 from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
 from bascule.release.conditional import texts_of
-from bascule.release.gates import Measured
+from bascule.release.criteria import Criterion
+from bascule.release.gates import GateReport, Measured, evaluate
 from bascule.release.measure import conditional, rows_to_judge
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
-FAIRNESS_KIND = "fairness"
+FAIRNESS_KIND, PRODUCTION_KIND = "fairness", "production_fairness"
 _RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
 _PARITIES = (
     "demographic_parity_difference",
@@ -56,14 +58,16 @@ def held_out_fairness(
         test: `(X, y)`, in place of the held-out rows of the bundle.
         joined: Of the same rows, attributes that the model does not take.
         positive: The class that is selected; see `metrics.group_rows`.
-        metrics: Beside the usual rates, names of `metrics.METRICS`.
+        metrics: Beside the usual ones, names of `metrics.METRICS` or `metrics.DISPARITIES`.
 
     Raises:
         Invalid: There are no such rows, or there is no such attribute, class or metric.
     """
     rows = rows_to_judge(bundle, test)
     if rows is None or isinstance(rows, Measured):
-        raise Invalid(rows.note if rows else "the bundle holds no test rows; give --test FILE")
+        raise Invalid(
+            rows.note if rows else f"{bundle.name} holds no test rows", hint="give --test FILE"
+        )
     measured = conditional(bundle, *rows, joined)
     groupings = {name: measured.grouped(name.split("*"), positive) for name in attributes}
     return {"source": "held-out rows", **_body(groupings, metrics)}
@@ -87,16 +91,8 @@ def production_fairness(
     predictions at least as old as the delay within which nine of ten truths come, those truths that
     came within it. `known` is the share of these predictions that has one, by group.
 
-    Args:
-        home: Of the ledger.
-        model: Its name there.
-        bundle_of: The bundle of a version; None where it is not meant.
-        attributes: See `held_out_fairness`; columns of the model, or joined ones.
-        join: Attributes by the ids of predictions, `ID#ROW`.
-        since: Earlier predictions are left out.
-        now: Decides how old a prediction is.
-        positive: See `held_out_fairness`.
-        metrics: See `held_out_fairness`.
+    `join` has attributes by the ids of predictions, `ID#ROW`. For the others see
+    `held_out_fairness` and `monitoring.measure_performance`.
     """
 
     def reference_of(version: str) -> Reference | None:
@@ -107,7 +103,7 @@ def production_fairness(
     columns = ["id", "row", *names] if join else names
     found = read_ledger(home, model, reference_of, since=since, columns=columns)
     made = {}
-    for _, rows in found:
+    for reference, rows in found:
         known = dict(rows.columns)
         if join:
             ids = zip(known["id"].tolist(), known["row"].tolist(), strict=True)
@@ -129,7 +125,12 @@ def production_fairness(
             )
             for name in attributes
         }  # fmt: skip
-        body = {"source": "ledger", "truths_within_s": age_s, **_body(groupings, metrics)}
+        body = {
+            "source": "ledger",
+            "digest": reference.bundle.digest,
+            "truths_within_s": age_s,
+            **_body(groupings, metrics),
+        }
         for name, grouped in groupings.items():
             for place, group in enumerate(grouped.names):
                 old = (grouped.group == place) & is_old[chosen]
@@ -137,6 +138,22 @@ def production_fairness(
                 body["attributes"][name]["groups"][group]["known"] = share
         made[rows.version] = body
     return made
+
+
+def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport:
+    """Criteria judged by the nearer end of the interval, so that chance alone fails few of them.
+
+    A criterion whose groups are too small fails nothing: production goes on without a verdict.
+    """
+    facts = {}
+    for criterion in criteria:
+        found = body["attributes"][str(criterion.condition)]["disparities"][criterion.metric]
+        note = f"the nearer end of the 95 % interval of {found['value']}"
+        end = found["upper" if criterion.wants_more else "lower"]
+        facts[criterion.measure] = (
+            Measured(None, found["note"], is_waived=True) if end is None else Measured(end, note)
+        )
+    return evaluate(criteria, facts)
 
 
 def _of_equal_age(
@@ -172,7 +189,9 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
         rows.get(key, rows.get(key.rpartition("#")[0], len(keys))) for key in texts_of(ids).tolist()
     ]
     if min(places, default=0) == len(keys):
-        raise Invalid(f"--attributes has none of the rows' ids in {column!r}")
+        raise Invalid(
+            f"--attributes has none of the rows' ids in {column!r}", hint="name another with --id"
+        )
     made: dict[str, NDArray[Any]] = {}
     for name in table.column_names:
         values = [*table.column(name).to_pylist(), None]
@@ -181,19 +200,17 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
 
 
 def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
-    asked = [metric_of(name).name for name in metrics]
     first = next(iter(groupings.values()))
     positive, labels = first.positive, first.rows.classes or ()
+    parities = [name for name in metrics if name in DISPARITIES]
+    names = [metric_of(name).name for name in metrics if name not in DISPARITIES]
     if first.rows.task == "regression":
-        rates, parities = ["mean_prediction", "mae"], ["mean_prediction_difference"]
-        parities.append("mae_difference")
+        names = ["mean_prediction", "mae", *names]
     elif positive is None:
-        rates, parities = ["accuracy"], ["accuracy_difference"]
+        names = ["accuracy", *names]
     else:
-        rates, parities = [*_RATES, "accuracy"], [*_PARITIES, "accuracy_difference"]
-    rates += [name for name in asked if name not in rates]
-    parities += [name for name in (f"{one}_difference" for one in asked) if name not in parities]
-    assert set(parities) <= DISPARITIES.keys()
+        names, parities = [*_RATES, "accuracy", *names], [*_PARITIES, *parities]
+    own = [name for name in names if name not in _RATES]
     return {
         "rows": len(first.rows),
         "positive": None if positive is None else str(labels[positive]),
@@ -201,28 +218,28 @@ def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[
         "attributes": {
             name: {
                 "groups": {
-                    group: _group(grouped, place, rates)
+                    group: _group(grouped, place, names)
                     for place, group in enumerate(grouped.names)
                 },
-                "disparities": {one: _disparity(one, grouped) for one in parities},
+                "disparities": {
+                    name: asdict(disparity(name, grouped))
+                    for name in dict.fromkeys([*parities, *(f"{one}_difference" for one in own)])
+                },
             }
             for name, grouped in groupings.items()
         },
     }
 
 
-def _group(grouped: GroupedRows, place: int, rates: Sequence[str]) -> dict[str, Any]:
-    made: dict[str, Any] = {"rows": int((grouped.group == place).sum()), "rates": {}}
-    for name in rates:
-        one = grouped.of(name, place)
-        made["rates"][name] = {
-            "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
-            "enough": says_enough(one),
-        }  # fmt: skip
-    return made
-
-
-def _disparity(name: str, grouped: GroupedRows) -> dict[str, Any]:
-    found = disparity(name, grouped)
-    made = {key: getattr(found, key) for key in ("value", "lower", "upper", "rate", "note")}
-    return made | {"least": found.least, "most": found.most, "too_few": list(found.too_few)}
+def _group(grouped: GroupedRows, place: int, names: Sequence[str]) -> dict[str, Any]:
+    estimates = {name: grouped.of(name, place) for name in names}
+    return {
+        "rows": int((grouped.group == place).sum()),
+        "rates": {
+            name: {
+                "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
+                "enough": says_enough(one),
+            }
+            for name, one in estimates.items()
+        },
+    }  # fmt: skip

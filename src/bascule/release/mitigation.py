@@ -76,7 +76,10 @@ def retrained(
     try:
         model.fit(rows, truth, **{f"{step}sample_weight": weights})
     except (TypeError, ValueError) as problem:
-        raise Invalid(f"{bundle.name} cannot be fitted with weights: {problem}") from None
+        raise Invalid(
+            f"{bundle.name} cannot be fitted with weights: {problem}",
+            hint="its last step has to take sample_weight",
+        ) from None
     known = {"method": "reweighing", "attribute": attribute, "of": bundle.digest}
     held_out = bundle.test_data()
     made = pack(

@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, Field, Invalid, Signature
-from bascule.release.conditions import Missing, Noise
+from bascule.release.conditions import Missing, Noise, OutOfRange
 
 _SEED = 0
 
 
 def in_state(
-    columns: Columns, signature: Signature, state: Missing | Noise, *, seed: int = _SEED
+    columns: Columns,
+    signature: Signature,
+    state: Missing | Noise | OutOfRange,
+    *,
+    seed: int = _SEED,
 ) -> Columns:
     """The rows with values left out or noise added.
 
@@ -28,7 +32,7 @@ def in_state(
         Invalid: There is no column that it can be done to.
     """
     random = np.random.default_rng(seed)
-    change = _left_out if isinstance(state, Missing) else _noisy
+    change = {Missing: _left_out, Noise: _noisy, OutOfRange: _moved_out}[type(state)]
     made, touched = dict(columns), False
     for field in signature.inputs:
         changed = change(columns[field.name], field, state.percent / 100, random)
@@ -36,7 +40,8 @@ def in_state(
             made[field.name] = changed
             touched = True
     if not touched:
-        wanted = "takes missing values" if isinstance(state, Missing) else "holds fractions"
+        lacking = {Missing: "takes missing values", Noise: "holds fractions"}
+        wanted = lacking.get(type(state), "holds numbers")
         raise Invalid(f"no column of the model {wanted}")
     return made
 
@@ -80,22 +85,14 @@ def movable(
     return numbers, np.where(whole, 0.0, spread)
 
 
-def out_of_range(columns: Columns, signature: Signature, share: float, *, seed: int) -> Columns:
-    """The rows with a share of their numbers moved one range beyond the range of their column.
-
-    Raises:
-        Invalid: There is no column of numbers.
-    """
-    random = np.random.default_rng(seed)
-    changed = dict(columns)
-    for field in signature.inputs:
-        values = columns[field.name]
-        if values.dtype.kind in "if" and field.categories is None:
-            least, most = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-            width = np.asarray(most, np.float64) - least
-            beyond = np.where(random.random(values.shape) < 0.5, least - width, most + width)
-            is_moved = (random.random(values.shape) < share) & (width > 0)
-            changed[field.name] = np.where(is_moved, beyond, values).astype(values.dtype)
-    if all(changed[name] is values for name, values in columns.items()):
-        raise Invalid("no column of the model holds numbers")
-    return changed
+def _moved_out(
+    values: NDArray[Any], field: Field, share: float, random: np.random.Generator
+) -> NDArray[Any] | None:
+    """With a share of the numbers moved one range beyond the range of their column."""
+    if values.dtype.kind not in "if" or field.categories is not None:
+        return None
+    least, most = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    width = np.asarray(most, np.float64) - least
+    beyond = np.where(random.random(values.shape) < 0.5, least - width, most + width)
+    is_moved = (random.random(values.shape) < share) & (width > 0)
+    return np.where(is_moved, beyond, values).astype(values.dtype)

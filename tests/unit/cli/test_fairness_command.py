@@ -68,6 +68,14 @@ def test_the_ledger_is_read_by_version(run, bundle, tmp_path):
     assert 0.3 < groups["AA"]["known"] < 0.7
     code, out, _ = run("fairness", "late", "--attribute=carrier", "--from-ledger")
     assert out.startswith("version 1")
+    _, card, _ = run("card", "late/1")
+    assert "## Fairness in production" in card
+    options = ("--attribute=carrier", "--from-ledger", "-c")
+    code, out, _ = run("fairness", "late", *options, "accuracy_difference[carrier] <= 0.9")
+    assert code == 0
+    assert "the nearer end of the 95 % interval" in " ".join(out.split())
+    code, out, _ = run("fairness", "late", *options, "selection_rate_ratio[carrier] > 1")
+    assert code == 1
     code, _, messages = run("fairness", "late", "--attribute=age", "--from-ledger")
     assert code == 2
     assert "the ledger has no 'age'" in messages
@@ -96,7 +104,7 @@ def test_a_model_is_trained_again_on_weighed_rows_and_says_what_it_changed(run, 
     assert fairer.statements("provenance")[0].body["parameters"]["mitigation"]["of"] == said["of"]
     code, _, messages = run("fairness", "pay.bundle", *options)
     assert code == 2
-    assert "needs --train" in messages
+    assert "--train FILE --target COLUMN" in messages
 
 
 def test_weights_make_group_and_truth_independent():

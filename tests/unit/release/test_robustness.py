@@ -14,7 +14,7 @@ import bascule
 from bascule.core import Invalid
 from bascule.release import Criterion
 from bascule.release.measure import measure
-from bascule.release.robustness import Space
+from bascule.release.robustness import Robustness
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def fact(bundle, text, **options):
     return measure(bundle, [criterion], **options)[criterion.measure]
 
 
+@pytest.mark.slow  # ART imports torch
 def test_an_attack_evades_the_rows_near_the_boundary_alone(linear):
     """Twelve rows, half of them nearer than 0.4 deviations of these rows."""
     rows, truth = linear.test[0][:12], linear.test[1][:12]
@@ -101,10 +102,10 @@ def test_only_numbers_with_a_fraction_move_and_missing_ones_stay_missing(packed)
     )
     rows, y = pd.concat([table] * 10, ignore_index=True), [0, 1, 1, 0] * 10
     bundle = bascule.load(packed("mixed", model.fit(rows, y), (rows, y), (rows, y)))
-    columns, _ = bundle.test_data()
-    space = Space(columns, bundle)
+    columns, truth = bundle.test_data()
+    changing = Robustness(bundle, columns, truth, bundle.program().run)
     for row in range(2):
-        moved = space.rows(row, space.points[row] + np.array([[0.5], [-1.0]]))
+        moved = changing.rows(row, changing.points[row] + np.array([[0.5], [-1.0]]))
         assert moved["count"].tolist() == [row + 1.0] * 2
         assert moved["kind"].tolist() == [table.kind[row]] * 2
         expected = table["size"][row] + np.array([0.5, -1.0]) * np.nanstd(table["size"])

@@ -61,7 +61,7 @@ class Known:
     said: Said
 
 
-_FIRST = ("Quality", "Fairness", "Gates")
+_FIRST = ("Quality", "Fairness", "Fairness in production", "Gates")
 """Sections of a card that are open; the others are folded."""
 
 
