@@ -538,6 +538,8 @@ def control_parts(settings: Settings) -> Parts:
         sessions=Sessions(catalogue, _session_lasts(settings), settings.projects),
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
         usage=terms_of(settings),
+        protected=settings.audit.protected,
+        approval_lasts=timedelta(hours=settings.audit.approval_hours),
     )
 
 

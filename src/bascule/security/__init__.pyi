@@ -1,3 +1,9 @@
+from .approvals import (
+    Decision as Decision,
+    Person as Person,
+    judge_decision as judge_decision,
+    protection_of as protection_of,
+)
 from .keys import (
     ANY as ANY,
     OPEN_ACTIONS as OPEN_ACTIONS,
