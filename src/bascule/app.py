@@ -22,7 +22,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bascule.core import BasculeError, Invalid, NotFound, load_named, masked
+from bascule.core import BasculeError, Invalid, NotFound, load_named, masked, secret_in
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -134,7 +134,7 @@ def cluster_of(settings: Settings) -> Cluster:
         **{name: getattr(settings.ship, name) for name in names},
         egress_ports=_egress_ports(settings),
         providers=settings.serving.providers,
-        has_bucket=settings.registry.objects.startswith("s3:"),
+        has_bucket=_objects_at(settings).startswith("s3:"),
     )
 
 
@@ -145,7 +145,7 @@ def _egress_ports(settings: Settings) -> tuple[int, ...]:
     here: pods share one.
     """
     receivers = settings.alerts.receivers.values()
-    store = settings.registry.store
+    store = secret_in(settings.registry.store)
     addresses = [
         store if store.startswith("postgresql") else "postgresql://catalogue",
         os.environ.get("AWS_ENDPOINT_URL", ""), settings.serving.trace_endpoint,
@@ -216,9 +216,13 @@ def open_registry(settings: Settings) -> Registry:
 
 def open_objects(settings: Settings) -> Objects:
     """The bundles that `settings` name; nothing is created before the first push."""
-    chosen = settings.registry.objects
+    chosen = _objects_at(settings)
     opened: Objects = load_named(OBJECTS[scheme_of(chosen)])(chosen, settings.home)
     return opened
+
+
+def _objects_at(settings: Settings) -> str:
+    return secret_in(settings.registry.objects)
 
 
 def _needing(connection: Connection, version: str) -> Iterator[str]:
@@ -240,7 +244,7 @@ def open_catalogue(settings: Settings, *, settles: bool = True) -> Catalogue:
     from bascule.catalogue import Catalogue
 
     store = settings.registry.store
-    catalogue = Catalogue(load_named(CATALOGUES[scheme_of(store)])(store, settings.home))
+    catalogue = Catalogue(load_named(CATALOGUES[scheme_of(secret_in(store))])(store, settings.home))
     if settles:
         _end_restore(settings)
     return catalogue
@@ -466,7 +470,7 @@ def open_ledger(settings: Settings) -> Ledger:
     from bascule.monitoring.ledger import connect_home
 
     _end_restore(settings)
-    connect_home(settings.home, settings.registry.objects)
+    connect_home(settings.home, _objects_at(settings))
     return Ledger(settings.home)
 
 
@@ -492,9 +496,10 @@ def _scribe_of(settings: Settings) -> Command:
 
     environment = {}
     _end_restore(settings)
-    if connect_home(settings.home, settings.registry.objects) is not None:
+    if connect_home(settings.home, _objects_at(settings)) is not None:
         store = settings.registry.store
-        environment[CATALOGUE_VARIABLE] = json.dumps([CATALOGUES[scheme_of(store)], store])
+        kind = CATALOGUES[scheme_of(secret_in(store))]
+        environment[CATALOGUE_VARIABLE] = json.dumps([kind, store])
     _note_master(settings)
     if settings.privacy.retention_days:
         kept = dict(settings.privacy.retention_days)
@@ -569,6 +574,8 @@ def control_parts(settings: Settings) -> Parts:
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
         usage=terms_of(settings),
         review_rules=settings.reviews,
+        protected=settings.audit.protected,
+        approval_lasts=timedelta(hours=settings.audit.approval_hours),
     )
 
 

@@ -51,6 +51,7 @@ class Operation(Generic[T]):
         tag: The chapter of the OpenAPI document; the first name of the path if empty.
         status: Of an answer without errors.
         history: The kind of the event that the history of the catalogue has of it; empty for none.
+        thing: What `audit.protected` may name beside `ACTION:MODEL`: `alias:{model}@{alias}`.
         is_once: Whether it has the same effect however often it is sent, so that no answer is kept.
         max_body_bytes: The most that it takes.
         reads: Makes the value of its JSON, where the JSON has another form.
@@ -63,6 +64,7 @@ class Operation(Generic[T]):
     tag: str = ""
     status: int = 200
     history: str = ""
+    thing: str = ""
     is_once: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
     reads: Callable[[Any], T] | None = None

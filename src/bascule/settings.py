@@ -84,8 +84,9 @@ class RegistrySettings(_Section):
 
     Attributes:
         store: The catalogue: `sqlite` (in the home), or `postgresql://USER@HOST/NAME`. It may
-            hold a password, so it is never shown, and may be kept elsewhere: `file:PATH` where an
-            agent or an orchestrator puts secrets, `env:VARIABLE`.
+            hold a password, so it is never shown, and may be kept elsewhere, all of it or a part
+            in `${}`: `file:PATH` where an agent or an orchestrator puts secrets, `env:VARIABLE`,
+            `vault:PATH#FIELD`. It is read again for each connection.
         objects: The bundles: `files` (in the home), `files:///FOLDER`, or `s3://BUCKET/PREFIX`; or
             where that is kept, as for `store`.
         require_gates: Whether an alias may only point to a version that was checked, for all of
@@ -396,7 +397,8 @@ class ConsoleSettings(_Section):
         session_hours: How long a person stays signed in.
         oidc_issuer: The address of an OpenID Connect provider; empty for sign-in by link alone.
         oidc_client_id: What the provider calls this server.
-        oidc_client_secret: `env:VARIABLE` or `file:PATH`; empty for a public client (PKCE alone).
+        oidc_client_secret: `env:VARIABLE`, `file:PATH` or `vault:PATH#FIELD`; empty for a public
+            client (PKCE alone).
         oidc_scopes: What is asked of the provider.
         oidc_roles_claim: The claim of the ID token that has roles or groups; `realm_access.roles`
             for a nested one.
@@ -577,10 +579,10 @@ def _checked(sources: _Sources) -> Settings:
     from pydantic_settings import SettingsError
 
     try:
-        settings = _with_kept_addresses(_read(sources.file, sources.variables))
+        settings = _read(sources.file, sources.variables)
         _check_criteria(settings.gates)
         _check_claims(settings.security)
-        _check_stores(settings.registry)
+        _check_stores(_with_kept_addresses(settings).registry)
         _check_protocols(settings.serving)
         _check_rollouts(settings.rollouts)
         _check_models(settings.serving)

@@ -18,7 +18,14 @@ from urllib.parse import quote, urlencode
 
 from bascule_client.addresses import Address, parse_address
 from bascule_client.deadlines import DeadlineConnection
-from bascule_client.errors import KINDS, BasculeError, Invalid, Unauthenticated, Unavailable
+from bascule_client.errors import (
+    KINDS,
+    BasculeError,
+    Invalid,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+)  # fmt: skip
 from bascule_client.kinds import kind_of
 
 KIND_URN = "urn:bascule:error:"
@@ -149,6 +156,11 @@ class ControlClient:
                     )
                     if answer.status >= 400:
                         raise _error_of(answer)
+                    if approval := answer.headers.get("Bascule-Approval"):
+                        raise Refused(
+                            f"this waits for the approval of another person: {approval}",
+                            hint=f"bascule audit approve {approval}; it is done then",
+                        )
                     return read(answer)
             except (ConnectionError, http.client.RemoteDisconnected) as problem:
                 if left == 0 or isinstance(problem, ConnectionRefusedError):

@@ -17,7 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from bascule.core import BasculeError, Invalid, MissingExtra, Unavailable
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    MissingExtra,
+    Unavailable,
+    is_kept_elsewhere,
+    secret_in,
+)  # fmt: skip
 
 _CONNECT_TIMEOUT_S = 10
 _LOCK_WAIT_S = 30
@@ -43,7 +50,7 @@ class PostgresqlDatabase:
     """A catalogue's database on a server. The database itself must be there; tables are made."""
 
     def __init__(self, url: str) -> None:
-        address = _parsed(url)
+        address = _parsed(secret_in(url))
         # Only what is safe to show: options of the address may hold a password, too.
         self.place = sa.URL.create(
             "postgresql", address.username, None, address.host, address.port, address.database
@@ -67,6 +74,16 @@ class PostgresqlDatabase:
                 hint="pip install 'bascule[postgresql]'",
             ) from None
         event.listen(self.engine, "begin", _begin)
+        if is_kept_elsewhere(url):
+            event.listen(self.engine, "do_connect", self._with_what_it_says_now)
+        self._url = url
+
+    def _with_what_it_says_now(
+        self, dialect: sa.Dialect, _record: Any, _arguments: Any, named: dict[str, Any]
+    ) -> None:
+        """Passwords and users rotate: those of a new connection are what the setting says now."""
+        address = _parsed(secret_in(self._url))
+        named.update(dialect.create_connect_args(address)[1])
 
     is_shared = True
 

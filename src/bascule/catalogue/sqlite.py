@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from bascule.core import BasculeError, Unavailable, Untrusted
+from bascule.core import BasculeError, Unavailable, Untrusted, secret_in
 
 _LOCK_WAIT_S = 30.0
 _ASK_AGAIN_S = (0.001, 0.005)
@@ -31,7 +31,7 @@ _LEAST_FREE_BYTES = 1 << 16
 
 def open_database(url: str, home: Path) -> SqliteDatabase:
     """The database of `sqlite:///FILE`; catalogue.db in `home` where it names none."""
-    file = url.partition("://")[2]
+    file = secret_in(url).partition("://")[2]
     return SqliteDatabase(Path(file) if file else home / "catalogue.db")
 
 

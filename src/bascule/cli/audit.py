@@ -11,11 +11,12 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from bascule.control import Act
 
+_Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 _ANCHORS = typer.Option(
     "--anchors",
     help="A file of anchors, or s3://BUCKET/PREFIX; may be repeated. Default: audit.anchors.",
@@ -29,7 +30,9 @@ def register(app: typer.Typer) -> None:
         help="Who did what, from where and why, in a chain that shows every change of it.",
         no_args_is_help=True,
     )
-    for name, command in (("log", log), ("verify", verify), ("export", export)):
+    for name, command in (("log", log), ("verify", verify), ("export", export),
+        ("approvals", approvals), ("approve", approve), ("decline", decline),
+    ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(group, name="audit")
 
@@ -109,6 +112,52 @@ def verify(
         say(f"{result.entries:,} acts, {len(result.problems) or 'no'} problems")
         _tell_window(result.entries, result.anchored, result.anchored_at)
     if result.problems:
+        raise typer.Exit(1)
+
+
+def approvals(as_json: AsJson = False) -> None:
+    """List the requests that wait for a second person, and earlier ones; over --server."""
+    from dataclasses import asdict
+
+    from bascule.control import operations
+
+    every = context.remote().items(operations.APPROVALS)
+    if as_json:
+        print_json([
+            {**asdict(one), "at": one.at.isoformat(), "ends_at": one.ends_at.isoformat()}
+            for one in every
+        ])  # fmt: skip
+        return
+    rows = [
+        (one.id, one.state, when(one.at), one.by, one.thing, one.call, one.content) for one in every
+    ]
+    print_table(("id", "state", "asked", "by", "what", "request", "content"), rows)
+
+
+def approve(approval: str, reason: _Reason = "", as_json: AsJson = False) -> None:
+    """Approve a request of another person, which is done at once; over --server."""
+    _decide(approval, "approve", reason, as_json=as_json)
+
+
+def decline(approval: str, reason: _Reason = "", as_json: AsJson = False) -> None:
+    """Decline a request of another person, or withdraw your own; over --server."""
+    _decide(approval, "decline", reason, as_json=as_json)
+
+
+def _decide(approval: str, decision: str, reason: str, *, as_json: bool) -> None:
+    from bascule.control import operations
+
+    ended = context.remote().ask(
+        operations.DECIDE, approval=approval, decision=decision, reason=reason or None
+    )
+    outcome = ended.outcome.get("answer") or {}
+    detail = f": {outcome.get('detail', '')}" if ended.state == "failed" else ""
+    print_either(
+        {"state": ended.state, "outcome": ended.outcome},
+        f"{ended.thing} {ended.state}{detail}",
+        as_json=as_json,
+    )
+    if ended.state == "failed":
         raise typer.Exit(1)
 
 

@@ -6,4 +6,4 @@ from bascule.configuring.applying import Applied
 from bascule.operations import Operation
 
 # Which endpoints, schedules, keys and silences is in the body: asked then.
-CONFIGURE = Operation("PUT configuration", "deploy", "", Applied)
+CONFIGURE = Operation("PUT configuration", "deploy", "", Applied, thing="settings")

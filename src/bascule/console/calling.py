@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import sleep_forever
 from fastapi import Request, Response
-from starlette.types import Message
 
 from bascule.console.flash import Flash
 from bascule.console.session import current
 from bascule.console.site import see
-from bascule.control import SESSION
+from bascule.control import SESSION, ask_inside
 from bascule.operations import Operation
 
 
@@ -65,30 +63,11 @@ async def call(
     named = names or {}
     sent = b"" if body is None else body
     sent = sent if isinstance(sent, bytes) else json.dumps(body).encode()
-    headers = [(name, value) for name, value in request.headers.raw if name == b"host"]
-    headers += [(b"content-type", content_type.encode())]
-    headers += [(b"content-length", b"%d" % len(sent))]
-    scope = {
-        **{key: request.scope[key] for key in ("type", "asgi", "http_version", "scheme", "server")},
-        "method": operation.method, "path": operation.path.format(**named),
-        "raw_path": operation.at(**named).encode(),
-        "query_string": query.encode(), "root_path": "", "headers": headers,
-        "client": request.scope.get("client"), "state": {}, SESSION: current(request),
-    }  # fmt: skip
-    heard: list[Message] = []
-    messages: list[Message] = [{"type": "http.request", "body": sent, "more_body": False}]
-
-    async def receive() -> Message:
-        if not messages:
-            await sleep_forever()  # the caller does not go away
-        return messages.pop()
-
-    async def send(message: Message) -> None:
-        heard.append(message)
-
-    await request.app(scope, receive, send)
-    answered = b"".join(one.get("body", b"") for one in heard if one["type"].endswith("body"))
-    status = next(int(one["status"]) for one in heard if one["type"].endswith("start"))
+    status, answered = await ask_inside(
+        request, operation.method, operation.path.format(**named), operation.at(**named).encode(),
+        query.encode(), [(b"content-type", content_type.encode())], sent,
+        **{SESSION: current(request)},
+    )  # fmt: skip
     return Answer(status, json.loads(answered) if answered else None)
 
 
@@ -103,4 +82,6 @@ async def act(
     answer = await call(request, operation, names, body)
     if answer.problem:
         return see(request, to, Flash("bad", answer.problem))
-    return see(request, to, Flash("good", done or answer.body["sentence"]))
+    is_waiting = answer.status == 202 and "approval" in answer.body
+    sentence = answer.body["sentence"] if is_waiting or not done else done
+    return see(request, to, Flash("good", sentence))

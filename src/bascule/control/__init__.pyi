@@ -2,6 +2,7 @@ from . import references as references
 from .answers import Served as Served, ShownSession as ShownSession
 from .api.context import ControlContext as ControlContext
 from .api.deferred import DeferredRoute as DeferredRoute
+from .api.inside import ask_inside as ask_inside
 from .api.problems import problem_of as problem_of
 from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .api.routes.sessions import drop_cookie as drop_cookie, set_cookie as set_cookie

@@ -20,6 +20,35 @@ def picked(kind: type[Answer], value: object) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """A request that takes a second person.
+
+    Attributes:
+        id: Unguessable.
+        state: `waiting`, `declined`, `approved`, or what came of it: `done` or `failed`.
+        thing: What is protected: `alias:late@production`.
+        call: Method and path of the request.
+        content: The start of its body, for the person that decides.
+        by: The person that asked.
+        at: When.
+        ends_at: When it ends undecided.
+        decided_by: The person that decided; empty for none.
+        outcome: Status and body of the answer, once the request was run.
+    """
+
+    id: str
+    state: str
+    thing: str
+    call: str
+    content: str
+    by: str
+    at: datetime
+    ends_at: datetime
+    decided_by: str
+    outcome: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the server answers predictions."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bascule.control.answers import (
+    Approval,
     ArmCounts,
     Callers,
     Health,
@@ -70,6 +71,16 @@ HISTORY = Listing("GET history", "read", ANY, Act)
 EXPORT_HISTORY = Operation("GET history/export", "read", ANY, bytes)
 # With the addresses and keys of callers.
 EXPORT_CHAIN = Operation("GET audit/chain", "keys", "", bytes, "history")
+APPROVALS = Listing("GET approvals", "read", ANY, Approval, "history")
+# Which model it is about is known once it is found: asked then.
+DECIDE = Operation(
+    "POST approvals/{approval}/{decision}",
+    "read",
+    "",
+    Approval,
+    "history",
+    history="approval_asked",
+)
 
 # Of the request's own session: nothing else is shown or ended.
 SESSION = Operation("GET session", None, "", OwnSession, "sessions")

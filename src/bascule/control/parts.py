@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Parts:
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.
         add_console: Adds the pages for people to the application; None for none.
+        protected: Acts that take a second person; see `settings.AuditSettings`.
+        approval_lasts: How long such an act waits for the second person.
         usage: Projects, and what usage costs.
         review_rules: By model, which of its answers people review.
     """
@@ -78,5 +80,7 @@ class Parts:
     sessions: Sessions | None = None
     shown: SettingsShown | None = None
     add_console: Callable[[FastAPI], None] | None = None
+    protected: Sequence[str] = ()
+    approval_lasts: timedelta = timedelta(days=1)
     usage: Terms = field(default_factory=Terms)
     review_rules: Mapping[str, ReviewRule] = field(default_factory=dict)

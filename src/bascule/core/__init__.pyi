@@ -87,6 +87,6 @@ from .processes import (
 )
 from .programs import Program as Program
 from .scratch import Scratch as Scratch, sweep as sweep
-from .secrets import secret_in as secret_in
+from .secrets import is_kept_elsewhere as is_kept_elsewhere, secret_in as secret_in
 from .streams import write_without_waiting as write_without_waiting
 from .version import VERSION as VERSION

@@ -46,8 +46,13 @@ RESOLVE = Operation(f"GET {_MODEL}/resolve", "read", _ITS, Version, _TAG)
 HISTORY = Listing(f"GET {_MODEL}/history", "read", _ITS, Event, _TAG)
 ALIASES = Listing(f"GET {_MODEL}/aliases", "read", _ITS, Alias, _TAG)
 ALIAS = Operation(f"GET {_ALIAS}", "read", _ITS, Alias, _TAG)
-SET_ALIAS = Operation(f"PUT {_ALIAS}", "write", _ITS, Event, _TAG, history="alias_moved")
-DROP_ALIAS = Operation(f"DELETE {_ALIAS}", "write", _ITS, Event, _TAG, history="alias_dropped")
+_THING = "alias:{model}@{alias}"
+SET_ALIAS = Operation(
+    f"PUT {_ALIAS}", "write", _ITS, Event, _TAG, history="alias_moved", thing=_THING
+)
+DROP_ALIAS = Operation(
+    f"DELETE {_ALIAS}", "write", _ITS, Event, _TAG, history="alias_dropped", thing=_THING
+)
 VERSIONS = Listing(f"GET {_MODEL}/versions", "read", _ITS, Version, _TAG)
 # An upload is one version however often it is sent.
 PUSH = Operation(

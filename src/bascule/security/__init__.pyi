@@ -1,3 +1,9 @@
+from .approvals import (
+    Decision as Decision,
+    Person as Person,
+    judge_decision as judge_decision,
+    protection_of as protection_of,
+)
 from .envelopes import open_envelope as open_envelope, sign_envelope as sign_envelope
 from .keys import (
     ANY as ANY,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bascule.app import limits_of, open_registry, protocols_of
+from bascule.app import limits_of, open_registry, protocols_of, shown_settings
+from bascule.core import secret_in
 from bascule.core.errors import BasculeWarning, Invalid, NotFound
 from bascule.serving import Limits
 from bascule.serving.protocols.chosen import EVERY_PROTOCOL, PROTOCOL_NAMES
@@ -212,8 +213,9 @@ def test_the_address_of_the_catalogue_may_be_kept_in_a_file_or_a_variable(folder
         folder,
         {"BASCULE_REGISTRY__STORE": f"file:{kept}", "BASCULE_REGISTRY__OBJECTS": "env:BUNDLES"},
     )
-    assert settings.registry.store == "postgresql://bascule:hidden@db/bascule"
-    assert settings.registry.objects == "s3://bundles/late"
+    assert secret_in(settings.registry.store) == "postgresql://bascule:hidden@db/bascule"
+    assert secret_in(settings.registry.objects) == "s3://bundles/late"
+    assert "hidden" not in str(shown_settings(settings))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 from urllib.parse import quote, urlencode
@@ -11,16 +12,22 @@ from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from bascule.console.calling import call
+from bascule.console.flash import Flash
+from bascule.console.forms import field
 from bascule.console.paging import Pager
 from bascule.console.session import Session, current
-from bascule.console.site import context_of, page_router, render
+from bascule.console.site import context_of, form_of, page_router, render, see
 from bascule.control import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
+from bascule.control.answers import Approval
+from bascule.control.operations import DECIDE
 from bascule.core import Invalid, NotFound
 from bascule.security import ANY
 
 router = page_router({
     "GET /history": ("read", ANY),
     "GET /history/export": ("read", ANY),
+    "POST /history/approvals/{approval}/{decision}": ("read", ""),
 })  # fmt: skip
 
 PAGE = 50
@@ -76,7 +83,7 @@ def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     book, asked = _book(request), filters.asked
     acts = book.page(asked, limit=PAGE + 1, after=filters.after, with_keys=with_keys)
     return render(
-        request, "history.html", "History", filters=filters,
+        request, "history.html", "History", filters=filters, waiting=_waiting(request),
         lines=[(one, path_of(one)) for one in acts[:PAGE]],
         subjects=[one for one in SUBJECTS if with_keys or one not in OF_ADMINISTRATORS],
         pager=Pager(
@@ -88,6 +95,27 @@ def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
             for name, form in (("CSV", "csv"), ("JSON lines", "jsonl"))
         },
     )  # fmt: skip
+
+
+@router.post("/history/approvals/{approval}/{decision}")
+async def decide(request: Request, approval: str, decision: str) -> Response:
+    """Approve a request of another person, or decline it."""
+    names, query = {"approval": approval, "decision": decision}, form_of(request)
+    answer = await call(request, DECIDE, names, query=urlencode({"reason": field(query, "reason")}))
+    if answer.problem:
+        return see(request, "/history", Flash("bad", answer.problem))
+    state, problem = answer.body["state"], answer.body["outcome"].get("answer") or {}
+    if state == "failed":
+        return see(request, "/history", Flash("bad", f"It failed: {problem.get('detail', '')}"))
+    return see(request, "/history", Flash("good", f"{answer.body['thing']}: {state}"))
+
+
+def _waiting(request: Request) -> list[Approval]:
+    now = datetime.now(UTC)
+    with suppress(NotFound):
+        every = context_of(request).approvals().list()
+        return [one for one in every if one.state == "waiting" and one.ends_at > now]
+    return []
 
 
 @router.get("/history/export")

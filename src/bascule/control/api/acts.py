@@ -10,24 +10,30 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from bascule.catalogue import origins
-from bascule.core import BasculeError, NotFound
-from bascule.operations import Operation
+from bascule.core import BasculeError, NotFound, Refused
+from bascule.operations import MAX_BODY_BYTES, Operation
+from bascule.security import Person
 
 if TYPE_CHECKING:
     from bascule.catalogue import Catalogue
+    from bascule.control.approvals import Approvals
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
+APPROVAL_HEADER = "Bascule-Approval"
+"""The id of the approval that a request waits for."""
+_KEPT = ("content-type", "if-match", "if-none-match")
 _MAX_ID, _MAX_REASON = 128, 512
 _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20.0, 1.0
 
@@ -35,9 +41,13 @@ _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20.0, 1.0
 class Acts:
     """Records what requests did and were refused. Refusals are bounded."""
 
-    def __init__(self, open_catalogue: Callable[[], Catalogue] | None) -> None:
-        """Nothing is opened yet; None records nothing."""
+    def __init__(
+        self, open_catalogue: Callable[[], Catalogue] | None, protected: Sequence[str] = (),
+        approval_lasts: timedelta = timedelta(days=1),
+    ) -> None:  # fmt: skip
+        """Nothing is opened yet; None records nothing. `protected` takes a second person."""
         self._open = open_catalogue
+        self.protected, self._approval_lasts = protected, approval_lasts
         self._left, self._at_s, self._unrecorded = _REFUSALS_AT_ONCE, time.monotonic(), 0
 
     @contextmanager
@@ -52,6 +62,34 @@ class Acts:
         )  # fmt: skip
         with origins.acting(origin) as acting:
             yield acting
+
+    @property
+    def approvals(self) -> Approvals:
+        """The requests that wait for a second person. Raises `NotFound` without a catalogue."""
+        from bascule.control.approvals import Approvals
+
+        if self._open is None:
+            raise NotFound("this server keeps no approvals", hint="run bascule control")
+        return Approvals(self._open, self._approval_lasts)
+
+    async def wait(
+        self, request: Request, operation: Operation[Any], thing: str, asker: Person
+    ) -> Response:
+        """Keep a request until a second person decides, and answer that it waits."""
+        if operation.max_body_bytes > MAX_BODY_BYTES:
+            raise Refused(f"{thing} is protected: an upload cannot wait", hint="take it out of it")
+        kept = {name: request.headers[name] for name in _KEPT if name in request.headers}
+        act = {
+            "call": f"{request.method} {request.url.path}", "query": request.url.query,
+            "headers": kept,
+        }  # fmt: skip
+        body = await request.body()
+        approval = await run_in_threadpool(self.approvals.ask, thing, act, body, asker)
+        content = {
+            "approval": approval.id, "thing": thing, "ends_at": approval.ends_at.isoformat(),
+            "sentence": f"{thing} waits for the approval of another person: {approval.id}",
+        }  # fmt: skip
+        return JSONResponse(content, 202, {APPROVAL_HEADER: approval.id})
 
     async def done(self, request: Request, operation: Operation[Any], user: str) -> None:
         """Record an act of which no room has recorded an event."""

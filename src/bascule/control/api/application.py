@@ -27,6 +27,7 @@ from bascule.control.api.headers import WithHeaders
 from bascule.control.api.problems import bug, problem_of
 from bascule.control.api.rights import Caller, authorise_of, route_of, serves
 from bascule.control.api.routes.alerts import add_alerts
+from bascule.control.api.routes.approvals import add_approvals
 from bascule.control.api.routes.batch import add_batch
 from bascule.control.api.routes.configuration import add_configuration
 from bascule.control.api.routes.counters import add_load
@@ -81,14 +82,13 @@ def control_app(
         openapi_url=None,  # all of it is in `documentation`
     )
     asks_for_keys = guard is not None
-    authorise = authorise_of(guard)
+    authorise = authorise_of(guard, parts.protected)
     context = ControlContext(
         server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
     )
     open_requests = parts.open_requests or _no_requests
-    app.router.route_class = route_of(
-        guard, open_requests, context.find_session, Acts(parts.open_catalogue)
-    )
+    acts = Acts(parts.open_catalogue, parts.protected, parts.approval_lasts)
+    app.router.route_class = route_of(guard, open_requests, context.find_session, acts)
 
     def push(file: FilePath, model: str, user: str) -> int:
         if parts.open_jobs is None:
@@ -116,6 +116,7 @@ def control_app(
     add_alerts(app, context.alerts, authorise)
     add_keys(app, context.keys)
     add_history(app, context.catalogue, authorise)
+    add_approvals(app, acts, guard, context.sessions, authorise)
     add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.batch import Places
     from bascule.catalogue import Catalogue
     from bascule.configuring import Books
+    from bascule.control.approvals import Approvals
     from bascule.control.people.cookies import FindSession
     from bascule.control.people.sessions import Sessions
     from bascule.endpoints import Approve, Endpoints
@@ -70,6 +71,11 @@ class ControlContext:
         from bascule.batch import Places
 
         return Places(self.parts.places) if self.asks_for_keys else None
+
+    def approvals(self) -> Approvals:
+        from bascule.control.approvals import Approvals
+
+        return Approvals(self.catalogue, self.parts.approval_lasts)
 
     def registry(self) -> Registry:
         return self.parts.open_registry()

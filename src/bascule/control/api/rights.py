@@ -9,7 +9,7 @@ the host name that it uses must be loopback ones, and pages of other origins are
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +46,7 @@ from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_o
 from bascule.privacy import operations as of_privacy
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
-from bascule.security import OPEN_ACTIONS, Action, Key, in_words
+from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, protection_of
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ Authorise = Callable[[Request, Action, str], "Caller"]
 SESSION = "bascule.session"
 """The key of a request's ASGI scope that holds the session of a person, where the console sends the
 request. No request from the network can set it."""
+
+APPROVAL = "bascule.approval"
+"""The key of a request's ASGI scope that holds the id of the approval that it carries out."""
+_ACT = "bascule.act"
+"""The same of an act that may be protected."""
 
 USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
@@ -92,6 +97,7 @@ class Caller:
         key: The id of the key; empty for another caller.
         session: The hash of the session; empty for another caller.
         role: What the key or the session may do, in words.
+        key_made_by: Who made the key.
     """
 
     id: str
@@ -99,6 +105,21 @@ class Caller:
     key: str = ""
     session: str = ""
     role: str = ""
+    key_made_by: str = ""
+
+    @property
+    def person(self) -> Person:
+        """The same for approvals, which two persons take."""
+        user = self.user.partition(" (key ")[0]
+        return Person(user, self.key, self.session, self.key_made_by)
+
+
+class ApprovalNeeded(Exception):
+    """Is no error of the caller: the request is kept for a second person."""
+
+    def __init__(self, thing: str) -> None:
+        super().__init__(thing)
+        self.thing = thing
 
 
 def serves(
@@ -131,8 +152,8 @@ def route_of(
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
     `Idempotency-Key` of other requests. `acts` records what changes something.
     """
-    authorise = authorise_of(guard)
     book = acts or Acts(None)
+    authorise = authorise_of(guard, book.protected)
 
     class GuardedRoute(DeferredRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -153,9 +174,25 @@ def route_of(
                 bounded.bound, bounded.allow = bound, partial(allow, request)
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
+                if not (operation.is_act and book.protected and operation.action in CHANGING):
+                    return await change(bounded)
+                request.scope[_ACT] = True
+                try:
+                    if operation.thing:
+                        thing = operation.thing.format(**request.path_params)
+                        check_protected(request, thing, book.protected, has_keys=guard is not None)
+                    authorise(
+                        request, operation.action, operation.model.format(**request.path_params)
+                    )
+                    return await change(bounded)
+                except ApprovalNeeded as need:
+                    person = request.state.caller.person
+                    return await book.wait(bounded, operation, need.thing, person)
+
+            async def change(bounded: Request) -> Response:
                 if not operation.keeps_answers:
                     return await handle(bounded)
-                return await once(open_requests, bounded, request.state.caller.id, handle)
+                return await once(open_requests, bounded, bounded.state.caller.id, handle)
 
             async def guarded(request: Request) -> Response:
                 if not operation.is_act:
@@ -210,7 +247,8 @@ def _of_person(person: SignedIn) -> Caller:
 
 
 def _of_key(key: Key, *, is_act: bool = True) -> Caller:
-    return Caller(key.id, key.name, key.id, role=in_words(key.permissions) if is_act else "")
+    role = in_words(key.permissions) if is_act else ""
+    return Caller(key.id, key.name, key.id, role=role, key_made_by=key.created_by)
 
 
 class _BoundedRequest(Request):
@@ -236,15 +274,21 @@ def _too_large(bound: int) -> str:
     return f"the body is over {bound:,} bytes, the most that this route takes"
 
 
-def authorise_of(guard: Authenticator | None) -> Authorise:
+def authorise_of(guard: Authenticator | None, protected: Sequence[str] = ()) -> Authorise:
     """The one decision on callers, for the API and for pages.
 
     The session of a person counts, in the request's own cookie or of the page that sends it; else
-    the key; else the address.
+    the key; else the address. An act on what is `protected` raises `ApprovalNeeded`.
     """
     of_caller = open_to_all if guard is None else by_key(guard)
 
     def authorise(request: Request, action: Action, model: str) -> Caller:
+        caller = allowed(request, action, model)
+        if protected and model and _ACT in request.scope:
+            check_protected(request, f"{action}:{model}", protected, has_keys=guard is not None)
+        return caller
+
+    def allowed(request: Request, action: Action, model: str) -> Caller:
         person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
         if person is None or action in OPEN_ACTIONS:
             return of_caller(request, action, model)
@@ -252,6 +296,24 @@ def authorise_of(guard: Authenticator | None) -> Authorise:
         return _of_person(person)
 
     return authorise
+
+
+def check_protected(
+    request: Request, thing: str, protected: Sequence[str], *, has_keys: bool
+) -> None:
+    """Raise `ApprovalNeeded` for a protected thing, but where a second person has approved.
+
+    Raises:
+        Refused: Callers need no keys, so that two persons cannot be told apart.
+    """
+    if not protection_of([thing], protected) or APPROVAL in request.scope:
+        return
+    if not has_keys:
+        raise Refused(
+            f"{thing} takes two persons, who cannot be told apart where callers need no keys",
+            hint='set security.callers = "keys"',
+        )
+    raise ApprovalNeeded(thing)
 
 
 def by_key(guard: Authenticator) -> Authorise:

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,13 +30,15 @@ from bascule.core import (
     NotFound,
     Unavailable,
     Untrusted,
+    is_kept_elsewhere,
+    secret_in,
     sha256_bytes,
 )
 from bascule.registry.stores.files import Files, checked_name
 from bascule.registry.stores.listing import bounded_stream
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import S3Credential, S3Store
 
 _MANIFEST = "bundle.json"
 _OWNER = "owner"
@@ -325,9 +327,19 @@ def connect(bucket: str, prefix: str) -> S3Store:
     except ImportError:
         raise MissingExtra("objects in S3 need obstore", hint="pip install 'bascule[s3]'") from None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    is_elsewhere = any(is_kept_elsewhere(os.environ.get(name, "")) for name in names)
+
+    def credentials() -> S3Credential:
+        access, secret = (secret_in(os.environ[name]) for name in names)
+        # obstore asks again for each request, because they end so soon.
+        ends_at = datetime.now(UTC) + timedelta(seconds=1)
+        return {"access_key_id": access, "secret_access_key": secret, "expires_at": ends_at}
+
     return S3Store(
         bucket,
         prefix=prefix or None,
+        credential_provider=credentials if is_elsewhere else None,
         client_options={
             # An address that says http:// asks for it.
             "allow_http": endpoint.startswith("http://"),

@@ -144,9 +144,10 @@ class Authenticator:
         return "" if key is None else key.name
 
     def check_id(self, key_id: str, action: Action, model: str) -> None:
-        """Raise `Refused` unless the key of this id, which was checked, allows that too."""
+        """Raise `Refused` unless the key of this id is live and allows that."""
         key = self._ring.with_id(key_id)
-        if key is None or not key.allows(action, model):
+        is_live = key is not None and key.state(self._now()) == "live"
+        if key is None or not is_live or not key.allows(action, model):
             raise Refused(
                 f"the key does not allow {action}:{model}",
                 hint=f"bascule keys create NAME --allow {action}:{model} makes one that does",
