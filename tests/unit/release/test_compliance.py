@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from tests.production import Day, fill, packed
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import open_registry
@@ -158,3 +159,23 @@ def test_the_lists_of_ours_are_toml_a_section_a_line():
     for file in known_lists().values():
         sections = tomllib.loads(file.read_text())["sections"]
         assert file.read_text().count("{ id = ") == len(sections)
+
+
+@pytest.mark.slow
+def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_path):
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    bundle = packed(tmp_path)
+    open_registry(settings).push(bundle.path, by="ada")
+    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4), Day(2, truths=0.5)])
+    made = written(settings, "article-12")
+    rows = {
+        row[0]: row[1]
+        for section in made["json"]["sections"]
+        for block in section["blocks"]
+        if block["kind"] == "table"
+        for row in block["rows"]
+    }
+    assert rows["answers"] == "700"
+    assert rows["days without an answer"] == "1 of 4"
+    assert lacks(made).isdisjoint({"evidence: logs", "evidence: gaps", "evidence: monitoring"})
+    assert "evidence: performance" not in lacks(written(settings, "sr-11-7"))
