@@ -1,4 +1,4 @@
-"""A passport and an ML-BOM, verified by the programs of others: cosign, and CycloneDX's schema."""
+"""What others verify or print: a passport (cosign), an ML-BOM (CycloneDX), a PDF (Chromium)."""
 
 from __future__ import annotations
 
@@ -57,3 +57,12 @@ def test_the_ml_bom_is_valid_and_names_rows_and_metrics(bundle, tmp_path):
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert '"train rows"' in text
     assert '"machine-learning-model"' in text
+
+
+def test_a_document_is_printed_as_pdf_and_names_who_must_write_what(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    bascule("push", bundle)
+    pdf = tmp_path / "annex.pdf"
+    assert "compliance officer" in bascule("document", "annex-iv", "gb/1", "--out", pdf)
+    assert pdf.read_bytes().startswith(b"%PDF-")

@@ -52,6 +52,7 @@ PARITY = stated("parity", {
 PRIVACY = stated("privacy", {"epsilon": 2.5, "delta": 1e-5})
 GATES = stated("gates", {"passed": True, "results": [
     {"criterion": "roc_auc >= 0.8", "value": 0.91, "passed": True},
+    {"criterion": "robust_accuracy[linf=0.1] >= 0.8", "value": 0.83, "passed": True},
     {"criterion": "equalized_odds_difference[sex] <= 0.1", "value": 0.04, "passed": True},
 ]})  # fmt: skip
 
@@ -80,6 +81,8 @@ def passport(manifest):
         ("privacy", True),
         ("fairness", False),
         ("rollouts", False),
+        ("robustness", True),
+        ("robust_accuracy[linf = 0.1] >= 0.8", True),
         ("signed by ada", True),
         ("signed by " + "ab" * 8, True),
         ("signed by ab", False),

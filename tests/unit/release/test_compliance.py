@@ -10,7 +10,8 @@ import pytest
 from tests.production import Day, fill, packed
 from tests.unit.registry.conftest import write_bundle
 
-from bascule.app import open_registry
+from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import events
 from bascule.core import Invalid, NotFound
 from bascule.documents import Text, markdown, page
 from bascule.jobs import Task, Unrecorded
@@ -117,6 +118,16 @@ def test_facts_come_from_history_settings_and_statements(settings):
     assert "late.name" in made["markdown"]
     assert "other.city" not in made["markdown"]
     assert "evidence: erasures" in lacks(made)
+    with open_catalogue(settings).write() as connection:
+        for model, by in (("late", "dora"), ("other", "olga")):
+            erased = events.Event(
+                events.Subject("erasure", model), "erased", T0, by, body={"model": model}
+            )
+            events.append(connection, erased)
+    made = written(settings, "dpia")
+    assert "evidence: erasures" not in lacks(made)
+    assert "dora" in made["markdown"]
+    assert "olga" not in made["markdown"]
     assert "reviewed by Bo" in written(settings, "sr-11-7")["html"]
 
 
@@ -134,6 +145,7 @@ def test_a_list_of_the_project_is_a_document_and_a_statement_its_fact(settings):
     made = written(settings, "house")
     assert lacks(made) == set()
     assert "0.04" in made["markdown"]
+    assert "2026-03-01T12:00 UTC by ci" in made["markdown"]
 
 
 def test_a_broken_list_names_its_file_and_an_unknown_document_the_known(settings, tmp_path):
