@@ -13,6 +13,7 @@ from tests.scenarios.test_bundle_signatures import write_key
 from typer.testing import CliRunner
 
 from bascule.cli.commands import app
+from bascule.core import Untrusted
 
 
 def bascule(*words):
@@ -48,6 +49,8 @@ def test_cosign_verifies_the_passport_of_every_file_and_of_no_other_bundle(bundl
     assert "do not match threshold" in cosign(bundle, envelope, tmp_path / "eve.pub")
     (bundle / "bundle.json").write_bytes((bundle / "bundle.json").read_bytes() + b" ")
     assert "no matching subject" in cosign(bundle, envelope, tmp_path / "ada.pub")
+    verify = ["passport", "verify", str(bundle), "--key", str(tmp_path / "ada.pub")]
+    assert isinstance(CliRunner().invoke(app, verify).exception, Untrusted)
 
 
 def test_the_ml_bom_is_valid_and_names_rows_and_metrics(bundle, tmp_path):
