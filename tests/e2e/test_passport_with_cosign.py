@@ -1,4 +1,4 @@
-"""A passport and an ML-BOM, verified by the programs of others: cosign, and CycloneDX's schema."""
+"""What others verify or print: a passport (cosign), an ML-BOM (CycloneDX), a PDF (Chromium)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.scenarios.test_bundle_signatures import write_key
 from typer.testing import CliRunner
 
 from bascule.cli.commands import app
+from bascule.core import Untrusted
 
 
 def bascule(*words):
@@ -48,6 +49,8 @@ def test_cosign_verifies_the_passport_of_every_file_and_of_no_other_bundle(bundl
     assert "do not match threshold" in cosign(bundle, envelope, tmp_path / "eve.pub")
     (bundle / "bundle.json").write_bytes((bundle / "bundle.json").read_bytes() + b" ")
     assert "no matching subject" in cosign(bundle, envelope, tmp_path / "ada.pub")
+    verify = ["passport", "verify", str(bundle), "--key", str(tmp_path / "ada.pub")]
+    assert isinstance(CliRunner().invoke(app, verify).exception, Untrusted)
 
 
 def test_the_ml_bom_is_valid_and_names_rows_and_metrics(bundle, tmp_path):
@@ -57,3 +60,12 @@ def test_the_ml_bom_is_valid_and_names_rows_and_metrics(bundle, tmp_path):
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert '"train rows"' in text
     assert '"machine-learning-model"' in text
+
+
+def test_a_document_is_printed_as_pdf_and_names_who_must_write_what(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    bascule("push", bundle)
+    pdf = tmp_path / "annex.pdf"
+    assert "compliance officer" in bascule("document", "annex-iv", "gb/1", "--out", pdf)
+    assert pdf.read_bytes().startswith(b"%PDF-")

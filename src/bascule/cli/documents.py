@@ -50,25 +50,25 @@ def document(
     """Write a compliance document from evidence, with what is missing and who must write it."""
     if out is not None and out.suffix.lower() not in _FORMS:
         raise Invalid(f"--out {out.name} is no .md, .html or .pdf", hint="--out document.html")
-    made = _made(name, context.registry().resolve(model))
+    rendered = _rendered(name, context.registry().resolve(model))
     if as_json:
-        print_json(made["json"])
+        print_json(rendered["json"])
     if out is not None:
-        text = made[_FORMS[out.suffix.lower()]]
+        text = rendered[_FORMS[out.suffix.lower()]]
         with replacing(out) as draft:
             draft.write_bytes(_printed(text) if out.suffix.lower() == ".pdf" else text.encode())
         note(f"wrote {out}")
         if not as_json:
             rows = [
                 (lack["section"], Span(lack["what"], "bad"), lack["who"], lack["how"])
-                for lack in made["json"]["missing"]
+                for lack in rendered["json"]["missing"]
             ]
             print_table(("section", "missing", "who", "how"), rows, empty="no part is missing")
     elif not as_json:
-        say(made["markdown"].rstrip("\n"))
+        say(rendered["markdown"].rstrip("\n"))
 
 
-def _made(name: str, version: Version) -> dict[str, Any]:
+def _rendered(name: str, version: Version) -> dict[str, Any]:
     """The document in each format, made here or by `--server`."""
     if context.is_remote():
         from bascule.control import operations
@@ -80,8 +80,8 @@ def _made(name: str, version: Version) -> dict[str, Any]:
     from bascule.kinds import KINDS
 
     task = Task(kind="document", input={"model": str(version), "document": name})
-    made: dict[str, Any] = KINDS["document"].run(context.settings(), task, Unrecorded())
-    return made
+    rendered: dict[str, Any] = KINDS["document"].run(context.settings(), task, Unrecorded())
+    return rendered
 
 
 def _printed(html: str) -> bytes:
@@ -99,6 +99,6 @@ def _printed(html: str) -> bytes:
         ]  # fmt: skip
         done = subprocess.run(words, capture_output=True, check=False, timeout=_PRINTING_S)
         if not pdf.is_file():
-            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise Unavailable(f"{browser} printed no PDF: {' '.join(said)}", hint="--out FILE.html")
+            reason = " ".join(done.stderr.decode(errors="replace").strip().splitlines()[-1:])
+            raise Unavailable(f"{browser} printed no PDF: {reason}", hint="--out FILE.html")
         return pdf.read_bytes()

@@ -102,9 +102,9 @@ def show(
     version, path = context.find_to_look_at(bundle)
     statements = _statements(version, path)
     if bom is not None:
-        said = Said.of(statements)
-        _write(bom, ml_bill_of_materials(read_manifest(path), said, str(version or "")))
-    passports = [one.body for one in statements if one.kind == "passport"]
+        known = Said.of(statements)
+        _write(bom, ml_bill_of_materials(read_manifest(path), known, str(version or "")))
+    passports = [each.body for each in statements if each.kind == "passport"]
     if not passports:
         if bom is not None:
             return

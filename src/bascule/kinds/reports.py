@@ -102,7 +102,7 @@ def _document(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
         compliance.read_answers(chosen.answers),
     )
     _, bundle_of = versions_of(version.model, lambda: registry)
-    manifest, said, facts = compliance.gather(
+    manifest, known, facts = compliance.gather(
         registry, version, catalogue=open_catalogue(settings), ledger=open_ledger(settings),
         settings=shown_settings(settings), open_bundle=bundle_of, now=now,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def _document(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     front = ""
     if spec.front_matter:
         licence = {**answers.get("any", {}), **answers.get(name, {})}.get("licence", "")
-        front = compliance.front_matter(manifest, said, str(version), licence)
+        front = compliance.front_matter(manifest, known, str(version), licence)
     return {
         "json": {"document": name, "model": str(version), "digest": version.digest,
                  "at": now.isoformat(), **drafted.to_json()},

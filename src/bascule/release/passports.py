@@ -45,8 +45,8 @@ def claims_of(
         rollouts: Those of any version.
         version: What the registry calls it; None for a folder.
     """
-    said = {statement.kind: statement for statement in statements}
-    origin = said["provenance"].body if "provenance" in said else {}
+    latest = {statement.kind: statement for statement in statements}
+    origin = latest["provenance"].body if "provenance" in latest else {}
     claims = {
         "bundle": {
             "name": manifest.name, "version": str(version or ""), "digest": manifest.digest,
@@ -59,17 +59,18 @@ def claims_of(
         },
         "environment": _environment(manifest, origin),
         "parity": _parity(manifest, statements),
-        "gates": _dated(said.get("gates")),
+        "gates": (gates := _dated(latest.get("gates"))),
+        "robustness": _robustness(gates),
         "statements": {
-            kind: _dated(statement) for kind, statement in said.items()
+            kind: _dated(statement) for kind, statement in latest.items()
             if kind not in _OWN and kind != "signature"
         },
         "signatures": _signatures(statements),
         "approvals": _approvals(events, version),
         "rollouts": _verdicts(rollouts, version),
         "evidence": [
-            {"kind": one.kind, "at": one.at, "by": one.by, "sha256": _digest(one)}
-            for one in statements if one.kind != PASSPORT
+            {"kind": each.kind, "at": each.at, "by": each.by, "sha256": _digest(each)}
+            for each in statements if each.kind != PASSPORT
         ],
     }  # fmt: skip
     return {name: part for name, part in claims.items() if part}
@@ -120,16 +121,26 @@ def _environment(manifest: Manifest, origin: Mapping[str, Any]) -> dict[str, Any
 def _parity(manifest: Manifest, statements: Sequence[Statement]) -> dict[str, Any]:
     """By program; `passed` is of the one that runs everywhere. The original equals itself."""
     programs = {
-        str(one.body["program"]): {
-            name: one.body[name] for name in ("passed", "max_difference", "tolerance", "rows")
+        str(each.body["program"]): {
+            name: each.body[name] for name in ("passed", "max_difference", "tolerance", "rows")
         }
-        for one in statements if one.kind == "parity"
+        for each in statements if each.kind == "parity"
     }  # fmt: skip
     if manifest.serves == ORIGINAL:
         return {"passed": True, "programs": programs}
     if manifest.serves not in programs:
         return {}
     return {"passed": programs[manifest.serves]["passed"], "programs": programs}
+
+
+def _robustness(gates: Mapping[str, Any]) -> dict[str, Any]:
+    """The gates of it: `robust_accuracy[linf=0.1] >= 0.8`, `certified_accuracy[...]`."""
+    results = [
+        result for result in gates.get("results", ())
+        if str(result["criterion"]).startswith(("robust_", "certified_"))
+    ]  # fmt: skip
+    passed = all(result["passed"] for result in results)
+    return {"passed": passed, "results": results} if results else {}
 
 
 def _dated(statement: Statement | None) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def _dated(statement: Statement | None) -> dict[str, Any]:
 
 
 def _signatures(statements: Sequence[Statement]) -> list[dict[str, Any]]:
-    return [{"at": one.at, "by": one.by} for one in statements if one.kind == "signature"]
+    return [{"at": each.at, "by": each.by} for each in statements if each.kind == "signature"]
 
 
 def _approvals(events: Iterable[Event], version: Version | None) -> list[dict[str, Any]]:

@@ -56,12 +56,12 @@ def bill_of_materials(shipped: Shipped) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def ml_bill_of_materials(manifest: Manifest, said: Said, version: str = "") -> str:
+def ml_bill_of_materials(manifest: Manifest, known: Said, version: str = "") -> str:
     """A model as the subject of a CycloneDX 1.6 ML-BOM, with its model card. Pure.
 
     Args:
         manifest: Of its bundle.
-        said: Its statements: metrics, rows, gates. What is not there is absent.
+        known: Its statements: metrics, rows, gates. What is not there is absent.
         version: What the registry calls it; empty for its digest.
     """
     component = {
@@ -70,7 +70,7 @@ def ml_bill_of_materials(manifest: Manifest, said: Said, version: str = "") -> s
         "name": manifest.name,
         "version": version or manifest.digest,
         "hashes": [{"alg": "SHA-256", "content": manifest.digest.removeprefix("sha256:")}],
-        "modelCard": _model_card(manifest, said),
+        "modelCard": _model_card(manifest, known),
     }
     libraries = [
         {
@@ -92,12 +92,12 @@ def ml_bill_of_materials(manifest: Manifest, said: Said, version: str = "") -> s
     return json.dumps(document, indent=2) + "\n"
 
 
-def _model_card(manifest: Manifest, said: Said) -> dict[str, Any]:
+def _model_card(manifest: Manifest, known: Said) -> dict[str, Any]:
     metrics = {
-        "": said.quality.get("overall", {}),
+        "": known.quality.get("overall", {}),
         **{
             f"{column}={value}": part["metrics"]
-            for column, slices in said.quality.get("slices", {}).items()
+            for column, slices in known.quality.get("slices", {}).items()
             for value, part in slices.items()
         },
     }
@@ -109,17 +109,17 @@ def _model_card(manifest: Manifest, said: Said) -> dict[str, Any]:
     ]
     criteria = [
         {"name": f"gate: {result['criterion']}", "value": f"{result.get('value')}"}
-        for result in said.gates.get("results", ())
+        for result in known.gates.get("results", ())
     ]
-    words = str(said.provenance.get("description") or "").strip()
+    words = str(known.provenance.get("description") or "").strip()
     card: dict[str, Any] = {
         "modelParameters": {
             "task": manifest.task,
             "architectureFamily": manifest.flavor,
             "datasets": [
-                _dataset(name, said.provenance[name])
+                _dataset(name, known.provenance[name])
                 for name in ("train", "test", "calibration")
-                if said.provenance.get(name)
+                if known.provenance.get(name)
             ],
             "inputs": [{"format": _field(field)} for field in manifest.signature.inputs],
             "outputs": [{"format": _field(field)} for field in manifest.signature.outputs],

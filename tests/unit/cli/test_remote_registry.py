@@ -9,14 +9,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.scenarios.test_bundle_signatures import write_key
 
+from bascule.bundle.disk import sign_bundle
 from bascule.cli import main
-from bascule.registry import open_registry
+from bascule.core import Untrusted
+from bascule.registry import RemoteRegistry, open_registry
+from bascule_client.control import ControlClient
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:\+\d\d:\d\d|Z)?")
 _SECRET = re.compile(r"bsc_[0-9a-f]{12}_[\w-]{43}")
@@ -126,6 +132,34 @@ def test_reading_is_the_same_here_and_over_a_server(run, tmp_path, filled, serve
     here = run(filled, "", *words)
     there = run(tmp_path / "elsewhere", served, *words)
     assert known(there) == known(here)
+
+
+@pytest.mark.slow
+def test_a_passport_over_a_server_is_kept_there_and_required_here(
+    run, tmp_path, filled, cancer_bundle
+):
+    write_key(tmp_path, "ada", ec.generate_private_key(ec.SECP256R1()))
+    home = shutil.copytree(filled, tmp_path / "there")
+    here = tmp_path / "elsewhere"
+    with control(home) as url:
+        verify = ("passport", "verify", "gb/1", "--key", "ada.pub", "--require", "parity")
+        assert run(here, url, *verify)[0] == 5
+        code, said, problem = run(here, url, "passport", "write", "gb/1", "--key", "ada.pem")
+        assert (code, problem) == (0, "")
+        assert "parity" in said
+        assert run(here, url, *verify)[0] == 0
+        keys = [tmp_path / "ada.pub"]
+        signed = shutil.copytree(cancer_bundle, tmp_path / "signed")
+        sign_bundle(signed, tmp_path / "ada.pem", now=datetime.now(UTC), by="ada")
+        RemoteRegistry(ControlClient(url)).push(signed, by="ada")
+        for claim, is_met in (("parity", True), ("fairness", False)):
+            needing = RemoteRegistry(
+                ControlClient(url), required_keys=keys, required_claims=[claim]
+            )
+            with nullcontext() if is_met else pytest.raises(Untrusted, match="'fairness'"):
+                assert needing.path("gb/1").is_dir()
+    kept = open_registry(home).statements(open_registry(home).resolve("gb/1"), "passport")
+    assert len(kept) == 1
 
 
 def test_changing_is_the_same_here_and_over_a_server(run, tmp_path, filled):

@@ -13,15 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from tests.scenarios.test_bundle_signatures import write_key
 from tests.unit.registry.conftest import T0, write_bundle
 
+from bascule.app import check_signature
 from bascule.bundle.disk import (
     Passport,
     Requirement,
     Statement,
-    check_claims,
     missing,
     open_passport,
     read_manifest,
-    read_statements,
     sign_bundle,
     sign_passport,
 )
@@ -53,16 +52,25 @@ PARITY = stated("parity", {
 PRIVACY = stated("privacy", {"epsilon": 2.5, "delta": 1e-5})
 GATES = stated("gates", {"passed": True, "results": [
     {"criterion": "roc_auc >= 0.8", "value": 0.91, "passed": True},
+    {"criterion": "robust_accuracy[linf=0.1] >= 0.8", "value": 0.83, "passed": True},
     {"criterion": "equalized_odds_difference[sex] <= 0.1", "value": 0.04, "passed": True},
 ]})  # fmt: skip
 
 
-def passport(*statements, day=0, key="ab" * 32, signer="ada", serves="onnx"):
-    manifest = SimpleNamespace(
-        name="late", digest="sha256:00", size_bytes=1, flavor="onnx", task="other",
-        serves=serves, files={}, original=SimpleNamespace(requires={}),
-    )  # fmt: skip
-    return Passport(claims_of(manifest, statements), key, signer, (T0 + day * DAY).isoformat())
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return read_manifest(write_bundle(tmp_path_factory.mktemp("bundle") / "late"))
+
+
+@pytest.fixture
+def passport(manifest):
+    """`passport(GATES, day=1)`: of these statements, issued on that day."""
+
+    def make(*statements, day=0, serves="onnx"):
+        claims = claims_of(replace(manifest, serves=serves), statements)
+        return Passport(claims, "ab" * 32, "ada", (T0 + day * DAY).isoformat())
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -73,6 +81,8 @@ def passport(*statements, day=0, key="ab" * 32, signer="ada", serves="onnx"):
         ("privacy", True),
         ("fairness", False),
         ("rollouts", False),
+        ("robustness", True),
+        ("robust_accuracy[linf = 0.1] >= 0.8", True),
         ("signed by ada", True),
         ("signed by " + "ab" * 8, True),
         ("signed by ab", False),
@@ -87,7 +97,7 @@ def passport(*statements, day=0, key="ab" * 32, signer="ada", serves="onnx"):
         ("equalized_odds_difference[age] <= 0.1", False),
     ],
 )
-def test_a_requirement_is_met_by_evidence_alone(text, is_met):
+def test_a_requirement_is_met_by_evidence_alone(passport, text, is_met):
     unmet = missing([passport(PARITY, PRIVACY, GATES)], [Requirement.parse(text)])
     assert list(unmet) == ([] if is_met else [text])
 
@@ -98,7 +108,7 @@ def test_what_is_no_claim_is_refused(text):
         Requirement.parse(text)
 
 
-def test_a_later_failure_counts_and_a_later_silence_does_not():
+def test_a_later_failure_counts_and_a_later_silence_does_not(passport):
     failed = stated("gates", {"passed": False, "results": []}, day=1)
     gates = [Requirement.parse("gates")]
     older, silent = passport(GATES), passport(PARITY, day=1)
@@ -106,12 +116,12 @@ def test_a_later_failure_counts_and_a_later_silence_does_not():
     assert "says the contrary" in missing([passport(failed, day=1), older], gates)["gates"]
 
 
-def test_of_two_values_equally_deep_each_must_meet_the_limit():
+def test_of_two_values_equally_deep_each_must_meet_the_limit(passport):
     twice = stated("audit", {"epsilon": 9.0})
     assert missing([passport(PRIVACY, twice)], [Requirement.parse("epsilon <= 3")])
 
 
-def test_an_original_that_is_served_equals_itself_and_an_unmeasured_program_does_not():
+def test_an_original_that_is_served_equals_itself_and_an_unmeasured_program_does_not(passport):
     assert "parity" in passport(serves="original").predicate
     assert "parity" not in passport(serves="llvm").predicate
 
@@ -211,19 +221,19 @@ def test_a_passport_goes_with_its_bundle_into_another_registry(home, folder, key
     assert strict(second, keys, "parity").path(version)
 
 
-def test_a_folder_needs_its_passport_beside_it(folder, keys):
-    def check():
-        check_claims(
-            read_statements(folder), read_manifest(folder).digest, [keys / "ada.pub"], ["parity"],
-            about="late", now=T0,
-        )  # fmt: skip
-
+def test_a_served_folder_needs_its_passport_beside_it(folder, keys, tmp_path):
+    claimed = f'required_keys = ["{keys}/ada.pub"]\nrequired_claims = ["parity"]'
+    (tmp_path / "bascule.toml").write_text(f"[security]\n{claimed}\n")
+    settings = load_settings(tmp_path, environ={})
+    sign_bundle(folder, keys / "ada.pem", now=T0, by="ada")
     with pytest.raises(Untrusted, match="'parity' is required"):
-        check()
-    write_passport(
-        folder, claims_of(read_manifest(folder), [PARITY]), keys / "ada.pem", now=T0, by="ada"
-    )
-    check()
+        check_signature(settings, folder)
+    claims = claims_of(read_manifest(folder), [PARITY])
+    write_passport(folder, claims, keys / "eve.pem", now=T0, by="eve")
+    with pytest.raises(Untrusted, match=r"none of the keys \(ada\.pub\) signed it"):
+        check_signature(settings, folder)
+    write_passport(folder, claims, keys / "ada.pem", now=T0, by="ada")
+    check_signature(settings, folder)
 
 
 def test_later_moves_and_verdicts_are_in_the_next_passport(home, folder):

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from tests.production import Day, fill, packed
 from tests.unit.registry.conftest import write_bundle
 
-from bascule.app import open_registry
+from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import events
 from bascule.core import Invalid, NotFound
 from bascule.documents import Text, markdown, page
 from bascule.jobs import Task, Unrecorded
@@ -116,6 +118,16 @@ def test_facts_come_from_history_settings_and_statements(settings):
     assert "late.name" in made["markdown"]
     assert "other.city" not in made["markdown"]
     assert "evidence: erasures" in lacks(made)
+    with open_catalogue(settings).write() as connection:
+        for model, by in (("late", "dora"), ("other", "olga")):
+            erased = events.Event(
+                events.Subject("erasure", model), "erased", T0, by, body={"model": model}
+            )
+            events.append(connection, erased)
+    made = written(settings, "dpia")
+    assert "evidence: erasures" not in lacks(made)
+    assert "dora" in made["markdown"]
+    assert "olga" not in made["markdown"]
     assert "reviewed by Bo" in written(settings, "sr-11-7")["html"]
 
 
@@ -133,6 +145,7 @@ def test_a_list_of_the_project_is_a_document_and_a_statement_its_fact(settings):
     made = written(settings, "house")
     assert lacks(made) == set()
     assert "0.04" in made["markdown"]
+    assert "2026-03-01T12:00 UTC by ci" in made["markdown"]
 
 
 def test_a_broken_list_names_its_file_and_an_unknown_document_the_known(settings, tmp_path):
@@ -158,3 +171,23 @@ def test_the_lists_of_ours_are_toml_a_section_a_line():
     for file in known_lists().values():
         sections = tomllib.loads(file.read_text())["sections"]
         assert file.read_text().count("{ id = ") == len(sections)
+
+
+@pytest.mark.slow
+def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_path):
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    bundle = packed(tmp_path)
+    open_registry(settings).push(bundle.path, by="ada")
+    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4), Day(2, truths=0.5)])
+    made = written(settings, "article-12")
+    rows = {
+        row[0]: row[1]
+        for section in made["json"]["sections"]
+        for block in section["blocks"]
+        if block["kind"] == "table"
+        for row in block["rows"]
+    }
+    assert rows["answers"] == "700"
+    assert rows["days without an answer"] == "1 of 4"
+    assert lacks(made).isdisjoint({"evidence: logs", "evidence: gaps", "evidence: monitoring"})
+    assert "evidence: performance" not in lacks(written(settings, "sr-11-7"))

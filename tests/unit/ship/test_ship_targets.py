@@ -232,6 +232,14 @@ def test_the_bill_of_materials_names_every_package_and_the_bundle():
     assert model["hashes"] == [{"alg": "SHA-256", "content": "3a" * 32}]
 
 
+def test_the_bill_of_the_model_lies_beside_and_not_in_the_image():
+    arms = tuple(replace(arm, ml_bom="{}") for arm in CANARY.arms)
+    files = TARGETS["container"].render(replace(CANARY, arms=arms))
+    assert files["ml-bom.cdx.json"] == "{}"
+    assert "!ml-bom" not in files[".dockerignore"]
+    assert "ml-bom.cdx.json" not in TARGETS["container"].render(CANARY)
+
+
 def test_a_folder_keeps_files_of_others_and_loses_those_of_an_earlier_rendering(tmp_path):
     (tmp_path / "README.md").write_text("ours")
     write_files({"a.yaml": "1\n", "sub/b.yaml": "2\n"}, tmp_path, target="istio")

@@ -122,11 +122,11 @@ def _values(claims: Mapping[str, Any], name: str) -> list[float]:
     ]
     if judged:
         return judged
-    asked = name.split(".")
+    parts = name.split(".")
     places = [
         (len(path), value)
         for path, value in _numbers(claims.get("statements", {}), ())
-        if list(path[-len(asked) :]) == asked
+        if list(path[-len(parts) :]) == parts
     ]
     least = min((depth for depth, _ in places), default=0)
     return [value for depth, value in places if depth == least]

@@ -125,12 +125,12 @@ def document(
     form: Literal["html", "markdown", "json"] = "html",
 ) -> Response:
     """A compliance document of a version, as a file."""
-    asked = {"model": f"{model}/{number}", "document": document}
-    task = Task(kind="document", input=asked, title=f"{document} of {model}/{number}")
-    made = context_of(request).jobs().answer(task)[form]
+    about = {"model": f"{model}/{number}", "document": document}
+    task = Task(kind="document", input=about, title=f"{document} of {model}/{number}")
+    rendered = context_of(request).jobs().answer(task)[form]
     ending, kind = _FORMS[form]
     name = f'attachment; filename="{model}-{number}-{document}.{ending}"'
-    text = json.dumps(made, indent=2) if form == "json" else made
+    text = json.dumps(rendered, indent=2) if form == "json" else rendered
     return Response(text, media_type=kind, headers={"Content-Disposition": name})
 
 

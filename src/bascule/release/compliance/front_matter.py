@@ -9,7 +9,7 @@ from bascule.bundle import Manifest, Said
 _TASKS = {"classification": "tabular-classification", "regression": "tabular-regression"}
 
 
-def front_matter(manifest: Manifest, said: Said, version: str, licence: str = "") -> str:
+def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "") -> str:
     """YAML between two lines of dashes; `model-index` has the metrics on held-out rows.
 
     `licence` is an identifier of the Hub, such as `apache-2.0`; empty for none.
@@ -19,7 +19,7 @@ def front_matter(manifest: Manifest, said: Said, version: str, licence: str = ""
     task = _TASKS.get(manifest.task, "other")
     metrics = [
         {"type": name, "name": name, "value": float(f"{value:.6g}")}
-        for name, value in said.quality.get("overall", {}).items()
+        for name, value in known.quality.get("overall", {}).items()
         if value is not None
     ]
     data: dict[str, Any] = {"library_name": "bascule", "tags": [manifest.flavor, manifest.task]}
@@ -28,7 +28,7 @@ def front_matter(manifest: Manifest, said: Said, version: str, licence: str = ""
     if manifest.task in _TASKS:
         data["pipeline_tag"] = task
     if metrics:
-        rows = said.quality["rows"]
+        rows = known.quality["rows"]
         result = {
             "task": {"type": task},
             "dataset": {"type": "held-out", "name": f"{rows:,} held-out rows"},

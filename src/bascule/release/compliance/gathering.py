@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 _MONITORED = timedelta(days=30)
 _MAX_ROWS = 200
 """Of a table: the latest."""
+_NAMES = {"explaining": "explanations"}
+"""What documents call a kind of statement."""
+_OF_CARD = frozenset((
+    "gates", "trial", "quality", "parity", "cost", "calibration", "provenance", "training",
+    "signature", "passport",
+))  # fmt: skip
 
 
 def gather(
@@ -54,16 +60,19 @@ def gather(
         now: The time.
     """
     manifest = read_manifest(registry.path_to_look_at(version), verify=False)
-    statements = [one for one in registry.statements(version) if one.kind != "gates"]
+    statements = [each for each in registry.statements(version) if each.kind != "gates"]
     statements += [check.statement for check in registry.checks(version)]
-    said, history = Said.of(statements), registry.history(version.model)
+    known, history = Said.of(statements), registry.history(version.model)
     claims = claims_of(manifest, statements, history, RolloutStore(catalogue).rollouts(), version)
     environment = claims["environment"]
     with catalogue.read() as connection:
         acts = events.find(connection, subject_name=version.model)
-        erasures = events.find(connection, kinds=("erased", "subject_erased", "forgotten"))
+        erasures = [
+            act for act in events.find(connection, subject_kind="erasure")
+            if act.body.get("model") in (None, "", version.model)
+        ]  # fmt: skip
     facts: dict[str, tuple[Block, ...]] = {
-        **{anchor(section): section.blocks for section in sections(manifest, said)},
+        **{anchor(section): section.blocks for section in sections(manifest, known)},
         **_statements(statements),
         "version": _pairs([
             ("version", str(version)), ("digest", version.digest),
@@ -78,40 +87,51 @@ def gather(
         ),
         "history": _table(
             ("when", "what", "by", "why"),
-            [(f"{one.at:%Y-%m-%d %H:%M}", one.sentence, one.by, one.reason) for one in history],
+            [
+                (f"{event.at:%Y-%m-%d %H:%M}", event.sentence, event.by, event.reason)
+                for event in history
+            ],
         ),
         "acts": _pairs(Counter(event.kind for event in acts).items()),
-        "erasures": _table(("when", "by"), [(f"{one.at:%Y-%m-%d}", one.actor) for one in erasures]),
+        "robustness": _records(
+            ("criterion", "value", "reason"), claims.get("robustness", {}).get("results", ())
+        ),
+        "erasures": _table(
+            ("when", "what", "by"),
+            [(f"{act.at:%Y-%m-%d}", act.kind, act.actor) for act in erasures],
+        ),
         "endpoints": _table(
             ("endpoint", "answers"),
             [
-                (one.name, one.answers) for one in EndpointStore(catalogue).endpoints()
-                if str(version) in one.current.plan.versions
+                (endpoint.name, endpoint.answers)
+                for endpoint in EndpointStore(catalogue).endpoints()
+                if str(version) in endpoint.current.plan.versions
             ],
         ),
         "alerts": _table(
             ("since", "state", "what"),
             [
-                (f"{one.since:%Y-%m-%d %H:%M}", one.state, one.finding.sentence)
-                for one in AlertStore(catalogue).alerts(resolved=True, model=version.model)
+                (f"{alert.since:%Y-%m-%d %H:%M}", alert.state, alert.finding.sentence)
+                for alert in AlertStore(catalogue).alerts(resolved=True, model=version.model)
             ],
         ),
         **_traffic(ledger, version, open_bundle, now),
         **_settings(settings, manifest.name),
     }  # fmt: skip
-    return manifest, said, {name: blocks for name, blocks in facts.items() if blocks}
+    return manifest, known, {name: blocks for name, blocks in facts.items() if blocks}
 
 
 def _statements(statements: Sequence[Statement]) -> dict[str, tuple[Block, ...]]:
-    """Each kind that the card has no section of, with its values, from the latest."""
-    latest = {one.kind: one.body for one in statements}
-    of_card = ("gates", "trial", "quality", "parity", "cost", "calibration", "provenance",
-               "training", "signature", "passport")  # fmt: skip
+    """Each kind that the card has no section of: who said when, and the values of the latest."""
+    latest = {statement.kind: statement for statement in statements}
     return {
-        kind: _table(("value", "is"), lineage_lines({"": "", **body, "kind": ""}))
-        for kind, body in latest.items()
-        if kind not in of_card
-    }
+        _NAMES.get(kind, kind): _pairs([
+            ("stated", f"{statement.at[:16]} UTC by {statement.by}"),
+            *lineage_lines(statement.body),
+        ])
+        for kind, statement in latest.items()
+        if kind not in _OF_CARD
+    }  # fmt: skip
 
 
 def _traffic(
@@ -189,7 +209,7 @@ def _pairs(rows: Iterable[tuple[object, object]] | Mapping[str, object]) -> tupl
 
 
 def _records(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[Block, ...]:
-    return _table(tuple(names), [tuple(str(row[name]) for name in names) for row in rows])
+    return _table(tuple(names), [tuple(str(row.get(name, "")) for name in names) for row in rows])
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]]) -> tuple[Block, ...]:
