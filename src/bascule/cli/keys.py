@@ -41,8 +41,8 @@ def create(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            help="The permissions of a role: viewer:MODEL, operator:MODEL, approver:MODEL, reviewer:MODEL, "
-            "admin:MODEL. May be repeated.",
+            help="The permissions of a role: viewer:MODEL, operator:MODEL, approver:MODEL, "
+            "reviewer:MODEL, admin:MODEL. May be repeated.",
             show_default=False,
         ),
     ] = None,

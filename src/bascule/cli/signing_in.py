@@ -31,8 +31,8 @@ def sign_in(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the session may do: viewer:MODEL, operator:MODEL, approver:MODEL, reviewer:MODEL, "
-            "admin:MODEL; * is every model. May be repeated. Default: admin:*",
+            help="What the session may do: viewer:MODEL, operator:MODEL, approver:MODEL, "
+            "reviewer:MODEL, admin:MODEL; * is every model. May be repeated. Default: admin:*",
             show_default=False,
         ),
     ] = None,
