@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -19,8 +21,11 @@ from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once
 import bascule
 from bascule.catalogue import events
 from bascule.core import Conflict, Invalid, NotFound
+from bascule.metrics import Labelled
 from bascule.monitoring import measure_performance
 from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, SpoolWriter
+from bascule.monitoring.performance.measuring import _waits_for_reviews
+from bascule.monitoring.performance.rows import PredictionRows
 from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
@@ -199,3 +204,34 @@ def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
     assert unweighted < 0.8
     assert found.found.lower < 0.95 < found.found.upper
     assert any("are of reviews" in note for note in report.notes)
+    assert not report.windows[0].waits
+
+
+def test_a_window_whose_usual_rows_are_not_reviewed_is_not_judged():
+    labelled = Labelled("classification", np.zeros(9), np.zeros(9), (0, 1), None, np.ones(9))
+    rows = PredictionRows("1", labelled, np.ones(9, bool))
+    some = np.arange(2)
+    assert _waits_for_reviews(rows, some, 9, 0.8) == "its reviews stand for 22% of its rows"
+    assert _waits_for_reviews(rows, np.arange(8), 9, 0.8) == ""
+    plain = replace(rows, labelled=replace(labelled, weights=None))
+    assert _waits_for_reviews(plain, some, 9, 0.8) == ""
+
+
+def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
+    look(store, tmp_path)
+    review = store.reviews("late")[0]
+
+    def answer(by, truth):
+        try:
+            return ReviewStore(catalogue, tmp_path).answer(
+                "late", review.id, truth, by=by, now=now()
+            )
+        except Conflict as conflict:
+            return conflict
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(answer, ("ada", "bob"), (0, 1)))
+    assert sorted(type(one) is Conflict for one in done) == [False, True]
+    (kept,) = Ledger(tmp_path).query("SELECT reviewer FROM outcome_history").to_pylist()
+    (answered,) = store.reviews("late", "answered")
+    assert kept["reviewer"] == answered.claimed_by
