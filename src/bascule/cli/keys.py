@@ -42,7 +42,7 @@ def create(
         list[str] | None,
         typer.Option(
             help="The permissions of a role: viewer:MODEL, operator:MODEL, approver:MODEL, "
-            "admin:MODEL. May be repeated.",
+            "reviewer:MODEL, admin:MODEL. May be repeated.",
             show_default=False,
         ),
     ] = None,

@@ -32,7 +32,7 @@ def sign_in(
         list[str] | None,
         typer.Option(
             help="What the session may do: viewer:MODEL, operator:MODEL, approver:MODEL, "
-            "admin:MODEL; * is every model. May be repeated. Default: admin:*",
+            "reviewer:MODEL, admin:MODEL; * is every model. May be repeated. Default: admin:*",
             show_default=False,
         ),
     ] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -9,15 +11,21 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.linear_model import LogisticRegression
 from tests.stores import open_database
 from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once for all tests
     new_file,
     new_server_database,
 )
 
+import bascule
 from bascule.catalogue import events
 from bascule.core import Conflict, Invalid, NotFound
-from bascule.monitoring.ledger import Ledger, Outcomes, SpoolWriter
+from bascule.metrics import Labelled
+from bascule.monitoring import measure_performance
+from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, SpoolWriter
+from bascule.monitoring.performance.measuring import _waits_for_reviews
+from bascule.monitoring.performance.rows import PredictionRows
 from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
@@ -164,3 +172,66 @@ def test_an_answer_that_was_not_committed_is_open_still(store, tmp_path, monkeyp
     store.answer("late", review.id, 1, by="bob", now=now())
     rows = Ledger(tmp_path).query("SELECT truth, reviewer FROM outcomes").to_pylist()
     assert rows == [{"truth": "1", "reviewer": "bob"}]
+
+
+def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
+    """Uncertain rows are wrong half of the time, others never."""
+    X = np.arange(40.0)[:, None]
+    model = LogisticRegression(C=100).fit(X, X[:, 0] >= 20)
+    bundle = bascule.pack(
+        model, name="late", train=X, test=(X, X[:, 0] >= 20), to=tmp_path / "late.bundle",
+        measure=False,
+    )  # fmt: skip
+    record(tmp_path, rows=2_000)
+    rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), base_rate=0.1)
+    # All rows of the test answer 0 or 1, as their number is even or odd.
+    chosen = choose(Ledger(tmp_path), "late", rule, now() - timedelta(hours=1), now()).chosen
+    lines = []
+    for review in chosen:
+        number = int(review.prediction_id[1:])
+        is_wrong = review.reason == "uncertain" and number % 20 == 1
+        truth = str((number % 2 == 1) != is_wrong).lower()
+        line = Line(review.prediction_id, 0, truth, float(truth == "true"), None)
+        lines.append(line._replace(reviewer="ada", probability=review.probability))
+    spool = OutcomeSpool(tmp_path)
+    spool.append("late", [lines])
+    spool.close()
+    report = measure_performance(tmp_path, bundle, by="all", metrics=["accuracy"])
+    (found,) = report.windows[0].metrics
+    assert report.windows[0].truths == len(chosen)
+    assert abs(found.found.value - 0.95) < 0.02
+    unweighted = 1 - 100 / len(chosen)
+    assert unweighted < 0.8
+    assert found.found.lower < 0.95 < found.found.upper
+    assert any("are of reviews" in note for note in report.notes)
+    assert not report.windows[0].waits
+
+
+def test_a_window_whose_usual_rows_are_not_reviewed_is_not_judged():
+    labelled = Labelled("classification", np.zeros(9), np.zeros(9), (0, 1), None, np.ones(9))
+    rows = PredictionRows("1", labelled, np.ones(9, bool))
+    some = np.arange(2)
+    assert _waits_for_reviews(rows, some, 9, 0.8) == "its reviews stand for 22% of its rows"
+    assert _waits_for_reviews(rows, np.arange(8), 9, 0.8) == ""
+    plain = replace(rows, labelled=replace(labelled, weights=None))
+    assert _waits_for_reviews(plain, some, 9, 0.8) == ""
+
+
+def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
+    look(store, tmp_path)
+    review = store.reviews("late")[0]
+
+    def answer(by, truth):
+        try:
+            return ReviewStore(catalogue, tmp_path).answer(
+                "late", review.id, truth, by=by, now=now()
+            )
+        except Conflict as conflict:
+            return conflict
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(answer, ("ada", "bob"), (0, 1)))
+    assert sorted(type(one) is Conflict for one in done) == [False, True]
+    (kept,) = Ledger(tmp_path).query("SELECT reviewer FROM outcome_history").to_pylist()
+    (answered,) = store.reviews("late", "answered")
+    assert kept["reviewer"] == answered.claimed_by

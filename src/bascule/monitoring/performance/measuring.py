@@ -279,6 +279,7 @@ def _window(
         completeness = version.curve.completeness(_ages(rows.times_us[places], plan.now))
     waits = "" if level is None else _waits(version, plan, end, completeness)
     known = rows.is_known[places]
+    waits = waits or _waits_for_reviews(rows, places[known], len(places), plan.min_completeness)
     labelled, missing = rows.labelled.take(places[known]), rows.labelled.take(places[~known])
     estimated, errors = _estimated(version, places)
     metrics = []
@@ -318,6 +319,19 @@ def _waits(version: _Version, plan: _Plan, end: int | None, completeness: float 
     if is_biased and completeness is not None and completeness < plan.min_completeness:
         return f"{completeness:.0%} of its truths are in, and late ones differ"
     return ""
+
+
+def _waits_for_reviews(
+    rows: PredictionRows, known: NDArray[np.int64], count: int, least: float
+) -> str:
+    """Why a window is not judged by its reviews yet: those of unusual rows may be answered first.
+
+    Weights of rows that were chosen, all answered, add up to the number of rows on average.
+    """
+    weights = rows.labelled.weights
+    if weights is None or not len(known) or weights[known].sum() >= least * count:
+        return ""
+    return f"its reviews stand for {weights[known].sum() / count:.0%} of its rows"
 
 
 def _estimated(

@@ -98,8 +98,8 @@ class ReviewStore:
         """Say what is true of a row that no other reviewer has: it becomes an outcome.
 
         The outcome is on the disk before the review is answered: after a crash between the two, the
-        row is open still, and what is said then counts. A review whose truth came otherwise is
-        closed, and what is said of it is not kept.
+        row is open still, and the next answer counts. A review whose truth came otherwise is
+        closed, and this answer is not kept.
 
         Raises:
             NotFound: The model has no such review.
@@ -110,7 +110,9 @@ class ReviewStore:
             said = _find(connection, model, review)
         lines, refused = read_outcomes([{"id": f"{said.prediction_id}#{said.row}", "truth": truth}])
         if refused:
-            raise Invalid(refused[0].reason, field="truth")
+            raise Invalid(
+                refused[0].reason, hint="give a number, true, false or a text", field="truth"
+            )
         (line,) = lines
         if said.state == "answered" and (said.claimed_by, said.truth) == (by, line.truth):
             return said

@@ -10,8 +10,7 @@ from fastapi import FastAPI, Request
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import caller_of, serves
-from bascule.monitoring.reviews import operations as of_reviews
-from bascule.monitoring.reviews.operations import Review
+from bascule.monitoring.reviews import Review, operations as of_reviews
 
 if TYPE_CHECKING:
     from bascule.monitoring.reviews import ReviewRule, ReviewStore
