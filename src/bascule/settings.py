@@ -295,7 +295,7 @@ class PrivacySettings(_Section):
     """How data of people is kept and erased.
 
     Attributes:
-        master: What wraps the keys of private fields: "file", `master.key` of the home, or
+        master: What wraps the keys of private fields: "file", a file of the home, or
             `vault:https://HOST:PORT/MOUNT/KEY` with the token of VAULT_TOKEN.
         retention_days: By "inputs", "outputs", `FIELD` or `MODEL.FIELD`, how long the values are
             kept in the ledger, where that is less than monitoring.retention_days.

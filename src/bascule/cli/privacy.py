@@ -92,9 +92,9 @@ def export(
 
     asked = _asked(subject, field, model)
     if context.is_remote():
-        from bascule.privacy.operations import EXPORT_SUBJECT
+        from bascule.privacy import operations
 
-        lines = context.remote().ask(EXPORT_SUBJECT, asked).splitlines()
+        lines = context.remote().ask(operations.EXPORT_SUBJECT, asked).splitlines()
         rows = [json.loads(line) for line in lines]
     else:
         rows = _answer(asked, is_export=True)
@@ -117,9 +117,9 @@ def _asked(subject: str, field: str, model: str) -> dict[str, str]:
 
 def _find(asked: dict[str, str]) -> list[dict[str, Any]]:
     if context.is_remote():
-        from bascule.privacy.operations import FIND_SUBJECT
+        from bascule.privacy import operations
 
-        return context.remote().ask(FIND_SUBJECT, asked)
+        return context.remote().ask(operations.FIND_SUBJECT, asked)
     return _answer(asked, is_export=False)
 
 
@@ -140,10 +140,10 @@ def _erased(asked: dict[str, str]) -> dict[str, Any]:
 
     jobs: Any
     if context.is_remote():
-        from bascule.privacy.operations import ERASE
+        from bascule.privacy import operations
 
         jobs = RemoteJobs(context.control_client())
-        job_id = context.remote().ask(ERASE, asked).id
+        job_id = context.remote().ask(operations.ERASE, asked).id
     else:
         jobs = runner_of(context.settings())
         task = Task(

@@ -200,7 +200,7 @@ class Erasing:
 
     def _in_ledger(self, model: str) -> Place:
         def count(connection: duckdb.DuckDBPyConnection) -> Place:
-            offer_subject(connection, self._home, self._subject)
+            offer_subject(connection, self._home, self._subject, self._person.text)
             files = connection.sql("SELECT filename, count(*) FROM doomed GROUP BY 1").fetchall()
             truths = connection.sql(
                 "SELECT count(*) FROM outcome_history SEMI JOIN doomed ON "
@@ -260,7 +260,7 @@ class Erasing:
 
     def _ids(self, model: str) -> list[str]:
         def ids(connection: duckdb.DuckDBPyConnection) -> list[str]:
-            offer_subject(connection, self._home, self._subject)
+            offer_subject(connection, self._home, self._subject, self._person.text)
             rows = connection.sql("SELECT DISTINCT id, row FROM doomed").fetchall()
             return [self._digests.of(f"{name}#{row}") for name, row in rows]
 

@@ -30,7 +30,7 @@ def held_about(
     subject = subject_of(home, person)
 
     def rows(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, dict[str, Any]]]:
-        offer_subject(connection, home, subject)
+        offer_subject(connection, home, subject, person.text)
         asked = {"ledger": "SELECT * FROM doomed", "outcomes": _TRUTHS}
         return [
             (source, row)

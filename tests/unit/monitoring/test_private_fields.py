@@ -77,5 +77,5 @@ def test_a_list_omits_and_a_table_says_which(tmp_path, written, read):
 
 def test_a_misspelt_rule_is_refused(tmp_path):
     (tmp_path / "bascule.toml").write_text('[monitoring]\nprivate = { email = "hsah" }\n')
-    with pytest.raises(Invalid, match=r"monitoring\.private\.email: .*'omit' or 'hash'"):
+    with pytest.raises(Invalid, match=r"monitoring\.private\.email: .*'encrypt' or 'tokenise'"):
         load_settings(tmp_path, {})

@@ -111,6 +111,7 @@ def ask(tmp_path):
     counters.touch()
     file.write_text("[]")
     jobs = inline_jobs(settings)
+    jobs._keys = lambda: kept
     app = control_app(
         ServerLink(Counters(counters, workers=0)), partial(open_registry, settings),
         lambda _: None, Authenticator(file), home=settings.home, jobs=jobs,
@@ -129,7 +130,7 @@ def ask(tmp_path):
             finished(jobs)
             return reply
 
-        answer.home = settings.home
+        answer.home, answer.jobs = settings.home, jobs
         yield answer
 
 
@@ -150,6 +151,7 @@ def test_rights_decide_over_private_values_exports_and_erasures(ask):
     asked = ask("erase:late", "POST", "erasures", **body, **key)
     assert asked.status_code == 201, asked.text
     (done,) = ask("erase:*", "GET", "erasures").json()["items"]
+    assert ask.jobs.get(done["id"]).problem is None
     assert (done["id"], done["state"]) == (asked.json()["id"], "done")
     assert found_in(ask.home, ADA) == []
 

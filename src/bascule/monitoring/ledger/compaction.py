@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bascule.core import synced
@@ -165,8 +165,12 @@ def _groups(
         for batch in opened.iter_batches(_BATCH_ROWS, columns=names):
             table = pa.table(batch)
             if without is not None:
-                places = pa.array(range(start, start + len(batch)), pa.int64())
-                table = table.filter(pc.invert(pc.is_in(places, without[number])))
+                gone = without[number].to_numpy()
+                gone = gone[slice(*np.searchsorted(gone, (start, start + len(batch))))] - start
+                if len(gone):
+                    kept = np.ones(len(batch), bool)
+                    kept[gone] = False
+                    table = table.filter(pa.array(kept))
             start += len(batch)
             if not table.num_rows:
                 continue

@@ -258,13 +258,23 @@ def _offer_doomed(
     matched.create_view("doomed")
 
 
-def offer_subject(connection: duckdb.DuckDBPyConnection, home: Path, subject: Subject) -> None:
-    """Make the view of the rows of a person."""
+def offer_subject(
+    connection: duckdb.DuckDBPyConnection, home: Path, subject: Subject, text: str | None = None
+) -> None:
+    """Make the table `doomed` of the rows of a person, which are few: one look at all rows.
+
+    Args:
+        connection: Of `Ledger.ask`.
+        home: Whose key the digests are made with.
+        subject: The person.
+        text: The value, where it is known: to compare with it is faster.
+    """
     digests = Digests(home)
     digests.check(subject)
     described = connection.sql("DESCRIBE predictions").fetchall()
     columns = {name: kind for name, kind, *_ in described}
-    _offer_doomed(connection, condition(subject, digests.secret, columns))
+    where = condition(subject, digests.secret, columns, text)
+    connection.execute(f"CREATE TEMP TABLE doomed AS SELECT * FROM predictions WHERE {where}")
 
 
 def _by_file(placed: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, pa.Array]]:

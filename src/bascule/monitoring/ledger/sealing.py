@@ -130,7 +130,10 @@ class FieldKeys:
                 ciphers[key_id] = self._cipher(key_id)
             return ciphers[key_id](base64.urlsafe_b64decode(text)).decode()
         except (InvalidTag, ValueError):
-            raise Untrusted(f"a value sealed with key {key_id[:16]} was altered") from None
+            raise Untrusted(
+                f"a value sealed with key {key_id[:16]} was altered",
+                hint="restore the ledger from a backup",
+            ) from None
 
     def _cipher(self, key_id: str) -> Callable[[bytes], bytes]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
@@ -177,7 +180,9 @@ class FieldKeys:
         try:
             return msgspec.json.decode(self._file.read_bytes(), type=list[DataKey])
         except msgspec.MsgspecError as problem:
-            raise Untrusted(f"{self._file} has no keys: {problem}") from None
+            raise Untrusted(
+                f"{self._file} has no keys: {problem}", hint="put it back from a backup"
+            ) from None
 
     def _keep(self, keys: Sequence[DataKey]) -> None:
         write_secret(self._file, msgspec.json.encode(keys))

@@ -96,16 +96,22 @@ def columns_of(field: str) -> tuple[str, ...]:
 _KINDS = ("", ".encrypted")
 
 
-def condition(subject: Subject, secret: str, columns: Mapping[str, str]) -> str:
+def condition(
+    subject: Subject, secret: str, columns: Mapping[str, str], value: str | None = None
+) -> str:
     """The rows of a subject, as SQL; `false` where no column can hold it. Pure.
 
     Args:
         subject: The person.
         secret: See `Digests`.
         columns: Of `predictions`, with DuckDB's names of their types.
+        value: What the digest is of, where it is known.
     """
+    quoted = None if value is None else "'" + value.replace("'", "''") + "'"
 
     def is_one(text: str) -> str:
+        if value is not None:
+            return f"{text} = {quoted}"
         return f"sha256('{secret}' || {text}) = '{subject.digest}'"
 
     parts = []
