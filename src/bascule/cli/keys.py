@@ -32,8 +32,8 @@ def create(
         list[str] | None,
         typer.Option(
             help="What it allows: infer:MODEL, read:MODEL, metrics, manage:MODEL, write:MODEL, "
-            "deploy:MODEL, approve:MODEL, test:MODEL, "
-            "outcome:MODEL, review:MODEL, erase:MODEL, private:MODEL, keys. MODEL: a name, a prefix "
+            "deploy:MODEL, approve:MODEL, test:MODEL, outcome:MODEL, review:MODEL, erase:MODEL, "
+            "private:MODEL, keys. MODEL: a name, a prefix "
             "team-*, project=NAME, or * for every model. May be repeated.",
             show_default=False,
         ),
