@@ -13,3 +13,10 @@ from .explainer import (
     to_files as to_files,
 )
 from .links import LINKS as LINKS, Link as Link, differences as differences
+from .trees import (
+    FAILS as FAILS,
+    MAX_POINTS as MAX_POINTS,
+    PARENT as PARENT,
+    PASSES_MISSING as PASSES_MISSING,
+    PLACE as PLACE,
+)
