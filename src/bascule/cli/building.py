@@ -77,6 +77,15 @@ def pack(
     outliers: Annotated[
         bool, typer.Option(help="Keep what scores how unlike the training rows a row is.")
     ] = True,
+    explain: Annotated[
+        bool, typer.Option(help="Keep what explains answers by what each column adds.")
+    ] = True,
+    background: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Explain over so many training rows. 0: over their shares in the trees."
+        ),
+    ] = 0,
     measure: Annotated[
         bool, typer.Option(help="Time the programs and measure memory, for the cost statement.")
     ] = True,
@@ -148,8 +157,8 @@ def pack(
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, outliers=outliers,
-        measure=measure, description=description, lineage=lineage or (), privacy=_privacy(privacy),
-        serve_original=serve_original,
+        explain=explain and (background or True), measure=measure, description=description,
+        lineage=lineage or (), privacy=_privacy(privacy), serve_original=serve_original,
         allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,

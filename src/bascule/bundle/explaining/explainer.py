@@ -30,12 +30,13 @@ from bascule.bundle.disk import (
 )
 from bascule.bundle.explaining.links import LINKS
 from bascule.bundle.programs import open_kind
-from bascule.core import Columns, Program, Untrusted, canonical_json, load_named
+from bascule.core import Columns, Program, Signature, Untrusted, canonical_json, load_named
 
 EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
 
 Arrays = Mapping[str, NDArray[Any]]
+_AGAIN = "pack the model again"
 
 
 OpensProgram = Callable[[], Program]
@@ -137,6 +138,14 @@ class Measured:
     attribution_error: float | None = None
 
 
+def input_columns(signature: Signature) -> tuple[str, ...]:
+    """The user's columns: of a table the inputs, of a matrix its columns."""
+    if not signature.is_matrix:
+        return tuple(read.name for read in signature.inputs)
+    (read,) = signature.inputs
+    return tuple(signature.columns) or tuple(f"{read.name}_{i}" for i in range(read.shape[0]))
+
+
 def to_files(explanation: Explanation, arrays: Arrays) -> dict[str, bytes]:
     """The files of a bundle, by their paths; the same bytes for the same content."""
     said = asdict(explanation)
@@ -159,7 +168,9 @@ def read_explanation(path: Path, manifest: Manifest) -> Explanation | None:
     explanation = shaped(value, Explanation, EXPLAINING, what="an explanation")
     outputs = {output.name for output in manifest.signature.outputs}
     if explanation.link not in LINKS or explanation.answer not in outputs:
-        raise Untrusted(f"{EXPLAINING} explains what the model does not answer", file=EXPLAINING)
+        raise Untrusted(
+            f"{EXPLAINING} explains what the model does not answer", hint=_AGAIN, file=EXPLAINING
+        )
     return explanation
 
 
@@ -192,7 +203,9 @@ def _read_arrays(data: bytes) -> Arrays:
 def _open_program(path: Path, manifest: Manifest) -> Program:
     entry = manifest.served
     if entry is None or entry.features is not None:
-        raise Untrusted(f"{EXPLAINING} asks for a program that the bundle lacks", file=EXPLAINING)
+        raise Untrusted(
+            f"{EXPLAINING} asks for a program that the bundle lacks", hint=_AGAIN, file=EXPLAINING
+        )
     data = disk.read_file(path, manifest, entry.file)
     return open_kind(entry, data, outputs=manifest.signature.outputs)
 
