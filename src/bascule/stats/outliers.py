@@ -25,10 +25,11 @@ Floats = NDArray[np.float64]
 
 _FORMAT = 1
 _TREES, _TREE_ROWS, _DEPTH = 100, 128, 7
+_MOST_COLUMNS, _TREES_TOGETHER = 64, 10
 _NEIGHBOURS, _NEAR_ROWS = 5, 1_000
 _MOST_FIT, _MOST_HELD_OUT, _MOST_LEVELS = 50_000, 5_000, 1_000
 _MOST_UNITS = 1e6
-_CHUNK_VALUES = 1 << 21
+_CHUNK_VALUES, _MOST_VALUES, _FEWEST_OF_WIDE = 1 << 21, 1 << 25, 1_000
 _DIGITS = 6
 """Of scores: a program may read floats where the calibration had doubles."""
 _ARRAYS = {"middle": "<f8", "scale": "<f8", "low": "<f8", "high": "<f8", "missing": "<u1",
@@ -213,8 +214,10 @@ def fit_outliers(
 
 
 def drawn(columns: Columns, rows: int, random: np.random.Generator) -> Columns:
-    """So many of the rows, drawn uniformly; all where they are no more."""
+    """So many of the rows, drawn uniformly, or fewer of very wide ones; all if they are no more."""
     count = len(next(iter(columns.values())))
+    width = sum(math.prod(values.shape[1:]) for values in columns.values())
+    rows = min(rows, max(_FEWEST_OF_WIDE, _MOST_VALUES // width))
     if count <= rows:
         return columns
     chosen = np.sort(random.permutation(count)[:rows])
@@ -230,17 +233,21 @@ def _rareness(values: NDArray[Any]) -> dict[str | None, float]:
 
 
 def _forest(encoded: Floats, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """All trees at once, level by level. A node that cannot be split sends its rows left."""
-    step = max(1, _CHUNK_VALUES // (_TREE_ROWS * encoded.shape[1]))
-    counts = [min(step, _TREES - at) for at in range(0, _TREES, step)]
-    parts = [_trees(encoded, count, random) for count in counts]
+    """Trees of all columns, or of some that are drawn for every few trees."""
+    width, parts = encoded.shape[1], []
+    together = _TREES if width <= _MOST_COLUMNS else _TREES_TOGETHER
+    for _ in range(0, _TREES, together):
+        columns = random.permutation(width)[:_MOST_COLUMNS]
+        feature, threshold, leaf = _trees(encoded[:, columns], together, random)
+        parts.append((columns[feature].astype(np.int32), threshold, leaf))
     names = ("feature", "threshold", "leaf")
     return {name: np.concatenate([part[at] for part in parts]) for at, name in enumerate(names)}
 
 
 def _trees(
     encoded: Floats, trees: int, random: np.random.Generator
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """All at once, level by level. A node that cannot be split sends its rows left."""
     rows = min(_TREE_ROWS, len(encoded))
     chosen = np.array([random.permutation(len(encoded))[:rows] for _ in range(trees)])
     sample = encoded[chosen].reshape(trees * rows, -1)
@@ -266,7 +273,7 @@ def _trees(
     left = np.bincount(place, minlength=trees << _DEPTH)
     leaf = depth + np.array([_usual_depth(count) for count in range(rows + 1)])[left]
     return (
-        np.concatenate(features, axis=1).astype(np.int32),
+        np.concatenate(features, axis=1),
         np.concatenate(thresholds, axis=1),
         leaf.reshape(trees, -1).astype(np.float32),
     )

@@ -406,6 +406,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 job="0",
                 command="pause",
                 session="0",
+                review="0",
                 receiver="pager",
             )
             for method in route.methods:

@@ -17,6 +17,7 @@ from bascule.core import Columns, DType, Field
 from bascule.stats import OutlierScorer
 
 OUTLIER_P, OUTLIER_SCORE = "outlier_p", "outlier_score"
+_PROJECTED_ROW_S = 2e-3
 _FIELDS = (Field(OUTLIER_P, DType.FP64), Field(OUTLIER_SCORE, DType.FP64))
 
 
@@ -59,6 +60,13 @@ class Outlier(Extra):
         value = parse(data, f"{OUTLIER_SCORER} of bundle {self._path}", what=what)
         with reading(OUTLIER_SCORER, what=what):
             return OutlierScorer.from_json(value)
+
+    def request(self, *values: Any) -> ExtraRequest:
+        """See `Extra.request`: projections of texts and images take longer."""
+        request = super().request(*values)
+        if self.scorer.projected:
+            self.row_cost_s = _PROJECTED_ROW_S
+        return request
 
     def read(self, parameters: Mapping[str, Any]) -> ExtraRequest | None:
         """See `Extra.read`; `false` asks for nothing."""
