@@ -100,6 +100,14 @@ def test_attributes_that_cannot_be_joined_are_refused(register, complaint):
         join_attributes(np.array([1, 2]), pa.table(register), "id")
 
 
+def test_ids_are_texts_and_a_number_is_the_same_with_a_fraction_of_zero():
+    register = pa.table({"id": ["7", "007", "8"], "race": ["a", "b", "c"]})
+    joined = join_attributes(np.array(["007", "7", "8#3", "9"]), register, "id")
+    assert joined["race"].tolist() == ["b", "a", "c", None]
+    joined = join_attributes(np.array([8, 7, np.nan]), register, "id")
+    assert joined["race"].tolist() == ["c", "a", None]
+
+
 def test_a_report_has_every_group_and_how_far_they_lie_apart(lender):
     body = held_out_fairness(lender, ["sex"], metrics=["precision"])
     sexes = body["attributes"]["sex"]
