@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -85,6 +86,17 @@ def test_what_the_model_does_not_take_is_joined_by_id(lender, people):
         sensitive_features=pd.DataFrame({"sex": table.sex[800:], "race": race[800:]}),
     )  # fmt: skip
     assert found.value == pytest.approx(expected)
+
+
+def test_python_takes_attributes_of_any_kind(lender, people, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+    table, race, paid = people
+    folder = shutil.copytree(lender.path, tmp_path / "lender")
+    report = bascule.check(
+        folder, ["accuracy_difference[race] <= 0.5"], test=(table[800:], paid[800:]),
+        attributes={"race": pd.Series(race[800:])},
+    )  # fmt: skip
+    assert report.passed
 
 
 @pytest.mark.parametrize(
