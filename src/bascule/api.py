@@ -285,7 +285,11 @@ def _production(
 
 
 def check(
-    bundle: Bundle | str | Path, criteria: Sequence[str] | None = None, *, test: Any = None
+    bundle: Bundle | str | Path,
+    criteria: Sequence[str] | None = None,
+    *,
+    test: Any = None,
+    attributes: dict[str, Any] | None = None,
 ) -> GateReport:
     """Judge a bundle and record the verdict, as `bascule check` does.
 
@@ -294,6 +298,7 @@ def check(
         criteria: `[gates] criteria` of the settings if None. A check that leaves one of those out
             is a trial, and changes no verdict.
         test: `(X, y)` in place of the held-out rows of the bundle.
+        attributes: Of the same rows, protected attributes that are no inputs, by name: arrays.
 
     Raises:
         Invalid: There are no criteria, or one does not apply to the model.
@@ -314,6 +319,7 @@ def check(
         report, problem = check_and_record(
             bundle, configured if criteria is None else criteria, registry, version,
             configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
+            attributes=attributes,
         )  # fmt: skip
     if problem is not None:
         raise problem

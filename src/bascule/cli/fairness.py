@@ -69,6 +69,8 @@ def fairness(
     from bascule.metrics import DISPARITIES
     from bascule.release import Criterion, judged
 
+    if not context.is_path(model):
+        context.local_registry("fairness")
     options: dict[str, Any] = {"positive": positive, "metrics": metric or ()}
     criteria = [Criterion.parse(text) for text in criterion or ()]
     if not all(from_ledger and one.metric in DISPARITIES for one in criteria):

@@ -78,7 +78,7 @@ class Conditional:
         self._truth = truth
         self._ask = ask
         self._score = score
-        self._attributes = attributes or {}
+        self._attributes = {name: np.asarray(values) for name, values in (attributes or {}).items()}
         self._answers: dict[str, Columns] = {}
 
     def measure(self, criteria: Iterable[Criterion]) -> dict[str, Measured]:

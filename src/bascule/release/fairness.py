@@ -181,12 +181,13 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
             f"--attributes has no column {column!r}",
             hint=f"its columns are {', '.join(table.column_names[:20])}",
         )
-    keys = texts_of(table.column(column).to_numpy(zero_copy_only=False))
-    rows = {key: place for place, key in enumerate(keys.tolist())}
+    keys = [_key(value) for value in table.column(column).to_pylist()]
+    rows = {key: place for place, key in enumerate(keys)}
     if len(rows) < len(keys):
         raise Invalid(f"--attributes has an id of {column!r} twice", hint="keep one row of each id")
     places = [
-        rows.get(key, rows.get(key.rpartition("#")[0], len(keys))) for key in texts_of(ids).tolist()
+        rows.get(key, rows.get(key.rpartition("#")[0], len(keys)))
+        for key in map(_key, ids.tolist())
     ]
     if min(places, default=0) == len(keys):
         raise Invalid(
@@ -197,6 +198,11 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
         values = [*table.column(name).to_pylist(), None]
         made[name] = np.array([values[place] for place in places], object)
     return made
+
+
+def _key(value: Any) -> str:
+    """An id as text: 7 and 7.0 are one, "007" is another."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:

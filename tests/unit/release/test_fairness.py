@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_what_the_model_does_not_take_is_joined_by_id(lender, people):
     assert found.value == pytest.approx(expected)
 
 
+def test_python_takes_attributes_of_any_kind(lender, people, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_HOME", str(tmp_path / "home"))
+    table, race, paid = people
+    folder = shutil.copytree(lender.path, tmp_path / "lender")
+    report = bascule.check(
+        folder, ["accuracy_difference[race] <= 0.5"], test=(table[800:], paid[800:]),
+        attributes={"race": pd.Series(race[800:])},
+    )  # fmt: skip
+    assert report.passed
+
+
 @pytest.mark.parametrize(
     ("register", "complaint"),
     [
@@ -98,6 +110,14 @@ def test_what_the_model_does_not_take_is_joined_by_id(lender, people):
 def test_attributes_that_cannot_be_joined_are_refused(register, complaint):
     with pytest.raises(Invalid, match=complaint):
         join_attributes(np.array([1, 2]), pa.table(register), "id")
+
+
+def test_ids_are_texts_and_a_number_is_the_same_with_a_fraction_of_zero():
+    register = pa.table({"id": ["7", "007", "8"], "race": ["a", "b", "c"]})
+    joined = join_attributes(np.array(["007", "7", "8#3", "9"]), register, "id")
+    assert joined["race"].tolist() == ["b", "a", "c", None]
+    joined = join_attributes(np.array([8, 7, np.nan]), register, "id")
+    assert joined["race"].tolist() == ["c", "a", None]
 
 
 def test_a_report_has_every_group_and_how_far_they_lie_apart(lender):

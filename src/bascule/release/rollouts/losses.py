@@ -178,7 +178,7 @@ def group_sql(name: str, loss: Loss) -> str:
     place = f"[{loss.cost_place}]" if loss.cost_place else ""
     column = '"' + loss.cost.replace('"', '""') + '"' + place
     return (
-        f"(coalesce(lower(CAST({column} AS VARCHAR)) = lower('{value}'), FALSE) OR coalesce("
+        f"(coalesce(CAST({column} AS VARCHAR) = '{value}', FALSE) OR coalesce("
         f"TRY_CAST({column} AS DOUBLE) = TRY_CAST('{value}' AS DOUBLE), FALSE))"
     )
 
