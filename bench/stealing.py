@@ -80,12 +80,14 @@ def answers(subject: Subject, queries: Floats, settings: CoarseSettings) -> Floa
     """The probabilities that a caller gets; of labels alone, 1 for the label."""
     whole = subject.model.predict_proba(queries)
     if settings.label_only:
-        return np.eye(subject.classes)[whole.argmax(axis=1)]
+        labels: Floats = np.eye(subject.classes)[whole.argmax(axis=1)]
+        return labels
     field = Field("probabilities", DType.FP64, (subject.classes,))
     call = Call({"x": queries}, len(queries))
     given = coarse({field.name: whole}, {field.name: field}, settings,
                    lambda shape: row_noise(b"k" * 32, call, shape))  # fmt: skip
-    return given[field.name]
+    received: Floats = given[field.name]
+    return received
 
 
 def solved(queries: Floats, given: Floats, resolution: float) -> Floats:
@@ -94,7 +96,8 @@ def solved(queries: Floats, given: Floats, resolution: float) -> Floats:
     base = int(known.mean(axis=0).argmax())
     ratios = np.log(known) - np.log(known[:, [base]])
     with_one = np.column_stack([queries, np.ones(len(queries))])
-    return np.linalg.lstsq(with_one, ratios, rcond=None)[0]
+    weights: Floats = np.linalg.lstsq(with_one, ratios, rcond=None)[0]
+    return weights
 
 
 def trained(queries: Floats, given: Floats) -> Floats:
