@@ -14,7 +14,15 @@ def every_metric() -> str:
     buckets = (1, *([0] * 16))
     histograms = (Histogram("oip", "2xx", buckets, 0.1),)
     ended = {"complete": 1}
-    totals = Totals({200: 1}, 1, 0.1, buckets, histograms=histograms, endings=ended)
+    totals = Totals(
+        {200: 1},
+        1,
+        0.1,
+        buckets,
+        histograms=histograms,
+        endings=ended,
+        refusals={"rate": 1},
+    )
     arms = [
         ArmTotals("m", 1, arm, "m/1", 1, 0, 0, (1,), slower_than_s=(0.05,))
         for arm in ("current", "shadow")

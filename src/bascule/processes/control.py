@@ -274,7 +274,7 @@ def _sharing(
     open_catalogue = parts.open_catalogue
     if not settings.policies:
         return nullcontext()
-    return sharing_budgets(meters, lambda: Quotas(open_catalogue()), after=after)
+    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=after)
 
 
 def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

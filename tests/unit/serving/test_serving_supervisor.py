@@ -108,6 +108,7 @@ def test_every_field_that_a_worker_is_told_arrives_as_it_was_meant(tmp_path):
         grpc_fd=9,
         multi_model=True,
         control_port=9,
+        meters=tmp_path / "meters",
         plans=(Plan("m", 1, (Arm("current", "m/1", 100.0),), slower_than_s=(0.5,)),),
     )
     for told in (config, serving):

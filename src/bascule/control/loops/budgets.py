@@ -34,7 +34,7 @@ EXHAUSTED_AFTER_S = 1.5
 """How long other servers have to give back what they do not use."""
 _ASK_AGAIN_S = 0.25
 _HOT_SHARE = 0.125
-"""Of its rate: a caller that costs less is told to no other server."""
+"""Of its rate: what a cheaper caller costs stays on this server."""
 
 
 def sharing_budgets(

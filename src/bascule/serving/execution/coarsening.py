@@ -251,7 +251,7 @@ def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 def row_noise(key: bytes, call: Call, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Laplace noise of scale 1 for each row of a call, the same whenever that row is asked.
 
-    Without the key it cannot be told from noise that is drawn, so it cannot be subtracted.
+    Without the key it looks like noise that is drawn, so it cannot be subtracted.
     """
     per_row = int(np.prod(shape[1:], dtype=np.int64))
     drawn = b"".join(

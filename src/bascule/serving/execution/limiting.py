@@ -301,7 +301,7 @@ class Limits:
 
     @staticmethod
     def around(model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> Predictor:
-        """See `Policy.around`; a process without the shared file bounds nobody."""
+        """See `Policy.around`; a process without the shared file has no bounds."""
         return model if facts.callers is None else LimitedPredictor(model, settings, facts)
 
     @staticmethod
