@@ -42,6 +42,10 @@ def cosign(bundle, envelope, key, blob="bundle.json"):
 
 def test_cosign_verifies_the_passport_of_every_file_and_of_no_other_bundle(bundle, tmp_path):
     bascule("passport", "write", bundle, "--key", tmp_path / "ada.pem")
+    claims = ("--require", "parity", "--require", "signed by ada")
+    assert "verified" in bascule(
+        "passport", "verify", bundle, "--key", tmp_path / "ada.pub", *claims
+    )
     envelope = tmp_path / "passport.json"
     bascule("passport", "show", bundle, "--envelope", envelope)
     assert "Verified OK" in cosign(bundle, envelope, tmp_path / "ada.pub")

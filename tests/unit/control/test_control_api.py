@@ -396,6 +396,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 model="gb",
                 number=1,
                 alias="champion",
+                document="annex-iv",
                 key="nobody",
                 endpoint="gb",
                 alert="0",

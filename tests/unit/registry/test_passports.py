@@ -121,9 +121,11 @@ def test_of_two_values_equally_deep_each_must_meet_the_limit(passport):
     assert missing([passport(PRIVACY, twice)], [Requirement.parse("epsilon <= 3")])
 
 
-def test_an_original_that_is_served_equals_itself_and_an_unmeasured_program_does_not(passport):
-    assert "parity" in passport(serves="original").predicate
-    assert "parity" not in passport(serves="llvm").predicate
+def test_an_original_equals_itself_and_a_program_only_when_it_was_compared(passport):
+    assert passport(serves="original").predicate["parity"]["passed"]
+    assert "parity" not in passport().predicate
+    failed = stated("parity", {**PARITY.body, "passed": False}, day=1)
+    assert not passport(PARITY, failed).predicate["parity"]["passed"]
 
 
 @pytest.fixture
