@@ -45,7 +45,7 @@ _FIELD_OF = {"actor": "actor", "subject": "name", "reason": "reason", "body": "a
 
 
 def _erased(
-    connection: sa.Connection, key_id: str, key: bytes
+    connection: sa.Connection, key_id: str, key: str
 ) -> Iterator[tuple[int, int, Mapping[str, str]]]:
     """Event and sequence of the entries with values under a key, and the names of their fields."""
     values, links = schema.audit_values, schema.audit_chain

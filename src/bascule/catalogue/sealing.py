@@ -8,6 +8,7 @@ the commit, so it joins no deadlock; two hosts that write at once wait for each 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -149,40 +150,42 @@ def _names_by_person(event: Event, names: Iterable[str]) -> dict[str, list[str]]
     return by_person
 
 
-def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, bytes]]:
+def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, str]]:
     """The id and the key of each person; made where they are new, under the lock of the head."""
     table = schema.audit_keys
     rows = connection.execute(sa.select(table).where(table.c.person.in_(persons))).all()
     keys = {row.person: (row.id, row.key) for row in rows}
     for person in sorted(persons - set(keys)):
-        key_id, key = secrets.token_hex(8), os.urandom(_KEY_BYTES)
+        key_id, key = secrets.token_hex(8), secrets.token_hex(_KEY_BYTES)
         connection.execute(sa.insert(table).values(id=key_id, person=person, key=key))
         keys[person] = (key_id, key)
     return keys
 
 
-def _encrypted(key: bytes, sequence: int, content: Mapping[str, Any]) -> bytes:
+def _encrypted(key: str, sequence: int, content: Mapping[str, Any]) -> str:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, chain.canonical(content), str(sequence).encode())
+    nonce, about = os.urandom(_NONCE_BYTES), str(sequence).encode()
+    sealed = AESGCM(bytes.fromhex(key)).encrypt(nonce, chain.canonical(content), about)
+    return base64.b64encode(nonce + sealed).decode()
 
 
-def decrypted(key: bytes, sequence: int, sealed: bytes) -> dict[str, Any]:
+def decrypted(key: str, sequence: int, sealed: str) -> dict[str, Any]:
     """Salts and origin; of what was changed nothing, so that its salts are missing."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     try:
-        plain = AESGCM(key).decrypt(nonce, rest, str(sequence).encode())
+        data = base64.b64decode(sealed, validate=True)
+        nonce, rest = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
+        plain = AESGCM(bytes.fromhex(key)).decrypt(nonce, rest, str(sequence).encode())
     except (InvalidTag, ValueError):
         return {"salts": {}, "origin": {}}
     content: dict[str, Any] = json.loads(plain)
     return content
 
 
-def _part(connection: sa.Connection, keys: Mapping[str, bytes], after: int) -> list[Entry]:
+def _part(connection: sa.Connection, keys: Mapping[str, str], after: int) -> list[Entry]:
     links, events = schema.audit_chain, schema.events
     query = sa.select(
         links.c.sequence, links.c.digests, links.c.digest, links.c.event, events
@@ -204,7 +207,7 @@ def _part(connection: sa.Connection, keys: Mapping[str, bytes], after: int) -> l
 
 
 def _opened(
-    connection: sa.Connection, keys: Mapping[str, bytes], after: int, last: int
+    connection: sa.Connection, keys: Mapping[str, str], after: int, last: int
 ) -> tuple[dict[int, dict[str, str]], dict[int, dict[str, str]]]:
     """The salts and the origins of these entries, as far as there are keys."""
     values = schema.audit_values
