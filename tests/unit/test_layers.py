@@ -14,6 +14,7 @@ FILES = {
 }
 UPWARD = {
     ("bascule.api", "bascule.cli"),  # `bascule.serve` starts the command in a process of its own
+    ("bascule.core.secrets", "bascule.security.vault"),  # what `vault:` in a setting is read with
     ("bascule.batch.asked", "bascule.api"),  # what `bascule.batch.run` opens its names with
 }
 _MODULE = re.compile(r"\bbascule(?:\.[a-z_]+)+")

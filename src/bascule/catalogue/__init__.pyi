@@ -1,7 +1,9 @@
 from . import chain as chain, events as events, origins as origins, sealing as sealing
 from .catalogue import Catalogue as Catalogue, identity_of as identity_of
+from .chain import Anchor as Anchor, Entry as Entry
 from .changes import Watch as Watch
 from .databases import Database as Database
+from .forgetting import forget as forget
 from .idempotency import Reply as Reply, Requests as Requests
 from .leases import (
     Leadership as Leadership,
@@ -10,9 +12,12 @@ from .leases import (
     check_held as check_held,
     database_now as database_now,
 )
+from .origins import Acting as Acting, Origin as Origin
 from .schema import (
     HEAD as HEAD,
     UtcTime as UtcTime,
+    approvals as approvals,
+    audit_anchors as audit_anchors,
     insert as insert,
     metadata as metadata,
     put as put,

@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What the chain was at a time, kept where those who can change the chain cannot.
+    """What the chain was at a time, kept where a writer of the catalogue cannot change it.
 
     Attributes:
         chain: The id of the chain.

@@ -28,7 +28,7 @@ class Event:
         body: What is particular to the kind, as JSON.
         id: Its place in the history of all subjects; None before `append`.
         person: Whose personal values the name, the reason and the body are, where that is another
-            than the actor; forgotten with `sealing.forget`.
+            than the actor; forgotten with `forgetting.forget`.
     """
 
     subject: Subject
@@ -39,3 +39,9 @@ class Event:
     body: Mapping[str, Any] = field(default_factory=dict)
     id: int | None = None
     person: str = ""
+
+
+def event_of(row: Any) -> Event:
+    """The event of a row of the table."""
+    subject = Subject(row.subject_kind, row.subject)
+    return Event(subject, row.kind, row.at, row.actor, row.reason, row.body, row.id)

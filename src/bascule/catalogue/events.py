@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from bascule.catalogue import sealing
-from bascule.catalogue.event import Event as Event, Subject as Subject
+from bascule.catalogue.event import Event as Event, Subject as Subject, event_of
 from bascule.catalogue.schema import events as _table
 
 
@@ -105,9 +104,3 @@ def find(
     if cursor is not None:
         query = query.where(_table.c.id < cursor if latest_first else _table.c.id > cursor)
     return [event_of(row) for row in connection.execute(query.limit(limit))]
-
-
-def event_of(row: Any) -> Event:
-    """The event of a row of the table."""
-    subject = Subject(row.subject_kind, row.subject)
-    return Event(subject, row.kind, row.at, row.actor, row.reason, row.body, row.id)

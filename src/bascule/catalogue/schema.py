@@ -142,7 +142,7 @@ audit_values = sa.Table(
     metadata,
     sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("key", sa.Text, primary_key=True, index=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
 )
 """Salts and origins of entries, encrypted by the key of a person."""
 
@@ -151,7 +151,7 @@ audit_keys = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("person", sa.Text, nullable=False, unique=True),
-    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
 )
 
 audit_anchors = sa.Table(

@@ -8,6 +8,7 @@ the commit, so it joins no deadlock; two hosts that write at once wait for each 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 
 from bascule.catalogue import chain, origins, schema
 from bascule.catalogue.chain import Entry
-from bascule.catalogue.event import Event, Subject
+from bascule.catalogue.event import Event, Subject, event_of
 from bascule.catalogue.origins import Origin
 
 _NOTED = "acts"
@@ -118,7 +119,7 @@ def origins_of(
     for row in connection.execute(query):
         _, origin = known.setdefault(row.event, (row.sequence, {}))
         if row.key is not None:
-            origin.update(_decrypted(row.key, row.sequence, row.sealed)["origin"])
+            origin.update(decrypted(row.key, row.sequence, row.sealed)["origin"])
     return dict(known)
 
 
@@ -136,63 +137,6 @@ def outside(connection: sa.Connection) -> Sequence[int]:
     return list(connection.scalars(query.order_by(schema.events.c.id).limit(1_000)))
 
 
-def forget(connection: sa.Connection, person: str, *, now: datetime, by: str) -> int:
-    """Erase a person from the history, and say so in it; returns in how many entries they were.
-
-    The key of the person is destroyed with the salts and origins under it. In the events that the
-    person did, actor and reason give way; in those about the person (`Event.person`) also name and
-    body. Digests stay, so the chain verifies. The act that it leaves names the entries and not the
-    person. Doing it again does nothing.
-    """
-    from bascule.catalogue import events as history
-
-    events, keys, kept = schema.events, schema.audit_keys, schema.audit_values
-    own = {"actor": chain.ERASED, "reason": ""}
-    older = (events.c.actor == person, events.c.id <= head(connection).after_event)
-    connection.execute(sa.update(events).where(*older).values(own))
-    row = connection.execute(sa.select(keys).where(keys.c.person == person)).first()
-    if row is None:
-        return 0
-    gone = own | {"subject": chain.ERASED, "body": {}}
-    sequences = []
-    for event, sequence, names in _erased(connection, row.id, row.key):
-        values = {column: value for column, value in gone.items() if _FIELD_OF[column] in names}
-        if values:
-            connection.execute(sa.update(events).where(events.c.id == event).values(values))
-        sequences.append(sequence)
-    connection.execute(sa.delete(kept).where(kept.c.key == row.id))
-    connection.execute(sa.delete(keys).where(keys.c.id == row.id))
-    subject, body = Subject("person", chain.ERASED), {"entries": _ranges(sorted(sequences))}
-    history.append(connection, Event(subject, chain.FORGOTTEN, now, by, "", body))
-    return len(sequences)
-
-
-_FIELD_OF = {"actor": "actor", "subject": "name", "reason": "reason", "body": "after"}
-
-
-def _erased(
-    connection: sa.Connection, key_id: str, key: bytes
-) -> Iterator[tuple[int, int, Mapping[str, str]]]:
-    """Event and sequence of the entries with values under a key, and the names of their fields."""
-    values, links = schema.audit_values, schema.audit_chain
-    query = sa.select(links.c.event, values.c.sequence, values.c.sealed).join_from(
-        values, links, values.c.sequence == links.c.sequence
-    )
-    for row in connection.execute(query.where(values.c.key == key_id)).all():
-        yield row.event, row.sequence, _decrypted(key, row.sequence, row.sealed)["salts"]
-
-
-def _ranges(sequences: Iterable[int]) -> list[list[int]]:
-    """First and last of each run of consecutive numbers."""
-    ranges = list[list[int]]()
-    for sequence in sequences:
-        if ranges and ranges[-1][1] == sequence - 1:
-            ranges[-1][1] = sequence
-        else:
-            ranges.append([sequence, sequence])
-    return ranges
-
-
 def _persons(event: Event) -> set[str]:
     return {event.actor, event.person or event.actor}
 
@@ -206,42 +150,42 @@ def _names_by_person(event: Event, names: Iterable[str]) -> dict[str, list[str]]
     return by_person
 
 
-def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, bytes]]:
+def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, str]]:
     """The id and the key of each person; made where they are new, under the lock of the head."""
     table = schema.audit_keys
     rows = connection.execute(sa.select(table).where(table.c.person.in_(persons))).all()
     keys = {row.person: (row.id, row.key) for row in rows}
     for person in sorted(persons - set(keys)):
-        key_id, key = secrets.token_hex(8), os.urandom(_KEY_BYTES)
+        key_id, key = secrets.token_hex(8), secrets.token_hex(_KEY_BYTES)
         connection.execute(sa.insert(table).values(id=key_id, person=person, key=key))
         keys[person] = (key_id, key)
     return keys
 
 
-def _encrypted(key: bytes, sequence: int, content: Mapping[str, Any]) -> bytes:
+def _encrypted(key: str, sequence: int, content: Mapping[str, Any]) -> str:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, chain.canonical(content), str(sequence).encode())
+    nonce, about = os.urandom(_NONCE_BYTES), str(sequence).encode()
+    sealed = AESGCM(bytes.fromhex(key)).encrypt(nonce, chain.canonical(content), about)
+    return base64.b64encode(nonce + sealed).decode()
 
 
-def _decrypted(key: bytes, sequence: int, sealed: bytes) -> dict[str, Any]:
-    """The content, or nothing of content that was changed: its salts are missing then."""
+def decrypted(key: str, sequence: int, sealed: str) -> dict[str, Any]:
+    """Salts and origin; of what was changed nothing, so that its salts are missing."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
     try:
-        plain = AESGCM(key).decrypt(nonce, rest, str(sequence).encode())
+        data = base64.b64decode(sealed, validate=True)
+        nonce, rest = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
+        plain = AESGCM(bytes.fromhex(key)).decrypt(nonce, rest, str(sequence).encode())
     except (InvalidTag, ValueError):
         return {"salts": {}, "origin": {}}
     content: dict[str, Any] = json.loads(plain)
     return content
 
 
-def _part(connection: sa.Connection, keys: Mapping[str, bytes], after: int) -> list[Entry]:
-    from bascule.catalogue.events import event_of
-
+def _part(connection: sa.Connection, keys: Mapping[str, str], after: int) -> list[Entry]:
     links, events = schema.audit_chain, schema.events
     query = sa.select(
         links.c.sequence, links.c.digests, links.c.digest, links.c.event, events
@@ -263,7 +207,7 @@ def _part(connection: sa.Connection, keys: Mapping[str, bytes], after: int) -> l
 
 
 def _opened(
-    connection: sa.Connection, keys: Mapping[str, bytes], after: int, last: int
+    connection: sa.Connection, keys: Mapping[str, str], after: int, last: int
 ) -> tuple[dict[int, dict[str, str]], dict[int, dict[str, str]]]:
     """The salts and the origins of these entries, as far as there are keys."""
     values = schema.audit_values
@@ -271,7 +215,7 @@ def _opened(
     query = sa.select(values).where(values.c.sequence > after, values.c.sequence <= last)
     for row in connection.execute(query):
         if row.key in keys:
-            content = _decrypted(keys[row.key], row.sequence, row.sealed)
+            content = decrypted(keys[row.key], row.sequence, row.sealed)
             salts.setdefault(row.sequence, {}).update(content["salts"])
             known.setdefault(row.sequence, {}).update(content["origin"])
     return salts, known

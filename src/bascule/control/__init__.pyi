@@ -1,5 +1,5 @@
 from . import references as references
-from .answers import Served as Served, ShownSession as ShownSession
+from .answers import Approval as Approval, Served as Served, ShownSession as ShownSession
 from .api.context import ControlContext as ControlContext
 from .api.deferred import DeferredRoute as DeferredRoute
 from .api.inside import ask_inside as ask_inside

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import events
-from bascule.catalogue.schema import approvals as _table
+from bascule.catalogue import approvals as _table, events
 from bascule.control.answers import Approval
 from bascule.core import Conflict, NotFound
 from bascule.security import Decision, Person, judge_decision

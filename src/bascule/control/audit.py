@@ -12,8 +12,7 @@ import msgspec
 from bascule.core import Invalid
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue
-    from bascule.catalogue.chain import Anchor, Entry
+    from bascule.catalogue import Anchor, Catalogue, Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def verify(lines: Iterable[str | bytes], anchors: Sequence[Anchor] = ()) -> Veri
 
 def _entries(lines: Iterator[str | bytes], last: list[Entry]) -> Iterator[Entry]:
     """The entries of an export; the last one is kept in `last`. One that cannot be read ends it."""
-    from bascule.catalogue.chain import Entry
+    from bascule.catalogue import Entry
 
     for line in lines:
         try:
@@ -92,12 +91,14 @@ def _entries(lines: Iterator[str | bytes], last: list[Entry]) -> Iterator[Entry]
 
 def anchors_in(lines: Iterable[str | bytes]) -> list[Anchor]:
     """The anchors of a file; raises `Invalid` for a line that is none."""
-    from bascule.catalogue.chain import Anchor
+    from bascule.catalogue import Anchor
 
     anchors = []
     for number, line in enumerate(lines, 1):
         try:
             anchors.append(Anchor.from_json(msgspec.json.decode(line)))
         except (ValueError, KeyError, TypeError):
-            raise Invalid(f"line {number} of the anchors is no anchor") from None
+            raise Invalid(
+                f"line {number} of the anchors is no anchor", hint="give another file of anchors"
+            ) from None
     return anchors

@@ -15,7 +15,7 @@ Decision = Literal["approve", "decline"]
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks or decides.
+    """The person that asks or decides.
 
     Attributes:
         user: The name of the person, or of the key.
@@ -49,7 +49,7 @@ def judge_decision(
     decision: Decision, state: str, ends_at: datetime, asker: Person, decider: Person, *,
     may_approve: bool, now: datetime,
 ) -> None:  # fmt: skip
-    """Return where the person may decide so now. Whoever asked may decline, and never approve.
+    """Return where the person may decide so now; the one that asked may decline, not approve.
 
     Raises:
         Conflict: It was decided, or has ended.

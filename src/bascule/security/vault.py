@@ -1,6 +1,6 @@
 """Secrets of OpenBao or Vault: `vault:PATH#FIELD`, such as `vault:secret/data/bascule#password`.
 
-A value is read again `FRESH_S` after it was read, by whoever needs it then, so a rotation is picked
+A value is read again `FRESH_S` after it was read, when it is needed then, so a rotation is picked
 up without a restart. Leased secrets, such as users of a database, are kept for two thirds of their
 lease. While the server is away the last value goes on, for `STALE_S`.
 
@@ -136,7 +136,9 @@ class Vault:
                 self._client = None
                 return ask(self._signed_in())
         except hvac.exceptions.Forbidden:
-            raise Invalid("the server refuses the token, or its policy the path") from None
+            raise Invalid(
+                "the server refuses the token, or its policy the path", hint="bao token lookup"
+            ) from None
         except (hvac.exceptions.VaultError, requests.RequestException) as error:
             # Without its text, which may quote what was sent.
             kind = type(error).__name__
@@ -156,7 +158,9 @@ class Vault:
             return self._client
         address = self._variable("ADDR")
         if not address:
-            raise Invalid("a setting says vault:, and VAULT_ADDR is not set")
+            raise Invalid(
+                "a setting says vault:, and VAULT_ADDR is not set", hint="export VAULT_ADDR"
+            )
         client = hvac.Client(
             address, timeout=_TIMEOUT_S, verify=self._variable("CACERT") or True,
             namespace=self._variable("NAMESPACE") or None,

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from bascule.catalogue import events, origins, sealing
-from bascule.catalogue.chain import Anchor
+from bascule.catalogue import Anchor, events, forget, origins, sealing
 from bascule.catalogue.events import Event, Subject
 from bascule.control import export, verify
 
@@ -155,8 +154,8 @@ def test_a_person_is_forgotten_and_the_chain_still_verifies(catalogue):
     record(catalogue, 1, actor="bob", reason="of Ada", person="ada")
     anchor = anchor_of(catalogue)
     with catalogue.write() as connection:
-        assert sealing.forget(connection, "ada", now=T0, by="bob") == 4
-        assert sealing.forget(connection, "ada", now=T0, by="bob") == 0
+        assert forget(connection, "ada", now=T0, by="bob") == 4
+        assert forget(connection, "ada", now=T0, by="bob") == 0
 
     text = b"".join(lines_of(catalogue)).decode()
     assert '"ada"' not in text
@@ -173,7 +172,7 @@ def test_forgetting_who_forgot_leaves_no_problem(catalogue):
     record(catalogue, 1)
     for person, by in (("ada", "bob"), ("bob", "eve")):
         with catalogue.write() as connection:
-            sealing.forget(connection, person, now=T0, by=by)
+            forget(connection, person, now=T0, by=by)
 
     assert problems_of(catalogue) == ()
 

@@ -140,13 +140,13 @@ def test_a_request_ends_undecided(settings, tmp_path):
     assert "ended undecided" in decided(site, asked(site)).json()["error"]
 
 
-def test_without_keys_two_persons_cannot_be_told_apart(settings, tmp_path):
+def test_without_keys_two_persons_look_alike(settings, tmp_path):
     site = made_of(settings, tmp_path, with_keys=False)
 
     refused = site.client().put(ALIAS, json={"number": 1})
 
     assert refused.status_code == 403
-    assert "cannot be told apart" in refused.json()["error"]
+    assert "look alike" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,16 @@ from bascule.console.forms import field
 from bascule.console.paging import Pager
 from bascule.console.session import Session, current
 from bascule.console.site import context_of, form_of, page_router, render, see
-from bascule.control import OF_ADMINISTRATORS, Act, Asked, History, as_csv, as_json_lines
-from bascule.control.answers import Approval
-from bascule.control.operations import DECIDE
+from bascule.control import (
+    OF_ADMINISTRATORS,
+    Act,
+    Approval,
+    Asked,
+    History,
+    as_csv,
+    as_json_lines,
+    operations,
+)  # fmt: skip
 from bascule.core import Invalid, NotFound
 from bascule.security import ANY
 
@@ -101,7 +108,9 @@ def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
 async def decide(request: Request, approval: str, decision: str) -> Response:
     """Approve a request of another person, or decline it."""
     names, query = {"approval": approval, "decision": decision}, form_of(request)
-    answer = await call(request, DECIDE, names, query=urlencode({"reason": field(query, "reason")}))
+    answer = await call(
+        request, operations.DECIDE, names, query=urlencode({"reason": field(query, "reason")})
+    )
     if answer.problem:
         return see(request, "/history", Flash("bad", answer.problem))
     state, problem = answer.body["state"], answer.body["outcome"].get("answer") or {}

@@ -50,8 +50,7 @@ from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, protec
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Requests
-    from bascule.catalogue.origins import Acting, Origin
+    from bascule.catalogue import Acting, Origin, Requests
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -304,13 +303,13 @@ def check_protected(
     """Raise `ApprovalNeeded` for a protected thing, but where a second person has approved.
 
     Raises:
-        Refused: Callers need no keys, so that two persons cannot be told apart.
+        Refused: Callers need no keys, so that two persons look alike.
     """
     if not protection_of([thing], protected) or APPROVAL in request.scope:
         return
     if not has_keys:
         raise Refused(
-            f"{thing} takes two persons, who cannot be told apart where callers need no keys",
+            f"{thing} takes two persons, who look alike where callers need no keys",
             hint='set security.callers = "keys"',
         )
     raise ApprovalNeeded(thing)

@@ -1,4 +1,4 @@
-"""Keeps what the audit chain is at places that those who can write the catalogue cannot rewrite.
+"""Keeps what the audit chain is at places that a writer of the catalogue cannot rewrite.
 
 Of the control processes of a catalogue, the one that holds the lease anchors. An anchor is written
 before the catalogue notes it, so a process that is killed between writes the same one again.
@@ -20,8 +20,7 @@ from bascule.control.loops.turning import turning
 from bascule.core import BasculeError, Untrusted, holder_name, masked_text
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Catalogue, Lease, sealing
-    from bascule.catalogue.chain import Anchor
+    from bascule.catalogue import Anchor, Catalogue, Lease, sealing
 
 EVERY_ACTS = 100
 EVERY = timedelta(minutes=5)
@@ -126,9 +125,7 @@ def anchor_due(
     """
     import sqlalchemy as sa
 
-    from bascule.catalogue import check_held, put, sealing
-    from bascule.catalogue.chain import Anchor
-    from bascule.catalogue.schema import audit_anchors as table
+    from bascule.catalogue import Anchor, audit_anchors as table, check_held, put, sealing
 
     with catalogue.read() as connection:
         head = sealing.head(connection)

@@ -36,14 +36,14 @@ def upgrade() -> None:
         "audit_values",
         sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("key", sa.Text, primary_key=True),
-        sa.Column("sealed", sa.LargeBinary, nullable=False),
+        sa.Column("sealed", sa.Text, nullable=False),
     )
     op.create_index(op.f("ix_audit_values_key"), "audit_values", ["key"])
     op.create_table(
         "audit_keys",
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("person", sa.Text, nullable=False),
-        sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
         sa.UniqueConstraint("person"),
     )
     op.create_table(

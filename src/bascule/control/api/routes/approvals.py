@@ -51,7 +51,7 @@ def add_approvals(
     ) -> Approval:  # fmt: skip
         """Approve a request of another person, which then runs with that person's rights; or not.
 
-        Whoever asked may decline.
+        The person that asked may decline.
         """
         book, decider = acts.approvals, caller_of(request).person
 
