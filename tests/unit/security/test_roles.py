@@ -90,7 +90,7 @@ def test_with_a_mapping_only_mapped_values_count():
     ("roles", "words"),
     [
         (["admin"], "admin:*"),
-        (["operator:late", "approver:late"], "admin:late"),
+        (["operator:late", "approver:late"], "operator:late, approver:late"),
         (["operator:late"], "operator:late"),
         (["viewer:*", "approver:late"], "approver:late, read:*"),
         (["viewer:late"], "read:late"),
