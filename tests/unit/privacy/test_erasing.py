@@ -74,11 +74,8 @@ def test_a_person_is_gone_from_every_byte_and_the_others_stay(settings, tmp_path
     assert rows_of_others(settings.home, ADA) == others
     rows = [(place["place"], place["rows"]) for place in proof.content["places"]]
     assert ("ledger late", 9) in rows
-    assert [name for name, count in rows if name.startswith("batch") and count == 8] == [
-        "batch part-abc-00000.parquet",
-        "batch out.csv",
-        "batch out.db",
-    ]
+    written = {name for name, count in rows if name.startswith("batch") and count == 8}
+    assert written == {"batch part-abc-00000.parquet", "batch out.csv", "batch out.db"}
     assert any("postgresql://h/d#scores" in one for one in proof.content["elsewhere"])
     left = (tmp_path / "outside" / "out.csv").read_text().splitlines()
     assert left == [line for line in csv if ADA not in line]
