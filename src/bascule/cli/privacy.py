@@ -119,7 +119,8 @@ def _find(asked: dict[str, str]) -> list[dict[str, Any]]:
     if context.is_remote():
         from bascule.privacy import operations
 
-        return context.remote().ask(operations.FIND_SUBJECT, asked)
+        places = context.remote().ask(operations.FIND_SUBJECT, asked).places
+        return [dict(place) for place in places]
     return _answer(asked, is_export=False)
 
 

@@ -183,13 +183,16 @@ class Erasing:
             yield self._in_ledger(model)
         for file in self._sink_files:
             rows = erase_rows(file, self._person, self._is_row, is_trial=True)
-            yield Place(place="batch", rows=rows, files=self._before([file]) if rows else {})
+            files = self._before([file]) if rows else {}
+            yield Place(place=f"batch {file.name}", rows=rows, files=files)
         for file in others_in(self._home, self._person):
             if file not in self._sink_files:
                 rows = self._rows_of(file, is_trial=True)
-                yield Place(place="file", rows=max(rows, 1), files=self._before([file]))
+                yield Place(
+                    place=f"file {file.name}", rows=max(rows, 1), files=self._before([file])
+                )
         for file in backups_in(self._home):
-            yield Place(place="backup", rows=1, files=self._before([file]))
+            yield Place(place=f"backup {file.name}", rows=1, files=self._before([file]))
         for table, rows in self._rows.find().items():
             yield Place(place=f"catalogue {table}", rows=rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,9 +42,16 @@ class ErasureShown:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPlaces:
+    """Where data of a person is: `place`, `rows`, `outcomes` and `files` of each."""
+
+    places: Sequence[Mapping[str, Any]]
+
+
 # Of which model is in the body: asked then.
 ERASE = Operation("POST erasures", "erase", "", ErasureShown, status=201)
 ERASURES = Listing("GET erasures", "erase", ANY, ErasureShown)
 ERASURE = Operation("GET erasures/{erasure}", "erase", ANY, ErasureShown)
-FIND_SUBJECT = Operation("POST subjects/find", "erase", "", list[dict[str, Any]], is_once=True)
+FIND_SUBJECT = Operation("POST subjects/find", "erase", "", HeldPlaces, is_once=True)
 EXPORT_SUBJECT = Operation("POST subjects/export", "private", "", bytes, is_once=True)

@@ -409,6 +409,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 session="0",
                 review="0",
                 receiver="pager",
+                erasure="0",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")

@@ -145,7 +145,7 @@ def test_rights_decide_over_private_values_exports_and_erasures(ask):
     lines = ask("private:late", "POST", "subjects/export", **body).text.splitlines()
     assert [json.loads(line)["row"][ENCRYPTED] for line in lines] == [ADA, ADA]
     assert ask("manage:late private:late", "POST", "erasures", **body).status_code == 403
-    places = ask("erase:late", "POST", "subjects/find", **body).json()
+    places = ask("erase:late", "POST", "subjects/find", **body).json()["places"]
     assert [(place["place"], place["rows"]) for place in places] == [("ledger late", 2)]
     key = {"headers": {"Idempotency-Key": "once"}}
     asked = ask("erase:late", "POST", "erasures", **body, **key)

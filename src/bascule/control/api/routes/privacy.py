@@ -14,8 +14,9 @@ from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
+from bascule.core import NotFound
 from bascule.jobs import Task
-from bascule.privacy import ErasureShown, operations as of_privacy
+from bascule.privacy import ErasureShown, HeldPlaces, operations as of_privacy
 from bascule.security import ANY
 
 if TYPE_CHECKING:
@@ -61,16 +62,16 @@ def add_privacy(app: FastAPI, open_jobs: Callable[[], JobRunner], authorise: Aut
     @serves(app, of_privacy.ERASURE)
     def erasure(erasure: str) -> ErasureShown:
         """How far an erasure is, and its proof."""
-        return ErasureShown.of(open_jobs().get(erasure))
+        job = open_jobs().get(erasure)
+        if job.kind != _KIND:
+            raise NotFound(f"no erasure {erasure!r}", hint="list the erasures")
+        return ErasureShown.of(job)
 
     @serves(app, of_privacy.FIND_SUBJECT)
-    def find(asked: SubjectAsked, request: Request) -> list[dict[str, Any]]:
+    def find(asked: SubjectAsked, request: Request) -> HeldPlaces:
         """What an erasure would erase; nothing is changed."""
         authorise(request, "erase", asked.model)
-        found: list[dict[str, Any]] = open_jobs().answer(
-            task("held", asked, request, is_export=False)
-        )
-        return found
+        return HeldPlaces(open_jobs().answer(task("held", asked, request, is_export=False)))
 
     @serves(app, of_privacy.EXPORT_SUBJECT)
     def export(asked: SubjectAsked, request: Request) -> Response:
