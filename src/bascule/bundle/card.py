@@ -24,7 +24,7 @@ from bascule.bundle.disk import (
     Manifest,
     Statement,
 )
-from bascule.bundle.explaining import IMPORTANCE_KIND, Importances
+from bascule.bundle.explaining import IMPORTANCE_KIND
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.charts import within
@@ -64,7 +64,7 @@ class Said:
         quality: Metrics on held-out rows, overall and by slice.
         gates: The last verdict.
         calibration: What prediction sets and intervals are made with.
-        importances: What each column adds to answers, over many rows; None if not measured.
+        importances: What each column adds to answers, over many rows.
         by: Who packed it.
         at: When.
     """
@@ -76,7 +76,7 @@ class Said:
     quality: Mapping[str, Any] = field(default_factory=dict)
     gates: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
-    importances: Importances | None = None
+    importances: Mapping[str, Any] = field(default_factory=dict)
     by: str = ""
     at: str = ""
 
@@ -96,11 +96,7 @@ class Said:
             quality=bodies.get("quality", {}),
             gates=bodies.get("gates", {}),
             calibration=bodies.get("calibration", {}),
-            importances=(
-                Importances.from_json(bodies[IMPORTANCE_KIND])
-                if IMPORTANCE_KIND in bodies
-                else None
-            ),
+            importances=bodies.get(IMPORTANCE_KIND, {}),
             by=origin.by if origin else "",
             at=origin.at if origin else "",
         )
@@ -439,22 +435,18 @@ def _calibration(said: Said) -> tuple[Block, ...]:
 
 def _explanations(said: Said) -> tuple[Block, ...]:
     measured = said.importances
-    if measured is None:
+    if not measured:
         return ()
-    unit = "log-odds or another margin" if measured.unit == "margin" else measured.unit
-    shown = measured.importances[:_MAX_SHOWN]
-    rows = tuple((name, _number(value)) for name, value in shown)
-    blocks: list[Block] = [
-        Text(
-            f"The mean size of what each column adds to an answer, in {unit}, over "
-            f"{measured.rows:,} {measured.source} rows: {measured.method}. Importance is what the "
-            "model uses, not what causes the outcome."
-        ),
-        Table(("column", "mean |attribution|"), rows, ("mean |attribution|",)),
-    ]
-    if len(measured.importances) > _MAX_SHOWN:
-        blocks.append(Text(f"And {len(measured.importances) - _MAX_SHOWN} more columns."))
-    return tuple(blocks)
+    ranked = measured["importances"]
+    rest = f" {len(ranked) - _MAX_SHOWN} more columns add less." if ranked[_MAX_SHOWN:] else ""
+    text = (
+        f"The mean size of what each column adds to an answer, in {measured['unit']}, over "
+        f"{measured['rows']:,} {measured['source']} rows; {measured['method']}.{rest} It is what "
+        "the model uses, not what causes the outcome."
+    )
+    rows = tuple((name, _number(value)) for name, value in ranked[:_MAX_SHOWN])
+    heads = ("column", "mean |attribution|")
+    return (Text(text), Table(heads, rows, heads[1:]))
 
 
 def _cost(said: Said) -> tuple[Block, ...]:

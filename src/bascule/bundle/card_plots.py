@@ -6,7 +6,7 @@ residuals. Every model: the training rows by column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import OUTLIERS
-from bascule.bundle.explaining import IMPORTANCE_KIND, Dependence, Importances
+from bascule.bundle.explaining import IMPORTANCE_KIND
 from bascule.bundle.statements import in_batches
 from bascule.bundle.tables import for_program, take
-from bascule.charts import SIZE, Chart, Series, Svg, grid, histogram, lines, ranked, roc
+from bascule.charts import SIZE, Chart, Series, grid, histogram, lines, ranked, roc
 from bascule.documents import Plot
 from bascule.stats import ColumnProfile
 
@@ -42,38 +42,34 @@ def plots(bundle: Bundle) -> tuple[Plot, ...]:
     The first 20,000 held-out rows are predicted, by the program that serves requests here.
     """
     quality = (replace(plot, section="Quality") for plot in _of_quality(bundle))
-    said = bundle.statements(IMPORTANCE_KIND)
-    explained = of_importances(Importances.from_json(said[-1].body)) if said else ()
+    measured = bundle.statements(IMPORTANCE_KIND)
+    explained = _of_importances(measured[-1].body) if measured else ()
     return (*quality, *_of_inputs(bundle), *explained)
 
 
-def of_importances(measured: Importances) -> Iterator[Plot]:
+def _of_importances(measured: Mapping[str, Any]) -> Iterator[Plot]:
     """What the model depends on: columns in the order of importance, then each by its values."""
-    rows = f"{measured.rows:,} {measured.source} rows"
-    shown = measured.importances[:_INPUT_BINS]
-    svg = ranked(shown, f"Importance of {', '.join(name for name, _ in shown)}")
-    caption = f"Mean size of attributions over {rows}."
-    yield Plot("Importances", caption, svg, "Explanations")
-    for name, dependence in measured.dependence.items():
-        if (drawn := _dependence(name, dependence)) is not None:
-            what = ", ".join(dependence.answers)
-            caption = (
-                f"Partial dependence: the mean answer ({what}) of {measured.dependence_rows:,} "
-                f"rows when all have this value. Rows that cannot exist are among them."
-            )
+    ranks = [(name, value) for name, value in measured["importances"][:_INPUT_BINS]]
+    alt = f"Importance of {', '.join(name for name, _ in ranks)}"
+    caption = f"Mean size of attributions over {measured['rows']:,} {measured['source']} rows."
+    yield Plot("Importances", caption, ranked(ranks, alt), "Explanations")
+    for name, dependence in measured["dependence"].items():
+        values, answers = dependence["values"], dependence["answers"]
+        is_number = not any(isinstance(value, str) for value in values)
+        across = list(map(float, values)) if is_number else list(map(float, range(len(values))))
+        series = [
+            Series(list(zip(across, means, strict=True)), f"line c{place % 6}")
+            for place, means in enumerate(answers.values())
+        ]
+        names = () if is_number else [str(value)[:8] for value in values]
+        alt = f"Partial dependence of the answer on {name}"
+        drawn = lines(series, (name, "mean answer"), alt, size=SIZE, x_names=names)
+        caption = (
+            f"Partial dependence: the mean answer ({', '.join(answers)}) of "
+            f"{measured['dependence_rows']:,} rows that all have this value; some cannot exist."
+        )
+        if drawn is not None:
             yield Plot(name, caption, drawn, "Explanations")
-
-
-def _dependence(name: str, dependence: Dependence) -> Svg | None:
-    numbers = [value for value in dependence.values if not isinstance(value, str)]
-    names = () if numbers else [str(value)[:8] for value in dependence.values]
-    across = numbers or [float(place) for place in range(len(names))]
-    series = [
-        Series(list(zip(across, answers, strict=True)), f"line c{place % 6}")
-        for place, answers in enumerate(dependence.answers.values())
-    ]
-    alt = f"Partial dependence of the answer on {name}"
-    return lines(series, (name, "mean answer"), alt, size=SIZE, x_names=names)
 
 
 def _of_quality(bundle: Bundle) -> Iterator[Plot]:

@@ -18,6 +18,7 @@ KINDS = Kinds(
         "callers": "bascule.kinds.reports:CALLERS",
         "incident": "bascule.kinds.reports:INCIDENT",
         "replay": "bascule.kinds.reports:REPLAY",
+        "explain": "bascule.kinds.reports:EXPLAIN",
         "plots": "bascule.kinds.reports:PLOTS",
         "judge": "bascule.kinds.reports:JUDGE",
     }

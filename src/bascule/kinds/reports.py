@@ -101,6 +101,21 @@ def _replay(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     return replay_prediction(ledger, asked["id"], open_version, on=asked["on"]).to_json()
 
 
+def _explain(settings: Settings, task: Task, _live: Live) -> Sequence[dict[str, str]]:
+    """The waterfalls of a recorded prediction, as `_plots`."""
+    from dataclasses import asdict
+
+    from bascule.bundle import load
+    from bascule.monitoring import explain_prediction
+
+    registry = open_registry(settings)
+    plots = explain_prediction(
+        open_ledger(settings), task.input["id"],
+        lambda reference: load(registry.path(registry.resolve(reference, retired=True))),
+    )  # fmt: skip
+    return [asdict(plot) for plot in plots]
+
+
 def _judge(settings: Settings, task: Task, _live: Live) -> list[dict[str, Any]]:
     """The findings of a finished day of a model: `drift` or `performance`."""
     from bascule.app import judge
@@ -155,5 +170,8 @@ PERFORMANCE = _kind("performance", _measuring(_performance), is_open=True)
 CALLERS = _kind("callers", _callers)
 INCIDENT = _kind("incident", _incident, model_of=_any_model)  # it tells of alerts and models
 REPLAY = _kind("replay", _replay, right="manage", model_of=_any_model, is_private=True)
+EXPLAIN = _kind(
+    "explain", _explain, limits=_DRAWING, right="manage", model_of=_any_model, is_private=True
+)
 PLOTS = _kind("plots", _plots, limits=_DRAWING)
 JUDGE = _kind("judge", _judge)

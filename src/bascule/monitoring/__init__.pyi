@@ -26,7 +26,11 @@ from .recorded import (
     find_prediction as find_prediction,
     latest_predictions as latest_predictions,
 )
-from .replaying import Replayed as Replayed, replay_prediction as replay_prediction
+from .replaying import (
+    Replayed as Replayed,
+    explain_prediction as explain_prediction,
+    replay_prediction as replay_prediction,
+)
 from .terms import Prices as Prices, Terms as Terms
 from .traffic import Traffic as Traffic, traffic_by_endpoint as traffic_by_endpoint
 from .usage import (

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bascule.bundle import Bundle, open_program, pinned_program
+from bascule.bundle import Bundle, open_program, pinned_program, take
+from bascule.bundle.explaining import column_places, read_explanation, waterfall_plot
 from bascule.core import Columns, Field, Invalid, NotFound
+from bascule.documents import Plot
 from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.recorded import MAX_ID, request_of
+
+_EXPLAINED_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,50 @@ def replay_prediction(
         NotFound: The ledger has no such id, or the version is gone.
         Invalid: A field of the request was not recorded.
     """
+    prediction_id = request_of(prediction_id)
+    answered, rows = _rows(ledger, prediction_id)
+    bundle = open_version(on or answered)
+    inputs = _recorded(rows, "input.", bundle.signature.inputs, prediction_id)
+    then = _recorded(rows, "output.", _answered(rows, bundle.signature.outputs), prediction_id)
+    now = _run(bundle, inputs, tuple(then))
+    return Replayed(
+        prediction_id, answered, on or answered, rows.num_rows, inputs, then, now,
+        *_differences(then, now),
+    )  # fmt: skip
+
+
+def explain_prediction(
+    ledger: Ledger, prediction_id: str, open_version: Callable[[str], Bundle]
+) -> list[Plot]:
+    """Why the first rows of a recorded request were answered so, by the version that did.
+
+    Raises as `replay_prediction`; `Invalid` also where the bundle has no explanations.
+    """
+    prediction_id = request_of(prediction_id)
+    answered, rows = _rows(ledger, prediction_id)
+    bundle = open_version(answered)
+    inputs = _recorded(rows, "input.", bundle.signature.inputs, prediction_id)
+    few = take(inputs, slice(_EXPLAINED_ROWS))
+    outputs = dict(bundle.predict(few, parameters={"explain": True}))
+    explanation = read_explanation(bundle.path, bundle.manifest)
+    assert explanation is not None
+    places = column_places(bundle.signature)
+    return [
+        waterfall_plot(
+            explanation, outputs, row, {p.name: _short(p.values(few)[row]) for p in places}
+        )
+        for row in range(len(next(iter(few.values()))))
+    ]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _rows(ledger: Ledger, prediction_id: str) -> tuple[str, pa.Table]:
+    """The version that answered the newest request of an id, and its rows."""
     if not 0 < len(prediction_id) <= MAX_ID:
         raise Invalid(f"a prediction id has 1 to {MAX_ID} characters, not {len(prediction_id)}")
-    prediction_id = request_of(prediction_id)
     asked = quoted(prediction_id)
     found = ledger.query(
         f"SELECT model, version, time FROM predictions WHERE id = {asked} "
@@ -97,15 +142,7 @@ def replay_prediction(
         f"AND time = TIMESTAMPTZ '{at.isoformat()}' ORDER BY row",
         model=model,
     )
-    answered = f"{model}/{version}"
-    bundle = open_version(on or answered)
-    inputs = _recorded(rows, "input.", bundle.signature.inputs, prediction_id)
-    then = _recorded(rows, "output.", _answered(rows, bundle.signature.outputs), prediction_id)
-    now = _run(bundle, inputs, tuple(then))
-    return Replayed(
-        prediction_id, answered, on or answered, rows.num_rows, inputs, then, now,
-        *_differences(then, now),
-    )  # fmt: skip
+    return f"{model}/{version}", rows
 
 
 def _run(bundle: Bundle, inputs: Columns, outputs: tuple[str, ...]) -> Columns:

@@ -1,13 +1,10 @@
 """Shapley values of a game from the values of some coalitions of its players. Pure.
 
-The players are the columns of a row, a coalition is the set of columns that keep the row's values,
-and its value is the model's mean answer while the other columns come from background rows.
-
-Few players: every coalition is asked, and the values are exact. Many: antithetic permutations
-(Mitchell, Cooper, Frank and Holmes 2022, section 4.1): a permutation and its reverse each add the
-players one after the other, and a player's value is the mean of what its steps add. Efficiency
-holds exactly in either case, because the steps of a permutation telescope to the whole.
-The permutations are drawn once from a fixed seed: the same row always has the same values.
+Every coalition is asked where the players are few. Else antithetic permutations are (Mitchell,
+Cooper, Frank and Holmes 2022, section 4.1): a permutation and its reverse each add the players one
+after the other, and what a player adds is averaged. Efficiency is exact in either case, because
+the steps of a permutation telescope. The permutations come from a fixed seed: the same row always
+has the same values.
 """
 
 from __future__ import annotations
@@ -23,17 +20,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MAX_COALITIONS = 256
-"""For one row, where so many are enough for `MIN_PAIRS`."""
 MIN_PAIRS = 8
-"""Pairs of permutations: the error is estimated from how much they differ from one another."""
+"""The errors are estimated from how much pairs differ from one another."""
 
 
 class ShapleyEstimate(NamedTuple):
-    """Shapley values with their errors, both of shape (rows, players, outputs).
+    """Shapley values with their standard errors, both of shape (rows, players, outputs).
 
-    `standard_errors` are of the permutations alone, with `MIN_PAIRS` - 1 or more degrees of
-    freedom: the background rows are part of the game. They are 0 where every coalition was asked,
-    and for a game without interactions of three or more players, which a pair gives exactly.
+    The errors are 0 where every coalition was asked, and where no more than two players interact,
+    which a pair of permutations gives exactly.
     """
 
     values: Floats
@@ -42,37 +37,25 @@ class ShapleyEstimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Coalitions:
-    """Which coalitions are asked of a game with so many players, and what follows from them.
-
-    Attributes:
-        players: How many, at least 1.
-        most: Coalitions that are asked, unless `MIN_PAIRS` need more.
-        pairs: Of permutations; 0 where every coalition is asked, None to choose by `most`.
-    """
+    """The coalitions that are asked: of `pairs` pairs of permutations, or all if that is 0."""
 
     players: int
-    most: int = MAX_COALITIONS
-    pairs: int | None = None
+    pairs: int
 
-    @cached_property
-    def is_exact(self) -> bool:
-        """Whether every coalition is asked."""
-        return self.pairs == 0 or (self.pairs is None and 2**self.players <= self.most)
-
-    @property
-    def pairs_used(self) -> int:
-        """Of permutations; 0 where every coalition is asked."""
-        if self.is_exact:
-            return 0
-        return self.pairs or max(MIN_PAIRS, self.most // (2 * self.players - 2))
+    @classmethod
+    def usual(cls, players: int) -> Coalitions:
+        """At most `MAX_COALITIONS`, unless `MIN_PAIRS` need more."""
+        if 2**players <= MAX_COALITIONS:
+            return cls(players, 0)
+        return cls(players, max(MIN_PAIRS, MAX_COALITIONS // (2 * players - 2)))
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
-        """Whether a player is in a coalition. Shape (coalitions, players); the first is empty."""
-        if self.is_exact:
-            numbers = np.arange(2**self.players)[:, None]
-            return (numbers >> np.arange(self.players) & 1).astype(bool)
-        return self._walks[0]
+        """Whether a player is in a coalition. Shape (coalitions, players)."""
+        if self.pairs:
+            return self._walks[0]
+        numbers = np.arange(2**self.players)[:, None]
+        return (numbers >> np.arange(self.players) & 1).astype(bool)
 
     def shapley(self, values: Floats) -> ShapleyEstimate:
         """The Shapley values of games.
@@ -80,39 +63,36 @@ class Coalitions:
         Args:
             values: Of each coalition, in the order of `masks`. Shape (rows, coalitions, outputs).
         """
-        if self.is_exact:
+        if not self.pairs:
             exact = np.einsum("pc,rco->rpo", self._weights, values)
             return ShapleyEstimate(exact, np.zeros_like(exact))
         _, places, orders = self._walks
         steps = np.diff(values[:, places], axis=3)  # (rows, pairs, both ways, players, outputs)
         by_pair = np.empty((*steps.shape[:2], *steps.shape[3:]))
         for pair, order in enumerate(orders):
-            by_pair[:, pair, order] = steps[:, pair, 0]
-            by_pair[:, pair, order[::-1]] += steps[:, pair, 1]
-        by_pair /= 2
-        errors = by_pair.std(axis=1, ddof=1) / np.sqrt(len(orders))
+            by_pair[:, pair, order] = steps[:, pair, 0] / 2
+            by_pair[:, pair, order[::-1]] += steps[:, pair, 1] / 2
+        errors = by_pair.std(axis=1, ddof=1) / np.sqrt(self.pairs)
         return ShapleyEstimate(by_pair.mean(axis=1), errors)
 
     @cached_property
     def _weights(self) -> Floats:
         """Of each coalition for each player, by Shapley's formula. Shape (players, coalitions)."""
-        size = self.masks.sum(axis=1)
-        share = np.array([1.0 / comb(self.players - 1, k) for k in range(self.players)])
-        share /= self.players
-        joined, left = share[np.maximum(size - 1, 0)], -share[np.minimum(size, self.players - 1)]
+        size, last = self.masks.sum(axis=1), self.players - 1
+        share = np.array([1.0 / comb(last, k) / self.players for k in range(self.players)])
+        joined, left = share[np.maximum(size - 1, 0)], -share[np.minimum(size, last)]
         return np.asarray(np.where(self.masks.T, joined, left), np.float64)
 
     @cached_property
     def _walks(self) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        """The distinct coalitions of the permutations, their places in each walk, and the orders.
+        """The distinct coalitions, their places in each walk, and the orders of the players.
 
         Shapes (coalitions, players), (pairs, 2, players + 1) and (pairs, players).
         """
-        generator = np.random.default_rng(0)
-        orders = np.array([generator.permutation(self.players) for _ in range(self.pairs_used)])
-        ranks = np.argsort(orders, axis=1)
-        taken = np.arange(self.players + 1)[:, None]
-        forward, backward = ranks[:, None] < taken, (self.players - 1 - ranks)[:, None] < taken
-        walks = np.stack([forward, backward], axis=1)
-        masks, places = np.unique(walks.reshape(-1, self.players), axis=0, return_inverse=True)
+        random = np.random.default_rng(0)
+        orders = np.array([random.permutation(self.players) for _ in range(self.pairs)])
+        ranks, taken = np.argsort(orders, axis=1)[:, None], np.arange(self.players + 1)[:, None]
+        walks = np.stack([ranks < taken, self.players - 1 - ranks < taken], axis=1)
+        flat = walks.reshape(-1, self.players)
+        masks, places = np.unique(flat, axis=0, return_inverse=True)
         return masks, places.reshape(walks.shape[:3]), orders

@@ -1,4 +1,15 @@
-from .columns import ColumnPlace as ColumnPlace, column_places as column_places
+from .columns import (
+    IMPORTANCE_KIND as IMPORTANCE_KIND,
+    ColumnPlace as ColumnPlace,
+    by_column as by_column,
+    column_places as column_places,
+)
+from .counterfactuals import (
+    Counterfactual as Counterfactual,
+    Gap as Gap,
+    Range as Range,
+    counterfactuals as counterfactuals,
+)
 from .explainer import (
     EXPLAINERS as EXPLAINERS,
     EXPLAINING_KIND as EXPLAINING_KIND,
@@ -13,11 +24,6 @@ from .explainer import (
     to_files as to_files,
 )
 from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
-from .importances import (
-    IMPORTANCE_KIND as IMPORTANCE_KIND,
-    Dependence as Dependence,
-    Importances as Importances,
-    by_column as by_column,
-)
 from .links import LINKS as LINKS, Link as Link, differences as differences
-from .sampling import Game as Game, write_rows as write_rows
+from .sampling import Game as Game
+from .showing import waterfall_plot as waterfall_plot

@@ -1,10 +1,9 @@
 """Integrated gradients of a network (Sundararajan, Taly and Yan 2017), without its framework.
 
-A column's attribution is its distance from a baseline times the mean gradient on the straight line
-from the baseline to the row. The baseline is the mean training row. The graph of the gradients is
-made when the model is packed. The line is sampled at the points of a Gauss-Legendre rule.
-Completeness (the attributions add up to the change of the answer) holds for the integral and tells
-the error of the rule: rows that miss the tolerance are computed again with four times the points.
+A column's attribution is its distance from the mean training row times the mean gradient on the
+straight line to the row. The graph of the gradients is made when the model is packed. The line is
+sampled at the points of a Gauss-Legendre rule; completeness (attributions add up to the change of
+the answer) tells its error, and rows that miss the tolerance are computed with more points.
 """
 
 from __future__ import annotations
@@ -39,47 +38,34 @@ class IntegratedGradients:
         self.columns, self.outputs = explanation.columns, explanation.outputs
         self._tolerance = explanation.tolerance
         (self._input,) = entry.inputs
-        numbers, dtype = len(self.outputs), self._input.dtype
-        outputs = (
-            Field(GRADIENTS, dtype, (len(self.columns), numbers)),
-            Field(ANSWERS, dtype, (numbers,)),
-        )
+        shapes = {GRADIENTS: (len(self.columns), len(self.outputs)), ANSWERS: (len(self.outputs),)}
+        outputs = tuple(Field(name, self._input.dtype, shape) for name, shape in shapes.items())
         self._graph = open_kind(entry, arrays["features"].tobytes(), outputs=outputs)
         self._baseline = np.asarray(arrays["baseline"], np.float64)
-        self.base: Floats = self._answers(self._baseline[None])[0]
+        self.base: Floats = self._run(self._baseline[None], ANSWERS)[0]
 
     def attributions(self, inputs: Columns) -> Floats:
         """See `Explainer.attributions`."""
         rows = np.asarray(inputs[self._input.name], np.float64)
-        change = self._answers(rows) - self.base
-        allowed = self._tolerance * np.maximum(1.0, np.abs(change + self.base)) / 2
-        result = np.empty((*rows.shape, len(self.base)))
-        left = np.arange(len(rows))
+        answers = self._run(rows, ANSWERS)
+        allowed = self._tolerance * np.maximum(1.0, np.abs(answers)) / 2
+        result, left = np.empty((*rows.shape, len(self.base))), np.arange(len(rows))
         for points in _POINTS:
-            result[left] = self._integrated(rows[left], points)
-            missed = np.abs(result[left].sum(axis=1) - change[left]) > allowed[left]
+            at_once = max(1, _MAX_ROWS // points)
+            for start in range(0, len(left), at_once):
+                piece = left[start : start + at_once]
+                result[piece] = self._integrated(rows[piece] - self._baseline, points)
+            missed = np.abs(self.base + result[left].sum(axis=1) - answers[left]) > allowed[left]
             left = left[missed.any(axis=1)]
-            if not len(left):
-                break
         return result
 
-    def _integrated(self, rows: Floats, points: int) -> Floats:
-        """Attributions by a rule of so many points, a piece of the rows at a time."""
+    def _integrated(self, away: Floats, points: int) -> Floats:
+        """Attributions of rows so far away from the baseline, by a rule of so many points."""
         places, weights = np.polynomial.legendre.leggauss(points)
-        shares, weights = (places + 1) / 2, weights / 2
-        made = np.empty((*rows.shape, len(self.base)))
-        at_once = max(1, _MAX_ROWS // points)
-        for start in range(0, len(rows), at_once):
-            away = rows[start : start + at_once] - self._baseline
-            line = self._baseline + shares[:, None] * away[:, None]
-            gradients = self._run(line.reshape(-1, line.shape[2]), GRADIENTS)
-            by_point = gradients.reshape(*line.shape, -1)
-            mean = np.einsum("p,rpco->rco", weights, by_point)
-            made[start : start + at_once] = away[:, :, None] * mean
-        return made
-
-    def _answers(self, rows: Floats) -> Floats:
-        return self._run(rows, ANSWERS)
+        line = self._baseline + (places[:, None] + 1) / 2 * away[:, None]
+        gradients = self._run(line.reshape(-1, away.shape[1]), GRADIENTS)
+        mean = np.einsum("p,rpco->rco", weights / 2, gradients.reshape(*line.shape, -1))
+        return np.asarray(away[:, :, None] * mean)
 
     def _run(self, rows: Floats, output: str) -> Floats:
         columns = {self._input.name: rows.astype(self._input.dtype.numpy)}

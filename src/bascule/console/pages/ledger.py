@@ -18,9 +18,11 @@ from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
 from bascule.console.words import cell
 from bascule.core import BasculeError, Invalid, check_name, in_utc
+from bascule.documents import Plot
 from bascule.jobs import Task
 
 router = page_router({"GET /ledger": ("manage", ""), "GET /ledger/asked": ("manage", ""),
+                      "GET /ledger/explained": ("manage", ""),
                       "POST /ledger/ask": ("manage", "")})  # fmt: skip
 
 _PAGE_ROWS = 25
@@ -92,6 +94,21 @@ def asked(
     """The part of the page that waits for the answer of now."""
     found = job_of_person(context_of(request), current(request), work)
     return render(request, "ledger_again.html", prediction, id=prediction, work=found)
+
+
+@router.get("/ledger/explained")
+def explained(
+    request: Request, prediction: Annotated[str, Query(alias="id", max_length=520)]
+) -> Response:
+    """What each column added to a recorded answer, by the version that gave it: run for this."""
+    context, figures, problem = context_of(request), list[Plot](), ""
+    current(request).check("manage", str(context.predictions.find(prediction).facts["model"]))
+    try:
+        task = Task(kind="explain", input={"id": prediction}, title=f"explaining {prediction}")
+        figures = [Plot(**plot) for plot in context.jobs().answer(task)]
+    except BasculeError as error:
+        problem = f"{error}. {error.hint}" if error.hint else str(error)
+    return render(request, "plots.html", prediction, figures=figures, problem=problem)
 
 
 def _prediction(request: Request, prediction: str, work: str) -> Response:

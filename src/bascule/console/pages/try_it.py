@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from fastapi import Query, Request, Response
 
+from bascule.bundle.explaining import (
+    Explanation,
+    column_places,
+    read_explanation,
+    waterfall_plot,
+)
 from bascule.bundle.extras import Extra, Parameter, declared_extras, read_texts
 from bascule.console.facts import endpoints_of
 from bascule.console.forms import field
@@ -63,6 +69,7 @@ class Served:
         example: Rows of it; None without any.
         extras: The extra outputs that it can answer with.
         known: By column of texts, the values of the training rows, where they are few.
+        explanation: What its explanations are; None where it has none.
     """
 
     name: str
@@ -71,6 +78,7 @@ class Served:
     example: Columns | None
     extras: Sequence[type[Extra]]
     known: Mapping[str, Sequence[str]]
+    explanation: Explanation | None = None
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -211,7 +219,8 @@ def served_as(context: ControlContext, name: str) -> Served:
     inputs, example = manifest.signature.inputs, None
     if EXAMPLE in manifest.files:
         example = read_columns(read_file(path, manifest, EXAMPLE), inputs)
-    return Served(name, version, manifest.signature, example, declared_extras(manifest), known)
+    extras, explanation = declared_extras(manifest), read_explanation(path, manifest)
+    return Served(name, version, manifest.signature, example, extras, known, explanation)
 
 
 def _known_values(context: ControlContext, version: str) -> dict[str, Sequence[str]]:
@@ -427,7 +436,12 @@ def _asked(
         answer = client.predict(columns, model=served.name, parameters=parameters, as_json=True)
         took_s = time.perf_counter() - start_s
     asked = [name for name, _, _ in _names(served.signature)]
-    return said_of(answer, took_s, served.extras, asked, parameters)
+    made = said_of(answer, took_s, served.extras, asked, parameters)
+    if served.explanation is None or "attributions" not in answer:
+        return made
+    places = column_places(served.signature)
+    values = {place.name: cell(place.values(columns)[0]) for place in places}
+    return made | {"why": waterfall_plot(served.explanation, answer, 0, values)}
 
 
 def said_of(
@@ -442,6 +456,8 @@ def said_of(
     outputs, shares = list[tuple[str, str]](), list[tuple[str, float]]()
     sets, by_column = dict[str, Any](), dict[str, list[tuple[str, float]]]()
     for name, values in answer.columns().items():
+        if name.startswith("attributions"):  # a chart shows them
+            continue
         value = values[0]
         plain = value.item() if isinstance(value, np.generic) else value
         is_share = name.startswith("probabilities_") and isinstance(plain, float)

@@ -112,13 +112,17 @@ def _of_version(
         notes = (f"version {version}: its losses are not measured: {problem.message}",)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
-    reasons, explained, problem_of_it = explained_days(home, bundle, model, version)
-    notes += (problem_of_it,) if problem_of_it else ()
+    attributions: Profile | None = None
+    explained: Mapping[date, Profile] = {}
+    try:
+        attributions, explained = explained_days(home, bundle, model, version)
+    except BasculeError as problem:  # inputs and answers are still compared
+        notes += (f"version {version}: attributions are not compared: {problem.message}",)
     made = watch_windows(
         {
             "input": None if baseline is None else baseline.inputs,
             "answer": None if baseline is None else baseline.answers,
-            "explanation": reasons,
+            "explanation": attributions,
         },
         windows, budget, explained=explained, effects=effects, truths=truths, truth=profile,
         losses=losses, today=today, since=first, tolerance=tolerance_of(bundle),
@@ -157,7 +161,7 @@ def watch_windows(
         tolerance: By how much two programs of the model may differ in a number.
         explained: Profiles of attributions, by day.
     """
-    late, reasons = truths or {}, explained or {}
+    late, attributions = truths or {}, explained or {}
     then = truth or _first_truths(late)
     extra = len(tested(then)) + (losses is not None)
     columns = sum(len(tested(one)) for one in baseline.values())
@@ -167,18 +171,18 @@ def watch_windows(
     if losses is not None:
         loss = LossWatch(losses, watch.level, (effects or {}).get("loss", Effect()))
     judged = []
-    now, truths_now, reasons_now = WindowProfile("", "", ""), Profile(), Profile()
+    now, truths_now, attributed_now = WindowProfile("", "", ""), Profile(), Profile()
     for window in windows:
         day = day_of(window)
         found = _truth_columns(truth_watch, loss, late.get(day), day)
-        attributions = reasons.get(day, Profile())
+        attributed = attributions.get(day, Profile())
         made = watch.judge(
-            {"input": window.inputs, "answer": window.outputs, "explanation": attributions}, day
+            {"input": window.inputs, "answer": window.outputs, "explanation": attributed}, day
         )
         if since is not None and day < since:
             continue
         now.merge(window)
-        reasons_now.merge(attributions)
+        attributed_now.merge(attributed)
         if day in late:
             truths_now.merge(late[day].profile)
         is_finished = day != today
@@ -191,7 +195,7 @@ def watch_windows(
         then={**baseline, "truth": then},
         now={
             "input": now.inputs, "answer": now.outputs, "truth": truths_now,
-            "explanation": reasons_now,
+            "explanation": attributed_now,
         },
     )  # fmt: skip
 

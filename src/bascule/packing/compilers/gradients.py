@@ -1,8 +1,8 @@
 """The gradient of a PyTorch network as an ONNX graph: no server needs PyTorch to explain it.
 
-PyTorch traces its own backward pass with symbolic shapes (`make_fx`), and the trace is exported as
-any network is. Two steps of it have no form in ONNX and are replaced: the backward pass of a
-convolution, which is a convolution transposed, and attention in one kernel, which is taken apart.
+PyTorch traces its own backward pass with symbolic shapes, and the trace is exported as any network
+is. Two of its steps have no form in ONNX and are replaced: the backward pass of a convolution, by a
+transposed convolution, and attention in one kernel, by its parts.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from bascule.core import Field, Unconvertible
 from bascule.packing.compilers.torch import ROWS, gist, quietly, to_onnx
 
 
-def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> tuple[bytes, int]:
+def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes:
     """A graph from one input to an output, and the gradients of the output by the input.
 
     Args:
-        module: Answers a dict of tensors, and takes one tensor by the name of `field`.
+        module: Answers with tensors by name, and takes one tensor by the name of `field`.
         rows: A few rows of it as a tensor. Shape (rows, columns).
-        field: Of the input.
-        output: Which of the answers, with one axis or two.
+        field: The input.
+        output: Which of the answers: a number or a vector.
 
     Returns:
         ONNX with the outputs `gradients`, of shape (rows, columns, numbers), and `answers`, of
-        shape (rows, numbers); and how many numbers the output has.
+        shape (rows, numbers).
 
     Raises:
         Unconvertible: PyTorch cannot follow the gradient, or ONNX has no form for a step of it.
@@ -35,21 +35,15 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> tuple[b
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    def answers(given: Any) -> Any:
-        return module(**{field.name: given})[output].reshape(given.shape[0], -1)
-
     def gradients(given: Any) -> Any:
         point = given.detach().requires_grad_(True)
-        answer = answers(point)
-        by_output = [
-            torch.autograd.grad(total, point, retain_graph=True)[0]
-            for total in answer.sum(dim=0).unbind()
-        ]
-        return torch.stack(by_output, dim=2), answer.detach()
+        answer = module(**{field.name: point})[output.name].reshape(point.shape[0], -1)
+        totals = answer.sum(dim=0).unbind()
+        by_number = [torch.autograd.grad(one, point, retain_graph=True)[0] for one in totals]
+        return torch.stack(by_number, dim=2), answer.detach()
 
+    few = rows[torch.arange(ROWS) % len(rows)]
     try:
-        few = rows[torch.arange(ROWS) % len(rows)]
-        numbers = answers(few).shape[1]
         with quietly(), sdpa_kernel(SDPBackend.MATH):
             # The weights are constants of the trace, which are real tensors.
             traced = make_fx(
@@ -57,21 +51,24 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: str) -> tuple[b
                 _allow_non_fake_inputs=True,
             )(few)  # fmt: skip
             traced.training = False
+            shapes = ({0: torch.export.Dim("rows")},)
             with torch.no_grad():
-                exported = torch.export.export(
-                    traced, (few,), dynamic_shapes=({0: torch.export.Dim("rows")},), strict=False
-                )
+                exported = torch.export.export(traced, (few,), dynamic_shapes=shapes, strict=False)
     except Exception as problem:  # the module and the tracer may raise anything
         raise Unconvertible(f"PyTorch cannot follow the gradient: {gist(problem)}") from problem
-    made = Field(GRADIENTS, field.dtype, (*field.shape, numbers))
-    return to_onnx(exported, (field,), (made, Field(ANSWERS, field.dtype, (numbers,)))), numbers
+    numbers = output.shape or (1,)
+    made = (
+        Field(GRADIENTS, field.dtype, (*field.shape, *numbers)),
+        Field(ANSWERS, field.dtype, numbers),
+    )
+    return to_onnx(exported, (field,), made)
 
 
 def _table() -> dict[Any, Any]:
     import torch
 
-    table = torch.export.default_decompositions()
     backward = torch.ops.aten.convolution_backward.default
+    table = torch.export.default_decompositions()
     return {**table.materialize(), backward: _convolution_backward}
 
 
@@ -84,15 +81,11 @@ def _convolution_backward(
     import torch
 
     # What the stride leaves over at the end of the input.
-    left_over = [0] * len(stride)
-    if not transposed:
-        left_over = [
-            given.shape[2 + axis]
-            - ((gradient.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis])
-            - dilation[axis] * (weight.shape[2 + axis] - 1)
-            - 1
-            for axis in range(len(stride))
-        ]
+    left_over = [
+        0 if transposed else given.shape[2 + axis] - 1 - (gradient.shape[2 + axis] - 1) * step
+        + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1)
+        for axis, step in enumerate(stride)
+    ]  # fmt: skip
     back = torch.ops.aten.convolution(
         gradient, weight, None, stride, padding, dilation, not transposed, left_over, groups
     )

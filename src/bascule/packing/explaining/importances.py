@@ -1,32 +1,25 @@
-"""Measures global importances and partial dependence while a model is packed."""
+"""Measures global importances and partial dependence while a model is packed.
+
+The importance of a column is its mean |attribution| over rows and outputs. Its partial dependence
+(Friedman 2001, section 8.2) is the mean answer when the column has one value in all rows; it asks
+the model about rows that may not exist, where columns depend on one another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bascule.bundle import for_program, take
+from bascule.bundle import for_program, is_missing, take
 from bascule.bundle.disk import Manifest
-from bascule.bundle.explaining import (
-    ColumnPlace,
-    Dependence,
-    Explanation,
-    Importances,
-    column_places,
-    open_explainer,
-    read_explanation,
-)
+from bascule.bundle.explaining import ColumnPlace, column_places, open_explainer, read_explanation
 from bascule.core import Columns, Program
 from bascule.packing.explaining.sampling import names_of
 from bascule.packing.imported import ImportedModel
 
-_MOST_ROWS, _LEAST_ROWS = 1_000, 20
-_BUDGET_S = 2.0
+_MOST_ROWS, _LEAST_ROWS, _BUDGET_S = 1_000, 20, 2.0
 _DEPENDENCE_ROWS = 200
 _SHOWN = 8
 _VALUES = 12
@@ -45,73 +38,53 @@ def measure_importances(
         program: What answers.
         row_cost_s: To explain one row; as many are explained as take about two seconds.
     """
-    explanation = read_explanation(draft, manifest)
+    explanation, known = read_explanation(draft, manifest), subject.test or subject.train
     assert explanation is not None
-    explainer = open_explainer(draft, manifest, explanation)
-    known = subject.test or subject.train
     assert known is not None
-    affordable = int(_BUDGET_S / max(row_cost_s, 1e-9))
-    count = min(len(known), max(_LEAST_ROWS, min(_MOST_ROWS, affordable)))
-    rows = for_program(_sample(known.columns, count), program.inputs)
+    explainer = open_explainer(draft, manifest, explanation)
+    affordable = max(_LEAST_ROWS, min(_MOST_ROWS, int(_BUDGET_S / max(row_cost_s, 1e-9))))
+    order = np.random.default_rng(0).permutation(len(known))[:affordable]
+    rows = for_program(take(known.columns, order), program.inputs)
     mean = np.abs(explainer.attributions(rows)).mean(axis=(0, 2))
-    ranked = np.argsort(-mean, kind="stable")
-    few = take(rows, slice(_DEPENDENCE_ROWS))
-    dependence = _dependence(subject, program, explanation, few, ranked[:_SHOWN].tolist())
-    importances = Importances(
-        rows=count,
-        source="held-out" if subject.test is not None else "training",
-        method=explanation.about,
-        unit=explanation.answer if explanation.link == "identity" else "margin",
-        importances=[(explainer.columns[k], float(mean[k])) for k in ranked],
-        dependence=dict(dependence),
-        dependence_rows=len(next(iter(few.values()))),
-    )
-    return asdict(importances)
-
-
-def _sample(columns: Columns, count: int) -> Columns:
-    rows = len(next(iter(columns.values())))
-    return take(columns, np.sort(np.random.default_rng(0).choice(rows, count, replace=False)))
+    ranked = np.argsort(-mean, kind="stable").tolist()
+    answer = next(field for field in program.outputs if field.name == explanation.answer)
+    few, names = take(rows, slice(_DEPENDENCE_ROWS)), names_of(answer, subject.classes)
+    places = column_places(subject.signature)
+    return {
+        "rows": len(order),
+        "source": "held-out" if subject.test is not None else "training",
+        "method": explanation.about,
+        "unit": explanation.answer if explanation.link == "identity" else "margins",
+        "importances": [[explainer.columns[k], float(mean[k])] for k in ranked],
+        "dependence_rows": len(order[:_DEPENDENCE_ROWS]),
+        "dependence": {
+            places[k].name: _dependence(places[k], program, answer.name, few, names)
+            for k in ranked[:_SHOWN]
+            if k < len(places)
+        },
+    }
 
 
 def _dependence(
-    subject: ImportedModel, program: Program, explanation: Explanation, rows: Columns,
-    chosen: Sequence[int],
-) -> Iterator[tuple[str, Dependence]]:  # fmt: skip
-    source = subject.train or subject.test
-    places = column_places(subject.signature)
-    answer = next(field for field in program.outputs if field.name == explanation.answer)
-    names = names_of(answer, subject.classes)
-    shown = range(len(names))[-1:] if len(names) == 2 else range(min(len(names), _SHOWN))
-    for place in (places[k] for k in chosen if k < len(places)):
-        assert source is not None
-        values = _values(place, source.columns)
-        answers = [_mean_answer(program, answer.name, place.replaced(rows, v)) for v in values]
-        by_name = {names[k]: [float(one[k]) for one in answers] for k in shown}
-        if values:
-            plain = [value if isinstance(value, str) else float(value) for value in values]
-            yield place.name, Dependence(plain, by_name)
+    place: ColumnPlace, program: Program, answer: str, rows: Columns, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The values that the column is given, and by what the answer is of, the mean for each."""
+    values, means = _values(place, rows), list[Any]()
+    for value in values:
+        answers = np.asarray(program.run(place.replaced(rows, value), [answer])[answer], float)
+        means.append(answers.reshape(len(answers), -1).mean(axis=0))
+    shown = range(len(names))[-1:] if len(names) == 2 else range(len(names))[:_SHOWN]
+    return {"values": values, "answers": {names[k]: [float(m[k]) for m in means] for k in shown}}
 
 
-def _values(place: ColumnPlace, columns: Columns) -> list[Any]:
-    """Quantiles of numbers from 5 % to 95 %; the most frequent texts or truths."""
-    values = place.values(columns)
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
-    elif values.dtype == object:
-        values = np.array([value for value in values if value is not None], object)
-    if not len(values):
-        return []
-    distinct, counts = np.unique(values, return_counts=True)
-    if values.dtype.kind in "fiu" and len(distinct) > _VALUES:
+def _values(place: ColumnPlace, rows: Columns) -> list[Any]:
+    """Quantiles of numbers from 5 % to 95 %, or the most frequent values."""
+    values = place.values(rows)
+    known = values[np.isfinite(values) if values.dtype.kind == "f" else ~is_missing(values)]
+    distinct, counts = np.unique(known, return_counts=True)
+    if len(distinct) <= _VALUES:
+        return list(distinct.tolist())
+    if distinct.dtype.kind in "fiu":
         shares = np.linspace(0.05, 0.95, _VALUES)
-        distinct = np.unique(np.quantile(values, shares, method="nearest"))
-    elif len(distinct) > _VALUES:
-        distinct = np.sort(distinct[np.argsort(-counts, kind="stable")[:_VALUES]])
-    listed: list[Any] = distinct.tolist()
-    return listed
-
-
-def _mean_answer(program: Program, answer: str, rows: Columns) -> NDArray[np.float64]:
-    answers = np.asarray(program.run(rows, [answer])[answer], np.float64)
-    return np.asarray(answers.reshape(len(answers), -1).mean(axis=0))
+        return list(np.unique(np.quantile(known, shares, method="nearest")).tolist())
+    return list(np.sort(distinct[np.argsort(-counts, kind="stable")[:_VALUES]]).tolist())

@@ -1,0 +1,44 @@
+"""An explanation of one row as a chart, for pages and notebooks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.explaining.explainer import Explanation
+from bascule.charts import waterfall
+from bascule.documents import Plot
+
+
+def waterfall_plot(
+    explanation: Explanation, outputs: Mapping[str, NDArray[Any]], row: int,
+    values: Mapping[str, str] | None = None,
+) -> Plot:  # fmt: skip
+    """How the columns lead to the answer: of several outputs, to the one with the largest margin.
+
+    Args:
+        explanation: Of the bundle.
+        outputs: Of an answer with the extra output `explain`.
+        row: Which of its rows.
+        values: What the columns hold in this row, as text.
+    """
+    count = len(explanation.outputs)
+    added = np.asarray(outputs["attributions"][row], float).reshape(-1, count)
+    base, rest = (
+        np.asarray(outputs[f"attributions_{name}"][row], float).reshape(count)
+        for name in ("base", "rest")
+    )
+    shown = int(np.argmax(base + added.sum(axis=0) + rest))
+    steps = [
+        (f"{name} = {values[name]}" if values and name in values else name, float(number))
+        for name, number in zip(explanation.columns, added[:, shown], strict=True)
+    ]
+    steps += [("all others", float(rest[shown]))] if rest[shown] else []
+    name, link = explanation.outputs[shown], explanation.link
+    scale = "" if link == "identity" else f", in {'log-odds' if link == 'logit' else 'margins'}"
+    chart = waterfall(float(base[shown]), steps, f"What each column adds to {name}, row {row}")
+    caption = f"What each column adds to {name}{scale}: {explanation.about}."
+    return Plot(f"Why {name}", caption, chart)
