@@ -52,6 +52,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),
     ("Trust", "trust", ("sign", "verify", "card")),
+    ("Trust", "explaining", ("explain",)),
     ("Trust", "keys", ("keys",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),

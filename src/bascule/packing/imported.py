@@ -95,6 +95,8 @@ class Compilation:
             `inputs`. None where the graph reads the columns themselves.
         rounding: By how much a probability may differ because the model rounds its own scores,
             where a step of what follows multiplies that.
+        shares: Of the training rows that came to each test of the one sum of trees, the share that
+            passed it; None where there are several sums, or it is not known.
     """
 
     precision: str
@@ -105,6 +107,7 @@ class Compilation:
     texts: Texts | None = None
     steps: Callable[[Columns], Columns] | None = None
     rounding: float = 0.0
+    shares: NDArray[Any] | None = None
 
 
 class Flavor(Protocol):

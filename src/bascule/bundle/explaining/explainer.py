@@ -77,6 +77,8 @@ class OpensExplainer(Protocol):
 
 
 EXPLAINERS: dict[str, str] = {
+    "trees": "bascule.bundle.explaining.trees:TreeExplainer",
+    "linear": "bascule.bundle.explaining.linear:LinearExplainer",
     "gradients": "bascule.bundle.explaining.gradients:IntegratedGradients",
     "sampling": "bascule.bundle.explaining.sampling:Sampled",
 }

@@ -10,7 +10,10 @@ from bascule.bundle.disk import Manifest
 from bascule.bundle.extras.extra import Extra, ExtraRequest, Parameter
 from bascule.core import Columns, Invalid, load_named
 
-EXTRAS: dict[str, str] = {"confidence": "bascule.bundle.extras.confidence:Confidence"}
+EXTRAS: dict[str, str] = {
+    "confidence": "bascule.bundle.extras.confidence:Confidence",
+    "explain": "bascule.bundle.extras.explain:Explain",
+}
 """The class of each extra output, by its name."""
 
 

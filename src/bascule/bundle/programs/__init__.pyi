@@ -14,6 +14,7 @@ from .kinds import (
     open_kind as open_kind,
     runnable as runnable,
 )
+from .llvm import machine_code as machine_code, making as making
 from .onnx import (
     check_providers as check_providers,
     field_of as field_of,

@@ -56,7 +56,8 @@ _LANES = 16
 _ROWS_OF_A_THREAD = 4_096
 _ROWS_AT_ONCE = 8_192
 """Their features and sums stay in the processor's cache while all trees are added up."""
-_making = threading.Lock()
+making = threading.Lock()
+"""Held while code is compiled: LLVM is not safe to use from two threads."""
 AddUp = Callable[[int, int, int, Any, Any], None]
 """`add_up` of `trees.ll` and `walk.ll`: addresses are numbers, or what `ctypes` takes for one."""
 
@@ -373,15 +374,25 @@ _TYPES = {"float32": "float", "float64": "double", "uint32": "i32", "uint64": "i
 @cache
 def _machine_code(file: str, feature: str, mask: str) -> AddUp:
     """`add_up` for features and masks of these types of NumPy, made once per process."""
-    with _making:
+    with making:
         return _made(file, feature, mask)
 
 
 def _made(file: str, feature: str, mask: str) -> AddUp:
-    import llvmlite.binding as llvm
-
     template = resources.files("bascule.bundle.programs").joinpath(file).read_text("utf-8")
     text = string.Template(template).substitute(T=_TYPES[feature], M=_TYPES[mask], LANES=_LANES)
+    address = ctypes.c_void_p
+    made: AddUp = machine_code(text, "add_up", (address, address, ctypes.c_int64, address, address))
+    return made
+
+
+def machine_code(text: str, function: str, parameters: Sequence[Any]) -> Any:
+    """A function of LLVM's language, compiled for this processor; `parameters` are of `ctypes`.
+
+    The text has to be ours: it may do anything. Not from two threads at once.
+    """
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
@@ -391,14 +402,10 @@ def _made(file: str, feature: str, mask: str) -> AddUp:
     module.verify()
     compiler = llvm.create_mcjit_compiler(module, machine)
     compiler.finalize_object()
-    kind = ctypes.CFUNCTYPE(
-        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
-    )
-    made: Any = kind(compiler.get_function_address("add_up"))
+    made: Any = ctypes.CFUNCTYPE(None, *parameters)(compiler.get_function_address(function))
     made.compiler = compiler  # whose memory the code is in
     _give_back_pages_of("libllvmlite")
-    add_up: AddUp = made
-    return add_up
+    return made
 
 
 def _give_back_pages_of(library: str) -> None:

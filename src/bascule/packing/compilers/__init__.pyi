@@ -11,6 +11,7 @@ from .gradients import gradient_graph as gradient_graph
 from .lightgbm import read_lightgbm as read_lightgbm
 from .sklearn import compilations as compilations
 from .steps import check_methods as check_methods
+from .sums import Sum as Sum, sum_of_products as sum_of_products, sum_of_trees as sum_of_trees
 from .tidying import tidy as tidy
 from .torch import ROWS as ROWS, export as export, to_core as to_core, to_onnx as to_onnx
 from .values import label_dtype as label_dtype

@@ -59,21 +59,18 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
         raise Unconvertible("the graph counts words, and its trees are not taken apart")
     model = onnx.load_from_string(compilation.data)
     nodes = list(model.graph.node)
-    ensembles = [node for node in nodes if node.op_type.startswith("TreeEnsemble")]
-    if len(ensembles) != 1 or ensembles[0].op_type != "TreeEnsemble":
-        raise Unconvertible("the graph is not one sum of trees in doubles")
-    (ensemble,) = ensembles
+    ensemble = ensemble_of(nodes)
     fixed = {constant.name for constant in model.graph.initializer}
-    after = _needed(nodes, [value.name for value in model.graph.output], {ensemble.output[0]})
+    after = needed(nodes, [value.name for value in model.graph.output], {ensemble.output[0]})
     names = {name for node in after for name in node.output}
     lacking = {name for node in after for name in node.input} - names - fixed
     if lacking - {"", ensemble.output[0]}:
         raise Unconvertible("what follows the trees needs more than their sums")
-    arrays, targets = _arrays(ensemble)
+    arrays, targets = arrays_of(ensemble)
     weight = exactly_summed(arrays["weight"], arrays["target"], len(arrays["roots"]))
     in_one_piece = _with_weights(nodes, ensemble, weight)
     arrays["weight"] = weight
-    tensor, is_float = _source(nodes, ensemble.input[0], compilation.inputs)
+    tensor, is_float = source_of(nodes, ensemble.input[0], compilation.inputs)
     _set_thresholds(arrays, is_float)
     inputs = compilation.inputs
     if tensor == inputs[0].name and len(inputs) == 1:
@@ -82,20 +79,28 @@ def take_apart(compilation: Compilation, outputs: tuple[Field, ...]) -> Apart:
         takes, in_one_piece = _from_features(in_one_piece, inputs[0], columns)
     else:
         takes = list(model.graph.input)
-        before = _needed(nodes, [tensor], set())
+        before = needed(nodes, [tensor], set())
         kind = TensorProto.FLOAT if is_float else TensorProto.DOUBLE
-        arrays["before"] = _graph(model, before, model.graph.input, [(tensor, FEATURES, kind)])
-        columns = _width(arrays["before"].tobytes(), inputs)
+        arrays["before"] = part_of(model, before, model.graph.input, [(tensor, FEATURES, kind)])
+        columns = width_of(arrays["before"].tobytes(), inputs)
     arrays["columns"] = np.array([columns], np.int32)
     gives = _declared(compilation.outputs, outputs, model)
-    arrays["whole"] = _graph(model, in_one_piece, takes, gives)
+    arrays["whole"] = part_of(model, in_one_piece, takes, gives)
     sums = helper.make_tensor_value_info(SUMS, TensorProto.DOUBLE, [None, targets])
     for node in after:
         node.input[:] = [SUMS if name == ensemble.output[0] else name for name in node.input]
-    arrays["after"] = _graph(model, after, [sums], gives)
+    arrays["after"] = part_of(model, after, [sums], gives)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return Apart(inputs, file.getvalue())
+
+
+def ensemble_of(nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
+    """The one sum of trees in doubles; raises `Unconvertible` where there is none, or another."""
+    ensembles = [node for node in nodes if node.op_type.startswith("TreeEnsemble")]
+    if len(ensembles) != 1 or ensembles[0].op_type != "TreeEnsemble":
+        raise Unconvertible("the graph is not one sum of trees in doubles")
+    return ensembles[0]
 
 
 def _set_thresholds(arrays: dict[str, NDArray[np.generic]], is_float: bool) -> None:
@@ -160,7 +165,7 @@ def _from_features(
     takes = helper.make_tensor_value_info(features.name, kind, [None, columns])
     ends = {name for node in nodes for name in node.output}
     ends -= {name for node in nodes for name in node.input}
-    rest = _needed(nodes, ends, {ensemble.input[0], features.name})
+    rest = needed(nodes, ends, {ensemble.input[0], features.name})
     if kind == TensorProto.DOUBLE:
         ensemble.input[0] = features.name
         return [takes], rest
@@ -170,7 +175,7 @@ def _from_features(
     return [takes], [widened, *rest]
 
 
-def _needed(
+def needed(
     nodes: list[onnx.NodeProto], wanted: Iterable[str], given: set[str]
 ) -> list[onnx.NodeProto]:
     """The nodes that compute the wanted tensors, in order, from what is given."""
@@ -183,7 +188,7 @@ def _needed(
     return kept[::-1]
 
 
-def _source(
+def source_of(
     nodes: list[onnx.NodeProto], tensor: str, inputs: tuple[Field, ...]
 ) -> tuple[str, bool]:
     """Where the trees' features come from, and whether all that they can be is floats."""
@@ -207,7 +212,7 @@ def _casts_to(node: onnx.NodeProto | None, kind: int) -> bool:
     )
 
 
-def _width(before: bytes, inputs: tuple[Field, ...]) -> int:
+def width_of(before: bytes, inputs: tuple[Field, ...]) -> int:
     """How many features a graph makes of a row."""
     session = open_session(before, "the part before the trees")
     read = {node.name for node in session.get_inputs()}
@@ -221,7 +226,7 @@ def _width(before: bytes, inputs: tuple[Field, ...]) -> int:
     return int(session.run([FEATURES], row)[0].shape[1])
 
 
-def _arrays(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]], int]:
+def arrays_of(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]], int]:
     said = {a.name: helper.get_attribute_value(a) for a in ensemble.attribute}
     modes = numpy_helper.to_array(said["nodes_modes"])
     if said.get("aggregate_function", _SUM) != _SUM or said.get("post_transform", 0) != 0:
@@ -263,7 +268,7 @@ def _declared(
     return declared
 
 
-def _graph(
+def part_of(
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
     inputs: Iterable[onnx.ValueInfoProto],

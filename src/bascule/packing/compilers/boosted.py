@@ -147,7 +147,12 @@ def compile_ensemble(
     has_text = any(read.dtype is DType.BYTES for read in inputs)
     precision = "float64, after rounding to float32" if ensemble.rounds else "float64"
     return Compilation(
-        precision, graph.finish(), inputs, outputs, MISSING_TEXT if has_text else None
+        precision,
+        graph.finish(),
+        inputs,
+        outputs,
+        MISSING_TEXT if has_text else None,
+        shares=graph.shares_of_one,
     )
 
 

@@ -133,7 +133,18 @@ def _symmetric(
         np.concatenate([missing_left[feature[level]], none > 0]),
         np.concatenate([np.zeros((inner, targets)), leaves]),
         tuple(range(targets)),
+        cover=_cover(tree, depth),
     )
+
+
+def _cover(tree: Mapping[str, Any], depth: int) -> NDArray[np.float64] | None:
+    """The weight of the training rows at each node; None in a file that does not say it."""
+    if not tree.get("leaf_weights"):
+        return None
+    levels = [np.asarray(tree["leaf_weights"], np.float64)]
+    for _ in range(depth):
+        levels.append(levels[-1].reshape(-1, 2).sum(axis=1))
+    return np.concatenate(levels[::-1])
 
 
 def _plain(
@@ -148,6 +159,7 @@ def _plain(
     waiting: list[tuple[Mapping[str, Any], int, int]] = [(root, -1, 0)]
     left: dict[int, int] = {}
     right: dict[int, int] = {}
+    weights: dict[int, float] = {}
     while waiting:
         node, parent, side = waiting.pop()
         place = len(rows)
@@ -156,11 +168,15 @@ def _plain(
         if "value" in node:
             rows.append((-1, -1, 0, 0.0, False))
             values.append(np.ravel(node["value"]).astype(np.float64) * scale)
+            weights[place] = float(node.get("weight", np.nan))
             continue
         column, border = _split(node["split"], tests)
         rows.append((0, 0, column, border, bool(missing_left[column])))
         values.append(np.zeros(targets))
         waiting += [(node["left"], place, 0), (node["right"], place, 1)]
+    for place in sorted(left, reverse=True):
+        weights[place] = weights[left[place]] + weights[right[place]]
+    cover = np.array([weights[place] for place in range(len(rows))])
     return Tree(
         np.array([left.get(i, -1) for i in range(len(rows))], np.int64),
         np.array([right.get(i, -1) for i in range(len(rows))], np.int64),
@@ -169,6 +185,7 @@ def _plain(
         np.array([row[4] for row in rows], bool),
         np.array(values),
         tuple(range(targets)),
+        cover=None if np.isnan(cover).any() else cover,
     )
 
 

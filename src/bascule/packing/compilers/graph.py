@@ -42,6 +42,7 @@ class Graph:
         self.uses_microsoft = False
         self.rows_at_once = 0
         self.rounding = 0.0
+        self.shares: list[NDArray[np.float64] | None] = []
         self._prepared: dict[tuple[str, tuple[str, ...]], Prepared] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
@@ -125,6 +126,11 @@ class Graph:
         if not self._prepared:
             return None
         return Texts(tuple(self._prepared.values()), self.rows_at_once)
+
+    @property
+    def shares_of_one(self) -> NDArray[np.float64] | None:
+        """See `Compilation.shares`."""
+        return self.shares[0] if len(self.shares) == 1 else None
 
     def output(self, tensor: str, field: Field) -> None:
         """Declare `tensor` as the output that `field` describes."""

@@ -122,7 +122,17 @@ def _tree(tree: Mapping[str, str], target: int, scale: float) -> Tree:
         np.concatenate([np.zeros(inner), leaves]).reshape(-1, 1),
         (target,),
         {int(node): _members(tree, int(places[node])) for node in np.flatnonzero(is_set)},
+        _cover(tree, inner),
     )
+
+
+def _cover(tree: Mapping[str, str], inner: int) -> NDArray[np.float64] | None:
+    """How many training rows came to each node; None in a file that does not say it."""
+    counts = _numbers(tree, "internal_count", np.float64)[:inner]
+    leaves = _numbers(tree, "leaf_count", np.float64)
+    if len(counts) < inner or not len(leaves):
+        return None
+    return np.concatenate([counts, leaves])
 
 
 def _past_zero(threshold: NDArray[np.float64]) -> NDArray[np.float64]:

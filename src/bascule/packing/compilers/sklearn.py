@@ -87,6 +87,7 @@ def _in_double(
         MISSING_TEXT if has_text else None,
         graph.texts,
         rounding=graph.rounding,
+        shares=graph.shares_of_one,
     )
 
 

@@ -36,6 +36,7 @@ class Tree:
         values: What a leaf adds to each target, shape (nodes, targets).
         members: For a node that tests a category: the ones that pass. By node.
         targets: Which targets the columns of `values` are.
+        cover: How much of the training rows came to each node, shape (nodes,); None if not known.
     """
 
     left: NDArray[np.int64]
@@ -46,6 +47,7 @@ class Tree:
     values: NDArray[np.float64]
     targets: tuple[int, ...]
     members: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    cover: NDArray[np.float64] | None = None
 
 
 def of_sklearn(tree: Any, *, values: NDArray[np.float64], targets: tuple[int, ...]) -> Tree:
@@ -60,6 +62,7 @@ def of_sklearn(tree: Any, *, values: NDArray[np.float64], targets: tuple[int, ..
         missing.astype(bool),
         values,
         targets,
+        cover=np.asarray(tree.weighted_n_node_samples, np.float64),
     )
 
 
@@ -80,6 +83,7 @@ def of_histogram(predictor: Any, target: int) -> Tree:
         nodes["value"].astype(np.float64).reshape(-1, 1),
         (target,),
         members,
+        nodes["count"].astype(np.float64),
     )
 
 
@@ -144,6 +148,7 @@ def _tests_flags(
 def sums_in_double(graph: Graph, tensor: str, trees: Sequence[Tree], targets: int) -> str:
     """What the leaves of all trees add up to, shape (rows, targets), in doubles."""
     arrays = _Operator(trees)
+    graph.shares.append(arrays.shares)
     graph.ml_opset = max(graph.ml_opset, 5)
     return graph.add(
         "TreeEnsemble",
@@ -243,6 +248,7 @@ class _Operator:
             self.leaf_targets,
             self.leaf_weights,
         ) = (np.concatenate(column) for column in zip(*parts, strict=True))
+        self.shares = _shares(list(map(_with_a_test, trees)))
 
     def _lay_out(
         self, tree: Tree, column: int, target: int, inner_count: int, leaf_count: int
@@ -264,6 +270,23 @@ class _Operator:
         )
 
 
+def _shares(trees: Sequence[Tree]) -> NDArray[np.float64] | None:
+    """By test, in the order of the operator: the share of the training rows that passed it.
+
+    A half where no rows came, so that the two shares of a test always add up to 1.
+    """
+    parts = []
+    for tree in trees:
+        if tree.cover is None:
+            return None
+        inner = np.flatnonzero(tree.left >= 0)
+        passed, failed = tree.cover[tree.left[inner]], tree.cover[tree.right[inner]]
+        both = passed + failed
+        share = np.divide(passed, both, out=np.full(len(inner), 0.5), where=both > 0)
+        parts += [share] * len(tree.targets)
+    return np.concatenate(parts)
+
+
 def _with_a_test(tree: Tree) -> Tree:
     """The tree itself, or in place of a single leaf a test with two leaves that are equal to it.
 
@@ -280,6 +303,7 @@ def _with_a_test(tree: Tree) -> Tree:
         np.zeros(3, bool),
         np.repeat(tree.values[:1], 3, axis=0),
         tree.targets,
+        cover=np.ones(3),
     )
 
 

@@ -144,6 +144,7 @@ def _tree(tree: Mapping[str, Any], target: int, weight: float) -> Tree:
         values,
         (target,) if width < 2 else tuple(range(width)),
         members,
+        np.asarray(tree["sum_hessian"], np.float64) if "sum_hessian" in tree else None,
     )
 
 

@@ -26,6 +26,8 @@ from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.statements import parity
 
 MAKERS: dict[str, str] = {
+    "trees": "bascule.packing.explaining.trees:make",
+    "linear": "bascule.packing.explaining.linear:make",
     "gradients": "bascule.packing.explaining.gradients:make",
     "sampling": "bascule.packing.explaining.sampling:make",
 }
