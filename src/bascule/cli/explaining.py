@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +26,17 @@ def explain(
     data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
     top: Annotated[int, typer.Option(min=1, help="The columns to show, largest first.")] = 10,
     rows: Annotated[int, typer.Option(min=1, help="The rows to show.")] = _SHOWN_ROWS,
+    counterfactual: Annotated[bool, typer.Option(
+        "--counterfactual", help="Show the smallest changes of the first row that change its answer."
+    )] = False,
+    to: Annotated[str, typer.Option(
+        help="With --counterfactual: the class, or for numbers such as '<30' or '>30'."
+    )] = "",
+    change: Annotated[list[str] | None, typer.Option(
+        help="With --counterfactual: a column that may change, again for others. All if left out."
+    )] = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Show what each column adds to the answers for the rows of a file."""
     from bascule.batch import read_rows, split_truth
     from bascule.bundle import load
@@ -35,6 +44,10 @@ def explain(
     _, path = context.find(bundle)
     loaded = load(path)
     read, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
+    if counterfactual:
+        found = list(_counterfactuals(loaded, read, to, change))
+        print_json(found) if as_json else _say_changes(found)
+        return
     explained = list(_explained(loaded, read, top))
     if as_json:
         print_json(explained)
@@ -84,3 +97,87 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:<{widest}}  {value:>+12.6g}  {bar}"
     yield f"  {'margin':<{widest}}  {row['margin']:>+12.6g}"
     yield ""
+
+
+def _counterfactuals(
+    bundle: Any, data: Any, to: str, change: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    """One document for each set of changes of the first row."""
+    from bascule.bundle import conform, take
+    from bascule.bundle.explaining import column_places, counterfactuals, ranges_of
+    from bascule.core import Invalid
+
+    signature, said = bundle.signature, bundle.statements("training")
+    ranges = ranges_of(signature, said[-1].body["columns"]) if said else {}
+    fixed = [name for name in change or () if name not in ranges]
+    if fixed:
+        raise Invalid(
+            f"--change: {fixed[0]!r} is no column that can be changed",
+            hint=f"columns with a range of training rows are {', '.join(list(ranges)[:20])}",
+        )
+    row = take(conform(data, signature), slice(1))
+    before = dict(bundle.predict(row))
+    output = next(iter(before))
+    chosen = {name: known for name, known in ranges.items() if not change or name in change}
+    gap = _goal(bundle, before, to)
+    for found in counterfactuals(gap, column_places(signature), chosen, row):
+        yield {
+            "changes": {k: [_plain(one) for one in both] for k, both in found.changes.items()},
+            "distance": found.distance,
+            "answer": {
+                "before": _plain(before[output][0]),
+                "after": _plain(dict(bundle.predict(found.row))[output][0]),
+            },
+        }
+
+
+def _goal(bundle: Any, before: Any, to: str) -> Callable[[Any], Any]:
+    """How far answers are from another class, from the class `to`, or from a bound of a number."""
+    import numpy as np
+
+    from bascule.core import Invalid
+
+    output = next(iter(before))
+    labels = [str(label) for label in bundle.classes or ()]
+    if labels:
+        if to and to not in labels:
+            raise Invalid(f"--to: {to!r} is no class", hint=f"there are {', '.join(labels)}")
+        own = str(before["label"][0])
+        goal = np.array([label == to if to else label != own for label in labels])
+
+        def of_class(rows: Any) -> Any:
+            answer = dict(bundle.predict(rows))
+            reached = goal[[labels.index(str(label)) for label in answer["label"]]]
+            shares = answer.get("probabilities")
+            if shares is None:
+                return np.where(reached, 0.0, 1.0)
+            gap = shares[:, ~goal].max(axis=1) - shares[:, goal].max(axis=1)
+            return np.where(reached, np.minimum(gap, 0), np.maximum(gap, 1e-9))
+
+        return of_class
+    try:
+        sign, bound = {"<": 1.0, ">": -1.0}[to[:1]], float(to[1:])
+    except (KeyError, ValueError):
+        raise Invalid("--to: the model answers a number", hint="give '<30' or '>30'") from None
+    scale = max(abs(float(before[output].reshape(-1)[0]) - bound), 1e-12)
+    return lambda rows: sign * (bundle.predict(rows)[output].reshape(-1) - bound) / scale
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _say_changes(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        say(f"{one['answer']['before']} -> {one['answer']['after']}")
+        for name, (then, now) in one["changes"].items():
+            say(f"  {name}: {_shown(then)} -> {_shown(now)}")
+    note(
+        "each was answered by the model; a smaller change may exist"
+        if found
+        else "no change within the training rows' ranges leads there"
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ from .counterfactuals import (
     Gap as Gap,
     Range as Range,
     counterfactuals as counterfactuals,
+    ranges_of as ranges_of,
 )
 from .explainer import (
     EXPLAINERS as EXPLAINERS,

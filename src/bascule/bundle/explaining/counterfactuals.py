@@ -7,6 +7,7 @@ al. 2020). Each was answered by the model itself; that none is smaller is not pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.columns import ColumnPlace
+from bascule.bundle.explaining.columns import ColumnPlace, column_places
 from bascule.bundle.tables import take
-from bascule.core import Columns, Invalid
+from bascule.core import Columns, DType, Invalid, Signature
 
 Floats = NDArray[np.float64]
 Gap = Callable[[Columns], Floats]
 """How far the model's answer to each row is from the goal; at most 0 where it is reached."""
 
 _KEPT, _BORN, _GENERATIONS = 100, 400, 40
+_ALIKE = 8
 _HALVINGS = 12
 _FAR = 1e3
 """Rows that miss the goal are behind all that reach it."""
@@ -51,6 +53,21 @@ class Counterfactual:
     row: Columns
     changes: Mapping[str, tuple[Any, Any]]
     distance: float
+
+
+def ranges_of(signature: Signature, training: Mapping[str, Mapping[str, Any]]) -> dict[str, Range]:
+    """What columns may be changed to, by the `training` statement; no free texts and no dates."""
+    ranges = {}
+    for at, place in enumerate(column_places(signature)):
+        seen, field = training.get(place.name) or training.get(f"c{at}") or {}, place.field
+        if field.booleans or field.dtype is DType.BOOL:
+            ranges[place.name] = Range(values=[field.dtype.numpy.type(one) for one in (0, 1)])
+        elif field.categories or (field.dtype is DType.BYTES and "values" in seen):
+            ranges[place.name] = Range(values=list(field.categories or seen["values"]))
+        elif seen.keys() >= {"min", "max", "p05", "p95"} and field.dtype is not DType.BYTES:
+            low, high = seen["min"], seen["max"]
+            ranges[place.name] = Range(low, high, seen["p95"] - seen["p05"] or high - low or 1.0)
+    return ranges
 
 
 def counterfactuals(
@@ -123,10 +140,16 @@ class _Search:
         return np.where(np.abs(kind - 0.5) < share / 2, np.nan, changed)
 
     def _fittest(self, genes: Floats) -> Floats:
+        """The best ones, of each set of changed columns a few."""
         distinct = np.unique(genes, axis=0)
         gaps = self._gaps(distinct)
         fitness = self._costs(distinct) + np.where(gaps > 0, _FAR * (1 + gaps), 0)
-        return np.asarray(distinct[np.argsort(fitness, kind="stable")[:_KEPT]])
+        kept, alike = [], Counter[bytes]()
+        for at in np.argsort(fitness, kind="stable"):
+            changed = np.isnan(distinct[at]).tobytes()
+            alike[changed] += 1
+            kept += [at] if alike[changed] <= _ALIKE else []
+        return np.asarray(distinct[kept[:_KEPT]])
 
     def _smaller(self, candidate: Floats) -> Floats:
         """Without changes that are not needed, and each number as near as the goal allows."""
