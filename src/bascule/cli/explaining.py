@@ -27,7 +27,7 @@ def explain(
     top: Annotated[int, typer.Option(min=1, help="The columns to show, largest first.")] = 10,
     rows: Annotated[int, typer.Option(min=1, help="The rows to show.")] = _SHOWN_ROWS,
     counterfactual: Annotated[bool, typer.Option(
-        "--counterfactual", help="Show the smallest changes of the first row that change its answer."
+        "--counterfactual", help="Show the smallest changes of the first row that alter its answer."
     )] = False,
     to: Annotated[str, typer.Option(
         help="With --counterfactual: the class, or for numbers such as '<30' or '>30'."

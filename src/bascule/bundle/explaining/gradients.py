@@ -34,7 +34,7 @@ class IntegratedGradients:
     def __init__(self, explanation: Explanation, arrays: Arrays, _program: OpensProgram) -> None:
         entry = explanation.features
         if entry is None or len(entry.inputs) != 1 or entry.kind != "onnx":
-            raise Untrusted("integrated gradients need the graph of the gradients of one input")
+            raise Untrusted("the bundle lacks the graph of gradients", hint="pack the model again")
         self.columns, self.outputs = explanation.columns, explanation.outputs
         self._tolerance = explanation.tolerance
         (self._input,) = entry.inputs

@@ -55,7 +55,8 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes
             with torch.no_grad():
                 exported = torch.export.export(traced, (few,), dynamic_shapes=shapes, strict=False)
     except Exception as problem:  # the module and the tracer may raise anything
-        raise Unconvertible(f"PyTorch cannot follow the gradient: {gist(problem)}") from problem
+        message = f"PyTorch cannot follow the gradient: {gist(problem)}"
+        raise Unconvertible(message, hint="other explanations ask the model") from problem
     numbers = output.shape or (1,)
     made = (
         Field(GRADIENTS, field.dtype, (*field.shape, *numbers)),

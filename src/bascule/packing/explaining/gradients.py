@@ -16,6 +16,7 @@ from bascule.packing.flavors import module_from
 _TOLERANCE = 1e-3
 """Of completeness: what a rule of 1,024 points leaves of a steep step, at most."""
 _ROWS = 256
+_HINT = "integrated gradients are of networks of PyTorch that take one matrix of numbers"
 
 
 def make(sources: Sources) -> Made:
@@ -23,9 +24,9 @@ def make(sources: Sources) -> Made:
     subject, signature = sources.subject, sources.subject.signature
     field = signature.inputs[0]
     if subject.saved_format != aten.FORMAT or subject.train is None:
-        raise Unconvertible("the model is no network of PyTorch")
+        raise Unconvertible("the model is no network of PyTorch", hint=_HINT)
     if not signature.is_matrix or not field.dtype.is_float or sources.background:
-        raise Unconvertible("the network does not take one matrix of numbers, or has a background")
+        raise Unconvertible("the network takes no matrix, or has a background", hint=_HINT)
     answer, rows = answer_of(sources.outputs), subject.train.columns[field.name]
     module = module_from(subject.saved, subject.saved_file, signature)
     graph = gradient_graph(module, aten.tensor_of(rows), field, answer)

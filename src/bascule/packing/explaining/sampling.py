@@ -18,6 +18,7 @@ _BACKGROUND = 32
 _MAX_PLAYERS, _MAX_OUTPUTS = 500, 50
 _MOST_EXACT, _FINER = 10, 8
 """The error is measured against all coalitions of so many columns, or so many times the pairs."""
+_TABLE = "explanations are of numbers that a model answers to rows of columns"
 _ROWS = 8
 """That are compared and timed: a row asks the program thousands of times."""
 
@@ -27,12 +28,12 @@ def make(sources: Sources) -> Made:
     subject, program = sources.subject, sources.program
     columns = tuple(place.name for place in column_places(subject.signature))
     if not columns or len(columns) > _MAX_PLAYERS:
-        raise Unconvertible(f"the model does not take 1 to {_MAX_PLAYERS} columns")
+        raise Unconvertible(f"the model does not take 1 to {_MAX_PLAYERS} columns", hint=_TABLE)
     if subject.train is None or not len(subject.train):
-        raise Unconvertible("there are no training rows")
+        raise Unconvertible("there are no training rows", hint="pass train=")
     own = (subject.original, subject.reopened)
     if program.may_block or (subject.saved_format != "onnx" and program in own):
-        raise Unconvertible("the model is not compiled")
+        raise Unconvertible("the model is not compiled", hint="see why under Parity on the card")
     answer, coalitions = answer_of(sources.outputs), Coalitions.usual(len(columns))
     count = min(sources.background or _BACKGROUND, len(subject.train))
     chosen = np.random.default_rng(0).choice(len(subject.train), count, replace=False)
@@ -59,7 +60,7 @@ def answer_of(outputs: Sequence[Field]) -> Field:
         if not field.shape or (len(field.shape) == 1 and 0 < field.shape[0] <= _MAX_OUTPUTS)
     ]
     if not fixed:
-        raise Unconvertible(f"the model answers no number and no vector of 1 to {_MAX_OUTPUTS}")
+        raise Unconvertible(f"no output is a number or up to {_MAX_OUTPUTS}", hint=_TABLE)
     return next((field for field in fixed if field.name == "probabilities"), fixed[0])
 
 
@@ -76,7 +77,7 @@ def _listed(values: NDArray[Any]) -> Any:
     listed = values.astype(object)
     listed[is_missing(values)] = None
     if values.dtype.kind == "f" and np.isinf(values).any():
-        raise Unconvertible("a background row holds an infinite number")
+        raise Unconvertible("a training row holds an infinite number", hint="leave it out")
     return listed.tolist()
 
 
