@@ -41,4 +41,4 @@ def waterfall_plot(
     scale = "" if link == "identity" else f", in {'log-odds' if link == 'logit' else 'margins'}"
     chart = waterfall(float(base[shown]), steps, f"What each column adds to {name}, row {row}")
     caption = f"What each column adds to {name}{scale}: {explanation.about}."
-    return Plot(f"Why {name}", caption, chart)
+    return Plot(f"Row {row}: why {name}", caption, chart)
