@@ -7,7 +7,7 @@ PROCESSES ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: everything parts setup demo test test-all pythons coverage check bench bench-against bench-batch bench-peers \
-	bench-storm bench-console bench-flavors bench-drift bench-rollouts bench-outcomes sweep docs site pictures wheel-test lock format clean
+	bench-storm bench-console bench-flavors bench-explaining bench-drift bench-rollouts bench-outcomes sweep docs site pictures wheel-test lock format clean
 
 setup: $(VENV)/.installed
 
@@ -95,6 +95,10 @@ bench-outcomes: everything
 # Pages of the console on a large catalogue; ARGS=--beside: what open consoles cost a worker.
 bench-console: everything
 	$(RUN)/python -m bench.console $(ARGS)
+
+# Explanations beside shap, on one core; ARGS="--peers PYTHON" adds woodelf of another environment.
+bench-explaining: everything
+	$(RUN)/python -m bench.explaining $(ARGS)
 
 bench-flavors: everything
 	$(RUN)/python -m bench.flavors $(ARGS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from bascule.bundle.disk import Manifest
+from bascule.bundle.disk import EXPLAINING, Manifest
+from bascule.bundle.explaining import input_columns
 from bascule.core import Columns
 from bascule_client.answer import Answer, Places, flattened
 
@@ -21,7 +22,14 @@ def places_of(manifest: Manifest) -> Places:
         for target in manifest.targets
         if target.classes is not None
     }
-    return named if manifest.classes is None else {**named, "": manifest.classes}
+    columns: Sequence[str] = ()
+    if EXPLAINING in manifest.files:
+        columns = input_columns(manifest.signature)
+    if manifest.classes is None:
+        return {**named, "attributions": columns} if columns else named
+    if len(manifest.classes) > 2:  # each has attributions of its own
+        columns = [f"{column}_{label}" for column in columns for label in manifest.classes]
+    return {**named, "attributions": columns or manifest.classes, "": manifest.classes}
 
 
 def flat(outputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> Columns:

@@ -71,6 +71,15 @@ def pack(
     baseline: Annotated[
         bool, typer.Option(help="Keep a profile of the training rows and of the answers.")
     ] = True,
+    explain: Annotated[
+        bool, typer.Option(help="Keep what explains answers by what each column adds.")
+    ] = True,
+    background: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Explain over so many training rows. 0: over their shares in the trees."
+        ),
+    ] = 0,
     measure: Annotated[
         bool, typer.Option(help="Time the programs and measure memory, for the cost statement.")
     ] = True,
@@ -134,6 +143,7 @@ def pack(
     made = pack_files(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, measure=measure,
+        explain=explain and (background or True),
         description=description, lineage=lineage or (), serve_original=serve_original,
         allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),

@@ -19,6 +19,7 @@ from .explainer import (
     Explanation as Explanation,
     Measured as Measured,
     OpensProgram as OpensProgram,
+    input_columns as input_columns,
     measured_of as measured_of,
     open_explainer as open_explainer,
     read_explanation as read_explanation,

@@ -30,7 +30,7 @@ from bascule.bundle.disk import (
 )
 from bascule.bundle.explaining.links import LINKS
 from bascule.bundle.programs import open_kind
-from bascule.core import Columns, Program, Untrusted, canonical_json, load_named
+from bascule.core import Columns, Program, Signature, Untrusted, canonical_json, load_named
 
 EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
@@ -135,6 +135,14 @@ class Measured:
     row_cost_s: float
     one_row_s: float
     attribution_error: float | None = None
+
+
+def input_columns(signature: Signature) -> tuple[str, ...]:
+    """The user's columns: of a table the inputs, of a matrix its columns."""
+    if not signature.is_matrix:
+        return tuple(read.name for read in signature.inputs)
+    (read,) = signature.inputs
+    return tuple(signature.columns) or tuple(f"{read.name}_{i}" for i in range(read.shape[0]))
 
 
 def to_files(explanation: Explanation, arrays: Arrays) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ class Explain(Extra):
     files = (EXPLAINING, EXPLAINING_ARRAYS)
     lack = (
         "the bundle holds no explanations",
-        "pack the model again, with its training rows; `bascule card` says why there are none",
+        "pack the model again, with its training rows; packing says why there are none",
     )
 
     def __init__(self, path: Path, manifest: Manifest, explanation: Explanation | None) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle import for_program, take
 from bascule.bundle.disk import ProgramEntry
-from bascule.bundle.explaining import Explanation
+from bascule.bundle.explaining import Explanation, input_columns
 from bascule.bundle.programs import FEATURES, SUMS, open_kind
-from bascule.core import Columns, DType, Field, Signature, Unconvertible
+from bascule.core import Columns, DType, Field, Unconvertible
 from bascule.packing.compilers import Sum
 from bascule.packing.explaining.making import Made, Sources, link_of
 from bascule.packing.imported import Compilation, Rows
@@ -123,7 +123,7 @@ def _explainable(sources: Sources, compilation: Compilation, found: Sum, rows: R
     factor, start, link, answer = _answered(sources, found, sums, sample)
     features = replace(entry, name=FEATURES, file=FEATURES)
     make = _maker(features, found)
-    names = columns_of(signature)
+    names = input_columns(signature)
     players = _players(make, compilation.inputs, rows.columns, len(names))
     is_moved = found.moves and np.array_equal(players, np.arange(len(names)))
     return Explainable(
@@ -175,14 +175,6 @@ def _answered(
                 continue
             return factor, start, link, name
     raise Unconvertible("the answers follow from the sums by no link that is known")
-
-
-def columns_of(signature: Signature) -> tuple[str, ...]:
-    """The user's columns: of a table the inputs, of a matrix its columns."""
-    if not signature.is_matrix:
-        return tuple(read.name for read in signature.inputs)
-    (read,) = signature.inputs
-    return tuple(signature.columns) or tuple(f"{read.name}_{i}" for i in range(read.shape[0]))
 
 
 def _outputs(sources: Sources, answer: str, count: int) -> tuple[str, ...]:

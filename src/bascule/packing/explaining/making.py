@@ -107,7 +107,8 @@ def explain(sources: Sources) -> Explained:
             reasons.append(f"{name}: {problem.message}")
             continue
         files = to_files(made.explanation, made.arrays)
-        return Explained(_told(made, measured), files, asdict(measured))
+        told = _told(made, measured)
+        return Explained(told, files, {"told": told, **asdict(measured)})
     return _none("; ".join(reasons) or "no method is known")
 
 
