@@ -29,3 +29,10 @@ from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
 from .links import LINKS as LINKS, Link as Link, differences as differences
 from .sampling import Game as Game
 from .showing import waterfall_plot as waterfall_plot
+from .trees import (
+    FAILS as FAILS,
+    MAX_POINTS as MAX_POINTS,
+    PARENT as PARENT,
+    PASSES_MISSING as PASSES_MISSING,
+    PLACE as PLACE,
+)

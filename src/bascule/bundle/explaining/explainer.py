@@ -36,6 +36,7 @@ EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
 
 Arrays = Mapping[str, NDArray[Any]]
+_AGAIN = "pack the model again"
 
 
 OpensProgram = Callable[[], Program]
@@ -167,7 +168,9 @@ def read_explanation(path: Path, manifest: Manifest) -> Explanation | None:
     explanation = shaped(value, Explanation, EXPLAINING, what="an explanation")
     outputs = {output.name for output in manifest.signature.outputs}
     if explanation.link not in LINKS or explanation.answer not in outputs:
-        raise Untrusted(f"{EXPLAINING} explains what the model does not answer", file=EXPLAINING)
+        raise Untrusted(
+            f"{EXPLAINING} explains what the model does not answer", hint=_AGAIN, file=EXPLAINING
+        )
     return explanation
 
 
@@ -200,7 +203,9 @@ def _read_arrays(data: bytes) -> Arrays:
 def _open_program(path: Path, manifest: Manifest) -> Program:
     entry = manifest.served
     if entry is None or entry.features is not None:
-        raise Untrusted(f"{EXPLAINING} asks for a program that the bundle lacks", file=EXPLAINING)
+        raise Untrusted(
+            f"{EXPLAINING} asks for a program that the bundle lacks", hint=_AGAIN, file=EXPLAINING
+        )
     data = disk.read_file(path, manifest, entry.file)
     return open_kind(entry, data, outputs=manifest.signature.outputs)
 

@@ -1,8 +1,8 @@
 """Exact Shapley values of linear models.
 
 The value of a feature is its coefficient times its distance from the mean of the training rows:
-with these rows as background, that is its interventional Shapley value, whatever the features have
-to do with each other. Of a column that becomes several features (one-hot, words) it is the sum of
+with these rows as background, that is its interventional Shapley value, also where features depend
+on each other. Of a column that becomes several features (one-hot, words) it is the sum of
 theirs. That sum is the column's own Shapley value, for the model is a sum of functions of the
 single columns, and each contributes the same to every coalition.
 """

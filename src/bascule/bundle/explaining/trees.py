@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
 from bascule.bundle.explaining.features import Features
 from bascule.bundle.programs import is_runnable, machine_code, making
-from bascule.core import Columns, Untrusted
+from bascule.core import Columns
 
 PARENT, RIGHT, ABOVE, COLUMN, FLAGS, PLACE = range(6)
 """Columns of `links`; see `shapley.ll`."""
@@ -76,7 +76,7 @@ class TreeExplainer:
         points = int(explanation.settings["points"])
         _check(arrays, points, self._features.width, self._places)
         if self.base.shape != (len(self.outputs),):
-            raise Untrusted("the explanation has no base for each output")
+            raise ValueError("it has no base for each output")
         kind = _InMachineCode if is_runnable("llvm") else _InNumpy
         self._sums: Sums = kind(_Nodes(arrays, points), self._features.width, self._places)
 
@@ -136,7 +136,7 @@ def _check(arrays: Arrays, points: int, width: int, places: int) -> None:
             and (links[:, PLACE] < places).all()
         )
     if not good:
-        raise Untrusted("the explanation holds a tree that leads nowhere")
+        raise ValueError("it holds a tree that leads nowhere")
 
 
 class _Nodes:

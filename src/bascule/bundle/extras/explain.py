@@ -110,7 +110,7 @@ class Explain(Extra):
         }
 
     def opened(self) -> Explainer:
-        """The explainer; opened once, by whoever is first."""
+        """The explainer; opened once, by the first request."""
         if self._explainer is None:
             with self._opening:
                 if self._explainer is None:

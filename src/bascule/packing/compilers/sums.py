@@ -69,7 +69,7 @@ def sum_of_products(compilation: Compilation) -> Sum:
         one for one in model.graph.node if one.op_type == "MatMul" and one.input[1] in fixed
     ]
     if not products:
-        raise Unconvertible("the graph holds no sum of products")
+        raise Unconvertible("the graph holds no sum of products", hint="take another method")
     coefficients = fixed[products[-1].input[1]].astype(np.float64)
     arrays: dict[str, NDArray[Any]] = {"coefficients": coefficients}
     return _sum(compilation, model, products[-1], arrays, coefficients.shape[1])

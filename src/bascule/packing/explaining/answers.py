@@ -19,7 +19,7 @@ from bascule.bundle.explaining import Explanation, input_columns
 from bascule.bundle.programs import FEATURES, SUMS, open_kind
 from bascule.core import Columns, DType, Field, Unconvertible
 from bascule.packing.compilers import Sum
-from bascule.packing.explaining.making import Made, Sources, link_of
+from bascule.packing.explaining.making import Made, NotExplained, Sources, link_of
 from bascule.packing.imported import Compilation, Rows
 from bascule.packing.statements import parity
 
@@ -89,21 +89,21 @@ def explainable(sources: Sources, sum_of: Callable[[Compilation], Sum]) -> Expla
     """The first compilation with such a sum; raises `Unconvertible` with the first reason."""
     subject = sources.subject
     if subject.targets:
-        raise Unconvertible("the model has several targets")
+        raise NotExplained("the model has several targets")
     if any(len(read.shape) > 1 or -1 in read.shape for read in subject.signature.inputs):
-        raise Unconvertible("the model does not read columns")
+        raise NotExplained("the model does not read columns")
     rows = subject.train or subject.test
     if rows is None:
-        raise Unconvertible("there are no rows to see what the features are made of")
+        raise NotExplained("there are no rows to see what the features are made of")
     reason: Unconvertible | None = None
     for compilation in sources.compilations():
         try:
             if compilation.steps is not None:
-                raise Unconvertible("code of the model's own makes its features")
+                raise NotExplained("code of the model's own makes its features")
             return _explainable(sources, compilation, sum_of(compilation), rows)
         except Unconvertible as problem:
             reason = reason or problem
-    raise reason or Unconvertible("the model is not compiled")
+    raise reason or NotExplained("the model is not compiled")
 
 
 def _explainable(sources: Sources, compilation: Compilation, found: Sum, rows: Rows) -> Explainable:
@@ -171,10 +171,10 @@ def _answered(
         for name in numbers:
             try:
                 link = link_of(sums * factor + start, answers[name], sources.tolerance)
-            except Unconvertible:
+            except NotExplained:
                 continue
             return factor, start, link, name
-    raise Unconvertible("the answers follow from the sums by no link that is known")
+    raise NotExplained("the answers follow from the sums by no link that is known")
 
 
 def _outputs(sources: Sources, answer: str, count: int) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def _players(
     """The column that each feature is made of: the one that changes it when its values are mixed.
 
     Raises:
-        Unconvertible: A feature is made of several columns.
+        NotExplained: A feature is made of several columns.
     """
     rows = len(next(iter(columns.values())))
     random = np.random.default_rng(_SEED)
@@ -205,7 +205,7 @@ def _players(
             mixed = make(_mixed(few, inputs, column, random))
             changed = ~((mixed == usual) | (np.isnan(mixed) & np.isnan(usual))).all(axis=0)
             if (players[changed] >= 0).any():
-                raise Unconvertible("a feature is made of several columns")
+                raise NotExplained("a feature is made of several columns")
             players[changed] = column
         if (players >= 0).all():
             break

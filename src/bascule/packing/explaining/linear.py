@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_products
 from bascule.packing.explaining.answers import explainable
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Made, NotExplained, Sources
 
 
 def make(sources: Sources) -> Made:
@@ -16,7 +15,7 @@ def make(sources: Sources) -> Made:
     coefficients = model.sum.arrays["coefficients"] * model.factor
     means = model.matrix.mean(axis=0)
     if not np.isfinite(means).all():
-        raise Unconvertible("the features of the training rows have no mean")
+        raise NotExplained("the features of the training rows have no mean")
     arrays = {
         "coefficients": coefficients,
         "means": means,

@@ -33,6 +33,11 @@ MAKERS: dict[str, str] = {
 }
 """What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
 
+
+class NotExplained(Unconvertible):
+    """Why a method is none for a model. Packing says it, and goes on."""
+
+
 _TIMED_ROWS = 512
 _REPEATS = 3
 
@@ -76,7 +81,7 @@ class Made:
 
 
 Maker = Callable[[Sources], Made]
-"""Raises `Unconvertible`, with the reason, where the method is none for the model."""
+"""Raises `NotExplained`, or another `Unconvertible`, where the method is none for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ def _told(made: Made, measured: Measured) -> str:
 
 
 def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
-    """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
+    """How well the sums are the answers, and what it costs. Raises `NotExplained`."""
     explanation = made.explanation
     compared = take(columns, slice(made.measured_rows))
     read = for_program(compared, sources.program.inputs)
@@ -132,7 +137,7 @@ def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Colum
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))
     if not error <= explanation.tolerance:
-        raise Unconvertible(f"its sums differ from the answers by {error:.2g}")
+        raise NotExplained(f"its sums differ from the answers by {error:.2g}")
     one, many = take(read, slice(1)), take(read, slice(_TIMED_ROWS))
     rows = len(next(iter(many.values())))
     return Measured(
@@ -154,8 +159,8 @@ def _seconds(explainer: Explainer, columns: Columns) -> float:
 
 
 def link_of(margins: Any, answers: Any, tolerance: float) -> str:
-    """The link that gives the answers of the margins. Raises `Unconvertible` where none does."""
+    """The link that gives the answers of the margins. Raises `NotExplained` where none does."""
     for link in LINKS:
         if np.max(differences(link, margins, answers)) <= tolerance:
             return link
-    raise Unconvertible("the model answers something else than its sums, by no known link")
+    raise NotExplained("the model answers something else than its sums, by no known link")

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.trees import FAILS, MAX_POINTS, PARENT, PASSES_MISSING, PLACE
-from bascule.core import Unconvertible
+from bascule.bundle.explaining import FAILS, MAX_POINTS, PARENT, PASSES_MISSING, PLACE
 from bascule.packing.compilers import sum_of_trees
 from bascule.packing.explaining.answers import Explainable, explainable
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Made, NotExplained, Sources
 
 _MOST_NODES = 1_000_000
 """48 MB; a forest of more has to be explained by another method."""
@@ -30,7 +29,7 @@ def make(sources: Sources) -> Made:
         about = f"exact interventional Shapley values over {rows:,} training rows"
     else:
         if model.shares is None:
-            raise Unconvertible("the trees do not say how many training rows went where")
+            raise NotExplained("the trees do not say how many training rows went where")
         rows = 0
         trees = tests.of_shares(model.shares)
         about = "exact path-dependent Shapley values"
@@ -108,7 +107,7 @@ class _Laid:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `TreeExplainer`."""
         if self.points > MAX_POINTS:
-            raise Unconvertible(f"a way in a tree tests {self._most_players} columns")
+            raise NotExplained(f"a way in a tree tests {self._most_players} columns")
         return {
             "firsts": np.array(self._firsts, np.int64),
             "links": np.array(self._links, np.int32).reshape(-1, 6),
@@ -118,7 +117,7 @@ class _Laid:
         }
 
     def add(self, tree: _Tree) -> None:
-        """Add one tree; raises `Unconvertible` where there are too many nodes."""
+        """Add one tree; raises `NotExplained` where there are too many nodes."""
         feature, threshold, missing, true_at, true_is_leaf, false_at, false_is_leaf = self._tests
         first = len(self._links)
         target = self._target_of(tree.root)
@@ -132,7 +131,7 @@ class _Laid:
             at, is_leaf = (true_at, true_is_leaf) if passed else (false_at, false_is_leaf)
             node, player = len(self._links) - first, self._players[feature[test]]
             if player < 0:
-                raise Unconvertible("a test is of a feature that no column was seen to change")
+                raise NotExplained("a test is of a feature that no column was seen to change")
             if not passed:  # the second of the two: its parent's left child is right behind it
                 link = self._links[first + parent]
                 self._links[first + parent] = (link[0], node, *link[2:])
@@ -154,7 +153,7 @@ class _Laid:
             self._shares.append(share * (self._shares[first + above] if above else 1.0))
         self._firsts.append(len(self._links))
         if len(self._links) > _MOST_NODES:
-            raise Unconvertible(f"the trees have more than {_MOST_NODES:,} nodes")
+            raise NotExplained(f"the trees have more than {_MOST_NODES:,} nodes")
 
     def _above(self, first: int, node: int, place: int) -> int:
         """The nearest node of the same player, from `node` on up; 0 where there is none."""
