@@ -146,6 +146,20 @@ def test_a_prediction_is_asked_again_and_the_difference_appears(chromium, addres
         visit.check()
 
 
+@pytest.mark.parametrize("width", ["phone", "desk"])
+def test_a_recorded_prediction_is_explained_where_it_is_opened(chromium, address, places, width):
+    with visiting(chromium, width=width) as visit:
+        page = visit.open(f"{address}/ledger?id={places['id']}")
+        page.locator("summary", has_text="Why").click()
+        page.locator("svg.waterfall").first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_text("What each column adds to", exact=False).first.wait_for()
+        visit.check()
+        assert not visit.is_wider_than_screen()
+        if folder := os.environ.get("BASCULE_SHOTS"):
+            Path(folder).mkdir(exist_ok=True)
+            page.screenshot(path=f"{folder}/why-{width}.png", full_page=True)
+
+
 def test_a_person_deploys_a_model_from_a_file_and_sees_what_each_strategy_costs(
     chromium, address, settings, tmp_path
 ):
@@ -236,6 +250,9 @@ def test_a_row_is_asked_of_the_real_server_and_its_answer_has_a_prediction_set(
         page.get_by_role("button", name="Ask").click()
         page.get_by_text("answered in").wait_for()
         assert page.get_by_text("Extra outputs", exact=True).is_visible()
+        assert page.locator("svg.waterfall").is_visible()
         visit.check()
+        if folder := os.environ.get("BASCULE_SHOTS"):
+            page.screenshot(path=f"{folder}/try-why.png", full_page=True)
         page.locator("#answer + *, a[href^='/ledger?id=']").last.click()
         page.get_by_role("heading", name="Inputs").wait_for()

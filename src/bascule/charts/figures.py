@@ -12,7 +12,7 @@ WIDE = (720, 260)
 _SPARK = (160.0, 36.0)
 _MAX_BARS = 24
 _LIMIT_LEFT, _LIMIT_WIDTH, _LIMIT_ROW = 120.0, 320.0, 30.0
-_FALL_LEFT, _FALL_RIGHT, _FALL_WIDTH, _FALL_ROW = 158.0, 368.0, 440.0, 24.0
+_FALL_LEFT, _FALL_RIGHT, _FALL_WIDTH, _FALL_ROW = 136.0, 278.0, 344.0, 24.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,14 @@ def within(rows: Sequence[tuple[str, float, float]], alt: str) -> Svg:
     )  # fmt: skip
 
 
-def waterfall(base: float, steps: Sequence[tuple[str, float]], alt: str, *, most: int = 10) -> Svg:
+def waterfall(
+    base: float,
+    steps: Sequence[tuple[str, float]],
+    alt: str,
+    *,
+    most: int = 10,
+    end: str = "answer",
+) -> Svg:
     """How contributions lead from a base to an answer, the largest first.
 
     Args:
@@ -193,6 +200,7 @@ def waterfall(base: float, steps: Sequence[tuple[str, float]], alt: str, *, most
         steps: A name and its contribution; their sum and `base` are the answer.
         alt: What the chart shows.
         most: Steps that are drawn; the sum of the others is the last one.
+        end: What the sum is called.
     """
     ordered = sorted(steps, key=lambda step: -abs(step[1]))
     shown, others = ordered[:most], ordered[most:]
@@ -209,7 +217,7 @@ def waterfall(base: float, steps: Sequence[tuple[str, float]], alt: str, *, most
         (name, places[at], places[at + 1], f"{value:+.3g}", "up" if value >= 0 else "down")
         for at, (name, value) in enumerate(shown)
     ]
-    rows.append(("answer", places[-1], places[-1], f"{levels[-1]:.4g}", "level"))
+    rows.append((end, places[-1], places[-1], f"{levels[-1]:.4g}", "level"))
     return _bars_of_names(rows, alt, is_falling=True)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import onnx
@@ -40,6 +41,12 @@ class Of(nn.Module):
 
     def forward(self, x):
         return self.then(self.linear(x))
+
+
+@pytest.fixture
+def pack(pack):
+    """Without the graph of the gradients, which takes seconds and has tests of its own."""
+    return partial(pack, explain=False)
 
 
 @pytest.fixture(scope="module")

@@ -142,10 +142,30 @@ class TrialBody(GatesBody):
     unjudged: list[str]
 
 
+class DependenceBody(TypedDict):
+    """Of one column; see `packing.explaining.importances`."""
+
+    values: list[float | str]
+    answers: dict[str, list[float]]
+
+
+class ImportanceBody(TypedDict):
+    """What a model depends on; see `packing.explaining.importances`."""
+
+    rows: _Count
+    source: str
+    method: str
+    unit: str
+    importances: list[tuple[str, float]]
+    dependence_rows: _Count
+    dependence: dict[str, DependenceBody]
+
+
 BODIES: Mapping[str, type] = {
     "calibration": CalibrationBody,
     "cost": CostBody,
     "gates": GatesBody,
+    "importance": ImportanceBody,
     "parity": ParityBody,
     "provenance": ProvenanceBody,
     "quality": QualityBody,

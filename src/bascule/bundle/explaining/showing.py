@@ -39,6 +39,7 @@ def waterfall_plot(
     steps += [("all others", float(rest[shown]))] if rest[shown] else []
     name, link = explanation.outputs[shown], explanation.link
     scale = "" if link == "identity" else f", in {'log-odds' if link == 'logit' else 'margins'}"
-    chart = waterfall(float(base[shown]), steps, f"What each column adds to {name}, row {row}")
+    alt, end = f"What each column adds to {name}, row {row}", "margin" if scale else "answer"
+    chart = waterfall(float(base[shown]), steps, alt, end=end)
     caption = f"What each column adds to {name}{scale}: {explanation.about}."
-    return Plot(f"Why {name}", caption, chart)
+    return Plot(f"Row {row}: why {name}", caption, chart)

@@ -148,7 +148,7 @@ def show(request: Request, name: str, row: Annotated[int, Query(ge=1, le=1_000)]
     served = served_as(context_of(request), name)
     chosen = min(row, served.examples)
     inputs = inputs_of(served.signature, served.example, max(chosen, 1) - 1, None, served.known)
-    usual = {one.name: "" if one.usual is None else str(one.usual) for one in served.parameters}
+    usual = {one.name: _text(one.usual) for one in served.parameters}
     return _page(request, served, inputs, usual, chosen=chosen)
 
 

@@ -74,6 +74,7 @@ def _dependence(
         answers = np.asarray(program.run(place.replaced(rows, value), [answer])[answer], float)
         means.append(answers.reshape(len(answers), -1).mean(axis=0))
     shown = range(len(names))[-1:] if len(names) == 2 else range(len(names))[:_SHOWN]
+    values = [value if isinstance(value, str) else float(value) for value in values]
     return {"values": values, "answers": {names[k]: [float(m[k]) for m in means] for k in shown}}
 
 
