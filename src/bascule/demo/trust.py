@@ -149,14 +149,14 @@ def _refuse(
 
 
 def _forgettable(client: bascule.Client, rows: pd.DataFrame) -> None:
-    """Two flights of the passenger who is forgotten later."""
+    """Two flights of the passenger that will ask to be forgotten."""
     client.predict(rows[:2].assign(**{PASSENGER: _FORGOTTEN}))
 
 
 def _copy(
     console: Console, client: bascule.Client, rows: pd.DataFrame, summary: TrustSummary
 ) -> None:
-    _heading(console, "Somebody copies the model")
+    _heading(console, "A caller copies the model")
     try:
         for begin in range(10, len(rows), 50):
             client.predict(rows[begin : begin + 50])
@@ -212,5 +212,8 @@ def _command(folder: Path, home: Path, *words: str) -> Any:
         env={**environment, "BASCULE_HOME": str(home)}, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
-        raise ModelFailed(f"bascule {words[0]} ended with {done.returncode}: {done.stderr[-500:]}")
+        raise ModelFailed(
+            f"bascule {words[0]} ended with {done.returncode}: {done.stderr[-500:]}",
+            hint=f"run it in {folder}",
+        )
     return json.loads(done.stdout)

@@ -1,8 +1,9 @@
-"""A hash chain over the history, and requests for approval."""
+"""A hash chain over the history, requests for approval, reviews, and quotas of callers."""
 
 from __future__ import annotations
 
 import secrets
+from functools import partial
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,8 +15,17 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
+_text = partial(sa.Column, type_=sa.Text(), nullable=False)
+_moment = partial(sa.Column, type_=sa.DateTime(timezone=True))
+
 
 def upgrade() -> None:
+    _audit()
+    _reviews()
+    _quotas()
+
+
+def _audit() -> None:
     head = op.create_table(
         "audit_head",
         sa.Column("only", sa.Integer, primary_key=True, autoincrement=False),
@@ -30,7 +40,7 @@ def upgrade() -> None:
         sa.Column("event", sa.Integer, sa.ForeignKey("events.id"), nullable=False),
         sa.Column("digests", sa.JSON, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
-        sa.UniqueConstraint("event"),
+        sa.UniqueConstraint("event", name="uq_audit_chain_event"),
     )
     op.create_table(
         "audit_values",
@@ -44,7 +54,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("person", sa.Text, nullable=False),
         sa.Column("key", sa.Text, nullable=False),
-        sa.UniqueConstraint("person"),
+        sa.UniqueConstraint("person", name="uq_audit_keys_person"),
     )
     op.create_table(
         "audit_anchors",
@@ -69,3 +79,49 @@ def upgrade() -> None:
     newest = op.get_bind().scalar(sa.text("SELECT coalesce(max(id), 0) FROM events"))
     first = {"only": 1, "chain": chain, "after_event": newest, "sequence": 0, "digest": chain}
     op.bulk_insert(head, [first])
+
+
+def _reviews() -> None:
+    op.create_table(
+        "reviews",
+        *map(_text, ("id", "model", "version", "prediction_id")),
+        sa.Column("row", sa.Integer(), nullable=False),
+        _moment("predicted_at", nullable=False),
+        _text("reason"),
+        sa.Column("probability", sa.Float(), nullable=False),
+        _text("state"),
+        sa.Column("claimed_by", sa.Text()),
+        _moment("claimed_until"),
+        sa.Column("truth", sa.Text()),
+        _moment("answered_at"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
+    )
+    columns = ["model", "state", "predicted_at"]
+    op.create_index(op.f("ix_reviews_model_state_predicted_at"), "reviews", columns)
+    op.create_table(
+        "review_marks",
+        *map(_text, ("model", "place")),
+        _moment("until", nullable=False),
+        sa.PrimaryKeyConstraint("model", "place", name=op.f("pk_review_marks")),
+    )
+
+
+def _quotas() -> None:
+    op.create_table(
+        "quotas",
+        sa.Column("counter", sa.Text(), nullable=False),
+        sa.Column("day", sa.Integer(), nullable=False),
+        sa.Column("reserved", sa.BigInteger(), nullable=False),
+        sa.Column("short_at", sa.DateTime(timezone=True)),
+        sa.PrimaryKeyConstraint("counter", "day", name=op.f("pk_quotas")),
+    )
+    op.create_index(op.f("ix_quotas_day"), "quotas", ["day"])
+    op.create_table(
+        "rate_costs",
+        sa.Column("counter", sa.Text(), nullable=False),
+        sa.Column("server", sa.Text(), nullable=False),
+        sa.Column("cost_ns", sa.BigInteger(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("counter", "server", name=op.f("pk_rate_costs")),
+    )
+    op.create_index(op.f("ix_rate_costs_at"), "rate_costs", ["at"])
