@@ -70,6 +70,9 @@ def test_protocols_have_it_and_requests_without_it_have_none(server, bundle):
             assert found["attributions"] == expected["attributions"][0].tolist()
             total = found["attributions_base"][0] + sum(found["attributions"])
             assert total == pytest.approx(found["prediction"][0], abs=1e-6)
+        turned = {"inputs": tensors(row)[::-1], "parameters": {"explain": True}}
+        found = outputs_of(client.request("POST", INFER, turned).answer())
+        assert found["attributions"] == expected["attributions"][0].tolist()
         top = {**body, "parameters": {"explain": "top1"}}
         found = outputs_of(client.request("POST", INFER, top).answer())
         assert np.count_nonzero(found["attributions"]) == 1
