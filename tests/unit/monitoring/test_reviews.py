@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,9 +18,11 @@ from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once
     new_file,
     new_server_database,
 )
+from tests.waiting import until
 
 import bascule
 from bascule.catalogue import events
+from bascule.control import choosing_reviews
 from bascule.core import Conflict, Invalid, NotFound
 from bascule.metrics import Labelled
 from bascule.monitoring import measure_performance
@@ -27,6 +30,7 @@ from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, Spoo
 from bascule.monitoring.performance.measuring import _waits_for_reviews
 from bascule.monitoring.performance.rows import PredictionRows
 from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
+from bascule.monitoring.reviews.choosing import Look
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -91,6 +95,13 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
     record(tmp_path, rows=10, first=ROWS)
     look(store, tmp_path)
     assert len(store.reviews("late")) >= len(chosen) + 2
+
+
+def test_more_rows_than_are_chosen_at_once_are_all_chosen(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("bascule.monitoring.reviews.choosing.MOST_CHOSEN", 70)
+    every = ReviewRule(base_rate=1.0)
+    look(store, tmp_path, every)
+    assert len(store.reviews("late")) == ROWS
 
 
 def test_a_seed_makes_another_sample(tmp_path):
@@ -172,6 +183,19 @@ def test_an_answer_that_was_not_committed_is_open_still(store, tmp_path, monkeyp
     store.answer("late", review.id, 1, by="bob", now=now())
     rows = Ledger(tmp_path).query("SELECT truth, reviewer FROM outcomes").to_pylist()
     assert rows == [{"truth": "1", "reviewer": "bob"}]
+
+
+def test_a_control_process_chooses_by_itself_and_old_reviews_are_deleted(tmp_path, new_file):  # noqa: F811
+    catalogue = open_database(tmp_path, new_file(tmp_path))
+    record(tmp_path, rows=20)
+    store, at_once = ReviewStore(catalogue, tmp_path), threading.Event()
+    at_once.set()
+    with choosing_reviews({"late": RULE}, lambda: catalogue, tmp_path, after=at_once):
+        until(lambda: len(store.reviews("late")) >= 4)
+    store.look("late", "here", now() + timedelta(days=89), lambda _, end: Look([], [], end))
+    assert len(store.reviews("late")) >= 4
+    store.look("late", "here", now() + timedelta(days=91), lambda _, end: Look([], [], end))
+    assert store.reviews("late") == []
 
 
 def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
