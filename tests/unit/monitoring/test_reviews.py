@@ -68,9 +68,16 @@ def catalogue(request, tmp_path):
 
 
 @pytest.fixture
-def store(catalogue, tmp_path):
+def shared(catalogue, tmp_path):
+    """On either database."""
     record(tmp_path)
     return ReviewStore(catalogue, tmp_path)
+
+
+@pytest.fixture
+def store(new_file, tmp_path):  # noqa: F811
+    record(tmp_path)
+    return ReviewStore(open_database(tmp_path, new_file(tmp_path)), tmp_path)
 
 
 def look(store, home, rule=RULE, place="here"):
@@ -117,34 +124,34 @@ def test_a_seed_makes_another_sample(tmp_path):
     assert choose(Ledger(tmp_path), "gone", RULE, now(), now()).chosen == []
 
 
-def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(store, tmp_path):
-    look(store, tmp_path)
-    review, t0 = store.reviews("late")[0].id, now()
-    claimed = store.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
+def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(shared, tmp_path):
+    look(shared, tmp_path)
+    review, t0 = shared.reviews("late")[0].id, now()
+    claimed = shared.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
     assert claimed.claimed_until == t0 + timedelta(minutes=15)
     with pytest.raises(Conflict, match="ada has it"):
-        store.claim("late", review, by="bob", now=t0)
+        shared.claim("late", review, by="bob", now=t0)
     with pytest.raises(Conflict, match="ada has it"):
-        store.answer("late", review, 1, by="bob", now=t0)
-    assert store.claim("late", review, by="ada", now=t0).claimed_by == "ada"
+        shared.answer("late", review, 1, by="bob", now=t0)
+    assert shared.claim("late", review, by="ada", now=t0).claimed_by == "ada"
     late = t0 + timedelta(minutes=16)
-    assert store.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
+    assert shared.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
     with pytest.raises(Conflict, match="it is answered"):
-        store.answer("late", review, 1, by="ada", now=late)
+        shared.answer("late", review, 1, by="ada", now=late)
     with pytest.raises(NotFound):
-        store.claim("other", review, by="ada", now=t0)
+        shared.claim("other", review, by="ada", now=t0)
 
 
-def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(store, catalogue, tmp_path):
-    look(store, tmp_path)
-    sample = next(review for review in store.reviews("late") if review.reason == "sample")
+def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(shared, catalogue, tmp_path):
+    look(shared, tmp_path)
+    sample = next(review for review in shared.reviews("late") if review.reason == "sample")
     with pytest.raises(Invalid):
-        store.answer("late", sample.id, "", by="ada", now=now())
+        shared.answer("late", sample.id, "", by="ada", now=now())
     for _ in range(2):  # the same again is the same
-        answered = store.answer("late", sample.id, "1", by="ada", now=now())
+        answered = shared.answer("late", sample.id, "1", by="ada", now=now())
     assert (answered.state, answered.truth) == ("answered", "1")
     with pytest.raises(Conflict):
-        store.answer("late", sample.id, "0", by="ada", now=now())
+        shared.answer("late", sample.id, "0", by="ada", now=now())
     rows = Ledger(tmp_path).query("SELECT id, truth, reviewer, probability FROM outcome_history")
     outcome = {"id": sample.prediction_id, "truth": "1", "reviewer": "ada", "probability": 0.1}
     assert rows.to_pylist() == [outcome]
@@ -154,7 +161,7 @@ def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(store, catalo
     with catalogue.read() as connection:
         (event,) = events.find(connection, subject=events.Subject("model", "late"))
     assert (event.kind, event.actor) == ("reviewed", "ada")
-    inputs, outputs = store.recorded(sample)
+    inputs, outputs = shared.recorded(sample)
     assert inputs == {"x": float(sample.prediction_id[1:])}
     assert outputs["outlier_p"] == 0.6
 
@@ -241,9 +248,9 @@ def test_a_window_whose_usual_rows_are_not_reviewed_is_not_judged():
     assert _waits_for_reviews(plain, some, 9, 0.8) == ""
 
 
-def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
-    look(store, tmp_path)
-    review = store.reviews("late")[0]
+def test_of_two_answers_at_once_one_is_kept(shared, catalogue, tmp_path):
+    look(shared, tmp_path)
+    review = shared.reviews("late")[0]
 
     def answer(by, truth):
         try:
@@ -257,5 +264,5 @@ def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
         done = list(pool.map(answer, ("ada", "bob"), (0, 1)))
     assert sorted(type(one) is Conflict for one in done) == [False, True]
     (kept,) = Ledger(tmp_path).query("SELECT reviewer FROM outcome_history").to_pylist()
-    (answered,) = store.reviews("late", "answered")
+    (answered,) = shared.reviews("late", "answered")
     assert kept["reviewer"] == answered.claimed_by
