@@ -43,7 +43,7 @@ def now():
 
 
 def record(home, rows=ROWS, first=0):
-    """Of ten rows the first is outlying, and the second is uncertain."""
+    """Of ten rows the first is outlying, and the second and the third are uncertain."""
     recorder = LedgerRecorder(SpoolWriter(home))
     by, label = AnsweredBy("late", "1", "onnx"), MetricLabels("late", "1")
     for number in range(first, first + rows):
@@ -55,6 +55,7 @@ def record(home, rows=ROWS, first=0):
         outputs = {
             "label": np.array([number % 2]),
             "probabilities": np.array([[sure, 1 - sure]]),
+            "prediction_set": np.array([[True, number % 10 == 2]]),
             "outlier_p": np.array([0.01 if number % 10 == 0 else 0.6]),
         }
         call = Call({"x": np.array([float(number)])}, 1)
@@ -88,7 +89,7 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
     expected = {
         f"p{number}"
         for number in range(ROWS)
-        if number % 10 < 2 or review_draw("", f"p{number}", 0) < 0.1
+        if number % 10 < 3 or review_draw("", f"p{number}", 0) < 0.1
     }
     assert look(store, tmp_path) == len(expected) > 50
     chosen = store.reviews("late")
@@ -214,7 +215,7 @@ def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
         measure=False,
     )  # fmt: skip
     record(tmp_path, rows=2_000)
-    rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), base_rate=0.1)
+    rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), set_size=2, base_rate=0.1)
     # All rows of the test answer 0 or 1, as their number is even or odd.
     chosen = choose(Ledger(tmp_path), "late", rule, now() - timedelta(hours=1), now()).chosen
     lines = []
