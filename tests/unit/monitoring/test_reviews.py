@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,9 +18,11 @@ from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once
     new_file,
     new_server_database,
 )
+from tests.waiting import until
 
 import bascule
 from bascule.catalogue import events
+from bascule.control import choosing_reviews
 from bascule.core import Conflict, Invalid, NotFound
 from bascule.metrics import Labelled
 from bascule.monitoring import measure_performance
@@ -27,6 +30,7 @@ from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, Spoo
 from bascule.monitoring.performance.measuring import _waits_for_reviews
 from bascule.monitoring.performance.rows import PredictionRows
 from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
+from bascule.monitoring.reviews.choosing import Look
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -39,7 +43,7 @@ def now():
 
 
 def record(home, rows=ROWS, first=0):
-    """Of ten rows the first is outlying, and the second is uncertain."""
+    """Of ten rows the first is outlying, and the second and the third are uncertain."""
     recorder = LedgerRecorder(SpoolWriter(home))
     by, label = AnsweredBy("late", "1", "onnx"), MetricLabels("late", "1")
     for number in range(first, first + rows):
@@ -51,6 +55,7 @@ def record(home, rows=ROWS, first=0):
         outputs = {
             "label": np.array([number % 2]),
             "probabilities": np.array([[sure, 1 - sure]]),
+            "prediction_set": np.array([[True, number % 10 == 2]]),
             "outlier_p": np.array([0.01 if number % 10 == 0 else 0.6]),
         }
         call = Call({"x": np.array([float(number)])}, 1)
@@ -64,9 +69,16 @@ def catalogue(request, tmp_path):
 
 
 @pytest.fixture
-def store(catalogue, tmp_path):
+def shared(catalogue, tmp_path):
+    """On either database."""
     record(tmp_path)
     return ReviewStore(catalogue, tmp_path)
+
+
+@pytest.fixture
+def store(new_file, tmp_path):  # noqa: F811
+    record(tmp_path)
+    return ReviewStore(open_database(tmp_path, new_file(tmp_path)), tmp_path)
 
 
 def look(store, home, rule=RULE, place="here"):
@@ -77,7 +89,7 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
     expected = {
         f"p{number}"
         for number in range(ROWS)
-        if number % 10 < 2 or review_draw("", f"p{number}", 0) < 0.1
+        if number % 10 < 3 or review_draw("", f"p{number}", 0) < 0.1
     }
     assert look(store, tmp_path) == len(expected) > 50
     chosen = store.reviews("late")
@@ -93,6 +105,13 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
     assert len(store.reviews("late")) >= len(chosen) + 2
 
 
+def test_more_rows_than_are_chosen_at_once_are_all_chosen(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("bascule.monitoring.reviews.choosing.MOST_CHOSEN", 70)
+    every = ReviewRule(base_rate=1.0)
+    look(store, tmp_path, every)
+    assert len(store.reviews("late")) == ROWS
+
+
 def test_a_seed_makes_another_sample(tmp_path):
     record(tmp_path)
     ids = [
@@ -106,34 +125,34 @@ def test_a_seed_makes_another_sample(tmp_path):
     assert choose(Ledger(tmp_path), "gone", RULE, now(), now()).chosen == []
 
 
-def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(store, tmp_path):
-    look(store, tmp_path)
-    review, t0 = store.reviews("late")[0].id, now()
-    claimed = store.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
+def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(shared, tmp_path):
+    look(shared, tmp_path)
+    review, t0 = shared.reviews("late")[0].id, now()
+    claimed = shared.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
     assert claimed.claimed_until == t0 + timedelta(minutes=15)
     with pytest.raises(Conflict, match="ada has it"):
-        store.claim("late", review, by="bob", now=t0)
+        shared.claim("late", review, by="bob", now=t0)
     with pytest.raises(Conflict, match="ada has it"):
-        store.answer("late", review, 1, by="bob", now=t0)
-    assert store.claim("late", review, by="ada", now=t0).claimed_by == "ada"
+        shared.answer("late", review, 1, by="bob", now=t0)
+    assert shared.claim("late", review, by="ada", now=t0).claimed_by == "ada"
     late = t0 + timedelta(minutes=16)
-    assert store.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
+    assert shared.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
     with pytest.raises(Conflict, match="it is answered"):
-        store.answer("late", review, 1, by="ada", now=late)
+        shared.answer("late", review, 1, by="ada", now=late)
     with pytest.raises(NotFound):
-        store.claim("other", review, by="ada", now=t0)
+        shared.claim("other", review, by="ada", now=t0)
 
 
-def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(store, catalogue, tmp_path):
-    look(store, tmp_path)
-    sample = next(review for review in store.reviews("late") if review.reason == "sample")
+def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(shared, catalogue, tmp_path):
+    look(shared, tmp_path)
+    sample = next(review for review in shared.reviews("late") if review.reason == "sample")
     with pytest.raises(Invalid):
-        store.answer("late", sample.id, "", by="ada", now=now())
+        shared.answer("late", sample.id, "", by="ada", now=now())
     for _ in range(2):  # the same again is the same
-        answered = store.answer("late", sample.id, "1", by="ada", now=now())
+        answered = shared.answer("late", sample.id, "1", by="ada", now=now())
     assert (answered.state, answered.truth) == ("answered", "1")
     with pytest.raises(Conflict):
-        store.answer("late", sample.id, "0", by="ada", now=now())
+        shared.answer("late", sample.id, "0", by="ada", now=now())
     rows = Ledger(tmp_path).query("SELECT id, truth, reviewer, probability FROM outcome_history")
     outcome = {"id": sample.prediction_id, "truth": "1", "reviewer": "ada", "probability": 0.1}
     assert rows.to_pylist() == [outcome]
@@ -143,7 +162,7 @@ def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(store, catalo
     with catalogue.read() as connection:
         (event,) = events.find(connection, subject=events.Subject("model", "late"))
     assert (event.kind, event.actor) == ("reviewed", "ada")
-    inputs, outputs = store.recorded(sample)
+    inputs, outputs = shared.recorded(sample)
     assert inputs == {"x": float(sample.prediction_id[1:])}
     assert outputs["outlier_p"] == 0.6
 
@@ -174,6 +193,19 @@ def test_an_answer_that_was_not_committed_is_open_still(store, tmp_path, monkeyp
     assert rows == [{"truth": "1", "reviewer": "bob"}]
 
 
+def test_a_control_process_chooses_by_itself_and_old_reviews_are_deleted(tmp_path, new_file):  # noqa: F811
+    catalogue = open_database(tmp_path, new_file(tmp_path))
+    record(tmp_path, rows=20)
+    store, at_once = ReviewStore(catalogue, tmp_path), threading.Event()
+    at_once.set()
+    with choosing_reviews({"late": RULE}, lambda: catalogue, tmp_path, after=at_once):
+        until(lambda: len(store.reviews("late")) >= 4)
+    store.look("late", "here", now() + timedelta(days=89), lambda _, end: Look([], [], end))
+    assert len(store.reviews("late")) >= 4
+    store.look("late", "here", now() + timedelta(days=91), lambda _, end: Look([], [], end))
+    assert store.reviews("late") == []
+
+
 def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
     """Uncertain rows are wrong half of the time, others never."""
     X = np.arange(40.0)[:, None]
@@ -183,7 +215,7 @@ def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
         measure=False,
     )  # fmt: skip
     record(tmp_path, rows=2_000)
-    rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), base_rate=0.1)
+    rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), set_size=2, base_rate=0.1)
     # All rows of the test answer 0 or 1, as their number is even or odd.
     chosen = choose(Ledger(tmp_path), "late", rule, now() - timedelta(hours=1), now()).chosen
     lines = []
@@ -217,9 +249,9 @@ def test_a_window_whose_usual_rows_are_not_reviewed_is_not_judged():
     assert _waits_for_reviews(plain, some, 9, 0.8) == ""
 
 
-def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
-    look(store, tmp_path)
-    review = store.reviews("late")[0]
+def test_of_two_answers_at_once_one_is_kept(shared, catalogue, tmp_path):
+    look(shared, tmp_path)
+    review = shared.reviews("late")[0]
 
     def answer(by, truth):
         try:
@@ -233,5 +265,5 @@ def test_of_two_answers_at_once_one_is_kept(store, catalogue, tmp_path):
         done = list(pool.map(answer, ("ada", "bob"), (0, 1)))
     assert sorted(type(one) is Conflict for one in done) == [False, True]
     (kept,) = Ledger(tmp_path).query("SELECT reviewer FROM outcome_history").to_pylist()
-    (answered,) = store.reviews("late", "answered")
+    (answered,) = shared.reviews("late", "answered")
     assert kept["reviewer"] == answered.claimed_by

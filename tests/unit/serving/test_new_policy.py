@@ -137,3 +137,11 @@ def test_settings_of_a_policy_are_refused_with_their_place(policies, text, said)
     with pytest.raises(Invalid, match=r"(^policies\.|\.policies\.)") as refused:
         policies(text)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("endpoint", ["m", "flights"])
+def test_a_policy_refuses_versions_of_an_endpoint_that_it_does_not_fit(policies, serve, endpoint):
+    plan = Plan(endpoint, 1, (Arm("current", "m/1", 100.0),))
+    text = f"[policies.{endpoint}]\non_outlier = 'refuse'\noutlier_p = 1e-6\n"
+    with pytest.raises(Refused, match="m/1 cannot be under outlier_p = 1e-06"):
+        serve(policies(text), (plan,))

@@ -7,7 +7,8 @@ import pytest
 
 from bascule.bundle.extras import Outlier
 from bascule.core import DType, Field, Invalid, Refused
-from bascule.serving.execution import PolicyFacts, read_chain, values_of_keys
+from bascule.serving.calls import Call
+from bascule.serving.execution import AroundPredictor, PolicyFacts, read_chain, values_of_keys
 from bascule.serving.execution.guarding_outliers import (
     GuardedPredictor,
     OutlierGuard,
@@ -114,6 +115,28 @@ def test_the_other_version_answers_the_whole_request(guarded, ask):
     assert server.totals()[1].fallbacks == 1
     listed = asked(server, ask, FAR, outputs=[{"name": "sum"}, {"name": "outlier_p"}])
     assert set(outputs_of(listed)) == {"sum", "outlier_p", "outlier_score"}
+
+
+def test_an_answer_in_parts_is_scored_before_it_begins(guarded):
+    """It has no p-values: an outlier is refused, or the other version answers it."""
+
+    class Parts(AroundPredictor):
+        def answer_in_parts(self, call, context, allowed_s, deliver):
+            return self.name, call.columns["x"][0, 0], call.extras
+
+    def begun(row, **settings):
+        model, other = map(Parts, server.models)
+        facts = PolicyFacts({"safe": other}.get, server.loop, "m")
+        guard = GuardedPredictor(model, OutlierSettings(**settings), facts)
+        call = Call({"x": np.array([row])}, 1, None, guard.extras.by_default)
+        return guard.answer_in_parts(call, None, 1.0, None)
+
+    server = guarded()
+    assert begun(FAR) == ("m", 1e6, ())
+    assert begun(USUAL, on_outlier="refuse") == ("m", 0.1, ())
+    with pytest.raises(Refused, match="row 0 has an outlier_p"):
+        begun(FAR, on_outlier="refuse")
+    assert begun(FAR, on_outlier="fallback", outlier_fallback="safe") == ("safe", 1e6, ())
 
 
 def test_without_the_other_version_outliers_are_refused(guarded, ask):

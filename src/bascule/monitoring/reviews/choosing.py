@@ -17,8 +17,8 @@ from bascule.monitoring.ledger import Ledger, outcome_draw, quoted
 from bascule.monitoring.reviews.operations import Review
 from bascule.monitoring.reviews.rules import ReviewRule
 
-MOST_CHOSEN = 1_000
-"""Of one look; the next one goes on where it ended."""
+MOST_CHOSEN = 5_000
+"""At once: more than the ledger keeps of one request, whose rows have one time."""
 
 
 class Look(NamedTuple):
@@ -48,7 +48,7 @@ def review_draw(seed: str, prediction_id: str, row: int) -> float:
 def choose(
     ledger: Ledger, model: str, rule: ReviewRule, since: datetime, until: datetime
 ) -> Look:  # fmt: skip
-    """The rows answered after `since` and not after `until` that are chosen.
+    """The rows answered from `since` to `until` that are chosen.
 
     A row whose truth is there already is not chosen. Without answers in the ledger, nothing is.
     """
@@ -100,7 +100,7 @@ SELECT * FROM (
         FROM newest_predictions
         WHERE model = {quoted(model)} AND id <> '' AND status BETWEEN 200 AND 299
             AND truth_received_at IS NULL
-            AND time > TIMESTAMPTZ {quoted(since.isoformat())}
+            AND time >= TIMESTAMPTZ {quoted(since.isoformat())}
             AND time <= TIMESTAMPTZ {quoted(until.isoformat())}
     )
 )

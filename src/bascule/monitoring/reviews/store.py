@@ -22,6 +22,8 @@ from bascule.monitoring.reviews.schema import review_marks, reviews
 LATE = timedelta(minutes=10)
 """Answers of other hosts, and of the spool, come into a ledger within this time."""
 FIRST_LOOK = timedelta(days=1)
+KEPT = timedelta(days=90)
+"""Reviews of older answers are deleted, answered or not; what was answered is an outcome."""
 _CHUNK = 500
 
 
@@ -42,16 +44,22 @@ class ReviewStore:
         key = {"model": model, "place": place}
         with self._catalogue.read() as connection:
             mark = connection.scalar(sa.select(review_marks.c.until).filter_by(**key))
-        chosen, known, until = choose(now - FIRST_LOOK if mark is None else mark - LATE, now)
-        with self._catalogue.write() as connection:
-            for review in chosen:
-                content = asdict(review)
-                put_new(connection, reviews, {"id": content.pop("id")}, content)
-            for start in range(0, len(known), _CHUNK):
-                is_known = reviews.c.id.in_(known[start : start + _CHUNK])
-                connection.execute(_open(is_known).values(state="closed"))
-            put(connection, review_marks, key, {"until": until})
-        return len(chosen)
+        since, count = now - FIRST_LOOK if mark is None else mark - LATE, 0
+        while since < now:
+            chosen, known, until = choose(since, now)
+            count, since = count + len(chosen), until if chosen else now
+            if not (chosen or known) and mark is not None and until - mark < LATE:
+                break  # without a write, which would wake every watch
+            with self._catalogue.write() as connection:
+                for review in chosen:
+                    content = asdict(review)
+                    put_new(connection, reviews, {"id": content.pop("id")}, content)
+                for start in range(0, len(known), _CHUNK):
+                    is_known = reviews.c.id.in_(known[start : start + _CHUNK])
+                    connection.execute(_open(is_known).values(state="closed"))
+                put(connection, review_marks, key, {"until": until})
+                connection.execute(sa.delete(reviews).where(reviews.c.predicted_at < now - KEPT))
+        return count
 
     def reviews(self, model: str, state: str = "open", *, limit: int = 1_000) -> list[Review]:
         """Those of a model, the oldest answer first; outlying ones are not preferred."""

@@ -44,6 +44,7 @@ from bascule.core import (
     Untrusted,
 )
 from bascule.serving.execution import (
+    OWN_SECTION,
     BufferBudget,
     CallerFacts,
     Chain,
@@ -168,7 +169,7 @@ class LoadedModels:
             if self._taken_bytes() > budget_bytes:
                 self._close(model)  # it takes more than its file
                 is_full = True  # and each of those that follow could be loaded in vain
-        self._check_policies(self._models.values())
+        self._check_policies(self._models.values(), plans)
         check_plans(plans, self._models.values())
         self._plans = plans
         self._serve(self._every_predictor())
@@ -193,7 +194,7 @@ class LoadedModels:
                         self._let_go(change.new.values())
                         return False
             models = [self._models.get(service) or change.new[service] for service in services]
-            self._check_policies(models)
+            self._check_policies(models, plans)
             check_plans(plans, models)
         except BaseException:
             self.abandon(number)
@@ -311,11 +312,17 @@ class LoadedModels:
     def _find(self, reference: str) -> ServedModel | None:
         return find_version(reference, self._models.values())
 
-    def _check_policies(self, models: Iterable[ServedModel]) -> None:
+    def _check_policies(self, models: Iterable[ServedModel], plans: Plans) -> None:
         models = list(models)
+        find = partial(find_version, models=models)
         for model in models:
-            find = partial(find_version, models=models)
             check_chain(model, self._policies.get(model.name, {}), find)
+        for plan in plans:
+            own = dict(self._policies.get(plan.endpoint, {}))
+            own.pop(OWN_SECTION, None)
+            for version in map(find, plan.versions):
+                if version is not None:
+                    check_chain(version, own, find)
 
     # -- loading at the first request, and unloading --
 
