@@ -169,7 +169,15 @@ def _sinks(outside: Path, people: Sequence[str], catalogue: Any) -> None:
         connection.executemany("INSERT INTO scores VALUES (?, 0.5)", [(who,) for who in people])
         connection.commit()
     jobs = Jobs(catalogue)
-    for place in ("out/", "out.csv", "sqlite:///out.db#scores", "postgresql://h/d#scores"):
+    ids = [f"r{number}" for number in range(len(people))]
+    pq.write_table(pa.table({"prediction_id": ids, "score": ids}), outside / "ids.parquet")
+    for place in (
+        "out/",
+        "out.csv",
+        "ids.parquet",
+        "sqlite:///out.db#scores",
+        "postgresql://h/d#scores",
+    ):
         task = Task(kind="batch", input={"to": place}, folder=str(outside))
         jobs.end(jobs.start(task), DONE, result={})
 

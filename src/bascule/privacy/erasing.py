@@ -157,10 +157,11 @@ class Erasing:
         state = self._state()
         if state.places is None:
             state.late_until, state.erased = self._bury()
+            self._erased = frozenset(state.erased)
             state.places, state.requested_at = self.find(), datetime.now(UTC).isoformat()
             self._keep(state)
-            self._record("erasure_requested", {})
         self._erased = frozenset(state.erased)
+        self._record("erasure_requested", {})
         steps: dict[str, Callable[[], None]] = {
             "ledger": self._erase_ledger, "sinks": self._erase_sinks,
             "files": self._erase_files, "backups": self._erase_backups,

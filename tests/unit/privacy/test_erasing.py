@@ -85,7 +85,9 @@ def test_a_person_is_gone_from_every_byte_and_the_others_stay(settings, tmp_path
     rows = [(place["place"], place["rows"]) for place in proof.content["places"]]
     assert ("ledger late", 9) in rows
     written = {name for name, count in rows if name.startswith("batch") and count == 8}
-    assert written == {"batch part-abc-00000.parquet", "batch out.csv", "batch out.db"}
+    files = ("part-abc-00000.parquet", "out.csv", "out.db", "ids.parquet")
+    assert written == {f"batch {name}" for name in files}
+    assert "r5" not in pq.read_table(tmp_path / "outside/ids.parquet")["prediction_id"].to_pylist()
     assert any("postgresql://h/d#scores" in one for one in proof.content["elsewhere"])
     left = (tmp_path / "outside" / "out.csv").read_text().splitlines()
     assert left == [line for line in csv if ADA not in line]
