@@ -32,14 +32,22 @@ from bascule.settings import Settings
 ADA = "cust-48151623"
 
 
-def record(
-    home: Path, people: Sequence[str], *, first: int = 0, model: str = "late",
-    private: Mapping[str, str] = {}, numbers: bool = False,
-) -> None:  # fmt: skip
-    """What a worker that has ended leaves: a request for each person, numbered from `first`."""
-    recorder = LedgerRecorder(
+def recording(home: Path, private: Mapping[str, str] = {}) -> LedgerRecorder:
+    """The recorder of a worker."""
+    return LedgerRecorder(
         SpoolWriter(home), private=private, key=hash_key(home), max_rows_per_s=10**9
     )
+
+
+def keep(
+    recorder: LedgerRecorder,
+    people: Sequence[str],
+    *,
+    first: int = 0,
+    model: str = "late",
+    numbers: bool = False,
+) -> None:
+    """A request for each person, numbered from `first`."""
     answer = Answer({"y": np.ones(1)}, AnsweredBy(model, "1", "onnx"))
     for number, name in enumerate(people, first):
         context: Any = SimpleNamespace(
@@ -48,6 +56,14 @@ def record(
         who = np.array([float(name)]) if numbers else np.array([name], object)
         call = Call({"customer_id": who, "amount": np.array([float(number)])}, 1)
         recorder.add(context, call, answer, MetricLabels(model, "1"), 200, 1)
+
+
+def record(
+    home: Path, people: Sequence[str], *, private: Mapping[str, str] = {}, **options: Any
+) -> None:
+    """What a worker that has ended leaves; see `keep`."""
+    recorder = recording(home, private)
+    keep(recorder, people, **options)
     recorder.close()
 
 
@@ -153,7 +169,15 @@ def _sinks(outside: Path, people: Sequence[str], catalogue: Any) -> None:
         connection.executemany("INSERT INTO scores VALUES (?, 0.5)", [(who,) for who in people])
         connection.commit()
     jobs = Jobs(catalogue)
-    for place in ("out/", "out.csv", "sqlite:///out.db#scores", "postgresql://h/d#scores"):
+    ids = [f"r{number}" for number in range(len(people))]
+    pq.write_table(pa.table({"prediction_id": ids, "score": ids}), outside / "ids.parquet")
+    for place in (
+        "out/",
+        "out.csv",
+        "ids.parquet",
+        "sqlite:///out.db#scores",
+        "postgresql://h/d#scores",
+    ):
         task = Task(kind="batch", input={"to": place}, folder=str(outside))
         jobs.end(jobs.start(task), DONE, result={})
 

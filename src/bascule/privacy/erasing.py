@@ -36,10 +36,10 @@ from bascule.monitoring.ledger import (
     Subject,
     Tombstone,
     delete,
+    host_of,
     offer_subject,
     put_tombstone,
     shared_of,
-    tombstones_of,
 )
 from bascule.privacy.catalogue_rows import CatalogueRows
 from bascule.privacy.persons import Person
@@ -76,9 +76,11 @@ class Place(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """How far an erasure is."""
+    """How far an erasure is; `erased` are digests of `ID#ROW` of the person's rows."""
 
     places: list[Place] | None = None
+    erased: tuple[str, ...] = ()
+    late_until: str = ""
     done: list[str] = []
     requested_at: str = ""
 
@@ -124,6 +126,7 @@ class Erasing:
         self._subject = subject_of(self._home, self._person)
         self._digests = Digests(self._home)
         self._folder = self._home / ERASURES
+        self._erased: frozenset[str] = frozenset()
 
     @property
     def subject(self) -> str:
@@ -153,10 +156,12 @@ class Erasing:
     def _carry_out(self) -> None:
         state = self._state()
         if state.places is None:
-            self._bury()
+            state.late_until, state.erased = self._bury()
+            self._erased = frozenset(state.erased)
             state.places, state.requested_at = self.find(), datetime.now(UTC).isoformat()
             self._keep(state)
-            self._record("erasure_requested", {})
+        self._erased = frozenset(state.erased)
+        self._record("erasure_requested", {})
         steps: dict[str, Callable[[], None]] = {
             "ledger": self._erase_ledger, "sinks": self._erase_sinks,
             "files": self._erase_files, "backups": self._erase_backups,
@@ -234,12 +239,6 @@ class Erasing:
         files: Sequence[Path] = self._sinks.files
         return [file for file in files if file.exists()]
 
-    @cached_property
-    def _erased(self) -> frozenset[str]:
-        """Digests of `ID#ROW` of the rows of the person."""
-        rows = [one.rows for one in tombstones_of(self._home) if one.id == self._erasure.id]
-        return frozenset(rows[0] if rows else ())
-
     def _is_row(self, row: Mapping[str, Any]) -> bool:
         name = str(row.get("prediction_id", ""))
         name = name if "#" in name else f"{name}#0"
@@ -250,8 +249,8 @@ class Erasing:
 
     # -- what is done --
 
-    def _bury(self) -> None:
-        """Have what arrives late be erased as it comes, on every host."""
+    def _bury(self) -> tuple[str, tuple[str, ...]]:
+        """Have what arrives late be erased as it comes, on every host; until when, and `erased`."""
         rows = [row for model in self._models() for row in self._ids(model)]
         tombstone = Tombstone(
             id=self._erasure.id, model=self._erasure.model, subject=self._subject,
@@ -260,6 +259,7 @@ class Erasing:
         if (store := shared_of(self._home)) is not None:
             store.bury(tombstone)
         put_tombstone(self._home, tombstone)
+        return datetime.fromtimestamp(tombstone.until_s, UTC).isoformat(), tombstone.rows
 
     def _ids(self, model: str) -> list[str]:
         def ids(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -286,9 +286,12 @@ class Erasing:
                 self._rows_of(file)
 
     def _rows_of(self, file: Path, *, is_trial: bool = False) -> int:
+        rows = 0
         if file.suffix in (*TABLES, *DATABASES):
-            return erase_rows(file, self._person, self._is_row, is_trial=is_trial)
-        return redact_rows(file, self._person, is_trial=is_trial)
+            rows = erase_rows(file, self._person, self._is_row, is_trial=is_trial)
+        if not rows or (file.suffix in (".csv", ".jsonl") and not is_trial):
+            rows += redact_rows(file, self._person, is_trial=is_trial)
+        return rows
 
     def _erase_backups(self) -> None:
         for file in backups_in(self._home):
@@ -309,11 +312,9 @@ class Erasing:
             "model": self._erasure.model, "by": self._erasure.by, "host": socket.gethostname(),
             "release": VERSION, "requested_at": state.requested_at,
             "completed_at": datetime.now(UTC).isoformat(),
-            "late_until": datetime.fromtimestamp(
-                time.time() + self._erasure.late_days * _DAY_S, UTC
-            ).isoformat(),
-            "searched": self._searched(), "places": msgspec.to_builtins(places),
-            "left": self._left(), "elsewhere": self._elsewhere(),
+            "late_until": state.late_until, "searched": self._searched(),
+            "places": msgspec.to_builtins(places), "left": self._left(),
+            "elsewhere": self._elsewhere(),
         }  # fmt: skip
 
     def _searched(self) -> list[str]:
@@ -338,6 +339,9 @@ class Erasing:
 
     def _elsewhere(self) -> list[str]:
         said = [*_ALWAYS_ELSEWHERE, *self._sinks.elsewhere]
+        if (store := shared_of(self._home)) is not None:
+            others = store.view().hosts.keys() - {host_of(self._home)}
+            said += [f"the home of host {name}: files beside its ledger" for name in sorted(others)]
         if self._erasure.catalogue.is_shared:
             said.append("the catalogue's PostgreSQL: its write-ahead log, archives and replicas")
         if self._erasure.objects.startswith("s3://"):

@@ -50,7 +50,9 @@ class HeldPlaces:
 
 
 # Of which model is in the body: asked then.
-ERASE = Operation("POST erasures", "erase", "", ErasureShown, status=201)
+ERASE = Operation(
+    "POST erasures", "erase", "", ErasureShown, status=201, history="erasure_requested"
+)
 ERASURES = Listing("GET erasures", "erase", ANY, ErasureShown)
 ERASURE = Operation("GET erasures/{erasure}", "erase", ANY, ErasureShown)
 FIND_SUBJECT = Operation("POST subjects/find", "erase", "", HeldPlaces, is_once=True)

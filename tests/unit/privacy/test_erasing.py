@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import random
@@ -21,7 +22,16 @@ import pyarrow.parquet as pq
 import pytest
 from tests.homes import finished, inline_jobs
 from tests.ledger_rows import ids, table, take_in
-from tests.privacy_home import ADA, digests_of, found_in, full_home, record, rows_of_others
+from tests.privacy_home import (
+    ADA,
+    digests_of,
+    found_in,
+    full_home,
+    keep,
+    record,
+    recording,
+    rows_of_others,
+)
 
 from bascule.app import open_catalogue
 from bascule.backups.archive import unpack
@@ -75,7 +85,9 @@ def test_a_person_is_gone_from_every_byte_and_the_others_stay(settings, tmp_path
     rows = [(place["place"], place["rows"]) for place in proof.content["places"]]
     assert ("ledger late", 9) in rows
     written = {name for name, count in rows if name.startswith("batch") and count == 8}
-    assert written == {"batch part-abc-00000.parquet", "batch out.csv", "batch out.db"}
+    files = ("part-abc-00000.parquet", "out.csv", "out.db", "ids.parquet")
+    assert written == {f"batch {name}" for name in files}
+    assert "r5" not in pq.read_table(tmp_path / "outside/ids.parquet")["prediction_id"].to_pylist()
     assert any("postgresql://h/d#scores" in one for one in proof.content["elsewhere"])
     left = (tmp_path / "outside" / "out.csv").read_text().splitlines()
     assert left == [line for line in csv if ADA not in line]
@@ -84,18 +96,7 @@ def test_a_person_is_gone_from_every_byte_and_the_others_stay(settings, tmp_path
     unpack(settings.home / "before.tar.gz", tmp_path / "unpacked")  # verifies every digest
 
 
-def test_what_arrives_late_is_erased_as_it_comes(settings):
-    home = settings.home
-    record(home, [ADA, "cust-00000001"])
-    erasing(settings).run()
-    record(home, [ADA, "cust-00000002"], first=10)
-    Outcomes(home).add("late", pa.table({"id": ["r0", "r1"], "truth": [1, 1]}))
-    take_in(home, Deletions())
-    assert ids(home) == ["r1", "r11"]
-    assert Ledger(home).query("SELECT id FROM outcomes")["id"].to_pylist() == ["r1"]
-    assert found_in(home, ADA) == []
-
-
+@pytest.mark.slow
 def test_a_number_is_erased_where_it_names_the_person_alone(settings):
     record(settings.home, ["41", "42"], numbers=True)
     take_in(settings.home)
@@ -109,6 +110,7 @@ def test_a_number_is_erased_where_it_names_the_person_alone(settings):
     assert "too short" in content["searched"][-1]
 
 
+@pytest.mark.slow
 def test_twice_is_once_and_the_proofs_are_a_chain(settings):
     record(settings.home, [ADA, "cust-00000001"])
     first, again = erasing(settings).run(), erasing(settings).run()
@@ -120,6 +122,7 @@ def test_twice_is_once_and_the_proofs_are_a_chain(settings):
     assert "number 1, is gone" in proof_of(settings, "e2").problems[0]
 
 
+@pytest.mark.slow
 def test_a_proof_that_was_altered_does_not_verify(settings):
     record(settings.home, [ADA])
     file = Path(erasing(settings).run()["proof"])
@@ -130,6 +133,7 @@ def test_a_proof_that_was_altered_does_not_verify(settings):
         verify_proof(file)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_well_and_leave_no_value(settings):
     """Two runners, as two control processes of one catalogue have."""
     record(settings.home, [ADA, "cust-00000001"])
@@ -143,11 +147,47 @@ def test_two_processes_at_once_end_well_and_leave_no_value(settings):
     assert found_in(settings.home, ADA) == []
 
 
+def test_what_cannot_be_erased_is_in_the_proof(settings):
+    """A bundle keeps its rows; a file that is no text or table of ours is not destroyed."""
+    record(settings.home, [ADA])
+    (settings.home / "objects" / "ab").mkdir(parents=True)
+    rows = pa.table({"customer_id": [ADA, "cust-00000001"]})
+    pq.write_table(rows, settings.home / "objects" / "ab" / "heldout.parquet")
+    (settings.home / "old.csv.gz").write_bytes(gzip.compress(f"{ADA},1\n".encode()))
+    (settings.home / "state.bin").write_bytes(b"\xff" + ADA.encode())
+    (settings.home / "mail.csv").write_text(f"to,about\n7,{ADA}\n")
+    content = verify_proof(Path(erasing(settings).run()["proof"])).content
+    assert [one.partition(":")[0] for one in content["left"]] == [
+        "objects/ab/heldout.parquet",
+        "old.csv.gz",
+        "state.bin",
+    ]
+    assert (settings.home / "mail.csv").read_text() == "to,about\n7,(erased)\n"
+
+
+def test_a_worker_that_lives_goes_on_after_what_it_wrote_is_blanked(settings):
+    """Its spool file stays open: what is read of it is overwritten in place."""
+    recorder = recording(settings.home)
+    keep(recorder, [ADA, "cust-00000001"])
+    recorder.flush()
+    erasing(settings).run()
+    assert found_in(settings.home, ADA) == []
+    keep(recorder, ["cust-00000002", ADA], first=10)
+    recorder.close()
+    Outcomes(settings.home).add("late", pa.table({"id": ["r0", "r1"], "truth": [1, 1]}))
+    take_in(settings.home, Deletions())
+    kept = Ledger(settings.home).query("SELECT id FROM outcomes")["id"].to_pylist()
+    assert kept == ["r1"]
+    assert ids(settings.home) == ["r1", "r10"]
+    assert found_in(settings.home, ADA) == []
+
+
 def test_an_empty_subject_is_none():
     with pytest.raises(Invalid, match="1 to 1,024"):
         Person("customer_id", "")
 
 
+@pytest.mark.slow
 def test_a_trial_finds_and_changes_nothing(settings, tmp_path):
     full_home(settings, tmp_path / "outside")
     before = digests_of(tmp_path / "outside")
