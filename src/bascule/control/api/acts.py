@@ -35,7 +35,7 @@ APPROVAL_HEADER = "Bascule-Approval"
 """The id of the approval that a request waits for."""
 _KEPT = ("content-type", "if-match", "if-none-match")
 _MAX_ID, _MAX_REASON = 128, 512
-_REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20.0, 1.0
+_REFUSALS_AT_ONCE, _REFUSALS_PER_S = 100.0, 1.0
 
 
 class Acts:

@@ -200,7 +200,7 @@ def route_of(
                 with book.of(request, operation) as acting:
                     try:
                         await allow(request)
-                        caller = request.state.caller
+                        caller = _caller_known(request, guard) or request.state.caller
                         acting.origin = _with_caller(acting.origin, caller)
                         answer = await act(request)
                     except (Refused, Unauthenticated) as problem:
@@ -213,7 +213,7 @@ def route_of(
                     return answer
 
             async def refused(request: Request, acting: Acting, reason: str) -> None:
-                caller = _who_tried(request, guard)
+                caller = _caller_known(request, guard)
                 if caller is not None:
                     acting.origin = _with_caller(acting.origin, caller)
                 await book.refused(request, operation, caller.user if caller else None, reason)
@@ -227,8 +227,8 @@ def _with_caller(origin: Origin, caller: Caller) -> Origin:
     return replace(origin, key=caller.key, session=caller.session, role=caller.role)
 
 
-def _who_tried(request: Request, guard: Authenticator | None) -> Caller | None:
-    """The caller that was refused; None without a key or a session that holds."""
+def _caller_known(request: Request, guard: Authenticator | None) -> Caller | None:
+    """The caller, whatever it may do; None without a key or a session that holds."""
     person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
     if person is not None:
         return _of_person(person) if person.short_id else None
