@@ -178,7 +178,7 @@ def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_p
     settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
     bundle = packed(tmp_path)
     open_registry(settings).push(bundle.path, by="ada")
-    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4), Day(2, truths=0.5)])
+    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4, errors=3), Day(2, truths=0.5)])
     made = written(settings, "article-12")
     rows = {
         row[0]: row[1]
@@ -187,7 +187,8 @@ def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_p
         if block["kind"] == "table"
         for row in block["rows"]
     }
-    assert rows["answers"] == "700"
+    assert rows["rows, with failed requests"] == "703"
+    assert (rows["callers"], rows["requests that failed"]) == ("1", "3")
     assert rows["days without an answer"] == "1 of 4"
     assert lacks(made).isdisjoint({"evidence: logs", "evidence: gaps", "evidence: monitoring"})
     assert "evidence: performance" not in lacks(written(settings, "sr-11-7"))

@@ -52,6 +52,7 @@ EVIDENCE: Mapping[str, str] = {
     "gaps": "serve it with monitoring.ledger",
     "monitoring": "serve it with monitoring.ledger",
     "performance": "bascule outcomes add",
+    "audit": "set audit.anchors",
     "alerts": "set alerts.watch, or a receiver",
     "erasures": "bascule erase, when a person asks for it",
     "private-fields": "set monitoring.private",

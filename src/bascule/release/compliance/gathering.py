@@ -19,6 +19,7 @@ from bascule.core import NotFound
 from bascule.documents import Block, Line, Table, Text, anchor
 from bascule.endpoints import EndpointStore
 from bascule.monitoring.alerts import AlertStore
+from bascule.monitoring.ledger import quoted
 from bascule.release.compliance.drafting import Facts
 from bascule.release.passports import claims_of
 from bascule.release.rollouts import RolloutStore
@@ -146,11 +147,20 @@ def _traffic(
     first, last = min(days), max(days)
     span = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days + 1
     gaps = ledger.gaps()
+    of_version = (
+        f"predictions WHERE model = {quoted(version.model)} AND version = '{version.number}'"
+    )
+    (counted,) = ledger.query(
+        "SELECT count(DISTINCT caller) AS callers, count(DISTINCT id) FILTER (WHERE status >= 500) "
+        f"AS errors FROM {of_version}"
+    ).to_pylist()
     lost = [(gap.found_at[:16], f"{gap.requests:,} requests {gap.why}") for gap in gaps]
     facts = {
         "logs": _pairs([
-            ("first day", first), ("last day", last), ("answers", f"{sum(days.values()):,}"),
-            ("answers a day, most", f"{max(days.values()):,}"),
+            ("first day", first), ("last day", last),
+            ("rows, with failed requests", f"{sum(days.values()):,}"),
+            ("rows a day, most", f"{max(days.values()):,}"),
+            ("callers", counted["callers"]), ("requests that failed", counted["errors"]),
         ]),
         "gaps": _pairs([
             ("days without an answer", f"{span - len(days)} of {span}"),
@@ -172,6 +182,7 @@ def _settings(
 ) -> dict[str, tuple[Block, ...]]:
     monitoring, security = settings["monitoring"], settings["security"]
     serving, rules = settings["serving"], settings["registry"]
+    audit, kept = settings.get("audit", {}), settings.get("privacy", {}).get("retention_days", {})
     private = {
         name: how for name, how in monitoring["private"].items()
         if "." not in name or name.startswith(f"{model}.")
@@ -179,11 +190,13 @@ def _settings(
     return {
         "retention": _pairs([
             ("days that answers and outcomes are kept", monitoring["retention_days"]),
+            *((f"days of {name}", days) for name, days in kept.items()),
             ("space at most, GB", monitoring["max_gb"]),
             ("share of requests that is kept", monitoring["keep"]),
             ("what is recorded", monitoring["ledger"]),
         ]),
         "private-fields": _pairs(private.items()),
+        "audit": _pairs(("anchored at", place) for place in audit.get("anchors", ())),
         "access": _pairs([
             ("callers need keys", security["callers"]),
             ("encrypted transport", "yes" if serving["tls_certificate"] else "no, or by a proxy"),
@@ -194,6 +207,7 @@ def _settings(
             ("gates are required", _yes(rules["require_gates"])),
             ("keys that must sign", len(security["required_keys"])),
             *(("claim that is required", claim) for claim in security["required_claims"]),
+            *(("act that takes a second person", act) for act in audit.get("protected", ())),
             ("rollouts need an approval", _yes(settings["rollouts"]["needs_approval"])),
         ]),
     }  # fmt: skip
