@@ -66,6 +66,7 @@ def gather(
     known, history = Said.of(statements), registry.history(version.model)
     claims = claims_of(manifest, statements, history, RolloutStore(catalogue).rollouts(), version)
     environment = claims["environment"]
+    watches = settings["alerts"]["watch"] == "on" or settings["alerts"]["receivers"]
     with catalogue.read() as connection:
         acts = events.find(connection, subject_name=version.model)
         erasures = [
@@ -84,7 +85,8 @@ def gather(
         "signatures": _records(("at", "by"), claims.get("signatures", ())),
         "approvals": _records(("at", "alias", "by", "reason"), claims.get("approvals", ())),
         "rollouts": _records(
-            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ())
+            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ()),
+            empty="No rollout of this version has ended.",
         ),
         "history": _table(
             ("when", "what", "by", "why"),
@@ -100,6 +102,7 @@ def gather(
         "erasures": _table(
             ("when", "what", "by"),
             [(f"{act.at:%Y-%m-%d}", act.kind, act.actor) for act in erasures],
+            empty="No erasure is recorded.",
         ),
         "endpoints": _table(
             ("endpoint", "answers"),
@@ -115,6 +118,7 @@ def gather(
                 (f"{alert.since:%Y-%m-%d %H:%M}", alert.state, alert.finding.sentence)
                 for alert in AlertStore(catalogue).alerts(resolved=True, model=version.model)
             ],
+            empty="No alert is recorded." if watches else "",
         ),
         **_traffic(ledger, version, open_bundle, now),
         **_settings(settings, manifest.name),
@@ -222,13 +226,19 @@ def _pairs(rows: Iterable[tuple[object, object]] | Mapping[str, object]) -> tupl
     return _table(("", ""), [(str(name), str(value)) for name, value in pairs])
 
 
-def _records(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[Block, ...]:
-    return _table(tuple(names), [tuple(str(row.get(name, "")) for name in names) for row in rows])
+def _records(
+    names: Sequence[str], rows: Iterable[Mapping[str, Any]], empty: str = ""
+) -> tuple[Block, ...]:
+    cells = [tuple(str(row.get(name, "")) for name in names) for row in rows]
+    return _table(tuple(names), cells, empty)
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]]) -> tuple[Block, ...]:
+def _table(
+    heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]], empty: str = ""
+) -> tuple[Block, ...]:
+    """The latest rows; `empty` is the fact that there are none, where that is one."""
     if not rows:
-        return ()
+        return (Text(empty),) if empty else ()
     table = Table(heads, tuple(rows[-_MAX_ROWS:]))
     left_out = len(rows) - _MAX_ROWS
     return (table, Text(f"And {left_out:,} earlier ones.")) if left_out > 0 else (table,)
