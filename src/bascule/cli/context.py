@@ -62,6 +62,13 @@ Target = Annotated[
         help="The column of the tables that holds the truth; repeat it for several outputs.",
     ),
 ]
+PrivateKey = Annotated[Path, typer.Option(help="The private key: PEM, on a curve of NIST.")]
+KeyPassword = Annotated[
+    str | None,
+    typer.Option(
+        envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
+    ),
+]
 AllowPickle = Annotated[
     bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
 ]

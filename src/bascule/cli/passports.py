@@ -12,22 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.context import AsJson, KeyPassword, PrivateKey, RefOrPath
 from bascule.cli.screen import note, print_either, print_json, print_table
 
 if TYPE_CHECKING:
     from bascule.bundle.disk import Statement
     from bascule.registry import Version
-
-_KeyList = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--key",
-        help="A public key whose passports count; may be repeated. Default: security.required_keys "
-        "of bascule.toml.",
-        show_default=False,
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +30,8 @@ def register(app: typer.Typer) -> None:
 
 def write(
     bundle: RefOrPath,
-    key: Annotated[Path, typer.Option(help="The private key: PEM, on a curve of NIST.")],
-    password: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
-        ),
-    ] = None,
+    key: PrivateKey,
+    password: KeyPassword = None,
     expires_days: Annotated[
         float | None,
         typer.Option(min=0, help="Days until it holds no longer. Default: never."),
@@ -58,14 +43,12 @@ def write(
     from bascule.release import claims_of, write_passport
 
     version, path = context.find_to_look_at(bundle)
-    manifest, registry = read_manifest(path), None
-    claims = claims_of(manifest, _statements(version, path))
-    if version is not None:
-        registry = context.registry()
-        claims = claims_of(
-            manifest, context.statements(version), registry.history(version.model),
-            context.rollouts().rollouts(), version,
-        )  # fmt: skip
+    manifest, registry = read_manifest(path), context.registry() if version else None
+    if version is None or registry is None:
+        claims = claims_of(manifest, _statements(version, path))
+    else:
+        history, rollouts = registry.history(version.model), context.rollouts().rollouts()
+        claims = claims_of(manifest, context.statements(version), history, rollouts, version)
     written = write_passport(
         path, claims, key, password=password, registry=registry, version=version,
         expires=None if expires_days is None else timedelta(days=expires_days),
@@ -131,7 +114,14 @@ def _write(file: Path, text: str) -> None:
 
 def verify(
     bundle: RefOrPath,
-    key: _KeyList = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A public key whose passports count; may be repeated. Default: "
+            "security.required_keys of bascule.toml.",
+            show_default=False,
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(

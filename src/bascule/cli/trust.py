@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.context import AsJson, KeyPassword, PrivateKey, RefOrPath
 from bascule.cli.screen import print_json, say
 
 
@@ -23,13 +23,8 @@ def sign(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)
     ],
-    key: Annotated[Path, typer.Option(help="The private key: PEM, on a curve of NIST.")],
-    password: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
-        ),
-    ] = None,
+    key: PrivateKey,
+    password: KeyPassword = None,
     statements: Annotated[
         bool, typer.Option(help="Sign what is said of it too: gates, parity, cost.")
     ] = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from bascule.bundle import Manifest, Said
@@ -93,47 +92,39 @@ def ml_bill_of_materials(manifest: Manifest, known: Said, version: str = "") -> 
 
 
 def _model_card(manifest: Manifest, known: Said) -> dict[str, Any]:
-    metrics = {
-        "": known.quality.get("overall", {}),
-        **{
-            f"{column}={value}": part["metrics"]
-            for column, slices in known.quality.get("slices", {}).items()
-            for value, part in slices.items()
-        },
+    sliced = {
+        f"{column}={value}": part["metrics"]
+        for column, slices in known.quality.get("slices", {}).items()
+        for value, part in slices.items()
     }
-    analysis = [
-        {"type": name, "value": f"{value:.6g}", **({"slice": rows} if rows else {})}
-        for rows, values in metrics.items()
-        for name, value in values.items()
-        if value is not None
-    ]
-    criteria = [
-        {"name": f"gate: {result['criterion']}", "value": f"{result.get('value')}"}
-        for result in known.gates.get("results", ())
-    ]
     words = str(known.provenance.get("description") or "").strip()
     card: dict[str, Any] = {
         "modelParameters": {
             "task": manifest.task,
             "architectureFamily": manifest.flavor,
             "datasets": [
-                _dataset(name, known.provenance[name])
+                {"type": "dataset", "name": f"{name} rows", "contents": {"properties": [
+                    {"name": fact, "value": str(rows[fact])} for fact in ("rows", "sha256")
+                ]}}
                 for name in ("train", "test", "calibration")
-                if known.provenance.get(name)
+                if (rows := known.provenance.get(name))
             ],
-            "inputs": [{"format": _field(field)} for field in manifest.signature.inputs],
-            "outputs": [{"format": _field(field)} for field in manifest.signature.outputs],
+            "inputs": [_format(field) for field in manifest.signature.inputs],
+            "outputs": [_format(field) for field in manifest.signature.outputs],
         },
-        "quantitativeAnalysis": {"performanceMetrics": analysis},
-        "properties": criteria,
-    }
+        "quantitativeAnalysis": {"performanceMetrics": [
+            {"type": name, "value": f"{value:.6g}", **({"slice": rows} if rows else {})}
+            for rows, metrics in {"": known.quality.get("overall", {}), **sliced}.items()
+            for name, value in metrics.items()
+            if value is not None
+        ]},
+        "properties": [
+            {"name": f"gate: {result['criterion']}", "value": f"{result.get('value')}"}
+            for result in known.gates.get("results", ())
+        ],
+    }  # fmt: skip
     return card | ({"considerations": {"useCases": [words]}} if words else {})
 
 
-def _dataset(name: str, rows: Mapping[str, Any]) -> dict[str, Any]:
-    facts = [{"name": key, "value": str(rows[key])} for key in ("rows", "sha256") if key in rows]
-    return {"type": "dataset", "name": f"{name} rows", "contents": {"properties": facts}}
-
-
-def _field(field: Field) -> str:
-    return f"{field.name}: {field.dtype.value}"
+def _format(field: Field) -> dict[str, str]:
+    return {"format": f"{field.name}: {field.dtype.value}"}

@@ -30,7 +30,8 @@ SPEC = msgspec.convert(
 )  # fmt: skip
 ALWAYS = {
     "version", "at-a-glance", "intended-use", "inputs", "outputs", "limits", "parity", "cost",
-    "environment", "history", "acts", "retention", "access", "release-rules",
+    "environment", "erasures", "rollouts", "history", "acts", "retention", "access",
+    "release-rules",
 }  # fmt: skip
 """Facts that every version has, or nearly: without one, its kind of statement is named."""
 
@@ -117,7 +118,7 @@ def test_facts_come_from_history_settings_and_statements(settings):
     assert "183" in made["markdown"]
     assert "late.name" in made["markdown"]
     assert "other.city" not in made["markdown"]
-    assert "evidence: erasures" in lacks(made)
+    assert "No erasure is recorded." in made["markdown"]
     with open_catalogue(settings).write() as connection:
         for model, by in (("late", "dora"), ("other", "olga")):
             erased = events.Event(
@@ -125,7 +126,6 @@ def test_facts_come_from_history_settings_and_statements(settings):
             )
             events.append(connection, erased)
     made = written(settings, "dpia")
-    assert "evidence: erasures" not in lacks(made)
     assert "dora" in made["markdown"]
     assert "olga" not in made["markdown"]
     assert "reviewed by Bo" in written(settings, "sr-11-7")["html"]
@@ -178,7 +178,7 @@ def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_p
     settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
     bundle = packed(tmp_path)
     open_registry(settings).push(bundle.path, by="ada")
-    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4), Day(2, truths=0.5)])
+    fill(settings.home, bundle, "1", [Day(5, rows=300), Day(4, errors=3), Day(2, truths=0.5)])
     made = written(settings, "article-12")
     rows = {
         row[0]: row[1]
@@ -187,7 +187,8 @@ def test_logs_are_summed_with_the_days_that_lack_and_performance_on_truths(tmp_p
         if block["kind"] == "table"
         for row in block["rows"]
     }
-    assert rows["answers"] == "700"
+    assert rows["rows, with failed requests"] == "703"
+    assert (rows["callers"], rows["requests that failed"]) == ("1", "3")
     assert rows["days without an answer"] == "1 of 4"
     assert lacks(made).isdisjoint({"evidence: logs", "evidence: gaps", "evidence: monitoring"})
     assert "evidence: performance" not in lacks(written(settings, "sr-11-7"))

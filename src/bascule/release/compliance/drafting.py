@@ -47,13 +47,12 @@ EVIDENCE: Mapping[str, str] = {
     "signatures": "bascule sign, bascule passport write",
     "approvals": "bascule alias MODEL/NUMBER NAME",
     "endpoints": "bascule deploy MODEL/NUMBER",
-    "rollouts": "bascule deploy MODEL/NUMBER --strategy canary",
     "logs": "serve it with monitoring.ledger",
     "gaps": "serve it with monitoring.ledger",
     "monitoring": "serve it with monitoring.ledger",
     "performance": "bascule outcomes add",
-    "alerts": "set alerts.watch, or a receiver",
-    "erasures": "bascule erase, when a person asks for it",
+    "audit": "set audit.anchors",
+    "alerts": "set alerts.watch, or name a receiver in alerts.receivers",
     "private-fields": "set monitoring.private",
 }
 """How a fact that is missing comes about."""
@@ -190,8 +189,9 @@ def _missing(
 
 
 def _lacks(missing: list[Missing]) -> tuple[Block, ...]:
-    rows = tuple((Span(lack.what, "bad"), lack.who, lack.how) for lack in missing)
-    return (Table(("missing", "who", "how"), rows),) if rows else ()
+    # The first column is not wrapped.
+    rows = tuple((lack.who, Span(lack.what, "bad"), lack.how) for lack in missing)
+    return (Table(("who", "missing", "how"), rows),) if rows else ()
 
 
 def _read(file: Path, kind: Any) -> Any:

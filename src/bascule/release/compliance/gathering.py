@@ -19,6 +19,7 @@ from bascule.core import NotFound
 from bascule.documents import Block, Line, Table, Text, anchor
 from bascule.endpoints import EndpointStore
 from bascule.monitoring.alerts import AlertStore
+from bascule.monitoring.ledger import quoted
 from bascule.release.compliance.drafting import Facts
 from bascule.release.passports import claims_of
 from bascule.release.rollouts import RolloutStore
@@ -65,6 +66,7 @@ def gather(
     known, history = Said.of(statements), registry.history(version.model)
     claims = claims_of(manifest, statements, history, RolloutStore(catalogue).rollouts(), version)
     environment = claims["environment"]
+    watches = settings["alerts"]["watch"] == "on" or settings["alerts"]["receivers"]
     with catalogue.read() as connection:
         acts = events.find(connection, subject_name=version.model)
         erasures = [
@@ -83,7 +85,8 @@ def gather(
         "signatures": _records(("at", "by"), claims.get("signatures", ())),
         "approvals": _records(("at", "alias", "by", "reason"), claims.get("approvals", ())),
         "rollouts": _records(
-            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ())
+            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ()),
+            empty="No rollout of this version has ended.",
         ),
         "history": _table(
             ("when", "what", "by", "why"),
@@ -99,6 +102,7 @@ def gather(
         "erasures": _table(
             ("when", "what", "by"),
             [(f"{act.at:%Y-%m-%d}", act.kind, act.actor) for act in erasures],
+            empty="No erasure is recorded.",
         ),
         "endpoints": _table(
             ("endpoint", "answers"),
@@ -114,6 +118,7 @@ def gather(
                 (f"{alert.since:%Y-%m-%d %H:%M}", alert.state, alert.finding.sentence)
                 for alert in AlertStore(catalogue).alerts(resolved=True, model=version.model)
             ],
+            empty="No alert is recorded." if watches else "",
         ),
         **_traffic(ledger, version, open_bundle, now),
         **_settings(settings, manifest.name),
@@ -146,11 +151,20 @@ def _traffic(
     first, last = min(days), max(days)
     span = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days + 1
     gaps = ledger.gaps()
+    of_version = (
+        f"predictions WHERE model = {quoted(version.model)} AND version = '{version.number}'"
+    )
+    (counted,) = ledger.query(
+        "SELECT count(DISTINCT caller) AS callers, count(DISTINCT id) FILTER (WHERE status >= 500) "
+        f"AS errors FROM {of_version}"
+    ).to_pylist()
     lost = [(gap.found_at[:16], f"{gap.requests:,} requests {gap.why}") for gap in gaps]
     facts = {
         "logs": _pairs([
-            ("first day", first), ("last day", last), ("answers", f"{sum(days.values()):,}"),
-            ("answers a day, most", f"{max(days.values()):,}"),
+            ("first day", first), ("last day", last),
+            ("rows, with failed requests", f"{sum(days.values()):,}"),
+            ("rows a day, most", f"{max(days.values()):,}"),
+            ("callers", counted["callers"]), ("requests that failed", counted["errors"]),
         ]),
         "gaps": _pairs([
             ("days without an answer", f"{span - len(days)} of {span}"),
@@ -172,6 +186,7 @@ def _settings(
 ) -> dict[str, tuple[Block, ...]]:
     monitoring, security = settings["monitoring"], settings["security"]
     serving, rules = settings["serving"], settings["registry"]
+    audit, kept = settings.get("audit", {}), settings.get("privacy", {}).get("retention_days", {})
     private = {
         name: how for name, how in monitoring["private"].items()
         if "." not in name or name.startswith(f"{model}.")
@@ -179,11 +194,13 @@ def _settings(
     return {
         "retention": _pairs([
             ("days that answers and outcomes are kept", monitoring["retention_days"]),
+            *((f"days of {name}", days) for name, days in kept.items()),
             ("space at most, GB", monitoring["max_gb"]),
             ("share of requests that is kept", monitoring["keep"]),
             ("what is recorded", monitoring["ledger"]),
         ]),
         "private-fields": _pairs(private.items()),
+        "audit": _pairs(("anchored at", place) for place in audit.get("anchors", ())),
         "access": _pairs([
             ("callers need keys", security["callers"]),
             ("encrypted transport", "yes" if serving["tls_certificate"] else "no, or by a proxy"),
@@ -194,6 +211,7 @@ def _settings(
             ("gates are required", _yes(rules["require_gates"])),
             ("keys that must sign", len(security["required_keys"])),
             *(("claim that is required", claim) for claim in security["required_claims"]),
+            *(("act that takes a second person", act) for act in audit.get("protected", ())),
             ("rollouts need an approval", _yes(settings["rollouts"]["needs_approval"])),
         ]),
     }  # fmt: skip
@@ -208,13 +226,19 @@ def _pairs(rows: Iterable[tuple[object, object]] | Mapping[str, object]) -> tupl
     return _table(("", ""), [(str(name), str(value)) for name, value in pairs])
 
 
-def _records(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> tuple[Block, ...]:
-    return _table(tuple(names), [tuple(str(row.get(name, "")) for name in names) for row in rows])
+def _records(
+    names: Sequence[str], rows: Iterable[Mapping[str, Any]], empty: str = ""
+) -> tuple[Block, ...]:
+    cells = [tuple(str(row.get(name, "")) for name in names) for row in rows]
+    return _table(tuple(names), cells, empty)
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]]) -> tuple[Block, ...]:
+def _table(
+    heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]], empty: str = ""
+) -> tuple[Block, ...]:
+    """The latest rows; `empty` is the fact that there are none, where that is one."""
     if not rows:
-        return ()
+        return (Text(empty),) if empty else ()
     table = Table(heads, tuple(rows[-_MAX_ROWS:]))
     left_out = len(rows) - _MAX_ROWS
     return (table, Text(f"And {left_out:,} earlier ones.")) if left_out > 0 else (table,)
