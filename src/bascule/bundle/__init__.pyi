@@ -16,6 +16,14 @@ from .card_plots import plots as plots
 from .choosing import is_ever_fastest as is_ever_fastest, pinned as pinned
 from .disk.folder import read_manifest as read_manifest
 from .disk.manifest import Manifest as Manifest
+from .encrypted import (
+    EncryptedMargins as EncryptedMargins,
+    EncryptedModel as EncryptedModel,
+    EncryptedRows as EncryptedRows,
+    decrypt_answers as decrypt_answers,
+    encrypt_rows as encrypt_rows,
+    new_client_key as new_client_key,
+)
 from .loaded import Bundle as Bundle, load as load
 from .opening import (
     open_original as open_original,

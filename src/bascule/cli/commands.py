@@ -59,6 +59,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "documents", ("document",)),
     ("Trust", "explaining", ("explain",)),
     ("Trust", "privacy", ("erase", "subject", "privacy")),
+    ("Trust", "encrypted", ("encrypted",)),
     ("Trust", "keys", ("keys",)),
     ("Trust", "reviews", ("review",)),
     ("Trust", "audit", ("audit",)),
@@ -88,7 +89,7 @@ names."""
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
     "keys", "sessions", "watermark", "privacy", "review",
-    "passport",
+    "passport", "encrypted",
     "subject",
     "audit",
 })  # fmt: skip

@@ -1,0 +1,103 @@
+"""The commands about encrypted rows: a client's key, encrypt, answer, decrypt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import RefOrPath
+from bascule.cli.screen import say
+from bascule.core import Invalid, first_line, writing
+
+_Key = Annotated[Path, typer.Option(help="The client's key: it never leaves the client.")]
+_Out = Annotated[Path, typer.Argument(help="The file to write.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `encrypted` to `app`."""
+    group = typer.Typer(
+        help="Answers of linear models on rows that the server cannot read.", no_args_is_help=True
+    )
+    for command in (key, encrypt, answer, decrypt):
+        group.command()(command)
+    app.add_typer(group, name="encrypted")
+
+
+def key(to: _Out) -> None:
+    """Make a client's key."""
+    from bascule.bundle import new_client_key
+
+    with writing(to):
+        new_client_key(to)
+    say(f"wrote {to}: keep it where the rows are")
+
+
+def encrypt(
+    rows: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather).")],
+    to: _Out,
+    key: _Key,
+) -> None:
+    """Encrypt rows, for the model's side."""
+    from bascule.batch import read_rows
+    from bascule.bundle import encrypt_rows
+
+    table = read_rows(rows, "rows")
+    if not hasattr(table, "column_names"):
+        raise Invalid("the rows have no names of columns", hint="give a table: .parquet or .csv")
+    columns = {
+        name: table[name].to_numpy(zero_copy_only=False) if hasattr(table[name], "combine_chunks")
+        else table[name].to_numpy()
+        for name in table.column_names
+    }  # fmt: skip
+    _write(to, encrypt_rows(key, columns))
+
+
+def answer(
+    bundle: RefOrPath,
+    encrypted: Annotated[Path, typer.Argument(help="What encrypt wrote.")],
+    to: _Out,
+) -> None:
+    """Compute the margins of encrypted rows; needs no key."""
+    from bascule.bundle import EncryptedModel, EncryptedRows, load
+
+    model = EncryptedModel(load(context.find(bundle)[1]))
+    _write(to, model.answer(_read(encrypted, EncryptedRows)))
+
+
+def decrypt(
+    margins: Annotated[Path, typer.Argument(help="What answer wrote.")], to: _Out, key: _Key
+) -> None:
+    """Decrypt the answers into a table, a column for each place of the output."""
+    import pyarrow as pa
+
+    from bascule.batch import check_output, write_table
+    from bascule.bundle import EncryptedMargins, decrypt_answers
+
+    check_output(to)
+    ((name, values),) = decrypt_answers(key, _read(margins, EncryptedMargins)).items()
+    names = [name] if values.shape[1] == 1 else [f"{name}.{n}" for n in range(values.shape[1])]
+    write_table(pa.table(dict(zip(names, values.T, strict=True))), to)
+    say(f"wrote {len(values):,} rows to {to}")
+
+
+def _write(to: Path, content: Any) -> None:
+    import msgspec
+
+    with writing(to):
+        to.write_bytes(msgspec.msgpack.encode(content))
+    say(f"wrote {content.rows:,} encrypted rows to {to}")
+
+
+def _read(file: Path, kind: Any) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.msgpack.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as problem:
+        raise Invalid(
+            f"{file} is not of this step: {first_line(problem)}",
+            hint="bascule encrypted encrypt, then answer, then decrypt",
+        ) from None
