@@ -162,7 +162,7 @@ def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(shared, catal
     with catalogue.read() as connection:
         (event,) = events.find(connection, subject=events.Subject("model", "late"))
     assert (event.kind, event.actor) == ("reviewed", "ada")
-    inputs, outputs = shared.recorded(sample)
+    ((inputs, outputs),) = shared.recorded("late", [sample])
     assert inputs == {"x": float(sample.prediction_id[1:])}
     assert outputs["outlier_p"] == 0.6
 

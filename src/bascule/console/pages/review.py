@@ -39,10 +39,14 @@ def reviews(request: Request, model: str) -> Response:
     """The oldest rows that wait, each with what was asked and answered."""
     store = context_of(request).reviews()
     listed = store.reviews(model)
+    shown = listed[:_SHOWN]
     return render(
         request, "review.html", f"Review {model}", model=model, waiting=len(listed),
         crumbs=[Crumb("Review", "/review"), Crumb(model)],
-        rows=[(review, *store.recorded(review)) for review in listed[:_SHOWN]],
+        rows=[
+            (review, *parts)
+            for review, parts in zip(shown, store.recorded(model, shown), strict=True)
+        ],
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ several processes choose the same rows.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -53,13 +53,16 @@ def choose(
     A row whose truth is there already is not chosen. Without answers in the ledger, nothing is.
     """
     known_sql = (
-        f'SELECT id, "row" FROM outcomes WHERE model = {quoted(model)} AND probability IS NULL '
+        'SELECT id, "row" FROM outcome_history WHERE probability IS NULL '
         f"AND received_at > TIMESTAMPTZ {quoted(since.isoformat())}"
     )
+    days = str(since.astimezone(UTC).date()), str(until.astimezone(UTC).date())
     try:
-        there = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
-        rows = ledger.query(_chosen_sql(model, rule, there, since, until), model=model).to_pylist()
-        known = ledger.query(known_sql).to_pylist()
+        sql = "SELECT * FROM predictions LIMIT 0"
+        there = ledger.query(sql, model=model, days=days).column_names
+        sql = _chosen_sql(model, rule, there, since, until)
+        rows = ledger.query(sql, model=model, days=days).to_pylist()
+        known = ledger.query(known_sql, days=days).to_pylist()
     except NotFound:
         return Look([], [], until)
     chosen = [
@@ -97,9 +100,12 @@ SELECT * FROM (
     FROM (
         SELECT *, CASE WHEN {outlying} THEN 'outlying' WHEN {score} OR {size} THEN 'uncertain'
             ELSE 'sample' END AS reason
-        FROM newest_predictions
+        FROM predictions AS answered
         WHERE model = {quoted(model)} AND id <> '' AND status BETWEEN 200 AND 299
-            AND truth_received_at IS NULL
+            AND NOT EXISTS (
+                SELECT 1 FROM outcome_history AS told WHERE told.id = answered.id
+                AND told."row" = answered."row" AND told.model IN (endpoint, answered.model)
+            )
             AND time >= TIMESTAMPTZ {quoted(since.isoformat())}
             AND time <= TIMESTAMPTZ {quoted(until.isoformat())}
     )

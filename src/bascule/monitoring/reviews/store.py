@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +66,29 @@ class ReviewStore:
         query = sa.select(reviews).filter_by(model=model, state=state).limit(limit)
         return list(map(_review, self._catalogue.rows(query.order_by("predicted_at", "id"))))
 
-    def recorded(self, review: Review) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Inputs and outputs of the row; without private fields, empty once the ledger lacks it."""
-        sql = (
-            f"SELECT * FROM predictions WHERE id = {quoted(review.prediction_id)} "
-            f'AND "row" = {review.row} AND version = {quoted(review.version)} '
-            "ORDER BY time DESC LIMIT 1"
-        )
-        try:
-            rows = Ledger(self._home).query(sql, model=review.model).to_pylist()
-        except NotFound:
-            rows = []
-        values = {name: value for row in rows for name, value in row.items() if value is not None}
-        inputs, outputs = (
-            {
-                name.removeprefix(kind): value
-                for name, value in values.items()
-                if name.startswith(kind)
-            }
-            for kind in ("input.", "output.")
-        )
-        return inputs, outputs
+    def recorded(self, model: str, listed: Sequence[Review]) -> list[tuple[dict[str, Any], ...]]:
+        """Inputs and outputs by row; without private fields, empty once the ledger lacks it."""
+        if not listed:
+            return []
+        keys = ", ".join(quoted(f"{review.prediction_id}#{review.row}") for review in listed)
+        sql = f"""SELECT * FROM predictions WHERE id || '#' || "row" IN ({keys}) ORDER BY time"""
+        times = [review.predicted_at.astimezone(UTC) for review in listed]
+        days = str(min(times).date()), str(max(times).date())
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        with suppress(NotFound):
+            for row in Ledger(self._home).query(sql, model=model, days=days).to_pylist():
+                rows[row["id"], row["row"]] = row
+        return [
+            tuple(
+                {
+                    name.removeprefix(kind): value
+                    for name, value in rows.get((review.prediction_id, review.row), {}).items()
+                    if name.startswith(kind) and value is not None
+                }
+                for kind in ("input.", "output.")
+            )
+            for review in listed
+        ]
 
     def claim(
         self, model: str, review: str, *, by: str, now: datetime, rule: ReviewRule | None = None
