@@ -140,7 +140,7 @@ def approve(approval: str, reason: _Reason = "", as_json: AsJson = False) -> Non
 
 
 def decline(approval: str, reason: _Reason = "", as_json: AsJson = False) -> None:
-    """Decline a request of another person, or withdraw your own; over --server."""
+    """Decline a request that waits for a second person; over --server."""
     _decide(approval, "decline", reason, as_json=as_json)
 
 

@@ -73,14 +73,7 @@ EXPORT_HISTORY = Operation("GET history/export", "read", ANY, bytes)
 EXPORT_CHAIN = Operation("GET audit/chain", "keys", "", bytes, "history")
 APPROVALS = Listing("GET approvals", "read", ANY, Approval, "history")
 # Which model it is about is known once it is found: asked then.
-DECIDE = Operation(
-    "POST approvals/{approval}/{decision}",
-    "read",
-    "",
-    Approval,
-    "history",
-    history="approval_asked",
-)
+DECIDE = Operation("POST approvals/{approval}/{decision}", "approve", "", Approval, "history")
 
 # Of the request's own session: nothing else is shown or ended.
 SESSION = Operation("GET session", None, "", OwnSession, "sessions")

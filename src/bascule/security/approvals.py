@@ -49,7 +49,7 @@ def judge_decision(
     decision: Decision, state: str, ends_at: datetime, asker: Person, decider: Person, *,
     may_approve: bool, now: datetime,
 ) -> None:  # fmt: skip
-    """Return where the person may decide so now; the one that asked may decline, not approve.
+    """Return where the person may decide so now.
 
     Raises:
         Conflict: It was decided, or has ended.
@@ -59,8 +59,6 @@ def judge_decision(
         raise Conflict(f"the request is {state} already", hint="bascule audit approvals")
     if now >= ends_at:
         raise Conflict(f"the request ended undecided at {ends_at}", hint="ask again")
-    if decision == "decline" and decider == asker:
-        return
     if not may_approve:
         raise Refused("this takes the right approve", hint="ask an approver")
     if decision == "approve" and asker.may_be(decider):

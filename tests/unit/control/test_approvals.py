@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, strategies as st
+from tests.consoles import token_of
 from tests.unit.control.signed_in import site_of
 
 from bascule.app import open_catalogue, open_registry
+from bascule.console.site import add_console
 from bascule.control import export, verify
 from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry import CatalogueKeys
@@ -77,14 +80,14 @@ def test_what_is_not_protected_needs_no_one(site):
     assert browser.put("/api/v1/models/gb/aliases/best", json={"number": 1}).status_code == 200
 
 
-def test_the_person_that_asked_cannot_approve_and_may_decline(site):
+def test_the_person_that_asked_cannot_approve(site):
     approval = asked(site)
 
     own = decided(site, approval, user="ada", roles="admin")
     assert own.status_code == 403
     assert "another one" in own.json()["error"]
     assert decided(site, approval, user="bob", roles="viewer:*").status_code == 403
-    assert decided(site, approval, "decline", user="bob").json()["state"] == "declined"
+    assert decided(site, approval, "decline").json()["state"] == "declined"
     assert decided(site, approval).status_code == 409
     assert alias_of(site).status_code == 404
 
@@ -132,6 +135,21 @@ def test_the_right_of_the_person_that_asked_is_checked_again(site):
     assert (done["state"], done["outcome"]["status"]) == ("failed", 403)
     assert "session of ada has ended" in done["outcome"]["answer"]["detail"]
     assert alias_of(site).status_code == 404
+
+
+def test_an_approver_decides_on_the_page_of_the_history(site):
+    add_console(site.app)
+    asked(site)
+    browser = site.signed_in("approver:*", user="bob")
+    page = browser.get("/history").text
+    assert "Waiting for approval" in page
+    action = re.search(r'action="(/history/approvals/\w+/approve)"', page)[1]
+
+    answer = browser.post(action, data={"csrf": token_of(page), "reason": "reviewed"})
+
+    assert answer.status_code == 303
+    assert "alias:gb@production: done" in browser.get("/history").text
+    assert alias_of(site).json()["number"] == 1
 
 
 def test_a_request_ends_undecided(settings, tmp_path):

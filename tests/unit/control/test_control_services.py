@@ -13,7 +13,7 @@ from starlette.requests import Request
 from tests.controls import Services, control_app
 
 from bascule.control.api.rights import loopback_only
-from bascule.core.errors import NotFound, Refused, Unavailable
+from bascule.core.errors import NotFound, Refused, Unauthenticated, Unavailable
 from bascule.serving import ModelSpec
 
 
@@ -200,6 +200,7 @@ REGISTRY_CHANGES = [
     ("PUT", "/api/v1/configuration", {"document": {"version": 1}, "reason": "reviewed"}),
     ("POST", "/api/v1/sign-in-links", {"roles": ["viewer:*"]}),
     ("POST", "/api/v1/receivers/oncall/test", None),
+    ("POST", "/api/v1/approvals/3c4d/approve", None),
 ]
 
 
@@ -220,6 +221,7 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
     }
     tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
     tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}", "7b8c": "{job}"}
+    tried |= {"3c4d": "{approval}", "/approve": "/{decision}"}
     tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:
@@ -287,6 +289,9 @@ def test_rights_are_asked_first_by_action_and_model(supervisor, method, path, bo
             if model:
                 raise Refused("no")
 
+        def key_of(self, authorization):
+            raise Unauthenticated("no")
+
     before = supervisor.services
     client = client_of(supervisor, NotThis())
 
@@ -304,6 +309,9 @@ def test_a_folder_is_loaded_by_who_may_manage_all_and_what_it_holds(supervisor):
 
         def check(self, authorization, action, model):
             asked.append(model)
+
+        def key_of(self, authorization):
+            raise Unauthenticated("no")
 
     client = client_of(supervisor, All())
     client.post(SERVICES, json={"reference": "/srv/late.bundle"})

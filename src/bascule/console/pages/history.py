@@ -34,7 +34,7 @@ from bascule.security import ANY
 router = page_router({
     "GET /history": ("read", ANY),
     "GET /history/export": ("read", ANY),
-    "POST /history/approvals/{approval}/{decision}": ("read", ""),
+    "POST /history/approvals/{approval}/{decision}": ("approve", ""),
 })  # fmt: skip
 
 PAGE = 50

@@ -200,7 +200,9 @@ def route_of(
                 with book.of(request, operation) as acting:
                     try:
                         await allow(request)
-                        caller = _caller_known(request, guard) or request.state.caller
+                        caller = request.state.caller
+                        if operation.action is None:  # it asks itself
+                            caller = _caller_known(request, guard) or caller
                         acting.origin = _with_caller(acting.origin, caller)
                         answer = await act(request)
                     except (Refused, Unauthenticated) as problem:

@@ -49,10 +49,7 @@ def add_approvals(
         approval: str, decision: Decision, request: Request,
         reason: Annotated[str, Query(max_length=1_024, description="Why, for the history")] = "",
     ) -> Approval:  # fmt: skip
-        """Approve a request of another person, which then runs with that person's rights; or not.
-
-        The person that asked may decline.
-        """
+        """Approve a request, which then runs with the rights of the person that asked; or not."""
         book, decider = acts.approvals, caller_of(request).person
 
         def may_approve(thing: str) -> bool:
