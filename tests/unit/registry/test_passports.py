@@ -166,6 +166,23 @@ def test_attacks_on_a_passport_are_refused(folder, keys, tmp_path):
     assert "another bundle" in refusal(body, other, keys)
 
 
+def test_no_bit_of_payload_or_signature_can_be_flipped(folder, keys):
+    body, digest = envelope(folder, keys), read_manifest(folder).digest
+    payload, signature = (
+        base64.b64decode(text) for text in (body["payload"], body["signatures"][0]["sig"])
+    )
+    for place in range(0, len(payload), 7):
+        flipped = payload[:place] + bytes([payload[place] ^ 1]) + payload[place + 1 :]
+        altered = {**body, "payload": base64.b64encode(flipped).decode()}
+        with pytest.raises(Untrusted):
+            open_passport(altered, digest, [keys / "ada.pub"], now=T0)
+    for place in range(len(signature)):
+        flipped = signature[:place] + bytes([signature[place] ^ 1]) + signature[place + 1 :]
+        altered = {**body, "signatures": [{"sig": base64.b64encode(flipped).decode()}]}
+        with pytest.raises(Untrusted):
+            open_passport(altered, digest, [keys / "ada.pub"], now=T0)
+
+
 def test_a_passport_holds_until_it_expires_and_not_before_it_is_issued(folder, keys):
     body = envelope(folder, keys, expires_at=(T0 + DAY).isoformat())
     digest = read_manifest(folder).digest

@@ -92,7 +92,7 @@ def settings(tmp_path):
     )
     (tmp_path / "house.toml").write_text(
         'title = "House review"\nnorm = "House rules"\nsections = [\n'
-        '  { id = "fair", title = "Fairness", norm = "Rule 2", facts = ["fairness", '
+        '  { id = "ethics", title = "Ethics", norm = "Rule 2", facts = ["ethics", '
         '"history"] },\n]\n'
     )
     settings = load_settings(tmp_path, environ={})
@@ -138,13 +138,13 @@ def test_without_a_ledger_logs_and_gaps_are_missing_and_no_zero_is_invented(sett
 
 
 def test_a_list_of_the_project_is_a_document_and_a_statement_its_fact(settings):
-    assert lacks(written(settings, "house")) == {"evidence: fairness"}
+    assert lacks(written(settings, "house")) == {"evidence: ethics"}
     registry = open_registry(settings)
-    by_sex = {"attribute": "sex", "equalized_odds_difference": 0.04}
-    registry.add_statement(registry.resolve("late/1"), "fairness", by_sex, at=T0, by="ci")
+    vote = {"board": "ethics", "in_favour": 0.75}
+    registry.add_statement(registry.resolve("late/1"), "ethics", vote, at=T0, by="ci")
     made = written(settings, "house")
     assert lacks(made) == set()
-    assert "0.04" in made["markdown"]
+    assert "0.75" in made["markdown"]
     assert "2026-03-01T12:00 UTC by ci" in made["markdown"]
 
 

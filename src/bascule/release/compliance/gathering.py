@@ -74,8 +74,8 @@ def gather(
             if act.body.get("model") in (None, "", version.model)
         ]  # fmt: skip
     facts: dict[str, tuple[Block, ...]] = {
-        **{anchor(section): section.blocks for section in sections(manifest, known)},
         **_statements(statements),
+        **{anchor(section): section.blocks for section in sections(manifest, known)},
         "version": _pairs([
             ("version", str(version)), ("digest", version.digest),
             ("pushed", f"{version.pushed_at:%Y-%m-%d %H:%M} UTC by {version.pushed_by}"),
