@@ -45,7 +45,8 @@ class Subject(NamedTuple):
 
     @property
     def unknowns(self) -> int:
-        return self.classes * (self.rows.shape[1] + 1)
+        columns: int = self.rows.shape[1]
+        return self.classes * (columns + 1)
 
 
 def digits() -> Subject:

@@ -144,7 +144,7 @@ def test_a_bucket_fills_in_its_time_and_not_beyond_its_burst(tmp_path):
     rate = Rate.parse("10/s", 2)
 
     def takes(at_ns):
-        if meter.wait_ns(rate.cost_ns(1), rate.burst_ns, at_ns):
+        if meter.room_ns(rate.burst_ns, at_ns) < rate.cost_ns(1):
             return False
         meter.take(rate.cost_ns(1), 1, 1)
         return True
@@ -199,7 +199,7 @@ def spend(path, worker, workers, rate, results, seconds):
     until_ns = time.monotonic_ns() + int(seconds * S)
     taken = 0
     while (now_ns := time.monotonic_ns()) < until_ns:
-        if not meter.wait_ns(rate.cost_ns(1), rate.burst_ns, now_ns):
+        if meter.room_ns(rate.burst_ns, now_ns) >= rate.cost_ns(1):
             meter.take(rate.cost_ns(1), 1, 1)
             taken += 1
     results.put(taken)

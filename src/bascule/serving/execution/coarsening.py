@@ -32,10 +32,9 @@ from bascule.serving.calls import (
     Outcome,
     Parts,
     PartsOutcome,
-    Receiver,
 )
 from bascule.serving.execution.policies import PolicyFacts
-from bascule.serving.execution.predictors import AroundPredictor, Predictor
+from bascule.serving.execution.predictors import AroundParts, AroundPredictor, Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,38 +152,16 @@ class CoarseAnswers:
             )
 
 
-@dataclass(slots=True, eq=False)
-class _CoarseParts:
-    """An answer in parts, each made coarser (a `Parts` and its `Receiver`)."""
+class _CoarseParts(AroundParts):
+    """An answer in parts, each made coarser."""
 
-    _parts: Parts
-    _coarse: Callable[[Answer], Answer]
-    _receiver: Any = None
-
-    @property
-    def by(self) -> Any:
-        return self._parts.by
-
-    @by.setter
-    def by(self, by: Any) -> None:
-        self._parts.by = by
-
-    def start(self, receiver: Receiver) -> None:
-        """See `calls.Parts`."""
-        self._receiver = receiver
-        self._parts.start(self)
-
-    def resume(self) -> None:
-        """See `calls.Parts`."""
-        self._parts.resume()
+    def __init__(self, parts: Parts, coarse_part: Callable[[Answer], Answer]) -> None:
+        super().__init__(parts)
+        self._coarse = coarse_part
 
     def take(self, part: Answer) -> bool:
         """See `calls.Receiver`."""
-        return bool(self._receiver.take(self._coarse(part)))
-
-    def finish(self, error: BasculeError | None) -> None:
-        """See `calls.Receiver`."""
-        self._receiver.finish(error)
+        return super().take(self._coarse(part))
 
 
 def is_label(field: Field) -> bool:

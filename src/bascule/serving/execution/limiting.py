@@ -29,7 +29,6 @@ from bascule.serving.calls import (
     DeliverParts,
     Parts,
     PartsOutcome,
-    Receiver,
 )
 from bascule.serving.execution.meters import (
     AWAY,
@@ -41,12 +40,14 @@ from bascule.serving.execution.meters import (
     today,
 )
 from bascule.serving.execution.policies import PolicyFacts
-from bascule.serving.execution.predictors import AroundPredictor, Predictor
+from bascule.serving.execution.predictors import AroundParts, AroundPredictor, Predictor
 
 GRANT_S = 0.02
 """How often a call that waits for its budget looks whether that is reserved."""
 _MAX_WAITING = 64
 _MAX_KNOWN = 4_096
+_CREDIT_CALLS, _CREDIT_S = 64, 0.01
+"""How much a worker may admit, and for how long, before it notes it, far from every limit."""
 _UNITS_S = {"s": 1, "min": 60, "h": 3_600}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)( rows)?/(s|min|h)")
 _EVERYBODY = "*"
@@ -111,8 +112,8 @@ class Rate(NamedTuple):
         burst_ns = round(cost_ns * max(1.0, burst or amount))
         return cls(0 if of_rows else cost_ns, cost_ns if of_rows else 0, burst_ns, text)
 
-    def cost_ns(self, rows: int) -> int:
-        return self.request_ns + rows * self.row_ns
+    def cost_ns(self, rows: int, calls: int = 1) -> int:
+        return calls * self.request_ns + rows * self.row_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,16 @@ class _Metered(NamedTuple):
 _Counted = tuple[_Metered, ...]
 
 
+class _Caller:
+    """A caller's counters, and the calls that it may make before these are looked at again."""
+
+    __slots__ = ("calls", "counted", "credit_rows", "last_ns", "rows")
+
+    def __init__(self, counted: _Counted) -> None:
+        self.counted = counted
+        self.calls = self.rows = self.credit_rows = self.last_ns = 0
+
+
 class LimitedPredictor(AroundPredictor):
     """One version whose callers are bounded. On the event loop only."""
 
@@ -153,7 +164,10 @@ class LimitedPredictor(AroundPredictor):
         self._groups = settings.groups
         self._name_of = facts.callers.name_of
         self._of_caller, self._of_group = allowances(settings, model)
-        self._known: dict[str, _Counted] = {}
+        self._known: dict[str, _Caller] = {}
+        self._credited: list[_Caller] = []
+        self._far = 2 * self.meters.workers * _CREDIT_CALLS
+        """Calls that must fit into a limit, for some to be admitted before they are noted."""
 
     def answer(
         self, call: Call, context: Context, allowed_s: float, deliver: Deliver
@@ -165,62 +179,93 @@ class LimitedPredictor(AroundPredictor):
             TooLarge: A call with so many rows is above a limit by itself.
             Unavailable: The budget cannot be read.
         """
-        counted = self._counted(context)
         rows = call.rows
-        if not self.admit(counted, rows):
-            begin = partial(self.model.answer, call, context)
-            return _Waiting(self, counted, rows, begin, deliver, allowed_s).start()
+        caller = self._known.get(context.caller or context.address)
+        if caller is not None and caller.calls and caller.rows >= rows:
+            caller.calls -= 1
+            caller.rows -= rows
+        else:
+            caller = self._caller(context)
+            if not self.admit(caller, rows):
+                begin = partial(self.model.answer, call, context)
+                return _Waiting(self, caller, rows, begin, deliver, allowed_s).start()
         try:
             return self.model.answer(call, context, allowed_s, deliver)
         except BasculeError:
-            note(counted, rows, -1)
+            note(caller.counted, rows, sign=-1)
             raise
 
     def answer_in_parts(
         self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
     ) -> Cancel:
-        """See `Predictor.answer_in_parts`: each part after the first counts as its rows."""
-        counted = self._counted(context)
-        run = _CountedParts(self, counted, call.rows, deliver)
-        begin = partial(self.model.answer_in_parts, call, context)
-        if not self.admit(counted, call.rows):
-            waiting = _Waiting(self, counted, call.rows, begin, run.deliver, allowed_s)
-            run.cancel_run = waiting.start()
-            return run.cancel
-        try:
-            run.cancel_run = begin(allowed_s, run.deliver)
-        except BasculeError:
-            note(counted, call.rows, -1)
-            raise
-        return run.cancel
+        """See `Predictor.answer_in_parts`: rows beyond those of the call count as they come."""
+        caller, begun = self._caller(context), list[Cancel]()
 
-    def admit(self, counted: _Counted, rows: int) -> bool:
+        def take(outcome: PartsOutcome) -> None:
+            if not isinstance(outcome, BasculeError):
+                outcome = _CountedParts(outcome, self, caller, call.rows, begun)
+            deliver(outcome)
+
+        begin = partial(self.model.answer_in_parts, call, context)
+        if not self.admit(caller, call.rows):
+            begun.append(_Waiting(self, caller, call.rows, begin, take, allowed_s).start())
+            return begun[0]
+        try:
+            begun.append(begin(allowed_s, take))
+        except BasculeError:
+            note(caller.counted, call.rows, sign=-1)
+            raise
+        return begun[0]
+
+    def admit(self, caller: _Caller, rows: int) -> bool:
         """Note a call of so many rows; False where its budget is to be reserved first.
+
+        A caller that comes often and is far from its limits has the next calls noted together: half
+        of what is left would do for those of all workers.
 
         Raises:
             BasculeError: See `answer`. Nothing is noted.
         """
-        now_ns, day = time.monotonic_ns(), today()
+        now_ns, day, counted = time.monotonic_ns(), today(), caller.counted
+        if caller.credit_rows:
+            self._note_credit(caller)
+        is_far = now_ns - caller.last_ns < _CREDIT_S * 1e9
+        caller.last_ns = now_ns
         for metered in counted:
-            if not self._fits(metered, rows, now_ns, day):
-                return False
+            meter, allowance, _ = metered
+            rate = rate_of(meter, allowance)
+            if rate is not None:
+                cost_ns = rate.cost_ns(rows)
+                room_ns = meter.room_ns(rate.burst_ns, now_ns)
+                if cost_ns > room_ns:
+                    self._refuse_for_rate(metered, rate, rows, cost_ns - room_ns)
+                is_far = is_far and room_ns >= self._far * cost_ns
+            if allowance.rows:
+                of_day = meter.day(day)
+                used = meter.rows(of_day)
+                left = (meter.granted(of_day) if self.shares else allowance.rows) - used
+                if rows > left and not self._wants_more(metered, used + rows, rows):
+                    return False
+                is_far = is_far and left >= self._far * rows
         note(counted, rows)
+        if is_far:
+            caller.calls, caller.rows = _CREDIT_CALLS, _CREDIT_CALLS * rows
+            caller.credit_rows = caller.rows
+            if not self._credited:
+                self.loop.call_later(_CREDIT_S, self._note_credits)
+            self._credited.append(caller)
         return True
 
-    def _fits(self, metered: _Metered, rows: int, now_ns: int, day: int) -> bool:
-        meter, allowance, _ = metered
-        rate = rate_of(meter, allowance)
-        if rate is not None:
-            wait_ns = meter.wait_ns(rate.cost_ns(rows), rate.burst_ns, now_ns)
-            if wait_ns:
-                self._refuse_for_rate(metered, rate, rows, wait_ns)
-        if not allowance.rows:
-            return True
-        day = meter.day(day)
-        used = meter.rows(day) + rows
-        if used <= (meter.granted(day) if self.shares else allowance.rows):
-            return True
-        return self._wants_more(metered, used, rows)
+    def _note_credits(self) -> None:
+        credited, self._credited = self._credited, []
+        for caller in credited:
+            self._note_credit(caller)
+
+    def _note_credit(self, caller: _Caller) -> None:
+        calls, rows = _CREDIT_CALLS - caller.calls, caller.credit_rows - caller.rows
+        caller.calls = caller.rows = caller.credit_rows = 0
+        if rows:
+            note(caller.counted, rows, calls)
 
     def _wants_more(self, metered: _Metered, used: int, rows: int) -> bool:
         """Ask for more of a budget: False; raises where there is no more."""
@@ -268,12 +313,13 @@ class LimitedPredictor(AroundPredictor):
         self.model.series.count_refusal(reason)
         return error
 
-    def _counted(self, context: Context) -> _Counted:
-        caller = context.caller or context.address
-        counted = self._known.get(caller)
-        if counted is None or not all(metered.meter.is_current for metered in counted):
-            counted = self._count(caller, is_key=bool(context.caller))
-        return counted
+    def _caller(self, context: Context) -> _Caller:
+        name = context.caller or context.address
+        caller = self._known.get(name)
+        if caller is None or not all(metered.meter.is_current for metered in caller.counted):
+            counted = self._count(name, is_key=bool(context.caller))
+            caller = self._known[name] = _Caller(counted)
+        return caller
 
     def _count(self, caller: str, *, is_key: bool) -> _Counted:
         if len(self._known) >= _MAX_KNOWN:
@@ -286,12 +332,11 @@ class LimitedPredictor(AroundPredictor):
             for group in self._groups
             if group == _EVERYBODY or (is_key and is_in(name, group))
         ]
-        self._known[caller] = found = tuple(
+        return tuple(
             _Metered(self.meters.meter(self.section, counter, of.rows), of, words)
             for counter, of, words in counted
             if counter == own or not of.is_empty
         )
-        return found
 
 
 class Limits:
@@ -319,7 +364,7 @@ class _Waiting:
     """A call whose budget is being reserved."""
 
     _limited: LimitedPredictor
-    _counted: _Counted
+    _caller: _Caller
     _rows: int
     _begin: Callable[[float, Any], Cancel | None]
     _deliver: Callable[[Any], None]
@@ -357,7 +402,7 @@ class _Waiting:
         limited = self._limited
         left_s = self._until_s - limited.loop.time()
         try:
-            if not limited.admit(self._counted, self._rows):
+            if not limited.admit(self._caller, self._rows):
                 self._wait_on(left_s)
                 return
             self._end()
@@ -370,85 +415,45 @@ class _Waiting:
         try:
             self._cancel_run = self._begin(left_s, self._deliver)
         except BasculeError:
-            note(self._counted, self._rows, -1)
+            note(self._caller.counted, self._rows, sign=-1)
             raise
 
     def _wait_on(self, left_s: float) -> None:
         if left_s <= GRANT_S:
             raise Unavailable(
-                f"the budget of {self._counted[0].who} was not reserved in time",
+                f"the budget of {self._caller.counted[0].who} was not reserved in time",
                 hint="retry",
                 retry_after_s=1,
             )
         self._timer = self._limited.loop.call_later(GRANT_S, self._look)
 
 
-@dataclass(slots=True, eq=False)
-class _CountedParts:
-    """An answer in parts (a `Receiver`) whose parts are counted as they come."""
+class _CountedParts(AroundParts):
+    """An answer in parts whose rows beyond those of the call are admitted as they come."""
 
-    _limited: LimitedPredictor
-    _counted: _Counted
-    _paid_rows: int
-    _deliver: DeliverParts
-    cancel_run: Cancel | None = None
-    _parts: Parts | None = None
-    _receiver: Receiver | None = None
-
-    def deliver(self, outcome: PartsOutcome) -> None:
-        if isinstance(outcome, BasculeError):
-            self._deliver(outcome)
-            return
-        self._parts = outcome
-        self._deliver(self)
-
-    @property
-    def by(self) -> Any:
-        assert self._parts is not None
-        return self._parts.by
-
-    @by.setter
-    def by(self, by: Any) -> None:
-        assert self._parts is not None
-        self._parts.by = by
-
-    def cancel(self) -> None:
-        if self.cancel_run is not None:
-            self.cancel_run()
-
-    def start(self, receiver: Receiver) -> None:
-        """See `calls.Parts`."""
-        assert self._parts is not None
-        self._receiver = receiver
-        self._parts.start(self)
-
-    def resume(self) -> None:
-        """See `calls.Parts`."""
-        assert self._parts is not None
-        self._parts.resume()
+    def __init__(
+        self, parts: Parts, limited: LimitedPredictor, caller: _Caller, paid_rows: int,
+        begun: list[Cancel],
+    ) -> None:  # fmt: skip
+        """`begun`: what ends the answer, once it has begun."""
+        super().__init__(parts)
+        self._limited, self._caller, self._begun = limited, caller, begun
+        self._paid_rows = paid_rows
 
     def take(self, part: Answer) -> bool:
-        """See `calls.Receiver`: rows beyond those of the call are admitted, or end the answer."""
-        receiver = self._receiver
-        assert receiver is not None
+        """See `calls.Receiver`; what is over a limit ends the answer."""
         rows = len(next(iter(part.outputs.values())))
         paid, self._paid_rows = self._paid_rows, max(0, self._paid_rows - rows)
         if rows > paid:
             try:
                 # A part cannot wait: what is not reserved yet is noted, and counts for the next.
-                if not self._limited.admit(self._counted, rows - paid):
-                    note(self._counted, rows - paid)
+                if not self._limited.admit(self._caller, rows - paid):
+                    note(self._caller.counted, rows - paid)
             except BasculeError as error:
-                self.cancel()
-                self._receiver = None
-                receiver.finish(error)
+                self._begun[0]()
+                self.finish(error)
                 return False
-        return receiver.take(part)
-
-    def finish(self, error: BasculeError | None) -> None:
-        """See `calls.Receiver`."""
-        if self._receiver is not None:
-            self._receiver.finish(error)
+        return super().take(part)
 
 
 def rate_of(meter: Meter, allowance: Allowance) -> Rate | None:
@@ -457,12 +462,13 @@ def rate_of(meter: Meter, allowance: Allowance) -> Rate | None:
     return allowance.slow_rate if until_s and until_s > time.time() else allowance.rate
 
 
-def note(counted: _Counted, rows: int, sign: int = 1) -> None:
-    """Count a call of so many rows; with -1, one that was counted and has not run."""
+def note(counted: _Counted, rows: int, calls: int = 1, *, sign: int = 1) -> None:
+    """Count calls of so many rows in all; with -1, those that were counted and have not run."""
     day = today()
     for meter, allowance, _ in counted:
         rate = rate_of(meter, allowance)
-        meter.take(0 if rate is None else sign * rate.cost_ns(rows), sign * rows, meter.day(day))
+        cost_ns = 0 if rate is None else sign * rate.cost_ns(rows, calls)
+        meter.take(cost_ns, sign * rows, meter.day(day))
 
 
 def allowances(settings: LimitSettings, model: Predictor) -> tuple[Allowance, Allowance]:

@@ -120,8 +120,8 @@ class Connection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_chunks", "_closing", "_current", "_paused", "_pipeline", "_pipeline_bytes", "_pumping",
-        "_reader", "_rest", "_since", "_site", "_taking", "_transport", "_unsent",
+        "_address", "_chunks", "_closing", "_current", "_paused", "_pipeline", "_pipeline_bytes",
+        "_pumping", "_reader", "_rest", "_since", "_site", "_taking", "_transport", "_unsent",
         "_unsent_is_last", "_writable", "recorder",
     )  # fmt: skip
 
@@ -131,6 +131,7 @@ class Connection(asyncio.Protocol):
         self.recorder = site.recorder
         self._reader = RequestReader(self, site, None if is_local else site.hosts)
         self._transport: asyncio.Transport
+        self._address: str | None = None
         self._rest = b""
         self._current: Exchange | None = None
         self._pipeline: deque[tuple[Exchange, int]] = deque()
@@ -167,7 +168,9 @@ class Connection(asyncio.Protocol):
     @property
     def address(self) -> str:
         """See `Context`."""
-        return address_of(self._transport)
+        if self._address is None:
+            self._address = address_of(self._transport)
+        return self._address
 
     def wire_of(self, exchange: Exchange) -> PartWire:
         """See `exchange.Carrier`."""
