@@ -41,7 +41,7 @@ class Subject(NamedTuple):
 
     @property
     def classes(self) -> int:
-        return int(len(self.model.classes_))
+        return len(self.model.classes_)
 
     @property
     def unknowns(self) -> int:
