@@ -282,6 +282,8 @@ def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContex
 
     assert parts.open_catalogue is not None
     assert parts.home is not None
+    if parts.review_rules and parts.usage.unknown:
+        log.warning("no answer is chosen for review: %s", parts.usage.unknown.partition(": ")[2])
     return choosing_reviews(parts.review_rules, parts.open_catalogue, parts.home, after=after)
 
 

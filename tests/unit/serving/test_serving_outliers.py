@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import numpy as np
 import pytest
 
@@ -103,6 +104,18 @@ def test_every_protocol_refuses_alike(guarded, path):
     with server.client() as client:
         body = {"instances": [FAR]} if "v1" in path else {"inputs": [FAR]}
         assert client.request("POST", path, body).answer().status == 403
+
+
+def test_grpc_has_the_fields_and_refuses(guarded, grpc_client, ask_grpc):
+    client = grpc_client(guarded(on_outlier="refuse"))
+    usual, far = ask_grpc(USUAL), ask_grpc(FAR)
+    usual.model_name = far.model_name = "m"
+    names = [output.name for output in client.infer(usual).outputs]
+    assert names == ["twice", "sum", "outlier_p", "outlier_score"]
+    with pytest.raises(grpc.RpcError) as refusal:
+        client.infer(far)
+    assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "row 0 has an outlier_p" in refusal.value.details()
 
 
 def test_the_other_version_answers_the_whole_request(guarded, ask):
