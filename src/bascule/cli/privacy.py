@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,9 +104,17 @@ def export(
 
 def rotate() -> None:
     """Make a new master key, and wrap the keys of private fields with it; rows stay readable."""
+    from bascule.app import open_catalogue
+    from bascule.catalogue import events
     from bascule.monitoring.ledger import FieldKeys
+    from bascule.privacy import record
 
-    say(f"{FieldKeys(context.settings().home).rotate():,} keys are wrapped again")
+    settings = context.settings()
+    keys = FieldKeys(settings.home).rotate()
+    subject = events.Subject("keys", secrets.token_hex(8))
+    body = {"keys": keys}
+    record(open_catalogue(settings), subject, "field_keys_rotated", context.user(), body)
+    say(f"{keys:,} keys are wrapped again")
 
 
 def _asked(subject: str, field: str, model: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.app import open_catalogue, open_ledger
 from bascule.core import Limits
 from bascule.jobs import Kind, Live, Task, half_of_memory
-from bascule.privacy import ERASED, Erasing, Erasure, Person, held_about, proof_of
+from bascule.privacy import ERASED, Erasing, Erasure, Person, export_about, proof_of
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -41,7 +41,7 @@ def find(settings: Settings, task: Task, live: Live) -> list[dict[str, Any]]:
     if asked["is_export"]:
         home = open_ledger(settings).home
         person = Person(asked["field"], asked["subject"])
-        return list(held_about(home, open_catalogue(settings), person, asked["model"]))
+        return export_about(home, open_catalogue(settings), person, asked["model"], task.by)
     return Erasing(_erasure(settings, task, live)).to_json()
 
 

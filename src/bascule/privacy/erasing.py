@@ -26,7 +26,7 @@ import msgspec
 
 from bascule.backups import rewrite
 from bascule.catalogue import Catalogue, events
-from bascule.core import VERSION, Conflict, sha256_file, synced
+from bascule.core import VERSION, Conflict, sha256_file, sweep, synced
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import (
     ANY_MODEL,
@@ -146,6 +146,7 @@ class Erasing:
         """Erase, or go on where another process has ended; gives the proof."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._erasure.catalogue.create()
+        sweep(self._home)  # what killed processes have unpacked
         with self._alone():
             if not (self._folder / f"{self._erasure.id}.json").exists():
                 self._carry_out()
@@ -164,8 +165,8 @@ class Erasing:
         self._record("erasure_requested", {})
         steps: dict[str, Callable[[], None]] = {
             "ledger": self._erase_ledger, "sinks": self._erase_sinks,
-            "files": self._erase_files, "backups": self._erase_backups,
-            "catalogue": self._rows.erase,
+            "files": self._erase_files, "catalogue": self._rows.erase,
+            "backups": self._erase_backups,  # last: one that was altered ends the job
         }  # fmt: skip
         for name, step in steps.items():
             if name not in state.done:
@@ -354,17 +355,12 @@ class Erasing:
 
     def _record(self, kind: str, more: Mapping[str, Any]) -> None:
         """An event in the history, once for each erasure."""
-        subject = events.Subject("erasure", self._erasure.id)
         body = {
             "field": self._person.field, "subject": self._subject.digest,
             "model": self._erasure.model, **more,
         }  # fmt: skip
-        with self._erasure.catalogue.write(alone=True) as connection:
-            if not events.find(connection, subject=subject, kinds=[kind]):
-                now = datetime.now(UTC)
-                events.append(
-                    connection, events.Event(subject, kind, now, self._erasure.by, "", body)
-                )
+        subject = events.Subject("erasure", self._erasure.id)
+        record(self._erasure.catalogue, subject, kind, self._erasure.by, body)
 
     def _before(self, files: Sequence[Path]) -> dict[str, tuple[str, str]]:
         return {
@@ -390,6 +386,17 @@ class Erasing:
         with (self._folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def record(
+    catalogue: Catalogue, subject: events.Subject, kind: str, by: str, body: Mapping[str, Any]
+) -> None:
+    """Record an event in the history; one of this kind and subject that is there stays."""
+    catalogue.create()
+    with catalogue.write(alone=True) as connection:
+        if not events.find(connection, subject=subject, kinds=[kind]):
+            event = events.Event(subject, kind, datetime.now(UTC), by, "", body)
+            events.append(connection, event)
 
 
 def proof_of(home: Path, erasure: str) -> dict[str, Any]:

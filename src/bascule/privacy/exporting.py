@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.catalogue import Catalogue
+from bascule.catalogue import Catalogue, events
 from bascule.core import replacing
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import ANY_MODEL, Ledger, offer_subject
-from bascule.privacy.erasing import models_of, subject_of
+from bascule.privacy.erasing import models_of, record, subject_of
 from bascule.privacy.persons import Person
 from bascule.privacy.sinks import sinks_of
 
@@ -45,6 +46,17 @@ def held_about(
     for file in sinks_of(Jobs(catalogue).find(kind="batch")).files:
         for row in _rows_of(file, person):
             yield _plain({"source": "batch", "of": str(file), "row": row})
+
+
+def export_about(
+    home: Path, catalogue: Catalogue, person: Person, model: str, by: str
+) -> list[dict[str, Any]]:
+    """The same, with an event in the history: who has read how many rows of whom."""
+    rows = list(held_about(home, catalogue, person, model))
+    about = {"field": person.field, "subject": subject_of(home, person).digest, "rows": len(rows)}
+    name = events.Subject("export", secrets.token_hex(8))
+    record(catalogue, name, "subject_exported", by, {**about, "model": model})
+    return rows
 
 
 def write_export(file: Path, rows: Iterator[Mapping[str, Any]]) -> int:

@@ -48,8 +48,14 @@ def others_in(home: Path, person: Person) -> list[Path]:
 
 
 def backups_in(home: Path) -> list[Path]:
-    """The backups in a home, by their last member."""
-    return [path for path in files_of(home) if path.name.endswith(_ARCHIVES) and _is_backup(path)]
+    """The backups in a home, by their last member; not drafts that a killed process left."""
+    return [
+        path
+        for path in files_of(home)
+        if path.name.endswith(_ARCHIVES)
+        and not any(part.endswith((".held", ".draft")) for part in path.parts)
+        and _is_backup(path)
+    ]
 
 
 def holds(home: Path, person: Person) -> Iterator[tuple[Path, bool]]:
