@@ -984,10 +984,10 @@ def _check_provider(console: ConsoleSettings) -> None:
             "register this server with the provider, and write the id that it gives",
         )  # fmt: skip
     secret = console.oidc_client_secret
-    if secret and secret.partition(":")[0] not in ("env", "file"):
+    if secret and secret.partition(":")[0] not in ("env", "file", "vault"):
         raise _Wrong(
             ("console", "oidc_client_secret"), "the secret itself does not belong into settings",
-            "write env:VARIABLE or file:PATH",
+            "write env:VARIABLE, file:PATH or vault:PATH#FIELD",
         )  # fmt: skip
 
 

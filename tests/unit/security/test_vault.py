@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import hvac
 import pytest
 from tests.stores import PASSWORD, ended, free_ports, wait_for
@@ -78,6 +79,7 @@ def test_a_rotated_value_is_picked_up(bao):
     assert took_s <= PICKED_UP_S
 
 
+@pytest.mark.slow
 def test_an_approle_signs_in_and_its_token_is_renewed_and_replaced(bao):
     put(bao, password="first")
     bao.client.sys.enable_auth_method("approle")
@@ -174,3 +176,57 @@ def test_a_catalogue_follows_the_password_of_its_database(
 def test_a_part_of_an_address_is_quoted_for_it(monkeypatch):
     monkeypatch.setenv("PART", "a@b/c")
     assert secret_in("postgresql://u:${env:PART}@h/d") == "postgresql://u:a%40b%2Fc@h/d"
+
+
+@pytest.mark.slow
+def test_secrets_are_in_no_log_error_command_line_or_metric(bao, tmp_path, postgresql_url):
+    put(bao, password=PASSWORD, oidc="oidc-hidden")
+    token = tmp_path / "token"
+    token.write_text("root-token")
+    (port,) = free_ports(1)
+    address = postgresql_url.replace(PASSWORD, "${" + SECRET + "}")
+    environ = {
+        **os.environ, "VAULT_ADDR": bao.address, "VAULT_TOKEN_FILE": str(token),
+        "BASCULE_HOME": str(tmp_path), "BASCULE_REGISTRY__STORE": address,
+        "BASCULE_CONSOLE__OIDC_CLIENT_SECRET": "vault:secret/data/bascule#oidc",
+        "BASCULE_CONSOLE__OIDC_ISSUER": "http://127.0.0.1:9",
+        "BASCULE_SECURITY__CALLERS": "anybody",
+        "BASCULE_CONSOLE__OIDC_CLIENT_ID": "bascule",
+        "BASCULE_SERVING__CONTROL_PORT": str(port),
+    }  # fmt: skip
+    bascule = [sys.executable, "-m", "bascule.cli"]
+    subprocess.run([*bascule, "migrate"], env=environ, check=True, capture_output=True)
+    url, seen = f"http://127.0.0.1:{port}", []
+
+    def is_ready():
+        try:
+            return httpx.get(f"{url}/health").status_code in (200, 503)
+        except httpx.TransportError:
+            return False
+
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*bascule, "control"], env=environ, stdout=output, stderr=output,
+        )  # fmt: skip
+        with ended(process, signal.SIGTERM):
+            wait_for(is_ready, process, log)
+            seen += [httpx.get(f"{url}{path}").text for path in (
+                "/metrics", "/api/v1/settings", "/api/v1/models", "/api/v1/history"
+            )]  # fmt: skip
+            put(bao, password="wrong-hidden", oidc="oidc-hidden")
+            away = seconds_until(lambda: httpx.get(f"{url}/api/v1/models").status_code == 503)
+            seen += [str(away), httpx.get(f"{url}/api/v1/models").text]
+            seen += [
+                path.read_bytes().decode(errors="replace")
+                for path in Path("/proc").glob("[0-9]*/cmdline")
+                if path.exists()
+            ]
+            put(bao, password=PASSWORD, oidc="oidc-hidden")
+            assert (
+                seconds_until(lambda: httpx.get(f"{url}/api/v1/models").status_code == 200)
+                <= PICKED_UP_S
+            )
+    seen.append(log.read_text())
+    for secret in (PASSWORD, "oidc-hidden", "wrong-hidden"):
+        assert not any(secret in text for text in seen), secret

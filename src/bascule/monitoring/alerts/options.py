@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le
 class ReceiverOptions:
     """Where notifications go: a section `[alerts.receivers.NAME]`.
 
-    `url`, `secret` and `password` may be `env:VARIABLE` or `file:PATH`; they are never shown.
+    `url`, `secret` and `password` may be `env:VARIABLE`, `file:PATH` or `vault:PATH#FIELD`;
+    they are never shown.
 
     Attributes:
         kind: What takes them: a key of `SINKS`.
