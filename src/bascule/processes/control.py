@@ -167,7 +167,7 @@ def _serve(
             ),
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
-            _sharing(settings, meters, parts, after=turned),
+            _sharing(settings, meters, parts),
         ):  # fmt: skip
             serve_api(server, listener, parts, find_and_hold, guard, on_turn=on_turn)
 
@@ -256,10 +256,11 @@ def _routing(
     )  # fmt: skip
 
 
-def _sharing(
-    settings: Settings, meters: Meters, parts: Parts, *, after: threading.Event
-) -> AbstractContextManager[None]:
-    """Share the limits of callers with other servers, where the settings have any."""
+def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContextManager[None]:
+    """Share the limits of callers with other servers, where the settings have any.
+
+    At once: calls wait for their budgets.
+    """
     from bascule.control import sharing_budgets
     from bascule.monitoring import Quotas
 
@@ -267,7 +268,9 @@ def _sharing(
     open_catalogue = parts.open_catalogue
     if not settings.policies:
         return nullcontext()
-    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=after)
+    at_once = threading.Event()
+    at_once.set()
+    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=at_once)
 
 
 def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
