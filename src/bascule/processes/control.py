@@ -168,7 +168,7 @@ def _serve(
             ),
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
-            _sharing(settings, meters, parts, after=turned),
+            _sharing(settings, meters, parts),
             _choosing_reviews(parts, after=turned),
             anchoring(settings.audit.anchors, parts.open_catalogue, after=turned),
         ):  # fmt: skip
@@ -263,10 +263,11 @@ def _routing(
     )  # fmt: skip
 
 
-def _sharing(
-    settings: Settings, meters: Meters, parts: Parts, *, after: threading.Event
-) -> AbstractContextManager[None]:
-    """Share the limits of callers with other servers, where the settings have any."""
+def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContextManager[None]:
+    """Share the limits of callers with other servers, where the settings have any.
+
+    At once: calls wait for their budgets.
+    """
     from bascule.control import sharing_budgets
     from bascule.monitoring import Quotas
 
@@ -274,7 +275,9 @@ def _sharing(
     open_catalogue = parts.open_catalogue
     if not settings.policies:
         return nullcontext()
-    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=after)
+    at_once = threading.Event()
+    at_once.set()
+    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=at_once)
 
 
 def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:
