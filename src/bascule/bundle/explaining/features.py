@@ -25,6 +25,7 @@ class Features:
     def __init__(self, explanation: Explanation, arrays: Arrays) -> None:
         self.width = int(explanation.settings["width"])
         self._type = DType.FP32 if explanation.settings["rounds"] else DType.FP64
+        self._columns = explanation.columns
         self._program = None
         if explanation.features is not None:
             outputs = (Field(FEATURES, self._type, (self.width,)),)
@@ -36,7 +37,8 @@ class Features:
             read = for_program(inputs, self._program.inputs)
             made = self._program.run(read)[FEATURES]
         else:
-            made = np.column_stack(list(inputs.values()))
+            own = inputs if len(inputs) == 1 else self._columns  # as a request orders them
+            made = np.column_stack([inputs[name] for name in own])
         if made.shape[1:] != (self.width,):
             raise ValueError(f"{made.shape[1:]} features, not {self.width}")
         return as_dtype(made, self._type)

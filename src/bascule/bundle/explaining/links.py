@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -44,7 +45,8 @@ def differences(
     Of answers larger than 1 it is relative to them. Infinite where the shapes differ; NaN where
     one of the two is.
     """
-    own = np.asarray(answers, np.float64).reshape(len(margins), -1)
+    own = np.asarray(answers, np.float64)
+    own = own.reshape(len(own), math.prod(own.shape[1:]))
     linked = LINKS[link](margins)
     if linked.shape != own.shape:
         return np.full(len(margins), np.inf)

@@ -152,9 +152,14 @@ class _Nodes:
         self._t, self._weights = (places + 1) / 2, weights / 2
         self.largest = int(np.diff(self.firsts).max(initial=0))
         self._row_bytes = 8 * 6 * points
-        self._kept = None
+        self._kept: NDArray[np.float64] | None = None
         if len(self.links) * self._row_bytes <= _KEPT_TABLES:
             self._kept = self._tables(0, len(self.links))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether all tables are there."""
+        return self._kept is not None
 
     def parts(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
         """The trees in parts: the first, the end, and the tables of their nodes."""
@@ -201,20 +206,28 @@ class _InMachineCode:
         self._code = _machine_code(nodes.points)
         self._sizes = [width, places]
         self._scratch_bytes = nodes.largest * 8 * _LANES * (nodes.points + 1)
+        self._kept = list(map(self._forest, nodes.parts())) if nodes.is_kept else []
 
     def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        nodes, blocks = self._nodes, len(features)
+        blocks = len(features)
         sums = np.zeros((blocks, self._places, _LANES))
         scratch = np.empty(self._scratch_bytes, np.uint8)
-        for begin, end, tables in nodes.parts():
-            firsts = nodes.firsts[begin:]
-            parts = (firsts, nodes.links, nodes.numbers, tables)
-            forest = np.array([*self._sizes, *(part.ctypes.data for part in parts)], np.int64)
+        for forest, trees, _ in self._kept or map(self._forest, self._nodes.parts()):
             self._code(
-                forest.ctypes.data, end - begin, features.ctypes.data, blocks,
+                forest.ctypes.data, trees, features.ctypes.data, blocks,
                 scratch.ctypes.data, sums.ctypes.data,
             )  # fmt: skip
         return sums
+
+    def _forest(
+        self, part: tuple[int, int, NDArray[np.float64]]
+    ) -> tuple[NDArray[np.int64], int, NDArray[np.float64]]:
+        """`%Forest` of some trees, how many they are, and their tables, which it points to."""
+        begin, end, tables = part
+        nodes = self._nodes
+        arrays = (nodes.firsts[begin:], nodes.links, nodes.numbers, tables)
+        forest = np.array([*self._sizes, *(array.ctypes.data for array in arrays)], np.int64)
+        return forest, end - begin, tables
 
 
 _TABLE = ("F0", "F1", "R0", "R1", "D0", "D1")

@@ -38,6 +38,7 @@ class Explainable:
         rows: The training rows, else the held-out ones, as the programs read them.
         matrix: Their features, shape (rows, features).
         players: By feature: the column of the user that it is made of; -1 for none that was seen.
+        rounds: Whether the features are floats.
         factor, start: Of each target: what makes the margin of the sum.
         link, answer, columns, outputs: See `Explanation`.
     """
@@ -48,6 +49,7 @@ class Explainable:
     rows: Columns
     matrix: NDArray[np.float64]
     players: NDArray[np.int64]
+    rounds: bool
     factor: NDArray[np.float64]
     start: NDArray[np.float64]
     link: str
@@ -76,7 +78,7 @@ class Explainable:
             about=about,
             background_rows=background_rows,
             features=self.features,
-            settings={"width": len(self.players), "rounds": self.sum.is_float, **settings},
+            settings={"width": len(self.players), "rounds": self.rounds, **settings},
         )
         if self.features is None:
             return Made(explanation, arrays)
@@ -125,7 +127,11 @@ def _explainable(sources: Sources, compilation: Compilation, found: Sum, rows: R
     make = _maker(features, found)
     names = input_columns(signature)
     players = _players(make, compilation.inputs, rows.columns, len(names))
-    is_moved = found.moves and np.array_equal(players, np.arange(len(names)))
+    floats = all(read.dtype is DType.FP32 for read in compilation.inputs)
+    is_exact = (
+        found.is_float or floats or all(f.dtype is not DType.FP32 for f in compilation.inputs)
+    )
+    is_moved = found.moves and is_exact and np.array_equal(players, np.arange(len(names)))
     return Explainable(
         sum=found,
         shares=compilation.shares,
@@ -133,6 +139,7 @@ def _explainable(sources: Sources, compilation: Compilation, found: Sum, rows: R
         rows=rows.columns,
         matrix=make(rows.columns),
         players=players,
+        rounds=found.is_float or floats,
         factor=factor,
         start=start,
         link=link,

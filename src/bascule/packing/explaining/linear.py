@@ -20,7 +20,7 @@ def make(sources: Sources) -> Made:
         "coefficients": coefficients,
         "means": means,
         "players": model.players,
-        "base": model.start + means @ coefficients,
+        "base": model.start + (means[:, None] * coefficients).sum(axis=0),
     }
     rows = len(model.matrix)
     about = f"exact Shapley values of a linear model, from the means of {rows:,} training rows"

@@ -153,7 +153,9 @@ class _Laid:
             self._shares.append(share * (self._shares[first + above] if above else 1.0))
         self._firsts.append(len(self._links))
         if len(self._links) > _MOST_NODES:
-            raise NotExplained(f"the trees have more than {_MOST_NODES:,} nodes")
+            raise NotExplained(
+                f"the trees, once for each way of a background row, have over {_MOST_NODES:,} nodes"
+            )
 
     def _above(self, first: int, node: int, place: int) -> int:
         """The nearest node of the same player, from `node` on up; 0 where there is none."""
