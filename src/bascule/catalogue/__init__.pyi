@@ -3,7 +3,7 @@ from .catalogue import Catalogue as Catalogue, identity_of as identity_of
 from .chain import Anchor as Anchor, Entry as Entry
 from .changes import Watch as Watch
 from .databases import Database as Database
-from .forgetting import forget as forget
+from .forgetting import forget as forget, redact as redact
 from .idempotency import Reply as Reply, Requests as Requests
 from .leases import (
     Leadership as Leadership,

@@ -122,18 +122,19 @@ def digest_of_entry(previous: str, entry: Entry) -> str:
 
 
 def fields_of_event(event: Event) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that name no person, and those that may: who, why, and what is about a person.
+    """The fields that name no person, and those that may: who, why, what was changed.
 
     Values of the body that begin with `from_` are what was before.
     """
-    body = event.body
-    about = {
-        "name": event.subject.name,
+    body, name = event.body, {"name": event.subject.name}
+    change = {
         "before": {name[5:]: body[name] for name in body if name.startswith("from_")},
         "after": {name: body[name] for name in body if not name.startswith("from_")},
     }
     personal = {"actor": event.actor, "reason": event.reason}
-    return ({}, personal | about) if event.person else (about, personal)
+    if event.kind == FORGOTTEN:
+        return name | change, personal
+    return ({}, personal | change | name) if event.person else (name, personal | change)
 
 
 def problems_of(

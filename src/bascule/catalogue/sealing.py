@@ -71,7 +71,7 @@ def seal(connection: sa.Connection) -> None:
                 "salts": {name: entry.salts[name] for name in names},
                 "origin": {n: value for n, value in origin.known().items() if n in names},
             }
-            content = _encrypted(key, sequence, part)
+            content = encrypted(key, sequence, part)
             sealed.append({"sequence": sequence, "key": key_id, "sealed": content})
     connection.execute(sa.insert(schema.audit_chain), links)
     connection.execute(sa.insert(schema.audit_values), sealed)
@@ -137,15 +137,19 @@ def outside(connection: sa.Connection) -> Sequence[int]:
     return list(connection.scalars(query.order_by(schema.events.c.id).limit(1_000)))
 
 
+_SHARED = ""
+"""Whose key salts what was changed, where that is about no person: it outlives its author."""
+
+
 def _persons(event: Event) -> set[str]:
-    return {event.actor, event.person or event.actor}
+    return {event.actor, event.person or _SHARED}
 
 
 def _names_by_person(event: Event, names: Iterable[str]) -> dict[str, list[str]]:
     """Whose key each field is encrypted by."""
     by_person = dict[str, list[str]]()
     for name in names:
-        is_about = event.person and name in ("name", "reason", "before", "after")
+        is_about = name in ("name", "before", "after") or (event.person and name == "reason")
         by_person.setdefault(event.person if is_about else event.actor, []).append(name)
     return by_person
 
@@ -162,7 +166,8 @@ def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, 
     return keys
 
 
-def _encrypted(key: str, sequence: int, content: Mapping[str, Any]) -> str:
+def encrypted(key: str, sequence: int, content: Mapping[str, Any]) -> str:
+    """Salts and origin of an entry, by the key of a person."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     nonce, about = os.urandom(_NONCE_BYTES), str(sequence).encode()

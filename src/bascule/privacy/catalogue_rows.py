@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue
+from bascule.catalogue import Catalogue, forget, redact
 from bascule.core import NotFound
 from bascule.privacy.persons import ERASED, Person
 
@@ -21,14 +22,17 @@ _LEFT = frozenset(
      "tags", "versions")
 )  # fmt: skip
 _IDENTIFYING = "id"
+_OVER = {"waiting": "declined", "approved": "failed"}
+"""What becomes of requests for approval without their bodies."""
 
 
 class CatalogueRows:
     """The rows of a catalogue that hold a person's value."""
 
     def __init__(
-        self, catalogue: Catalogue, person: Person, is_erased: Callable[[str], bool], own: str
-    ) -> None:
+        self, catalogue: Catalogue, person: Person, is_erased: Callable[[str], bool], own: str,
+        by: str = "",
+    ) -> None:  # fmt: skip
         """Read nothing yet.
 
         Args:
@@ -36,9 +40,10 @@ class CatalogueRows:
             person: Whose.
             is_erased: Whether a prediction id is of erased rows.
             own: The id in the input of the erasure itself, whose job is the last to lose the value.
+            by: Who has asked.
         """
         self._catalogue, self._person = catalogue, person
-        self._is_erased, self._own = is_erased, own
+        self._is_erased, self._own, self._by = is_erased, own, by
         self._changed_tables: set[str] = set()
         self._known: list[sa.Table] = []
 
@@ -56,14 +61,21 @@ class CatalogueRows:
             return [
                 table.name
                 for table in self._tables(connection)
-                if table.name in _LEFT and any(self._hits(connection, table))
+                if (table.name in _LEFT or _is_history(table))
+                and any(self._hits(connection, table))
             ]
 
     def erase(self, *, with_own: bool = False) -> None:
         """Change the rows, in one transaction; at the end the database forgets the old ones."""
         with self._catalogue.write(alone=True) as connection:
             changed = list(self._changes(connection, with_own=with_own))
+            now = datetime.now(UTC)
+            history = {row["id"]: values for table, row, values in changed if _is_history(table)}
+            redact(connection, {n: v for n, v in history.items() if v}, now=now, by=self._by)
+            forget(connection, self._person.text, now=now, by=self._by)
             for table, row, values in changed:
+                if _is_history(table):
+                    continue
                 same = [column == row[column.name] for column in table.primary_key.columns]
                 if values is None:
                     connection.execute(sa.delete(table).where(*same))
@@ -90,6 +102,8 @@ class CatalogueRows:
             return None
         values = {name: self._person.without(value) for name, value in row.items()}
         changed = {name: value for name, value in values.items() if value != row[name]}
+        if table.name == "approvals":
+            changed |= {"body": b"", "state": _OVER.get(row["state"], row["state"])}
         if table.name == "jobs":
             changed |= {"digest": ERASED} if "input" in changed else {}
             if "result" in changed or self._is_about_erased(row):
@@ -135,6 +149,10 @@ class CatalogueRows:
     def _is_about_erased(self, row: dict[str, Any]) -> bool:
         about = row["input"].get(_IDENTIFYING, "") if row["kind"] == "replay" else ""
         return bool(about) and self._is_erased(about)
+
+
+def _is_history(table: sa.Table) -> bool:
+    return table.name == "events"
 
 
 def _is_text(column: sa.Column[Any]) -> bool:

@@ -229,6 +229,7 @@ class Erasing:
         return CatalogueRows(
             self._erasure.catalogue, self._person,
             lambda name: self._digests.of(f"{name}#0") in self._erased, self._erasure.id,
+            self._erasure.by,
         )  # fmt: skip
 
     @cached_property

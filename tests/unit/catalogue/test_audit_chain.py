@@ -7,9 +7,10 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings, strategies as st
 
-from bascule.catalogue import Anchor, events, forget, origins, sealing
+from bascule.catalogue import Anchor, events, forget, origins, redact, sealing
 from bascule.catalogue.events import Event, Subject
 from bascule.control import export, verify
 
@@ -46,7 +47,7 @@ def test_every_event_has_an_entry_with_where_it_came_from(catalogue):
     record(catalogue, 2)
 
     first = json.loads(lines_of(catalogue)[1])
-    assert (first["sequence"], first["kind"], first["plain"]["before"]) == (
+    assert (first["sequence"], first["kind"], first["values"]["before"]) == (
         1, "alias_moved", {"number": 0}
     )  # fmt: skip
     assert first["values"]["actor"] == "ada"
@@ -166,6 +167,32 @@ def test_a_person_is_forgotten_and_the_chain_still_verifies(catalogue):
         found = events.find(connection)
     assert [event.actor for event in found] == ["erased"] * 3 + ["bob"] * 2
     assert [event.subject.name for event in found] == ["late"] * 3 + ["erased"] * 2
+
+
+def test_a_reason_that_names_a_customer_is_changed_and_the_chain_still_verifies(catalogue):
+    record(catalogue, 2, reason="asked by cust-48151623")
+    anchor = anchor_of(catalogue)
+    for _ in range(2):
+        with catalogue.write() as connection:
+            held = [event.id for event in events.find(connection) if "cust-" in event.reason]
+            changes = {n: {"reason": "asked by (erased)", "subject": "(erased)"} for n in held}
+            redact(connection, changes, now=T0, by="bob")
+
+    assert b"cust-48151623" not in b"".join(lines_of(catalogue))
+    assert problems_of(catalogue, [anchor]) == ()
+    with catalogue.read() as connection:
+        assert [event.kind for event in events.find(connection)][2:] == ["person_forgotten"]
+        first = events.find(connection)[0]
+    assert first.subject.name == "late", "what is in the chain as it is stays"
+    assert first.reason == "asked by (erased)"
+
+
+def test_a_reason_that_was_changed_without_the_act_is_found(catalogue):
+    record(catalogue, 1)
+    with catalogue.write() as connection:
+        connection.execute(sa.text("UPDATE events SET reason = 'another'"))
+
+    assert problems_of(catalogue)
 
 
 def test_forgetting_who_forgot_leaves_no_problem(catalogue):

@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +35,8 @@ from tests.privacy_home import (
 
 from bascule.app import open_catalogue
 from bascule.backups.archive import unpack
+from bascule.catalogue import events
+from bascule.control import export, verify
 from bascule.core import Invalid, Untrusted
 from bascule.jobs import Task
 from bascule.kinds import KINDS
@@ -288,3 +290,17 @@ def test_ten_million_rows_take_a_minute_at_most(tmp_path):
         {"n": 9_999_980}
     ]
     assert took_s <= 60, f"{took_s:.1f} s"
+
+
+def test_the_audit_chain_verifies_after_the_history_has_lost_a_person(settings):
+    catalogue = open_catalogue(settings)
+    catalogue.create()
+    with catalogue.write() as connection:
+        event = events.Event(
+            events.Subject("model", "late"), "tagged", datetime.now(UTC), ADA, f"{ADA} has asked"
+        )
+        events.append(connection, event)
+    assert erasing(settings).run()["envelope"]
+    assert verify(export(lambda: catalogue)).problems == ()
+    with catalogue.read() as connection:
+        assert ADA not in repr(events.find(connection))
