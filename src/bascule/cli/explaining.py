@@ -71,7 +71,8 @@ def _explained(bundle: Any, data: Any, top: int) -> Iterator[dict[str, Any]]:
     for row, by_column in enumerate(values):
         for place, output in enumerate(explanation.outputs):
             added = by_column[:, place]
-            order = [i for i in abs(added).argsort()[::-1].tolist() if added[i]]
+            least = 1e-12 * abs(added).max()  # of rounding alone
+            order = [i for i in abs(added).argsort()[::-1].tolist() if abs(added[i]) > least]
             yield {
                 "row": row,
                 "answer": {name: column[row] for name, column in own.items()},

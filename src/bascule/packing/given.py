@@ -24,6 +24,15 @@ from bascule.packing.statements import calibrating
 _FEW = 5
 
 
+def check_explain(explain: Any) -> None:
+    """Raise `Invalid` where it says neither whether to explain nor over how many rows."""
+    if not isinstance(explain, int) or explain < 0:
+        raise Invalid(
+            f"explain: {explain!r} is not true, false or a number of rows",
+            hint="explain=100 takes 100 training rows as background",
+        )
+
+
 def check_tolerance(tolerance: Any) -> None:
     """Raise `Invalid` unless it is a number above 0."""
     is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)

@@ -52,7 +52,13 @@ from bascule.packing import explaining
 from bascule.packing.compilers import take_apart
 from bascule.packing.explaining import measure_importances
 from bascule.packing.flavors import flavor_of
-from bascule.packing.given import check_answers, check_model, check_rows, check_tolerance
+from bascule.packing.given import (
+    check_answers,
+    check_explain,
+    check_model,
+    check_rows,
+    check_tolerance,
+)
 from bascule.packing.imported import Compilation, Flavor, ImportedModel, Rows
 from bascule.packing.lineage import provenance, trace
 from bascule.packing.probing import LENGTHS, drawn
@@ -158,6 +164,7 @@ def pack(
     check_name(name)
     check_tolerance(tolerance)
     check_model(model, train=train, test=test, calibration=calibration)
+    check_explain(explain)
     request = Request(
         name=name,
         tolerance=tolerance,

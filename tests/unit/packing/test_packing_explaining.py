@@ -332,6 +332,13 @@ def test_a_bundle_without_explanations_says_what_to_do(numbers, tmp_path):
     assert "pack the model again" in refused.value.hint
 
 
+@pytest.mark.parametrize("explain", [-1, "all", None])
+def test_a_background_is_a_number_of_rows(numbers, tmp_path, explain):
+    X, y = numbers
+    with pytest.raises(Invalid, match="is not true, false or a number of rows"):
+        packed(Ridge().fit(X, y), X, y, tmp_path, explain=explain)
+
+
 def test_features_of_several_columns_are_left_to_other_methods(numbers, tmp_path):
     X, y = numbers
     model = make_pipeline(PCA(2), Ridge()).fit(X, y)
