@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ import bascule
 from bascule.bundle import Said, card_page
 from bascule.bundle.card_plots import plots
 from bascule.bundle.explaining import Game, measured_of, open_explainer, read_explanation
+from bascule.bundle.explaining.sampling import Sampled
+from bascule.core import Untrusted
 from bascule.stats import Coalitions
 
 
@@ -91,6 +94,15 @@ def test_estimates_are_off_by_what_was_measured_and_always_the_same(wide):
     assert np.quantile(np.abs(found - expected), 0.9) < 2 * error
     again = explainer.attributions({name: rows[::-1]})[::-1]
     np.testing.assert_allclose(found, again, atol=1e-12)  # in any company, at any time
+
+
+@pytest.mark.parametrize("pairs", [0, -1, 10**9])
+def test_a_bundle_that_asks_for_too_many_coalitions_is_refused(wide, pairs):
+    explanation = read_explanation(wide.path, wide.manifest)
+    many = tuple(f"x{place}" for place in range(30))
+    settings = {**explanation.settings, "pairs": pairs}
+    with pytest.raises(Untrusted, match="too many coalitions"):
+        Sampled(replace(explanation, columns=many, settings=settings), {}, wide.program)
 
 
 @pytest.mark.slow

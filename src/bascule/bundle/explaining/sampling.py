@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.tables import for_program, take
-from bascule.core import Columns, Program
+from bascule.core import Columns, Program, Untrusted
 from bascule.stats import Coalitions, ShapleyEstimate
 
 if TYPE_CHECKING:
     from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
 
 Floats = NDArray[np.float64]
+_MAX_PAIRS, _MAX_EXACT = 256, 12
 _MAX_CELLS = 4_000_000
 """Values of composed rows in one run of the program: 32 MB of numbers."""
 
@@ -28,7 +29,9 @@ class Sampled:
 
     def __init__(self, explanation: Explanation, _arrays: Arrays, program: OpensProgram) -> None:
         opened = program()
-        columns, pairs = explanation.columns, explanation.settings["pairs"]
+        columns, pairs = explanation.columns, int(explanation.settings["pairs"])
+        if not (0 < pairs <= _MAX_PAIRS or (pairs == 0 and len(columns) <= _MAX_EXACT)):
+            raise Untrusted("the bundle asks for too many coalitions", hint="pack the model again")
         background = {
             field.name: np.array(values, object).astype(field.dtype.numpy)  # None becomes NaN
             for field, values in zip(opened.inputs, explanation.settings["rows"], strict=True)
