@@ -127,14 +127,6 @@ def test_a_call_that_the_model_could_not_take_is_given_back(limited, ask, monkey
     assert answers(server, ask, [2])[0].status == 200
 
 
-def test_a_slowed_caller_has_the_slow_rate_until_its_time(limited, ask):
-    server = limited(slow_rate="1/h")
-    server.meter.words[server.meter.base + meters.SLOWED_UNTIL_S] = int(time.time()) + 60
-    assert [answer.status for answer in answers(server, ask, [1, 1])] == [200, 429]
-    server.meter.words[server.meter.base + meters.SLOWED_UNTIL_S] = int(time.time()) - 1
-    assert answers(server, ask, [1])[0].status == 200
-
-
 # -- the shared file --
 
 

@@ -43,12 +43,11 @@ def _of_graph(data: bytes, graph: Record) -> int:
 
 
 def _of_tensor(data: bytes, tensor: Record) -> int:
-    """Its elements; none of whole numbers and of a single constant, which say a shape or a base."""
+    """Its elements; none of whole numbers, which say shapes, and of numbers without a shape."""
     parts = list(records(data, tensor[2], tensor[3]))
     kind = next((start for field, _, start, _ in parts if field == 2), 0)
     shape = [number for part in parts if part[0] == 1 for number in numbers(data, part)]
-    size = math.prod(shape)
-    return size if kind in _FLOATS and size > 1 else 0
+    return math.prod(shape) if kind in _FLOATS and shape else 0
 
 
 def _of_attribute(data: bytes, attribute: Record) -> int:

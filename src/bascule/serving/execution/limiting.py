@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -34,7 +34,6 @@ from bascule.serving.execution.meters import (
     AWAY,
     DAY_S,
     EXHAUSTED,
-    SLOWED_UNTIL_S,
     Meter,
     Meters,
     today,
@@ -68,7 +67,6 @@ class LimitSettings:
         group_rate: Of each group.
         group_budget_rows_per_day: Of each group.
         group_budget_unknowns_per_day: Of each group.
-        slow_rate: Of one caller that is slowed down for suspicious queries.
     """
 
     rate: str = ""
@@ -79,10 +77,9 @@ class LimitSettings:
     group_rate: str = ""
     group_budget_rows_per_day: int = 0
     group_budget_unknowns_per_day: float = 0.0
-    slow_rate: str = "10 rows/min"
 
     def __post_init__(self) -> None:
-        for name in ("rate", "group_rate", "slow_rate"):
+        for name in ("rate", "group_rate"):
             if (text := getattr(self, name)) and _RATE.fullmatch(text) is None:
                 raise ValueError(f"{name}: {text!r} is not like '100/s' or '5000 rows/min'")
         for name in (
@@ -121,7 +118,6 @@ class Allowance:
     """What one caller, or one group, may have. `rows` is of a day; 0 for no budget."""
 
     rate: Rate | None
-    slow_rate: Rate | None
     rows: int
     of: str
     """The prefix of the settings that it is from: empty, or `group_`."""
@@ -233,7 +229,7 @@ class LimitedPredictor(AroundPredictor):
         caller.last_ns = now_ns
         for metered in counted:
             meter, allowance, _ = metered
-            rate = rate_of(meter, allowance)
+            rate = allowance.rate
             if rate is not None:
                 cost_ns = rate.cost_ns(rows)
                 room_ns = meter.room_ns(rate.burst_ns, now_ns)
@@ -295,8 +291,7 @@ class LimitedPredictor(AroundPredictor):
         ))  # fmt: skip
 
     def _refuse_for_rate(self, metered: _Metered, rate: Rate, rows: int, wait_ns: int) -> None:
-        setting = "slow_rate" if rate is metered.allowance.slow_rate else "rate"
-        place = f"{rate.text}, policies.{self.section}.{metered.allowance.of}{setting}"
+        place = f"{rate.text}, policies.{self.section}.{metered.allowance.of}rate"
         if rate.cost_ns(rows) > rate.burst_ns:
             raise self._counted_refusal("rate", TooLarge(
                 f"{rows} rows in one request are more than {metered.who} may send at once "
@@ -456,17 +451,11 @@ class _CountedParts(AroundParts):
         return super().take(part)
 
 
-def rate_of(meter: Meter, allowance: Allowance) -> Rate | None:
-    """The rate that counts now: a lower one for as long as a caller is slowed down."""
-    until_s = meter.words[meter.base + SLOWED_UNTIL_S]
-    return allowance.slow_rate if until_s and until_s > time.time() else allowance.rate
-
-
 def note(counted: _Counted, rows: int, calls: int = 1, *, sign: int = 1) -> None:
     """Count calls of so many rows in all; with -1, those that were counted and have not run."""
     day = today()
     for meter, allowance, _ in counted:
-        rate = rate_of(meter, allowance)
+        rate = allowance.rate
         cost_ns = 0 if rate is None else sign * rate.cost_ns(rows, calls)
         meter.take(cost_ns, sign * rows, meter.day(day))
 
@@ -481,7 +470,7 @@ def allowances(settings: LimitSettings, model: Predictor) -> tuple[Allowance, Al
         model, Rate.parse(settings.group_rate),
         settings.group_budget_rows_per_day, settings.group_budget_unknowns_per_day, "group_",
     )  # fmt: skip
-    return replace(own, slow_rate=Rate.parse(settings.slow_rate)), group
+    return own, group
 
 
 def _allowance(
@@ -497,7 +486,7 @@ def _allowance(
             )
         within = max(1, int(unknowns * total / values_of_row(model)))
         rows = min(rows, within) if rows else within
-    return Allowance(rate, None, rows, of)
+    return Allowance(rate, rows, of)
 
 
 def values_of_row(model: Predictor) -> int:

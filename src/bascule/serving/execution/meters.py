@@ -30,13 +30,10 @@ from pathlib import Path
 SLOTS = 16_384
 DAY_S = 86_400
 _SHARED_SLOTS, _WINDOW = 256, 16
-(
-    KEY, KEY_REST, IDLE_NS, LIMIT, GRANT_DAY, GRANTED, STATE, ELSEWHERE_NS, SLOWED_UNTIL_S,
-) = range(9)  # fmt: skip
+KEY, KEY_REST, IDLE_NS, LIMIT, GRANT_DAY, GRANTED, STATE, ELSEWHERE_NS = range(8)
 """The words of a slot that are of no one worker: its key, the time in which its bucket was full,
-the rows of a day, the day of what is reserved, that, its `STATE`, costs on other servers, and until
-when its caller is slowed down."""
-_FIXED = 9
+the rows of a day, the day of what is reserved, that, its `STATE`, and costs on other servers."""
+_FIXED = 8
 OPEN, EXHAUSTED, AWAY = range(3)
 """Of a budget: more may be reserved; all is reserved; the catalogue cannot say."""
 _TAKEN = 0
@@ -84,14 +81,6 @@ class Meters:
             base = self._at(self.words[self._order + place])
             yield Meter(self, base, self.words[base + KEY])
 
-    def find(self, section: str, name: str) -> Meter | None:
-        """The counter of a caller that has one."""
-        key, rest = key_of(section, name)
-        for base in self._window(key):
-            if self.words[base + KEY] == key and self.words[base + KEY_REST] == rest:
-                return Meter(self, base, key)
-        return None
-
     def _base_of(self, key: int, rest: int) -> int | None:
         words, free = self.words, None
         for base in self._window(key):
@@ -120,14 +109,13 @@ class Meters:
             return True
         meter = Meter(self, base, words[base + KEY])
         is_used_today = words[base + LIMIT] and meter.last_day() >= today()
-        is_slowed = words[base + SLOWED_UNTIL_S] > time.time()
-        return not (is_used_today or is_slowed) and meter.is_full(time.monotonic_ns())
+        return not is_used_today and meter.is_full(time.monotonic_ns())
 
     def _clear(self, base: int, key: int, rest: int) -> None:
         """A full bucket and nothing used; words of workers are theirs, so they stay."""
         words = self.words
         words[base + KEY] = 0
-        for word in (GRANT_DAY, GRANTED, STATE, ELSEWHERE_NS, SLOWED_UNTIL_S):
+        for word in (GRANT_DAY, GRANTED, STATE, ELSEWHERE_NS):
             words[base + word] = 0
         costs = base + _FIXED
         words[base + IDLE_NS] = time.monotonic_ns() - sum(words[costs : costs + self.workers])
