@@ -26,6 +26,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from bascule.catalogue import origins
 from bascule.console.changes import Changes
 from bascule.console.flash import Flash, Flashes
 from bascule.console.forms import is_form, read_form
@@ -261,7 +262,10 @@ def _route_of(rights: Rights) -> type[APIRoute]:
                         await _admit_all(request)
                     else:
                         await _admit(request, right[0], right[1].format(**request.path_params))
-                    response = await handle(request)
+                    # Signing in and out is done here, and not through the control API.
+                    address = request.client.host if request.client else ""
+                    with origins.acting(origins.Origin(f"page {self.path}", address=address)):
+                        response = await handle(request)
                 except (BasculeError, RequestValidationError, HTTPException) as error:
                     response = problem(request, error)
                 response.headers.update(HEADERS)

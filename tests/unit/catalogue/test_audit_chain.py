@@ -215,7 +215,7 @@ def whole(tmp_path_factory):
     return lines_of(made), anchor_of(made)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_byte_that_is_flipped_is_found(whole, data):
     """But of `after_event`, which only says what is older than the chain."""

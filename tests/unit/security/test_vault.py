@@ -47,7 +47,7 @@ def bao(tmp_path_factory):
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environ, start_new_session=True
         )
-        with ended(process, signal.SIGTERM):
+        with ended(process, signal.SIGKILL):
             wait_for(is_ready, process, folder / "log")
             yield SimpleNamespace(client=client, address=address, log=folder / "log")
 

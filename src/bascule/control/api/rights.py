@@ -230,7 +230,7 @@ def _with_caller(origin: Origin, caller: Caller) -> Origin:
 
 
 def _caller_known(request: Request, guard: Authenticator | None) -> Caller | None:
-    """The caller, with or without the right; None without a key or a session that holds."""
+    """The caller, by its key or session alone; None without a key or a session that holds."""
     person: SignedIn | None = request.scope.get(SESSION) or signed_in(request)
     if person is not None:
         return _of_person(person) if person.short_id else None
