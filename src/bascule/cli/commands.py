@@ -40,7 +40,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Deploy", "configuring", ("apply",)),
     ("Deploy", "shipping", ("ship",)),
     ("Deploy", "pipelines", ("ci",)),
-    ("Ask", "calling", ("predict", "snippet")),
+    ("Serve", "calling", ("predict", "snippet")),
     ("Batch", "batch", ("batch",)),
     ("Batch", "jobs", ("jobs",)),
     ("Batch", "schedules", ("schedule",)),
@@ -186,8 +186,7 @@ def root(
         str | None,
         typer.Option(
             envvar="BASCULE_SERVER",
-            help="The registry of a server: its control API, http://HOST:PORT, with the key in "
-            "BASCULE_KEY.",
+            help="The control API of a server, with the key in BASCULE_KEY.",
             show_default=False,
         ),
     ] = None,

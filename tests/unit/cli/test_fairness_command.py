@@ -31,6 +31,11 @@ def tables(tmp_path):
     return ("--test=test.csv", "--target=y", "--attributes=people.parquet", "--id=passenger")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_a_report_is_printed_recorded_and_on_the_card(run, bundle):
     bascule.push(bundle.path)
     code, out, _ = run("fairness", "late/1", "--attribute=carrier", "--positive=late")

@@ -36,7 +36,7 @@ def test_drift_without_a_table_looks_at_production(run):
     code, out, _ = run("drift", "late")
     assert code == 1
     assert out.startswith("late/1: ")
-    assert "1,800 rows in 9 windows, 7 columns" in out
+    assert "1,800 rows in 9 windows, 10 columns" in out
     code, out, _ = run("drift", "late", "--since=24h", "--json")
     (version,) = json.loads(out)["versions"]
     assert len(version["windows"]) == 1

@@ -13,6 +13,7 @@ from bascule.release.criteria import (
     DATA,
     LATENCIES,
     METRICS,
+    PRIVACIES,
     ROBUST,
     SIZES,
     Criterion,
@@ -115,5 +116,5 @@ def test_every_scorer_of_scikit_learn_that_fits_one_answer_a_row_is_a_metric():
 
     assert offered == SCORERS
     assert {scorer for scorer, _ in SHORT_NAMES.values()} <= SCORERS
-    own = OWN | OF_ORDERS.keys() | {*LATENCIES, *SIZES, *DATA, *ROBUST, "parity"}
+    own = OWN | OF_ORDERS.keys() | {*LATENCIES, *SIZES, *DATA, *ROBUST, *PRIVACIES, "parity"}
     assert set(METRICS) == SCORERS | set(SHORT_NAMES) | own

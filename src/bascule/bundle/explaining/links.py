@@ -26,12 +26,17 @@ def _logit(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.hstack([1 - shares, shares]) if shares.shape[1] == 1 else shares
 
 
+def _log(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return np.exp(margins)
+
+
 def _identity(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return margins
 
 
 LINKS: Mapping[str, Link] = MappingProxyType(
-    {"identity": _identity, "logit": _logit, "softmax": _softmax, "log": np.exp}
+    {"identity": _identity, "logit": _logit, "softmax": _softmax, "log": _log}
 )
 """By name. The name is that of the inverse, as in generalised linear models: `logit` says that the
 margin is the logit of the answer."""
