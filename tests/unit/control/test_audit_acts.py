@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.homes import inline_jobs
 from tests.unit.control.signed_in import site_of
 from tests.unit.registry.conftest import write_bundle
 
@@ -14,7 +14,10 @@ from bascule.app import open_catalogue, open_registry
 from bascule.catalogue import events, origins
 from bascule.control import Asked, History, export, verify
 from bascule.control.api.rights import OPERATIONS
+from bascule.core import Refused
 from bascule.endpoints import EndpointStore
+from bascule.jobs import JobRunner
+from bascule.kinds import KINDS
 from bascule.monitoring.alerts import AlertStore
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records
@@ -58,6 +61,20 @@ SCENARIO = [
 ]
 
 
+class Waiting:
+    """A child that does nothing until it is stopped."""
+
+    def __init__(self, place, task):
+        self._stopped = threading.Event()
+
+    def answer(self, take=None):
+        self._stopped.wait(60)
+        raise Refused("the job was cancelled")
+
+    def stop(self, within_s):
+        self._stopped.set()
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
@@ -76,7 +93,8 @@ def site(settings, tmp_path_factory):
         tmp_path_factory.mktemp("site"), open_registry(settings), catalogue,
         open_keys=lambda: CatalogueKeys(Records(catalogue)), home=settings.home,
         open_endpoints=lambda: EndpointStore(catalogue),
-        open_alerts=lambda: AlertStore(catalogue), jobs=inline_jobs(settings), places=("/nowhere",),
+        open_alerts=lambda: AlertStore(catalogue),
+        jobs=JobRunner(catalogue, KINDS, Waiting), places=("/nowhere",),
     )  # fmt: skip
 
 
