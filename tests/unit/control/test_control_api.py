@@ -410,6 +410,8 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 review="0",
                 receiver="pager",
                 erasure="0",
+                approval="0",
+                decision="approve",
             )
             for method in route.methods:
                 action, model = RIGHTS[f"{method} {route.path}"] or ("health", "")

@@ -76,12 +76,14 @@ def test_the_page_loads_nothing_and_shows_every_column(overview):
     read.feed(text)
     assert read.loaded == []
     assert "url(" not in text
-    columns = ("wind", "distance", "carrier", "label", "probabilities.ok", "truth", "loss")
+    inputs = ("wind", "distance", "carrier")
+    attributions = [f"attribution.{name}" for name in inputs]
+    columns = (*inputs, "label", "probabilities.ok", *attributions, "truth", "loss")
     assert read.figures == 6 + 2 * len(columns) - 1  # the loss has no distribution
     for name in ("requests", "errors", "p99 ms", "accuracy, version 1", "auc, version 1"):
         assert f"<b>{name}.</b>" in text
     for name in columns:
         assert f"<b>{name} by day.</b>" in text
     assert "silence: no row" in text
-    assert "4 false alarms a year are acceptable, over 7 columns" in text
+    assert "4 false alarms a year are acceptable, over 10 columns" in text
     assert len(text) < 5_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,4 +87,6 @@ def add_history(
 
         Values that may name a person come with the salt of their digest.
         """
-        return StreamingResponse(export_chain(open_catalogue), media_type="application/jsonl")
+        lines = export_chain(open_catalogue)
+        whole = itertools.chain([next(lines)], lines)  # a catalogue that cannot be read is an error
+        return StreamingResponse(whole, media_type="application/jsonl")
