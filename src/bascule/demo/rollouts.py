@@ -133,6 +133,7 @@ def roll_out(
             packed = bascule.pack(
                 one.model, name=bundle.name, train=months.train[flights.FEATURES], code=one.code,
                 to=home.parent / f"{bundle.name}-{number}.bundle", baseline=False,
+                outliers=False, explain=False,
                 # With own code the last step is all that programs differ in: any will do.
                 measure=not one.code,
             )  # fmt: skip
