@@ -167,6 +167,19 @@ def test_what_cannot_be_erased_is_in_the_proof(settings):
     assert (settings.home / "mail.csv").read_text() == "to,about\n7,(erased)\n"
 
 
+def test_the_outcome_of_a_row_that_came_after_its_erasure_is_erased(settings):
+    record(settings.home, ["cust-00000001"])
+    erasing(settings).run()
+    recorder = recording(settings.home)
+    keep(recorder, [ADA, "cust-00000001"], first=10)
+    recorder.close()
+    take_in(settings.home, Deletions())
+    truths = pa.table({"id": ["r10", "r11"], "truth": [1, 1]})
+    Outcomes(settings.home).add("late", truths)
+    take_in(settings.home, Deletions())
+    assert Ledger(settings.home).query("SELECT id FROM outcomes")["id"].to_pylist() == ["r11"]
+
+
 def test_a_worker_that_lives_goes_on_after_what_it_wrote_is_blanked(settings):
     """Its spool file stays open: what is read of it is overwritten in place."""
     recorder = recording(settings.home)

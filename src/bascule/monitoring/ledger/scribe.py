@@ -40,7 +40,12 @@ from bascule.monitoring.ledger.manifest import (
 )  # fmt: skip
 from bascule.monitoring.ledger.sealing import FieldKeys
 from bascule.monitoring.ledger.spool import WriterFolder, writers
-from bascule.monitoring.ledger.subjects import Digests, rows_to_keep, tombstones_of
+from bascule.monitoring.ledger.subjects import (
+    Digests,
+    note_erased_rows,
+    rows_to_keep,
+    tombstones_of,
+)
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
 from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile, WindowProfile
 
@@ -282,6 +287,9 @@ class Scribe:
             return answers
         digests = Digests(self._home)
         masks = [rows_to_keep(one, tombstones, digests) for one in answers]
+        for one, mask in zip(answers, masks, strict=True):
+            if not mask.all():
+                note_erased_rows(self._home, one, mask, tombstones, digests)
         return [
             one if mask.all() else one.take(np.flatnonzero(mask))
             for one, mask in zip(answers, masks, strict=True)

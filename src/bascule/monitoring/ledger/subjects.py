@@ -156,6 +156,19 @@ def rows_to_keep(
     return kept
 
 
+def note_erased_rows(
+    home: Path, answers: Answers, kept: np.ndarray[Any, np.dtype[np.bool_]],
+    tombstones: Sequence[Tombstone], digests: Digests,
+) -> None:  # fmt: skip
+    """Have the tombstones know the rows that are not kept, whose outcomes may still come."""
+    gone = np.flatnonzero(~kept)
+    ids, places = answers.ids.take(gone).to_pylist(), answers.places[gone].tolist()
+    rows = tuple(digests.of(f"{name}#{row}") for name, row in zip(ids, places, strict=True))
+    for tombstone in tombstones:
+        if tombstone.model in (ANY_MODEL, answers.head.model):
+            put_tombstone(home, msgspec.structs.replace(tombstone, rows=rows))
+
+
 def scrub_window(window: WindowProfile, subject: Subject, digests: Digests) -> bool:
     """Take a subject's value out of a window; whether it was there.
 
@@ -178,9 +191,14 @@ def scrub_window(window: WindowProfile, subject: Subject, digests: Digests) -> b
 
 
 def put_tombstone(home: Path, tombstone: Tombstone) -> None:
-    """Keep it, on the disk when this returns; another of its id is replaced."""
+    """Keep it, on the disk when this returns, with the rows that are kept under its id already."""
     folder = home / LEDGER / TOMBSTONES
     folder.mkdir(parents=True, exist_ok=True)
+    known = folder / f"{tombstone.id}.json"
+    if known.exists():
+        rows = msgspec.json.decode(known.read_bytes(), type=Tombstone).rows
+        rows = tuple(dict.fromkeys((*rows, *tombstone.rows)))
+        tombstone = msgspec.structs.replace(tombstone, rows=rows)
     draft = folder / f"{tombstone.id}.new"
     with synced(draft) as file:
         file.write(msgspec.json.encode(tombstone))
