@@ -345,6 +345,7 @@ def _explained(
         outputs=subject.signature.outputs if made is None else made.outputs,
         background=0 if request.explain is True else request.explain,
         tolerance=request.tolerance,
+        program_bytes=0 if made is None else len(made.data),
     )
     return explaining.explain(sources)
 

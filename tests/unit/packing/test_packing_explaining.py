@@ -29,8 +29,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 import bascule
-from bascule.bundle import disk
+from bascule.bundle import disk, load
 from bascule.bundle.explaining import (
+    EXPLAINING_KIND,
     measured_of,
     open_explainer,
     read_explanation,
@@ -403,5 +404,10 @@ def test_the_command_shows_bars_and_json(command, boosted, numbers, tmp_path):
     code, out, messages = command("explain", boosted.path, tmp_path / "rows.npy", "--rows=1")
     assert code == 0
     assert out.count("row ") == 1
-    assert "█" in out
+    assert set("█░") & set(out)
     assert "exact path-dependent Shapley values" in messages
+
+
+def test_a_program_that_would_keep_a_server_busy_is_not_sampled(costly_bundle):
+    statement = load(costly_bundle).statements(EXPLAINING_KIND)[-1]
+    assert "would ask a program of" in statement.body["told"]

@@ -53,6 +53,7 @@ class Sources:
         outputs: Of the program.
         background: How many training rows should stand for "not known"; 0 for the method's usual.
         tolerance: The parity that programs are held to.
+        program_bytes: The size of its graph; 0 where it has none.
     """
 
     subject: ImportedModel
@@ -61,6 +62,7 @@ class Sources:
     outputs: tuple[Field, ...]
     background: int
     tolerance: float
+    program_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

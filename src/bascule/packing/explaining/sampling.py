@@ -21,6 +21,8 @@ _MOST_EXACT, _FINER = 10, 8
 _TABLE = "explanations are of numbers that a model answers to rows of columns"
 _ROWS = 8
 """That are compared and timed: a row asks the program thousands of times."""
+_MOST_BYTES = 2e9
+"""Of the program, once for each row that it is asked: about 0.1 s of a processor."""
 
 
 def make(sources: Sources) -> Made:
@@ -38,6 +40,7 @@ def make(sources: Sources) -> Made:
     count = min(sources.background or _BACKGROUND, len(subject.train))
     chosen = np.random.default_rng(0).choice(len(subject.train), count, replace=False)
     background = for_program(take(subject.train.columns, np.sort(chosen)), program.inputs)
+    _check_work(sources.program_bytes, len(coalitions.masks) * count)
     how = f"from {coalitions.pairs} pairs of permutations" if coalitions.pairs else "exact"
     explanation = Explanation(
         method="sampling", link="identity", answer=answer.name, columns=columns,
@@ -79,6 +82,19 @@ def _listed(values: NDArray[Any]) -> Any:
     if values.dtype.kind == "f" and np.isinf(values).any():
         raise Unconvertible("a training row holds an infinite number", hint="leave it out")
     return listed.tolist()
+
+
+def _check_work(program_bytes: int, evaluations: int) -> None:
+    """Raise `Unconvertible` where a row would keep a server busy.
+
+    By counts and no clock: the same model gives the same bundle on every machine.
+    """
+    if program_bytes * evaluations > _MOST_BYTES:
+        raise Unconvertible(
+            f"an explanation of one row would ask a program of {program_bytes / 1e6:.1f} MB for "
+            f"{evaluations:,} rows",
+            hint="pass explain=8 for fewer background rows",
+        )
 
 
 def _error(sources: Sources, answer: str, asked: Coalitions, background: Any) -> float | None:
