@@ -33,7 +33,10 @@ WITHIN_S = 1.0
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 LIST_SERVICES = b"\x3a\x00"
 
-ROLES = {"read": "viewer", "approve": "approver", "metrics": "admin", "keys": "admin"}
+ROLES = {
+    "read": "viewer", "approve": "approver", "metrics": "admin", "keys": "admin",
+    "review": "reviewer", "erase": "admin", "private": "admin",
+}  # fmt: skip
 """The role by which a link has a right; of others the operator."""
 
 ACTS = {
@@ -48,6 +51,9 @@ ACTS = {
     "approve": ("POST", "/api/v1/rollouts/nowhere/promote", {}),
     "keys": ("GET", "/api/v1/keys", None),
     "outcome": ("GET", "/api/v1/models/gb/outcomes", None),
+    "review": ("GET", "/api/v1/models/gb/reviews", None),
+    "erase": ("GET", "/api/v1/erasures/nowhere", None),
+    "private": ("POST", "/api/v1/subjects/export", {}),
 }
 """By right: what takes it. `...` stands for rows to predict, on the port for predictions."""
 ON_DATA_PLANE = ("infer", "test")
@@ -246,6 +252,7 @@ FIRST = {
     ("download", by_session, session_ended), ("write", by_session, lowered),
     ("deploy", by_page, session_ended), ("approve", by_session, session_ended),
     ("keys", by_session, revoked), ("outcome", by_link, expired),
+    ("review", by_key, revoked), ("erase", by_key, revoked), ("private", by_key, revoked),
 }  # fmt: skip
 TABLE = [
     pytest.param(

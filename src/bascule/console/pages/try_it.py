@@ -438,7 +438,7 @@ def _asked(
     asked = [name for name, _, _ in _names(served.signature)]
     made = said_of(answer, took_s, served.extras, asked, parameters)
     if served.explanation is None or "attributions" not in answer:
-        return made
+        return made | {"why": None}
     places = column_places(served.signature)
     values = {place.name: cell(place.values(columns)[0]) for place in places}
     return made | {"why": waterfall_plot(served.explanation, answer, 0, values)}
