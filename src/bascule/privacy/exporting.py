@@ -51,7 +51,7 @@ def held_about(
 def export_about(
     home: Path, catalogue: Catalogue, person: Person, model: str, by: str
 ) -> list[dict[str, Any]]:
-    """The same, with an event in the history: who has read how many rows of whom."""
+    """The export of `held_about`, with an event in the history: its reader, and how many rows."""
     rows = list(held_about(home, catalogue, person, model))
     about = {"field": person.field, "subject": subject_of(home, person).digest, "rows": len(rows)}
     name = events.Subject("export", secrets.token_hex(8))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import Untrusted, canonical_json, check_file, sha256_bytes, sha256_file
+from bascule.security import pre_authentication
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,7 +51,10 @@ def write_proof(home: Path, erasure: str, content: Mapping[str, Any]) -> Path:
     payload = canonical_json({**content, "number": number, "previous": previous})
     key = _signing_key(home)
     public = _public_bytes(key)
-    signature = {"keyid": sha256_bytes(public), "sig": _b64(key.sign(_pre_authentication(payload)))}
+    signature = {
+        "keyid": sha256_bytes(public),
+        "sig": _b64(key.sign(pre_authentication(TYPE, payload))),
+    }
     envelope = {"payloadType": TYPE, "payload": _b64(payload), "signatures": [signature]}
     from bascule.monitoring.ledger import write_secret
 
@@ -108,7 +112,7 @@ def _opened(file: Path, public_key: Path) -> dict[str, Any]:
         key = load_pem_public_key(public_key.read_bytes())
         if envelope["payloadType"] != TYPE or not isinstance(key, Ed25519PublicKey):
             raise ValueError("another type")
-        key.verify(signature, _pre_authentication(payload))
+        key.verify(signature, pre_authentication(TYPE, payload))
         content: dict[str, Any] = json.loads(payload)
     except (ValueError, KeyError, IndexError, TypeError, InvalidSignature):
         raise Untrusted(
@@ -116,11 +120,6 @@ def _opened(file: Path, public_key: Path) -> dict[str, Any]:
             hint=f"verify it with {PUBLIC_KEY} of the home that has written it",
         ) from None
     return content
-
-
-def _pre_authentication(payload: bytes) -> bytes:
-    """What is signed (DSSE protocol, `PAE`)."""
-    return b"DSSEv1 %d %s %d %s" % (len(TYPE), TYPE.encode(), len(payload), payload)
 
 
 def _signing_key(home: Path) -> Ed25519PrivateKey:

@@ -4,7 +4,11 @@ from .approvals import (
     judge_decision as judge_decision,
     protection_of as protection_of,
 )
-from .envelopes import open_envelope as open_envelope, sign_envelope as sign_envelope
+from .envelopes import (
+    open_envelope as open_envelope,
+    pre_authentication as pre_authentication,
+    sign_envelope as sign_envelope,
+)
 from .keys import (
     ANY as ANY,
     OPEN_ACTIONS as OPEN_ACTIONS,

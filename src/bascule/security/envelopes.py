@@ -36,7 +36,7 @@ def sign_envelope(
             raise TypeError("it is on no elliptic curve")
     except (OSError, TypeError, ValueError) as problem:
         raise no_key(private_key, "private", problem) from None
-    signature = key.sign(_authenticated(IN_TOTO, payload), ec.ECDSA(hashes.SHA256()))
+    signature = key.sign(pre_authentication(IN_TOTO, payload), ec.ECDSA(hashes.SHA256()))
     return {
         "payloadType": IN_TOTO,
         "payload": base64.b64encode(payload).decode(),
@@ -86,14 +86,14 @@ def _signed(public_key: Path, kind: str, payload: bytes, signatures: Sequence[by
         raise no_key(public_key, "public", TypeError("it is on no elliptic curve"))
     for signature in signatures:
         try:
-            key.verify(signature, _authenticated(kind, payload), ec.ECDSA(hashes.SHA256()))
+            key.verify(signature, pre_authentication(kind, payload), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             continue
         return True
     return False
 
 
-def _authenticated(kind: str, payload: bytes) -> bytes:
+def pre_authentication(kind: str, payload: bytes) -> bytes:
     """What is signed: the pre-authentication encoding (PAE) of the specification."""
     encoded = kind.encode()
     return b"DSSEv1 %d %b %d %b" % (len(encoded), encoded, len(payload), payload)

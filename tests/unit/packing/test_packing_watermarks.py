@@ -79,7 +79,8 @@ def test_other_models_learn_rows_by_heart_or_say_that_they_cannot() -> None:
 
 
 def test_a_network_learns_noise_by_heart_and_keeps_its_quality() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(0)
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X.astype(np.float32), y, random_state=0)
