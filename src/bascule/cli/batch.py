@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +168,7 @@ def stream(
     """Score messages as they come, until it is interrupted; offsets are committed with answers."""
     from bascule.app import batch_model, open_outcomes
     from bascule.batch import StreamJob, run_stream, serve_metrics, take_outcomes
+    from bascule.core import SignalEvent
 
     kept = _names(keep)
     job = StreamJob(
@@ -176,7 +176,7 @@ def stream(
         columns=tuple(_names(columns) or ()), keep=None if kept is None else tuple(kept),
         record=record, batch_rows=batch_rows, idle_s=idle_s,  # type: ignore[arg-type]
     )  # fmt: skip
-    stopped, settings = threading.Event(), context.settings()
+    stopped, settings = SignalEvent(), context.settings()
     watch = serve_metrics(job, metrics) if metrics else (lambda _: None)
     for number in (signal.SIGINT, signal.SIGTERM):  # after the messages under way
         signal.signal(number, lambda *_: stopped.set())

@@ -81,6 +81,7 @@ from .names import (
 )
 from .printing import printable as printable
 from .processes import (
+    SignalEvent as SignalEvent,
     holder_name as holder_name,
     is_alive as is_alive,
     own_process as own_process,

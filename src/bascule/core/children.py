@@ -33,6 +33,7 @@ from bascule.core.errors import (
     error_from_json,
     error_to_json,
 )
+from bascule.core.processes import SignalEvent
 
 _NICE = 10
 _END_S = 20.0
@@ -208,7 +209,7 @@ def answer_parent(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None
     except MemoryError:
         reply = {"error": "", "hint": "", "kind": MemoryError.__name__}
     # What this process has started can be found while it lives: it ends when the parent has looked.
-    has_looked = threading.Event()
+    has_looked = SignalEvent()
     signal.signal(_SEEN, lambda *_: has_looked.set())
     _print(_ANSWER, reply)
     has_looked.wait(_LOOK_WITHIN_S)

@@ -1,11 +1,43 @@
-"""Tells processes of this machine apart, so that a holder that has died is known at once."""
+"""Tells processes of this machine apart, and lets a signal set an event.
+
+A holder that has died is known at once.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
+
+
+class SignalEvent(threading.Event):
+    """An event that the handler of a signal may set, once for all.
+
+    `threading.Event.set` takes a lock that `wait` holds for a moment: a handler that runs then, on
+    the same thread, waits for ever.
+    """
+
+    def __init__(self) -> None:
+        """It holds a file descriptor."""
+        super().__init__()
+        self._counter = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self._counter)
+
+    def set(self) -> None:
+        os.eventfd_write(self._counter, 1)
+
+    def is_set(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        poll = select.poll()
+        poll.register(self._counter, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1e3))
 
 
 def own_process() -> str:

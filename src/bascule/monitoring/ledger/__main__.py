@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bascule.core import BasculeError, Conflict, end_with, load_named
+from bascule.core import BasculeError, Conflict, SignalEvent, end_with, load_named
 from bascule.monitoring.ledger.spool import writers
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main() -> int:
     """Run the scribe of a home; the exit code is 3 where its ledger cannot be opened."""
     home, max_bytes, retention_days, parent = Path(sys.argv[1]), *map(int, sys.argv[2:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s scribe: %(message)s")
-    stopping = threading.Event()
+    stopping = SignalEvent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to act on
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
