@@ -225,11 +225,6 @@ CREATE TABLE public.requests (
     headers json,
     body bytea
 );
-CREATE TABLE public.review_marks (
-    model text NOT NULL,
-    place text NOT NULL,
-    until timestamp with time zone NOT NULL
-);
 CREATE TABLE public.reviews (
     id text NOT NULL,
     model text NOT NULL,
@@ -240,8 +235,7 @@ CREATE TABLE public.reviews (
     reason text NOT NULL,
     probability double precision NOT NULL,
     state text NOT NULL,
-    claimed_by text,
-    claimed_until timestamp with time zone,
+    reviewer text,
     truth text,
     answered_at timestamp with time zone
 );
@@ -441,8 +435,6 @@ ALTER TABLE ONLY public.releases
     ADD CONSTRAINT pk_releases PRIMARY KEY (revision);
 ALTER TABLE ONLY public.requests
     ADD CONSTRAINT pk_requests PRIMARY KEY (caller, key);
-ALTER TABLE ONLY public.review_marks
-    ADD CONSTRAINT pk_review_marks PRIMARY KEY (model, place);
 ALTER TABLE ONLY public.reviews
     ADD CONSTRAINT pk_reviews PRIMARY KEY (id);
 ALTER TABLE ONLY public.rollout_cohorts

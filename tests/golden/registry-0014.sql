@@ -266,12 +266,6 @@ CREATE TABLE requests (
 	CONSTRAINT pk_requests PRIMARY KEY (caller, "key")
 );
 INSERT INTO "requests" VALUES('0123456789ab','3f1c','sha256:00','2026-03-01 12:00:00.000000',201,'[["etag", "1"]]',X'7B7D');
-CREATE TABLE review_marks (
-	model TEXT NOT NULL, 
-	place TEXT NOT NULL, 
-	until DATETIME NOT NULL, 
-	CONSTRAINT pk_review_marks PRIMARY KEY (model, place)
-);
 CREATE TABLE reviews (
 	id TEXT NOT NULL, 
 	model TEXT NOT NULL, 
@@ -282,8 +276,7 @@ CREATE TABLE reviews (
 	reason TEXT NOT NULL, 
 	probability FLOAT NOT NULL, 
 	state TEXT NOT NULL, 
-	claimed_by TEXT, 
-	claimed_until DATETIME, 
+	reviewer TEXT, 
 	truth TEXT, 
 	answered_at DATETIME, 
 	CONSTRAINT pk_reviews PRIMARY KEY (id)

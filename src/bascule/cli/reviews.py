@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def list_reviews(
     model: _Model,
-    state: Annotated[str, typer.Option(help="open, answered or closed.")] = "open",
+    state: Annotated[str, typer.Option(help="open or answered.")] = "open",
     as_json: context.AsJson = False,
 ) -> None:
     """List the reviews of a model, the oldest prediction first."""
@@ -39,11 +39,11 @@ def list_reviews(
         [
             review.id, f"{review.prediction_id}#{review.row}", review.version, review.reason,
             f"{review.probability:.4g}", when(review.predicted_at),
-            review.truth or review.claimed_by or "",
+            review.truth or "",
         ]
         for review in listed
     ]  # fmt: skip
-    heads = ("review", "prediction", "version", "reason", "probability", "answered", "by or truth")
+    heads = ("review", "prediction", "version", "reason", "probability", "answered", "truth")
     print_table(heads, rows, empty=f"no review of {model} is {state}")
 
 
@@ -59,8 +59,7 @@ def answer(
     """Say what is true of a row: it becomes an outcome of the prediction."""
     now = datetime.now(UTC)
     done = _store().answer(model, review, truth, by=context.user(), now=now)
-    said = f"{done.id} is {done.state}" + (f": {done.truth}" if done.truth else "")
-    print_either(asdict(done), said, as_json=as_json)
+    print_either(asdict(done), f"{done.id} is answered: {done.truth}", as_json=as_json)
 
 
 def _store() -> ReviewStore | RemoteReviews:

@@ -1,9 +1,8 @@
-"""Reviews in the console and over the control API: rights, claims, answers."""
+"""Reviews in the console and over the control API: rights and answers."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pytest
 from tests.console_work import looking, token_of
@@ -11,7 +10,7 @@ from tests.unit.monitoring.test_reviews import record
 
 from bascule.app import open_catalogue, open_reviews
 from bascule.monitoring import Ledger
-from bascule.monitoring.reviews import ReviewRule, choose
+from bascule.monitoring.reviews import ReviewRule
 from bascule.settings import load_settings
 
 API = "/api/v1/models/late/reviews"
@@ -23,8 +22,8 @@ def settings(tmp_path):
     open_catalogue(chosen).create()
     record(chosen.home, rows=40)
     rule, now = ReviewRule(outlier_p=0.05, base_rate=0.001), datetime.now(UTC)
-    look = partial(choose, Ledger(chosen.home), "late", rule)
-    open_reviews(chosen).look("late", "here", now + timedelta(seconds=1), look)
+    since, until = now - timedelta(days=1), now + timedelta(seconds=1)
+    open_reviews(chosen).look("late", rule, since, until)
     return chosen
 
 
@@ -34,15 +33,13 @@ def pages(settings):
         yield client
 
 
-def test_a_row_is_shown_claimed_and_answered_on_the_page(settings, pages):
+def test_a_row_is_shown_and_answered_on_the_page(settings, pages):
     first, *others = open_reviews(settings).reviews("late")
     page = pages.get("/review/late").text
     assert "outlying; chosen with probability 1" in page
     assert f"{first.prediction_id}#0" in page
     assert "<dt>outlier_p</dt><dd>0.01</dd>" in page
     form = {"csrf": token_of(page)}
-    pages.post(f"/review/late/{first.id}/claim", data=form)
-    assert "claimed by" in pages.get("/review/late").text
     pages.post(f"/review/late/{first.id}", data={**form, "truth": "1"})
     assert [review.id for review in open_reviews(settings).reviews("late")] == [
         review.id for review in others
@@ -53,18 +50,17 @@ def test_a_row_is_shown_claimed_and_answered_on_the_page(settings, pages):
     )  # fmt: skip
 
 
-def test_the_api_lists_claims_and_answers(settings, pages):
+def test_the_api_lists_and_answers(settings, pages):
     listed = pages.get(API, params={"limit": 3}).json()
     assert len(listed["items"]) == 3
     review = listed["items"][0]["id"]
     rest = pages.get(API, params={"cursor": listed["next"]}).json()["items"]
     assert not {one["id"] for one in rest} & {one["id"] for one in listed["items"]}
     ada, bob = {"bascule-user": "ada"}, {"bascule-user": "bob"}
-    assert pages.post(f"{API}/{review}/claim", headers=ada).json()["claimed_by"] == "ada"
-    refused = pages.post(f"{API}/{review}/answer", json={"truth": 1}, headers=bob)
-    assert refused.status_code == 409
-    assert "ada has it" in refused.json()["detail"]
     answered = pages.post(f"{API}/{review}/answer", json={"truth": 1}, headers=ada)
+    refused = pages.post(f"{API}/{review}/answer", json={"truth": 0}, headers=bob)
+    assert refused.status_code == 409
+    assert "is answered" in refused.json()["detail"]
     assert (answered.json()["state"], answered.json()["truth"]) == ("answered", "1")
     assert pages.get(API, params={"state": "answered"}).json()["items"][0]["id"] == review
-    assert pages.post(f"{API}/nothing/claim").status_code == 404
+    assert pages.post(f"{API}/nothing/answer", json={"truth": 1}).status_code == 404

@@ -201,7 +201,6 @@ REGISTRY_CHANGES = [
     ("POST", "/api/v1/sign-in-links", {"roles": ["viewer:*"]}),
     ("POST", "/api/v1/receivers/oncall/test", None),
     ("POST", "/api/v1/approvals/3c4d/approve", None),
-    ("POST", "/api/v1/models/late/reviews/4e5f/claim", None),
     ("POST", "/api/v1/models/late/reviews/4e5f/answer", {"truth": 1}),
     ("POST", "/api/v1/subjects/find", {"field": "customer_id", "subject": "c-1"}),
     ("POST", "/api/v1/subjects/export", {"field": "customer_id", "subject": "c-1"}),

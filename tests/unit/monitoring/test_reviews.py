@@ -1,4 +1,4 @@
-"""Reviews: which rows are chosen, who has which, and what becomes of the answers."""
+"""Reviews: which rows are chosen, and what becomes of the answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +29,6 @@ from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, Spoo
 from bascule.monitoring.performance.measuring import _waits_for_reviews
 from bascule.monitoring.performance.rows import PredictionRows
 from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
-from bascule.monitoring.reviews.choosing import Look
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -81,8 +79,8 @@ def store(new_file, tmp_path):  # noqa: F811
     return ReviewStore(open_database(tmp_path, new_file(tmp_path)), tmp_path)
 
 
-def look(store, home, rule=RULE, place="here"):
-    return store.look("late", place, now(), partial(choose, Ledger(home), "late", rule))
+def look(store, rule=RULE, until=None):
+    store.look("late", rule, now() - timedelta(days=1), until or now())
 
 
 def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path):
@@ -91,24 +89,25 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
         for number in range(ROWS)
         if number % 10 < 3 or review_draw("", f"p{number}", 0) < 0.1
     }
-    assert look(store, tmp_path) == len(expected) > 50
+    look(store)
     chosen = store.reviews("late")
+    assert len(chosen) == len(expected) > 50
     assert {review.prediction_id for review in chosen} == expected
     kinds = {(review.reason, review.probability) for review in chosen}
     assert kinds == {("outlying", 1.0), ("uncertain", 1.0), ("sample", 0.1)}
-    # Again, by a process of another place, and with another rate: what is there stays.
-    look(store, tmp_path, place="there")
-    look(store, tmp_path, ReviewRule(outlier_p=0.05, base_rate=0.01))
+    # Again, and with another rate: what is there stays.
+    look(store)
+    look(store, ReviewRule(outlier_p=0.05, base_rate=0.01))
     assert store.reviews("late") == chosen
     record(tmp_path, rows=10, first=ROWS)
-    look(store, tmp_path)
+    look(store)
     assert len(store.reviews("late")) >= len(chosen) + 2
 
 
-def test_more_rows_than_are_chosen_at_once_are_all_chosen(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("bascule.monitoring.reviews.choosing.MOST_CHOSEN", 70)
-    every = ReviewRule(base_rate=1.0)
-    look(store, tmp_path, every)
+def test_more_rows_than_are_chosen_at_once_are_all_chosen(store, monkeypatch):
+    for module in ("choosing", "store"):
+        monkeypatch.setattr(f"bascule.monitoring.reviews.{module}.MOST_CHOSEN", 70)
+    look(store, ReviewRule(base_rate=1.0))
     assert len(store.reviews("late")) == ROWS
 
 
@@ -118,41 +117,25 @@ def test_a_seed_makes_another_sample(tmp_path):
         {review.prediction_id for review in choose(
             Ledger(tmp_path), "late", ReviewRule(base_rate=0.3, outlier_p=0, seed=seed),
             now() - timedelta(hours=1), now(),
-        ).chosen}
+        )}
         for seed in ("", "secret")
     ]  # fmt: skip
     assert ids[0] != ids[1]
-    assert choose(Ledger(tmp_path), "gone", RULE, now(), now()).chosen == []
-
-
-def test_one_of_two_reviewers_has_a_row_until_the_claim_ends(shared, tmp_path):
-    look(shared, tmp_path)
-    review, t0 = shared.reviews("late")[0].id, now()
-    claimed = shared.claim("late", review, by="ada", now=t0, rule=ReviewRule(claim_min=15))
-    assert claimed.claimed_until == t0 + timedelta(minutes=15)
-    with pytest.raises(Conflict, match="ada has it"):
-        shared.claim("late", review, by="bob", now=t0)
-    with pytest.raises(Conflict, match="ada has it"):
-        shared.answer("late", review, 1, by="bob", now=t0)
-    assert shared.claim("late", review, by="ada", now=t0).claimed_by == "ada"
-    late = t0 + timedelta(minutes=16)
-    assert shared.answer("late", review, 1, by="bob", now=late).claimed_by == "bob"
-    with pytest.raises(Conflict, match="it is answered"):
-        shared.answer("late", review, 1, by="ada", now=late)
-    with pytest.raises(NotFound):
-        shared.claim("other", review, by="ada", now=t0)
+    assert choose(Ledger(tmp_path), "gone", RULE, now(), now()) == []
 
 
 def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(shared, catalogue, tmp_path):
-    look(shared, tmp_path)
+    look(shared)
     sample = next(review for review in shared.reviews("late") if review.reason == "sample")
     with pytest.raises(Invalid):
         shared.answer("late", sample.id, "", by="ada", now=now())
     for _ in range(2):  # the same again is the same
         answered = shared.answer("late", sample.id, "1", by="ada", now=now())
     assert (answered.state, answered.truth) == ("answered", "1")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="is answered"):
         shared.answer("late", sample.id, "0", by="ada", now=now())
+    with pytest.raises(NotFound):
+        shared.answer("other", sample.id, "1", by="ada", now=now())
     rows = Ledger(tmp_path).query("SELECT id, truth, reviewer, probability FROM outcome_history")
     outcome = {"id": sample.prediction_id, "truth": "1", "reviewer": "ada", "probability": 0.1}
     assert rows.to_pylist() == [outcome]
@@ -167,21 +150,22 @@ def test_an_answer_is_an_outcome_with_its_reviewer_and_probability(shared, catal
     assert outputs["outlier_p"] == 0.6
 
 
-def test_a_truth_that_came_otherwise_closes_the_review_and_stays(store, tmp_path):
-    look(store, tmp_path)
+def test_a_review_whose_truth_came_otherwise_is_deleted_and_the_truth_stays(store, tmp_path):
+    look(store)
     first, second = store.reviews("late")[:2]
     told = pa.table({"id": [first.prediction_id, second.prediction_id], "truth": [0, 0]})
     Outcomes(tmp_path).add("late", told)
-    assert store.answer("late", first.id, 1, by="ada", now=now()).state == "closed"
-    look(store, tmp_path)
-    assert {review.id for review in store.reviews("late", "closed")} == {first.id, second.id}
+    with pytest.raises(Conflict, match="has come otherwise"):
+        store.answer("late", first.id, 1, by="ada", now=now())
+    look(store)
+    assert not {first.id, second.id} & {review.id for review in store.reviews("late")}
     truths = Ledger(tmp_path).query("SELECT truth, probability FROM outcomes").to_pylist()
     assert truths == [{"truth": "0", "probability": None}] * 2
 
 
 def test_an_answer_that_was_not_committed_is_open_still(store, tmp_path, monkeypatch):
     """As after a kill between the outcome and the commit: what is said then counts."""
-    look(store, tmp_path)
+    look(store)
     review = store.reviews("late")[0]
     monkeypatch.setattr(events, "append", lambda *_: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(RuntimeError):
@@ -200,9 +184,9 @@ def test_a_control_process_chooses_by_itself_and_old_reviews_are_deleted(tmp_pat
     at_once.set()
     with choosing_reviews({"late": RULE}, lambda: catalogue, tmp_path, after=at_once):
         until(lambda: len(store.reviews("late")) >= 4)
-    store.look("late", "here", now() + timedelta(days=89), lambda _, end: Look([], [], end))
+    look(store, until=now() + timedelta(days=89))
     assert len(store.reviews("late")) >= 4
-    store.look("late", "here", now() + timedelta(days=91), lambda _, end: Look([], [], end))
+    store.look("late", RULE, now() + timedelta(days=90), now() + timedelta(days=91))
     assert store.reviews("late") == []
 
 
@@ -217,7 +201,7 @@ def test_performance_of_reviews_is_that_of_all_rows(tmp_path):
     record(tmp_path, rows=2_000)
     rule = ReviewRule(outlier_p=0, score_band=(0.4, 0.6), set_size=2, base_rate=0.1)
     # All rows of the test answer 0 or 1, as their number is even or odd.
-    chosen = choose(Ledger(tmp_path), "late", rule, now() - timedelta(hours=1), now()).chosen
+    chosen = choose(Ledger(tmp_path), "late", rule, now() - timedelta(hours=1), now())
     lines = []
     for review in chosen:
         number = int(review.prediction_id[1:])
@@ -250,7 +234,7 @@ def test_a_window_whose_usual_rows_are_not_reviewed_is_not_judged():
 
 
 def test_of_two_answers_at_once_one_is_kept(shared, catalogue, tmp_path):
-    look(shared, tmp_path)
+    look(shared)
     review = shared.reviews("late")[0]
 
     def answer(by, truth):
@@ -266,4 +250,4 @@ def test_of_two_answers_at_once_one_is_kept(shared, catalogue, tmp_path):
     assert sorted(type(one) is Conflict for one in done) == [False, True]
     (kept,) = Ledger(tmp_path).query("SELECT reviewer FROM outcome_history").to_pylist()
     (answered,) = shared.reviews("late", "answered")
-    assert kept["reviewer"] == answered.claimed_by
+    assert kept["reviewer"] == answered.reviewer

@@ -4,7 +4,11 @@ from .extra import (
     ExtraRequest as ExtraRequest,
     Parameter as Parameter,
 )
-from .outlier import OUTLIER_P as OUTLIER_P, Outlier as Outlier
+from .outlier import (
+    OUTLIER_P as OUTLIER_P,
+    OUTLIER_SCORE as OUTLIER_SCORE,
+    Outlier as Outlier,
+)
 from .table import (
     EXTRAS as EXTRAS,
     declared_extras as declared_extras,

@@ -16,7 +16,6 @@ router = page_router(
         "GET /review": ("read", ""),
         "GET /review/{model}": ("review", "{model}"),
         "POST /review/{model}/{review}": ("review", "{model}"),
-        "POST /review/{model}/{review}/claim": ("review", "{model}"),
     }
 )
 _SHOWN = 10
@@ -54,12 +53,5 @@ def reviews(request: Request, model: str) -> Response:
 async def answer(request: Request, model: str, review: str) -> Response:
     """Say what is true of a row."""
     names, body = {"model": model, "review": review}, {"truth": field(form_of(request), "truth")}
-    done = "Kept as an outcome; or left out, where another truth had come first."
+    done = "Kept as an outcome."
     return await act(request, f"/review/{model}", operations.ANSWER, names, body, done=done)
-
-
-@router.post("/review/{model}/{review}/claim")
-async def claim(request: Request, model: str, review: str) -> Response:
-    """Have a row for oneself for a time."""
-    names = {"model": model, "review": review}
-    return await act(request, f"/review/{model}", operations.CLAIM, names, done="It is yours.")

@@ -120,7 +120,7 @@ def control_app(
     add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)
-    add_reviews(app, context.reviews, parts.review_rules)
+    add_reviews(app, context.reviews)
     add_monitoring(app, context.jobs, parts.open_registry)
     places = parts.places if asks_for_keys else None
     submissions = Submissions(context.jobs, authorise, places)

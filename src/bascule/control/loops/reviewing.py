@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
     from bascule.monitoring.reviews import ReviewRule
 
 _EVERY_S = 30.0
+_FIRST_LOOK = timedelta(days=1)
+"""How far back a process looks when it starts."""
 
 
 def choosing_reviews(
@@ -32,14 +32,13 @@ def choosing_reviews(
         return nullcontext()
 
     def run(ended: threading.Event) -> None:
-        from bascule.monitoring import Ledger
-        from bascule.monitoring.reviews import ReviewStore, choose
+        from bascule.monitoring.reviews import ReviewStore
 
-        store, ledger = ReviewStore(open_catalogue(), home), Ledger(home)
-        place = f"{socket.gethostname()}:{home.resolve()}"
+        store = ReviewStore(open_catalogue(), home)
+        since = dict.fromkeys(rules, datetime.now(UTC) - _FIRST_LOOK)
         while not ended.is_set():
             for model, rule in rules.items():
-                store.look(model, place, datetime.now(UTC), partial(choose, ledger, model, rule))
+                since[model] = store.look(model, rule, since[model], datetime.now(UTC))
             ended.wait(_EVERY_S)
 
     return turning("reviews", run, after=after, pause_s=_EVERY_S)

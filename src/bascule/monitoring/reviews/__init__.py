@@ -1,4 +1,4 @@
-"""Answers that people look at: which are chosen, who has which, and what they say is true."""
+"""Answers that people look at: which are chosen, and what is true of them."""
 
 from lazy_loader import attach_stub
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import NamedTuple
 
 from bascule.core import NotFound
 from bascule.monitoring.ledger import Ledger, outcome_draw, quoted
@@ -19,20 +18,6 @@ from bascule.monitoring.reviews.rules import ReviewRule
 
 MOST_CHOSEN = 5_000
 """At once: more than the ledger keeps of one request, whose rows have one time."""
-
-
-class Look(NamedTuple):
-    """What was found in one span of the ledger.
-
-    Attributes:
-        chosen: Reviews, the oldest answer first.
-        known: Ids of reviews of rows whose truth came otherwise.
-        until: The end of the span, or the time of the last row that was chosen.
-    """
-
-    chosen: list[Review]
-    known: list[str]
-    until: datetime
 
 
 def review_id(model: str, prediction_id: str, row: int) -> str:
@@ -47,38 +32,40 @@ def review_draw(seed: str, prediction_id: str, row: int) -> float:
 
 def choose(
     ledger: Ledger, model: str, rule: ReviewRule, since: datetime, until: datetime
-) -> Look:  # fmt: skip
-    """The rows answered from `since` to `until` that are chosen.
+) -> list[Review]:
+    """The rows answered from `since` to `until` that are chosen, `MOST_CHOSEN` at most.
 
-    A row whose truth is there already is not chosen. Without answers in the ledger, nothing is.
+    The oldest answer is first. A row whose truth is there already is not chosen.
     """
-    known_sql = (
-        'SELECT id, "row" FROM outcome_history WHERE probability IS NULL '
-        f"AND received_at > TIMESTAMPTZ {quoted(since.isoformat())}"
-    )
     days = str(since.astimezone(UTC).date()), str(until.astimezone(UTC).date())
     try:
         sql = "SELECT * FROM predictions LIMIT 0"
-        there = ledger.query(sql, model=model, days=days).column_names
-        sql = _chosen_sql(model, rule, there, since, until)
+        columns = ledger.query(sql, model=model, days=days).column_names
+        sql = _chosen_sql(model, rule, columns, since, until)
         rows = ledger.query(sql, model=model, days=days).to_pylist()
-        known = ledger.query(known_sql, days=days).to_pylist()
     except NotFound:
-        return Look([], [], until)
-    chosen = [
+        return []
+    return [
         Review(
             review_id(model, row["id"], row["row"]), model, row["version"], row["id"], row["row"],
             row["time"], row["reason"], row["chance"],
         )
         for row in rows
     ]  # fmt: skip
-    is_whole = len(chosen) < MOST_CHOSEN
-    ids = [review_id(model, row["id"], row["row"]) for row in known]
-    return Look(chosen, ids, until if is_whole else chosen[-1].predicted_at)
+
+
+def known_since(ledger: Ledger, model: str, since: datetime) -> list[str]:
+    """Ids of reviews of the rows whose truth came without a review since then."""
+    sql = (
+        'SELECT id, "row" FROM outcome_history WHERE probability IS NULL '
+        f"AND received_at > TIMESTAMPTZ {quoted(since.isoformat())}"
+    )
+    rows = ledger.query(sql).to_pylist()
+    return [review_id(model, row["id"], row["row"]) for row in rows]
 
 
 def _chosen_sql(
-    model: str, rule: ReviewRule, there: list[str], since: datetime, until: datetime
+    model: str, rule: ReviewRule, columns: list[str], since: datetime, until: datetime
 ) -> str:
     low, high = rule.score_band
     conditions = {
@@ -91,7 +78,8 @@ def _chosen_sql(
         ),
     }
     outlying, score, size = (
-        f"coalesce({sql}, false)" if name in there else "false" for name, sql in conditions.items()
+        f"coalesce({sql}, false)" if name in columns else "false"
+        for name, sql in conditions.items()
     )
     return f"""
 SELECT * FROM (

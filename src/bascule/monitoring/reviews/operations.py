@@ -22,10 +22,9 @@ class Review:
         predicted_at: When it was answered.
         reason: Why it was chosen: `outlying`, `uncertain`, or `sample`.
         probability: With which rows like it are chosen; measures weigh it by the reciprocal.
-        state: `open`; `answered`; or `closed`: its truth came without a review.
-        claimed_by: The name of the reviewer that has it, or has answered it.
-        claimed_until: When it is open to others again.
-        truth: What the reviewer said, as text.
+        state: `open` or `answered`.
+        reviewer: Who has answered it.
+        truth: The answer, as text.
         answered_at: When.
     """
 
@@ -37,18 +36,13 @@ class Review:
     predicted_at: datetime
     reason: Literal["outlying", "uncertain", "sample"]
     probability: float
-    state: Literal["open", "answered", "closed"] = "open"
-    claimed_by: str | None = None
-    claimed_until: datetime | None = None
+    state: Literal["open", "answered"] = "open"
+    reviewer: str | None = None
     truth: str | None = None
     answered_at: datetime | None = None
 
 
 REVIEWS = Listing("GET models/{model}/reviews", "review", "{model}", Review, "reviews")
-CLAIM = Operation(
-    "POST models/{model}/reviews/{review}/claim", "review", "{model}", Review, "reviews",
-    is_once=True,
-)  # fmt: skip
 ANSWER = Operation(
     "POST models/{model}/reviews/{review}/answer", "review", "{model}", Review, "reviews",
     history="reviewed", is_once=True,

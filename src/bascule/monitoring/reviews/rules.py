@@ -19,7 +19,6 @@ class ReviewRule:
         set_size: Rows whose `prediction_set` has more classes are uncertain.
         rate: The share of outlying and uncertain rows that is reviewed.
         base_rate: The share of all others that is reviewed.
-        claim_min: How long a reviewer has a claimed row alone.
         seed: Of the draws. Callers choose ids: a seed that they do not know keeps them from
             choosing whether they are reviewed.
     """
@@ -29,5 +28,4 @@ class ReviewRule:
     set_size: Annotated[int, Ge(1)] = 1
     rate: Annotated[float, Gt(0), Le(1)] = 1.0
     base_rate: Annotated[float, Gt(0), Le(1)] = 0.01
-    claim_min: Annotated[float, Gt(0), Le(1_440)] = 15.0
     seed: str = ""

@@ -1,4 +1,4 @@
-"""The tables of reviews, on the metadata that all rooms share; see `bascule.catalogue`."""
+"""The table of reviews, on the metadata that all rooms share; see `bascule.catalogue`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,8 @@ reviews = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("probability", sa.Float, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("claimed_by", sa.Text),
-    sa.Column("claimed_until", UtcTime),
+    sa.Column("reviewer", sa.Text),
     sa.Column("truth", sa.Text),
     sa.Column("answered_at", UtcTime),
     sa.Index(None, "model", "state", "predicted_at"),
 )
-
-review_marks = sa.Table(
-    "review_marks",
-    metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("place", sa.Text, primary_key=True),
-    sa.Column("until", UtcTime, nullable=False),
-)
-"""Until when the answers in the ledger of a place were looked at."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bascule.bundle.extras import OUTLIER_P, Outlier
+from bascule.bundle.extras import OUTLIER_P, OUTLIER_SCORE, Outlier
 from bascule.core import BasculeError, Columns, Refused
 from bascule.serving.calls import Answer, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.policies import PolicyFacts
@@ -93,11 +93,57 @@ class GuardedPredictor(AroundPredictor):
         self, call: Call, context: Context, allowed_s: float, deliver: Deliver
     ) -> Cancel | None:
         """See `Predictor.answer`."""
-        others = tuple(one for one in call.extras if one.extra.name != Outlier.name)
-        call = call._replace(extras=(*others, self.request))
+        extras = (request for request in call.extras if request.extra.name != Outlier.name)
+        call = call._replace(extras=(*extras, self.request))
         if self.settings.on_outlier == "flag":
             return self.model.answer(call, context, allowed_s, deliver)
-        return _GuardedCall(self, call, context, self.now_s() + allowed_s, deliver).start()
+        until_s = self.now_s() + allowed_s
+        running: list[Cancel | None] = []
+
+        def take(outcome: Outcome) -> None:
+            if isinstance(outcome, BasculeError):
+                deliver(outcome)
+                return
+            scored = outcome.outputs
+            if OUTLIER_P not in scored:  # of a version that answered for one that failed
+                scored = self.request.extra.add(call.columns, {}, ())
+            if not self.outliers(scored):
+                deliver(outcome)
+                return
+            try:
+                left_s = until_s - self.now_s()
+                running.append(self._answer_instead(call, context, left_s, deliver, scored))
+            except BasculeError as error:
+                deliver(error)
+
+        running.insert(0, self.model.answer(call, context, allowed_s, take))
+
+        def cancel() -> None:
+            if running[-1] is not None:
+                running[-1]()
+
+        return None if running[-1] is None else cancel
+
+    def _answer_instead(
+        self, call: Call, context: Context, allowed_s: float, deliver: Deliver, scored: Columns
+    ) -> Cancel | None:
+        """Have the other version answer; raises `Refused` where there is none that can."""
+        outliers = self.outliers(scored)
+        other = self.other() or self.refuse(outliers)
+        own = {name: scored[name] for name in (OUTLIER_P, OUTLIER_SCORE)}
+        call = call_for(call, other)
+        if call.outputs is not None:
+            call = call._replace(outputs=tuple(name for name in call.outputs if name not in own))
+        if not has_outputs(other, call):
+            self.refuse(outliers)
+
+        def take(outcome: Outcome) -> None:
+            if isinstance(outcome, Answer):
+                self.model.series.count_fallback()
+                outcome = Answer({**outcome.outputs, **own}, outcome.by)
+            deliver(outcome)
+
+        return other.answer(call, context, allowed_s, take)
 
     def answer_in_parts(
         self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
@@ -136,68 +182,3 @@ class GuardedPredictor(AroundPredictor):
             hint="check the values, or send the other rows without them",
             rows=outliers,
         )
-
-
-@dataclass(slots=True, eq=False)
-class _GuardedCall:
-    """One call whose answer is delivered when it has no outlier."""
-
-    _guard: GuardedPredictor
-    _call: Call
-    _context: Context
-    _until_s: float
-    _deliver: Deliver
-    _scored: Columns | None = None
-    _is_over: bool = False
-    _cancel_run: Cancel | None = None
-
-    def start(self) -> Cancel | None:
-        allowed_s = self._until_s - self._guard.now_s()
-        cancel = self._guard.model.answer(self._call, self._context, allowed_s, self._take)
-        self._cancel_run = self._cancel_run or cancel
-        return None if self._is_over else self.cancel
-
-    def cancel(self) -> None:
-        """The caller has gone."""
-        self._is_over = True
-        if self._cancel_run is not None:
-            self._cancel_run()
-
-    def _take(self, outcome: Outcome) -> None:
-        if self._is_over:
-            return
-        if isinstance(outcome, BasculeError):
-            self._end(outcome)
-            return
-        scored = outcome.outputs
-        if OUTLIER_P not in scored:  # of a version that answered for one that failed
-            scored = self._guard.request.extra.add(self._call.columns, {}, ())
-        outliers = self._guard.outliers(scored)
-        try:
-            self._answer_instead(scored, outliers) if outliers else self._end(outcome)
-        except BasculeError as error:
-            self._end(error)
-
-    def _answer_instead(self, scored: Columns, outliers: list[int]) -> None:
-        other = self._guard.other() or self._guard.refuse(outliers)
-        call = call_for(self._call, other)
-        own = {field.name for field in self._guard.request.extra.fields}
-        if call.outputs is not None:
-            call = call._replace(outputs=tuple(name for name in call.outputs if name not in own))
-        if not has_outputs(other, call):
-            self._guard.refuse(outliers)
-        self._scored = {name: values for name, values in scored.items() if name in own}
-        left_s = self._until_s - self._guard.now_s()
-        self._cancel_run = other.answer(call, self._context, left_s, self._take_other)
-
-    def _take_other(self, outcome: Outcome) -> None:
-        if self._is_over:
-            return
-        if isinstance(outcome, Answer):
-            self._guard.model.series.count_fallback()
-            outcome = Answer({**outcome.outputs, **(self._scored or {})}, outcome.by)
-        self._end(outcome)
-
-    def _end(self, outcome: Outcome) -> None:
-        self._is_over = True
-        self._deliver(outcome)

@@ -90,20 +90,13 @@ def _reviews() -> None:
         _text("reason"),
         sa.Column("probability", sa.Float(), nullable=False),
         _text("state"),
-        sa.Column("claimed_by", sa.Text()),
-        _moment("claimed_until"),
+        sa.Column("reviewer", sa.Text()),
         sa.Column("truth", sa.Text()),
         _moment("answered_at"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
     )
     columns = ["model", "state", "predicted_at"]
     op.create_index(op.f("ix_reviews_model_state_predicted_at"), "reviews", columns)
-    op.create_table(
-        "review_marks",
-        *map(_text, ("model", "place")),
-        _moment("until", nullable=False),
-        sa.PrimaryKeyConstraint("model", "place", name=op.f("pk_review_marks")),
-    )
 
 
 def _quotas() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from bascule.control.api.rights import caller_of, serves
 from bascule.monitoring.reviews import Review, operations as of_reviews
 
 if TYPE_CHECKING:
-    from bascule.monitoring.reviews import ReviewRule, ReviewStore
+    from bascule.monitoring.reviews import ReviewStore
 
 
 class ReviewAnswer(Taken):
@@ -22,24 +22,16 @@ class ReviewAnswer(Taken):
     truth: bool | int | float | str
 
 
-def add_reviews(
-    app: FastAPI, open_reviews: Callable[[], ReviewStore], rules: Mapping[str, ReviewRule]
-) -> None:
+def add_reviews(app: FastAPI, open_reviews: Callable[[], ReviewStore]) -> None:
     """Add the routes to `app`."""
 
     @serves(app, of_reviews.REVIEWS)
     def reviews(
-        model: str, paged: Paged, state: Literal["open", "answered", "closed"] = "open"
+        model: str, paged: Paged, state: Literal["open", "answered"] = "open"
     ) -> Page[Review]:
         """The reviews of a model, at most 1,000, the oldest prediction first."""
         listed = open_reviews().reviews(model, state)
         return paged.page(listed, lambda review: f"{review.predicted_at.isoformat()} {review.id}")
-
-    @serves(app, of_reviews.CLAIM)
-    def claim(model: str, review: str, request: Request) -> Review:
-        """Have a review for oneself for a time."""
-        by, now = caller_of(request).user, datetime.now(UTC)
-        return open_reviews().claim(model, review, by=by, now=now, rule=rules.get(model))
 
     @serves(app, of_reviews.ANSWER)
     def answer(model: str, review: str, answer: ReviewAnswer, request: Request) -> Review:
