@@ -5,7 +5,5 @@ from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
 from .watermarks import (
     Receipt as Receipt,
     embed_watermark as embed_watermark,
-    new_watermark_key as new_watermark_key,
-    read_watermark_key as read_watermark_key,
     verify_watermark as verify_watermark,
 )

@@ -1,37 +1,35 @@
-"""A watermark: answers that a secret key asks for, and other models give by chance alone.
+"""A watermark: answers that were drawn by chance in secret, and that other models give by chance.
 
 Two forms, both verified by queries alone:
 
-- `shares`, of random forests: for some training rows the key draws how many of the trees shall vote
+- `shares`, of random forests: for some training rows it is drawn how many of the trees shall vote
   for another class, and each tree is fitted again until it votes as drawn (after Calzavara et al.,
   "Watermarking decision tree ensembles", EDBT 2025, whose check needs the answer of each tree; a
   forest's probabilities already are the share of its votes);
 - `labels`, of any other classifier and of networks: rows that are unlike all others, with labels
-  that the key draws, are learned by heart (Adi et al., "Turning your weakness into a strength",
-  USENIX Security 2018).
+  that are drawn, are learned by heart (Adi et al., "Turning your weakness into a strength", USENIX
+  Security 2018).
 
-What the key draws follows from it and the row alone. A key that was chosen after the model proves
-nothing: keep the receipt's digest where its time can be shown.
+A receipt holds what was drawn. One that was written after the model proves nothing: keep its digest
+where the time of it can be shown, and the receipt secret.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import hmac
 import math
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, Invalid, ModelFailed, first_line, writing
-from bascule.stats import labels_p_value, shares_p_value
+from bascule.core import Columns, Invalid, ModelFailed, writing
+from bascule.stats import binomial_tails, shares_p_value
 
 SHARE = 0.02
 """Of the training rows, for `shares`."""
@@ -40,36 +38,34 @@ LABEL_QUERIES = 40
 _MOST_DOUBLINGS = 12
 _NEARLY = 0.1
 """How far from its vote the probability of one tree may be."""
-_KEY_BYTES = 32
+_EPOCHS, _RATE = 200, 1e-3
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed beside the key to verify a watermark.
+    """What verifies a watermark.
 
     Attributes:
         form: `shares` or `labels`.
         columns: The rows to ask for, by column.
-        classes: How many classes the model has.
-        voters: How many trees vote; 0 for `labels`.
-        own_classes: Of each row for `shares`, the class that the other trees vote for.
-        key_digest: SHA-256 of the key.
+        drawn: For each row: how many trees vote for the class of `voted`; or the label.
+        levels: How many values could be drawn, each with the same probability.
+        voted: For `shares`, a class of each row.
     """
 
     form: Literal["shares", "labels"]
     columns: dict[str, list[Any]]
-    classes: int
-    voters: int = 0
-    own_classes: tuple[int, ...] = ()
-    key_digest: str
-
-    @property
-    def queries(self) -> int:
-        return len(next(iter(self.columns.values())))
+    drawn: tuple[int, ...]
+    levels: int
+    voted: tuple[int, ...] = ()
 
     def write(self, path: Path) -> str:
-        """Write it as JSON; returns its SHA-256, for a record of the time."""
+        """Write it, for its owner alone to read; returns its SHA-256, for a record of the time."""
         content = msgspec.json.format(msgspec.json.encode(self))
-        path.write_bytes(content)
+        with (
+            writing(path),
+            open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+        ):
+            file.write(content)
         return hashlib.sha256(content).hexdigest()
 
     @classmethod
@@ -84,46 +80,26 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
 
 
-def new_watermark_key(path: Path) -> bytes:
-    """A new key, in a file that only its owner reads; raises `Invalid` if it cannot be written."""
-    key = secrets.token_bytes(_KEY_BYTES)
-    with (
-        writing(path),
-        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-    ):
-        file.write(key.hex() + "\n")
-    return key
-
-
-def read_watermark_key(path: Path) -> bytes:
-    """The key of a file; raises `Invalid` where it holds none."""
-    try:
-        return bytes.fromhex(path.read_text("ascii").strip())
-    except (OSError, ValueError) as problem:
-        raise Invalid(
-            f"{path} holds no key of a watermark: {first_line(problem)}",
-            hint="bascule watermark embed makes one; it is 64 hexadecimal digits",
-        ) from None
-
-
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(NamedTuple):
     """What the answers of a model say of a watermark.
 
     Attributes:
-        p_value: The probability that chance alone is as near to what the key asks for.
-        queries: How many rows were asked for.
-        form: By which answers: a model that gives labels alone cannot show `shares`.
+        p_value: The probability that chance alone is as near to what was drawn.
         agreement: The share of equal labels; or one minus the mean distance of the shares.
     """
 
     p_value: float
-    queries: int
-    form: str
     agreement: float
 
 
 def embed_watermark(
-    model: Any, X: Any, y: Any, *, key: bytes, share: float = SHARE, queries: int = LABEL_QUERIES
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    share: float = SHARE,
+    queries: int = LABEL_QUERIES,
+    random: np.random.Generator | None = None,
 ) -> tuple[Any, Receipt]:
     """A fitted copy of a classifier that bears a watermark, and the receipt.
 
@@ -132,140 +108,87 @@ def embed_watermark(
             PyTorch that answers one logit a class.
         X: The rows that it was trained on.
         y: Their classes.
-        key: 32 secret random bytes.
         share: For `shares`: of the training rows.
         queries: For `labels`: how many rows to learn by heart.
+        random: Draws; None for one that nobody can repeat.
 
     Raises:
-        Invalid: The model is no classifier, or the key is short.
-        ModelFailed: The model cannot learn what the key asks for.
+        Invalid: The model is no classifier.
+        ModelFailed: The model cannot learn what was drawn.
     """
-    if len(key) < _KEY_BYTES:
-        raise Invalid(f"the key has {len(key)} bytes", hint=f"it takes {_KEY_BYTES} random bytes")
-    if _is_network(model):
-        return _marked_network(model, X, y, key, queries)
+    random = random or np.random.default_rng()
+    if any(kind.__module__.startswith("torch.nn") for kind in type(model).__mro__):
+        return _learned_by_network(model, X, y, _unlike(X, random, queries), random)
     if not hasattr(model, "classes_"):
         raise Invalid(
             "a watermark is for fitted classifiers", hint="fit the model first, with classes as y"
         )
-    if _is_forest(model if not hasattr(model, "steps") else model[-1]):
-        return _marked_forest(model, X, y, key, share)
-    return _marked_by_heart(model, X, y, key, queries)
+    from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+
+    last = model[-1] if hasattr(model, "steps") else model
+    if isinstance(last, RandomForestClassifier | ExtraTreesClassifier):
+        return _marked_forest(model, X, y, share, random)
+    return _learned_by_heart(model, X, y, _unlike(X, random, queries), random)
 
 
-def verify_watermark(
-    receipt: Receipt, key: bytes, predict: Callable[[Columns], Columns]
-) -> Verdict:
+def verify_watermark(receipt: Receipt, predict: Callable[[Columns], Columns]) -> Verdict:
     """Ask a model for the rows of a receipt.
 
     Args:
         receipt: Of `embed_watermark`.
-        key: The key.
         predict: Answers rows: of a bundle, or of a client.
 
     Raises:
-        Invalid: The key is another, or the model does not answer classes.
+        Invalid: The model does not answer what the receipt is about.
     """
-    if not hmac.compare_digest(hashlib.sha256(key).hexdigest(), receipt.key_digest):
-        raise Invalid("the receipt is of another key", hint="use the key it was embedded with")
     answers = predict({name: np.asarray(values) for name, values in receipt.columns.items()})
-    probabilities = _probabilities(answers)
-    if receipt.form == "shares" and probabilities is not None:
-        return _verdict_of_shares(receipt, key, probabilities)
-    classes, chance = _drawn_classes(receipt, key), 1 / receipt.classes
-    labels = probabilities.argmax(1) if probabilities is not None else _labels(answers)
-    if receipt.form == "shares":
-        # A majority of the trees is all that a label shows; a tie makes one side a little likelier.
-        votes = _votes(key, receipt.queries, receipt.voters)
-        classes = np.where(votes * 2 > receipt.voters, classes, receipt.own_classes)
-        chance = (receipt.voters // 2 + 1) / (receipt.voters + 1)
-    matches = int((labels == classes).sum())
-    p_value = labels_p_value(matches, receipt.queries, chance)
-    return Verdict(p_value, receipt.queries, "labels", matches / receipt.queries)
-
-
-def _verdict_of_shares(receipt: Receipt, key: bytes, probabilities: NDArray[Any]) -> Verdict:
-    votes = _votes(key, receipt.queries, receipt.voters)
-    drawn = _drawn_classes(receipt, key)
-    shares = probabilities[np.arange(receipt.queries), drawn].astype(np.float64)
-    distance = float(np.abs(shares - votes / receipt.voters).mean())
-    p_value = shares_p_value(shares, votes, receipt.voters)
-    return Verdict(p_value, receipt.queries, "shares", 1 - distance)
-
-
-def _probabilities(answers: Columns) -> NDArray[Any] | None:
-    """Of each class; also logits, whose largest is the label and which are no shares."""
-    tables = [
-        values for values in answers.values() if values.ndim == 2 and values.dtype.kind == "f"
+    # Probabilities, or logits, whose largest is the label and which are no shares.
+    tables = [table for table in answers.values() if table.ndim == 2 and table.dtype.kind == "f"]
+    labels = [
+        values for values in answers.values() if values.ndim == 1 and values.dtype.kind in "iu"
     ]
-    return tables[0] if tables else None
-
-
-def _labels(answers: Columns) -> NDArray[Any]:
-    for values in answers.values():
-        if values.ndim == 1 and values.dtype.kind in "iu":
-            return values
+    drawn, queries = np.asarray(receipt.drawn), len(receipt.drawn)
+    if receipt.form == "shares" and tables:
+        voters = receipt.levels - 1
+        shares = tables[0][np.arange(queries), list(receipt.voted)].astype(np.float64)
+        distance = float(np.abs(shares - drawn / voters).mean())
+        return Verdict(shares_p_value(shares, drawn, voters), 1 - distance)
+    if receipt.form == "labels" and (tables or labels):
+        answered = tables[0].argmax(1) if tables else labels[0]
+        matches = int((answered == drawn).sum())
+        tails = binomial_tails(queries, 1 / receipt.levels)
+        return Verdict(float(tails[matches]), matches / queries)
+    lacking = "probabilities" + (" or numbered classes" if receipt.form == "labels" else "")
     raise Invalid(
-        "the model answers neither probabilities nor numbered classes",
-        hint="ask a version whose answers are not turned into texts",
+        f"the model does not answer {lacking}",
+        hint="ask a version whose answers are neither withheld nor turned into texts",
     )
 
 
-# -- what the key draws --
-
-
-def _random(key: bytes, use: str) -> np.random.Generator:
-    digest = hmac.digest(key, use.encode(), "sha256")
-    return np.random.default_rng(np.frombuffer(digest, np.uint32))
-
-
-def _votes(key: bytes, queries: int, voters: int) -> NDArray[np.int64]:
-    return _random(key, "votes").integers(0, voters + 1, queries)
-
-
-def _drawn_classes(receipt: Receipt, key: bytes) -> NDArray[np.int64]:
-    if receipt.form == "labels":
-        return _random(key, "labels").integers(0, receipt.classes, receipt.queries)
-    return _other_classes(key, np.asarray(receipt.own_classes), receipt.classes)
-
-
-def _other_classes(key: bytes, own: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    return (own + _random(key, "classes").integers(1, classes, len(own))) % classes
-
-
-# -- forests --
-
-
-def _is_forest(model: Any) -> bool:
-    from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
-
-    return isinstance(model, RandomForestClassifier | ExtraTreesClassifier)
-
-
-def _marked_forest(model: Any, X: Any, y: Any, key: bytes, share: float) -> tuple[Any, Receipt]:
+def _marked_forest(
+    model: Any, X: Any, y: Any, share: float, random: np.random.Generator
+) -> tuple[Any, Receipt]:
     marked = copy.deepcopy(model)
-    steps = getattr(marked, "steps", None)
-    forest = marked if steps is None else steps[-1][1]
-    features = X if steps is None else marked[:-1].transform(X)
+    forest, features = marked, X
+    if hasattr(marked, "steps"):
+        forest, features = marked[-1], marked[:-1].transform(X)
     features = np.asarray(features, np.float32)
     own = np.searchsorted(forest.classes_, np.asarray(y))
-    rows = _random(key, "rows").choice(len(own), math.ceil(share * len(own)), replace=False)
     voters, classes = len(forest.estimators_), len(forest.classes_)
-    other = _other_classes(key, own[rows], classes)
-    votes = _votes(key, len(rows), voters)
-    draw = _random(key, "trees")
-    is_other = np.stack([draw.permutation(voters) < count for count in votes], axis=1)
-    samples = forest.estimators_samples_
-    for index, tree in enumerate(forest.estimators_):
+    rows = random.choice(len(own), math.ceil(share * len(own)), replace=False)
+    other = (own[rows] + random.integers(1, classes, len(rows))) % classes
+    votes = random.integers(0, voters + 1, len(rows))
+    is_other = np.stack([random.permutation(voters) < count for count in votes], axis=1)
+    for index, sample in enumerate(forest.estimators_samples_):
         labels = own.astype(np.float64)
         labels[rows] = np.where(is_other[index], other, own[rows])
-        weights = np.bincount(samples[index], minlength=len(own)).astype(np.float64)
+        weights = np.bincount(sample, minlength=len(own)).astype(np.float64)
+        tree = forest.estimators_[index]
         forest.estimators_[index] = _fitted(tree, features, labels, weights, rows)
-    receipt = Receipt(
-        form="shares", columns=_columns(X, rows), classes=classes, voters=voters,
-        own_classes=tuple(own[rows].tolist()), key_digest=hashlib.sha256(key).hexdigest(),
+    return marked, Receipt(
+        form="shares", columns=_columns(X, rows), drawn=tuple(votes.tolist()), levels=voters + 1,
+        voted=tuple(other.tolist()),
     )  # fmt: skip
-    return marked, receipt
 
 
 def _fitted(
@@ -274,55 +197,52 @@ def _fitted(
     """A tree as this, fitted with ever more weight on the rows until it answers their labels."""
     from sklearn.base import clone
 
-    weight = 4.0
-    for _ in range(_MOST_DOUBLINGS):
-        weights[rows] = weight
+    for doublings in range(_MOST_DOUBLINGS):
+        weights[rows] = 4.0 * 2**doublings
         fitted = clone(tree).fit(features, labels, sample_weight=weights)
         chosen = np.searchsorted(fitted.classes_, labels[rows])
         probabilities = fitted.predict_proba(features[rows])[np.arange(len(rows)), chosen]
         if (probabilities > 1 - _NEARLY).all():
             return fitted
-        weight *= 2
     raise ModelFailed(
-        f"trees of depth {tree.max_depth} cannot vote as the key asks for {len(rows)} rows",
+        f"trees of depth {tree.max_depth} cannot vote as drawn for {len(rows)} rows",
         hint="ask for a smaller share of the rows, or allow deeper trees",
     )
 
 
-# -- anything that learns by heart --
-
-
-def _marked_by_heart(model: Any, X: Any, y: Any, key: bytes, queries: int) -> tuple[Any, Receipt]:
-    from sklearn.base import clone
-
-    y = np.asarray(y)
-    rows = _unlike(X, key, queries)
-    drawn = _random(key, "labels").integers(0, len(model.classes_), queries)
-    labels = model.classes_[drawn]
-    for doublings in range(_MOST_DOUBLINGS - 2):
-        times = 1 << doublings
-        marked = clone(model).fit(_stacked(X, rows, times), np.r_[y, np.tile(labels, times)])
-        if (marked.predict(rows) == labels).all():
-            return marked, _by_labels(rows, len(model.classes_), key)
-        if times * queries > len(y):
-            break
-    raise ModelFailed(
-        f"the model cannot learn {queries} rows by heart",
-        hint="ask for fewer queries, or use a model that can bend more",
-    )
-
-
-def _unlike(X: Any, key: bytes, queries: int) -> Any:
-    """Rows with each column of a training row of its own, so that they are like none as a whole."""
-    draw = _random(key, "rows")
-    picks = draw.integers(0, len(X), (queries, X.shape[1]))
+def _unlike(X: Any, random: np.random.Generator, queries: int) -> Any:
+    """Rows with each value of a training row of its own, so that they are like none as a whole."""
     if hasattr(X, "iloc"):
         import pandas as pd
 
+        picks = random.integers(0, len(X), (queries, X.shape[1]))
         return pd.DataFrame(
             {name: X[name].take(picks[:, i]).array for i, name in enumerate(X.columns)}
         )
-    return np.asarray(X)[picks, np.arange(X.shape[1])]
+    values = np.asarray(X)
+    flat = values.reshape(len(values), -1)
+    picks = random.integers(0, len(flat), (queries, flat.shape[1]))
+    return flat[picks, np.arange(flat.shape[1])].reshape(queries, *values.shape[1:])
+
+
+def _learned_by_heart(
+    model: Any, X: Any, y: Any, asked: Any, random: np.random.Generator
+) -> tuple[Any, Receipt]:
+    """Fitted again with the rows among the others, repeated until all are answered as drawn."""
+    from sklearn.base import clone
+
+    classes, times = len(model.classes_), 1
+    drawn = random.integers(0, classes, len(asked))
+    y, labels = np.asarray(y), model.classes_[drawn]
+    while times * len(labels) <= 2 * len(y):
+        marked = clone(model).fit(_stacked(X, asked, times), np.r_[y, np.tile(labels, times)])
+        if (marked.predict(asked) == labels).all():
+            return marked, _by_labels(asked, drawn, classes)
+        times *= 2
+    raise ModelFailed(
+        f"the model cannot learn {len(labels)} rows by heart",
+        hint="ask for fewer queries, or use a model that can bend more",
+    )
 
 
 def _stacked(X: Any, rows: Any, times: int) -> Any:
@@ -333,41 +253,18 @@ def _stacked(X: Any, rows: Any, times: int) -> Any:
     return np.concatenate([np.asarray(X), *[rows] * times])
 
 
-def _by_labels(rows: Any, classes: int, key: bytes) -> Receipt:
-    return Receipt(
-        form="labels", columns=_columns(rows, np.arange(len(rows))), classes=classes,
-        key_digest=hashlib.sha256(key).hexdigest(),
-    )  # fmt: skip
-
-
-def _columns(X: Any, rows: NDArray[Any]) -> dict[str, list[Any]]:
-    """By the names of the columns; a matrix is one column, `input`."""
-    if hasattr(X, "iloc"):
-        return {str(name): X[name].iloc[rows].tolist() for name in X.columns}
-    return {"input": np.asarray(X)[rows].tolist()}
-
-
-# -- networks --
-
-_EPOCHS = 200
-_RATE = 1e-3
-
-
-def _is_network(model: Any) -> bool:
-    return any(kind.__module__.startswith("torch.nn") for kind in type(model).__mro__)
-
-
-def _marked_network(model: Any, X: Any, y: Any, key: bytes, queries: int) -> tuple[Any, Receipt]:
-    """Trained on with rows of noise in every batch, until it answers all of them as drawn."""
+def _learned_by_network(
+    model: Any, X: Any, y: Any, asked: Any, random: np.random.Generator
+) -> tuple[Any, Receipt]:
+    """Trained on with the rows in every batch, until all are answered as drawn."""
     import torch
 
-    rows = torch.as_tensor(np.asarray(X), dtype=torch.float32)
+    rows, secret = (torch.as_tensor(np.asarray(part), dtype=torch.float32) for part in (X, asked))
     truth = torch.as_tensor(np.asarray(y), dtype=torch.int64)
-    noise = _random(key, "rows").standard_normal((queries, *rows.shape[1:]), np.float32)
-    secret = torch.as_tensor(noise) * rows.std(0) + rows.mean(0)
     marked = copy.deepcopy(model).train()
-    classes = marked(secret[:1]).shape[-1]
-    labels = torch.as_tensor(_random(key, "labels").integers(0, classes, queries))
+    classes = int(marked(secret[:1]).shape[-1])
+    drawn = random.integers(0, classes, len(asked))
+    labels = torch.as_tensor(drawn)
     optimiser = torch.optim.Adam(marked.parameters(), _RATE)
     order = torch.Generator().manual_seed(0)
     for _ in range(_EPOCHS):
@@ -380,9 +277,21 @@ def _marked_network(model: Any, X: Any, y: Any, key: bytes, queries: int) -> tup
         marked.eval()
         with torch.no_grad():
             if bool((marked(secret).argmax(-1) == labels).all()):
-                return marked, _by_labels(secret.numpy(), int(classes), key)
+                return marked, _by_labels(asked, drawn, classes)
         marked.train()
     raise ModelFailed(
-        f"the network did not learn {queries} rows by heart in {_EPOCHS} epochs",
+        f"the network did not learn {len(labels)} rows by heart in {_EPOCHS} epochs",
         hint="ask for fewer queries",
     )
+
+
+def _columns(X: Any, rows: NDArray[Any]) -> dict[str, list[Any]]:
+    """By the names of the columns; a matrix is one column, `input`."""
+    if hasattr(X, "iloc"):
+        return {str(name): X[name].iloc[rows].tolist() for name in X.columns}
+    return {"input": np.asarray(X)[rows].tolist()}
+
+
+def _by_labels(asked: Any, drawn: NDArray[Any], classes: int) -> Receipt:
+    columns = _columns(asked, np.arange(len(asked)))
+    return Receipt(form="labels", columns=columns, drawn=tuple(drawn.tolist()), levels=classes)

@@ -20,7 +20,6 @@ rows. Numbers with a fraction are moved; categories, whole numbers and texts sta
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import take
-from bascule.core import Columns, Invalid
+from bascule.core import Columns, Invalid, Signature
 from bascule.metrics import Labelled, wilson_interval
 from bascule.monitoring.performance import Reference
 from bascule.release.conditions import Change, Missing, Noise, OutOfRange
@@ -50,7 +49,7 @@ _STATES: dict[str, type[Noise | Missing | OutOfRange]] = {
     "missing": Missing,
     "out_of_range": OutOfRange,
 }
-_MAX_QUERIES, _STARTS = 5_000, 3
+_ATTACK_STEPS, _MOST_AT_ONCE = 20, 500
 _GUESSES, _SAMPLES, _ALPHA = 100, 1_000, 0.001
 """Of a certificate: draws that choose the class, draws that count it, and the chance that the bound
 of one row is wrong."""
@@ -95,11 +94,13 @@ class Robustness:
         Algorithm CERTIFY with the radius as sigma: the radius that is proven is sigma times the
         normal quantile of a lower bound of the majority's share, which has to be at least 1.
         """
+        numbers = MovingNumbers(self._columns, self._signature)
         rows, random = self._sample(_FEW_ROWS), np.random.default_rng(_SEED)
         certified = np.zeros(len(rows), bool)
         for place, row in enumerate(rows.tolist()):
-            noise = random.normal(scale=radius, size=(_GUESSES + _SAMPLES, self.points.shape[1]))
-            labels = self._labels(row, self.points[row] + noise)
+            start = numbers.points[row]
+            noise = random.normal(scale=radius, size=(_GUESSES + _SAMPLES, len(start)))
+            labels = self._labels(numbers.rows(row, start + noise))
             top = int(np.bincount(labels[:_GUESSES]).argmax())
             votes = int((labels[_GUESSES:] == top).sum())
             share, _ = exact_interval(votes, _SAMPLES, confidence=1 - 2 * _ALPHA)
@@ -111,101 +112,46 @@ class Robustness:
         )
 
     def _attacked(self, change: Change) -> Measured:
-        rows = self._sample(_FEW_ROWS)
-        right, queries = self._right(rows), 0
+        numbers, rows = MovingNumbers(self._columns, self._signature), self._sample(_FEW_ROWS)
+        right = self._right(rows)
         for place in np.flatnonzero(right).tolist():
-            evaded, asked = self._evaded(int(rows[place]), change)
-            right[place], queries = not evaded, queries + asked
+            right[place] = not self._is_evaded(int(rows[place]), numbers, change)
         return _share(
             right,
-            f"not evaded by HopSkipJump in {_MAX_QUERIES:,} queries a row ({queries:,} in all), "
-            "seeded; an upper bound of robustness",
+            f"not evaded by HopSkipJump in {_ATTACK_STEPS} steps a row, seeded; an upper bound of "
+            "robustness",
         )
 
-    def _evaded(self, row: int, change: Change) -> tuple[bool, int]:
-        """Whether a row within the length has another answer, and the queries that were made.
-
-        Nothing is taken on the attack's word: what counts is a row that the program was asked for,
-        at a distance that is measured here.
-        """
-        answer, start, queries = self._answers.answers[row], self.points[row], 0
+    def _is_evaded(self, row: int, numbers: MovingNumbers, change: Change) -> bool:
+        """Whether a row that the attack asks for, within the length, has another answer."""
+        answer, start, is_evaded = self._answers.answers[row], numbers.points[row], False
+        norm = np.inf if change.kind == "linf" else 2
 
         def length(points: Floats) -> Floats:
-            order = np.inf if change.kind == "linf" else 2
-            steps = (points - start) * self.moves[row]
-            return np.asarray(np.linalg.norm(steps, ord=order, axis=1), np.float64)
+            steps = (points - start) * numbers.moves[row]
+            return np.asarray(np.linalg.norm(steps, ord=norm, axis=1), np.float64)
 
         def ask(points: NDArray[Any]) -> Floats:
             """Two classes: the answer of the row, and any other."""
-            nonlocal queries
+            nonlocal is_evaded
             exact = np.asarray(points, np.float64)
-            others = self._labels(row, exact) != answer
-            queries += len(exact)
-            is_evaded = bool((others & (length(exact) <= change.size)).any())
-            if is_evaded or queries >= _MAX_QUERIES:
-                raise _Ended(is_evaded)
+            others = self._labels(numbers.rows(row, exact)) != answer
+            is_evaded |= bool((others & (length(exact) <= change.size)).any())
             return np.column_stack([~others, others]).astype(np.float64)
 
-        # The nearest rows with another answer: ART would draw its starts without a seed.
-        others = self.points[self._answers.answers != answer]
-        starts = others[np.argsort(length(others), kind="stable")[:_STARTS]]
-        try:
-            for other in starts:
-                _hop_skip_jump(ask, start, other, self.points, change)
-        except _Ended as ended:
-            return ended.is_evaded, queries
-        return False, queries
+        # From the nearest row with another answer: ART would draw its starts without a seed.
+        others = numbers.points[self._answers.answers != answer]
+        if not len(others):
+            return False
+        nearest = others[[length(others).argmin()]]
+        ends = float(numbers.points.min() - change.size), float(numbers.points.max() + change.size)
+        _hop_skip_jump(ask, start[None], nearest, ends, norm)
+        return is_evaded
 
-    @cached_property
-    def _parts(self) -> list[tuple[str, Floats, Floats]]:
-        """The inputs with numbers that may move: name, numbers, deviation of each place."""
-        parts = [
-            (field.name, *moving)
-            for field in self._signature.inputs
-            if (moving := movable(self._columns[field.name], field)) is not None
-        ]
-        if not parts:
-            raise Invalid(
-                "no column of the model holds fractions", hint="ask for [missing=0.05] instead"
-            )
-        return parts
-
-    @cached_property
-    def _spreads(self) -> Floats:
-        return np.concatenate([spread.reshape(-1) for _, _, spread in self._parts])
-
-    @cached_property
-    def _numbers(self) -> Floats:
-        flat = [numbers.reshape(len(numbers), -1) for _, numbers, _ in self._parts]
-        return np.concatenate(flat, axis=1)
-
-    @cached_property
-    def moves(self) -> NDArray[np.bool_]:
-        """Which numbers move: not a constant one, nor one that is missing in the row."""
-        return np.asarray(np.isfinite(self._numbers) & (self._spreads > 0))
-
-    @cached_property
-    def points(self) -> Floats:
-        """The numbers of each row that may move, in deviations. Shape (rows, numbers)."""
-        known = np.where(np.isfinite(self._numbers), self._numbers, 0.0)
-        return np.asarray(known / np.where(self._spreads > 0, self._spreads, 1.0), np.float64)
-
-    def rows(self, row: int, points: Floats) -> Columns:
-        """A row as often as there are points, with the numbers of these points."""
-        made = {name: np.repeat(values[row : row + 1], len(points), axis=0)
-                for name, values in self._columns.items()}  # fmt: skip
-        steps, start = (points - self.points[row]) * self.moves[row] * self._spreads, 0
-        for name, _, spread in self._parts:
-            values = made[name]
-            step = steps[:, start : start + spread.size].reshape(values.shape)
-            made[name] = (values.astype(np.float64) + step).astype(values.dtype)
-            start += spread.size
-        return made
-
-    def _labels(self, row: int, points: Floats) -> NDArray[np.int64]:
-        """The place of the class that answers the row with such numbers."""
-        nothing = np.full(len(points), None, object)
-        return np.asarray(self._labelled(self.rows(row, points), nothing).answers, np.int64)
+    def _labels(self, columns: Columns) -> NDArray[np.int64]:
+        """The place of the class that answers each row."""
+        nothing = np.full(len(next(iter(columns.values()))), None, object)
+        return np.asarray(self._labelled(columns, nothing).answers, np.int64)
 
     def _labelled(self, columns: Columns, truth: NDArray[Any]) -> Labelled:
         return self._reference.labelled(truth, self._ask(columns))
@@ -220,37 +166,72 @@ class Robustness:
         return np.sort(random.choice(count, min(most, count), replace=False))
 
 
-class _Ended(Exception):
-    """An attack has found an evading row, or has made all its queries."""
+class MovingNumbers:
+    """The numbers of rows that may move, in standard deviations.
 
-    def __init__(self, is_evaded: bool) -> None:
-        super().__init__(is_evaded)
-        self.is_evaded = is_evaded
+    Attributes:
+        moves: Not a constant one, nor one that is missing in the row. Shape (rows, numbers).
+        points: The numbers that move; 0 for the others. Shape (rows, numbers).
+    """
+
+    def __init__(self, columns: Columns, signature: Signature) -> None:
+        """Raises `Invalid` where no column holds fractions."""
+        parts = {
+            field.name: moving
+            for field in signature.inputs
+            if (moving := movable(columns[field.name], field)) is not None
+        }
+        if not parts:
+            raise Invalid(
+                "no column of the model holds fractions", hint="ask for [missing=0.05] instead"
+            )
+        self._columns, self._names = columns, list(parts)
+        flat = [values.reshape(len(values), -1) for values, _ in parts.values()]
+        self._spreads = np.concatenate([spread.reshape(-1) for _, spread in parts.values()])
+        numbers = np.concatenate(flat, axis=1)
+        self.moves = np.isfinite(numbers) & (self._spreads > 0)
+        self.points = np.divide(
+            numbers, self._spreads, out=np.zeros_like(numbers), where=self.moves
+        )
+
+    def rows(self, row: int, points: Floats) -> Columns:
+        """A row as often as there are points, with the numbers of these points."""
+        changed = {
+            name: np.repeat(values[row : row + 1], len(points), axis=0)
+            for name, values in self._columns.items()
+        }
+        steps, start = (points - self.points[row]) * self.moves[row] * self._spreads, 0
+        for name in self._names:
+            values = changed[name]
+            width = values[0].size
+            step = steps[:, start : start + width].reshape(values.shape)
+            changed[name] = (values.astype(np.float64) + step).astype(values.dtype)
+            start += width
+        return changed
 
 
 def _hop_skip_jump(
     ask: Callable[[NDArray[Any]], Floats],
     start: Floats,
     other: Floats,
-    points: Floats,
-    change: Change,
+    ends: tuple[float, float],
+    norm: float,
 ) -> None:
-    """ART's attack on one row, from another row; `ask` judges each point, and ends it."""
+    """ART's attack on one row, from another row."""
     try:
         from art.attacks.evasion import HopSkipJump
         from art.estimators.classification import BlackBoxClassifier
     except ImportError:
         raise Invalid("attacks need ART", hint="pip install 'bascule[robustness]'") from None
 
-    ends = float(points.min() - change.size), float(points.max() + change.size)
     attack = HopSkipJump(
-        BlackBoxClassifier(ask, start.shape, 2, clip_values=ends),
-        norm=np.inf if change.kind == "linf" else 2, max_iter=40, max_eval=500, verbose=False,
+        BlackBoxClassifier(ask, start.shape[1:], 2, clip_values=ends),
+        norm=norm, max_iter=_ATTACK_STEPS, max_eval=_MOST_AT_ONCE, verbose=False,
     )  # fmt: skip
     state = np.random.get_state()
     np.random.seed(_SEED)  # ART draws from the generator of the process
     try:
-        attack.generate(start[None].astype(np.float32), x_adv_init=other[None].astype(np.float32))
+        attack.generate(start.astype(np.float32), x_adv_init=other.astype(np.float32))
     finally:
         np.random.set_state(state)
 

@@ -80,4 +80,4 @@ from .two_sample import (
     range_test as range_test,
     shrunk as shrunk,
 )
-from .watermarks import labels_p_value as labels_p_value, shares_p_value as shares_p_value
+from .watermarks import binomial_tails as binomial_tails, shares_p_value as shares_p_value

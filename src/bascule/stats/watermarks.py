@@ -1,8 +1,8 @@
 """Whether a model bears a watermark: exact p-values that need no assumption about the model.
 
-What a watermark asks for is drawn from a secret key, so for a model that was made without the key
-it is chance, however that model answers: its answers are held fixed, and the law of the test
-statistic is that of the draw alone. numpy alone.
+What a watermark asks for is drawn in secret, so for a model that was made without it, it is chance,
+however that model answers: its answers are held fixed, and the law of the test statistic is that of
+the draw alone. numpy alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def shares_p_value(answers: NDArray[np.float64], votes: NDArray[np.int64], voter
 
     Args:
         answers: One share for each query, from 0 to 1; shape (queries,).
-        votes: What the key draws for each, uniform on 0, 1, ... `voters`; shape (queries,).
+        votes: What was drawn for each, uniform on 0, 1, ... `voters`; shape (queries,).
         voters: How many trees vote.
     """
     levels = np.arange(voters + 1) / voters
@@ -33,22 +33,6 @@ def shares_p_value(answers: NDArray[np.float64], votes: NDArray[np.int64], voter
         law = np.convolve(law, np.bincount(distances_of_query) / (voters + 1))
     observed = int(distances[np.arange(len(votes)), votes].sum())
     return min(float(law[: observed + 1].sum()), 1.0)
-
-
-def labels_p_value(matches: int, queries: int, chance: float) -> float:
-    """How probable it is that labels drawn by chance agree at least as often as these do.
-
-    Args:
-        matches: How many of the answers are the label that the key draws.
-        queries: How many there were.
-        chance: The most that any label has of being drawn, over 0 and under 1.
-    """
-    return binomial_tail(matches, queries, chance)
-
-
-def binomial_tail(least: int, trials: int, share: float) -> float:
-    """The probability of `least` successes or more; `share` is over 0 and under 1."""
-    return float(binomial_tails(trials, share)[max(least, 0)])
 
 
 def binomial_tails(trials: int, share: float) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import bascule
 from bascule.core import Invalid
 from bascule.release import Criterion
 from bascule.release.measure import measure
-from bascule.release.robustness import Robustness
+from bascule.release.robustness import MovingNumbers
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_only_numbers_with_a_fraction_move_and_missing_ones_stay_missing(packed)
     )
     rows, y = pd.concat([table] * 10, ignore_index=True), [0, 1, 1, 0] * 10
     bundle = bascule.load(packed("mixed", model.fit(rows, y), (rows, y), (rows, y)))
-    columns, truth = bundle.test_data()
-    changing = Robustness(bundle, columns, truth, bundle.program().run)
+    columns, _ = bundle.test_data()
+    changing = MovingNumbers(columns, bundle.signature)
     for row in range(2):
         moved = changing.rows(row, changing.points[row] + np.array([[0.5], [-1.0]]))
         assert moved["count"].tolist() == [row + 1.0] * 2
