@@ -25,7 +25,13 @@ from .detectors import (
 from .harm import HarmDetector as HarmDetector, risk_bounds as risk_bounds
 from .late import decisive_cohorts as decisive_cohorts, late_proportions as late_proportions
 from .membership import epsilon_bound as epsilon_bound
-from .outliers import OutlierScorer as OutlierScorer, fit_outliers as fit_outliers
+from .outliers import (
+    DEPTH as DEPTH,
+    TREE_ROWS as TREE_ROWS,
+    OutlierScorer as OutlierScorer,
+    split as split,
+    usual_depth as usual_depth,
+)
 from .paired import (
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,

@@ -8,6 +8,7 @@ import pytest
 
 from bascule.bundle.extras import Outlier
 from bascule.core import DType, Field, Invalid, Refused
+from bascule.packing.statements.outlying import fit_outliers
 from bascule.serving.calls import Call
 from bascule.serving.execution import AroundPredictor, PolicyFacts, read_chain, values_of_keys
 from bascule.serving.execution.guarding_outliers import (
@@ -15,7 +16,6 @@ from bascule.serving.execution.guarding_outliers import (
     OutlierGuard,
     OutlierSettings,
 )
-from bascule.stats import fit_outliers
 
 INFER = "/v2/models/m/infer"
 USUAL, FAR = [0.1, 0.2], [1e6, 0.2]

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 
-from bascule.stats.outliers import OutlierScorer, fit_outliers
+from bascule.packing.statements.outlying import fit_outliers
+from bascule.stats import OutlierScorer
 
 LOADERS = (load_breast_cancer, load_diabetes, load_wine, load_digits)
 SPLITS = 400

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections import Counter
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle import take
 from bascule.bundle.disk import OUTLIER_SCORER
 from bascule.bundle.statements import row_hashes
 from bascule.core import Columns, canonical_json
 from bascule.packing.imported import ImportedModel, Rows
-from bascule.stats import fit_outliers, worth_projecting
+from bascule.stats import DEPTH, TREE_ROWS, OutlierScorer, split, usual_depth, worth_projecting
 
 _FEWEST_ROWS = 8
+_TREES, _MOST_COLUMNS = 100, 64
+_NEAR_ROWS = 1_000
+_MOST_FIT, _MOST_HELD_OUT, _MOST_LEVELS = 50_000, 5_000, 1_000
+_MOST_VALUES, _FEWEST_OF_WIDE = 1 << 25, 1_000
 
 
 def score_outliers(subject: ImportedModel, own: Rows | None) -> tuple[str, dict[str, bytes]]:
@@ -29,8 +41,7 @@ def score_outliers(subject: ImportedModel, own: Rows | None) -> tuple[str, dict[
     else:
         source, order = "train", np.random.default_rng(0).permutation(len(subject.train))
         apart = len(order) // 3
-        others = _taken(train, np.sort(order[:apart]))
-        train = _taken(train, np.sort(order[apart:]))
+        others, train = take(train, np.sort(order[:apart])), take(train, np.sort(order[apart:]))
     projected = tuple(
         field.name
         for field in fields
@@ -46,8 +57,85 @@ def score_outliers(subject: ImportedModel, own: Rows | None) -> tuple[str, dict[
     )
 
 
-def _taken(columns: Columns, rows: np.ndarray) -> Columns:
-    return {name: values[rows] for name, values in columns.items()}
+def fit_outliers(
+    train: Columns, held_out: Columns, projected: Collection[str], source: str
+) -> OutlierScorer:
+    """A scorer of rows like `train`, calibrated on rows that are none of them.
+
+    Without scikit-learn, tables are scored by the nearest rows too.
+
+    Args:
+        train: By field; not empty. At most `_MOST_FIT` rows are read.
+        held_out: The same fields; not empty. At most `_MOST_HELD_OUT`, drawn uniformly, calibrate.
+        projected: The fields to read as projections: free texts, images, arrays of any length.
+        source: See `OutlierScorer`.
+    """
+    random = np.random.default_rng(0)
+    train, held_out = _drawn(train, _MOST_FIT, random), _drawn(held_out, _MOST_HELD_OUT, random)
+    numbers, texts = split(train, projected)
+    finite = np.where(np.isfinite(numbers), numbers, np.nan)
+    finite[:, np.isnan(finite).all(0)] = 0.0
+    with np.errstate(over="ignore"):
+        middle, scale = np.nanmedian(finite, 0), np.nanstd(finite, 0)
+    arrays: dict[str, NDArray[Any]] = {
+        "middle": middle, "low": np.nanmin(finite, 0), "high": np.nanmax(finite, 0),
+        "scale": np.where(np.isfinite(scale) & (scale > 0), scale, np.maximum(1, abs(middle))),
+        "missing": np.asarray(np.isnan(numbers).any(axis=0), np.uint8),
+        "feature": np.empty((0, 2**DEPTH - 1), np.int32),
+        "threshold": np.empty((0, 2**DEPTH - 1), np.float32),
+        "leaf": np.empty((0, 2**DEPTH), np.float32), "near": np.empty((0, 0), np.float32),
+        "held_out": np.empty(0),
+    }  # fmt: skip
+    levels = tuple(map(_rareness, texts))
+    encoded, _ = OutlierScorer(tuple(projected), levels, arrays).encoded(numbers, texts)
+    if set(train) <= set(projected) or find_spec("sklearn") is None:
+        arrays["near"] = encoded[random.permutation(len(encoded))[:_NEAR_ROWS]]
+    else:
+        arrays |= _forest(encoded)
+    scores = OutlierScorer(tuple(projected), levels, arrays).scores(held_out)
+    return OutlierScorer(tuple(projected), levels, arrays | {"held_out": np.sort(scores)}, source)
+
+
+def _forest(encoded: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """Trees by level: a leaf that is not at the bottom sends its rows left, to itself."""
+    from sklearn.ensemble import IsolationForest
+
+    rows, width = encoded.shape
+    forest = IsolationForest(
+        n_estimators=_TREES, max_samples=min(TREE_ROWS, rows),
+        max_features=min(_MOST_COLUMNS, width), random_state=0,
+    ).fit(encoded)  # fmt: skip
+    features, thresholds, leaves = [], [], []
+    for estimator, columns in zip(forest.estimators_, forest.estimators_features_, strict=True):
+        tree, nodes, depth = estimator.tree_, np.zeros(1, np.int64), np.zeros(1)
+        for _ in range(DEPTH):
+            is_split = tree.children_left[nodes] >= 0
+            features.append(columns[np.where(is_split, tree.feature[nodes], 0)])
+            thresholds.append(np.where(is_split, tree.threshold[nodes], np.inf))
+            children = np.stack([tree.children_left[nodes], tree.children_right[nodes]], axis=1)
+            nodes = np.where(is_split[:, None], children, nodes[:, None]).ravel()
+            depth = np.repeat(depth + is_split, 2)
+        counts = tree.n_node_samples[nodes].tolist()
+        leaves.append(depth + [usual_depth(count) for count in counts])
+    return {
+        "feature": np.concatenate(features).reshape(_TREES, -1).astype(np.int32),
+        "threshold": np.concatenate(thresholds).reshape(_TREES, -1).astype(np.float32),
+        "leaf": np.array(leaves, np.float32),
+    }
+
+
+def _drawn(columns: Columns, rows: int, random: np.random.Generator) -> Columns:
+    """So many of the rows, drawn uniformly, or fewer of very wide ones; all if they are no more."""
+    count = len(next(iter(columns.values())))
+    width = sum(math.prod(values.shape[1:]) for values in columns.values())
+    rows = min(rows, max(_FEWEST_OF_WIDE, _MOST_VALUES // width))
+    return columns if count <= rows else take(columns, np.sort(random.permutation(count)[:rows]))
+
+
+def _rareness(values: NDArray[Any]) -> dict[str | None, float]:
+    """Minus the logarithm of the share of each value, of the most frequent ones."""
+    frequent = sorted(Counter(values.tolist()).items(), key=lambda item: (-item[1], str(item[0])))
+    return {value: -math.log(n / len(values)) for value, n in frequent[:_MOST_LEVELS]}
 
 
 def _are_trained_on(rows: Rows, train: Rows) -> bool:
