@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
     from bascule.monitoring.ledger import CallerCount, Usage
-    from bascule.monitoring.reviews import ReviewStore
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
@@ -716,13 +715,6 @@ def open_alerts(settings: Settings) -> AlertStore:
     from bascule.monitoring.alerts import AlertStore
 
     return AlertStore(open_catalogue(settings))
-
-
-def open_reviews(settings: Settings) -> ReviewStore:
-    """The reviews, where the settings keep the catalogue, of answers in the home."""
-    from bascule.monitoring.reviews import ReviewStore
-
-    return ReviewStore(open_catalogue(settings), settings.home)
 
 
 def _deprecated(settings: Settings) -> dict[str, list[Version]]:

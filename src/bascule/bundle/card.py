@@ -349,16 +349,14 @@ def fairness_blocks(body: Mapping[str, Any]) -> tuple[Block, ...]:
         blocks.append(Text(f"truths at equal age: those within {duration_words(age_s)}"))
     for attribute, measured in body["attributes"].items():
         rates = list(next(iter(measured["groups"].values()))["rates"])
-        known = ["truths"] if any("known" in one for one in measured["groups"].values()) else []
         rows = tuple(
             (
                 group, f"{one['rows']:,}",
-                *("-" if one["known"] is None else f"{one['known']:.0%}" for _ in known),
                 *(_estimated(one["rates"][rate]) for rate in rates),
             )
             for group, one in measured["groups"].items()
         )  # fmt: skip
-        headings = ("rows", *known, *(rate.replace("_", " ") for rate in rates))
+        headings = ("rows", *(rate.replace("_", " ") for rate in rates))
         blocks.append(Table((attribute, *headings), rows, headings))
         apart = tuple(
             (

@@ -61,7 +61,6 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Trust", "privacy", ("erase", "subject", "privacy")),
     ("Trust", "encrypted", ("encrypted",)),
     ("Trust", "keys", ("keys",)),
-    ("Trust", "reviews", ("review",)),
     ("Trust", "audit", ("audit",)),
     ("Trust", "signing_in", ("sign-in", "sessions")),
     ("Machine", "machine", ("demo", "doctor")),
@@ -88,7 +87,7 @@ names."""
 
 GROUPS = frozenset({
     "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
-    "keys", "sessions", "watermark", "privacy", "review",
+    "keys", "sessions", "watermark", "privacy",
     "passport", "encrypted",
     "subject",
     "audit",

@@ -42,10 +42,6 @@ def fairness(
         str | None,
         typer.Option(help="The class that is selected. Default: 1, or the second of two."),
     ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help="A further metric by group; may be repeated.", show_default=False),
-    ] = None,
     criterion: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +67,7 @@ def fairness(
 
     if not context.is_path(model):
         context.local_registry("fairness")
-    options: dict[str, Any] = {"positive": positive, "metrics": metric or ()}
+    options: dict[str, Any] = {"positive": positive}
     criteria = [Criterion.parse(text) for text in criterion or ()]
     if not all(from_ledger and one.metric in DISPARITIES for one in criteria):
         raise Invalid(
@@ -88,8 +84,7 @@ def fairness(
         bodies = {"": made.statements("fairness")[-1].body}
         note(f"packed {made.path}")
     elif from_ledger:
-        options["metrics"] = [*options["metrics"], *(one.metric for one in criteria)]
-        attribute = list(dict.fromkeys([*attribute, *(str(one.condition) for one in criteria)]))
+        options = {"positive": positive, "criteria": criteria}
         bodies = _of_ledger(model, attribute, attributes, id_column, since, options)
     else:
         bodies = {"": _of_rows(model, attribute, test, target, attributes, id_column, options)}

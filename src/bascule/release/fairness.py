@@ -68,8 +68,8 @@ def held_out_fairness(
         raise Invalid(
             rows.note if rows else f"{bundle.name} holds no test rows", hint="give --test FILE"
         )
-    measured = conditional(bundle, *rows, joined)
-    groupings = {name: measured.grouped(name.split("*"), positive) for name in attributes}
+    answered = conditional(bundle, *rows, joined)
+    groupings = {name: answered.grouped(name.split("*"), positive) for name in attributes}
     return {"source": "held-out rows", **_body(groupings, metrics)}
 
 
@@ -79,21 +79,24 @@ def production_fairness(
     bundle_of: Callable[[str], Bundle | None],
     attributes: Sequence[str],
     *,
+    criteria: Sequence[Criterion] = (),
     join: Callable[[NDArray[Any]], Columns] | None = None,
     since: datetime,
     now: datetime,
     positive: Any = None,
-    metrics: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """By version: the same of the predictions of the ledger, with the truths that have come.
 
     Every truth counts at equal age, or groups whose truths come later would look otherwise: of
     predictions at least as old as the delay within which nine of ten truths come, those truths that
-    came within it. `known` is the share of these predictions that has one, by group.
+    came within it.
 
-    `join` has attributes by the ids of predictions, `ID#ROW`. For the others see
-    `held_out_fairness` and `monitoring.measure_performance`.
+    `criteria` name further attributes and disparities; see `judged`. `join` has attributes by the
+    ids of predictions, `ID#ROW`. For the others see `held_out_fairness` and
+    `monitoring.measure_performance`.
     """
+    attributes = list(dict.fromkeys([*attributes, *(str(each.condition) for each in criteria)]))
+    metrics = [criterion.metric for criterion in criteria]
 
     def reference_of(version: str) -> Reference | None:
         bundle = bundle_of(version)
@@ -101,14 +104,13 @@ def production_fairness(
 
     names = list(dict.fromkeys(name for each in attributes for name in each.split("*")))
     columns = ["id", "row", *names] if join else names
-    found = read_ledger(home, model, reference_of, since=since, columns=columns)
-    made = {}
-    for reference, rows in found:
-        known = dict(rows.columns)
+    bodies = {}
+    for reference, rows in read_ledger(home, model, reference_of, since=since, columns=columns):
+        values = dict(rows.columns)
         if join:
-            ids = zip(known["id"].tolist(), known["row"].tolist(), strict=True)
-            known |= join(np.array([f"{name}#{row}" for name, row in ids]))
-        if missing := [name for name in names if name not in known]:
+            ids = zip(values["id"].tolist(), values["row"].tolist(), strict=True)
+            values |= join(np.array([f"{name}#{row}" for name, row in ids]))
+        if missing := [name for name in names if name not in values]:
             raise Invalid(
                 f"the ledger has no {missing[0]!r}",
                 hint="join it with --attributes FILE --id COLUMN, of prediction ids",
@@ -116,8 +118,8 @@ def production_fairness(
         chosen = np.arange(len(rows))
         if rows.sampling is not None:
             chosen = rows.sampling.uniform(chosen)
-        is_old, is_known, age_s = _of_equal_age(rows, now)
-        texts = {name: texts_of(known[name][chosen]) for name in names}
+        is_known, age_s = _known_at_equal_age(rows, now)
+        texts = {name: texts_of(values[name][chosen]) for name in names}
         groupings = {
             name: group_rows(
                 rows.labelled.take(chosen), {part: texts[part] for part in name.split("*")},
@@ -125,19 +127,11 @@ def production_fairness(
             )
             for name in attributes
         }  # fmt: skip
-        body = {
-            "source": "ledger",
-            "digest": reference.bundle.digest,
-            "truths_within_s": age_s,
+        bodies[rows.version] = {
+            "source": "ledger", "digest": reference.bundle.digest, "truths_within_s": age_s,
             **_body(groupings, metrics),
-        }
-        for name, grouped in groupings.items():
-            for place, group in enumerate(grouped.names):
-                old = (grouped.group == place) & is_old[chosen]
-                share = float(is_known[chosen][old].mean()) if old.any() else None
-                body["attributes"][name]["groups"][group]["known"] = share
-        made[rows.version] = body
-    return made
+        }  # fmt: skip
+    return bodies
 
 
 def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport:
@@ -147,25 +141,22 @@ def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport
     """
     facts = {}
     for criterion in criteria:
-        found = body["attributes"][str(criterion.condition)]["disparities"][criterion.metric]
-        note = f"the nearer end of the 95 % interval of {found['value']}"
-        end = found["upper" if criterion.wants_more else "lower"]
+        apart = body["attributes"][str(criterion.condition)]["disparities"][criterion.metric]
+        note = f"the nearer end of the 95 % interval of {apart['value']}"
+        end = apart["upper" if criterion.wants_more else "lower"]
         facts[criterion.measure] = (
-            Measured(None, found["note"], is_waived=True) if end is None else Measured(end, note)
+            Measured(None, apart["note"], is_waived=True) if end is None else Measured(end, note)
         )
     return evaluate(criteria, facts)
 
 
-def _of_equal_age(
-    rows: PredictionRows, now: datetime
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float]:
-    """Which predictions are old enough, which of their truths came by then, and that age."""
+def _known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:
+    """Which predictions are old enough and had their truth by that age, and the age in seconds."""
     if rows.times_us is None or rows.delays_s is None or not rows.is_known.any():
-        return np.ones(len(rows), bool), rows.is_known, 0.0
+        return rows.is_known, 0.0
     ages = now.timestamp() - rows.times_us / 1e6
     age_s = max(0.0, delay_curve(rows.delays_s, ages).quantile(_MATURE))
-    is_old = ages >= age_s
-    return is_old, rows.is_known & is_old & (rows.delays_s <= age_s), age_s
+    return rows.is_known & (ages >= age_s) & (rows.delays_s <= age_s), age_s
 
 
 def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
@@ -185,19 +176,16 @@ def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:
     rows = {key: place for place, key in enumerate(keys)}
     if len(rows) < len(keys):
         raise Invalid(f"--attributes has an id of {column!r} twice", hint="keep one row of each id")
-    places = [
-        rows.get(key, rows.get(key.rpartition("#")[0], len(keys)))
-        for key in map(_key, ids.tolist())
-    ]
-    if min(places, default=0) == len(keys):
+    places = [rows.get(key, rows.get(key.rpartition("#")[0])) for key in map(_key, ids.tolist())]
+    if len(places) and set(places) == {None}:
         raise Invalid(
             f"--attributes has none of the rows' ids in {column!r}", hint="name another with --id"
         )
-    made: dict[str, NDArray[Any]] = {}
-    for name in table.column_names:
-        values = [*table.column(name).to_pylist(), None]
-        made[name] = np.array([values[place] for place in places], object)
-    return made
+    joined = {name: [*table.column(name).to_pylist(), None] for name in table.column_names}
+    return {
+        name: np.array([values[-1 if place is None else place] for place in places], object)
+        for name, values in joined.items()
+    }
 
 
 def _key(value: Any) -> str:
@@ -208,44 +196,38 @@ def _key(value: Any) -> str:
 def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
     first = next(iter(groupings.values()))
     positive, labels = first.positive, first.rows.classes or ()
-    parities = [name for name in metrics if name in DISPARITIES]
-    names = [metric_of(name).name for name in metrics if name not in DISPARITIES]
-    if first.rows.task == "regression":
-        names = ["mean_prediction", "mae", *names]
-    elif positive is None:
-        names = ["accuracy", *names]
-    else:
-        names, parities = [*_RATES, "accuracy", *names], [*_PARITIES, *parities]
-    own = [name for name in names if name not in _RATES]
+    disparities = [name for name in metrics if name in DISPARITIES]
+    own = [metric_of(name).name for name in metrics if name not in DISPARITIES]
+    own = (
+        ["mean_prediction", "mae", *own] if first.rows.task == "regression" else ["accuracy", *own]
+    )
+    rates = own
+    if positive is not None:
+        rates, disparities = [*_RATES, *own], [*_PARITIES, *disparities]
+    disparities = list(dict.fromkeys([*disparities, *(f"{name}_difference" for name in own)]))
     return {
         "rows": len(first.rows),
         "positive": None if positive is None else str(labels[positive]),
         "fewest": FEWEST_IN_GROUP,
         "attributes": {
-            name: {
+            attribute: {
                 "groups": {
-                    group: _group(grouped, place, names)
+                    group: _group(grouped, place, rates)
                     for place, group in enumerate(grouped.names)
                 },
-                "disparities": {
-                    name: asdict(disparity(name, grouped))
-                    for name in dict.fromkeys([*parities, *(f"{one}_difference" for one in own)])
-                },
+                "disparities": {name: asdict(disparity(name, grouped)) for name in disparities},
             }
-            for name, grouped in groupings.items()
+            for attribute, grouped in groupings.items()
         },
     }
 
 
 def _group(grouped: GroupedRows, place: int, names: Sequence[str]) -> dict[str, Any]:
-    estimates = {name: grouped.of(name, place) for name in names}
-    return {
-        "rows": int((grouped.group == place).sum()),
-        "rates": {
-            name: {
-                "value": one.value, "lower": one.lower, "upper": one.upper, "of": one.fewest,
-                "enough": says_enough(one),
-            }
-            for name, one in estimates.items()
-        },
-    }  # fmt: skip
+    rates = {}
+    for name in names:
+        rate = grouped.of(name, place)
+        rates[name] = {
+            "value": rate.value, "lower": rate.lower, "upper": rate.upper, "of": rate.fewest,
+            "enough": says_enough(rate),
+        }  # fmt: skip
+    return {"rows": int((grouped.group == place).sum()), "rates": rates}

@@ -174,7 +174,7 @@ def split(columns: Columns, fields: Collection[str]) -> tuple[Floats, list[NDArr
 
 
 def usual_depth(rows: int) -> float:
-    """Of an unsuccessful search in a binary tree: what splitting on would have added."""
-    if rows <= 1:
-        return 0.0
+    """Of an unsuccessful search in a binary tree, as scikit-learn counts it."""
+    if rows <= 2:
+        return float(rows == 2)
     return 2.0 * (math.log(rows - 1.0) + np.euler_gamma) - 2.0 * (rows - 1.0) / rows

@@ -8,12 +8,16 @@ import pytest
 from tests.console_work import looking, token_of
 from tests.unit.monitoring.test_reviews import record
 
-from bascule.app import open_catalogue, open_reviews
+from bascule.app import open_catalogue
 from bascule.monitoring import Ledger
-from bascule.monitoring.reviews import ReviewRule
+from bascule.monitoring.reviews import ReviewRule, ReviewStore
 from bascule.settings import load_settings
 
 API = "/api/v1/models/late/reviews"
+
+
+def open_reviews(settings):
+    return ReviewStore(open_catalogue(settings), settings.home)
 
 
 @pytest.fixture

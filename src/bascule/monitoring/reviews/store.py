@@ -105,8 +105,7 @@ class ReviewStore:
         with self._catalogue.read() as connection:
             row = connection.execute(sa.select(reviews).filter_by(id=review, model=model)).first()
         if row is None:
-            hint = "bascule review list MODEL"
-            raise NotFound(f"{model} has no review {review[:64]!r}", hint=hint)
+            raise NotFound(f"{model} has no review {review[:64]!r}", hint="see the page of reviews")
         before = _review(row)
         prediction = f"{before.prediction_id}#{before.row}"
         lines, refused = read_outcomes([{"id": prediction, "truth": truth}])

@@ -18,6 +18,7 @@ from bascule.packing.compilers.graph import Context, Graph, as_column
 from bascule.packing.compilers.predictors import Outcome, flat, linear_scores, rounded_to_float
 from bascule.packing.compilers.trees import Tree
 from bascule.packing.compilers.values import Value, numeric
+from bascule.stats import usual_depth
 
 
 def detected(graph: Graph, decision: str, *, zero_is_inside: bool = True) -> Outcome:
@@ -33,7 +34,7 @@ def isolation_forest(context: Context, model: Any, value: Value) -> Outcome:
     graph = context.graph
     made = [_depths(model, place) for place in range(len(model.estimators_))]
     depths = trees.sums_in_double(graph, rounded_to_float(graph, value), made, 1)
-    usual = len(made) * float(_usual_depth(model._max_samples))
+    usual = len(made) * usual_depth(model._max_samples)
     if usual:
         share = graph.add("Div", depths, -usual)
     else:  # trained on one row
@@ -68,12 +69,3 @@ def _depths(forest: Any, place: int) -> Tree:
     made = trees.of_sklearn(tree, values=values, targets=(0,))
     columns = np.asarray(forest.estimators_features_[place], np.int64)
     return replace(made, feature=columns[made.feature])
-
-
-def _usual_depth(rows: int) -> float:
-    """scikit-learn's `_average_path_length`: of an unsuccessful search in a binary tree."""
-    if rows <= 1:
-        return 0.0
-    if rows == 2:
-        return 1.0
-    return float(2.0 * (np.log(rows - 1.0) + np.euler_gamma) - 2.0 * (rows - 1.0) / rows)
