@@ -80,14 +80,17 @@ def fairness(
                 f"--mitigate {mitigate} needs more than was named",
                 hint="--mitigate reweigh --train FILE --target COLUMN --to FOLDER, one --attribute",
             )
-        made = _retrained(model, attribute[0], train, target, to, options)
-        bodies = {"": made.statements("fairness")[-1].body}
-        note(f"packed {made.path}")
+        fairer = _retrained(model, attribute[0], train, target, to, positive)
+        bodies = {"": fairer.statements("fairness")[-1].body}
+        note(f"packed {fairer.path}")
     elif from_ledger:
-        options = {"positive": positive, "criteria": criteria}
-        bodies = _of_ledger(model, attribute, attributes, id_column, since, options)
+        table = None if attributes is None else attributes_table(attributes, id_column)
+        options["criteria"] = criteria
+        bodies = _of_ledger(model, attribute, table, id_column, since, options)
     else:
-        bodies = {"": _of_rows(model, attribute, test, target, attributes, id_column, options)}
+        rows, joined = read_test(test, target, attributes, id_column)
+        options |= {"test": rows, "joined": joined}
+        bodies = {"": _of_rows(model, attribute, options)}
     reports = {version: judged(criteria, body) for version, body in bodies.items() if criteria}
     if as_json:
         print_json(bodies if from_ledger else bodies[""])
@@ -102,37 +105,33 @@ def fairness(
 
 
 def _of_ledger(
-    model: str, names: list[str], file: Path | None, column: str | None, since: str, options: Any
+    model: str, names: list[str], table: Any, column: str | None, since: str, options: Any
 ) -> dict[str, Any]:
+    """By version, recorded in the registry."""
     from bascule.cli.monitoring import production
     from bascule.release import PRODUCTION_KIND, join_attributes, production_fairness
 
-    table = None if file is None else attributes_table(file, column)
     now = datetime.now(UTC)
     bodies = production_fairness(
         *production(model), names,
         join=None if table is None else lambda ids: join_attributes(ids, table, column or ""),
         since=now - timedelta(seconds=seconds_of(since, "--since")), now=now, **options,
     )  # fmt: skip
-    for body in bodies.values():
-        if not context.is_path(model):
-            registry = context.local_registry("fairness")
-            registry.add_statement(body["digest"], PRODUCTION_KIND, body, at=now, by=context.user())
+    if not context.is_path(model):
+        record = context.local_registry("fairness").add_statement
+        for body in bodies.values():
+            record(body["digest"], PRODUCTION_KIND, body, at=now, by=context.user())
     return bodies
 
 
-def _of_rows(
-    model: str, names: list[str], test: Path | None, target: list[str] | None,
-    file: Path | None, column: str | None, options: Any,
-) -> dict[str, Any]:  # fmt: skip
+def _of_rows(model: str, names: list[str], options: Any) -> dict[str, Any]:
     """Measured, and recorded where the bundle is kept."""
     from bascule.bundle import load
     from bascule.release import FAIRNESS_KIND, held_out_fairness
 
     version, path = context.find(model)
-    held_out, joined = read_test(test, target, file, column)
     bundle = load(path)
-    body = held_out_fairness(bundle, names, test=held_out, joined=joined, **options)
+    body = held_out_fairness(bundle, names, **options)
     record = bundle.add_statement
     if version is not None:
         record = partial(context.local_registry("fairness").add_statement, version)
@@ -141,16 +140,15 @@ def _of_rows(
 
 
 def _retrained(
-    model: str, name: str, train: Path, target: list[str] | None, to: Path, options: Any
+    model: str, name: str, train: Path, target: list[str] | None, to: Path, positive: str | None
 ) -> Bundle:
     from bascule.batch import read_rows, split_truth
     from bascule.bundle import load
-    from bascule.release import held_out_fairness, retrained
+    from bascule.release import retrained
 
     rows = read_rows(train, "--train table")
+    table, truth = split_truth(rows, target, f"--train table {train.name}", required=True)
     return retrained(
-        load(context.find(model)[1]),
-        split_truth(rows, target, f"--train table {train.name}", required=True), name,
-        to=to, now=datetime.now(UTC), by=context.user(),
-        measure=lambda made: held_out_fairness(made, [name], **options),
+        load(context.find(model)[1]), table, truth, name,
+        positive=positive, to=to, now=datetime.now(UTC), by=context.user(),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -32,6 +32,7 @@ FEWEST_IN_GROUP = 20
 """Rows that decide a rate (its denominator, or those of the rarer class): a group with fewer says
 too little, and is left out of differences."""
 MAX_GROUPS = 50
+_CONFIDENCE = 0.95
 
 _ALL_ROWS = ("selection_rate", "mean_prediction")
 """What needs no truth."""
@@ -144,46 +145,49 @@ def _place_of(positive: Any, classes: list[str]) -> int | None:
     return classes.index(str(positive))
 
 
-def disparity(name: str, grouped: GroupedRows, *, confidence: float = 0.95) -> Disparity:
+def disparity(name: str, grouped: GroupedRows) -> Disparity:
     """How far the groups lie apart by one of `DISPARITIES`; see the module for the interval."""
     is_ratio = name.endswith("_ratio")
-    estimates: dict[str, dict[int, Estimate]] = {}
+    rates: dict[str, dict[int, Estimate]] = {}
     too_few: dict[str, None] = {}
     for rate in DISPARITIES[name]:
-        every = {place: grouped.of(rate, place) for place in range(len(grouped.names))}
-        estimates[rate] = {place: one for place, one in every.items() if says_enough(one)}
-        too_few |= {grouped.names[place]: None for place in every if place not in estimates[rate]}
-        note = next((one.note for one in every.values() if one.note), "")
-        if len(estimates[rate]) < 2:
+        every = dict(enumerate(grouped.of(rate, place) for place in range(len(grouped.names))))
+        groups = {place: each for place, each in every.items() if says_enough(each)}
+        too_few |= {grouped.names[place]: None for place in every if place not in groups}
+        values = [each.value or 0.0 for each in groups.values()]
+        note = ""
+        if len(groups) < 2:
             counted = f"fewer than two groups have {FEWEST_IN_GROUP} rows that decide {rate}"
-            return Disparity(None, too_few=tuple(too_few), note=note or counted)
-        if is_ratio and (problem := _no_ratio(estimates[rate])):
-            return Disparity(None, too_few=tuple(too_few), note=f"{rate} {problem}")
-    pairs = sum(math.comb(len(groups), 2) for groups in estimates.values())
-    level = 1 - (1 - confidence) / pairs
-    spans = {
-        rate: _span(grouped, rate, groups, level, is_ratio=is_ratio)
-        for rate, groups in estimates.items()
-    }
+            note = next((each.note for each in every.values() if each.note), "") or counted
+        elif is_ratio and min(values) < 0:
+            note = f"{rate} has values below zero, and no ratio"
+        elif is_ratio and not max(values):
+            note = f"{rate} is zero in every group, and has no ratio"
+        if note:
+            return Disparity(None, too_few=tuple(too_few), note=note)
+        rates[rate] = groups
+    pairs = sum(math.comb(len(groups), 2) for groups in rates.values())
+    level = 1 - (1 - _CONFIDENCE) / pairs
+    spans: dict[str, _Ends] = {}
+    for rate, groups in rates.items():
+        ends = [_ends(grouped, rate, place, each, level) for place, each in groups.items()]
+        apart = [
+            _apart(*sorted(pair), is_ratio=is_ratio) for pair in itertools.combinations(ends, 2)
+        ]
+        value, lower, upper = (max(side) for side in zip(*apart, strict=True))
+        spans[rate] = value, lower, upper
     rate = max(spans, key=lambda name: spans[name][0])
-    ends = [max(span[at] for span in spans.values()) for at in range(3)]
+    value, lower, upper = (max(span[at] for span in spans.values()) for at in range(3))
     if is_ratio:
-        ends = [math.exp(-ends[at]) for at in (0, 2, 1)]
-    ordered = sorted(estimates[rate], key=lambda place: estimates[rate][place].value or 0.0)
+        value, lower, upper = math.exp(-value), math.exp(-upper), math.exp(-lower)
+    ordered = sorted(rates[rate], key=lambda place: rates[rate][place].value or 0.0)
     least, most = (grouped.names[ordered[at]] for at in (0, -1))
-    return Disparity(ends[0], ends[1], ends[2], rate, least, most, tuple(too_few))
+    return Disparity(value, lower, upper, rate, least, most, tuple(too_few))
 
 
 def says_enough(one: Estimate) -> bool:
     """Whether an estimate of a group is of enough rows to be compared."""
     return one.value is not None and one.lower is not None and one.fewest >= FEWEST_IN_GROUP
-
-
-def _no_ratio(groups: Mapping[int, Estimate]) -> str:
-    values = [one.value or 0.0 for one in groups.values()]
-    if min(values) < 0:
-        return "has values below zero, and no ratio"
-    return "" if max(values) > 0 else "is zero in every group, and has no ratio"
 
 
 def _estimate(name: str, rows: Labelled, positive: int | None, confidence: float) -> Estimate:
@@ -209,16 +213,6 @@ _Ends = tuple[float, float, float]
 """A value, its lower end, its upper end."""
 
 
-def _span(
-    grouped: GroupedRows, rate: str, known: Mapping[int, Estimate], level: float, *, is_ratio: bool
-) -> _Ends:
-    """The largest distance of two groups, and its ends; of logarithms for a ratio."""
-    ends = [_ends(grouped, rate, place, one, level) for place, one in known.items()]
-    distances = [_folded(*pair, is_ratio=is_ratio) for pair in itertools.combinations(ends, 2)]
-    value, lower, upper = (max(side) for side in zip(*distances, strict=True))
-    return value, lower, upper
-
-
 def _ends(grouped: GroupedRows, rate: str, place: int, known: Estimate, level: float) -> _Ends:
     value = known.value or 0.0
     if known.method == "bootstrap":  # its draws are too few for quantiles far out
@@ -228,9 +222,8 @@ def _ends(grouped: GroupedRows, rate: str, place: int, known: Estimate, level: f
     return value, wide.lower or 0.0, value if wide.upper is None else wide.upper
 
 
-def _folded(first: _Ends, other: _Ends, *, is_ratio: bool) -> _Ends:
-    """The distance of two groups, at least zero, and its ends."""
-    small, large = sorted((first, other))
+def _apart(small: _Ends, large: _Ends, *, is_ratio: bool) -> _Ends:
+    """The distance of two groups, at least zero, and its ends; of logarithms for a ratio."""
     if is_ratio:
         if not small[0]:  # no logarithm; zero of so many rows is below the upper end of its own
             nearest = math.log(large[1] / small[2]) if large[1] > small[2] else 0.0
@@ -242,6 +235,6 @@ def _folded(first: _Ends, other: _Ends, *, is_ratio: bool) -> _Ends:
     return (distance, lower, upper) if lower >= 0 else (distance, 0.0, max(upper, -lower))
 
 
-def _logs(ends: Sequence[float]) -> _Ends:
+def _logs(ends: _Ends) -> _Ends:
     value, lower, upper = (math.log(end) if end > 0 else -math.inf for end in ends)
     return value, lower, upper

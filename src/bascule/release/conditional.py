@@ -127,7 +127,8 @@ class Conditional:
         if str(state) not in self._answers:
             rows = self._columns
             if isinstance(state, Missing | Noise):
-                rows = in_state(rows, self._bundle.signature, state)
+                kind = type(state).__name__.lower()
+                rows = in_state(rows, self._bundle.signature, kind, state.percent / 100)
             self._answers[str(state)] = self._ask(rows)
         return self._answers[str(state)]
 

@@ -68,13 +68,6 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class OutOfRange:
-    """Numbers are moved beyond the range of their column, each with this probability."""
-
-    percent: float
-
-
-@dataclass(frozen=True, slots=True)
 class Confidence:
     """What prediction sets and intervals are asked to hold the truth with."""
 

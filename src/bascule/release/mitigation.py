@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from bascule.batch import as_trained
 from bascule.core import Invalid
 from bascule.packing import pack, read_model
 from bascule.release.conditional import texts_of
-from bascule.release.fairness import FAIRNESS_KIND
+from bascule.release.fairness import FAIRNESS_KIND, held_out_fairness
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -37,21 +37,20 @@ def reweighing(groups: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.float64]
 
 
 def retrained(
-    bundle: Bundle,
-    train: tuple[Any, Any],
-    attribute: str,
-    *,
-    measure: Callable[[Bundle], dict[str, Any]],
-    **options: Any,
-) -> Bundle:
+    bundle: Bundle, table: Any, truth: Any, attribute: str, *, positive: Any = None,
+    to: Path, now: datetime, by: str,
+) -> Bundle:  # fmt: skip
     """The model fitted again with weights, packed, with what became fairer and what it cost.
 
     Args:
         bundle: Its original is an estimator of scikit-learn.
-        train: An Arrow table with the attribute, and the truth of its rows.
+        table: The training rows with the attribute: an Arrow table.
+        truth: Of its rows.
         attribute: The name of a column.
-        measure: The fairness of a bundle, on the same rows before and after.
-        options: Of `packing.pack`: `to`; of the statements: `now`, `by`.
+        positive: The class that is selected; see `metrics.group_rows`.
+        to: The folder of the new bundle.
+        now: For the statements.
+        by: See `now`.
 
     Raises:
         Invalid: The model is none that can be fitted with weights, or there is no such column.
@@ -64,38 +63,37 @@ def retrained(
         )
     from sklearn.base import clone
 
-    table, truth = train
     if attribute not in table.column_names:
         raise Invalid(f"the training rows have no column {attribute!r}", hint="add it")
-    now, by = options.pop("now"), options.pop("by")
     model = read_model(Path(bundle.path, original.file), allow_pickle=False)
     rows = as_trained(model, table)
     groups = texts_of(table.column(attribute).to_numpy(zero_copy_only=False))
-    model, weights = clone(model), reweighing(groups, truth)
+    model = clone(model)
     step = f"{model.steps[-1][0]}__" if hasattr(model, "steps") else ""
     try:
-        model.fit(rows, truth, **{f"{step}sample_weight": weights})
+        model.fit(rows, truth, **{f"{step}sample_weight": reweighing(groups, truth)})
     except (TypeError, ValueError) as problem:
         raise Invalid(
             f"{bundle.name} cannot be fitted with weights: {problem}",
             hint="its last step has to take sample_weight",
         ) from None
-    known = {"method": "reweighing", "attribute": attribute, "of": bundle.digest}
-    held_out = bundle.test_data()
-    made = pack(
-        model, name=bundle.name, train=(rows, truth), parameters={"mitigation": known},
-        test=None if held_out is None else (_as_given(rows, held_out[0]), held_out[1]), **options,
+    step_record = {"method": "reweighing", "attribute": attribute, "of": bundle.digest}
+    test: Any = bundle.test_data()
+    if test is not None:  # in the container of the training rows: a data frame, or a matrix
+        columns, known = test
+        is_frame = hasattr(rows, "columns")
+        test = type(rows)(columns) if is_frame else next(iter(columns.values())), known
+    fairer = pack(
+        model, name=bundle.name, train=(rows, truth), test=test, to=to,
+        parameters={"mitigation": step_record},
     )  # fmt: skip
-    before, after = measure(bundle), measure(made)
-    parts = {
-        when: body["attributes"][attribute]["disparities"]
-        for when, body in (("before", before), ("after", after))
+    before, after = (
+        held_out_fairness(either, [attribute], positive=positive) for either in (bundle, fairer)
+    )
+    fairer.add_statement(FAIRNESS_KIND, after, at=now, by=by)
+    step_record |= {
+        "before": before["attributes"][attribute]["disparities"],
+        "after": after["attributes"][attribute]["disparities"],
     }
-    made.add_statement(FAIRNESS_KIND, after, at=now, by=by)
-    made.add_statement(MITIGATION_KIND, {**known, **parts}, at=now, by=by)
-    return made
-
-
-def _as_given(train: Any, columns: Any) -> Any:
-    """Held-out rows in the container of the training rows: a data frame, or a matrix."""
-    return type(train)(columns) if hasattr(train, "columns") else next(iter(columns.values()))
+    fairer.add_statement(MITIGATION_KIND, step_record, at=now, by=by)
+    return fairer

@@ -30,7 +30,7 @@ from bascule.bundle import take
 from bascule.core import Columns, Invalid, Signature
 from bascule.metrics import Labelled, wilson_interval
 from bascule.monitoring.performance import Reference
-from bascule.release.conditions import Change, Missing, Noise, OutOfRange
+from bascule.release.conditions import Change
 from bascule.release.gates import Measured
 from bascule.release.states import in_state, movable
 from bascule.stats import exact_interval
@@ -44,11 +44,6 @@ _SEED = 0
 _DRAWS, _MAX_ROWS = 10, 2_000
 _FEW_ROWS = 100
 """Rows that are attacked, or certified."""
-_STATES: dict[str, type[Noise | Missing | OutOfRange]] = {
-    "noise": Noise,
-    "missing": Missing,
-    "out_of_range": OutOfRange,
-}
 _ATTACK_STEPS, _MOST_AT_ONCE = 20, 500
 _GUESSES, _SAMPLES, _ALPHA = 100, 1_000, 0.001
 """Of a certificate: draws that choose the class, draws that count it, and the chance that the bound
@@ -80,10 +75,10 @@ class Robustness:
         """The share of rows that are answered right however they were changed."""
         if change.kind in ("linf", "l2"):
             return self._attacked(change)
-        state, rows = _STATES[change.kind](100 * change.size), self._sample(_MAX_ROWS)
+        rows = self._sample(_MAX_ROWS)
         right = self._right(rows)
         for draw in range(_DRAWS):
-            changed = in_state(self._columns, self._signature, state, seed=draw)
+            changed = in_state(self._columns, self._signature, change.kind, change.size, seed=draw)
             answers = self._labelled(take(changed, rows), self._truth[rows])
             right &= answers.truth == answers.answers
         return _share(right, f"right in each of {_DRAWS} draws; an upper bound of robustness")

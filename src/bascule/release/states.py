@@ -8,42 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, Field, Invalid, Signature
-from bascule.release.conditions import Missing, Noise, OutOfRange
 
 _SEED = 0
 
 
 def in_state(
-    columns: Columns,
-    signature: Signature,
-    state: Missing | Noise | OutOfRange,
-    *,
-    seed: int = _SEED,
+    columns: Columns, signature: Signature, kind: str, share: float, *, seed: int = _SEED
 ) -> Columns:
-    """The rows with values left out or noise added.
+    """The rows with values left out, noise added, or numbers moved beyond their range.
 
     Args:
         columns: In the signature's dtypes. They are not changed.
         signature: Says which columns may be missing.
-        state: What is done to them.
+        kind: `missing`, `noise` or `out_of_range`.
+        share: Of the values; of a standard deviation for noise.
         seed: The same seed changes the same values.
 
     Raises:
         Invalid: There is no column that it can be done to.
     """
     random = np.random.default_rng(seed)
-    change = {Missing: _left_out, Noise: _noisy, OutOfRange: _moved_out}[type(state)]
-    made, touched = dict(columns), False
-    for field in signature.inputs:
-        changed = change(columns[field.name], field, state.percent / 100, random)
-        if changed is not None:
-            made[field.name] = changed
-            touched = True
-    if not touched:
-        lacking = {Missing: "takes missing values", Noise: "holds fractions"}
-        wanted = lacking.get(type(state), "holds numbers")
-        raise Invalid(f"no column of the model {wanted}")
-    return made
+    change, lacking = _CHANGES[kind]
+    changed = {
+        field.name: values
+        for field in signature.inputs
+        if (values := change(columns[field.name], field, share, random)) is not None
+    }
+    if not changed:
+        raise Invalid(f"no column of the model {lacking}")
+    return {**columns, **changed}
 
 
 def _left_out(
@@ -96,3 +89,10 @@ def _moved_out(
     beyond = np.where(random.random(values.shape) < 0.5, least - width, most + width)
     is_moved = (random.random(values.shape) < share) & (width > 0)
     return np.where(is_moved, beyond, values).astype(values.dtype)
+
+
+_CHANGES = {
+    "missing": (_left_out, "takes missing values"),
+    "noise": (_noisy, "holds fractions"),
+    "out_of_range": (_moved_out, "holds numbers"),
+}

@@ -25,10 +25,17 @@ from bascule.control import choosing_reviews
 from bascule.core import Conflict, Invalid, NotFound
 from bascule.metrics import Labelled
 from bascule.monitoring import measure_performance
-from bascule.monitoring.ledger import Ledger, Line, Outcomes, OutcomeSpool, SpoolWriter
+from bascule.monitoring.ledger import (
+    Ledger,
+    Line,
+    Outcomes,
+    OutcomeSpool,
+    SpoolWriter,
+    outcome_draw,
+)
 from bascule.monitoring.performance.measuring import _waits_for_reviews
 from bascule.monitoring.performance.rows import PredictionRows
-from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose, review_draw
+from bascule.monitoring.reviews import ReviewRule, ReviewStore, choose
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
@@ -87,7 +94,7 @@ def test_rows_are_chosen_once_with_the_probability_that_is_kept(store, tmp_path)
     expected = {
         f"p{number}"
         for number in range(ROWS)
-        if number % 10 < 3 or review_draw("", f"p{number}", 0) < 0.1
+        if number % 10 < 3 or outcome_draw(f"review::p{number}#0") < 0.1
     }
     look(store)
     chosen = store.reviews("late")

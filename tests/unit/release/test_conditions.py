@@ -187,12 +187,12 @@ def test_missing_values_are_left_out_where_they_may_be_and_nowhere_else():
         "a": np.arange(10_000.0), "b": np.arange(10_000.0),
         "c": np.array(["x"] * 10_000, object),
     }  # fmt: skip
-    made = in_state(rows, signature, Missing(10))
+    made = in_state(rows, signature, "missing", 0.1)
     assert np.isnan(made["a"]).mean() == pytest.approx(0.1, abs=0.02)
     assert np.equal(made["c"], None).mean() == pytest.approx(0.1, abs=0.02)
     assert made["b"] is rows["b"]
     assert not np.isnan(rows["a"]).any()
-    again = in_state(rows, signature, Missing(10))
+    again = in_state(rows, signature, "missing", 0.1)
     assert np.array_equal(again["a"], made["a"], equal_nan=True)
 
 
@@ -202,7 +202,7 @@ def test_noise_is_of_the_size_asked_for_and_leaves_whole_numbers_alone():
     )
     random = np.random.default_rng(0)
     rows = {"a": random.normal(scale=50, size=20_000), "n": np.arange(20_000.0)}
-    made = in_state(rows, signature, Noise(2))
+    made = in_state(rows, signature, "noise", 0.02)
     assert np.std(made["a"] - rows["a"]) == pytest.approx(1.0, rel=0.05)
     assert made["n"] is rows["n"]
 

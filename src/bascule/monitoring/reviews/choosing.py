@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from bascule.core import NotFound
-from bascule.monitoring.ledger import Ledger, outcome_draw, quoted
+from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.reviews.operations import Review
 from bascule.monitoring.reviews.rules import ReviewRule
 
@@ -23,11 +23,6 @@ MOST_CHOSEN = 5_000
 def review_id(model: str, prediction_id: str, row: int) -> str:
     """The same for the same row, whichever process chooses it."""
     return sha256(f"{model}/{prediction_id}#{row}".encode()).hexdigest()[:16]
-
-
-def review_draw(seed: str, prediction_id: str, row: int) -> float:
-    """From 0 to below 1: a row is chosen where this is below its probability."""
-    return outcome_draw(f"review:{seed}:{prediction_id}#{row}")
 
 
 def choose(
