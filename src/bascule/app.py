@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
     from bascule.registry.stores import Objects
+    from bascule.release import Criterion
     from bascule.release.rollouts import Cohort, Rollout, Rollouts, Stage
     from bascule.serving import Limits, ModelSpec
     from bascule.serving.execution import Chain
@@ -761,7 +762,7 @@ def receivers_of(settings: Settings) -> list[Receiver]:
 
 
 def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -> Sequence[Finding]:
-    """The findings of a finished day of a model: `what` is one of `sources.JUDGED`."""
+    """The findings of a finished day of a model: `what` is of `sources.JUDGED`, or `fairness`."""
     from bascule.control import versions_of
     from bascule.monitoring.alerts import sources
 
@@ -769,8 +770,22 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
         _, bundle_of = versions_of(model, cache(partial(open_registry, settings)))
     except NotFound:
         return []  # served from a folder: the registry has no baseline of it
+    if what == "fairness":
+        from bascule.release import fairness_findings
+
+        criteria = _criteria_of_groups(settings)
+        return fairness_findings(settings.home, model, bundle_of, criteria, now=now)
     budget = settings.alerts.false_alarms_a_year
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
+
+
+def _criteria_of_groups(settings: Settings) -> list[Criterion]:
+    """The gates that are about fairness: production must meet them too."""
+    from bascule.metrics import DISPARITIES
+    from bascule.release import Criterion
+
+    criteria = map(Criterion.parse, settings.gates.criteria)
+    return [criterion for criterion in criteria if criterion.metric in DISPARITIES]
 
 
 def objectives_of(settings: Settings) -> dict[str, Objective]:
@@ -837,7 +852,8 @@ def watcher_of(
                 sources.SilenceSource(partial(sources.rows_by_hour, home), place),
             ]
         days = partial(sources.finished_days, home)
-        shared += [sources.DailySource(what, days, partial(judge, what)) for what in sources.JUDGED]
+        daily = [*sources.JUDGED, *["fairness"] * bool(_criteria_of_groups(settings))]
+        shared += [sources.DailySource(what, days, partial(judge, what)) for what in daily]
     catalogue = open_catalogue(settings)
     shared.append(
         sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))

@@ -88,7 +88,7 @@ def silence(
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="health, ledger, silence, sunset, drift or performance. Default: all."),
+        typer.Option(help="health, ledger, drift, performance, fairness and so on. Default: all."),
     ] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -149,7 +149,7 @@ def _explain(settings: Settings, task: Task, _live: Live) -> Sequence[dict[str, 
 
 
 def _judge(settings: Settings, task: Task, _live: Live) -> list[dict[str, Any]]:
-    """The findings of a finished day of a model: `drift` or `performance`."""
+    """The findings of a finished day of a model: `drift`, `performance` or `fairness`."""
     from bascule.app import judge
 
     what, model = task.input["what"], task.input["model"]

@@ -3,6 +3,7 @@ from .criteria import METRICS as METRICS, Criterion as Criterion
 from .fairness import (
     FAIRNESS_KIND as FAIRNESS_KIND,
     PRODUCTION_KIND as PRODUCTION_KIND,
+    fairness_findings as fairness_findings,
     held_out_fairness as held_out_fairness,
     join_attributes as join_attributes,
     judged as judged,

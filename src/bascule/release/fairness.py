@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from bascule.metrics import (
     metric_of,
     says_enough,
 )
+from bascule.monitoring.alerts import Finding
 from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
 from bascule.release.conditional import texts_of
 from bascule.release.criteria import Criterion
@@ -39,6 +41,9 @@ _PARITIES = (
     "equal_opportunity_difference",
 )
 _MATURE = 0.9
+_ALERT_SPAN = timedelta(days=30)
+
+log = logging.getLogger(__name__)
 
 
 def held_out_fairness(
@@ -148,6 +153,40 @@ def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport
             Measured(None, apart["note"], is_waived=True) if end is None else Measured(end, note)
         )
     return evaluate(criteria, facts)
+
+
+def fairness_findings(
+    home: Path,
+    model: str,
+    bundle_of: Callable[[str], Bundle | None],
+    criteria: Sequence[Criterion],
+    *,
+    now: datetime,
+) -> list[Finding]:
+    """The criteria of groups that a version fails in production, with its whole interval.
+
+    One that the ledger cannot judge, such as of an attribute that is joined to held-out rows, is
+    left out, and logged.
+    """
+    findings = []
+    for criterion in criteria:
+        try:
+            bodies = production_fairness(
+                home, model, bundle_of, [], criteria=[criterion], since=now - _ALERT_SPAN, now=now
+            )
+        except Invalid as problem:
+            log.warning("alerts: %s of %s is not judged: %s", criterion, model, problem.message)
+            continue
+        for version, body in bodies.items():
+            for failure in judged([criterion], body).failures:
+                sentence = f"{model}/{version}: {criterion} is not met: {failure.reason}"
+                findings.append(Finding(
+                    "fairness", criterion.metric, model, "critical", sentence, failure.value,
+                    criterion.limit, now, version, str(criterion.condition),
+                    evidence=f"bascule fairness {model} --attribute '{criterion.condition}' "
+                    "--from-ledger",
+                ))  # fmt: skip
+    return findings
 
 
 def _known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:

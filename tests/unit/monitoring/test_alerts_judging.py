@@ -67,6 +67,21 @@ def test_a_performance_that_is_worse_than_on_held_out_rows_is_found(settings):
     assert all(one.sentence.startswith("late: ") for one in found)
 
 
+def test_a_gate_on_groups_that_production_fails_for_sure_is_found(home):
+    """Carriers lie apart by less than all: one limit is met, the other one is not."""
+    text = '["accuracy_difference[carrier] <= 0.9", "selection_rate_ratio[carrier] > 1", {}]'
+    unknown = '"accuracy_difference[age] <= 0"'
+    chosen = load_settings(
+        home, {"BASCULE_HOME": str(home), "BASCULE_GATES__CRITERIA": text.format(unknown)}
+    )
+    now = datetime.now(UTC)
+    (finding,) = judge(chosen, "fairness", "late", (now - timedelta(days=1)).date(), now)
+    assert (finding.source, finding.kind) == ("fairness", "selection_rate_ratio")
+    assert (finding.version, finding.column, finding.limit) == ("1", "carrier", 1)
+    assert finding.value <= 1
+    assert "nearer end of the 95 % interval" in finding.sentence
+
+
 def test_a_model_that_is_not_in_the_registry_has_nothing_to_be_judged_by(settings):
     now = datetime.now(UTC)
     assert judge(settings, "drift", "other", (now - timedelta(days=1)).date(), now) == []
