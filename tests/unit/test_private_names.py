@@ -44,6 +44,8 @@ LOOKED_AT = {
     },
     # From 1.18 a spline hands on to another object; before, it has the knots itself.
     ("scipy", "1.17"): {"bundle.originals.structures": {"_delegate_to", "_t", "_c"}},
+    # The public method draws by the place of a row in the batch.
+    ("fairlearn", "0.15"): {"release.thresholded": {"_pmf_predict"}},
     # No public name says what arguments an operator has, nor that an object is one.
     ("torch", "2.13"): {"bundle.originals.aten": {"_schema", "_ops"}},
     # What `InferenceSession.run` adds are checks that have been made: a tenth of a small model.

@@ -54,7 +54,10 @@ def fairness(
     ] = None,
     mitigate: Annotated[
         str | None,
-        typer.Option(help="reweigh: train again on the rows of --train, weighed, and pack it."),
+        typer.Option(
+            help="reweigh: train again on the rows of --train, weighed, and pack it; threshold: "
+            "give each group a threshold that suits these rows."
+        ),
     ] = None,
     train: Train = None,
     to: Annotated[Path | None, typer.Option(help="Of --mitigate: the bundle to make.")] = None,
@@ -63,7 +66,7 @@ def fairness(
     """Show rates by group of protected attributes, with intervals and differences."""
     from bascule.bundle import fairness_blocks
     from bascule.metrics import DISPARITIES
-    from bascule.release import Criterion, judged
+    from bascule.release import METHODS, Criterion, judged
 
     if not context.is_path(model):
         context.local_registry("fairness")
@@ -75,12 +78,13 @@ def fairness(
             hint="held-out rows are judged by bascule check",
         )
     if mitigate is not None:
-        if mitigate != "reweigh" or train is None or to is None or len(attribute) > 1:
+        if mitigate not in METHODS or train is None or to is None or len(attribute) > 1:
             raise Invalid(
                 f"--mitigate {mitigate} needs more than was named",
-                hint="--mitigate reweigh --train FILE --target COLUMN --to FOLDER, one --attribute",
+                hint=f"--mitigate {' or '.join(METHODS)}, with --train FILE --target COLUMN "
+                "--to FOLDER, and one --attribute",
             )
-        fairer = _retrained(model, attribute[0], train, target, to, positive)
+        fairer = _mitigated(model, attribute[0], mitigate, train, target, to, positive)
         bodies = {"": fairer.statements("fairness")[-1].body}
         note(f"packed {fairer.path}")
     elif from_ledger:
@@ -139,16 +143,17 @@ def _of_rows(model: str, names: list[str], options: Any) -> dict[str, Any]:
     return body
 
 
-def _retrained(
-    model: str, name: str, train: Path, target: list[str] | None, to: Path, positive: str | None
-) -> Bundle:
+def _mitigated(
+    model: str, name: str, method: str, train: Path, target: list[str] | None, to: Path,
+    positive: str | None,
+) -> Bundle:  # fmt: skip
     from bascule.batch import read_rows, split_truth
     from bascule.bundle import load
-    from bascule.release import retrained
+    from bascule.release import mitigated
 
     rows = read_rows(train, "--train table")
     table, truth = split_truth(rows, target, f"--train table {train.name}", required=True)
-    return retrained(
+    return mitigated(
         load(context.find(model)[1]), table, truth, name,
-        positive=positive, to=to, now=datetime.now(UTC), by=context.user(),
+        method=method, positive=positive, to=to, now=datetime.now(UTC), by=context.user(),
     )  # fmt: skip

@@ -12,8 +12,9 @@ from .fairness import (
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate
 from .membership import audit_membership as audit_membership
 from .mitigation import (
+    METHODS as METHODS,
     MITIGATION_KIND as MITIGATION_KIND,
-    retrained as retrained,
+    mitigated as mitigated,
     reweighing as reweighing,
 )
 from .passports import claims_of as claims_of, write_passport as write_passport

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.ensemble import IsolationForest
 
 from bascule.packing.statements.outlying import fit_outliers
 from bascule.stats import OutlierScorer
@@ -85,6 +86,17 @@ def test_constant_rows_are_never_outliers():
     same = {"x": np.ones((30, 3))}
     scorer = fit_outliers(same, same, (), "test")
     assert scorer.p_values(scorer.scores(same)).tolist() == [1.0] * 30
+
+
+def test_trees_by_level_score_as_scikit_learn_does():
+    rows = load_breast_cancer().data
+    scorer = fit_outliers({"x": rows}, {"x": rows[:100]}, (), "test")
+    encoded, beyond = scorer.encoded(rows, [])
+    forest = IsolationForest(
+        n_estimators=100, max_samples=128, max_features=encoded.shape[1], random_state=0
+    ).fit(encoded)
+    expected = -forest.score_samples(encoded) + beyond
+    np.testing.assert_allclose(scorer.scores({"x": rows}), expected, atol=2e-6)
 
 
 def mixed_rows(rows, seed=0):
