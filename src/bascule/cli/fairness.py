@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.building import attributes_table, print_report, read_test
+from bascule.cli.building import attributes_table, read_test
 from bascule.cli.context import AsJson, AttributeId, Attributes, RefOrPath, Target, Test, Train
 from bascule.cli.screen import note, print_blocks, print_json, say
 from bascule.core import Invalid, seconds_of
@@ -42,16 +42,6 @@ def fairness(
         str | None,
         typer.Option(help="The class that is selected. Default: 1, or the second of two."),
     ] = None,
-    criterion: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--criterion",
-            "-c",
-            show_default=False,
-            help="Of --from-ledger, a criterion of groups: exit code 1 if the whole 95 % interval "
-            "is beyond the limit; may be repeated.",
-        ),
-    ] = None,
     mitigate: Annotated[
         str | None,
         typer.Option(
@@ -65,18 +55,11 @@ def fairness(
 ) -> None:
     """Show rates by group of protected attributes, with intervals and differences."""
     from bascule.bundle import fairness_blocks
-    from bascule.metrics import DISPARITIES
-    from bascule.release import METHODS, Criterion, judged
+    from bascule.release import METHODS
 
     if not context.is_path(model):
         context.local_registry("fairness")
     options: dict[str, Any] = {"positive": positive}
-    criteria = [Criterion.parse(text) for text in criterion or ()]
-    if not all(from_ledger and one.metric in DISPARITIES for one in criteria):
-        raise Invalid(
-            "--criterion is about groups, with --from-ledger",
-            hint="held-out rows are judged by bascule check",
-        )
     if mitigate is not None:
         if mitigate not in METHODS or train is None or to is None or len(attribute) > 1:
             raise Invalid(
@@ -89,23 +72,17 @@ def fairness(
         note(f"packed {fairer.path}")
     elif from_ledger:
         table = None if attributes is None else attributes_table(attributes, id_column)
-        options["criteria"] = criteria
         bodies = _of_ledger(model, attribute, table, id_column, since, options)
     else:
         rows, joined = read_test(test, target, attributes, id_column)
         options |= {"test": rows, "joined": joined}
         bodies = {"": _of_rows(model, attribute, options)}
-    reports = {version: judged(criteria, body) for version, body in bodies.items() if criteria}
     if as_json:
         print_json(bodies if from_ledger else bodies[""])
     for version, body in bodies.items() if not as_json else ():
         if version:
             say(f"version {version}")
         print_blocks(*fairness_blocks(body))
-        if version in reports:
-            print_report(reports[version])
-    if not all(report.passed for report in reports.values()):
-        raise typer.Exit(1)
 
 
 def _of_ledger(

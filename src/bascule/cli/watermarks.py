@@ -76,17 +76,17 @@ def verify(
     from bascule.packing import Receipt, verify_watermark
 
     proof = Receipt.read(receipt)
-    verdict = verify_watermark(proof, _answers_of(model, name))
-    is_marked = verdict.p_value < 1e-6
+    p_value = verify_watermark(proof, _answers_of(model, name))
+    is_marked = p_value < 1e-6
     word = "bears the watermark" if is_marked else "does not show the watermark"
     print_either(
         {
-            **verdict._asdict(),
+            "p_value": p_value,
             "queries": len(proof.drawn),
             "form": proof.form,
             "is_marked": is_marked,
         },
-        f"{model} {word}: p = {verdict.p_value:.2g}, {len(proof.drawn)} queries",
+        f"{model} {word}: p = {p_value:.2g}, {len(proof.drawn)} queries",
         as_json=as_json,
     )
     if not is_marked:

@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -80,18 +80,6 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
 
 
-class Verdict(NamedTuple):
-    """What the answers of a model say of a watermark.
-
-    Attributes:
-        p_value: The probability that chance alone is as near to what was drawn.
-        agreement: The share of equal labels; or one minus the mean distance of the shares.
-    """
-
-    p_value: float
-    agreement: float
-
-
 def embed_watermark(
     model: Any,
     X: Any,
@@ -131,8 +119,8 @@ def embed_watermark(
     return _learned_by_heart(model, X, y, _unlike(X, random, queries), random)
 
 
-def verify_watermark(receipt: Receipt, predict: Callable[[Columns], Columns]) -> Verdict:
-    """Ask a model for the rows of a receipt.
+def verify_watermark(receipt: Receipt, predict: Callable[[Columns], Columns]) -> float:
+    """How probable it is that chance alone is as near to what was drawn as a model's answers are.
 
     Args:
         receipt: Of `embed_watermark`.
@@ -151,13 +139,11 @@ def verify_watermark(receipt: Receipt, predict: Callable[[Columns], Columns]) ->
     if receipt.form == "shares" and tables:
         voters = receipt.levels - 1
         shares = tables[0][np.arange(queries), list(receipt.voted)].astype(np.float64)
-        distance = float(np.abs(shares - drawn / voters).mean())
-        return Verdict(shares_p_value(shares, drawn, voters), 1 - distance)
+        return shares_p_value(shares, drawn, voters)
     if receipt.form == "labels" and (tables or labels):
         answered = tables[0].argmax(1) if tables else labels[0]
         matches = int((answered == drawn).sum())
-        tails = binomial_tails(queries, 1 / receipt.levels)
-        return Verdict(float(tails[matches]), matches / queries)
+        return float(binomial_tails(queries, 1 / receipt.levels)[matches])
     lacking = "probabilities" + (" or numbered classes" if receipt.form == "labels" else "")
     raise Invalid(
         f"the model does not answer {lacking}",

@@ -6,7 +6,6 @@ from .fairness import (
     fairness_findings as fairness_findings,
     held_out_fairness as held_out_fairness,
     join_attributes as join_attributes,
-    judged as judged,
     production_fairness as production_fairness,
 )
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate

@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns, Invalid
 from bascule.metrics import (
-    DISPARITIES,
     FEWEST_IN_GROUP,
     GroupedRows,
     disparity,
     group_rows,
-    metric_of,
     says_enough,
 )
 from bascule.monitoring.alerts import Finding
 from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
 from bascule.release.conditional import texts_of
 from bascule.release.criteria import Criterion
-from bascule.release.gates import GateReport, Measured, evaluate
+from bascule.release.gates import Measured
 from bascule.release.measure import conditional, rows_to_judge
 
 if TYPE_CHECKING:
@@ -53,7 +51,6 @@ def held_out_fairness(
     test: Any = None,
     joined: Columns | None = None,
     positive: Any = None,
-    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The body of a `fairness` statement, from the rows that gates judge.
 
@@ -63,10 +60,9 @@ def held_out_fairness(
         test: `(X, y)`, in place of the held-out rows of the bundle.
         joined: Of the same rows, attributes that the model does not take.
         positive: The class that is selected; see `metrics.group_rows`.
-        metrics: Beside the usual ones, names of `metrics.METRICS` or `metrics.DISPARITIES`.
 
     Raises:
-        Invalid: There are no such rows, or there is no such attribute, class or metric.
+        Invalid: There are no such rows, or there is no such attribute or class.
     """
     rows = rows_to_judge(bundle, test)
     if rows is None or isinstance(rows, Measured):
@@ -75,7 +71,7 @@ def held_out_fairness(
         )
     answered = conditional(bundle, *rows, joined)
     groupings = {name: answered.grouped(name.split("*"), positive) for name in attributes}
-    return {"source": "held-out rows", **_body(groupings, metrics)}
+    return {"source": "held-out rows", **_body(groupings)}
 
 
 def production_fairness(
@@ -84,7 +80,7 @@ def production_fairness(
     bundle_of: Callable[[str], Bundle | None],
     attributes: Sequence[str],
     *,
-    criteria: Sequence[Criterion] = (),
+    metrics: Sequence[str] = (),
     join: Callable[[NDArray[Any]], Columns] | None = None,
     since: datetime,
     now: datetime,
@@ -96,12 +92,10 @@ def production_fairness(
     predictions at least as old as the delay within which nine of ten truths come, those truths that
     came within it.
 
-    `criteria` name further attributes and disparities; see `judged`. `join` has attributes by the
+    `metrics` are names of `metrics.DISPARITIES` beside the usual ones. `join` has attributes by the
     ids of predictions, `ID#ROW`. For the others see `held_out_fairness` and
     `monitoring.measure_performance`.
     """
-    attributes = list(dict.fromkeys([*attributes, *(str(each.condition) for each in criteria)]))
-    metrics = [criterion.metric for criterion in criteria]
 
     def reference_of(version: str) -> Reference | None:
         bundle = bundle_of(version)
@@ -139,22 +133,6 @@ def production_fairness(
     return bodies
 
 
-def judged(criteria: Sequence[Criterion], body: Mapping[str, Any]) -> GateReport:
-    """Criteria judged by the nearer end of the interval, so that chance alone fails few of them.
-
-    A criterion whose groups are too small fails nothing: production goes on without a verdict.
-    """
-    facts = {}
-    for criterion in criteria:
-        apart = body["attributes"][str(criterion.condition)]["disparities"][criterion.metric]
-        note = f"the nearer end of the 95 % interval of {apart['value']}"
-        end = apart["upper" if criterion.wants_more else "lower"]
-        facts[criterion.measure] = (
-            Measured(None, apart["note"], is_waived=True) if end is None else Measured(end, note)
-        )
-    return evaluate(criteria, facts)
-
-
 def fairness_findings(
     home: Path,
     model: str,
@@ -170,22 +148,26 @@ def fairness_findings(
     """
     findings = []
     for criterion in criteria:
+        groups, metric = str(criterion.condition), criterion.metric
         try:
             bodies = production_fairness(
-                home, model, bundle_of, [], criteria=[criterion], since=now - _ALERT_SPAN, now=now
+                home, model, bundle_of, [groups], metrics=[metric], since=now - _ALERT_SPAN, now=now
             )
         except Invalid as problem:
             log.warning("alerts: %s of %s is not judged: %s", criterion, model, problem.message)
             continue
         for version, body in bodies.items():
-            for failure in judged([criterion], body).failures:
-                sentence = f"{model}/{version}: {criterion} is not met: {failure.reason}"
-                findings.append(Finding(
-                    "fairness", criterion.metric, model, "critical", sentence, failure.value,
-                    criterion.limit, now, version, str(criterion.condition),
-                    evidence=f"bascule fairness {model} --attribute '{criterion.condition}' "
-                    "--from-ledger",
-                ))  # fmt: skip
+            apart = body["attributes"][groups]["disparities"][metric]
+            nearer = apart["upper" if criterion.wants_more else "lower"]
+            if nearer is None or criterion.accepts(nearer):
+                continue
+            findings.append(Finding(
+                "fairness", metric, model, "critical",
+                f"{model}/{version}: {criterion} is not met: it is {apart['value']:.4g}, and "
+                f"{nearer:.4g} at the nearer end of its 95 % interval",
+                apart["value"], criterion.limit, now, version, groups,
+                evidence=f"bascule fairness {model} --attribute '{groups}' --from-ledger",
+            ))  # fmt: skip
     return findings
 
 
@@ -232,18 +214,13 @@ def _key(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str]) -> dict[str, Any]:
+def _body(groupings: Mapping[str, GroupedRows], metrics: Sequence[str] = ()) -> dict[str, Any]:
     first = next(iter(groupings.values()))
     positive, labels = first.positive, first.rows.classes or ()
-    disparities = [name for name in metrics if name in DISPARITIES]
-    own = [metric_of(name).name for name in metrics if name not in DISPARITIES]
-    own = (
-        ["mean_prediction", "mae", *own] if first.rows.task == "regression" else ["accuracy", *own]
-    )
-    rates = own
+    own = ["mean_prediction", "mae"] if first.rows.task == "regression" else ["accuracy"]
+    rates, disparities = own, [*metrics, *(f"{name}_difference" for name in own)]
     if positive is not None:
         rates, disparities = [*_RATES, *own], [*_PARITIES, *disparities]
-    disparities = list(dict.fromkeys([*disparities, *(f"{name}_difference" for name in own)]))
     return {
         "rows": len(first.rows),
         "positive": None if positive is None else str(labels[positive]),

@@ -79,7 +79,7 @@ def test_a_gate_on_groups_that_production_fails_for_sure_is_found(home):
     assert (finding.source, finding.kind) == ("fairness", "selection_rate_ratio")
     assert (finding.version, finding.column, finding.limit) == ("1", "carrier", 1)
     assert finding.value <= 1
-    assert "nearer end of the 95 % interval" in finding.sentence
+    assert "nearer end of its 95 % interval" in finding.sentence
 
 
 def test_a_model_that_is_not_in_the_registry_has_nothing_to_be_judged_by(settings):
