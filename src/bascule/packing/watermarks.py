@@ -98,7 +98,7 @@ def embed_watermark(
         y: Their classes.
         share: For `shares`: of the training rows.
         queries: For `labels`: how many rows to learn by heart.
-        random: Draws; None for one that nobody can repeat.
+        random: Draws; None for those of the system, which cannot be repeated.
 
     Raises:
         Invalid: The model is no classifier.

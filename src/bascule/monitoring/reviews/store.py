@@ -92,7 +92,7 @@ class ReviewStore:
         ]
 
     def answer(self, model: str, review: str, truth: object, *, by: str, now: datetime) -> Review:
-        """Say what is true of a row that nobody has answered: it becomes an outcome.
+        """Say what is true of an open row: it becomes an outcome.
 
         The outcome is on the disk before the review is answered: after a crash between the two, the
         row is open still, and the next answer counts.
