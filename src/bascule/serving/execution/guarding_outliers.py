@@ -18,7 +18,7 @@ from bascule.core import BasculeError, Columns, Refused
 from bascule.serving.calls import Answer, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import AroundPredictor, Predictor
-from bascule.serving.execution.resilient import call_for, has_outputs
+from bascule.serving.execution.resilient import call_for, check_fallback, has_outputs
 
 _SHOWN_ROWS = 10
 
@@ -70,13 +70,7 @@ class OutlierGuard:
                 hint=f"pack it with {round(1 / settings.outlier_p)} held-out rows: test=(X, y)",
             )
         other = find(settings.outlier_fallback) if settings.outlier_fallback else None
-        ours, theirs = model.signature, (other or model).signature
-        if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
-            raise Refused(
-                f"{settings.outlier_fallback} cannot answer outliers of {model.name}: it has other "
-                "inputs or outputs",
-                hint=f"set another policies.{model.name}.outlier_fallback",
-            )
+        check_fallback(model, other, f"policies.{model.name}.outlier_fallback")
 
 
 class GuardedPredictor(AroundPredictor):
@@ -110,8 +104,8 @@ class GuardedPredictor(AroundPredictor):
             if not self.outliers(scored):
                 deliver(outcome)
                 return
+            left_s = until_s - self.now_s()
             try:
-                left_s = until_s - self.now_s()
                 running.append(self._answer_instead(call, context, left_s, deliver, scored))
             except BasculeError as error:
                 deliver(error)

@@ -97,16 +97,7 @@ class Resilience:
         model: Predictor, settings: ResiliencePolicy, find: Callable[[str], Predictor | None]
     ) -> None:
         """Refuse a fallback that takes or gives other fields; one that is not served may come."""
-        other = find(settings.fallback)
-        if other is None:
-            return
-        ours, theirs = model.signature, other.signature
-        if (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
-            raise Refused(
-                f"{other.name}/{other.version} cannot be the fallback of "
-                f"{model.name}/{model.version}: it has other inputs or outputs",
-                hint=f"set another serving.models.{model.name}.fallback",
-            )
+        check_fallback(model, find(settings.fallback), f"serving.models.{model.name}.fallback")
 
 
 @dataclass(slots=True, eq=False)
@@ -255,6 +246,17 @@ class _AttemptInParts(_Attempt):
 
     def _fall_back(self, error: BasculeError) -> None:
         self._end(error)
+
+
+def check_fallback(model: Predictor, other: Predictor | None, setting: str) -> None:
+    """Refuse one that takes or gives other fields."""
+    ours, theirs = model.signature, (other or model).signature
+    if other and (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
+        raise Refused(
+            f"{other.name}/{other.version} cannot be the fallback of "
+            f"{model.name}/{model.version}: it has other inputs or outputs",
+            hint=f"set another {setting}",
+        )
 
 
 def has_outputs(predictor: Predictor, call: Call) -> bool:
