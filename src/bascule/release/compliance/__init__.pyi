@@ -1,7 +1,5 @@
 from .drafting import (
-    Answers as Answers,
     DocumentList as DocumentList,
-    Drafted as Drafted,
     Facts as Facts,
     draft as draft,
     known_lists as known_lists,
