@@ -14,7 +14,6 @@ from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.screen import note, print_json, print_table, say
 from bascule.core import Invalid, Scratch, Unavailable, replacing
-from bascule.documents import Span
 
 if TYPE_CHECKING:
     from bascule.registry import Version
@@ -33,6 +32,7 @@ def document(
     name: Annotated[
         str,
         typer.Argument(
+            metavar="DOCUMENT",
             help="annex-iv, article-12, model-card, dpia, hipaa, sr-11-7, nist-rmf, or one of "
             "documents.lists.",
             show_default=False,
@@ -62,10 +62,7 @@ def document(
     elif out is None:
         say(text.rstrip("\n"))
     else:
-        rows = [
-            (lack["section"], Span(lack["what"], "bad"), lack["who"], lack["how"])
-            for lack in missing
-        ]
+        rows = [(lack["section"], lack["what"], lack["who"], lack["how"]) for lack in missing]
         print_table(("section", "missing", "who", "how"), rows, empty="no part is missing")
 
 

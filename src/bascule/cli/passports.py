@@ -171,10 +171,12 @@ def _approvals() -> list[dict[str, Any]]:
 
 
 def _summary(value: Any) -> str:
-    """A claim in one line: values, and of parts their names."""
+    """A claim in one line: values, and of parts their names; of records all that they say."""
+    if isinstance(value, list):
+        return "; ".join(" ".join(str(part) for part in row.values() if part) for row in value)
     if isinstance(value, dict):
         return ", ".join(
             name if isinstance(part, dict | list) else f"{name}: {part}"
             for name, part in value.items()
         )
-    return f"{len(value)} entries" if isinstance(value, list) else str(value)
+    return str(value)

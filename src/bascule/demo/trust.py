@@ -80,8 +80,8 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
     written = _command(console, folder, "document", "annex-iv", version, "--out", "annex-iv.html")
     sections, missing = len(written["sections"]), len(written["missing"])
     console.print(
-        f"EU AI Act, Annex IV: {sections} sections from evidence, {missing} texts that a person "
-        "has yet to write, in red"
+        f"EU AI Act, Annex IV: {sections} sections from evidence; {missing} parts are missing, in "
+        "red, with who must provide them"
     )
     heading(console, "Summary")
     promises = {

@@ -25,6 +25,7 @@ EVIDENCE: Mapping[str, str] = {
     "lineage": "pack with the training rows (--train) and in a git checkout",
     "quality": "bascule card MODEL",
     "gates": "bascule check MODEL",
+    "cost": "bascule pack, which measures it",
     "calibration": "pack with held-out rows and their truth",
     "fairness": "bascule fairness MODEL --attribute COLUMN",
     "robustness": "a gate on robust_accuracy: bascule check MODEL",

@@ -83,11 +83,14 @@ def gather(
         },
         "environment": dict(lineage_lines(claims["environment"])),
         "signatures": [
-            {"at": each.at, "what": each.kind, "by": each.by}
+            {"at": _moment(each.at), "what": each.kind, "by": each.by}
             for each in statements if each.kind in ("signature", PASSPORT)
         ],
-        "approvals": claims.get("approvals"),
-        "rollouts": claims.get("rollouts", "No rollout of this version has ended."),
+        "approvals": [act | {"at": _moment(act["at"])} for act in claims.get("approvals", ())],
+        "rollouts": [
+            verdict | {"ended_at": _moment(verdict["ended_at"])}
+            for verdict in claims.get("rollouts", ())
+        ] or "No rollout of this version has ended.",
         "history": [
             {"at": event.at, "what": event.sentence, "by": event.by, "why": event.reason}
             for event in history
@@ -142,7 +145,7 @@ def _traffic(ledger: Ledger, version: Version, open_bundle: Any, now: datetime) 
     if not days:
         return {}
     first, last = min(days), max(days)
-    span = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days + 1
+    span = (_moment(last) - _moment(first)).days + 1
     gaps = ledger.gaps()
     (counted,) = ledger.query(
         "SELECT count(DISTINCT caller) AS callers, count(DISTINCT id) FILTER (WHERE status >= 500) "
@@ -200,6 +203,9 @@ def _settings(settings: Mapping[str, Mapping[str, Any]], model: str) -> dict[str
             "rollouts need an approval": settings["rollouts"]["needs_approval"],
         },
     }  # fmt: skip
+
+
+_moment = datetime.fromisoformat
 
 
 def _blocks(value: Any) -> tuple[Block, ...]:
