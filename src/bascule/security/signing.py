@@ -12,7 +12,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +24,6 @@ _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 MAX_SIGNATURE_BYTES = 16 << 20
 """It names every file: 200 bytes each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """What a signature that holds says.
-
-    Attributes:
-        key: The fingerprint of the public key that it was verified with.
-        files: The files that it covers, with the SHA-256 of each as hexadecimal digits.
-    """
-
-    key: str
-    files: dict[str, str]
 
 
 def sign_folder(
@@ -68,11 +54,11 @@ def sign_folder(
         return signature.read_bytes()
 
 
-def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
-    """What the signature covers, after key, signature and files were found to belong together.
+def verify_folder(folder: Path, signature: bytes, public_key: Path) -> dict[str, str]:
+    """The files that the signature covers, with the SHA-256 of each as hexadecimal digits.
 
-    Files that it does not name are not looked at: whether it names enough is for the caller to
-    say.
+    Key, signature and files were found to belong together. Files that it does not name are not
+    looked at: whether it names enough is for the caller to say.
 
     Args:
         folder: Where the files are.
@@ -98,7 +84,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
         file.write_bytes(signature)
         try:
             config.verify(folder, file)
-            return Signed(key, _covered(signature))
+            return _covered(signature)
         except Exception as problem:  # any exception means: no valid signature
             raise Untrusted(
                 f"{folder} is not what the key {public_key} signed: {first_line(problem)}",

@@ -167,7 +167,7 @@ def _has_passed(name: str, claims: Claims) -> bool | None:
 
 
 def _holds(name: str, meets: Callable[[float], bool], claims: Claims) -> bool | None:
-    """Of a measure of the gates; else of the statements: `epsilon`, or `privacy.epsilon` of one."""
+    """Of a measure of the gates; else a field of any statement, or `KIND.FIELD` of one."""
     gates = claims.get("gates", {}).get("results", ())
     values = [
         result["value"] for result in gates

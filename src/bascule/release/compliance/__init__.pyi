@@ -2,9 +2,9 @@ from .drafting import (
     DocumentList as DocumentList,
     Facts as Facts,
     draft as draft,
+    front_matter as front_matter,
     known_lists as known_lists,
     read_answers as read_answers,
     read_list as read_list,
 )
-from .front_matter import front_matter as front_matter
 from .gathering import gather as gather

@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
+from bascule.bundle import Manifest, Said
 from bascule.core import Invalid, NotFound
 from bascule.documents import Block, Document, Quote, Section, Span, Table, Text, strong
 
 Facts = Mapping[str, tuple[Block, ...]]
 """What is known, by name, as blocks of a document."""
+_TASKS = {"classification": "tabular-classification", "regression": "tabular-regression"}
 _LISTS = Path(__file__).parent / "lists"
 
 EVIDENCE: Mapping[str, str] = {
@@ -148,6 +150,31 @@ def draft(
     lead = Text((f"{spec.norm}. {about}, {now:%Y-%m-%d %H:%M} UTC: ",
                  Span(state, "bad" if missing else "good"), "."))  # fmt: skip
     return Document(spec.title, tuple(sections), (lead,)), missing
+
+
+def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "") -> str:
+    """The metadata of a model card for the Hub of Hugging Face, as YAML between lines of dashes.
+
+    `model-index` has the metrics on held-out rows. `licence` is an identifier of the Hub, such as
+    `apache-2.0`; empty for none.
+    """
+    import yaml
+
+    task = _TASKS.get(manifest.task, "")
+    metrics = [
+        {"type": name, "name": name, "value": float(f"{value:.6g}")}
+        for name, value in known.quality.get("overall", {}).items() if value is not None
+    ]  # fmt: skip
+    data: dict[str, Any] = {"library_name": "bascule", "tags": [manifest.flavor, manifest.task]}
+    if licence:
+        data["license"] = licence
+    if task:
+        data["pipeline_tag"] = task
+    if metrics:
+        rows = {"type": "held-out", "name": f"{known.quality['rows']:,} held-out rows"}
+        result = {"task": {"type": task or "other"}, "dataset": rows, "metrics": metrics}
+        data["model-index"] = [{"name": version, "results": [result]}]
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n\n"
 
 
 def _lacks(
