@@ -87,7 +87,7 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
     promises = {
         "attributions add up to the answer": off_by < 1e-6,
         "an outlier was refused": refused,
-        f"nobody got more than {_BUDGET_ROWS} rows": 0 < copied_rows <= _BUDGET_ROWS,
+        f"the copy ended within {_BUDGET_ROWS} rows": 0 < copied_rows <= _BUDGET_ROWS,
         "the passenger is in no file of the home": erased_rows > 0 and left == 0,
         "the chain of acts verified": acts > 0,
         "Annex IV is there": sections > 0,
