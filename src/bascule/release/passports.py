@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def _approvals(
 
 def _is_about(version: Version, done: Mapping[str, Any]) -> bool:
     if done["thing"].startswith(f"alias:{version.model}@"):
-        return bool(done["outcome"]["answer"].get("number") == version.number)
+        return bool(json.loads(done["content"] or "{}").get("number") == version.number)
     return f'"{version}"' in done["content"]  # a deployment names it
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,13 +12,11 @@ from tests.consoles import token_of
 from tests.unit.control.signed_in import site_of
 
 from bascule.app import open_catalogue, open_registry
-from bascule.bundle import read_manifest
 from bascule.console.site import add_console
-from bascule.control import Approvals, export, verify
+from bascule.control import export, verify
 from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records
-from bascule.release import claims_of
 from bascule.security import Person, judge_decision, protection_of
 from bascule.settings import load_settings
 
@@ -76,25 +73,6 @@ def test_a_protected_alias_moves_once_another_person_approves(site, settings):
     assert (moved["by"], moved["origin"]["approval"]) == ("ada", approval)
     assert decided(site, approval).status_code == 409, "it runs once"
     assert verify(export(lambda: open_catalogue(settings))).problems == ()
-
-
-def test_an_approval_is_in_the_passport_of_its_version_alone(site, settings, cancer_bundle):
-    decided(site, asked(site))
-    (approval,) = map(asdict, Approvals(lambda: open_catalogue(settings), timedelta()).list())
-    deployed = approval | {
-        "thing": "deploy:gb", "call": "POST /api/v1/endpoints", "content": '{"version":"gb/1"}',
-    }  # fmt: skip
-    manifest, version = read_manifest(cancer_bundle), open_registry(settings).resolve("gb/1")
-
-    acts = claims_of(manifest, (), version, approvals=[approval, deployed])["approvals"]
-
-    assert {(act["by"], act["approved_by"]) for act in acts} == {("ada", "bob")}
-    assert {act["act"] for act in acts} == {f"PUT {ALIAS}", "POST /api/v1/endpoints"}
-    for others in (
-        {"version": replace(version, number=2), "approvals": [approval, deployed]},
-        {"version": version, "approvals": [approval | {"state": "declined"}]},
-    ):
-        assert "approvals" not in claims_of(manifest, (), **others)
 
 
 def test_what_is_not_protected_needs_no_one(site):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -24,6 +24,7 @@ from bascule.bundle.disk import (
     sign_passport,
     write_statement,
 )
+from bascule.control import Approval
 from bascule.core import Invalid, Untrusted
 from bascule.registry import Registry, open_registry
 from bascule.release import claims_of
@@ -271,6 +272,32 @@ def test_later_moves_and_verdicts_are_in_the_next_passport(home, folder):
     assert claims["rollouts"][0]["passed"]
     of_other = claims_of(read_manifest(folder), (), other, **evidence)
     assert of_other.keys().isdisjoint(("approvals", "rollouts"))
+
+
+@pytest.mark.parametrize(
+    ("thing", "content", "is_about"),
+    [
+        ("alias:late@production", '{"number":1}', True),
+        ("alias:late@production", '{"number":2}', False),
+        ("alias:later@production", '{"number":1}', False),
+        ("alias:late@production", "", False),  # the alias was dropped
+        ("deploy:late", '{"version":"late/1"}', True),
+        ("deploy:late", '{"version":"late/11"}', False),
+    ],
+)
+def test_acts_on_a_version_that_a_second_person_approved_are_in_its_passport(
+    home, folder, thing, content, is_about
+):
+    version = open_registry(home).push(folder, by="ada")
+    done = Approval(
+        "a1", "done", thing, "PUT /api/v1/...", content, "ada", T0, T0 + DAY, "bob", {}
+    )  # fmt: skip
+    declined = replace(done, state="declined")
+
+    approvals = map(asdict, (done, declined))
+    acts = claims_of(read_manifest(folder), (), version, approvals=approvals).get("approvals", [])
+
+    assert [(act["by"], act["approved_by"]) for act in acts] == [("ada", "bob")] * is_about
 
 
 @pytest.mark.parametrize(
