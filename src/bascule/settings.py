@@ -107,8 +107,8 @@ class SecuritySettings(_Section):
             taken into the registry, nor pointed to by an alias, nor used from it, nor served. A
             relative path is meant from the folder of the settings.
         required_claims: What a passport that one of these keys signed must claim of a bundle before
-            an alias points to it, and before it is used or served: `parity`, `gates`, `signed by
-            ada`, `epsilon <= 3`.
+            an alias points to it, and before it is used or served: `parity`, `gates`,
+            `epsilon <= 3`.
         callers: Whether callers of a server need a key: "keys" or "anybody"; "auto" asks for keys
             unless the server listens on the loopback address alone.
         keys_stale_s: How long the known keys hold while the catalogue cannot be read.
@@ -772,7 +772,7 @@ def _check_criteria(gates: GateSettings) -> None:
 def _check_claims(security: SecuritySettings) -> None:
     if not security.required_claims:
         return
-    from bascule.bundle.disk import Requirement
+    from bascule.bundle.disk import parse_claim
 
     if not security.required_keys:
         raise _Wrong(
@@ -782,7 +782,7 @@ def _check_claims(security: SecuritySettings) -> None:
         )
     for index, text in enumerate(security.required_claims):
         with _about("security", "required_claims", index):
-            Requirement.parse(text)
+            parse_claim(text)
 
 
 def _check_rollouts(rollouts: RolloutSettings) -> None:

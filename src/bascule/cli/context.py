@@ -69,6 +69,15 @@ KeyPassword = Annotated[
         envvar="BASCULE_KEY_PASSWORD", help="Of the key, if it has one.", show_default=False
     ),
 ]
+PublicKeys = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key",
+        help="A public key that counts; may be repeated. Default: security.required_keys of "
+        "bascule.toml.",
+        show_default=False,
+    ),
+]
 AllowPickle = Annotated[
     bool, typer.Option(help="Load a .pkl or .joblib file, which runs whatever code it holds.")
 ]

@@ -14,7 +14,6 @@ from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.screen import note, print_json, print_table, say
 from bascule.core import Invalid, Scratch, Unavailable, replacing
-from bascule.documents import Span
 
 if TYPE_CHECKING:
     from bascule.registry import Version
@@ -33,6 +32,7 @@ def document(
     name: Annotated[
         str,
         typer.Argument(
+            metavar="DOCUMENT",
             help="annex-iv, article-12, model-card, dpia, hipaa, sr-11-7, nist-rmf, or one of "
             "documents.lists.",
             show_default=False,
@@ -48,24 +48,22 @@ def document(
     as_json: AsJson = False,
 ) -> None:
     """Write a compliance document from evidence, with what is missing and who must write it."""
-    if out is not None and out.suffix.lower() not in _FORMS:
-        raise Invalid(f"--out {out.name} is no .md, .html or .pdf", hint="--out document.html")
+    form = out.suffix.lower() if out else ".md"
+    if form not in _FORMS:
+        raise Invalid(f"--out {out} is no .md, .html or .pdf", hint="--out document.html")
     rendered = _rendered(name, context.registry().resolve(model))
+    text, missing = rendered[_FORMS[form]], rendered["json"]["missing"]
+    if out is not None:
+        with replacing(out) as draft:
+            draft.write_bytes(_printed(text) if form == ".pdf" else text.encode())
+        note(f"wrote {out}")
     if as_json:
         print_json(rendered["json"])
-    if out is not None:
-        text = rendered[_FORMS[out.suffix.lower()]]
-        with replacing(out) as draft:
-            draft.write_bytes(_printed(text) if out.suffix.lower() == ".pdf" else text.encode())
-        note(f"wrote {out}")
-        if not as_json:
-            rows = [
-                (lack["section"], Span(lack["what"], "bad"), lack["who"], lack["how"])
-                for lack in rendered["json"]["missing"]
-            ]
-            print_table(("section", "missing", "who", "how"), rows, empty="no part is missing")
-    elif not as_json:
-        say(rendered["markdown"].rstrip("\n"))
+    elif out is None:
+        say(text.rstrip("\n"))
+    else:
+        rows = [(lack["section"], lack["what"], lack["who"], lack["how"]) for lack in missing]
+        print_table(("section", "missing", "who", "how"), rows, empty="no part is missing")
 
 
 def _rendered(name: str, version: Version) -> dict[str, Any]:

@@ -26,11 +26,9 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
-    from bascule.demo import run_demo, run_trust_demo
+    from bascule.demo import run_demo
 
-    if trust:
-        raise typer.Exit(run_trust_demo(as_json=as_json))
-    raise typer.Exit(run_demo(keep=keep, as_json=as_json))
+    raise typer.Exit(run_demo(keep=keep, as_json=as_json, trust=trust))
 
 
 def doctor(as_json: AsJson = False) -> None:

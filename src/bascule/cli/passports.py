@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, KeyPassword, PrivateKey, RefOrPath
+from bascule.cli.context import AsJson, KeyPassword, PrivateKey, PublicKeys, RefOrPath
 from bascule.cli.screen import note, print_either, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,21 +41,30 @@ def write(
     as_json: AsJson = False,
 ) -> None:
     """Sign what is proven of a bundle by now: parity, gates, data, approvals, rollouts."""
-    from bascule.bundle import read_manifest
-    from bascule.release import claims_of, write_passport
+    from bascule.bundle.disk import PASSPORT, read_manifest, sign_passport, write_statement
+    from bascule.registry import Registry
+    from bascule.release import claims_of
 
     version, path = context.find_to_look_at(bundle)
-    manifest, registry = read_manifest(path), context.registry() if version else None
-    if version is None or registry is None:
-        claims = claims_of(manifest, _statements(version, path))
+    manifest, statements = read_manifest(path), _statements(version, path)
+    registry = context.registry() if version else None
+    claims = claims_of(manifest, statements)
+    if version and registry:
+        claims = claims_of(
+            manifest, statements, version, events=registry.history(version.model),
+            approvals=_approvals(), rollouts=context.rollouts().rollouts(),
+        )  # fmt: skip
+    now, by = datetime.now(UTC), context.user()
+    expires_at = None if expires_days is None else now + timedelta(days=expires_days)
+    body = sign_passport(
+        manifest, claims, key, password=password, now=now, by=by, expires_at=expires_at
+    )
+    if version and isinstance(registry, Registry):
+        written = registry.add_statement(version, PASSPORT, body, at=now, by=by)
     else:
-        history, rollouts = registry.history(version.model), context.rollouts().rollouts()
-        claims = claims_of(manifest, context.statements(version), history, rollouts, version)
-    written = write_passport(
-        path, claims, key, password=password, registry=registry, version=version,
-        expires=None if expires_days is None else timedelta(days=expires_days),
-        now=datetime.now(UTC), by=context.user(),
-    )  # fmt: skip
+        written = write_statement(path, PASSPORT, body, at=now, by=by)
+        if registry:  # of a server: what is pushed again adds statements alone
+            registry.push(path, by=by)
     print_either(
         {"digest": manifest.digest, "file": written.file_name, "claims": sorted(claims)},
         f"passport of {version or manifest.digest[:19]}: {', '.join(sorted(claims))}",
@@ -69,59 +80,33 @@ def show(
             help="Write the newest envelope to this file, for cosign.", show_default=False
         ),
     ] = None,
-    bom: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a CycloneDX 1.6 ML-BOM of the model to this file.", show_default=False
-        ),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the passports of a bundle say, the newest last; `verify` says if they hold."""
-    from bascule.bundle import Said, read_manifest
-    from bascule.core import NotFound
-    from bascule.ship import ml_bill_of_materials
+    from bascule.core import NotFound, replacing
 
     version, path = context.find_to_look_at(bundle)
-    statements = _statements(version, path)
-    if bom is not None:
-        known = Said.of(statements)
-        _write(bom, ml_bill_of_materials(read_manifest(path), known, str(version or "")))
-    passports = [each.body for each in statements if each.kind == "passport"]
+    passports = [each.body for each in _statements(version, path) if each.kind == "passport"]
     if not passports:
-        if bom is not None:
-            return
-        hint = f"bascule passport write {bundle} --key KEY"
-        raise NotFound(f"{bundle} has no passport", hint=hint)
+        raise NotFound(
+            f"{bundle} has no passport", hint=f"bascule passport write {bundle} --key KEY"
+        )
     if envelope is not None:
-        _write(envelope, json.dumps(passports[-1]) + "\n")
+        with replacing(envelope) as draft:
+            draft.write_text(json.dumps(passports[-1]) + "\n", encoding="utf-8")
+        note(f"wrote {envelope}")
     payloads = [json.loads(base64.b64decode(body["payload"])) for body in passports]
     if as_json:
         print_json(payloads)
-    elif envelope is None and bom is None:
+    elif envelope is None:
         rows = [(part, _summary(value)) for part, value in payloads[-1]["predicate"].items()]
         print_table(("claim", "says"), rows)
         note(f"the newest of {len(passports)}; verify it: bascule passport verify {bundle}")
 
 
-def _write(file: Path, text: str) -> None:
-    from bascule.core import replacing
-
-    with replacing(file) as draft:
-        draft.write_text(text, encoding="utf-8")
-    note(f"wrote {file}")
-
-
 def verify(
     bundle: RefOrPath,
-    key: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A public key whose passports count; may be repeated. Default: "
-            "security.required_keys of bascule.toml.",
-            show_default=False,
-        ),
-    ] = None,
+    key: PublicKeys = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,6 +120,7 @@ def verify(
     """Verify bundle and passports, and that the claims that are required are made."""
     from bascule.bundle.disk import check_claims, read_manifest, valid_passports
     from bascule.core import Invalid, Untrusted
+    from bascule.security import fingerprint
 
     version, path = context.find_to_look_at(bundle)
     chosen, now = context.settings().security, datetime.now(UTC)
@@ -152,12 +138,12 @@ def verify(
     check_claims(statements, digest, keys, require or chosen.required_claims, about=bundle, now=now)
     for problem in refused:
         note(f"warning: {problem}")
-    newest = passports[-1]
+    (claims, signer), at = passports[0], passports[0][0]["issued_at"]
     print_either(
-        {"digest": digest, "key": newest.key, "signer": newest.signer, "valid": len(passports),
-         "issued_at": newest.issued_at, "claims": newest.predicate, "refused": refused},
-        f"verified {digest[:19]}, passport of {newest.issued_at[:19]} signed by {newest.signer} "
-        f"({newest.key[:16]})",
+        {"digest": digest, "key": fingerprint(signer), "signer": signer.stem,
+         "valid": len(passports), "issued_at": at, "claims": claims, "refused": refused},
+        f"verified {digest[:19]}, passport of {at[:19]} signed by {signer.name} "
+        f"({fingerprint(signer)[:16]})",
         as_json=as_json,
     )  # fmt: skip
 
@@ -165,14 +151,32 @@ def verify(
 def _statements(version: Version | None, path: Path) -> Sequence[Statement]:
     from bascule.bundle.disk import read_statements
 
-    return read_statements(path) if version is None else context.registry().statements(version)
+    return read_statements(path) if version is None else context.statements(version)
+
+
+def _approvals() -> list[dict[str, Any]]:
+    """Requests that took a second person, by the fields of `control.Approval`."""
+    from bascule.app import open_catalogue
+    from bascule.control import Approvals, operations
+    from bascule.core import Refused
+
+    try:
+        if context.is_remote():
+            return list(map(asdict, context.remote().items(operations.APPROVALS)))
+    except Refused as problem:
+        note(f"warning: approvals are left out: {problem}")
+        return []
+    approvals = Approvals(partial(open_catalogue, context.settings()), timedelta())
+    return list(map(asdict, approvals.list()))
 
 
 def _summary(value: Any) -> str:
-    """A claim in one line: values, and of parts their names."""
+    """A claim in one line: values, and of parts their names; of records all that they say."""
+    if isinstance(value, list):
+        return "; ".join(" ".join(str(part) for part in row.values() if part) for row in value)
     if isinstance(value, dict):
         return ", ".join(
             name if isinstance(part, dict | list) else f"{name}: {part}"
             for name, part in value.items()
         )
-    return f"{len(value)} entries" if isinstance(value, list) else str(value)
+    return str(value)

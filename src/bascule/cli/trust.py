@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, KeyPassword, PrivateKey, RefOrPath
-from bascule.cli.screen import print_json, say
+from bascule.cli.context import AsJson, KeyPassword, PrivateKey, PublicKeys, RefOrPath
+from bascule.cli.screen import print_either
 
 
 def register(app: typer.Typer) -> None:
@@ -37,40 +37,30 @@ def sign(
         bundle, key, password=password, statements=statements,
         now=datetime.now(UTC), by=context.user(),
     )  # fmt: skip
-    if as_json:
-        print_json({"digest": manifest.digest, "signature": str(bundle / FILE)})
-    else:
-        say(f"signed {manifest.digest[:19]}: {bundle / FILE}")
+    print_either(
+        {"digest": manifest.digest, "signature": str(bundle / FILE)},
+        f"signed {manifest.digest[:19]}: {bundle / FILE}",
+        as_json=as_json,
+    )
 
 
 def verify(
     bundle: RefOrPath,
-    key: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A public key that may vouch for it; may be repeated. Default: "
-            "security.required_keys of bascule.toml.",
-            show_default=False,
-        ),
-    ] = None,
+    key: PublicKeys = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify that a bundle is what was sealed, and that one of the keys signed it."""
     from bascule.bundle.disk import verify_bundle
 
     _, path = context.find_to_look_at(bundle)
-    found = verify_bundle(path, key or list(context.settings().security.required_keys))
-    if as_json:
-        print_json(
-            {
-                "digest": found.manifest.digest,
-                "key": found.key,
-                "statements": list(found.statements),
-            }
-        )
-    else:
-        also = f", with {len(found.statements)} statements" if found.statements else ""
-        say(f"verified {found.manifest.digest[:19]}, signed by {found.key[:16]}{also}")
+    verified = verify_bundle(path, key or list(context.settings().security.required_keys))
+    digest, signed = verified.manifest.digest, list(verified.statements)
+    also = f", with {len(signed)} statements" if signed else ""
+    print_either(
+        {"digest": digest, "key": verified.key, "statements": signed},
+        f"verified {digest[:19]}, signed by {verified.key[:16]}{also}",
+        as_json=as_json,
+    )
 
 
 def card(

@@ -7,6 +7,7 @@ from .api.problems import problem_of as problem_of
 from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .api.routes.sessions import drop_cookie as drop_cookie, set_cookie as set_cookie
 from .api.routes.usage import usage_asked as usage_asked
+from .approvals import Approvals as Approvals
 from .audit import (
     Verified as Verified,
     anchors_in as anchors_in,

@@ -5,6 +5,6 @@ The heavy parts are imported by `story` when it runs, so that other commands do 
 
 from __future__ import annotations
 
-from bascule.demo.story import run_demo, run_trust_demo
+from bascule.demo.story import run_demo
 
-__all__ = ["run_demo", "run_trust_demo"]
+__all__ = ["run_demo"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -287,6 +288,14 @@ def score_year(
     return scored
 
 
+def say_held(console: Console, promises: Mapping[str, bool]) -> None:
+    """Which promises were kept."""
+    for promise, held in promises.items():
+        console.print(
+            f"[green]held[/green]    {promise}" if held else f"[red]broken[/red]  {promise}"
+        )
+
+
 def end(console: Console, summary: Summary) -> None:
     """The verdict in a few lines."""
     heading(console, "Summary")
@@ -300,10 +309,7 @@ def end(console: Console, summary: Summary) -> None:
         "each once": summary.scored.is_once,
         **{f"{one.version} {one.state}: {one.what}": one.held for one in summary.rollouts},
     }
-    for promise, held in promises.items():
-        console.print(
-            f"[green]held[/green]    {promise}" if held else f"[red]broken[/red]  {promise}"
-        )
+    say_held(console, promises)
     console.print(f"{summary.times_faster:,.0f} times the original; {summary.seconds:.0f} s in all")
 
 

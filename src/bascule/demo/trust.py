@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.core import BasculeError, ModelFailed, Overloaded
 from bascule.demo import flights
+from bascule.demo.chapters import heading, say_held
 from bascule.demo.server import start
 
 if TYPE_CHECKING:
@@ -38,78 +38,81 @@ budget_rows_per_day = {_BUDGET_ROWS}
 """
 
 
-@dataclass(slots=True)
-class TrustSummary:
-    """What came of each step.
-
-    Attributes:
-        off_by: How far base and attributions were from the margin.
-        refused: Whether the outlier was refused.
-        copied_rows: How many rows a copying caller got before the budget ended it.
-        erased_rows: Of the passenger, in the ledger.
-        left: Files of the home that still have the name.
-        acts: In the chain of the audit, which verified.
-        sections: Of the technical documentation.
-        missing: How many of its texts a person has yet to write.
-    """
-
-    off_by: float = float("nan")
-    refused: bool = False
-    copied_rows: int = 0
-    erased_rows: int = 0
-    left: int = -1
-    acts: int = 0
-    sections: int = 0
-    missing: int = 0
-
-    @property
-    def held(self) -> bool:
-        """Whether each step held."""
-        return (
-            self.off_by < 1e-6 and self.refused and self.copied_rows <= _BUDGET_ROWS
-            and self.erased_rows > 0 and self.left == 0 and self.acts > 0 and self.sections > 0
-        )  # fmt: skip
-
-
-def tell_trust(folder: Path, console: Console) -> TrustSummary:
-    """Tell the story in `folder`.
+def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
+    """Tell the story in `folder`: its facts, and in `held` whether each promise was kept.
 
     Raises:
         BasculeError: A step could not be done at all.
     """
     (folder / "bascule.toml").write_text(_SETTINGS, encoding="utf-8")
-    home, summary = folder / ".bascule", TrustSummary()
-    version, rows = _learn(console, folder, home)
-    server = start(version, home=home, folder=folder, records=True)
+    heading(console, "A model of January, which takes the passenger along and does not use it")
+    version, rows = _learn(console, folder)
+    server = start(version, home=folder / ".bascule", folder=folder, records=True)
     try:
         client = bascule.Client(server.url, model=NAME)
-        _explain(console, client, rows, summary)
-        _refuse(console, client, rows, summary)
-        _forgettable(client, rows)
-        _copy(console, client, rows, summary)
+        heading(console, "Why this answer?")
+        off_by = _explain(console, client, rows)
+        heading(console, "A flight like no other")
+        refused = _refuse(console, client, rows)
+        client.predict(rows[:2].assign(**{PASSENGER: _FORGOTTEN}))
+        heading(console, "A caller copies the model")
+        copied_rows = _copy(console, client, rows)
     finally:
         server.stop()
-    _forget(console, folder, home, summary)
-    _audit(console, folder, home, summary)
-    _document(console, folder, home, version, summary)
-    return summary
+
+    heading(console, "A passenger asks to be forgotten")
+    words = ("erase", _FORGOTTEN, "--field", PASSENGER, "--yes")
+    erased = _command(console, folder, *words)
+    erased_rows = sum(place["rows"] for place in erased["content"]["places"])
+    files = [file for file in (folder / ".bascule").rglob("*") if file.is_file()]
+    left = sum(_FORGOTTEN.encode() in file.read_bytes() for file in files)
+    proof = Path(erased["proof"]).name
+    console.print(
+        f"{erased_rows} rows and texts erased; {left} of {len(files)} files still have the name; "
+        f"the signed proof: {proof}"
+    )
+
+    heading(console, "Who did what")
+    acts = int(_command(console, folder, "audit", "verify")["entries"])
+    console.print(f"{acts} acts in the chain: none was changed, dropped or reordered")
+
+    heading(console, "The documents for the regulator")
+    written = _command(console, folder, "document", "annex-iv", version, "--out", "annex-iv.html")
+    sections, missing = len(written["sections"]), len(written["missing"])
+    console.print(
+        f"EU AI Act, Annex IV: {sections} sections from evidence; {missing} parts are missing, in "
+        "red, with who must provide them"
+    )
+    heading(console, "Summary")
+    promises = {
+        "attributions add up to the answer": off_by < 1e-6,
+        "an outlier was refused": refused,
+        f"the copy ended within {_BUDGET_ROWS} rows": 0 < copied_rows <= _BUDGET_ROWS,
+        "the passenger is in no file of the home": erased_rows > 0 and left == 0,
+        "the chain of acts verified": acts > 0,
+        "Annex IV is there": sections > 0,
+    }
+    say_held(console, promises)
+    return {
+        "held": all(promises.values()), "off_by": off_by, "refused": refused,
+        "copied_rows": copied_rows, "erased_rows": erased_rows, "left": left, "acts": acts,
+        "sections": sections, "missing": missing,
+    }  # fmt: skip
 
 
-def _learn(console: Console, folder: Path, home: Path) -> tuple[str, pd.DataFrame]:
-    _heading(console, "A model of January, which takes the passenger along and does not use it")
+def _learn(console: Console, folder: Path) -> tuple[str, pd.DataFrame]:
+    """The version, and the rows of a later month."""
     months = flights.split(flights.load_flights(), train_until=1)
     train, test = months.train.iloc[::2], months.test.iloc[::4]
     model = flights.build_model()
-    with threadpool_limits(1):
-        model.fit(_with_passengers(train), train[flights.TARGET])
     with console.status("packing"), threadpool_limits(1):
-        bundle = bascule.pack(
+        model.fit(_with_passengers(train), train[flights.TARGET])
+        bascule.pack(
             model, name=NAME, to=folder / f"{NAME}.bundle", measure=False,
             train=(_with_passengers(train), train[flights.TARGET]),
             test=(_with_passengers(test), test[flights.TARGET]), progress=lambda _: None,
         )  # fmt: skip
-    pushed = _command(folder, home, "push", str(bundle.path), "--json")
-    version = f"{NAME}/{pushed['number']}"
+    version = f"{NAME}/{_command(console, folder, 'push', f'{NAME}.bundle')['number']}"
     console.print(f"packed with explanations and a scorer of outliers; pushed as {version}")
     return version, _with_passengers(months.next_month)
 
@@ -119,97 +122,51 @@ def _with_passengers(months: pd.DataFrame) -> pd.DataFrame:
     return months[flights.FEATURES].assign(**{PASSENGER: passengers}).reset_index(drop=True)
 
 
-def _explain(
-    console: Console, client: bascule.Client, rows: pd.DataFrame, summary: TrustSummary
-) -> None:
-    _heading(console, "Why this answer?")
+def _explain(console: Console, client: bascule.Client, rows: pd.DataFrame) -> float:
+    """How far base and attributions are from the margin."""
     answer = client.predict(rows[:1], parameters={"explain": True})
     attributions = np.asarray(answer["attributions"])[0]
     late = float(np.asarray(answer["probabilities"])[0, 1])
     base = float(np.asarray(answer["attributions_base"])[0])
-    summary.off_by = abs(base + float(attributions.sum()) - float(np.log(late / (1 - late))))
+    off_by = abs(base + float(attributions.sum()) - float(np.log(late / (1 - late))))
     console.print(f"late with {late:.0%}; from {base:+.2f} for a flight of which nothing is known:")
-    order = np.argsort(-np.abs(attributions))[:5]
-    for place in order:
-        name = rows.columns[place]
-        console.print(f"  {name:16} {rows[name].iloc[0]!s:>8}  {attributions[place]:+.3f}")
-    console.print(f"all columns add up to the margin within {summary.off_by:.0e}")
+    for column in np.argsort(-np.abs(attributions))[:5]:
+        name = rows.columns[column]
+        console.print(f"  {name:16} {rows[name].iloc[0]!s:>8}  {attributions[column]:+.3f}")
+    console.print(f"all columns add up to the margin within {off_by:.0e}")
+    return off_by
 
 
-def _refuse(
-    console: Console, client: bascule.Client, rows: pd.DataFrame, summary: TrustSummary
-) -> None:
-    _heading(console, "A flight like no other")
+def _refuse(console: Console, client: bascule.Client, rows: pd.DataFrame) -> bool:
     strange = rows[:1].assign(temp=900.0, wind_speed=1_000.0, pressure=3.0, distance=90_000)
     try:
         client.predict(strange)
     except BasculeError as refusal:
-        summary.refused = True
         console.print(f"refused: {refusal}")
+        return True
+    return False
 
 
-def _forgettable(client: bascule.Client, rows: pd.DataFrame) -> None:
-    """Two flights of the passenger that will ask to be forgotten."""
-    client.predict(rows[:2].assign(**{PASSENGER: _FORGOTTEN}))
-
-
-def _copy(
-    console: Console, client: bascule.Client, rows: pd.DataFrame, summary: TrustSummary
-) -> None:
-    _heading(console, "A caller copies the model")
+def _copy(console: Console, client: bascule.Client, rows: pd.DataFrame) -> int:
+    """How many rows were answered before the budget ended it."""
+    copied_rows = 0
     try:
         for begin in range(10, len(rows), 50):
             client.predict(rows[begin : begin + 50])
-            summary.copied_rows += 50
+            copied_rows += 50
     except Overloaded as refusal:
-        console.print(f"after {summary.copied_rows} rows: {refusal}")
+        console.print(f"after {copied_rows} rows: {refusal}")
+    return copied_rows
 
 
-def _forget(console: Console, folder: Path, home: Path, summary: TrustSummary) -> None:
-    _heading(console, "A passenger asks to be forgotten")
-    erased = _command(folder, home, "erase", _FORGOTTEN, "--field", PASSENGER, "--yes", "--json")
-    summary.erased_rows = sum(place["rows"] for place in erased["content"]["places"])
-    summary.left = sum(
-        _FORGOTTEN.encode() in file.read_bytes() for file in home.rglob("*") if file.is_file()
-    )
-    console.print(
-        f"{summary.erased_rows} rows and texts erased, {summary.left} files still have the name; "
-        f"the signed proof: {Path(erased['proof']).name}"
-    )
-
-
-def _audit(console: Console, folder: Path, home: Path, summary: TrustSummary) -> None:
-    _heading(console, "Who did what")
-    verified = _command(folder, home, "audit", "verify", "--json")
-    summary.acts = int(verified["entries"])
-    console.print(f"{summary.acts} acts in the chain: none was changed, dropped or reordered")
-
-
-def _document(
-    console: Console, folder: Path, home: Path, version: str, summary: TrustSummary
-) -> None:
-    _heading(console, "The documents for the regulator")
-    written = _command(
-        folder, home, "document", "annex-iv", version, "--out", "annex-iv.html", "--json"
-    )
-    summary.sections, summary.missing = len(written["sections"]), len(written["missing"])
-    console.print(
-        f"EU AI Act, Annex IV: {summary.sections} sections from evidence, {summary.missing} texts "
-        "that a person has yet to write, in red"
-    )
-
-
-def _heading(console: Console, title: str) -> None:
-    console.print()
-    console.rule(f"[bold]{title}", align="left", style="dim")
-
-
-def _command(folder: Path, home: Path, *words: str) -> Any:
+def _command(console: Console, folder: Path, *words: str) -> Any:
     """What a command prints as JSON; raises `ModelFailed` where it fails."""
+    console.print(f"bascule {' '.join(words)}", style="dim", highlight=False)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("bascule")), *words], cwd=folder, check=False,
-        env={**environment, "BASCULE_HOME": str(home)}, capture_output=True, text=True,
+        [str(Path(sys.executable).with_name("bascule")), *words, "--json"], cwd=folder, check=False,
+        env={**environment, "BASCULE_HOME": str(folder / ".bascule")}, capture_output=True,
+        text=True,
     )  # fmt: skip
     if done.returncode:
         raise ModelFailed(

@@ -7,6 +7,7 @@ console ask for it: their process must stay small and quick, and loads no model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -90,32 +91,35 @@ def _incident(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 def _document(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     """A compliance document of a version, in every format but PDF."""
     from bascule.app import shown_settings
-    from bascule.control import versions_of
-    from bascule.documents import markdown, page
+    from bascule.control import Approvals, versions_of
+    from bascule.documents import markdown, page, section_json
     from bascule.release import compliance
 
     name, chosen, now = task.input["document"], settings.documents, datetime.now(UTC)
-    registry = open_registry(settings)
+    registry, catalogue = open_registry(settings), open_catalogue(settings)
     version = registry.resolve(task.input["model"], retired=True)
-    spec, answers = (
-        compliance.read_list(name, chosen.lists),
-        compliance.read_answers(chosen.answers),
-    )
+    spec = compliance.read_list(name, chosen.lists)
+    answers = compliance.read_answers(chosen.answers, name, spec)
     _, bundle_of = versions_of(version.model, lambda: registry)
     manifest, known, facts = compliance.gather(
-        registry, version, catalogue=open_catalogue(settings), ledger=open_ledger(settings),
+        registry, version, catalogue=catalogue, ledger=open_ledger(settings),
+        approvals=map(asdict, Approvals(lambda: catalogue, timedelta()).list()),
         settings=shown_settings(settings), open_bundle=bundle_of, now=now,
     )  # fmt: skip
-    drafted = compliance.draft(name, spec, facts, answers, about=str(version), now=now)
+    document, missing = compliance.draft(name, spec, facts, answers, about=str(version), now=now)
     front = ""
-    if spec.front_matter:
-        licence = {**answers.get("any", {}), **answers.get(name, {})}.get("licence", "")
+    if name == "model-card":
+        licence = answers.get("licence", "")
         front = compliance.front_matter(manifest, known, str(version), licence)
     return {
-        "json": {"document": name, "model": str(version), "digest": version.digest,
-                 "at": now.isoformat(), **drafted.to_json()},
-        "markdown": front + markdown(drafted.document),
-        "html": page(drafted.document),
+        "json": {
+            "document": name, "model": str(version), "digest": version.digest,
+            "at": now.isoformat(), "title": document.title,
+            "sections": list(map(section_json, document.sections)),
+            "missing": msgspec.to_builtins(missing),
+        },
+        "markdown": front + markdown(document),
+        "html": page(document),
     }  # fmt: skip
 
 
@@ -135,8 +139,6 @@ def _replay(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 
 def _explain(settings: Settings, task: Task, _live: Live) -> Sequence[dict[str, str]]:
     """The waterfalls of a recorded prediction, as `_plots`."""
-    from dataclasses import asdict
-
     from bascule.bundle import load
     from bascule.monitoring import explain_prediction
 
@@ -174,8 +176,6 @@ def judging(
 
 def _plots(settings: Settings, task: Task, _live: Live) -> Sequence[dict[str, str]]:
     """Title, caption, svg and section of each plot; the model runs on held-out rows."""
-    from dataclasses import asdict
-
     from bascule.bundle import load, plots
 
     return [asdict(plot) for plot in plots(load(open_registry(settings).path(task.input["model"])))]

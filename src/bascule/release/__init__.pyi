@@ -16,6 +16,6 @@ from .mitigation import (
     mitigated as mitigated,
     reweighing as reweighing,
 )
-from .passports import claims_of as claims_of, write_passport as write_passport
+from .passports import claims_of as claims_of
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output

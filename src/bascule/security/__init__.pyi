@@ -51,7 +51,6 @@ from .sessions import (
     new_token as new_token,
 )
 from .signing import (
-    Signed as Signed,
     fingerprint as fingerprint,
     sign_folder as sign_folder,
     verify_folder as verify_folder,

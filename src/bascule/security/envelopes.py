@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bascule.core import Untrusted
-from bascule.security.signing import fingerprint, no_key
+from bascule.security.signing import load_public_key, no_key
 
 IN_TOTO = "application/vnd.in-toto+json"
 
@@ -46,47 +46,42 @@ def sign_envelope(
 
 def open_envelope(
     envelope: Mapping[str, Any], public_keys: Sequence[Path]
-) -> tuple[Mapping[str, Any], Path]:
+) -> tuple[dict[str, Any], Path]:
     """The in-toto statement of an envelope, and the first of the keys that signed it.
 
-    Nothing is parsed before a signature was found good. The hint `keyid` is not used, as the
+    It is not parsed before a signature was found good. The hint `keyid` is not used, as the
     specification asks.
 
     Raises:
         Untrusted: It is no envelope, or none of the keys signed it.
         Invalid: A key cannot be read.
     """
-    signer: Path | None = None
-    problem, statement = "", {}
     try:
-        kind, payload = str(envelope["payloadType"]), base64.b64decode(envelope["payload"])
+        payload = base64.b64decode(envelope["payload"])
+        signed = pre_authentication(str(envelope["payloadType"]), payload)
         signatures = [base64.b64decode(entry["sig"]) for entry in envelope["signatures"]]
-        signer = next((key for key in public_keys if _signed(key, kind, payload, signatures)), None)
+        signer = next((key for key in public_keys if _signed(key, signed, signatures)), None)
+        if signer is not None and envelope["payloadType"] == IN_TOTO:
+            return dict(json.loads(payload)), signer
+        problem = f"its payload is not {IN_TOTO}"
         if signer is None:
             problem = f"none of the keys ({', '.join(key.name for key in public_keys)}) signed it"
-        elif kind != IN_TOTO:
-            problem = f"its payload is {kind!r}, and not {IN_TOTO}"
-        else:
-            statement = json.loads(payload)
     except (KeyError, TypeError, ValueError) as damage:
         problem = f"it is no DSSE envelope of a statement: {damage!r}"
-    if problem or signer is None:
-        raise Untrusted(problem, hint="take it from its source again, or have it signed anew")
-    return statement, signer
+    raise Untrusted(problem, hint="take it from its source again, or have it signed anew")
 
 
-def _signed(public_key: Path, kind: str, payload: bytes, signatures: Sequence[bytes]) -> bool:
+def _signed(public_key: Path, content: bytes, signatures: Sequence[bytes]) -> bool:
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    fingerprint(public_key)  # says what is wrong with the file
-    key = serialization.load_pem_public_key(public_key.read_bytes())
+    key = load_public_key(public_key)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise no_key(public_key, "public", TypeError("it is on no elliptic curve"))
     for signature in signatures:
         try:
-            key.verify(signature, pre_authentication(kind, payload), ec.ECDSA(hashes.SHA256()))
+            key.verify(signature, content, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             continue
         return True

@@ -12,29 +12,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bascule.core import Invalid, MissingExtra, Scratch, Untrusted, first_line
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 _INSTALL = "pip install 'bascule[signing]'"
 _HOW_TO_MAKE_ONE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 MAX_SIGNATURE_BYTES = 16 << 20
 """It names every file: 200 bytes each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """What a signature that holds says.
-
-    Attributes:
-        key: The fingerprint of the public key that it was verified with.
-        files: The files that it covers, with the SHA-256 of each as hexadecimal digits.
-    """
-
-    key: str
-    files: dict[str, str]
 
 
 def sign_folder(
@@ -65,11 +54,11 @@ def sign_folder(
         return signature.read_bytes()
 
 
-def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
-    """What the signature covers, after key, signature and files were found to belong together.
+def verify_folder(folder: Path, signature: bytes, public_key: Path) -> dict[str, str]:
+    """The files that the signature covers, with the SHA-256 of each as hexadecimal digits.
 
-    Files that it does not name are not looked at: whether it names enough is for the caller to
-    say.
+    Key, signature and files were found to belong together. Files that it does not name are not
+    looked at: whether it names enough is for the caller to say.
 
     Args:
         folder: Where the files are.
@@ -95,7 +84,7 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
         file.write_bytes(signature)
         try:
             config.verify(folder, file)
-            return Signed(key, _covered(signature))
+            return _covered(signature)
         except Exception as problem:  # any exception means: no valid signature
             raise Untrusted(
                 f"{folder} is not what the key {public_key} signed: {first_line(problem)}",
@@ -106,15 +95,29 @@ def verify_folder(folder: Path, signature: bytes, public_key: Path) -> Signed:
 
 def fingerprint(public_key: Path) -> str:
     """The SHA-256 of the key's PEM, as signatures of this form carry it as a hint."""
-    serialization = _cryptography()
-    try:
-        key = serialization.load_pem_public_key(public_key.read_bytes())
-        pem: bytes = key.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    except (OSError, TypeError, ValueError) as problem:
-        raise no_key(public_key, "public", problem) from None
+    from cryptography.hazmat.primitives import serialization
+
+    pem = load_public_key(public_key).public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     return hashlib.sha256(pem).hexdigest()
+
+
+def load_public_key(file: Path) -> PublicKeyTypes:
+    """A PEM file.
+
+    Raises:
+        Invalid: It cannot be read.
+        MissingExtra: The package `cryptography` is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError:
+        raise MissingExtra("the package cryptography is not installed", hint=_INSTALL) from None
+    try:
+        return serialization.load_pem_public_key(file.read_bytes())
+    except (OSError, TypeError, ValueError) as problem:
+        raise no_key(file, "public", problem) from None
 
 
 def _covered(signature: bytes) -> dict[str, str]:
@@ -138,20 +141,12 @@ def _model_signing() -> tuple[Any, Any, Any]:
     return signing, verifying, hashing
 
 
-def _cryptography() -> Any:
-    try:
-        from cryptography.hazmat.primitives import serialization
-    except ImportError:
-        raise MissingExtra("the package cryptography is not installed", hint=_INSTALL) from None
-    return serialization
-
-
 def no_key(path: Path, kind: str, problem: Exception) -> Invalid:
     """The error of a file that holds no `private` or `public` key that can be used."""
     hint = _HOW_TO_MAKE_ONE
     if kind == "public":
         hint = "take it from the private key: openssl ec -in key.pem -pubout -out key.pub"
-    said = "there is no such file" if isinstance(problem, FileNotFoundError) else str(problem)
+    reason = "there is no such file" if isinstance(problem, FileNotFoundError) else str(problem)
     return Invalid(
-        f"{path} is no {kind} key that can be used: {first_line(said)}", hint=hint, path=str(path)
+        f"{path} is no {kind} key that can be used: {first_line(reason)}", hint=hint, path=str(path)
     )

@@ -12,7 +12,7 @@ from bascule.ship.shipment import Shipped
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 """The namespace of names that are addresses (RFC 9562, section 6.6)."""
-_TOOLS = {"components": [{"type": "application", "name": "bascule", "version": VERSION}]}
+_TOOL = {"type": "application", "name": "bascule", "version": VERSION}
 
 
 def bill_of_materials(shipped: Shipped) -> str:
@@ -21,15 +21,9 @@ def bill_of_materials(shipped: Shipped) -> str:
     It has no time, and its serial number follows from its content.
     """
     components = [
-        {
-            "type": "library",
-            "bom-ref": f"pkg:pypi/{one.name}@{one.version}",
-            "name": one.name,
-            "version": one.version,
-            "purl": f"pkg:pypi/{one.name}@{one.version}",
-            **({"licenses": [{"license": {"name": one.license}}]} if one.license else {}),
-        }
-        for one in shipped.packages
+        _library(package.name, package.version)
+        | ({"licenses": [{"license": {"name": package.license}}]} if package.license else {})
+        for package in shipped.packages
     ]
     components.append(
         {
@@ -40,19 +34,8 @@ def bill_of_materials(shipped: Shipped) -> str:
             "hashes": [{"alg": "SHA-256", "content": shipped.digest.removeprefix("sha256:")}],
         }
     )
-    content = json.dumps(components, sort_keys=True)
-    document = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, content)}",
-        "version": 1,
-        "metadata": {
-            "tools": _TOOLS,
-            "component": {"type": "container", "name": shipped.image, "bom-ref": shipped.image},
-        },
-        "components": components,
-    }
-    return json.dumps(document, indent=2) + "\n"
+    image = {"type": "container", "name": shipped.image, "bom-ref": shipped.image}
+    return _document(image, components)
 
 
 def ml_bill_of_materials(manifest: Manifest, known: Said, version: str = "") -> str:
@@ -71,24 +54,29 @@ def ml_bill_of_materials(manifest: Manifest, known: Said, version: str = "") -> 
         "hashes": [{"alg": "SHA-256", "content": manifest.digest.removeprefix("sha256:")}],
         "modelCard": _model_card(manifest, known),
     }
-    libraries = [
-        {
-            "type": "library", "bom-ref": f"pkg:pypi/{name}@{number}", "name": name,
-            "version": number, "purl": f"pkg:pypi/{name}@{number}",
-        }
-        for name, number in sorted(manifest.original.requires.items())
-    ]  # fmt: skip
-    content = json.dumps([component, libraries], sort_keys=True)
+    requires = sorted(manifest.original.requires.items())
+    libraries = [_library(name, number) for name, number in requires]
+    depends = [{"ref": manifest.digest, "dependsOn": [part["bom-ref"] for part in libraries]}]
+    return _document(component, libraries, dependencies=depends)
+
+
+def _document(subject: dict[str, Any], components: list[dict[str, Any]], **more: Any) -> str:
+    content = json.dumps([subject, components], sort_keys=True)
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, content)}",
         "version": 1,
-        "metadata": {"tools": _TOOLS, "component": component},
-        "components": libraries,
-        "dependencies": [{"ref": manifest.digest, "dependsOn": [o["bom-ref"] for o in libraries]}],
+        "metadata": {"tools": {"components": [_TOOL]}, "component": subject},
+        "components": components,
+        **more,
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _library(name: str, version: str) -> dict[str, Any]:
+    url = f"pkg:pypi/{name}@{version}"
+    return {"type": "library", "bom-ref": url, "name": name, "version": version, "purl": url}
 
 
 def _model_card(manifest: Manifest, known: Said) -> dict[str, Any]:

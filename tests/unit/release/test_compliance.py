@@ -16,7 +16,7 @@ from bascule.core import Invalid, NotFound
 from bascule.documents import Text, markdown, page
 from bascule.jobs import Task, Unrecorded
 from bascule.kinds import KINDS
-from bascule.release.compliance import DocumentList, draft, known_lists, read_list
+from bascule.release.compliance import DocumentList, draft, known_lists, read_answers, read_list
 from bascule.release.compliance.drafting import EVIDENCE
 from bascule.settings import load_settings
 
@@ -40,30 +40,41 @@ def drafted(facts=None, answers=None):
     return draft("review", SPEC, facts or {}, answers or {}, about="late/1", now=T0)
 
 
+@pytest.fixture
+def answers(tmp_path):
+    """`answers("any", "purpose", TEXT)`: what people wrote, as read for the document `review`."""
+
+    def read(document, section, text):
+        file = tmp_path / "answers.toml"
+        file.write_text(f'[{document}]\n{section} = "{text}"\n')
+        return read_answers(file, "review", SPEC)
+
+    return read
+
+
 def test_what_is_not_there_is_missing_with_who_and_how_and_in_red():
-    made = drafted({"quality": (Text("accuracy 0.9"),)})
-    assert [(lack.what, lack.who) for lack in made.missing] == [
+    document, missing = drafted({"quality": (Text("accuracy 0.9"),)})
+    assert [(lack.what, lack.who) for lack in missing] == [
         ("evidence: fairness", "operator of the model"),
         ("the purpose", "owner"),
     ]
-    assert made.missing[1].how == '[review] purpose = "..." in the answers'
-    assert '<span class="badge bad">the purpose</span>' in page(made.document)
-    assert "accuracy 0.9" in markdown(made.document)
+    assert missing[1].how == '[review] purpose = "..." in the answers'
+    assert '<span class="badge bad">the purpose</span>' in page(document)
+    assert "accuracy 0.9" in markdown(document)
 
 
-def test_an_answer_fills_a_section_and_one_for_any_document_does_too():
+def test_an_answer_fills_a_section_and_one_for_any_document_does_too(answers):
     for where in ("review", "any"):
-        made = drafted(answers={where: {"purpose": "Delays <b>of</b> flights."}})
-        assert {lack.what for lack in made.missing} == {"evidence: quality", "evidence: fairness"}
-        assert "Delays &lt;b&gt;of" in page(made.document)
-    assert "the purpose" in {
-        lack.what for lack in drafted(answers={"any": {"purpose": " "}}).missing
-    }
+        document, missing = drafted(answers=answers(where, "purpose", "Delays <b>of</b>"))
+        assert {lack.what for lack in missing} == {"evidence: quality", "evidence: fairness"}
+        assert "Delays &lt;b&gt;of" in page(document)
+    _, missing = drafted(answers=answers("any", "purpose", " "))
+    assert "the purpose" in {lack.what for lack in missing}
 
 
-def test_an_answer_to_no_section_is_refused():
+def test_an_answer_to_no_section_is_refused(answers):
     with pytest.raises(Invalid, match="'pupose', which is no section"):
-        drafted(answers={"review": {"pupose": "Delays."}})
+        answers("review", "pupose", "Delays.")
 
 
 @pytest.mark.parametrize("name", sorted(known_lists()))

@@ -1,6 +1,5 @@
 from . import folder as folder
 from .bodies import check_body as check_body
-from .claims import Passport as Passport, Requirement as Requirement, missing as missing
 from .diff import (
     Difference as Difference,
     Facts as Facts,
@@ -71,6 +70,7 @@ from .passports import (
     PASSPORT as PASSPORT,
     check_claims as check_claims,
     open_passport as open_passport,
+    parse_claim as parse_claim,
     sign_passport as sign_passport,
     valid_passports as valid_passports,
 )

@@ -19,7 +19,7 @@ from bascule.bundle.disk.limits import MAX_STATEMENT_BYTES
 from bascule.bundle.disk.manifest import CARD, MANIFEST, STATEMENTS, Manifest, Statement
 from bascule.bundle.disk.reading import parse, shaped
 from bascule.core import Invalid, Untrusted, canonical_json, sha256_bytes
-from bascule.security import sign_folder, verify_folder
+from bascule.security import fingerprint, sign_folder, verify_folder
 
 KIND = "signature"
 FILE = f"{STATEMENTS}/model.sig"
@@ -99,13 +99,13 @@ def verify_bundle(path: Path, public_keys: Sequence[Path]) -> Verified:
     for signature in _signatures(path):
         for key in public_keys:
             try:
-                signed = verify_folder(path, signature, key)
+                files = verify_folder(path, signature, key)
             except Untrusted as problem:
                 refused.append(problem.message)
                 continue
             # It covers the manifest, with which every other file was compared already.
-            if signed.files.get(MANIFEST) == manifest.digest.removeprefix("sha256:"):
-                return Verified(manifest, signed.key, signed.files)
+            if files.get(MANIFEST) == manifest.digest.removeprefix("sha256:"):
+                return Verified(manifest, fingerprint(key), files)
             refused.append(f"{key} signed other files of {path} than its {MANIFEST}")
     raise Untrusted(
         refused[0] if refused else f"bundle {path} is not signed",

@@ -1,12 +1,10 @@
 from .drafting import (
-    Answers as Answers,
     DocumentList as DocumentList,
-    Drafted as Drafted,
     Facts as Facts,
     draft as draft,
+    front_matter as front_matter,
     known_lists as known_lists,
     read_answers as read_answers,
     read_list as read_list,
 )
-from .front_matter import front_matter as front_matter
 from .gathering import gather as gather

@@ -7,38 +7,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bascule.bundle import Manifest, Said
 from bascule.core import Invalid, NotFound
-from bascule.documents import (
-    Block,
-    Document,
-    Quote,
-    Section,
-    Span,
-    Table,
-    Text,
-    section_json,
-    strong,
-)
+from bascule.documents import Block, Document, Quote, Section, Span, Table, Text, strong
 
 Facts = Mapping[str, tuple[Block, ...]]
 """What is known, by name, as blocks of a document."""
-Answers = Mapping[str, Mapping[str, str]]
-"""Texts of people: by document, or `any`, and by section."""
+_TASKS = {"classification": "tabular-classification", "regression": "tabular-regression"}
 _LISTS = Path(__file__).parent / "lists"
-_EVERY = "any"
 
 EVIDENCE: Mapping[str, str] = {
     "in-the-author-s-words": "bascule pack --description TEXT",
     "lineage": "pack with the training rows (--train) and in a git checkout",
     "quality": "bascule card MODEL",
     "gates": "bascule check MODEL",
+    "cost": "bascule pack, which measures it",
     "calibration": "pack with held-out rows and their truth",
     "fairness": "bascule fairness MODEL --attribute COLUMN",
     "robustness": "a gate on robust_accuracy: bascule check MODEL",
@@ -79,37 +68,20 @@ class SectionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DocumentList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document as a list of sections; `front_matter` is `huggingface` or empty."""
+    """A document as a list of sections."""
 
     title: str
     norm: str
     sections: tuple[SectionSpec, ...]
-    front_matter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """Something that a document lacks: which section, what, who provides it, and how."""
 
     section: str
     what: str
     who: str
     how: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """A document, and what it lacks."""
-
-    document: Document
-    missing: tuple[Missing, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "title": self.document.title,
-            "sections": [section_json(section) for section in self.document.sections],
-            "missing": msgspec.to_builtins(self.missing),
-        }
 
 
 def known_lists(own: Iterable[Path] = ()) -> dict[str, Path]:
@@ -129,69 +101,92 @@ def read_list(name: str, own: Iterable[Path] = ()) -> DocumentList:
     return spec
 
 
-def read_answers(file: Path) -> Answers:
-    """What people wrote; nothing where there is no file yet."""
-    return _read(file, dict[str, dict[str, str]]) if file.exists() else {}
+def read_answers(file: Path, name: str, spec: DocumentList) -> dict[str, str]:
+    """What people wrote for a document, by section: for any, and before it for this one.
+
+    Nothing where there is no file yet.
+
+    Raises:
+        Invalid: The file is malformed, or has an answer to a section that the list lacks.
+    """
+    answers = _read(file, dict[str, dict[str, str]]) if file.exists() else {}
+    own, known = answers.get(name, {}), [section.id for section in spec.sections]
+    if unknown := own.keys() - set(known):
+        raise Invalid(
+            f"the answers of {name} name {min(unknown)!r}, which is no section of it",
+            hint=f"one of {', '.join(known)}",
+        )
+    return {**answers.get("any", {}), **own}
 
 
 def draft(
-    name: str, spec: DocumentList, facts: Facts, answers: Answers, *, about: str, now: datetime
-) -> Drafted:
-    """The document of a list.
+    name: str, spec: DocumentList, facts: Facts, answers: Mapping[str, str], *, about: str,
+    now: datetime,
+) -> tuple[Document, list[Missing]]:  # fmt: skip
+    """The document of a list, and what it lacks.
 
     Args:
-        name: Of the document, by which answers are found.
+        name: Of the document.
         spec: Its list.
         facts: What is known.
-        answers: What people wrote.
+        answers: What people wrote, by section.
         about: The version.
         now: The date of the document.
-
-    Raises:
-        Invalid: An answer is for a section that the list does not have.
     """
-    strange = answers.get(name, {}).keys() - {section.id for section in spec.sections}
-    if strange:
-        raise Invalid(
-            f"the answers of {name} name {min(strange)!r}, which is no section of it",
-            hint=f"one of {', '.join(section.id for section in spec.sections)}",
+    sections, missing = [], list[Missing]()
+    for section in spec.sections:
+        text, lacks = answers.get(section.id, ""), list(_lacks(name, section, facts, answers))
+        missing += lacks
+        # The first column is not wrapped.
+        rows = tuple((lack.who, Span(lack.what, "bad"), lack.how) for lack in lacks)
+        blocks = (
+            Text((strong(section.norm),)),
+            *(block for fact in section.facts for block in facts.get(fact, ())),
+            *([Quote(text, section.who)] if text else ()),
+            *([Table(("who", "missing", "how"), rows)] if rows else ()),
         )
-    texts = {**answers.get(_EVERY, {}), **answers.get(name, {})}
-    missing = [lack for section in spec.sections for lack in _missing(section, facts, texts, name)]
+        sections.append(Section(section.title, blocks))
     state = f"{len(missing)} parts are missing" if missing else "no part is missing"
     lead = Text((f"{spec.norm}. {about}, {now:%Y-%m-%d %H:%M} UTC: ",
                  Span(state, "bad" if missing else "good"), "."))  # fmt: skip
-    sections = [
-        Section(
-            section.title,
-            (
-                Text((strong(section.norm),)),
-                *(block for fact in section.facts for block in facts.get(fact, ())),
-                *([Quote(texts[section.id], section.who)] if texts.get(section.id) else ()),
-                *_lacks([lack for lack in missing if lack.section == section.id]),
-            ),
-        )
-        for section in spec.sections
-    ]
-    return Drafted(Document(spec.title, tuple(sections), (lead,)), tuple(missing))
+    return Document(spec.title, tuple(sections), (lead,)), missing
 
 
-def _missing(
-    section: SectionSpec, facts: Facts, texts: Mapping[str, str], name: str
+def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "") -> str:
+    """The metadata of a model card for the Hub of Hugging Face, as YAML between lines of dashes.
+
+    `model-index` has the metrics on held-out rows. `licence` is an identifier of the Hub, such as
+    `apache-2.0`; empty for none.
+    """
+    import yaml
+
+    task = _TASKS.get(manifest.task, "")
+    metrics = [
+        {"type": name, "name": name, "value": float(f"{value:.6g}")}
+        for name, value in known.quality.get("overall", {}).items() if value is not None
+    ]  # fmt: skip
+    data: dict[str, Any] = {"library_name": "bascule", "tags": [manifest.flavor, manifest.task]}
+    if licence:
+        data["license"] = licence
+    if task:
+        data["pipeline_tag"] = task
+    if metrics:
+        rows = {"type": "held-out", "name": f"{known.quality['rows']:,} held-out rows"}
+        result = {"task": {"type": task or "other"}, "dataset": rows, "metrics": metrics}
+        data["model-index"] = [{"name": version, "results": [result]}]
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n\n"
+
+
+def _lacks(
+    name: str, section: SectionSpec, facts: Facts, answers: Mapping[str, str]
 ) -> Iterator[Missing]:
     for fact in section.facts:
         if not facts.get(fact):
             how = EVIDENCE.get(fact, f"a statement of the kind {fact}")
             yield Missing(section.id, f"evidence: {fact}", "operator of the model", how)
-    if section.ask and not texts.get(section.id, "").strip():
+    if section.ask and not answers.get(section.id, "").strip():
         where = f'[{name}] {section.id} = "..." in the answers'
         yield Missing(section.id, section.ask, section.who, where)
-
-
-def _lacks(missing: list[Missing]) -> tuple[Block, ...]:
-    # The first column is not wrapped.
-    rows = tuple((lack.who, Span(lack.what, "bad"), lack.how) for lack in missing)
-    return (Table(("who", "missing", "how"), rows),) if rows else ()
 
 
 def _read(file: Path, kind: Any) -> Any:

@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bascule.bundle import Said, lineage_lines, read_manifest, sections
-from bascule.bundle.disk import Manifest, Statement
+from bascule.bundle.disk import PASSPORT, Manifest, Statement
 from bascule.catalogue import Catalogue, events
 from bascule.core import NotFound
-from bascule.documents import Block, Line, Table, Text, anchor
+from bascule.documents import Block, Table, Text, anchor
 from bascule.endpoints import EndpointStore
 from bascule.monitoring.alerts import AlertStore
 from bascule.monitoring.ledger import quoted
@@ -44,6 +44,7 @@ def gather(
     version: Version,
     *,
     catalogue: Catalogue,
+    approvals: Iterable[Mapping[str, Any]],
     ledger: Ledger,
     settings: Mapping[str, Mapping[str, Any]],
     open_bundle: Any,
@@ -55,6 +56,7 @@ def gather(
         registry: Has it.
         version: The version.
         catalogue: Has plans, rollouts, alerts and the history of all.
+        approvals: See `passports.claims_of`.
         ledger: Of the answers.
         settings: By section and name, without secrets; see `app.shown_settings`.
         open_bundle: Opens the bundle of a version of the model.
@@ -64,84 +66,78 @@ def gather(
     statements = [each for each in registry.statements(version) if each.kind != "gates"]
     statements += [check.statement for check in registry.checks(version)]
     known, history = Said.of(statements), registry.history(version.model)
-    claims = claims_of(manifest, statements, history, RolloutStore(catalogue).rollouts(), version)
-    environment = claims["environment"]
-    watches = settings["alerts"]["watch"] == "on" or settings["alerts"]["receivers"]
+    claims = claims_of(
+        manifest, statements, version, events=history, approvals=approvals,
+        rollouts=RolloutStore(catalogue).rollouts(),
+    )  # fmt: skip
     with catalogue.read() as connection:
         acts = events.find(connection, subject_name=version.model)
-        erasures = [
-            act for act in events.find(connection, subject_kind="erasure")
-            if act.body.get("model") in (None, "", version.model)
-        ]  # fmt: skip
-    facts: dict[str, tuple[Block, ...]] = {
-        **_statements(statements),
-        **{anchor(section): section.blocks for section in sections(manifest, known)},
-        "version": _pairs([
-            ("version", str(version)), ("digest", version.digest),
-            ("pushed", f"{version.pushed_at:%Y-%m-%d %H:%M} UTC by {version.pushed_by}"),
-            *registry.tags(version).items(),
-        ]),
-        "environment": _pairs(environment.get("made_with", {}) | environment["requires"]),
-        "signatures": _records(("at", "by"), claims.get("signatures", ())),
-        "approvals": _records(("at", "alias", "by", "reason"), claims.get("approvals", ())),
-        "rollouts": _records(
-            ("ended_at", "endpoint", "state", "reason"), claims.get("rollouts", ()),
-            empty="No rollout of this version has ended.",
-        ),
-        "history": _table(
-            ("when", "what", "by", "why"),
-            [
-                (f"{event.at:%Y-%m-%d %H:%M}", event.sentence, event.by, event.reason)
-                for event in history
-            ],
-        ),
-        "acts": _pairs(Counter(event.kind for event in acts).items()),
-        "robustness": _records(
-            ("criterion", "value", "reason"), claims.get("robustness", {}).get("results", ())
-        ),
-        "erasures": _table(
-            ("when", "what", "by"),
-            [(f"{act.at:%Y-%m-%d}", act.kind, act.actor) for act in erasures],
-            empty="No erasure is recorded.",
-        ),
-        "endpoints": _table(
-            ("endpoint", "answers"),
-            [
-                (endpoint.name, endpoint.answers)
-                for endpoint in EndpointStore(catalogue).endpoints()
-                if str(version) in endpoint.current.plan.versions
-            ],
-        ),
-        "alerts": _table(
-            ("since", "state", "what"),
-            [
-                (f"{alert.since:%Y-%m-%d %H:%M}", alert.state, alert.finding.sentence)
-                for alert in AlertStore(catalogue).alerts(resolved=True, model=version.model)
-            ],
-            empty="No alert is recorded." if watches else "",
-        ),
+        erasures = events.find(connection, subject_kind="erasure")
+    alerts = AlertStore(catalogue).alerts(resolved=True, model=version.model)
+    watches = settings["alerts"]["watch"] == "on" or settings["alerts"]["receivers"]
+    values: dict[str, Any] = {
+        "version": {
+            "version": version, "digest": version.digest,
+            "pushed": f"{_cell(version.pushed_at)} UTC by {version.pushed_by}",
+            **registry.tags(version),
+        },
+        "environment": dict(lineage_lines(claims["environment"])),
+        "signatures": [
+            {"at": _moment(each.at), "what": each.kind, "by": each.by}
+            for each in statements if each.kind in ("signature", PASSPORT)
+        ],
+        "approvals": [act | {"at": _moment(act["at"])} for act in claims.get("approvals", ())],
+        "rollouts": [
+            verdict | {"ended_at": _moment(verdict["ended_at"])}
+            for verdict in claims.get("rollouts", ())
+        ] or "No rollout of this version has ended.",
+        "history": [
+            {"at": event.at, "what": event.sentence, "by": event.by, "why": event.reason}
+            for event in history
+        ],
+        "acts": Counter(event.kind for event in acts),
+        "robustness": [
+            {"criterion": result["criterion"], "value": result["value"], "why": result["reason"]}
+            for result in known.gates.get("results", ())
+            if str(result["criterion"]).startswith(("robust_", "certified_"))
+        ],
+        "erasures": [
+            {"at": act.at, "what": act.kind, "by": act.actor}
+            for act in erasures if act.body.get("model") in (None, "", version.model)
+        ] or "No erasure is recorded.",
+        "endpoints": {
+            endpoint.name: endpoint.answers
+            for endpoint in EndpointStore(catalogue).endpoints()
+            if str(version) in endpoint.current.plan.versions
+        },
+        "alerts": [
+            {"since": alert.since, "state": alert.state, "what": alert.finding.sentence}
+            for alert in alerts
+        ] or (watches and "No alert is recorded."),
         **_traffic(ledger, version, open_bundle, now),
         **_settings(settings, manifest.name),
     }  # fmt: skip
-    return manifest, known, {name: blocks for name, blocks in facts.items() if blocks}
+    facts = {
+        **{kind: _blocks(value) for kind, value in _statements(statements).items()},
+        **{anchor(section): section.blocks for section in sections(manifest, known)},
+        **{name: _blocks(value) for name, value in values.items() if value},
+    }
+    return manifest, known, facts
 
 
-def _statements(statements: Sequence[Statement]) -> dict[str, tuple[Block, ...]]:
+def _statements(statements: Sequence[Statement]) -> dict[str, Any]:
     """Each kind that the card has no section of: who said when, and the values of the latest."""
     latest = {statement.kind: statement for statement in statements}
     return {
-        _NAMES.get(kind, kind): _pairs([
-            ("stated", f"{statement.at[:16]} UTC by {statement.by}"),
-            *lineage_lines(statement.body),
-        ])
-        for kind, statement in latest.items()
-        if kind not in _OF_CARD
+        _NAMES.get(kind, kind): {
+            "stated": f"{statement.at[:16]} UTC by {statement.by}",
+            **dict(lineage_lines(statement.body)),
+        }
+        for kind, statement in latest.items() if kind not in _OF_CARD
     }  # fmt: skip
 
 
-def _traffic(
-    ledger: Ledger, version: Version, open_bundle: Any, now: datetime
-) -> dict[str, tuple[Block, ...]]:
+def _traffic(ledger: Ledger, version: Version, open_bundle: Any, now: datetime) -> dict[str, Any]:
     """Logs by day, gaps, and what monitoring says; nothing where nothing was recorded."""
     from bascule.monitoring.reporting import look_at
 
@@ -149,96 +145,85 @@ def _traffic(
     if not days:
         return {}
     first, last = min(days), max(days)
-    span = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days + 1
+    span = (_moment(last) - _moment(first)).days + 1
     gaps = ledger.gaps()
-    of_version = (
-        f"predictions WHERE model = {quoted(version.model)} AND version = '{version.number}'"
-    )
     (counted,) = ledger.query(
         "SELECT count(DISTINCT caller) AS callers, count(DISTINCT id) FILTER (WHERE status >= 500) "
-        f"AS errors FROM {of_version}"
+        f"AS errors FROM predictions WHERE model = {quoted(version.model)} "
+        f"AND version = '{version.number}'"
     ).to_pylist()
-    lost = [(gap.found_at[:16], f"{gap.requests:,} requests {gap.why}") for gap in gaps]
-    facts = {
-        "logs": _pairs([
-            ("first day", first), ("last day", last),
-            ("rows, with failed requests", f"{sum(days.values()):,}"),
-            ("rows a day, most", f"{max(days.values()):,}"),
-            ("callers", counted["callers"]), ("requests that failed", counted["errors"]),
-        ]),
-        "gaps": _pairs([
-            ("days without an answer", f"{span - len(days)} of {span}"),
-            ("requests answered and not recorded", f"{sum(gap.requests for gap in gaps):,}"),
-            *lost[-_MAX_ROWS:],
-        ]),
+    facts: dict[str, Any] = {
+        "logs": {
+            "first day": first, "last day": last,
+            "rows, with failed requests": f"{sum(days.values()):,}",
+            "rows a day, most": f"{max(days.values()):,}",
+            "callers": counted["callers"], "requests that failed": counted["errors"],
+        },
+        "gaps": {
+            "days without an answer": f"{span - len(days)} of {span}",
+            "requests answered and not recorded": f"{sum(gap.requests for gap in gaps):,}",
+            **{gap.found_at: f"{gap.requests:,} requests {gap.why}" for gap in gaps},
+        },
     }  # fmt: skip
     with suppress(NotFound):
         overview = look_at(ledger.home, version.model, open_bundle, now=now, since=_MONITORED)
-        facts["monitoring"] = tuple(map(Text, filter(None, repr(overview).splitlines())))
-        if overview.performance is not None:
-            report = repr(overview.performance)
-            facts["performance"] = tuple(map(Text, filter(None, report.splitlines())))
+        facts["monitoring"] = repr(overview)
+        facts["performance"] = overview.performance and repr(overview.performance)
     return facts
 
 
-def _settings(
-    settings: Mapping[str, Mapping[str, Any]], model: str
-) -> dict[str, tuple[Block, ...]]:
-    monitoring, security = settings["monitoring"], settings["security"]
-    serving, rules = settings["serving"], settings["registry"]
-    audit, kept = settings.get("audit", {}), settings.get("privacy", {}).get("retention_days", {})
-    private = {
-        name: how for name, how in monitoring["private"].items()
-        if "." not in name or name.startswith(f"{model}.")
-    }  # fmt: skip
+def _settings(settings: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, Any]:
+    monitoring, security, audit = settings["monitoring"], settings["security"], settings["audit"]
+    kept = settings["privacy"]["retention_days"]
     return {
-        "retention": _pairs([
-            ("days that answers and outcomes are kept", monitoring["retention_days"]),
-            *((f"days of {name}", days) for name, days in kept.items()),
-            ("space at most, GB", monitoring["max_gb"]),
-            ("share of requests that is kept", monitoring["keep"]),
-            ("what is recorded", monitoring["ledger"]),
-        ]),
-        "private-fields": _pairs(private.items()),
-        "audit": _pairs(("anchored at", place) for place in audit.get("anchors", ())),
-        "access": _pairs([
-            ("callers need keys", security["callers"]),
-            ("encrypted transport", "yes" if serving["tls_certificate"] else "no, or by a proxy"),
-            ("client certificates", _yes(serving["tls_client_authority"])),
-        ]),
-        "release-rules": _pairs([
-            *(("gate", criterion) for criterion in settings["gates"]["criteria"]),
-            ("gates are required", _yes(rules["require_gates"])),
-            ("keys that must sign", len(security["required_keys"])),
-            *(("claim that is required", claim) for claim in security["required_claims"]),
-            *(("act that takes a second person", act) for act in audit.get("protected", ())),
-            ("rollouts need an approval", _yes(settings["rollouts"]["needs_approval"])),
-        ]),
+        "retention": {
+            "days that answers and outcomes are kept": monitoring["retention_days"],
+            **{f"days of {name}": days for name, days in kept.items()},
+            "space at most, GB": monitoring["max_gb"],
+            "share of requests that is kept": monitoring["keep"],
+            "what is recorded": monitoring["ledger"],
+        },
+        "private-fields": {
+            name: how for name, how in monitoring["private"].items()
+            if "." not in name or name.startswith(f"{model}.")
+        },
+        "audit": audit["anchors"] and {"anchored at": audit["anchors"]},
+        "access": {
+            "callers need keys": security["callers"],
+            "encrypted transport":
+                bool(settings["serving"]["tls_certificate"]) or "no, or by a proxy",
+            "client certificates": bool(settings["serving"]["tls_client_authority"]),
+        },
+        "release-rules": {
+            "gates": settings["gates"]["criteria"],
+            "gates are required": settings["registry"]["require_gates"],
+            "keys that must sign": len(security["required_keys"]),
+            "claims that are required": security["required_claims"],
+            "acts that take a second person": audit["protected"],
+            "rollouts need an approval": settings["rollouts"]["needs_approval"],
+        },
     }  # fmt: skip
 
 
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
+_moment = datetime.fromisoformat
 
 
-def _pairs(rows: Iterable[tuple[object, object]] | Mapping[str, object]) -> tuple[Block, ...]:
-    pairs = rows.items() if isinstance(rows, Mapping) else rows
-    return _table(("", ""), [(str(name), str(value)) for name, value in pairs])
-
-
-def _records(
-    names: Sequence[str], rows: Iterable[Mapping[str, Any]], empty: str = ""
-) -> tuple[Block, ...]:
-    cells = [tuple(str(row.get(name, "")) for name in names) for row in rows]
-    return _table(tuple(names), cells, empty)
-
-
-def _table(
-    heads: tuple[str, ...], rows: Sequence[tuple[Line, ...]], empty: str = ""
-) -> tuple[Block, ...]:
-    """The latest rows; `empty` is the fact that there are none, where that is one."""
+def _blocks(value: Any) -> tuple[Block, ...]:
+    """A text by its lines; records, or names with their values, as a table of the latest rows."""
+    if isinstance(value, str):
+        return tuple(Text(line) for line in value.splitlines() if line)
+    heads, rows = ("", ""), [*value.items()] if isinstance(value, Mapping) else []
     if not rows:
-        return (Text(empty),) if empty else ()
-    table = Table(heads, tuple(rows[-_MAX_ROWS:]))
-    left_out = len(rows) - _MAX_ROWS
-    return (table, Text(f"And {left_out:,} earlier ones.")) if left_out > 0 else (table,)
+        heads, rows = tuple(value[0]), [tuple(record.values()) for record in value]
+    left_out = [Text(f"And {len(rows) - _MAX_ROWS:,} earlier ones.")] * (len(rows) > _MAX_ROWS)
+    return (Table(heads, tuple(tuple(map(_cell, row)) for row in rows[-_MAX_ROWS:])), *left_out)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
