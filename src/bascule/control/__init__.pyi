@@ -7,12 +7,6 @@ from .api.problems import problem_of as problem_of
 from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
 from .api.routes.sessions import drop_cookie as drop_cookie, set_cookie as set_cookie
 from .api.routes.usage import usage_asked as usage_asked
-from .audit import (
-    Verified as Verified,
-    anchors_in as anchors_in,
-    export as export,
-    verify as verify,
-)
 from .history import (
     OF_ADMINISTRATORS as OF_ADMINISTRATORS,
     Act as Act,
@@ -22,7 +16,7 @@ from .history import (
     as_json_lines as as_json_lines,
 )
 from .link import ServerLink as ServerLink
-from .loops.anchoring import anchoring as anchoring, anchors_at as anchors_at
+from .loops.anchoring import anchoring as anchoring, read_anchors as read_anchors
 from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served

@@ -12,8 +12,8 @@ from tests.consoles import token_of
 from tests.unit.control.signed_in import site_of
 
 from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import sealing
 from bascule.console.site import add_console
-from bascule.control import export, verify
 from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records
@@ -72,7 +72,7 @@ def test_a_protected_alias_moves_once_another_person_approves(site, settings):
     moved = site.signed_in("admin").get("/api/v1/history?kind=alias_moved").json()["items"][0]
     assert (moved["by"], moved["origin"]["approval"]) == ("ada", approval)
     assert decided(site, approval).status_code == 409, "it runs once"
-    assert verify(export(lambda: open_catalogue(settings))).problems == ()
+    assert sealing.verify(lambda: open_catalogue(settings)).problems == ()
 
 
 def test_what_is_not_protected_needs_no_one(site):
