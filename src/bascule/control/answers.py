@@ -25,7 +25,8 @@ class Approval:
 
     Attributes:
         id: Unguessable.
-        state: `waiting`, `declined`, `approved`, or what came of it: `done` or `failed`.
+        state: `waiting`, `declined`, `approved` (and not run yet), or what came of it: `done` or
+            `failed`. One whose process was killed stays `approved`: nothing was done.
         thing: What is protected: `alias:late@production`.
         call: Method and path of the request.
         content: The start of its body, for the person that decides.

@@ -1,8 +1,8 @@
 from .approvals import (
     Decision as Decision,
     Person as Person,
+    is_protected as is_protected,
     judge_decision as judge_decision,
-    protection_of as protection_of,
 )
 from .envelopes import (
     open_envelope as open_envelope,

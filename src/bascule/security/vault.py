@@ -66,13 +66,13 @@ class Vault:
         if not path or not field:
             raise Invalid(f"vault:{place} names no field", hint="write vault:PATH#FIELD")
         kept = self._kept.get(path)
-        if kept is None or self._now_s() >= max(kept.fresh_until_s, self._again_s):
-            # While one thread asks, others go on with what is known.
-            if self._lock.acquire(blocking=kept is None):
-                try:
-                    kept = self._refreshed(path, kept)
-                finally:
-                    self._lock.release()
+        is_due = kept is None or self._now_s() >= max(kept.fresh_until_s, self._again_s)
+        # While one thread asks, others go on with what is known.
+        if is_due and self._lock.acquire(blocking=kept is None):
+            try:
+                kept = self._refreshed(path, kept)
+            finally:
+                self._lock.release()
         assert kept is not None
         if self._now_s() - kept.read_s > STALE_S:
             raise Unavailable(

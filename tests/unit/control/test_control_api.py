@@ -132,8 +132,10 @@ schemathesis.serializer.alias("application/vnd.apache.parquet", "application/oct
 BEYOND_SCHEMAS = {
     "/api/v1/predictions", "/api/v1/endpoints/{endpoint}/incident",
     "/api/v1/models/{model}/versions/{number}/differences", "/api/v1/search",
+    "/api/v1/usage", "/api/v1/usage/export",
 }  # fmt: skip
-"""What they take depends on two parameters together, or is a text with a grammar of its own."""
+"""What they take depends on two parameters together or on the day, or is a text with a grammar of
+its own."""
 
 
 def answers_as_the_schema_says(case, fuzzed, *more):

@@ -87,7 +87,7 @@ def control_app(
         server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
     )
     open_requests = parts.open_requests or _no_requests
-    acts = Acts(parts.open_catalogue, parts.protected, parts.approval_lasts)
+    acts = Acts(parts.open_catalogue, context.approvals, parts.protected)
     app.router.route_class = route_of(guard, open_requests, context.find_session, acts)
 
     def push(file: FilePath, model: str, user: str) -> int:
@@ -116,7 +116,7 @@ def control_app(
     add_alerts(app, context.alerts, authorise)
     add_keys(app, context.keys)
     add_history(app, context.catalogue, authorise)
-    add_approvals(app, acts, guard, context.sessions, authorise)
+    add_approvals(app, context.approvals, guard, context.sessions, authorise)
     add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)

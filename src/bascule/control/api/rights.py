@@ -46,7 +46,7 @@ from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_o
 from bascule.privacy import operations as of_privacy
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
-from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, protection_of
+from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, is_protected
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
@@ -143,16 +143,15 @@ def caller_of(request: Request) -> Caller:
 def route_of(
     guard: Authenticator | None,
     open_requests: Callable[[], Requests],
-    find_session: FindSession | None = None,
-    acts: Acts | None = None,
+    find_session: FindSession | None,
+    acts: Acts,
 ) -> type[APIRoute]:
     """The class of the routes, which keeps the conventions.
 
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
     `Idempotency-Key` of other requests. `acts` records what changes something.
     """
-    book = acts or Acts(None)
-    authorise = authorise_of(guard, book.protected)
+    authorise = authorise_of(guard, acts.protected)
 
     class GuardedRoute(DeferredRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -173,20 +172,20 @@ def route_of(
                 bounded.bound, bounded.allow = bound, partial(allow, request)
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
-                if not (operation.is_act and book.protected and operation.action in CHANGING):
+                if not (operation.is_act and acts.protected and operation.action in CHANGING):
                     return await change(bounded)
                 request.scope[_ACT] = True
                 try:
                     if operation.thing:
                         thing = operation.thing.format(**request.path_params)
-                        check_protected(request, thing, book.protected, has_keys=guard is not None)
+                        check_protected(request, thing, acts.protected, has_keys=guard is not None)
                     authorise(
                         request, operation.action, operation.model.format(**request.path_params)
                     )
                     return await change(bounded)
                 except ApprovalNeeded as need:
                     person = request.state.caller.person
-                    return await book.wait(bounded, operation, need.thing, person)
+                    return await acts.wait(bounded, operation, need.thing, person)
 
             async def change(bounded: Request) -> Response:
                 if not operation.keeps_answers:
@@ -197,7 +196,7 @@ def route_of(
                 if not operation.is_act:
                     await allow(request)
                     return await act(request)
-                with book.of(request, operation) as acting:
+                with acts.of(request, operation) as acting:
                     try:
                         await allow(request)
                         caller = request.state.caller
@@ -211,14 +210,14 @@ def route_of(
                     if answer.status_code in (401, 403):  # an answer that is kept
                         await refused(request, acting, "")
                     elif answer.status_code < 400 and not acting.has_recorded:
-                        await book.done(request, operation, caller.user)
+                        await acts.done(request, operation, caller.user)
                     return answer
 
             async def refused(request: Request, acting: Acting, reason: str) -> None:
                 caller = _caller_known(request, guard)
                 if caller is not None:
                     acting.origin = _with_caller(acting.origin, caller)
-                await book.refused(request, operation, caller.user if caller else None, reason)
+                await acts.refused(request, operation, caller.user if caller else None, reason)
 
             return guarded
 
@@ -307,7 +306,7 @@ def check_protected(
     Raises:
         Refused: Callers need no keys, so that two persons look alike.
     """
-    if not protection_of([thing], protected) or APPROVAL in request.scope:
+    if not is_protected(thing, protected) or APPROVAL in request.scope:
         return
     if not has_keys:
         raise Refused(
