@@ -17,6 +17,7 @@ from .schema import (
     HEAD as HEAD,
     UtcTime as UtcTime,
     approvals as approvals,
+    audit_chain as audit_chain,
     insert as insert,
     metadata as metadata,
     put as put,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -34,13 +34,12 @@ def forget(connection: sa.Connection, person: str, *, now: datetime, by: str) ->
     key = connection.execute(sa.select(keys).where(keys.c.person == person)).first()
     if key is None:
         return 0
-    sequences, cipher = [], sealing.cipher_of(key.key)
-    for row in _values(connection, values.c.key == key.id):
-        salts = sealing.decrypted(cipher, row.sequence, row.sealed)["salts"]
-        if salts:
-            changes = dict(_GONE[part] for part in salts)
-            connection.execute(sa.update(table).where(table.c.id == row.event).values(changes))
-        sequences.append(row.sequence)
+    sequences = []
+    for part in sealing.unsealed(connection, values.c.key == key.id):
+        if part.salts:
+            changes = dict(_GONE[name] for name in part.salts)
+            connection.execute(sa.update(table).where(table.c.id == part.event).values(changes))
+        sequences.append(part.sequence)
     connection.execute(sa.delete(values).where(values.c.key == key.id))
     connection.execute(sa.delete(keys).where(keys.c.id == key.id))
     _record(connection, sequences, now=now, by=by)
@@ -72,28 +71,17 @@ def redact(
         if not salted:
             continue
         connection.execute(sa.update(table).where(table.c.id == event).values(salted))
-        for row in _values(connection, links.c.event == event):
-            cipher = sealing.cipher_of(row.secret)
-            content = sealing.decrypted(cipher, row.sequence, row.sealed)
-            for column in salted:
-                content["salts"].pop(_PART_OF[column], None)
-            sealed = sealing.encrypted(cipher, row.sequence, content)
-            same = (values.c.sequence == row.sequence, values.c.key == row.key)
-            connection.execute(sa.update(values).where(*same).values(sealed=sealed))
+        for part in sealing.unsealed(connection, links.c.event == event):
+            if part.cipher is not None:
+                gone = {_PART_OF[column] for column in salted}
+                salts = {name: salt for name, salt in part.salts.items() if name not in gone}
+                sealed = sealing.encrypted(part.cipher, part.sequence, salts, part.origin)
+                same = (values.c.sequence == part.sequence, values.c.key == part.key)
+                connection.execute(sa.update(values).where(*same).values(sealed=sealed))
         if link is not None:
             sequences.append(link.sequence)
     if sequences:
         _record(connection, sequences, now=now, by=by)
-
-
-def _values(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Sequence[Any]:
-    """Sealed values, with the event of their entry and the secret of their key."""
-    values, links, keys = schema.audit_values, schema.audit_chain, schema.audit_keys
-    joined = values.join(links, values.c.sequence == links.c.sequence)
-    query = sa.select(values, links.c.event, keys.c.key.label("secret")).select_from(
-        joined.join(keys, keys.c.id == values.c.key)
-    )
-    return connection.execute(query.where(where)).all()
 
 
 def _record(connection: sa.Connection, sequences: Iterable[int], *, now: datetime, by: str) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import binascii
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -69,12 +70,8 @@ def seal(connection: sa.Connection) -> None:
         owners = _owners(event)
         for person in {owners[part] for part in entry.salts}:
             key_id, cipher = keys[person]
-            content: dict[str, Any] = {
-                "salts": {p: salt for p, salt in entry.salts.items() if owners[p] == person}
-            }
-            if person == event.actor:
-                content["origin"] = origin.known()
-            text = encrypted(cipher, sequence, content)
+            salts = {part: salt for part, salt in entry.salts.items() if owners[part] == person}
+            text = encrypted(cipher, sequence, salts, origin.known() if "who" in salts else {})
             sealed.append({"sequence": sequence, "key": key_id, "sealed": text})
     connection.execute(sa.insert(schema.audit_chain), links)
     connection.execute(sa.insert(schema.audit_values), sealed)
@@ -141,62 +138,60 @@ def export(open_catalogue: Callable[[], Catalogue]) -> Iterator[bytes]:
 
 
 def _entries(connection: sa.Connection) -> Iterator[Entry]:
-    table = schema.audit_keys
-    ciphers = {row.id: cipher_of(row.key) for row in connection.execute(sa.select(table))}
-    links, events, values = schema.audit_chain, schema.events, schema.audit_values
+    links, events = schema.audit_chain, schema.events
     # JSON as the texts that are stored: SQLAlchemy reads them at a third of the pace.
     query = sa.select(
         links.c.sequence, links.c.event, sa.cast(links.c.digests, sa.Text), links.c.digest,
         events.c.at, events.c.kind, events.c.subject_kind, events.c.subject, events.c.actor,
         events.c.reason, sa.cast(events.c.body, sa.Text),
     ).join_from(links, events, links.c.event == events.c.id, isouter=True)  # fmt: skip
-    after, decode = 0, msgspec.json.decode
-    while True:
-        part = query.where(links.c.sequence > after).order_by(links.c.sequence).limit(_AT_ONCE)
-        rows = connection.execute(part).all()
-        if not rows:
-            return
-        last = rows[-1].sequence
-        opened = dict[int, tuple[dict[str, str], dict[str, str]]]()
-        between = (values.c.sequence > after, values.c.sequence <= last)
-        for sequence, key, sealed in connection.execute(sa.select(values).where(*between)):
-            if key in ciphers:
-                content = decrypted(ciphers[key], sequence, sealed)
-                salts, origin = opened.setdefault(sequence, ({}, {}))
-                salts.update(content["salts"])
-                origin.update(content.get("origin", {}))
-        for row in rows:
-            sequence, event, digests, digest, at, kind, about, name, actor, reason, body = row
-            salts, origin = opened.get(sequence, ({}, {}))
-            known = decode(digests)
-            if kind is None:  # the event was deleted
-                parts = {}
-            else:
-                parts = chain.parts_of(actor, reason, name, decode(body), origin)
+    query, after = query.order_by(links.c.sequence).limit(_AT_ONCE), 0
+    while rows := connection.execute(query.where(links.c.sequence > after)).all():
+        where = links.c.sequence.between(after + 1, after := rows[-1].sequence)
+        opened = defaultdict[int, tuple[dict[str, str], dict[str, str]]](lambda: ({}, {}))
+        for part in unsealed(connection, where):
+            salts, origin = opened[part.sequence]
+            salts.update(part.salts)
+            origin.update(part.origin)
+        for sequence, event, texts, digest, at, kind, about, name, actor, reason, body in rows:
+            salts, origin = opened[sequence]
+            digests, parts = msgspec.json.decode(texts), dict[str, Any]()
+            if kind is not None:  # the event is there
+                parts = chain.parts_of(actor, reason, name, msgspec.json.decode(body), origin)
             yield Entry(
                 sequence, event, at.isoformat() if at else "", kind or "", about or "",
-                {part: value for part, value in parts.items() if part not in known}, known, digest,
-                salts, {part: value for part, value in parts.items() if part in salts},
+                {part: value for part, value in parts.items() if part not in digests}, digests,
+                digest, salts, {part: value for part, value in parts.items() if part in salts},
             )  # fmt: skip
-        after = last
 
 
-def origins_of(
-    connection: sa.Connection, events: Sequence[int]
-) -> dict[int, tuple[int, Mapping[str, str]]]:
-    """By event: the sequence of its entry, and where the act came from as far as that is kept."""
+class Unsealed(NamedTuple):
+    """Salts and origin of an entry, as far as one key encrypts them; empty where it is gone."""
+
+    event: int
+    sequence: int
+    key: str
+    cipher: Any
+    salts: dict[str, str]
+    origin: dict[str, str]
+
+
+def unsealed(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Iterator[Unsealed]:
+    """What is sealed of the entries that a condition on `audit_chain` or `audit_values` finds."""
     links, values, keys = schema.audit_chain, schema.audit_values, schema.audit_keys
-    query = sa.select(links.c.event, links.c.sequence, values.c.sealed, keys.c.key)
-    query = query.select_from(
+    query = sa.select(
+        links.c.event, links.c.sequence, values.c.key, values.c.sealed, keys.c.key.label("secret")
+    ).select_from(
         links.outerjoin(values, values.c.sequence == links.c.sequence)
         .outerjoin(keys, keys.c.id == values.c.key)
-    ).where(links.c.event.in_(events))  # fmt: skip
-    known = dict[int, tuple[int, dict[str, str]]]()
-    for event, sequence, sealed, key in connection.execute(query):
-        _, origin = known.setdefault(event, (sequence, {}))
-        if key is not None:
-            origin.update(decrypted(cipher_of(key), sequence, sealed).get("origin", {}))
-    return dict(known)
+    ).where(where)  # fmt: skip
+    ciphers = dict[str | None, Any]()
+    for event, sequence, key, sealed, secret in connection.execute(query).all():
+        if secret not in ciphers:
+            ciphers[secret] = None if secret is None else _cipher(secret)
+        cipher = ciphers[secret]
+        salts, origin = ({}, {}) if cipher is None else _decrypted(cipher, sequence, sealed)
+        yield Unsealed(event, sequence, key, cipher, salts, origin)
 
 
 def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, Any]]:
@@ -208,33 +203,30 @@ def _keys(connection: sa.Connection, persons: set[str]) -> dict[str, tuple[str, 
         key_id, key = secrets.token_hex(8), secrets.token_hex(_KEY_BYTES)
         connection.execute(sa.insert(table).values(id=key_id, person=person, key=key))
         keys[person] = (key_id, key)
-    return {person: (key_id, cipher_of(key)) for person, (key_id, key) in keys.items()}
+    return {person: (key_id, _cipher(key)) for person, (key_id, key) in keys.items()}
 
 
-def cipher_of(key: str) -> Any:
-    """What encrypts and decrypts by the key of a person."""
+def _cipher(key: str) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(bytes.fromhex(key))
 
 
-def encrypted(cipher: Any, sequence: int, content: Mapping[str, Any]) -> str:
+def encrypted(cipher: Any, sequence: int, salts: object, origin: object) -> str:
     """Salts and origin of an entry, by the key of a person."""
-    nonce, about = os.urandom(_NONCE_BYTES), str(sequence).encode()
-    sealed = nonce + cipher.encrypt(nonce, msgspec.json.encode(content), about)
+    nonce, content = os.urandom(_NONCE_BYTES), msgspec.json.encode((salts, origin))
+    sealed = nonce + cipher.encrypt(nonce, content, str(sequence).encode())
     return binascii.b2a_base64(sealed, newline=False).decode()
 
 
-def decrypted(cipher: Any, sequence: int, sealed: str) -> dict[str, Any]:
+def _decrypted(cipher: Any, sequence: int, sealed: str) -> tuple[dict[str, str], dict[str, str]]:
     """Salts and origin; of what was changed nothing, so that its salts are missing."""
     from cryptography.exceptions import InvalidTag
 
     try:
         data = binascii.a2b_base64(sealed)
         nonce, about = data[:_NONCE_BYTES], str(sequence).encode()
-        content: dict[str, Any] = msgspec.json.decode(
-            cipher.decrypt(nonce, data[_NONCE_BYTES:], about)
-        )
+        content = cipher.decrypt(nonce, data[_NONCE_BYTES:], about)
+        return msgspec.json.decode(content, type=tuple[dict[str, str], dict[str, str]])
     except (InvalidTag, ValueError):
-        return {"salts": {}}
-    return content
+        return {}, {}
