@@ -12,7 +12,7 @@ from .leases import (
     check_held as check_held,
     database_now as database_now,
 )
-from .origins import Acting as Acting, Origin as Origin
+from .origins import Origin as Origin
 from .schema import (
     HEAD as HEAD,
     UtcTime as UtcTime,

@@ -29,19 +29,15 @@ if TYPE_CHECKING:
 _NOTED = "acts"
 _SALT_BYTES, _KEY_BYTES, _NONCE_BYTES = 16, 32, 12
 _AT_ONCE = 2_000
-_ITSELF = Origin("process")
-"""Of what a process does by itself: rollouts, jobs, alerts, schedules."""
 REFUSED = "refused"
 """The kind of the event of a request that was refused."""
 
 
 def note(connection: sa.Connection, event: Event) -> None:
     """Have the event join the chain at the end of the transaction."""
-    request = origins.current()
-    origin = _ITSELF if request is None else request.origin
+    origin = origins.current()
+    origin.has_recorded = True
     connection.info.setdefault(_NOTED, []).append((event, origin))
-    if request is not None:
-        request.has_recorded = True
 
 
 def seal(connection: sa.Connection) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,17 @@ _MAX_ID, _MAX_REASON = 128, 512
 _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 100.0, 1.0
 
 
+def origin_of(request: Request, operation: Operation[Any]) -> origins.Origin:
+    """Where the acts of a request come from, before its caller is known."""
+    request_id = request.headers.get(REQUEST_ID, "")
+    is_id = request_id.isprintable() and 0 < len(request_id) <= _MAX_ID
+    return origins.Origin(
+        operation.name, address=request.client.host if request.client else "",
+        request=request_id if is_id else uuid.uuid4().hex,
+        approval=request.scope.get("bascule.approval", ""),
+    )  # fmt: skip
+
+
 class Acts:
     """Records what requests did and were refused. Refusals are bounded."""
 
@@ -48,19 +58,6 @@ class Acts:
         """Nothing is opened yet; None records nothing. `protected` takes a second person."""
         self._open, self._open_approvals, self.protected = open_catalogue, open_approvals, protected
         self._left, self._at_s, self._unrecorded = _REFUSALS_AT_ONCE, time.monotonic(), 0
-
-    @contextmanager
-    def of(self, request: Request, operation: Operation[Any]) -> Iterator[origins.Acting]:
-        """Have the acts of the block be those of a request."""
-        given = request.headers.get(REQUEST_ID, "")
-        is_id = given.isprintable() and 0 < len(given) <= _MAX_ID
-        approval = request.scope.get("bascule.approval", "")
-        origin = origins.Origin(
-            operation.name, address=request.client.host if request.client else "",
-            request=given if is_id else uuid.uuid4().hex, approval=approval,
-        )  # fmt: skip
-        with origins.acting(origin) as acting:
-            yield acting
 
     async def wait(
         self, request: Request, operation: Operation[Any], thing: str, asker: Person

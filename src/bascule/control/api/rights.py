@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -22,9 +22,10 @@ from fastapi.types import DecoratedCallable
 from starlette.exceptions import HTTPException
 
 from bascule.batch import operations as of_batch
+from bascule.catalogue import origins
 from bascule.configuring import operations as of_configuration
 from bascule.control import operations as of_server
-from bascule.control.api.acts import Acts
+from bascule.control.api.acts import Acts, origin_of
 from bascule.control.api.conventions import conditional
 from bascule.control.api.deferred import DeferredRoute
 from bascule.control.api.idempotency import once
@@ -50,7 +51,7 @@ from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, is_pro
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Acting, Origin, Requests
+    from bascule.catalogue import Origin, Requests
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -196,27 +197,27 @@ def route_of(
                 if not operation.is_act:
                     await allow(request)
                     return await act(request)
-                with acts.of(request, operation) as acting:
+                with origins.acting(origin_of(request, operation)) as origin:
                     try:
                         await allow(request)
                         caller = request.state.caller
                         if operation.action is None:  # it asks itself
                             caller = _caller_known(request, guard) or caller
-                        acting.origin = _with_caller(acting.origin, caller)
+                        _add_caller(origin, caller)
                         answer = await act(request)
                     except (Refused, Unauthenticated) as problem:
-                        await refused(request, acting, problem.message)
+                        await refused(request, origin, problem.message)
                         raise
                     if answer.status_code in (401, 403):  # an answer that is kept
-                        await refused(request, acting, "")
-                    elif answer.status_code < 400 and not acting.has_recorded:
+                        await refused(request, origin, "")
+                    elif answer.status_code < 400 and not origin.has_recorded:
                         await acts.done(request, operation, caller.user)
                     return answer
 
-            async def refused(request: Request, acting: Acting, reason: str) -> None:
+            async def refused(request: Request, origin: Origin, reason: str) -> None:
                 caller = _caller_known(request, guard)
                 if caller is not None:
-                    acting.origin = _with_caller(acting.origin, caller)
+                    _add_caller(origin, caller)
                 await acts.refused(request, operation, caller.user if caller else None, reason)
 
             return guarded
@@ -224,8 +225,8 @@ def route_of(
     return GuardedRoute
 
 
-def _with_caller(origin: Origin, caller: Caller) -> Origin:
-    return replace(origin, key=caller.key, session=caller.session, role=caller.role)
+def _add_caller(origin: Origin, caller: Caller) -> None:
+    origin.key, origin.session, origin.role = caller.key, caller.session, caller.role
 
 
 def _caller_known(request: Request, guard: Authenticator | None) -> Caller | None:
