@@ -13,7 +13,8 @@ import os
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -23,12 +24,11 @@ from bascule.catalogue.chain import Anchor, Entry, Head, Verified
 from bascule.catalogue.event import Event
 from bascule.catalogue.origins import Origin
 
-if TYPE_CHECKING:
-    from bascule.catalogue.catalogue import Catalogue
-
+Begin = Callable[[], AbstractContextManager[sa.Connection]]
 _NOTED = "acts"
 _SALT_BYTES, _KEY_BYTES, _NONCE_BYTES = 16, 32, 12
 _AT_ONCE = 2_000
+_decode_sealed = msgspec.json.Decoder(tuple[dict[str, str], dict[str, str]]).decode
 REFUSED = "refused"
 """The kind of the event of a request that was refused."""
 
@@ -114,19 +114,19 @@ def read(connection: sa.Connection) -> tuple[Head, Iterator[Entry]]:
     return msgspec.structs.replace(head, outside=outside), _entries(connection)
 
 
-def verify(open_catalogue: Callable[[], Catalogue], anchors: Sequence[Anchor] = ()) -> Verified:
-    """See `chain.verify`."""
-    with open_catalogue().read() as connection:
+def verify(begin: Begin, anchors: Sequence[Anchor] = ()) -> Verified:
+    """See `chain.verify`; `begin` is `Catalogue.read`."""
+    with begin() as connection:
         return chain.verify(*read(connection), anchors)
 
 
-def export(open_catalogue: Callable[[], Catalogue]) -> Iterator[bytes]:
+def export(begin: Begin) -> Iterator[bytes]:
     """One JSON object a line: the head of the chain, then each entry with salts and values.
 
     It is one view of the catalogue, which stays open until the last line is taken.
     """
     encode = msgspec.json.Encoder().encode
-    with open_catalogue().read() as connection:
+    with begin() as connection:
         head, entries = read(connection)
         yield encode(head) + b"\n"
         for entry in entries:
@@ -181,12 +181,16 @@ def unsealed(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Iterat
         links.outerjoin(values, values.c.sequence == links.c.sequence)
         .outerjoin(keys, keys.c.id == values.c.key)
     ).where(where)  # fmt: skip
-    ciphers = dict[str | None, Any]()
+    from cryptography.exceptions import InvalidTag
+
+    ciphers = dict[str, Any]()
     for event, sequence, key, sealed, secret in connection.execute(query).all():
-        if secret not in ciphers:
-            ciphers[secret] = None if secret is None else _cipher(secret)
-        cipher = ciphers[secret]
-        salts, origin = ({}, {}) if cipher is None else _decrypted(cipher, sequence, sealed)
+        cipher, salts, origin = None, dict[str, str](), dict[str, str]()
+        if secret is not None:
+            cipher = ciphers.get(secret) or ciphers.setdefault(secret, _cipher(secret))
+            # Of what was changed there is nothing, so that its salts are missing.
+            with suppress(InvalidTag, ValueError):
+                salts, origin = _decrypted(cipher, sequence, sealed)
         yield Unsealed(event, sequence, key, cipher, salts, origin)
 
 
@@ -216,13 +220,5 @@ def encrypted(cipher: Any, sequence: int, salts: object, origin: object) -> str:
 
 
 def _decrypted(cipher: Any, sequence: int, sealed: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Salts and origin; of what was changed nothing, so that its salts are missing."""
-    from cryptography.exceptions import InvalidTag
-
-    try:
-        data = binascii.a2b_base64(sealed)
-        nonce, about = data[:_NONCE_BYTES], str(sequence).encode()
-        content = cipher.decrypt(nonce, data[_NONCE_BYTES:], about)
-        return msgspec.json.decode(content, type=tuple[dict[str, str], dict[str, str]])
-    except (InvalidTag, ValueError):
-        return {}, {}
+    data, about = binascii.a2b_base64(sealed), str(sequence).encode()
+    return _decode_sealed(cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], about))

@@ -105,7 +105,7 @@ def verify(
     places = context.settings().audit.anchors if anchors is None else anchors
     kept = [anchor for place in places for anchor in read_anchors(place)]
     if file is None and not context.is_remote():
-        result = sealing.verify(partial(open_catalogue, context.settings()), kept)
+        result = sealing.verify(open_catalogue(context.settings()).read, kept)
     else:
         with (
             Scratch("bascule-audit-") as folder,
@@ -177,7 +177,7 @@ def _write(file: Path) -> Path:
         context.control_client().download(operations.EXPORT_CHAIN.path, file)
     else:
         with file.open("wb") as output:
-            output.writelines(sealing.export(partial(open_catalogue, context.settings())))
+            output.writelines(sealing.export(open_catalogue(context.settings()).read))
     return file
 
 

@@ -51,11 +51,16 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the server answers predictions."""
+    """Whether the server answers predictions, and with which secrets of OpenBao or Vault.
+
+    Attributes:
+        secrets: `fresh`, or `stale` while their server is away and the last values are used.
+    """
 
     live: bool
     ready: bool
     name: str
+    secrets: Literal["fresh", "stale"] = "fresh"
 
 
 @dataclass(frozen=True, slots=True)

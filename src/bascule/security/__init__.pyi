@@ -1,3 +1,4 @@
+from . import vault as vault
 from .approvals import (
     Decision as Decision,
     Person as Person,
@@ -56,3 +57,4 @@ from .signing import (
     sign_folder as sign_folder,
     verify_folder as verify_folder,
 )
+from .vault import Vault as Vault

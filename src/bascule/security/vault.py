@@ -86,7 +86,7 @@ class Vault:
     def _refreshed(self, path: str, kept: Kept | None) -> Kept:
         began_s = self._now_s()
         try:
-            answer = self._ask(path)
+            answer = self._ask(lambda client: client.read(path))
         except Unavailable as error:
             self._again_s = began_s + _AGAIN_S
             if error.message != self.problem:
@@ -106,7 +106,16 @@ class Vault:
         self._kept[path] = Kept(data, began_s, began_s + fresh_s)
         return self._kept[path]
 
-    def _ask(self, path: str) -> Any:
+    def check(self) -> str:
+        """The address of the server, which knows the token; empty where there is none.
+
+        Raises as `read` does.
+        """
+        if address := self._variable("ADDR"):
+            self._ask(lambda client: client.auth.token.lookup_self())
+        return address
+
+    def _ask(self, ask: Callable[[Any], Any]) -> Any:
         try:
             import hvac
 
@@ -119,10 +128,10 @@ class Vault:
             if self._client is None or self._now_s() >= self._sign_in_at_s:
                 self._sign_in()
             try:
-                return self._client.read(path)
+                return ask(self._client)
             except hvac.exceptions.Forbidden:  # the token has ended, or an agent wrote another
                 self._sign_in()
-                return self._client.read(path)
+                return ask(self._client)
         except hvac.exceptions.Forbidden:
             raise Invalid(
                 "the server refuses the token, or its policy the path", hint="bao token lookup"

@@ -75,7 +75,7 @@ def test_a_protected_alias_moves_once_another_person_approves(site, settings):
     moved = site.signed_in("admin").get("/api/v1/history?kind=alias_moved").json()["items"][0]
     assert (moved["by"], moved["origin"]["approval"]) == ("ada", approval)
     assert decided(site, approval).status_code == 409, "it runs once"
-    assert sealing.verify(lambda: open_catalogue(settings)).problems == ()
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
 
 
 def test_what_is_not_protected_needs_no_one(site):
@@ -206,7 +206,7 @@ def test_killed_at_any_statement_an_act_is_done_once_or_not_and_the_approval_say
         at_statement += 1
 
     assert states == {"waiting", "approved", "done"}
-    assert sealing.verify(lambda: open_catalogue(settings)).problems == ()
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
 
 
 def test_an_approver_decides_on_the_page_of_the_history(site):

@@ -151,7 +151,7 @@ def test_each_write_leaves_an_entry_with_where_it_came_from(site, settings):
         assert newest.origin["role"] == "admin:*"
         assert newest.origin["session"]
 
-    assert sealing.verify(lambda: open_catalogue(settings)).problems == ()
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
 
 
 def test_commands_say_which_and_where(settings):

@@ -204,7 +204,8 @@ def test_health_is_bad_while_a_worker_is_not_alive(client, supervisor, monkeypat
     assert (good.status_code, good.json()["ready"]) == (200, True)
     monkeypatch.setattr(supervisor, "is_alive", False)
     bad = client.get("/health")
-    assert (bad.status_code, bad.json()) == (503, {"live": True, "ready": False, "name": "bascule"})
+    health = {"live": True, "ready": False, "name": "bascule", "secrets": "fresh"}
+    assert (bad.status_code, bad.json()) == (503, health)
 
 
 def test_metrics_are_read_by_prometheus_as_they_were_counted(client):

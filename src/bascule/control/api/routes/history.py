@@ -88,6 +88,6 @@ def add_history(
         """
         from bascule.catalogue import sealing
 
-        lines = sealing.export(open_catalogue)
+        lines = sealing.export(open_catalogue().read)
         whole = itertools.chain([next(lines)], lines)  # a catalogue that cannot be read is an error
         return StreamingResponse(whole, media_type="application/jsonl")
