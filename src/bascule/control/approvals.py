@@ -54,16 +54,11 @@ class Approvals:
             rows = connection.execute(sa.select(_table).order_by(_table.c.at.desc()))
             return [_shown(row) for row in rows]
 
-    def get(self, approval: str) -> Approval:
-        """One of them. Raises `NotFound`."""
-        with self._open().read() as connection:
-            return _shown(_row(connection, approval))
-
     def decide(
         self, approval: str, decision: Decision, decider: Person, *,
         may_approve: Callable[[str], bool], reason: str,
-    ) -> tuple[Mapping[str, Any], bytes]:  # fmt: skip
-        """Approve or decline; what is to run. Of two that decide at once, one succeeds.
+    ) -> tuple[Approval, Mapping[str, Any], bytes]:  # fmt: skip
+        """Approve or decline; what is to run then. Of two that decide at once, one succeeds.
 
         Raises:
             NotFound: There is none.
@@ -71,7 +66,11 @@ class Approvals:
             Refused: See `judge_decision`.
         """
         with self._open().write() as connection:
-            row = _row(connection, approval, locks=True)
+            query = sa.select(_table).where(_table.c.id == approval).with_for_update()
+            row = connection.execute(query).first()
+            if row is None:
+                hint = "bascule audit approvals"
+                raise NotFound(f"no request {approval!r} for approval", hint=hint)
             asker, thing = Person(**row.act["asker"]), row.act["thing"]
             judge_decision(
                 decision, row.state, row.ends_at, asker, decider,
@@ -81,8 +80,7 @@ class Approvals:
                 raise Conflict(f"{thing} has changed since it was asked", hint="ask again")
             state = "approved" if decision == "approve" else "declined"
             row = _changed(connection, approval, state=state, decided_by=decider.user)
-            _recorded(connection, row, state, decider.user, reason)
-            return row.act, row.body
+            return _recorded(connection, row, state, decider.user, reason), row.act, row.body
 
     def ended(self, approval: str, status: int, answer: Any) -> Approval:
         """Note what came of a request that was approved."""
@@ -114,14 +112,6 @@ def _recorded(
     event = events.Event(subject, f"approval_{what}", datetime.now(UTC), by, reason, body)
     events.append(connection, event)
     return _shown(row)
-
-
-def _row(connection: sa.Connection, approval: str, *, locks: bool = False) -> Any:
-    query = sa.select(_table).where(_table.c.id == approval)
-    row = connection.execute(query.with_for_update() if locks else query).first()
-    if row is None:
-        raise NotFound(f"no request {approval!r} for approval", hint="bascule audit approvals")
-    return row
 
 
 def _changed(connection: sa.Connection, approval: str, **values: Any) -> Any:

@@ -63,11 +63,11 @@ def add_approvals(
                 return False
             return guard is not None
 
-        act, body = await run_in_threadpool(
+        decided, act, body = await run_in_threadpool(
             book.decide, approval, decision, decider, may_approve=may_approve, reason=reason
         )
         if decision == "decline":
-            return await run_in_threadpool(book.get, approval)
+            return decided
         asker = await run_in_threadpool(asker_of, Person(**act["asker"]))
         method, path = act["call"].split(" ", 1)
         headers = [(name.encode(), value.encode()) for name, value in act["headers"].items()]
