@@ -75,7 +75,7 @@ def seal(connection: sa.Connection) -> None:
 
 
 def _owners(event: Event) -> dict[str, str]:
-    """By part, whose key encrypts it; that of nobody outlives every author."""
+    """By part, the person whose key encrypts it; a key without a person outlives every author."""
     about = event.person
     return {"who": event.actor, "why": about or event.actor, "what": about, "name": about}
 
