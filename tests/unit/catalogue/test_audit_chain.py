@@ -29,7 +29,7 @@ def record(catalogue, count, *, actor="ada", reason="it is better", person=""):
 
 
 def lines_of(catalogue):
-    return list(sealing.export(catalogue).read)
+    return list(sealing.export(catalogue.read))
 
 
 def verify(lines, anchors=()):
