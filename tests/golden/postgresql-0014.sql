@@ -42,12 +42,6 @@ CREATE TABLE public.approvals (
     decided_by text,
     outcome json
 );
-CREATE TABLE public.audit_anchors (
-    place text NOT NULL,
-    sequence integer NOT NULL,
-    at timestamp with time zone NOT NULL,
-    problem text NOT NULL
-);
 CREATE TABLE public.audit_chain (
     sequence integer NOT NULL,
     event integer NOT NULL,
@@ -331,12 +325,12 @@ ALTER TABLE ONLY public.statements ALTER COLUMN id SET DEFAULT nextval('public.s
 INSERT INTO public.alembic_version VALUES ('0014');
 INSERT INTO public.alerts VALUES ('9d0c5f1f2a3b', 'late', 'firing', '2026-03-01 12:00:00+00', NULL, '["pager"]', '2026-03-01 12:00:00+00', 'ada', 'rolling back', '2026-03-01 12:00:00+00', '{"source": "health", "kind": "error_share", "model": "late", "severity": "critical", "sentence": "late/1 on one: 30 of 100 requests failed (status 500 or more) in 5 minutes: 30.0%, limit 1.0%", "value": 0.3, "limit": 0.01, "at": "2026-03-01T12:00:00+00:00", "version": "1", "column": "", "place": "one", "evidence": "bascule top"}');
 INSERT INTO public.aliases VALUES ('late', 'champion', 1, '2026-03-01 12:00:00+00');
-INSERT INTO public.audit_chain VALUES (1, 6, '{"actor": "c1c89d27d23efa4cfa22409c1b9789940defc5a58cf7f469968d5584e1e87803", "reason": "cf901f6a3f8036ad3b3f8c63677876eafbadfc1e83258491469310b685b3211b", "before": "d1c0c269e5e675b2f325385d13b4f71bf0c3d8a2433a6777d88981da5441568f", "after": "3752cd47b504c6e055378a43b5e0135a979297904cd07c3cd2a65adc4855c98a", "via": "3464b6260a7333de03b26ec090284af752033273d7ff0bb61b12b30e966f9de0", "key": "108af4d7c93c9c2f35e4e6dc062c7f29e70a572a923e1df1e5fc0d8ce5a12770", "address": "869a483ca52f7e46b9d2dda8ff53c533db9474907d3484d09009df893b73ace0", "request": "7d6e93f93761dd2f95ecacff791a84caebec096c51053e9bb1294ebd0dac31a0"}', '6da28725a60448c9dbe2ce39e4868cf32cb1a42c9b19c854148685af7a1a6329');
-INSERT INTO public.audit_head VALUES (1, '076ce79d57e1058dea904d9f5234270b235994cd57d354c192ce5889df30dd9a', 5, 1, '6da28725a60448c9dbe2ce39e4868cf32cb1a42c9b19c854148685af7a1a6329');
+INSERT INTO public.audit_chain VALUES (1, 6, '{"who": "703be9b81b4839f188363cabc89f0084fdc4980ffa08a39124fab4bc22458eb3", "why": "a19eec1346e667250d2b1a82e5b47d3a557876907ca334e4d7ba42f6ce499ddc", "what": "ed470facd3fce1288dc415bbeedde85296975a4e51baffface0d95f307674470"}', '36c05439d347ef310853f63566320f9fbd17a81428c00d1975c118d3b39cc93b');
+INSERT INTO public.audit_head VALUES (1, '076ce79d57e1058dea904d9f5234270b235994cd57d354c192ce5889df30dd9a', 5, 1, '36c05439d347ef310853f63566320f9fbd17a81428c00d1975c118d3b39cc93b');
 INSERT INTO public.audit_keys VALUES ('f4cd7f38b6ac0a8c', '', '5aecb2cfb34fbdfe2f8be3574d4f4043a453771ca79746bcec85b2ee8054eddc');
 INSERT INTO public.audit_keys VALUES ('fde6dc679531afa1', 'ada', '51dfbcf75e97c9850c1047abc855d738ed67ff9df4dc378f5afa7802e196772b');
-INSERT INTO public.audit_values VALUES (1, 'fde6dc679531afa1', 'kpSn3D5J4JiFb2vnnLZtAYedfkSjN4ejImBrSeVz1SwmJRI5gOWod27ArUSx1BWJUFl6ZOecXhgcPrtFeKh3wrl9plsfYDjWCIk1wwG1lP1aYvV1j6EUTGSkm37hr5SzlziE+i9y+yWRNHSSufFl8p34G5eURXBh+bpZvUmMeIeYLQQ7yrrIlVzF5hLbaRLo5AP8YzGuB4/bqE1mxNTqoz1r21KXiMyKgK16kcWFvKHn1ov1R7nsIZeukwkuJpnzmPObzisK2zatKthqKOq/m5CzZ1N9z/Wr4bTfJ+xyM2mfaxn9ABShgjefy342hVR9GVbi4WaOhpHx5e32IIKKEjob9yh6iMilIaxEd/6108tC0cVGzHOrALOT8CSzreiOFskpNlMIwupT72vl6DjJUkbkQvHbOobj0Z0uL9fyNXE+LgIDFMn9y1puvyRIlftyyj+6xkwID+ZeOUHX3WbOHt0L3Xx5sBXT8sSfcC3NXbUqd95odvlo7pE=');
-INSERT INTO public.audit_values VALUES (1, 'f4cd7f38b6ac0a8c', 'OloXVkSddJJbUKtgjMJHsuQZfBX2NAYLIH8FrAWDs3USRQhU6blWEw6/x7t2P9Yk2Ru9EHeWnuk+Xo6ohqaA6NsxmHjRPSSk947mEQ9J+xBiVRoQBVgz8vJI2kGDYHrZQgEhHmnVQuERvZgRrPmgd682bXlctsGaqnsdwtQAvw7uESRyQNVchKPD');
+INSERT INTO public.audit_values VALUES (1, 'fde6dc679531afa1', 'IgHfr10vhmXVKTUwtLZwXIODkbfh3JXYjvJTWPQG3MEznbBtPencDC8MhPnt3KHSy1H7k7AYiqfn8K6PVNcl06ZF/ncoHlCvh9knFEsNlWKVo3xCtE9hLdBqUcGEHhPshOUcDNtVEM+I1q3ANHDMtAFkj6KxNqU59sjRPE9aGaDhKjA4qNOG9ZJRg9BkT4yxr9ZYeGl6EBiRy1eC9+MzZ/RLwTL6BTNVMAGjNEIzNFi9kSDnZJMq');
+INSERT INTO public.audit_values VALUES (1, 'f4cd7f38b6ac0a8c', 'u4IPTEFlxgew8ajGjsRGfnobNz0izhKpJx9Wl+XI2aD1hkVERwQvNHwdSVd/MA2tkPhlokXxcC1MlA2by0jTUiMSacWlLXttPYACwg==');
 INSERT INTO public.endpoints VALUES ('late', 'late@champion', '2026-03-01 12:00:00+00', '{"strategy": "canary", "guards": ["errors +1 pp"]}', 5, NULL);
 INSERT INTO public.events VALUES (1, 'model', 'late', 'pushed', '2026-03-01 12:00:00+00', 'ada', '', '{"number": 1}');
 INSERT INTO public.events VALUES (2, 'model', 'late', 'gates_recorded', '2026-03-01 12:00:00+00', 'ci', 'passed 1 of 1', '{"number": 1}');
@@ -389,8 +383,6 @@ ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 ALTER TABLE ONLY public.approvals
     ADD CONSTRAINT approvals_pkey PRIMARY KEY (id);
-ALTER TABLE ONLY public.audit_anchors
-    ADD CONSTRAINT audit_anchors_pkey PRIMARY KEY (place);
 ALTER TABLE ONLY public.audit_chain
     ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (sequence);
 ALTER TABLE ONLY public.audit_head

@@ -1,6 +1,6 @@
 from . import chain as chain, events as events, origins as origins, sealing as sealing
 from .catalogue import Catalogue as Catalogue, identity_of as identity_of
-from .chain import Anchor as Anchor, Entry as Entry
+from .chain import Anchor as Anchor
 from .changes import Watch as Watch
 from .databases import Database as Database
 from .forgetting import forget as forget, redact as redact
@@ -12,12 +12,12 @@ from .leases import (
     check_held as check_held,
     database_now as database_now,
 )
-from .origins import Acting as Acting, Origin as Origin
+from .origins import Origin as Origin
 from .schema import (
     HEAD as HEAD,
     UtcTime as UtcTime,
     approvals as approvals,
-    audit_anchors as audit_anchors,
+    audit_chain as audit_chain,
     insert as insert,
     metadata as metadata,
     put as put,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import chain, events, schema
+from bascule.catalogue import chain, events, schema, sealing
 from bascule.catalogue.event import Event, Subject
-from bascule.catalogue.sealing import decrypted, encrypted, head
+
+_GONE = {
+    "who": ("actor", chain.ERASED), "why": ("reason", ""), "what": ("body", {}),
+    "name": ("subject", chain.ERASED),
+}  # fmt: skip
+"""By part of an act: its column, and what is in there once it is forgotten."""
+_PART_OF = {column: part for part, (column, _) in _GONE.items()}
 
 
 def forget(connection: sa.Connection, person: str, *, now: datetime, by: str) -> int:
@@ -21,24 +27,22 @@ def forget(connection: sa.Connection, person: str, *, now: datetime, by: str) ->
     body. Digests stay, so the chain verifies. The act that it leaves names the entries and not the
     person. Doing it again does nothing.
     """
-    table, keys, kept = schema.events, schema.audit_keys, schema.audit_values
+    table, keys, values = schema.events, schema.audit_keys, schema.audit_values
+    older = (table.c.actor == person, table.c.id <= sealing.read_head(connection).after_event)
     own = {"actor": chain.ERASED, "reason": ""}
-    older = (table.c.actor == person, table.c.id <= head(connection).after_event)
     connection.execute(sa.update(table).where(*older).values(own))
-    row = connection.execute(sa.select(keys).where(keys.c.person == person)).first()
-    if row is None:
+    key = connection.execute(sa.select(keys).where(keys.c.person == person)).first()
+    if key is None:
         return 0
-    gone = own | {"subject": chain.ERASED, "body": {}}
     sequences = []
-    for event, sequence, names in _erased(connection, row.id, row.key):
-        values = {column: value for column, value in gone.items() if _FIELD_OF[column] in names}
-        if values:
-            connection.execute(sa.update(table).where(table.c.id == event).values(values))
-        sequences.append(sequence)
-    connection.execute(sa.delete(kept).where(kept.c.key == row.id))
-    connection.execute(sa.delete(keys).where(keys.c.id == row.id))
-    subject, body = Subject("person", chain.ERASED), {"entries": _ranges(sorted(sequences))}
-    events.append(connection, Event(subject, chain.FORGOTTEN, now, by, "", body))
+    for part in sealing.unsealed(connection, values.c.key == key.id):
+        if part.salts:
+            changes = dict(_GONE[name] for name in part.salts)
+            connection.execute(sa.update(table).where(table.c.id == part.event).values(changes))
+        sequences.append(part.sequence)
+    connection.execute(sa.delete(values).where(values.c.key == key.id))
+    connection.execute(sa.delete(keys).where(keys.c.id == key.id))
+    _record(connection, sequences, now=now, by=by)
     return len(sequences)
 
 
@@ -56,63 +60,37 @@ def redact(
         now: When.
         by: Who asked for it.
     """
-    table, links = schema.events, schema.audit_chain
+    table, links, values = schema.events, schema.audit_chain, schema.audit_values
     sequences = []
-    for event, values in changes.items():
+    for event, by_column in changes.items():
         link = connection.execute(sa.select(links).where(links.c.event == event)).first()
         salted = {
-            column: value for column, value in values.items()
-            if link is None or _FIELD_OF.get(column) in link.digests
+            column: value for column, value in by_column.items()
+            if link is None or _PART_OF.get(column) in link.digests
         }  # fmt: skip
         if not salted:
             continue
         connection.execute(sa.update(table).where(table.c.id == event).values(salted))
+        for part in sealing.unsealed(connection, links.c.event == event):
+            if part.cipher is not None:
+                gone = {_PART_OF[column] for column in salted}
+                salts = {name: salt for name, salt in part.salts.items() if name not in gone}
+                sealed = sealing.encrypted(part.cipher, part.sequence, salts, part.origin)
+                same = (values.c.sequence == part.sequence, values.c.key == part.key)
+                connection.execute(sa.update(values).where(*same).values(sealed=sealed))
         if link is not None:
-            _drop_salts(connection, link.sequence, _names_of(salted))
             sequences.append(link.sequence)
     if sequences:
-        subject, body = Subject("person", chain.ERASED), {"entries": _ranges(sorted(sequences))}
-        events.append(connection, Event(subject, chain.FORGOTTEN, now, by, "", body))
+        _record(connection, sequences, now=now, by=by)
 
 
-def _names_of(columns: Iterable[str]) -> set[str]:
-    """The fields that columns are in; what was before is in the body as well."""
-    names = {_FIELD_OF[column] for column in columns}
-    return names | {"before"} if "after" in names else names
-
-
-def _drop_salts(connection: sa.Connection, sequence: int, names: set[str]) -> None:
-    values, keys = schema.audit_values, schema.audit_keys
-    query = sa.select(values, keys.c.key.label("secret")).join(keys, keys.c.id == values.c.key)
-    for row in connection.execute(query.where(values.c.sequence == sequence)).all():
-        content = decrypted(row.secret, sequence, row.sealed)
-        content["salts"] = {n: s for n, s in content["salts"].items() if n not in names}
-        same = (values.c.sequence == sequence, values.c.key == row.key)
-        sealed = encrypted(row.secret, sequence, content)
-        connection.execute(sa.update(values).where(*same).values(sealed=sealed))
-
-
-_FIELD_OF = {"actor": "actor", "subject": "name", "reason": "reason", "body": "after"}
-
-
-def _erased(
-    connection: sa.Connection, key_id: str, key: str
-) -> Iterator[tuple[int, int, Mapping[str, str]]]:
-    """Event and sequence of the entries with values under a key, and the names of their fields."""
-    values, links = schema.audit_values, schema.audit_chain
-    query = sa.select(links.c.event, values.c.sequence, values.c.sealed).join_from(
-        values, links, values.c.sequence == links.c.sequence
-    )
-    for row in connection.execute(query.where(values.c.key == key_id)).all():
-        yield row.event, row.sequence, decrypted(key, row.sequence, row.sealed)["salts"]
-
-
-def _ranges(sequences: Iterable[int]) -> list[list[int]]:
-    """First and last of each run of consecutive numbers."""
+def _record(connection: sa.Connection, sequences: Iterable[int], *, now: datetime, by: str) -> None:
+    """Record which entries have lost values: first and last of each run of consecutive numbers."""
     ranges = list[list[int]]()
-    for sequence in sequences:
+    for sequence in sorted(sequences):
         if ranges and ranges[-1][1] == sequence - 1:
             ranges[-1][1] = sequence
         else:
             ranges.append([sequence, sequence])
-    return ranges
+    subject = Subject("person", chain.ERASED)
+    events.append(connection, Event(subject, chain.FORGOTTEN, now, by, "", {"entries": ranges}))

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
     """Where an act comes from; an empty value is not known, or there is none.
 
@@ -24,6 +24,7 @@ class Origin:
         address: The network address, or the name of the host where a command runs.
         request: The id of the request.
         approval: The request for approval that it carries out.
+        has_recorded: Whether an act was recorded meanwhile.
     """
 
     via: str = ""
@@ -33,39 +34,33 @@ class Origin:
     address: str = ""
     request: str = ""
     approval: str = ""
+    has_recorded: bool = False
 
     def known(self) -> dict[str, str]:
         """What is not empty, by name."""
-        return {name: value for name, value in asdict(self).items() if value}
+        texts = asdict(self)
+        del texts["has_recorded"]
+        return {name: value for name, value in texts.items() if value}
 
 
-class Acting:
-    """One request or command; notes whether an act was recorded meanwhile."""
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.has_recorded = False
+_current: ContextVar[Origin] = ContextVar("origin")
 
 
-_acting: ContextVar[Acting | None] = ContextVar("acting", default=None)
-
-
-def current() -> Acting | None:
-    """The request or command of this context; None for what the process does by itself."""
-    return _acting.get()
+def current() -> Origin:
+    """Of this context; without one, an act is the process's own: rollouts, jobs, alerts."""
+    return _current.get(None) or Origin("process")
 
 
 @contextmanager
-def acting(origin: Origin) -> Iterator[Acting]:
+def acting(origin: Origin) -> Iterator[Origin]:
     """Have the acts of the block come from there; threads that it hands work to included."""
-    own = Acting(origin)
-    token = _acting.set(own)
+    token = _current.set(origin)
     try:
-        yield own
+        yield origin
     finally:
-        _acting.reset(token)
+        _current.reset(token)
 
 
 def act(origin: Origin) -> None:
     """Have all acts of this process from now on come from there."""
-    _acting.set(Acting(origin))
+    _current.set(origin)

@@ -154,16 +154,6 @@ audit_keys = sa.Table(
     sa.Column("key", sa.Text, nullable=False),
 )
 
-audit_anchors = sa.Table(
-    "audit_anchors",
-    metadata,
-    sa.Column("place", sa.Text, primary_key=True),
-    sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("at", UtcTime, nullable=False),
-    sa.Column("problem", sa.Text, nullable=False),
-)
-"""By place: the last anchor there, when it was written or last tried, and why it failed."""
-
 approvals = sa.Table(
     "approvals",
     metadata,

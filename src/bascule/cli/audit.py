@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_either, print_json, print_table, say, when
+from bascule.cli.screen import Output, note, print_either, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from bascule.control import Act
@@ -30,10 +32,8 @@ def register(app: typer.Typer) -> None:
         help="Who did what, from where and why, in a chain that shows every change of it.",
         no_args_is_help=True,
     )
-    for name, command in (("log", log), ("verify", verify), ("export", export),
-        ("approvals", approvals), ("approve", approve), ("decline", decline),
-    ):  # fmt: skip
-        group.command(name)(command)
+    for command in (log, verify, export, approvals, approve, decline):
+        group.command(command.__name__)(command)
     app.add_typer(group, name="audit")
 
 
@@ -48,14 +48,19 @@ def log(
     as_json: AsJson = False,
 ) -> None:
     """List acts, the latest first, with the key, the session and the address of the caller."""
-    from itertools import islice
-
-    from bascule.control import Asked
+    from bascule.app import open_catalogue
+    from bascule.control import Asked, History, operations
 
     moments = (None if at is None else at.astimezone() for at in (since, until))
-    acts = list(islice(_acts(Asked(about, name, kind, by, *moments)), limit))
+    asked = Asked(about, name, kind, by, *moments)
+    if context.is_remote():
+        filters = {name: value for name, value in msgspec.to_builtins(asked).items() if value}
+        every = context.remote().each(operations.HISTORY, **filters)
+    else:
+        every = History(partial(open_catalogue, context.settings())).all(asked, with_keys=True)
+    acts = list(islice(every, limit))
     if as_json:
-        print_json([_as_json(act) for act in acts])
+        print_json(msgspec.to_builtins(acts))
         return
     rows = [
         (str(act.entry or "-"), when(act.at), act.by, act.sentence, act.reason or "-", _from(act))
@@ -70,13 +75,14 @@ def export(
     ] = None,
 ) -> None:
     """Write the whole chain, an entry a line, for `bascule audit verify` or a script."""
-    if output is None:
-        for line in _chain():
-            say(line.decode().rstrip("\n"))
+    from bascule.core import Scratch
+
+    if output is not None:
+        _write(output)
+        note(f"wrote {output}")
         return
-    with output.open("wb") as file:
-        file.writelines(_chain())
-    note(f"wrote {output}")
+    with Scratch("bascule-audit-") as folder, _write(folder / "chain").open() as file:
+        Output().writelines(file)
 
 
 def verify(
@@ -91,42 +97,44 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify that no act was changed, dropped, added or moved; exit code 1 if one was."""
-    from bascule.control import anchors_at, verify as verify_lines
+    from bascule.app import open_catalogue
+    from bascule.catalogue import chain, sealing
+    from bascule.control import read_anchors
+    from bascule.core import Scratch
 
-    places = tuple(context.settings().audit.anchors) if anchors is None else tuple(anchors)
-    kept = list(anchors_at(places))
-    if file is None:
-        result = verify_lines(_chain(), kept)
+    places = context.settings().audit.anchors if anchors is None else anchors
+    kept = [anchor for place in places for anchor in read_anchors(place)]
+    if file is None and not context.is_remote():
+        result = sealing.verify(open_catalogue(context.settings()).read, kept)
     else:
-        with file.open("rb") as lines:
-            result = verify_lines(lines, kept)
+        with (
+            Scratch("bascule-audit-") as folder,
+            (file or _write(folder / "chain")).open("rb") as lines,
+        ):
+            result = chain.verify(*chain.read_export(lines), kept)
     if as_json:
-        print_json({
-            "chain": result.chain, "entries": result.entries, "problems": list(result.problems),
-            "anchored": result.anchored,
-            "anchored_at": result.anchored_at and result.anchored_at.isoformat(),
-        })  # fmt: skip
+        print_json(msgspec.to_builtins(result))
     else:
         for problem in result.problems:
             say(problem)
         say(f"{result.entries:,} acts, {len(result.problems) or 'no'} problems")
-        _tell_window(result.entries, result.anchored, result.anchored_at)
+        younger = result.entries - result.anchored
+        if result.anchored_at is None:
+            note("no anchors: acts that were cut off at the end cannot be noticed")
+        elif younger > 0:
+            at = when(result.anchored_at)
+            note(f"the last {younger} acts are younger than the last anchor, of {at}")
     if result.problems:
         raise typer.Exit(1)
 
 
 def approvals(as_json: AsJson = False) -> None:
     """List the requests that wait for a second person, and earlier ones; over --server."""
-    from dataclasses import asdict
-
     from bascule.control import operations
 
     every = context.remote().items(operations.APPROVALS)
     if as_json:
-        print_json([
-            {**asdict(one), "at": one.at.isoformat(), "ends_at": one.ends_at.isoformat()}
-            for one in every
-        ])  # fmt: skip
+        print_json(msgspec.to_builtins(every))
         return
     rows = [
         (one.id, one.state, when(one.at), one.by, one.thing, one.call, one.content) for one in every
@@ -150,68 +158,30 @@ def _decide(approval: str, decision: str, reason: str, *, as_json: bool) -> None
     ended = context.remote().ask(
         operations.DECIDE, approval=approval, decision=decision, reason=reason or None
     )
-    outcome = ended.outcome.get("answer") or {}
-    detail = f": {outcome.get('detail', '')}" if ended.state == "failed" else ""
-    print_either(
-        {"state": ended.state, "outcome": ended.outcome},
-        f"{ended.thing} {ended.state}{detail}",
-        as_json=as_json,
-    )
-    if ended.state == "failed":
+    detail = (ended.outcome.get("answer") or {}).get("detail", "")
+    has_failed = ended.state == "failed"
+    sentence = f"{ended.thing} {ended.state}" + (f": {detail}" if has_failed else "")
+    shown = {"state": ended.state, "outcome": ended.outcome}
+    print_either(shown, sentence, as_json=as_json)
+    if has_failed:
         raise typer.Exit(1)
 
 
-def _tell_window(entries: int, anchored: int, at: datetime | None) -> None:
-    if at is None:
-        note("no anchors: acts that were cut off at the end cannot be noticed")
-    elif entries > anchored:
-        note(f"the last {entries - anchored} acts are younger than the last anchor, of {when(at)}")
-
-
-def _chain() -> Iterator[bytes]:
-    if context.is_remote():
-        from bascule.control import operations
-        from bascule.core import Scratch
-
-        with Scratch("bascule-audit-") as folder:
-            context.control_client().download(operations.EXPORT_CHAIN.path, folder / "chain")
-            with (folder / "chain").open("rb") as file:
-                yield from file
-        return
-    from functools import partial
-
+def _write(file: Path) -> Path:
+    """Write the chain of the catalogue, or of `--server`."""
     from bascule.app import open_catalogue
-    from bascule.control import export
+    from bascule.catalogue import sealing
+    from bascule.control import operations
 
-    yield from export(partial(open_catalogue, context.settings()))
-
-
-def _acts(asked: Any) -> Iterator[Act]:
     if context.is_remote():
-        from bascule.control import operations
-
-        filters = {
-            "about": asked.about, "name": asked.name, "kind": asked.kind, "by": asked.by,
-            "since": asked.since and asked.since.isoformat(),
-            "until": asked.until and asked.until.isoformat(),
-        }  # fmt: skip
-        given = {name: value for name, value in filters.items() if value}
-        return context.remote().each(operations.HISTORY, **given)
-    from functools import partial
-
-    from bascule.app import open_catalogue
-    from bascule.control import History
-
-    return History(partial(open_catalogue, context.settings())).all(asked, with_keys=True)
+        context.control_client().download(operations.EXPORT_CHAIN.path, file)
+    else:
+        with file.open("wb") as output:
+            output.writelines(sealing.export(open_catalogue(context.settings()).read))
+    return file
 
 
 def _from(act: Act) -> str:
     origin = act.origin
-    caller = next((origin[name] for name in ("session", "key") if name in origin), "")
+    caller = origin.get("session") or origin.get("key") or ""
     return " ".join(filter(None, (origin.get("via"), caller, origin.get("address")))) or "-"
-
-
-def _as_json(act: Act) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(act), "at": act.at.isoformat()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.bundle.originals import distribution_of
 from bascule.core import BasculeError, Conflict, is_there, masked_text
+from bascule.security import Vault
 from bascule.serving.workers import bind
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
         _telemetry(),
         _machine(),
         _home(settings.home),
+        *_secrets(),
         _registry(settings),
         *_ports(settings),
     ]
@@ -127,6 +129,14 @@ def _home(home: Path) -> Finding:
         )
     hint = "set BASCULE_HOME to a folder of yours"
     return Finding("home", "FAILED", f"{place} is not writable", hint)
+
+
+def _secrets() -> Iterator[Finding]:
+    try:
+        if address := Vault().check():
+            yield Finding("secrets", "ok", f"{address} knows the token")
+    except BasculeError as error:
+        yield Finding("secrets", "FAILED", error.message, error.hint)
 
 
 def _registry(settings: Settings) -> Finding:

@@ -23,7 +23,7 @@ from .history import (
     as_json_lines as as_json_lines,
 )
 from .link import ServerLink as ServerLink
-from .loops.anchoring import anchoring as anchoring, anchors_at as anchors_at
+from .loops.anchoring import anchoring as anchoring, read_anchors as read_anchors
 from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served

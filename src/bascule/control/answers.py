@@ -25,7 +25,8 @@ class Approval:
 
     Attributes:
         id: Unguessable.
-        state: `waiting`, `declined`, `approved`, or what came of it: `done` or `failed`.
+        state: `waiting`, `declined`, `approved` (and not run yet), or what came of it: `done` or
+            `failed`. One whose process was killed stays `approved`: nothing was done.
         thing: What is protected: `alias:late@production`.
         call: Method and path of the request.
         content: The start of its body, for the person that decides.
@@ -50,11 +51,16 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the server answers predictions."""
+    """Whether the server answers predictions, and with which secrets of OpenBao or Vault.
+
+    Attributes:
+        secrets: `fresh`, or `stale` while their server is away and the last values are used.
+    """
 
     live: bool
     ready: bool
     name: str
+    secrets: Literal["fresh", "stale"] = "fresh"
 
 
 @dataclass(frozen=True, slots=True)

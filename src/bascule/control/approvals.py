@@ -1,8 +1,8 @@
 """Requests that wait for a second person: kept, decided once, and then run once.
 
-What runs is the request as it came, with the rights that its caller has then. A process that is
-killed between the approval and the act leaves the request `approved` and without an outcome: it is
-never run again.
+What runs is the request as it came, with the rights that its caller has then. The transaction of
+the act makes the request `done` (`catalogue.sealing`): one that a killed process left `approved`
+was not run, and never is.
 """
 
 from __future__ import annotations
@@ -41,14 +41,12 @@ class Approvals:
             for row in connection.execute(sa.select(_table).where(_table.c.state == "waiting")):
                 if row.act == act and row.body == body and row.ends_at > now:
                     return _shown(row)
-            approval = secrets.token_hex(8)
             values = {
-                "id": approval, "state": "waiting", "act": act, "body": body,
+                "id": secrets.token_hex(8), "state": "waiting", "act": act, "body": body,
                 "at": now, "ends_at": now + self._lasts,
             }  # fmt: skip
-            connection.execute(sa.insert(_table).values(values))
-            _record(connection, approval, "approval_asked", asker.user, act)
-            return _shown(_row(connection, approval))
+            row = connection.execute(sa.insert(_table).values(values).returning(*_table.c)).one()
+            return _recorded(connection, row, "asked", asker.user)
 
     def list(self) -> Sequence[Approval]:
         """All of them, the latest first."""
@@ -56,16 +54,11 @@ class Approvals:
             rows = connection.execute(sa.select(_table).order_by(_table.c.at.desc()))
             return [_shown(row) for row in rows]
 
-    def get(self, approval: str) -> Approval:
-        """One of them. Raises `NotFound`."""
-        with self._open().read() as connection:
-            return _shown(_row(connection, approval))
-
     def decide(
         self, approval: str, decision: Decision, decider: Person, *,
         may_approve: Callable[[str], bool], reason: str,
-    ) -> tuple[Mapping[str, Any], bytes]:  # fmt: skip
-        """Approve or decline; what is to run. Of two that decide at once, one succeeds.
+    ) -> tuple[Approval, Mapping[str, Any], bytes]:  # fmt: skip
+        """Approve or decline; what is to run then. Of two that decide at once, one succeeds.
 
         Raises:
             NotFound: There is none.
@@ -73,7 +66,11 @@ class Approvals:
             Refused: See `judge_decision`.
         """
         with self._open().write() as connection:
-            row = _row(connection, approval, locks=True)
+            query = sa.select(_table).where(_table.c.id == approval).with_for_update()
+            row = connection.execute(query).first()
+            if row is None:
+                hint = "bascule audit approvals"
+                raise NotFound(f"no request {approval!r} for approval", hint=hint)
             asker, thing = Person(**row.act["asker"]), row.act["thing"]
             judge_decision(
                 decision, row.state, row.ends_at, asker, decider,
@@ -82,55 +79,44 @@ class Approvals:
             if decision == "approve" and _seen(connection, thing) != row.act["seen"]:
                 raise Conflict(f"{thing} has changed since it was asked", hint="ask again")
             state = "approved" if decision == "approve" else "declined"
-            _set(connection, approval, state=state, decided_by=decider.user)
-            _record(connection, approval, f"approval_{state}", decider.user, row.act, reason)
-            return row.act, row.body
+            row = _changed(connection, approval, state=state, decided_by=decider.user)
+            return _recorded(connection, row, state, decider.user, reason), row.act, row.body
 
     def ended(self, approval: str, status: int, answer: Any) -> Approval:
         """Note what came of a request that was approved."""
         with self._open().write() as connection:
             state = "done" if status < 400 else "failed"
-            _set(connection, approval, state=state, outcome={"status": status, "answer": answer})
-            row = _row(connection, approval)
-            _record(connection, approval, f"approval_{state}", row.decided_by, row.act)
-            return _shown(row)
+            outcome = {"status": status, "answer": answer}
+            row = _changed(connection, approval, state=state, outcome=outcome)
+            return _recorded(connection, row, state, row.decided_by)
 
 
 def _seen(connection: sa.Connection, thing: str) -> int:
     """The id of the last event that changed what is protected; 0 for none."""
     kind, _, name = thing.partition(":")
-    if kind == "alias":
-        model, _, alias = name.partition("@")
-        about, kinds = events.Subject("model", model), ["alias_moved", "alias_dropped"]
-        found = events.find(connection, subject=about, kinds=kinds, latest_first=True)
-        return next((event.id or 0 for event in found if event.body.get("alias") == alias), 0)
-    about = events.Subject("endpoint" if kind == "deploy" else "model", name)
-    return next(
-        (event.id or 0 for event in events.find(
-            connection, subject=about, latest_first=True, limit=1
-        )), 0,
+    model, _, alias = name.partition("@")
+    changes = events.find(
+        connection, latest_first=True, limit=None if alias else 1,
+        subject=events.Subject("endpoint" if kind == "deploy" else "model", model),
+        kinds=["alias_moved", "alias_dropped"] if alias else None,
     )  # fmt: skip
+    ids = (event.id for event in changes if not alias or event.body.get("alias") == alias)
+    return next(ids, None) or 0
 
 
-def _record(
-    connection: sa.Connection, approval: str, kind: str, by: str, act: Mapping[str, Any],
-    reason: str = "",
-) -> None:  # fmt: skip
+def _recorded(
+    connection: sa.Connection, row: Any, what: str, by: str, reason: str = ""
+) -> Approval:
+    act, subject = row.act, events.Subject("approval", row.id)
     body = {"thing": act["thing"], "call": act["call"], "asked_by": act["asker"]["user"]}
-    subject = events.Subject("approval", approval)
-    events.append(connection, events.Event(subject, kind, datetime.now(UTC), by, reason, body))
+    event = events.Event(subject, f"approval_{what}", datetime.now(UTC), by, reason, body)
+    events.append(connection, event)
+    return _shown(row)
 
 
-def _row(connection: sa.Connection, approval: str, *, locks: bool = False) -> Any:
-    query = sa.select(_table).where(_table.c.id == approval)
-    row = connection.execute(query.with_for_update() if locks else query).first()
-    if row is None:
-        raise NotFound(f"no request {approval!r} for approval", hint="bascule audit approvals")
-    return row
-
-
-def _set(connection: sa.Connection, approval: str, **values: Any) -> None:
-    connection.execute(sa.update(_table).where(_table.c.id == approval).values(values))
+def _changed(connection: sa.Connection, approval: str, **values: Any) -> Any:
+    change = sa.update(_table).where(_table.c.id == approval).values(values)
+    return connection.execute(change.returning(*_table.c)).one()
 
 
 def _shown(row: Any) -> Approval:

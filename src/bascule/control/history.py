@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
 OF_ADMINISTRATORS = ("key", "session", "sign_in_link", "operation", "person")
 """Kinds of subjects that callers without the right `keys` do not see."""
 
-COLUMNS = (
-    "id",
-    "at",
-    "by",
-    "about",
-    "name",
-    "kind",
-    "sentence",
-    "reason",
-    "details",
-    "entry",
-    "origin",
-)
 _AT_ONCE = 1_000
 _MAX_CELL = 32_000
 """Characters. Spreadsheets take 32,767."""
@@ -131,6 +118,9 @@ class Act:
     origin: Mapping[str, str] = field(default_factory=dict)
 
 
+COLUMNS = tuple(Act.__slots__)
+
+
 class History:
     """Reads the history of a catalogue, the latest act first."""
 
@@ -145,7 +135,7 @@ class History:
 
         `with_keys`: whether acts on keys and sessions are among them.
         """
-        from bascule.catalogue import events, sealing
+        from bascule.catalogue import audit_chain, events, sealing
 
         if after is not None and not 0 < after < 2**63:
             return []
@@ -161,15 +151,15 @@ class History:
                     since=asked.since, until=asked.until,
                     cursor=after, latest_first=True, limit=limit,
                 )  # fmt: skip
-                known = sealing.origins_of(connection, [event.id or 0 for event in found])
+                ids = audit_chain.c.event.in_([event.id for event in found])
+                entries, origins = dict[Any, int](), dict[Any, Mapping[str, str]]()
+                for part in sealing.unsealed(connection, ids):
+                    entries[part.event] = part.sequence
+                    if part.origin and with_keys:
+                        origins[part.event] = part.origin
         except NotFound:
             return []  # nothing was ever recorded
-        nothing: tuple[None, Mapping[str, str]] = (None, {})
-        acts = []
-        for event in found:
-            entry, origin = known.get(event.id or 0, nothing)
-            acts.append(act_of(event, entry, origin if with_keys else {}))
-        return acts
+        return [act_of(event, entries.get(event.id), origins.get(event.id, {})) for event in found]
 
     def all(self, asked: Asked, *, with_keys: bool) -> Iterator[Act]:
         """Every act, read in parts."""
@@ -223,24 +213,18 @@ def _in_words(value: Any) -> str:
 def as_csv(acts: Iterator[Act]) -> Iterator[str]:
     """The lines of a table for spreadsheets, with a head."""
     yield csv_line(COLUMNS)
-    for one in acts:
-        yield csv_line(map(_cell, _row(one).values()))
+    for act in acts:
+        yield csv_line(map(_cell, _row(act).values()))
 
 
 def as_json_lines(acts: Iterator[Act]) -> Iterator[str]:
     """One JSON object a line."""
-    for one in acts:
-        yield json.dumps(_row(one), ensure_ascii=False) + "\n"
+    for act in acts:
+        yield json.dumps(_row(act), ensure_ascii=False) + "\n"
 
 
 def _row(act: Act) -> dict[str, Any]:
-    said = {name: getattr(act, name) for name in COLUMNS}
-    return {
-        **said,
-        "at": act.at.isoformat(),
-        "details": dict(act.details),
-        "origin": dict(act.origin),
-    }
+    return asdict(act) | {"at": act.at.isoformat()}
 
 
 def _cell(value: Any) -> str:

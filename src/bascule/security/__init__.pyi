@@ -1,8 +1,9 @@
+from . import vault as vault
 from .approvals import (
     Decision as Decision,
     Person as Person,
+    is_protected as is_protected,
     judge_decision as judge_decision,
-    protection_of as protection_of,
 )
 from .envelopes import (
     open_envelope as open_envelope,
@@ -55,3 +56,4 @@ from .signing import (
     sign_folder as sign_folder,
     verify_folder as verify_folder,
 )
+from .vault import Vault as Vault

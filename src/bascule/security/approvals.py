@@ -38,11 +38,9 @@ class Person:
         return any(first and first == second for first, second in pairs)
 
 
-def protection_of(things: Iterable[str], protected: Iterable[str]) -> str:
-    """The first of the things that a pattern protects, such as `deploy:late`; empty for none."""
-    patterns = list(protected)
-    matching = (thing for thing in things if any(fnmatchcase(thing, one) for one in patterns))
-    return next(matching, "")
+def is_protected(thing: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern protects a thing, such as `deploy:late`."""
+    return any(fnmatchcase(thing, pattern) for pattern in patterns)
 
 
 def judge_decision(

@@ -11,13 +11,13 @@ or VAULT_ROLE_ID with VAULT_SECRET_ID (AppRole); VAULT_CACERT, VAULT_NAMESPACE. 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, secret_in
 
@@ -31,15 +31,8 @@ _TIMEOUT_S, _AGAIN_S = 2.0, 1.0
 _SHARE_OF_LEASE = 2 / 3
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What was read at a path; times are of the monotonic clock.
-
-    Attributes:
-        data: By field.
-        read_s: When it was read.
-        fresh_until_s: When it is to be read again.
-    """
+class Kept(NamedTuple):
+    """What was read at a path, by field; times are of the monotonic clock."""
 
     data: Mapping[str, Any]
     read_s: float
@@ -56,7 +49,7 @@ class Vault:
         self._environ, self._now_s = environ, now_s
         self._kept: dict[str, Kept] = {}
         self._client: Any = None
-        self._renew_at_s = self._again_s = 0.0
+        self._sign_in_at_s = self._again_s = 0.0
         self._lock = threading.Lock()
         self.problem = ""
         """Why the server did not answer at last; empty if it did."""
@@ -72,55 +65,57 @@ class Vault:
         path, _, field = place.partition("#")
         if not path or not field:
             raise Invalid(f"vault:{place} names no field", hint="write vault:PATH#FIELD")
-        data = self._data(path)
-        if field not in data:
-            raise NotFound(f"vault:{path} has no field {field!r}", hint="bao kv get")
-        return str(data[field])
-
-    def _data(self, path: str) -> Mapping[str, Any]:
-        kept, now_s = self._kept.get(path), self._now_s()
-        if kept is not None and now_s < max(kept.fresh_until_s, self._again_s):
-            return self._usable(kept, path)
+        kept = self._kept.get(path)
+        is_due = kept is None or self._now_s() >= max(kept.fresh_until_s, self._again_s)
         # While one thread asks, others go on with what is known.
-        if not self._lock.acquire(blocking=kept is None):
-            assert kept is not None
-            return self._usable(kept, path)
-        try:
-            fresh = self._fetched(path)
-            self._kept[path], self.problem = fresh, ""
-        except Unavailable as error:
-            self._again_s = now_s + _AGAIN_S
-            if error.message != self.problem:
-                log.warning("%s; the last values of secrets go on for %g s", error, STALE_S)
-            self.problem = error.message
-            if kept is None:
-                raise
-            return self._usable(kept, path)
-        else:
-            return fresh.data
-        finally:
-            self._lock.release()
-
-    def _usable(self, kept: Kept, path: str) -> Mapping[str, Any]:
+        if is_due and self._lock.acquire(blocking=kept is None):
+            try:
+                kept = self._refreshed(path, kept)
+            finally:
+                self._lock.release()
+        assert kept is not None
         if self._now_s() - kept.read_s > STALE_S:
             raise Unavailable(
                 f"vault:{path} was last read over {STALE_S:g} s ago: {self.problem}",
                 hint="bring the server back",
             )
-        return kept.data
+        if field not in kept.data:
+            raise NotFound(f"vault:{path} has no field {field!r}", hint="bao kv get")
+        return str(kept.data[field])
 
-    def _fetched(self, path: str) -> Kept:
+    def _refreshed(self, path: str, kept: Kept | None) -> Kept:
         began_s = self._now_s()
-        answer = self._asking(lambda client: client.read(path))
+        try:
+            answer = self._ask(lambda client: client.read(path))
+        except Unavailable as error:
+            self._again_s = began_s + _AGAIN_S
+            if error.message != self.problem:
+                log.warning("%s; the last values of secrets go on for %g s", error, STALE_S)
+            self.problem = error.message
+            if kept is None:
+                raise
+            return kept
+        self.problem = ""
         if answer is None:
             raise NotFound(f"vault:{path} is not there", hint="bao read PATH")
         lease_s = float(answer.get("lease_duration") or 0) if answer.get("lease_id") else 0.0
         data = answer["data"] or {}
         if isinstance(data.get("data"), dict) and "metadata" in data:  # version 2 of KV
             data = data["data"]
-        return Kept(data, began_s, began_s + max(FRESH_S, lease_s * _SHARE_OF_LEASE))
+        fresh_s = max(FRESH_S, lease_s * _SHARE_OF_LEASE)
+        self._kept[path] = Kept(data, began_s, began_s + fresh_s)
+        return self._kept[path]
 
-    def _asking(self, ask: Callable[[Any], Any]) -> Any:
+    def check(self) -> str:
+        """The address of the server, which knows the token; empty where there is none.
+
+        Raises as `read` does.
+        """
+        if address := self._variable("ADDR"):
+            self._ask(lambda client: client.auth.token.lookup_self())
+        return address
+
+    def _ask(self, ask: Callable[[Any], Any]) -> Any:
         try:
             import hvac
 
@@ -130,11 +125,13 @@ class Vault:
                 "secrets of Vault need hvac", hint="pip install 'bascule[vault]'"
             ) from None
         try:
+            if self._client is None or self._now_s() >= self._sign_in_at_s:
+                self._sign_in()
             try:
-                return ask(self._signed_in())
+                return ask(self._client)
             except hvac.exceptions.Forbidden:  # the token has ended, or an agent wrote another
-                self._client = None
-                return ask(self._signed_in())
+                self._sign_in()
+                return ask(self._client)
         except hvac.exceptions.Forbidden:
             raise Invalid(
                 "the server refuses the token, or its policy the path", hint="bao token lookup"
@@ -147,15 +144,10 @@ class Vault:
                 hint="it is asked again",
             ) from None
 
-    def _signed_in(self) -> Any:
-        """The client, its token renewed after two thirds of its life."""
+    def _sign_in(self) -> None:
+        """Again after two thirds of the life of the token, which is renewed or another."""
         import hvac
 
-        if self._client is not None and self._now_s() < self._renew_at_s:
-            return self._client
-        if self._client is not None:
-            self._note_life(self._client.auth.token.renew_self()["auth"])
-            return self._client
         address = self._variable("ADDR")
         if not address:
             raise Invalid(
@@ -165,25 +157,18 @@ class Vault:
             address, timeout=_TIMEOUT_S, verify=self._variable("CACERT") or True,
             namespace=self._variable("NAMESPACE") or None,
         )  # fmt: skip
-        role = self._variable("ROLE_ID")
-        self._renew_at_s = float("inf")
+        role, file = self._variable("ROLE_ID"), self._variable("TOKEN_FILE")
+        life_s = 0.0
         if role:
             secret_id = secret_in(self._variable("SECRET_ID"))
-            self._note_life(client.auth.approle.login(role, secret_id)["auth"])
+            life_s = client.auth.approle.login(role, secret_id)["auth"]["lease_duration"]
         else:
-            file = self._variable("TOKEN_FILE")
-            client.token = (
-                Path(file).read_text(encoding="ascii").strip() if file else self._variable("TOKEN")
-            )
-            life = client.auth.token.lookup_self()["data"]
-            self._note_life({"lease_duration": life["ttl"], "renewable": life.get("renewable")})
+            token = Path(file).read_text(encoding="ascii") if file else self._variable("TOKEN")
+            client.token = token.strip()
+            if client.auth.token.lookup_self()["data"].get("renewable"):
+                life_s = client.auth.token.renew_self()["auth"]["lease_duration"]
         self._client = client
-        return client
-
-    def _note_life(self, life: Mapping[str, Any]) -> None:
-        lasts_s = float(life.get("lease_duration") or 0)
-        ends = bool(lasts_s and life.get("renewable"))
-        self._renew_at_s = self._now_s() + lasts_s * _SHARE_OF_LEASE if ends else float("inf")
+        self._sign_in_at_s = self._now_s() + (life_s * _SHARE_OF_LEASE or math.inf)
 
     def _variable(self, name: str) -> str:
         return self._environ.get(f"VAULT_{name}") or self._environ.get(f"BAO_{name}") or ""

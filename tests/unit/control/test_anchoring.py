@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
+from tests.waiting import until
 
-from bascule.catalogue import (
-    Catalogue,
-    Leases,
-    SqliteDatabase,
-    audit_anchors,
-    events,
-    sealing,
-)  # fmt: skip
+from bascule.catalogue import Anchor, Catalogue, SqliteDatabase, events, sealing
 from bascule.catalogue.events import Event, Subject
-from bascule.control import anchors_at, export, verify
-from bascule.control.loops.anchoring import EVERY, EVERY_ACTS, anchor_due, is_due
-from bascule.core import Conflict, Untrusted
+from bascule.control import anchoring, read_anchors
+from bascule.control.loops.anchoring import EVERY, EVERY_ACTS, anchor_due, is_due, write
+from bascule.core import Untrusted
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 MOMENT = timedelta(seconds=1)
@@ -37,15 +31,20 @@ def record(catalogue, count=1):
             events.append(connection, Event(Subject("model", "late"), "pushed", T0, "ada"))
 
 
-def held(catalogue, name="one"):
-    return Leases(catalogue).acquire(name, "test", 60.0)
+def tried(catalogue, place, last=None, *, now=T0):
+    return anchor_due(catalogue, str(place), last, now=now)
+
+
+def problems_of(catalogue, place):
+    return sealing.verify(catalogue.read, read_anchors(str(place))).problems
 
 
 @pytest.mark.parametrize(
     ("acts", "anchored", "since", "expected"),
     [
-        (5, 5, None, False),
-        (1, 0, None, True),
+        (0, None, None, False),
+        (1, None, None, True),
+        (5, 5, EVERY, False),
         (EVERY_ACTS, 1, MOMENT, False),
         (EVERY_ACTS + 1, 1, MOMENT, True),
         (2, 1, EVERY - MOMENT, False),
@@ -53,67 +52,60 @@ def held(catalogue, name="one"):
     ],
 )
 def test_an_anchor_is_due_after_so_many_acts_or_so_long(acts, anchored, since, expected):
-    head = sealing.Head("c0", 0, acts, "d")
-    assert is_due(head, anchored, None if since is None else T0 - since, T0) is expected
+    last = None if anchored is None else Anchor("c0", anchored, "d", T0 - since)
+    assert is_due(acts, last, T0) is expected
 
 
-def test_each_place_gets_the_end_of_the_chain_once(catalogue, tmp_path):
-    place, lease = str(tmp_path / "anchors.jsonl"), held(catalogue)
+def test_a_place_gets_the_end_of_the_chain_once(catalogue, tmp_path):
+    place = tmp_path / "anchors.jsonl"
+    assert tried(catalogue, place) is None, "nothing was done yet"
     record(catalogue, 3)
-    anchor_due(catalogue, [place], lease, now=T0)
-    anchor_due(catalogue, [place], lease, now=T0 + EVERY)
+    last = tried(catalogue, place)
+    assert tried(catalogue, place, last, now=T0 + EVERY) is last
     record(catalogue)
-    anchor_due(catalogue, [place], lease, now=T0 + EVERY)
+    tried(catalogue, place, last, now=T0 + EVERY)
 
-    anchors = list(anchors_at([place]))
-    assert [anchor.sequence for anchor in anchors] == [3, 4]
-    assert verify(export(lambda: catalogue), anchors).problems == ()
+    assert [anchor.sequence for anchor in read_anchors(str(place))] == [3, 4]
+    assert problems_of(catalogue, place) == ()
 
 
-def test_a_place_that_fails_keeps_no_other_from_its_anchor(catalogue, tmp_path):
-    bad, good = str(tmp_path / "nowhere" / "a"), str(tmp_path / "b")
+def test_two_processes_write_the_same_anchor_twice(catalogue, tmp_path):
+    place = tmp_path / "anchors.jsonl"
     record(catalogue)
-    anchor_due(catalogue, [bad, good], held(catalogue), now=T0)
+    tried(catalogue, place)
+    tried(catalogue, place)  # also as after a kill in between
 
-    with catalogue.read() as connection:
-        rows = {row.place: row for row in connection.execute(sa.select(audit_anchors))}
-    assert "No such file" in rows[bad].problem
-    assert (rows[good].sequence, rows[good].problem) == (1, "")
+    assert [anchor.sequence for anchor in read_anchors(str(place))] == [1, 1]
+    assert problems_of(catalogue, place) == ()
 
 
-def test_a_process_that_lost_the_lease_writes_the_same_anchor_at_most(catalogue, tmp_path):
-    place, lease = str(tmp_path / "anchors.jsonl"), held(catalogue)
+def test_a_place_that_fails_keeps_no_other_from_its_anchor(catalogue, tmp_path, caplog):
+    bad, good, at_once = tmp_path / "nowhere" / "a", tmp_path / "b", threading.Event()
     record(catalogue)
-    Leases(catalogue).release(lease)
-    with pytest.raises(Conflict, match="no longer holds"):
-        anchor_due(catalogue, [place], lease, now=T0)
-    anchor_due(catalogue, [place], held(catalogue), now=T0)  # as after a kill in between
+    at_once.set()
+    with anchoring([str(bad), str(good)], lambda: catalogue, after=at_once):
+        until(lambda: good.exists() and "No such file" in caplog.text)
 
-    anchors = list(anchors_at([place]))
-    assert [anchor.sequence for anchor in anchors] == [1, 1]
-    assert verify(export(lambda: catalogue), anchors).problems == ()
+    assert problems_of(catalogue, good) == ()
 
 
 def test_a_chain_that_was_made_anew_does_not_fit_its_anchors(catalogue, tmp_path):
-    place = str(tmp_path / "anchors.jsonl")
+    place = tmp_path / "anchors.jsonl"
     record(catalogue, 2)
-    anchor_due(catalogue, [place], held(catalogue), now=T0)
+    tried(catalogue, place)
     other = Catalogue(SqliteDatabase(tmp_path / "other.db"))
     other.create()
     record(other, 2)
 
-    assert verify(export(lambda: other)).problems == ()
-    assert verify(export(lambda: other), list(anchors_at([place]))).problems
+    assert sealing.verify(other.read).problems == ()
+    assert problems_of(other, place)
 
 
 @pytest.mark.slow
-def test_an_anchor_in_a_bucket_is_never_replaced(catalogue, s3_url):
-    from bascule.catalogue import Anchor
-    from bascule.control.loops.anchoring import AnchorBucket
-
-    bucket, anchor = AnchorBucket(f"{s3_url}/anchors"), Anchor("c0" * 32, 7, "d1", T0)
-    bucket.write(anchor)
-    bucket.write(Anchor("c0" * 32, 7, "d1", T0 + EVERY))
+def test_an_anchor_in_a_bucket_is_never_replaced(s3_url):
+    place, anchor = f"{s3_url}/anchors", Anchor("c0" * 32, 7, "d1", T0)
+    write(place, anchor)
+    write(place, Anchor("c0" * 32, 7, "d1", T0 + EVERY))
     with pytest.raises(Untrusted, match="was rewritten"):
-        bucket.write(Anchor("c0" * 32, 7, "d2", T0))
-    assert bucket.read() == [anchor]
+        write(place, Anchor("c0" * 32, 7, "d2", T0))
+    assert read_anchors(place) == [anchor]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, strategies as st
 from tests.consoles import token_of
 from tests.unit.control.signed_in import site_of
 
 from bascule.app import open_catalogue, open_registry
+from bascule.catalogue import sealing
 from bascule.console.site import add_console
-from bascule.control import export, verify
 from bascule.core import BasculeError, Conflict, Refused
 from bascule.registry import CatalogueKeys
 from bascule.registry.stores import Records
-from bascule.security import Person, judge_decision, protection_of
+from bascule.security import Person, is_protected, judge_decision
 from bascule.settings import load_settings
 
 ALIAS = "/api/v1/models/gb/aliases/production"
@@ -72,7 +75,7 @@ def test_a_protected_alias_moves_once_another_person_approves(site, settings):
     moved = site.signed_in("admin").get("/api/v1/history?kind=alias_moved").json()["items"][0]
     assert (moved["by"], moved["origin"]["approval"]) == ("ada", approval)
     assert decided(site, approval).status_code == 409, "it runs once"
-    assert verify(export(lambda: open_catalogue(settings))).problems == ()
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
 
 
 def test_what_is_not_protected_needs_no_one(site):
@@ -137,6 +140,75 @@ def test_the_right_of_the_person_that_asked_is_checked_again(site):
     assert alias_of(site).status_code == 404
 
 
+def test_the_right_of_a_key_that_asked_is_checked_again(site):
+    caller = site.with_key("write:gb")
+    approval = caller.put(ALIAS, json={"number": 1}).json()["approval"]
+    (key,) = site.keys.stored()
+    site.keys.revoke(key.id, at=datetime.now(UTC), by="root")
+    site.tell_keys()
+
+    done = decided(site, approval).json()
+
+    assert (done["state"], done["outcome"]["status"]) == ("failed", 403)
+    assert alias_of(site).status_code == 404
+
+
+def test_an_approver_that_lost_the_right_meanwhile_is_refused(site):
+    approver = site.with_key("approve:gb")
+    approval = asked(site)
+    (key,) = site.keys.stored()
+    site.keys.revoke(key.id, at=datetime.now(UTC), by="root")
+    site.tell_keys()
+
+    assert approver.post(f"/api/v1/approvals/{approval}/approve").status_code in (401, 403)
+    assert alias_of(site).status_code == 404
+    assert decided(site, approval).json()["state"] == "done", "another one still can"
+
+
+def decide_and_die(settings, tmp_path, approval, at_statement):
+    """Approve in a process that is killed at a statement; its exit code."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = iter(range(at_statement))
+
+    def count(connection, _cursor=None, statement="", *_arguments):
+        is_write = connection.get_execution_options()["writes"]
+        if is_write and not statement.startswith("SELECT") and next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    site = made_of(settings, tmp_path)
+    browser = site.signed_in("approver:gb", user="bob")
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    sa.event.listen(sa.Engine, "commit", count)
+    answer = browser.post(f"/api/v1/approvals/{approval}/approve")
+    os._exit(0 if answer.status_code == 200 else 1)
+
+
+@pytest.mark.slow
+def test_killed_at_any_statement_an_act_is_done_once_or_not_and_the_approval_says_so(
+    site, settings, tmp_path
+):
+    registry, states, at_statement, code = open_registry(settings), set(), 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        approval = asked(site)
+        code = decide_and_die(settings, tmp_path, approval, at_statement)
+        assert code in (0, -signal.SIGKILL)
+        every = site.signed_in("viewer:*").get("/api/v1/approvals").json()["items"]
+        (state,) = {one["state"] for one in every if one["id"] == approval}
+        is_moved = alias_of(site).status_code == 200
+        assert is_moved == (state == "done"), at_statement
+        if state != "waiting":
+            assert decided(site, approval).status_code == 409, "it never runs again"
+        if is_moved:
+            registry.drop_alias("gb", "production", by="root")
+        states.add(state)
+        at_statement += 1
+
+    assert states == {"waiting", "approved", "done"}
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
+
+
 def test_an_approver_decides_on_the_page_of_the_history(site):
     add_console(site.app)
     asked(site)
@@ -180,7 +252,7 @@ def test_without_keys_two_persons_look_alike(settings, tmp_path):
     ],
 )
 def test_what_a_pattern_protects(thing, protected, expected):
-    assert bool(protection_of([thing], protected)) is expected
+    assert is_protected(thing, protected) is expected
 
 
 names = st.sampled_from(["", "ada", "bob", "k1", "k2"])

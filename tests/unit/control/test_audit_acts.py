@@ -11,8 +11,8 @@ from tests.unit.control.signed_in import site_of
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.app import open_catalogue, open_registry
-from bascule.catalogue import events, origins
-from bascule.control import Asked, History, export, verify
+from bascule.catalogue import events, origins, sealing
+from bascule.control import Asked, History
 from bascule.control.api.rights import OPERATIONS
 from bascule.core import Refused
 from bascule.endpoints import EndpointStore
@@ -151,7 +151,7 @@ def test_each_write_leaves_an_entry_with_where_it_came_from(site, settings):
         assert newest.origin["role"] == "admin:*"
         assert newest.origin["session"]
 
-    assert verify(export(lambda: open_catalogue(settings))).problems == ()
+    assert sealing.verify(open_catalogue(settings).read).problems == ()
 
 
 def test_commands_say_which_and_where(settings):

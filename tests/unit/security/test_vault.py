@@ -123,11 +123,14 @@ def test_while_the_server_is_away_the_last_value_goes_on_for_a_stated_time(bao):
     environ = {"VAULT_ADDR": bao.address, "VAULT_TOKEN": "root-token"}
     vault = Vault(environ, now_s=lambda: time.monotonic() + later_s[0])
     assert vault.read("secret/data/bascule#password") == "last"
+    assert vault.check() == bao.address
     bao.client.sys.seal()
     try:
         later_s[0] = 10.0
         assert vault.read("secret/data/bascule#password") == "last"
         assert "does not give out secrets" in vault.problem
+        with pytest.raises(Unavailable, match="does not give out secrets"):
+            vault.check()
         later_s[0] = STALE_S + 20.0
         with pytest.raises(Unavailable, match="last read over 3600 s ago"):
             vault.read("secret/data/bascule#password")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
@@ -38,39 +37,27 @@ _MAX_ID, _MAX_REASON = 128, 512
 _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 100.0, 1.0
 
 
+def origin_of(request: Request, operation: Operation[Any]) -> origins.Origin:
+    """Where the acts of a request come from, before its caller is known."""
+    request_id = request.headers.get(REQUEST_ID, "")
+    is_id = request_id.isprintable() and 0 < len(request_id) <= _MAX_ID
+    return origins.Origin(
+        operation.name, address=request.client.host if request.client else "",
+        request=request_id if is_id else uuid.uuid4().hex,
+        approval=request.scope.get("bascule.approval", ""),
+    )  # fmt: skip
+
+
 class Acts:
     """Records what requests did and were refused. Refusals are bounded."""
 
     def __init__(
-        self, open_catalogue: Callable[[], Catalogue] | None, protected: Sequence[str] = (),
-        approval_lasts: timedelta = timedelta(days=1),
+        self, open_catalogue: Callable[[], Catalogue] | None,
+        open_approvals: Callable[[], Approvals], protected: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Nothing is opened yet; None records nothing. `protected` takes a second person."""
-        self._open = open_catalogue
-        self.protected, self._approval_lasts = protected, approval_lasts
+        self._open, self._open_approvals, self.protected = open_catalogue, open_approvals, protected
         self._left, self._at_s, self._unrecorded = _REFUSALS_AT_ONCE, time.monotonic(), 0
-
-    @contextmanager
-    def of(self, request: Request, operation: Operation[Any]) -> Iterator[origins.Acting]:
-        """Have the acts of the block be those of a request."""
-        given = request.headers.get(REQUEST_ID, "")
-        is_id = given.isprintable() and 0 < len(given) <= _MAX_ID
-        approval = request.scope.get("bascule.approval", "")
-        origin = origins.Origin(
-            operation.name, address=request.client.host if request.client else "",
-            request=given if is_id else uuid.uuid4().hex, approval=approval,
-        )  # fmt: skip
-        with origins.acting(origin) as acting:
-            yield acting
-
-    @property
-    def approvals(self) -> Approvals:
-        """The requests that wait for a second person. Raises `NotFound` without a catalogue."""
-        from bascule.control.approvals import Approvals
-
-        if self._open is None:
-            raise NotFound("this server keeps no approvals", hint="run bascule control")
-        return Approvals(self._open, self._approval_lasts)
 
     async def wait(
         self, request: Request, operation: Operation[Any], thing: str, asker: Person
@@ -78,13 +65,12 @@ class Acts:
         """Keep a request until a second person decides, and answer that it waits."""
         if operation.max_body_bytes > MAX_BODY_BYTES:
             raise Refused(f"{thing} is protected: an upload cannot wait", hint="take it out of it")
-        kept = {name: request.headers[name] for name in _KEPT if name in request.headers}
         act = {
             "call": f"{request.method} {request.url.path}", "query": request.url.query,
-            "headers": kept,
+            "headers": {name: request.headers[name] for name in _KEPT if name in request.headers},
         }  # fmt: skip
-        body = await request.body()
-        approval = await run_in_threadpool(self.approvals.ask, thing, act, body, asker)
+        body, book = await request.body(), self._open_approvals()
+        approval = await run_in_threadpool(book.ask, thing, act, body, asker)
         content = {
             "approval": approval.id, "thing": thing, "ends_at": approval.ends_at.isoformat(),
             "sentence": f"{thing} waits for the approval of another person: {approval.id}",
@@ -118,22 +104,23 @@ class Acts:
         self, request: Request, operation: Operation[Any], kind: str, user: str, reason: str,
         body: dict[str, Any],
     ) -> None:  # fmt: skip
-        if self._open is not None:
-            said = f"{request.method} {request.url.path} {kind}"
-            body |= {"sentence": said, "operation": operation.name}
-            try:
-                await run_in_threadpool(self._append, kind, request.url.path, user, reason, body)
-            except NotFound:
-                pass  # nothing was ever registered: there is no chain
-            except BasculeError as error:
-                log.error("%s by %s is not in the audit chain: %s", said, user, error)  # noqa: TRY400 -- in one line
-
-    def _append(self, kind: str, path: str, user: str, reason: str, body: dict[str, Any]) -> None:
         from bascule.catalogue import events
 
-        assert self._open is not None
-        event = events.Event(
-            events.Subject("operation", path), kind, datetime.now(UTC), user, reason, body
-        )
-        with self._open().write() as connection:
-            events.append(connection, event)
+        open_catalogue, path = self._open, request.url.path
+        if open_catalogue is None:
+            return
+        sentence = f"{request.method} {path} {kind}"
+        body |= {"sentence": sentence, "operation": operation.name}
+        subject = events.Subject("operation", path)
+        event = events.Event(subject, kind, datetime.now(UTC), user, reason, body)
+
+        def append() -> None:
+            with open_catalogue().write() as connection:
+                events.append(connection, event)
+
+        try:
+            await run_in_threadpool(append)
+        except NotFound:
+            pass  # nothing was ever registered: there is no chain
+        except BasculeError as error:
+            log.error("%s by %s is not in the audit chain: %s", sentence, user, error)  # noqa: TRY400 -- in one line

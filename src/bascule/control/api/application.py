@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -52,7 +52,7 @@ from bascule.control.parts import Parts
 from bascule.control.recorded import RecordedPredictions
 from bascule.core import VERSION, BasculeError, Invalid
 from bascule.jobs import Task
-from bascule.security import Action
+from bascule.security import Action, vault
 from bascule.serving.telemetry import prometheus_text
 from bascule.serving.transports import Authenticator
 
@@ -87,7 +87,7 @@ def control_app(
         server, parts, authorise, asks_for_keys, RecordedPredictions(parts.home)
     )
     open_requests = parts.open_requests or _no_requests
-    acts = Acts(parts.open_catalogue, parts.protected, parts.approval_lasts)
+    acts = Acts(parts.open_catalogue, context.approvals, parts.protected)
     app.router.route_class = route_of(guard, open_requests, context.find_session, acts)
 
     def push(file: FilePath, model: str, user: str) -> int:
@@ -116,7 +116,7 @@ def control_app(
     add_alerts(app, context.alerts, authorise)
     add_keys(app, context.keys)
     add_history(app, context.catalogue, authorise)
-    add_approvals(app, acts, guard, context.sessions, authorise)
+    add_approvals(app, context.approvals, guard, context.sessions, authorise)
     add_sessions(app, context.sessions, authorise, asks_for_keys=asks_for_keys)
     add_settings(app, parts.shown)
     add_outcomes(app, parts.home)
@@ -172,7 +172,8 @@ def _add_server(app: FastAPI, link: ServerLink, batch_metrics: Callable[[], str]
         """Ready when every worker is alive."""
         ready = all(status.alive for status in link.statuses())
         response.status_code = 200 if ready else 503
-        return Health(live=True, ready=ready, name="bascule")
+        secrets: Literal["fresh", "stale"] = "stale" if vault.problem() else "fresh"
+        return Health(live=True, ready=ready, name="bascule", secrets=secrets)
 
     @serves(app, of_server.METRICS, response_class=Response)
     def metrics() -> Response:

@@ -75,7 +75,7 @@ class ControlContext:
     def approvals(self) -> Approvals:
         from bascule.control.approvals import Approvals
 
-        return Approvals(self.catalogue, self.parts.approval_lasts)
+        return Approvals(_there(self.parts.open_catalogue, "approvals"), self.parts.approval_lasts)
 
     def registry(self) -> Registry:
         return self.parts.open_registry()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -22,9 +22,10 @@ from fastapi.types import DecoratedCallable
 from starlette.exceptions import HTTPException
 
 from bascule.batch import operations as of_batch
+from bascule.catalogue import origins
 from bascule.configuring import operations as of_configuration
 from bascule.control import operations as of_server
-from bascule.control.api.acts import Acts
+from bascule.control.api.acts import Acts, origin_of
 from bascule.control.api.conventions import conditional
 from bascule.control.api.deferred import DeferredRoute
 from bascule.control.api.idempotency import once
@@ -46,11 +47,11 @@ from bascule.operations import CHANGING, MAX_BODY_BYTES, Operation, operations_o
 from bascule.privacy import operations as of_privacy
 from bascule.registry import operations as of_registry
 from bascule.release.rollouts import operations as of_rollouts
-from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, protection_of
+from bascule.security import OPEN_ACTIONS, Action, Key, Person, in_words, is_protected
 from bascule.serving.transports import Authenticator, host_of, is_loopback, status_of
 
 if TYPE_CHECKING:
-    from bascule.catalogue import Acting, Origin, Requests
+    from bascule.catalogue import Origin, Requests
 
 Authorise = Callable[[Request, Action, str], "Caller"]
 """Raises `Refused` unless the caller of a request may do this to a model (`*`: to all)."""
@@ -143,16 +144,15 @@ def caller_of(request: Request) -> Caller:
 def route_of(
     guard: Authenticator | None,
     open_requests: Callable[[], Requests],
-    find_session: FindSession | None = None,
-    acts: Acts | None = None,
+    find_session: FindSession | None,
+    acts: Acts,
 ) -> type[APIRoute]:
     """The class of the routes, which keeps the conventions.
 
     Rights come first, then a bounded body, then the entity tag of an answer to GET, or the
     `Idempotency-Key` of other requests. `acts` records what changes something.
     """
-    book = acts or Acts(None)
-    authorise = authorise_of(guard, book.protected)
+    authorise = authorise_of(guard, acts.protected)
 
     class GuardedRoute(DeferredRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -173,20 +173,20 @@ def route_of(
                 bounded.bound, bounded.allow = bound, partial(allow, request)
                 if request.method == "GET":
                     return conditional(request, await handle(bounded))
-                if not (operation.is_act and book.protected and operation.action in CHANGING):
+                if not (operation.is_act and acts.protected and operation.action in CHANGING):
                     return await change(bounded)
                 request.scope[_ACT] = True
                 try:
                     if operation.thing:
                         thing = operation.thing.format(**request.path_params)
-                        check_protected(request, thing, book.protected, has_keys=guard is not None)
+                        check_protected(request, thing, acts.protected, has_keys=guard is not None)
                     authorise(
                         request, operation.action, operation.model.format(**request.path_params)
                     )
                     return await change(bounded)
                 except ApprovalNeeded as need:
                     person = request.state.caller.person
-                    return await book.wait(bounded, operation, need.thing, person)
+                    return await acts.wait(bounded, operation, need.thing, person)
 
             async def change(bounded: Request) -> Response:
                 if not operation.keeps_answers:
@@ -197,36 +197,36 @@ def route_of(
                 if not operation.is_act:
                     await allow(request)
                     return await act(request)
-                with book.of(request, operation) as acting:
+                with origins.acting(origin_of(request, operation)) as origin:
                     try:
                         await allow(request)
                         caller = request.state.caller
                         if operation.action is None:  # it asks itself
                             caller = _caller_known(request, guard) or caller
-                        acting.origin = _with_caller(acting.origin, caller)
+                        _add_caller(origin, caller)
                         answer = await act(request)
                     except (Refused, Unauthenticated) as problem:
-                        await refused(request, acting, problem.message)
+                        await refused(request, origin, problem.message)
                         raise
                     if answer.status_code in (401, 403):  # an answer that is kept
-                        await refused(request, acting, "")
-                    elif answer.status_code < 400 and not acting.has_recorded:
-                        await book.done(request, operation, caller.user)
+                        await refused(request, origin, "")
+                    elif answer.status_code < 400 and not origin.has_recorded:
+                        await acts.done(request, operation, caller.user)
                     return answer
 
-            async def refused(request: Request, acting: Acting, reason: str) -> None:
+            async def refused(request: Request, origin: Origin, reason: str) -> None:
                 caller = _caller_known(request, guard)
                 if caller is not None:
-                    acting.origin = _with_caller(acting.origin, caller)
-                await book.refused(request, operation, caller.user if caller else None, reason)
+                    _add_caller(origin, caller)
+                await acts.refused(request, operation, caller.user if caller else None, reason)
 
             return guarded
 
     return GuardedRoute
 
 
-def _with_caller(origin: Origin, caller: Caller) -> Origin:
-    return replace(origin, key=caller.key, session=caller.session, role=caller.role)
+def _add_caller(origin: Origin, caller: Caller) -> None:
+    origin.key, origin.session, origin.role = caller.key, caller.session, caller.role
 
 
 def _caller_known(request: Request, guard: Authenticator | None) -> Caller | None:
@@ -307,7 +307,7 @@ def check_protected(
     Raises:
         Refused: Callers need no keys, so that two persons look alike.
     """
-    if not protection_of([thing], protected) or APPROVAL in request.scope:
+    if not is_protected(thing, protected) or APPROVAL in request.scope:
         return
     if not has_keys:
         raise Refused(

@@ -57,13 +57,6 @@ def _audit() -> None:
         sa.UniqueConstraint("person", name="uq_audit_keys_person"),
     )
     op.create_table(
-        "audit_anchors",
-        sa.Column("place", sa.Text, primary_key=True),
-        sa.Column("sequence", sa.Integer, nullable=False),
-        sa.Column("at", UtcTime, nullable=False),
-        sa.Column("problem", sa.Text, nullable=False),
-    )
-    op.create_table(
         "approvals",
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("state", sa.Text, nullable=False),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
@@ -13,36 +13,39 @@ from starlette.concurrency import run_in_threadpool
 
 from bascule.control import operations as of_server
 from bascule.control.answers import Approval
-from bascule.control.api.acts import Acts
 from bascule.control.api.conventions import Page, Paged
 from bascule.control.api.inside import ask_inside
 from bascule.control.api.rights import APPROVAL, SESSION, Authorise, caller_of, serves
+from bascule.control.people.cookies import SignedIn
 from bascule.control.people.sessions import Sessions
 from bascule.core import Refused, Unauthenticated
 from bascule.security import ANY, Action, Decision, Permission, Person
 from bascule.serving.transports import Authenticator
 
+if TYPE_CHECKING:
+    from bascule.control.approvals import Approvals
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """The person that asked, with the rights that the key or the session has now."""
+    """The key that asked, with the rights that it has now, or a session that has ended."""
 
     subject: str
     short_id: str
-    permissions: tuple[Permission, ...]
     check: Callable[[Action, str], None]
+    permissions: tuple[Permission, ...] = ()
 
 
 def add_approvals(
-    app: FastAPI, acts: Acts, guard: Authenticator | None, open_sessions: Callable[[], Sessions],
-    authorise: Authorise,
+    app: FastAPI, open_approvals: Callable[[], Approvals], guard: Authenticator | None,
+    open_sessions: Callable[[], Sessions], authorise: Authorise,
 ) -> None:  # fmt: skip
     """Add the routes to `app`."""
 
     @serves(app, of_server.APPROVALS)
     def approvals(paged: Paged) -> Page[Approval]:
         """Requests that wait for a second person, and what came of earlier ones."""
-        return paged.numbered(acts.approvals.list(), lambda approval: approval)
+        return paged.numbered(open_approvals().list(), lambda approval: approval)
 
     @serves(app, of_server.DECIDE)
     async def decide(
@@ -50,7 +53,7 @@ def add_approvals(
         reason: Annotated[str, Query(max_length=1_024, description="Why, for the history")] = "",
     ) -> Approval:  # fmt: skip
         """Approve a request, which then runs with the rights of the person that asked; or not."""
-        book, decider = acts.approvals, caller_of(request).person
+        book, decider = open_approvals(), caller_of(request).person
 
         def may_approve(thing: str) -> bool:
             model = thing.partition(":")[2].partition("@")[0] or ANY
@@ -60,12 +63,11 @@ def add_approvals(
                 return False
             return guard is not None
 
-        def decided() -> tuple[Mapping[str, Any], bytes]:
-            return book.decide(approval, decision, decider, may_approve=may_approve, reason=reason)
-
-        act, body = await run_in_threadpool(decided)
+        decided, act, body = await run_in_threadpool(
+            book.decide, approval, decision, decider, may_approve=may_approve, reason=reason
+        )
         if decision == "decline":
-            return await run_in_threadpool(book.get, approval)
+            return decided
         asker = await run_in_threadpool(asker_of, Person(**act["asker"]))
         method, path = act["call"].split(" ", 1)
         headers = [(name.encode(), value.encode()) for name, value in act["headers"].items()]
@@ -76,17 +78,13 @@ def add_approvals(
         content = json.loads(answer) if answer else None
         return await run_in_threadpool(book.ended, approval, status, content)
 
-    def asker_of(person: Person) -> Asker:
-        sessions = () if person.key else open_sessions().live()
-        own = [session for session in sessions if session.short_id == person.session]
-
+    def asker_of(person: Person) -> SignedIn:
         def check(action: Action, model: str) -> None:
-            if guard is not None and person.key:
-                guard.check_id(person.key, action, model)
-            elif own:
-                own[0].check(action, model)
-            else:
+            if guard is None or not person.key:
                 raise Refused(f"the session of {person.user} has ended", hint="ask again")
+            guard.look()
+            guard.check_id(person.key, action, model)
 
-        permissions = own[0].permissions if own else ()
-        return Asker(person.user, person.key or person.session, permissions, check)
+        key = Asker(person.user, person.key or person.session, check)
+        sessions = open_sessions().live() if person.session else ()
+        return next((live for live in sessions if live.short_id == person.session), key)

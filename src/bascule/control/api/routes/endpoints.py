@@ -15,7 +15,7 @@ from bascule.control.answers import ArmCounts, picked
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
 from bascule.control.link import ServerLink
-from bascule.core import Reference
+from bascule.core import Reference, check_name
 from bascule.endpoints import (
     BreakerRule,
     CallLimits,
@@ -97,8 +97,9 @@ def add_endpoints(
     @serves(app, of_server.ARMS)
     def arms(endpoint: str, paged: Paged) -> Page[ArmCounts]:
         """What this server has counted for the arms of the latest plans, the oldest plan first."""
-        found = [one for one in server.arm_totals() if one.endpoint == endpoint]
-        return paged.numbered(found, lambda one: picked(ArmCounts, one))
+        check_name(endpoint, what="endpoint")
+        counts = [arm for arm in server.arm_totals() if arm.endpoint == endpoint]
+        return paged.numbered(counts, lambda arm: picked(ArmCounts, arm))
 
     def deploy(endpoint: str, wanted: NewPlan, request: Request) -> Deployed:
         from bascule.endpoints import DeployRequest
