@@ -92,7 +92,7 @@ def main() -> int:
     peer.start()
     config = json.load(sys.stdin)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
-    meters = Meters(Path(f"/dev/fd/{config['meters_fd']}"), config["workers"])
+    meters = Meters(Path(f"/dev/fd/{config['meters_fd']}"))
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
