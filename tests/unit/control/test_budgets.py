@@ -15,7 +15,7 @@ from bascule.control.loops.budgets import Sharing
 from bascule.core import Unavailable
 from bascule.monitoring import Quotas, quotas
 from bascule.serving.execution import Meters
-from bascule.serving.execution.limiting import Rate
+from bascule.serving.execution.limiting import Allowance
 from bascule.serving.execution.meters import (
     AWAY,
     EXHAUSTED,
@@ -161,7 +161,7 @@ def test_a_control_process_that_is_replaced_goes_on_with_what_was_reserved(serve
 @pytest.mark.parametrize("share", [0.97, 3.0])
 def test_servers_keep_one_rate_together(servers, catalogue, monkeypatch, share):
     """A caller below its rate is refused nothing; one above gets its rate and the stated slack."""
-    both, rate, seconds = servers(0), Rate.parse("100/s", 5), 20
+    both, rate, seconds = servers(0), Allowance("", 0, "100/s", S // 100, 0, 5 * S // 100), 20
     start_ns, clock = time.monotonic_ns(), [0]
     monkeypatch.setattr(
         quotas, "database_now", lambda _: datetime.fromtimestamp(clock[0] / S, tz=UTC)

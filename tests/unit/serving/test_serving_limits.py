@@ -10,7 +10,7 @@ from tests.waiting import until
 
 from bascule.core import Invalid, Overloaded
 from bascule.serving.execution import CallerFacts, Meters, PolicyFacts, limiting, meters, read_chain
-from bascule.serving.execution.limiting import LimitedPredictor, LimitSettings, Rate
+from bascule.serving.execution.limiting import Allowance, LimitedPredictor, LimitSettings
 from bascule.serving.execution.meters import DAY, GRANTED, KEY, ROWS, STATE, WANTED
 
 INFER = "/v2/models/m/infer"
@@ -143,7 +143,7 @@ def test_what_is_admitted_unnoted_is_a_part_of_what_is_left_and_noted_in_time(li
 def test_a_bucket_fills_in_its_time_and_not_beyond_its_burst(tmp_path):
     meter = Meters(tmp_path / "meters").meter("m", "key:a", 0)
     now_ns = time.monotonic_ns()
-    rate = Rate.parse("10/s", 2)
+    rate = Allowance("", 0, "10/s", S // 10, 0, 2 * S // 10)
 
     def takes(at_ns):
         if meter.room_ns(rate.burst_ns, at_ns) < rate.cost_ns(1):
@@ -210,7 +210,7 @@ def spend(path, rate, results, seconds):
 
 def test_workers_at_once_take_a_rate_together_and_no_more(tmp_path):
     context = multiprocessing.get_context("fork")
-    results, rate = context.Queue(), Rate.parse("1000/s", 50)
+    results, rate = context.Queue(), Allowance("", 0, "1000/s", S // 1_000, 0, 50 * S // 1_000)
     Meters(tmp_path / "meters").meter("m", "key:a", 0)
     started_ns = time.monotonic_ns()
     children = [

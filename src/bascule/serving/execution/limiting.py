@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -77,54 +77,65 @@ class LimitSettings:
         for name in ("rate", "group_rate"):
             if (text := getattr(self, name)) and _RATE.fullmatch(text) is None:
                 raise ValueError(f"{name}: {text!r} is not like '100/s' or '5000 rows/min'")
-        for name in (
-            "burst", "budget_rows_per_day", "budget_unknowns_per_day",
-            "group_budget_rows_per_day", "group_budget_unknowns_per_day",
-        ):  # fmt: skip
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name):g} is not >= 0")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not value >= 0:
+                raise ValueError(f"{field.name}: {value:g} is not >= 0")
 
 
-class Rate(NamedTuple):
-    """A token bucket: what a request and a row cost, and what a full bucket has, in nanoseconds."""
+class Allowance(NamedTuple):
+    """What one caller, or one group, may have: a token bucket in time, and a budget.
 
-    request_ns: int
-    row_ns: int
-    burst_ns: int
-    text: str
+    Attributes:
+        of: The prefix of the settings that it is from: empty, or `group_`.
+        rows: Of a day; 0 for no budget.
+        rate: As in the settings.
+        request_ns: What a request takes of the bucket; 0 without a rate of requests.
+        row_ns: What each of its rows takes; 0 without a rate of rows.
+        burst_ns: What a full bucket has.
+    """
 
-    @classmethod
-    def parse(cls, text: str, burst: float = 0.0) -> Rate | None:
-        """The rate of `100/s` or `5000 rows/min`; None for an empty text or one of 0."""
-        match = _RATE.fullmatch(text)
-        if match is None or not float(match[1]):
-            return None
-        amount, of_rows, unit_s = float(match[1]), bool(match[2]), _UNITS_S[match[3]]
-        cost_ns = round(unit_s * 1e9 / amount)
-        burst_ns = round(cost_ns * max(1.0, burst or amount))
-        return cls(0 if of_rows else cost_ns, cost_ns if of_rows else 0, burst_ns, text)
-
-    def cost_ns(self, rows: int, calls: int = 1) -> int:
-        return calls * self.request_ns + rows * self.row_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What one caller, or one group, may have. `rows` is of a day; 0 for no budget."""
-
-    rate: Rate | None
-    rows: int
     of: str
-    """The prefix of the settings that it is from: empty, or `group_`."""
+    rows: int
+    rate: str = ""
+    request_ns: int = 0
+    row_ns: int = 0
+    burst_ns: int = 0
 
     def cost_ns(self, rows: int, calls: int = 1) -> int:
         """What calls of so many rows in all take of the bucket."""
-        return 0 if self.rate is None else self.rate.cost_ns(rows, calls)
+        return calls * self.request_ns + rows * self.row_ns
+
+
+def allowance(model: Predictor, settings: LimitSettings, of: str) -> Allowance:
+    """Of one caller, or of one group; raises `Refused` where unknowns cannot be counted."""
+    rate, rows, unknowns = (
+        getattr(settings, of + key)
+        for key in ("rate", "budget_rows_per_day", "budget_unknowns_per_day")
+    )
+    if unknowns:
+        total = unknowns_of(model.service.path, model.digest)
+        if not total:
+            raise Refused(
+                f"the unknowns of {model.name}/{model.version} cannot be counted: it has no "
+                "compiled weights or leaves",
+                hint=f"set {of}budget_rows_per_day instead of {of}budget_unknowns_per_day",
+            )
+        within = max(1, int(unknowns * total / values_of_row(model)))
+        rows = min(rows, within) if rows else within
+    match = _RATE.fullmatch(rate)
+    if match is None or not float(match[1]):
+        return Allowance(of, rows)
+    amount, is_of_rows, unit_s = float(match[1]), bool(match[2]), _UNITS_S[match[3]]
+    cost_ns = round(unit_s * 1e9 / amount)
+    burst_ns = round(cost_ns * max(1.0, (not of and settings.burst) or amount))
+    costs_ns = (0, cost_ns) if is_of_rows else (cost_ns, 0)
+    return Allowance(of, rows, rate, *costs_ns, burst_ns)
 
 
 class _Metered(NamedTuple):
     meter: Meter
-    allowance: Allowance
+    of: Allowance
     who: str
 
 
@@ -156,7 +167,8 @@ class LimitedPredictor(AroundPredictor):
         self._shares = facts.callers.shares_budgets
         self._name_of = facts.callers.name_of
         self._groups = settings.groups
-        self._of_caller, self._of_group = allowances(settings, model)
+        self._of_caller = allowance(model, settings, "")
+        self._of_group = allowance(model, settings, "group_")
         self._known: dict[str, _Caller] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -207,8 +219,8 @@ class LimitedPredictor(AroundPredictor):
             return ask(call, context, allowed_s, deliver)
         except BasculeError:
             with self._meters:
-                for meter, allowance, _ in caller.counted:
-                    meter.take_back(allowance.cost_ns(call.rows), call.rows, today())
+                for meter, of, _ in caller.counted:
+                    meter.take_back(of.cost_ns(call.rows), call.rows, today())
             raise
 
     def _wait(
@@ -265,23 +277,22 @@ class LimitedPredictor(AroundPredictor):
         with self._meters:
             self._note(caller)
             for metered in caller.counted:
-                meter, allowance, _ = metered
+                meter, of, _ = metered
                 meter.begin(day)
-                rate = allowance.rate
-                if rate is not None:
-                    cost_ns, room_ns = rate.cost_ns(rows), meter.room_ns(rate.burst_ns, now_ns)
+                if of.rate:
+                    cost_ns, room_ns = of.cost_ns(rows), meter.room_ns(of.burst_ns, now_ns)
                     if cost_ns > room_ns:
-                        raise self._over_rate(metered, rate, rows, cost_ns - room_ns)
-                    free_rows = min(free_rows, room_ns // rate.cost_ns(1) // _FREE_PARTS)
-                if allowance.rows:
+                        raise self._over_rate(metered, rows, cost_ns - room_ns)
+                    free_rows = min(free_rows, room_ns // of.cost_ns(1) // _FREE_PARTS)
+                if of.rows:
                     used = meter.words[ROWS]
-                    may_have = meter.words[GRANTED] if self._shares else allowance.rows
+                    may_have = meter.words[GRANTED] if self._shares else of.rows
                     if used + rows > may_have:
                         self._want(metered, used, rows)
                         return False
                     free_rows = min(free_rows, (may_have - used) // _FREE_PARTS)
-            for meter, allowance, _ in caller.counted:
-                meter.take(allowance.cost_ns(rows), rows, now_ns)
+            for meter, of, _ in caller.counted:
+                meter.take(of.cost_ns(rows), rows, now_ns)
         if len(caller.counted) < 2:  # a group has many callers, which were all given some
             caller.free_rows = free_rows
             caller.since_ns, caller.free_until_ns = now_ns, now_ns + _FREE_NS
@@ -291,24 +302,23 @@ class LimitedPredictor(AroundPredictor):
     def _note(caller: _Caller) -> None:
         """Note what was admitted unnoted, as of when that began: it fills the bucket no later."""
         if caller.calls:
-            for meter, allowance, _ in caller.counted:
-                cost_ns = allowance.cost_ns(caller.rows, caller.calls)
-                meter.take(cost_ns, caller.rows, caller.since_ns)
+            for meter, of, _ in caller.counted:
+                meter.take(of.cost_ns(caller.rows, caller.calls), caller.rows, caller.since_ns)
         caller.free_rows = caller.calls = caller.rows = 0
 
     def _want(self, metered: _Metered, used: int, rows: int) -> None:
         """Ask for more of a budget; raises where there is no more."""
-        meter, allowance, who = metered
-        budget = f"policies.{self._section}.{allowance.of}budget_*_per_day"
-        if rows > allowance.rows:
+        meter, of, who = metered
+        budget = f"policies.{self._section}.{of.of}budget_*_per_day"
+        if rows > of.rows:
             raise self._refusal("budget", TooLarge(
-                f"{rows} rows in one request are more than the {allowance.rows} of a day that "
+                f"{rows} rows in one request are more than the {of.rows} of a day that "
                 f"{who} may have of {self._section} ({budget})",
                 hint="send fewer rows",
             ))  # fmt: skip
-        if used + rows > allowance.rows or meter.words[STATE] == EXHAUSTED:
+        if used + rows > of.rows or meter.words[STATE] == EXHAUSTED:
             raise self._refusal("budget", Overloaded(
-                f"{who} has used its {allowance.rows} rows of a day of {self._section} ({budget})",
+                f"{who} has used its {of.rows} rows of a day of {self._section} ({budget})",
                 hint="retry after 00:00 UTC, or have the budget raised",
                 retry_after_s=DAY_S - int(time.time()) % DAY_S,
             ))  # fmt: skip
@@ -319,16 +329,17 @@ class LimitedPredictor(AroundPredictor):
                 hint="retry later", retry_after_s=1,
             ))  # fmt: skip
 
-    def _over_rate(self, metered: _Metered, rate: Rate, rows: int, lacking_ns: int) -> BasculeError:
-        place = f"{rate.text}, policies.{self._section}.{metered.allowance.of}rate"
-        if rate.cost_ns(rows) > rate.burst_ns:
+    def _over_rate(self, metered: _Metered, rows: int, lacking_ns: int) -> BasculeError:
+        _, of, who = metered
+        place = f"{of.rate}, policies.{self._section}.{of.of}rate"
+        if of.cost_ns(rows) > of.burst_ns:
             return self._refusal("rate", TooLarge(
-                f"{rows} rows in one request are more than {metered.who} may send at once "
+                f"{rows} rows in one request are more than {who} may send at once "
                 f"({place})",
                 hint="send fewer rows a request",
             ))  # fmt: skip
         return self._refusal("rate", Overloaded(
-            f"{metered.who} asks more of {self._section} than it may ({place})",
+            f"{who} asks more of {self._section} than it may ({place})",
             hint="send requests less often",
             retry_after_s=-(-lacking_ns // 1_000_000_000),
         ))  # fmt: skip
@@ -383,36 +394,8 @@ class Limits:
         find: Callable[[str], Predictor | None],  # noqa: ARG004
     ) -> None:
         """Refuse budgets in unknowns of a model whose unknowns cannot be counted."""
-        allowances(settings, model)
-
-
-def allowances(settings: LimitSettings, model: Predictor) -> tuple[Allowance, Allowance]:
-    """Of one caller and of one group; raises `Refused` where unknowns cannot be counted."""
-    own = _allowance(
-        model, Rate.parse(settings.rate, settings.burst),
-        settings.budget_rows_per_day, settings.budget_unknowns_per_day, "",
-    )  # fmt: skip
-    group = _allowance(
-        model, Rate.parse(settings.group_rate),
-        settings.group_budget_rows_per_day, settings.group_budget_unknowns_per_day, "group_",
-    )  # fmt: skip
-    return own, group
-
-
-def _allowance(
-    model: Predictor, rate: Rate | None, rows: int, unknowns: float, of: str
-) -> Allowance:
-    if unknowns:
-        total = unknowns_of(model.service.path, model.digest)
-        if not total:
-            raise Refused(
-                f"the unknowns of {model.name}/{model.version} cannot be counted: it has no "
-                "compiled weights or leaves",
-                hint=f"set {of}budget_rows_per_day instead of {of}budget_unknowns_per_day",
-            )
-        within = max(1, int(unknowns * total / values_of_row(model)))
-        rows = min(rows, within) if rows else within
-    return Allowance(rate, rows, of)
+        for of in ("", "group_"):
+            allowance(model, settings, of)
 
 
 def values_of_row(model: Predictor) -> int:
