@@ -88,7 +88,9 @@ def silence(
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="health, ledger, silence, sunset, drift or performance. Default: all."),
+        typer.Option(
+            help="health, ledger, silence, sunset, drift, performance or queries. Default: all."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.app import cluster_of, control_parts, watcher_of
+from bascule.app import cluster_of, control_parts, models_with, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.control import (
     Answers,
@@ -270,6 +270,7 @@ def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContex
     """
     from bascule.control import sharing_budgets
     from bascule.monitoring import Quotas
+    from bascule.monitoring.alerts import AlertStore, sources
 
     assert parts.open_catalogue is not None
     open_catalogue = parts.open_catalogue
@@ -277,7 +278,17 @@ def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContex
         return nullcontext()
     at_once = threading.Event()
     at_once.set()
-    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=at_once)
+    throttling = models_with(settings, "throttle")
+
+    def throttled() -> Iterator[tuple[str, str]]:
+        for alert in AlertStore(open_catalogue()).alerts() if throttling else ():
+            finding = alert.finding
+            if finding.source == sources.QUERIES_SOURCE and finding.model in throttling:
+                is_of_all = finding.column == sources.ALL_CALLERS
+                yield finding.model, ("group:" if is_of_all else "key:") + finding.column
+
+    open_quotas = cache(lambda: Quotas(open_catalogue()))
+    return sharing_budgets(meters, open_quotas, throttled, after=at_once)
 
 
 def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

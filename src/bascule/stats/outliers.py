@@ -69,7 +69,7 @@ class OutlierScorer:
     def scores(self, columns: Columns) -> Floats:
         """How unlike the training rows each row is; larger is further. Shape (rows,)."""
         numbers, texts = split(columns, self.projected)
-        encoded, beyond = self._encoded(numbers, texts)
+        encoded, beyond = self.encoded(numbers, texts)
         unlike = self._isolation if self.arrays["leaf"].size else self._distance
         width = self.arrays["leaf"].shape[0] or self.arrays["near"].size
         step = max(1, _CHUNK_VALUES // width)
@@ -82,7 +82,7 @@ class OutlierScorer:
         as_large = len(held_out) - np.searchsorted(held_out, scores, "left")
         return np.asarray((1 + as_large) / (len(held_out) + 1), np.float64)
 
-    def _encoded(self, numbers: Floats, texts: list[NDArray[Any]]) -> tuple[Floats, Floats]:
+    def encoded(self, numbers: Floats, texts: list[NDArray[Any]]) -> tuple[Floats, Floats]:
         """Features in units of their spread, and how far outside of training each row is.
 
         A tree cannot tell a value just beyond all training rows from one far beyond them.
@@ -201,7 +201,7 @@ def fit_outliers(
         "held_out": np.empty(0),
     }  # fmt: skip
     levels = tuple(map(_rareness, texts))
-    encoded, _ = OutlierScorer(tuple(projected), levels, arrays)._encoded(numbers, texts)
+    encoded, _ = OutlierScorer(tuple(projected), levels, arrays).encoded(numbers, texts)
     if set(train) <= set(projected):
         chosen = random.permutation(len(encoded))[:_NEAR_ROWS]
         arrays["near"] = encoded[chosen]

@@ -23,6 +23,7 @@ from bascule.serving.execution.meters import (
     OPEN,
     ROWS,
     STATE,
+    THROTTLED_NS,
     WANTED,
     today,
 )
@@ -188,11 +189,18 @@ def test_servers_keep_one_rate_together(servers, catalogue, monkeypatch, share):
         assert 0.95 * 100 * seconds < taken <= 100 * seconds + slack
 
 
+def test_callers_are_throttled_for_as_long_as_that_is_said(servers):
+    server, _ = servers(0)
+    server.sharing.throttled = lambda: [("m", "key:a")]
+    server.sharing.throttle(1_000 * S)
+    assert server.meter.words[THROTTLED_NS] == (1_000 + 15) * S
+
+
 def test_the_thread_reserves_within_a_moment(servers):
     server, _ = servers(10)
     ended, after = threading.Event(), threading.Event()
     after.set()
-    with budgets.sharing_budgets(server.shared, server.sharing.open_quotas, after=after):
+    with budgets.sharing_budgets(server.shared, server.sharing.open_quotas, tuple, after=after):
         until_s = time.monotonic() + 5
         while not server.admits(1):
             assert not ended.wait(0.01)

@@ -11,7 +11,15 @@ from tests.waiting import until
 from bascule.core import Invalid, Overloaded
 from bascule.serving.execution import CallerFacts, Meters, PolicyFacts, limiting, meters, read_chain
 from bascule.serving.execution.limiting import Allowance, LimitedPredictor, LimitSettings
-from bascule.serving.execution.meters import DAY, GRANTED, KEY, ROWS, STATE, WANTED
+from bascule.serving.execution.meters import (
+    DAY,
+    GRANTED,
+    KEY,
+    ROWS,
+    STATE,
+    THROTTLED_NS,
+    WANTED,
+)
 
 INFER = "/v2/models/m/infer"
 S = 1_000_000_000
@@ -126,6 +134,18 @@ def test_a_call_that_the_model_could_not_take_is_given_back(limited, ask, monkey
         assert answers(server, ask, [2])[0].status == 429
     assert server.meter.words[ROWS] == 0
     assert answers(server, ask, [2])[0].status == 200
+
+
+def test_a_throttled_caller_has_another_rate_until_that_ends(limited, ask):
+    server = limited(on_suspicious_queries="throttle", throttled_rate="2/h")
+    assert {answer.status for answer in answers(server, ask, [1] * 5)} == {200}
+    server.meter.words[THROTTLED_NS] = time.monotonic_ns() + 60 * S
+    last = until(
+        lambda: [answer for answer in answers(server, ask, [1] * 3) if answer.status == 429]
+    )
+    assert "(2/h, policies.m.throttled_rate)" in last[0].json["error"]
+    server.meter.words[THROTTLED_NS] = time.monotonic_ns()
+    assert answers(server, ask, [1])[0].status == 200
 
 
 def test_what_is_admitted_unnoted_is_a_part_of_what_is_left_and_noted_in_time(limited, ask):

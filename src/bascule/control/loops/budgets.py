@@ -14,7 +14,7 @@ budget: the rows that this thread has reserved in the catalogue. The rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.02
 SHARE_EVERY_S = 0.5
+THROTTLE_EVERY_S = 5.0
 EXHAUSTED_TRIES = 4
 """How often, `SHARE_EVERY_S` apart, rows are asked for before none are left: other servers give
 back what they do not use in that time."""
@@ -37,18 +38,29 @@ _HOT_SHARE = 0.125
 
 
 def sharing_budgets(
-    shared: Meters, open_quotas: Callable[[], Quotas], *, after: Event
+    shared: Meters,
+    open_quotas: Callable[[], Quotas],
+    throttled: Callable[[], Iterable[tuple[str, str]]],
+    *,
+    after: Event,
 ) -> AbstractContextManager[None]:
-    """Share the limits of callers while the block runs, on a thread."""
-    return turning("budgets", Sharing(shared, open_quotas).run, after=after, pause_s=0.2)
+    """Share the limits of callers while the block runs, on a thread; see `Sharing`."""
+    return turning("budgets", Sharing(shared, open_quotas, throttled).run, after=after, pause_s=0.2)
 
 
 @dataclass(slots=True)
 class Sharing:
-    """One server's part; see the module."""
+    """One server's part; see the module.
+
+    Attributes:
+        shared: What its workers count.
+        open_quotas: The sums of all servers; raises `NotFound` without a catalogue.
+        throttled: The sections and the counters in them whose callers are slowed down now.
+    """
 
     shared: Meters
     open_quotas: Callable[[], Quotas]
+    throttled: Callable[[], Iterable[tuple[str, str]]] = tuple
     _forgotten_day: int = 0
     _spent_since_ns: int = field(default_factory=time.monotonic_ns)
     _tries: dict[str, int] = field(default_factory=dict)
@@ -56,7 +68,7 @@ class Sharing:
 
     def run(self, ended: Event) -> None:
         """Reserve what workers ask for, and share, until the event is set."""
-        share_at_s = 0.0
+        share_at_s = throttle_at_s = 0.0
         while not ended.wait(LOOK_EVERY_S):
             now_s = time.monotonic()
             self.reserve(again=now_s >= share_at_s)
@@ -64,6 +76,9 @@ class Sharing:
                 share_at_s = now_s + SHARE_EVERY_S
                 with suppress(NotFound):  # without a catalogue there is no other server
                     self.share(time.monotonic_ns())
+            if now_s >= throttle_at_s:
+                throttle_at_s = now_s + THROTTLE_EVERY_S
+                self.throttle(time.monotonic_ns())
 
     def reserve(self, *, again: bool) -> None:
         """Reserve what workers ask for; `again` also what was not there before.
@@ -79,6 +94,12 @@ class Sharing:
                 except BasculeError:
                     meter.words[meters.STATE] = meters.AWAY
                     raise
+
+    def throttle(self, now_ns: int) -> None:
+        """Slow callers down until this is to be said again, and a little longer."""
+        for section, name in self.throttled():
+            meter = self.shared.meter(section, name)
+            meter.words[meters.THROTTLED_NS] = now_ns + round(3e9 * THROTTLE_EVERY_S)
 
     def share(self, now_ns: int) -> None:
         """Give back what other servers need, and exchange what callers spent of their rates."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bascule.bundle.disk import read_manifest
 from bascule.bundle.programs import ONNX, count_unknowns
@@ -29,6 +29,7 @@ from bascule.serving.execution.meters import (
     GRANTED,
     ROWS,
     STATE,
+    THROTTLED_NS,
     WANTED,
     Meter,
     today,
@@ -40,7 +41,7 @@ GRANT_S = 0.02
 """How often a call that waits for its budget looks whether that is reserved."""
 _MAX_WAITING = 64
 _MAX_KNOWN = 4_096
-_MOST_FREE_ROWS, _FREE_PARTS, _FREE_NS = 64, 64, 10_000_000
+_MOST_FREE_ROWS, _FREE_PARTS, _FREE_NS = 64, 64, 100_000_000
 """What a worker may admit and not note: that part of what is left, for so long."""
 _UNITS_S = {"s": 1, "min": 60, "h": 3_600}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)( rows)?/(s|min|h)")
@@ -62,6 +63,9 @@ class LimitSettings:
         group_rate: Of each group.
         group_budget_rows_per_day: Of each group.
         group_budget_unknowns_per_day: Of each group.
+        on_suspicious_queries: What becomes of a caller whose queries look like a search for the
+            model: nothing, an alert, or also `throttled_rate` for as long as the alert fires.
+        throttled_rate: As `rate`.
     """
 
     rate: str = ""
@@ -72,9 +76,11 @@ class LimitSettings:
     group_rate: str = ""
     group_budget_rows_per_day: int = 0
     group_budget_unknowns_per_day: float = 0.0
+    on_suspicious_queries: Literal["ignore", "alert", "throttle"] = "ignore"
+    throttled_rate: str = "1/s"
 
     def __post_init__(self) -> None:
-        for name in ("rate", "group_rate"):
+        for name in ("rate", "group_rate", "throttled_rate"):
             if (text := getattr(self, name)) and _RATE.fullmatch(text) is None:
                 raise ValueError(f"{name}: {text!r} is not like '100/s' or '5000 rows/min'")
         for field in fields(self):
@@ -109,10 +115,9 @@ class Allowance(NamedTuple):
 
 def allowance(model: Predictor, settings: LimitSettings, of: str) -> Allowance:
     """Of one caller, or of one group; raises `Refused` where unknowns cannot be counted."""
-    rate, rows, unknowns = (
-        getattr(settings, of + key)
-        for key in ("rate", "budget_rows_per_day", "budget_unknowns_per_day")
-    )
+    rate: str = getattr(settings, of + "rate")
+    rows: int = getattr(settings, of + "budget_rows_per_day", 0)
+    unknowns: float = getattr(settings, of + "budget_unknowns_per_day", 0.0)
     if unknowns:
         total = unknowns_of(model.service.path, model.digest)
         if not total:
@@ -169,6 +174,8 @@ class LimitedPredictor(AroundPredictor):
         self._groups = settings.groups
         self._of_caller = allowance(model, settings, "")
         self._of_group = allowance(model, settings, "group_")
+        self._of_throttled = allowance(model, settings, "throttled_")
+        self._throttles = settings.on_suspicious_queries == "throttle"
         self._known: dict[str, _Caller] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
@@ -276,7 +283,10 @@ class LimitedPredictor(AroundPredictor):
         now_ns, day, free_rows = time.monotonic_ns(), today(), _MOST_FREE_ROWS
         with self._meters:
             self._note(caller)
-            for metered in caller.counted:
+            counted = caller.counted
+            if self._throttles:
+                counted = tuple(self._throttled(metered, now_ns) for metered in counted)
+            for metered in counted:
                 meter, of, _ = metered
                 meter.begin(day)
                 if of.rate:
@@ -291,12 +301,18 @@ class LimitedPredictor(AroundPredictor):
                         self._want(metered, used, rows)
                         return False
                     free_rows = min(free_rows, (may_have - used) // _FREE_PARTS)
-            for meter, of, _ in caller.counted:
+            for meter, of, _ in counted:
                 meter.take(of.cost_ns(rows), rows, now_ns)
         if len(caller.counted) < 2:  # a group has many callers, which were all given some
             caller.free_rows = free_rows
             caller.since_ns, caller.free_until_ns = now_ns, now_ns + _FREE_NS
         return True
+
+    def _throttled(self, metered: _Metered, now_ns: int) -> _Metered:
+        """With the rate of those whose queries are suspicious, if its caller is one."""
+        if metered.meter.words[THROTTLED_NS] <= now_ns:
+            return metered
+        return metered._replace(of=self._of_throttled._replace(rows=metered.of.rows))
 
     @staticmethod
     def _note(caller: _Caller) -> None:
@@ -373,7 +389,7 @@ class LimitedPredictor(AroundPredictor):
         return tuple(
             _Metered(self._meters.meter(self._section, counter, of.rows), of, words)
             for counter, of, words in counted
-            if of.rate or of.rows
+            if of.rate or of.rows or self._throttles
         )
 
 

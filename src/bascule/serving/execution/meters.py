@@ -30,10 +30,12 @@ from numpy.typing import NDArray
 SLOTS = 16_384
 DAY_S = 86_400
 _SHARED_SLOTS, _WINDOW = 256, 16
-KEY, KEY_REST, LIMIT, FULL_AT_NS, SPENT_NS, DAY, ROWS, GRANTED, WANTED, STATE = range(10)
+KEY, KEY_REST, LIMIT, FULL_AT_NS, SPENT_NS, THROTTLED_NS = range(6)
+DAY, ROWS, GRANTED, WANTED, STATE = range(6, 11)
 """The words of a counter: its key, the rows of a day that it may have, what its bucket has spent
-since servers last exchanged that, and, of `DAY`, the rows used, reserved and asked for."""
-_WORDS = 10
+since servers last exchanged that, until when its caller is throttled, and, of `DAY`, the rows used,
+reserved and asked for."""
+_WORDS = 11
 OPEN, EXHAUSTED, AWAY = range(3)
 """The states of a budget: more may be reserved; all is reserved; the catalogue cannot say."""
 
@@ -62,7 +64,7 @@ class Meters:
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def meter(self, section: str, name: str, limit_rows: int) -> Meter:
+    def meter(self, section: str, name: str, limit_rows: int | None = None) -> Meter:
         """The counter of a caller or a group in a section, new ones with a full bucket."""
         key, rest = key_of(section, name)
         with self:
@@ -71,7 +73,8 @@ class Meters:
                 key = SLOTS + key_of(section, "")[0] % _SHARED_SLOTS
                 words = self._at(key)
                 words[KEY] = key
-            words[LIMIT] = limit_rows
+            if limit_rows is not None:
+                words[LIMIT] = limit_rows
         return Meter(words, key)
 
     def among(self, is_meant: NDArray[np.bool_]) -> Iterator[Meter]:

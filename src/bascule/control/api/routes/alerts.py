@@ -28,7 +28,7 @@ class AlertView(BaseModel):
     state: Annotated[str, Field(description="pending, firing or resolved")]
     since: datetime
     source: Annotated[
-        str, Field(description="health, ledger, silence, sunset, drift or performance")
+        str, Field(description="health, ledger, silence, sunset, drift, performance or queries")
     ]
     kind: str
     model: Annotated[str, Field(description="Empty for the server itself")]
