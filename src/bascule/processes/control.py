@@ -278,14 +278,11 @@ def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContex
         return nullcontext()
     at_once = threading.Event()
     at_once.set()
-    throttling = models_with(settings, "throttle")
+    models = models_with(settings, "throttle")
 
-    def throttled() -> Iterator[tuple[str, str]]:
-        for alert in AlertStore(open_catalogue()).alerts() if throttling else ():
-            finding = alert.finding
-            if finding.source == sources.QUERIES_SOURCE and finding.model in throttling:
-                is_of_all = finding.column == sources.ALL_CALLERS
-                yield finding.model, ("group:" if is_of_all else "key:") + finding.column
+    def throttled() -> list[tuple[str, str]]:
+        alerts = AlertStore(open_catalogue()).alerts() if models else ()
+        return sources.throttled_counters([alert.finding for alert in alerts], models)
 
     open_quotas = cache(lambda: Quotas(open_catalogue()))
     return sharing_budgets(meters, open_quotas, throttled, after=at_once)

@@ -14,7 +14,7 @@ from tests.production import flights, packed
 from bascule.bundle import take
 from bascule.bundle.statements import column_names
 from bascule.core import NotFound
-from bascule.monitoring.alerts.sources import QueriesSource
+from bascule.monitoring.alerts.sources import QueriesSource, throttled_counters
 from bascule.monitoring.ledger import Ledger, SpoolWriter
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
@@ -78,6 +78,8 @@ def test_a_caller_that_searches_is_found_until_it_asks_as_others_do(asks, looks)
     asks("k1", search(random, 120))
     found = looks()
     assert "k0" not in found
+    assert ("late", "key:k1") in throttled_counters(found.values(), ["late"])
+    assert throttled_counters(found.values(), ["other"]) == []
     assert found["k1"].sentence.startswith(
         "the last 100 queries of key partner are unlike held-out rows of late (p = "
     )
@@ -92,7 +94,8 @@ def test_callers_that_share_a_search_are_found_together(asks, looks):
     random = np.random.default_rng(6)
     for caller in range(6):
         asks(f"c{caller}", search(random, 50))
-    assert list(looks()) == ["*"]
+    found = looks()
+    assert throttled_counters(found.values(), ["late"]) == [("late", "group:*")]
 
 
 def test_without_answers_or_a_bundle_nothing_is_found(tmp_path, asks, looks):

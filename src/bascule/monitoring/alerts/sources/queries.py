@@ -9,7 +9,7 @@ that could be made have the budget together. A finding ends when the newest bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
 
 QUERIES_SOURCE = "queries"
-ALL_CALLERS = "*"
+_ALL_CALLERS = "*"
 _COUNTS = """
 SELECT caller, count(*) AS queries, min(time) AS first, max_by(version, time) AS version
 FROM (SELECT coalesce(caller, '') AS caller, time, version FROM predictions WHERE {where})
@@ -94,9 +94,20 @@ class QueriesSource(Source):
                     QUERIES_SOURCE, "suspicious_queries", model, "warning",
                     f"the last {rows} queries of {who} are unlike held-out rows of {model} "
                     f"(p = {p_value:.2g}, level {level:.2g}): they may be made to copy it",
-                    p_value, level, now, column=caller or ALL_CALLERS,
+                    p_value, level, now, column=caller or _ALL_CALLERS,
                     evidence=f'bascule ledger query "SELECT * FROM predictions WHERE {where}"',
                 )  # fmt: skip
+
+
+def throttled_counters(
+    findings: Iterable[Finding], models: Collection[str]
+) -> list[tuple[str, str]]:
+    """The callers and groups of these models that were found, as servers count them."""
+    return [
+        (each.model, ("group:" if each.column == _ALL_CALLERS else "key:") + each.column)
+        for each in findings
+        if each.source == QUERIES_SOURCE and each.model in models
+    ]
 
 
 def _known(bundle: Bundle) -> tuple[Bundle, KnownRows] | None:
