@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.jobs import Jobs
     from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
-    from bascule.monitoring.alerts import AlertStore, Finding, Watcher
+    from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
     from bascule.monitoring.ledger import CallerCount, Usage
@@ -803,6 +803,27 @@ def objectives_of(settings: Settings) -> dict[str, Objective]:
     return {name: objective(each) for name, each in settings.alerts.objectives.items()}
 
 
+def models_with(settings: Settings, *what: str) -> list[str]:
+    """The sections `[policies.NAME]` that do this on suspicious queries."""
+    key = "on_suspicious_queries"
+    return [name for name, keys in settings.policies.items() if keys.get(key) in what]
+
+
+def queries_source_of(settings: Settings, models: Sequence[str]) -> Source:
+    """What finds callers that search for these models."""
+    from bascule.bundle import load
+    from bascule.monitoring.alerts.sources import QueriesSource
+    from bascule.monitoring.ledger import Ledger
+
+    def name_of(caller: str) -> str:
+        return {key.id: key.name for key in open_keys(settings).stored()}.get(caller, caller)
+
+    return QueriesSource(
+        Ledger(settings.home), models, lambda version: load(open_registry(settings).path(version)),
+        settings.alerts.false_alarms_a_year, name_of,
+    )  # fmt: skip
+
+
 def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
@@ -818,8 +839,8 @@ def watcher_of(
         judge: Judges a finished day of a model; see the function of this name.
         note_away: Is called when the catalogue goes away and when it is back.
     """
-    chosen = settings.alerts
-    if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers):
+    chosen, guarded = settings.alerts, models_with(settings, "alert", "throttle")
+    if chosen.watch == "off" or (chosen.watch == "auto" and not chosen.receivers and not guarded):
         return None
     from bascule.batch import Runs, facts_of_runs, facts_of_schedules
     from bascule.jobs import Jobs, Schedules
@@ -854,6 +875,8 @@ def watcher_of(
         days = partial(sources.finished_days, home)
         daily = [*sources.JUDGED, *["fairness"] * bool(_criteria_of_groups(settings))]
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in daily]
+        if guarded:
+            shared.append(queries_source_of(settings, guarded))
     catalogue = open_catalogue(settings)
     shared.append(
         sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))
@@ -871,7 +894,7 @@ def watcher_of(
         receivers=receivers_of(settings),
         rules=Rules(
             dict.fromkeys(steady, chosen.for_s),
-            dict.fromkeys(steady, chosen.keep_firing_s),
+            dict.fromkeys(steady, chosen.keep_firing_s) | {sources.QUERIES_SOURCE: 3_600.0},
             chosen.repeat_s,
         ),
         routing=Routing(

@@ -198,11 +198,9 @@ CREATE TABLE public.quotas (
     reserved bigint NOT NULL,
     short_at timestamp with time zone
 );
-CREATE TABLE public.rate_costs (
+CREATE TABLE public.rate_buckets (
     counter text NOT NULL,
-    server text NOT NULL,
-    cost_ns bigint NOT NULL,
-    at timestamp with time zone NOT NULL
+    full_at_us bigint NOT NULL
 );
 CREATE TABLE public.releases (
     revision text NOT NULL,
@@ -421,8 +419,8 @@ ALTER TABLE ONLY public.plans
     ADD CONSTRAINT pk_plans PRIMARY KEY (endpoint, number);
 ALTER TABLE ONLY public.quotas
     ADD CONSTRAINT pk_quotas PRIMARY KEY (counter, day);
-ALTER TABLE ONLY public.rate_costs
-    ADD CONSTRAINT pk_rate_costs PRIMARY KEY (counter, server);
+ALTER TABLE ONLY public.rate_buckets
+    ADD CONSTRAINT pk_rate_buckets PRIMARY KEY (counter);
 ALTER TABLE ONLY public.releases
     ADD CONSTRAINT pk_releases PRIMARY KEY (revision);
 ALTER TABLE ONLY public.requests
@@ -474,7 +472,7 @@ CREATE INDEX ix_metrics_name_value ON public.metrics USING btree (name, value);
 CREATE INDEX ix_notifications_number ON public.notifications USING btree (number);
 CREATE INDEX ix_notifications_state_due_at ON public.notifications USING btree (state, due_at);
 CREATE INDEX ix_quotas_day ON public.quotas USING btree (day);
-CREATE INDEX ix_rate_costs_at ON public.rate_costs USING btree (at);
+CREATE INDEX ix_rate_buckets_full_at_us ON public.rate_buckets USING btree (full_at_us);
 CREATE INDEX ix_requests_at ON public.requests USING btree (at);
 CREATE INDEX ix_reviews_model_state_predicted_at ON public.reviews USING btree (model, state, predicted_at);
 CREATE INDEX ix_rollouts_endpoint ON public.rollouts USING btree (endpoint);

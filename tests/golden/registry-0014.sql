@@ -223,12 +223,10 @@ CREATE TABLE quotas (
 	short_at DATETIME, 
 	CONSTRAINT pk_quotas PRIMARY KEY (counter, day)
 );
-CREATE TABLE rate_costs (
+CREATE TABLE rate_buckets (
 	counter TEXT NOT NULL, 
-	server TEXT NOT NULL, 
-	cost_ns BIGINT NOT NULL, 
-	at DATETIME NOT NULL, 
-	CONSTRAINT pk_rate_costs PRIMARY KEY (counter, server)
+	full_at_us BIGINT NOT NULL, 
+	CONSTRAINT pk_rate_buckets PRIMARY KEY (counter)
 );
 CREATE TABLE releases (
 	revision TEXT NOT NULL, 
@@ -398,7 +396,7 @@ CREATE INDEX ix_audit_values_key ON audit_values ("key");
 CREATE INDEX ix_approvals_at ON approvals (at);
 CREATE INDEX ix_reviews_model_state_predicted_at ON reviews (model, state, predicted_at);
 CREATE INDEX ix_quotas_day ON quotas (day);
-CREATE INDEX ix_rate_costs_at ON rate_costs (at);
+CREATE INDEX ix_rate_buckets_full_at_us ON rate_buckets (full_at_us);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('statements',2);
 INSERT INTO "sqlite_sequence" VALUES('keys',2);

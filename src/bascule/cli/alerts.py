@@ -88,7 +88,9 @@ def silence(
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="health, ledger, drift, performance, fairness and so on. Default: all."),
+        typer.Option(
+            help="health, ledger, drift, performance, fairness, queries and so on. Default: all."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:

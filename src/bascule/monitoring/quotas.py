@@ -3,18 +3,18 @@
 Of a budget, each server reserves rows ahead, in a transaction on the one row of counter and day, so
 that all servers together never have more than the limit. What a server reserved and does not use it
 gives back when another has found the budget exhausted (`short_at`); what it had when it was killed
-stays reserved until the day ends. Of a rate, each server tells what its callers cost. A counter is
-a hash (`serving.execution.meters`): no caller is named here.
+stays reserved until the day ends. Of a rate, all servers fill one bucket, a little later than their
+own. A counter is a hash (`serving.execution.meters`): no caller is named here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, UtcTime, database_now, metadata, put, put_new, where
+from bascule.catalogue import Catalogue, UtcTime, database_now, metadata, put_new, where
 
 quotas = sa.Table(
     "quotas",
@@ -24,20 +24,18 @@ quotas = sa.Table(
     sa.Column("reserved", sa.BigInteger, nullable=False),
     sa.Column("short_at", UtcTime),
 )
-rate_costs = sa.Table(
-    "rate_costs",
+rate_buckets = sa.Table(
+    "rate_buckets",
     metadata,
     sa.Column("counter", sa.Text, primary_key=True),
-    sa.Column("server", sa.Text, primary_key=True),
-    sa.Column("cost_ns", sa.BigInteger, nullable=False),
-    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("full_at_us", sa.BigInteger, nullable=False, index=True),
 )
 _BLOCKS = 16
 """What is left of a budget is reserved in so many parts, which so become smaller and smaller."""
 _SHORT = timedelta(seconds=2)
 """How long servers give back what they do not use, after another found a budget exhausted."""
-_TOLD = timedelta(minutes=10)
-"""What a server that tells no more has cost is forgotten after so long."""
+_LATE_US = 60_000_000
+"""A server that exchanges what callers spent no later than this finds their buckets."""
 
 
 class Quotas:
@@ -83,32 +81,34 @@ class Quotas:
             )
             return set(connection.scalars(query))
 
+    def spend(self, costs_ns: Mapping[str, int], within_ns: int) -> dict[str, int]:
+        """Note what callers have spent of their rates on a server; in how long buckets are full.
+
+        The costs, by counter, are of the last `within_ns`, and noted as of when that began: a
+        bucket is never emptier than one that all servers had filled at once.
+        """
+        full_in_ns = {}
+        full_at_us = rate_buckets.c.full_at_us
+        with self._catalogue.write() as connection:
+            now_us = round(database_now(connection).timestamp() * 1e6)
+            since_us = now_us - within_ns // 1_000
+            for counter, cost_ns in sorted(costs_ns.items()):
+                put_new(connection, rate_buckets, {"counter": counter}, {"full_at_us": 0})
+                spent = (
+                    sa.update(rate_buckets)
+                    .where(where(rate_buckets, counter=counter))
+                    .values(
+                        full_at_us=sa.case((full_at_us < since_us, since_us), else_=full_at_us)
+                        + cost_ns // 1_000
+                    )
+                    .returning(full_at_us)
+                )
+                full_in_ns[counter] = (connection.execute(spent).scalar_one() - now_us) * 1_000
+        return full_in_ns
+
     def forget(self, day: int) -> None:
-        """Forget the days before yesterday, and servers that tell no more."""
+        """Forget the days before yesterday, and buckets that are full."""
         with self._catalogue.write() as connection:
             connection.execute(sa.delete(quotas).where(quotas.c.day < day - 1))
-            until = database_now(connection) - _TOLD
-            connection.execute(sa.delete(rate_costs).where(rate_costs.c.at < until))
-
-    def tell_costs(self, server: str, costs_ns: Mapping[str, int]) -> None:
-        """Note what callers have cost on this server since it began, by counter."""
-        with self._catalogue.write() as connection:
-            now = database_now(connection)
-            for counter, cost_ns in sorted(costs_ns.items()):
-                key = {"counter": counter, "server": server}
-                put(connection, rate_costs, key, {"cost_ns": cost_ns, "at": now})
-
-    def costs_elsewhere(
-        self, server: str, counters: Iterable[str]
-    ) -> Mapping[str, Mapping[str, int]]:
-        """The cost on each other server that tells, by counter and server."""
-        costs_ns: dict[str, dict[str, int]] = {}
-        with self._catalogue.read() as connection:
-            query = sa.select(rate_costs).where(
-                rate_costs.c.server != server,
-                rate_costs.c.counter.in_(list(counters)),
-                rate_costs.c.at > database_now(connection) - _TOLD,
-            )
-            for row in connection.execute(query):
-                costs_ns.setdefault(row.counter, {})[row.server] = row.cost_ns
-        return costs_ns
+            until_us = round(database_now(connection).timestamp() * 1e6) - _LATE_US
+            connection.execute(sa.delete(rate_buckets).where(rate_buckets.c.full_at_us < until_us))

@@ -85,8 +85,8 @@ def replay_prediction(
     prediction_id = request_of(prediction_id)
     answered, rows = _rows(ledger, prediction_id)
     bundle = open_version(on or answered)
-    inputs = _recorded(rows, "input.", bundle.signature.inputs, prediction_id)
-    then = _recorded(rows, "output.", _answered(rows, bundle.signature.outputs), prediction_id)
+    inputs = recorded_columns(rows, "input.", bundle.signature.inputs)
+    then = recorded_columns(rows, "output.", _answered(rows, bundle.signature.outputs))
     now = _run(bundle, inputs, tuple(then))
     return Replayed(
         prediction_id, answered, on or answered, rows.num_rows, inputs, then, now,
@@ -104,7 +104,7 @@ def explain_prediction(
     prediction_id = request_of(prediction_id)
     answered, rows = _rows(ledger, prediction_id)
     bundle = open_version(answered)
-    inputs = _recorded(rows, "input.", bundle.signature.inputs, prediction_id)
+    inputs = recorded_columns(rows, "input.", bundle.signature.inputs)
     few = take(inputs, slice(_EXPLAINED_ROWS))
     outputs = dict(bundle.predict(few, parameters={"explain": True}))
     explanation = read_explanation(bundle.path, bundle.manifest)
@@ -163,15 +163,14 @@ def _answered(rows: pa.Table, fields: tuple[Field, ...]) -> tuple[Field, ...]:
     return tuple(one for one in fields if f"output.{one.name}" in rows.column_names)
 
 
-def _recorded(
-    rows: pa.Table, prefix: str, fields: tuple[Field, ...], prediction_id: str
-) -> Columns:
-    made: Columns = {}
+def recorded_columns(rows: pa.Table, prefix: str, fields: tuple[Field, ...]) -> Columns:
+    """The columns of fields in rows of the ledger; raises `Invalid` for one that it has not."""
+    columns: Columns = {}
     for field in fields:
         name = prefix + field.name
         if name not in rows.column_names:
             raise Invalid(
-                f"field {field.name!r} of prediction {prediction_id} was not recorded",
+                f"field {field.name!r} was not recorded",
                 hint="fields in monitoring.private, and those with many values, are left out",
             )
         values = rows[name].to_pylist()
@@ -180,8 +179,8 @@ def _recorded(
             column[:] = values
         else:
             column = np.array([np.nan if one is None else one for one in values], field.dtype.numpy)
-        made[field.name] = column
-    return made
+        columns[field.name] = column
+    return columns
 
 
 def _differences(then: Columns, now: Columns) -> tuple[dict[str, int], dict[str, float]]:

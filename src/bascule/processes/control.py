@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.app import cluster_of, control_parts, watcher_of
+from bascule.app import cluster_of, control_parts, models_with, watcher_of
 from bascule.bundle.programs import die_with
 from bascule.control import (
     Answers,
@@ -92,7 +92,7 @@ def main() -> int:
     peer.start()
     config = json.load(sys.stdin)
     counters = Counters(Path(f"/dev/fd/{config['counters_fd']}"), config["workers"])
-    meters = Meters(Path(f"/dev/fd/{config['meters_fd']}"), config["workers"])
+    meters = Meters(Path(f"/dev/fd/{config['meters_fd']}"))
     turned = _beat_until_set(counters)
     settings = _settings_of(config)
     _start_logging(settings)
@@ -270,6 +270,7 @@ def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContex
     """
     from bascule.control import sharing_budgets
     from bascule.monitoring import Quotas
+    from bascule.monitoring.alerts import AlertStore, sources
 
     assert parts.open_catalogue is not None
     open_catalogue = parts.open_catalogue
@@ -277,7 +278,14 @@ def _sharing(settings: Settings, meters: Meters, parts: Parts) -> AbstractContex
         return nullcontext()
     at_once = threading.Event()
     at_once.set()
-    return sharing_budgets(meters, cache(lambda: Quotas(open_catalogue())), after=at_once)
+    models = models_with(settings, "throttle")
+
+    def throttled() -> list[tuple[str, str]]:
+        alerts = AlertStore(open_catalogue()).alerts() if models else ()
+        return sources.throttled_counters([alert.finding for alert in alerts], models)
+
+    open_quotas = cache(lambda: Quotas(open_catalogue()))
+    return sharing_budgets(meters, open_quotas, throttled, after=at_once)
 
 
 def _choosing_reviews(parts: Parts, *, after: threading.Event) -> AbstractContextManager[None]:

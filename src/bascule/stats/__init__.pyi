@@ -56,6 +56,14 @@ from .projecting import (
     projections as projections,
     worth_projecting as worth_projecting,
 )
+from .queries import (
+    MIN_KNOWN as MIN_KNOWN,
+    MOST_QUERIES as MOST_QUERIES,
+    QUERIES as QUERIES,
+    KnownRows as KnownRows,
+    query_distances as query_distances,
+    shapiro_wilk as shapiro_wilk,
+)
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
     Beyond as Beyond,

@@ -1,4 +1,4 @@
-"""Shares the limits of callers with other servers: budgets by reservation, rates by their cost.
+"""Shares the limits of callers with other servers: budgets by reservation, rates by one bucket.
 
 Workers write what callers use into the shared file (`Meters`), and look at what may be used of a
 budget: the rows that this thread has reserved in the catalogue. The rules:
@@ -7,15 +7,14 @@ budget: the rows that this thread has reserved in the catalogue. The rules:
 - what is left of a budget is reserved in ever smaller blocks, and given back when another server
   needs it; so nothing below a budget is refused while the catalogue can be reached;
 - while it cannot, what was reserved is used, and then calls are answered 503;
-- what a caller costs of its rate on other servers is known here `SHARE_EVERY_S` later: until then
+- what a caller spends of its rate on other servers is known here `SHARE_EVERY_S` later: until then
   each server gives it the rate, so the sum is over by at most what it can spend in that time.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -30,175 +29,142 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.02
 SHARE_EVERY_S = 0.5
-EXHAUSTED_AFTER_S = 1.5
-"""How long other servers have to give back what they do not use."""
-_ASK_AGAIN_S = 0.25
+THROTTLE_EVERY_S = 5.0
+EXHAUSTED_TRIES = 4
+"""How often, `SHARE_EVERY_S` apart, rows are asked for before none are left: other servers give
+back what they do not use in that time."""
 _HOT_SHARE = 0.125
-"""Of its rate: what a cheaper caller costs stays on this server."""
+"""Of its rate: what a cheaper caller spends stays on this server."""
 
 
 def sharing_budgets(
-    shared: Meters, open_quotas: Callable[[], Quotas], *, after: Event
+    shared: Meters,
+    open_quotas: Callable[[], Quotas],
+    throttled: Callable[[], Iterable[tuple[str, str]]],
+    *,
+    after: Event,
 ) -> AbstractContextManager[None]:
-    """Share the limits of callers while the block runs, on a thread."""
-    sharing = Sharing(shared, open_quotas, secrets.token_hex(8))
-    return turning("budgets", sharing.run, after=after, pause_s=0.2)
-
-
-@dataclass(slots=True)
-class _Told:
-    """How a caller stood at the last exchange, here and on the other servers."""
-
-    own_ns: int
-    at_ns: int
-    idle_ns: int
-    elsewhere_ns: Mapping[str, int] = field(default_factory=dict)
+    """Share the limits of callers while the block runs, on a thread; see `Sharing`."""
+    return turning("budgets", Sharing(shared, open_quotas, throttled).run, after=after, pause_s=0.2)
 
 
 @dataclass(slots=True)
 class Sharing:
-    """One server's part; see the module. `server` tells it from the others."""
+    """One server's part; see the module.
+
+    Attributes:
+        shared: What its workers count.
+        open_quotas: The sums of all servers; raises `NotFound` without a catalogue.
+        throttled: The sections and the counters in them whose callers are slowed down now.
+    """
 
     shared: Meters
     open_quotas: Callable[[], Quotas]
-    server: str
-    _day: int = 0
-    _seen: int = -1
-    _asked_s: dict[str, float] = field(default_factory=dict)
-    _short_since_s: dict[str, float] = field(default_factory=dict)
-    _told: dict[str, _Told] = field(default_factory=dict)
+    throttled: Callable[[], Iterable[tuple[str, str]]] = tuple
+    _forgotten_day: int = 0
+    _spent_since_ns: int = field(default_factory=time.monotonic_ns)
+    _tries: dict[str, int] = field(default_factory=dict)
+    """How often rows were asked for in vain, by counter."""
 
     def run(self, ended: Event) -> None:
-        """Look for what workers ask, and share, until the event is set."""
-        shared_s = 0.0
+        """Reserve what workers ask for, and share, until the event is set."""
+        share_at_s = throttle_at_s = 0.0
         while not ended.wait(LOOK_EVERY_S):
-            asked, now_s = self.shared.asked(), time.monotonic()
-            if asked != self._seen or self._short_since_s:
-                self.grant(now_s)
-                self._seen = asked
-            if now_s - shared_s >= SHARE_EVERY_S:
-                shared_s = now_s
-                self.share(now_s, ended.wait)
+            now_s = time.monotonic()
+            self.reserve(again=now_s >= share_at_s)
+            if now_s >= share_at_s:
+                share_at_s = now_s + SHARE_EVERY_S
+                with suppress(NotFound):  # without a catalogue there is no other server
+                    self.share(time.monotonic_ns())
+            if now_s >= throttle_at_s:
+                throttle_at_s = now_s + THROTTLE_EVERY_S
+                self.throttle(time.monotonic_ns())
 
-    def grant(self, now_s: float) -> None:
-        """Reserve what workers ask for; raises where the catalogue is away, which they learn."""
-        self._turn_to(meters.today())
-        short = [
-            meter
-            for meter in self._with_budget()
-            if meter.wanted(self._day) > meter.granted(self._day)
-        ]
-        self._short_since_s = {
-            meter.name: self._short_since_s.get(meter.name, 0.0) for meter in short
-        }
-        try:
-            for meter in short:
-                if now_s - self._asked_s.get(meter.name, 0.0) >= _ASK_AGAIN_S:
-                    self._reserve(meter, now_s)
-        except BasculeError:
-            for meter in short:
-                self._put(meter, meter.granted(self._day), meters.AWAY)
-            raise
+    def reserve(self, *, again: bool) -> None:
+        """Reserve what workers ask for; `again` also what was not there before.
 
-    def share(self, now_s: float, wait: Callable[[float], bool]) -> None:
-        """Give back what other servers need, and exchange what callers cost."""
-        unused = [
-            meter
-            for meter in self._with_budget()
-            if meter.granted(self._day) > meter.rows(self._day)
-            and meter.name not in self._short_since_s
-        ]
-        with suppress(NotFound):  # without a catalogue there is no other server
-            if unused and (short := self.open_quotas().short(self._day)):
-                self._return([meter for meter in unused if meter.name in short], wait)
-            self._exchange(round(now_s * 1e9))
-
-    def _turn_to(self, day: int) -> None:
-        if day > self._day:
-            self._day = day
-            self._asked_s.clear()
-            with suppress(NotFound):
-                self.open_quotas().forget(day)
-
-    def _with_budget(self) -> Iterator[meters.Meter]:
-        words = self.shared.words
-        return (meter for meter in self.shared.every() if words[meter.base + meters.LIMIT])
-
-    def _reserve(self, meter: meters.Meter, now_s: float) -> None:
-        name, granted = meter.name, meter.granted(self._day)
-        limit = meter.words[meter.base + meters.LIMIT]
-        at_least = meter.wanted(self._day) - granted
-        try:
-            got = self.open_quotas().reserve(name, self._day, at_least, limit)
-        except NotFound:
-            got = limit - granted
-        self._asked_s[name] = now_s
-        since_s = self._short_since_s.get(name) or now_s
-        state = meters.OPEN
-        if got >= at_least:
-            self._short_since_s.pop(name, None)
-            del self._asked_s[name]
-        elif now_s - since_s < EXHAUSTED_AFTER_S:
-            self._short_since_s[name] = since_s
-        else:
-            state = meters.EXHAUSTED
-            self._short_since_s.pop(name, None)
-        self._put(meter, granted + got, state)
-
-    def _put(self, meter: meters.Meter, granted: int, state: int) -> None:
-        words, base = meter.words, meter.base
-        words[base + meters.GRANTED], words[base + meters.STATE] = granted, state
-        words[base + meters.GRANT_DAY] = self._day
-
-    def _return(self, unused: list[meters.Meter], wait: Callable[[float], bool]) -> None:
-        """Take it from the workers, and give it back once no call can be using it any more.
-
-        What a process that is killed in between has taken stays reserved.
+        Raises:
+            Unavailable: The catalogue is away, which workers learn.
         """
-        before = {meter.name: meter.granted(self._day) for meter in unused}
-        for meter in unused:
-            self._put(meter, meter.rows(self._day), meters.OPEN)
-        wait(LOOK_EVERY_S)
-        for meter in unused:
-            self._put(meter, max(meter.rows(self._day), meter.granted(self._day)), meters.OPEN)
-        back = {meter.name: before[meter.name] - meter.granted(self._day) for meter in unused}
-        if back:
-            self.open_quotas().give_back(self._day, back)
+        table = self.shared.table
+        for meter in self.shared.among(table[:, meters.WANTED] > table[:, meters.GRANTED]):
+            if again or meter.name not in self._tries:
+                try:
+                    self._reserve(meter)
+                except BasculeError:
+                    meter.words[meters.STATE] = meters.AWAY
+                    raise
 
-    def _exchange(self, now_ns: int) -> None:
-        hot = {meter.name: meter for meter in self.shared.every() if self._is_hot(meter, now_ns)}
+    def throttle(self, now_ns: int) -> None:
+        """Slow callers down until this is to be said again, and a little longer."""
+        for section, name in self.throttled():
+            meter = self.shared.meter(section, name)
+            meter.words[meters.THROTTLED_NS] = now_ns + round(3e9 * THROTTLE_EVERY_S)
+
+    def share(self, now_ns: int) -> None:
+        """Give back what other servers need, and exchange what callers spent of their rates."""
+        quotas, day = self.open_quotas(), meters.today()
+        if day != self._forgotten_day:
+            quotas.forget(day)
+            self._forgotten_day = day
+        table = self.shared.table
+        is_unused = (table[:, meters.DAY] == day) & (
+            table[:, meters.GRANTED] > table[:, meters.ROWS]
+        )
+        is_unused &= table[:, meters.WANTED] <= table[:, meters.GRANTED]
+        if is_unused.any() and (short := quotas.short(day)):
+            back = {}
+            with self.shared:
+                for meter in self.shared.among(is_unused):
+                    words = meter.words
+                    if meter.name in short and words[meters.DAY] == day:
+                        back[meter.name] = words[meters.GRANTED] - words[meters.ROWS]
+                        words[meters.GRANTED] = words[meters.ROWS]
+                        words[meters.STATE] = meters.OPEN
+            quotas.give_back(day, back)
+        self._spend(quotas, now_ns)
+
+    def _reserve(self, meter: meters.Meter) -> None:
+        words, name = meter.words, meter.name
+        day, limit, granted = words[meters.DAY], words[meters.LIMIT], words[meters.GRANTED]
+        at_least = words[meters.WANTED] - granted
+        try:
+            rows = self.open_quotas().reserve(name, day, at_least, limit)
+        except NotFound:
+            rows = limit - granted
+        tries = self._tries.pop(name, 0) + 1
+        with self.shared:
+            if meter.name != name or words[meters.DAY] != day:
+                return
+            words[meters.GRANTED] += rows
+            words[meters.STATE] = meters.OPEN
+            if rows >= at_least:
+                return
+            if tries < EXHAUSTED_TRIES:
+                self._tries[name] = tries
+            else:
+                words[meters.STATE], words[meters.WANTED] = meters.EXHAUSTED, 0
+
+    def _spend(self, quotas: Quotas, now_ns: int) -> None:
+        """Have this server's buckets be as empty as that of all servers.
+
+        Raises:
+            Unavailable: The catalogue is away: what was spent since the last exchange stays here.
+        """
+        within_ns, self._spent_since_ns = now_ns - self._spent_since_ns, now_ns
+        table = self.shared.table
+        with self.shared:
+            spent = table[:, meters.SPENT_NS]
+            is_hot = (spent > _HOT_SHARE * within_ns) | (table[:, meters.FULL_AT_NS] > now_ns)
+            hot = {meter.name: meter for meter in self.shared.among(is_hot)}
+            costs_ns = {name: meter.words[meters.SPENT_NS] for name, meter in hot.items()}
+            table[:, meters.SPENT_NS] = 0
         if not hot:
             return
-        quotas = self.open_quotas()
-        quotas.tell_costs(self.server, {name: meter.cost_ns() for name, meter in hot.items()})
-        elsewhere = quotas.costs_elsewhere(self.server, hot)
-        for name, meter in hot.items():
-            self._count_elsewhere(meter, elsewhere.get(name, {}), now_ns)
-
-    def _is_hot(self, meter: meters.Meter, now_ns: int) -> bool:
-        """Whether a caller comes near its rate, or is over it by what it cost elsewhere."""
-        told, own_ns = self._told.get(meter.name), meter.cost_ns()
-        if told is not None:
-            spent_share = (own_ns - told.own_ns) / max(now_ns - told.at_ns, 1)
-            if spent_share > _HOT_SHARE or not meter.is_full(now_ns):
-                return True
-        self._told[meter.name] = _Told(own_ns, now_ns, meter.idle_ns(now_ns))
-        return False
-
-    def _count_elsewhere(
-        self, meter: meters.Meter, costs_ns: Mapping[str, int], now_ns: int
-    ) -> None:
-        """Have the bucket know what its caller has cost on other servers since the last exchange.
-
-        As far as the bucket was full here meanwhile, that cost is paid: one bucket for all servers
-        would have been full for so much less.
-        """
-        told, idle_ns = self._told[meter.name], meter.idle_ns(now_ns)
-        others_ns = sum(
-            max(0, cost_ns - told.elsewhere_ns.get(server, cost_ns))
-            for server, cost_ns in costs_ns.items()
-        )
-        paid_ns = max(0, idle_ns - told.idle_ns)
-        meter.words[meter.base + meters.ELSEWHERE_NS] += max(0, others_ns - paid_ns)
-        now_idle_ns = meter.idle_ns(now_ns)
-        self._told[meter.name] = _Told(meter.cost_ns(), now_ns, now_idle_ns, costs_ns)
+        full_in_ns = quotas.spend(costs_ns, within_ns)
+        with self.shared:
+            for name, meter in hot.items():
+                words = meter.words
+                if meter.name == name:
+                    full_at_ns = now_ns + full_in_ns[name] + words[meters.SPENT_NS]
+                    words[meters.FULL_AT_NS] = max(words[meters.FULL_AT_NS], full_at_ns)

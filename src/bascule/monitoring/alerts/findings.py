@@ -22,7 +22,7 @@ class Finding:
 
     Attributes:
         source: `health`, `objectives`, `ledger`, `silence`, `sunset`, `batch`, `rollouts`, `drift`,
-            `performance`, `fairness` or `receivers`.
+            `performance`, `fairness`, `queries` or `receivers`.
         kind: What is wrong, such as `error_share`.
         model: Of which model; empty for the server itself.
         severity: How bad it is.

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bascule.core import BasculeError, Columns, Field, Refused
 from bascule.serving.calls import (
     Answer,
+    AnsweredBy,
     Call,
     Cancel,
     Context,
@@ -32,9 +33,10 @@ from bascule.serving.calls import (
     Outcome,
     Parts,
     PartsOutcome,
+    Receiver,
 )
 from bascule.serving.execution.policies import PolicyFacts
-from bascule.serving.execution.predictors import AroundParts, AroundPredictor, Predictor
+from bascule.serving.execution.predictors import AroundPredictor, Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +101,14 @@ class CoarsePredictor(AroundPredictor):
 
     def _whole(self, call: Call) -> Call:
         """The call for the model: of all outputs, which the ledger keeps; without extras."""
-        if any(request.always for request in call.extras):
-            name = next(request.extra.name for request in call.extras if request.always)
-            raise self._withheld(f"the extra output {name}")
-        for name in call.outputs or ():
-            if name not in self._fields:
-                raise self._withheld(f"the output {name}")
+        withheld = [f"extra output {each.extra.name}" for each in call.extras if each.always]
+        withheld += [f"output {name}" for name in call.outputs or () if name not in self._fields]
+        if withheld:
+            raise Refused(
+                f"the {withheld[0]} of {self.name} is withheld by its policy",
+                hint=f"ask for {', '.join(self._fields)}",
+            )
         return call._replace(outputs=None, extras=())
-
-    def _withheld(self, what: str) -> Refused:
-        return Refused(
-            f"{what} of {self.name} is withheld by its policy",
-            hint=f"ask for {', '.join(self._fields)}",
-        )
 
     def _coarse(self, answer: Answer, call: Call) -> Answer:
         names = call.outputs or tuple(self._fields)
@@ -120,11 +117,9 @@ class CoarsePredictor(AroundPredictor):
             lambda shape: row_noise(self._key, call, shape),
         )  # fmt: skip
         # What another policy has added is no output of the model.
-        added = {name: values for name, values in answer.outputs.items() if not self._is_own(name)}
+        own = {field.name for field in self.model.signature.outputs}
+        added = {name: values for name, values in answer.outputs.items() if name not in own}
         return Answer(outputs | added, answer.by, answer.original or answer.outputs)
-
-    def _is_own(self, name: str) -> bool:
-        return any(field.name == name for field in self.model.signature.outputs)
 
 
 class CoarseAnswers:
@@ -152,16 +147,30 @@ class CoarseAnswers:
             )
 
 
-class _CoarseParts(AroundParts):
-    """An answer in parts, each made coarser."""
+class _CoarseParts:
+    """An answer in parts, each made coarser (a `Parts`, and the `Receiver` of those it is from)."""
 
     def __init__(self, parts: Parts, coarse_part: Callable[[Answer], Answer]) -> None:
-        super().__init__(parts)
-        self._coarse = coarse_part
+        self._parts, self._coarse = parts, coarse_part
+        self.resume = parts.resume
+
+    @property
+    def by(self) -> AnsweredBy:
+        return self._parts.by
+
+    @by.setter
+    def by(self, by: AnsweredBy) -> None:
+        self._parts.by = by
+
+    def start(self, receiver: Receiver) -> None:
+        """See `calls.Parts`."""
+        self._receiver = receiver
+        self.finish = receiver.finish
+        self._parts.start(self)
 
     def take(self, part: Answer) -> bool:
         """See `calls.Receiver`."""
-        return super().take(self._coarse(part))
+        return self._receiver.take(self._coarse(part))
 
 
 def is_label(field: Field) -> bool:
@@ -200,29 +209,20 @@ def _coarse(
 ) -> NDArray[Any]:
     if values.dtype.kind != "f":
         return values
-    made = values.astype(np.float64)
+    coarser = values.astype(np.float64)
     if settings.noise:
-        made += settings.noise * noise(made.shape)
+        coarser += settings.noise * noise(coarser.shape)
     if is_probabilities(field):
-        made = _as_probabilities(made) if settings.noise else made
-        made = _largest(made, settings.top_k) if settings.top_k else made
-    return (np.round(made, settings.round) if settings.round >= 0 else made).astype(values.dtype)
-
-
-def _as_probabilities(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values with noise, as numbers from 0 to 1 that add up to 1 in each row."""
-    bounded = np.clip(values, 1e-9, 1.0)
-    return bounded if bounded.ndim == 1 else bounded / bounded.sum(axis=-1, keepdims=True)
-
-
-def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Each row's largest values, and 0 for the others; of equal values, the first."""
-    if values.ndim == 1 or count >= values.shape[-1]:
-        return values
-    order = np.argsort(-values, axis=-1, kind="stable")[..., :count]
-    kept = np.zeros_like(values)
-    np.put_along_axis(kept, order, np.take_along_axis(values, order, -1), -1)
-    return kept
+        if settings.noise:
+            coarser = np.clip(coarser, 1e-9, 1.0)
+        if settings.noise and coarser.ndim > 1:
+            coarser /= coarser.sum(axis=-1, keepdims=True)
+        if settings.top_k and coarser.ndim > 1:
+            smaller = np.argsort(-coarser, axis=-1, kind="stable")[..., settings.top_k :]
+            np.put_along_axis(coarser, smaller, 0.0, -1)
+    if settings.round >= 0:
+        coarser = np.round(coarser, settings.round)
+    return coarser.astype(values.dtype)
 
 
 def row_noise(key: bytes, call: Call, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from bascule.bundle import Places
-from bascule.core import BasculeError, Columns, Field, Signature
+from bascule.core import Columns, Field, Signature
 from bascule.security import Action
 from bascule.serving.calls import (
-    Answer,
     AnsweredBy,
     Call,
     Cancel,
     Context,
     Deliver,
     DeliverParts,
-    Parts,
-    Receiver,
 )
 from bascule.serving.execution.extras import Extras
 from bascule.serving.limits import Limits
@@ -162,36 +159,3 @@ class AroundPredictor:
     ) -> Cancel:
         """See `Predictor.answer_in_parts`."""
         return self.model.answer_in_parts(call, context, allowed_s, deliver)
-
-
-class AroundParts:
-    """An answer in parts that a subclass looks into as it comes (a `Parts` and its `Receiver`)."""
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.receiver: Any = None
-
-    @property
-    def by(self) -> AnsweredBy:
-        return self.parts.by
-
-    @by.setter
-    def by(self, by: AnsweredBy) -> None:
-        self.parts.by = by
-
-    def start(self, receiver: Receiver) -> None:
-        """See `calls.Parts`."""
-        self.receiver = receiver
-        self.parts.start(self)
-
-    def resume(self) -> None:
-        """See `calls.Parts`."""
-        self.parts.resume()
-
-    def take(self, part: Answer) -> bool:
-        """See `calls.Receiver`."""
-        return bool(self.receiver.take(part))
-
-    def finish(self, error: BasculeError | None) -> None:
-        """See `calls.Receiver`."""
-        self.receiver.finish(error)

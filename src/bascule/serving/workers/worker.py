@@ -174,7 +174,7 @@ class _Worker:
         # Imported here: a worker without policies need not have it in memory.
         from bascule.serving.execution import Meters
 
-        meters = Meters(config.meters, config.workers, config.worker)
+        meters = Meters(config.meters)
         name_of = str if guard is None else guard.name_of_id
         return CallerFacts(meters, config.control_port is not None, name_of, self._noise_key())
 

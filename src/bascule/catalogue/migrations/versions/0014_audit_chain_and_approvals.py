@@ -103,11 +103,9 @@ def _quotas() -> None:
     )
     op.create_index(op.f("ix_quotas_day"), "quotas", ["day"])
     op.create_table(
-        "rate_costs",
+        "rate_buckets",
         sa.Column("counter", sa.Text(), nullable=False),
-        sa.Column("server", sa.Text(), nullable=False),
-        sa.Column("cost_ns", sa.BigInteger(), nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("counter", "server", name=op.f("pk_rate_costs")),
+        sa.Column("full_at_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("counter", name=op.f("pk_rate_buckets")),
     )
-    op.create_index(op.f("ix_rate_costs_at"), "rate_costs", ["at"])
+    op.create_index(op.f("ix_rate_buckets_full_at_us"), "rate_buckets", ["full_at_us"])

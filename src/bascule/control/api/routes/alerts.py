@@ -28,7 +28,7 @@ class AlertView(BaseModel):
     state: Annotated[str, Field(description="pending, firing or resolved")]
     since: datetime
     source: Annotated[
-        str, Field(description="health, ledger, drift, performance, fairness and so on")
+        str, Field(description="health, ledger, drift, performance, fairness, queries and so on")
     ]
     kind: str
     model: Annotated[str, Field(description="Empty for the server itself")]

@@ -12,6 +12,11 @@ from .health import (
 )
 from .ledger import LedgerSource as LedgerSource
 from .objectives import Objective as Objective, ObjectiveSource as ObjectiveSource
+from .queries import (
+    QUERIES_SOURCE as QUERIES_SOURCE,
+    QueriesSource as QueriesSource,
+    throttled_counters as throttled_counters,
+)
 from .receivers import ReceiverSource as ReceiverSource
 from .rollouts import RolloutSource as RolloutSource
 from .served import (
