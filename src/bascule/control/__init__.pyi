@@ -8,12 +8,6 @@ from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Autho
 from .api.routes.sessions import drop_cookie as drop_cookie, set_cookie as set_cookie
 from .api.routes.usage import usage_asked as usage_asked
 from .approvals import Approvals as Approvals
-from .audit import (
-    Verified as Verified,
-    anchors_in as anchors_in,
-    export as export,
-    verify as verify,
-)
 from .history import (
     OF_ADMINISTRATORS as OF_ADMINISTRATORS,
     Act as Act,

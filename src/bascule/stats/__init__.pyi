@@ -29,6 +29,7 @@ from .outliers import (
     DEPTH as DEPTH,
     TREE_ROWS as TREE_ROWS,
     OutlierScorer as OutlierScorer,
+    scales_of as scales_of,
     split as split,
     usual_depth as usual_depth,
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ Floats = NDArray[np.float64]
 
 _FORMAT = 1
 TREE_ROWS, DEPTH = 128, 7
-_NEIGHBOURS = 5
+_NEIGHBOURS, _MOST_LEVELS = 5, 1_000
 _MOST_UNITS = 1e6
 _CHUNK_VALUES = 1 << 21
 _DIGITS = 6
@@ -171,6 +172,36 @@ def split(columns: Columns, fields: Collection[str]) -> tuple[Floats, list[NDArr
         else:
             numbers.append(values.reshape(len(values), -1).astype(np.float64))
     return np.concatenate(numbers, axis=1), texts
+
+
+def scales_of(train: Columns, projected: Collection[str]) -> OutlierScorer:
+    """A scorer that encodes rows in units of the spread of `train`, and cannot score any yet.
+
+    Args:
+        train: By field; not empty.
+        projected: The fields to read as projections.
+    """
+    numbers, texts = split(train, projected)
+    finite = np.where(np.isfinite(numbers), numbers, np.nan)
+    finite[:, np.isnan(finite).all(0)] = 0.0
+    with np.errstate(over="ignore"):
+        middle, scale = np.nanmedian(finite, 0), np.nanstd(finite, 0)
+    arrays: dict[str, NDArray[Any]] = {
+        "middle": middle, "low": np.nanmin(finite, 0), "high": np.nanmax(finite, 0),
+        "scale": np.where(np.isfinite(scale) & (scale > 0), scale, np.maximum(1, abs(middle))),
+        "missing": np.asarray(np.isnan(numbers).any(axis=0), np.uint8),
+        "feature": np.empty((0, 2**DEPTH - 1), np.int32),
+        "threshold": np.empty((0, 2**DEPTH - 1), np.float32),
+        "leaf": np.empty((0, 2**DEPTH), np.float32), "near": np.empty((0, 0), np.float32),
+        "held_out": np.empty(0),
+    }  # fmt: skip
+    return OutlierScorer(tuple(projected), tuple(map(_rareness, texts)), arrays)
+
+
+def _rareness(values: NDArray[Any]) -> dict[str | None, float]:
+    """Minus the logarithm of the share of each value, of the most frequent ones."""
+    frequent = sorted(Counter(values.tolist()).items(), key=lambda item: (-item[1], str(item[0])))
+    return {value: -math.log(count / len(values)) for value, count in frequent[:_MOST_LEVELS]}
 
 
 def usual_depth(rows: int) -> float:

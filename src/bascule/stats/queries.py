@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns
-from bascule.stats.outliers import fit_outliers, split
+from bascule.stats.outliers import scales_of, split
 from bascule.stats.tails import student_tail
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,7 @@ class KnownRows:
 
     def __init__(self, columns: Columns, classes: NDArray[Any]) -> None:
         """`classes`: what the model answers to them. Shape (rows,)."""
-        self._scales = fit_outliers(columns, columns, (), "test")
+        self._scales = scales_of(columns, ())
         self._rows, self._classes = self._scaled(columns), classes
         self._draws = cache(self._drawn)
 

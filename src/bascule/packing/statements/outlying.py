@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Any
@@ -16,12 +15,20 @@ from bascule.bundle.disk import OUTLIER_SCORER
 from bascule.bundle.statements import row_hashes
 from bascule.core import Columns, canonical_json
 from bascule.packing.imported import ImportedModel, Rows
-from bascule.stats import DEPTH, TREE_ROWS, OutlierScorer, split, usual_depth, worth_projecting
+from bascule.stats import (
+    DEPTH,
+    TREE_ROWS,
+    OutlierScorer,
+    scales_of,
+    split,
+    usual_depth,
+    worth_projecting,
+)
 
 _FEWEST_ROWS = 8
 _TREES, _MOST_COLUMNS = 100, 64
 _NEAR_ROWS = 1_000
-_MOST_FIT, _MOST_HELD_OUT, _MOST_LEVELS = 50_000, 5_000, 1_000
+_MOST_FIT, _MOST_HELD_OUT = 50_000, 5_000
 _MOST_VALUES, _FEWEST_OF_WIDE = 1 << 25, 1_000
 
 
@@ -72,22 +79,9 @@ def fit_outliers(
     """
     random = np.random.default_rng(0)
     train, held_out = _drawn(train, _MOST_FIT, random), _drawn(held_out, _MOST_HELD_OUT, random)
-    numbers, texts = split(train, projected)
-    finite = np.where(np.isfinite(numbers), numbers, np.nan)
-    finite[:, np.isnan(finite).all(0)] = 0.0
-    with np.errstate(over="ignore"):
-        middle, scale = np.nanmedian(finite, 0), np.nanstd(finite, 0)
-    arrays: dict[str, NDArray[Any]] = {
-        "middle": middle, "low": np.nanmin(finite, 0), "high": np.nanmax(finite, 0),
-        "scale": np.where(np.isfinite(scale) & (scale > 0), scale, np.maximum(1, abs(middle))),
-        "missing": np.asarray(np.isnan(numbers).any(axis=0), np.uint8),
-        "feature": np.empty((0, 2**DEPTH - 1), np.int32),
-        "threshold": np.empty((0, 2**DEPTH - 1), np.float32),
-        "leaf": np.empty((0, 2**DEPTH), np.float32), "near": np.empty((0, 0), np.float32),
-        "held_out": np.empty(0),
-    }  # fmt: skip
-    levels = tuple(map(_rareness, texts))
-    encoded, _ = OutlierScorer(tuple(projected), levels, arrays).encoded(numbers, texts)
+    scales = scales_of(train, projected)
+    arrays, levels = dict(scales.arrays), scales.levels
+    encoded, _ = scales.encoded(*split(train, projected))
     if set(train) <= set(projected) or find_spec("sklearn") is None:
         arrays["near"] = encoded[random.permutation(len(encoded))[:_NEAR_ROWS]]
     else:
@@ -130,12 +124,6 @@ def _drawn(columns: Columns, rows: int, random: np.random.Generator) -> Columns:
     width = sum(math.prod(values.shape[1:]) for values in columns.values())
     rows = min(rows, max(_FEWEST_OF_WIDE, _MOST_VALUES // width))
     return columns if count <= rows else take(columns, np.sort(random.permutation(count)[:rows]))
-
-
-def _rareness(values: NDArray[Any]) -> dict[str | None, float]:
-    """Minus the logarithm of the share of each value, of the most frequent ones."""
-    frequent = sorted(Counter(values.tolist()).items(), key=lambda item: (-item[1], str(item[0])))
-    return {value: -math.log(n / len(values)) for value, n in frequent[:_MOST_LEVELS]}
 
 
 def _are_trained_on(rows: Rows, train: Rows) -> bool:
