@@ -148,7 +148,7 @@ def prepared(last):
     ids=lambda model: type(model).__name__,
 )
 def test_path_dependent_values_are_those_of_the_definition(numbers, tmp_path, monkeypatch, model):
-    """In machine code, with tables made for some trees at a time, and in NumPy without LLVM."""
+    """For rows of a block together, and one by one."""
     X, y = numbers
     bundle = packed(model.fit(X, y), X, y, tmp_path)
     members = getattr(model, "estimators_", [model])
@@ -157,7 +157,7 @@ def test_path_dependent_values_are_those_of_the_definition(numbers, tmp_path, mo
         for row in X[:4]
     ]
     assert attributions(bundle, X[:4]) == pytest.approx(np.array(expected), abs=1e-12)
-    for name, value in (("_KEPT_TABLES", 2_000), ("is_runnable", lambda _: False)):
+    for name, value in (("_FEW_ROWS", 0), ("_FEW_ROWS", 10)):
         monkeypatch.setattr(explained_trees, name, value)
         again = attributions(bascule.load(bundle.path), X[:4])
         assert again == pytest.approx(np.array(expected), abs=1e-12)
