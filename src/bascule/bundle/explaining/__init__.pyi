@@ -6,7 +6,7 @@ from .columns import (
 )
 from .counterfactuals import (
     Counterfactual as Counterfactual,
-    Gap as Gap,
+    Goal as Goal,
     Range as Range,
     counterfactuals as counterfactuals,
     ranges_of as ranges_of,
