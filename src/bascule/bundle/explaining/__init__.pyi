@@ -19,15 +19,15 @@ from .explainer import (
     Explanation as Explanation,
     Measured as Measured,
     OpensProgram as OpensProgram,
-    input_columns as input_columns,
     measured_of as measured_of,
     open_explainer as open_explainer,
     read_explanation as read_explanation,
     to_files as to_files,
 )
+from .features import Features as Features
 from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
 from .links import LINKS as LINKS, Link as Link, differences as differences
-from .sampling import Game as Game
+from .sampling import Sampled as Sampled
 from .showing import waterfall_plot as waterfall_plot
 from .trees import (
     FAILS as FAILS,
