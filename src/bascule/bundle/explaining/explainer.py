@@ -30,7 +30,7 @@ from bascule.bundle.disk import (
 )
 from bascule.bundle.explaining.links import LINKS
 from bascule.bundle.programs import open_kind
-from bascule.core import Columns, Program, Signature, Untrusted, canonical_json, load_named
+from bascule.core import Columns, Program, Untrusted, canonical_json, load_named
 
 EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
@@ -65,18 +65,6 @@ class Explainer(Protocol):
         """
 
 
-class OpensExplainer(Protocol):
-    """A method of the table: what makes an explainer of the files of a bundle."""
-
-    def __call__(
-        self, explanation: Explanation, arrays: Arrays, program: OpensProgram, /
-    ) -> Explainer:
-        """Raises `Untrusted` where the numbers are none that packing writes.
-
-        `program` opens the compiled program that answers, for methods that ask the model.
-        """
-
-
 EXPLAINERS: dict[str, str] = {
     "trees": "bascule.bundle.explaining.trees:TreeExplainer",
     "linear": "bascule.bundle.explaining.linear:LinearExplainer",
@@ -84,6 +72,8 @@ EXPLAINERS: dict[str, str] = {
     "sampling": "bascule.bundle.explaining.sampling:Sampled",
 }
 """The class of each method, by its name: `module:Class`, an `OpensExplainer`."""
+OpensExplainer = Callable[["Explanation", Arrays, OpensProgram], Explainer]
+"""Opens the program that answers only if it asks it; an error where no packing writes that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +126,6 @@ class Measured:
     row_cost_s: float
     one_row_s: float
     attribution_error: float | None = None
-
-
-def input_columns(signature: Signature) -> tuple[str, ...]:
-    """The user's columns: of a table the inputs, of a matrix its columns."""
-    if not signature.is_matrix:
-        return tuple(read.name for read in signature.inputs)
-    (read,) = signature.inputs
-    return tuple(signature.columns) or tuple(f"{read.name}_{i}" for i in range(read.shape[0]))
 
 
 def to_files(explanation: Explanation, arrays: Arrays) -> dict[str, bytes]:

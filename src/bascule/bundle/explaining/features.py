@@ -17,7 +17,7 @@ class Features:
     """Makes the features, shape (rows, features), from the inputs.
 
     Args:
-        explanation: Its settings are `width` (how many features there are) and `rounds` (whether
+        explanation: Its settings are `width` (how many features there are; -1 while packing finds out) and `rounds` (whether
             they are floats).
         arrays: The graph `features`, where the features are not the inputs side by side.
     """
@@ -39,6 +39,6 @@ class Features:
         else:
             own = inputs if len(inputs) == 1 else self._columns  # as a request orders them
             made = np.column_stack([inputs[name] for name in own])
-        if made.shape[1:] != (self.width,):
+        if self.width >= 0 and made.shape[1:] != (self.width,):
             raise ValueError(f"{made.shape[1:]} features, not {self.width}")
         return as_dtype(made, self._type)

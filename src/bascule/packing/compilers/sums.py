@@ -88,8 +88,8 @@ def _sum(
     features = None
     if tensor not in {read.name for read in inputs}:
         kind = TensorProto.FLOAT if is_float else TensorProto.DOUBLE
-        made = part_of(model, copy.deepcopy(before), inputs, [(tensor, FEATURES, kind)])
-        features = made.tobytes()
+        part = part_of(model, copy.deepcopy(before), inputs, [(tensor, FEATURES, kind)])
+        features = part.tobytes()
     upto = copy.deepcopy(needed(nodes, [node.output[0]], set()))
     sums = part_of(model, upto, inputs, [(node.output[0], SUMS, TensorProto.DOUBLE)])
     return Sum(

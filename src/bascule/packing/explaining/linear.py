@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_products
 from bascule.packing.explaining.answers import explainable
-from bascule.packing.explaining.making import Made, NotExplained, Sources
+from bascule.packing.explaining.making import Made, Sources
 
 
 def make(sources: Sources) -> Made:
@@ -15,7 +16,7 @@ def make(sources: Sources) -> Made:
     coefficients = model.sum.arrays["coefficients"] * model.factor
     means = model.matrix.mean(axis=0)
     if not np.isfinite(means).all():
-        raise NotExplained("the features of the training rows have no mean")
+        raise Unconvertible("the features of the training rows have no mean")
     arrays = {
         "coefficients": coefficients,
         "means": means,
@@ -24,4 +25,4 @@ def make(sources: Sources) -> Made:
     }
     rows = len(model.matrix)
     about = f"exact Shapley values of a linear model, from the means of {rows:,} training rows"
-    return model.packed("linear", about, arrays, tolerance=sources.tolerance, background_rows=0)
+    return model.packed("linear", about, arrays)

@@ -13,7 +13,6 @@ import numpy as np
 from bascule.bundle import for_program, take
 from bascule.bundle.explaining import (
     EXPLAINERS,
-    LINKS,
     Arrays,
     Explainer,
     Explanation,
@@ -32,10 +31,6 @@ MAKERS: dict[str, str] = {
     "sampling": "bascule.packing.explaining.sampling:make",
 }
 """What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
-
-
-class NotExplained(Unconvertible):
-    """Why a method is none for a model. Packing says it, and goes on."""
 
 
 _TIMED_ROWS = 512
@@ -83,7 +78,7 @@ class Made:
 
 
 Maker = Callable[[Sources], Made]
-"""Raises `NotExplained`, or another `Unconvertible`, where the method is none for the model."""
+"""Raises `Unconvertible` where the method is none for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,7 @@ def _told(made: Made, measured: Measured) -> str:
 
 
 def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
-    """How well the sums are the answers, and what it costs. Raises `NotExplained`."""
+    """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
     explanation = made.explanation
     compared = take(columns, slice(made.measured_rows))
     read = for_program(compared, sources.program.inputs)
@@ -139,7 +134,7 @@ def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Colum
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))
     if not error <= explanation.tolerance:
-        raise NotExplained(f"its sums differ from the answers by {error:.2g}")
+        raise Unconvertible(f"its sums differ from the answers by {error:.2g}")
     one, many = take(read, slice(1)), take(read, slice(_TIMED_ROWS))
     rows = len(next(iter(many.values())))
     return Measured(
@@ -158,11 +153,3 @@ def _seconds(explainer: Explainer, columns: Columns) -> float:
         return time.perf_counter() - start
 
     return statistics.median(once() for _ in range(_REPEATS))
-
-
-def link_of(margins: Any, answers: Any, tolerance: float) -> str:
-    """The link that gives the answers of the margins. Raises `NotExplained` where none does."""
-    for link in LINKS:
-        if np.max(differences(link, margins, answers)) <= tolerance:
-            return link
-    raise NotExplained("the model answers something else than its sums, by no known link")

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.explaining import FAILS, MAX_POINTS, PARENT, PASSES_MISSING, PLACE
+from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_trees
 from bascule.packing.explaining.answers import Explainable, explainable
-from bascule.packing.explaining.making import Made, NotExplained, Sources
+from bascule.packing.explaining.making import Made, Sources
 
 _MOST_NUMBERS = 8_000_000
 """Nodes times points: a server keeps 40 bytes for each."""
@@ -32,15 +33,12 @@ def make(sources: Sources) -> Made:
         for root, shares, weight in _ways(model, model.matrix[np.sort(chosen)]):
             forest.add(root, shares, weight)
     elif model.shares is None:
-        raise NotExplained("the trees do not say how many training rows went where")
+        raise Unconvertible("the trees do not say how many training rows went where")
     else:
         about, shares = "exact path-dependent Shapley values", model.shares.tolist()
         for root in model.sum.arrays["roots"].tolist():
             forest.add(root, shares)
-    return model.packed(
-        "trees", about, forest.arrays(), tolerance=sources.tolerance, background_rows=rows,
-        points=forest.points,
-    )  # fmt: skip
+    return model.packed("trees", about, forest.arrays(), rows, points=forest.points)
 
 
 def _ways(
@@ -64,7 +62,7 @@ class _Forest:
     def __init__(self, model: Explainable) -> None:
         arrays = {name: values.tolist() for name, values in model.sum.arrays.items()}
         self._tests, self._factor, self._base = arrays, model.factor.tolist(), model.start.copy()
-        self._players, self._columns = model.players.tolist(), len(model.columns)
+        self._players, self._columns = model.players.tolist(), len(model.explanation.columns)
         self._firsts = [0]
         self._links: list[tuple[int, ...]] = []
         self._numbers: list[tuple[float, float]] = []
@@ -79,7 +77,7 @@ class _Forest:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `TreeExplainer`."""
         if self.points > MAX_POINTS:
-            raise NotExplained(f"a way in a tree tests {self._most_players} columns")
+            raise Unconvertible(f"a way in a tree tests {self._most_players} columns")
         return {
             "firsts": np.array(self._firsts, np.int64),
             "links": np.array(self._links, np.int32).reshape(-1, 6),
@@ -89,7 +87,7 @@ class _Forest:
         }
 
     def add(self, root: int, shares: Shares, weight: float = 1.0) -> None:
-        """Add one tree, its leaves multiplied by `weight`; raises `NotExplained` for too many."""
+        """Add one tree, its leaves multiplied by `weight`; raises `Unconvertible` for too many."""
         tests, first = self._tests, len(self._links)
         target = self._target_of(root)
         reached, players = [1.0], [0]
@@ -103,7 +101,7 @@ class _Forest:
             node, feature, below = len(self._links) - first, tests["feature"][test], tests[at][test]
             player = self._players[feature]
             if player < 0:
-                raise NotExplained("a test is of a feature that no column was seen to change")
+                raise Unconvertible("a test is of a feature that no column was seen to change")
             if not passed:  # the second of the two: its parent's left child is right behind it
                 link = self._links[first + parent]
                 self._links[first + parent] = (link[0], node, *link[2:])
@@ -126,7 +124,7 @@ class _Forest:
             self._shares.append(share * (self._shares[first + above] if above else 1.0))
         self._firsts.append(len(self._links))
         if len(self._links) * self.points > _MOST_NUMBERS:
-            raise NotExplained("the trees, once for each way of a background row, are too many")
+            raise Unconvertible("the trees, once for each way of a background row, are too many")
 
     def _above(self, first: int, node: int, place: int) -> int:
         """The nearest node of the same player, from `node` on up; 0 where there is none."""
