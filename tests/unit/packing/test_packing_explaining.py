@@ -370,13 +370,15 @@ def test_the_same_model_gives_the_same_files_and_is_rebuilt(numbers, tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda arrays: arrays["links"].__setitem__((1, 3), 4),  # a column beyond the last
-        lambda arrays: arrays["links"].__setitem__((1, 5), 4),
-        lambda arrays: arrays["links"].__setitem__((1, 0), 1),  # its own parent
-        lambda arrays: arrays["links"].__setitem__((0, 1), 10_000),
+        lambda arrays: arrays["nodes"]["column"].__setitem__(1, 4),  # beyond the last
+        lambda arrays: arrays["nodes"]["place"].__setitem__(1, 4),
+        lambda arrays: arrays["nodes"]["parent"].__setitem__(1, 1),  # its own parent
+        lambda arrays: arrays["nodes"]["above"].__setitem__(2, 2),
+        lambda arrays: arrays["nodes"]["right"].__setitem__(0, 10_000),
+        lambda arrays: arrays["nodes"]["flags"].__setitem__(1, -1),
         lambda arrays: arrays["firsts"].__setitem__(-1, 10_000),
-        lambda arrays: arrays.__setitem__("links", arrays["links"].astype(np.int64)),
-        lambda arrays: arrays.pop("shares"),
+        lambda arrays: arrays.__setitem__("nodes", arrays["nodes"]["parent"].copy()),
+        lambda arrays: arrays.pop("nodes"),
     ],
 )
 def test_numbers_that_lead_out_of_memory_are_refused(boosted, tmp_path, damage):

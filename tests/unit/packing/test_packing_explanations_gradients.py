@@ -89,17 +89,9 @@ class Attention(nn.Module):
 
 
 NETWORKS = {
-    "convolution": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, COLUMNS)), nn.Conv1d(1, 4, 3, stride=2), nn.GELU(), nn.Flatten(),
-        nn.LayerNorm(8), nn.Linear(8, 1), nn.Sigmoid(),
-    ),
-    "transposed": lambda: nn.Sequential(
-        nn.Unflatten(1, (2, 3)), nn.ConvTranspose1d(2, 4, 2, stride=2, padding=1), nn.SiLU(),
-        nn.Flatten(), nn.Linear(16, 2),
-    ),
-    "pooled": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, COLUMNS)), nn.Conv1d(1, 4, 3, padding=1, dilation=2), nn.MaxPool1d(2),
-        nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(8, 3), nn.LogSoftmax(1),
+    "normalised": lambda: nn.Sequential(
+        nn.Linear(COLUMNS, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 8), nn.BatchNorm1d(8),
+        nn.Linear(8, 3), nn.LogSoftmax(1),
     ),
     "attention": Attention,
 }  # fmt: skip

@@ -1,7 +1,6 @@
 from .columns import (
     IMPORTANCE_KIND as IMPORTANCE_KIND,
     ColumnPlace as ColumnPlace,
-    by_column as by_column,
     column_places as column_places,
 )
 from .counterfactuals import (
@@ -32,7 +31,6 @@ from .showing import waterfall_plot as waterfall_plot
 from .trees import (
     FAILS as FAILS,
     MAX_POINTS as MAX_POINTS,
-    PARENT as PARENT,
+    NODE as NODE,
     PASSES_MISSING as PASSES_MISSING,
-    PLACE as PLACE,
 )

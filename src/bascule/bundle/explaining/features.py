@@ -17,8 +17,8 @@ class Features:
     """Makes the features, shape (rows, features), from the inputs.
 
     Args:
-        explanation: Its settings are `width` (how many features there are; -1 while packing finds out) and `rounds` (whether
-            they are floats).
+        explanation: Its settings are `width` (how many features there are; -1 while packing finds
+            out) and `rounds` (whether they are floats).
         arrays: The graph `features`, where the features are not the inputs side by side.
     """
 

@@ -40,10 +40,13 @@ from bascule.bundle.explaining.features import Features
 from bascule.bundle.programs import is_runnable, machine_code, making
 from bascule.core import Columns, MissingExtra
 
-PARENT, RIGHT, ABOVE, COLUMN, FLAGS, PLACE = range(6)
-"""Columns of `links`, of a node: its parent; its right child (0 for a leaf), the left one is behind
-it; the last node above of the same player (0 for none); the feature that is tested; flags; the
-place in the sums. Nodes are in preorder, and count from the root of their tree."""
+_LINKS = ("parent", "right", "above", "column", "flags", "place")
+NODE = np.dtype([*((name, "i4") for name in _LINKS), ("threshold", "f8"), ("value", "f8"),
+                 ("share", "f8")])  # fmt: skip
+"""A node: its parent; its right child (0 for a leaf), the left one is behind it; the last node
+above of the same player (0 for none); the feature that is tested; flags; the place in the sums; the
+threshold; the value of a leaf, else 1; the share of rows that reach it where they reach `above`.
+Nodes are in preorder, and count from the root of their tree."""
 FAILS, PASSES_MISSING = 1, 2
 """Flags of a node: it is reached where the test fails; a missing value passes the test."""
 MAX_POINTS = 32
@@ -60,9 +63,8 @@ class TreeExplainer:
 
     Args:
         explanation: Its settings are `points` (of the quadrature), and those of `Features`.
-        arrays: Of the trees `firsts`: the first node of each, and the end. Of the nodes `links`,
-            `numbers` (threshold, and the value of a leaf, else 1) and `shares` (of the rows that
-            reach it where they reach the last node of the same player). `base`. See `Features`.
+        arrays: `nodes` of all trees, each a `NODE`; `firsts`, the first node of each tree, and the
+            end; `base`. See `Features`.
     """
 
     def __init__(self, explanation: Explanation, arrays: Arrays, _program: OpensProgram) -> None:
@@ -81,14 +83,9 @@ class TreeExplainer:
             raise ValueError("it has no base for each output")
         _check(arrays, self._points, self._features.width, self._places)
         self._trees = len(arrays["firsts"]) - 1
-        self._nodes = [
-            np.ascontiguousarray(nodes)
-            for nodes in (
-                arrays["firsts"], arrays["links"], arrays["numbers"],
-                _tables(arrays["shares"], self._points),
-            )
-        ]  # fmt: skip
-        self._addresses = [nodes.ctypes.data for nodes in self._nodes]
+        nodes = np.ascontiguousarray(arrays["nodes"])
+        self._read = (arrays["firsts"], nodes, _tables(nodes["share"], self._points))
+        self._addresses = [read.ctypes.data for read in self._read]
         self._most_nodes = int(np.diff(arrays["firsts"]).max())
         self._of_blocks, self._of_a_row = (_explain_of(self._points, x) for x in (False, True))
 
@@ -131,29 +128,24 @@ def _in_blocks(features: NDArray[Any]) -> NDArray[np.float64]:
 
 def _check(arrays: Arrays, points: int, width: int, places: int) -> None:
     """Refuse numbers that would lead the machine code, which does not look, out of its memory."""
-    firsts, links = arrays["firsts"], arrays["links"]
-    count = len(links)
-    shapes = {"numbers": (count, 2), "shares": (count,), "base": arrays["base"].shape}
+    firsts, nodes = arrays["firsts"], arrays["nodes"]
     good = (
         0 < points <= MAX_POINTS
-        and firsts.dtype == np.int64
-        and links.dtype == np.int32
-        and (firsts.ndim, links.shape) == (1, (count, 6))
-        and len(firsts) > 1
-        and (firsts[0], firsts[-1]) == (0, count)
+        and (firsts.dtype == np.int64 and nodes.dtype == NODE)
+        and (firsts.ndim == nodes.ndim == 1 < len(firsts))
+        and (firsts[0] == 0 and firsts[-1] == len(nodes))
         and bool((np.diff(firsts) > 2).all())
-        and all(arrays[k].dtype == np.float64 and arrays[k].shape == shapes[k] for k in shapes)
     )
     if good:
         sizes = np.diff(firsts)
-        own = np.arange(count) - np.repeat(firsts[:-1], sizes)
-        right = links[:, RIGHT]
+        own = np.arange(len(nodes)) - np.repeat(firsts[:-1], sizes)
+        ends, right = np.repeat(sizes, sizes), nodes["right"]
         good = bool(
-            (links >= 0).all()
-            and ((links[:, [PARENT, ABOVE]] < own[:, None]) | (own == 0)[:, None]).all()
-            and ((right == 0) | ((right > own + 1) & (right < np.repeat(sizes, sizes)))).all()
-            and (links[:, COLUMN] < width).all()
-            and (links[:, PLACE] < places).all()
+            all((nodes[name] >= 0).all() for name in _LINKS)
+            and all(((nodes[name] < own) | (own == 0)).all() for name in ("parent", "above"))
+            and ((right == 0) | ((right > own + 1) & (right < ends))).all()
+            and (nodes["column"] < width).all()
+            and (nodes["place"] < places).all()
         )
     if not good:
         raise ValueError("it holds a tree that leads nowhere")
@@ -189,7 +181,7 @@ def _explain_of(points: int, of_a_row: bool) -> Any:
     """`explain`, for so many points: vectors are of the points of a row, else of the rows."""
     with making:
         address, whole = ctypes.c_void_p, ctypes.c_int64
-        kinds = (*[address] * 4, whole, address, whole, whole, address, address, whole)
+        kinds = (*[address] * 3, whole, address, whole, whole, address, address, whole)
         return machine_code(_Code(points, of_a_row).text(), "explain", kinds)
 
 
@@ -221,7 +213,7 @@ class _Code:
         ]
         self._module, address = ir.Module(), ir.PointerType()
         whole, nothing = self._whole, ir.VoidType()
-        kinds = (*[address] * 4, whole, address, whole, whole, address, address, whole)
+        kinds = (*[address] * 3, whole, address, whole, whole, address, address, whole)
         function = ir.Function(self._module, ir.FunctionType(nothing, kinds), "explain")
         self._multiply_add = ir.Function(
             self._module,
@@ -234,16 +226,16 @@ class _Code:
     def text(self) -> str:
         """The module."""
         b, whole, zero, one = self._b, self._whole, self._whole(0), self._whole(1)
-        firsts, *nodes, trees, x, width, blocks, scratch, sums, places = self._arguments
+        firsts, nodes, tables, trees, x, width, blocks, scratch, sums, places = self._arguments
         for pointer in (x, scratch, sums):
             pointer.add_attribute("noalias")
-        sizes = ((self._small, 6), (self._double, 2), (self._double, 5 * self._points))
-        kinds = [self._array(*size) for size in sizes]
+        sizes = (NODE.itemsize // 8, 5 * self._points)
+        kinds = [self._array(self._double, size) for size in sizes]
         with self._loop(zero, trees) as tree:
             first, end = (
                 b.load(self._at(firsts, whole, b.add(tree, k)), typ=whole) for k in (zero, one)
             )
-            self._nodes = [*map(self._at, nodes, kinds, [first] * 3), scratch]
+            self._nodes = [*map(self._at, (nodes, tables), kinds, [first] * 2), scratch]
             self._node_kinds = [*kinds, self._slot]
             count = b.sub(end, first)
             with self._loop(zero, blocks) as block:
@@ -263,26 +255,26 @@ class _Code:
     def _down(self, node: Any, features: Any) -> None:
         """From the root down: the mask of a node, and the product of the factors from the root."""
         b = self._b
-        link, pair, table, own = self._node(node)
+        link, table, own = self._node(node)
         parent, _, above, column, flags, _ = self._links(link)
-        values, threshold = self._load(features, column), self._all(self._number(pair, 0))
+        values, threshold = self._load(features, column), self._number(link, "threshold")
         passes = b.select(
             b.trunc(b.lshr(flags, self._whole(1)), self._bit),
             b.fcmp_unordered("<=", values, threshold),
             b.fcmp_ordered("<=", values, threshold),
         )
         goes = b.xor(passes, self._all(b.trunc(flags, self._bit)))
-        products = self._products(self._node(parent)[3])
+        products = self._products(self._node(parent)[-1])
 
         def of_a_player_again() -> list[Any]:
-            _, _, table_above, slot_above = self._node(above)
+            _, table_above, slot_above = self._node(above)
             went = self._goes(slot_above)
             back = [self._either(went, table_above, _R1, _R0, step) for step in self._steps]
             return [b.and_(goes, went), *map(b.fmul, products, back)]
 
         goes, *products = self._instead(above, [goes, *products], of_a_player_again)
         self._store(b.sext(goes, self._mask), own, self._whole(0))
-        value = self._all(self._number(pair, 1))
+        value = self._number(link, "value")
         for step in self._steps:
             product = b.fmul(products[step], self._either(goes, table, _F1, _F0, step))
             self._store(b.fmul(product, value), own, self._whole(step + 1))
@@ -293,12 +285,12 @@ class _Code:
         What is below belongs to this node, and not to the one above of the same player.
         """
         b = self._b
-        link, _, table, own = self._node(node)
+        link, table, own = self._node(node)
         _, right, above, _, _, place = self._links(link)
 
         def of_both() -> list[Any]:
             left_and_right = (b.add(node, self._whole(1)), right)
-            sums = list(map(b.fadd, *(self._products(self._node(k)[3]) for k in left_and_right)))
+            sums = list(map(b.fadd, *(self._products(self._node(k)[-1]) for k in left_and_right)))
             for step in self._steps:
                 self._store(sums[step], own, self._whole(step + 1))
             return sums
@@ -310,7 +302,7 @@ class _Code:
             total = b.call(self._multiply_add, [below[step], rest, total])
 
         def without_the_one_above() -> list[Any]:
-            _, _, table_above, slot_above = self._node(above)
+            _, table_above, slot_above = self._node(above)
             went, less = self._goes(slot_above), total
             for step in self._steps:
                 rest = b.select(went, self._of_table(table_above, _D1, step), self._d0[step])
@@ -321,14 +313,14 @@ class _Code:
         self._store(total, totals, place)
 
     def _node(self, node: Any) -> list[Any]:
-        """Where the links, the numbers, the table and the slot of a node are."""
+        """Where a node, its table and its slot are."""
         return [
             self._at(own, kind, node)
             for own, kind in zip(self._nodes, self._node_kinds, strict=True)
         ]
 
-    def _links(self, link: Any) -> list[Any]:
-        read = [self._at(link, self._small, self._whole(k)) for k in range(6)]
+    def _links(self, node: Any) -> list[Any]:
+        read = [self._at(node, self._small, self._whole(k)) for k in range(len(_LINKS))]
         return [self._b.zext(self._b.load(at, typ=self._small), self._whole) for at in read]
 
     def _products(self, slot: Any) -> list[Any]:
@@ -348,9 +340,10 @@ class _Code:
             return self._b.load(at, typ=self._vector, align=8)
         return self._all(self._b.load(at, typ=self._double))
 
-    def _number(self, pointer: Any, place: int) -> Any:
-        at = self._at(pointer, self._double, self._whole(place))
-        return self._b.load(at, typ=self._double)
+    def _number(self, node: Any, name: str) -> Any:
+        assert NODE.fields is not None
+        at = self._at(node, self._double, self._whole(NODE.fields[name][1] // 8))
+        return self._all(self._b.load(at, typ=self._double))
 
     def _at(self, pointer: Any, kind: Any, index: Any) -> Any:
         return self._b.gep(pointer, [index], source_etype=kind)

@@ -15,7 +15,6 @@ import numpy as np
 from bascule.bundle import Bundle, as_dtype, is_missing, take
 from bascule.bundle.explaining import (
     Explainer,
-    by_column,
     measured_of,
     open_explainer,
     read_explanation,
@@ -91,7 +90,11 @@ def _sampled(
 
 
 def attributed(explainer: Explainer, signature: Signature, rows: Columns) -> Profile:
-    """The profile of the attributions of the rows without a missing value that may not be."""
+    """The profile of the attributions of the rows without a missing value that may not be.
+
+    Of two outputs it is of those to the second, as in a report on two classes. Of more it is of the
+    mean |attribution|: what raises one class lowers others.
+    """
     fits = np.ones(len(next(iter(rows.values()))), bool)
     for field in signature.inputs:
         if not field.nullable:
@@ -99,5 +102,9 @@ def attributed(explainer: Explainer, signature: Signature, rows: Columns) -> Pro
     if not fits.any():
         return Profile()
     read = {field.name: as_dtype(rows[field.name][fits], field.dtype) for field in signature.inputs}
-    named = by_column(explainer, read)
-    return profile_of({PREFIX + name: values for name, values in named.items()})
+    by_output = explainer.attributions(read)
+    numbers = by_output[:, :, -1]
+    if by_output.shape[2] > 2:
+        numbers = np.abs(by_output).mean(axis=2)
+    names = [PREFIX + name for name in explainer.columns]
+    return profile_of(dict(zip(names, numbers.T, strict=True)))

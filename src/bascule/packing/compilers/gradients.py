@@ -1,13 +1,12 @@
 """The gradient of a PyTorch network as an ONNX graph: no server needs PyTorch to explain it.
 
 PyTorch traces its own backward pass with symbolic shapes, and the trace is exported as any network
-is. Two of its steps have no form in ONNX and are replaced: the backward pass of a convolution, by a
-transposed convolution, and attention in one kernel, by its parts.
+is. Attention in one kernel is replaced by its parts. The backward pass of a convolution has no form
+in ONNX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from bascule.bundle.explaining import ANSWERS, GRADIENTS
@@ -43,11 +42,12 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes
         return torch.stack(by_number, dim=2), answer.detach()
 
     few = rows[torch.arange(ROWS) % len(rows)]
+    table: Any = torch.export.default_decompositions().materialize()
     try:
         with quietly(), sdpa_kernel(SDPBackend.MATH):
             # The weights are constants of the trace, which are real tensors.
             traced = make_fx(
-                gradients, tracing_mode="symbolic", decomposition_table=_table(),
+                gradients, tracing_mode="symbolic", decomposition_table=table,
                 _allow_non_fake_inputs=True,
             )(few)  # fmt: skip
             traced.training = False
@@ -63,31 +63,3 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes
         Field(ANSWERS, field.dtype, numbers),
     )
     return to_onnx(exported, (field,), made)
-
-
-def _table() -> dict[Any, Any]:
-    import torch
-
-    backward = torch.ops.aten.convolution_backward.default
-    table = torch.export.default_decompositions()
-    return {**table.materialize(), backward: _convolution_backward}
-
-
-def _convolution_backward(
-    gradient: Any, given: Any, weight: Any, _bias: Any, stride: Sequence[int],
-    padding: Sequence[int], dilation: Sequence[int], transposed: bool, _extra: Sequence[int],
-    groups: int, _mask: Sequence[bool],
-) -> tuple[Any, None, None]:  # fmt: skip
-    """`aten.convolution_backward` for the input alone."""
-    import torch
-
-    # What the stride leaves over at the end of the input.
-    left_over = [
-        0 if transposed else given.shape[2 + axis] - 1 - (gradient.shape[2 + axis] - 1) * step
-        + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1)
-        for axis, step in enumerate(stride)
-    ]  # fmt: skip
-    back = torch.ops.aten.convolution(
-        gradient, weight, None, stride, padding, dilation, not transposed, left_over, groups
-    )
-    return back, None, None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining import FAILS, MAX_POINTS, PARENT, PASSES_MISSING, PLACE
+from bascule.bundle.explaining import FAILS, MAX_POINTS, NODE, PASSES_MISSING
 from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_trees
 from bascule.packing.explaining.answers import Explainable, explainable
@@ -17,6 +17,9 @@ from bascule.packing.explaining.making import Made, Sources
 _MOST_NUMBERS = 8_000_000
 """Nodes times points: a server keeps 40 bytes for each."""
 _SEED = 28
+_PARENT, _RIGHT, _PLACE, _SHARE = (
+    list(NODE.fields or ()).index(name) for name in ("parent", "right", "place", "share")
+)
 
 Shares = Sequence[float] | Mapping[int, float]
 """By test: the share of rows that pass it."""
@@ -57,16 +60,14 @@ def _ways(
 
 
 class _Forest:
-    """Nodes in preorder, one tree behind the other; see `TreeExplainer`."""
+    """Nodes in preorder, one tree behind the other; see `NODE`."""
 
     def __init__(self, model: Explainable) -> None:
-        arrays = {name: values.tolist() for name, values in model.sum.arrays.items()}
-        self._tests, self._factor, self._base = arrays, model.factor.tolist(), model.start.copy()
+        self._tests = {name: values.tolist() for name, values in model.sum.arrays.items()}
+        self._factor, self._base = model.factor.tolist(), model.start.copy()
         self._players, self._columns = model.players.tolist(), len(model.explanation.columns)
         self._firsts = [0]
-        self._links: list[tuple[int, ...]] = []
-        self._numbers: list[tuple[float, float]] = []
-        self._shares: list[float] = []
+        self._nodes: list[list[Any]] = []
         self._most_players = 1
 
     @property
@@ -78,37 +79,29 @@ class _Forest:
         """See `TreeExplainer`."""
         if self.points > MAX_POINTS:
             raise Unconvertible(f"a way in a tree tests {self._most_players} columns")
-        return {
-            "firsts": np.array(self._firsts, np.int64),
-            "links": np.array(self._links, np.int32).reshape(-1, 6),
-            "numbers": np.array(self._numbers, np.float64).reshape(-1, 2),
-            "shares": np.array(self._shares, np.float64),
-            "base": self._base,
-        }
+        nodes = np.array(list(map(tuple, self._nodes)), NODE)
+        return {"firsts": np.array(self._firsts, np.int64), "nodes": nodes, "base": self._base}
 
     def add(self, root: int, shares: Shares, weight: float = 1.0) -> None:
         """Add one tree, its leaves multiplied by `weight`; raises `Unconvertible` for too many."""
-        tests, first = self._tests, len(self._links)
-        target = self._target_of(root)
+        tests, target = self._tests, self._target_of(root)
+        nodes: list[list[Any]] = [[0, 0, 0, 0, 0, 0, 0.0, 1.0, 1.0]]
         reached, players = [1.0], [0]
-        self._links.append((0, 0, 0, 0, 0, 0))
-        self._numbers.append((0.0, 1.0))
-        self._shares.append(1.0)
         ways: list[tuple[int, int, bool]] = [(0, root, False), (0, root, True)]
         while ways:
             parent, test, passed = ways.pop()
             at, is_leaf = ("true_at", "true_is_leaf") if passed else ("false_at", "false_is_leaf")
-            node, feature, below = len(self._links) - first, tests["feature"][test], tests[at][test]
+            node, feature, below = len(nodes), tests["feature"][test], tests[at][test]
             player = self._players[feature]
             if player < 0:
                 raise Unconvertible("a test is of a feature that no column was seen to change")
             if not passed:  # the second of the two: its parent's left child is right behind it
-                link = self._links[first + parent]
-                self._links[first + parent] = (link[0], node, *link[2:])
+                nodes[parent][_RIGHT] = node
             place = target * self._columns + player
-            above = self._above(first, parent, place)
+            above = parent
+            while above and nodes[above][_PLACE] != place:
+                above = nodes[above][_PARENT]
             share = shares[test] if passed else 1 - shares[test]
-            missing = PASSES_MISSING if tests["missing"][test] else 0
             reached.append(reached[parent] * share)
             players.append(players[parent] + (above == 0))
             value = 1.0
@@ -118,19 +111,14 @@ class _Forest:
                 self._most_players = max(self._most_players, players[node])
             else:
                 ways += [(node, below, False), (node, below, True)]
-            flags = missing | (0 if passed else FAILS)
-            self._links.append((parent, 0, above, feature, flags, place))
-            self._numbers.append((tests["threshold"][test], value))
-            self._shares.append(share * (self._shares[first + above] if above else 1.0))
-        self._firsts.append(len(self._links))
-        if len(self._links) * self.points > _MOST_NUMBERS:
+            flags = (0 if passed else FAILS) | (PASSES_MISSING if tests["missing"][test] else 0)
+            share *= nodes[above][_SHARE]  # of the root 1
+            threshold = tests["threshold"][test]
+            nodes.append([parent, 0, above, feature, flags, place, threshold, value, share])
+        self._nodes += nodes
+        self._firsts.append(len(self._nodes))
+        if len(self._nodes) * self.points > _MOST_NUMBERS:
             raise Unconvertible("the trees, once for each way of a background row, are too many")
-
-    def _above(self, first: int, node: int, place: int) -> int:
-        """The nearest node of the same player, from `node` on up; 0 where there is none."""
-        while node and self._links[first + node][PLACE] != place:
-            node = self._links[first + node][PARENT]
-        return node
 
     def _target_of(self, test: int) -> int:
         while not self._tests["true_is_leaf"][test]:
