@@ -14,7 +14,7 @@ import bascule
 from bascule.bundle.explaining import measured_of, open_explainer, read_explanation
 from bascule.bundle.programs import open_onnx
 from bascule.core import DType, Field
-from bascule.packing.compilers.gradients import gradient_graph
+from bascule.packing.explaining.gradients import gradient_graph
 
 COLUMNS = 6
 

@@ -16,17 +16,22 @@ from .explainer import (
     Arrays as Arrays,
     Explainer as Explainer,
     Explanation as Explanation,
+    Features as Features,
     Measured as Measured,
     OpensProgram as OpensProgram,
+    affordable_rows as affordable_rows,
     measured_of as measured_of,
     open_explainer as open_explainer,
     read_explanation as read_explanation,
     to_files as to_files,
 )
-from .features import Features as Features
 from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
 from .links import LINKS as LINKS, Link as Link, differences as differences
-from .sampling import Sampled as Sampled
+from .sampling import (
+    Coalitions as Coalitions,
+    Sampled as Sampled,
+    usual_pairs as usual_pairs,
+)
 from .showing import waterfall_plot as waterfall_plot
 from .trees import (
     FAILS as FAILS,

@@ -29,8 +29,9 @@ from bascule.bundle.disk import (
     shaped,
 )
 from bascule.bundle.explaining.links import LINKS
-from bascule.bundle.programs import open_kind
-from bascule.core import Columns, Program, Untrusted, canonical_json, load_named
+from bascule.bundle.programs import FEATURES, open_kind
+from bascule.bundle.tables import as_dtype, for_program
+from bascule.core import Columns, DType, Field, Program, Untrusted, canonical_json, load_named
 
 EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
@@ -198,3 +199,39 @@ def measured_of(path: Path) -> Measured | None:
     if not bodies or "row_cost_s" not in bodies[-1]:
         return None
     return shaped(dict(bodies[-1]), Measured, "the explaining statement", what="a measurement")
+
+
+def affordable_rows(row_cost_s: float, budget_s: float, *, least: int, most: int) -> int:
+    """How many rows are explained in such a time."""
+    return max(least, min(most, int(budget_s / max(row_cost_s, 1e-9))))
+
+
+class Features:
+    """What an exact method sums up: from the inputs of a model to features, (rows, features).
+
+    Args:
+        explanation: Its settings are `width` (how many features there are; -1 while packing finds
+            out) and `rounds` (whether they are floats).
+        arrays: The graph `features`, where the features are not the inputs side by side.
+    """
+
+    def __init__(self, explanation: Explanation, arrays: Arrays) -> None:
+        self.width = int(explanation.settings["width"])
+        self._type = DType.FP32 if explanation.settings["rounds"] else DType.FP64
+        self._columns = explanation.columns
+        self._program = None
+        if explanation.features is not None:
+            outputs = (Field(FEATURES, self._type, (self.width,)),)
+            data = arrays["features"].tobytes()
+            self._program = open_kind(explanation.features, data, outputs=outputs)
+
+    def __call__(self, inputs: Columns) -> NDArray[Any]:
+        if self._program is not None:
+            read = for_program(inputs, self._program.inputs)
+            made = self._program.run(read)[FEATURES]
+        else:
+            own = inputs if len(inputs) == 1 else self._columns  # as a request orders them
+            made = np.column_stack([inputs[name] for name in own])
+        if self.width >= 0 and made.shape[1:] != (self.width,):
+            raise ValueError(f"{made.shape[1:]} features, not {self.width}")
+        return as_dtype(made, self._type)

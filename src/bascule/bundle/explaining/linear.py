@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
-from bascule.bundle.explaining.features import Features
+from bascule.bundle.explaining.explainer import Arrays, Explanation, Features, OpensProgram
 from bascule.core import Columns
 
 _VALUES_AT_ONCE = 1 << 22

@@ -35,8 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
-from bascule.bundle.explaining.features import Features
+from bascule.bundle.explaining.explainer import Arrays, Explanation, Features, OpensProgram
 from bascule.bundle.programs import is_runnable, machine_code, making
 from bascule.core import Columns, MissingExtra
 

@@ -15,6 +15,7 @@ import numpy as np
 from bascule.bundle import Bundle, as_dtype, is_missing, take
 from bascule.bundle.explaining import (
     Explainer,
+    affordable_rows,
     measured_of,
     open_explainer,
     read_explanation,
@@ -46,8 +47,8 @@ def explained_days(
     if explanation is None or held_out is None:
         return None, {}
     measured = measured_of(bundle.path)
-    affordable = _MOST_ROWS if measured is None else int(_BUDGET_S / measured.row_cost_s)
-    rows = max(_LEAST_ROWS, min(_MOST_ROWS, affordable))
+    row_cost_s = measured.row_cost_s if measured else 0.0
+    rows = affordable_rows(row_cost_s, _BUDGET_S, least=_LEAST_ROWS, most=_MOST_ROWS)
     sampled = _sampled(home, bundle.signature, model, version, rows)
     if not sampled:
         return None, {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from bascule.bundle.programs import FEATURES, SUMS, open_kind
 from bascule.core import Columns, DType, Field, Unconvertible
 from bascule.packing.compilers import Sum
 from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.sampling import names_of
 from bascule.packing.imported import Compilation, Rows
 from bascule.packing.statements import parity
 
@@ -108,9 +110,9 @@ def _explainable(
     factor, start, link, answer = _answered(sources, found, sums, sample)
     floats = [read.dtype is DType.FP32 for read in compilation.inputs]
     explanation = Explanation(
-        method="", link=link, answer=answer, columns=tuple(place.name for place in places),
-        outputs=_outputs(sources, answer, len(factor)), tolerance=sources.tolerance, about="",
-        features=None if found.features is None else entry,
+        method="", link=link, answer=answer.name, columns=tuple(place.name for place in places),
+        outputs=names_of(answer, sources.subject.classes, len(factor)),
+        tolerance=sources.tolerance, about="", features=None if found.features is None else entry,
         settings={"width": -1, "rounds": found.is_float or all(floats)},
     )  # fmt: skip
     graph: Arrays = {}
@@ -129,24 +131,16 @@ def _explainable(
 
 def _answered(
     sources: Sources, found: Sum, sums: NDArray[Any], rows: Columns
-) -> tuple[Floats, Floats, str, str]:
+) -> tuple[Floats, Floats, str, Field]:
     """What makes margins of the sums, the link and the output that it gives, all as they fit."""
     answers = sources.program.run(for_program(rows, sources.program.inputs))
-    numbers = [output.name for output in sources.outputs if output.dtype.is_float]
+    numbers = [output for output in sources.outputs if output.dtype.is_float]
     for factor, start in found.scaled[::-1]:
-        for name in numbers:
-            for link in LINKS:
-                apart = differences(link, sums * factor + start, answers[name])
-                if np.max(apart) <= sources.tolerance:
-                    return factor, start, link, name
+        for output, link in product(numbers, LINKS):
+            apart = differences(link, sums * factor + start, answers[output.name])
+            if np.max(apart) <= sources.tolerance:
+                return factor, start, link, output
     raise Unconvertible("the answers follow from the sums by no link that is known")
-
-
-def _outputs(sources: Sources, answer: str, count: int) -> tuple[str, ...]:
-    classes = sources.subject.classes
-    if classes is None or count > len(classes):
-        return (answer,) if count == 1 else tuple(f"{answer}_{i}" for i in range(count))
-    return tuple(str(label) for label in (classes[-1:] if count == 1 else classes))
 
 
 def _players(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,8 +60,7 @@ class Sources:
     program_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A method for one model.
 
     Attributes:
@@ -81,23 +80,20 @@ Maker = Callable[[Sources], Made]
 """Raises `Unconvertible` where the method is none for the model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
+class Explained(NamedTuple):
     """What became of it: a sentence, the files of the bundle and the body of the statement."""
 
     told: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    statement: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = {}
+    statement: Mapping[str, Any] = {}
 
 
 def explain(sources: Sources) -> Explained:
     """The first method that can explain the model and agrees with its answers."""
     reasons = []
     rows = sources.subject.test or sources.subject.train
-    if rows is None or not len(rows):
-        return _none("there are no rows to compare with")
-    columns = parity.sample(rows.columns)
-    for name, place in MAKERS.items():
+    columns = parity.sample(rows.columns) if rows else {}
+    for name, place in MAKERS.items() if columns else ():
         maker: Maker = load_named(place)
         try:
             made = maker(sources)
@@ -108,42 +104,28 @@ def explain(sources: Sources) -> Explained:
         except BasculeError as problem:
             reasons.append(f"{name}: {problem.message}")
             continue
+        told = (
+            f"explanations by {name}: {made.explanation.about}; they add up to the answers within "
+            f"{measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
+        )
         files = to_files(made.explanation, made.arrays)
-        told = _told(made, measured)
         return Explained(told, files, {"told": told, **asdict(measured)})
-    return _none("; ".join(reasons) or "no method is known")
-
-
-def _none(reason: str) -> Explained:
+    reason = "; ".join(reasons) or "there are no rows to compare with"
     return Explained(f"no explanations: {reason}", statement={"told": f"none: {reason}"})
-
-
-def _told(made: Made, measured: Measured) -> str:
-    return (
-        f"explanations by {made.explanation.method}: {made.explanation.about}; they add up to the "
-        f"answers within {measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
-    )
 
 
 def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
     """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
     explanation = made.explanation
-    compared = take(columns, slice(made.measured_rows))
-    read = for_program(compared, sources.program.inputs)
+    read = for_program(take(columns, slice(made.measured_rows)), sources.program.inputs)
     answers = sources.program.run(read)[explanation.answer]
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))
     if not error <= explanation.tolerance:
         raise Unconvertible(f"its sums differ from the answers by {error:.2g}")
-    one, many = take(read, slice(1)), take(read, slice(_TIMED_ROWS))
-    rows = len(next(iter(many.values())))
-    return Measured(
-        error=error,
-        rows=len(margins),
-        row_cost_s=_seconds(explainer, many) / rows,
-        one_row_s=_seconds(explainer, one),
-        attribution_error=made.attribution_error,
-    )
+    many, one = (_seconds(explainer, take(read, slice(rows))) for rows in (_TIMED_ROWS, 1))
+    row_cost_s = many / min(_TIMED_ROWS, len(margins))
+    return Measured(error, len(margins), row_cost_s, one, made.attribution_error)
 
 
 def _seconds(explainer: Explainer, columns: Columns) -> float:

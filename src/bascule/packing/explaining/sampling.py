@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,10 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import for_program, is_missing, take
-from bascule.bundle.explaining import Explanation, Sampled, column_places
+from bascule.bundle.explaining import (
+    Coalitions,
+    Explanation,
+    Sampled,
+    column_places,
+    usual_pairs,
+)
 from bascule.core import Columns, Field, Unconvertible
 from bascule.packing.explaining.making import Made, Sources
-from bascule.stats import Coalitions, usual_pairs
 
 _BACKGROUND = 32
 _MAX_PLAYERS, _MAX_OUTPUTS = 500, 50
@@ -77,12 +83,17 @@ def answer_of(outputs: Sequence[Field]) -> Field:
     return next((field for field in fixed if field.name == "probabilities"), fixed[0])
 
 
-def names_of(answer: Field, classes: Sequence[object] | None) -> tuple[str, ...]:
-    """What the numbers of the answer are called: by their classes, by their places, or as it."""
-    width = answer.shape[0] if answer.shape else 1
-    if classes and answer.name == "probabilities" and len(classes) == width:
-        return tuple(map(str, classes))
-    return (answer.name,) if width == 1 else tuple(f"{answer.name}.{k}" for k in range(width))
+def names_of(
+    answer: Field, classes: Sequence[object] | None, count: int | None = None
+) -> tuple[str, ...]:
+    """What the numbers of an answer are called: by their classes, by their places, or as it.
+
+    So many margins of it are called the same; one of two classes is of the second.
+    """
+    count = count or math.prod(answer.shape)
+    if classes and answer.name == "probabilities" and count in (1, len(classes)):
+        return tuple(map(str, classes[-count:]))
+    return (answer.name,) if count == 1 else tuple(f"{answer.name}.{k}" for k in range(count))
 
 
 def _listed(values: NDArray[Any]) -> Any:

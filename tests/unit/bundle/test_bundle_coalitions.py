@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from bascule.stats import Coalitions, usual_pairs
+from bascule.bundle.explaining import Coalitions, usual_pairs
 
 
 def game(seed, players):
