@@ -4,8 +4,6 @@ from .columns import (
     column_places as column_places,
 )
 from .counterfactuals import (
-    Counterfactual as Counterfactual,
-    Goal as Goal,
     Range as Range,
     counterfactuals as counterfactuals,
     ranges_of as ranges_of,
@@ -18,7 +16,6 @@ from .explainer import (
     Explanation as Explanation,
     Features as Features,
     Measured as Measured,
-    OpensProgram as OpensProgram,
     affordable_rows as affordable_rows,
     measured_of as measured_of,
     open_explainer as open_explainer,
@@ -26,7 +23,7 @@ from .explainer import (
     to_files as to_files,
 )
 from .gradients import ANSWERS as ANSWERS, GRADIENTS as GRADIENTS
-from .links import LINKS as LINKS, Link as Link, differences as differences
+from .links import LINKS as LINKS, differences as differences
 from .sampling import (
     Coalitions as Coalitions,
     Sampled as Sampled,

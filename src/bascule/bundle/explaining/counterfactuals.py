@@ -88,8 +88,8 @@ def counterfactuals(
         raise Invalid("no column of the model may change", hint="name columns of the model")
     if reaches(row)[0]:
         raise Invalid("the model answers so already", hint="name another answer")
-    found = [take(rows, reaches(rows)) for rows in _changed(movable, row)]
-    rows = {name: np.concatenate([part[name] for part in found]) for name in row}
+    reached = [take(rows, reaches(rows)) for rows in _changed(movable, row)]
+    rows = {name: np.concatenate([part[name] for part in reached]) for name in row}
     distances = _distances(movable, row, rows)
     is_changed = distances > 0
     order = np.argsort((distances + is_changed).sum(axis=1), kind="stable")

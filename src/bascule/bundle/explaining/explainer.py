@@ -72,7 +72,7 @@ EXPLAINERS: dict[str, str] = {
     "gradients": "bascule.bundle.explaining.gradients:IntegratedGradients",
     "sampling": "bascule.bundle.explaining.sampling:Sampled",
 }
-"""The class of each method, by its name: `module:Class`, an `OpensExplainer`."""
+"""By method, in the order in which packing tries them: `module:Class`, an `OpensExplainer`."""
 OpensExplainer = Callable[["Explanation", Arrays, OpensProgram], Explainer]
 """Opens the program that answers only if it asks it; an error where no packing writes that."""
 
@@ -131,12 +131,12 @@ class Measured:
 
 def to_files(explanation: Explanation, arrays: Arrays) -> dict[str, bytes]:
     """The files of a bundle, by their paths; the same bytes for the same content."""
-    said = asdict(explanation)
+    content = asdict(explanation)
     if explanation.features is not None:
-        said["features"] = explanation.features.to_json()
+        content["features"] = explanation.features.to_json()
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **dict(sorted(arrays.items())))
-    return {EXPLAINING: canonical_json(said), EXPLAINING_ARRAYS: file.getvalue()}
+    return {EXPLAINING: canonical_json(content), EXPLAINING_ARRAYS: file.getvalue()}
 
 
 def read_explanation(path: Path, manifest: Manifest) -> Explanation | None:
@@ -228,10 +228,10 @@ class Features:
     def __call__(self, inputs: Columns) -> NDArray[Any]:
         if self._program is not None:
             read = for_program(inputs, self._program.inputs)
-            made = self._program.run(read)[FEATURES]
+            features = self._program.run(read)[FEATURES]
         else:
             own = inputs if len(inputs) == 1 else self._columns  # as a request orders them
-            made = np.column_stack([inputs[name] for name in own])
-        if self.width >= 0 and made.shape[1:] != (self.width,):
-            raise ValueError(f"{made.shape[1:]} features, not {self.width}")
-        return as_dtype(made, self._type)
+            features = np.column_stack([inputs[name] for name in own])
+        if self.width >= 0 and features.shape[1:] != (self.width,):
+            raise ValueError(f"{features.shape[1:]} features, not {self.width}")
+        return as_dtype(features, self._type)

@@ -32,7 +32,6 @@ PREFIX = "attribution."
 _MOST_ROWS, _LEAST_ROWS = 500, 25
 _BUDGET_S = 0.5
 """For one day: a method that asks the model thousands of times for a row explains fewer rows."""
-_HASHES = 2**64
 
 
 def explained_days(
@@ -63,25 +62,15 @@ def _sampled(
 ) -> dict[date, Columns]:
     """About so many rows of each day, by the hash of their ids; none where an input is private."""
     of_version = f"version = {quoted(version)} AND status < 400"
-    ledger = Ledger(home)
     try:
-        counts = ledger.query(
-            "SELECT time::DATE AS day, count(*) AS rows FROM predictions "
-            f"WHERE {of_version} GROUP BY 1", model=model,
-        ).to_pylist()  # fmt: skip
+        table = Ledger(home).query(
+            "SELECT sampled, p.* FROM predictions p JOIN (SELECT time::DATE AS sampled, count(*) "
+            f"AS answered FROM predictions WHERE {of_version} GROUP BY 1) ON time::DATE = sampled "
+            f"WHERE {of_version} AND hash(id, row) / 2.0 ** 64 <= {rows} / answered "
+            "ORDER BY time, id, row", model=model,
+        )  # fmt: skip
     except NotFound:
         return {}
-    bounds = ", ".join(
-        f"(DATE '{one['day']}', {min(_HASHES - 1, _HASHES * rows // one['rows'])}::UBIGINT)"
-        for one in counts
-    )
-    if not bounds:
-        return {}
-    table = ledger.query(
-        f"SELECT sampled, p.* FROM predictions p JOIN (VALUES {bounds}) AS b(sampled, bound) "
-        f"ON time::DATE = sampled WHERE {of_version} AND hash(id, row) <= bound "
-        "ORDER BY time, id, row", model=model,
-    )  # fmt: skip
     names = {field.name: f"input.{field.name}" for field in signature.inputs}
     if not set(names.values()) <= set(table.column_names):
         return {}

@@ -115,7 +115,7 @@ def _scaled(model: onnx.ModelProto, tensor: str, targets: int) -> list[Scaled]:
     """See `Sum.scaled`: one more for each step of arithmetic with a constant row."""
     fixed = _constants(model)
     factor, start = np.ones(targets), np.zeros(targets)
-    made = [(factor, start)]
+    steps = [(factor, start)]
     for node in model.graph.node:
         if len(node.input) != 2 or node.input[0] != tensor or node.input[1] not in fixed:
             continue
@@ -128,5 +128,5 @@ def _scaled(model: onnx.ModelProto, tensor: str, targets: int) -> list[Scaled]:
         else:
             start = start + (constant if node.op_type == "Add" else -constant)
         tensor = node.output[0]
-        made.append((factor, start))
-    return made
+        steps.append((factor, start))
+    return steps

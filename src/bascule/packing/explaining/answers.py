@@ -28,7 +28,7 @@ from bascule.bundle.explaining import (
 from bascule.bundle.programs import FEATURES, SUMS, open_kind
 from bascule.core import Columns, DType, Field, Unconvertible
 from bascule.packing.compilers import Sum
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Method, NotExplained, Sources
 from bascule.packing.explaining.sampling import names_of
 from bascule.packing.imported import Compilation, Rows
 from bascule.packing.statements import parity
@@ -64,39 +64,39 @@ class Explainable:
 
     def packed(
         self, method: str, about: str, arrays: Arrays, background_rows: int = 0, **own: Any
-    ) -> Made:
+    ) -> Method:
         """A method for this model, with its own arrays and settings."""
         settings = {**self.explanation.settings, "width": len(self.players), **own}
         explanation = replace(
             self.explanation, method=method, about=about, background_rows=background_rows,
             settings=settings,
         )  # fmt: skip
-        return Made(explanation, {**arrays, **self.graph})
+        return Method(explanation, {**arrays, **self.graph})
 
 
 def explainable(sources: Sources, sum_of: Callable[[Compilation], Sum]) -> Explainable:
     """The first compilation with such a sum; raises `Unconvertible` with the first reason."""
     subject = sources.subject
     if subject.targets:
-        raise Unconvertible("the model has several targets")
+        raise NotExplained("the model has several targets")
     rows, places = subject.train or subject.test, column_places(subject.signature)
     if not places:
-        raise Unconvertible("the model does not read columns")
+        raise NotExplained("the model does not read columns")
     if rows is None:
-        raise Unconvertible("there are no rows to see what the features are made of")
+        raise NotExplained("there are no rows to see what the features are made of")
     reason: Unconvertible | None = None
     for compilation in sources.compilations():
         try:
             if compilation.steps is not None:
-                raise Unconvertible("code of the model's own makes its features")
+                raise NotExplained("code of the model's own makes its features")
             return _explainable(sources, compilation, sum_of(compilation), rows, places)
         except Unconvertible as problem:
             reason = reason or problem
-    raise reason or Unconvertible("the model is not compiled")
+    raise reason or NotExplained("the model is not compiled")
 
 
 def _explainable(
-    sources: Sources, compilation: Compilation, found: Sum, rows: Rows,
+    sources: Sources, compilation: Compilation, summed: Sum, rows: Rows,
     places: tuple[ColumnPlace, ...],
 ) -> Explainable:  # fmt: skip
     entry = ProgramEntry(
@@ -105,42 +105,42 @@ def _explainable(
         missing_text=compilation.missing_text, texts=compilation.texts,
     )  # fmt: skip
     sample = parity.sample((sources.subject.test or rows).columns)
-    program = open_kind(entry, found.sums, outputs=(Field(SUMS, DType.FP64, (-1,)),))
+    program = open_kind(entry, summed.sums, outputs=(Field(SUMS, DType.FP64, (-1,)),))
     sums = program.run(for_program(sample, compilation.inputs))[SUMS]
-    factor, start, link, answer = _answered(sources, found, sums, sample)
+    factor, start, link, answer = _answered(sources, summed, sums, sample)
     floats = [read.dtype is DType.FP32 for read in compilation.inputs]
     explanation = Explanation(
         method="", link=link, answer=answer.name, columns=tuple(place.name for place in places),
         outputs=names_of(answer, sources.subject.classes, len(factor)),
-        tolerance=sources.tolerance, about="", features=None if found.features is None else entry,
-        settings={"width": -1, "rounds": found.is_float or all(floats)},
+        tolerance=sources.tolerance, about="", features=None if summed.features is None else entry,
+        settings={"width": -1, "rounds": summed.is_float or all(floats)},
     )  # fmt: skip
     graph: Arrays = {}
-    if found.features is not None:
-        graph = {"features": np.frombuffer(found.features, np.uint8)}
+    if summed.features is not None:
+        graph = {"features": np.frombuffer(summed.features, np.uint8)}
     features = Features(explanation, graph)
     players = _players(features, places, rows.columns)
-    is_exact = found.is_float or all(floats) or not any(floats)
-    if found.moves and is_exact and np.array_equal(players, np.arange(len(places))):
+    is_exact = summed.is_float or all(floats) or not any(floats)
+    if summed.moves and is_exact and np.array_equal(players, np.arange(len(places))):
         explanation, graph = replace(explanation, features=None), {}
     matrix = features(rows.columns).astype(np.float64)
     return Explainable(
-        found, compilation.shares, matrix, players, factor, start, explanation, graph
+        summed, compilation.shares, matrix, players, factor, start, explanation, graph
     )
 
 
 def _answered(
-    sources: Sources, found: Sum, sums: NDArray[Any], rows: Columns
+    sources: Sources, summed: Sum, sums: NDArray[Any], rows: Columns
 ) -> tuple[Floats, Floats, str, Field]:
     """What makes margins of the sums, the link and the output that it gives, all as they fit."""
     answers = sources.program.run(for_program(rows, sources.program.inputs))
     numbers = [output for output in sources.outputs if output.dtype.is_float]
-    for factor, start in found.scaled[::-1]:
+    for factor, start in summed.scaled[::-1]:
         for output, link in product(numbers, LINKS):
             apart = differences(link, sums * factor + start, answers[output.name])
             if np.max(apart) <= sources.tolerance:
                 return factor, start, link, output
-    raise Unconvertible("the answers follow from the sums by no link that is known")
+    raise NotExplained("the answers follow from the sums by no link that is known")
 
 
 def _players(
@@ -162,7 +162,7 @@ def _players(
             mixed = features(place.replaced(few, _moved(place.values(few), order)))
             changed = ~((mixed == usual) | (np.isnan(mixed) & np.isnan(usual))).all(axis=0)
             if (players[changed] >= 0).any():
-                raise Unconvertible("a feature is made of several columns")
+                raise NotExplained("a feature is made of several columns")
             players[changed] = column
         if (players >= 0).all():
             break

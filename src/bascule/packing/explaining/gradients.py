@@ -16,7 +16,7 @@ from bascule.bundle.explaining import ANSWERS, GRADIENTS, Explanation, column_pl
 from bascule.bundle.originals import aten
 from bascule.core import Field, Unconvertible
 from bascule.packing.compilers import ROWS, gist, quietly, to_onnx
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Method, Sources
 from bascule.packing.explaining.sampling import answer_of, names_of
 from bascule.packing.flavors import module_from
 
@@ -26,7 +26,7 @@ _ROWS = 256
 _HINT = "integrated gradients are of networks of PyTorch that take one matrix of numbers"
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `Maker`: for a network of PyTorch that takes one matrix of numbers."""
     subject, signature = sources.subject, sources.subject.signature
     field = signature.inputs[0]
@@ -49,7 +49,7 @@ def make(sources: Sources) -> Made:
     )  # fmt: skip
     baseline = rows.mean(axis=0, dtype=np.float64)
     arrays = {"features": np.frombuffer(graph, np.uint8), "baseline": baseline}
-    return Made(explanation, arrays, measured_rows=_ROWS)
+    return Method(explanation, arrays, measured_rows=_ROWS)
 
 
 def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes:
@@ -96,8 +96,8 @@ def gradient_graph(module: Any, rows: Any, field: Field, output: Field) -> bytes
         message = f"PyTorch cannot follow the gradient: {gist(problem)}"
         raise Unconvertible(message, hint="other explanations ask the model") from problem
     numbers = output.shape or (1,)
-    made = (
+    outputs = (
         Field(GRADIENTS, field.dtype, (*field.shape, *numbers)),
         Field(ANSWERS, field.dtype, numbers),
     )
-    return to_onnx(exported, (field,), made)
+    return to_onnx(exported, (field,), outputs)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_products
 from bascule.packing.explaining.answers import explainable
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Method, NotExplained, Sources
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `making.Maker`."""
     model = explainable(sources, sum_of_products)
     coefficients = model.sum.arrays["coefficients"] * model.factor
     means = model.matrix.mean(axis=0)
     if not np.isfinite(means).all():
-        raise Unconvertible("the features of the training rows have no mean")
+        raise NotExplained("the features of the training rows have no mean")
     arrays = {
         "coefficients": coefficients,
         "means": means,

@@ -24,13 +24,9 @@ from bascule.core import BasculeError, Columns, Field, Program, Unconvertible, l
 from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.statements import parity
 
-MAKERS: dict[str, str] = {
-    "trees": "bascule.packing.explaining.trees:make",
-    "linear": "bascule.packing.explaining.linear:make",
-    "gradients": "bascule.packing.explaining.gradients:make",
-    "sampling": "bascule.packing.explaining.sampling:make",
-}
-"""What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
+
+class NotExplained(Unconvertible):
+    """Why a method is none for a model. Packing says it, and goes on."""
 
 
 _TIMED_ROWS = 512
@@ -60,7 +56,7 @@ class Sources:
     program_bytes: int = 0
 
 
-class Made(NamedTuple):
+class Method(NamedTuple):
     """A method for one model.
 
     Attributes:
@@ -76,8 +72,11 @@ class Made(NamedTuple):
     measured_rows: int | None = None
 
 
-Maker = Callable[[Sources], Made]
-"""Raises `Unconvertible` where the method is none for the model."""
+Maker = Callable[[Sources], Method]
+"""`make` in the module here that is named as the method.
+
+Raises `Unconvertible` where the method is none for the model.
+"""
 
 
 class Explained(NamedTuple):
@@ -93,39 +92,39 @@ def explain(sources: Sources) -> Explained:
     reasons = []
     rows = sources.subject.test or sources.subject.train
     columns = parity.sample(rows.columns) if rows else {}
-    for name, place in MAKERS.items() if columns else ():
-        maker: Maker = load_named(place)
+    for name, place in EXPLAINERS.items() if columns else ():
+        maker: Maker = load_named(f"bascule.packing.explaining.{name}:make")
         try:
-            made = maker(sources)
-            explainer: Explainer = load_named(EXPLAINERS[name])(
-                made.explanation, made.arrays, lambda: sources.program
+            method = maker(sources)
+            explainer: Explainer = load_named(place)(
+                method.explanation, method.arrays, lambda: sources.program
             )
-            measured = _measured(explainer, made, sources, columns)
+            measured = _measured(explainer, method, sources, columns)
         except BasculeError as problem:
             reasons.append(f"{name}: {problem.message}")
             continue
         told = (
-            f"explanations by {name}: {made.explanation.about}; they add up to the answers within "
-            f"{measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
+            f"explanations by {name}: {method.explanation.about}; they add up to the answers "
+            f"within {measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
         )
-        files = to_files(made.explanation, made.arrays)
+        files = to_files(method.explanation, method.arrays)
         return Explained(told, files, {"told": told, **asdict(measured)})
     reason = "; ".join(reasons) or "there are no rows to compare with"
     return Explained(f"no explanations: {reason}", statement={"told": f"none: {reason}"})
 
 
-def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
+def _measured(explainer: Explainer, method: Method, sources: Sources, columns: Columns) -> Measured:
     """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
-    explanation = made.explanation
-    read = for_program(take(columns, slice(made.measured_rows)), sources.program.inputs)
+    explanation = method.explanation
+    read = for_program(take(columns, slice(method.measured_rows)), sources.program.inputs)
     answers = sources.program.run(read)[explanation.answer]
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))
     if not error <= explanation.tolerance:
-        raise Unconvertible(f"its sums differ from the answers by {error:.2g}")
+        raise NotExplained(f"its sums differ from the answers by {error:.2g}")
     many, one = (_seconds(explainer, take(read, slice(rows))) for rows in (_TIMED_ROWS, 1))
     row_cost_s = many / min(_TIMED_ROWS, len(margins))
-    return Measured(error, len(margins), row_cost_s, one, made.attribution_error)
+    return Measured(error, len(margins), row_cost_s, one, method.attribution_error)
 
 
 def _seconds(explainer: Explainer, columns: Columns) -> float:

@@ -19,7 +19,7 @@ from bascule.bundle.explaining import (
     usual_pairs,
 )
 from bascule.core import Columns, Field, Unconvertible
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Method, Sources
 
 _BACKGROUND = 32
 _MAX_PLAYERS, _MAX_OUTPUTS = 500, 50
@@ -32,7 +32,7 @@ _MOST_BYTES = 2e9
 """Of the program, once for each row that it is asked: about 0.1 s of a processor."""
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `Maker`: for a tabular model that is compiled, with training rows."""
     subject, program = sources.subject, sources.program
     columns = tuple(place.name for place in column_places(subject.signature))
@@ -67,7 +67,7 @@ def make(sources: Sources) -> Made:
         },
     )  # fmt: skip
     few = take((subject.test or subject.train).columns, slice(_ROWS))
-    return Made(explanation, {}, _error(sources, explanation, few) if pairs else None, _ROWS)
+    return Method(explanation, {}, _error(sources, explanation, few) if pairs else None, _ROWS)
 
 
 def answer_of(outputs: Sequence[Field]) -> Field:

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.explaining import FAILS, MAX_POINTS, NODE, PASSES_MISSING
-from bascule.core import Unconvertible
 from bascule.packing.compilers import sum_of_trees
 from bascule.packing.explaining.answers import Explainable, explainable
-from bascule.packing.explaining.making import Made, Sources
+from bascule.packing.explaining.making import Method, NotExplained, Sources
 
 _MOST_NUMBERS = 8_000_000
 """Nodes times points: a server keeps 40 bytes for each."""
@@ -25,7 +24,7 @@ Shares = Sequence[float] | Mapping[int, float]
 """By test: the share of rows that pass it."""
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `making.Maker`."""
     model = explainable(sources, sum_of_trees)
     rows = min(sources.background, len(model.matrix))
@@ -36,7 +35,7 @@ def make(sources: Sources) -> Made:
         for root, shares, weight in _ways(model, model.matrix[np.sort(chosen)]):
             forest.add(root, shares, weight)
     elif model.shares is None:
-        raise Unconvertible("the trees do not say how many training rows went where")
+        raise NotExplained("the trees do not say how many training rows went where")
     else:
         about, shares = "exact path-dependent Shapley values", model.shares.tolist()
         for root in model.sum.arrays["roots"].tolist():
@@ -78,7 +77,7 @@ class _Forest:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `TreeExplainer`."""
         if self.points > MAX_POINTS:
-            raise Unconvertible(f"a way in a tree tests {self._most_players} columns")
+            raise NotExplained(f"a way in a tree tests {self._most_players} columns")
         nodes = np.array(list(map(tuple, self._nodes)), NODE)
         return {"firsts": np.array(self._firsts, np.int64), "nodes": nodes, "base": self._base}
 
@@ -94,7 +93,7 @@ class _Forest:
             node, feature, below = len(nodes), tests["feature"][test], tests[at][test]
             player = self._players[feature]
             if player < 0:
-                raise Unconvertible("a test is of a feature that no column was seen to change")
+                raise NotExplained("a test is of a feature that no column was seen to change")
             if not passed:  # the second of the two: its parent's left child is right behind it
                 nodes[parent][_RIGHT] = node
             place = target * self._columns + player
@@ -118,7 +117,7 @@ class _Forest:
         self._nodes += nodes
         self._firsts.append(len(self._nodes))
         if len(self._nodes) * self.points > _MOST_NUMBERS:
-            raise Unconvertible("the trees, once for each way of a background row, are too many")
+            raise NotExplained("the trees, once for each way of a background row, are too many")
 
     def _target_of(self, test: int) -> int:
         while not self._tests["true_is_leaf"][test]:
