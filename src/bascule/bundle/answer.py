@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import EXPLAINING, Manifest
-from bascule.bundle.explaining import input_columns
+from bascule.bundle.explaining import column_places
 from bascule.core import Columns
 from bascule_client.answer import Answer, Places, flattened
 
@@ -24,7 +24,7 @@ def places_of(manifest: Manifest) -> Places:
     }
     columns: Sequence[str] = ()
     if EXPLAINING in manifest.files:
-        columns = input_columns(manifest.signature)
+        columns = [place.name for place in column_places(manifest.signature)]
     if manifest.classes is None:
         return {**named, "attributions": columns} if columns else named
     if len(manifest.classes) > 2:  # each has attributions of its own

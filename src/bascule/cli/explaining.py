@@ -10,7 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.screen import note, print_json, say
+from bascule.cli.screen import note, print_json, print_table, say
 
 _BAR = 24
 _SHOWN_ROWS = 5
@@ -45,16 +45,15 @@ def explain(
     loaded = load(path)
     read, _ = split_truth(read_rows(data, "data"), None, "data", required=False)
     if counterfactual:
-        found = list(_counterfactuals(loaded, read, to, change))
-        print_json(found) if as_json else _say_changes(found)
+        results = list(_counterfactuals(loaded, read, to, change))
+        print_json(results) if as_json else _show_changes(results)
         return
     explained = list(_explained(loaded, read, top))
     if as_json:
         print_json(explained)
         return
     for row in (row for row in explained if row["row"] < rows):
-        for line in _lines(row):
-            say(line)
+        _show(row)
     note(explained[0]["about"] if explained else "there are no rows")
 
 
@@ -86,18 +85,23 @@ def _explained(bundle: Any, data: Any, top: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _lines(row: dict[str, Any]) -> Iterator[str]:
-    answer = next(iter(row["answer"].values()))
-    yield f"row {row['row']}: {answer}; {row['output']} ({row['link']})"
+def _show(row: dict[str, Any]) -> None:
+    say(f"row {row['row']}: {next(iter(row['answer'].values()))}")
     bars = {**row["attributions"], "all others": row["rest"]}
-    widest = max(max(map(len, bars)), len("margin"))
     largest = max(map(abs, bars.values())) or 1.0
-    yield f"  {'base':<{widest}}  {row['base']:>+12.6g}"
-    for name, value in bars.items():
-        bar = ("█" if value > 0 else "░") * round(abs(value) / largest * _BAR)
-        yield f"  {name:<{widest}}  {value:>+12.6g}  {bar}"
-    yield f"  {'margin':<{widest}}  {row['margin']:>+12.6g}"
-    yield ""
+    lines = [
+        ("base", row["base"], ""),
+        *((name, value, _bar(value / largest)) for name, value in bars.items()),
+        ("margin", row["margin"], ""),
+    ]
+    print_table(
+        ["column", f"{row['output']} ({row['link']})", ""],
+        [(name, f"{value:+.6g}", bar) for name, value, bar in lines],
+    )
+
+
+def _bar(share: float) -> str:
+    return ("█" if share > 0 else "░") * round(abs(share) * _BAR)
 
 
 def _counterfactuals(
@@ -108,8 +112,8 @@ def _counterfactuals(
     from bascule.bundle.explaining import column_places, counterfactuals, ranges_of
     from bascule.core import Invalid
 
-    signature, said = bundle.signature, bundle.statements("training")
-    ranges = ranges_of(signature, said[-1].body["columns"]) if said else {}
+    signature, statements = bundle.signature, bundle.statements("training")
+    ranges = ranges_of(signature, statements[-1].body["columns"]) if statements else {}
     fixed = [name for name in change or () if name not in ranges]
     if fixed:
         raise Invalid(
@@ -117,68 +121,52 @@ def _counterfactuals(
             hint=f"columns with a range of training rows are {', '.join(list(ranges)[:20])}",
         )
     row = take(conform(data, signature), slice(1))
-    before = dict(bundle.predict(row))
-    output = next(iter(before))
+    output, before = next(iter(dict(bundle.predict(row)).items()))
     chosen = {name: known for name, known in ranges.items() if not change or name in change}
-    gap = _goal(bundle, before, to)
-    for found in counterfactuals(gap, column_places(signature), chosen, row):
+    goal = _goal(bundle, output, before[0], to)
+    for result in counterfactuals(goal, column_places(signature), chosen, row):
         yield {
-            "changes": {k: [_plain(one) for one in both] for k, both in found.changes.items()},
-            "distance": found.distance,
+            "changes": {name: [*map(_plain, both)] for name, both in result.changes.items()},
+            "distance": result.distance,
             "answer": {
-                "before": _plain(before[output][0]),
-                "after": _plain(dict(bundle.predict(found.row))[output][0]),
+                "before": _plain(before[0]),
+                "after": _plain(dict(bundle.predict(result.row))[output][0]),
             },
         }
 
 
-def _goal(bundle: Any, before: Any, to: str) -> Callable[[Any], Any]:
-    """How far answers are from another class, from the class `to`, or from a bound of a number."""
+def _goal(bundle: Any, output: str, own: Any, to: str) -> Callable[[Any], Any]:
+    """Whether answers are of another class, of the class `to`, or beyond a bound of a number."""
     import numpy as np
 
     from bascule.core import Invalid
 
-    output = next(iter(before))
     labels = [str(label) for label in bundle.classes or ()]
     if labels:
         if to and to not in labels:
             raise Invalid(f"--to: {to!r} is no class", hint=f"there are {', '.join(labels)}")
-        own = str(before["label"][0])
-        goal = np.array([label == to if to else label != own for label in labels])
-
-        def of_class(rows: Any) -> Any:
-            answer = dict(bundle.predict(rows))
-            reached = goal[[labels.index(str(label)) for label in answer["label"]]]
-            shares = answer.get("probabilities")
-            if shares is None:
-                return np.where(reached, 0.0, 1.0)
-            gap = shares[:, ~goal].max(axis=1) - shares[:, goal].max(axis=1)
-            return np.where(reached, np.minimum(gap, 0), np.maximum(gap, 1e-9))
-
-        return of_class
+        return lambda rows: np.array(
+            [str(label) == to if to else label != own for label in bundle.predict(rows)["label"]]
+        )
     try:
         sign, bound = {"<": 1.0, ">": -1.0}[to[:1]], float(to[1:])
     except (KeyError, ValueError):
         raise Invalid("--to: the model answers a number", hint="give '<30' or '>30'") from None
-    scale = max(abs(float(before[output].reshape(-1)[0]) - bound), 1e-12)
-    return lambda rows: sign * (bundle.predict(rows)[output].reshape(-1) - bound) / scale
+    return lambda rows: sign * (bundle.predict(rows)[output].reshape(-1) - bound) <= 0
 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _say_changes(found: list[dict[str, Any]]) -> None:
-    for one in found:
-        say(f"{one['answer']['before']} -> {one['answer']['after']}")
-        for name, (then, now) in one["changes"].items():
-            say(f"  {name}: {_shown(then)} -> {_shown(now)}")
+def _show_changes(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        say(f"{result['answer']['before']} -> {result['answer']['after']}")
+        for name, both in result["changes"].items():
+            then, now = (f"{own:.6g}" if isinstance(own, float) else str(own) for own in both)
+            say(f"  {name}: {then} -> {now}")
     note(
         "each was answered by the model; a smaller change may exist"
-        if found
+        if results
         else "no change within the training rows' ranges leads there"
     )
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from bascule.bundle import Bundle, open_program, pinned_program, take
-from bascule.bundle.explaining import column_places, read_explanation, waterfall_plot
+from bascule.bundle.explaining import read_explanation, waterfall_plot
 from bascule.core import Columns, Field, Invalid, NotFound
 from bascule.documents import Plot
 from bascule.monitoring.ledger import Ledger, quoted
@@ -109,17 +109,10 @@ def explain_prediction(
     outputs = dict(bundle.predict(few, parameters={"explain": True}))
     explanation = read_explanation(bundle.path, bundle.manifest)
     assert explanation is not None
-    places = column_places(bundle.signature)
     return [
-        waterfall_plot(
-            explanation, outputs, row, {p.name: _short(p.values(few)[row]) for p in places}
-        )
+        waterfall_plot(explanation, outputs, bundle.signature, few, row)
         for row in range(len(next(iter(few.values()))))
     ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _rows(ledger: Ledger, prediction_id: str) -> tuple[str, pa.Table]:

@@ -3,7 +3,6 @@ from .bandits import (
     best_arm_probabilities as best_arm_probabilities,
     thompson_shares as thompson_shares,
 )
-from .coalitions import Coalitions as Coalitions, ShapleyEstimate as ShapleyEstimate
 from .conformal import (
     LOWER as LOWER,
     LOWER_QUANTILE as LOWER_QUANTILE,

@@ -334,7 +334,7 @@ def test_an_answer_is_a_sentence_with_its_probability_and_its_set():
         "prediction_set_no": np.array([True]),
     }  # fmt: skip
     answer = SimpleNamespace(columns=lambda: columns, requests=(), version="1")
-    said = said_of(answer, 0.001, declared_extras(), (), {"confidence": 0.9})
+    said = said_of(answer, 0.001, declared_extras(), {"confidence": 0.9})
     assert said["sentences"] == [
         "yes, with a probability of 75 %", "With a confidence of 90 %, the truth is yes or no.",
     ]  # fmt: skip

@@ -148,7 +148,7 @@ def prepared(last):
     ids=lambda model: type(model).__name__,
 )
 def test_path_dependent_values_are_those_of_the_definition(numbers, tmp_path, monkeypatch, model):
-    """In machine code, with tables made for some trees at a time, and in NumPy without LLVM."""
+    """For rows of a block together, and one by one."""
     X, y = numbers
     bundle = packed(model.fit(X, y), X, y, tmp_path)
     members = getattr(model, "estimators_", [model])
@@ -157,7 +157,7 @@ def test_path_dependent_values_are_those_of_the_definition(numbers, tmp_path, mo
         for row in X[:4]
     ]
     assert attributions(bundle, X[:4]) == pytest.approx(np.array(expected), abs=1e-12)
-    for name, value in (("_KEPT_TABLES", 2_000), ("is_runnable", lambda _: False)):
+    for name, value in (("_FEW_ROWS", 0), ("_FEW_ROWS", 10)):
         monkeypatch.setattr(explained_trees, name, value)
         again = attributions(bascule.load(bundle.path), X[:4])
         assert again == pytest.approx(np.array(expected), abs=1e-12)
@@ -370,13 +370,15 @@ def test_the_same_model_gives_the_same_files_and_is_rebuilt(numbers, tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda arrays: arrays["links"].__setitem__((1, 3), 4),  # a column beyond the last
-        lambda arrays: arrays["links"].__setitem__((1, 5), 4),
-        lambda arrays: arrays["links"].__setitem__((1, 0), 1),  # its own parent
-        lambda arrays: arrays["links"].__setitem__((0, 1), 10_000),
+        lambda arrays: arrays["nodes"]["column"].__setitem__(1, 4),  # beyond the last
+        lambda arrays: arrays["nodes"]["place"].__setitem__(1, 4),
+        lambda arrays: arrays["nodes"]["parent"].__setitem__(1, 1),  # its own parent
+        lambda arrays: arrays["nodes"]["above"].__setitem__(2, 2),
+        lambda arrays: arrays["nodes"]["right"].__setitem__(0, 10_000),
+        lambda arrays: arrays["nodes"]["flags"].__setitem__(1, -1),
         lambda arrays: arrays["firsts"].__setitem__(-1, 10_000),
-        lambda arrays: arrays.__setitem__("links", arrays["links"].astype(np.int64)),
-        lambda arrays: arrays.pop("shares"),
+        lambda arrays: arrays.__setitem__("nodes", arrays["nodes"]["parent"].copy()),
+        lambda arrays: arrays.pop("nodes"),
     ],
 )
 def test_numbers_that_lead_out_of_memory_are_refused(boosted, tmp_path, damage):

@@ -14,7 +14,7 @@ import bascule
 from bascule.bundle.explaining import measured_of, open_explainer, read_explanation
 from bascule.bundle.programs import open_onnx
 from bascule.core import DType, Field
-from bascule.packing.compilers.gradients import gradient_graph
+from bascule.packing.explaining.gradients import gradient_graph
 
 COLUMNS = 6
 
@@ -89,17 +89,9 @@ class Attention(nn.Module):
 
 
 NETWORKS = {
-    "convolution": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, COLUMNS)), nn.Conv1d(1, 4, 3, stride=2), nn.GELU(), nn.Flatten(),
-        nn.LayerNorm(8), nn.Linear(8, 1), nn.Sigmoid(),
-    ),
-    "transposed": lambda: nn.Sequential(
-        nn.Unflatten(1, (2, 3)), nn.ConvTranspose1d(2, 4, 2, stride=2, padding=1), nn.SiLU(),
-        nn.Flatten(), nn.Linear(16, 2),
-    ),
-    "pooled": lambda: nn.Sequential(
-        nn.Unflatten(1, (1, COLUMNS)), nn.Conv1d(1, 4, 3, padding=1, dilation=2), nn.MaxPool1d(2),
-        nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(8, 3), nn.LogSoftmax(1),
+    "normalised": lambda: nn.Sequential(
+        nn.Linear(COLUMNS, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 8), nn.BatchNorm1d(8),
+        nn.Linear(8, 3), nn.LogSoftmax(1),
     ),
     "attention": Attention,
 }  # fmt: skip

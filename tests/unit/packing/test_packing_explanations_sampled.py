@@ -18,10 +18,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 import bascule
 from bascule.bundle import Said, card_page
 from bascule.bundle.card_plots import plots
-from bascule.bundle.explaining import Game, measured_of, open_explainer, read_explanation
-from bascule.bundle.explaining.sampling import Sampled
+from bascule.bundle.explaining import Sampled, measured_of, open_explainer, read_explanation
 from bascule.core import Untrusted
-from bascule.stats import Coalitions
 
 
 def flights(rows, seed=0):
@@ -78,15 +76,21 @@ def test_attributions_are_in_the_users_columns_and_add_up_to_the_answer(mixed):
     assert np.abs(answer["attributions"][:, 2]).mean() > 0.02
 
 
+def exact(bundle):
+    """Every coalition of the columns against the background of the bundle."""
+    explanation = read_explanation(bundle.path, bundle.manifest)
+    settings = {**explanation.settings, "pairs": 0}
+    return Sampled(replace(explanation, settings=settings), {}, bundle.program)
+
+
 def test_estimates_are_off_by_what_was_measured_and_always_the_same(wide):
     """The reference asks every coalition of the ten columns."""
     explanation = read_explanation(wide.path, wide.manifest)
     assert "from 14 pairs of permutations" in explanation.about
     explainer = open_explainer(wide.path, wide.manifest, explanation)
     name = wide.signature.inputs[0].name
-    rows, background = wide.test_data()[0][name][8:16], explanation.settings["rows"][0]
-    every = Game(wide.program(), "prediction", {name: np.array(background)}, Coalitions(10, 0))
-    found, expected = explainer.attributions({name: rows}), every.shapley({name: rows}).values
+    rows, every = wide.test_data()[0][name][8:16], exact(wide)
+    found, expected = explainer.attributions({name: rows}), every.attributions({name: rows})
     np.testing.assert_allclose(explainer.base, every.base, atol=1e-9)
     np.testing.assert_allclose(found.sum(axis=1), expected.sum(axis=1), atol=1e-9)
     error = measured_of(wide.path).attribution_error
@@ -117,8 +121,8 @@ def test_exact_values_are_those_of_shap_with_the_same_background(wide):
         shap.maskers.Independent(background, max_samples=100),
     )
     expected = oracle(rows)
-    every = Game(wide.program(), "prediction", {name: background}, Coalitions(10, 0))
-    found = every.shapley({name: rows}).values[:, :, 0]
+    every = exact(wide)
+    found = every.attributions({name: rows})[:, :, 0]
     np.testing.assert_allclose(found, expected.values, atol=1e-9)
     np.testing.assert_allclose(every.base[0], expected.base_values[0], atol=1e-9)
 

@@ -1,16 +1,12 @@
-"""The columns of a tabular model as its users name them, and one number a column for a row."""
+"""The columns of a tabular model as its users name them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, Field, Signature
-
-if TYPE_CHECKING:
-    from bascule.bundle.explaining.explainer import Explainer
 
 IMPORTANCE_KIND = "importance"
 """Of the statement with global importances and partial dependence."""
@@ -44,15 +40,3 @@ def column_places(signature: Signature) -> tuple[ColumnPlace, ...]:
     if any(field.shape for field in signature.inputs):
         return ()
     return tuple(ColumnPlace(field.name, field) for field in signature.inputs)
-
-
-def by_column(explainer: Explainer, inputs: Columns) -> dict[str, NDArray[np.float64]]:
-    """One number a row and column: the attribution to the answer.
-
-    Of two outputs it is to the second, as in a report on two classes. Of more it is the mean
-    |attribution|: what raises one class lowers others.
-    """
-    attributions = explainer.attributions(inputs)
-    is_signed = attributions.shape[2] <= 2
-    numbers = attributions[:, :, -1] if is_signed else np.abs(attributions).mean(axis=2)
-    return dict(zip(explainer.columns, numbers.T, strict=True))

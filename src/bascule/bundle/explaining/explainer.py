@@ -29,8 +29,9 @@ from bascule.bundle.disk import (
     shaped,
 )
 from bascule.bundle.explaining.links import LINKS
-from bascule.bundle.programs import open_kind
-from bascule.core import Columns, Program, Signature, Untrusted, canonical_json, load_named
+from bascule.bundle.programs import FEATURES, open_kind
+from bascule.bundle.tables import as_dtype, for_program
+from bascule.core import Columns, DType, Field, Program, Untrusted, canonical_json, load_named
 
 EXPLAINING_KIND = "explaining"
 """Of the statement that tells what was measured of the explanations."""
@@ -65,25 +66,15 @@ class Explainer(Protocol):
         """
 
 
-class OpensExplainer(Protocol):
-    """A method of the table: what makes an explainer of the files of a bundle."""
-
-    def __call__(
-        self, explanation: Explanation, arrays: Arrays, program: OpensProgram, /
-    ) -> Explainer:
-        """Raises `Untrusted` where the numbers are none that packing writes.
-
-        `program` opens the compiled program that answers, for methods that ask the model.
-        """
-
-
 EXPLAINERS: dict[str, str] = {
     "trees": "bascule.bundle.explaining.trees:TreeExplainer",
     "linear": "bascule.bundle.explaining.linear:LinearExplainer",
     "gradients": "bascule.bundle.explaining.gradients:IntegratedGradients",
     "sampling": "bascule.bundle.explaining.sampling:Sampled",
 }
-"""The class of each method, by its name: `module:Class`, an `OpensExplainer`."""
+"""By method, in the order in which packing tries them: `module:Class`, an `OpensExplainer`."""
+OpensExplainer = Callable[["Explanation", Arrays, OpensProgram], Explainer]
+"""Opens the program that answers only if it asks it; an error where no packing writes that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +129,14 @@ class Measured:
     attribution_error: float | None = None
 
 
-def input_columns(signature: Signature) -> tuple[str, ...]:
-    """The user's columns: of a table the inputs, of a matrix its columns."""
-    if not signature.is_matrix:
-        return tuple(read.name for read in signature.inputs)
-    (read,) = signature.inputs
-    return tuple(signature.columns) or tuple(f"{read.name}_{i}" for i in range(read.shape[0]))
-
-
 def to_files(explanation: Explanation, arrays: Arrays) -> dict[str, bytes]:
     """The files of a bundle, by their paths; the same bytes for the same content."""
-    said = asdict(explanation)
+    content = asdict(explanation)
     if explanation.features is not None:
-        said["features"] = explanation.features.to_json()
+        content["features"] = explanation.features.to_json()
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **dict(sorted(arrays.items())))
-    return {EXPLAINING: canonical_json(said), EXPLAINING_ARRAYS: file.getvalue()}
+    return {EXPLAINING: canonical_json(content), EXPLAINING_ARRAYS: file.getvalue()}
 
 
 def read_explanation(path: Path, manifest: Manifest) -> Explanation | None:
@@ -216,3 +199,39 @@ def measured_of(path: Path) -> Measured | None:
     if not bodies or "row_cost_s" not in bodies[-1]:
         return None
     return shaped(dict(bodies[-1]), Measured, "the explaining statement", what="a measurement")
+
+
+def affordable_rows(row_cost_s: float, budget_s: float, *, least: int, most: int) -> int:
+    """How many rows are explained in such a time."""
+    return max(least, min(most, int(budget_s / max(row_cost_s, 1e-9))))
+
+
+class Features:
+    """What an exact method sums up: from the inputs of a model to features, (rows, features).
+
+    Args:
+        explanation: Its settings are `width` (how many features there are; -1 while packing finds
+            out) and `rounds` (whether they are floats).
+        arrays: The graph `features`, where the features are not the inputs side by side.
+    """
+
+    def __init__(self, explanation: Explanation, arrays: Arrays) -> None:
+        self.width = int(explanation.settings["width"])
+        self._type = DType.FP32 if explanation.settings["rounds"] else DType.FP64
+        self._columns = explanation.columns
+        self._program = None
+        if explanation.features is not None:
+            outputs = (Field(FEATURES, self._type, (self.width,)),)
+            data = arrays["features"].tobytes()
+            self._program = open_kind(explanation.features, data, outputs=outputs)
+
+    def __call__(self, inputs: Columns) -> NDArray[Any]:
+        if self._program is not None:
+            read = for_program(inputs, self._program.inputs)
+            features = self._program.run(read)[FEATURES]
+        else:
+            own = inputs if len(inputs) == 1 else self._columns  # as a request orders them
+            features = np.column_stack([inputs[name] for name in own])
+        if self.width >= 0 and features.shape[1:] != (self.width,):
+            raise ValueError(f"{features.shape[1:]} features, not {self.width}")
+        return as_dtype(features, self._type)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
-from bascule.bundle.explaining.features import Features
+from bascule.bundle.explaining.explainer import Arrays, Explanation, Features, OpensProgram
 from bascule.core import Columns
 
 _VALUES_AT_ONCE = 1 << 22
@@ -49,13 +48,13 @@ class LinearExplainer:
         """See `Explainer.attributions`."""
         features = self._features(inputs)
         rows = len(features)
-        made = np.zeros((rows, len(self.columns), len(self.outputs)))
+        added = np.zeros((rows, len(self.columns), len(self.outputs)))
         if not self._players.size:
-            return made
+            return added
         step = max(1, _VALUES_AT_ONCE // len(self._order))
         for start in range(0, rows, step):
             part = features[start : start + step, self._order].astype(np.float64) - self._means
             for place in range(len(self.outputs)):
-                each = np.add.reduceat(part * self._coefficients[:, place], self._starts, axis=1)
-                made[start : start + step, self._players, place] = each
-        return made
+                own = np.add.reduceat(part * self._coefficients[:, place], self._starts, axis=1)
+                added[start : start + step, self._players, place] = own
+        return added

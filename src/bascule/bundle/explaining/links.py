@@ -21,22 +21,12 @@ def _softmax(margins: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _logit(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     """One margin is of the second of two classes; several are each of a class of its own."""
-    with np.errstate(over="ignore"):
-        shares = 1 / (1 + np.exp(-margins))
+    shares = 1 / (1 + np.exp(-margins))
     return np.hstack([1 - shares, shares]) if shares.shape[1] == 1 else shares
 
 
-def _log(margins: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        return np.exp(margins)
-
-
-def _identity(margins: NDArray[np.float64]) -> NDArray[np.float64]:
-    return margins
-
-
 LINKS: Mapping[str, Link] = MappingProxyType(
-    {"identity": _identity, "logit": _logit, "softmax": _softmax, "log": _log}
+    {"identity": np.asarray, "logit": _logit, "softmax": _softmax, "log": np.exp}
 )
 """By name. The name is that of the inverse, as in generalised linear models: `logit` says that the
 margin is the logit of the answer."""
@@ -52,7 +42,8 @@ def differences(
     """
     own = np.asarray(answers, np.float64)
     own = own.reshape(len(own), math.prod(own.shape[1:]))
-    linked = LINKS[link](margins)
+    with np.errstate(over="ignore"):
+        linked = LINKS[link](margins)
     if linked.shape != own.shape:
         return np.full(len(margins), np.inf)
     return np.asarray(np.max(np.abs(linked - own) / np.maximum(1.0, np.abs(own)), axis=1))

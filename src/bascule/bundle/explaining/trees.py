@@ -20,43 +20,41 @@ the value is that of the column itself. It is not the sum of the values which th
 have as players of their own, as `shap` computes them on encoded columns; the two agree for a sum of
 functions of single features alone.
 
-`shapley.ll` does this in machine code for rows of a block at once; NumPy does it where LLVM is not
-installed, at a hundredth of the speed. The trees are data, and were checked; a bundle brings no
-code.
+LLVM makes machine code of `_Code`. It computes with vectors: of the rows of a block, or, for a row
+alone, of the points. The trees are data, and were checked; a bundle brings no code.
 """
 
 from __future__ import annotations
 
 import ctypes
-import re
-import string
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.explaining.explainer import Arrays, Explanation, OpensProgram
-from bascule.bundle.explaining.features import Features
+from bascule.bundle.explaining.explainer import Arrays, Explanation, Features, OpensProgram
 from bascule.bundle.programs import is_runnable, machine_code, making
-from bascule.core import Columns
+from bascule.core import Columns, MissingExtra
 
-PARENT, RIGHT, ABOVE, COLUMN, FLAGS, PLACE = range(6)
-"""Columns of `links`; see `shapley.ll`."""
+_LINKS = ("parent", "right", "above", "column", "flags", "place")
+NODE = np.dtype([*((name, "i4") for name in _LINKS), ("threshold", "f8"), ("value", "f8"),
+                 ("share", "f8")])  # fmt: skip
+"""A node: its parent; its right child (0 for a leaf), the left one is behind it; the last node
+above of the same player (0 for none); the feature that is tested; flags; the place in the sums; the
+threshold; the value of a leaf, else 1; the share of rows that reach it where they reach `above`.
+Nodes are in preorder, and count from the root of their tree."""
 FAILS, PASSES_MISSING = 1, 2
-"""Flags of a node."""
+"""Flags of a node: it is reached where the test fails; a missing value passes the test."""
 MAX_POINTS = 32
 _LANES = 8
 _BLOCKS_AT_ONCE = 64
-_KEPT_TABLES = 1 << 25
-"""Bytes of tables that are kept between calls; larger ones are made for every call."""
+_FEW_ROWS = 2
+"""So many are computed one by one."""
 _NOTHING = 1e-30
 """Stands for a share of 0, by which nothing could be divided. It adds as much to a value."""
-
-Sums = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""From features, shape (blocks, columns, lanes), to sums, shape (blocks, places, lanes)."""
 
 
 class TreeExplainer:
@@ -64,36 +62,59 @@ class TreeExplainer:
 
     Args:
         explanation: Its settings are `points` (of the quadrature), and those of `Features`.
-        arrays: `firsts`, `links`, `numbers` and `shares` of the nodes; `base`; see `Features`.
+        arrays: `nodes` of all trees, each a `NODE`; `firsts`, the first node of each tree, and the
+            end; `base`. See `Features`.
     """
 
     def __init__(self, explanation: Explanation, arrays: Arrays, _program: OpensProgram) -> None:
-        self.columns = explanation.columns
-        self.outputs = explanation.outputs
-        self.base = arrays["base"].astype(np.float64)
+        if not is_runnable("llvm"):
+            raise MissingExtra(
+                "explanations of trees are computed by machine code that LLVM makes, "
+                "and it is not installed or not allowed",
+                hint="pip install 'bascule[llvm]'",
+            )
+        self.columns, self.outputs = explanation.columns, explanation.outputs
+        self.base = arrays["base"]
         self._features = Features(explanation, arrays)
         self._places = len(self.columns) * len(self.outputs)
-        points = int(explanation.settings["points"])
-        _check(arrays, points, self._features.width, self._places)
+        self._points = int(explanation.settings["points"])
         if self.base.shape != (len(self.outputs),):
             raise ValueError("it has no base for each output")
-        kind = _InMachineCode if is_runnable("llvm") else _InNumpy
-        self._sums: Sums = kind(_Nodes(arrays, points), self._features.width, self._places)
+        _check(arrays, self._points, self._features.width, self._places)
+        self._trees = len(arrays["firsts"]) - 1
+        nodes = np.ascontiguousarray(arrays["nodes"])
+        self._read = (arrays["firsts"], nodes, _tables(nodes["share"], self._points))
+        self._addresses = [read.ctypes.data for read in self._read]
+        self._most_nodes = int(np.diff(arrays["firsts"]).max())
+        self._of_blocks, self._of_a_row = (_explain_of(self._points, x) for x in (False, True))
 
     def attributions(self, inputs: Columns) -> NDArray[np.float64]:
         """See `Explainer.attributions`."""
         features = self._features(inputs)
         rows = len(features)
-        answers = np.empty((rows, self._places))
-        step = _BLOCKS_AT_ONCE * _LANES
-        for start in range(0, rows, step):
-            part = features[start : start + step]
-            sums = self._sums(_in_blocks(part))
-            answers[start : start + step] = sums.swapaxes(1, 2).reshape(-1, self._places)[
-                : len(part)
-            ]
-        by_output = answers.reshape(rows, len(self.outputs), len(self.columns))
-        return by_output.swapaxes(1, 2)
+        sums: NDArray[np.float64]
+        if 0 < rows <= _FEW_ROWS:
+            repeated = np.repeat(features.astype(np.float64)[:, :, None], self._points, axis=2)
+            sums = self._sums(self._of_a_row, repeated).sum(axis=2)
+        else:
+            sums = np.empty((rows, self._places))
+            step = _BLOCKS_AT_ONCE * _LANES
+            for start in range(0, rows, step):
+                part = features[start : start + step]
+                by_lane = self._sums(self._of_blocks, _in_blocks(part)).swapaxes(1, 2)
+                sums[start : start + step] = by_lane.reshape(-1, self._places)[: len(part)]
+        return sums.reshape(rows, len(self.outputs), len(self.columns)).swapaxes(1, 2)
+
+    def _sums(self, code: Any, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From features, shape (blocks, columns, lanes), to sums, shape (blocks, places, lanes)."""
+        blocks, width, lanes = features.shape
+        sums = np.zeros((blocks, self._places, lanes))
+        scratch = np.empty(self._most_nodes * lanes * (self._points + 1))
+        code(
+            *self._addresses, self._trees, features.ctypes.data, width, blocks,
+            scratch.ctypes.data, sums.ctypes.data, self._places,
+        )  # fmt: skip
+        return sums
 
 
 def _in_blocks(features: NDArray[Any]) -> NDArray[np.float64]:
@@ -106,244 +127,261 @@ def _in_blocks(features: NDArray[Any]) -> NDArray[np.float64]:
 
 def _check(arrays: Arrays, points: int, width: int, places: int) -> None:
     """Refuse numbers that would lead the machine code, which does not look, out of its memory."""
-    firsts, links = arrays["firsts"], arrays["links"]
-    count = len(links)
+    firsts, nodes = arrays["firsts"], arrays["nodes"]
     good = (
         0 < points <= MAX_POINTS
-        and firsts.dtype == np.int64
-        and links.dtype == np.int32
-        and firsts.ndim == 1
-        and len(firsts) > 0
-        and links.shape == (count, 6)
-        and firsts[0] == 0
-        and firsts[-1] == count
+        and (firsts.dtype == np.int64 and nodes.dtype == NODE)
+        and (firsts.ndim == nodes.ndim == 1 < len(firsts))
+        and (firsts[0] == 0 and firsts[-1] == len(nodes))
         and bool((np.diff(firsts) > 2).all())
-        and all(arrays[name].dtype == np.float64 for name in ("numbers", "shares", "base"))
-        and arrays["numbers"].shape == (count, 2)
-        and arrays["shares"].shape == (count,)
     )
-    if good and count:
+    if good:
         sizes = np.diff(firsts)
-        own = np.arange(count) - np.repeat(firsts[:-1], sizes)
-        end = np.repeat(sizes, sizes)
-        right = links[:, RIGHT]
+        own = np.arange(len(nodes)) - np.repeat(firsts[:-1], sizes)
+        ends, right = np.repeat(sizes, sizes), nodes["right"]
         good = bool(
-            (links >= 0).all()
-            and ((links[:, PARENT] < own) | (own == 0)).all()
-            and ((links[:, ABOVE] < own) | (own == 0)).all()
-            and ((right == 0) | ((right > own + 1) & (right < end))).all()
-            and (links[:, COLUMN] < width).all()
-            and (links[:, PLACE] < places).all()
+            all((nodes[name] >= 0).all() for name in _LINKS)
+            and all(((nodes[name] < own) | (own == 0)).all() for name in ("parent", "above"))
+            and ((right == 0) | ((right > own + 1) & (right < ends))).all()
+            and (nodes["column"] < width).all()
+            and (nodes["place"] < places).all()
         )
     if not good:
         raise ValueError("it holds a tree that leads nowhere")
 
 
-class _Nodes:
-    """The nodes of all trees, and the tables of the quadrature."""
+def _quadrature(points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    places, weights = np.polynomial.legendre.leggauss(points)
+    return (places + 1) / 2, weights / 2
 
-    def __init__(self, arrays: Arrays, points: int) -> None:
-        self.firsts: NDArray[np.int64] = arrays["firsts"]
-        self.links: NDArray[np.int32] = np.ascontiguousarray(arrays["links"])
-        self.numbers: NDArray[np.float64] = np.ascontiguousarray(arrays["numbers"])
-        self.points = points
-        self._shares = np.maximum(arrays["shares"], _NOTHING)
-        places, weights = np.polynomial.legendre.leggauss(points)
-        self._t, self._weights = (places + 1) / 2, weights / 2
-        self.largest = int(np.diff(self.firsts).max(initial=0))
-        self._row_bytes = 8 * 6 * points
-        self._kept: NDArray[np.float64] | None = None
-        if len(self.links) * self._row_bytes <= _KEPT_TABLES:
-            self._kept = self._tables(0, len(self.links))
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether all tables are there."""
-        return self._kept is not None
+_F0, _F1, _R0, _R1, _D1 = range(5)
 
-    def parts(self) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
-        """The trees in parts: the first, the end, and the tables of their nodes."""
-        trees = len(self.firsts) - 1
-        if self._kept is not None:
-            yield 0, trees, self._kept
-            return
-        begin, room = 0, _KEPT_TABLES // self._row_bytes
-        while begin < trees:
-            last = int(np.searchsorted(self.firsts, self.firsts[begin] + room, "right")) - 1
-            end = max(begin + 1, last)
-            yield begin, end, self._tables(int(self.firsts[begin]), int(self.firsts[end]))
-            begin = end
 
-    def _tables(self, begin: int, end: int) -> NDArray[np.float64]:
-        """F0 F1 R0 R1 D0 D1, shape (nodes, 6, points), by whether a row goes to the node.
+def _tables(shares: NDArray[np.float64], points: int) -> NDArray[np.float64]:
+    """F0 F1 R0 R1 D1, shape (nodes, 5, points); 0 and 1 say whether a row goes to the node.
 
-        F is the factor of the player; R is 1 / F, to take it away; D what remains of the sums.
-        """
-        share = self._shares[begin:end, None]
-        without = (1 - self._t) * share
-        of_both = without + self._t
-        return np.stack(
-            [
-                without,
-                of_both,
-                1 / without,
-                1 / of_both,
-                np.broadcast_to(-self._weights / (1 - self._t), without.shape),
-                (1 - share) * self._weights / of_both,
-            ],
-            axis=1,
-        )
+    F is the factor of the player; R is 1 / F, to take it away; D what remains of the sums. D0 is
+    the same for all nodes.
+    """
+    t, weights = _quadrature(points)
+    share = np.maximum(shares, _NOTHING)[:, None]
+    without = (1 - t) * share
+    of_both = without + t
+    parts = (without, of_both, 1 / without, 1 / of_both, (1 - share) * weights / of_both)
+    return np.stack(parts, axis=1)
 
 
 # -- machine code --
 
 
-class _InMachineCode:
-    """See `Sums`."""
-
-    def __init__(self, nodes: _Nodes, width: int, places: int) -> None:
-        self._nodes, self._places = nodes, places
-        self._code = _machine_code(nodes.points)
-        self._sizes = [width, places]
-        self._scratch_bytes = nodes.largest * 8 * _LANES * (nodes.points + 1)
-        self._kept = list(map(self._forest, nodes.parts())) if nodes.is_kept else []
-
-    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        blocks = len(features)
-        sums = np.zeros((blocks, self._places, _LANES))
-        scratch = np.empty(self._scratch_bytes, np.uint8)
-        for forest, trees, _ in self._kept or map(self._forest, self._nodes.parts()):
-            self._code(
-                forest.ctypes.data, trees, features.ctypes.data, blocks,
-                scratch.ctypes.data, sums.ctypes.data,
-            )  # fmt: skip
-        return sums
-
-    def _forest(
-        self, part: tuple[int, int, NDArray[np.float64]]
-    ) -> tuple[NDArray[np.int64], int, NDArray[np.float64]]:
-        """`%Forest` of some trees, how many they are, and their tables, which it points to."""
-        begin, end, tables = part
-        nodes = self._nodes
-        arrays = (nodes.firsts[begin:], nodes.links, nodes.numbers, tables)
-        forest = np.array([*self._sizes, *(array.ctypes.data for array in arrays)], np.int64)
-        return forest, end - begin, tables
-
-
-_TABLE = ("F0", "F1", "R0", "R1", "D0", "D1")
-_READS = {
-    "field": (
-        "{to}_at = getelementptr i32, ptr {0}, i64 {1}",
-        "{to}_32 = load i32, ptr {to}_at",
-        "{to} = zext i32 {to}_32 to i64",
-    ),
-    "all": (
-        "{to}_at = getelementptr double, ptr {0}, i64 {1}",
-        "{to}_x = load double, ptr {to}_at",
-        "{to}_1 = insertelement $V poison, double {to}_x, i32 0",
-        "{to} = shufflevector $V {to}_1, $V poison, <$LANES x i32> zeroinitializer",
-    ),
-    "either": (
-        "{to}_a = all {1}, {2}",
-        "{to}_b = all {1}, {3}",
-        "{to} = select $B {0}, $V {to}_a, $V {to}_b",
-    ),
-}
-_READ = re.compile(rf"\s*(%\w+) = ({'|'.join(_READS)}) (.*)")
-
-
 @cache
-def _machine_code(points: int) -> Any:
+def _explain_of(points: int, of_a_row: bool) -> Any:
+    """`explain`, for so many points: vectors are of the points of a row, else of the rows."""
     with making:
-        file = resources.files("bascule.bundle.explaining").joinpath("shapley.ll")
-        types = {
-            "LANES": _LANES,
-            "V": f"<{_LANES} x double>",
-            "B": f"<{_LANES} x i1>",
-            "I": f"<{_LANES} x i64>",
-            "NODE": f"[{points + 1} x <{_LANES} x double>]",
-            "TABLE": f"[{6 * points} x double]",
-        }
-        text = file.read_text("utf-8").splitlines()
-        lines = [line for own in text for line in _for_points(own, points)]
-        lines = [line for own in lines for line in _read(own)]
-        code = string.Template("\n".join(lines)).substitute(types)
         address, whole = ctypes.c_void_p, ctypes.c_int64
-        return machine_code(code, "explain", (address, whole, address, whole, address, address))
+        kinds = (*[address] * 3, whole, address, whole, whole, address, address, whole)
+        return machine_code(_Code(points, of_a_row).text(), "explain", kinds)
 
 
-def _for_points(line: str, points: int) -> Iterator[str]:
-    """The line, once for each point where it has `@q`; see `shapley.ll`."""
-    line = line.partition(";")[0].replace("@last", f"{points - 1}")
-    for point in range(points if "@q" in line else 1):
-        own = line.replace("@q", str(point)).replace("@n", str(point + 1))
-        own = own.replace("@p", str(point - 1) if point else "_")
-        for place, name in enumerate(_TABLE):
-            own = own.replace(f"@{name}", str(place * points + point))
-        yield own
+class _Code:
+    """`explain` in LLVM's language.
 
+    `scratch` has a slot for each node of a tree: a mask of the rows that go there as far as its
+    player decides, and the products at the points.
+    """
 
-def _read(line: str) -> Iterator[str]:
-    match = _READ.fullmatch(line)
-    if match is None:
-        yield line
-        return
-    to, name, operands = match.groups()
-    for template in _READS[name]:
-        yield from _read(template.format(*operands.split(", "), to=to))
+    def __init__(self, points: int, of_a_row: bool) -> None:
+        from llvmlite import ir
 
+        self._points, self._of_a_row = points, of_a_row
+        self._lanes = points if of_a_row else _LANES
+        self._steps = range(1 if of_a_row else points)
+        self._whole, self._small, self._double = ir.IntType(64), ir.IntType(32), ir.DoubleType()
+        self._bit, self._array, self._constant = ir.IntType(1), ir.ArrayType, ir.Constant
+        self._vector, self._mask, self._choice = (
+            ir.VectorType(kind, self._lanes) for kind in (self._double, self._whole, self._small)
+        )
+        self._numbers = ir.ArrayType(self._double, self._lanes)
+        self._slot = ir.ArrayType(self._numbers, len(self._steps) + 1)
+        t, weights = _quadrature(points)
+        rests = (-weights / (1 - t)).tolist()
+        self._d0 = [
+            ir.Constant(self._vector, rests if of_a_row else [rests[step]] * self._lanes)
+            for step in self._steps
+        ]
+        self._module, address = ir.Module(), ir.PointerType()
+        whole, nothing = self._whole, ir.VoidType()
+        kinds = (*[address] * 3, whole, address, whole, whole, address, address, whole)
+        function = ir.Function(self._module, ir.FunctionType(nothing, kinds), "explain")
+        self._multiply_add = ir.Function(
+            self._module,
+            ir.FunctionType(self._vector, [self._vector] * 3),
+            f"llvm.fmuladd.v{self._lanes}f64",
+        )
+        self._arguments = function.args
+        self._b = ir.IRBuilder(function.append_basic_block())
 
-# -- NumPy --
+    def text(self) -> str:
+        """The module."""
+        b, whole, zero, one = self._b, self._whole, self._whole(0), self._whole(1)
+        firsts, nodes, tables, trees, x, width, blocks, scratch, sums, places = self._arguments
+        for pointer in (x, scratch, sums):
+            pointer.add_attribute("noalias")
+        sizes = (NODE.itemsize // 8, 5 * self._points)
+        kinds = [self._array(self._double, size) for size in sizes]
+        with self._loop(zero, trees) as tree:
+            first, end = (
+                b.load(self._at(firsts, whole, b.add(tree, k)), typ=whole) for k in (zero, one)
+            )
+            self._nodes = [*map(self._at, (nodes, tables), kinds, [first] * 2), scratch]
+            self._node_kinds = [*kinds, self._slot]
+            count = b.sub(end, first)
+            with self._loop(zero, blocks) as block:
+                features = self._at(x, self._numbers, b.mul(block, width))
+                totals = self._at(sums, self._numbers, b.mul(block, places))
+                self._store(self._constant(self._mask, [-1] * self._lanes), scratch, zero)
+                for step in self._steps:
+                    ones = self._constant(self._vector, [1.0] * self._lanes)
+                    self._store(ones, scratch, whole(step + 1))
+                with self._loop(one, count) as node:
+                    self._down(node, features)
+                with self._loop(one, count) as back:
+                    self._up(b.sub(count, back), totals)
+        b.ret_void()
+        return str(self._module)
 
+    def _down(self, node: Any, features: Any) -> None:
+        """From the root down: the mask of a node, and the product of the factors from the root."""
+        b = self._b
+        link, table, own = self._node(node)
+        parent, _, above, column, flags, _ = self._links(link)
+        values, threshold = self._load(features, column), self._number(link, "threshold")
+        passes = b.select(
+            b.trunc(b.lshr(flags, self._whole(1)), self._bit),
+            b.fcmp_unordered("<=", values, threshold),
+            b.fcmp_ordered("<=", values, threshold),
+        )
+        goes = b.xor(passes, self._all(b.trunc(flags, self._bit)))
+        products = self._products(self._node(parent)[-1])
 
-class _InNumpy:
-    """See `Sums`. The same steps as `shapley.ll` takes, for all rows at once."""
+        def of_a_player_again() -> list[Any]:
+            _, table_above, slot_above = self._node(above)
+            went = self._goes(slot_above)
+            back = [self._either(went, table_above, _R1, _R0, step) for step in self._steps]
+            return [b.and_(goes, went), *map(b.fmul, products, back)]
 
-    def __init__(self, nodes: _Nodes, _width: int, places: int) -> None:
-        self._nodes, self._places = nodes, places
+        goes, *products = self._instead(above, [goes, *products], of_a_player_again)
+        self._store(b.sext(goes, self._mask), own, self._whole(0))
+        value = self._number(link, "value")
+        for step in self._steps:
+            product = b.fmul(products[step], self._either(goes, table, _F1, _F0, step))
+            self._store(b.fmul(product, value), own, self._whole(step + 1))
 
-    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        blocks, width, lanes = features.shape
-        columns = features.swapaxes(0, 1).reshape(width, -1)
-        sums = np.zeros((self._places, blocks * lanes))
-        for begin, end, tables in self._nodes.parts():
-            origin = self._nodes.firsts[begin]
-            for first, last in zip(
-                self._nodes.firsts[begin:end], self._nodes.firsts[begin + 1 : end + 1], strict=True
-            ):
-                own = tables[first - origin : last - origin]
-                self._add(slice(first, last), own, columns, sums)
-        return sums.reshape(self._places, blocks, lanes).swapaxes(0, 1)
+    def _up(self, node: Any, totals: Any) -> None:
+        """From the leaves up: the sum of what is below a node, and what its player adds by it.
 
-    def _add(
-        self,
-        tree: slice,
-        tables: NDArray[np.float64],
-        columns: NDArray[np.float64],
-        sums: NDArray[np.float64],
-    ) -> None:
-        """Add one tree; the arrays of a node have the shape (points, rows)."""
-        links, numbers = self._nodes.links[tree].tolist(), self._nodes.numbers[tree].tolist()
-        f0, f1, r0, r1, d0, d1 = tables.transpose(1, 0, 2)[..., None]
-        goes = [np.ones(columns.shape[1], bool)]
-        product = [np.ones((self._nodes.points, columns.shape[1]))]
-        for node in range(1, len(links)):
-            parent, right, above, column, flags, _ = links[node]
-            threshold, value = numbers[node]
-            values = columns[column]
-            passes = values <= threshold
-            if flags & PASSES_MISSING:
-                passes |= np.isnan(values)
-            goes.append((passes ^ bool(flags & FAILS)) & goes[above])
-            here = product[parent] * np.where(goes[node], f1[node], f0[node])
-            if above:
-                here *= np.where(goes[above], r1[above], r0[above])
-            product.append(here if right else here * value)
-        for node in range(len(links) - 1, 0, -1):
-            _, right, above, _, _, place = links[node]
-            if right:
-                product[node] = product[node + 1] + product[right]
-            rest = np.where(goes[node], d1[node], d0[node])
-            if above:
-                rest = rest - np.where(goes[above], d1[above], d0[above])
-            sums[place] += (product[node] * rest).sum(axis=0)
+        What is below belongs to this node, and not to the one above of the same player.
+        """
+        b = self._b
+        link, table, own = self._node(node)
+        _, right, above, _, _, place = self._links(link)
+
+        def of_both() -> list[Any]:
+            left_and_right = (b.add(node, self._whole(1)), right)
+            sums = list(map(b.fadd, *(self._products(self._node(k)[-1]) for k in left_and_right)))
+            for step in self._steps:
+                self._store(sums[step], own, self._whole(step + 1))
+            return sums
+
+        below = self._instead(right, self._products(own), of_both)
+        goes, total = self._goes(own), self._load(totals, place)
+        for step in self._steps:
+            rest = b.select(goes, self._of_table(table, _D1, step), self._d0[step])
+            total = b.call(self._multiply_add, [below[step], rest, total])
+
+        def without_the_one_above() -> list[Any]:
+            _, table_above, slot_above = self._node(above)
+            went, less = self._goes(slot_above), total
+            for step in self._steps:
+                rest = b.select(went, self._of_table(table_above, _D1, step), self._d0[step])
+                less = b.call(self._multiply_add, [b.fneg(below[step]), rest, less])
+            return [less]
+
+        (total,) = self._instead(above, [total], without_the_one_above)
+        self._store(total, totals, place)
+
+    def _node(self, node: Any) -> list[Any]:
+        """Where a node, its table and its slot are."""
+        return [
+            self._at(own, kind, node)
+            for own, kind in zip(self._nodes, self._node_kinds, strict=True)
+        ]
+
+    def _links(self, node: Any) -> list[Any]:
+        read = [self._at(node, self._small, self._whole(k)) for k in range(len(_LINKS))]
+        return [self._b.zext(self._b.load(at, typ=self._small), self._whole) for at in read]
+
+    def _products(self, slot: Any) -> list[Any]:
+        return [self._load(slot, self._whole(step + 1)) for step in self._steps]
+
+    def _goes(self, slot: Any) -> Any:
+        mask = self._b.load(slot, typ=self._mask, align=8)
+        return self._b.icmp_signed("<", mask, self._constant(self._mask, None))
+
+    def _either(self, goes: Any, table: Any, yes: int, no: int, step: int) -> Any:
+        both = (self._of_table(table, name, step) for name in (yes, no))
+        return self._b.select(goes, *both)
+
+    def _of_table(self, table: Any, name: int, step: int) -> Any:
+        at = self._at(table, self._double, self._whole(name * self._points + step))
+        if self._of_a_row:
+            return self._b.load(at, typ=self._vector, align=8)
+        return self._all(self._b.load(at, typ=self._double))
+
+    def _number(self, node: Any, name: str) -> Any:
+        assert NODE.fields is not None
+        at = self._at(node, self._double, self._whole(NODE.fields[name][1] // 8))
+        return self._all(self._b.load(at, typ=self._double))
+
+    def _at(self, pointer: Any, kind: Any, index: Any) -> Any:
+        return self._b.gep(pointer, [index], source_etype=kind)
+
+    def _load(self, pointer: Any, index: Any) -> Any:
+        return self._b.load(self._at(pointer, self._numbers, index), typ=self._vector, align=8)
+
+    def _store(self, value: Any, pointer: Any, index: Any) -> None:
+        self._b.store(value, self._at(pointer, self._numbers, index), align=8)
+
+    def _all(self, value: Any) -> Any:
+        """A vector of the value."""
+        kind = type(self._vector)(value.type, self._lanes)
+        alone = self._b.insert_element(self._constant(kind, None), value, self._small(0))
+        return self._b.shuffle_vector(alone, alone, self._constant(self._choice, None))
+
+    @contextmanager
+    def _loop(self, start: Any, end: Any) -> Iterator[Any]:
+        """From `start` to below `end`; at least once."""
+        b = self._b
+        before, body = b.block, b.append_basic_block()
+        b.branch(body)
+        b.position_at_end(body)
+        index = b.phi(self._whole)
+        index.add_incoming(start, before)
+        yield index
+        following, after = b.add(index, self._whole(1)), b.append_basic_block()
+        index.add_incoming(following, b.block)
+        b.cbranch(b.icmp_signed("==", following, end), after, body)
+        b.position_at_end(after)
+
+    def _instead(self, node: Any, usual: list[Any], computed: Callable[[], list[Any]]) -> list[Any]:
+        """What is computed where there is a node, else what is usual."""
+        b = self._b
+        before = b.block
+        with b.if_then(b.icmp_signed("!=", node, self._whole(0))):
+            others, last = computed(), b.block
+        merged = [b.phi(value.type) for value in usual]
+        for phi, value, other in zip(merged, usual, others, strict=True):
+            phi.add_incoming(value, before)
+            phi.add_incoming(other, last)
+        return merged

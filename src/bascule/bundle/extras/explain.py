@@ -7,8 +7,8 @@ the model's own answer. An explanation that fails is an error, and no number.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -54,8 +54,6 @@ class Explain(Extra):
     def __init__(self, path: Path, manifest: Manifest, explanation: Explanation | None) -> None:
         self._bundle = path, manifest
         self.explanation = explanation
-        self._explainer: Explainer | None = None
-        self._opening = threading.Lock()
         if explanation is None:
             super().__init__(())
             return
@@ -85,7 +83,7 @@ class Explain(Extra):
         """
         explanation = self.explanation
         assert explanation is not None
-        explainer = self.opened()
+        explainer = self.explainer
         values = explainer.attributions(inputs)
         margins = explainer.base + values.sum(axis=1)
         apart = differences(explanation.link, margins, outputs[explanation.answer])
@@ -98,29 +96,21 @@ class Explain(Extra):
         rest = np.zeros_like(margins)
         if how not in (True, "true"):
             values, rest = _largest(values, int(how.removeprefix("top")))
-        made = {
-            ATTRIBUTIONS: values,
-            BASE: np.broadcast_to(explainer.base, margins.shape),
-            REST: rest,
-        }
-        # One output has no axis of its own.
+        parts = (values, np.broadcast_to(explainer.base, margins.shape), rest)
         return {
-            field.name: np.ascontiguousarray(made[field.name]).reshape(-1, *field.shape)
-            for field in self.fields
+            field.name: np.ascontiguousarray(part).reshape(-1, *field.shape)  # of one: no axis
+            for field, part in zip(self.fields, parts, strict=True)
         }
 
-    def opened(self) -> Explainer:
-        """The explainer; opened once, by the first request."""
-        if self._explainer is None:
-            with self._opening:
-                if self._explainer is None:
-                    path, manifest = self._bundle
-                    assert self.explanation is not None
-                    self._explainer = open_explainer(path, manifest, self.explanation)
-                    measured = measured_of(path)
-                    if measured is not None:
-                        self.row_cost_s = max(measured.row_cost_s, measured.one_row_s)
-        return self._explainer
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Opened by the first request."""
+        assert self.explanation is not None
+        path, _ = self._bundle
+        measured = measured_of(path)
+        if measured is not None:
+            self.row_cost_s = max(measured.row_cost_s, measured.one_row_s)
+        return open_explainer(*self._bundle, self.explanation)
 
     def metadata(self) -> dict[str, Any]:
         """See `Extra.metadata`."""

@@ -15,7 +15,6 @@ from fastapi import Query, Request, Response
 
 from bascule.bundle.explaining import (
     Explanation,
-    column_places,
     read_explanation,
     waterfall_plot,
 )
@@ -51,7 +50,6 @@ _MAX_JSON = 1 << 20
 _ANY = 1e30
 _LONG_TEXT = 60
 _MAX_KNOWN = 100
-_MAX_BY_COLUMN = 20
 _TO_SECONDS = len("2024-03-01T12:30:00")
 _CONTROLS = {Dates.DAY: "date", Dates.LOCAL: "datetime-local", Dates.INSTANT: "datetime-local"}
 _TIMEOUT_S = 30.0
@@ -435,36 +433,28 @@ def _asked(
         start_s = time.perf_counter()
         answer = client.predict(columns, model=served.name, parameters=parameters, as_json=True)
         took_s = time.perf_counter() - start_s
-    asked = [name for name, _, _ in _names(served.signature)]
-    made = said_of(answer, took_s, served.extras, asked, parameters)
+    shown = said_of(answer, took_s, served.extras, parameters)
     if served.explanation is None or "attributions" not in answer:
-        return made | {"why": None}
-    places = column_places(served.signature)
-    values = {place.name: cell(place.values(columns)[0]) for place in places}
-    return made | {"why": waterfall_plot(served.explanation, answer, 0, values)}
+        return shown | {"why": None}
+    plot = waterfall_plot(served.explanation, answer, served.signature, columns, 0)
+    return shown | {"why": plot}
 
 
 def said_of(
-    answer: Answer, took_s: float, extras: Sequence[type[Extra]] = (), asked: Sequence[str] = (),
+    answer: Answer, took_s: float, extras: Sequence[type[Extra]] = (),
     parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The answer to one row, in words; `asked` are the columns of the row. Pure.
-
-    An extra output with a number for each column, as an explanation has, is shown by column.
-    """
+    """The answer to one row, in words. Pure."""
     added = tuple(name for extra in extras for names in extra.outputs.values() for name in names)
     outputs, shares = list[tuple[str, str]](), list[tuple[str, float]]()
-    sets, by_column = dict[str, Any](), dict[str, list[tuple[str, float]]]()
+    sets = dict[str, Any]()
     for name, values in answer.columns().items():
         if name.startswith("attributions"):  # a chart shows them
             continue
         value = values[0]
         plain = value.item() if isinstance(value, np.generic) else value
         is_share = name.startswith("probabilities_") and isinstance(plain, float)
-        if name.startswith(added) and isinstance(plain, np.ndarray) and len(plain) == len(asked):
-            ordered = sorted(zip(asked, plain.tolist(), strict=True), key=lambda one: -abs(one[1]))
-            by_column[name] = ordered[:_MAX_BY_COLUMN]
-        elif name.startswith(added):
+        if name.startswith(added):
             sets[name] = plain
         elif is_share:
             shares.append((name.removeprefix("probabilities_"), float(plain)))
@@ -474,7 +464,7 @@ def said_of(
     id_ = answer.requests[0][0] if answer.requests else ""
     return {
         "sentences": _sentences(outputs, shares, sets, (parameters or {}).get("confidence")),
-        "outputs": outputs[1:], "shares": shares[:10], "by_column": by_column,
+        "outputs": outputs[1:], "shares": shares[:10],
         "sets": [(name, cell(value)) for name, value in sets.items()],
         "version": answer.version, "id": id_, "milliseconds": took_s * 1e3,
     }  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from bascule.bundle import Bundle, as_dtype, is_missing, take
 from bascule.bundle.explaining import (
     Explainer,
-    by_column,
+    affordable_rows,
     measured_of,
     open_explainer,
     read_explanation,
@@ -32,7 +32,6 @@ PREFIX = "attribution."
 _MOST_ROWS, _LEAST_ROWS = 500, 25
 _BUDGET_S = 0.5
 """For one day: a method that asks the model thousands of times for a row explains fewer rows."""
-_HASHES = 2**64
 
 
 def explained_days(
@@ -47,8 +46,8 @@ def explained_days(
     if explanation is None or held_out is None:
         return None, {}
     measured = measured_of(bundle.path)
-    affordable = _MOST_ROWS if measured is None else int(_BUDGET_S / measured.row_cost_s)
-    rows = max(_LEAST_ROWS, min(_MOST_ROWS, affordable))
+    row_cost_s = measured.row_cost_s if measured else 0.0
+    rows = affordable_rows(row_cost_s, _BUDGET_S, least=_LEAST_ROWS, most=_MOST_ROWS)
     sampled = _sampled(home, bundle.signature, model, version, rows)
     if not sampled:
         return None, {}
@@ -63,25 +62,15 @@ def _sampled(
 ) -> dict[date, Columns]:
     """About so many rows of each day, by the hash of their ids; none where an input is private."""
     of_version = f"version = {quoted(version)} AND status < 400"
-    ledger = Ledger(home)
     try:
-        counts = ledger.query(
-            "SELECT time::DATE AS day, count(*) AS rows FROM predictions "
-            f"WHERE {of_version} GROUP BY 1", model=model,
-        ).to_pylist()  # fmt: skip
+        table = Ledger(home).query(
+            "SELECT sampled, p.* FROM predictions p JOIN (SELECT time::DATE AS sampled, count(*) "
+            f"AS answered FROM predictions WHERE {of_version} GROUP BY 1) ON time::DATE = sampled "
+            f"WHERE {of_version} AND hash(id, row) / 2.0 ** 64 <= {rows} / answered "
+            "ORDER BY time, id, row", model=model,
+        )  # fmt: skip
     except NotFound:
         return {}
-    bounds = ", ".join(
-        f"(DATE '{one['day']}', {min(_HASHES - 1, _HASHES * rows // one['rows'])}::UBIGINT)"
-        for one in counts
-    )
-    if not bounds:
-        return {}
-    table = ledger.query(
-        f"SELECT sampled, p.* FROM predictions p JOIN (VALUES {bounds}) AS b(sampled, bound) "
-        f"ON time::DATE = sampled WHERE {of_version} AND hash(id, row) <= bound "
-        "ORDER BY time, id, row", model=model,
-    )  # fmt: skip
     names = {field.name: f"input.{field.name}" for field in signature.inputs}
     if not set(names.values()) <= set(table.column_names):
         return {}
@@ -91,7 +80,11 @@ def _sampled(
 
 
 def attributed(explainer: Explainer, signature: Signature, rows: Columns) -> Profile:
-    """The profile of the attributions of the rows without a missing value that may not be."""
+    """The profile of the attributions of the rows without a missing value that may not be.
+
+    Of two outputs it is of those to the second, as in a report on two classes. Of more it is of the
+    mean |attribution|: what raises one class lowers others.
+    """
     fits = np.ones(len(next(iter(rows.values()))), bool)
     for field in signature.inputs:
         if not field.nullable:
@@ -99,5 +92,9 @@ def attributed(explainer: Explainer, signature: Signature, rows: Columns) -> Pro
     if not fits.any():
         return Profile()
     read = {field.name: as_dtype(rows[field.name][fits], field.dtype) for field in signature.inputs}
-    named = by_column(explainer, read)
-    return profile_of({PREFIX + name: values for name, values in named.items()})
+    by_output = explainer.attributions(read)
+    numbers = by_output[:, :, -1]
+    if by_output.shape[2] > 2:
+        numbers = np.abs(by_output).mean(axis=2)
+    names = [PREFIX + name for name in explainer.columns]
+    return profile_of(dict(zip(names, numbers.T, strict=True)))

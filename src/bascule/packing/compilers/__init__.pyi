@@ -7,12 +7,18 @@ from .catboost import (
     read_catboost as read_catboost,
 )
 from .catboost_categories import known_categories as known_categories, preparation as preparation
-from .gradients import gradient_graph as gradient_graph
 from .lightgbm import read_lightgbm as read_lightgbm
 from .sklearn import compilations as compilations
 from .steps import check_methods as check_methods
 from .sums import Sum as Sum, sum_of_products as sum_of_products, sum_of_trees as sum_of_trees
 from .tidying import tidy as tidy
-from .torch import ROWS as ROWS, export as export, to_core as to_core, to_onnx as to_onnx
+from .torch import (
+    ROWS as ROWS,
+    export as export,
+    gist as gist,
+    quietly as quietly,
+    to_core as to_core,
+    to_onnx as to_onnx,
+)
 from .values import label_dtype as label_dtype
 from .xgboost import booster_of as booster_of, read_xgboost as read_xgboost

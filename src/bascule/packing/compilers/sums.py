@@ -88,8 +88,8 @@ def _sum(
     features = None
     if tensor not in {read.name for read in inputs}:
         kind = TensorProto.FLOAT if is_float else TensorProto.DOUBLE
-        made = part_of(model, copy.deepcopy(before), inputs, [(tensor, FEATURES, kind)])
-        features = made.tobytes()
+        part = part_of(model, copy.deepcopy(before), inputs, [(tensor, FEATURES, kind)])
+        features = part.tobytes()
     upto = copy.deepcopy(needed(nodes, [node.output[0]], set()))
     sums = part_of(model, upto, inputs, [(node.output[0], SUMS, TensorProto.DOUBLE)])
     return Sum(
@@ -115,7 +115,7 @@ def _scaled(model: onnx.ModelProto, tensor: str, targets: int) -> list[Scaled]:
     """See `Sum.scaled`: one more for each step of arithmetic with a constant row."""
     fixed = _constants(model)
     factor, start = np.ones(targets), np.zeros(targets)
-    made = [(factor, start)]
+    steps = [(factor, start)]
     for node in model.graph.node:
         if len(node.input) != 2 or node.input[0] != tensor or node.input[1] not in fixed:
             continue
@@ -128,5 +128,5 @@ def _scaled(model: onnx.ModelProto, tensor: str, targets: int) -> list[Scaled]:
         else:
             start = start + (constant if node.op_type == "Add" else -constant)
         tensor = node.output[0]
-        made.append((factor, start))
-    return made
+        steps.append((factor, start))
+    return steps

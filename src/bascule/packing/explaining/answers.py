@@ -6,8 +6,9 @@ the answers of it, and which column of the user each feature is made of, is foun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,27 @@ from numpy.typing import NDArray
 
 from bascule.bundle import for_program, take
 from bascule.bundle.disk import ProgramEntry
-from bascule.bundle.explaining import Explanation, input_columns
+from bascule.bundle.explaining import (
+    LINKS,
+    Arrays,
+    ColumnPlace,
+    Explanation,
+    Features,
+    column_places,
+    differences,
+)
 from bascule.bundle.programs import FEATURES, SUMS, open_kind
 from bascule.core import Columns, DType, Field, Unconvertible
 from bascule.packing.compilers import Sum
-from bascule.packing.explaining.making import Made, NotExplained, Sources, link_of
+from bascule.packing.explaining.making import Method, NotExplained, Sources
+from bascule.packing.explaining.sampling import names_of
 from bascule.packing.imported import Compilation, Rows
 from bascule.packing.statements import parity
 
 _PROBED_ROWS = 4096
 _SEED = 28
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +46,32 @@ class Explainable:
     Attributes:
         sum: Of the graph.
         shares: See `Compilation.shares`.
-        features: Makes the features; None where they are the inputs, side by side.
-        rows: The training rows, else the held-out ones, as the programs read them.
-        matrix: Their features, shape (rows, features).
+        matrix: The features of the training rows, else of the held-out ones. (rows, features)
         players: By feature: the column of the user that it is made of; -1 for none that was seen.
-        rounds: Whether the features are floats.
         factor, start: Of each target: what makes the margin of the sum.
-        link, answer, columns, outputs: See `Explanation`.
+        explanation: All but the method's own part.
+        graph: The arrays that `Features` reads.
     """
 
     sum: Sum
-    shares: NDArray[np.float64] | None
-    features: ProgramEntry | None
-    rows: Columns
-    matrix: NDArray[np.float64]
+    shares: Floats | None
+    matrix: Floats
     players: NDArray[np.int64]
-    rounds: bool
-    factor: NDArray[np.float64]
-    start: NDArray[np.float64]
-    link: str
-    answer: str
-    columns: tuple[str, ...]
-    outputs: tuple[str, ...]
+    factor: Floats
+    start: Floats
+    explanation: Explanation
+    graph: Arrays
 
     def packed(
-        self,
-        method: str,
-        about: str,
-        arrays: Mapping[str, NDArray[Any]],
-        *,
-        tolerance: float,
-        background_rows: int,
-        **settings: Any,
-    ) -> Made:
-        """A method for this model, with what `bundle.explaining.features` reads."""
-        explanation = Explanation(
-            method=method,
-            link=self.link,
-            answer=self.answer,
-            columns=self.columns,
-            outputs=self.outputs,
-            tolerance=tolerance,
-            about=about,
-            background_rows=background_rows,
-            features=self.features,
-            settings={"width": len(self.players), "rounds": self.rounds, **settings},
-        )
-        if self.features is None:
-            return Made(explanation, arrays)
-        assert self.sum.features is not None
-        graph = np.frombuffer(self.sum.features, np.uint8)
-        return Made(explanation, {**arrays, "features": graph})
+        self, method: str, about: str, arrays: Arrays, background_rows: int = 0, **own: Any
+    ) -> Method:
+        """A method for this model, with its own arrays and settings."""
+        settings = {**self.explanation.settings, "width": len(self.players), **own}
+        explanation = replace(
+            self.explanation, method=method, about=about, background_rows=background_rows,
+            settings=settings,
+        )  # fmt: skip
+        return Method(explanation, {**arrays, **self.graph})
 
 
 def explainable(sources: Sources, sum_of: Callable[[Compilation], Sum]) -> Explainable:
@@ -92,9 +79,9 @@ def explainable(sources: Sources, sum_of: Callable[[Compilation], Sum]) -> Expla
     subject = sources.subject
     if subject.targets:
         raise NotExplained("the model has several targets")
-    if any(len(read.shape) > 1 or -1 in read.shape for read in subject.signature.inputs):
+    rows, places = subject.train or subject.test, column_places(subject.signature)
+    if not places:
         raise NotExplained("the model does not read columns")
-    rows = subject.train or subject.test
     if rows is None:
         raise NotExplained("there are no rows to see what the features are made of")
     reason: Unconvertible | None = None
@@ -102,114 +89,77 @@ def explainable(sources: Sources, sum_of: Callable[[Compilation], Sum]) -> Expla
         try:
             if compilation.steps is not None:
                 raise NotExplained("code of the model's own makes its features")
-            return _explainable(sources, compilation, sum_of(compilation), rows)
+            return _explainable(sources, compilation, sum_of(compilation), rows, places)
         except Unconvertible as problem:
             reason = reason or problem
     raise reason or NotExplained("the model is not compiled")
 
 
-def _explainable(sources: Sources, compilation: Compilation, found: Sum, rows: Rows) -> Explainable:
-    signature = sources.subject.signature
+def _explainable(
+    sources: Sources, compilation: Compilation, summed: Sum, rows: Rows,
+    places: tuple[ColumnPlace, ...],
+) -> Explainable:  # fmt: skip
     entry = ProgramEntry(
-        name="sums",
-        kind="onnx",
-        file="sums",
-        inputs=compilation.inputs,
-        batch_invariant=False,
-        tolerance=sources.tolerance,
-        missing_text=compilation.missing_text,
-        texts=compilation.texts,
-    )
+        name=FEATURES, kind="onnx", file=FEATURES, inputs=compilation.inputs,
+        batch_invariant=False, tolerance=sources.tolerance,
+        missing_text=compilation.missing_text, texts=compilation.texts,
+    )  # fmt: skip
     sample = parity.sample((sources.subject.test or rows).columns)
-    sums = _answers(entry, found.sums, SUMS, sample)
-    factor, start, link, answer = _answered(sources, found, sums, sample)
-    features = replace(entry, name=FEATURES, file=FEATURES)
-    make = _maker(features, found)
-    names = input_columns(signature)
-    players = _players(make, compilation.inputs, rows.columns, len(names))
-    floats = all(read.dtype is DType.FP32 for read in compilation.inputs)
-    is_exact = (
-        found.is_float or floats or all(f.dtype is not DType.FP32 for f in compilation.inputs)
-    )
-    is_moved = found.moves and is_exact and np.array_equal(players, np.arange(len(names)))
+    program = open_kind(entry, summed.sums, outputs=(Field(SUMS, DType.FP64, (-1,)),))
+    sums = program.run(for_program(sample, compilation.inputs))[SUMS]
+    factor, start, link, answer = _answered(sources, summed, sums, sample)
+    floats = [read.dtype is DType.FP32 for read in compilation.inputs]
+    explanation = Explanation(
+        method="", link=link, answer=answer.name, columns=tuple(place.name for place in places),
+        outputs=names_of(answer, sources.subject.classes, len(factor)),
+        tolerance=sources.tolerance, about="", features=None if summed.features is None else entry,
+        settings={"width": -1, "rounds": summed.is_float or all(floats)},
+    )  # fmt: skip
+    graph: Arrays = {}
+    if summed.features is not None:
+        graph = {"features": np.frombuffer(summed.features, np.uint8)}
+    features = Features(explanation, graph)
+    players = _players(features, places, rows.columns)
+    is_exact = summed.is_float or all(floats) or not any(floats)
+    if summed.moves and is_exact and np.array_equal(players, np.arange(len(places))):
+        explanation, graph = replace(explanation, features=None), {}
+    matrix = features(rows.columns).astype(np.float64)
     return Explainable(
-        sum=found,
-        shares=compilation.shares,
-        features=None if found.features is None or is_moved else features,
-        rows=rows.columns,
-        matrix=make(rows.columns),
-        players=players,
-        rounds=found.is_float or floats,
-        factor=factor,
-        start=start,
-        link=link,
-        answer=answer,
-        columns=names,
-        outputs=_outputs(sources, answer, len(factor)),
+        summed, compilation.shares, matrix, players, factor, start, explanation, graph
     )
-
-
-def _maker(entry: ProgramEntry, found: Sum) -> Callable[[Columns], NDArray[np.float64]]:
-    if found.features is None:
-        (read,) = entry.inputs
-        kind = DType.FP32 if found.is_float else DType.FP64
-        return lambda columns: for_program(columns, (replace(read, dtype=kind),))[read.name].astype(
-            np.float64
-        )
-    kind = DType.FP32 if found.is_float else DType.FP64
-    program = open_kind(entry, found.features, outputs=(Field(FEATURES, kind, (-1,)),))
-    return lambda columns: np.asarray(
-        program.run(for_program(columns, entry.inputs))[FEATURES], np.float64
-    )
-
-
-def _answers(entry: ProgramEntry, graph: bytes, output: str, rows: Columns) -> NDArray[Any]:
-    program = open_kind(entry, graph, outputs=(Field(output, DType.FP64, (-1,)),))
-    return program.run(for_program(rows, entry.inputs))[output]
 
 
 def _answered(
-    sources: Sources, found: Sum, sums: NDArray[Any], rows: Columns
-) -> tuple[NDArray[np.float64], NDArray[np.float64], str, str]:
+    sources: Sources, summed: Sum, sums: NDArray[Any], rows: Columns
+) -> tuple[Floats, Floats, str, Field]:
     """What makes margins of the sums, the link and the output that it gives, all as they fit."""
     answers = sources.program.run(for_program(rows, sources.program.inputs))
-    numbers = [output.name for output in sources.outputs if output.dtype.is_float]
-    for factor, start in found.scaled[::-1]:
-        for name in numbers:
-            try:
-                link = link_of(sums * factor + start, answers[name], sources.tolerance)
-            except NotExplained:
-                continue
-            return factor, start, link, name
+    numbers = [output for output in sources.outputs if output.dtype.is_float]
+    for factor, start in summed.scaled[::-1]:
+        for output, link in product(numbers, LINKS):
+            apart = differences(link, sums * factor + start, answers[output.name])
+            if np.max(apart) <= sources.tolerance:
+                return factor, start, link, output
     raise NotExplained("the answers follow from the sums by no link that is known")
 
 
-def _outputs(sources: Sources, answer: str, count: int) -> tuple[str, ...]:
-    classes = sources.subject.classes
-    if classes is None or count > len(classes):
-        return (answer,) if count == 1 else tuple(f"{answer}_{i}" for i in range(count))
-    return tuple(str(label) for label in (classes[-1:] if count == 1 else classes))
-
-
 def _players(
-    make: Callable[[Columns], NDArray[np.float64]],
-    inputs: tuple[Field, ...],
-    columns: Columns,
-    count: int,
+    features: Features, places: tuple[ColumnPlace, ...], columns: Columns
 ) -> NDArray[np.int64]:
     """The column that each feature is made of: the one that changes it when its values are mixed.
 
     Raises:
-        NotExplained: A feature is made of several columns.
+        Unconvertible: A feature is made of several columns.
     """
     rows = len(next(iter(columns.values())))
     random = np.random.default_rng(_SEED)
     for taken in (min(rows, _PROBED_ROWS), rows):
         few = take(columns, random.permutation(rows)[:taken])
-        usual = make(few)
+        usual = features(few)
         players = np.full(usual.shape[1], -1)
-        for column in range(count):
-            mixed = make(_mixed(few, inputs, column, random))
+        for column, place in enumerate(places):
+            order = random.permutation(taken)
+            mixed = features(place.replaced(few, _moved(place.values(few), order)))
             changed = ~((mixed == usual) | (np.isnan(mixed) & np.isnan(usual))).all(axis=0)
             if (players[changed] >= 0).any():
                 raise NotExplained("a feature is made of several columns")
@@ -219,21 +169,8 @@ def _players(
     return players
 
 
-def _mixed(
-    columns: Columns, inputs: tuple[Field, ...], column: int, random: np.random.Generator
-) -> Columns:
-    """The rows with the values of one column in another order; others where all are the same."""
-    order = random.permutation(len(next(iter(columns.values()))))
-    if len(inputs) > 1 or not inputs[0].shape:
-        name = list(columns)[column]
-        return {**columns, name: _moved(columns[name], order)}
-    ((name, matrix),) = columns.items()
-    mixed = matrix.copy()
-    mixed[:, column] = _moved(matrix[:, column], order)
-    return {name: mixed}
-
-
 def _moved(values: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
+    """In another order; other values where all are the same."""
     if values.dtype.kind not in "fiub" or (values != values[0]).any():
         return values[order]
     return ~values if values.dtype.kind == "b" else values + values.dtype.type(1)

@@ -14,7 +14,13 @@ import numpy as np
 
 from bascule.bundle import for_program, is_missing, take
 from bascule.bundle.disk import Manifest
-from bascule.bundle.explaining import ColumnPlace, column_places, open_explainer, read_explanation
+from bascule.bundle.explaining import (
+    ColumnPlace,
+    affordable_rows,
+    column_places,
+    open_explainer,
+    read_explanation,
+)
 from bascule.core import Columns, Program
 from bascule.packing.explaining.sampling import names_of
 from bascule.packing.imported import ImportedModel
@@ -42,7 +48,7 @@ def measure_importances(
     assert explanation is not None
     assert known is not None
     explainer = open_explainer(draft, manifest, explanation)
-    affordable = max(_LEAST_ROWS, min(_MOST_ROWS, int(_BUDGET_S / max(row_cost_s, 1e-9))))
+    affordable = affordable_rows(row_cost_s, _BUDGET_S, least=_LEAST_ROWS, most=_MOST_ROWS)
     order = np.random.default_rng(0).permutation(len(known))[:affordable]
     rows = for_program(take(known.columns, order), program.inputs)
     mean = np.abs(explainer.attributions(rows)).mean(axis=(0, 2))

@@ -6,10 +6,10 @@ import numpy as np
 
 from bascule.packing.compilers import sum_of_products
 from bascule.packing.explaining.answers import explainable
-from bascule.packing.explaining.making import Made, NotExplained, Sources
+from bascule.packing.explaining.making import Method, NotExplained, Sources
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `making.Maker`."""
     model = explainable(sources, sum_of_products)
     coefficients = model.sum.arrays["coefficients"] * model.factor
@@ -24,4 +24,4 @@ def make(sources: Sources) -> Made:
     }
     rows = len(model.matrix)
     about = f"exact Shapley values of a linear model, from the means of {rows:,} training rows"
-    return model.packed("linear", about, arrays, tolerance=sources.tolerance, background_rows=0)
+    return model.packed("linear", about, arrays)

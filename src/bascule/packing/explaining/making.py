@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bascule.bundle import for_program, take
 from bascule.bundle.explaining import (
     EXPLAINERS,
-    LINKS,
     Arrays,
     Explainer,
     Explanation,
@@ -24,14 +23,6 @@ from bascule.bundle.explaining import (
 from bascule.core import BasculeError, Columns, Field, Program, Unconvertible, load_named
 from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.statements import parity
-
-MAKERS: dict[str, str] = {
-    "trees": "bascule.packing.explaining.trees:make",
-    "linear": "bascule.packing.explaining.linear:make",
-    "gradients": "bascule.packing.explaining.gradients:make",
-    "sampling": "bascule.packing.explaining.sampling:make",
-}
-"""What packs each method of `EXPLAINERS`, tried in this order: `module:function`, a `Maker`."""
 
 
 class NotExplained(Unconvertible):
@@ -65,8 +56,7 @@ class Sources:
     program_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Method(NamedTuple):
     """A method for one model.
 
     Attributes:
@@ -82,73 +72,59 @@ class Made:
     measured_rows: int | None = None
 
 
-Maker = Callable[[Sources], Made]
-"""Raises `NotExplained`, or another `Unconvertible`, where the method is none for the model."""
+Maker = Callable[[Sources], Method]
+"""`make` in the module here that is named as the method.
+
+Raises `Unconvertible` where the method is none for the model.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Explained:
+class Explained(NamedTuple):
     """What became of it: a sentence, the files of the bundle and the body of the statement."""
 
     told: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    statement: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = {}
+    statement: Mapping[str, Any] = {}
 
 
 def explain(sources: Sources) -> Explained:
     """The first method that can explain the model and agrees with its answers."""
     reasons = []
     rows = sources.subject.test or sources.subject.train
-    if rows is None or not len(rows):
-        return _none("there are no rows to compare with")
-    columns = parity.sample(rows.columns)
-    for name, place in MAKERS.items():
-        maker: Maker = load_named(place)
+    columns = parity.sample(rows.columns) if rows else {}
+    for name, place in EXPLAINERS.items() if columns else ():
+        maker: Maker = load_named(f"bascule.packing.explaining.{name}:make")
         try:
-            made = maker(sources)
-            explainer: Explainer = load_named(EXPLAINERS[name])(
-                made.explanation, made.arrays, lambda: sources.program
+            method = maker(sources)
+            explainer: Explainer = load_named(place)(
+                method.explanation, method.arrays, lambda: sources.program
             )
-            measured = _measured(explainer, made, sources, columns)
+            measured = _measured(explainer, method, sources, columns)
         except BasculeError as problem:
             reasons.append(f"{name}: {problem.message}")
             continue
-        files = to_files(made.explanation, made.arrays)
-        told = _told(made, measured)
+        told = (
+            f"explanations by {name}: {method.explanation.about}; they add up to the answers "
+            f"within {measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
+        )
+        files = to_files(method.explanation, method.arrays)
         return Explained(told, files, {"told": told, **asdict(measured)})
-    return _none("; ".join(reasons) or "no method is known")
-
-
-def _none(reason: str) -> Explained:
+    reason = "; ".join(reasons) or "there are no rows to compare with"
     return Explained(f"no explanations: {reason}", statement={"told": f"none: {reason}"})
 
 
-def _told(made: Made, measured: Measured) -> str:
-    return (
-        f"explanations by {made.explanation.method}: {made.explanation.about}; they add up to the "
-        f"answers within {measured.error:.2g}, and a row takes {measured.one_row_s * 1e6:,.0f} us"
-    )
-
-
-def _measured(explainer: Explainer, made: Made, sources: Sources, columns: Columns) -> Measured:
-    """How well the sums are the answers, and what it costs. Raises `NotExplained`."""
-    explanation = made.explanation
-    compared = take(columns, slice(made.measured_rows))
-    read = for_program(compared, sources.program.inputs)
+def _measured(explainer: Explainer, method: Method, sources: Sources, columns: Columns) -> Measured:
+    """How well the sums are the answers, and what it costs. Raises `Unconvertible`."""
+    explanation = method.explanation
+    read = for_program(take(columns, slice(method.measured_rows)), sources.program.inputs)
     answers = sources.program.run(read)[explanation.answer]
     margins = explainer.base + explainer.attributions(read).sum(axis=1)
     error = float(np.max(differences(explanation.link, margins, answers)))
     if not error <= explanation.tolerance:
         raise NotExplained(f"its sums differ from the answers by {error:.2g}")
-    one, many = take(read, slice(1)), take(read, slice(_TIMED_ROWS))
-    rows = len(next(iter(many.values())))
-    return Measured(
-        error=error,
-        rows=len(margins),
-        row_cost_s=_seconds(explainer, many) / rows,
-        one_row_s=_seconds(explainer, one),
-        attribution_error=made.attribution_error,
-    )
+    many, one = (_seconds(explainer, take(read, slice(rows))) for rows in (_TIMED_ROWS, 1))
+    row_cost_s = many / min(_TIMED_ROWS, len(margins))
+    return Measured(error, len(margins), row_cost_s, one, method.attribution_error)
 
 
 def _seconds(explainer: Explainer, columns: Columns) -> float:
@@ -158,11 +134,3 @@ def _seconds(explainer: Explainer, columns: Columns) -> float:
         return time.perf_counter() - start
 
     return statistics.median(once() for _ in range(_REPEATS))
-
-
-def link_of(margins: Any, answers: Any, tolerance: float) -> str:
-    """The link that gives the answers of the margins. Raises `NotExplained` where none does."""
-    for link in LINKS:
-        if np.max(differences(link, margins, answers)) <= tolerance:
-            return link
-    raise NotExplained("the model answers something else than its sums, by no known link")

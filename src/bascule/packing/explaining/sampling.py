@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import for_program, is_missing, take
-from bascule.bundle.explaining import Explanation, Game, column_places
-from bascule.core import Field, Unconvertible
-from bascule.packing.explaining.making import Made, Sources
-from bascule.stats import Coalitions
+from bascule.bundle.explaining import (
+    Coalitions,
+    Explanation,
+    Sampled,
+    column_places,
+    usual_pairs,
+)
+from bascule.core import Columns, Field, Unconvertible
+from bascule.packing.explaining.making import Method, Sources
 
 _BACKGROUND = 32
 _MAX_PLAYERS, _MAX_OUTPUTS = 500, 50
@@ -25,7 +32,7 @@ _MOST_BYTES = 2e9
 """Of the program, once for each row that it is asked: about 0.1 s of a processor."""
 
 
-def make(sources: Sources) -> Made:
+def make(sources: Sources) -> Method:
     """See `Maker`: for a tabular model that is compiled, with training rows."""
     subject, program = sources.subject, sources.program
     columns = tuple(place.name for place in column_places(subject.signature))
@@ -36,22 +43,31 @@ def make(sources: Sources) -> Made:
     own = (subject.original, subject.reopened)
     if program.may_block or (subject.saved_format != "onnx" and program in own):
         raise Unconvertible("the model is not compiled", hint="see why under Parity on the card")
-    answer, coalitions = answer_of(sources.outputs), Coalitions.usual(len(columns))
+    answer, pairs = answer_of(sources.outputs), usual_pairs(len(columns))
     count = min(sources.background or _BACKGROUND, len(subject.train))
     chosen = np.random.default_rng(0).choice(len(subject.train), count, replace=False)
     background = for_program(take(subject.train.columns, np.sort(chosen)), program.inputs)
-    _check_work(sources.program_bytes, len(coalitions.masks) * count)
-    how = f"from {coalitions.pairs} pairs of permutations" if coalitions.pairs else "exact"
+    coalitions = len(Coalitions.of_pairs(len(columns), pairs).masks) if pairs else 2 ** len(columns)
+    # By counts and no clock: the same model gives the same bundle on every machine.
+    size, evaluations = sources.program_bytes, coalitions * count
+    if size * evaluations > _MOST_BYTES:
+        raise Unconvertible(
+            f"an explanation of one row would ask a program of {size / 1e6:.1f} MB for "
+            f"{evaluations:,} rows",
+            hint="pass explain=8 for fewer background rows",
+        )
+    how = f"from {pairs} pairs of permutations" if pairs else "exact"
     explanation = Explanation(
         method="sampling", link="identity", answer=answer.name, columns=columns,
         outputs=names_of(answer, subject.classes), tolerance=sources.tolerance,
         about=f"Shapley values against {count} training rows, {how}", background_rows=count,
         settings={
-            "pairs": coalitions.pairs,
+            "pairs": pairs,
             "rows": [_listed(background[field.name]) for field in program.inputs],
         },
     )  # fmt: skip
-    return Made(explanation, {}, _error(sources, answer.name, coalitions, background), _ROWS)
+    few = take((subject.test or subject.train).columns, slice(_ROWS))
+    return Method(explanation, {}, _error(sources, explanation, few) if pairs else None, _ROWS)
 
 
 def answer_of(outputs: Sequence[Field]) -> Field:
@@ -67,12 +83,17 @@ def answer_of(outputs: Sequence[Field]) -> Field:
     return next((field for field in fixed if field.name == "probabilities"), fixed[0])
 
 
-def names_of(answer: Field, classes: Sequence[object] | None) -> tuple[str, ...]:
-    """What the numbers of the answer are called: by their classes, by their places, or as it."""
-    width = answer.shape[0] if answer.shape else 1
-    if classes and answer.name == "probabilities" and len(classes) == width:
-        return tuple(map(str, classes))
-    return (answer.name,) if width == 1 else tuple(f"{answer.name}.{k}" for k in range(width))
+def names_of(
+    answer: Field, classes: Sequence[object] | None, count: int | None = None
+) -> tuple[str, ...]:
+    """What the numbers of an answer are called: by their classes, by their places, or as it.
+
+    So many margins of it are called the same; one of two classes is of the second.
+    """
+    count = count or math.prod(answer.shape)
+    if classes and answer.name == "probabilities" and count in (1, len(classes)):
+        return tuple(map(str, classes[-count:]))
+    return (answer.name,) if count == 1 else tuple(f"{answer.name}.{k}" for k in range(count))
 
 
 def _listed(values: NDArray[Any]) -> Any:
@@ -84,27 +105,16 @@ def _listed(values: NDArray[Any]) -> Any:
     return listed.tolist()
 
 
-def _check_work(program_bytes: int, evaluations: int) -> None:
-    """Raise `Unconvertible` where a row would keep a server busy.
-
-    By counts and no clock: the same model gives the same bundle on every machine.
-    """
-    if program_bytes * evaluations > _MOST_BYTES:
-        raise Unconvertible(
-            f"an explanation of one row would ask a program of {program_bytes / 1e6:.1f} MB for "
-            f"{evaluations:,} rows",
-            hint="pass explain=8 for fewer background rows",
-        )
-
-
-def _error(sources: Sources, answer: str, asked: Coalitions, background: Any) -> float | None:
-    """The 95th percentile of the errors of attributions, in units of the answer; None if exact."""
-    rows = sources.subject.test or sources.subject.train
-    if not asked.pairs or rows is None:
-        return None
-    finer = Coalitions(asked.players, 0 if asked.players <= _MOST_EXACT else _FINER * asked.pairs)
-    few = take(rows.columns, slice(_ROWS))
+def _error(sources: Sources, explanation: Explanation, rows: Columns) -> float:
+    """The 95th percentile of the errors of attributions, in units of the answer."""
+    pairs = explanation.settings["pairs"]
+    finer = 0 if len(explanation.columns) <= _MOST_EXACT else _FINER * pairs
     sampled, reference = (
-        Game(sources.program, answer, background, one).shapley(few).values for one in (asked, finer)
+        Sampled(
+            replace(explanation, settings={**explanation.settings, "pairs": own}),
+            {},
+            lambda: sources.program,
+        ).attributions(rows)
+        for own in (pairs, finer)
     )
     return float(np.quantile(np.abs(sampled - reference), 0.95))
