@@ -47,11 +47,7 @@ def encrypt(
     table = read_rows(rows, "rows")
     if not hasattr(table, "column_names"):
         raise Invalid("the rows have no names of columns", hint="give a table: .parquet or .csv")
-    columns = {
-        name: table[name].to_numpy(zero_copy_only=False) if hasattr(table[name], "combine_chunks")
-        else table[name].to_numpy()
-        for name in table.column_names
-    }  # fmt: skip
+    columns = {name: table[name].to_numpy() for name in table.column_names}
     _write(to, encrypt_rows(key, columns))
 
 
@@ -61,10 +57,10 @@ def answer(
     to: _Out,
 ) -> None:
     """Compute the margins of encrypted rows; needs no key."""
-    from bascule.bundle import EncryptedModel, EncryptedRows, load
+    from bascule.bundle import EncryptedRows, answer_encrypted, load
 
-    model = EncryptedModel(load(context.find(bundle)[1]))
-    _write(to, model.answer(_read(encrypted, EncryptedRows)))
+    rows = _read(encrypted, EncryptedRows)
+    _write(to, answer_encrypted(load(context.find(bundle)[1]), rows))
 
 
 def decrypt(
