@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,25 +58,26 @@ def erase(
 
     Exit code 1 where something is left, or a proof does not hold.
     """
+    from bascule.privacy import content_of
+
     if subject == "verify" and proof is not None:
         _verify(proof, public_key, as_json=as_json)
         return
-    asked = _asked(subject, field, model)
+    request = _request(subject, field, model)
     if dry_run:
-        found = _find(asked)
-        _show_places(found, as_json=as_json)
+        places = _places(request)
+        print_json(places) if as_json else _show({"places": places})
         return
     if not yes:
         if not sys.stdin.isatty():
             raise Invalid("there is no terminal to confirm on", hint="add --yes to erase")
         typer.confirm("Erase this person for good?", abort=True)
-    result = _erased(asked)
-    content = _content(result["envelope"])
+    result = _erased(request)
+    content = content_of(result["envelope"])
     if as_json:
         print_json({**result, "content": content})
     else:
-        _show_places(content["places"], as_json=False)
-        _show_rest(content)
+        _show(content)
         say(f"proof: {result['proof']}")
     if content["left"]:
         raise typer.Exit(1)
@@ -89,17 +90,16 @@ def export(
     model: _Model = "",
 ) -> None:
     """Write what is held about a person: answers, truths, batch rows."""
-    from bascule.privacy import write_export
+    from bascule.privacy import operations, write_export
 
-    asked = _asked(subject, field, model)
+    request = _request(subject, field, model)
     if context.is_remote():
-        from bascule.privacy import operations
-
-        lines = context.remote().ask(operations.EXPORT_SUBJECT, asked).splitlines()
+        lines = context.remote().ask(operations.EXPORT_SUBJECT, request).splitlines()
         rows = [json.loads(line) for line in lines]
     else:
-        rows = _answer(asked, is_export=True)
-    say(f"{write_export(file, iter(rows)):,} rows in {file}")
+        rows = _held_here(request, is_export=True)
+    write_export(file, rows)
+    say(f"{len(rows):,} rows in {file}")
 
 
 def rotate() -> None:
@@ -117,53 +117,44 @@ def rotate() -> None:
     say(f"{keys:,} keys are wrapped again")
 
 
-def _asked(subject: str, field: str, model: str) -> dict[str, str]:
+def _request(subject: str, field: str, model: str) -> dict[str, str]:
     if not field:
         raise Invalid("--field is missing", hint="name the field: --field customer_id")
     text = sys.stdin.read().strip() if subject == "-" else subject
     return {"subject": text, "field": field} | ({"model": model} if model else {})
 
 
-def _find(asked: dict[str, str]) -> list[dict[str, Any]]:
+def _places(request: dict[str, str]) -> Sequence[Mapping[str, Any]]:
     if context.is_remote():
         from bascule.privacy import operations
 
-        places = context.remote().ask(operations.FIND_SUBJECT, asked).places
-        return [dict(place) for place in places]
-    return _answer(asked, is_export=False)
+        return context.remote().ask(operations.FIND_SUBJECT, request).places
+    return _held_here(request, is_export=False)
 
 
-def _answer(asked: dict[str, str], *, is_export: bool) -> list[dict[str, Any]]:
+def _held_here(request: dict[str, str], *, is_export: bool) -> list[dict[str, Any]]:
     from bascule.jobs import Task
     from bascule.kinds import KINDS, runner_of
 
-    content = {**KINDS["erasure"].parse(asked), "is_export": is_export}
-    found: list[dict[str, Any]] = runner_of(context.settings()).answer(
-        Task(kind="held", input=content, by=context.user())
-    )
-    return found
+    content = {**KINDS["erasure"].parse(request), "is_export": is_export}
+    task = Task(kind="held", input=content, by=context.user())
+    held: list[dict[str, Any]] = runner_of(context.settings()).answer(task)
+    return held
 
 
-def _erased(asked: dict[str, str]) -> dict[str, Any]:
-    from bascule.jobs import RemoteJobs, Task, until_ended
-    from bascule.kinds import KINDS, runner_of
-
-    jobs: Any
+def _erased(request: dict[str, str]) -> dict[str, Any]:
     if context.is_remote():
+        from bascule.jobs import RemoteJobs, until_ended
         from bascule.privacy import operations
 
-        jobs = RemoteJobs(context.control_client())
-        job_id = context.remote().ask(operations.ERASE, asked).id
+        job_id = context.remote().ask(operations.ERASE, request).id
+        job = until_ended(RemoteJobs(context.control_client()), job_id)
+        if job.problem is not None:
+            raise job.problem
     else:
-        jobs = runner_of(context.settings())
-        task = Task(
-            kind="erasure", input=KINDS["erasure"].parse(asked), by=context.user(),
-            title=f"erasure by {asked['field']}",
-        )  # fmt: skip
-        job_id = jobs.submit(task).id
-    job = until_ended(jobs, job_id)
-    if job.problem is not None:
-        raise job.problem
+        from bascule.kinds import run_job
+
+        job = run_job("erasure", request)
     result: dict[str, Any] = job.result
     return result
 
@@ -177,37 +168,23 @@ def _verify(proof: Path, public_key: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"content": verified.content, "problems": verified.problems})
     else:
-        content = verified.content
-        say(f"erasure {content['erasure']}, number {content['number']}: the signature holds")
-        _show_places(content["places"], as_json=False)
-        _show_rest(content)
+        say(f"erasure {verified.content['erasure']}: the signature holds")
+        _show(verified.content)
     if problems := [*verified.problems, *verified.content["left"]]:
         raise Untrusted(f"the erasure does not hold: {problems[0]}", hint="erase again")
 
 
-def _show_places(places: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json(places)
-        return
+def _show(content: Mapping[str, Any]) -> None:
+    """What is held, or the content of a proof."""
     print_table(
         ("place", "rows", "outcomes", "files"),
         [
-            (one["place"], f"{one['rows']:,}", f"{one['outcomes']:,}", f"{len(one['files']):,}")
-            for one in places
+            (place["place"], f"{place['rows']:,}", f"{place['outcomes']:,}",
+             f"{len(place['files']):,}")
+            for place in content["places"]
         ],
         right=("rows", "outcomes", "files"), empty="nothing is held",
     )  # fmt: skip
-
-
-def _show_rest(content: Mapping[str, Any]) -> None:
-    for text in content["left"]:
-        say(f"left: {text}")
-    for text in content["elsewhere"]:
-        say(f"erase elsewhere: {text}")
-
-
-def _content(envelope: dict[str, Any]) -> dict[str, Any]:
-    import base64
-
-    content: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
-    return content
+    for what, key in (("left", "left"), ("erase elsewhere", "elsewhere")):
+        for text in content.get(key, ()):
+            say(f"{what}: {text}")

@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bascule.app import open_catalogue, open_ledger
 from bascule.core import Limits
 from bascule.jobs import Kind, Live, Task, half_of_memory
-from bascule.privacy import ERASED, Erasing, Erasure, Person, export_about, proof_of
+from bascule.privacy import ERASED, Erasure, Person, export_about, proof_of
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -30,9 +32,9 @@ def erase(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Erase, or go on where another process has ended."""
     if task.input["subject"] == ERASED:
         return proof_of(open_ledger(settings).home, task.input["id"])
-    erasing = Erasing(_erasure(settings, task, live))
-    live.begin(erasing.subject, {})
-    return erasing.run()
+    erasure = _erasure(settings, task, live)
+    live.begin(erasure.subject, {})
+    return erasure.run()
 
 
 def find(settings: Settings, task: Task, live: Live) -> list[dict[str, Any]]:
@@ -42,7 +44,8 @@ def find(settings: Settings, task: Task, live: Live) -> list[dict[str, Any]]:
         home = open_ledger(settings).home
         person = Person(asked["field"], asked["subject"])
         return export_about(home, open_catalogue(settings), person, asked["model"], task.by)
-    return Erasing(_erasure(settings, task, live)).to_json()
+    places: list[dict[str, Any]] = msgspec.to_builtins(_erasure(settings, task, live).find())
+    return places
 
 
 def _erasure(settings: Settings, task: Task, live: Live) -> Erasure:

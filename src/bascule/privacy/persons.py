@@ -52,6 +52,10 @@ class Person:
         """Finds the value in a file."""
         return re.compile(self._in_text.pattern.encode())
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether bytes hold the value, if it alone means this person."""
+        return self.is_distinctive and self.in_bytes.search(data) is not None
+
     def redacted(self, text: str) -> str:
         """A text without the value."""
         return self._in_text.sub(ERASED, text) if self.is_distinctive else text

@@ -56,3 +56,4 @@ from .signing import (
     sign_folder as sign_folder,
     verify_folder as verify_folder,
 )
+from .vault import ask_vault as ask_vault

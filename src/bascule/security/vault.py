@@ -101,6 +101,11 @@ class Vault:
         finally:
             self._lock.release()
 
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """What a client of `hvac` answers that is signed in."""
+        with self._lock:
+            return self._asking(question)
+
     def _usable(self, kept: Kept, path: str) -> Mapping[str, Any]:
         if self._now_s() - kept.read_s > STALE_S:
             raise Unavailable(
@@ -195,6 +200,11 @@ _vault = Vault()
 def read(place: str) -> str:
     """See `Vault.read`: of the server of this process's environment."""
     return _vault.read(place)
+
+
+def ask_vault(question: Callable[[Any], Any]) -> Any:
+    """What a client of `hvac` answers, signed in to that server; raises as `Vault.read` does."""
+    return _vault.ask(question)
 
 
 def problem() -> str:

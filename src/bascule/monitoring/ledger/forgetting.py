@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bascule.catalogue import Catalogue, events
-from bascule.core import Conflict, Invalid, TimedOut, sync_folder, synced
+from bascule.core import Conflict, Invalid, TimedOut, replacing, sync_folder, synced
 from bascule.monitoring.ledger.deletion import REQUESTS, Deletions
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Subject, read_manifest
 from bascule.monitoring.ledger.scribe import Chore, Scribe
@@ -59,24 +59,32 @@ def delete(
     chore: Chore = Deletions() if store is None else Sharing(store, every_s=0)
     deadline_s = time.monotonic() + within_s
     while (done := _result(home, asked, store)) is None:
-        try:
-            scribe = Scribe(home)
-        except Conflict:  # a server's scribe does it
+        if not _has_worked(home, chore):
             if time.monotonic() > deadline_s:
                 raise TimedOut(
                     f"the scribe has not carried out the deletion in {within_s:g} s",
                     hint="it stays asked for: look at the server's log, and at bascule ledger "
                     "status",
-                ) from None
+                )
             time.sleep(_LOOK_S if store is None else _LOOK_AT_STORE_S)
-            continue
-        try:
-            chore.work(scribe, threading.Event())
-        finally:
-            scribe.close()
+    if store is not None:
+        _has_worked(home, chore)  # copies of what another host has removed go
     if done.error:
         raise Invalid(done.error, hint="nothing is deleted")
     return done
+
+
+def _has_worked(home: Path, chore: Chore) -> bool:
+    """Do the work as the scribe of a home; False where a server's scribe does it."""
+    try:
+        scribe = Scribe(home)
+    except Conflict:
+        return False
+    try:
+        chore.work(scribe, threading.Event())
+    finally:
+        scribe.close()
+    return True
 
 
 def delete_and_record(
@@ -143,8 +151,6 @@ def _put(home: Path, asked: Request, store: SharedStore | None) -> None:
         return
     folder = home / LEDGER / REQUESTS
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{asked.id}.new"
-    with synced(draft) as file:
+    with replacing(folder / f"{asked.id}.json") as draft, synced(draft) as file:
         file.write(msgspec.json.encode(asked))
-    draft.rename(folder / f"{asked.id}.json")
     sync_folder(folder)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bascule.core import Invalid, sync_folder, synced
+from bascule.core import Invalid, replacing, sync_folder, synced
 from bascule.monitoring.ledger.hashing import hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Subject
 from bascule.monitoring.profiles import WindowProfile
@@ -199,10 +199,8 @@ def put_tombstone(home: Path, tombstone: Tombstone) -> None:
         rows = msgspec.json.decode(known.read_bytes(), type=Tombstone).rows
         rows = tuple(dict.fromkeys((*rows, *tombstone.rows)))
         tombstone = msgspec.structs.replace(tombstone, rows=rows)
-    draft = folder / f"{tombstone.id}.new"
-    with synced(draft) as file:
+    with replacing(known) as draft, synced(draft) as file:
         file.write(msgspec.json.encode(tombstone))
-    draft.rename(folder / f"{tombstone.id}.json")
     sync_folder(folder)
 
 
