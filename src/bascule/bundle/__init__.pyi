@@ -17,8 +17,7 @@ from .choosing import is_ever_fastest as is_ever_fastest, pinned as pinned
 from .disk.folder import read_manifest as read_manifest
 from .disk.manifest import Manifest as Manifest
 from .encrypted import (
-    EncryptedMargins as EncryptedMargins,
-    EncryptedRows as EncryptedRows,
+    Encrypted as Encrypted,
     answer_encrypted as answer_encrypted,
     decrypt_answers as decrypt_answers,
     encrypt_rows as encrypt_rows,

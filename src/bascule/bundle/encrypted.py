@@ -28,21 +28,22 @@ _DEGREE, _BITS, _SCALE = 2 * ROWS_AT_ONCE, (60, 40, 60), 2.0**40
 _LINEAR = 1e-6
 
 
-class EncryptedRows(msgspec.Struct, frozen=True):
-    """What a client sends: a context without a key, and the ciphertexts of each column."""
+class Encrypted(msgspec.Struct, frozen=True):
+    """Rows, or the margins of their answers.
 
-    context: bytes
+    Attributes:
+        rows: How many.
+        values: The ciphertexts of each column, or of the margins of each output.
+        context: Of rows: what they were encrypted with, without a key.
+        link: Of margins: what makes answers of them.
+        answer: Of margins: the output of the model.
+    """
+
     rows: int
-    columns: dict[str, list[bytes]]
-
-
-class EncryptedMargins(msgspec.Struct, frozen=True):
-    """What a server answers: ciphertexts of each output's margins, and the link to apply."""
-
-    rows: int
-    link: str
-    answer: str
-    outputs: dict[str, list[bytes]]
+    values: dict[str, list[bytes]]
+    context: bytes = b""
+    link: str = ""
+    answer: str = ""
 
 
 def new_client_key(path: Path) -> None:
@@ -54,7 +55,7 @@ def new_client_key(path: Path) -> None:
         file.write(context.serialize(save_secret_key=True))
 
 
-def encrypt_rows(key: Path, columns: Mapping[str, NDArray[Any]]) -> EncryptedRows:
+def encrypt_rows(key: Path, columns: Mapping[str, NDArray[Any]]) -> Encrypted:
     """Numbers encrypted by a client's key; raises `Invalid` where a value is missing or a text."""
     tenseal = _tenseal()
     context = tenseal.context_from(key.read_bytes())
@@ -72,10 +73,10 @@ def encrypt_rows(key: Path, columns: Mapping[str, NDArray[Any]]) -> EncryptedRow
     bare = context.serialize(
         save_public_key=False, save_secret_key=False, save_galois_keys=False, save_relin_keys=False
     )
-    return EncryptedRows(bare, len(next(iter(columns.values()))), encrypted)
+    return Encrypted(len(next(iter(columns.values()))), encrypted, context=bare)
 
 
-def answer_encrypted(bundle: Bundle, encrypted: EncryptedRows) -> EncryptedMargins:
+def answer_encrypted(bundle: Bundle, rows: Encrypted) -> Encrypted:
     """The margins of encrypted rows.
 
     Raises:
@@ -88,7 +89,7 @@ def answer_encrypted(bundle: Bundle, encrypted: EncryptedRows) -> EncryptedMargi
     if explanation is None or explanation.method != "linear" or not are_numbers:
         raise _not_linear()
     explainer = open_explainer(bundle.path, bundle.manifest, explanation)
-    if set(encrypted.columns) != set(explainer.columns):
+    if set(rows.values) != set(explainer.columns):
         names = ", ".join(explainer.columns)
         raise Invalid(f"the columns are not {names}", hint="encrypt these columns")
     probes = {field.name: np.array([0, 1, -3], field.dtype.numpy) for field in inputs}
@@ -99,12 +100,11 @@ def answer_encrypted(bundle: Bundle, encrypted: EncryptedRows) -> EncryptedMargi
         raise _not_linear()
     intercepts = explainer.base + at[0].sum(axis=0)
     tenseal = _tenseal()
-    context = tenseal.context_from(encrypted.context)
+    context = tenseal.context_from(rows.context)
     outputs: dict[str, list[bytes]] = {name: [] for name in explainer.outputs}
-    for part in range(-(-encrypted.rows // ROWS_AT_ONCE)):
+    for part in range(-(-rows.rows // ROWS_AT_ONCE)):
         values = [
-            tenseal.ckks_vector_from(context, encrypted.columns[name][part])
-            for name in explainer.columns
+            tenseal.ckks_vector_from(context, rows.values[name][part]) for name in explainer.columns
         ]
         for place, name in enumerate(outputs):
             # A weight of 0 would give away a ciphertext without noise, and adds nothing.
@@ -112,16 +112,16 @@ def answer_encrypted(bundle: Bundle, encrypted: EncryptedRows) -> EncryptedMargi
             terms = [value * weight for value, weight in pairs if weight]
             margin: Any = sum(terms, float(intercepts[place]))
             outputs[name].append(margin.serialize())
-    return EncryptedMargins(encrypted.rows, explanation.link, explanation.answer, outputs)
+    return Encrypted(rows.rows, outputs, link=explanation.link, answer=explanation.answer)
 
 
-def decrypt_answers(key: Path, margins: EncryptedMargins) -> Columns:
+def decrypt_answers(key: Path, margins: Encrypted) -> Columns:
     """The answers, by the name of the model's output: shape (rows, places)."""
     tenseal = _tenseal()
     context = tenseal.context_from(key.read_bytes())
     columns = [
         np.concatenate([tenseal.ckks_vector_from(context, part).decrypt() for part in parts])
-        for parts in margins.outputs.values()
+        for parts in margins.values.values()
     ]
     return {margins.answer: LINKS[margins.link](np.stack(columns, axis=1)[: margins.rows])}
 

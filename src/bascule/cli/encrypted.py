@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from bascule.cli import context
 from bascule.cli.context import RefOrPath
 from bascule.cli.screen import say
 from bascule.core import Invalid, first_line, writing
+
+if TYPE_CHECKING:
+    from bascule.bundle import Encrypted
 
 _Key = Annotated[Path, typer.Option(help="The client's key: it never leaves the client.")]
 _Out = Annotated[Path, typer.Argument(help="The file to write.")]
@@ -57,9 +60,9 @@ def answer(
     to: _Out,
 ) -> None:
     """Compute the margins of encrypted rows; needs no key."""
-    from bascule.bundle import EncryptedRows, answer_encrypted, load
+    from bascule.bundle import answer_encrypted, load
 
-    rows = _read(encrypted, EncryptedRows)
+    rows = _read(encrypted, "context")
     _write(to, answer_encrypted(load(context.find(bundle)[1]), rows))
 
 
@@ -70,16 +73,16 @@ def decrypt(
     import pyarrow as pa
 
     from bascule.batch import check_output, write_table
-    from bascule.bundle import EncryptedMargins, decrypt_answers
+    from bascule.bundle import decrypt_answers
 
     check_output(to)
-    ((name, values),) = decrypt_answers(key, _read(margins, EncryptedMargins)).items()
+    ((name, values),) = decrypt_answers(key, _read(margins, "link")).items()
     names = [name] if values.shape[1] == 1 else [f"{name}.{n}" for n in range(values.shape[1])]
     write_table(pa.table(dict(zip(names, values.T, strict=True))), to)
     say(f"wrote {len(values):,} rows to {to}")
 
 
-def _write(to: Path, content: Any) -> None:
+def _write(to: Path, content: Encrypted) -> None:
     import msgspec
 
     with writing(to):
@@ -87,13 +90,19 @@ def _write(to: Path, content: Any) -> None:
     say(f"wrote {content.rows:,} encrypted rows to {to}")
 
 
-def _read(file: Path, kind: Any) -> Any:
+def _read(file: Path, part: str) -> Encrypted:
+    """What a step has written, of which this part is not empty."""
     import msgspec
 
+    from bascule.bundle import Encrypted
+
     try:
-        return msgspec.msgpack.decode(file.read_bytes(), type=kind)
+        content = msgspec.msgpack.decode(file.read_bytes(), type=Encrypted)
     except (OSError, msgspec.DecodeError) as problem:
+        raise Invalid(f"{file} is not of this step: {first_line(problem)}") from None
+    if not getattr(content, part):
         raise Invalid(
-            f"{file} is not of this step: {first_line(problem)}",
+            f"{file} is of another step",
             hint="bascule encrypted encrypt, then answer, then decrypt",
-        ) from None
+        )
+    return content

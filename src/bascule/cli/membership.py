@@ -50,5 +50,5 @@ def audit(
         return
     say(
         f"epsilon is at least {result.epsilon_bound:.3g} at delta {result.delta:g} "
-        f"({result.confidence:.0%} sure, {result.rows} rows, AUC of the attack {result.auc:.3f})"
+        f"({result.confidence:.0%} sure, {result.rows} rows)"
     )

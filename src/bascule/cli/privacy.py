@@ -15,7 +15,7 @@ from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.membership import audit
 from bascule.cli.screen import print_json, print_table, say
-from bascule.core import Invalid, Untrusted
+from bascule.core import Invalid, Untrusted, replacing
 
 _Subject = Annotated[
     str, typer.Argument(metavar="SUBJECT", help="The value of the field; - reads it from stdin.")
@@ -85,21 +85,23 @@ def erase(
 
 def export(
     subject: _Subject,
-    file: Annotated[Path, typer.Argument(help="Lines of JSON; .zip for tables of Parquet.")],
+    file: Annotated[Path, typer.Argument(help="Lines of JSON.")],
     field: _Field = "",
     model: _Model = "",
 ) -> None:
     """Write what is held about a person: answers, truths, batch rows."""
-    from bascule.privacy import operations, write_export
+    from bascule.privacy import operations
 
     request = _request(subject, field, model)
     if context.is_remote():
-        lines = context.remote().ask(operations.EXPORT_SUBJECT, request).splitlines()
-        rows = [json.loads(line) for line in lines]
+        text = context.remote().ask(operations.EXPORT_SUBJECT, request).decode()
     else:
         rows = _held_here(request, is_export=True)
-    write_export(file, rows)
-    say(f"{len(rows):,} rows in {file}")
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    with replacing(file) as draft:
+        draft.touch(0o600)
+        draft.write_text(text, encoding="utf-8")
+    say(f"{text.count(chr(10)):,} rows in {file}")
 
 
 def rotate() -> None:
@@ -162,16 +164,14 @@ def _erased(request: dict[str, str]) -> dict[str, Any]:
 def _verify(proof: Path, public_key: Path | None, *, as_json: bool) -> None:
     from bascule.privacy import verify_proof
 
-    home = context.settings().home
-    is_ours = proof.resolve().parent == (home / "erasures").resolve()
-    verified = verify_proof(proof, public_key, home if is_ours else None)
+    content = verify_proof(proof, public_key)
     if as_json:
-        print_json({"content": verified.content, "problems": verified.problems})
+        print_json({"content": content})
     else:
-        say(f"erasure {verified.content['erasure']}: the signature holds")
-        _show(verified.content)
-    if problems := [*verified.problems, *verified.content["left"]]:
-        raise Untrusted(f"the erasure does not hold: {problems[0]}", hint="erase again")
+        say(f"erasure {content['erasure']}: the signature holds")
+        _show(content)
+    if content["left"]:
+        raise Untrusted(f"something was left: {content['left'][0]}", hint="erase again")
 
 
 def _show(content: Mapping[str, Any]) -> None:

@@ -66,14 +66,13 @@ class Place(msgspec.Struct, kw_only=True):
         place: In words.
         rows: How many rows, answers or texts.
         outcomes: How many truths about them.
-        files: By path below the home, or whole outside of it: SHA-256 before, and after; empty for
-            a file that is gone.
+        files: Their paths below the home, or whole outside of it.
     """
 
     place: str
     rows: int = 0
     outcomes: int = 0
-    files: dict[str, tuple[str, str]] = {}
+    files: list[str] = []
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -127,10 +126,10 @@ class Erasure:
         for kind, file in self._files():
             rows = erase_in(file, self.person, self._is_row, is_trial=True)
             if rows or kind == "file":
-                rows, files = max(rows, 1), self._before([file])
+                rows, files = max(rows, 1), self._names([file])
                 places.append(Place(place=f"{kind} {file.name}", rows=rows, files=files))
         for file in backups_in(self.home):
-            files = self._before([file])
+            files = self._names([file])
             places.append(Place(place=f"backup {file.name}", rows=1, files=files))
         for table, rows in self._rows(self.catalogue).find().items():
             places.append(Place(place=f"catalogue {table}", rows=rows))
@@ -194,7 +193,7 @@ class Erasure:
                 "SELECT count(*) FROM outcome_history SEMI JOIN doomed ON "
                 "outcome_history.id = doomed.id AND outcome_history.row = doomed.row"
             ).fetchall()
-            files = self._before([Path(name) for name in {name for *_, name in rows if name}])
+            files = self._names([Path(name) for name in {name for *_, name in rows if name}])
             place = Place(
                 place=f"ledger {model}", rows=len(rows), outcomes=truths[0][0], files=files
             )
@@ -262,11 +261,6 @@ class Erasure:
     # -- what is proved --
 
     def _content(self, state: State) -> dict[str, Any]:
-        for place in state.places:
-            place.files = {
-                name: (before, _digest(self.home / name))
-                for name, (before, _) in place.files.items()
-            }
         until = datetime.fromtimestamp(state.tombstone.until_s, UTC)
         return {
             "erasure": self.id, "field": self.person.field,
@@ -274,16 +268,10 @@ class Erasure:
             "model": self.model, "by": self.by, "host": socket.gethostname(),
             "release": VERSION, "requested_at": state.requested_at,
             "completed_at": datetime.now(UTC).isoformat(),
-            "late_until": until.isoformat(), "searched": self._searched(),
+            "late_until": until.isoformat(), "searches_texts": self.person.is_distinctive,
             "places": msgspec.to_builtins(state.places), "left": self._left(),
             "elsewhere": self._elsewhere(),
         }  # fmt: skip
-
-    def _searched(self) -> list[str]:
-        how = "columns and members of the field, and every file of the home byte by byte"
-        if not self.person.is_distinctive:
-            how = "columns and members of the field; the value is too short to tell it in free text"
-        return ["ledger", "outcomes", "profiles", "batch", "files", "backups", "catalogue", how]
 
     def _left(self) -> list[str]:
         """What still holds the value, and is not changed."""
@@ -318,13 +306,11 @@ class Erasure:
         body = {"field": self.person.field, "subject": self.subject, "model": self.model, **more}
         record(self.catalogue, events.Subject("erasure", self.id), kind, self.by, body)
 
-    def _before(self, files: Sequence[Path]) -> dict[str, tuple[str, str]]:
-        return {
-            str(file.relative_to(self.home) if file.is_relative_to(self.home) else file): (
-                _digest(file), ""
-            )
+    def _names(self, files: Sequence[Path]) -> list[str]:
+        return [
+            str(file.relative_to(self.home) if file.is_relative_to(self.home) else file)
             for file in files
-        }  # fmt: skip
+        ]
 
 
 def subject_of(home: Path, person: Person) -> Subject:
@@ -360,7 +346,3 @@ def models_of(home: Path) -> list[str]:
     """The models of which a ledger has answers."""
     table = Ledger(home).query("SELECT DISTINCT model FROM predictions ORDER BY 1")
     return [str(model) for model in table["model"].to_pylist()]
-
-
-def _digest(file: Path) -> str:
-    return sha256_file(file) if file.is_file() else ""

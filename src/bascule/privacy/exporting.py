@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.catalogue import Catalogue, events
-from bascule.core import replacing
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import ANY_MODEL, Ledger, offer_subject
 from bascule.privacy.erasing import models_of, record, subject_of
@@ -60,23 +58,6 @@ def export_about(
     name = events.Subject("export", secrets.token_hex(8))
     record(catalogue, name, "subject_exported", by, about)
     return rows
-
-
-def write_export(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as lines of JSON, or as a zip with a Parquet file for each source."""
-    with replacing(file) as draft:
-        draft.touch(0o600)
-        if file.suffix != ".zip":
-            draft.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with zipfile.ZipFile(draft, "w") as archive:
-            for source, of in dict.fromkeys((row["source"], row["of"]) for row in rows):
-                same = [row["row"] for row in rows if (row["source"], row["of"]) == (source, of)]
-                with archive.open(f"{source}-{Path(of).name}.parquet", "w") as opened:
-                    pq.write_table(pa.Table.from_pylist(same), opened)
 
 
 def _rows_of(file: Path, person: Person) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Untrusted, canonical_json, check_file, sha256_file
+from bascule.core import Untrusted, canonical_json, check_file
 from bascule.security import open_envelope, sign_envelope
 
 ERASURES = "erasures"
@@ -21,14 +20,6 @@ _SIGNING_KEY, _PUBLIC_KEY = "signing.key", "signing.pub"
 _TYPES = STATEMENT_TYPE, PREDICATE_TYPE = (
     "https://in-toto.io/Statement/v1", "https://bascule.dev/erasure/v1",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a proof says, and in which files that it names an older content is back."""
-
-    content: Mapping[str, Any]
-    problems: Sequence[str]
 
 
 def write_proof(home: Path, erasure: str, content: Mapping[str, Any]) -> None:
@@ -51,13 +42,12 @@ def content_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def verify_proof(file: Path, public_key: Path | None = None, home: Path | None = None) -> Verified:
-    """Check the signature, and the files of the home that the proof names.
+def verify_proof(file: Path, public_key: Path | None = None) -> dict[str, Any]:
+    """The document of a proof whose signature is good.
 
     Args:
         file: The proof.
         public_key: In PEM; by default the one beside the proof.
-        home: Where files are looked at; without one, the signature alone.
 
     Raises:
         NotFound: There is no such file.
@@ -75,17 +65,7 @@ def verify_proof(file: Path, public_key: Path | None = None, home: Path | None =
             f"{file} is no proof of an erasure, or was altered, or another key has signed it",
             hint=f"verify it with {_PUBLIC_KEY} of the home that has written it",
         )
-    content = content_of(envelope)
-    problems = [
-        f"{name} has its content from before the erasure"
-        for place in content["places"]
-        for name, (before, _) in place["files"].items()
-        if home is not None
-        and before
-        and (home / name).is_file()
-        and sha256_file(home / name) == before
-    ]
-    return Verified(content, problems)
+    return content_of(envelope)
 
 
 def _signing_key(home: Path) -> Path:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from typer.testing import CliRunner
 
 import bascule
-from bascule.bundle import EncryptedRows, answer_encrypted, new_client_key
+from bascule.bundle import Encrypted, answer_encrypted, new_client_key
 from bascule.cli.commands import app
 from bascule.core import Invalid
 
@@ -52,4 +52,4 @@ def test_the_files_of_both_sides_carry_the_answers_of_the_model(tmp_path: Path) 
 def test_what_is_not_linear_in_its_columns_is_refused(tmp_path: Path) -> None:
     bundle, X = packed(tmp_path, PolynomialFeatures(2))
     with pytest.raises(Invalid, match="linear"):
-        answer_encrypted(bundle, EncryptedRows(b"", 0, dict.fromkeys(X, ())))
+        answer_encrypted(bundle, Encrypted(0, {name: [] for name in X}))

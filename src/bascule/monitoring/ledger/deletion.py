@@ -269,11 +269,7 @@ def offer_subject(
         subject: The person.
         text: The value, where it is known: to compare with it is faster.
     """
-    digests = Digests(home)
-    digests.check(subject)
-    described = connection.sql("DESCRIBE predictions").fetchall()
-    columns = {name: kind for name, kind, *_ in described}
-    where = condition(subject, digests.secret, columns, text)
+    where = condition(connection, "predictions", subject, Digests(home), text)
     connection.execute(f"CREATE TEMP TABLE doomed AS SELECT * FROM predictions WHERE {where}")
 
 
