@@ -7,7 +7,6 @@ the link. What the server learns is how many rows there are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.explaining import LINKS, open_explainer, read_explanation
-from bascule.core import Columns, DType, Invalid, MissingExtra
+from bascule.core import Columns, DType, Invalid, MissingExtra, replacing
 
 if TYPE_CHECKING:
     from bascule.bundle.loaded import Bundle
@@ -51,8 +50,9 @@ def new_client_key(path: Path) -> None:
     tenseal = _tenseal()
     context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, _DEGREE, coeff_mod_bit_sizes=[*_BITS])
     context.global_scale = _SCALE
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(context.serialize(save_secret_key=True))
+    with replacing(path, overwrite=False) as draft:
+        draft.touch(0o600)
+        draft.write_bytes(context.serialize(save_secret_key=True))
 
 
 def encrypt_rows(key: Path, columns: Mapping[str, NDArray[Any]]) -> Encrypted:

@@ -33,8 +33,7 @@ def key(to: _Out) -> None:
     """Make a client's key."""
     from bascule.bundle import new_client_key
 
-    with writing(to):
-        new_client_key(to)
+    new_client_key(to)
     say(f"wrote {to}: keep it where the rows are")
 
 

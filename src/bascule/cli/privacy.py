@@ -1,9 +1,8 @@
-"""The commands about people: erase them, give out what is held about them, rotate their keys."""
+"""The commands about people: erase them, give out what is held about them."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +29,8 @@ def register(app: typer.Typer) -> None:
     group.command("export")(export)
     app.add_typer(group, name="subject")
     app.command("erase")(erase)
-    trainings = typer.Typer(
-        help="Audit what a model tells of its rows; rotate the keys of private fields.",
-        no_args_is_help=True,
-    )
+    trainings = typer.Typer(help="Audit what a model tells of its rows.", no_args_is_help=True)
     trainings.command("audit")(audit)
-    trainings.command("rotate")(rotate)
     app.add_typer(trainings, name="privacy")
 
 
@@ -102,21 +97,6 @@ def export(
         draft.touch(0o600)
         draft.write_text(text, encoding="utf-8")
     say(f"{text.count(chr(10)):,} rows in {file}")
-
-
-def rotate() -> None:
-    """Make a new master key, and wrap the keys of private fields with it; rows stay readable."""
-    from bascule.app import open_catalogue
-    from bascule.catalogue import events
-    from bascule.monitoring.ledger import FieldKeys
-    from bascule.privacy import record
-
-    settings = context.settings()
-    keys = FieldKeys(settings.home).rotate()
-    subject = events.Subject("keys", secrets.token_hex(8))
-    body = {"keys": keys}
-    record(open_catalogue(settings), subject, "field_keys_rotated", context.user(), body)
-    say(f"{keys:,} keys are wrapped again")
 
 
 def _request(subject: str, field: str, model: str) -> dict[str, str]:

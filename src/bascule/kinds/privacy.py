@@ -39,20 +39,20 @@ def erase(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
 
 def find(settings: Settings, task: Task, live: Live) -> list[dict[str, Any]]:
     """What an erasure would erase; or, of an export, the rows themselves."""
-    asked = task.input
-    if asked["is_export"]:
+    subject = task.input
+    if subject["is_export"]:
         home = open_ledger(settings).home
-        person = Person(asked["field"], asked["subject"])
-        return export_about(home, open_catalogue(settings), person, asked["model"], task.by)
+        person = Person(subject["field"], subject["subject"])
+        return export_about(home, open_catalogue(settings), person, subject["model"], task.by)
     places: list[dict[str, Any]] = msgspec.to_builtins(_erasure(settings, task, live).find())
     return places
 
 
 def _erasure(settings: Settings, task: Task, live: Live) -> Erasure:
-    asked = task.input
+    subject = task.input
     return Erasure(
-        id=asked["id"], home=open_ledger(settings).home, catalogue=open_catalogue(settings),
-        person=Person(asked["field"], asked["subject"]), model=asked["model"], by=task.by,
+        id=subject["id"], home=open_ledger(settings).home, catalogue=open_catalogue(settings),
+        person=Person(subject["field"], subject["subject"]), model=subject["model"], by=task.by,
         late_days=settings.privacy.late_days, objects=settings.registry.objects,
         tell=lambda step: live.tell({"step": step}),
     )  # fmt: skip

@@ -120,8 +120,8 @@ class CatalogueRows:
             ] + [column.is_not(None) for column in bodies]
             if table.name == "jobs":
                 may_hold.append(table.c.kind == "replay")
-            for found in connection.execute(sa.select(table).where(sa.or_(*may_hold))):
-                row = dict(found._mapping)
+            for record in connection.execute(sa.select(table).where(sa.or_(*may_hold))):
+                row = dict(record._mapping)
                 if self._is_held(table, row):
                     yield table, row
 

@@ -66,10 +66,10 @@ class Person:
             return self.redacted(value)
         if isinstance(value, Mapping):
             return {
-                self.redacted(key): ERASED if self.is_value(key, kept) else self.without(kept)
-                for key, kept in value.items()
+                self.redacted(key): ERASED if self.is_value(key, member) else self.without(member)
+                for key, member in value.items()
             }
-        return [self.without(kept) for kept in value] if isinstance(value, list) else value
+        return [self.without(member) for member in value] if isinstance(value, list) else value
 
     def is_value(self, name: str, value: Any) -> bool:
         """Whether a member or column of this name, with this value, is the person."""

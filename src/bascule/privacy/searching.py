@@ -90,13 +90,13 @@ def _is_in_file(path: Path, person: Person, *, is_decoded: bool = True) -> bool:
 
 def _is_in_stream(path: Path, person: Person) -> bool:
     """Whether a compressed file holds the value, also across two reads."""
-    kept = b""
+    tail = b""
     try:
         with gzip.open(path) as opened:
             while data := opened.read(_READ_BYTES):
-                if person.in_bytes.search(kept + data):
+                if person.in_bytes.search(tail + data):
                     return True
-                kept = data[-_LONGEST_BYTES:]
+                tail = data[-_LONGEST_BYTES:]
     except (OSError, EOFError, zlib.error):
         return False  # none that is whole
     return False

@@ -52,13 +52,13 @@ def delete(
         TimedOut: It has not answered; the deletion stays asked for.
     """
     store = shared_of(home)
-    asked = Request(
+    request = Request(
         id=secrets.token_hex(8), model=model, where=where, at_s=time.time(), subject=subject
     )
-    _put(home, asked, store)
+    _put(home, request, store)
     chore: Chore = Deletions() if store is None else Sharing(store, every_s=0)
     deadline_s = time.monotonic() + within_s
-    while (done := _result(home, asked, store)) is None:
+    while (done := _result(home, request, store)) is None:
         if not _has_worked(home, chore):
             if time.monotonic() > deadline_s:
                 raise TimedOut(
@@ -127,15 +127,17 @@ def without_values(where: str) -> str:
     return b"".join(parts).decode(errors="replace").strip()
 
 
-def _result(home: Path, asked: Request, store: SharedStore | None) -> Deleted | None:
+def _result(home: Path, request: Request, store: SharedStore | None) -> Deleted | None:
     """What became of a deletion; of all hosts together where they share the ledger."""
     if store is None:
-        return read_manifest(home).deletions.get(asked.id)
+        return read_manifest(home).deletions.get(request.id)
     view = store.view()
-    last = view.merged.deletions.get(asked.id)
+    last = view.merged.deletions.get(request.id)
     if last is None:
         return None
-    parts = [one.deletions[asked.id] for one in view.hosts.values() if asked.id in one.deletions]
+    parts = [
+        host.deletions[request.id] for host in view.hosts.values() if request.id in host.deletions
+    ]
     return Deleted(
         at=last.at,
         rows=sum(part.rows for part in [last, *parts]),
@@ -144,13 +146,13 @@ def _result(home: Path, asked: Request, store: SharedStore | None) -> Deleted | 
     )
 
 
-def _put(home: Path, asked: Request, store: SharedStore | None) -> None:
+def _put(home: Path, request: Request, store: SharedStore | None) -> None:
     """Have the request be on the disk, or in the store, whole or not at all."""
     if store is not None:
-        store.ask(asked)
+        store.ask(request)
         return
     folder = home / LEDGER / REQUESTS
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{asked.id}.json") as draft, synced(draft) as file:
-        file.write(msgspec.json.encode(asked))
+    with replacing(folder / f"{request.id}.json") as draft, synced(draft) as file:
+        file.write(msgspec.json.encode(request))
     sync_folder(folder)

@@ -1,17 +1,14 @@
 """Master keys: they wrap the data keys of private fields, and never leave their place.
 
-A line of `PROVIDERS` and a class with `wrap`, `unwrap` and `rotate` add a provider, such as a KMS.
+A line of `PROVIDERS` and a class with `wrap` and `unwrap` add a provider, such as a KMS.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-
-import msgspec
 
 from bascule.core import Invalid, Untrusted, load_named, replacing, synced
 from bascule.security import ask_vault
@@ -30,12 +27,6 @@ class Master(Protocol):
 
     def unwrap(self, wrapped: str) -> bytes:
         """The data key. Raises `Untrusted` where it was wrapped with another master key."""
-
-    def rotate(self) -> None:
-        """Make a new version, with which keys are wrapped from now on."""
-
-    def forget(self) -> None:
-        """Remove the versions before the newest, where this is the place to do that."""
 
 
 def master_of(home: Path, address: str) -> Master:
@@ -58,49 +49,35 @@ def write_secret(file: Path, content: bytes) -> None:
 
 
 class FileMaster:
-    """A file of the home, with mode 0600: the versions of the key, the newest first.
-
-    Keys are wrapped by AES-256 (RFC 3394).
-    """
+    """A key in a file of the home, with mode 0600; it wraps by AES-256 (RFC 3394)."""
 
     def __init__(self, home: Path, _rest: str = "") -> None:
         self._file = home / MASTER_FILE
-
-    def _keys(self) -> list[bytes]:
-        if not self._file.exists():
-            return []
-        return msgspec.json.decode(self._file.read_bytes(), type=list[bytes])
-
-    def rotate(self) -> None:
-        write_secret(self._file, msgspec.json.encode([secrets.token_bytes(32), *self._keys()]))
-
-    def forget(self) -> None:
-        write_secret(self._file, msgspec.json.encode(self._keys()[:1]))
 
     def wrap(self, key: bytes) -> str:
         from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
         if not self._file.exists():
-            self.rotate()
-        return base64.b64encode(aes_key_wrap(self._keys()[0], key)).decode()
+            write_secret(self._file, secrets.token_bytes(32))
+        return base64.b64encode(aes_key_wrap(self._file.read_bytes(), key)).decode()
 
     def unwrap(self, wrapped: str) -> bytes:
         from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
-        for key in self._keys():
-            with suppress(InvalidUnwrap):
-                return aes_key_unwrap(key, base64.b64decode(wrapped))
-        raise Untrusted(
-            f"{self._file} is not the master key of this data key",
-            hint="put the master key back from a backup: values are lost without it",
-        )
+        try:
+            return aes_key_unwrap(self._file.read_bytes(), base64.b64decode(wrapped))
+        except (OSError, ValueError, InvalidUnwrap):
+            raise Untrusted(
+                f"{self._file} is not the master key of this data key",
+                hint="put the master key back from a backup: values are lost without it",
+            ) from None
 
 
 class VaultMaster:
     """A key of the transit engine of HashiCorp Vault or OpenBao; it wraps there.
 
-    The environment says where and as whom, as for secrets of settings; Vault's own policy says who
-    may unwrap.
+    The environment says where and as whom, as for secrets of settings. Vault's own policy says who
+    may unwrap, and its own command rotates the key: earlier versions open what they have wrapped.
     """
 
     def __init__(self, _home: Path, address: str) -> None:
@@ -119,9 +96,3 @@ class VaultMaster:
     def unwrap(self, wrapped: str) -> bytes:
         answer = self._ask("decrypt_data", ciphertext=wrapped)
         return base64.b64decode(answer["data"]["plaintext"])
-
-    def rotate(self) -> None:
-        self._ask("rotate_key")
-
-    def forget(self) -> None:
-        """Nothing: Vault keeps versions until its own `min_decryption_version` says otherwise."""

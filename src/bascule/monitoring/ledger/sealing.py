@@ -2,7 +2,7 @@
 
 A value is sealed by the scribe with a data key of its day (AES-256-GCM), a token with one key for
 all days (AES-SIV, RFC 5297, which is deterministic). Data keys are in `field-keys.json`, wrapped by
-a master key (`masters`): to rotate that is to wrap them again, so rows stay readable as they are.
+a master key (`masters`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
 from bascule.core import Untrusted
 from bascule.monitoring.ledger.masters import master_of, write_secret
@@ -100,19 +99,6 @@ class FieldKeys:
         by_id = {key.id: key for key in self._keys()} if any(sealed) else {}
         ciphers: dict[str, _Cipher] = {}
         return [value and self._text(value, by_id, ciphers) for value in sealed]
-
-    def rotate(self) -> int:
-        """Make a new version of each master key, and wrap all data keys again; how many."""
-        with self._alone():
-            keys = self._keys()
-            masters = {key.master: master_of(self._home, key.master) for key in keys}
-            for master in masters.values():
-                master.rotate()
-            wrapped = [masters[key.master].wrap(self._opened(key)) for key in keys]
-            self._keep([replace(key, wrapped=new) for key, new in zip(keys, wrapped, strict=True)])
-            for master in masters.values():  # the keys that needed them are wrapped again
-                master.forget()
-        return len(keys)
 
     def _text(self, value: str, keys: Mapping[str, DataKey], ciphers: dict[str, _Cipher]) -> str:
         from cryptography.exceptions import InvalidTag

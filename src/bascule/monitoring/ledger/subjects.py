@@ -150,23 +150,23 @@ def rows_to_keep(
     """Which rows are of none of the erased. Shape (rows,)."""
     import duckdb
 
-    kept = np.ones(len(answers.requests), bool)
+    is_others = np.ones(len(answers.requests), bool)
     with duckdb.connect() as connection:
         connection.register("answers", answers.table())
         for tombstone in tombstones:
             if tombstone.model in (ANY_MODEL, answers.head.model):
                 where = condition(connection, "answers", tombstone.subject, digests)
-                theirs = connection.sql(f"SELECT {where} theirs FROM answers").to_arrow_table()
-                kept &= ~theirs["theirs"].to_numpy()
-    return kept
+                theirs = connection.sql(f"SELECT {where} hit FROM answers").to_arrow_table()
+                is_others &= ~theirs["hit"].to_numpy()
+    return is_others
 
 
 def note_erased_rows(
-    home: Path, answers: Answers, kept: np.ndarray[Any, np.dtype[np.bool_]],
+    home: Path, answers: Answers, is_others: np.ndarray[Any, np.dtype[np.bool_]],
     tombstones: Sequence[Tombstone], digests: Digests,
 ) -> None:  # fmt: skip
     """Have the tombstones know the rows that are not kept, whose outcomes may still come."""
-    gone = np.flatnonzero(~kept)
+    gone = np.flatnonzero(~is_others)
     ids, places = answers.ids.take(gone).to_pylist(), answers.places[gone].tolist()
     rows = tuple(digests.of(f"{name}#{row}") for name, row in zip(ids, places, strict=True))
     for tombstone in tombstones:
@@ -225,7 +225,7 @@ def erased_outcomes(
     tombstones: Iterable[Tombstone], digests: Digests, model: str, ids: Sequence[tuple[str, int]]
 ) -> list[int]:
     """The places of outcomes, by their ids and rows, that are about erased rows."""
-    erased = {row for one in tombstones if one.model in (ANY_MODEL, model) for row in one.rows}
+    erased = {row for t in tombstones if t.model in (ANY_MODEL, model) for row in t.rows}
     if not erased:
         return []
     return [at for at, (name, row) in enumerate(ids) if digests.of(f"{name}#{row}") in erased]

@@ -51,12 +51,12 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
 
 def _phases_and_delta(privacy: Any) -> tuple[tuple[tuple[float, float, int], ...], float]:
     if isinstance(privacy, Mapping):
-        given = [[privacy[name] for name in _FIELDS]]
+        rows = [[privacy[name] for name in _FIELDS]]
     else:
         engine, delta = privacy
-        given = [[*phase, delta] for phase in engine.accountant.history]
-    phases = tuple((float(sigma), float(rate), int(steps)) for sigma, rate, steps, _ in given)
-    delta = float(given[0][-1])
+        rows = [[*phase, delta] for phase in engine.accountant.history]
+    phases = tuple((float(sigma), float(rate), int(steps)) for sigma, rate, steps, _ in rows)
+    delta = float(rows[0][-1])
     if not 0 < delta < 1 or not all(
         sigma > 0 and 0 < rate <= 1 and steps >= 1 for sigma, rate, steps in phases
     ):

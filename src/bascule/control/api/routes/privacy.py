@@ -45,23 +45,23 @@ def add_privacy(app: FastAPI, open_jobs: Callable[[], JobRunner], authorise: Aut
         )  # fmt: skip
 
     @serves(app, of_privacy.ERASE)
-    def erase(asked: SubjectAsked, request: Request) -> Job:
+    def erase(person: SubjectAsked, request: Request) -> Job:
         """Erase a person everywhere; a job, which ends with a signed proof."""
-        authorise(request, "erase", asked.model)
-        job = open_jobs().submit(task("erasure", asked, request))
+        authorise(request, "erase", person.model)
+        job = open_jobs().submit(task("erasure", person, request))
         return replace(job.shown(), input={}, result=None)
 
     @serves(app, of_privacy.FIND_SUBJECT)
-    def find(asked: SubjectAsked, request: Request) -> HeldPlaces:
+    def find(person: SubjectAsked, request: Request) -> HeldPlaces:
         """What an erasure would erase; nothing is changed."""
-        authorise(request, "erase", asked.model)
-        return HeldPlaces(open_jobs().answer(task("held", asked, request, is_export=False)))
+        authorise(request, "erase", person.model)
+        return HeldPlaces(open_jobs().answer(task("held", person, request, is_export=False)))
 
     @serves(app, of_privacy.EXPORT_SUBJECT)
-    def export(asked: SubjectAsked, request: Request) -> Response:
+    def export(person: SubjectAsked, request: Request) -> Response:
         """What is held about a person, as lines of JSON."""
-        authorise(request, "private", asked.model)
-        rows = open_jobs().answer(task("held", asked, request, is_export=True))
+        authorise(request, "private", person.model)
+        rows = open_jobs().answer(task("held", person, request, is_export=True))
         lines = "".join(f"{json.dumps(row)}\n" for row in rows)
         return Response(
             lines, media_type="application/jsonl", headers={"Cache-Control": "no-store"}
