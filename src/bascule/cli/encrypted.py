@@ -97,11 +97,12 @@ def _read(file: Path, part: str) -> Encrypted:
 
     try:
         content = msgspec.msgpack.decode(file.read_bytes(), type=Encrypted)
-    except (OSError, msgspec.DecodeError) as problem:
-        raise Invalid(f"{file} is not of this step: {first_line(problem)}") from None
-    if not getattr(content, part):
+        problem = "" if getattr(content, part) else "it is of another step"
+    except (OSError, msgspec.DecodeError) as damage:
+        problem = first_line(damage)
+    if problem:
         raise Invalid(
-            f"{file} is of another step",
+            f"{file} is not of this step: {problem}",
             hint="bascule encrypted encrypt, then answer, then decrypt",
         )
     return content

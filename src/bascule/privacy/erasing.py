@@ -122,7 +122,16 @@ class Erasure:
 
     def find(self) -> list[Place]:
         """What is held about the person; nothing is changed."""
-        places = [self._in_ledger(model)[0] for model in self._models()]
+        return self._in_ledgers() + self._in_others()
+
+    def _in_ledgers(self) -> list[Place]:
+        """What the ledger has; the digests of its rows are known from then on."""
+        ledgers = [self._in_ledger(model) for model in self._models()]
+        self._erased = frozenset(row for _, rows in ledgers for row in rows)
+        return [place for place, _ in ledgers if place.rows]
+
+    def _in_others(self) -> list[Place]:
+        places = []
         for kind, file in self._files():
             rows = erase_in(file, self.person, self._is_row, is_trial=True)
             if rows or kind == "file":
@@ -133,7 +142,7 @@ class Erasure:
             places.append(Place(place=f"backup {file.name}", rows=1, files=files))
         for table, rows in self._rows(self.catalogue).find().items():
             places.append(Place(place=f"catalogue {table}", rows=rows))
-        return [place for place in places if place.rows or place.outcomes]
+        return places
 
     def run(self) -> dict[str, Any]:
         """Erase, or go on where another process has ended; gives the proof."""
@@ -233,17 +242,17 @@ class Erasure:
         file = self._folder / f"{self.id}.state"
         if file.exists():
             return msgspec.json.decode(file.read_bytes(), type=State)
-        rows = [row for model in self._models() for row in self._in_ledger(model)[1]]
+        places = self._in_ledgers()
         tombstone = Tombstone(
             id=self.id, model=self.model, subject=self._subject,
-            until_s=time.time() + self.late_days * _DAY_S, rows=tuple(rows),
+            until_s=time.time() + self.late_days * _DAY_S, rows=tuple(self._erased),
         )  # fmt: skip
         if (store := shared_of(self.home)) is not None:
             store.bury(tombstone)
         put_tombstone(self.home, tombstone)
-        self._erased = frozenset(rows)
+        places += self._in_others()
         requested_at = datetime.now(UTC).isoformat()
-        state = State(places=self.find(), tombstone=tombstone, requested_at=requested_at)
+        state = State(places=places, tombstone=tombstone, requested_at=requested_at)
         with replacing(file) as draft, synced(draft) as opened:
             opened.write(msgspec.json.encode(state))
         return state
