@@ -296,7 +296,7 @@ class PrivacySettings(_Section):
 
     Attributes:
         master: What wraps the keys of private fields: "file", a file of the home, or
-            `vault:https://HOST:PORT/MOUNT/KEY` with the token of VAULT_TOKEN.
+            `vault:MOUNT/KEY`, of the transit engine at VAULT_ADDR.
         retention_days: By "inputs", "outputs", `FIELD` or `MODEL.FIELD`, how long the values are
             kept in the ledger, where that is less than monitoring.retention_days.
         late_days: How long rows of an erased subject that arrive late are erased as they come.

@@ -52,7 +52,7 @@ ACTS = {
     "keys": ("GET", "/api/v1/keys", None),
     "outcome": ("GET", "/api/v1/models/gb/outcomes", None),
     "review": ("GET", "/api/v1/models/gb/reviews", None),
-    "erase": ("GET", "/api/v1/erasures/nowhere", None),
+    "erase": ("POST", "/api/v1/subjects/find", {}),
     "private": ("POST", "/api/v1/subjects/export", {}),
 }
 """By right: what takes it. `...` stands for rows to predict, on the port for predictions."""

@@ -15,7 +15,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -24,13 +24,11 @@ import msgspec
 
 from bascule.core import (
     Invalid,
-    Scratch,
     TooLarge,
     Untrusted,
     check_file,
     is_file_name,
     replacing,
-    sync_folder,
 )  # fmt: skip
 
 FORMAT = 1
@@ -168,32 +166,6 @@ def unpack(source: Path, folder: Path) -> Manifest:
         )
     _compare(manifest, found, source)
     return manifest
-
-
-def rewrite(source: Path, change: Callable[[Path], object]) -> None:
-    """Change the contents of a backup: it is unpacked verified, changed, and written again whole.
-
-    Args:
-        source: The archive; replaced at the end.
-        change: Gets the folder of its parts.
-
-    Raises:
-        Untrusted: It was altered, or what was written again does not verify.
-    """
-    with Scratch("bascule-backup-", parent=source.parent) as folder:
-        manifest = unpack(source, folder / "parts")
-        change(folder / "parts")
-        # Beside the old one until it is read again, and found whole.
-        fresh = folder / f"fresh{''.join(source.suffixes[-2:])}"
-        with writing_archive(fresh) as writer:
-            parts = folder / "parts"
-            for file in sorted(path for path in parts.rglob("*") if path.is_file()):
-                writer.add(file.relative_to(parts).as_posix(), file)
-            writer.finish(manifest)
-        unpack(fresh, folder / "verified")
-        sync_folder(folder)
-        fresh.replace(source)
-        sync_folder(source.parent)
 
 
 def _compare(manifest: Manifest, found: dict[str, Entry], source: Path) -> None:

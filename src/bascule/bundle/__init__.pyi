@@ -17,9 +17,8 @@ from .choosing import is_ever_fastest as is_ever_fastest, pinned as pinned
 from .disk.folder import read_manifest as read_manifest
 from .disk.manifest import Manifest as Manifest
 from .encrypted import (
-    EncryptedMargins as EncryptedMargins,
-    EncryptedModel as EncryptedModel,
-    EncryptedRows as EncryptedRows,
+    Encrypted as Encrypted,
+    answer_encrypted as answer_encrypted,
     decrypt_answers as decrypt_answers,
     encrypt_rows as encrypt_rows,
     new_client_key as new_client_key,

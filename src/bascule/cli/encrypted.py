@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from bascule.cli import context
 from bascule.cli.context import RefOrPath
 from bascule.cli.screen import say
 from bascule.core import Invalid, first_line, writing
+
+if TYPE_CHECKING:
+    from bascule.bundle import Encrypted
 
 _Key = Annotated[Path, typer.Option(help="The client's key: it never leaves the client.")]
 _Out = Annotated[Path, typer.Argument(help="The file to write.")]
@@ -30,8 +33,7 @@ def key(to: _Out) -> None:
     """Make a client's key."""
     from bascule.bundle import new_client_key
 
-    with writing(to):
-        new_client_key(to)
+    new_client_key(to)
     say(f"wrote {to}: keep it where the rows are")
 
 
@@ -47,11 +49,7 @@ def encrypt(
     table = read_rows(rows, "rows")
     if not hasattr(table, "column_names"):
         raise Invalid("the rows have no names of columns", hint="give a table: .parquet or .csv")
-    columns = {
-        name: table[name].to_numpy(zero_copy_only=False) if hasattr(table[name], "combine_chunks")
-        else table[name].to_numpy()
-        for name in table.column_names
-    }  # fmt: skip
+    columns = {name: table[name].to_numpy() for name in table.column_names}
     _write(to, encrypt_rows(key, columns))
 
 
@@ -61,10 +59,10 @@ def answer(
     to: _Out,
 ) -> None:
     """Compute the margins of encrypted rows; needs no key."""
-    from bascule.bundle import EncryptedModel, EncryptedRows, load
+    from bascule.bundle import answer_encrypted, load
 
-    model = EncryptedModel(load(context.find(bundle)[1]))
-    _write(to, model.answer(_read(encrypted, EncryptedRows)))
+    rows = _read(encrypted, "context")
+    _write(to, answer_encrypted(load(context.find(bundle)[1]), rows))
 
 
 def decrypt(
@@ -74,16 +72,16 @@ def decrypt(
     import pyarrow as pa
 
     from bascule.batch import check_output, write_table
-    from bascule.bundle import EncryptedMargins, decrypt_answers
+    from bascule.bundle import decrypt_answers
 
     check_output(to)
-    ((name, values),) = decrypt_answers(key, _read(margins, EncryptedMargins)).items()
+    ((name, values),) = decrypt_answers(key, _read(margins, "link")).items()
     names = [name] if values.shape[1] == 1 else [f"{name}.{n}" for n in range(values.shape[1])]
     write_table(pa.table(dict(zip(names, values.T, strict=True))), to)
     say(f"wrote {len(values):,} rows to {to}")
 
 
-def _write(to: Path, content: Any) -> None:
+def _write(to: Path, content: Encrypted) -> None:
     import msgspec
 
     with writing(to):
@@ -91,13 +89,20 @@ def _write(to: Path, content: Any) -> None:
     say(f"wrote {content.rows:,} encrypted rows to {to}")
 
 
-def _read(file: Path, kind: Any) -> Any:
+def _read(file: Path, part: str) -> Encrypted:
+    """What a step has written, of which this part is not empty."""
     import msgspec
 
+    from bascule.bundle import Encrypted
+
     try:
-        return msgspec.msgpack.decode(file.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as problem:
+        content = msgspec.msgpack.decode(file.read_bytes(), type=Encrypted)
+        problem = "" if getattr(content, part) else "it is of another step"
+    except (OSError, msgspec.DecodeError) as damage:
+        problem = first_line(damage)
+    if problem:
         raise Invalid(
-            f"{file} is not of this step: {first_line(problem)}",
+            f"{file} is not of this step: {problem}",
             hint="bascule encrypted encrypt, then answer, then decrypt",
-        ) from None
+        )
+    return content

@@ -1,21 +1,20 @@
-"""The commands about people: erase them, give out what is held about them, rotate their keys."""
+"""The commands about people: erase them, give out what is held, attack what a model learned."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
-from bascule.cli.membership import audit
+from bascule.cli.context import AsJson, RefOrPath, Target
 from bascule.cli.screen import print_json, print_table, say
-from bascule.core import Invalid, Untrusted
+from bascule.core import Invalid, Untrusted, replacing
 
 _Subject = Annotated[
     str, typer.Argument(metavar="SUBJECT", help="The value of the field; - reads it from stdin.")
@@ -30,13 +29,9 @@ def register(app: typer.Typer) -> None:
     group.command("export")(export)
     app.add_typer(group, name="subject")
     app.command("erase")(erase)
-    trainings = typer.Typer(
-        help="Audit what a model tells of its rows; rotate the keys of private fields.",
-        no_args_is_help=True,
-    )
-    trainings.command("audit")(audit)
-    trainings.command("rotate")(rotate)
-    app.add_typer(trainings, name="privacy")
+    group = typer.Typer(help="Audit what a model tells of its rows.", no_args_is_help=True)
+    group.command("audit")(audit)
+    app.add_typer(group, name="privacy")
 
 
 def erase(
@@ -58,25 +53,26 @@ def erase(
 
     Exit code 1 where something is left, or a proof does not hold.
     """
+    from bascule.privacy import content_of
+
     if subject == "verify" and proof is not None:
         _verify(proof, public_key, as_json=as_json)
         return
-    asked = _asked(subject, field, model)
+    request = _request(subject, field, model)
     if dry_run:
-        found = _find(asked)
-        _show_places(found, as_json=as_json)
+        places = _places(request)
+        print_json(places) if as_json else _show({"places": places})
         return
     if not yes:
         if not sys.stdin.isatty():
             raise Invalid("there is no terminal to confirm on", hint="add --yes to erase")
         typer.confirm("Erase this person for good?", abort=True)
-    result = _erased(asked)
-    content = _content(result["envelope"])
+    result = _erased(request)
+    content = content_of(result["envelope"])
     if as_json:
         print_json({**result, "content": content})
     else:
-        _show_places(content["places"], as_json=False)
-        _show_rest(content)
+        _show(content)
         say(f"proof: {result['proof']}")
     if content["left"]:
         raise typer.Exit(1)
@@ -84,86 +80,104 @@ def erase(
 
 def export(
     subject: _Subject,
-    file: Annotated[Path, typer.Argument(help="Lines of JSON; .zip for tables of Parquet.")],
+    file: Annotated[Path, typer.Argument(help="Lines of JSON.")],
     field: _Field = "",
     model: _Model = "",
 ) -> None:
     """Write what is held about a person: answers, truths, batch rows."""
-    from bascule.privacy import write_export
+    from bascule.privacy import operations
 
-    asked = _asked(subject, field, model)
+    request = _request(subject, field, model)
     if context.is_remote():
-        from bascule.privacy import operations
-
-        lines = context.remote().ask(operations.EXPORT_SUBJECT, asked).splitlines()
-        rows = [json.loads(line) for line in lines]
+        text = context.remote().ask(operations.EXPORT_SUBJECT, request).decode()
     else:
-        rows = _answer(asked, is_export=True)
-    say(f"{write_export(file, iter(rows)):,} rows in {file}")
+        rows = _held_here(request, is_export=True)
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    with replacing(file) as draft:
+        draft.touch(0o600)
+        draft.write_text(text, encoding="utf-8")
+    say(f"{text.count(chr(10)):,} rows in {file}")
 
 
-def rotate() -> None:
-    """Make a new master key, and wrap the keys of private fields with it; rows stay readable."""
-    from bascule.app import open_catalogue
-    from bascule.catalogue import events
-    from bascule.monitoring.ledger import FieldKeys
-    from bascule.privacy import record
+def audit(
+    bundle: RefOrPath,
+    members: Annotated[Path, typer.Option(help="Rows that it was trained on, with their truth.")],
+    others: Annotated[
+        Path, typer.Option(help="Rows from the same source that it was not trained on.")
+    ],
+    target: Target = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Default: that of the claim, or 1e-5.", show_default=False)
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the bound.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the draw of rows.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Attack a model to see which rows it was trained on: a lower bound on its epsilon."""
+    from bascule.batch import read_rows, split_truth
+    from bascule.bundle import load
+    from bascule.bundle.statements import MEMBERSHIP_KIND
+    from bascule.release import audit_membership
 
-    settings = context.settings()
-    keys = FieldKeys(settings.home).rotate()
-    subject = events.Subject("keys", secrets.token_hex(8))
-    body = {"keys": keys}
-    record(open_catalogue(settings), subject, "field_keys_rotated", context.user(), body)
-    say(f"{keys:,} keys are wrapped again")
+    version, path = context.find(bundle)
+    loaded = load(path)
+    pairs = [
+        split_truth(read_rows(table, f"{option} table"), target, option, required=True)
+        for option, table in (("--members", members), ("--others", others))
+    ]
+    result = audit_membership(loaded, *pairs, delta=delta, confidence=confidence, seed=seed)
+    statement, now, by = (MEMBERSHIP_KIND, result.to_json()), datetime.now(UTC), context.user()
+    if version is None:
+        loaded.add_statement(*statement, at=now, by=by)
+    else:
+        context.local_registry("privacy audit").add_statement(version, *statement, at=now, by=by)
+    if as_json:
+        print_json(result.to_json())
+        return
+    say(
+        f"epsilon is at least {result.epsilon_bound:.3g} at delta {result.delta:g} "
+        f"({result.confidence:.0%} sure, {result.rows} rows)"
+    )
 
 
-def _asked(subject: str, field: str, model: str) -> dict[str, str]:
+def _request(subject: str, field: str, model: str) -> dict[str, str]:
     if not field:
         raise Invalid("--field is missing", hint="name the field: --field customer_id")
     text = sys.stdin.read().strip() if subject == "-" else subject
     return {"subject": text, "field": field} | ({"model": model} if model else {})
 
 
-def _find(asked: dict[str, str]) -> list[dict[str, Any]]:
+def _places(request: dict[str, str]) -> Sequence[Mapping[str, Any]]:
     if context.is_remote():
         from bascule.privacy import operations
 
-        places = context.remote().ask(operations.FIND_SUBJECT, asked).places
-        return [dict(place) for place in places]
-    return _answer(asked, is_export=False)
+        return context.remote().ask(operations.FIND_SUBJECT, request).places
+    return _held_here(request, is_export=False)
 
 
-def _answer(asked: dict[str, str], *, is_export: bool) -> list[dict[str, Any]]:
+def _held_here(request: dict[str, str], *, is_export: bool) -> list[dict[str, Any]]:
     from bascule.jobs import Task
     from bascule.kinds import KINDS, runner_of
 
-    content = {**KINDS["erasure"].parse(asked), "is_export": is_export}
-    found: list[dict[str, Any]] = runner_of(context.settings()).answer(
-        Task(kind="held", input=content, by=context.user())
-    )
-    return found
+    content = {**KINDS["erasure"].parse(request), "is_export": is_export}
+    task = Task(kind="held", input=content, by=context.user())
+    held: list[dict[str, Any]] = runner_of(context.settings()).answer(task)
+    return held
 
 
-def _erased(asked: dict[str, str]) -> dict[str, Any]:
-    from bascule.jobs import RemoteJobs, Task, until_ended
-    from bascule.kinds import KINDS, runner_of
-
-    jobs: Any
+def _erased(request: dict[str, str]) -> dict[str, Any]:
     if context.is_remote():
+        from bascule.jobs import RemoteJobs, until_ended
         from bascule.privacy import operations
 
-        jobs = RemoteJobs(context.control_client())
-        job_id = context.remote().ask(operations.ERASE, asked).id
+        job_id = context.remote().ask(operations.ERASE, request).id
+        job = until_ended(RemoteJobs(context.control_client()), job_id)
+        if job.problem is not None:
+            raise job.problem
     else:
-        jobs = runner_of(context.settings())
-        task = Task(
-            kind="erasure", input=KINDS["erasure"].parse(asked), by=context.user(),
-            title=f"erasure by {asked['field']}",
-        )  # fmt: skip
-        job_id = jobs.submit(task).id
-    job = until_ended(jobs, job_id)
-    if job.problem is not None:
-        raise job.problem
+        from bascule.kinds import run_job
+
+        job = run_job("erasure", request)
     result: dict[str, Any] = job.result
     return result
 
@@ -171,43 +185,27 @@ def _erased(asked: dict[str, str]) -> dict[str, Any]:
 def _verify(proof: Path, public_key: Path | None, *, as_json: bool) -> None:
     from bascule.privacy import verify_proof
 
-    home = context.settings().home
-    is_ours = proof.resolve().parent == (home / "erasures").resolve()
-    verified = verify_proof(proof, public_key, home if is_ours else None)
+    content = verify_proof(proof, public_key)
     if as_json:
-        print_json({"content": verified.content, "problems": verified.problems})
+        print_json({"content": content})
     else:
-        content = verified.content
-        say(f"erasure {content['erasure']}, number {content['number']}: the signature holds")
-        _show_places(content["places"], as_json=False)
-        _show_rest(content)
-    if problems := [*verified.problems, *verified.content["left"]]:
-        raise Untrusted(f"the erasure does not hold: {problems[0]}", hint="erase again")
+        say(f"erasure {content['erasure']}: the signature holds")
+        _show(content)
+    if content["left"]:
+        raise Untrusted(f"something was left: {content['left'][0]}", hint="erase again")
 
 
-def _show_places(places: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json(places)
-        return
+def _show(content: Mapping[str, Any]) -> None:
+    """What is held, or the content of a proof."""
     print_table(
         ("place", "rows", "outcomes", "files"),
         [
-            (one["place"], f"{one['rows']:,}", f"{one['outcomes']:,}", f"{len(one['files']):,}")
-            for one in places
+            (place["place"], f"{place['rows']:,}", f"{place['outcomes']:,}",
+             f"{len(place['files']):,}")
+            for place in content["places"]
         ],
         right=("rows", "outcomes", "files"), empty="nothing is held",
     )  # fmt: skip
-
-
-def _show_rest(content: Mapping[str, Any]) -> None:
-    for text in content["left"]:
-        say(f"left: {text}")
-    for text in content["elsewhere"]:
-        say(f"erase elsewhere: {text}")
-
-
-def _content(envelope: dict[str, Any]) -> dict[str, Any]:
-    import base64
-
-    content: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
-    return content
+    for what, key in (("left", "left"), ("erase elsewhere", "elsewhere")):
+        for text in content.get(key, ()):
+            say(f"{what}: {text}")

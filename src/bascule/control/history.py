@@ -57,7 +57,6 @@ _SENTENCES: Mapping[str, str] = {
     "erasure_requested": "erasure of a person by {field} requested",
     "erasure_completed": "{rows} rows of a person erased by {field}",
     "subject_exported": "{rows} rows of a person exported by {field}",
-    "field_keys_rotated": "{keys} keys of private fields wrapped again",
 }
 """By kind of event: what happened, with values of its body. Kinds with a sentence in their body,
 and those of models, need no line here."""

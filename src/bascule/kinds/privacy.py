@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bascule.app import open_catalogue, open_ledger
 from bascule.core import Limits
 from bascule.jobs import Kind, Live, Task, half_of_memory
-from bascule.privacy import ERASED, Erasing, Erasure, Person, export_about, proof_of
+from bascule.privacy import ERASED, Erasure, Person, export_about, proof_of
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -30,26 +32,27 @@ def erase(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Erase, or go on where another process has ended."""
     if task.input["subject"] == ERASED:
         return proof_of(open_ledger(settings).home, task.input["id"])
-    erasing = Erasing(_erasure(settings, task, live))
-    live.begin(erasing.subject, {})
-    return erasing.run()
+    erasure = _erasure(settings, task, live)
+    live.begin(erasure.subject, {})
+    return erasure.run()
 
 
 def find(settings: Settings, task: Task, live: Live) -> list[dict[str, Any]]:
     """What an erasure would erase; or, of an export, the rows themselves."""
-    asked = task.input
-    if asked["is_export"]:
+    subject = task.input
+    if subject["is_export"]:
         home = open_ledger(settings).home
-        person = Person(asked["field"], asked["subject"])
-        return export_about(home, open_catalogue(settings), person, asked["model"], task.by)
-    return Erasing(_erasure(settings, task, live)).to_json()
+        person = Person(subject["field"], subject["subject"])
+        return export_about(home, open_catalogue(settings), person, subject["model"], task.by)
+    places: list[dict[str, Any]] = msgspec.to_builtins(_erasure(settings, task, live).find())
+    return places
 
 
 def _erasure(settings: Settings, task: Task, live: Live) -> Erasure:
-    asked = task.input
+    subject = task.input
     return Erasure(
-        id=asked["id"], home=open_ledger(settings).home, catalogue=open_catalogue(settings),
-        person=Person(asked["field"], asked["subject"]), model=asked["model"], by=task.by,
+        id=subject["id"], home=open_ledger(settings).home, catalogue=open_catalogue(settings),
+        person=Person(subject["field"], subject["subject"]), model=subject["model"], by=task.by,
         late_days=settings.privacy.late_days, objects=settings.registry.objects,
         tell=lambda step: live.tell({"step": step}),
     )  # fmt: skip

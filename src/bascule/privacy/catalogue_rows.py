@@ -6,154 +6,142 @@ What is found there is said in the proof.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, forget, redact
+from bascule.catalogue import Catalogue, forget, metadata, redact
 from bascule.core import NotFound
 from bascule.privacy.persons import ERASED, Person
 
+Row = Mapping[str, Any]
+_HISTORY = "events"
 _LEFT = frozenset(
     ("alembic_version", "aliases", "identity", "keys", "metrics", "models", "objects", "statements",
      "tags", "versions")
 )  # fmt: skip
-_IDENTIFYING = "id"
 _OVER = {"waiting": "declined", "approved": "failed"}
 """What becomes of requests for approval without their bodies."""
+_NO_RESULT = {ERASED: True}
 
 
+@dataclass(frozen=True, slots=True)
 class CatalogueRows:
-    """The rows of a catalogue that hold a person's value."""
+    """The rows of a catalogue that hold a person's value.
 
-    def __init__(
-        self, catalogue: Catalogue, person: Person, is_erased: Callable[[str], bool], own: str,
-        by: str = "",
-    ) -> None:  # fmt: skip
-        """Read nothing yet.
+    Attributes:
+        catalogue: Where.
+        person: Whose.
+        is_erased: Whether a prediction id is of erased rows.
+        own: The id in the input of the erasure itself, whose job is the last to lose the value.
+        by: Who has asked.
+    """
 
-        Args:
-            catalogue: Where.
-            person: Whose.
-            is_erased: Whether a prediction id is of erased rows.
-            own: The id in the input of the erasure itself, whose job is the last to lose the value.
-            by: Who has asked.
-        """
-        self._catalogue, self._person = catalogue, person
-        self._is_erased, self._own, self._by = is_erased, own, by
-        self._changed_tables: set[str] = set()
-        self._known: list[sa.Table] = []
+    catalogue: Catalogue
+    person: Person
+    is_erased: Callable[[str], bool]
+    own: str
+    by: str = ""
 
     def find(self) -> dict[str, int]:
-        """By table, how many rows."""
-        counts: dict[str, int] = {}
-        with suppress(NotFound), self._catalogue.read() as connection:
-            for table, *_ in self._changes(connection):
-                counts[table.name] = counts.get(table.name, 0) + 1
-        return counts
+        """By table, how many rows are changed."""
+        with suppress(NotFound), self.catalogue.read() as connection:
+            return Counter(
+                table.name
+                for table, row in self._held(connection)
+                if table.name not in _LEFT and not self._is_own(table, row)
+            )
+        return {}
 
     def left(self) -> list[str]:
         """Tables whose rows hold the value and are not changed."""
-        with self._catalogue.read() as connection:
-            return [
-                table.name
-                for table in self._tables(connection)
-                if (table.name in _LEFT or _is_history(table))
-                and any(self._hits(connection, table))
-            ]
+        with self.catalogue.read() as connection:
+            names = [table.name for table, _ in self._held(connection)]
+        return [name for name in dict.fromkeys(names) if name in _LEFT or name == _HISTORY]
 
     def erase(self, *, with_own: bool = False) -> None:
-        """Change the rows, in one transaction; at the end the database forgets the old ones."""
-        with self._catalogue.write(alone=True) as connection:
-            changed = list(self._changes(connection, with_own=with_own))
-            now = datetime.now(UTC)
-            history = {row["id"]: values for table, row, values in changed if _is_history(table)}
-            redact(connection, {n: v for n, v in history.items() if v}, now=now, by=self._by)
-            forget(connection, self._person.text, now=now, by=self._by)
-            for table, row, values in changed:
-                if _is_history(table):
-                    continue
+        """Change the rows, in one transaction; with its own job, the database forgets old ones."""
+        now = datetime.now(UTC)
+        with self.catalogue.write(alone=True) as connection:
+            held = [
+                (table, row)
+                for table, row in self._held(connection)
+                if table.name not in _LEFT and (with_own or not self._is_own(table, row))
+            ]
+            history = {
+                row["id"]: changes
+                for table, row in held
+                if table.name == _HISTORY and (changes := self._without(row))
+            }
+            redact(connection, history, now=now, by=self.by)
+            forget(connection, self.person.text, now=now, by=self.by)
+            for table, row in held:
                 same = [column == row[column.name] for column in table.primary_key.columns]
-                if values is None:
+                if table.name == "requests":
                     connection.execute(sa.delete(table).where(*same))
-                else:
+                elif table.name != _HISTORY:
+                    values = self._changes(table, row)
                     connection.execute(sa.update(table).where(*same).values(values))
-        self._changed_tables |= {table.name for table, *_ in changed}
         if with_own:
-            self._catalogue.compact(sorted(self._changed_tables))
+            self.catalogue.compact(sorted({*metadata.tables} - _LEFT))
 
-    def _changes(
-        self, connection: sa.Connection, *, with_own: bool = False
-    ) -> Iterator[tuple[sa.Table, dict[str, Any], dict[str, Any] | None]]:
-        """Table, row, and its new values; None for a row that goes."""
-        for table in self._tables(connection):
-            if table.name in _LEFT:
-                continue
-            for row in self._hits(connection, table):
-                if table.name == "jobs" and self._is_own(row) and not with_own:
-                    continue
-                yield table, row, self._changed(table, row)
+    def _without(self, row: Row) -> dict[str, Any]:
+        values = {name: self.person.without(value) for name, value in row.items()}
+        return {name: value for name, value in values.items() if value != row[name]}
 
-    def _changed(self, table: sa.Table, row: dict[str, Any]) -> dict[str, Any] | None:
-        if table.name == "requests":
-            return None
-        values = {name: self._person.without(value) for name, value in row.items()}
-        changed = {name: value for name, value in values.items() if value != row[name]}
+    def _changes(self, table: sa.Table, row: Row) -> dict[str, Any]:
+        changes = self._without(row)
         if table.name == "approvals":
-            changed |= {"body": b"", "state": _OVER.get(row["state"], row["state"])}
+            changes |= {"body": b"", "state": _OVER.get(row["state"], row["state"])}
         if table.name == "jobs":
-            changed |= {"digest": ERASED} if "input" in changed else {}
-            if "result" in changed or self._is_about_erased(row):
-                changed["result"] = {ERASED: True}
-        return changed
+            if self._is_named(row):
+                changes["input"] = row["input"] | {"subject": ERASED}
+            changes |= {"digest": ERASED} if "input" in changes else {}
+            if "result" in changes or self._is_about_erased(row):
+                changes["result"] = _NO_RESULT
+        return changes
 
-    def _hits(self, connection: sa.Connection, table: sa.Table) -> Iterator[dict[str, Any]]:
-        texts = [column for column in table.columns if _is_text(column)]
-        held = [
-            sa.cast(column, sa.Text).contains(spelling, autoescape=True)
-            for column in texts
-            for spelling in self._person.spellings
-        ]
-        blobs = [c.is_not(None) for c in table.columns if isinstance(c.type, sa.LargeBinary)]
-        asked = [table.c.kind == "replay"] if table.name == "jobs" else []
-        for row in connection.execute(sa.select(table).where(sa.or_(*held, *blobs, *asked))):
-            plain = dict(row._mapping)
-            if self._holds(table, plain):
-                yield plain
+    def _held(self, connection: sa.Connection) -> Iterator[tuple[sa.Table, Row]]:
+        """Each row that holds the value, or is about erased rows, with its table."""
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        for table in tables.sorted_tables:
+            texts = [c for c in table.columns if isinstance(c.type, sa.Text | sa.String | sa.JSON)]
+            bodies = [c for c in table.columns if isinstance(c.type, sa.LargeBinary)]
+            may_hold = [
+                sa.cast(column, sa.Text).contains(spelling, autoescape=True)
+                for column in texts
+                for spelling in self.person.spellings
+            ] + [column.is_not(None) for column in bodies]
+            if table.name == "jobs":
+                may_hold.append(table.c.kind == "replay")
+            for record in connection.execute(sa.select(table).where(sa.or_(*may_hold))):
+                row = dict(record._mapping)
+                if self._is_held(table, row):
+                    yield table, row
 
-    def _holds(self, table: sa.Table, row: dict[str, Any]) -> bool:
-        if table.name == "jobs" and (self._is_own(row) or self._is_about_erased(row)):
-            is_gone = row["result"] in (None, {ERASED: True})
-            return not is_gone or self._is_own(row)
-        for value in row.values():
-            if isinstance(value, bytes):
-                if self._person.is_distinctive and self._person.in_bytes.search(value):
-                    return True
-            elif self._person.without(value) != value:
-                return True
-        return False
+    def _is_held(self, table: sa.Table, row: Row) -> bool:
+        if table.name == "jobs" and self._is_about_erased(row):
+            return row["result"] not in (None, _NO_RESULT)
+        if table.name == "jobs" and self._is_named(row):
+            return True
+        bodies = [value for value in row.values() if isinstance(value, bytes)]
+        return bool(self._without(row)) or any(map(self.person.is_in, bodies))
 
-    def _tables(self, connection: sa.Connection) -> list[sa.Table]:
-        if not self._known:
-            known = sa.MetaData()
-            known.reflect(connection)
-            self._known = known.sorted_tables
-        return self._known
+    def _is_own(self, table: sa.Table, row: Row) -> bool:
+        is_erasure = table.name == "jobs" and row["kind"] == "erasure"
+        return is_erasure and row["input"].get("id") == self.own
 
-    def _is_own(self, row: dict[str, Any]) -> bool:
-        return bool(row["kind"] == "erasure" and row["input"].get("id") == self._own)
+    def _is_named(self, row: Row) -> bool:
+        """Whether a job is an erasure of this person."""
+        person = (self.person.field, self.person.text)
+        return (row["input"].get("field"), row["input"].get("subject")) == person
 
-    def _is_about_erased(self, row: dict[str, Any]) -> bool:
-        about = row["input"].get(_IDENTIFYING, "") if row["kind"] == "replay" else ""
-        return bool(about) and self._is_erased(about)
-
-
-def _is_history(table: sa.Table) -> bool:
-    return table.name == "events"
-
-
-def _is_text(column: sa.Column[Any]) -> bool:
-    return isinstance(column.type, sa.Text | sa.String | sa.JSON)
+    def _is_about_erased(self, row: Row) -> bool:
+        about = row["input"].get("id", "") if row["kind"] == "replay" else ""
+        return bool(about) and self.is_erased(about)

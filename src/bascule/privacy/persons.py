@@ -52,6 +52,10 @@ class Person:
         """Finds the value in a file."""
         return re.compile(self._in_text.pattern.encode())
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether bytes hold the value, if it alone means this person."""
+        return self.is_distinctive and self.in_bytes.search(data) is not None
+
     def redacted(self, text: str) -> str:
         """A text without the value."""
         return self._in_text.sub(ERASED, text) if self.is_distinctive else text
@@ -62,10 +66,10 @@ class Person:
             return self.redacted(value)
         if isinstance(value, Mapping):
             return {
-                self.redacted(key): ERASED if self.is_value(key, kept) else self.without(kept)
-                for key, kept in value.items()
+                self.redacted(key): ERASED if self.is_value(key, member) else self.without(member)
+                for key, member in value.items()
             }
-        return [self.without(kept) for kept in value] if isinstance(value, list) else value
+        return [self.without(member) for member in value] if isinstance(value, list) else value
 
     def is_value(self, name: str, value: Any) -> bool:
         """Whether a member or column of this name, with this value, is the person."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from bascule.core import masked, synced
+from bascule.core import masked, replacing, synced
 from bascule.jobs import RUNNING, Job
-from bascule.privacy.tables import DATABASES, TABLES
+from bascule.privacy.files import FORMATS, TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,25 @@ def sinks_of(jobs: Sequence[Job]) -> Sinks:
 
 def _written(place: Path) -> Iterator[Path]:
     """The files of runs at a place: one file, or those of a folder."""
-    if place.is_file() and place.suffix in (*TABLES, *DATABASES):
+    if place.is_file() and place.suffix in TABLES:
         yield place
     for folder in (place, place.with_name(f".{place.name}.parts")):
         for file in folder.rglob("*"):
             is_ours = file.name.startswith(("part-", "quarantine-", "rows-", "joined"))
-            if is_ours and file.is_file() and file.suffix in TABLES:
+            if is_ours and file.is_file() and file.suffix in FORMATS:
                 yield file
 
 
-def note_erased(file: Path, rows: int) -> None:
+def note_erased(file: Path) -> None:
     """Have the record of a chunk say how many rows its file has; again is the same as once."""
+    import pyarrow.dataset as ds
+
     _, run, number = (*file.stem.split("-"), "", "")[:3]
-    for folder in (file.parent, file.parent.parent):
-        record = folder / "_bascule" / run / f"chunk-{number}.json"
-        if run and record.is_file():
-            known = msgspec.json.decode(record.read_bytes())
-            known["erased"] = known.get("erased", 0) + known["rows"] - rows
-            known["rows"] = rows
-            draft = record.with_suffix(".new")
-            with synced(draft) as opened:
-                opened.write(msgspec.json.encode(known))
-            draft.replace(record)
+    record = file.parent / "_bascule" / run / f"chunk-{number}.json"
+    if run and record.is_file():
+        rows = ds.dataset(file, format=FORMATS[file.suffix]).count_rows()
+        known = msgspec.json.decode(record.read_bytes())
+        known["erased"] = known.get("erased", 0) + known["rows"] - rows
+        known["rows"] = rows
+        with replacing(record) as draft, synced(draft) as opened:
+            opened.write(msgspec.json.encode(known))

@@ -61,7 +61,7 @@ def audit_membership(
     used = delta if delta is not None else claim.delta if claim else 1e-5
     return MembershipAudit(
         epsilon_bound=epsilon_bound(coins, scores, delta=used, confidence=confidence),
-        confidence=confidence, delta=used, rows=rows, auc=_auc(coins, scores),
+        confidence=confidence, delta=used, rows=rows,
     )  # fmt: skip
 
 
@@ -83,12 +83,3 @@ def _losses(bundle: Bundle, answers: Columns, truth: NDArray[Any]) -> NDArray[np
         "the audit needs the probabilities of a classifier, or a regression",
         hint="pack a model that answers one of the two",
     )
-
-
-def _auc(members: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """The share of pairs in order; a tie counts half."""
-    values, places = np.unique(scores, return_inverse=True)
-    inside = np.bincount(places[members], minlength=len(values))
-    outside = np.bincount(places[~members], minlength=len(values))
-    below = outside.cumsum() - outside / 2
-    return float((inside * below).sum() / (inside.sum() * outside.sum()))

@@ -7,7 +7,6 @@ from .approvals import (
 )
 from .envelopes import (
     open_envelope as open_envelope,
-    pre_authentication as pre_authentication,
     sign_envelope as sign_envelope,
 )
 from .keys import (
@@ -56,4 +55,4 @@ from .signing import (
     sign_folder as sign_folder,
     verify_folder as verify_folder,
 )
-from .vault import Vault as Vault
+from .vault import Vault as Vault, ask_vault as ask_vault

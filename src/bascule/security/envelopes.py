@@ -36,7 +36,7 @@ def sign_envelope(
             raise TypeError("it is on no elliptic curve")
     except (OSError, TypeError, ValueError) as problem:
         raise no_key(private_key, "private", problem) from None
-    signature = key.sign(pre_authentication(IN_TOTO, payload), ec.ECDSA(hashes.SHA256()))
+    signature = key.sign(_pre_authentication(IN_TOTO, payload), ec.ECDSA(hashes.SHA256()))
     return {
         "payloadType": IN_TOTO,
         "payload": base64.b64encode(payload).decode(),
@@ -58,7 +58,7 @@ def open_envelope(
     """
     try:
         payload = base64.b64decode(envelope["payload"])
-        signed = pre_authentication(str(envelope["payloadType"]), payload)
+        signed = _pre_authentication(str(envelope["payloadType"]), payload)
         signatures = [base64.b64decode(entry["sig"]) for entry in envelope["signatures"]]
         signer = next((key for key in public_keys if _signed(key, signed, signatures)), None)
         if signer is not None and envelope["payloadType"] == IN_TOTO:
@@ -88,7 +88,7 @@ def _signed(public_key: Path, content: bytes, signatures: Sequence[bytes]) -> bo
     return False
 
 
-def pre_authentication(kind: str, payload: bytes) -> bytes:
+def _pre_authentication(kind: str, payload: bytes) -> bytes:
     """What is signed: the pre-authentication encoding (PAE) of the specification."""
     encoded = kind.encode()
     return b"DSSEv1 %d %b %d %b" % (len(encoded), encoded, len(payload), payload)

@@ -106,13 +106,18 @@ class Vault:
         self._kept[path] = Kept(data, began_s, began_s + fresh_s)
         return self._kept[path]
 
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """What a client of `hvac` answers that is signed in. Raises as `read` does."""
+        with self._lock:
+            return self._ask(question)
+
     def check(self) -> str:
         """The address of the server, which knows the token; empty where there is none.
 
         Raises as `read` does.
         """
         if address := self._variable("ADDR"):
-            self._ask(lambda client: client.auth.token.lookup_self())
+            self.ask(lambda client: client.auth.token.lookup_self())
         return address
 
     def _ask(self, ask: Callable[[Any], Any]) -> Any:
@@ -180,6 +185,11 @@ _vault = Vault()
 def read(place: str) -> str:
     """See `Vault.read`: of the server of this process's environment."""
     return _vault.read(place)
+
+
+def ask_vault(question: Callable[[Any], Any]) -> Any:
+    """What a client of `hvac` answers, signed in to that server; raises as `Vault.read` does."""
+    return _vault.ask(question)
 
 
 def problem() -> str:

@@ -11,14 +11,13 @@ attack could see: a bound of 0 proves nothing. numpy alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bascule.stats.watermarks import binomial_tails
 
-SHARES_GUESSED = (0.02, 0.1, 0.3, 1.0)
+_SHARES_GUESSED = (0.02, 0.1, 0.3, 1.0)
 """Which shares of the rows, the surest first, are guessed; the best bound counts, at a level that
 is divided by their number (Bonferroni)."""
 _LARGEST_EPSILON = 50.0
@@ -41,9 +40,12 @@ def guesses_p_value(rows: int, guesses: int, right: int, epsilon: float, delta: 
 
 
 def epsilon_bound(
-    members: NDArray[np.bool_], scores: NDArray[np.float64], *, delta: float,
-    confidence: float = 0.95, shares: Sequence[float] = SHARES_GUESSED,
-) -> float:  # fmt: skip
+    members: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    *,
+    delta: float,
+    confidence: float = 0.95,
+) -> float:
     """The epsilon that the training has at least, with this confidence.
 
     The rows with the greatest scores are guessed to be members, as many with the least to be none.
@@ -53,13 +55,12 @@ def epsilon_bound(
         scores: Greater for what looks as if it was, such as minus the loss; shape (rows,).
         delta: What is claimed.
         confidence: Over 0 and under 1.
-        shares: See `SHARES_GUESSED`.
     """
     # A stable sort keeps the order of ties, which says nothing of members where rows were mixed.
     by_score = members[np.argsort(scores, kind="stable")]
-    level = (1 - confidence) / len(shares)
+    level = (1 - confidence) / len(_SHARES_GUESSED)
     best = 0.0
-    for share in shares:
+    for share in _SHARES_GUESSED:
         half = int(len(members) * share / 2)
         if not half:
             continue

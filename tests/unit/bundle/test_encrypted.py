@@ -15,7 +15,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from typer.testing import CliRunner
 
 import bascule
-from bascule.bundle import EncryptedModel, new_client_key
+from bascule.bundle import Encrypted, answer_encrypted, new_client_key
 from bascule.cli.commands import app
 from bascule.core import Invalid
 
@@ -50,6 +50,6 @@ def test_the_files_of_both_sides_carry_the_answers_of_the_model(tmp_path: Path) 
 
 
 def test_what_is_not_linear_in_its_columns_is_refused(tmp_path: Path) -> None:
-    bundle, _ = packed(tmp_path, PolynomialFeatures(2))
+    bundle, X = packed(tmp_path, PolynomialFeatures(2))
     with pytest.raises(Invalid, match="linear"):
-        EncryptedModel(bundle)
+        answer_encrypted(bundle, Encrypted(0, {name: [] for name in X}))

@@ -18,7 +18,7 @@ from bascule.app import open_catalogue
 from bascule.jobs import Task
 from bascule.kinds import KINDS, runner_of
 from bascule.monitoring.ledger import Ledger, Outcomes, Sharing, connect_home, shared_of
-from bascule.privacy import Erasing, Erasure, Person
+from bascule.privacy import Erasure, Person, content_of
 from bascule.settings import load_settings
 
 
@@ -27,11 +27,9 @@ def settings_of(home, **variables):
 
 
 def erasing(settings, name="e1"):
-    return Erasing(
-        Erasure(
-            id=name, home=settings.home, catalogue=open_catalogue(settings),
-            person=Person("customer_id", ADA), by="dpo", objects=settings.registry.objects,
-        )
+    return Erasure(
+        id=name, home=settings.home, catalogue=open_catalogue(settings),
+        person=Person("customer_id", ADA), by="dpo", objects=settings.registry.objects,
     )  # fmt: skip
 
 
@@ -151,6 +149,4 @@ def _beating(home):
 
 
 def _content(result):
-    import base64
-
-    return json.loads(base64.b64decode(result["envelope"]["payload"]))
+    return content_of(result["envelope"])

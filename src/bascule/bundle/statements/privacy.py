@@ -54,11 +54,9 @@ class MembershipAudit(_Said, frozen=True, kw_only=True):
         confidence: Of the bound.
         delta: That the bound is for.
         rows: How many rows the attack was made on.
-        auc: How often a row of the training looks more like one than another row: .5 by chance.
     """
 
     epsilon_bound: float
     confidence: float
     delta: float
     rows: int
-    auc: float

@@ -93,11 +93,11 @@ def matching(ledger: Ledger, model: str, where: str) -> Matching:
 def requested(home: Path) -> list[Request]:
     """The deletions that are asked for and not carried out, the oldest first."""
     done = read_manifest(home).deletions
-    found = [
+    requests = [
         msgspec.json.decode(file.read_bytes(), type=Request)
         for file in (home / LEDGER / REQUESTS).glob("*.json")
     ]
-    return sorted((one for one in found if one.id not in done), key=lambda one: one.at_s)
+    return sorted((r for r in requests if r.id not in done), key=lambda r: r.at_s)
 
 
 class Deletions:
@@ -114,8 +114,8 @@ class Deletions:
         folder = scribe.home / LEDGER / REQUESTS
         if not folder.is_dir():
             return
-        for one in requested(scribe.home):
-            self.carry_out(scribe, one)
+        for request in requested(scribe.home):
+            self.carry_out(scribe, request)
         for file in folder.glob("*.json"):
             if file.stem in scribe.manifest.deletions:
                 file.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ class Deletions:
         self._looked_at.update(fresh)
         return fresh
 
-    def carry_out(self, scribe: Scribe, asked: Request) -> None:
+    def carry_out(self, scribe: Scribe, request: Request) -> None:
         """Delete the rows that are in the home alone, and commit the result."""
         if any(writer.is_alive() for writer in writers(scribe.home)):
             threading.Event().wait(_HANDED_OVER_S)
@@ -148,20 +148,22 @@ class Deletions:
             pass
         Outcomes(scribe.home).fold()
         Outcomes(scribe.home).forget_merged()  # a copy would keep what is to be deleted
-        segments = [one for one in scribe.manifest.segments if one.model == asked.model]
+        segments = [s for s in scribe.manifest.segments if s.model == request.model]
         ledger = Ledger(scribe.home, alone=self._store is not None, is_private=True)
-        removed, added, done = carry_out(ledger, asked, segments, scribe.home / LEDGER, self._store)
-        if asked.subject is not None and not done.error:
-            scrub = partial(scrub_window, subject=asked.subject, digests=Digests(scribe.home))
-            scribe.change_windows(asked.model, scrub)
-        scribe.replace(removed, added, deletions={asked.id: done})
+        removed, added, done = carry_out(
+            ledger, request, segments, scribe.home / LEDGER, self._store
+        )
+        if request.subject is not None and not done.error:
+            scrub = partial(scrub_window, subject=request.subject, digests=Digests(scribe.home))
+            scribe.change_windows(request.model, scrub)
+        scribe.replace(removed, added, deletions={request.id: done})
         for writer in writers(scribe.home):
             writer.blank(scribe.manifest.writers.get(writer.name, Progress()).files)
 
 
 def carry_out(
     ledger: Ledger,
-    asked: Request,
+    request: Request,
     segments: list[Segment],
     folder: Path,
     store: SharedStore | None,
@@ -170,7 +172,7 @@ def carry_out(
 
     Args:
         ledger: Finds the rows.
-        asked: The deletion.
+        request: The deletion.
         segments: Those of the model in `folder`.
         folder: Others are left alone.
         store: Where hosts share outcomes.
@@ -179,21 +181,21 @@ def carry_out(
     if not segments:
         return [], [], Deleted(at=now)
     try:
-        doomed = _find(ledger, asked, folder)
+        doomed = _find(ledger, request, folder)
     except BasculeError as error:
         return [], [], Deleted(at=now, error=error.message)
     # Outcomes first: once the rows are gone, nothing says whose they are.
     _remove_outcomes(ledger.home, doomed.outcomes, store)
-    removed = [one for one in segments if one.file in doomed.rows]
+    removed = [segment for segment in segments if segment.file in doomed.rows]
     added = []
-    for one in removed:
-        name = f"{Path(one.file).name.partition('-')[0]}-kept-{secrets.token_hex(4)}.parquet"
-        made = write_merged(
-            ledger.home, [folder / one.file], one.model, one.version, one.day, name,
-            without=[doomed.rows[one.file]], folder=folder,
+    for segment in removed:
+        name = f"{Path(segment.file).name.partition('-')[0]}-kept-{secrets.token_hex(4)}.parquet"
+        rest = write_merged(
+            ledger.home, [folder / segment.file], segment.model, segment.version, segment.day, name,
+            without=[doomed.rows[segment.file]], folder=folder,
         )  # fmt: skip
-        added += [made] if made is not None else []
-    rows = sum(len(doomed.rows[one.file]) for one in removed)
+        added += [rest] if rest is not None else []
+    rows = sum(len(doomed.rows[segment.file]) for segment in removed)
     outcomes = sum(map(len, doomed.outcomes.values()))
     return removed, added, Deleted(at=now, rows=rows, outcomes=outcomes)
 
@@ -220,12 +222,12 @@ class _Doomed:
     outcomes: dict[Path, pa.Array]
 
 
-def _find(ledger: Ledger, asked: Request, folder: Path) -> _Doomed:
+def _find(ledger: Ledger, request: Request, folder: Path) -> _Doomed:
     def find(connection: duckdb.DuckDBPyConnection) -> _Doomed:
-        if asked.subject is None:
-            _offer_doomed(connection, asked.where, asked.at_s)
+        if request.subject is None:
+            _offer_doomed(connection, request.where, request.at_s)
         else:
-            offer_subject(connection, ledger.home, asked.subject)
+            offer_subject(connection, ledger.home, request.subject)
         placed = connection.sql("SELECT filename, file_row_number n FROM doomed")
         rows = {
             str(Path(name).relative_to(folder)): places
@@ -235,7 +237,7 @@ def _find(ledger: Ledger, asked: Request, folder: Path) -> _Doomed:
         outcomes = dict(_by_file(connection.sql(_DOOMED_OUTCOMES)))
         return _Doomed(rows, {Path(name): places for name, places in outcomes.items()})
 
-    return ledger.ask(find, model=asked.model, what="condition", with_places=True)
+    return ledger.ask(find, model=request.model, what="condition", with_places=True)
 
 
 _DOOMED_OUTCOMES = """SELECT filename, file_row_number n FROM outcome_history
@@ -269,23 +271,19 @@ def offer_subject(
         subject: The person.
         text: The value, where it is known: to compare with it is faster.
     """
-    digests = Digests(home)
-    digests.check(subject)
-    described = connection.sql("DESCRIBE predictions").fetchall()
-    columns = {name: kind for name, kind, *_ in described}
-    where = condition(subject, digests.secret, columns, text)
+    where = condition(connection, "predictions", subject, Digests(home), text)
     connection.execute(f"CREATE TEMP TABLE doomed AS SELECT * FROM predictions WHERE {where}")
 
 
 def _by_file(placed: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, pa.Array]]:
     """Each file with the numbers of its rows; eight bytes a row in memory."""
-    found: dict[str, list[Any]] = {}
+    parts_of: dict[str, list[Any]] = {}
     for batch in placed.to_arrow_reader(100_000):
         names = batch.column("filename").dictionary_encode()
         numbers = batch.column("n").to_numpy()
         for index, name in enumerate(names.dictionary.to_pylist()):
             if name is not None:
                 here = names.indices.to_numpy(zero_copy_only=False) == index
-                found.setdefault(name, []).append(numbers[here])
-    for name, parts in found.items():
+                parts_of.setdefault(name, []).append(numbers[here])
+    for name, parts in parts_of.items():
         yield name, pa.array(np.sort(np.concatenate(parts)))

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bascule.catalogue import Catalogue, events
-from bascule.core import Conflict, Invalid, TimedOut, sync_folder, synced
+from bascule.core import Conflict, Invalid, TimedOut, replacing, sync_folder, synced
 from bascule.monitoring.ledger.deletion import REQUESTS, Deletions
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Request, Subject, read_manifest
 from bascule.monitoring.ledger.scribe import Chore, Scribe
@@ -52,31 +52,39 @@ def delete(
         TimedOut: It has not answered; the deletion stays asked for.
     """
     store = shared_of(home)
-    asked = Request(
+    request = Request(
         id=secrets.token_hex(8), model=model, where=where, at_s=time.time(), subject=subject
     )
-    _put(home, asked, store)
+    _put(home, request, store)
     chore: Chore = Deletions() if store is None else Sharing(store, every_s=0)
     deadline_s = time.monotonic() + within_s
-    while (done := _result(home, asked, store)) is None:
-        try:
-            scribe = Scribe(home)
-        except Conflict:  # a server's scribe does it
+    while (done := _result(home, request, store)) is None:
+        if not _has_worked(home, chore):
             if time.monotonic() > deadline_s:
                 raise TimedOut(
                     f"the scribe has not carried out the deletion in {within_s:g} s",
                     hint="it stays asked for: look at the server's log, and at bascule ledger "
                     "status",
-                ) from None
+                )
             time.sleep(_LOOK_S if store is None else _LOOK_AT_STORE_S)
-            continue
-        try:
-            chore.work(scribe, threading.Event())
-        finally:
-            scribe.close()
+    if store is not None:
+        _has_worked(home, chore)  # copies of what another host has removed go
     if done.error:
         raise Invalid(done.error, hint="nothing is deleted")
     return done
+
+
+def _has_worked(home: Path, chore: Chore) -> bool:
+    """Do the work as the scribe of a home; False where a server's scribe does it."""
+    try:
+        scribe = Scribe(home)
+    except Conflict:
+        return False
+    try:
+        chore.work(scribe, threading.Event())
+    finally:
+        scribe.close()
+    return True
 
 
 def delete_and_record(
@@ -119,15 +127,17 @@ def without_values(where: str) -> str:
     return b"".join(parts).decode(errors="replace").strip()
 
 
-def _result(home: Path, asked: Request, store: SharedStore | None) -> Deleted | None:
+def _result(home: Path, request: Request, store: SharedStore | None) -> Deleted | None:
     """What became of a deletion; of all hosts together where they share the ledger."""
     if store is None:
-        return read_manifest(home).deletions.get(asked.id)
+        return read_manifest(home).deletions.get(request.id)
     view = store.view()
-    last = view.merged.deletions.get(asked.id)
+    last = view.merged.deletions.get(request.id)
     if last is None:
         return None
-    parts = [one.deletions[asked.id] for one in view.hosts.values() if asked.id in one.deletions]
+    parts = [
+        host.deletions[request.id] for host in view.hosts.values() if request.id in host.deletions
+    ]
     return Deleted(
         at=last.at,
         rows=sum(part.rows for part in [last, *parts]),
@@ -136,15 +146,13 @@ def _result(home: Path, asked: Request, store: SharedStore | None) -> Deleted | 
     )
 
 
-def _put(home: Path, asked: Request, store: SharedStore | None) -> None:
+def _put(home: Path, request: Request, store: SharedStore | None) -> None:
     """Have the request be on the disk, or in the store, whole or not at all."""
     if store is not None:
-        store.ask(asked)
+        store.ask(request)
         return
     folder = home / LEDGER / REQUESTS
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{asked.id}.new"
-    with synced(draft) as file:
-        file.write(msgspec.json.encode(asked))
-    draft.rename(folder / f"{asked.id}.json")
+    with replacing(folder / f"{request.id}.json") as draft, synced(draft) as file:
+        file.write(msgspec.json.encode(request))
     sync_folder(folder)

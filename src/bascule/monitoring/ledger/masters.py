@@ -1,25 +1,22 @@
 """Master keys: they wrap the data keys of private fields, and never leave their place.
 
-A line of `PROVIDERS` and a class with `wrap`, `unwrap` and `rotate` add a provider, such as a KMS.
+A line of `PROVIDERS` and a class with `wrap` and `unwrap` add a provider, such as a KMS.
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
-from bascule.core import Invalid, MissingExtra, Unavailable, Untrusted, load_named, synced
+from bascule.core import Invalid, Untrusted, load_named, replacing, synced
+from bascule.security import ask_vault
 
 _HERE = "bascule.monitoring.ledger.masters"
 PROVIDERS = {"file": f"{_HERE}:FileMaster", "vault": f"{_HERE}:VaultMaster"}
 """By the word before the colon of an address."""
 MASTER_FILE = "master.key"
-_NONCE_BYTES = 12
 
 
 class Master(Protocol):
@@ -31,70 +28,45 @@ class Master(Protocol):
     def unwrap(self, wrapped: str) -> bytes:
         """The data key. Raises `Untrusted` where it was wrapped with another master key."""
 
-    def rotate(self) -> None:
-        """Make a new version, with which keys are wrapped from now on."""
-
-    def forget(self) -> None:
-        """Remove the versions before the newest, where this is the place to do that."""
-
 
 def master_of(home: Path, address: str) -> Master:
-    """The master key at `file`, or at `vault:https://HOST:PORT/MOUNT/KEY`. Raises `Invalid`."""
+    """The master key at `file`, or at `vault:MOUNT/KEY`. Raises `Invalid`."""
     kind, _, rest = address.partition(":")
     if kind not in PROVIDERS:
         raise Invalid(
             f"privacy.master: there is no provider {kind!r}", hint=f"use {', '.join(PROVIDERS)}"
         )
-    made: Master = load_named(PROVIDERS[kind])(home, rest)
-    return made
+    master: Master = load_named(PROVIDERS[kind])(home, rest)
+    return master
 
 
 def write_secret(file: Path, content: bytes) -> None:
     """Replace a file that its owner alone may read; on the disk when this returns."""
-    draft = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with synced(draft) as opened:
-        opened.write(content)
-    draft.replace(file)
+    with replacing(file) as draft:
+        with synced(draft) as opened:
+            opened.write(content)
+        draft.chmod(0o600)
 
 
 class FileMaster:
-    """A file of the home, with mode 0600: the versions of the key, the newest last."""
+    """A key in a file of the home, with mode 0600; it wraps by AES-256 (RFC 3394)."""
 
     def __init__(self, home: Path, _rest: str = "") -> None:
         self._file = home / MASTER_FILE
 
-    def _keys(self) -> dict[str, bytes]:
-        if not self._file.exists():
-            self.rotate()
-        return msgspec.json.decode(self._file.read_bytes(), type=dict[str, bytes])
-
-    def rotate(self) -> None:
-        known = self._keys() if self._file.exists() else {}
-        known[secrets.token_hex(4)] = secrets.token_bytes(32)
-        write_secret(self._file, msgspec.json.encode(known))
-
-    def forget(self) -> None:
-        write_secret(self._file, msgspec.json.encode(dict(list(self._keys().items())[-1:])))
-
     def wrap(self, key: bytes) -> str:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
-        version, master = list(self._keys().items())[-1]
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = nonce + AESGCM(master).encrypt(nonce, key, version.encode())
-        return f"{version}:{base64.b64encode(sealed).decode()}"
+        if not self._file.exists():
+            write_secret(self._file, secrets.token_bytes(32))
+        return base64.b64encode(aes_key_wrap(self._file.read_bytes(), key)).decode()
 
     def unwrap(self, wrapped: str) -> bytes:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
-        version, _, text = wrapped.partition(":")
-        sealed = base64.b64decode(text)
         try:
-            master = AESGCM(self._keys()[version])
-            return master.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], version.encode())
-        except (KeyError, InvalidTag):
+            return aes_key_unwrap(self._file.read_bytes(), base64.b64decode(wrapped))
+        except (OSError, ValueError, InvalidUnwrap):
             raise Untrusted(
                 f"{self._file} is not the master key of this data key",
                 hint="put the master key back from a backup: values are lost without it",
@@ -104,48 +76,23 @@ class FileMaster:
 class VaultMaster:
     """A key of the transit engine of HashiCorp Vault or OpenBao; it wraps there.
 
-    The token is that of `VAULT_TOKEN`. Vault's own policy says who may unwrap.
+    The environment says where and as whom, as for secrets of settings. Vault's own policy says who
+    may unwrap, and its own command rotates the key: earlier versions open what they have wrapped.
     """
 
     def __init__(self, _home: Path, address: str) -> None:
-        self._url, self._mount, self._name = address.rsplit("/", 2)
+        mount, _, name = address.rpartition("/")
+        self._key = {"mount_point": mount, "name": name}
 
-    def _transit(self) -> Any:
-        try:
-            import hvac
-        except ImportError:
-            raise MissingExtra(
-                "hvac is not installed", hint="pip install 'bascule[vault]'"
-            ) from None
-        token = os.environ.get("VAULT_TOKEN", "")
-        return hvac.Client(url=self._url, token=token).secrets.transit
-
-    def _ask(self, question: str, **given: Any) -> Any:
-        import requests
-
-        transit = self._transit()
-        from hvac.exceptions import VaultError
-
-        try:
-            return getattr(transit, question)(name=self._name, mount_point=self._mount, **given)
-        except VaultError as problem:
-            raise Untrusted(
-                f"{self._url} refuses {question} of {self._name}: {type(problem).__name__}",
-                hint="check VAULT_TOKEN and the policy of the key",
-            ) from None
-        except requests.RequestException:
-            raise Unavailable(f"{self._url} is away", hint="start Vault or OpenBao") from None
+    def _ask(self, question: str, **values: Any) -> Any:
+        return ask_vault(
+            lambda client: getattr(client.secrets.transit, question)(**self._key, **values)
+        )
 
     def wrap(self, key: bytes) -> str:
-        found = self._ask("encrypt_data", plaintext=base64.b64encode(key).decode())
-        return str(found["data"]["ciphertext"])
+        answer = self._ask("encrypt_data", plaintext=base64.b64encode(key).decode())
+        return str(answer["data"]["ciphertext"])
 
     def unwrap(self, wrapped: str) -> bytes:
-        found = self._ask("decrypt_data", ciphertext=wrapped)
-        return base64.b64decode(found["data"]["plaintext"])
-
-    def rotate(self) -> None:
-        self._ask("rotate_key")
-
-    def forget(self) -> None:
-        """Nothing: Vault keeps versions until its own `min_decryption_version` says otherwise."""
+        answer = self._ask("decrypt_data", ciphertext=wrapped)
+        return base64.b64decode(answer["data"]["plaintext"])

@@ -2,7 +2,7 @@
 
 A value is sealed by the scribe with a data key of its day (AES-256-GCM), a token with one key for
 all days (AES-SIV, RFC 5297, which is deterministic). Data keys are in `field-keys.json`, wrapped by
-a master key (`masters`): to rotate that is to wrap them again, so rows stay readable as they are.
+a master key (`masters`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import fcntl
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -48,6 +49,11 @@ class DataKey(msgspec.Struct, frozen=True, kw_only=True):
     wrapped: str
 
 
+class _Cipher(NamedTuple):
+    seal: Callable[[bytes], bytes]
+    open: Callable[[bytes], bytes]
+
+
 class FieldKeys:
     """Seals values, and opens them. Keys are read and unwrapped when they are first needed."""
 
@@ -67,29 +73,20 @@ class FieldKeys:
         texts = [None if value is None or value != value else text_of(value) for value in values]
         if name.endswith(TOKEN):
             return self.tokens(texts)
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         key = self._key_for(datetime.now(UTC).strftime("%Y-%m-%d"))
-        cipher = AESGCM(self._opened(key))
-
-        def sealed(text: str) -> str:
-            nonce = secrets.token_bytes(_NONCE_BYTES)
-            return _written(key.id, nonce + cipher.encrypt(nonce, text.encode(), key.id.encode()))
-
-        return [None if text is None else sealed(text) for text in texts]
+        cipher = self._cipher(key)
+        return [
+            None if text is None else _written(key, cipher.seal(text.encode())) for text in texts
+        ]
 
     def tokens(self, texts: Sequence[str | None], *, is_made: bool = True) -> list[str | None]:
         """The token of each text; None where there is no key yet and none is made."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-
         if not is_made and not any(key.purpose == _TOKENS for key in self._keys()):
             return [None for _ in texts]
         key = self._key_for(_TOKENS)
-        cipher = AESSIV(self._opened(key))
+        cipher = self._cipher(key)
         known = {
-            text: _written(key.id, cipher.encrypt(text.encode(), [key.id.encode()]))
-            for text in {*texts} - {None, ""}
-            if text is not None
+            text: text and _written(key, cipher.seal(text.encode())) for text in {*texts} - {None}
         }
         return [text and known[text] for text in texts]
 
@@ -99,57 +96,47 @@ class FieldKeys:
         Raises:
             Untrusted: A value was altered, or its key is not there.
         """
-        ciphers: dict[str, Callable[[bytes], bytes]] = {}
-        return [value and self._text(value, ciphers) for value in sealed]
+        by_id = {key.id: key for key in self._keys()} if any(sealed) else {}
+        ciphers: dict[str, _Cipher] = {}
+        return [value and self._text(value, by_id, ciphers) for value in sealed]
 
-    def rotate(self) -> int:
-        """Make a new version of each master key, and wrap all data keys again; how many."""
-        with self._alone():
-            keys = self._keys()
-            masters = {key.master: master_of(self._home, key.master) for key in keys}
-            for master in masters.values():
-                master.rotate()
-            self._keep(
-                [
-                    msgspec.structs.replace(
-                        key, wrapped=masters[key.master].wrap(self._opened(key))
-                    )
-                    for key in keys
-                ]
-            )
-            for master in masters.values():  # the keys that needed them are wrapped again
-                master.forget()
-        return len(keys)
-
-    def _text(self, value: str, ciphers: dict[str, Callable[[bytes], bytes]]) -> str:
+    def _text(self, value: str, keys: Mapping[str, DataKey], ciphers: dict[str, _Cipher]) -> str:
         from cryptography.exceptions import InvalidTag
 
         key_id, _, text = value.partition(".")
+        if key_id not in keys:
+            raise Untrusted(
+                f"{self._file} has no key {key_id[:16]}",
+                hint="hosts that share a ledger need the same file",
+            )
+        if key_id not in ciphers:
+            ciphers[key_id] = self._cipher(keys[key_id])
         try:
-            if key_id not in ciphers:
-                ciphers[key_id] = self._cipher(key_id)
-            return ciphers[key_id](base64.urlsafe_b64decode(text)).decode()
+            return ciphers[key_id].open(base64.urlsafe_b64decode(text)).decode()
         except (InvalidTag, ValueError):
             raise Untrusted(
                 f"a value sealed with key {key_id[:16]} was altered",
                 hint="restore the ledger from a backup",
             ) from None
 
-    def _cipher(self, key_id: str) -> Callable[[bytes], bytes]:
+    def _cipher(self, key: DataKey) -> _Cipher:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 
-        key = next((key for key in self._keys() if key.id == key_id), None)
-        if key is None:
-            raise Untrusted(
-                f"{self._file} has no key {key_id[:16]}",
-                hint="hosts that share a ledger need the same file",
-            )
-        plain, about = self._opened(key), key_id.encode()
+        about = key.id.encode()
         if key.purpose == _TOKENS:
-            tokens = AESSIV(plain)
-            return lambda data: tokens.decrypt(data, [about])
-        cipher = AESGCM(plain)
-        return lambda data: cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], about)
+            siv = AESSIV(self._opened(key))
+            return _Cipher(
+                lambda data: siv.encrypt(data, [about]), lambda data: siv.decrypt(data, [about])
+            )
+        gcm = AESGCM(self._opened(key))
+
+        def seal(data: bytes) -> bytes:
+            nonce = secrets.token_bytes(_NONCE_BYTES)
+            return nonce + gcm.encrypt(nonce, data, about)
+
+        return _Cipher(
+            seal, lambda data: gcm.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], about)
+        )
 
     def _opened(self, key: DataKey) -> bytes:
         if key.id not in self._plain:
@@ -166,13 +153,11 @@ class FieldKeys:
             plain = secrets.token_bytes(64 if purpose == _TOKENS else 32)
             note = self._home / MASTER_NOTE
             master = note.read_text() if note.exists() else "file"
-            made = DataKey(
-                id=secrets.token_hex(6), purpose=purpose, master=master,
-                wrapped=master_of(self._home, master).wrap(plain),
-            )  # fmt: skip
-            self._keep([*keys, made])
-            self._plain[made.id] = plain
-            return made
+            wrapped = master_of(self._home, master).wrap(plain)
+            key = DataKey(id=secrets.token_hex(6), purpose=purpose, master=master, wrapped=wrapped)
+            self._keep([*keys, key])
+            self._plain[key.id] = plain
+            return key
 
     def _keys(self) -> list[DataKey]:
         if not self._file.exists():
@@ -203,8 +188,8 @@ def note_master(home: Path, address: str) -> None:
         write_secret(file, address.encode())
 
 
-def _written(key_id: str, data: bytes) -> str:
-    return f"{key_id}.{base64.urlsafe_b64encode(data).decode()}"
+def _written(key: DataKey, data: bytes) -> str:
+    return f"{key.id}.{base64.urlsafe_b64encode(data).decode()}"
 
 
 def veiled(_name: str, values: Sequence[object]) -> list[str | None]:

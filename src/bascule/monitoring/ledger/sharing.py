@@ -104,8 +104,8 @@ class Sharing:
         try:
             while self.add(scribe):
                 pass
-            self._adopt(scribe)
             view = self._store.view()
+            self._adopt(scribe, view)  # before it leads: a deletion is over for this home, too
             if not stopping.is_set() and self._may_lead():
                 view = self.lead(view)
                 self._upkeep.work(scribe, stopping)
@@ -220,12 +220,12 @@ class Sharing:
         # Outcomes that were replaced have changed the leader's part.
         return self.replace(self._store.view(), removed, added, {asked.id: done})
 
-    def _adopt(self, scribe: Scribe) -> None:
+    def _adopt(self, scribe: Scribe, view: View) -> None:
         """Name the windows of other hosts in the home's manifest, for readers of profiles."""
         mine = host_of(scribe.home)
         others = [
             self._store.fetch_profile(host, one)
-            for host, part in self._store.view().hosts.items()
+            for host, part in view.hosts.items()
             if host != mine
             for one in part.profiles
         ]

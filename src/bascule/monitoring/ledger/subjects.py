@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bascule.core import Invalid, sync_folder, synced
+from bascule.core import Invalid, replacing, sync_folder, synced
 from bascule.monitoring.ledger.hashing import hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Subject
 from bascule.monitoring.profiles import WindowProfile
 
 if TYPE_CHECKING:
+    import duckdb
+
     from bascule.monitoring.ledger.tables import Answers
 
 TOMBSTONES = "tombstones"
@@ -87,45 +89,52 @@ def text_of(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def columns_of(field: str) -> tuple[str, ...]:
-    """The columns of `predictions` that may hold a field's value, as it is or encrypted."""
-    own = tuple(f"{part}.{field}{kind}" for part in ("input", "output") for kind in _KINDS)
-    return (field, *own) if field in _OF_REQUESTS else own
-
-
-_KINDS = ("", ".encrypted")
-
-
 def condition(
-    subject: Subject, secret: str, columns: Mapping[str, str], value: str | None = None
+    connection: duckdb.DuckDBPyConnection,
+    view: str,
+    subject: Subject,
+    digests: Digests,
+    value: str | None = None,
 ) -> str:
-    """The rows of a subject, as SQL; `false` where no column can hold it. Pure.
+    """The rows of a subject, as SQL; `false` where no column can hold it.
 
     Args:
-        subject: The person.
-        secret: See `Digests`.
-        columns: Of `predictions`, with DuckDB's names of their types.
-        value: What the digest is of, where it is known.
+        connection: Has the view.
+        view: Of rows, such as `predictions`.
+        subject: The person; raises `Invalid` where it is of another key.
+        digests: Of the home.
+        value: What the digest is of, where it is known: to compare with it is faster.
     """
+    digests.check(subject)
     quoted = None if value is None else "'" + value.replace("'", "''") + "'"
 
-    def is_one(text: str) -> str:
+    def is_value(text: str) -> str:
         if value is not None:
             return f"{text} = {quoted}"
-        return f"sha256('{secret}' || {text}) = '{subject.digest}'"
+        return f"sha256('{digests.secret}' || {text}) = '{subject.digest}'"
 
-    parts = []
-    for name in columns_of(subject.field):
-        kind = columns.get(name, "")
-        if kind.endswith("]"):
-            parts.append(f'len(list_filter("{name}"::VARCHAR[], x -> {is_one("x")})) > 0')
-        elif kind:
-            parts.append(is_one(_text_in_sql(f'"{name}"', kind)))
-    for suffix, values in ((".hash", subject.hashes), (".token", (subject.token,))):
-        listed = ", ".join(f"'{value}'" for value in values)
-        names = [f"{part}.{subject.field}{suffix}" for part in ("input", "output")]
-        parts += [f'"{name}" IN ({listed})' for name in names if name in columns]
+    hashes, token = ", ".join(f"'{text}'" for text in subject.hashes), subject.token
+    matches = {subject.field: is_value} if subject.field in _OF_REQUESTS else {}
+    for name in (f"input.{subject.field}", f"output.{subject.field}"):
+        # Encrypted values and tokens are as they were until they are sealed.
+        matches |= {
+            name: is_value,
+            f"{name}.encrypted": is_value,
+            f"{name}.hash": lambda text: f"{text} IN ({hashes})",
+            f"{name}.token": lambda text: f"({text} = '{token}' OR {is_value(text)})",
+        }
+    parts = [
+        _any_in_sql(f'"{name}"', kind, matches[name])
+        for name, kind, *_ in connection.sql(f"DESCRIBE {view}").fetchall()
+        if name in matches
+    ]
     return " OR ".join(f"coalesce({part}, false)" for part in parts) or "false"
+
+
+def _any_in_sql(name: str, kind: str, match: Callable[[str], str]) -> str:
+    if kind.endswith("]"):
+        return f"len(list_filter({name}::VARCHAR[], x -> {match('x')})) > 0"
+    return match(_text_in_sql(name, kind))
 
 
 def _text_in_sql(name: str, kind: str) -> str:
@@ -139,29 +148,25 @@ def rows_to_keep(
     answers: Answers, tombstones: Sequence[Tombstone], digests: Digests
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows are of none of the erased. Shape (rows,)."""
-    kept = np.ones(len(answers.requests), bool)
-    for tombstone in tombstones:
-        digests.check(tombstone.subject)
-        if tombstone.model not in (ANY_MODEL, answers.head.model):
-            continue
-        field, subject = tombstone.subject.field, tombstone.subject
-        for name, values in answers.texts_of(field):
-            erased = subject.hashes if name.endswith(".hash") else (subject.digest,)
-            digest_of = str if name.endswith(".hash") else digests.of
-            texts = [None if value is None else text_of(value) for value in values]
-            ours = {text for text in set(texts) if text and digest_of(text) in erased}
-            if ours:
-                mask = np.array([text in ours for text in texts])
-                kept &= ~mask.reshape(len(kept), -1).any(axis=1)
-    return kept
+    import duckdb
+
+    is_others = np.ones(len(answers.requests), bool)
+    with duckdb.connect() as connection:
+        connection.register("answers", answers.table())
+        for tombstone in tombstones:
+            if tombstone.model in (ANY_MODEL, answers.head.model):
+                where = condition(connection, "answers", tombstone.subject, digests)
+                theirs = connection.sql(f"SELECT {where} hit FROM answers").to_arrow_table()
+                is_others &= ~theirs["hit"].to_numpy()
+    return is_others
 
 
 def note_erased_rows(
-    home: Path, answers: Answers, kept: np.ndarray[Any, np.dtype[np.bool_]],
+    home: Path, answers: Answers, is_others: np.ndarray[Any, np.dtype[np.bool_]],
     tombstones: Sequence[Tombstone], digests: Digests,
 ) -> None:  # fmt: skip
     """Have the tombstones know the rows that are not kept, whose outcomes may still come."""
-    gone = np.flatnonzero(~kept)
+    gone = np.flatnonzero(~is_others)
     ids, places = answers.ids.take(gone).to_pylist(), answers.places[gone].tolist()
     rows = tuple(digests.of(f"{name}#{row}") for name, row in zip(ids, places, strict=True))
     for tombstone in tombstones:
@@ -199,10 +204,8 @@ def put_tombstone(home: Path, tombstone: Tombstone) -> None:
         rows = msgspec.json.decode(known.read_bytes(), type=Tombstone).rows
         rows = tuple(dict.fromkeys((*rows, *tombstone.rows)))
         tombstone = msgspec.structs.replace(tombstone, rows=rows)
-    draft = folder / f"{tombstone.id}.new"
-    with synced(draft) as file:
+    with replacing(known) as draft, synced(draft) as file:
         file.write(msgspec.json.encode(tombstone))
-    draft.rename(folder / f"{tombstone.id}.json")
     sync_folder(folder)
 
 
@@ -222,7 +225,7 @@ def erased_outcomes(
     tombstones: Iterable[Tombstone], digests: Digests, model: str, ids: Sequence[tuple[str, int]]
 ) -> list[int]:
     """The places of outcomes, by their ids and rows, that are about erased rows."""
-    erased = {row for one in tombstones if one.model in (ANY_MODEL, model) for row in one.rows}
+    erased = {row for t in tombstones if t.model in (ANY_MODEL, model) for row in t.rows}
     if not erased:
         return []
     return [at for at, (name, row) in enumerate(ids) if digests.of(f"{name}#{row}") in erased]

@@ -125,18 +125,6 @@ class Answers:
             made.append(chosen)
         return made[0], made[1]
 
-    def texts_of(self, field: str) -> Iterator[tuple[str, list[Any]]]:
-        """The values of a field, flat, by the name of each column that has it."""
-        if field == "id":
-            yield field, self.ids.to_pylist()
-        for at, name in enumerate(("caller", "protocol", "trace_id")):
-            if field == name:
-                yield name, [self.origins[code][at] for code in self.origin]
-        for part in (self.inputs, self.outputs):
-            for name, values in part.items():
-                if name in (field, *(field + kind for kind in PRIVATE_KINDS)):
-                    yield name, _flat(values)
-
     def take(self, rows: Array) -> Answers:
         """Some of the rows, by their places."""
         parts = [

@@ -20,14 +20,14 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
         Invalid: It is none of that.
         MissingExtra: Opacus is not installed.
     """
-    phases, delta = _phases_and_delta(privacy)
-    if not 0 < delta < 1 or not all(
-        sigma > 0 and 0 < rate <= 1 and steps >= 1 for sigma, rate, steps in phases
-    ):
+    try:
+        phases, delta = _phases_and_delta(privacy)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
         raise Invalid(
-            f"privacy: {phases} with delta {delta} is no training",
-            hint="noise_multiplier > 0, 0 < sample_rate <= 1, steps >= 1, 0 < delta < 1",
-        )
+            f"privacy is no training: {problem!r}",
+            hint="pass (privacy_engine, delta) after a training, or a mapping of noise_multiplier "
+            "> 0, 0 < sample_rate <= 1, steps >= 1 and 0 < delta < 1",
+        ) from None
     try:
         from opacus.accountants import PRVAccountant, RDPAccountant
     except ImportError:
@@ -51,19 +51,14 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
 
 def _phases_and_delta(privacy: Any) -> tuple[tuple[tuple[float, float, int], ...], float]:
     if isinstance(privacy, Mapping):
-        missing = [name for name in _FIELDS if name not in privacy]
-        if missing:
-            raise Invalid(f"privacy: {missing[0]} is missing", hint=f"it has {', '.join(_FIELDS)}")
-        try:
-            sigma, rate, steps, delta = (float(privacy[name]) for name in _FIELDS)
-        except (TypeError, ValueError) as problem:
-            raise Invalid(f"privacy: {problem}", hint="all four are numbers") from None
-        return ((sigma, rate, int(steps)),), delta
-    engine, delta = privacy if isinstance(privacy, tuple) else (privacy, None)
-    history = getattr(getattr(engine, "accountant", None), "history", None)
-    if not history or delta is None:
-        raise Invalid(
-            "privacy is neither (PrivacyEngine, delta) after a training nor a mapping",
-            hint=f"pass privacy=(privacy_engine, 1e-5), or a mapping of {', '.join(_FIELDS)}",
-        )
-    return tuple((float(s), float(q), int(n)) for s, q, n in history), float(delta)
+        rows = [[privacy[name] for name in _FIELDS]]
+    else:
+        engine, delta = privacy
+        rows = [[*phase, delta] for phase in engine.accountant.history]
+    phases = tuple((float(sigma), float(rate), int(steps)) for sigma, rate, steps, _ in rows)
+    delta = float(rows[0][-1])
+    if not 0 < delta < 1 or not all(
+        sigma > 0 and 0 < rate <= 1 and steps >= 1 for sigma, rate, steps in phases
+    ):
+        raise ValueError(f"{phases} with delta {delta}")
+    return phases, delta

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.conventions import Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
-from bascule.core import NotFound
-from bascule.jobs import Task
-from bascule.privacy import ErasureShown, HeldPlaces, operations as of_privacy
+from bascule.jobs import Job, Task
+from bascule.privacy import HeldPlaces, operations as of_privacy
 from bascule.security import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bascule.jobs import JobRunner
-
-_KIND = "erasure"
 
 
 class SubjectAsked(Taken):
@@ -38,46 +36,32 @@ class SubjectAsked(Taken):
 def add_privacy(app: FastAPI, open_jobs: Callable[[], JobRunner], authorise: Authorise) -> None:
     """Add the routes to `app`."""
 
-    def task(kind: str, asked: SubjectAsked, request: Request, **more: Any) -> Task:
+    def task(kind: str, person: SubjectAsked, request: Request, **more: Any) -> Task:
         caller = caller_of(request)
-        content = open_jobs().kinds[_KIND].parse(asked.model_dump())
+        content = open_jobs().kinds["erasure"].parse(person.model_dump())
         return Task(
-            kind=kind, input={**content, **more}, title=f"{kind} by {asked.field}",
+            kind=kind, input={**content, **more}, title=f"{kind} by {person.field}",
             by=caller.user, key=caller.key, host=socket.gethostname(),
         )  # fmt: skip
 
     @serves(app, of_privacy.ERASE)
-    def erase(asked: SubjectAsked, request: Request) -> ErasureShown:
+    def erase(person: SubjectAsked, request: Request) -> Job:
         """Erase a person everywhere; a job, which ends with a signed proof."""
-        authorise(request, "erase", asked.model)
-        return ErasureShown.of(open_jobs().submit(task(_KIND, asked, request)))
-
-    @serves(app, of_privacy.ERASURES)
-    def erasures(paged: Paged) -> Page[ErasureShown]:
-        """The erasures, the latest first."""
-        found = open_jobs().find(kind=_KIND)
-        return paged.page(found, lambda job: f"{job.created_at.isoformat()} {job.id}",
-                          ErasureShown.of, descending=True)  # fmt: skip
-
-    @serves(app, of_privacy.ERASURE)
-    def erasure(erasure: str) -> ErasureShown:
-        """How far an erasure is, and its proof."""
-        job = open_jobs().get(erasure)
-        if job.kind != _KIND:
-            raise NotFound(f"no erasure {erasure!r}", hint="list the erasures")
-        return ErasureShown.of(job)
+        authorise(request, "erase", person.model)
+        job = open_jobs().submit(task("erasure", person, request))
+        return replace(job.shown(), input={}, result=None)
 
     @serves(app, of_privacy.FIND_SUBJECT)
-    def find(asked: SubjectAsked, request: Request) -> HeldPlaces:
+    def find(person: SubjectAsked, request: Request) -> HeldPlaces:
         """What an erasure would erase; nothing is changed."""
-        authorise(request, "erase", asked.model)
-        return HeldPlaces(open_jobs().answer(task("held", asked, request, is_export=False)))
+        authorise(request, "erase", person.model)
+        return HeldPlaces(open_jobs().answer(task("held", person, request, is_export=False)))
 
     @serves(app, of_privacy.EXPORT_SUBJECT)
-    def export(asked: SubjectAsked, request: Request) -> Response:
+    def export(person: SubjectAsked, request: Request) -> Response:
         """What is held about a person, as lines of JSON."""
-        authorise(request, "private", asked.model)
-        rows = open_jobs().answer(task("held", asked, request, is_export=True))
+        authorise(request, "private", person.model)
+        rows = open_jobs().answer(task("held", person, request, is_export=True))
         lines = "".join(f"{json.dumps(row)}\n" for row in rows)
         return Response(
             lines, media_type="application/jsonl", headers={"Cache-Control": "no-store"}
