@@ -119,11 +119,11 @@ def _explainable(
     if summed.features is not None:
         graph = {"features": np.frombuffer(summed.features, np.uint8)}
     features = Features(explanation, graph)
-    players = _players(features, places, rows.columns)
+    matrix = features(rows.columns).astype(np.float64)
+    players = _players(features, places, rows.columns, matrix)
     is_exact = summed.is_float or all(floats) or not any(floats)
     if summed.moves and is_exact and np.array_equal(players, np.arange(len(places))):
         explanation, graph = replace(explanation, features=None), {}
-    matrix = features(rows.columns).astype(np.float64)
     return Explainable(
         summed, compilation.shares, matrix, players, factor, start, explanation, graph
     )
@@ -144,33 +144,35 @@ def _answered(
 
 
 def _players(
-    features: Features, places: tuple[ColumnPlace, ...], columns: Columns
+    features: Features, places: tuple[ColumnPlace, ...], columns: Columns, matrix: Floats
 ) -> NDArray[np.int64]:
-    """The column that each feature is made of: the one that changes it when its values are mixed.
+    """The column that each feature is made of: its values, moved to other rows, change it.
+
+    `matrix` has the features of all rows.
 
     Raises:
         Unconvertible: A feature is made of several columns.
     """
-    rows = len(next(iter(columns.values())))
-    random = np.random.default_rng(_SEED)
-    for taken in (min(rows, _PROBED_ROWS), rows):
-        few = take(columns, random.permutation(rows)[:taken])
-        usual = features(few)
-        players = np.full(usual.shape[1], -1)
-        for column, place in enumerate(places):
-            order = random.permutation(taken)
-            mixed = features(place.replaced(few, _moved(place.values(few), order)))
-            changed = ~((mixed == usual) | (np.isnan(mixed) & np.isnan(usual))).all(axis=0)
-            if (players[changed] >= 0).any():
-                raise NotExplained("a feature is made of several columns")
-            players[changed] = column
-        if (players >= 0).all():
-            break
+    chosen = np.random.default_rng(_SEED).permutation(len(matrix))[:_PROBED_ROWS]
+    first = matrix[chosen[0]]
+    # Rows with the values that none of these has, such as a rare category.
+    differs = matrix[:, (matrix[chosen] == first).all(axis=0)]
+    differs = differs != differs[chosen[0]]
+    rare = np.unique(differs.argmax(axis=0)[differs.any(axis=0)])
+    few = take(columns, np.concatenate([chosen, rare]))
+    usual = features(few)
+    players = np.full(usual.shape[1], -1)
+    for column, place in enumerate(places):
+        mixed = features(place.replaced(few, _moved(place.values(few))))
+        changed = ~((mixed == usual) | (np.isnan(mixed) & np.isnan(usual))).all(axis=0)
+        if (players[changed] >= 0).any():
+            raise NotExplained("a feature is made of several columns")
+        players[changed] = column
     return players
 
 
-def _moved(values: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
-    """In another order; other values where all are the same."""
+def _moved(values: NDArray[Any]) -> NDArray[Any]:
+    """Each row's value to the next row; other values where all are the same."""
     if values.dtype.kind not in "fiub" or (values != values[0]).any():
-        return values[order]
+        return np.roll(values, 1, axis=0)
     return ~values if values.dtype.kind == "b" else values + values.dtype.type(1)
