@@ -66,18 +66,16 @@ class Server:
                     server.sent_bytes += len(content)
                 self.wfile.write(content)
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._handler, self.url = Handler, ""
 
     @contextmanager
     def running(self) -> Iterator[Server]:
-        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
+        with ThreadingHTTPServer(("127.0.0.1", 0), self._handler) as http:
+            self.url = f"http://127.0.0.1:{http.server_port}"
+            thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
+            http.shutdown()
             thread.join()
 
 
