@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
-    from bascule.fleet import TufRepository
+    from bascule.fleet import Fleet, TufRepository
     from bascule.jobs import Jobs
     from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -486,6 +486,15 @@ def open_repository(settings: Settings) -> TufRepository:
     )  # fmt: skip
 
 
+def open_fleet(settings: Settings) -> Fleet:
+    """The devices in the catalogue, and what they are offered."""
+    from bascule.fleet import Fleet, RepositoryChannels
+
+    registry = cache(partial(open_registry, settings))
+    channels = RepositoryChannels(registry, cache(partial(open_repository, settings)))
+    return Fleet(open_catalogue(settings), channels, registry)
+
+
 def open_jobs(settings: Settings) -> Jobs:
     """The jobs in the catalogue."""
     from bascule.jobs import Jobs
@@ -586,6 +595,7 @@ def control_parts(settings: Settings) -> Parts:
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
         usage=terms_of(settings),
         review_rules=settings.reviews,
+        open_fleet=cache(partial(open_fleet, settings)),
         protected=settings.audit.protected,
         approval_lasts=timedelta(hours=settings.audit.approval_hours),
     )

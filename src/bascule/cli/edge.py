@@ -10,6 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, KeyPassword, Ref
+from bascule.cli.fleet import add_commands
 from bascule.cli.screen import print_either, say
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ _RootKeys = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="Publish versions to devices, signed.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Publish versions to devices, signed, and follow the devices.", no_args_is_help=True
+    )
     for command in (init, publish, refresh, rotate):
         group.command()(command)
+    add_commands(group)
     app.add_typer(group, name="edge")
 
 

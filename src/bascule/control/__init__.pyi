@@ -24,6 +24,7 @@ from .history import (
 from .link import ServerLink as ServerLink
 from .loops.anchoring import anchoring as anchoring, anchors_at as anchors_at
 from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
+from .loops.devices import rolling_out as rolling_out
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served
 from .loops.reviewing import choosing_reviews as choosing_reviews

@@ -98,7 +98,7 @@ class _Publication:
 
     def change(self, state: State) -> set[str] | None:
         """See `TufRepository.change`."""
-        now, earlier = self._now(state)
+        now, earlier = _now(self.repository, state, self.channel)
         model = self.offer.version.partition("/")[0]
         if now is not None and now.model != model:
             raise Conflict(f"channel {self.channel} is of {now.model}", hint="choose another name")
@@ -119,17 +119,18 @@ class _Publication:
         self._offer(state, Channel(model, self.offer, sequence), earlier)
         return {"targets", CHANNEL + self.channel}
 
-    def _now(self, state: State) -> tuple[Channel | None, list[Offer]]:
-        """What the channel says, and its versions, the latest first."""
-        role, name = state.roles.get(CHANNEL + self.channel), f"channels/{self.channel}.json"
-        target = role and role.signed.targets.get(name)
-        if not target:
-            return None, []
-        content = self.repository.place.read(_name_of(target))
-        if content is None:
-            raise Untrusted(f"{name} is missing from the repository")
-        target.verify_length_and_hashes(content)
-        return Channel.parse(content), msgspec.convert(target.custom["earlier"], list[Offer])
+    def say(self, state: State, content: Channel) -> set[str]:
+        """Have the channel say this next. Raises `Conflict` where another was sooner."""
+        now, earlier = _now(self.repository, state, self.channel)
+        if now is None or now.sequence + 1 != content.sequence:
+            raise Conflict(f"channel {self.channel} was changed meanwhile", hint="try again")
+        targets = state.roles["targets"].signed.targets
+        full = self._bundle(targets)
+        for old in earlier[:_EARLIER]:
+            if old.digest != self.offer.digest:
+                self._delta(targets, old, full)
+        self._offer(state, content, earlier)
+        return {"targets", CHANNEL + self.channel}
 
     def _offer(self, state: State, channel: Channel, earlier: list[Offer]) -> None:
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
@@ -200,6 +201,46 @@ class _Publication:
         if digest not in self.archives:
             self.archives[digest] = pack(bundle, self.folder / f"{hex_of(digest)}.tar")
         return self.archives[digest]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryChannels:
+    """The channels of a repository, as rollouts write them; see `store.Channels`."""
+
+    open_registry: Callable[[], Registry]
+    open_repository: Callable[[], TufRepository]
+
+    def channel(self, name: str) -> Channel | None:
+        repository = self.open_repository()
+        return _now(repository, repository.read(), name)[0]
+
+    def publish_channel(self, name: str, content: Channel) -> None:
+        registry, repository = self.open_registry(), self.open_repository()
+        offer = content.stable
+        if content.candidate is not None:
+            offer = Offer(content.candidate.version, content.candidate.digest)
+        bundle = registry.path(registry.resolve(offer.version))
+        with Scratch() as folder:
+            work = _Publication(registry, repository, offer, name, bundle, folder)
+            repository.change(lambda state: work.say(state, content))
+
+    def root(self) -> bytes:
+        return self.open_repository().root()
+
+
+def _now(
+    repository: TufRepository, state: State, channel: str
+) -> tuple[Channel | None, list[Offer]]:
+    """What the channel says, and its versions, the latest first."""
+    role, name = state.roles.get(CHANNEL + channel), f"channels/{channel}.json"
+    target = role and role.signed.targets.get(name)
+    if not target:
+        return None, []
+    content = repository.place.read(_name_of(target))
+    if content is None:
+        raise Untrusted(f"{name} is missing from the repository")
+    target.verify_length_and_hashes(content)
+    return Channel.parse(content), msgspec.convert(target.custom["earlier"], list[Offer])
 
 
 def _name_of(target: TargetFile) -> str:

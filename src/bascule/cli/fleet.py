@@ -1,0 +1,196 @@
+"""`bascule edge devices`, `groups`, `enroll`, `revoke`, `rollout`: what devices run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, Ref
+from bascule.cli.screen import print_either, print_json, print_table, say_sentences, when
+from bascule.core import Invalid, seconds_of
+
+if TYPE_CHECKING:
+    from bascule.fleet import Device, FleetBook, StoredDeviceRollout
+
+_Group = Annotated[str, typer.Option(help="Devices that follow the channel of this name.")]
+_Id = Annotated[str, typer.Argument(help="The rollout.", show_default=False)]
+
+
+def add_commands(group: typer.Typer) -> None:
+    """Add them to the group `edge`."""
+    group.command()(devices)
+    group.command()(groups)
+    group.command()(enroll)
+    group.command()(revoke)
+    rollout = typer.Typer(help="Have a version go to devices in phases.", no_args_is_help=True)
+    rollout.command()(start)
+    rollout.command()(show)
+    rollout.command()(abort)
+    group.add_typer(rollout, name="rollout")
+
+
+def devices(
+    group: Annotated[str | None, typer.Option(help="Of this group alone.")] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Those that refused a version.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices: what each runs, and what it refused since when."""
+    listed = [one for one in _fleet().devices(group) if one.stuck_since or not stuck]
+    if as_json:
+        print_json([asdict(one) for one in listed])
+        return
+    rows = [
+        [
+            one.name, one.group, "revoked" if one.revoked_at else one.version,
+            when(one.seen_at) if one.seen_at else "never", f"{one.bytes_received:,}",
+            f"{one.stuck_on} since {when(one.stuck_since)}: {one.stuck_reason}"
+            if one.stuck_since else "",
+        ]
+        for one in listed
+    ]  # fmt: skip
+    heads = ("device", "group", "runs", "last report", "bytes received", "stuck on")
+    print_table(heads, rows, right=("bytes received",), empty="no device is enrolled")
+
+
+def groups(as_json: AsJson = False) -> None:
+    """List the groups: their devices by version, and how many are stuck."""
+    by_group: dict[str, list[Device]] = {}
+    for device in _fleet().devices():
+        if device.revoked_at is None:
+            by_group.setdefault(device.group, []).append(device)
+    listed: list[dict[str, Any]] = [
+        {
+            "group": name, "devices": len(found), "stuck": sum(bool(one.stuck_on) for one in found),
+            "bytes_received": sum(one.bytes_received for one in found),
+            "versions": dict(Counter(one.version for one in found).most_common()),
+        }
+        for name, found in sorted(by_group.items())
+    ]  # fmt: skip
+    if as_json:
+        print_json(listed)
+        return
+    rows = [
+        [
+            one["group"], str(one["devices"]), str(one["stuck"]), f"{one['bytes_received']:,}",
+            ", ".join(f"{name or 'nothing'} {count}" for name, count in one["versions"].items()),
+        ]
+        for one in listed
+    ]  # fmt: skip
+    heads = ("group", "devices", "stuck", "bytes received", "versions")
+    print_table(heads, rows, right=heads[1:4], empty="no device is enrolled")
+
+
+def enroll(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    repository: Annotated[str, typer.Option(help="Where devices find the signed repository.")],
+    group: _Group = "stable",
+    reports: Annotated[
+        str, typer.Option(help="Where devices send reports.", show_default="that of --server")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="DEVICE.json")
+    ] = None,
+) -> None:
+    """Make a device known, and write the file for `bascule-edge enroll`: it holds a key."""
+    target = out or Path(f"{device}.json")
+    if target.exists():
+        raise Invalid(f"{target} is there already", hint="choose another file with --out")
+    enrolled = _fleet().enroll(device, group, by=context.user())
+    content = {
+        "device": device, "channel": group, "repository": repository, "key": enrolled.key,
+        "server": reports or context.stores.get("server", ""),
+        "root": json.loads(enrolled.root) if enrolled.root else None,
+    }  # fmt: skip
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file, indent=2)
+    print_either(
+        {"device": device, "group": group, "file": str(target)},
+        f"wrote {target}, for device {device} alone; it is readable by this user", as_json=False,
+    )  # fmt: skip
+
+
+def revoke(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End the key of a device."""
+    ended = _fleet().revoke(device, by=context.user())
+    print_either(asdict(ended), f"{device} may report no more", as_json=as_json)
+
+
+def start(
+    model: Ref,
+    group: _Group = "stable",
+    phases: Annotated[str, typer.Option(help="Percent of the devices.")] = "1,10,50,100",
+    hold: Annotated[str, typer.Option(help="How long a phase lasts at least.")] = "1d",
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have a version go to the devices of a group; it halts where it harms them."""
+    from bascule.fleet import RolloutRequest
+
+    try:
+        shares = tuple(float(part) / 100 for part in phases.split(","))
+    except ValueError:
+        raise Invalid(f"--phases {phases}", hint="for example 1,10,50,100") from None
+    asked = RolloutRequest(model, group, shares, seconds_of("--hold", hold), reason)
+    _print(_fleet().begin(asked, by=context.user()), as_json=as_json)
+
+
+def show(
+    rollout: Annotated[
+        str | None, typer.Argument(help="The rollout; the latest if none is given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a rollout stands, and what each look saw."""
+    fleet = _fleet()
+    if rollout is None:
+        stored = fleet.rollouts()[:1]
+        if not stored:
+            raise Invalid("there was no rollout", hint="bascule edge rollout start MODEL")
+        rollout = stored[0].id
+    _print(fleet.rollout(rollout), as_json=as_json)
+
+
+def abort(
+    rollout: _Id,
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take a rollout back: its devices return to what the others run."""
+    _print(_fleet().abort(rollout, by=context.user(), reason=reason), as_json=as_json)
+
+
+def _print(stored: StoredDeviceRollout, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(stored))
+        return
+    plan, state = stored.plan, stored.state
+    say_sentences(f"{stored.id}: {plan.candidate} in place of {plan.stable}: {state.sentence}")
+    rows = [
+        [
+            f"{plan.phases[look.phase]:.0%}", when(look.at), f"{look.bad} of {look.exposed}",
+            f"{look.others_bad} of {look.others}", str(look.unknown),
+        ]
+        for look in state.looks
+    ]  # fmt: skip
+    if rows:
+        print_table(("phase", "look", "sick", "sick of those that stay", "not taken"), rows)
+
+
+def _fleet() -> FleetBook:
+    if context.is_remote():
+        from bascule.fleet import RemoteFleet
+
+        return RemoteFleet(context.control_client())
+    from bascule.app import open_fleet
+
+    return open_fleet(context.settings())
