@@ -94,11 +94,11 @@ ROLLOUTS = Listing("GET edge/rollouts", "read", "*", StoredDeviceRollout)
 ROLLOUT = Operation("GET edge/rollouts/{rollout}", "read", "*", StoredDeviceRollout)
 # Of which model is in the body, or known by the rollout: asked then.
 BEGIN = Operation(
-    "POST edge/rollouts", "deploy", "", StoredDeviceRollout, status=201, history="rollout_running"
+    "POST edge/rollouts", "deploy", "", StoredDeviceRollout, status=201, history="device_rollout"
 )
 ABORT = Operation(
     "POST edge/rollouts/{rollout}/abort", "deploy", "", StoredDeviceRollout,
-    history="rollout_aborted",
+    history="device_rollout",
 )  # fmt: skip
 
 

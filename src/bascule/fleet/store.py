@@ -380,7 +380,7 @@ def _note_state(
     reason: str,
 ) -> None:  # fmt: skip
     body = {"sentence": f"{plan.candidate}: {state.sentence}", "rollout": plan.id}
-    _note(connection, "channel", plan.group, f"rollout_{state.status}", now, by, body, reason)
+    _note(connection, "channel", plan.group, "device_rollout", now, by, body, reason)
 
 
 def _note(

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
+from bascule.control.people.cookies import check_same_origin
 from bascule.core import Reference, Refused
 from bascule.fleet import (
     HOLD_S,
@@ -79,14 +80,14 @@ def add_fleet(
     @serves(app, of_fleet.REPORT)
     def report(sent: Reports, request: Request) -> dict[str, int]:
         """Keep the reports of a device, each once; `sequence`: the highest number that is here."""
-        key = caller_of(request).key
-        if asks_for_keys and not key:
-            raise Refused("reports are sent with the key of a device")
+        key, reports = caller_of(request).key, read_reports(sent.reports)
         if not asks_for_keys:
             loopback_only(request, "report", "")
-        reports = read_reports(sent.reports)
+            check_same_origin(request)
         if not reports:
             return {"sequence": 0}
+        if asks_for_keys and not key:
+            raise Refused("reports are sent with the key of a device")
         device = reports[0].device
         return {"sequence": open_fleet().receive({device: reports}, key=key)[device]}
 
