@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.screen import print_either, print_json, print_table, say_sentences, when
-from bascule.core import Invalid, seconds_of
+from bascule.core import Invalid, NotFound, seconds_of
 
 if TYPE_CHECKING:
     from bascule.fleet import Device, FleetBook, StoredDeviceRollout
@@ -65,26 +66,27 @@ def groups(as_json: AsJson = False) -> None:
     for device in _fleet().devices():
         if device.revoked_at is None:
             by_group.setdefault(device.group, []).append(device)
-    listed: list[dict[str, Any]] = [
-        {
-            "group": name, "devices": len(found), "stuck": sum(bool(one.stuck_on) for one in found),
-            "bytes_received": sum(one.bytes_received for one in found),
-            "versions": dict(Counter(one.version for one in found).most_common()),
+    listed: dict[str, dict[str, Any]] = {
+        name: {
+            "devices": len(members), "stuck": sum(bool(one.stuck_on) for one in members),
+            "bytes received": sum(one.bytes_received for one in members),
+            "versions": dict(Counter(one.version for one in members).most_common()),
         }
-        for name, found in sorted(by_group.items())
-    ]  # fmt: skip
+        for name, members in sorted(by_group.items())
+    }  # fmt: skip
     if as_json:
         print_json(listed)
         return
-    rows = [
-        [
-            one["group"], str(one["devices"]), str(one["stuck"]), f"{one['bytes_received']:,}",
-            ", ".join(f"{name or 'nothing'} {count}" for name, count in one["versions"].items()),
-        ]
-        for one in listed
-    ]  # fmt: skip
     heads = ("group", "devices", "stuck", "bytes received", "versions")
+    rows = [
+        [name, *(f"{about[head]:,}" for head in heads[1:4]), _listed(about["versions"])]
+        for name, about in listed.items()
+    ]
     print_table(heads, rows, right=heads[1:4], empty="no device is enrolled")
+
+
+def _listed(versions: Mapping[str, int]) -> str:
+    return ", ".join(f"{name or 'nothing'} {count}" for name, count in versions.items())
 
 
 def enroll(
@@ -97,6 +99,7 @@ def enroll(
     out: Annotated[
         Path | None, typer.Option(help="The file to write.", show_default="DEVICE.json")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a device known, and write the file for `bascule-edge enroll`: it holds a key."""
     target = out or Path(f"{device}.json")
@@ -110,10 +113,8 @@ def enroll(
     }  # fmt: skip
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(content, file, indent=2)
-    print_either(
-        {"device": device, "group": group, "file": str(target)},
-        f"wrote {target}, for device {device} alone; it is readable by this user", as_json=False,
-    )  # fmt: skip
+    line = f"wrote {target}: give it to {device}, and to no other"
+    print_either({"device": device, "group": group, "file": str(target)}, line, as_json=as_json)
 
 
 def revoke(
@@ -140,24 +141,20 @@ def start(
         shares = tuple(float(part) / 100 for part in phases.split(","))
     except ValueError:
         raise Invalid(f"--phases {phases}", hint="for example 1,10,50,100") from None
-    asked = RolloutRequest(model, group, shares, seconds_of("--hold", hold), reason)
+    asked = RolloutRequest(model, group, shares, seconds_of(hold, "--hold"), reason)
     _print(_fleet().begin(asked, by=context.user()), as_json=as_json)
 
 
 def show(
-    rollout: Annotated[
-        str | None, typer.Argument(help="The rollout; the latest if none is given.")
-    ] = None,
+    rollout: Annotated[str, typer.Argument(help="Its id; default: the latest.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show where a rollout stands, and what each look saw."""
     fleet = _fleet()
-    if rollout is None:
-        stored = fleet.rollouts()[:1]
-        if not stored:
-            raise Invalid("there was no rollout", hint="bascule edge rollout start MODEL")
-        rollout = stored[0].id
-    _print(fleet.rollout(rollout), as_json=as_json)
+    stored = [fleet.rollout(rollout)] if rollout else fleet.rollouts()[:1]
+    if not stored:
+        raise NotFound("there was no rollout", hint="bascule edge rollout start MODEL")
+    _print(stored[0], as_json=as_json)
 
 
 def abort(

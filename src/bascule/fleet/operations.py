@@ -11,21 +11,15 @@ from bascule.operations import Listing, Operation, Remote
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device, as its reports say.
+    """A device, as its reports say. Times are of the server's clock.
 
     Attributes:
-        name: Of the device.
-        group: Whose channel it follows.
-        key: The id of its key, which ends at `revoked_at`.
-        enrolled_at: When, and `enrolled_by` which user, it was made known.
+        group: It follows the channel of this name.
+        key: The id of its key.
         sequence: The highest number of a report that is here.
-        seen_at: When its last new report came, by the server's clock.
         version: What it ran last.
-        digest: Of its bundle.
-        bytes_received: What it has downloaded since it was enrolled.
+        bytes_received: Since it was enrolled.
         stuck_on: The version that it refused or left, until it installs another; empty for none.
-        stuck_since: When the server heard so.
-        stuck_reason: Why, as the device says.
     """
 
     name: str
@@ -46,10 +40,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A device that was made known. `key` is its token, shown this once; `root` the trusted root.
-
-    Without a repository the root is empty.
-    """
+    """The token of a new device, shown this once, and the trusted root; empty without one."""
 
     device: str
     group: str

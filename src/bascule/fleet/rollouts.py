@@ -33,7 +33,7 @@ import msgspec
 
 from bascule.core import Invalid
 from bascule.edge import Candidate, Channel, Offer
-from bascule.stats import hypergeometric_tail, log_mean, two_proportions
+from bascule.stats import Evidence, hypergeometric_tail, log_mean, two_proportions
 
 PHASES, HOLD_S = (0.01, 0.1, 0.5, 1.0), 86_400.0
 LOOKS = (1 / 24, 1 / 6, 1 / 2, 1.0, 2.0, 4.0)
@@ -55,16 +55,10 @@ Counted = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePlan:
-    """What was asked for.
+    """What was asked for: `phases` are shares of the devices of a group.
 
-    Attributes:
-        id: Of the rollout.
-        group: Whose devices; their channel has its name.
-        stable: What they run, `late/3`; `stable_digest` is that of its bundle.
-        candidate: What they are to run, likewise.
-        salt: Of the draw of the devices.
-        phases: Shares of the devices. The last has all, and no others to compare with.
-        hold_s: How long a phase lasts at least; four times as long at most.
+    The last phase has all devices, and none to compare with. A phase lasts for `hold_s` at least,
+    and for four times as long at most.
     """
 
     id: str
@@ -88,19 +82,10 @@ class DevicePlan:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a phase saw, at full looks with the silent among the bad.
+    """What the look of that `number` in `LOOKS` saw in a phase, from 0; full ones count the silent.
 
-    Attributes:
-        phase: From 0.
-        number: The place in `LOOKS`.
-        at: When, by the server's clock.
-        exposed: Devices that count, and take the candidate since this phase.
-        bad: Of them, those that are sick.
-        unknown: Of them, those of no outcome yet.
-        others: Devices that count and stay.
-        others_bad: Of them, those that are sick.
-        log_e_worse: Evidence of harm; natural logarithms.
-        log_e_safe: Evidence that harm is below the margin; None at early looks.
+    `exposed` are the devices that count and take the candidate since this phase, `others` those
+    that stay. Evidence is in natural logarithms; that of safety is None at early looks.
     """
 
     phase: int
@@ -117,10 +102,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """Where a rollout stands; its phase, from 0, began at `since`. `looks` has those of all phases.
-
-    All but `running` is final.
-    """
+    """Where a rollout stands; its phase, from 0, began at `since`. All but `running` is final."""
 
     status: Literal["running", "promoted", "halted", "aborted"]
     phase: int
@@ -130,17 +112,10 @@ class DeviceState:
 
 
 class Seen(NamedTuple):
-    """What reports say of one device in the window of a phase.
+    """What reports say of one device since a phase began, and in the `hold_s` before.
 
-    Attributes:
-        device: Its name.
-        before: What it answered in the `hold_s` before the phase.
-        stayed: What it answered since by other versions than the candidate.
-        candidate: What it answered since by the candidate.
-        is_bad: Whether it failed a golden check, refused or left a version since.
-        has_taken: Whether it has run the candidate since.
-        was_heard: Whether it reported in the `hold_s` before the phase.
-        seen_at: When its last report came; None for none in the window.
+    `stayed` and `candidate` were answered since, by other versions and by the candidate. It
+    `is_bad` where it failed a golden check, refused or left a version since.
     """
 
     device: str
@@ -171,21 +146,12 @@ def look_due(plan: DevicePlan, state: DeviceState, now: datetime) -> int | None:
 def decide(
     plan: DevicePlan, state: DeviceState, number: int, seen: Sequence[Seen], now: datetime
 ) -> DeviceState:
-    """The next state after a look; the same facts give the same one.
-
-    Args:
-        plan: What was asked for.
-        state: Running.
-        number: Of the look that is due.
-        seen: The devices of the group, by what had come until `now`.
-        now: By the server's clock.
-    """
+    """The next state of a running rollout, after the look that is due at all its devices."""
     look = _looked(plan, state, number, seen, now)
     state = replace(state, looks=(*state.looks, look))
-    what = (
-        f"{look.bad} of {look.exposed} devices are {_bad_words(number)}, "
-        f"{look.others_bad} of the {look.others} that stay"
-    )
+    bad = "sick" if LOOKS[number] < 1 else "sick or silent"
+    stay = f"{look.others_bad} of the {look.others} that stay"
+    what = f"{look.bad} of {look.exposed} devices are {bad}, {stay}"
     if harm(plan, state) >= -math.log(ERROR):
         return replace(state, status="halted", sentence=f"halted: {what}")
     if safety(state) >= -math.log(ERROR):
@@ -218,24 +184,22 @@ def candidate_of(plan: DevicePlan, state: DeviceState) -> Candidate:
 
 
 def content(plan: DevicePlan, state: DeviceState, now: Channel) -> Channel | None:
-    """What the channel must say, given what it says; None where it says so, or is another's.
-
-    It is another's where a person has published a third version meanwhile.
-    """
+    """What the channel must say, given what it says; None where it says so, or is another's."""
     stable, candidate = Offer(plan.stable, plan.stable_digest), None
     if state.status == "running":
         candidate = candidate_of(plan, state)
     elif state.status == "promoted":
         stable = Offer(plan.candidate, plan.candidate_digest)
-    if is_anothers(plan, now) or (now.stable, now.candidate) == (stable, candidate):
+    if is_anothers(plan, state, now) or (now.stable, now.candidate) == (stable, candidate):
         return None
     return Channel(now.model, stable, now.sequence + 1, candidate)
 
 
-def is_anothers(plan: DevicePlan, now: Channel) -> bool:
-    """Whether the channel offers what this rollout did not write."""
+def is_anothers(plan: DevicePlan, state: DeviceState, now: Channel) -> bool:
+    """Whether the channel offers what this rollout did not write: a person has published since."""
     is_foreign = now.candidate is not None and now.candidate.rollout != plan.id
-    return is_foreign or now.stable.digest not in (plan.stable_digest, plan.candidate_digest)
+    is_promoted = state.status == "promoted" and now.stable.digest == plan.candidate_digest
+    return is_foreign or not (is_promoted or now.stable.digest == plan.stable_digest)
 
 
 def _entered(plan: DevicePlan, state: DeviceState, now: datetime, what: str) -> DeviceState:
@@ -263,13 +227,13 @@ def _looked(
             arms[is_drawn][outcome_of(device, heard_since, is_drawn=is_drawn)] += 1
     bad = [arm["sick"] + is_full * arm["silent"] for arm in (arms[True], arms[False])]
     exposed, others, unknown = arms[True].total(), arms[False].total(), arms[True]["none"]
-    worse = two_proportions(
-        [[exposed, bad[0], others, bad[1]]], margin=ALLOWED, bounds=False
-    ).log_e_worse
-    safe = None
-    if is_full:
-        at_worst = [[exposed, bad[0] + unknown, others, bad[1]]]
-        safe = two_proportions(at_worst, margin=_margin(state.phase), bounds=False).log_e_safe
+
+    def compared(bad_exposed: int, margin: float) -> Evidence:
+        counts = [[exposed, bad_exposed, others, bad[1]]]
+        return two_proportions(counts, margin=margin, bounds=False)
+
+    worse = compared(bad[0], ALLOWED).log_e_worse
+    safe = compared(bad[0] + unknown, _margin(state.phase)).log_e_safe if is_full else None
     return Look(state.phase, number, now, exposed, bad[0], unknown, others, bad[1], worse, safe)
 
 
@@ -300,7 +264,3 @@ def _averaged(log_es: Sequence[float], count: int) -> float:
 
 def _margin(phase: int) -> float:
     return _MARGIN if phase else _MARGIN_OF_FIRST
-
-
-def _bad_words(number: int) -> str:
-    return "sick or silent" if LOOKS[number] >= 1 else "sick"

@@ -20,7 +20,7 @@ from bascule.edge import Channel, Offer
 from bascule.fleet.operations import RolloutRequest, StoredDeviceRollout
 from bascule.fleet.reports import Counts, Report
 from bascule.fleet.schema import devices
-from bascule.fleet.store import Fleet
+from bascule.fleet.store import NEW, Fleet
 from bascule.registry import Version
 
 STABLE, CANDIDATE = Offer("late/1", "sha256:1"), Offer("late/2", "sha256:2")
@@ -102,14 +102,10 @@ class Simulation:
 
     def _enroll(self) -> None:
         """Without keys: nothing asks for them here."""
-        about = {
-            "group": "stable", "key": "", "enrolled_at": self.now, "enrolled_by": "simulation",
-            "sequence": 0, "bytes_received": 0, "version": "", "digest": "", "stuck_on": "",
-            "stuck_reason": "",
-        }  # fmt: skip
+        about = {"group": "stable", "key": "", "enrolled_at": self.now, "enrolled_by": "simulation"}
         self.catalogue.create()
         with self.catalogue.write() as connection:
-            rows = [{"name": name, **about} for name in self.names]
+            rows = [{"name": name, **NEW, **about} for name in self.names]
             connection.execute(sa.insert(devices), rows)
 
     def run(self) -> tuple[StoredDeviceRollout, float]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 
 from bascule.catalogue import Catalogue, Lease, check_held, events, put_new
 from bascule.core import Conflict, NotFound, Refused, check_name
-from bascule.edge import Channel
+from bascule.edge import Channel, Offer
 from bascule.fleet import schema
 from bascule.fleet.operations import Device, Enrolled, RolloutRequest, StoredDeviceRollout
 from bascule.fleet.reports import BAD, Report
@@ -82,16 +82,16 @@ class Fleet:
         with suppress(NotFound):
             root = self._channels.root()
         key, token = new_key(f"device-{name}", permissions_of_role("device"), now=now, by=by)
+        about = {"group": group, "key": key.id, "enrolled_at": now, "enrolled_by": by}
         with self.catalogue.write(alone=True) as connection:
             keys = Transaction(connection)
             check_is_free(key.name, keys.keys(), now=now)
             keys.add_key(key)
-            new = {"sequence": 0, "bytes_received": 0, **dict.fromkeys(_TEXTS, "")}
-            enrolled = {"group": group, "key": key.id, "enrolled_at": now, "enrolled_by": by}
-            put_new(connection, _devices, {"name": name}, new | enrolled)
+            put_new(connection, _devices, {"name": name}, NEW | about)
             again = sa.update(_devices).where(_devices.c.name == name)
-            connection.execute(again.values(**enrolled, revoked_at=None))
-            _note(connection, "device", name, "device_enrolled", now, by, {"group": group})
+            connection.execute(again.values(**about, revoked_at=None))
+            event = events.Event(_of(name), "device_enrolled", now, by, body={"group": group})
+            events.append(connection, event)
         return Enrolled(name, group, token, root.decode())
 
     def revoke(self, name: str, *, by: str) -> Device:
@@ -103,7 +103,7 @@ class Fleet:
                 Transaction(connection).end_key(device.key, at=now, by=by)
                 change = sa.update(_devices).where(_devices.c.name == name)
                 connection.execute(change.values(revoked_at=now))
-                _note(connection, "device", name, "device_revoked", now, by, {})
+                events.append(connection, events.Event(_of(name), "device_revoked", now, by))
             return _device(connection, name)
 
     def devices(self, group: str | None = None) -> list[Device]:
@@ -130,26 +130,23 @@ class Fleet:
         with self.catalogue.write() as connection:
             query = sa.select(_devices).where(_devices.c.name.in_(sorted(reports)))
             rows = connection.execute(query.order_by("name").with_for_update())
-            devices = {row.name: _device_of(row) for row in rows}
-            rows_of_reports, changes = [], []
+            devices = {row.name: dict(row._mapping) for row in rows}
+            fresh: list[Report] = []
             for name, sent in reports.items():
-                if name not in devices:
-                    raise _unknown(name)
-                device = devices[name]
-                if device.revoked_at is not None or (key and device.key != key):
+                device = devices.get(name) or _unknown(name)
+                if device["revoked_at"] is not None or (key and device["key"] != key):
                     raise Refused(f"the key is not that of device {name}")
-                fresh = [report for report in sent if report.sequence > device.sequence]
-                if fresh:
-                    rows_of_reports += [_row(report, now) for report in fresh]
-                    changes.append(_after(device, fresh, now))
-            if changes:
-                connection.execute(sa.insert(_reports), rows_of_reports)
-                names = [name for name in changes[0] if name != "device"]
-                values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
+                fresh += [report for report in sent if report.sequence > device["sequence"]]
+            for report in fresh:
+                _take(devices[report.device], report, now)
+            if fresh:
+                connection.execute(sa.insert(_reports), [_row(report, now) for report in fresh])
+                changed = {report.device for report in fresh}
                 change = sa.update(_devices).where(_devices.c.name == sa.bindparam("device"))
-                connection.execute(change.values(values), changes)
-            new = {change["device"]: int(change["sequence"]) for change in changes}
-            return {name: new.get(name, devices[name].sequence) for name in reports}
+                values: dict[str, Any] = {name: sa.bindparam(name) for name in _TAKEN}
+                rows_now = [{**devices[name], "device": name} for name in changed]
+                connection.execute(change.values(values), rows_now)
+            return {name: int(devices[name]["sequence"]) for name in reports}
 
     def forget(self) -> None:
         """Delete the reports that no decision will read."""
@@ -161,34 +158,31 @@ class Fleet:
         """What each device of the group has reported about a phase that began at `since`."""
         table, is_later = _reports.c, _reports.c.received_at >= since
         is_candidate = table.digest == plan.candidate_digest
-        sums = [
+        arms = (~is_later & ~is_candidate, is_later & ~is_candidate, is_later & is_candidate)
+        flags = (
+            is_later & table.event.in_(BAD),
+            is_later & is_candidate & table.event.in_(("installed", "counts")), ~is_later,
+        )  # fmt: skip
+        counts = [
             sa.func.coalesce(sa.func.sum(sa.case((condition, count), else_=0)), 0)
-            for condition in (
-                ~is_later & ~is_candidate, is_later & ~is_candidate, is_later & is_candidate,
-            )
-            for count in (table.requests, table.errors)
-        ]  # fmt: skip
-        flags = [
-            sa.func.coalesce(sa.func.max(sa.case((condition, 1), else_=0)), 0)
-            for condition in (
-                is_later & table.event.in_(BAD),
-                is_later & is_candidate & table.event.in_(("installed", "counts")), ~is_later,
-            )
-        ]  # fmt: skip
+            for condition in (*arms, *flags)
+            for count in (table.requests, table.errors, 1)
+        ]
         first = since - timedelta(seconds=plan.hold_s)
         in_window = (table.device == _devices.c.name) & table.received_at.between(first, now)
         query = (
-            sa.select(_devices.c.name, *sums, *flags, sa.func.max(table.received_at))
+            sa.select(_devices.c.name, sa.func.max(table.received_at), *counts)
             .select_from(sa.outerjoin(_devices, _reports, in_window))
             .where(_devices.c.group == plan.group, _devices.c.revoked_at.is_(None))
             .group_by(_devices.c.name)
         )
+        pairs, ats = (0, 3, 6), (11, 14, 17)
         return [
-            Seen(
-                row[0], (int(row[1]), int(row[2])), (int(row[3]), int(row[4])),
-                (int(row[5]), int(row[6])), bool(row[7]), bool(row[8]), bool(row[9]), row[10],
+            Seen._make(
+                (name, *((int(row[at]), int(row[at + 1])) for at in pairs),
+                 *(row[at] > 0 for at in ats), seen_at)
             )
-            for row in map(tuple, self.catalogue.rows(query))
+            for name, seen_at, *row in map(tuple, self.catalogue.rows(query))
         ]  # fmt: skip
 
     # -- rollouts --
@@ -219,16 +213,16 @@ class Fleet:
         plan.check()
         state = begun(plan, now)
         with self.catalogue.write(alone=True) as connection:
-            running = sa.select(_rollouts.c.id).where(
-                _rollouts.c.group == plan.group, _rollouts.c.ended_at.is_(None)
-            )
+            running = sa.select(_rollouts.c.id).filter_by(group=group, ended_at=None)
             if (other := connection.scalar(running)) is not None:
                 hint = f"bascule edge rollout abort {other}"
-                raise Conflict(f"rollout {other} of {plan.group} has not ended", hint=hint)
-            values = {"plan": _json(plan), "state": _json(state), "changes": 0}
-            new = {"id": plan.id, "group": group, "created_at": now, "created_by": by}
-            connection.execute(sa.insert(_rollouts).values(**new, **values, reason=request.reason))
-            _note_state(connection, plan, state, now, by, request.reason)
+                raise Conflict(f"rollout {other} of {group} has not ended", hint=hint)
+            new = {
+                "id": plan.id, "group": group, "created_at": now, "created_by": by, "changes": 0,
+                "reason": request.reason, "plan": _json(plan), "state": _json(state),
+            }  # fmt: skip
+            connection.execute(sa.insert(_rollouts).values(new))
+            _note(connection, plan, state, now, by, request.reason)
         return self.rollout(plan.id)
 
     def rollouts(self, *, active: bool = False) -> list[StoredDeviceRollout]:
@@ -242,7 +236,7 @@ class Fleet:
         """One, by its id. Raises `NotFound`."""
         rows = self.catalogue.rows(sa.select(_rollouts).where(_rollouts.c.id == name))
         if not rows:
-            raise NotFound(f"no rollout {name[:64]!r}", hint="bascule edge rollout list")
+            raise NotFound(f"no rollout {name[:64]!r}", hint="bascule edge rollout show")
         return _rollout_of(rows[0])
 
     def abort(self, name: str, *, by: str, reason: str = "") -> StoredDeviceRollout:
@@ -266,7 +260,7 @@ class Fleet:
         """
         now, plan = self._clock(), stored.plan
         channel = self._channels.channel(plan.group)
-        if channel is None or is_anothers(plan, channel):
+        if channel is None or is_anothers(plan, stored.state, channel):
             if stored.state.status == "running":
                 said = "aborted: its channel was given another version"
                 state = replace(stored.state, status="aborted", sentence=said)
@@ -296,7 +290,7 @@ class Fleet:
             if not connection.execute(sa.update(_rollouts).where(same).values(values)).rowcount:
                 raise Conflict(f"rollout {stored.id} was changed meanwhile", hint="try again")
             if state.sentence != stored.state.sentence:
-                _note_state(connection, stored.plan, state, self._clock(), by, reason)
+                _note(connection, stored.plan, state, self._clock(), by, reason)
         return self.rollout(stored.id)
 
     def _end(self, stored: StoredDeviceRollout) -> None:
@@ -312,48 +306,39 @@ class Fleet:
 
 FleetBook: TypeAlias = "Fleet | RemoteFleet"
 """What both can do; see `Fleet` for the methods."""
-_FREE = {"stuck_on": "", "stuck_since": None, "stuck_reason": ""}
-_TEXTS = ("version", "digest", "stuck_on", "stuck_reason")
+_FREE: dict[str, Any] = {"stuck_on": "", "stuck_since": None, "stuck_reason": ""}
+NEW: dict[str, Any] = {"sequence": 0, "bytes_received": 0, "version": "", "digest": "", **_FREE}
+_TAKEN = ("seen_at", *NEW)
 
 
-def _after(device: Device, fresh: Sequence[Report], now: datetime) -> dict[str, Any]:
-    """The columns of a device after reports that are new. Pure."""
-    values: dict[str, Any] = {
-        "device": device.name, "sequence": fresh[-1].sequence, "seen_at": now,
-        "version": device.version, "digest": device.digest,
-        "bytes_received": device.bytes_received + sum(one.bytes_received for one in fresh),
-        "stuck_on": device.stuck_on, "stuck_since": device.stuck_since,
-        "stuck_reason": device.stuck_reason,
-    }  # fmt: skip
-    for report in fresh:
-        running = report.running
-        version = running.version if running else ""
-        if report.event in BAD:
-            since = values["stuck_since"] if values["stuck_on"] == version else None
-            values |= {"stuck_on": version, "stuck_since": since or now}
-            values["stuck_reason"] = report.reason or report.event
-        elif running is not None:
-            values |= {"version": version, "digest": running.digest}
-            if report.event == "installed":
-                values |= _FREE
-    return values
+def _take(device: dict[str, Any], report: Report, now: datetime) -> None:
+    """Change the columns of a device by a report that is new."""
+    running = report.running or Offer("", "")
+    device |= {"sequence": report.sequence, "seen_at": now}
+    device["bytes_received"] += report.bytes_received
+    if report.event in BAD:
+        since = device["stuck_since"] if device["stuck_on"] == running.version else None
+        device |= {"stuck_on": running.version, "stuck_since": since or now}
+        device["stuck_reason"] = report.reason or report.event
+    elif running.digest:
+        device |= {"version": running.version, "digest": running.digest}
+        if report.event == "installed":
+            device |= _FREE
 
 
 def _row(report: Report, now: datetime) -> dict[str, Any]:
-    running = report.running
+    running = report.running or Offer("", "")
     return {
         "device": report.device, "sequence": report.sequence, "received_at": now,
         "at": report.at, "event": report.event, "reason": report.reason,
-        "version": running.version if running else "", "digest": running.digest if running else "",
+        "version": running.version, "digest": running.digest,
         "requests": report.counts.requests, "errors": report.counts.errors,
     }  # fmt: skip
 
 
 def _device(connection: sa.Connection, name: str) -> Device:
-    row = connection.execute(sa.select(_devices).where(_devices.c.name == name)).one_or_none()
-    if row is None:
-        raise _unknown(name)
-    return _device_of(row)
+    row = connection.execute(sa.select(_devices).filter_by(name=name)).one_or_none()
+    return _unknown(name) if row is None else _device_of(row)
 
 
 def _device_of(row: sa.Row[Any]) -> Device:
@@ -371,21 +356,18 @@ def _json(value: DevicePlan | DeviceState) -> Any:
     return msgspec.to_builtins(asdict(value))
 
 
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"no device {name[:64]!r}", hint="bascule edge devices lists them")
+def _unknown(name: str) -> NoReturn:
+    raise NotFound(f"no device {name[:64]!r}", hint="bascule edge devices lists them")
 
 
-def _note_state(
-    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str,
-    reason: str,
-) -> None:  # fmt: skip
-    body = {"sentence": f"{plan.candidate}: {state.sentence}", "rollout": plan.id}
-    _note(connection, "channel", plan.group, "device_rollout", now, by, body, reason)
+def _of(device: str) -> events.Subject:
+    return events.Subject("device", device)
 
 
 def _note(
-    connection: sa.Connection, kind: str, name: str, event: str, now: datetime, by: str,
-    body: Mapping[str, Any], reason: str = "",
+    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str,
+    reason: str,
 ) -> None:  # fmt: skip
-    subject = events.Subject(kind, name)
-    events.append(connection, events.Event(subject, event, now, by, reason, body))
+    subject = events.Subject("channel", plan.group)
+    body = {"sentence": f"{plan.candidate}: {state.sentence}", "rollout": plan.id}
+    events.append(connection, events.Event(subject, "device_rollout", now, by, reason, body))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from bascule.control.loops.turning import turning
-from bascule.core import BasculeError, Conflict, Unavailable, holder_name, masked_text
+from bascule.core import BasculeError, Conflict, holder_name, masked_text
 
 if TYPE_CHECKING:
     from bascule.catalogue import Leadership
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY_S, _LEASE_S = 10.0, 60.0
-_FORGET_TURNS = 360
+_FORGET_EVERY_S = 3_600.0
 
 
 def rolling_out(
@@ -33,13 +34,13 @@ def rolling_out(
 
         fleet = open_fleet()
         leadership = Leadership(Leases(fleet.catalogue), "devices", holder_name(), _LEASE_S)
-        turns = 0
+        forget_at_s = time.monotonic()
         try:
             while not ended.wait(_EVERY_S):
                 turn(fleet, leadership)
-                if turns % _FORGET_TURNS == 0 and leadership.lease is not None:
+                if time.monotonic() >= forget_at_s:
                     fleet.forget()
-                turns += 1
+                    forget_at_s = time.monotonic() + _FORGET_EVERY_S
         finally:
             leadership.release()
 
@@ -49,12 +50,11 @@ def rolling_out(
 def turn(fleet: Fleet, leadership: Leadership) -> None:
     """One look at each rollout that has not ended; what fails for one stays with that one."""
     active = fleet.rollouts(active=True)
-    lease = leadership.keep() if active else leadership.lease
-    for stored in active if lease is not None else ():
+    if not active or (lease := leadership.keep()) is None:
+        return
+    for stored in active:
         try:
             with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
                 fleet.advance(stored, lease)
-        except Unavailable:
-            raise
         except BasculeError as problem:
-            log.warning("rollout %s: %s", stored.id, masked_text(str(problem)))
+            log.warning("rollout %s waits: %s", stored.id, masked_text(str(problem)))

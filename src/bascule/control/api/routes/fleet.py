@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
+from bascule.control.api.routes.batch import Reason
 from bascule.control.people.cookies import check_same_origin
 from bascule.core import Reference, Refused
 from bascule.fleet import (
@@ -47,12 +48,6 @@ class NewDeviceRollout(Taken):
     group: str
     phases: Annotated[tuple[float, ...], Field(min_length=1, max_length=20)] = PHASES
     hold_s: float = HOLD_S
-    reason: Annotated[str, Field(max_length=1_000)] = ""
-
-
-class Abortion(Taken):
-    """Why a rollout is taken back."""
-
     reason: Annotated[str, Field(max_length=1_000)] = ""
 
 
@@ -108,7 +103,7 @@ def add_fleet(
         return open_fleet().begin(RolloutRequest(**wanted.model_dump()), by=caller.user)
 
     @serves(app, of_fleet.ABORT)
-    def abort(rollout: str, wanted: Abortion, request: Request) -> StoredDeviceRollout:
+    def abort(rollout: str, wanted: Reason, request: Request) -> StoredDeviceRollout:
         """Take a rollout back: its devices return to what the others run."""
         fleet = open_fleet()
         model = fleet.rollout(rollout).plan.candidate.partition("/")[0]
