@@ -1,7 +1,4 @@
-"""What runs on a device: bundles from a signed repository, verified, served and reported on.
-
-`deltas` makes archives and differences, `trusting` verifies metadata, `fetching` brings a bundle.
-"""
+"""What runs on a device: bundles from a signed repository, verified."""
 
 from lazy_loader import attach_stub
 
