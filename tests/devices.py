@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from tests.unit.registry.conftest import write_bundle
 
 from bascule.edge.channels import Channel
@@ -137,3 +138,13 @@ class Edge:
 
     def slot(self, version: str) -> str:
         return version.replace("/", "-")
+
+
+@pytest.fixture(name="edge")
+def published_edge(tmp_path: Path) -> Iterator[Edge]:
+    """A repository that is there, and a device that trusts its root."""
+    made = Edge(tmp_path)
+    made.repository.init(made.root_keys)
+    made.enroll()
+    with made.server.running():
+        yield made

@@ -146,7 +146,7 @@ class _Fetch:
         target = self._target(f"channels/{name}.json")
         with Scratch("bascule-edge-", parent=self.folder) as scratch:
             self.trust.download(target, self._part(target), scratch / "channel", _NO_BUDGET)
-            channel = msgspec.json.decode((scratch / "channel").read_bytes(), type=Channel)
+            channel = Channel.parse((scratch / "channel").read_bytes())
         reply: dict[str, Any] = msgspec.to_builtins(channel)
         return reply
 

@@ -123,8 +123,7 @@ class _Publication:
         (target,) = role.signed.targets.values()
         content = self.repository.place.read(_place_of(target)) or b""
         target.verify_length_and_hashes(content)
-        channel = msgspec.json.decode(content, type=Channel)
-        return channel, msgspec.convert(target.custom["earlier"], list[Offer])
+        return Channel.parse(content), msgspec.convert(target.custom["earlier"], list[Offer])
 
     def _full(self, targets: Targets) -> TargetFile:
         def write(file: Path) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.devices import weights
+from tests.devices import published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.bundle.disk import digest_of
 from bascule.core import NotFound, Unavailable, Untrusted

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from tests.devices import Edge, weights
+from tests.devices import Edge, published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.fleet import key_in, publish
