@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import simdjson
@@ -30,7 +30,10 @@ from bascule.serving.codecs import (
     refuse_twice,
     values_reader,
 )
-from bascule.serving.execution import NO_EXTRAS, Extras, Predictor
+from bascule.serving.execution import NO_EXTRAS, Extras
+
+if TYPE_CHECKING:
+    from bascule.serving.execution import Predictor
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
