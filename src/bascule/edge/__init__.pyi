@@ -1,0 +1,6 @@
+from .agent import Agent as Agent, AgentConfig as AgentConfig
+from .channels import Candidate as Candidate, Channel as Channel, Offer as Offer
+from .deciding import Plan as Plan
+from .device import Device as Device
+from .golden import GOLDEN as GOLDEN, check_golden as check_golden, record_golden as record_golden
+from .slots import Home as Home, State as State

@@ -1,0 +1,78 @@
+"""MQTT in and out: requests of the Open Inference Protocol as messages, answered as messages.
+
+An answer goes to the `ResponseTopic` that its request names, with its `CorrelationData` (MQTT 5),
+or else to the request's topic with `/answer` after it. An error is `{"error": ..., "status": ...}`,
+with the status that HTTP would have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bascule.core import BasculeError, Invalid, MissingExtra, TooLarge
+from bascule.edge.device import Device
+from bascule.edge.serving import MAX_BODY_BYTES
+from bascule.serving.transports import error_text, status_of
+
+
+class MqttBridge:
+    """A connection to a broker, made again when it is lost."""
+
+    def __init__(self, device: Device, broker: str, topic: str) -> None:
+        """Connect in the background.
+
+        Args:
+            device: What answers.
+            broker: `mqtt://[USER:PASSWORD@]HOST[:PORT]`, or `mqtts://` within TLS.
+            topic: Of requests.
+
+        Raises:
+            MissingExtra: paho-mqtt is not installed.
+            Invalid: The address is none.
+        """
+        try:
+            from paho.mqtt.client import Client, MQTTv5
+            from paho.mqtt.enums import CallbackAPIVersion
+        except ImportError:
+            hint = 'pip install "bascule-edge[mqtt]"'
+            raise MissingExtra("MQTT needs paho-mqtt", hint=hint) from None
+        place = urlsplit(broker)
+        if place.scheme not in ("mqtt", "mqtts") or not place.hostname:
+            raise Invalid(f"{broker} is no broker", hint="write mqtt://HOST:PORT")
+        self._device, self._topic = device, topic
+        self._client = client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+        client.username_pw_set(place.username, place.password)
+        if place.scheme == "mqtts":
+            client.tls_set()
+        client.on_connect = self._subscribe
+        client.on_message = self._answer
+        client.connect_async(place.hostname, place.port or 1883)
+        client.loop_start()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _subscribe(self, client: Any, *_: Any) -> None:
+        client.subscribe(self._topic, qos=1)
+
+    def _answer(self, client: Any, _: Any, message: Any) -> None:
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
+
+        about: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if (correlation := getattr(message.properties, "CorrelationData", None)) is not None:
+            about.CorrelationData = correlation
+        to = getattr(message.properties, "ResponseTopic", None) or f"{message.topic}/answer"
+        client.publish(to, self._body(message.payload), qos=1, properties=about)
+
+    def _body(self, payload: bytes) -> bytes:
+        try:
+            if len(payload) > MAX_BODY_BYTES:
+                raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes")
+            return self._device.answer(payload)[0]
+        except BasculeError as problem:
+            return msgspec.json.encode({"error": error_text(problem), "status": status_of(problem)})

@@ -1,0 +1,106 @@
+"""Published versions, and devices that run in this process."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+from tests.edge_devices import FolderRepository, Publisher
+from tests.waiting import until
+
+from bascule.edge import Agent, AgentConfig, Device, Plan, record_golden
+
+
+@pytest.fixture(scope="session")
+def versions(packed):
+    """Three versions of one model: folders with recorded answers. Not to be changed."""
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(300, 4))
+    paths = []
+    for number, strength in enumerate((0.1, 1.0, 10.0), 1):
+        labels = rows.sum(axis=1) + draw.normal(size=300) > 0
+        model = LogisticRegression(C=strength).fit(rows, labels)
+        path = packed("late", model, rows, (rows[:40], labels[:40]))
+        record_golden(path, by=f"late/{number}")
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def publisher(tmp_path):
+    (tmp_path / "repository").mkdir()
+    return Publisher(tmp_path / "repository")
+
+
+@pytest.fixture
+def altered(versions, tmp_path):
+    """`altered(number)`: a copy of a version, to be changed."""
+
+    def copied(number):
+        return shutil.copytree(versions[number], tmp_path / f"altered-{number}")
+
+    return copied
+
+
+QUICK = Plan(look_s=1.0, retry_s=1.0, trial_requests=3, trial_s=60.0, min_requests=5)
+
+
+class Run:
+    """An agent whose turns the test takes; the time is the test's."""
+
+    def __init__(self, home, repository, **config):
+        self.device = Device(home)
+        config = {"device": "d-1", "channel": "stable", "plan": QUICK} | config
+        self.agent = Agent(AgentConfig(**config), FolderRepository(repository), self.device)
+        self.now_s = time.monotonic()
+        self.agent.start()
+
+    @property
+    def state(self):
+        return self.agent.state
+
+    def turn(self, seconds=0.0):
+        """One turn, and the end of the errand that it begins."""
+        self.now_s += seconds
+        self.agent.turn(self.now_s)
+        errand = self.agent._errand
+        if errand is not None:
+            errand.join()
+
+    def until(self, condition):
+        def turned():
+            self.turn(0.4)
+            return condition()
+
+        return until(turned)
+
+    def serves(self, offer):
+        return self.until(lambda: self.state.current == offer)
+
+    def kill(self):
+        """Forget the agent as a loss of power does."""
+        self.device.end_trial()
+        self.agent.home.unlock()
+
+
+@pytest.fixture
+def run(tmp_path, publisher):
+    """`run()`: the agent of one home, started again by each call."""
+    last = []
+
+    def start(**config):
+        while last:
+            last.pop().kill()
+        last.append(Run(tmp_path / "home", publisher.folder, **config))
+        return last[-1]
+
+    yield start
+    for started in last:
+        started.kill()
+
+
+ROWS = np.zeros((1, 4))
