@@ -341,7 +341,7 @@ class Agent:
         self._facts = replace(self._facts, look_at_s=0.0)
 
     def _count(self) -> None:
-        if self.device.counts.requests or self._bytes_received:
+        if self.device.counts.requests:
             counts = self.device.counts.take()
             self._report({"event": "counts", "counts": counts}, self.state.current)
 

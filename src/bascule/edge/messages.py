@@ -7,6 +7,7 @@ with the status that HTTP would have.
 
 from __future__ import annotations
 
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,11 +44,13 @@ class MqttBridge:
         if place.scheme not in ("mqtt", "mqtts") or not place.hostname:
             raise Invalid(f"{broker} is no broker", hint="write mqtt://HOST:PORT")
         self._device, self._topic = device, topic
+        self.subscribed = Event()
         self._client = client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
         client.username_pw_set(place.username, place.password)
         if place.scheme == "mqtts":
             client.tls_set()
         client.on_connect = self._subscribe
+        client.on_subscribe = lambda *_: self.subscribed.set()
         client.on_message = self._answer
         client.connect_async(place.hostname, place.port or 1883)
         client.loop_start()

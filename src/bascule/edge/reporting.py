@@ -60,20 +60,22 @@ class Outbox:
 
     def _fit(self, attempted: int) -> None:
         files = self._files()
-        sizes = {number: file.stat().st_size for number, file in files.items()}
-        excess = sum(sizes.values()) - self._limit_bytes
-        if excess <= 0:
-            return None
-        unsent = [_read(file) for number, file in files.items() if number > attempted]
+        while len(files) > 1 and sum(file.stat().st_size for file in files.values()) > (
+            self._limit_bytes
+        ):
+            oldest = self._merge(files, attempted) or min(files)
+            files.pop(oldest).unlink(missing_ok=True)
+
+    def _merge(self, files: Mapping[int, Path], attempted: int) -> int | None:
+        """Add the oldest counts that were not sent to the next ones; returns their number."""
+        unsent = (_read(file) for number, file in files.items() if number > attempted)
         counts = [report for report in unsent if report["event"] == "counts"]
         for older, newer in pairwise(counts):
             if older["running"] == newer["running"]:
                 files[older["sequence"]].unlink()
-                newer.update(merged(older, newer))
-                self._write(newer)
-                return self._fit(attempted)
-        files[min(files)].unlink()
-        return self._fit(attempted) if len(files) > 2 else None
+                self._write(merged(older, newer))
+                return int(older["sequence"])
+        return None
 
     def _write(self, report: Mapping[str, Any]) -> None:
         target = self._folder / f"{report['sequence']:012d}.json"

@@ -53,7 +53,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
             super().__init__(place, _Handler)
         except (OSError, ValueError, OverflowError) as problem:
             raise Invalid(f"{address} cannot be listened on: {problem}", hint=_HINT) from None
-        Thread(target=self.serve_forever, name="http", daemon=True).start()
+        Thread(target=self.serve_forever, args=(0.1,), name="http", daemon=True).start()
 
     @property
     def address(self) -> str:

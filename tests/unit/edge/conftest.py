@@ -89,7 +89,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path, publisher):
-    """`run()`: the agent of one home, started again by each call."""
+    """`run()`: the agent of one home; the next call is as a start after a loss of power."""
     last = []
 
     def start(**config):
@@ -103,4 +103,24 @@ def run(tmp_path, publisher):
         started.kill()
 
 
-ROWS = np.zeros((1, 4))
+@pytest.fixture(scope="session")
+def settled_home(versions, tmp_path_factory):
+    """The home of a device that serves the first version, and has stayed up."""
+    folder = tmp_path_factory.mktemp("settled")
+    (folder / "repository").mkdir()
+    device = Run(folder / "home", folder / "repository")
+    device.serves(Publisher(folder / "repository").publish(versions[0], "1"))
+    device.turn(60.0)
+    assert not device.state.starts
+    device.kill()
+    return folder / "home"
+
+
+@pytest.fixture
+def installed(run, publisher, versions, settled_home, tmp_path):
+    """A device that serves the first version, which is what its channel names."""
+    publisher.publish(versions[0], "1")
+    shutil.copytree(settled_home, tmp_path / "home")
+    device = run()
+    device.turn(60.0)
+    return device
