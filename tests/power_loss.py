@@ -82,21 +82,27 @@ def stop_at(folder: Path, number: int, work: Callable[[], None], scratch: Path) 
 
 
 def forget(log: list[list]) -> None:
-    """Take back what was not synced, the last first."""
+    """Take back what was not synced: first contents, then names, the last first."""
+    unsynced: set[str] = set()
+    for event, path, to, _ in log:
+        if event == "open":
+            unsynced.add(path)
+        elif event == "fsync":
+            unsynced.discard(path)
+        elif event == "os.rename":
+            unsynced = {_moved(name, path, to) for name in unsynced}
+    for name in unsynced:
+        if os.path.isfile(name):
+            Path(name).write_bytes(b"")
     for index in range(len(log) - 1, -1, -1):
         event, path, to, kept = log[index]
-        after = {name for later, name, _, _ in log[index:] if later == "fsync"}
-        if event == "open" and os.path.isfile(path) and path not in after | _renamed(log, path):
-            Path(path).write_bytes(b"")
-        elif event == "os.rename" and str(Path(to).parent) not in after:
-            if os.path.exists(to):
-                os.rename(to, path)
-            if kept is not None:
-                shutil.copy2(kept, to)
-        elif event == "os.remove" and kept is not None and str(Path(path).parent) not in after:
-            if Path(path).parent.exists():
-                shutil.copy2(kept, path)
+        synced = {name for later, name, _, _ in log[index:] if later == "fsync"}
+        if event == "os.rename" and str(Path(to).parent) not in synced and os.path.exists(to):
+            os.rename(to, path)
+        if kept is not None and str(Path(to).parent) not in synced and Path(to).parent.is_dir():
+            shutil.copy2(kept, to)
 
 
-def _renamed(log: list[list], path: str) -> set[str]:
-    return set()
+def _moved(name: str, path: str, to: str) -> str:
+    is_inside = name == path or name.startswith(path + "/")
+    return to + name.removeprefix(path) if is_inside else name

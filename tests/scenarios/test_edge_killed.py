@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tests
-from tests.edge_devices import Publisher
+from tests.edge_devices import FolderRepository, Publisher
+from tests.power_loss import stop_at
 from tests.waiting import until
 
-from bascule.edge import Device, Home, record_golden
+from bascule.edge import Agent, AgentConfig, Device, Home, Plan, errands, record_golden
 
 ROWS = np.ones((1, 4))
 KILLS = 200
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +46,12 @@ class Process:
         plan = {"look_s": 0.0, "retry_s": 0.1, "trial_requests": 1, "trial_s": 1.0} | plan
         (folder / "plan.json").write_text(json.dumps(plan))
         command = [
-            sys.executable, "-m", "tests.edge_devices", "run", "--repository", folder / "repository",
-            "--channel", "stable", "--home", folder / "home", "--plan", folder / "plan.json",
+            sys.executable, "-m", "tests.edge_devices", "run",
+            "--repository", folder / "repository", "--channel", "stable",
+            "--home", folder / "home", "--plan", folder / "plan.json",
             "--listen", "127.0.0.1:0", "--device", "d-1",
         ]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, cwd=Path(tests.__file__).parents[1]
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
 
     def address(self):
         """Where it listens, once it does; it serves then."""
@@ -89,3 +93,60 @@ def test_a_device_that_is_killed_at_200_random_moments_of_updates_always_serves(
         assert Device(home.path).predict(ROWS)["label"].shape == (1,)
         served.add(state.current.version)
     assert len(served) >= 5
+
+
+def _update(home, repository, version="2"):
+    """What an agent does from its start until a version serves; its errands in this process."""
+    device = Device(home)
+    plan = Plan(look_s=1.0, retry_s=0.0, trial_requests=1)
+    config = AgentConfig(device="d-1", channel="stable", plan=plan)
+    agent = Agent(config, FolderRepository(repository), device)
+    question = {"home": str(home), "claims": (), "keys": ()}
+    agent._child = lambda errand, **more: errands.prove(question | more)
+    agent.start()
+    for turn in range(200):
+        agent.turn(time.monotonic() + 0.4 * turn)
+        if agent._errand is not None:
+            agent._errand.join()
+        if device.is_open:
+            device.predict(ROWS)
+        if agent.state.current is not None and agent.state.current.version == version:
+            break
+    return agent
+
+
+@pytest.mark.slow
+def test_a_device_that_loses_power_at_any_write_of_an_update_always_serves(
+    tmp_path, publisher, versions
+):
+    """What was not synced is gone; see `tests.power_loss`."""
+    publisher.publish(versions[0], "1")
+    settled = tmp_path / "settled"
+    agent = _first(settled, publisher.folder)
+    offers = {agent.state.current, publisher.publish(versions[1], "2")}
+    agent.home.unlock()
+    home, moments = tmp_path / "home", 0
+    for number in itertools.count():
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(settled, home)
+        work = partial(_update, home, publisher.folder)
+        if not stop_at(home, number, work, tmp_path / "scratch"):
+            break
+        moments += 1
+        assert Home(home).read_state().current in offers
+        assert Device(home).predict(ROWS)["label"].shape == (1,)
+        again = _update(home, publisher.folder)
+        assert again.state.current in offers
+        assert not again.state.refused
+        again.device.end_trial()
+        again.home.unlock()
+    assert moments >= 30
+
+
+def _first(home, repository):
+    """The agent of a new home once its version has stayed up."""
+    agent = _update(home, repository, "1")
+    agent.turn(time.monotonic() + 1000.0)
+    assert agent.state.current is not None
+    assert not agent.state.starts
+    return agent

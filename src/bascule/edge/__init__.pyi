@@ -1,3 +1,4 @@
+from . import errands as errands
 from .agent import Agent as Agent, AgentConfig as AgentConfig
 from .channels import Candidate as Candidate, Channel as Channel, Offer as Offer
 from .deciding import Plan as Plan

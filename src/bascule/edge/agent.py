@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from bascule.core import (
     SignalEvent,
     TimedOut,
     TooLarge,
+    Unavailable,
     Untrusted,
 )
 from bascule.edge import deciding
@@ -40,6 +42,7 @@ from bascule.edge.slots import State
 _TURN_S = 1.0
 _ERRAND_S = 600.0
 _MAX_PAUSE_S = 86_400.0
+Then = Callable[[Any, BasculeError | None, float], None]
 _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
 """What an errand raises that another download would not change."""
 
@@ -84,21 +87,21 @@ class AgentConfig:
 class _Errand(Thread):
     """What takes long; `then` takes its answer, or what kept it from one, in a later turn."""
 
-    def __init__(self, do: Callable[[], Any], then: Callable[[Any, BasculeError | None], None]):
+    def __init__(self, do: Callable[[], Any], then: Then) -> None:
         super().__init__(daemon=True)
         self._do, self._then = do, then
         self._answer: Any = None
-        self._problem: BasculeError | None = None
+        self._problem: BasculeError | None = Unavailable("an errand ended without an answer")
         self.start()
 
     def run(self) -> None:
         try:
-            self._answer = self._do()
+            self._answer, self._problem = self._do(), None
         except BasculeError as problem:
             self._problem = problem
 
-    def end(self) -> None:
-        self._then(self._answer, self._problem)
+    def end(self, now_s: float) -> None:
+        self._then(self._answer, self._problem, now_s)
 
 
 class Agent:
@@ -113,7 +116,8 @@ class Agent:
         self._outbox = Outbox(self.home.outbox, self.plan.outbox_bytes)
         self._facts = Facts()
         self._errand: _Errand | None = None
-        self._failures, self._bytes_received, self._reported = 0, 0, ""
+        self._failures = self._bytes_received = self._received = 0
+        self._told = ""
         self._up_since_s = self._counted_at_s = time.monotonic()
 
     def start(self) -> None:
@@ -155,7 +159,7 @@ class Agent:
             if self._errand.is_alive():
                 return
             errand, self._errand = self._errand, None
-            errand.end()
+            errand.end(now_s)
         trial = self.device.trial
         facts = replace(
             self._facts, slots=self.home.digests(), tried=None if trial is None else trial.tried,
@@ -181,7 +185,6 @@ class Agent:
 
     def _do(self, act: Act, now_s: float) -> None:
         if act.verb == "look":
-            self._facts = replace(self._facts, look_at_s=now_s + self.plan.look_s)
             self._errand = _Errand(self._look(), self._after_look)
         elif act.offer is None:
             return
@@ -201,35 +204,27 @@ class Agent:
     # -- errands --
 
     def _look(self) -> Callable[[], Any]:
-        state, reports = self._outbox.batch(self.state)
-        if reports and self.config.server:
+        state, files = self._outbox.batch(self.state)
+        is_reporting = bool(files and self.config.server)
+        if is_reporting:
             self._keep(state, must=True)
 
-        def do() -> Any:
-            received = None
-            if reports and self.config.server:
-                try:
-                    files = [str(file) for file in reports]
-                    received = self._child("send", reports=files)["sequence"]
-                except BasculeError as problem:
-                    self.resting = problem.message
-            return received, self._read_channel()
+        def do() -> Channel:
+            if is_reporting:
+                with suppress(Unavailable):
+                    answer = self._child("send", reports=[str(file) for file in files])
+                    self._received = int(answer["sequence"])
+            return self._repository.channel(self.config.channel)
 
         return do
 
-    def _read_channel(self) -> Channel | BasculeError:
-        try:
-            return self._repository.channel(self.config.channel)
-        except BasculeError as problem:
-            return problem
-
-    def _after_look(self, answer: Any, _: BasculeError | None) -> None:
-        received, channel = answer
-        if received is not None:
-            self._keep(replace(self.state, sequence=max(self.state.sequence, received)))
+    def _after_look(self, channel: Any, problem: BasculeError | None, now_s: float) -> None:
+        self._facts = replace(self._facts, look_at_s=now_s + max(self.plan.look_s, _TURN_S))
+        if self._received > self.state.sequence:
+            self._keep(replace(self.state, sequence=self._received))
             self._outbox.remove(self.state)
-        if isinstance(channel, BasculeError):
-            self._tell(channel)
+        if problem is not None:
+            self._tell(problem)
             return
         before = self._facts.channel
         if before is None or before.sequence != channel.sequence:
@@ -252,20 +247,20 @@ class Agent:
 
         return do
 
-    def _after_fetch(self, offer: Offer) -> Callable[[Any, BasculeError | None], None]:
-        def then(_: Any, problem: BasculeError | None) -> None:
+    def _after_fetch(self, offer: Offer) -> Then:
+        def then(_: Any, problem: BasculeError | None, now_s: float) -> None:
             if problem is None:
                 self._failures = 0
                 return
             shutil.rmtree(self.home.incoming(offer.digest), ignore_errors=True)
-            received = problem.facts.get("bytes_received", 0)
-            self._bytes_received += received if isinstance(received, int) else 0
             if isinstance(problem, _ABOUT_THE_MODEL):
                 self._refuse(offer, problem.message, "golden_failed")
                 return
+            received = problem.facts.get("bytes_received", 0)
+            self._bytes_received += received if isinstance(received, int) else 0
             pause_s = min(self.plan.retry_s * 2**self._failures, _MAX_PAUSE_S)
             self._failures = min(self._failures + 1, 20)
-            self._facts = replace(self._facts, fetch_at_s=time.monotonic() + pause_s)
+            self._facts = replace(self._facts, fetch_at_s=now_s + pause_s)
             self._tell(problem, offer)
 
         return then
@@ -280,8 +275,8 @@ class Agent:
     def _tell(self, problem: BasculeError, offer: Offer | None = None) -> None:
         """Report what was not trusted, once for as long as it is the same."""
         self.resting = problem.message
-        if isinstance(problem, Untrusted) and problem.message != self._reported:
-            self._reported = problem.message
+        if isinstance(problem, Untrusted) and problem.message != self._told:
+            self._told = problem.message
             self._event("refused", problem.message, offer)
 
     # -- what serves --

@@ -137,7 +137,7 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
     for _ in range(3):
         device.device.predict(np.zeros((1, 4)))
     device.agent._count()
-    device.until(lambda: device.agent.resting.startswith("the server took no reports"))
+    device.until(lambda: device.state.attempted == 2)
 
     server.is_answering = True
     folder = device.agent.home.outbox
