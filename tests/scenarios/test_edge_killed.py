@@ -19,7 +19,7 @@ from tests.edge_devices import FolderRepository, Publisher
 from tests.power_loss import stop_at
 from tests.waiting import until
 
-from bascule.edge import Agent, AgentConfig, Device, Home, Plan, errands, record_golden
+from bascule.edge import Agent, Device, Home, Plan, errands, record_golden
 
 ROWS = np.ones((1, 4))
 KILLS = 200
@@ -99,8 +99,7 @@ def _update(home, repository, version="2"):
     """What an agent does from its start until a version serves; its errands in this process."""
     device = Device(home)
     plan = Plan(look_s=1.0, retry_s=0.0, trial_requests=1)
-    config = AgentConfig(device="d-1", channel="stable", plan=plan)
-    agent = Agent(config, FolderRepository(repository), device)
+    agent = Agent(device, FolderRepository(repository), "stable", name="d-1", plan=plan)
     question = {"home": str(home), "claims": (), "keys": ()}
     agent._child = lambda errand, **more: errands.prove(question | more)
     agent.start()
@@ -108,7 +107,7 @@ def _update(home, repository, version="2"):
         agent.turn(time.monotonic() + 0.4 * turn)
         if agent._errand is not None:
             agent._errand.join()
-        if device.is_open:
+        if agent.state.current is not None:
             device.predict(ROWS)
         if agent.state.current is not None and agent.state.current.version == version:
             break
@@ -138,7 +137,6 @@ def test_a_device_that_loses_power_at_any_write_of_an_update_always_serves(
         again = _update(home, publisher.folder)
         assert again.state.current in offers
         assert not again.state.refused
-        again.device.end_trial()
         again.home.unlock()
     assert moments >= 30
 

@@ -1,5 +1,5 @@
 from . import errands as errands
-from .agent import Agent as Agent, AgentConfig as AgentConfig
+from .agent import Agent as Agent
 from .channels import Candidate as Candidate, Channel as Channel, Offer as Offer
 from .deciding import Plan as Plan
 from .device import Device as Device

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     from bascule.core import SignalEvent, secret_in
-    from bascule.edge.agent import Agent, AgentConfig
+    from bascule.edge.agent import Agent
     from bascule.edge.device import Device
     from bascule.edge.serving import HttpServer
 
@@ -71,13 +71,13 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     device = Device(args.home)
-    config = AgentConfig(
-        device=args.device or _device_of(device), channel=args.channel, server=args.server,
+    state = device.home.read_state()
+    agent = Agent(
+        device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
+        args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
+        plan=_plan(args.plan), server=args.server, claims=args.require, keys=args.require_key,
         key=secret_in(f"file:{args.key_file}") if args.key_file else "",
-        claims=tuple(args.require), keys=tuple(args.require_key), plan=_plan(args.plan),
     )  # fmt: skip
-    root = args.root or args.home / "root.json"
-    agent = Agent(config, open_repository(args.home, args.repository, root), device)
     agent.start()
     served: list[Any] = []
     if args.listen != "none":
@@ -92,11 +92,6 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     for part in served:
         part.close()
     return 0
-
-
-def _device_of(device: Any) -> str:
-    state = device.home.read_state()
-    return state.device if state is not None else os.urandom(8).hex()
 
 
 def _plan(file: Path | None) -> Any:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
@@ -34,15 +34,14 @@ from bascule.core import (
 )
 from bascule.edge import deciding
 from bascule.edge.channels import Channel, Offer
-from bascule.edge.deciding import Act, Facts, Plan
+from bascule.edge.deciding import Act, Facts, Plan, Tried
 from bascule.edge.device import Device, Opened
 from bascule.edge.reporting import Outbox
 from bascule.edge.slots import State
 
 _TURN_S = 1.0
-_ERRAND_S = 600.0
+_ERRAND_S, _ERRAND_BYTES = 600.0, 1 << 30
 _MAX_PAUSE_S = 86_400.0
-Then = Callable[[Any, BasculeError | None, float], None]
 _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
 """What an errand raises that another download would not change."""
 
@@ -50,74 +49,66 @@ _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
 class Repository(Protocol):
     """A signed repository of bundles; see `fetching.Repository`."""
 
-    def channel(self, name: str) -> Channel:
-        """The verified content of a channel."""
+    def channel(self, name: str) -> Channel: ...
 
     def obtain(
         self, digest: str, have: Path | None, into: Path, budget_bytes: int | None = None
-    ) -> Any:
-        """Put a verified bundle into a new folder; what that cost is `bytes_received`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
-    """What a device follows, and whom it tells.
-
-    Attributes:
-        device: Its name, in reports and rollouts.
-        channel: Of the repository.
-        server: Where reports go; empty for nowhere.
-        key: The device's key there.
-        claims: As in `security.required_claims`.
-        keys: Files of public keys whose passports count.
-        memory_mb: What an errand may take.
-        plan: How careful it is.
-    """
-
-    device: str
-    channel: str
-    server: str = ""
-    key: str = ""
-    claims: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    memory_mb: int = 1024
-    plan: Plan = field(default_factory=Plan)
+    ) -> Any: ...
 
 
 class _Errand(Thread):
-    """What takes long; `then` takes its answer, or what kept it from one, in a later turn."""
+    """What takes long: its answer, or what kept it from one."""
 
-    def __init__(self, do: Callable[[], Any], then: Then) -> None:
+    def __init__(self, verb: str, offer: Offer | None, do: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
-        self._do, self._then = do, then
-        self._answer: Any = None
-        self._problem: BasculeError | None = Unavailable("an errand ended without an answer")
+        self.verb, self.offer, self._do = verb, offer, do
+        self.answer: Any = None
+        self.problem: BasculeError | None = Unavailable(f"{verb} ended without an answer")
         self.start()
 
     def run(self) -> None:
         try:
-            self._answer, self._problem = self._do(), None
+            self.answer, self.problem = self._do(), None
         except BasculeError as problem:
-            self._problem = problem
-
-    def end(self, now_s: float) -> None:
-        self._then(self._answer, self._problem, now_s)
+            self.problem = problem
 
 
 class Agent:
     """The one process that writes to a device's home."""
 
-    def __init__(self, config: AgentConfig, repository: Repository, device: Device) -> None:
-        self.config, self.plan = config, config.plan
-        self.device, self.home = device, device.home
-        self.state = State(device=config.device)
-        self.resting = ""
-        self._repository = repository
+    def __init__(
+        self,
+        device: Device,
+        repository: Repository,
+        channel: str,
+        *,
+        name: str,
+        plan: Plan | None = None,
+        server: str = "",
+        **config: Any,
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            device: The home, and what answers.
+            repository: Of the bundles.
+            channel: Of the repository.
+            name: Of the device, in reports and rollouts.
+            plan: How careful it is.
+            server: Where reports go; empty for nowhere.
+            **config: `key`, of the device at the server; `claims`, as in
+                `security.required_claims`, and `keys`, the files of public keys whose passports
+                count.
+        """
+        self.device, self.home, self.plan = device, device.home, plan or Plan()
+        self.state = State(device=name)
+        self.resting = self._told = ""
+        self._repository, self._channel, self._server = repository, channel, server
+        self._config = {"key": "", "claims": (), "keys": (), **config, "server": server}
         self._outbox = Outbox(self.home.outbox, self.plan.outbox_bytes)
         self._facts = Facts()
         self._errand: _Errand | None = None
         self._failures = self._bytes_received = self._received = 0
-        self._told = ""
         self._up_since_s = self._counted_at_s = time.monotonic()
 
     def start(self) -> None:
@@ -129,9 +120,9 @@ class Agent:
         self.home.lock()
         self.device.is_agents = True
         try:
-            self.state = replace(self.home.read_state() or self.state, device=self.config.device)
+            self.state = replace(self.home.read_state() or self.state, device=self.state.device)
         except Untrusted as damage:
-            self._event("refused", damage.message)
+            self._tell(damage)
         before = self.state.current
         state, reason = deciding.started(self.state, self.plan)
         self._keep(state)
@@ -143,14 +134,12 @@ class Agent:
         """Take turns until the event is set; then end in good order."""
         while not stop.wait(_TURN_S):
             self.turn(time.monotonic())
-        self.device.end_trial()
         self._count()
         self._keep(deciding.stopped(self.state))
         self.home.unlock()
 
     def turn(self, now_s: float) -> None:
         """Judge what serves, and take the next step. What fails is tried again in a later turn."""
-        self.device.end_long_runs(now_s)
         if now_s - self._counted_at_s >= self.plan.report_s:
             self._counted_at_s = now_s
             self._count()
@@ -159,12 +148,10 @@ class Agent:
             if self._errand.is_alive():
                 return
             errand, self._errand = self._errand, None
-            errand.end(now_s)
-        trial = self.device.trial
-        facts = replace(
-            self._facts, slots=self.home.digests(), tried=None if trial is None else trial.tried,
-            hour=datetime.now().astimezone().hour,
-        )  # fmt: skip
+            (self._after_look if errand.verb == "look" else self._after_fetch)(errand, now_s)
+        trial, facts = self.device.trial, self._facts
+        facts.tried, facts.slots = trial and trial[1], self.home.digests()
+        facts.hour = datetime.now().astimezone().hour
         act = deciding.next_act(self.state, facts, self.plan, now_s)
         self.resting = act.reason or self.resting
         try:
@@ -184,28 +171,29 @@ class Agent:
             self._keep(deciding.settled(self.state))
 
     def _do(self, act: Act, now_s: float) -> None:
-        if act.verb == "look":
-            self._errand = _Errand(self._look(), self._after_look)
-        elif act.offer is None:
+        verb, offer, reason = act
+        if verb == "look":
+            self._errand = _Errand(verb, None, self._look())
+        elif offer is None:
             return
-        elif act.verb == "fetch":
-            self._errand = _Errand(self._fetch(act.offer), self._after_fetch(act.offer))
-        elif act.verb == "install":
-            self._install(act.offer, now_s)
-        elif act.verb == "refuse":
-            self._refuse(act.offer, act.reason, "refused")
+        elif verb == "fetch":
+            self._errand = _Errand(verb, offer, self._fetch(offer))
+        elif verb == "install":
+            self._install(offer, now_s)
+        elif verb == "refuse":
+            self._refuse(offer, reason)
         else:
-            self._keep(deciding.trying(self.state, act.offer), must=True)
+            self._keep(deciding.trying(self.state, offer), must=True)
             try:
-                self.device.begin_trial(self._opened(act.offer), now_s)
+                self.device.trial = self._opened(offer), Tried(offer.digest, now_s)
             except BasculeError as problem:
-                self._refuse(act.offer, problem.message, "refused")
+                self._refuse(offer, problem.message)
 
     # -- errands --
 
-    def _look(self) -> Callable[[], Any]:
+    def _look(self) -> Callable[[], Channel]:
         state, files = self._outbox.batch(self.state)
-        is_reporting = bool(files and self.config.server)
+        is_reporting = bool(files and self._server)
         if is_reporting:
             self._keep(state, must=True)
 
@@ -214,62 +202,54 @@ class Agent:
                 with suppress(Unavailable):
                     answer = self._child("send", reports=[str(file) for file in files])
                     self._received = int(answer["sequence"])
-            return self._repository.channel(self.config.channel)
+            return self._repository.channel(self._channel)
 
         return do
 
-    def _after_look(self, channel: Any, problem: BasculeError | None, now_s: float) -> None:
-        self._facts = replace(self._facts, look_at_s=now_s + max(self.plan.look_s, _TURN_S))
+    def _after_look(self, errand: _Errand, now_s: float) -> None:
+        facts, channel = self._facts, errand.answer
+        facts.look_at_s = now_s + max(self.plan.look_s, _TURN_S)
         if self._received > self.state.sequence:
             self._keep(replace(self.state, sequence=self._received))
             self._outbox.remove(self.state)
-        if problem is not None:
-            self._tell(problem)
+        if errand.problem is not None:
+            self._tell(errand.problem)
             return
-        before = self._facts.channel
-        if before is None or before.sequence != channel.sequence:
-            self._failures, self._facts = 0, replace(self._facts, fetch_at_s=0.0)
-        self._facts = replace(self._facts, channel=channel)
+        if facts.channel is None or facts.channel.sequence != channel.sequence:
+            self._failures, facts.fetch_at_s = 0, 0.0
+        facts.channel = channel
 
     def _fetch(self, offer: Offer) -> Callable[[], Any]:
         current = self.state.current
         have = None if current is None else self.home.slot(current.digest)
-        incoming = self.home.incoming(offer.digest)
 
         def do() -> Any:
-            shutil.rmtree(incoming, ignore_errors=True)
-            budget_bytes = self.plan.budget_bytes
-            obtained = self._repository.obtain(offer.digest, have, incoming, budget_bytes)
+            into = self.home.incoming(offer.digest)
+            shutil.rmtree(into, ignore_errors=True)
+            obtained = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
             self._bytes_received += obtained.bytes_received
-            return self._child(
-                "prove", digest=offer.digest, claims=self.config.claims, keys=self.config.keys
-            )
+            return self._child("prove", digest=offer.digest)
 
         return do
 
-    def _after_fetch(self, offer: Offer) -> Then:
-        def then(_: Any, problem: BasculeError | None, now_s: float) -> None:
-            if problem is None:
-                self._failures = 0
-                return
-            shutil.rmtree(self.home.incoming(offer.digest), ignore_errors=True)
-            if isinstance(problem, _ABOUT_THE_MODEL):
-                self._refuse(offer, problem.message, "golden_failed")
-                return
+    def _after_fetch(self, errand: _Errand, now_s: float) -> None:
+        problem, offer = errand.problem, errand.offer
+        assert offer is not None
+        if problem is None:
+            self._failures = 0
+        elif isinstance(problem, _ABOUT_THE_MODEL):
+            self._refuse(offer, problem.message, "golden_failed")
+        else:
             received = problem.facts.get("bytes_received", 0)
             self._bytes_received += received if isinstance(received, int) else 0
             pause_s = min(self.plan.retry_s * 2**self._failures, _MAX_PAUSE_S)
             self._failures = min(self._failures + 1, 20)
-            self._facts = replace(self._facts, fetch_at_s=now_s + pause_s)
+            self._facts.fetch_at_s = now_s + pause_s
             self._tell(problem, offer)
 
-        return then
-
     def _child(self, errand: str, **question: Any) -> dict[str, Any]:
-        config = self.config
-        question |= {"errand": errand, "home": str(self.home.path)}
-        question |= {"server": config.server, "key": config.key}
-        limits = Limits(_ERRAND_S, config.memory_mb << 20, is_nice=True)
+        question |= {**self._config, "errand": errand, "home": str(self.home.path)}
+        limits = Limits(_ERRAND_S, _ERRAND_BYTES, is_nice=True)
         return Child("bascule.edge.errands", question, limits, what=f"to {errand}").answer()
 
     def _tell(self, problem: BasculeError, offer: Offer | None = None) -> None:
@@ -285,10 +265,10 @@ class Agent:
         return Opened(offer, self.home.slot(offer.digest))
 
     def _open_current(self) -> None:
+        self._up_since_s = time.monotonic()
         while self.state.current is not None:
             try:
                 self.device.serve(self._opened(self.state.current))
-                self._up_since_s = time.monotonic()
                 return
             except BasculeError as problem:
                 self._leave(problem)
@@ -296,17 +276,17 @@ class Agent:
 
     def _install(self, offer: Offer, now_s: float) -> None:
         trial = self.device.trial
-        opened = self._opened(offer) if trial is None else trial.opened
+        opened = self._opened(offer) if trial is None else trial[0]
         self._count()
         self._keep(deciding.installed(self.state, offer), must=True)
         self.device.serve(opened)
         self._up_since_s = now_s
-        tried = trial and trial.tried
-        self._event("installed", f"{tried.differing} of {tried.requests} differ" if tried else "")
+        differing = f"{trial[1].differing} of {trial[1].requests} differ" if trial else ""
+        self._event("installed", differing)
         self.home.remove_others(self.state.digests)
 
-    def _refuse(self, offer: Offer, reason: str, event: str) -> None:
-        self.device.end_trial()
+    def _refuse(self, offer: Offer, reason: str, event: str = "refused") -> None:
+        self.device.trial = None
         self._keep(deciding.refused(self.state, offer, reason))
         self._event(event, reason, offer)
         self.home.remove_others(self.state.digests)
@@ -331,20 +311,20 @@ class Agent:
             self.resting = problem.message
         self.state = state
 
-    def _event(self, event: str, reason: str = "", running: Offer | None = None) -> None:
-        self._report({"event": event, "reason": reason}, running or self.state.current)
-        self._facts = replace(self._facts, look_at_s=0.0)
-
     def _count(self) -> None:
         if self.device.counts.requests:
-            counts = self.device.counts.take()
-            self._report({"event": "counts", "counts": counts}, self.state.current)
+            self._report(event="counts", counts=self.device.counts.take())
 
-    def _report(self, report: Mapping[str, Any], running: Offer | None) -> None:
+    def _event(self, event: str, reason: str = "", running: Offer | None = None) -> None:
+        self._report(running, event=event, reason=reason)
+        self._facts.look_at_s = 0.0
+
+    def _report(self, running: Offer | None = None, **report: Any) -> None:
         received, self._bytes_received = self._bytes_received, 0
         whole = {
             "device": self.state.device, "at": datetime.now(UTC).isoformat(), "reason": "",
-            "running": msgspec.to_builtins(running), "bytes_received": received, **report,
+            "running": msgspec.to_builtins(running or self.state.current),
+            "bytes_received": received, **report,
         }  # fmt: skip
         try:
             self._outbox.add(self.state, whole)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bascule.edge.channels import Channel, Offer
 from bascule.edge.slots import State
@@ -51,9 +51,9 @@ class Plan:
     outbox_bytes: int = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tried:
-    """What a candidate did beside the version that serves, since `since_s`."""
+    """What a candidate did beside the version that serves, since `since_s`. It is counted here."""
 
     digest: str
     since_s: float
@@ -62,17 +62,11 @@ class Tried:
     differing: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Facts:
-    """What is known besides the state.
+    """What is known besides the state: the channel, what is in slots, and when to ask again.
 
-    Attributes:
-        channel: Its verified content; None until it was read.
-        look_at_s: When to read it again.
-        fetch_at_s: Before that nothing is fetched, after a failure.
-        slots: The digests that are in slots.
-        tried: The candidate that is open; None where there is none.
-        hour: Of the day, by the device's clock.
+    `hour` is of the day, by the device's clock; nothing is fetched before `fetch_at_s`.
     """
 
     channel: Channel | None = None
@@ -83,8 +77,7 @@ class Facts:
     hour: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(NamedTuple):
     """One step; `offer` is of all but `rest` and `look`, `reason` of `rest` and `refuse`."""
 
     verb: Literal["rest", "look", "fetch", "try", "install", "refuse"]

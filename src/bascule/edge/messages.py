@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bascule.core import BasculeError, Invalid, MissingExtra, TooLarge
+from bascule.core import BasculeError, Invalid, TooLarge
 from bascule.edge.device import Device
 from bascule.edge.serving import MAX_BODY_BYTES
 from bascule.serving.transports import error_text, status_of
@@ -31,15 +31,11 @@ class MqttBridge:
             topic: Of requests.
 
         Raises:
-            MissingExtra: paho-mqtt is not installed.
             Invalid: The address is none.
         """
-        try:
-            from paho.mqtt.client import Client, MQTTv5
-            from paho.mqtt.enums import CallbackAPIVersion
-        except ImportError:
-            hint = 'pip install "bascule-edge[mqtt]"'
-            raise MissingExtra("MQTT needs paho-mqtt", hint=hint) from None
+        from paho.mqtt.client import Client, MQTTv5
+        from paho.mqtt.enums import CallbackAPIVersion
+
         place = urlsplit(broker)
         if place.scheme not in ("mqtt", "mqtts") or not place.hostname:
             raise Invalid(f"{broker} is no broker", hint="write mqtt://HOST:PORT")

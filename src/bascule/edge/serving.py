@@ -7,7 +7,6 @@ Requests are decoded, checked and answered by the server's own code; see `device
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
@@ -23,13 +22,13 @@ from bascule.serving.transports import HostPolicy, error_text, is_loopback, stat
 MAX_BODY_BYTES = 16 << 20
 _MAX_CONNECTIONS = 32
 _LENGTH = "Inference-Header-Content-Length"
+_HINT = "listen on 127.0.0.1:PORT or unix:PATH"
 
 
 class HttpServer(ThreadingMixIn, TCPServer):
     """Answers until it is closed, on threads of its own."""
 
-    allow_reuse_address = True
-    daemon_threads = True
+    allow_reuse_address = daemon_threads = True
     block_on_close = False
 
     def __init__(self, device: Device, address: str) -> None:
@@ -41,25 +40,19 @@ class HttpServer(ThreadingMixIn, TCPServer):
         self.device = device
         self._room = BoundedSemaphore(_MAX_CONNECTIONS)
         host, _, port = address.rpartition(":")
-        place: Any = port
+        if host != "unix" and not is_loopback(host):
+            raise Invalid(f"{address} can be reached from elsewhere", hint=_HINT)
         try:
+            place: Any = (host, int(port)) if host != "unix" else port
             if host == "unix":
                 self.address_family = socket.AF_UNIX
-                Path(place).unlink(missing_ok=True)
-            else:
-                if not is_loopback(host):
-                    raise Invalid(f"{address} can be reached from elsewhere", hint=_HINT)
-                place = host, int(port)
+                Path(port).unlink(missing_ok=True)
             super().__init__(place, _Handler)
         except (OSError, ValueError, OverflowError) as problem:
             raise Invalid(f"{address} cannot be listened on: {problem}", hint=_HINT) from None
-        Thread(target=self.serve_forever, args=(0.1,), name="http", daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        """Where it listens, as `__init__` takes it."""
         at: Any = self.server_address
-        return f"unix:{at}" if isinstance(at, str) else f"{at[0]}:{at[1]}"
+        self.address = f"unix:{at}" if isinstance(at, str) else f"{at[0]}:{at[1]}"
+        Thread(target=self.serve_forever, args=(0.1,), name="http", daemon=True).start()
 
     def close(self) -> None:
         self.shutdown()
@@ -76,76 +69,78 @@ class HttpServer(ThreadingMixIn, TCPServer):
             self._room.release()
 
 
-_HINT = "listen on 127.0.0.1:PORT or unix:PATH"
-
-
 class _Handler(BaseHTTPRequestHandler):
     server: HttpServer
     protocol_version = "HTTP/1.1"
     timeout = 30.0
 
     def do_GET(self) -> None:
-        self._reply(self._read)
+        self._reply()
 
     def do_POST(self) -> None:
-        self._reply(self._infer)
+        self._reply()
 
     def log_message(self, *_: Any) -> None:
         """Requests are counted, not logged."""
 
-    def _reply(self, answer: Callable[[], tuple[bytes, int]]) -> None:
-        status, json_bytes = 200, -1
+    def _reply(self) -> None:
+        status, kind, json_bytes = 200, "application/json", -1
         try:
             self._check_host()
-            body, json_bytes = answer()
+            if self.command == "GET":
+                body = msgspec.json.encode(self._read())
+            else:
+                body, json_bytes = self._infer()
         except BasculeError as problem:
             status, body = status_of(problem), msgspec.json.encode({"error": error_text(problem)})
         self.send_response(status)
-        kind = "application/json" if json_bytes < 0 else "application/octet-stream"
+        if json_bytes >= 0:
+            kind = "application/octet-stream"
+            self.send_header(_LENGTH, str(json_bytes))
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
-        if json_bytes >= 0:
-            self.send_header(_LENGTH, str(json_bytes))
         self.end_headers()
         self.wfile.write(body)
 
     def _check_host(self) -> None:
-        if self.server.address_family == socket.AF_UNIX:
-            return
-        hosts, origins = (
-            [value.encode("latin-1") for value in self.headers.get_all(name, [])]
-            for name in ("Host", "Origin")
-        )
-        if (refusal := HostPolicy((), any_address=False).refusal(hosts, origins)) is not None:
+        names = [[value.encode("latin-1") for value in self.headers.get_all(name, [])]
+                 for name in ("Host", "Origin")]  # fmt: skip
+        refusal = HostPolicy((), any_address=False).refusal(*names)
+        if refusal is not None and self.server.address_family != socket.AF_UNIX:
             raise refusal
 
-    def _read(self) -> tuple[bytes, int]:
-        device = self.server.device
+    def _read(self) -> dict[str, Any]:
         if self.path == "/v2":
-            return msgspec.json.encode({"name": "bascule-edge", "version": VERSION}), -1
+            return {"name": "bascule-edge", "version": VERSION}
         if self.path == "/v2/health/live":
-            return msgspec.json.encode({"live": True}), -1
-        described = device.metadata()
-        path = f"/v2/models/{described['name']}"
+            return {"live": True}
+        opened = self.server.device.opened
+        path = f"/v2/models/{opened.bundle.name}"
         if self.path in ("/v2/health/ready", f"{path}/ready"):
-            return msgspec.json.encode({"ready": True}), -1
-        if self.path == path:
-            return msgspec.json.encode(described), -1
-        raise NotFound("no such path", hint=f"GET {path} describes the model")
+            return {"ready": True}
+        if self.path != path:
+            raise NotFound("no such path", hint=f"GET {path} describes the model")
+        inputs, outputs = (
+            [{"name": field.name, "datatype": field.dtype.value, "shape": [-1, *field.shape]}
+             for field in fields]
+            for fields in (opened.signature.inputs, opened.signature.outputs)
+        )  # fmt: skip
+        about = {"digest": opened.bundle.digest, "program": opened.by.program}
+        return {
+            "name": opened.bundle.name, "versions": [opened.offer.version], "platform": "bascule",
+            "inputs": inputs, "outputs": outputs, "parameters": about,
+        }  # fmt: skip
 
     def _infer(self) -> tuple[bytes, int]:
         length, json_length = self.headers["Content-Length"] or "", self.headers[_LENGTH]
-        self.close_connection = True  # unless the body is read
-        if not length.isdigit():
-            raise Invalid("header Content-Length is missing, or not a whole number of bytes")
+        is_last, self.close_connection = self.close_connection, True  # unless the body is read
+        if not (length.isdigit() and (json_length or "0").isdigit()):
+            raise Invalid(f"header Content-Length or {_LENGTH} is not a whole number of bytes")
         if int(length) > MAX_BODY_BYTES:
             raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes", limit=MAX_BODY_BYTES)
-        if json_length is not None and not json_length.isdigit():
-            raise Invalid(f"header {_LENGTH} is not a whole number of bytes")
-        body = self.rfile.read(int(length))
-        self.close_connection = self.headers.get("Connection", "").lower() == "close"
-        described = self.server.device.metadata()
-        path = f"/v2/models/{described['name']}"
-        if self.path not in (f"{path}/infer", f"{path}/versions/{described['versions'][0]}/infer"):
+        body, self.close_connection = self.rfile.read(int(length)), is_last
+        opened = self.server.device.opened
+        path = f"/v2/models/{opened.bundle.name}"
+        if self.path not in (f"{path}/infer", f"{path}/versions/{opened.offer.version}/infer"):
             raise NotFound("no such path", hint=f"POST {path}/infer")
         return self.server.device.answer(body, -1 if json_length is None else int(json_length))

@@ -10,7 +10,7 @@ import pytest
 from tests.edge_devices import FolderRepository, Publisher
 from tests.waiting import until
 
-from bascule.edge import Agent, AgentConfig, Device, Plan, record_golden
+from bascule.edge import Agent, Device, Plan, record_golden
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +54,8 @@ class Run:
 
     def __init__(self, home, repository, **config):
         self.device = Device(home)
-        config = {"device": "d-1", "channel": "stable", "plan": QUICK} | config
-        self.agent = Agent(AgentConfig(**config), FolderRepository(repository), self.device)
+        config = {"name": "d-1", "plan": QUICK} | config
+        self.agent = Agent(self.device, FolderRepository(repository), "stable", **config)
         self.now_s = time.monotonic()
         self.agent.start()
 
@@ -83,7 +83,6 @@ class Run:
 
     def kill(self):
         """Forget the agent as a loss of power does."""
-        self.device.end_trial()
         self.agent.home.unlock()
 
 

@@ -68,7 +68,7 @@ def test_a_candidate_that_fails_in_trial_is_refused_and_never_tried_again(
     before = installed.state.current
     offer = publisher.publish(versions[1], "2")
     trial = installed.until(lambda: installed.device.trial)
-    monkeypatch.setattr(trial.opened.bundle, "predict", lambda rows: 1 / 0)
+    monkeypatch.setattr(trial[0].bundle, "predict", lambda rows: 1 / 0)
     ask(installed, 4)
     installed.until(lambda: offer.digest in installed.state.refused)
     for _ in range(3):
@@ -225,12 +225,12 @@ def test_a_home_is_opened_by_other_processes_and_follows_its_agent(installed, pu
 
     reader = Device(installed.agent.home.path)
     assert reader.predict(ROWS)["label"].shape == (2,)
-    before = reader.opened.version
+    before = reader.opened.offer
     offer = publisher.publish(versions[1], "2")
     installed.until(lambda: installed.device.trial)
     ask(installed, 4)
     installed.serves(offer)
-    assert reader.opened.version == offer != before
+    assert reader.opened.offer == offer != before
 
 
 def test_only_the_devices_that_are_drawn_take_a_candidate(run, publisher, versions):
@@ -240,7 +240,7 @@ def test_only_the_devices_that_are_drawn_take_a_candidate(run, publisher, versio
     takes = publisher.channel().candidate.takes
     drawn = next(name for name in map(str, range(99)) if takes(name))
     left_out = next(name for name in map(str, range(99)) if not takes(name))
-    device = run(device=left_out)
+    device = run(name=left_out)
     device.serves(stable)
     assert started(device.state, device.agent.plan)[0].device == left_out
-    run(device=drawn).until(lambda: candidate.digest in device.agent.home.digests())
+    run(name=drawn).until(lambda: candidate.digest in device.agent.home.digests())

@@ -137,7 +137,9 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
     for _ in range(3):
         device.device.predict(np.zeros((1, 4)))
     device.agent._count()
-    device.until(lambda: device.state.attempted == 2)
+    for _ in range(4):
+        device.turn(2.0)
+    assert server.received == first
 
     server.is_answering = True
     folder = device.agent.home.outbox
