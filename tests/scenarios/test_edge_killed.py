@@ -19,7 +19,7 @@ from tests.edge_devices import FolderRepository, Publisher
 from tests.power_loss import stop_at
 from tests.waiting import until
 
-from bascule.edge import Agent, Device, Home, Plan, errands, record_golden
+from bascule.edge import Agent, Device, Home, Plan, golden, record_golden
 
 ROWS = np.ones((1, 4))
 KILLS = 200
@@ -101,7 +101,7 @@ def _update(home, repository, version="2"):
     plan = Plan(look_s=1.0, retry_s=0.0, trial_requests=1)
     agent = Agent(device, FolderRepository(repository), "stable", name="d-1", plan=plan)
     question = {"home": str(home), "claims": (), "keys": ()}
-    agent._child = lambda errand, **more: errands.prove(question | more)
+    agent._child = lambda module, **more: golden.prove(question | more)
     agent.start()
     for turn in range(200):
         agent.turn(time.monotonic() + 0.4 * turn)

@@ -1,4 +1,4 @@
-from . import errands as errands
+from . import golden as golden
 from .agent import Agent as Agent
 from .channels import Candidate as Candidate, Channel as Channel, Offer as Offer
 from .deciding import Plan as Plan

@@ -1,7 +1,7 @@
 """`bascule-edge`: the agent of a device.
 
 In the process that serves, Python's own SHA-256 replaces OpenSSL, which takes 7 MB of memory; what
-needs OpenSSL, TLS and signatures, is done by errands in processes of their own.
+needs OpenSSL, TLS and signatures, is done by processes that end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
         repository: Opens the repository; `fetching.Repository.open`, if None.
     """
     args = _parser().parse_args(arguments)
-    if args.command == "run" and not (args.mqtt or "").startswith("mqtts:"):
+    if args.command == "run" and not args.mqtt.startswith("mqtts:"):
         sys.modules.update({"_hashlib": None, "_ssl": None})  # type: ignore[dict-item]
     from bascule.core import BasculeError, load_named
 
@@ -49,10 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", type=Path, help="the repository's trusted root, if not HOME/root.json")
     add("--device", help="the name of this device; drawn at the first start, if not given")
     add("--server", default="", help="where reports go")
-    add("--key-file", help="a file with the device's key at the server")
+    add("--key", default="", help="of the device at the server: env:NAME or file:PATH")
     add("--listen", default="127.0.0.1:8080", help="HOST:PORT of loopback, unix:PATH, or none")
-    add("--mqtt", help="mqtt://[USER:PASSWORD@]HOST[:PORT]")
-    add("--mqtt-topic", default="bascule/infer")
+    add("--mqtt", default="", help="mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC")
     add("--require", action="append", default=[], help="a claim that passports must make")
     add("--require-key", action="append", default=[], help="a public key whose passports count")
     add("--plan", type=Path, help="a JSON file: look_s, hours, trial_requests...")
@@ -64,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     from bascule.core import SignalEvent, secret_in
     from bascule.edge.agent import Agent
+    from bascule.edge.deciding import read_plan
     from bascule.edge.device import Device
     from bascule.edge.serving import HttpServer
 
@@ -75,8 +75,8 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     agent = Agent(
         device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
         args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
-        plan=_plan(args.plan), server=args.server, claims=args.require, keys=args.require_key,
-        key=secret_in(f"file:{args.key_file}") if args.key_file else "",
+        plan=read_plan(args.plan), server=args.server, key=secret_in(args.key),
+        claims=args.require, keys=args.require_key,
     )  # fmt: skip
     agent.start()
     served: list[Any] = []
@@ -87,23 +87,11 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     if args.mqtt:
         from bascule.edge.messages import MqttBridge
 
-        served.append(MqttBridge(device, args.mqtt, args.mqtt_topic))
+        served.append(MqttBridge(device, args.mqtt))
     agent.run(stop)
     for part in served:
         part.close()
     return 0
-
-
-def _plan(file: Path | None) -> Any:
-    import msgspec
-
-    from bascule.core import Invalid
-    from bascule.edge.deciding import Plan
-
-    try:
-        return Plan() if file is None else msgspec.json.decode(file.read_bytes(), type=Plan)
-    except (OSError, msgspec.MsgspecError) as problem:
-        raise Invalid(f"{file} is no plan: {problem}") from None
 
 
 def _status(home: Path) -> int:

@@ -200,7 +200,7 @@ class Agent:
         def do() -> Channel:
             if is_reporting:
                 with suppress(Unavailable):
-                    answer = self._child("send", reports=[str(file) for file in files])
+                    answer = self._child("reporting", reports=[str(file) for file in files])
                     self._received = int(answer["sequence"])
             return self._repository.channel(self._channel)
 
@@ -228,7 +228,7 @@ class Agent:
             shutil.rmtree(into, ignore_errors=True)
             obtained = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
             self._bytes_received += obtained.bytes_received
-            return self._child("prove", digest=offer.digest)
+            return self._child("golden", digest=offer.digest)
 
         return do
 
@@ -247,10 +247,10 @@ class Agent:
             self._facts.fetch_at_s = now_s + pause_s
             self._tell(problem, offer)
 
-    def _child(self, errand: str, **question: Any) -> dict[str, Any]:
-        question |= {**self._config, "errand": errand, "home": str(self.home.path)}
+    def _child(self, module: str, **question: Any) -> dict[str, Any]:
+        question |= {**self._config, "home": str(self.home.path)}
         limits = Limits(_ERRAND_S, _ERRAND_BYTES, is_nice=True)
-        return Child("bascule.edge.errands", question, limits, what=f"to {errand}").answer()
+        return Child(f"bascule.edge.{module}", question, limits, what=module).answer()
 
     def _tell(self, problem: BasculeError, offer: Offer | None = None) -> None:
         """Report what was not trusted, once for as long as it is the same."""

@@ -1,4 +1,4 @@
-"""What a device does next. Pure: states, facts and the time in; states and acts out.
+"""What a device does next, by its plan. Pure: states, facts and the time in; states and acts out.
 
 A version comes to serve in this order: named by the channel, fetched and proven into a slot, tried
 beside the version that serves, put in its place. The device returns from a version that does not
@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
+
+from bascule.core import Invalid
 from bascule.edge.channels import Channel, Offer
 from bascule.edge.slots import State
 
@@ -49,6 +53,14 @@ class Plan:
     max_error_ratio: float = 0.1
     report_s: float = 3600.0
     outbox_bytes: int = 1 << 20
+
+
+def read_plan(file: Path | None) -> Plan:
+    """The plan of a JSON file, with defaults for what it leaves out; raises `Invalid`."""
+    try:
+        return Plan() if file is None else msgspec.json.decode(file.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as problem:
+        raise Invalid(f"{file} is no plan: {problem}") from None
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ Reply = TypeVar("Reply")
 
 _MAX_ROWS = 100_000
 _MAX_WAIT_S = 10.0
-_WINDOW, _MAX_LATENCIES = 200, 100_000
+_WINDOW, _SKETCHED_AT_ONCE = 200, 512
 
 
 class Opened:
@@ -38,10 +38,10 @@ class Opened:
         self.bundle = load(folder)
         if self.bundle.digest != offer.digest:
             raise Untrusted(f"the slot of {offer.digest} holds {self.bundle.digest}")
-        name, self.program = self.bundle.open_for(1)
+        self.program = self.bundle.program()
         self.signature = self.bundle.signature
         self.extras = Extras(self.bundle.extras)
-        self.by = AnsweredBy(self.bundle.name, offer.version, name)
+        self.by = AnsweredBy(self.bundle.name, offer.version, self.program.name)
         self.decode = Decoder().for_fields(
             self.signature.inputs, self.program.inputs, self.signature.outputs, _MAX_ROWS,
             self.extras,
@@ -70,21 +70,24 @@ class Counts:
         self.requests = self.errors = 0
         self.window: deque[bool] = deque(maxlen=_WINDOW)
         self._latency_us: list[float] = []
+        self._sketch = Quantiles()
 
     def add(self, latency_us: float, *, failed: bool) -> None:
         self.requests += 1
         self.errors += failed
         self.window.append(failed)
-        if len(self._latency_us) < _MAX_LATENCIES:
-            self._latency_us.append(latency_us)
+        self._latency_us.append(latency_us)
+        if len(self._latency_us) == _SKETCHED_AT_ONCE:
+            self._sketch.add(np.sort(np.array(self._latency_us)))
+            self._latency_us = []
 
     def take(self) -> dict[str, Any]:
         """As a report has them; counting starts again."""
-        sketch = Quantiles()
-        sketch.add(np.sort(np.array(self._latency_us)))
-        body = {"requests": self.requests, "errors": self.errors, "latency_us": sketch.to_json()}
-        self.requests, self.errors, self._latency_us = 0, 0, []
-        return body
+        self._sketch.add(np.sort(np.array(self._latency_us)))
+        counts = {"requests": self.requests, "errors": self.errors}
+        report = {**counts, "latency_us": self._sketch.to_json()}
+        self.requests, self.errors, self._latency_us, self._sketch = 0, 0, [], Quantiles()
+        return report
 
 
 class Device:

@@ -2,28 +2,41 @@
 
 They are a statement beside the bundle, which the repository signs with it. A processor that
 computes otherwise, a runtime of another release or a damaged file shows here, before any caller.
+`python -m bascule.edge.golden` proves what was fetched in a process of its own: a model that
+crashes its runtime ends that one alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
-from bascule.bundle import for_program, load, open_program, take
-from bascule.bundle.disk import EXAMPLE, Manifest, Statement, columns_of, read_file, shaped
+from bascule.bundle import for_program, load, open_program, read_manifest, take
+from bascule.bundle.disk import (
+    EXAMPLE,
+    PASSPORT,
+    Statement,
+    check_claims,
+    columns_of,
+    read_file,
+    read_statements,
+    shaped,
+)
 from bascule.bundle.statements import USUAL, row_differences
-from bascule.core import Columns, Refused, Untrusted, canonical_json
+from bascule.core import Columns, Refused, Untrusted, answer_parent, canonical_json
+from bascule.edge.slots import Home
 
 GOLDEN = "golden"
 _MAX_ROWS = 256
 
 
-class GoldenBody(TypedDict):
-    """Rows in the form of requests, and what `program` answered them."""
+class _Body(TypedDict):
+    """Rows in the form of requests, and what the program that serves answered them."""
 
-    program: str
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
 
@@ -34,20 +47,15 @@ def record_golden(path: str | Path, *, by: str) -> Statement:
     Rows and answers without infinite numbers, which JSON has no word for.
     """
     bundle = load(path)
-    manifest, signature = bundle.manifest, bundle.signature
-    held_out = bundle.test_data()
+    manifest, held_out = bundle.manifest, bundle.test_data()
     if held_out is None:
-        rows = columns_of(read_file(path, manifest, EXAMPLE), signature.inputs)
+        rows = columns_of(read_file(path, manifest, EXAMPLE), manifest.signature.inputs)
     else:
         rows = take(held_out[0], slice(_MAX_ROWS))
     program = open_program(path, manifest, name=manifest.serves)
-    outputs = program.run(for_program(rows, program.inputs))
-    finite = np.logical_and.reduce([_is_finite(values) for values in (rows | outputs).values()])
-    body = GoldenBody(
-        program=manifest.serves,
-        inputs=_tensors(take(rows, finite)),
-        outputs=_tensors(take(outputs, finite)),
-    )
+    answers = program.run(for_program(rows, program.inputs))
+    finite = np.logical_and.reduce([_is_finite(values) for values in (rows | answers).values()])
+    body = _Body(inputs=_tensors(take(rows, finite)), outputs=_tensors(take(answers, finite)))
     return bundle.add_statement(GOLDEN, body, by=by)
 
 
@@ -63,50 +71,60 @@ def check_golden(path: str | Path) -> dict[str, Any]:
         Untrusted: Nothing was recorded, or it cannot be read.
     """
     bundle = load(path)
-    manifest = bundle.manifest
     statements = bundle.statements(GOLDEN)
     if not statements:
         raise Untrusted("the bundle has no recorded answers", hint="publish it again")
-    body = shaped(statements[-1].body, GoldenBody, GOLDEN, what="recorded answers")
-    rows = _columns(body["inputs"], manifest.signature.inputs)
-    expected = _columns(body["outputs"], manifest.signature.outputs)
+    body = shaped(statements[-1].body, _Body, GOLDEN, what="recorded answers")
+    rows = columns_of(canonical_json({"inputs": body["inputs"]}), bundle.signature.inputs)
+    expected = columns_of(canonical_json({"inputs": body["outputs"]}), bundle.signature.outputs)
     name, program = bundle.open_for(1)
     answers = program.run(for_program(rows, program.inputs))
-    tolerance = _tolerance(manifest, name)
+    entry = bundle.manifest.program(name)
+    tolerance = USUAL if entry is None else max(entry.tolerance, USUAL)
     distance, labels, close = row_differences(expected, answers, tolerance, 0, None)
-    largest = float(distance.max(initial=0.0))
-    other = int((labels & ~close).sum())
-    if largest > tolerance or other:
+    largest, others = float(distance.max(initial=0.0)), int((labels & ~close).sum())
+    if largest > tolerance or others:
         raise Refused(
-            f"golden check: {other} of {len(labels)} labels differ, and numbers by up to "
-            f"{largest:.3g}, where {tolerance:.3g} is allowed",
-            largest_difference=largest, labels=other,
-        )  # fmt: skip
+            f"golden check: {others} of {len(labels)} labels differ, and numbers by up to "
+            f"{largest:.3g}, where {tolerance:.3g} is allowed"
+        )
     return {"program": name, "rows": len(labels), "largest_difference": largest}
 
 
-def _tolerance(manifest: Manifest, name: str) -> float:
-    entry = manifest.program(name)
-    return USUAL if entry is None else max(entry.tolerance, USUAL)
+def prove(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify what was fetched, its passport's claims and its recorded answers: it gets its slot.
+
+    A clock that is behind the signatures is not believed.
+    """
+    home, digest = Home(question["home"]), question["digest"]
+    folder = home.incoming(digest)
+    manifest = read_manifest(folder)
+    if manifest.digest != digest:
+        raise Untrusted(f"the bundle is {manifest.digest}, and {digest} was to come")
+    passports = read_statements(folder, PASSPORT)
+    now = max([datetime.now(UTC), *(datetime.fromisoformat(one.at) for one in passports)])
+    keys = [Path(key) for key in question["keys"]]
+    check_claims(passports, digest, keys, question["claims"], about=manifest.name, now=now)
+    checked = check_golden(folder)
+    home.fill_slot(digest)
+    return checked
 
 
 def _is_finite(values: Any) -> Any:
-    if values.dtype.kind != "f":
-        return np.ones(len(values), bool)
-    return ~np.isinf(values).reshape(len(values), -1).any(axis=1)
+    """By row."""
+    infinite = np.isinf(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    return ~infinite.reshape(len(values), -1).any(axis=1)
 
 
 def _tensors(columns: Columns) -> list[dict[str, Any]]:
     return [
-        {"name": name, "shape": list(values.shape), "data": [_json(v) for v in values.ravel()]}
+        {
+            "name": name, "shape": list(values.shape),
+            "data": [None if value != value else value for value in values.ravel().tolist()],
+        }
         for name, values in columns.items()
-    ]
+    ]  # fmt: skip
 
 
-def _json(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return None if plain != plain else plain
-
-
-def _columns(tensors: list[dict[str, Any]], fields: Any) -> Columns:
-    return columns_of(canonical_json({"inputs": tensors}), fields)
+if __name__ == "__main__":
+    answer_parent(prove)

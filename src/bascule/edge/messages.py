@@ -22,13 +22,12 @@ from bascule.serving.transports import error_text, status_of
 class MqttBridge:
     """A connection to a broker, made again when it is lost."""
 
-    def __init__(self, device: Device, broker: str, topic: str) -> None:
+    def __init__(self, device: Device, broker: str) -> None:
         """Connect in the background.
 
         Args:
             device: What answers.
-            broker: `mqtt://[USER:PASSWORD@]HOST[:PORT]`, or `mqtts://` within TLS.
-            topic: Of requests.
+            broker: `mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC`, or `mqtts://` within TLS.
 
         Raises:
             Invalid: The address is none.
@@ -37,9 +36,9 @@ class MqttBridge:
         from paho.mqtt.enums import CallbackAPIVersion
 
         place = urlsplit(broker)
-        if place.scheme not in ("mqtt", "mqtts") or not place.hostname:
-            raise Invalid(f"{broker} is no broker", hint="write mqtt://HOST:PORT")
-        self._device, self._topic = device, topic
+        if place.scheme not in ("mqtt", "mqtts") or not place.hostname or len(place.path) < 2:
+            raise Invalid(f"{broker} is no topic of a broker", hint="write mqtt://HOST:PORT/TOPIC")
+        self._device, self._topic = device, place.path[1:]
         self.subscribed = Event()
         self._client = client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
         client.username_pw_set(place.username, place.password)

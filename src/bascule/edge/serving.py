@@ -1,15 +1,16 @@
 """HTTP for programs of the device: the Open Inference Protocol on loopback or a Unix socket.
 
 A thread for each connection, and few connections: the callers are programs of the same device.
-Requests are decoded, checked and answered by the server's own code; see `device`.
+Requests are decoded, checked and answered by the server's own code; see `device`. Python's own
+`http.server` would take 1.5 MB of memory.
 """
 
 from __future__ import annotations
 
 import socket
-from http.server import BaseHTTPRequestHandler
+from contextlib import suppress
 from pathlib import Path
-from socketserver import TCPServer, ThreadingMixIn
+from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn
 from threading import BoundedSemaphore, Thread
 from typing import Any
 
@@ -20,9 +21,10 @@ from bascule.edge.device import Device
 from bascule.serving.transports import HostPolicy, error_text, is_loopback, status_of
 
 MAX_BODY_BYTES = 16 << 20
-_MAX_CONNECTIONS = 32
-_LENGTH = "Inference-Header-Content-Length"
+_MAX_CONNECTIONS, _MAX_LINES, _MAX_LINE_BYTES = 32, 100, 8192
 _HINT = "listen on 127.0.0.1:PORT or unix:PATH"
+
+Headers = dict[bytes, bytes]
 
 
 class HttpServer(ThreadingMixIn, TCPServer):
@@ -47,7 +49,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
             if host == "unix":
                 self.address_family = socket.AF_UNIX
                 Path(port).unlink(missing_ok=True)
-            super().__init__(place, _Handler)
+            super().__init__(place, _Connection)
         except (OSError, ValueError, OverflowError) as problem:
             raise Invalid(f"{address} cannot be listened on: {problem}", hint=_HINT) from None
         at: Any = self.server_address
@@ -69,78 +71,111 @@ class HttpServer(ThreadingMixIn, TCPServer):
             self._room.release()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Connection(StreamRequestHandler):
+    """Requests, one after another (RFC 9112, without chunked bodies)."""
+
     server: HttpServer
-    protocol_version = "HTTP/1.1"
     timeout = 30.0
 
-    def do_GET(self) -> None:
-        self._reply()
+    def handle(self) -> None:
+        with suppress(OSError):  # the client has gone, or was silent for too long
+            while self._converse():
+                pass
 
-    def do_POST(self) -> None:
-        self._reply()
-
-    def log_message(self, *_: Any) -> None:
-        """Requests are counted, not logged."""
-
-    def _reply(self) -> None:
-        status, kind, json_bytes = 200, "application/json", -1
+    def _converse(self) -> bool:
+        """Answer a request; whether another may follow."""
+        status, json_bytes, may_follow = 200, -1, False
         try:
-            self._check_host()
-            if self.command == "GET":
-                body = msgspec.json.encode(self._read())
+            if (head := self._head()) is None:
+                return False
+            method, path, headers = head
+            content = self._content(headers)
+            may_follow = headers.get(b"connection", b"").lower() != b"close"
+            if method == b"GET":
+                body = msgspec.json.encode(self._described(path))
             else:
-                body, json_bytes = self._infer()
+                body, json_bytes = self._inferred(method, path, content, headers)
         except BasculeError as problem:
             status, body = status_of(problem), msgspec.json.encode({"error": error_text(problem)})
-        self.send_response(status)
-        if json_bytes >= 0:
-            kind = "application/octet-stream"
-            self.send_header(_LENGTH, str(json_bytes))
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        kind = b"application/json" if json_bytes < 0 else b"application/octet-stream"
+        self.wfile.write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n%b"
+            % (
+                status, b"OK" if status == 200 else b"Error", kind, len(body),
+                b"Inference-Header-Content-Length: %d\r\n" % json_bytes if json_bytes >= 0 else b"",
+                b"" if may_follow else b"Connection: close\r\n", body,
+            )
+        )  # fmt: skip
+        return may_follow
 
-    def _check_host(self) -> None:
-        names = [[value.encode("latin-1") for value in self.headers.get_all(name, [])]
-                 for name in ("Host", "Origin")]  # fmt: skip
-        refusal = HostPolicy((), any_address=False).refusal(*names)
+    def _head(self) -> tuple[bytes, str, Headers] | None:
+        """Method, path and headers; None where the client has closed the connection."""
+        lines: list[bytes] = []
+        while (line := self.rfile.readline(_MAX_LINE_BYTES)) not in (b"\r\n", b"\n", b""):
+            lines.append(line)
+            if not line.endswith(b"\n") or len(lines) > _MAX_LINES:
+                raise TooLarge("the head of the request is too large")
+        if not line:
+            return None
+        first, *rest = lines or [b""]
+        parts, fields = first.split(), [field.partition(b":") for field in rest]
+        if len(parts) != 3 or not all(
+            name and colon and b" " not in name for name, colon, _ in fields
+        ):
+            raise Invalid("the request is no HTTP/1.1")
+        hosts, origins = (
+            [value.strip() for name, _, value in fields if name.lower() == wanted]
+            for wanted in (b"host", b"origin")
+        )
+        refusal = HostPolicy((), any_address=False).refusal(hosts, origins)
         if refusal is not None and self.server.address_family != socket.AF_UNIX:
             raise refusal
+        headers = {name.lower(): value.strip() for name, _, value in fields}
+        return parts[0], parts[1].decode("latin-1"), headers
 
-    def _read(self) -> dict[str, Any]:
-        if self.path == "/v2":
+    def _content(self, headers: Headers) -> bytes:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or b"transfer-encoding" in headers:
+            raise Invalid("a body needs a Content-Length, and no Transfer-Encoding")
+        if int(length) > MAX_BODY_BYTES:
+            raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes", limit=MAX_BODY_BYTES)
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self.rfile.read(int(length))
+
+    def _described(self, path: str) -> dict[str, Any]:
+        if path == "/v2":
             return {"name": "bascule-edge", "version": VERSION}
-        if self.path == "/v2/health/live":
+        if path == "/v2/health/live":
             return {"live": True}
         opened = self.server.device.opened
-        path = f"/v2/models/{opened.bundle.name}"
-        if self.path in ("/v2/health/ready", f"{path}/ready"):
+        own = f"/v2/models/{opened.bundle.name}"
+        if path in ("/v2/health/ready", f"{own}/ready"):
             return {"ready": True}
-        if self.path != path:
-            raise NotFound("no such path", hint=f"GET {path} describes the model")
+        if path != own:
+            raise NotFound("no such path", hint=f"GET {own} describes the model")
         inputs, outputs = (
-            [{"name": field.name, "datatype": field.dtype.value, "shape": [-1, *field.shape]}
-             for field in fields]
+            [
+                {"name": field.name, "datatype": field.dtype.value, "shape": [-1, *field.shape]}
+                for field in fields
+            ]
             for fields in (opened.signature.inputs, opened.signature.outputs)
-        )  # fmt: skip
+        )
         about = {"digest": opened.bundle.digest, "program": opened.by.program}
         return {
             "name": opened.bundle.name, "versions": [opened.offer.version], "platform": "bascule",
             "inputs": inputs, "outputs": outputs, "parameters": about,
         }  # fmt: skip
 
-    def _infer(self) -> tuple[bytes, int]:
-        length, json_length = self.headers["Content-Length"] or "", self.headers[_LENGTH]
-        is_last, self.close_connection = self.close_connection, True  # unless the body is read
-        if not (length.isdigit() and (json_length or "0").isdigit()):
-            raise Invalid(f"header Content-Length or {_LENGTH} is not a whole number of bytes")
-        if int(length) > MAX_BODY_BYTES:
-            raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes", limit=MAX_BODY_BYTES)
-        body, self.close_connection = self.rfile.read(int(length)), is_last
+    def _inferred(
+        self, method: bytes, path: str, content: bytes, headers: Headers
+    ) -> tuple[bytes, int]:
+        json_length = headers.get(b"inference-header-content-length")
+        if json_length is not None and not json_length.isdigit():
+            raise Invalid("header Inference-Header-Content-Length is not a whole number of bytes")
         opened = self.server.device.opened
-        path = f"/v2/models/{opened.bundle.name}"
-        if self.path not in (f"{path}/infer", f"{path}/versions/{opened.offer.version}/infer"):
-            raise NotFound("no such path", hint=f"POST {path}/infer")
-        return self.server.device.answer(body, -1 if json_length is None else int(json_length))
+        own = f"/v2/models/{opened.bundle.name}"
+        is_known = path in (f"{own}/infer", f"{own}/versions/{opened.offer.version}/infer")
+        if method != b"POST" or not is_known:
+            raise NotFound("no such path", hint=f"POST {own}/infer")
+        return self.server.device.answer(content, -1 if json_length is None else int(json_length))

@@ -96,6 +96,27 @@ def test_what_is_refused_is_refused_in_the_words_of_a_server(
     assert (got, text in json.loads(reply)["error"]) == (status, True), reply
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 413),
+        (b"GET /" + b"a" * 10_000, 413),
+        (b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_connection_closed(server, sent, status):
+    with socket.create_connection(server.server_address, timeout=20) as client:
+        client.sendall(sent)
+        with client.makefile("rb") as reply:
+            said = reply.read()
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in said
+
+
 def test_the_model_is_described_and_its_health_is_told(ask, device):
     described = json.loads(ask("GET", "/v2/models/late")[2])
     assert described["parameters"]["digest"] == device.opened.bundle.digest
@@ -149,7 +170,7 @@ def test_a_message_is_answered_where_it_names_and_with_its_correlation(device, b
         port = free.getsockname()[1]
     (tmp_path / "conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     broker = subprocess.Popen([program, "-c", tmp_path / "conf"], stderr=subprocess.DEVNULL)
-    bridge = MqttBridge(device, f"mqtt://127.0.0.1:{port}", "plant/late")
+    bridge = MqttBridge(device, f"mqtt://127.0.0.1:{port}/plant/late")
     replies, arrived, ready = [], threading.Semaphore(0), threading.Event()
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
 
