@@ -106,9 +106,6 @@ def test_the_wheel_alone_serves_in_60_mb_a_second_after_its_start(python, packed
         for file in packages.glob(pattern)
     )
     installed = megabytes_of(packages, PIP_ALONE)
-    print(
-        f"{installed:.0f} MB, {unloaded / 1e6:.0f} never loaded; {resident_mib:.1f} MiB; {took_s}"
-    )
     assert resident_mib <= 61
     assert installed - unloaded / 1e6 <= 150
     assert min(took_s) <= 1.5
