@@ -68,7 +68,7 @@ def test_the_wheel_alone_serves_in_60_mb_a_second_after_its_start(python, packed
     path = packed("late", LogisticRegression().fit(draw, draw.sum(axis=1) > 0), draw)
     record_golden(path, by="test")
     (tmp_path / "repository").mkdir()
-    Publisher(tmp_path / "repository").publish(path, "1")
+    Publisher(tmp_path / "repository").publish(path, "late/1")
     (tmp_path / "run.py").write_text(RUN)
     (tmp_path / "edge_devices.py").write_text((ROOT / "tests/edge_devices.py").read_text())
     command = [

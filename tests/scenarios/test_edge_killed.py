@@ -76,14 +76,14 @@ def test_a_device_that_is_killed_at_200_random_moments_of_updates_always_serves(
     """Each start must serve a version of the two; half of the kills are within an update."""
     draw = random.Random(0)
     home = Home(tmp_path / "home")
-    offers = [publisher.publish(versions[0], "1")]
+    offers = [publisher.publish(versions[0], "late/1")]
     process = Process(tmp_path)
     until(lambda: (state := home.read_state()) and state.current)
     process.kill()
     served = set()
     for number in range(KILLS):
         if number % 4 == 0:
-            offers.append(publisher.publish(versions[1 - number // 4 % 2], str(number)))
+            offers.append(publisher.publish(versions[1 - number // 4 % 2], f"late/{number}"))
         process = Process(tmp_path, max_starts=10_000)
         threading.Event().wait(draw.uniform(0.2, 8.0))
         process.kill()
@@ -95,7 +95,7 @@ def test_a_device_that_is_killed_at_200_random_moments_of_updates_always_serves(
     assert len(served) >= 5
 
 
-def _update(home, repository, version="2"):
+def _update(home, repository, version="late/2"):
     """What an agent does from its start until a version serves; its errands in this process."""
     device = Device(home)
     plan = Plan(look_s=1.0, retry_s=0.0, trial_requests=1)
@@ -119,10 +119,10 @@ def test_a_device_that_loses_power_at_any_write_of_an_update_always_serves(
     tmp_path, publisher, versions
 ):
     """What was not synced is gone; see `tests.power_loss`."""
-    publisher.publish(versions[0], "1")
+    publisher.publish(versions[0], "late/1")
     settled = tmp_path / "settled"
     agent = _first(settled, publisher.folder)
-    offers = {agent.state.current, publisher.publish(versions[1], "2")}
+    offers = {agent.state.current, publisher.publish(versions[1], "late/2")}
     agent.home.unlock()
     home, moments = tmp_path / "home", 0
     for number in itertools.count():
@@ -143,7 +143,7 @@ def test_a_device_that_loses_power_at_any_write_of_an_update_always_serves(
 
 def _first(home, repository):
     """The agent of a new home once its version has stayed up."""
-    agent = _update(home, repository, "1")
+    agent = _update(home, repository, "late/1")
     agent.turn(time.monotonic() + 1000.0)
     assert agent.state.current is not None
     assert not agent.state.starts

@@ -41,7 +41,8 @@ class Opened:
         self.program = self.bundle.program()
         self.signature = self.bundle.signature
         self.extras = Extras(self.bundle.extras)
-        self.by = AnsweredBy(self.bundle.name, offer.version, self.program.name)
+        model, _, number = offer.version.rpartition("/")
+        self.by = AnsweredBy(model, number, self.program.name)
         self.decode = Decoder().for_fields(
             self.signature.inputs, self.program.inputs, self.signature.outputs, _MAX_ROWS,
             self.extras,

@@ -149,7 +149,7 @@ class _Connection(StreamRequestHandler):
         if path == "/v2/health/live":
             return {"live": True}
         opened = self.server.device.opened
-        own = f"/v2/models/{opened.bundle.name}"
+        own = f"/v2/models/{opened.by.model}"
         if path in ("/v2/health/ready", f"{own}/ready"):
             return {"ready": True}
         if path != own:
@@ -163,7 +163,7 @@ class _Connection(StreamRequestHandler):
         )
         about = {"digest": opened.bundle.digest, "program": opened.by.program}
         return {
-            "name": opened.bundle.name, "versions": [opened.offer.version], "platform": "bascule",
+            "name": opened.by.model, "versions": [opened.by.version], "platform": "bascule",
             "inputs": inputs, "outputs": outputs, "parameters": about,
         }  # fmt: skip
 
@@ -174,8 +174,8 @@ class _Connection(StreamRequestHandler):
         if json_length is not None and not json_length.isdigit():
             raise Invalid("header Inference-Header-Content-Length is not a whole number of bytes")
         opened = self.server.device.opened
-        own = f"/v2/models/{opened.bundle.name}"
-        is_known = path in (f"{own}/infer", f"{own}/versions/{opened.offer.version}/infer")
+        own = f"/v2/models/{opened.by.model}"
+        is_known = path in (f"{own}/infer", f"{own}/versions/{opened.by.version}/infer")
         if method != b"POST" or not is_known:
             raise NotFound("no such path", hint=f"POST {own}/infer")
         return self.server.device.answer(content, -1 if json_length is None else int(json_length))

@@ -108,7 +108,7 @@ def settled_home(versions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("settled")
     (folder / "repository").mkdir()
     device = Run(folder / "home", folder / "repository")
-    device.serves(Publisher(folder / "repository").publish(versions[0], "1"))
+    device.serves(Publisher(folder / "repository").publish(versions[0], "late/1"))
     device.turn(60.0)
     assert not device.state.starts
     device.kill()
@@ -118,7 +118,7 @@ def settled_home(versions, tmp_path_factory):
 @pytest.fixture
 def installed(run, publisher, versions, settled_home, tmp_path):
     """A device that serves the first version, which is what its channel names."""
-    publisher.publish(versions[0], "1")
+    publisher.publish(versions[0], "late/1")
     shutil.copytree(settled_home, tmp_path / "home")
     device = run()
     device.turn(60.0)

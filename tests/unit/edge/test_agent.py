@@ -50,7 +50,7 @@ def test_a_new_version_answers_beside_before_it_serves_and_the_old_one_stays_to_
     installed, publisher, versions
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     installed.until(lambda: installed.device.trial)
     assert installed.state.current == before
     assert installed.state.candidate == offer
@@ -66,7 +66,7 @@ def test_a_candidate_that_fails_in_trial_is_refused_and_never_tried_again(
     installed, publisher, versions, monkeypatch
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     trial = installed.until(lambda: installed.device.trial)
     monkeypatch.setattr(trial[0].bundle, "predict", lambda rows: 1 / 0)
     ask(installed, 4)
@@ -84,7 +84,7 @@ def test_a_version_whose_recorded_answers_differ_on_this_device_never_serves(
     before = installed.state.current
     path = altered(1)
     alter_statement(path, GOLDEN, _move_first_probability)
-    offer = publisher.publish(path, "2")
+    offer = publisher.publish(path, "late/2")
     reason = installed.until(lambda: installed.state.refused.get(offer.digest))
     assert reason.startswith("golden check: 0 of 40 labels differ")
     assert installed.state.current == before
@@ -110,7 +110,7 @@ def test_the_golden_check_allows_the_tolerance_of_the_program_and_no_more(versio
 
 def test_a_corrupted_bundle_is_refused_and_a_good_one_fetched_later(installed, publisher, versions):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     (program,) = (publisher.place_of(offer) / "programs").glob("*.onnx")
     good = program.read_bytes()
     program.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -136,7 +136,7 @@ def test_a_version_that_fails_requests_is_returned_from_and_refused(
     installed, publisher, versions, monkeypatch
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     installed.until(lambda: installed.device.trial)
     ask(installed, 4)
     installed.serves(offer)
@@ -168,7 +168,7 @@ def test_a_version_that_never_stays_up_is_left_after_three_starts(
     run, installed, publisher, versions
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     installed.until(lambda: installed.device.trial)
     ask(installed, 4)
     installed.serves(offer)
@@ -184,7 +184,7 @@ def test_a_process_that_ends_during_a_trial_counts_against_the_candidate(
     run, installed, publisher, versions
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     device = installed
     for _ in range(3):
         device.until(lambda device=device: device.device.trial)
@@ -226,7 +226,7 @@ def test_a_home_is_opened_by_other_processes_and_follows_its_agent(installed, pu
     reader = Device(installed.agent.home.path)
     assert reader.predict(ROWS)["label"].shape == (2,)
     before = reader.opened.offer
-    offer = publisher.publish(versions[1], "2")
+    offer = publisher.publish(versions[1], "late/2")
     installed.until(lambda: installed.device.trial)
     ask(installed, 4)
     installed.serves(offer)
@@ -234,9 +234,9 @@ def test_a_home_is_opened_by_other_processes_and_follows_its_agent(installed, pu
 
 
 def test_only_the_devices_that_are_drawn_take_a_candidate(run, publisher, versions):
-    stable = publisher.publish(versions[0], "1")
+    stable = publisher.publish(versions[0], "late/1")
     draw = {"rollout": "r1", "share": 0.5, "salt": "s"}
-    candidate = publisher.publish(versions[1], "2", draw)
+    candidate = publisher.publish(versions[1], "late/2", draw)
     takes = publisher.channel().candidate.takes
     drawn = next(name for name in map(str, range(99)) if takes(name))
     left_out = next(name for name in map(str, range(99)) if not takes(name))

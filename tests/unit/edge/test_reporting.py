@@ -131,7 +131,7 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
 ):
     device = run(server=server.url, key="secret")
     server.is_answering = False
-    device.serves(publisher.publish(versions[0], "1"))
+    device.serves(publisher.publish(versions[0], "late/1"))
     device.until(lambda: server.received)
     first = dict(server.received)
     for _ in range(3):
