@@ -18,7 +18,7 @@ from tests.edge_devices import Publisher
 from tests.waiting import until
 
 from bascule.core.version import VERSION
-from bascule.edge import record_golden
+from bascule.edge import device_statements, lay_statements
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -66,7 +66,7 @@ def test_the_wheel_alone_serves_in_60_mb_a_second_after_its_start(python, packed
 
     draw = np.random.default_rng(0).normal(size=(200, 4))
     path = packed("late", LogisticRegression().fit(draw, draw.sum(axis=1) > 0), draw)
-    record_golden(path, by="test")
+    lay_statements(path, device_statements(path, by="test"))
     (tmp_path / "repository").mkdir()
     Publisher(tmp_path / "repository").publish(path, "late/1")
     (tmp_path / "run.py").write_text(RUN)

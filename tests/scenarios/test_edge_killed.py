@@ -19,7 +19,7 @@ from tests.edge_devices import FolderRepository, Publisher
 from tests.power_loss import stop_at
 from tests.waiting import until
 
-from bascule.edge import Agent, Device, Home, Plan, golden, record_golden
+from bascule.edge import Agent, Device, Home, Plan, device_statements, golden, lay_statements
 
 ROWS = np.ones((1, 4))
 KILLS = 200
@@ -35,7 +35,7 @@ def versions(packed):
     labels = rows.sum(axis=1) > 0
     paths = [packed("late", LogisticRegression(C=c).fit(rows, labels), rows) for c in (0.1, 1.0)]
     for path in paths:
-        record_golden(path, by="test")
+        lay_statements(path, device_statements(path, by="test"))
     return paths
 
 

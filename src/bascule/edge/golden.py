@@ -22,9 +22,12 @@ from bascule.bundle.disk import (
     Statement,
     check_claims,
     columns_of,
+    digest_of,
+    parse,
     read_file,
     read_statements,
     shaped,
+    write_statement,
 )
 from bascule.bundle.statements import USUAL, row_differences
 from bascule.core import Columns, Refused, Untrusted, answer_parent, canonical_json
@@ -41,11 +44,30 @@ class _Body(TypedDict):
     outputs: list[dict[str, Any]]
 
 
-def record_golden(path: str | Path, *, by: str) -> Statement:
-    """Record the answers of the program that serves, to 256 held-out rows or else the example.
+def device_statements(path: str | Path, *, by: str) -> bytes:
+    """What a repository delivers with a bundle: its passports, and its recorded answers.
 
-    Rows and answers without infinite numbers, which JSON has no word for.
+    Where there are none they are made now, of the program that serves: to 256 held-out rows or else
+    the example, without infinite numbers, which JSON has no word for.
     """
+    statements = [one for one in read_statements(path) if one.kind in (GOLDEN, PASSPORT)]
+    if all(one.kind != GOLDEN for one in statements):
+        now, digest = datetime.now(UTC).isoformat(), digest_of(path)
+        statements.append(Statement(GOLDEN, digest, now, by, _recorded(path)))
+    return canonical_json([statement.to_json() for statement in statements])
+
+
+def lay_statements(folder: str | Path, content: bytes) -> None:
+    """Put what was delivered beside the bundle; raises `Untrusted` where it is none of these."""
+    statements = parse(content, GOLDEN, what="statements")
+    for one in shaped(statements, list[Statement], GOLDEN, what="statements"):
+        if one.subject != digest_of(folder):
+            raise Untrusted(f"a statement of {one.subject} was delivered with another bundle")
+        at = datetime.fromisoformat(one.at)
+        write_statement(folder, one.kind, one.body, at=at, by=one.by)
+
+
+def _recorded(path: str | Path) -> _Body:
     bundle = load(path)
     manifest, held_out = bundle.manifest, bundle.test_data()
     if held_out is None:
@@ -55,8 +77,7 @@ def record_golden(path: str | Path, *, by: str) -> Statement:
     program = open_program(path, manifest, name=manifest.serves)
     answers = program.run(for_program(rows, program.inputs))
     finite = np.logical_and.reduce([_is_finite(values) for values in (rows | answers).values()])
-    body = _Body(inputs=_tensors(take(rows, finite)), outputs=_tensors(take(answers, finite)))
-    return bundle.add_statement(GOLDEN, body, by=by)
+    return _Body(inputs=_tensors(take(rows, finite)), outputs=_tensors(take(answers, finite)))
 
 
 def check_golden(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tests.edge_devices import FolderRepository, Publisher
 from tests.waiting import until
 
-from bascule.edge import Agent, Device, Plan, record_golden
+from bascule.edge import Agent, Device, Plan, device_statements, lay_statements
 
 
 @pytest.fixture(scope="session")
@@ -21,11 +21,11 @@ def versions(packed):
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(300, 4))
     paths = []
-    for number, strength in enumerate((0.1, 1.0, 10.0), 1):
+    for strength in (0.1, 1.0, 10.0):
         labels = rows.sum(axis=1) + draw.normal(size=300) > 0
         model = LogisticRegression(C=strength).fit(rows, labels)
         path = packed("late", model, rows, (rows[:40], labels[:40]))
-        record_golden(path, by=f"late/{number}")
+        lay_statements(path, device_statements(path, by="test"))
         paths.append(path)
     return paths
 
