@@ -28,6 +28,7 @@ from bascule.core import Conflict, Untrusted, sync_folder, synced, writing
 from bascule.edge.channels import Offer
 
 _STATE = "state.json"
+_HEX = "[0-9a-f]" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ class Home:
 
     def digests(self) -> set[str]:
         """Of the bundles that are in slots."""
-        return {f"sha256:{slot.name}" for slot in self._slots.glob("[!.]*")}
+        return {f"sha256:{slot.name}" for slot in self._slots.glob(_HEX)}
 
     def incoming(self, digest: str) -> Path:
         """Where a bundle is put together before it has its slot."""
@@ -149,7 +150,7 @@ class Home:
     def remove_others(self, digests: Iterable[str]) -> None:
         """Remove the slots of all other digests. What cannot be removed now stays until later."""
         keep = {self.slot(digest) for digest in digests}
-        for slot in self._slots.glob("[!.]*"):
+        for slot in self._slots.glob(_HEX):
             if slot not in keep:
                 leaving = self._slots / f".{slot.name}-leaving"
                 with suppress(OSError):
