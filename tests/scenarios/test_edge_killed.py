@@ -98,7 +98,7 @@ def test_a_device_that_is_killed_at_200_random_moments_of_updates_always_serves(
 def _update(home, repository, version="late/2"):
     """What an agent does from its start until a version serves; its errands in this process."""
     device = Device(home)
-    plan = Plan(look_s=1.0, retry_s=0.0, trial_requests=1)
+    plan = Plan(retry_s=0.0, trial_requests=1)
     agent = Agent(device, FolderRepository(repository), "stable", name="d-1", plan=plan)
     question = {"home": str(home), "claims": (), "keys": ()}
     agent._child = lambda module, **more: golden.prove(question | more)

@@ -40,6 +40,7 @@ from bascule.edge.reporting import Outbox
 from bascule.edge.slots import State
 
 _TURN_S = 1.0
+_MIN_LOOK_S = 2.5  # turns between two looks are left for the other acts
 _ERRAND_S, _ERRAND_BYTES = 600.0, 1 << 30
 _MAX_PAUSE_S = 86_400.0
 _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
@@ -208,7 +209,7 @@ class Agent:
 
     def _after_look(self, errand: _Errand, now_s: float) -> None:
         facts, channel = self._facts, errand.answer
-        facts.look_at_s = now_s + max(self.plan.look_s, _TURN_S)
+        facts.look_at_s = now_s + max(self.plan.look_s, _MIN_LOOK_S)
         if self._received > self.state.sequence:
             self._keep(replace(self.state, sequence=self._received))
             self._outbox.remove(self.state)

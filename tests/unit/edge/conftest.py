@@ -46,7 +46,7 @@ def altered(versions, tmp_path):
     return copied
 
 
-QUICK = Plan(look_s=1.0, retry_s=1.0, trial_requests=3, trial_s=60.0, min_requests=5)
+QUICK = Plan(look_s=2.5, retry_s=1.0, trial_requests=3, trial_s=60.0, min_requests=5)
 
 
 class Run:
@@ -73,7 +73,7 @@ class Run:
 
     def until(self, condition):
         def turned():
-            self.turn(0.4)
+            self.turn(1.0)
             return condition()
 
         return until(turned)

@@ -72,7 +72,7 @@ def test_a_candidate_that_fails_in_trial_is_refused_and_never_tried_again(
     ask(installed, 4)
     installed.until(lambda: offer.digest in installed.state.refused)
     for _ in range(3):
-        installed.turn(0.4)
+        installed.turn(1.0)
     assert installed.state.current == before
     assert installed.agent.resting == "every version of the channel was refused"
     assert events(installed)[-1] == ("refused", installed.state.refused[offer.digest])
@@ -128,7 +128,7 @@ def test_an_attack_on_the_repository_is_reported_once_by_its_name(installed, pub
     count = len(events(installed))
     installed.until(lambda: len(events(installed)) > count)
     for _ in range(4):
-        installed.turn(2.0)
+        installed.turn(3.0)
     assert events(installed)[count:] == [("refused", "rolled back: the snapshot is older")]
 
 

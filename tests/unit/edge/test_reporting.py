@@ -138,7 +138,7 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
         device.device.predict(np.zeros((1, 4)))
     device.agent._count()
     for _ in range(4):
-        device.turn(2.0)
+        device.turn(3.0)
     assert server.received == first
 
     server.is_answering = True
