@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -93,6 +97,33 @@ def test_a_device_that_is_killed_at_200_random_moments_of_updates_always_serves(
         assert Device(home.path).predict(ROWS)["label"].shape == (1,)
         served.add(state.current.version)
     assert len(served) >= 5
+
+
+@pytest.mark.slow
+def test_a_device_whose_disk_is_full_serves_on_and_updates_when_there_is_room(
+    tmp_path, publisher, versions
+):
+    """No file of the process or of its errands may have a byte: `RLIMIT_FSIZE`."""
+    publisher.publish(versions[0], "late/1")
+    process = Process(tmp_path)
+    address, body = process.address(), (versions[0] / "data/example.json").read_bytes()
+
+    def version():
+        request = Request(f"http://{address}/v2/models/late/infer", body)
+        with suppress(HTTPError), urlopen(request) as reply:
+            return json.load(reply)["model_version"]
+
+    until(lambda: version() == "1")
+    pid, none = process.process.pid, (0, resource.RLIM_INFINITY)
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE, none)
+    publisher.publish(versions[1], "late/2")
+    until_s = time.monotonic() + 15.0
+    while time.monotonic() < until_s:
+        assert version() == "1"
+    assert Home(tmp_path / "home").read_state().current.version == "late/1"
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    until(lambda: version() == "2")
+    process.kill()
 
 
 def _update(home, repository, version="late/2"):
