@@ -1,14 +1,13 @@
 """A bundle from a repository into a folder, in a process that ends: the device's own stays small.
 
-Rules of this module: a folder appears once its bundle is verified, whole, and on the disk; what was
-received stays for the next try, which asks for the rest alone (`Range`); no try receives more bytes
-than the full file has.
+Rules of this module: a folder appears once its bundle is verified and whole; what was received
+stays for the next try, which asks for the rest alone (`Range`); no try receives more bytes than the
+full file has.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from bascule.core import (
     Untrusted,
     answer_parent,
     sha256_file,
-    sync_folder,
     writing,
 )
 from bascule.edge.channels import Channel
@@ -44,7 +42,7 @@ _NO_BUDGET = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """How a bundle came; `bytes_received` counts its files, not the metadata."""
+    """How a bundle came; `bytes_received` counts it alone, and no metadata or statements."""
 
     bytes_received: int
     by: Literal["delta", "full"]
@@ -143,16 +141,21 @@ class _Fetch:
     folder: Path
 
     def channel(self, name: str) -> Mapping[str, Any]:
-        target = self._target(f"channels/{name}.json")
-        with Scratch("bascule-edge-", parent=self.folder) as scratch:
-            self.trust.download(target, self._part(target), scratch / "channel", _NO_BUDGET)
-            channel = Channel.parse((scratch / "channel").read_bytes())
+        channel = Channel.parse(self._content(f"channels/{name}.json"))
         reply: dict[str, Any] = msgspec.to_builtins(channel)
         return reply
+
+    def _content(self, name: str) -> bytes:
+        """Of a small target."""
+        target, file = self._target(name), self.folder / "content"
+        self.trust.download(target, self._part(target), file, _NO_BUDGET)
+        return file.read_bytes()
 
     def obtain(
         self, digest: str, have: Path | None, into: Path, budget_bytes: int
     ) -> Mapping[str, Any]:
+        from bascule.edge.golden import lay_statements  # loads programs, which Repository does not
+
         full = self._target(f"bundles/{hex_of(digest)}.tar.zst")
         with Scratch("bascule-edge-", parent=into.parent) as scratch:
             old = pack(have, scratch / "old.tar") if have else None
@@ -164,7 +167,13 @@ class _Fetch:
                 expand(file, new, method, full.custom["archive_bytes"], old if delta else None)
                 if sha256_file(new) != full.custom["archive_sha256"]:
                     raise corrupted("the archive is another one")
-                _place(new, digest, scratch / "bundle", into)
+                draft = scratch / "bundle"
+                draft.mkdir(mode=0o755)
+                unpack(new, draft)
+                if read_manifest(draft).digest != digest:
+                    raise corrupted("the archive holds another bundle")
+                lay_statements(draft, self._content(f"statements/{hex_of(digest)}.json"))
+                draft.rename(into)
             except Untrusted:
                 if delta:
                     self._refused(delta).touch()
@@ -195,19 +204,6 @@ class _Fetch:
     def _missing(self, target: TargetFile) -> int:
         part = self._part(target)
         return int(target.length) - (part.stat().st_size if part.exists() else 0)
-
-
-def _place(archive: Path, digest: str, draft: Path, into: Path) -> None:
-    """The bundle of an archive, verified, becomes the folder `into`."""
-    draft.mkdir(mode=0o755)
-    unpack(archive, draft)
-    read_manifest(draft)
-    if digest_of(draft) != digest:
-        raise corrupted(f"the archive holds {digest_of(draft)}, and not {digest}")
-    for folder, _, _ in os.walk(draft):
-        sync_folder(Path(folder))
-    draft.rename(into)
-    sync_folder(into.parent)
 
 
 def hex_of(digest: str) -> str:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.core import BasculeError, Conflict, Refused, Scratch, check_name
-from bascule.edge import Archive, Channel, Offer, compress, difference, hex_of, pack
+from bascule.edge import (
+    Archive,
+    Channel,
+    Offer,
+    compress,
+    device_statements,
+    difference,
+    hex_of,
+    pack,
+)
 from bascule.fleet.repository import CHANNEL, State, TufRepository
 
 if TYPE_CHECKING:
@@ -46,9 +55,9 @@ class Published:
 
 
 def publish(
-    registry: Registry, repository: TufRepository, reference: str, channel: str
+    registry: Registry, repository: TufRepository, reference: str, channel: str, *, by: str
 ) -> Published:
-    """Have a channel offer a version to its devices; twice is fine.
+    """Have a channel offer a version to its devices, with its passports of now; twice is fine.
 
     Raises:
         Refused: The version failed its gates, or was retired.
@@ -62,7 +71,7 @@ def publish(
         raise Refused(f"{version} failed its gates", hint=f"bascule check {version}")
     bundle = registry.path(version)  # verified, with the claims of its passports
     with Scratch() as folder:
-        work = _Publication(registry, repository, version, bundle, channel, folder)
+        work = _Publication(registry, repository, version, bundle, channel, by, folder)
         repository.change(work.change)
     return work.published
 
@@ -85,6 +94,7 @@ class _Publication:
     version: Version
     bundle: Path
     channel: str
+    by: str
     folder: Path
     archives: dict[str, Archive] = field(default_factory=dict)
     written: Targets = field(default_factory=dict)
@@ -107,6 +117,8 @@ class _Publication:
         )  # fmt: skip
         if not is_new:
             return None
+        name = f"statements/{hex_of(offer.digest)}.json"
+        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), {})
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
         if not state.keyids(role):
             state.delegate(role, self.repository.keys.signer(role, create=True).public_key)

@@ -32,7 +32,7 @@ def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     if not chosen:
         return {"expires": repository.refresh().isoformat()}
     registry = open_registry(settings)
-    published = publish(registry, repository, chosen["version"], chosen["channel"])
+    published = publish(registry, repository, chosen["version"], chosen["channel"], by=task.by)
     record(open_catalogue(settings), published, by=task.by)
     result: dict[str, Any] = msgspec.to_builtins(published)
     return result
