@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from tests.unit.registry.conftest import write_bundle
 
+from bascule.bundle.disk import write_statement
+from bascule.edge import GOLDEN
 from bascule.edge.channels import Channel
 from bascule.edge.fetching import Obtained, answer
-from bascule.fleet import Keys, Place, TufRepository, key_in, open_place
+from bascule.fleet import Keys, Place, Published, TufRepository, key_in, open_place, publish
 from bascule.registry import Registry, open_registry
 
 
@@ -107,7 +110,11 @@ class Edge:
         """A version whose program is `content`."""
         count = len(list(self.folder.glob("bundle-*")))
         bundle = write_bundle(self.folder / f"bundle-{count}", name, content)
+        write_statement(bundle, GOLDEN, {"inputs": [], "outputs": []}, by="ada")
         return str(self.registry.push(bundle, by="ada"))
+
+    def publish(self, version: str, channel: str = "stable") -> Published:
+        return publish(self.registry, self.repository, version, channel, by="ada")
 
     def digest(self, version: str) -> str:
         return self.registry.resolve(version).digest
@@ -137,3 +144,13 @@ class Edge:
 
     def slot(self, version: str) -> str:
         return version.replace("/", "-")
+
+
+@pytest.fixture(name="edge")
+def published_edge(tmp_path: Path) -> Iterator[Edge]:
+    """A repository that is there, and a device that trusts its root."""
+    made = Edge(tmp_path)
+    made.repository.init(made.root_keys)
+    made.enroll()
+    with made.server.running():
+        yield made

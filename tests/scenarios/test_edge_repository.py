@@ -8,7 +8,6 @@ import pytest
 from tests.devices import Edge, weights
 
 from bascule.core import Untrusted
-from bascule.fleet import publish
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def edge(tmp_path):
     made.enroll()
     with made.server.running():
         for seed in (1, 2):
-            publish(made.registry, made.repository, made.push(weights(seed, 500)), "stable")
+            made.publish(made.push(weights(seed, 500)))
             made.channel()
             made.seen = {path: made.place.read(path) for path in made.server.paths}
             made.first = made.seen if seed == 1 else made.first
@@ -43,7 +42,7 @@ def test_metadata_that_stays_the_same_for_too_long_is_frozen(edge):
 @pytest.mark.parametrize("role", ["snapshot", "targets", "channel-stable"])
 def test_metadata_of_two_times_is_mixed_and_matched(edge, role):
     older = next(path for path in edge.first if path.endswith(f".{role}.json"))
-    publish(edge.registry, edge.repository, edge.push(weights(3, 500)), "stable")
+    edge.publish(edge.push(weights(3, 500)))
     snapshot = edge.repository.read().snapshot.signed
     version = snapshot.version if role == "snapshot" else snapshot.meta[f"{role}.json"].version
     edge.server.altered[f"metadata/{version}.{role}.json"] = edge.place.read(older)
@@ -97,4 +96,4 @@ def test_a_server_signs_nothing_that_its_keys_did_not_sign_before(edge):
     targets = path / f"{version}.targets.json"
     targets.write_bytes(targets.read_bytes().replace(b"bundles/", b"bundle5/"))
     with pytest.raises(Untrusted, match="tampered"):
-        publish(edge.registry, edge.repository, edge.push(weights(3, 500)), "stable")
+        edge.publish(edge.push(weights(3, 500)))

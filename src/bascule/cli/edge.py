@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +13,12 @@ from bascule.cli.context import AsJson, KeyPassword, Ref
 from bascule.cli.fleet import add_commands
 from bascule.cli.screen import print_either, say
 
-if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
-
 _RootKeys = Annotated[
-    list[Path] | None,
-    typer.Option("--root-key", help="A private key of the root; may be repeated."),
+    list[Path], typer.Option("--root-key", help="A private key of the root; may be repeated.")
+]
+_NewRootKeys = Annotated[
+    list[Path],
+    typer.Option("--new-root-key", help="Of root: its keys from now on. Default: the same."),
 ]
 
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    root_key: _RootKeys = None,
+    root_key: _RootKeys,
     threshold: Annotated[
         int, typer.Option(min=1, help="How many of the root keys a later root needs.")
     ] = 1,
@@ -44,28 +44,23 @@ def init(
     from bascule.app import open_repository
     from bascule.fleet import key_in
 
-    files = root_key or [Path("root.pem")]
-    keys = [key_in(file, password, create=True) for file in files]
+    keys = [key_in(file, password, create=True) for file in root_key]
     open_repository(context.settings()).init(keys, threshold)
-    say(f"made the repository; keep {', '.join(map(str, files))} offline, on another machine")
+    say(f"made the repository; keep {', '.join(map(str, root_key))} on no server")
 
 
 def publish(
     model: Ref,
-    channel: Annotated[str, typer.Option(help="Which devices: those of this channel.")] = "stable",
+    channel: Annotated[str, typer.Option(help="Of the devices.")] = "stable",
     as_json: AsJson = False,
 ) -> None:
-    """Offer a version to the devices of a channel; they receive the difference where they can."""
+    """Offer a version to the devices of a channel; they receive a difference where they can."""
     published = _done({"version": model, "channel": channel}, f"publish {model} to {channel}")
-    deltas = "".join(
-        f", {size:,} from {version}" for version, size in published["delta_bytes"].items()
-    )
-    print_either(
-        published,
-        f"{published['channel']} offers {published['version']} "
-        f"({published['full_bytes']:,} bytes{deltas})",
-        as_json=as_json,
-    )
+    sizes = {"full": published["full_bytes"], **published["delta_bytes"]}
+    shown = ", ".join(f"{size:,} bytes from {version}" for version, size in sizes.items())
+    shown = shown.replace(" from full", "", 1)
+    text = f"{channel} offers {published['version']}: {shown}"
+    print_either(published, text, as_json=as_json)
 
 
 def refresh(as_json: AsJson = False) -> None:
@@ -78,39 +73,29 @@ def rotate(
     role: Annotated[
         str, typer.Argument(help="root, targets, snapshot, timestamp or channel-NAME.")
     ],
-    root_key: _RootKeys = None,
-    new_root_key: Annotated[
-        list[Path] | None,
-        typer.Option(help="Of root: its keys from now on; default: the same, signed anew."),
-    ] = None,
+    root_key: _RootKeys = [],  # noqa: B006 - Typer makes a list for each call
+    new_root_key: _NewRootKeys = [],  # noqa: B006
     password: KeyPassword = None,
 ) -> None:
-    """Give a role a new key; the former one signs nothing any more that devices accept."""
+    """Give a role a new key; devices accept nothing more that the former one signs."""
     from bascule.app import open_repository
     from bascule.fleet import key_in
 
-    def keys(files: list[Path] | None, *, create: bool) -> list[CryptoSigner]:
-        return [key_in(file, password, create=create) for file in files or ()]
-
-    repository = open_repository(context.settings())
-    repository.rotate(role, keys(root_key, create=False), keys(new_root_key, create=True))
-    say(f"{role} has another key" if role != "root" or new_root_key else "signed the root anew")
+    keys = [key_in(file, password) for file in root_key]
+    new_keys = [key_in(file, password, create=True) for file in new_root_key]
+    open_repository(context.settings()).rotate(role, keys, new_keys)
+    say(f"signed {role} anew")
 
 
-def _done(content: dict[str, str], title: str) -> dict[str, Any]:
+def _done(content: Mapping[str, str], title: str) -> dict[str, Any]:
     """The result of a job of kind `publish_edge`, here or at the server."""
     from bascule.jobs import RemoteJobs, Task, until_ended
     from bascule.kinds import KINDS, runner_of
 
-    jobs: Any = (
-        RemoteJobs(context.control_client())
-        if context.is_remote()
-        else runner_of(context.settings())
-    )
-    task = Task(
-        kind="publish_edge", input=KINDS["publish_edge"].parse(content), title=title,
-        by=context.user(), folder=os.getcwd(),
-    )  # fmt: skip
+    is_remote = context.is_remote()
+    jobs: Any = RemoteJobs(context.control_client()) if is_remote else runner_of(context.settings())
+    chosen = KINDS["publish_edge"].parse(content)
+    task = Task(kind="publish_edge", input=chosen, title=title, by=context.user())
     job = until_ended(jobs, jobs.submit(task).id)
     if job.problem is not None:
         raise job.problem

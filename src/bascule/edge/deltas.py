@@ -1,8 +1,8 @@
 """A bundle as one archive, and what leads from one archive to another.
 
 An archive is an uncompressed tar of the files that the digest covers, with sorted names and without
-times and owners: one digest, one sequence of bytes. So a device makes the archive that it had
-again from its folder. A difference is made by two methods, and the smaller is taken:
+times and owners: one digest, one sequence of bytes, so a device makes its own again from its
+folder. A difference is made by two methods, and the smaller is taken:
 
 - `prefix`: zstd, to which the old archive is what went before. For trees that were added.
 - `planes`: files of the same name and size are subtracted byte by byte, and every fourth byte of
@@ -13,11 +13,12 @@ again from its folder. A difference is made by two methods, and the smaller is t
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -25,13 +26,14 @@ from numpy.typing import NDArray
 
 from bascule.bundle import read_manifest
 from bascule.bundle.disk import MANIFEST
-from bascule.core import Untrusted, is_inside, sha256_file, synced
+from bascule.core import Untrusted, is_inside, sha256_file
 
 Method = Literal["full", "prefix", "planes"]
+_Copies = list[tuple[int, int, int]]
+"""Which bytes of the old archive stand in the new one: from, to, bytes."""
 _LEVEL, _MAX_WINDOW_LOG = 19, 31
 _CHUNK_BYTES = 1 << 20
-_WIDTH = 4
-_HEAD_BYTES = 4
+_WIDTH, _HEAD_BYTES = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,15 @@ class Archive:
     size_bytes: int
 
 
-def pack(folder: Path, to: Path) -> Archive:
-    """The archive of a bundle, after its files were verified; raises what `read_manifest` raises.
+def corrupted(problem: object) -> Untrusted:
+    """The error of content that is not what was published."""
+    return Untrusted(f"corrupted: {problem}", hint="try again; else publish it again")
 
-    The card and the statements are not in it: no digest covers them.
-    """
-    names = sorted([MANIFEST, *read_manifest(folder).files])
+
+def pack(folder: Path, to: Path) -> Archive:
+    """The archive of a bundle, whose files are verified; without card and statements."""
     with tarfile.open(to, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name in names:
+        for name in sorted([MANIFEST, *read_manifest(folder).files]):
             member = tarfile.TarInfo(name)
             member.size = (folder / name).stat().st_size
             with (folder / name).open("rb") as file:
@@ -59,7 +62,7 @@ def pack(folder: Path, to: Path) -> Archive:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Write the files of an archive into a folder that is there; their bytes are on the disk after.
+    """Write the files of an archive into a folder that is there.
 
     Raises:
         Untrusted: The archive is damaged, or holds more than plain files inside the folder.
@@ -69,14 +72,13 @@ def unpack(archive: Path, into: Path) -> None:
             for member in opened:
                 content = opened.extractfile(member) if member.isreg() else None
                 if content is None or not is_inside(member.name):
-                    raise Untrusted(f"corrupted: the archive holds {member.name!r}")
+                    raise corrupted(f"the archive holds {member.name!r}")
                 target = into / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with synced(target) as file:
-                    while chunk := content.read(_CHUNK_BYTES):
-                        file.write(chunk)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
     except tarfile.TarError as problem:
-        raise Untrusted(f"corrupted: the archive cannot be read: {problem}") from None
+        raise corrupted(problem) from None
 
 
 def compress(archive: Archive, to: Path) -> None:
@@ -87,29 +89,22 @@ def compress(archive: Archive, to: Path) -> None:
 def difference(old: Archive, new: Archive, to: Path) -> Method:
     """Write what leads from one archive to another, by the method that takes fewer bytes."""
     before, after = old.path.read_bytes(), new.path.read_bytes()
-    made: dict[Method, bytes] = {
+    forms: dict[Method, bytes] = {
         "prefix": _compressed(after, before),
         "planes": _compressed(_in_planes(before, after)),
     }
-    method = min(made, key=lambda name: len(made[name]))
-    to.write_bytes(made[method])
+    method = min(forms, key=lambda name: len(forms[name]))
+    to.write_bytes(forms[method])
     return method
 
 
 def expand(
     file: Path, to: Path, method: Method, size_bytes: int, old: Archive | None = None
 ) -> None:
-    """Write the archive that `compress` or `difference` was given.
-
-    Args:
-        file: What they wrote.
-        to: The archive.
-        method: As `difference` returned it; `full` for `compress`.
-        size_bytes: Of the archive; no more is written.
-        old: The other archive, for a difference.
+    """Write the archive that `compress` (`full`) or `difference` was given.
 
     Raises:
-        Untrusted: The file is damaged, or leads to another size.
+        Untrusted: The file is damaged, or does not lead to an archive of `size_bytes`.
     """
     from backports.zstd import ZstdError
 
@@ -117,16 +112,15 @@ def expand(
     try:
         if method == "planes":
             to.write_bytes(_from_planes(before, b"".join(_expanded(file)), size_bytes))
-            return
-        with to.open("wb") as archive:
-            for chunk in _expanded(file, before):
-                archive.write(chunk)
-                if archive.tell() > size_bytes:
-                    break
+        else:
+            with to.open("wb") as archive:
+                for chunk in _expanded(file, before):
+                    if archive.write(chunk) and archive.tell() > size_bytes:
+                        break
     except (ZstdError, ValueError, EOFError) as problem:
-        raise Untrusted(f"corrupted: {file.name} cannot be expanded: {problem}") from None
+        raise corrupted(problem) from None
     if to.stat().st_size != size_bytes:
-        raise Untrusted(f"corrupted: {file.name} does not lead to {size_bytes:,} bytes")
+        raise corrupted(f"it does not lead to {size_bytes:,} bytes")
 
 
 def _compressed(content: bytes, prefix: bytes = b"") -> bytes:
@@ -137,11 +131,9 @@ def _compressed(content: bytes, prefix: bytes = b"") -> bytes:
         CompressionParameter.compression_level: _LEVEL,
         CompressionParameter.window_log: min(max(window_log, 10), _MAX_WINDOW_LOG),
         CompressionParameter.enable_long_distance_matching: 1,
-        CompressionParameter.checksum_flag: 0,  # a digest covers the archive
     }
-    compressor = ZstdCompressor(
-        options=options, zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
-    )
+    base = ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+    compressor = ZstdCompressor(options=options, zstd_dict=base)
     return compressor.compress(content, mode=compressor.FLUSH_FRAME)
 
 
@@ -149,8 +141,8 @@ def _expanded(file: Path, prefix: bytes = b"") -> Iterator[bytes]:
     from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict
 
     expander = ZstdDecompressor(
-        zstd_dict=ZstdDict(prefix, is_raw=True).as_prefix if prefix else None,
-        options={DecompressionParameter.window_log_max: _MAX_WINDOW_LOG},
+        ZstdDict(prefix, is_raw=True).as_prefix if prefix else None,
+        {DecompressionParameter.window_log_max: _MAX_WINDOW_LOG},
     )
     with file.open("rb") as compressed:
         while not expander.eof:
@@ -160,41 +152,38 @@ def _expanded(file: Path, prefix: bytes = b"") -> Iterator[bytes]:
             yield expander.decompress(piece, max_length=_CHUNK_BYTES)
 
 
+def _in_planes(old: bytes, new: bytes) -> bytes:
+    """The length of the copies, the copies, and what is to be added to them, in planes."""
+    before, after = _members(old), _members(new)
+    copies = [
+        (before[name][0], place, size)
+        for name, (place, size) in after.items()
+        if name in before and before[name][1] == size
+    ]
+    head = msgspec.json.encode(copies)
+    changed = _padded(new) - _copied(old, copies, len(new))
+    return len(head).to_bytes(_HEAD_BYTES, "big") + head + changed.reshape(-1, _WIDTH).T.tobytes()
+
+
+def _from_planes(old: bytes, content: bytes, size_bytes: int) -> bytes:
+    end = _HEAD_BYTES + int.from_bytes(content[:_HEAD_BYTES], "big")
+    copies = msgspec.json.decode(content[_HEAD_BYTES:end], type=_Copies)
+    changed = np.frombuffer(content[end:], np.uint8).reshape(_WIDTH, -1).T.reshape(-1)
+    return (changed + _copied(old, copies, size_bytes))[:size_bytes].tobytes()
+
+
 def _members(archive: bytes) -> Mapping[str, tuple[int, int]]:
+    """By name, where its bytes begin, and how many they are."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         return {member.name: (member.offset_data, member.size) for member in opened}
 
 
-def _in_planes(old: bytes, new: bytes) -> bytes:
-    """Head and planes; the head has where files of the old archive go: from, to, bytes."""
-    before, copies = _members(old), list[tuple[int, int, int]]()
-    for name, (place, size) in _members(new).items():
-        if name in before and before[name][1] == size:
-            copies.append((before[name][0], place, size))
-    head = msgspec.json.encode(copies)
-    changed = _padded(new) - _expected(old, copies, len(new))
-    planes = changed.reshape(-1, _WIDTH).T.tobytes()
-    return len(head).to_bytes(_HEAD_BYTES, "big") + head + planes
-
-
-def _from_planes(old: bytes, content: bytes, size_bytes: int) -> bytes:
-    head_end = _HEAD_BYTES + int.from_bytes(content[:_HEAD_BYTES], "big")
-    copies: Any = msgspec.json.decode(
-        content[_HEAD_BYTES:head_end], type=list[tuple[int, int, int]]
-    )
-    planes = np.frombuffer(content[head_end:], np.uint8).reshape(_WIDTH, -1)
-    whole = planes.T.reshape(-1) + _expected(old, copies, size_bytes)
-    return whole[:size_bytes].tobytes()
-
-
-def _expected(old: bytes, copies: list[tuple[int, int, int]], size: int) -> NDArray[np.uint8]:
-    expected, before = _padded(bytes(size)), np.frombuffer(old, np.uint8)
+def _copied(old: bytes, copies: _Copies, size_bytes: int) -> NDArray[np.uint8]:
+    copied, before = _padded(bytes(size_bytes)), np.frombuffer(old, np.uint8)
     for from_, to, length in copies:
-        expected[to : to + length] = before[from_ : from_ + length]
-    return expected
+        copied[to : to + length] = before[from_ : from_ + length]
+    return copied
 
 
 def _padded(content: bytes) -> NDArray[np.uint8]:
-    padded = np.zeros(len(content) + -len(content) % _WIDTH, np.uint8)
-    padded[: len(content)] = np.frombuffer(content, np.uint8)
-    return padded
+    return np.frombuffer(content + bytes(-len(content) % _WIDTH), np.uint8).copy()

@@ -1,14 +1,13 @@
 """A bundle from a repository into a folder, in a process that ends: the device's own stays small.
 
-Rules of this module: a folder appears once its bundle is verified, whole, and on the disk; what was
-received stays for the next try, which asks for the rest alone (`Range`); a bundle never costs more
-bytes than its full file.
+Rules of this module: a folder appears once its bundle is verified and whole; what was received
+stays for the next try, which asks for the rest alone (`Range`); no try receives more bytes than the
+full file has.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,11 +26,10 @@ from bascule.core import (
     Untrusted,
     answer_parent,
     sha256_file,
-    sync_folder,
     writing,
 )
-from bascule.edge import deltas
 from bascule.edge.channels import Channel
+from bascule.edge.deltas import Archive, corrupted, expand, pack, unpack
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
@@ -44,14 +42,14 @@ _NO_BUDGET = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """How a bundle came; `bytes_received` counts its files, not the metadata."""
+    """How a bundle came; `bytes_received` counts it alone, and no metadata or statements."""
 
     bytes_received: int
     by: Literal["delta", "full"]
 
 
 class Repository:
-    """A signed repository, as a device sees it. One process of a home uses it at a time."""
+    """A signed repository, as a device sees it."""
 
     def __init__(self, home: Path, url: str, root: Path) -> None:
         self._about = {"home": str(home), "url": url.rstrip("/"), "root": str(root)}
@@ -92,8 +90,7 @@ class Repository:
             budget_bytes: How many may be received now; None for any number.
 
         Raises:
-            Untrusted: As for `channel`. The next call receives it again, and a difference that
-                was refused is not tried again.
+            Untrusted: As for `channel`. A difference that was refused is not tried again.
             Unavailable: The repository does not answer, or the budget is used up; what came is
                 kept. The fact `bytes_received` counts it.
             NotFound: It does not publish this bundle.
@@ -101,7 +98,7 @@ class Repository:
         """
         reply = self._answer(
             f"the download of {digest}", _OBTAIN_S, do="obtain", digest=digest, into=str(into),
-            have=None if have is None else str(have), budget_bytes=budget_bytes,
+            have=have and str(have), budget_bytes=budget_bytes,
         )  # fmt: skip
         return Obtained(**reply)
 
@@ -144,32 +141,42 @@ class _Fetch:
     folder: Path
 
     def channel(self, name: str) -> Mapping[str, Any]:
-        with Scratch("bascule-edge-", parent=self.folder) as scratch:
-            self._file(self._target(f"channels/{name}.json"), scratch / "channel", _NO_BUDGET)
-            channel = Channel.parse((scratch / "channel").read_bytes())
+        channel = Channel.parse(self._content(f"channels/{name}.json"))
         reply: dict[str, Any] = msgspec.to_builtins(channel)
         return reply
+
+    def _content(self, name: str) -> bytes:
+        """Of a small target."""
+        target, file = self._target(name), self.folder / "content"
+        self.trust.download(target, self._part(target), file, _NO_BUDGET)
+        return file.read_bytes()
 
     def obtain(
         self, digest: str, have: Path | None, into: Path, budget_bytes: int
     ) -> Mapping[str, Any]:
+        from bascule.edge.golden import lay_statements  # loads programs, which Repository does not
+
         full = self._target(f"bundles/{hex_of(digest)}.tar.zst")
         with Scratch("bascule-edge-", parent=into.parent) as scratch:
-            old = deltas.pack(have, scratch / "old.tar") if have else None
+            old = pack(have, scratch / "old.tar") if have else None
             delta = self._delta(digest, have, old, full) if have and old else None
+            target, file, new = delta or full, scratch / "file", scratch / "new.tar"
+            method: Any = delta.custom["method"] if delta else "full"
             try:
-                file, new = scratch / "file", scratch / "new.tar"
-                received = self._file(delta or full, file, budget_bytes)
-                method: Any = delta.custom["method"] if delta else "full"
-                deltas.expand(
-                    file, new, method, full.custom["archive_bytes"], old if delta else None
-                )
+                received = self.trust.download(target, self._part(target), file, budget_bytes)
+                expand(file, new, method, full.custom["archive_bytes"], old if delta else None)
                 if sha256_file(new) != full.custom["archive_sha256"]:
-                    raise Untrusted("corrupted: the archive is another one")
-                _place(new, digest, scratch / "bundle", into)
+                    raise corrupted("the archive is another one")
+                draft = scratch / "bundle"
+                draft.mkdir(mode=0o755)
+                unpack(new, draft)
+                if read_manifest(draft).digest != digest:
+                    raise corrupted("the archive holds another bundle")
+                lay_statements(draft, self._content(f"statements/{hex_of(digest)}.json"))
+                draft.rename(into)
             except Untrusted:
                 if delta:
-                    self._part(delta).with_suffix(".refused").touch()
+                    self._refused(delta).touch()
                 raise
         shutil.rmtree(self.folder)
         return {"bytes_received": received, "by": "delta" if delta else "full"}
@@ -180,12 +187,10 @@ class _Fetch:
             raise NotFound(f"the repository has no {name}", hint="publish it first")
         return target
 
-    def _delta(
-        self, digest: str, have: Path, old: deltas.Archive, full: TargetFile
-    ) -> TargetFile | None:
+    def _delta(self, digest: str, have: Path, old: Archive, full: TargetFile) -> TargetFile | None:
         """The difference from what is there, where it saves bytes and was not refused."""
         delta = self.trust.target(f"deltas/{hex_of(digest_of(have))}-{hex_of(digest)}.zst")
-        if delta is None or self._part(delta).with_suffix(".refused").exists():
+        if delta is None or self._refused(delta).exists():
             return None
         saves = self._missing(delta) < self._missing(full)
         return delta if saves and delta.custom["from_sha256"] == old.sha256 else None
@@ -193,25 +198,12 @@ class _Fetch:
     def _part(self, target: TargetFile) -> Path:
         return self.folder / f"{target.hashes['sha256']}.part"
 
+    def _refused(self, target: TargetFile) -> Path:
+        return self._part(target).with_suffix(".refused")
+
     def _missing(self, target: TargetFile) -> int:
         part = self._part(target)
         return int(target.length) - (part.stat().st_size if part.exists() else 0)
-
-    def _file(self, target: TargetFile, to: Path, budget_bytes: int) -> int:
-        return self.trust.download(target, self._part(target), to, budget_bytes)
-
-
-def _place(archive: Path, digest: str, draft: Path, into: Path) -> None:
-    """The bundle of an archive, verified, becomes the folder `into`."""
-    draft.mkdir(mode=0o755)
-    deltas.unpack(archive, draft)
-    read_manifest(draft)
-    if digest_of(draft) != digest:
-        raise Untrusted(f"corrupted: the archive holds {digest_of(draft)}, and not {digest}")
-    for folder, _, _ in os.walk(draft):
-        sync_folder(Path(folder))
-    draft.rename(into)
-    sync_folder(into.parent)
 
 
 def hex_of(digest: str) -> str:

@@ -1,6 +1,6 @@
-"""What a repository says, as far as its signatures go: a client of The Update Framework (TUF 1.0).
+"""A repository as far as its signatures go: a client of The Update Framework (TUF 1.0).
 
-python-tuf follows the client workflow of the specification (5.3 to 5.6). This module brings the
+python-tuf follows the client workflow of the specification (5.3 to 5.7). This module brings the
 bytes, and says of a refusal which attack it looks like.
 """
 
@@ -22,9 +22,11 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
 from bascule.core import Unavailable, Untrusted
+from bascule.edge.deltas import corrupted
 
 _TIMEOUT_S = 30.0
-_VERSIONED = re.compile(r"(\d+)\.[^/]+\.json")
+_VERSIONED = re.compile(r".*/(\d+)\.[^/]+\.json")
+_LATER = "try again later"
 
 
 @contextmanager
@@ -36,21 +38,17 @@ def connection() -> Iterator[httpx.Client]:
 
 
 class Trust:
-    """The metadata of one repository, verified; what was accepted once is never taken back."""
+    """The metadata of one repository. What is older than the accepted is refused.
+
+    Its methods raise `Untrusted`, whose message begins with the name of the attack, and
+    `Unavailable` where the repository does not answer.
+    """
 
     def __init__(
         self, folder: Path, metadata_url: str, targets_url: str, client: httpx.Client,
         root: bytes | None = None,
     ) -> None:  # fmt: skip
-        """Ask nothing yet.
-
-        Args:
-            folder: Of the accepted metadata, which is how older metadata is known to be so.
-            metadata_url: Of the folder `metadata` of a repository.
-            targets_url: Of its folder `targets`.
-            client: See `connection`.
-            root: The first root that is trusted; None for that of the folder.
-        """
+        """Ask nothing yet; `folder` keeps what was accepted, also the root, if None is given."""
         folder.mkdir(parents=True, exist_ok=True)
         self._fetcher = _Fetcher(client)
         with self._named():
@@ -60,12 +58,7 @@ class Trust:
             )  # fmt: skip
 
     def refresh(self) -> None:
-        """Take in the newest metadata.
-
-        Raises:
-            Untrusted: It was refused; the message begins with the name of the attack.
-            Unavailable: The repository does not answer.
-        """
+        """Take in the newest metadata."""
         with self._named():
             self._updater.refresh()
 
@@ -75,71 +68,55 @@ class Trust:
             return self._updater.get_targetinfo(name)
 
     def download(self, target: TargetFile, part: Path, to: Path, budget_bytes: int) -> int:
-        """Write a target to the file `to`; `part` has what came so far. The bytes received now.
-
-        Raises:
-            Untrusted: It is not what its role signed; the part is gone.
-            Unavailable: As `download`.
-        """
-        self._fetcher.part, self._fetcher.budget_bytes = part, budget_bytes
+        """Write a target to the file `to`, of what `part` has and the rest; the bytes received."""
+        fetcher = self._fetcher
+        fetcher.part, fetcher.budget_bytes = part, budget_bytes
         try:
             self._updater.download_target(target, str(to))
         except exceptions.LengthOrHashMismatchError as error:
-            part.unlink(missing_ok=True)
-            message = f"corrupted: {error} ({self._fetcher.url})"
-            raise Untrusted(message, bytes_received=self._fetcher.received) from None
+            part.unlink()
+            raise corrupted(f"{error} ({fetcher.url})") from None
         finally:
-            self._fetcher.part = None
+            fetcher.part = None
         part.unlink()
-        return self._fetcher.received
+        return fetcher.received
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Errors by the name of the attack that they look like."""
         fetcher = self._fetcher
         try:
             yield
         except exceptions.DownloadLengthMismatchError as error:
-            raise Untrusted(f"endless data: {error}") from None
+            raise Untrusted(f"endless data: {error}", hint=_LATER) from None
         except exceptions.DownloadError as error:
-            raise Unavailable(f"{fetcher.url} cannot be read: {error}") from None
+            raise Unavailable(f"{fetcher.url} cannot be read: {error}", hint=_LATER) from None
         except exceptions.RepositoryError as error:
             attack = attack_of(error, fetcher.url, fetcher.content)
-            raise Untrusted(f"{attack}: {error} ({fetcher.url})", hint="try again later") from None
+            raise Untrusted(f"{attack}: {error} ({fetcher.url})", hint=_LATER) from None
 
 
 def attack_of(error: exceptions.RepositoryError, url: str, content: bytes) -> str:
-    """The name of the attack that a refusal looks like. Pure.
-
-    Args:
-        error: Of python-tuf.
-        url: Of the metadata that was fetched last.
-        content: Of it.
+    """The name of the attack that a refusal looks like, from what was fetched last. Pure.
 
     A wrong version is a rollback where the repository says openly that it is older, and mix and
     match where a file has the name of one version and the content of another.
     """
     if isinstance(error, exceptions.ExpiredMetadataError):
         return f"frozen, or the clock of this device ({datetime.now(UTC):%Y-%m-%d}) is wrong"
-    if isinstance(error, exceptions.UnsignedMetadataError):
-        return "unknown role: signed by none of the keys that have it"
-    if isinstance(error, exceptions.LengthOrHashMismatchError):
-        return "mixed and matched"
+    if isinstance(error, exceptions.UnsignedMetadataError) or "not part of snap" in str(error):
+        return "unknown role"
     if isinstance(error, exceptions.BadVersionNumberError):
-        named, says = _VERSIONED.fullmatch(url.rpartition("/")[2]), 0
+        named, says = _VERSIONED.fullmatch(url), 0
         with suppress(ValueError, KeyError):
             says = json.loads(content)["signed"]["version"]
         return "mixed and matched" if named and int(named[1]) != says else "rolled back"
-    if "not part of snapshot" in str(error) or "does not contain" in str(error):
-        return "unknown role"
-    if "is missing info" in str(error):
-        return "mixed and matched"
-    return "corrupted"
+    is_mixed = isinstance(error, exceptions.LengthOrHashMismatchError)
+    return "mixed and matched" if is_mixed or "is missing info" in str(error) else "corrupted"
 
 
 @dataclass
 class _Fetcher(FetcherInterface):
-    """Brings metadata, and targets into a part; remembers what was fetched last."""
+    """Brings metadata whole, and targets into a part; remembers what was fetched last."""
 
     client: httpx.Client
     url: str = ""
@@ -165,11 +142,11 @@ class _Fetcher(FetcherInterface):
         if self.part is None:
             with super().download_file(url, max_length) as file:
                 yield file
-            return
-        self.url, self.content = url, b""
-        self.received = download(self.client, url, self.part, max_length, self.budget_bytes)
-        with self.part.open("rb") as file:
-            yield file
+        else:
+            self.url = url
+            self.received = download(self.client, url, self.part, max_length, self.budget_bytes)
+            with self.part.open("rb") as file:
+                yield file
 
 
 def download(client: httpx.Client, url: str, part: Path, size_bytes: int, budget_bytes: int) -> int:
@@ -181,8 +158,6 @@ def download(client: httpx.Client, url: str, part: Path, size_bytes: int, budget
     """
     received, problem = 0, "the reply ended too early"
     with part.open("ab") as file:
-        if file.tell() > size_bytes:
-            _empty(file)
         try:
             for chunk in _rest(client, url, file, size_bytes):
                 if received == budget_bytes:
@@ -197,27 +172,22 @@ def download(client: httpx.Client, url: str, part: Path, size_bytes: int, budget
         missing_bytes = size_bytes - file.tell()
     if missing_bytes:
         message = f"{missing_bytes:,} bytes of {url} are missing: {problem}"
-        raise Unavailable(message, hint="try again later", bytes_received=received)
+        raise Unavailable(message, hint=_LATER, bytes_received=received)
     return received
 
 
 def _rest(client: httpx.Client, url: str, file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     """What the file lacks; it is emptied where the server sends all of it again."""
-    start = file.tell()
-    if start == size_bytes:
+    if file.tell() == size_bytes:
         return
-    headers = {"Range": f"bytes={start}-"} if start else {}
+    headers = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
     with client.stream("GET", url, headers=headers) as reply:
         reply.raise_for_status()
         if reply.status_code != httpx.codes.PARTIAL_CONTENT:
-            _empty(file)
+            file.truncate(0)
+            file.seek(0)
         # In pieces of no set size: what a piece lacks when it breaks off would be lost.
         for chunk in reply.iter_raw():
             yield chunk
             if file.tell() == size_bytes:
                 return
-
-
-def _empty(file: BinaryIO) -> None:
-    file.truncate(0)
-    file.seek(0)

@@ -1,7 +1,4 @@
-"""The server's side of devices: what is published to them.
-
-`places` is where a repository lies, `repository` its metadata, `publishing` what goes into it.
-"""
+"""The server's side of devices: what is published to them."""
 
 from lazy_loader import attach_stub
 

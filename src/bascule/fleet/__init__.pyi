@@ -1,3 +1,4 @@
+from .keys import Keys as Keys, key_in as key_in
 from .operations import (
     Device as Device,
     Enrolled as Enrolled,
@@ -13,14 +14,13 @@ from .publishing import (
     record as record,
 )
 from .reports import Report as Report, read_reports as read_reports
-from .repository import Keys as Keys, TufRepository as TufRepository, key_in as key_in
+from .repository import TufRepository as TufRepository
 from .rollouts import (
     HOLD_S as HOLD_S,
     LOOKS as LOOKS,
     PHASES as PHASES,
     DevicePlan as DevicePlan,
     DeviceState as DeviceState,
-    Look as Look,
     Seen as Seen,
     candidate_of as candidate_of,
     decide as decide,

@@ -1,7 +1,7 @@
-"""Where a repository lies: a folder, or a bucket of S3; any web server or CDN stands in front.
+"""Where a repository lies: a folder or a bucket of S3, with any web server or CDN in front.
 
-A name gets its content once, whole: `create` refuses a name that is taken. One name is changed
-again and again, by `swap`, which refuses where another process was sooner.
+A name gets its content once, whole. One name is changed again and again, each time on the condition
+that it is still the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from bascule.core import Invalid, replacing, sync_folder, writing
+from bascule.core import Conflict, Invalid, replacing, sync_folder, writing
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -25,7 +25,7 @@ class Place(Protocol):
     def read(self, name: str) -> bytes | None:
         """The content; None where there is none."""
 
-    def create(self, name: str, content: bytes | Path) -> bool:
+    def create(self, name: str, content: bytes) -> bool:
         """Write a file that is not there; False where it is."""
 
     def swap(self, name: str, before: bytes | None, after: bytes) -> bool:
@@ -33,7 +33,7 @@ class Place(Protocol):
 
 
 def open_place(url: str, home: Path) -> Place:
-    """The place at `files:///DIR` or `s3://BUCKET/PREFIX`; of no address a folder of the home.
+    """The place at `files:///FOLDER` or `s3://BUCKET/PREFIX`; of no address a folder of the home.
 
     Raises:
         Invalid: The address is of another kind.
@@ -45,7 +45,8 @@ def open_place(url: str, home: Path) -> Place:
         return Folder(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
         return Bucket(parts.netloc, parts.path.strip("/"))
-    raise Invalid("edge.repository is no place", hint="write files:///FOLDER or s3://BUCKET/PREFIX")
+    hint = "write files:///FOLDER or s3://BUCKET/PREFIX"
+    raise Invalid("edge.repository is no place", hint=hint)
 
 
 class Folder:
@@ -59,51 +60,46 @@ class Folder:
             return (self._folder / name).read_bytes()
         return None
 
-    def create(self, name: str, content: bytes | Path) -> bool:
+    def create(self, name: str, content: bytes) -> bool:
         target = self._folder / name
+        if target.exists():
+            return False
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                return False
-        return _put(target, content, overwrite=False)
+        with suppress(Conflict):
+            self._write(target, content, overwrite=False)
+            return True
+        return False
 
     def swap(self, name: str, before: bytes | None, after: bytes) -> bool:
         target = self._folder / name
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.with_name(f".{target.name}.lock").open("ab") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                return self.read(name) == before and _put(target, after, overwrite=True)
+        with writing(target), target.with_name(f".{target.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.read(name) != before:
+                return False
+            self._write(target, after, overwrite=True)
+            return True
 
-
-def _put(target: Path, content: bytes | Path, *, overwrite: bool) -> bool:
-    from bascule.core import Conflict
-
-    try:
+    def _write(self, target: Path, content: bytes, *, overwrite: bool) -> None:
         with replacing(target, overwrite=overwrite) as draft, draft.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.read_bytes())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except Conflict:
-        return False
-    target.chmod(0o644)
-    sync_folder(target.parent)
-    return True
+        sync_folder(target.parent)
 
 
 class Bucket:
-    """Objects under a prefix; the store must know conditional writes, as S3 does."""
+    """Objects under a prefix, in a store that knows conditional writes."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         from bascule.registry.stores import connect
 
-        self._place = f"s3://{bucket}/{prefix}"
-        self._store = connect(bucket, prefix)
+        self._place, self._store = f"s3://{bucket}/{prefix}", connect(bucket, prefix)
 
     def read(self, name: str) -> bytes | None:
         return self._got(name)[0]
 
-    def create(self, name: str, content: bytes | Path) -> bool:
+    def create(self, name: str, content: bytes) -> bool:
         return self._put(name, content, "create")
 
     def swap(self, name: str, before: bytes | None, after: bytes) -> bool:
@@ -123,15 +119,13 @@ class Bucket:
                 return None, "create"
             return bytes(reply.bytes()), {"e_tag": reply.meta["e_tag"] or ""}
 
-    def _put(self, name: str, content: bytes | Path, mode: PutMode) -> bool:
+    def _put(self, name: str, content: bytes, mode: PutMode) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         from bascule.registry.stores import explaining
 
-        with explaining(self._place):
-            try:
-                obstore.put(self._store, name, content, mode=mode)
-            except (AlreadyExistsError, PreconditionError):
-                return False
+        with explaining(self._place), suppress(AlreadyExistsError, PreconditionError):
+            obstore.put(self._store, name, content, mode=mode)
             return True
+        return False

@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.core import BasculeError, Conflict, Refused, Scratch, Untrusted, check_name
-from bascule.edge import Archive, Channel, Offer, compress, difference, hex_of, pack
+from bascule.core import BasculeError, Conflict, Refused, Scratch, check_name
+from bascule.edge import (
+    Archive,
+    Channel,
+    Offer,
+    compress,
+    device_statements,
+    difference,
+    hex_of,
+    pack,
+)
 from bascule.fleet.repository import CHANNEL, State, TufRepository
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from bascule.catalogue import Catalogue
-    from bascule.registry import Registry
+    from bascule.registry import Registry, Version
+
+    Targets = dict[str, TargetFile]
 
 _EARLIER = 3
 """Of so many former versions of a channel a difference leads to the next."""
@@ -26,35 +37,27 @@ _EARLIER = 3
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a channel says now.
+    """What a channel says now; sizes are what a device receives.
 
     Attributes:
         channel: Its name.
         version: `late/4`.
-        digest: Of its bundle.
         sequence: Of the channel.
-        full_bytes: What a device receives that has none of the earlier versions.
-        delta_bytes: The same by the version that it has, where a difference is smaller.
+        full_bytes: Without any of the earlier versions.
+        delta_bytes: By the version that is there, where a difference is smaller.
     """
 
     channel: str
     version: str
-    digest: str
     sequence: int
     full_bytes: int
     delta_bytes: Mapping[str, int]
 
 
 def publish(
-    registry: Registry, repository: TufRepository, reference: str, channel: str
+    registry: Registry, repository: TufRepository, reference: str, channel: str, *, by: str
 ) -> Published:
-    """Have a channel offer a version to its devices; twice is fine.
-
-    Args:
-        registry: Has the version, and its rules say whether it may be used.
-        repository: Has the channel, or will.
-        reference: Of the version.
-        channel: Its name; one is made where there is none.
+    """Have a channel offer a version to its devices, with its passports of now; twice is fine.
 
     Raises:
         Refused: The version failed its gates, or was retired.
@@ -68,8 +71,7 @@ def publish(
         raise Refused(f"{version} failed its gates", hint=f"bascule check {version}")
     bundle = registry.path(version)  # verified, with the claims of its passports
     with Scratch() as folder:
-        offer = Offer(str(version), version.digest)
-        work = _Publication(registry, repository, offer, channel, bundle, folder)
+        work = _Publication(registry, repository, version, bundle, channel, by, folder)
         repository.change(work.change)
     return work.published
 
@@ -78,129 +80,118 @@ def record(catalogue: Catalogue, published: Published, *, by: str) -> None:
     """Note in the history what a channel offers."""
     from bascule.catalogue import events
 
+    body = {"version": published.version, "sequence": published.sequence}
+    subject = events.Subject("channel", published.channel)
     with catalogue.write() as connection:
-        body = {"version": published.version, "sequence": published.sequence}
-        subject = events.Subject("channel", published.channel)
-        event = events.Event(subject, "channel_published", datetime.now(UTC), by, body=body)
-        events.append(connection, event)
+        now = datetime.now(UTC)
+        events.append(connection, events.Event(subject, "channel_published", now, by, body=body))
 
 
 @dataclass
 class _Publication:
     registry: Registry
     repository: TufRepository
-    offer: Offer
-    channel: str
+    version: Version
     bundle: Path
+    channel: str
+    by: str
     folder: Path
+    content: Channel | None = None
     archives: dict[str, Archive] = field(default_factory=dict)
-    written: dict[str, TargetFile] = field(default_factory=dict)
+    written: Targets = field(default_factory=dict)
 
     def change(self, state: State) -> set[str] | None:
-        """See `TufRepository.change`."""
-        now, earlier = _now(self.repository, state, self.channel)
-        model = self.offer.version.partition("/")[0]
-        if now is not None and now.model != model:
+        """See `TufRepository.change`; what was written for an earlier state is taken again."""
+        offer = Offer(str(self.version), self.version.digest)
+        now, earlier = now_in(self.repository, state, self.channel)
+        expected = self.content and self.content.sequence - 1
+        if expected is not None and (now is None or now.sequence != expected):
+            raise Conflict(f"channel {self.channel} was changed meanwhile", hint="try again")
+        if now is not None and now.model != self.version.model:
             raise Conflict(f"channel {self.channel} is of {now.model}", hint="choose another name")
         targets = state.roles["targets"].signed.targets
-        full = self._bundle(targets)
-        deltas = {
-            old.version: delta.length
-            for old in earlier[:_EARLIER]
-            if old.digest != self.offer.digest and (delta := self._delta(targets, old, full))
-        }
-        is_new = now is None or now.stable != self.offer or now.candidate is not None
+        full = self._full(targets)
+        others = [old for old in earlier if old.digest != offer.digest][:_EARLIER]
+        deltas = {old.version: self._delta(targets, old, full) for old in others}
+        is_same = now is not None and now.stable == offer and now.candidate is None
+        is_new = not is_same or self.content is not None
         sequence = (now.sequence if now else 0) + is_new
         self.published = Published(
-            self.channel, self.offer.version, self.offer.digest, sequence, full.length, deltas
-        )
+            self.channel, offer.version, sequence, full.length,
+            {version: delta.length for version, delta in deltas.items() if delta},
+        )  # fmt: skip
         if not is_new:
             return None
-        self._offer(state, Channel(model, self.offer, sequence), earlier)
-        return {"targets", CHANNEL + self.channel}
-
-    def say(self, state: State, content: Channel) -> set[str]:
-        """Have the channel say this next. Raises `Conflict` where another was sooner."""
-        now, earlier = _now(self.repository, state, self.channel)
-        if now is None or now.sequence + 1 != content.sequence:
-            raise Conflict(f"channel {self.channel} was changed meanwhile", hint="try again")
-        targets = state.roles["targets"].signed.targets
-        full = self._bundle(targets)
-        for old in earlier[:_EARLIER]:
-            if old.digest != self.offer.digest:
-                self._delta(targets, old, full)
-        self._offer(state, content, earlier)
-        return {"targets", CHANNEL + self.channel}
-
-    def _offer(self, state: State, channel: Channel, earlier: list[Offer]) -> None:
+        name = f"statements/{hex_of(offer.digest)}.json"
+        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), {})
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
         if not state.keyids(role):
-            state.delegate(role, self.repository.keys.new(role))
-        versions = [self.offer, *(old for old in earlier if old.digest != self.offer.digest)]
-        custom = {"earlier": msgspec.to_builtins(versions[: _EARLIER + 1])}
-        file = self.folder / "channel.json"
-        file.write_bytes(msgspec.json.encode(channel))
-        state.roles[role].signed.targets = {name: self._put(name, file, custom)}
+            state.delegate(role, self.repository.keys.signer(role, create=True).public_key)
+        channel = self.content or Channel(self.version.model, offer, sequence)
+        target = self._put(
+            name, msgspec.json.encode(channel), {"earlier": msgspec.to_builtins([offer, *others])}
+        )
+        state.roles[role].signed.targets = {name: target}
+        return {"targets", role}
 
-    def _bundle(self, targets: dict[str, TargetFile]) -> TargetFile:
-        name = f"bundles/{hex_of(self.offer.digest)}.tar.zst"
+    def _full(self, targets: Targets) -> TargetFile:
+        def write(file: Path) -> Mapping[str, Any]:
+            archive = self._archive(self.version.digest, self.bundle)
+            compress(archive, file)
+            return {"digest": self.version.digest, "archive_sha256": archive.sha256,
+                    "archive_bytes": archive.size_bytes}  # fmt: skip
+
+        return self._in(targets, f"bundles/{hex_of(self.version.digest)}.tar.zst", write)
+
+    def _delta(self, targets: Targets, old: Offer, full: TargetFile) -> TargetFile | None:
+        """The difference from a version; None where it saves nothing, or the version is gone."""
 
         def write(file: Path) -> Mapping[str, Any]:
-            archive = self._archive(self.offer.digest, self.bundle)
-            compress(archive, file)
-            return {
-                "digest": self.offer.digest, "archive_sha256": archive.sha256,
-                "archive_bytes": archive.size_bytes,
-            }  # fmt: skip
-
-        return self._in(targets, name, write)
-
-    def _delta(
-        self, targets: dict[str, TargetFile], old: Offer, full: TargetFile
-    ) -> TargetFile | None:
-        """The difference from a version; None where it saves nothing, or the version is gone."""
-        name = f"deltas/{hex_of(old.digest)}-{hex_of(self.offer.digest)}.zst"
-        try:
             version = self.registry.resolve(old.version, retired=True)
             before = self._archive(old.digest, self.registry.path_to_look_at(version))
-        except BasculeError:
-            return targets.get(name)
-
-        def write(file: Path) -> Mapping[str, Any]:
-            after = self._archive(self.offer.digest, self.bundle)
-            method = difference(before, after, file)
+            method = difference(before, self._archive(self.version.digest, self.bundle), file)
             return {"method": method, "from_sha256": before.sha256}
 
-        delta = self._in(targets, name, write)
+        name = f"deltas/{hex_of(old.digest)}-{hex_of(self.version.digest)}.zst"
+        try:
+            delta = self._in(targets, name, write)
+        except BasculeError:
+            return None
         if delta.length < full.length:
             return delta
         del targets[name]
         return None
 
     def _in(
-        self, targets: dict[str, TargetFile], name: str,
-        write: Callable[[Path], Mapping[str, Any]],
-    ) -> TargetFile:  # fmt: skip
-        """A target that is there, or is written now; once, where others are sooner."""
+        self, targets: Targets, name: str, write: Callable[[Path], Mapping[str, Any]]
+    ) -> TargetFile:
+        """A target that is there, or is written now."""
         if name not in targets:
             if name not in self.written:
                 file = self.folder / "target"
-                self.written[name] = self._put(name, file, write(file))
+                custom = write(file)
+                self.written[name] = self._put(name, file.read_bytes(), custom)
             targets[name] = self.written[name]
         return targets[name]
 
-    def _put(self, name: str, file: Path, custom: Mapping[str, Any]) -> TargetFile:
+    def _put(self, name: str, content: bytes, custom: Mapping[str, Any]) -> TargetFile:
         from tuf.api.metadata import TargetFile
 
-        target = TargetFile.from_file(name, str(file), ["sha256"])
+        target = TargetFile.from_data(name, content, ["sha256"])
         target.unrecognized_fields["custom"] = dict(custom)
-        self.repository.place.create(_name_of(target), file)
+        self.repository.place.create(_place_of(target), content)
         return target
 
     def _archive(self, digest: str, bundle: Path) -> Archive:
         if digest not in self.archives:
             self.archives[digest] = pack(bundle, self.folder / f"{hex_of(digest)}.tar")
         return self.archives[digest]
+
+
+def _place_of(target: TargetFile) -> str:
+    """Where a target lies: its hash is in its name (specification 6.2)."""
+    folder, _, name = target.path.rpartition("/")
+    return f"targets/{folder}/{target.hashes['sha256']}.{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,38 +203,30 @@ class RepositoryChannels:
 
     def channel(self, name: str) -> Channel | None:
         repository = self.open_repository()
-        return _now(repository, repository.read(), name)[0]
+        return now_in(repository, repository.read(), name)[0]
 
     def publish_channel(self, name: str, content: Channel) -> None:
         registry, repository = self.open_registry(), self.open_repository()
-        offer = content.stable
-        if content.candidate is not None:
-            offer = Offer(content.candidate.version, content.candidate.digest)
-        bundle = registry.path(registry.resolve(offer.version))
+        version = registry.resolve((content.candidate or content.stable).version)
         with Scratch() as folder:
-            work = _Publication(registry, repository, offer, name, bundle, folder)
-            repository.change(lambda state: work.say(state, content))
+            work = _Publication(
+                registry, repository, version, registry.path(version), name, "rollouts", folder,
+                content,
+            )  # fmt: skip
+            repository.change(work.change)
 
     def root(self) -> bytes:
         return self.open_repository().root()
 
 
-def _now(
+def now_in(
     repository: TufRepository, state: State, channel: str
 ) -> tuple[Channel | None, list[Offer]]:
-    """What the channel says, and its versions, the latest first."""
-    role, name = state.roles.get(CHANNEL + channel), f"channels/{channel}.json"
-    target = role and role.signed.targets.get(name)
-    if not target:
+    """What a channel says, and its versions, the latest first."""
+    role = state.roles.get(CHANNEL + channel)
+    if role is None or not role.signed.targets:
         return None, []
-    content = repository.place.read(_name_of(target))
-    if content is None:
-        raise Untrusted(f"{name} is missing from the repository")
+    (target,) = role.signed.targets.values()
+    content = repository.place.read(_place_of(target)) or b""
     target.verify_length_and_hashes(content)
     return Channel.parse(content), msgspec.convert(target.custom["earlier"], list[Offer])
-
-
-def _name_of(target: TargetFile) -> str:
-    """Where a target lies: its hash is in its name (specification 6.2)."""
-    folder, _, name = target.path.rpartition("/")
-    return f"targets/{folder}/{target.hashes['sha256']}.{name}"

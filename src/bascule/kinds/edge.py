@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.app import open_catalogue, open_registry, open_repository
-from bascule.core import Limits, Reference, check_name
+from bascule.core import Limits, Reference
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.security import ANY
 
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """`version` and `channel`; without a version, what is published is signed again."""
-    version = str(content.get("version") or "")
-    if not version:
+    if not content.get("version"):
         return {}
-    channel = check_name(str(content.get("channel") or "stable"), what="channel")
-    return {"version": str(Reference.parse(version)), "channel": channel}
+    version = str(Reference.parse(str(content["version"])))
+    return {"version": version, "channel": str(content.get("channel") or "stable")}
 
 
 def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
@@ -32,9 +31,10 @@ def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     repository, chosen = open_repository(settings), task.input
     if not chosen:
         return {"expires": repository.refresh().isoformat()}
-    published = publish(open_registry(settings), repository, chosen["version"], chosen["channel"])
-    result: dict[str, Any] = msgspec.to_builtins(published)
+    registry = open_registry(settings)
+    published = publish(registry, repository, chosen["version"], chosen["channel"], by=task.by)
     record(open_catalogue(settings), published, by=task.by)
+    result: dict[str, Any] = msgspec.to_builtins(published)
     return result
 
 

@@ -12,7 +12,7 @@ from tests.scenarios.commands import bascule, run
 from tests.unit.fleet.fleets import CANDIDATE, report
 
 from bascule.app import open_fleet
-from bascule.fleet import publish, read_reports
+from bascule.fleet import read_reports
 from bascule.settings import load_settings
 
 
@@ -34,7 +34,7 @@ def home(tmp_path):
     edge.repository.init(edge.root_keys)
     for seed in (1, 2):
         edge.push(weights(seed, 100))
-    publish(edge.registry, edge.repository, "late/1", "stable")
+    edge.publish("late/1")
     return Home(load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")}))
 
 

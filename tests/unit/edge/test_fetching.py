@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.devices import weights
+from tests.devices import published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.bundle.disk import digest_of
 from bascule.core import NotFound, Unavailable, Untrusted
 from bascule.edge import Repository
-from bascule.fleet import publish
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def versions(edge):
     contents = (weights(1), weights(1) + weights(2, rows=2_000))
     versions = [edge.push(content) for content in contents]
     for version in versions:
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
     return versions
 
 

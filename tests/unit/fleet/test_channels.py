@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.devices import weights
+from tests.devices import published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.core import Conflict
-from bascule.fleet import Fleet, RepositoryChannels, RolloutRequest, publish
+from bascule.fleet import Fleet, RepositoryChannels, RolloutRequest
 
 
 @pytest.fixture
 def fleet(edge):
     for seed in (1, 2):
         edge.push(weights(seed))
-    publish(edge.registry, edge.repository, "late/1", "stable")
+    edge.publish("late/1")
     channels = RepositoryChannels(lambda: edge.registry, lambda: edge.repository)
     catalogue = Catalogue(SqliteDatabase(edge.folder / "home" / "catalogue.db"))
     return Fleet(catalogue, channels, lambda: edge.registry, edge.clock)
@@ -74,7 +74,7 @@ def test_a_version_that_a_person_publishes_ends_the_rollout(edge, fleet):
     stored = begin(fleet)
     turn(fleet, stored)
     edge.push(weights(3))
-    publish(edge.registry, edge.repository, "late/3", "stable")
+    edge.publish("late/3")
     edge.now += timedelta(hours=1)
     turn(fleet, stored)
     assert fleet.rollout(stored.id).state.status == "aborted"

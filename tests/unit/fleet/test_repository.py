@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from tests.devices import Edge, weights
+from tests.devices import Edge, published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.fleet import key_in, publish
@@ -47,38 +47,38 @@ def killed_at(edge, number):
 
 def test_publishing_twice_changes_nothing(edge):
     version = edge.push(b"one")
-    first = publish(edge.registry, edge.repository, version, "stable")
+    first = edge.publish(version)
     timestamp = edge.place.read("metadata/timestamp.json")
-    assert publish(edge.registry, edge.repository, version, "stable") == first
+    assert edge.publish(version) == first
     assert edge.place.read("metadata/timestamp.json") == timestamp
 
 
 def test_an_earlier_version_may_be_published_again_and_devices_follow(edge):
     for version in (edge.push(b"one"), edge.push(b"two"), "late/1"):
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
         assert edge.channel().stable.version == version
     assert edge.channel().sequence == 3
 
 
 def test_channels_have_versions_and_keys_of_their_own(edge):
-    publish(edge.registry, edge.repository, edge.push(b"one"), "stable")
-    publish(edge.registry, edge.repository, edge.push(b"two"), "beta")
+    edge.publish(edge.push(b"one"))
+    edge.publish(edge.push(b"two"), "beta")
     offers = [edge.channel(name).stable.version for name in ("stable", "beta")]
     assert offers == ["late/1", "late/2"]
     state = edge.repository.read()
     assert set(state.keyids("channel-stable")).isdisjoint(state.keyids("channel-beta"))
     with pytest.raises(Conflict, match="is of late"):
-        publish(edge.registry, edge.repository, edge.push(b"three", "other"), "stable")
+        edge.publish(edge.push(b"three", "other"))
 
 
 def test_a_publication_that_is_killed_at_any_write_leaves_what_was_or_what_is_next(edge):
     first, second = edge.push(weights(1, 500)), edge.push(weights(2, 500))
-    publish(edge.registry, edge.repository, first, "stable")
-    for number in range(1, 8):
+    edge.publish(first)
+    for number in range(1, 9):
         with pytest.raises(Killed):
-            publish(edge.registry, killed_at(edge, number), second, "stable")
+            publish(edge.registry, killed_at(edge, number), second, "stable", by="ada")
         assert edge.channel().stable.version == first
-    publish(edge.registry, edge.repository, second, "stable")
+    edge.publish(second)
     assert edge.channel().stable.version == second
     assert edge.obtain(second).by == "full"
 
@@ -105,10 +105,10 @@ def test_of_two_that_publish_at_once_both_are_published(tmp_path, place, request
 
     def publish_other(_write, name):
         if name == "metadata/timestamp.json" and versions:
-            publish(edge.registry, edge.repository, versions.pop(), "beta")
+            edge.publish(versions.pop(), "beta")
 
     slow = edge.repository_at(Watched(edge.place, publish_other))
-    publish(edge.registry, slow, versions.pop(0), "stable")
+    publish(edge.registry, slow, versions.pop(0), "stable", by="ada")
     with edge.server.running():
         offers = [edge.channel(name).stable.version for name in ("stable", "beta")]
         assert offers == ["late/1", "late/2"]
@@ -122,10 +122,10 @@ def test_a_version_that_may_not_be_used_is_not_published(edge, tmp_path):
     say_gates(failed, passed=False)
     version = str(edge.registry.push(failed, by="ada"))
     with pytest.raises(Refused, match="failed its gates"):
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
     edge.registry.retire("late", 1, by="ada", reason="old")
     with pytest.raises(Refused):
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
     assert edge.repository.read().roles.keys() == {"targets"}
 
 
@@ -144,12 +144,12 @@ def test_a_version_without_the_required_claims_is_not_published(edge, tmp_path):
     )
     strict.push(tmp_path / "bundle-0", by="ada")
     with pytest.raises(Untrusted, match="gates"):
-        publish(strict, edge.repository, "late/1", "stable")
+        publish(strict, edge.repository, "late/1", "stable", by="ada")
     assert edge.repository.read().roles.keys() == {"targets"}
 
 
 def test_a_refresh_keeps_devices_going_and_signs_anew_what_is_half_over(edge):
-    publish(edge.registry, edge.repository, edge.push(b"one"), "stable")
+    edge.publish(edge.push(b"one"))
     before = edge.repository.read()
     edge.repository.refresh()
     after = edge.repository.read()
@@ -164,7 +164,7 @@ def test_a_refresh_keeps_devices_going_and_signs_anew_what_is_half_over(edge):
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "channel-stable"])
 def test_a_key_is_rotated_while_devices_go_on_and_the_former_one_counts_no_more(edge, role):
-    publish(edge.registry, edge.repository, edge.push(b"one"), "stable")
+    edge.publish(edge.push(b"one"))
     edge.channel()
     former = edge.repository.read().keyids(role)
     keys = () if role.startswith("channel-") else edge.root_keys
@@ -174,7 +174,7 @@ def test_a_key_is_rotated_while_devices_go_on_and_the_former_one_counts_no_more(
         assert edge.channel().stable.version == "late/1"
     edge.repository.rotate(role, keys)
     assert not set(edge.repository.read().keyids(role)) & set(former)
-    publish(edge.registry, edge.repository, edge.push(b"two"), "stable")
+    edge.publish(edge.push(b"two"))
     assert edge.channel().stable.version == "late/2"
 
 
@@ -192,7 +192,7 @@ def test_the_root_takes_as_many_keys_as_its_threshold(tmp_path):
     with pytest.raises(Refused):
         edge.repository.rotate("timestamp", keys[:2])
     edge.repository.rotate("timestamp", keys[1:])
-    publish(edge.registry, edge.repository, edge.push(b"one"), "stable")
+    edge.publish(edge.push(b"one"))
     with edge.server.running():
         assert edge.channel().stable.version == "late/1"
     with pytest.raises(NotFound, match="no role"):
@@ -204,13 +204,13 @@ def test_a_home_whose_key_has_lost_the_role_publishes_nothing(edge, tmp_path):
     key = tmp_path / "home/edge/keys/targets.pem"
     key.unlink()
     with pytest.raises(Invalid, match="holds no private key"):
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
     key_in(key, create=True)
     with pytest.raises(Refused, match="bascule edge rotate targets") as raised:
-        publish(edge.registry, edge.repository, version, "stable")
+        edge.publish(version)
     assert "has not that role" in raised.value.message
     edge.repository.rotate("targets", edge.root_keys)
-    assert publish(edge.registry, edge.repository, version, "stable").sequence == 1
+    assert edge.publish(version).sequence == 1
 
 
 def test_keys_may_be_in_a_store_of_secrets_and_root_keys_have_a_password(edge, tmp_path):
