@@ -26,6 +26,7 @@ WITHOUT_HINT = {
     "core": 4,
     "demo": 1,
     "endpoints": 7,
+    "fleet": 1,
     "jobs": 4,
     "kinds": 1,
     "mlflow": 1,

@@ -10,10 +10,9 @@ import msgspec
 from bascule.core import Invalid
 from bascule.edge import Offer
 
-MAX_REPORTS = 200
 BAD = ("golden_failed", "returned", "refused")
 """Events after which a device does not run what its channel offers."""
-_MAX_REASON = 500
+_HINT = "run the agent of this release"
 _Text = Annotated[str, msgspec.Meta(max_length=200)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**8)]
@@ -35,7 +34,7 @@ class Report(msgspec.Struct, frozen=True):
     at: _Text
     event: Literal["installed", "golden_failed", "returned", "refused", "counts"]
     running: Offer | None = None
-    reason: str = ""
+    reason: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
     counts: Counts = Counts()
     bytes_received: _Bytes = 0
 
@@ -45,15 +44,11 @@ def read_reports(content: Sequence[Mapping[str, Any]]) -> list[Report]:
     try:
         reports = msgspec.convert(content, list[Report])
     except msgspec.ValidationError as problem:
-        raise Invalid(f"reports: {problem}", field="reports") from None
-    if len({report.device for report in reports}) > 1:
-        raise Invalid("reports: all must be of one device", field="reports")
+        raise Invalid(f"reports: {problem}", hint=_HINT, field="reports") from None
     for report in reports:
-        if report.counts.errors > report.counts.requests:
-            raise Invalid(f"report {report.sequence} has more errors than requests")
-        if report.running and max(map(len, (report.running.version, report.running.digest))) > 200:
-            raise Invalid(f"report {report.sequence} names no version")
-    cut = (
-        msgspec.structs.replace(report, reason=report.reason[:_MAX_REASON]) for report in reports
-    )
-    return sorted(cut, key=lambda report: report.sequence)
+        names = (report.running.version, report.running.digest) if report.running else ("",)
+        is_sound = report.counts.errors <= report.counts.requests and max(map(len, names)) <= 200
+        if not is_sound or report.device != reports[0].device:
+            about = "is of another device, has more errors than requests, or names no version"
+            raise Invalid(f"report {report.sequence} {about}", hint=_HINT, field="reports")
+    return sorted(reports, key=lambda report: report.sequence)

@@ -77,7 +77,7 @@ class DevicePlan:
         if not shares or shares != sorted(set(shares)) or not shares[0] > 0 or shares[-1] != 1:
             raise Invalid("phases: shares grow to all devices", hint="for example 1,10,50,100")
         if not 60 <= self.hold_s <= 5 * 86_400:
-            raise Invalid("hold: a phase takes between 1 minute and 5 days")
+            raise Invalid("hold: a phase takes between 1 minute and 5 days", hint="for example 1d")
 
 
 @dataclass(frozen=True, slots=True)

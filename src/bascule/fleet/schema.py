@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import sqlalchemy as sa
 
 from bascule.catalogue import UtcTime, metadata
 
+_text = partial(sa.Column, type_=sa.Text, nullable=False)
+_count = partial(sa.Column, type_=sa.BigInteger, nullable=False)
+_moment = partial(sa.Column, type_=UtcTime, nullable=False)
+
 devices = sa.Table(
     "devices",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("group", sa.Text, nullable=False, index=True),
-    # The id of its key.
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("enrolled_at", UtcTime, nullable=False),
-    sa.Column("enrolled_by", sa.Text, nullable=False),
+    _text("name", primary_key=True),
+    _text("group", index=True),
+    _text("key"),
+    _moment("enrolled_at"),
+    _text("enrolled_by"),
     sa.Column("revoked_at", UtcTime),
     # The highest number of a report that is here.
-    sa.Column("sequence", sa.BigInteger, nullable=False),
+    _count("sequence"),
     sa.Column("seen_at", UtcTime),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("bytes_received", sa.BigInteger, nullable=False),
-    # The version that it refused or left, until it installs another.
-    sa.Column("stuck_on", sa.Text, nullable=False),
+    *map(_text, ("version", "digest")),
+    _count("bytes_received"),
+    _text("stuck_on"),
     sa.Column("stuck_since", UtcTime),
-    sa.Column("stuck_reason", sa.Text, nullable=False),
+    _text("stuck_reason"),
 )
 
 reports = sa.Table(
     "device_reports",
     metadata,
     sa.Column("device", sa.Text, sa.ForeignKey("devices.name"), primary_key=True),
-    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("received_at", UtcTime, nullable=False, index=True),
-    # By the device's clock, which may be wrong: no decision reads it.
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("event", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("errors", sa.BigInteger, nullable=False),
+    _count("sequence", primary_key=True, autoincrement=False),
+    _moment("received_at", index=True),
+    # `at` is by the device's clock, which may be wrong: no decision reads it.
+    *map(_text, ("at", "event", "version", "digest", "reason")),
+    *map(_count, ("requests", "errors")),
 )
 
 rollouts = sa.Table(
     "device_rollouts",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("group", sa.Text, nullable=False, index=True),
+    _text("id", primary_key=True),
+    _text("group", index=True),
     sa.Column("plan", sa.JSON, nullable=False),
     sa.Column("state", sa.JSON, nullable=False),
     # How often the state has changed: a change from an older state is refused.
     sa.Column("changes", sa.Integer, nullable=False),
-    sa.Column("created_at", UtcTime, nullable=False),
-    sa.Column("created_by", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    _moment("created_at"),
+    *map(_text, ("created_by", "reason")),
     # When the channel had its last word; null while the controller must still look.
     sa.Column("ended_at", UtcTime),
 )

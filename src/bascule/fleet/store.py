@@ -135,7 +135,7 @@ class Fleet:
             for name, sent in reports.items():
                 device = devices.get(name) or _unknown(name)
                 if device["revoked_at"] is not None or (key and device["key"] != key):
-                    raise Refused(f"the key is not that of device {name}")
+                    raise Refused(f"the key is not that of {name}", hint=_ENROLL)
                 fresh += [report for report in sent if report.sequence > device["sequence"]]
             for report in fresh:
                 _take(devices[report.device], report, now)
@@ -201,7 +201,8 @@ class Fleet:
             hint = f"bascule edge publish {chosen} --channel {group}"
             raise NotFound(f"channel {group} offers nothing yet", hint=hint)
         if channel.model != chosen.model or channel.stable.digest == chosen.digest:
-            raise Conflict(f"channel {group} offers {channel.stable.version}")
+            hint = "choose another version of its model"
+            raise Conflict(f"channel {group} offers {channel.stable.version}", hint=hint)
         if chosen.gates == "failed":
             raise Refused(f"{chosen} failed its gates", hint=f"bascule check {chosen}")
         plan = DevicePlan(
@@ -247,7 +248,8 @@ class Fleet:
         """
         stored = self.rollout(name)
         if stored.state.status != "running":
-            raise Conflict(f"rollout {name} is {stored.state.status}")
+            hint = "bascule edge rollout start begins another one"
+            raise Conflict(f"rollout {name} is {stored.state.status}", hint=hint)
         because = f": {reason}" if reason else ""
         state = replace(stored.state, status="aborted", sentence=f"aborted by {by}{because}")
         return self._change(stored, state, by, reason=reason)
@@ -309,6 +311,8 @@ FleetBook: TypeAlias = "Fleet | RemoteFleet"
 _FREE: dict[str, Any] = {"stuck_on": "", "stuck_since": None, "stuck_reason": ""}
 NEW: dict[str, Any] = {"sequence": 0, "bytes_received": 0, "version": "", "digest": "", **_FREE}
 _TAKEN = ("seen_at", *NEW)
+_MAX_REASON = 500
+_ENROLL = "bascule edge enroll makes another file for it"
 
 
 def _take(device: dict[str, Any], report: Report, now: datetime) -> None:
@@ -319,7 +323,7 @@ def _take(device: dict[str, Any], report: Report, now: datetime) -> None:
     if report.event in BAD:
         since = device["stuck_since"] if device["stuck_on"] == running.version else None
         device |= {"stuck_on": running.version, "stuck_since": since or now}
-        device["stuck_reason"] = report.reason or report.event
+        device["stuck_reason"] = report.reason[:_MAX_REASON] or report.event
     elif running.digest:
         device |= {"version": running.version, "digest": running.digest}
         if report.event == "installed":
@@ -330,7 +334,7 @@ def _row(report: Report, now: datetime) -> dict[str, Any]:
     running = report.running or Offer("", "")
     return {
         "device": report.device, "sequence": report.sequence, "received_at": now,
-        "at": report.at, "event": report.event, "reason": report.reason,
+        "at": report.at, "event": report.event, "reason": report.reason[:_MAX_REASON],
         "version": running.version, "digest": running.digest,
         "requests": report.counts.requests, "errors": report.counts.errors,
     }  # fmt: skip

@@ -231,7 +231,12 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
     }
     tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
     tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}", "7b8c": "{job}"}
-    tried |= {"3c4d": "{approval}", "/approve": "/{decision}", "4e5f": "{review}", "6d7e": "{device}"}
+    tried |= {
+        "3c4d": "{approval}",
+        "/approve": "/{decision}",
+        "4e5f": "{review}",
+        "6d7e": "{device}",
+    }
     tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from bench.simulated_fleets import CANDIDATE, STABLE, Announced, Versions
+
 from bascule.edge import Offer
 from bascule.fleet import Fleet, RolloutRequest, read_reports
-from bascule.fleet.simulating import CANDIDATE, STABLE, Announced, Versions
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -13,13 +13,13 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from bench.simulated_fleets import Scenario, Simulation
 from tests.unit.catalogue.conftest import new_file  # noqa: F401  # migrations run once
 from tests.unit.fleet.test_device_rollouts import PLAN, T0
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.fleet import LOOKS, Seen, candidate_of, decide
 from bascule.fleet.rollouts import ERROR, begun
-from bascule.fleet.simulating import Scenario, Simulation
 
 NAMES = [f"device-{number}" for number in range(10_000)]
 

@@ -82,7 +82,7 @@ def add_fleet(
         if not reports:
             return {"sequence": 0}
         if asks_for_keys and not key:
-            raise Refused("reports are sent with the key of a device")
+            raise Refused("only the key of a device reports", hint="bascule edge enroll")
         device = reports[0].device
         return {"sequence": open_fleet().receive({device: reports}, key=key)[device]}
 
