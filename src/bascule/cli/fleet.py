@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,32 +60,28 @@ def devices(
 
 
 def groups(as_json: AsJson = False) -> None:
-    """List the groups: their devices by version, and how many are stuck."""
-    by_group: dict[str, list[Device]] = {}
+    """List the groups and the versions that their devices run, with those that are stuck."""
+    members: dict[tuple[str, str], list[Device]] = {}
     for device in _fleet().devices():
         if device.revoked_at is None:
-            by_group.setdefault(device.group, []).append(device)
-    listed: dict[str, dict[str, Any]] = {
-        name: {
-            "devices": len(members), "stuck": sum(bool(one.stuck_on) for one in members),
-            "bytes received": sum(one.bytes_received for one in members),
-            "versions": dict(Counter(one.version for one in members).most_common()),
+            members.setdefault((device.group, device.version), []).append(device)
+    listed: list[dict[str, Any]] = [
+        {
+            "group": group, "runs": version, "devices": len(those),
+            "stuck": sum(bool(one.stuck_on) for one in those),
+            "bytes received": sum(one.bytes_received for one in those),
         }
-        for name, members in sorted(by_group.items())
-    }  # fmt: skip
+        for (group, version), those in sorted(members.items())
+    ]  # fmt: skip
     if as_json:
         print_json(listed)
         return
-    heads = ("group", "devices", "stuck", "bytes received", "versions")
+    heads = ("group", "runs", "devices", "stuck", "bytes received")
     rows = [
-        [name, *(f"{about[head]:,}" for head in heads[1:4]), _listed(about["versions"])]
-        for name, about in listed.items()
+        [f"{value:,}" if isinstance(value, int) else value for value in one.values()]
+        for one in listed
     ]
-    print_table(heads, rows, right=heads[1:4], empty="no device is enrolled")
-
-
-def _listed(versions: Mapping[str, int]) -> str:
-    return ", ".join(f"{name or 'nothing'} {count}" for name, count in versions.items())
+    print_table(heads, rows, right=heads[2:], empty="no device is enrolled")
 
 
 def enroll(
@@ -103,16 +98,20 @@ def enroll(
 ) -> None:
     """Make a device known, and write the file for `bascule-edge enroll`: it holds a key."""
     target = out or Path(f"{device}.json")
-    if target.exists():
-        raise Invalid(f"{target} is there already", hint="choose another file with --out")
-    enrolled = _fleet().enroll(device, group, by=context.user())
-    content = {
-        "device": device, "channel": group, "repository": repository, "key": enrolled.key,
-        "server": reports or context.stores.get("server", ""),
-        "root": json.loads(enrolled.root) if enrolled.root else None,
-    }  # fmt: skip
-    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Invalid(f"{target} is there already", hint="choose another with --out") from None
+    with open(descriptor, "w") as file, ExitStack() as stack:
+        stack.callback(target.unlink)
+        enrolled = _fleet().enroll(device, group, by=context.user())
+        content = {
+            "device": device, "channel": group, "repository": repository, "key": enrolled.key,
+            "server": reports or context.stores.get("server", ""),
+            "root": json.loads(enrolled.root) if enrolled.root else None,
+        }  # fmt: skip
         json.dump(content, file, indent=2)
+        stack.pop_all()
     line = f"wrote {target}: give it to {device}, and to no other"
     print_either({"device": device, "group": group, "file": str(target)}, line, as_json=as_json)
 

@@ -44,17 +44,13 @@ class Channels(Protocol):
     """What devices are offered: a signed repository."""
 
     def channel(self, name: str) -> Channel | None:
-        """What a channel says; None where there is none."""
+        """What a channel says; None where there is none. Raises `NotFound`: no repository."""
 
     def publish_channel(self, name: str, content: Channel) -> None:
-        """Have a channel say something else, with the bundles and differences that it names.
-
-        Raises:
-            Conflict: Its `sequence` is not the next one: another process was sooner.
-        """
+        """Have a channel say this. Raises `Conflict` where `sequence` is not the next one."""
 
     def root(self) -> bytes:
-        """The trusted root, for devices that are enrolled. Raises `NotFound` where none is."""
+        """The trusted root, for devices that are enrolled. Raises `NotFound`."""
 
 
 class Fleet:

@@ -214,6 +214,16 @@ def test_a_version_that_a_person_publishes_meanwhile_ends_the_rollout_and_stays(
     assert (ended.state.status, ended.ended_at, channel(clocked)) == ("aborted", T0, other)
 
 
+def test_the_candidate_that_a_person_publishes_meanwhile_stays(clocked):
+    stored = clocked.begin()
+    clocked.fleet.advance(stored)
+    clocked.channels.content = other = Channel("late", CANDIDATE, 9)
+    for _ in range(2):
+        clocked.fleet.advance(clocked.fleet.rollout(stored.id))
+    assert clocked.channels.content == other
+    assert clocked.fleet.rollout(stored.id).ended_at == T0
+
+
 def test_a_controller_that_lost_its_lease_stores_nothing(clocked):
     stored = clocked.begin()
     leases = Leases(clocked.fleet.catalogue)
