@@ -222,8 +222,9 @@ def _looked(
     heard_since = now - timedelta(seconds=plan.hold_s / 2)
     arms: dict[bool, Counter[Outcome]] = {True: Counter(), False: Counter()}
     for device in seen:
-        if device.was_heard and not drawn_before.takes(device.device):
-            is_drawn = drawn.takes(device.device)
+        is_drawn = drawn.takes(device.device)
+        is_earlier = is_drawn and earlier > 0 and drawn_before.takes(device.device)
+        if device.was_heard and not is_earlier:
             arms[is_drawn][outcome_of(device, heard_since, is_drawn=is_drawn)] += 1
     bad = [arm["sick"] + is_full * arm["silent"] for arm in (arms[True], arms[False])]
     exposed, others, unknown = arms[True].total(), arms[False].total(), arms[True]["none"]

@@ -40,7 +40,7 @@ def test_a_small_fleet_whose_candidate_fails_its_golden_check_goes_back(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("harm", "mute"), [("golden", 0.0), ("golden", 1.0), ("errors", 0.5)])
 def test_a_version_that_harms_a_fifth_of_ten_thousand_devices_reaches_two_percent_at_most(
     harm, mute, seed, tmp_path, new_file  # noqa: F811
@@ -83,18 +83,16 @@ def drawn(rng, harmed, silent=0.1, plan=PLAN):
     return state.status, 1.0 if state.status == "promoted" else exposed
 
 
-def table(fleets=100):
+def table(fleets=40):
     """By the share of harmed devices: how many fleets halted, and the devices that were exposed."""
-    lines = ["harmed,fleets,halted,mean exposed,95 % of fleets at most"]
-    for harmed in (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+    yield "harmed,fleets,halted,mean exposed,95 % of fleets at most"
+    for harmed in (0.2, 0.0, 0.3, 0.1, 0.05, 0.15, 0.02, 0.01):
         rng = np.random.default_rng(29)
         ends = [drawn(rng, harmed) for _ in range(fleets)]
         halted = sum(status == "halted" for status, _ in ends)
         shares = [share for _, share in ends]
-        lines.append(
-            f"{harmed:g},{fleets},{halted},{np.mean(shares):.4f},{np.quantile(shares, 0.95):.4f}"
-        )
-    return "\n".join(lines)
+        most = np.quantile(shares, 0.95)
+        yield f"{harmed:g},{fleets},{halted},{np.mean(shares):.4f},{most:.4f}"
 
 
 @pytest.mark.slow
@@ -109,4 +107,6 @@ def test_the_promised_errors_hold_over_many_fleets():
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table(*map(int, sys.argv[1:])) + "\n")
+    for line in table(*map(int, sys.argv[1:])):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
