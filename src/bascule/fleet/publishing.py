@@ -76,15 +76,14 @@ def publish(
     return work.published
 
 
-def record(catalogue: Catalogue, published: Published, *, by: str) -> None:
-    """Note in the history what a channel offers."""
+def record(catalogue: Catalogue, subject: str, kind: str, body: Mapping[str, Any], by: str) -> None:
+    """Note in the history what happened to a role: `channel-NAME`, or one of the repository."""
     from bascule.catalogue import events
 
-    body = {"version": published.version, "sequence": published.sequence}
-    subject = events.Subject("channel", published.channel)
+    catalogue.create()
     with catalogue.write() as connection:
-        now = datetime.now(UTC)
-        events.append(connection, events.Event(subject, "channel_published", now, by, body=body))
+        about, now = events.Subject("role", subject), datetime.now(UTC)
+        events.append(connection, events.Event(about, kind, now, by, body=body))
 
 
 @dataclass

@@ -227,3 +227,30 @@ def test_keys_may_be_in_a_store_of_secrets_and_root_keys_have_a_password(edge, t
     for password in (None, "other"):
         with pytest.raises(Invalid, match="no private key"):
             key_in(tmp_path / "locked.pem", password)
+
+
+def test_what_was_published_and_rotated_is_in_the_history(edge, tmp_path):
+    from typer.testing import CliRunner
+
+    from bascule.app import open_catalogue
+    from bascule.catalogue import events
+    from bascule.cli.commands import app
+    from bascule.jobs import Task, Unrecorded
+    from bascule.kinds import KINDS
+    from bascule.settings import load_settings
+
+    environment = {"BASCULE_HOME": str(tmp_path / "home")}
+    settings = load_settings(tmp_path, environment)
+    kind = KINDS["publish_edge"]
+    chosen = kind.parse({"version": edge.push(b"one")})
+    task = Task(kind=kind.name, input=chosen, by="ada")
+    assert kind.model_of(chosen) == "late"
+    assert kind.run(settings, task, Unrecorded())["version"] == "late/1"
+    assert kind.model_of(kind.parse({})) == "*"
+    refreshed = kind.run(settings, Task(kind=kind.name, input={}), Unrecorded())
+    assert set(refreshed) == {"expires", "root_expires"}
+    rotated = ["edge", "rotate", "targets", "--root-key", str(tmp_path / "root.pem")]
+    assert CliRunner().invoke(app, rotated, env=environment).exit_code == 0
+    with open_catalogue(settings).read() as connection:
+        found = [(event.subject.name, event.kind) for event in events.find(connection)][-2:]
+    assert found == [("channel-stable", "channel_published"), ("targets", "role_rotated")]
