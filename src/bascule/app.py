@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
+    from bascule.fleet import TufRepository
     from bascule.jobs import Jobs
     from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Watcher
@@ -472,6 +473,17 @@ def open_ledger(settings: Settings) -> Ledger:
     _end_restore(settings)
     connect_home(settings.home, _objects_at(settings))
     return Ledger(settings.home)
+
+
+def open_repository(settings: Settings) -> TufRepository:
+    """The signed repository of what is published to devices."""
+    from bascule.fleet import Keys, TufRepository, open_place
+
+    chosen, folder = settings.edge, settings.home / "edge"
+    return TufRepository(
+        open_place(chosen.repository, settings.home), Keys(folder / "keys", chosen.keys),
+        folder / "root.json", timestamp_days=chosen.timestamp_days, root_days=chosen.root_days,
+    )  # fmt: skip
 
 
 def open_jobs(settings: Settings) -> Jobs:
