@@ -26,7 +26,7 @@ Reply = TypeVar("Reply")
 
 _MAX_ROWS = 100_000
 _MAX_WAIT_S = 10.0
-_WINDOW, _SKETCHED_AT_ONCE = 200, 512
+_WINDOW = 200
 
 
 class Opened:
@@ -70,8 +70,7 @@ class Counts:
     def __init__(self) -> None:
         self.requests = self.errors = 0
         self.window: deque[bool] = deque(maxlen=_WINDOW)
-        self._latency_us: list[float] = []
-        self._sketch = Quantiles()
+        self._latency_us = Quantiles()
         self._lock = Lock()
 
     def add(self, latency_us: float, *, failed: bool) -> None:
@@ -79,22 +78,15 @@ class Counts:
             self.requests += 1
             self.errors += failed
             self.window.append(failed)
-            self._latency_us.append(latency_us)
-            if len(self._latency_us) == _SKETCHED_AT_ONCE:
-                self._add_to_sketch()
+            self._latency_us.add(np.array([latency_us]))
 
     def take(self) -> dict[str, Any]:
         """As a report has them; counting starts again."""
         with self._lock:
-            self._add_to_sketch()
             counts = {"requests": self.requests, "errors": self.errors}
-            report = {**counts, "latency_us": self._sketch.to_json()}
-            self.requests, self.errors, self._sketch = 0, 0, Quantiles()
+            report = {**counts, "latency_us": self._latency_us.to_json()}
+            self.requests, self.errors, self._latency_us = 0, 0, Quantiles()
         return report
-
-    def _add_to_sketch(self) -> None:
-        self._sketch.add(np.sort(np.array(self._latency_us)))
-        self._latency_us = []
 
 
 class Device:
