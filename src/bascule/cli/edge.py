@@ -62,7 +62,8 @@ def publish(
 def refresh(as_json: AsJson = False) -> None:
     """Sign that nothing has changed; devices refuse a repository that is silent for too long."""
     result = _done({}, "refresh the repository")
-    print_either(result, f"signed until {result['expires'][:10]}", as_json=as_json)
+    ends, root_ends = (result[name][:10] for name in ("expires", "root_expires"))
+    print_either(result, f"signed until {ends}; the root ends {root_ends}", as_json=as_json)
 
 
 def rotate(

@@ -30,7 +30,8 @@ def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 
     repository, chosen = open_repository(settings), task.input
     if not chosen:
-        return {"expires": repository.refresh().isoformat()}
+        ends = repository.refresh()
+        return dict(zip(("expires", "root_expires"), (str(end) for end in ends), strict=True))
     registry = open_registry(settings)
     published = publish(registry, repository, chosen["version"], chosen["channel"], by=task.by)
     record(open_catalogue(settings), published, by=task.by)

@@ -156,13 +156,14 @@ def test_a_refresh_keeps_devices_going_and_signs_anew_what_is_half_over(edge):
     assert after.timestamp.signed.version == before.timestamp.signed.version + 1
     assert after.snapshot.signed.version == before.snapshot.signed.version
     edge.now += timedelta(days=183)
-    expires = edge.repository.refresh()
-    assert expires - edge.now > timedelta(days=6.9)
+    expires, root_expires = edge.repository.refresh()
+    assert timedelta(days=6.9) < expires - edge.now < timedelta(days=7)
+    assert timedelta(days=181) < root_expires - edge.now < timedelta(days=182)
     for part in (*edge.repository.read().roles.values(), edge.repository.read().snapshot):
         assert part.signed.expires > edge.now + timedelta(days=364)
 
 
-@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "channel-stable"])
+@pytest.mark.parametrize("role", ["targets", "channel-stable"])
 def test_a_key_is_rotated_while_devices_go_on_and_the_former_one_counts_no_more(edge, role):
     edge.publish(edge.push(b"one"))
     edge.channel()
@@ -206,9 +207,10 @@ def test_a_home_whose_key_has_lost_the_role_publishes_nothing(edge, tmp_path):
     with pytest.raises(Invalid, match="holds no private key"):
         edge.publish(version)
     key_in(key, create=True)
-    with pytest.raises(Refused, match="bascule edge rotate targets") as raised:
+    with pytest.raises(Refused, match="has not that role") as raised:
         edge.publish(version)
-    assert "has not that role" in raised.value.message
+    assert raised.value.hint == "bascule edge rotate targets"
+    key.unlink()
     edge.repository.rotate("targets", edge.root_keys)
     assert edge.publish(version).sequence == 1
 
