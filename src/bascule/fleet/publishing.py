@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bascule.bundle.disk import PASSPORT, read_statements
 from bascule.core import BasculeError, Conflict, Refused, Scratch, check_name
 from bascule.edge import (
     Archive,
@@ -114,10 +115,9 @@ class _Publication:
             self.channel, offer.version, sequence, full.length,
             {version: delta.length for version, delta in deltas.items() if delta},
         )  # fmt: skip
+        is_stated = self._state(targets)
         if not is_new:
-            return None
-        name = f"statements/{hex_of(offer.digest)}.json"
-        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), {})
+            return {"targets"} if is_stated else None
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
         if not state.keyids(role):
             state.delegate(role, self.repository.keys.signer(role, create=True).public_key)
@@ -163,6 +163,15 @@ class _Publication:
             return delta
         del targets[name]
         return None
+
+    def _state(self, targets: Targets) -> bool:
+        """Put what is stated of the bundle beside it; whether its passports are others now."""
+        name = f"statements/{hex_of(self.version.digest)}.json"
+        custom = {"of": [one.file_name for one in read_statements(self.bundle, PASSPORT)]}
+        if name in targets and targets[name].custom == custom:
+            return False
+        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), custom)
+        return True
 
     def _in(
         self, targets: Targets, name: str, write: Callable[[Path], Mapping[str, Any]]
