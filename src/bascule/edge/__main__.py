@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
 
     Args:
         arguments: Of the command line.
-        repository: Opens the repository; `fetching.Repository.open`, if None.
+        repository: Opens the repository; if None, the one of `fetching`.
     """
     args = _parser().parse_args(arguments)
     if args.command == "run" and not args.mqtt.startswith("mqtts:"):

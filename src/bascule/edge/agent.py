@@ -48,7 +48,7 @@ _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
 
 
 class Repository(Protocol):
-    """A signed repository of bundles; see `fetching.Repository`."""
+    """A signed repository of bundles; see `fetching`."""
 
     def channel(self, name: str) -> Channel: ...
 
@@ -236,6 +236,7 @@ class Agent:
     def _after_fetch(self, errand: _Errand, now_s: float) -> None:
         problem, offer = errand.problem, errand.offer
         assert offer is not None
+        shutil.rmtree(self.home.incoming(offer.digest), ignore_errors=True)
         if problem is None:
             self._failures = 0
         elif isinstance(problem, _ABOUT_THE_MODEL):

@@ -60,7 +60,7 @@ def read_plan(file: Path | None) -> Plan:
     try:
         return Plan() if file is None else msgspec.json.decode(file.read_bytes(), type=Plan)
     except (OSError, msgspec.MsgspecError) as problem:
-        raise Invalid(f"{file} is no plan: {problem}") from None
+        raise Invalid(f"{file} is no plan: {problem}", hint="see Plan in bascule.edge") from None
 
 
 @dataclass(slots=True)

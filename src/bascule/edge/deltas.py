@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +51,8 @@ def corrupted(problem: object) -> Untrusted:
 
 def pack(folder: Path, to: Path) -> Archive:
     """The archive of a bundle, whose files are verified; without card and statements."""
+    import tarfile  # half a megabyte, which a device that only answers has no use for
+
     with tarfile.open(to, "w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted([MANIFEST, *read_manifest(folder).files]):
             member = tarfile.TarInfo(name)
@@ -67,6 +68,8 @@ def unpack(archive: Path, into: Path) -> None:
     Raises:
         Untrusted: The archive is damaged, or holds more than plain files inside the folder.
     """
+    import tarfile
+
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
@@ -174,6 +177,8 @@ def _from_planes(old: bytes, content: bytes, size_bytes: int) -> bytes:
 
 def _members(archive: bytes) -> Mapping[str, tuple[int, int]]:
     """By name, where its bytes begin, and how many they are."""
+    import tarfile
+
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         return {member.name: (member.offset_data, member.size) for member in opened}
 

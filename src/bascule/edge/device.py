@@ -17,7 +17,7 @@ from bascule.core import BasculeError, Columns, Invalid, Overloaded, Unavailable
 from bascule.edge.channels import Offer
 from bascule.edge.deciding import Tried
 from bascule.edge.slots import Home
-from bascule.serving.calls import Answer as WireAnswer, AnsweredBy, Call, new_prediction_id
+from bascule.serving import Answer as WireAnswer, AnsweredBy, Call, new_prediction_id
 from bascule.serving.execution import Extras, added, needed
 from bascule.serving.protocols import Decoded, Decoder, encoder
 from bascule.stats import Quantiles
@@ -26,7 +26,7 @@ Reply = TypeVar("Reply")
 
 _MAX_ROWS = 100_000
 _MAX_WAIT_S = 10.0
-_WINDOW, _SKETCHED_AT_ONCE = 200, 512
+_WINDOW = 200
 
 
 class Opened:
@@ -70,24 +70,22 @@ class Counts:
     def __init__(self) -> None:
         self.requests = self.errors = 0
         self.window: deque[bool] = deque(maxlen=_WINDOW)
-        self._latency_us: list[float] = []
-        self._sketch = Quantiles()
+        self._latency_us = Quantiles()
+        self._lock = Lock()
 
     def add(self, latency_us: float, *, failed: bool) -> None:
-        self.requests += 1
-        self.errors += failed
-        self.window.append(failed)
-        self._latency_us.append(latency_us)
-        if len(self._latency_us) == _SKETCHED_AT_ONCE:
-            self._sketch.add(np.sort(np.array(self._latency_us)))
-            self._latency_us = []
+        with self._lock:
+            self.requests += 1
+            self.errors += failed
+            self.window.append(failed)
+            self._latency_us.add(np.array([latency_us]))
 
     def take(self) -> dict[str, Any]:
         """As a report has them; counting starts again."""
-        self._sketch.add(np.sort(np.array(self._latency_us)))
-        counts = {"requests": self.requests, "errors": self.errors}
-        report = {**counts, "latency_us": self._sketch.to_json()}
-        self.requests, self.errors, self._latency_us, self._sketch = 0, 0, [], Quantiles()
+        with self._lock:
+            counts = {"requests": self.requests, "errors": self.errors}
+            report = {**counts, "latency_us": self._latency_us.to_json()}
+            self.requests, self.errors, self._latency_us = 0, 0, Quantiles()
         return report
 
 
@@ -171,9 +169,9 @@ class Device:
         return reply
 
     def _try_too(self, ask: Callable[[Opened], Columns], answered: Columns) -> None:
-        if self.trial is None:
+        if (trial := self.trial) is None:
             return
-        opened, tried = self.trial
+        opened, tried = trial
         with opened.lock:
             try:
                 tried.differing += _differ(answered, ask(opened))

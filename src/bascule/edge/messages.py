@@ -70,7 +70,7 @@ class MqttBridge:
     def _body(self, payload: bytes) -> bytes:
         try:
             if len(payload) > MAX_BODY_BYTES:
-                raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes")
+                raise TooLarge(f"it is over {MAX_BODY_BYTES:,} bytes", hint="send fewer rows")
             return self._device.answer(payload)[0]
         except BasculeError as problem:
             return msgspec.json.encode({"error": error_text(problem), "status": status_of(problem)})

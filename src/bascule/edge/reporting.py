@@ -20,8 +20,10 @@ from bascule.core import Unavailable, answer_parent, replacing, sync_folder, syn
 from bascule.edge.slots import State
 from bascule.stats import Quantiles
 
-_BATCH = 100
+_BATCH, _MAX_REQUESTS = 100, 10**8
 _SEND_S = 30.0
+_NEVER = (400, 413, 422)
+"""Statuses of reports that stay unacceptable: they are given up, or none would follow them."""
 
 
 class Outbox:
@@ -73,7 +75,8 @@ class Outbox:
         unsent = (_read(file) for number, file in files.items() if number > attempted)
         counts = [report for report in unsent if report["event"] == "counts"]
         for older, newer in pairwise(counts):
-            if older["running"] == newer["running"]:
+            requests = older["counts"]["requests"] + newer["counts"]["requests"]
+            if older["running"] == newer["running"] and requests <= _MAX_REQUESTS:
                 files[older["sequence"]].unlink()
                 self._write(merged(older, newer))
                 return int(older["sequence"])
@@ -106,16 +109,19 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def send(question: Mapping[str, Any]) -> dict[str, int]:
-    """Send reports, and return as `sequence` the highest number that the server has now."""
+    """Send reports, and return as `sequence` up to which number none need be sent again."""
     import httpx
 
+    reports = [_read(Path(file)) for file in question["reports"]]
     try:
         reply = httpx.post(
             f"{question['server'].rstrip('/')}/api/v1/edge/reports",
-            json={"reports": [_read(Path(file)) for file in question["reports"]]},
-            headers={"Authorization": f"Bearer {question['key']}"},
+            json={"reports": reports},
+            headers={"Authorization": f"Bearer {question['key']}"} if question["key"] else {},
             timeout=_SEND_S,
         )
+        if reply.status_code in _NEVER:
+            return {"sequence": reports[-1]["sequence"]}
         reply.raise_for_status()
         return {"sequence": int(reply.json()["sequence"])}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as problem:

@@ -114,7 +114,7 @@ class _Connection(StreamRequestHandler):
         while (line := self.rfile.readline(_MAX_LINE_BYTES)) not in (b"\r\n", b"\n", b""):
             lines.append(line)
             if not line.endswith(b"\n") or len(lines) > _MAX_LINES:
-                raise TooLarge("the head of the request is too large")
+                raise TooLarge("the head of the request is too large", hint="send fewer headers")
         if not line:
             return None
         first, *rest = lines or [b""]
@@ -122,7 +122,7 @@ class _Connection(StreamRequestHandler):
         if len(parts) != 3 or not all(
             name and colon and b" " not in name for name, colon, _ in fields
         ):
-            raise Invalid("the request is no HTTP/1.1")
+            raise Invalid("the request is no HTTP/1.1", hint="use a client of HTTP")
         hosts, origins = (
             [value.strip() for name, _, value in fields if name.lower() == wanted]
             for wanted in (b"host", b"origin")
@@ -136,9 +136,9 @@ class _Connection(StreamRequestHandler):
     def _content(self, headers: Headers) -> bytes:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or b"transfer-encoding" in headers:
-            raise Invalid("a body needs a Content-Length, and no Transfer-Encoding")
+            raise Invalid("the body has no Content-Length", hint="do not send it in chunks")
         if int(length) > MAX_BODY_BYTES:
-            raise TooLarge(f"a request is over {MAX_BODY_BYTES:,} bytes", limit=MAX_BODY_BYTES)
+            raise TooLarge(f"the body is over {MAX_BODY_BYTES:,} bytes", hint="send fewer rows")
         if headers.get(b"expect", b"").lower() == b"100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self.rfile.read(int(length))

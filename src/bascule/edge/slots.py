@@ -7,7 +7,7 @@
 
 Rules that this module keeps, so that a device that loses power starts again:
 
-- `state.json` is written beside its place, synced and renamed: a reader sees the old or the new.
+- The state is written beside its place, synced and renamed: a reader sees the old or the new.
 - A slot is proven, complete and synced before it has its name, and a state names it after that.
 - A slot loses its name before its files are removed, and only where no state names it.
 """

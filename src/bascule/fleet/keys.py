@@ -71,7 +71,7 @@ class Keys:
 
     def successor(self, role: str, former: Sequence[str]) -> CryptoSigner:
         """A key that is none of `former`; that which is there, where a killed process put it."""
-        signer = self.signer(role)
+        signer = self.signer(role, create=True)
         is_former = signer.public_key.keyid in former and not self.elsewhere
         return CryptoSigner.generate_ed25519() if is_former else signer
 

@@ -180,12 +180,13 @@ class TufRepository:
                 return
         raise Conflict("others change the repository", hint=_AGAIN)
 
-    def refresh(self) -> datetime:
-        """Sign that nothing has changed, and what is half over anew; when that expires."""
+    def refresh(self) -> tuple[datetime, datetime]:
+        """Sign that nothing has changed, and what is half over anew; when it and the root end."""
         self.change(
             lambda state: {role for role, part in state.roles.items() if self._is_old(role, part)}
         )
-        return self.read().timestamp.signed.expires
+        state = self.read()
+        return state.timestamp.signed.expires, state.root.expires
 
     def rotate(
         self, role: str, root_keys: Sequence[CryptoSigner] = (),

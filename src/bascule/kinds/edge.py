@@ -30,11 +30,13 @@ def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 
     repository, chosen = open_repository(settings), task.input
     if not chosen:
-        return {"expires": repository.refresh().isoformat()}
+        ends = repository.refresh()
+        return dict(zip(("expires", "root_expires"), (str(end) for end in ends), strict=True))
     registry = open_registry(settings)
     published = publish(registry, repository, chosen["version"], chosen["channel"], by=task.by)
-    record(open_catalogue(settings), published, by=task.by)
     result: dict[str, Any] = msgspec.to_builtins(published)
+    role = f"channel-{published.channel}"
+    record(open_catalogue(settings), role, "channel_published", result, task.by)
     return result
 
 

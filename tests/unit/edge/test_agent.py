@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from tests.edge_devices import alter_statement
 
-from bascule.bundle import load
+from bascule.bundle import load, read_manifest
+from bascule.bundle.disk import PASSPORT, sign_passport, write_statement
 from bascule.core import Conflict, Untrusted
 from bascule.edge import GOLDEN, check_golden
 from bascule.edge.deciding import started
@@ -244,3 +253,28 @@ def test_only_the_devices_that_are_drawn_take_a_candidate(run, publisher, versio
     device.serves(stable)
     assert started(device.state, device.agent.plan)[0].device == left_out
     run(name=drawn).until(lambda: candidate.digest in device.agent.home.digests())
+
+
+def test_a_version_without_a_required_claim_is_not_taken_until_a_passport_makes_it(
+    run, publisher, altered, tmp_path
+):
+    """The device's clock is behind the passport's time, which is signed and therefore later."""
+    private, public = tmp_path / "ada.pem", tmp_path / "ada.pub"
+    key = ec.generate_private_key(ec.SECP256R1())
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    known = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public.write_bytes(known)
+    path = altered(0)
+    offer = publisher.publish(path, "late/1")
+    device = run(claims=("parity",), keys=(str(public),))
+    device.until(lambda: device.agent.resting.startswith("late may not be used"))
+    assert device.state.current is None
+    assert "'parity' is required of its passport" in events(device)[-1][1]
+
+    issued_at = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+    claims = {"issued_at": issued_at, "expires_at": None, "parity": {"passed": True}}
+    envelope = sign_passport(read_manifest(path), claims, private)
+    write_statement(
+        publisher.place_of(offer), PASSPORT, envelope, at=datetime.fromisoformat(issued_at), by="t"
+    )
+    device.serves(offer)

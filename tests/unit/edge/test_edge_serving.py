@@ -16,6 +16,7 @@ from bascule.core import Invalid
 from bascule.edge import Device
 from bascule.edge.messages import MqttBridge
 from bascule.edge.serving import HttpServer
+from bascule_client import Client
 
 INFER = "/v2/models/late/infer"
 
@@ -61,6 +62,16 @@ def test_a_request_is_answered_as_a_server_answers_it(ask, body, device):
     expected = device.predict(rows)["probabilities"].ravel().tolist()
     assert reply["outputs"][1]["data"] == expected
     assert ask("POST", "/v2/models/late/versions/1/infer", body)[0] == 200
+
+
+def test_the_client_of_a_server_asks_a_device(server, device):
+    rows = np.random.default_rng(2).normal(size=(5, 4))
+    with Client(f"http://{server.address}", model="late") as client:
+        answer = client.predict(rows)
+        with pytest.raises(Invalid, match="takes"):
+            client.predict(rows[:, :3])
+    expected = device.predict(rows)
+    assert answer["probabilities"].tolist() == expected["probabilities"].tolist()
 
 
 def test_tensors_come_and_go_as_bytes_after_the_json(ask):

@@ -17,13 +17,14 @@ from bascule.edge.agent import Agent
 from bascule.edge.device import Device, Opened
 from bascule.edge.serving import HttpServer
 from bascule.edge.messages import MqttBridge
+from bascule.edge.fetching import Repository
 device = Device(sys.argv[2])
 body, _ = device.answer(open(sys.argv[3], "rb").read())
 assert b'"outputs"' in body
 print(json.dumps(sorted(sys.modules)))
 """
 HEAVY = {
-    "asyncio", "cryptography", "http.server", "httpx", "logging", "pyarrow",
+    "asyncio", "cryptography", "tarfile", "http.server", "httpx", "logging", "pyarrow",
     "tuf", "urllib3",
 }  # fmt: skip
 

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from bascule.core import Unavailable
 from bascule.edge import State
 from bascule.edge.device import Counts
-from bascule.edge.reporting import Outbox
+from bascule.edge.reporting import Outbox, send
 from bascule.stats import Quantiles
 
 STATE = State(device="d-1")
@@ -93,7 +94,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.received, self.keys, self.is_answering = {}, set(), True
+        self.received, self.keys, self.status = {}, set(), 200
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -109,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         for report in body["reports"]:
             self.server.received.setdefault(report["sequence"], report)
         reply = json.dumps({"sequence": max(self.server.received)}).encode()
-        self.send_response(200 if self.server.is_answering else 500)
+        self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -130,7 +131,7 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
     run, publisher, versions, server
 ):
     device = run(server=server.url, key="secret")
-    server.is_answering = False
+    server.status = 500
     device.serves(publisher.publish(versions[0], "late/1"))
     device.until(lambda: server.received)
     first = dict(server.received)
@@ -141,7 +142,7 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
         device.turn(3.0)
     assert server.received == first
 
-    server.is_answering = True
+    server.status = 200
     folder = device.agent.home.outbox
     device.until(lambda: not list(folder.iterdir()))
     assert server.received.items() >= first.items()
@@ -152,6 +153,18 @@ def test_reports_reach_the_server_once_though_its_answers_are_lost(
     received = [report["bytes_received"] for report in server.received.values()]
     assert sum(received) == _size(publisher.place_of(device.state.current))
     assert server.keys == {"Bearer secret"}
+
+
+def test_reports_that_no_server_will_take_are_given_up_and_others_kept(server, tmp_path):
+    outbox = Outbox(tmp_path, 10_000)
+    numbers = [outbox.add(STATE, event()) for _ in range(3)]
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    question = {"server": server.url, "key": "", "reports": files}
+    server.status = 400
+    assert send(question) == {"sequence": numbers[-1]}
+    for server.status in (401, 429, 500):
+        with pytest.raises(Unavailable, match="took no reports"):
+            send(question)
 
 
 def _size(folder):
