@@ -1,4 +1,8 @@
-"""The client of a device for tuf-conformance; its CLIENT-CLI.md says what the commands do."""
+"""The client of a device for tuf-conformance; its CLIENT-CLI.md says what the commands do.
+
+The suite is in no package index. In a copy of its repository, with what its pyproject.toml
+requires and `faketime`: `pytest tuf_conformance --entrypoint "python PATH/tuf_client.py"`.
+"""
 
 from __future__ import annotations
 

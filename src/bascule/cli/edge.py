@@ -75,12 +75,14 @@ def rotate(
     password: KeyPassword = None,
 ) -> None:
     """Give a role a new key; devices accept nothing more that the former one signs."""
-    from bascule.app import open_repository
-    from bascule.fleet import key_in
+    from bascule.app import open_catalogue, open_repository
+    from bascule.fleet import key_in, record
 
     keys = [key_in(file, password) for file in root_key]
     new_keys = [key_in(file, password, create=True) for file in new_root_key]
-    open_repository(context.settings()).rotate(role, keys, new_keys)
+    settings = context.settings()
+    open_repository(settings).rotate(role, keys, new_keys)
+    record(open_catalogue(settings), role, "role_rotated", {}, context.user())
     say(f"signed {role} anew")
 
 

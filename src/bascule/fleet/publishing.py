@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bascule.bundle.disk import PASSPORT, read_statements
 from bascule.core import BasculeError, Conflict, Refused, Scratch, check_name
 from bascule.edge import (
     Archive,
@@ -76,15 +77,14 @@ def publish(
     return work.published
 
 
-def record(catalogue: Catalogue, published: Published, *, by: str) -> None:
-    """Note in the history what a channel offers."""
+def record(catalogue: Catalogue, subject: str, kind: str, body: Mapping[str, Any], by: str) -> None:
+    """Note in the history what happened to a role: `channel-NAME`, or one of the repository."""
     from bascule.catalogue import events
 
-    body = {"version": published.version, "sequence": published.sequence}
-    subject = events.Subject("channel", published.channel)
+    catalogue.create()
     with catalogue.write() as connection:
-        now = datetime.now(UTC)
-        events.append(connection, events.Event(subject, "channel_published", now, by, body=body))
+        about, now = events.Subject("role", subject), datetime.now(UTC)
+        events.append(connection, events.Event(about, kind, now, by, body=body))
 
 
 @dataclass
@@ -115,10 +115,9 @@ class _Publication:
             self.channel, offer.version, sequence, full.length,
             {version: delta.length for version, delta in deltas.items() if delta},
         )  # fmt: skip
+        is_stated = self._state(targets)
         if not is_new:
-            return None
-        name = f"statements/{hex_of(offer.digest)}.json"
-        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), {})
+            return {"targets"} if is_stated else None
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
         if not state.keyids(role):
             state.delegate(role, self.repository.keys.signer(role, create=True).public_key)
@@ -164,6 +163,15 @@ class _Publication:
             return delta
         del targets[name]
         return None
+
+    def _state(self, targets: Targets) -> bool:
+        """Put what is stated of the bundle beside it; whether its passports are others now."""
+        name = f"statements/{hex_of(self.version.digest)}.json"
+        custom = {"of": [one.file_name for one in read_statements(self.bundle, PASSPORT)]}
+        if name in targets and targets[name].custom == custom:
+            return False
+        targets[name] = self._put(name, device_statements(self.bundle, by=self.by), custom)
+        return True
 
     def _in(
         self, targets: Targets, name: str, write: Callable[[Path], Mapping[str, Any]]

@@ -34,8 +34,9 @@ def publish_edge(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
         return dict(zip(("expires", "root_expires"), (str(end) for end in ends), strict=True))
     registry = open_registry(settings)
     published = publish(registry, repository, chosen["version"], chosen["channel"], by=task.by)
-    record(open_catalogue(settings), published, by=task.by)
     result: dict[str, Any] = msgspec.to_builtins(published)
+    role = f"channel-{published.channel}"
+    record(open_catalogue(settings), role, "channel_published", result, task.by)
     return result
 
 

@@ -129,23 +129,47 @@ def test_a_version_that_may_not_be_used_is_not_published(edge, tmp_path):
     assert edge.repository.read().roles.keys() == {"targets"}
 
 
-def test_a_version_without_the_required_claims_is_not_published(edge, tmp_path):
+def test_a_version_is_published_with_the_claims_that_are_required_and_with_later_ones(
+    edge, tmp_path
+):
     from cryptography.hazmat.primitives.asymmetric import ec
     from tests.scenarios.test_bundle_signatures import write_key
 
-    from bascule.bundle.disk import sign_bundle
+    from bascule.bundle.disk import (
+        PASSPORT,
+        read_manifest,
+        sign_bundle,
+        sign_passport,
+        write_statement,
+    )
     from bascule.core import Untrusted
 
+    key, bundle = tmp_path / "ada.pem", tmp_path / "bundle-0"
     write_key(tmp_path, "ada", ec.generate_private_key(ec.SECP256R1()))
     edge.push(b"one")
-    sign_bundle(tmp_path / "bundle-0", tmp_path / "ada.pem", now=edge.now, by="ada")
+    sign_bundle(bundle, key, now=edge.now, by="ada")
     strict = open_registry(
         tmp_path / "home", required_keys=[tmp_path / "ada.pub"], required_claims=["gates"]
     )
-    strict.push(tmp_path / "bundle-0", by="ada")
+
+    def publish_with(**claims):
+        dated = {"issued_at": edge.now.isoformat(), "expires_at": None, **claims}
+        body = sign_passport(read_manifest(bundle), dated, key)
+        write_statement(bundle, PASSPORT, body, at=edge.now, by="ada")
+        strict.push(bundle, by="ada")
+        return publish(strict, edge.repository, "late/1", "stable", by="ada")
+
     with pytest.raises(Untrusted, match="gates"):
-        publish(strict, edge.repository, "late/1", "stable", by="ada")
+        publish_with()
     assert edge.repository.read().roles.keys() == {"targets"}
+    stated = []
+    for claims in ({"gates": {"passed": True}}, {"gates": {"passed": True}, "fairness": {}}):
+        assert publish_with(**claims).sequence == 1
+        targets = edge.repository.read().roles["targets"].signed.targets
+        stated.append(targets[f"statements/{edge.digest('late/1')[7:]}.json"])
+    assert stated[0].hashes != stated[1].hashes
+    assert edge.obtain("late/1").by == "full"
+    assert len(list((tmp_path / "device/late-1/statements").glob("passport-*"))) == 3
 
 
 def test_a_refresh_keeps_devices_going_and_signs_anew_what_is_half_over(edge):
@@ -227,3 +251,30 @@ def test_keys_may_be_in_a_store_of_secrets_and_root_keys_have_a_password(edge, t
     for password in (None, "other"):
         with pytest.raises(Invalid, match="no private key"):
             key_in(tmp_path / "locked.pem", password)
+
+
+def test_what_was_published_and_rotated_is_in_the_history(edge, tmp_path):
+    from typer.testing import CliRunner
+
+    from bascule.app import open_catalogue
+    from bascule.catalogue import events
+    from bascule.cli.commands import app
+    from bascule.jobs import Task, Unrecorded
+    from bascule.kinds import KINDS
+    from bascule.settings import load_settings
+
+    environment = {"BASCULE_HOME": str(tmp_path / "home")}
+    settings = load_settings(tmp_path, environment)
+    kind = KINDS["publish_edge"]
+    chosen = kind.parse({"version": edge.push(b"one")})
+    task = Task(kind=kind.name, input=chosen, by="ada")
+    assert kind.model_of(chosen) == "late"
+    assert kind.run(settings, task, Unrecorded())["version"] == "late/1"
+    assert kind.model_of(kind.parse({})) == "*"
+    refreshed = kind.run(settings, Task(kind=kind.name, input={}), Unrecorded())
+    assert set(refreshed) == {"expires", "root_expires"}
+    rotated = ["edge", "rotate", "targets", "--root-key", str(tmp_path / "root.pem")]
+    assert CliRunner().invoke(app, rotated, env=environment).exit_code == 0
+    with open_catalogue(settings).read() as connection:
+        found = [(event.subject.name, event.kind) for event in events.find(connection)][-2:]
+    assert found == [("channel-stable", "channel_published"), ("targets", "role_rotated")]
