@@ -27,7 +27,6 @@ WITHOUT_HINT = {
     "demo": 1,
     "edge": 10,
     "endpoints": 7,
-    "fleet": 1,
     "jobs": 4,
     "kinds": 1,
     "mlflow": 1,
