@@ -13,7 +13,14 @@ import httpx
 from tests.controls import control_app
 from tests.homes import inline_jobs
 
-from bascule.app import open_alerts, open_catalogue, open_registry, open_rollouts, rollout_defaults
+from bascule.app import (
+    open_alerts,
+    open_catalogue,
+    open_fleet,
+    open_registry,
+    open_rollouts,
+    rollout_defaults,
+)
 from bascule.console.site import add_console
 from bascule.control.loops.rollouts import RolloutRunner
 from bascule.endpoints import EndpointStore
@@ -108,6 +115,7 @@ def control(settings, server, guard=None, **more):
         open_endpoints=lambda: EndpointStore(open_catalogue(settings)),
         open_catalogue=partial(open_catalogue, settings),
         rollout_defaults=rollout_defaults(settings), open_alerts=partial(open_alerts, settings),
+        open_fleet=partial(open_fleet, settings),
         home=settings.home, **more,
     )  # fmt: skip
     add_console(app)

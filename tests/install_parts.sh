@@ -12,6 +12,7 @@ command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
 command -v prometheus-alertmanager >/dev/null 2>&1 || missing="$missing prometheus-alertmanager"
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v kustomize >/dev/null 2>&1 || missing="$missing kustomize"
+command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || missing="$missing mosquitto"
 command -v nats-server >/dev/null 2>&1 || [ -x /usr/sbin/nats-server ] || missing="$missing nats-server"
 # Images and containers, for the second tier.
 for tool in podman buildah runc mmdebstrap podman-compose catatonit; do

@@ -43,7 +43,7 @@ def main() -> int:
     if DIST.exists() and any(DIST.iterdir()):
         sys.stderr.write(f"{DIST} is not empty\n")
         return 1
-    places = [str(ROOT), str(ROOT / "packages" / "client")]
+    places = [str(ROOT), *(str(ROOT / "packages" / name) for name in ("client", "edge"))]
     wheel = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", str(DIST)]
     for place in places:
         subprocess.run([*wheel, place], check=True)

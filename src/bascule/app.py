@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bascule.configuring import Books
     from bascule.control import Parts, Provider, Sessions
     from bascule.endpoints import Approve, Endpoints, EndpointStore
+    from bascule.fleet import Fleet, TufRepository
     from bascule.jobs import Jobs
     from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
@@ -474,6 +475,26 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.home)
 
 
+def open_repository(settings: Settings) -> TufRepository:
+    """The signed repository of what is published to devices."""
+    from bascule.fleet import Keys, TufRepository, open_place
+
+    chosen, folder = settings.edge, settings.home / "edge"
+    return TufRepository(
+        open_place(chosen.repository, settings.home), Keys(folder / "keys", chosen.keys),
+        folder / "root.json", timestamp_days=chosen.timestamp_days, root_days=chosen.root_days,
+    )  # fmt: skip
+
+
+def open_fleet(settings: Settings) -> Fleet:
+    """The devices in the catalogue, and what they are offered."""
+    from bascule.fleet import Fleet, RepositoryChannels
+
+    registry = cache(partial(open_registry, settings))
+    channels = RepositoryChannels(registry, cache(partial(open_repository, settings)))
+    return Fleet(open_catalogue(settings), channels, registry)
+
+
 def open_jobs(settings: Settings) -> Jobs:
     """The jobs in the catalogue."""
     from bascule.jobs import Jobs
@@ -574,6 +595,7 @@ def control_parts(settings: Settings) -> Parts:
         shown=SettingsShown(shown_settings(settings), partial(receivers_of, settings)),
         usage=terms_of(settings),
         review_rules=settings.reviews,
+        open_fleet=cache(partial(open_fleet, settings)),
         protected=settings.audit.protected,
         approval_lasts=timedelta(hours=settings.audit.approval_hours),
     )

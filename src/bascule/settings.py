@@ -495,6 +495,25 @@ class AuditSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings(_Section):
+    """What is published to devices: the section `[edge]`.
+
+    Attributes:
+        repository: Where the signed repository lies: `files:///FOLDER` or `s3://BUCKET/PREFIX`; a
+            folder of the home if it is empty.
+        keys: Where the keys of its roles are, with `{role}` for the role:
+            `vault:PATH#{role}`, `file:/run/secrets/{role}.pem`; files of the home if it is empty.
+        timestamp_days: How long devices believe that nothing has changed.
+        root_days: How long the root holds that is kept offline.
+    """
+
+    repository: str = ""
+    keys: str = field(default="", repr=False)
+    timestamp_days: Annotated[float, Gt(0)] = 7.0
+    root_days: Annotated[float, Gt(0)] = 365.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -513,6 +532,7 @@ class Settings:
         documents: Section `[documents]`.
         usage: Section `[usage]`.
         audit: Section `[audit]`.
+        edge: Section `[edge]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
@@ -535,6 +555,7 @@ class Settings:
     documents: DocumentSettings = field(default_factory=DocumentSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
@@ -718,7 +739,7 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
 
         @field_validator(
             "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", "privacy", "audit", mode="before", check_fields=False,
+            "ship", "usage", "privacy", "audit", "edge", mode="before", check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

@@ -35,7 +35,7 @@ LIST_SERVICES = b"\x3a\x00"
 
 ROLES = {
     "read": "viewer", "approve": "approver", "metrics": "admin", "keys": "admin",
-    "review": "reviewer", "erase": "admin", "private": "admin",
+    "review": "reviewer", "erase": "admin", "private": "admin", "report": "admin",
 }  # fmt: skip
 """The role by which a link has a right; of others the operator."""
 
@@ -54,6 +54,7 @@ ACTS = {
     "review": ("GET", "/api/v1/models/gb/reviews", None),
     "erase": ("POST", "/api/v1/subjects/find", {}),
     "private": ("POST", "/api/v1/subjects/export", {}),
+    "report": ("POST", "/api/v1/edge/reports", {"reports": []}),
 }
 """By right: what takes it. `...` stands for rows to predict, on the port for predictions."""
 ON_DATA_PLANE = ("infer", "test")
@@ -253,6 +254,7 @@ FIRST = {
     ("deploy", by_page, session_ended), ("approve", by_session, session_ended),
     ("keys", by_session, revoked), ("outcome", by_link, expired),
     ("review", by_key, revoked), ("erase", by_key, revoked), ("private", by_key, revoked),
+    ("report", by_key, revoked),
 }  # fmt: skip
 TABLE = [
     pytest.param(
@@ -357,3 +359,28 @@ def test_a_person_tries_a_model_by_the_session_and_not_after_its_end(here):
         assert "answered in" in answer.text, answer.text
         revoked(here, key)
         until(lambda: browser.post(f"{here.control}/try/gb", data=form).status_code != 200)
+
+
+def test_a_device_that_is_revoked_reports_no_more_on_the_connection_that_it_has(here):
+    place, name = f"{here.control}/api/v1/edge", f"camera-{time.monotonic_ns()}"
+    _, header = here.key(Permission("keys"))
+    enrolled = httpx.post(
+        f"{place}/devices", json={"device": name, "group": "stable"}, headers=header
+    )
+    assert enrolled.status_code == 201, enrolled.text
+    report = {"device": name, "sequence": 1, "at": "", "event": "counts"}
+
+    with httpx.Client(headers={"Authorization": f"Bearer {enrolled.json()['key']}"}) as device:
+
+        def status(reports):
+            return device.post(f"{place}/reports", json={"reports": reports}).status_code
+
+        until(lambda: status([report]) == 200)
+        assert status([{**report, "device": "another"}]) == 404
+        assert device.get(f"{place}/devices").status_code == 403
+        bascule(here.settings.home, "edge", "revoke", name)
+        ended_s = time.monotonic()
+        until(lambda: status([{**report, "sequence": 2}]) == 401, 10.0)
+
+        took_s = time.monotonic() - ended_s
+        assert took_s <= WITHIN_S or took_s <= WITHIN_S * slowness_of_starts()

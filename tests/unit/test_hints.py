@@ -25,6 +25,7 @@ WITHOUT_HINT = {
     "control": 11,
     "core": 4,
     "demo": 1,
+    "edge": 10,
     "endpoints": 7,
     "jobs": 4,
     "kinds": 1,

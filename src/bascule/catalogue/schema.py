@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from bascule.core import in_utc
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest migration. Kept here so that an ordinary start need not import the migration tool."""
 FLOOR = "0012"
 """The oldest schema whose releases can use this one: a migration that only adds leaves it as it is.

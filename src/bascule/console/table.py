@@ -39,6 +39,7 @@ PAGES = (
     Page("jobs", "/jobs"),
     Page("ledger", "/ledger", "Ledger"),
     Page("review", "/review", "Review"),
+    Page("devices", "/devices", "Devices"),
     Page("usage", "/usage", "Usage"),
     Page("try_it", "/try", "Try it", also=("/score",)),
     Page("score", "/score"),

@@ -19,6 +19,7 @@ from .history import (
 from .link import ServerLink as ServerLink
 from .loops.anchoring import anchoring as anchoring, read_anchors as read_anchors
 from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
+from .loops.devices import rolling_out as rolling_out
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served
 from .loops.reviewing import choosing_reviews as choosing_reviews

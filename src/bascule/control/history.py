@@ -57,6 +57,8 @@ _SENTENCES: Mapping[str, str] = {
     "erasure_requested": "erasure of a person by {field} requested",
     "erasure_completed": "{rows} rows of a person erased by {field}",
     "subject_exported": "{rows} rows of a person exported by {field}",
+    "channel_published": "{version} offered to devices",
+    "role_rotated": "signed anew, with the key of now",
 }
 """By kind of event: what happened, with values of its body. Kinds with a sentence in their body,
 and those of models, need no line here."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bascule.control.people.sessions import Sessions
     from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
+    from bascule.fleet import Fleet
     from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
     from bascule.monitoring.reviews import ReviewRule
@@ -58,6 +59,7 @@ class Parts:
         approval_lasts: How long such an act waits for the second person.
         usage: Projects, and what usage costs.
         review_rules: By model, which of its answers people review.
+        open_fleet: Opens the devices and what they are offered.
     """
 
     open_registry: Callable[[], Registry]
@@ -84,3 +86,4 @@ class Parts:
     approval_lasts: timedelta = timedelta(days=1)
     usage: Terms = field(default_factory=Terms)
     review_rules: Mapping[str, ReviewRule] = field(default_factory=dict)
+    open_fleet: Callable[[], Fleet] | None = None

@@ -137,7 +137,7 @@ def _serve(
     every_endpoint: bool,
 ) -> None:
     # The supervisor must not load SQL.
-    from bascule.control import running_rollouts
+    from bascule.control import rolling_out, running_rollouts
 
     def on_turn() -> None:
         turned.set()
@@ -166,6 +166,7 @@ def _serve(
                 server, parts.open_catalogue, parts.outcome_cohorts, parts.open_rollouts,
                 after=turned,
             ),
+            rolling_out(parts.open_fleet, after=turned),
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
             _sharing(settings, meters, parts),

@@ -21,14 +21,14 @@ from bascule.core import Conflict, Invalid, NotFound, Refused, Unauthenticated, 
 
 Action = Literal[
     "infer", "read", "health", "metrics", "manage", "download", "write", "deploy", "approve",
-    "test", "keys", "outcome", "review", "erase", "private",
+    "test", "keys", "outcome", "review", "erase", "private", "report",
 ]  # fmt: skip
 """What a route does: predict; describe; tell the health; tell the counters; load and unload; give
 out a model; change the registry; change the plan of an endpoint; approve a step of a rollout; name
 the arm of an endpoint that answers; list, make and revoke keys, which is an administrator's right:
 a key may be made with any permission; add and read outcomes. A key that predicts may not say what
 was true: no other action includes `outcome`; nor `review`, to answer for rows that were chosen.
-Erase a person; read encrypted values of people."""
+Erase a person; read encrypted values of people. Report as a device: its key can do nothing else."""
 
 OPEN_ACTIONS: frozenset[Action] = frozenset(("health",))
 """What needs no key: health probes have none."""

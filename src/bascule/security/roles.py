@@ -18,6 +18,7 @@ ROLES: Mapping[str, tuple[Action, ...]] = {
     "operator": ("read", "infer", "test", "download", "write", "manage", "deploy", "outcome"),
     "approver": ("read", "approve"),
     "reviewer": ("read", "review"),
+    "device": ("report",),
     "admin": tuple(action for action in GRANTABLE if action in ON_MODELS),
 }
 """The actions of each role on its model. `admin:*` adds the actions that are on no model: `metrics`

@@ -1,3 +1,9 @@
+from .calls import (
+    Answer as Answer,
+    AnsweredBy as AnsweredBy,
+    Call as Call,
+    new_prediction_id as new_prediction_id,
+)
 from .limits import Limits as Limits
 from .specs import (
     ModelSpec as ModelSpec,

@@ -81,6 +81,7 @@ from .sketches import (
     Alignment as Alignment,
     ColumnProfile as ColumnProfile,
     Profile as Profile,
+    Quantiles as Quantiles,
     Value as Value,
 )
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail

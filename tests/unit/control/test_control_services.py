@@ -204,6 +204,11 @@ REGISTRY_CHANGES = [
     ("POST", "/api/v1/models/late/reviews/4e5f/answer", {"truth": 1}),
     ("POST", "/api/v1/subjects/find", {"field": "customer_id", "subject": "c-1"}),
     ("POST", "/api/v1/subjects/export", {"field": "customer_id", "subject": "c-1"}),
+    ("POST", "/api/v1/edge/devices", {"device": "camera", "group": "stable"}),
+    ("DELETE", "/api/v1/edge/devices/6d7e", None),
+    ("POST", "/api/v1/edge/reports", {"reports": []}),
+    ("POST", "/api/v1/edge/rollouts", {"version": "late/1", "group": "stable"}),
+    ("POST", "/api/v1/edge/rollouts/0e4f/abort", {"reason": "a complaint"}),
     ("POST", "/api/v1/erasures", {"field": "customer_id", "subject": "c-1"}),
 ]
 
@@ -225,7 +230,12 @@ def test_every_route_that_changes_something_is_tried_here(supervisor):
     }
     tried |= {"0a1b": "{alert}", "0c2d": "{silence}", "0e4f": "{rollout}", "1f2e": "{run}"}
     tried |= {"nightly": "{schedule}", "oncall": "{receiver}", "5a6b": "{session}", "7b8c": "{job}"}
-    tried |= {"3c4d": "{approval}", "/approve": "/{decision}", "4e5f": "{review}"}
+    tried |= {
+        "3c4d": "{approval}",
+        "/approve": "/{decision}",
+        "4e5f": "{review}",
+        "6d7e": "{device}",
+    }
     tried |= {"/pause": "/{command}", "/cancel": "/{command}"}
     written = set()
     for method, path, _ in CHANGES + REGISTRY_CHANGES:

@@ -11,7 +11,7 @@ import pytest
 from bascule.bundle.extras import Extra, Parameter
 from bascule.core.fields import DType, Field
 from bascule.serving.execution.admission import held_bytes
-from bascule.serving.execution.extras import ON_LOOP_S
+from bascule.serving.execution.extras_thread import ON_LOOP_S
 
 INFER = "/v2/models/m/infer"
 

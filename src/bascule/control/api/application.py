@@ -32,6 +32,7 @@ from bascule.control.api.routes.batch import add_batch
 from bascule.control.api.routes.configuration import add_configuration
 from bascule.control.api.routes.counters import add_load
 from bascule.control.api.routes.endpoints import add_endpoints
+from bascule.control.api.routes.fleet import add_fleet
 from bascule.control.api.routes.history import add_history
 from bascule.control.api.routes.jobs import Submissions, add_jobs
 from bascule.control.api.routes.keys import add_keys
@@ -131,6 +132,7 @@ def control_app(
     add_privacy(app, context.jobs, authorise)
     add_endpoints(app, server, context.endpoints, authorise)
     add_rollouts(app, context.rollouts, authorise)
+    add_fleet(app, context.fleet, authorise, asks_for_keys=asks_for_keys)
     add_configuration(app, context.books, authorise, context.places)
     describe(app, asks_for_keys=asks_for_keys)
     add_documentation(app)

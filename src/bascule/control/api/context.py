@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the registry is loaded when it is first asked for
     from bascule.control.people.cookies import FindSession
     from bascule.control.people.sessions import Sessions
     from bascule.endpoints import Approve, Endpoints
+    from bascule.fleet import Fleet
     from bascule.jobs import JobRunner, Schedules
     from bascule.monitoring import UsageAsked
     from bascule.monitoring.alerts import AlertStore
@@ -93,6 +94,9 @@ class ControlContext:
         from bascule.monitoring.reviews import ReviewStore
 
         return ReviewStore(self.catalogue(), _there(self.parts.home, "reviews"))
+
+    def fleet(self) -> Fleet:
+        return _there(self.parts.open_fleet, "devices")()
 
     def sessions(self) -> Sessions:
         return _there(self.parts.sessions, "sessions")

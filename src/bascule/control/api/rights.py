@@ -39,6 +39,7 @@ from bascule.control.people.cookies import (
 )
 from bascule.core import BasculeError, Refused, TooLarge, Unauthenticated
 from bascule.endpoints import operations as of_endpoints
+from bascule.fleet import operations as of_fleet
 from bascule.jobs import operations as of_jobs
 from bascule.monitoring.alerts import operations as of_alerts
 from bascule.monitoring.ledger import operations as of_outcomes
@@ -69,7 +70,7 @@ USER_HEADER = "Bascule-User"
 """Names the user for histories, where callers need no keys; else the key's name is recorded."""
 _MAX_USER = 128
 _DECLARING = (
-    of_alerts, of_batch, of_configuration, of_endpoints, of_jobs, of_outcomes, of_privacy,
+    of_alerts, of_batch, of_configuration, of_endpoints, of_fleet, of_jobs, of_outcomes, of_privacy,
     of_registry, of_reviews, of_rollouts, of_server,
 )  # fmt: skip
 

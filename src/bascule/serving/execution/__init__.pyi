@@ -9,7 +9,12 @@ from .admission import (
 )
 from .deprecated import DeprecatedPredictor as DeprecatedPredictor
 from .engine import Engine as Engine, measure_pace as measure_pace
-from .extras import NO_EXTRAS as NO_EXTRAS, Extras as Extras
+from .extras import (
+    NO_EXTRAS as NO_EXTRAS,
+    Extras as Extras,
+    added as added,
+    needed as needed,
+)
 from .meters import Meters as Meters
 from .planned import (
     PlannedArm as PlannedArm,

@@ -14,7 +14,8 @@ from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Cancel, Context, Deliver, DeliverParts, Outcome
 from bascule.serving.execution.admission import BufferBudget, held_bytes
 from bascule.serving.execution.engine import Engine
-from bascule.serving.execution.extras import ExtraRun, Extras, ExtrasThread, needed
+from bascule.serving.execution.extras import Extras, needed
+from bascule.serving.execution.extras_thread import ExtraRun, ExtrasThread
 from bascule.serving.execution.placement import Pace
 from bascule.serving.execution.predictors import Facts
 from bascule.serving.limits import Limits

@@ -12,14 +12,14 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import simdjson
 from numpy.typing import NDArray
 
 from bascule.bundle.extras import ExtraRequest
-from bascule.core import Columns, DType, Field, Invalid, TooLarge
+from bascule.core import Columns, DType, Field, Invalid, Signature, TooLarge
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.codecs import (
     JsonParser,
@@ -30,7 +30,7 @@ from bascule.serving.codecs import (
     refuse_twice,
     values_reader,
 )
-from bascule.serving.execution import NO_EXTRAS, Extras, Predictor
+from bascule.serving.execution import NO_EXTRAS, Extras
 
 _encode = msgspec.json.encode
 _DATATYPES = frozenset(DType)
@@ -648,6 +648,19 @@ def _bytes_end(row_shape: tuple[int, ...]) -> bytes:
     return lengths + b'],"parameters":{"binary_data_size":'
 
 
+class Answering(Protocol):
+    """What forms of answers are made of: a `Predictor`, or the version that a device has."""
+
+    @property
+    def by(self) -> AnsweredBy: ...
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def extras(self) -> Extras: ...
+
+
 class Encoder(NamedTuple):
     """The two forms of a model's answers.
 
@@ -660,7 +673,7 @@ class Encoder(NamedTuple):
     with_bytes: Callable[[str, Answer, int, AsBytes], tuple[bytes, int]]
 
 
-def encoder(model: Predictor) -> Encoder:
+def encoder(model: Answering) -> Encoder:
     """The forms of the answers to one version's requests, whichever version answers."""
     own, own_head = model.by, _head_of(model.by)
     last, last_head = own, own_head

@@ -1,0 +1,192 @@
+"""`bascule edge devices`, `groups`, `enroll`, `revoke`, `rollout`: what devices run."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli import context
+from bascule.cli.context import AsJson, Ref
+from bascule.cli.screen import print_either, print_json, print_table, say_sentences, when
+from bascule.core import Invalid, NotFound, seconds_of
+
+if TYPE_CHECKING:
+    from bascule.fleet import Device, FleetBook, StoredDeviceRollout
+
+_Group = Annotated[str, typer.Option(help="Devices that follow the channel of this name.")]
+_Id = Annotated[str, typer.Argument(help="The rollout.", show_default=False)]
+
+
+def add_commands(group: typer.Typer) -> None:
+    """Add them to the group `edge`."""
+    group.command()(devices)
+    group.command()(groups)
+    group.command()(enroll)
+    group.command()(revoke)
+    rollout = typer.Typer(help="Have a version go to devices in phases.", no_args_is_help=True)
+    rollout.command()(start)
+    rollout.command()(show)
+    rollout.command()(abort)
+    group.add_typer(rollout, name="rollout")
+
+
+def devices(
+    group: Annotated[str | None, typer.Option(help="Of this group alone.")] = None,
+    stuck: Annotated[bool, typer.Option("--stuck", help="Those that refused a version.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices: what each runs, and what it refused since when."""
+    listed = [one for one in _fleet().devices(group) if one.stuck_since or not stuck]
+    if as_json:
+        print_json([asdict(one) for one in listed])
+        return
+    rows = [
+        [
+            one.name, one.group, "revoked" if one.revoked_at else one.version,
+            when(one.seen_at) if one.seen_at else "never", f"{one.bytes_received:,}",
+            f"{one.stuck_on} since {when(one.stuck_since)}: {one.stuck_reason}"
+            if one.stuck_since else "",
+        ]
+        for one in listed
+    ]  # fmt: skip
+    heads = ("device", "group", "runs", "last report", "bytes received", "stuck on")
+    print_table(heads, rows, right=("bytes received",), empty="no device is enrolled")
+
+
+def groups(as_json: AsJson = False) -> None:
+    """List the groups and the versions that their devices run, with those that are stuck."""
+    members: dict[tuple[str, str], list[Device]] = {}
+    for device in _fleet().devices():
+        if device.revoked_at is None:
+            members.setdefault((device.group, device.version), []).append(device)
+    listed: list[dict[str, Any]] = [
+        {
+            "group": group, "runs": version, "devices": len(those),
+            "stuck": sum(bool(one.stuck_on) for one in those),
+            "bytes received": sum(one.bytes_received for one in those),
+        }
+        for (group, version), those in sorted(members.items())
+    ]  # fmt: skip
+    if as_json:
+        print_json(listed)
+        return
+    heads = ("group", "runs", "devices", "stuck", "bytes received")
+    rows = [
+        [f"{value:,}" if isinstance(value, int) else value for value in one.values()]
+        for one in listed
+    ]
+    print_table(heads, rows, right=heads[2:], empty="no device is enrolled")
+
+
+def enroll(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    repository: Annotated[str, typer.Option(help="Where devices find the signed repository.")],
+    group: _Group = "stable",
+    reports: Annotated[
+        str, typer.Option(help="Where devices send reports.", show_default="that of --server")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write.", show_default="DEVICE.json")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a device known, and write the file for `bascule-edge enroll`: it holds a key."""
+    target = out or Path(f"{device}.json")
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Invalid(f"{target} is there already", hint="choose another with --out") from None
+    with open(descriptor, "w") as file, ExitStack() as stack:
+        stack.callback(target.unlink)
+        enrolled = _fleet().enroll(device, group, by=context.user())
+        content = {
+            "device": device, "channel": group, "repository": repository, "key": enrolled.key,
+            "server": reports or context.stores.get("server", ""),
+            "root": json.loads(enrolled.root) if enrolled.root else None,
+        }  # fmt: skip
+        json.dump(content, file, indent=2)
+        stack.pop_all()
+    line = f"wrote {target}: give it to {device}, and to no other"
+    print_either({"device": device, "group": group, "file": str(target)}, line, as_json=as_json)
+
+
+def revoke(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End the key of a device."""
+    ended = _fleet().revoke(device, by=context.user())
+    print_either(asdict(ended), f"{device} may report no more", as_json=as_json)
+
+
+def start(
+    model: Ref,
+    group: _Group = "stable",
+    phases: Annotated[str, typer.Option(help="Percent of the devices.")] = "1,10,50,100",
+    hold: Annotated[str, typer.Option(help="How long a phase lasts at least.")] = "1d",
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have a version go to the devices of a group; it halts where it harms them."""
+    from bascule.fleet import RolloutRequest
+
+    try:
+        shares = tuple(float(part) / 100 for part in phases.split(","))
+    except ValueError:
+        raise Invalid(f"--phases {phases}", hint="for example 1,10,50,100") from None
+    asked = RolloutRequest(model, group, shares, seconds_of(hold, "--hold"), reason)
+    _print(_fleet().begin(asked, by=context.user()), as_json=as_json)
+
+
+def show(
+    rollout: Annotated[str, typer.Argument(help="Its id; default: the latest.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show where a rollout stands, and what each look saw."""
+    fleet = _fleet()
+    stored = [fleet.rollout(rollout)] if rollout else fleet.rollouts()[:1]
+    if not stored:
+        raise NotFound("there was no rollout", hint="bascule edge rollout start MODEL")
+    _print(stored[0], as_json=as_json)
+
+
+def abort(
+    rollout: _Id,
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take a rollout back: its devices return to what the others run."""
+    _print(_fleet().abort(rollout, by=context.user(), reason=reason), as_json=as_json)
+
+
+def _print(stored: StoredDeviceRollout, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(stored))
+        return
+    plan, state = stored.plan, stored.state
+    say_sentences(f"{stored.id}: {plan.candidate} in place of {plan.stable}: {state.sentence}")
+    rows = [
+        [
+            f"{plan.phases[look.phase]:.0%}", when(look.at), f"{look.bad} of {look.exposed}",
+            f"{look.others_bad} of {look.others}", str(look.unknown),
+        ]
+        for look in state.looks
+    ]  # fmt: skip
+    if rows:
+        print_table(("phase", "look", "sick", "sick of those that stay", "not taken"), rows)
+
+
+def _fleet() -> FleetBook:
+    if context.is_remote():
+        from bascule.fleet import RemoteFleet
+
+        return RemoteFleet(context.control_client())
+    from bascule.app import open_fleet
+
+    return open_fleet(context.settings())

@@ -1,0 +1,111 @@
+"""The routes about devices: enrolment, their reports, and rollouts over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import Field
+
+from bascule.control.api.conventions import Page, Paged, Taken
+from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
+from bascule.control.api.routes.batch import Reason
+from bascule.control.people.cookies import check_same_origin
+from bascule.core import Reference, Refused
+from bascule.fleet import (
+    HOLD_S,
+    PHASES,
+    Device,
+    Enrolled,
+    RolloutRequest,
+    StoredDeviceRollout,
+    operations as of_fleet,
+    read_reports,
+)
+
+if TYPE_CHECKING:
+    from bascule.fleet import Fleet
+
+
+class NewDevice(Taken):
+    """A device to make known."""
+
+    device: str
+    group: str
+
+
+class Reports(Taken):
+    """What a device says, in the order of its numbers."""
+
+    reports: Annotated[list[dict[str, Any]], Field(max_length=200)]
+
+
+class NewDeviceRollout(Taken):
+    """A version for the devices of a group."""
+
+    version: str
+    group: str
+    phases: Annotated[tuple[float, ...], Field(min_length=1, max_length=20)] = PHASES
+    hold_s: float = HOLD_S
+    reason: Annotated[str, Field(max_length=1_000)] = ""
+
+
+def add_fleet(
+    app: FastAPI, open_fleet: Callable[[], Fleet], authorise: Authorise, *, asks_for_keys: bool
+) -> None:
+    """Add the routes to `app`."""
+
+    @serves(app, of_fleet.DEVICES)
+    def devices(paged: Paged, group: str | None = None) -> Page[Device]:
+        """The devices, by name."""
+        return paged.page(open_fleet().devices(group), lambda device: device.name)
+
+    @serves(app, of_fleet.ENROLL)
+    def enroll(wanted: NewDevice, request: Request, response: Response) -> Enrolled:
+        """Make a device known. `key` is shown this once; it may only report, as this device."""
+        response.headers["Cache-Control"] = "no-store"
+        return open_fleet().enroll(wanted.device, wanted.group, by=caller_of(request).user)
+
+    @serves(app, of_fleet.REVOKE)
+    def revoke(device: str, request: Request) -> Device:
+        """End the key of a device; every server refuses it within a second."""
+        return open_fleet().revoke(device, by=caller_of(request).user)
+
+    @serves(app, of_fleet.REPORT)
+    def report(sent: Reports, request: Request) -> dict[str, int]:
+        """Keep the reports of a device, each once; `sequence`: the highest number that is here."""
+        key, reports = caller_of(request).key, read_reports(sent.reports)
+        if not asks_for_keys:
+            loopback_only(request, "report", "")
+            check_same_origin(request)
+        if not reports:
+            return {"sequence": 0}
+        if asks_for_keys and not key:
+            raise Refused("only the key of a device reports", hint="bascule edge enroll")
+        device = reports[0].device
+        return {"sequence": open_fleet().receive({device: reports}, key=key)[device]}
+
+    @serves(app, of_fleet.ROLLOUTS)
+    def rollouts(paged: Paged) -> Page[StoredDeviceRollout]:
+        """The rollouts over devices, the latest first."""
+        return paged.numbered(open_fleet().rollouts()[::-1], descending=True)
+
+    @serves(app, of_fleet.ROLLOUT)
+    def rollout(rollout: str) -> StoredDeviceRollout:
+        """One rollout, with its looks."""
+        return open_fleet().rollout(rollout)
+
+    @serves(app, of_fleet.BEGIN)
+    def begin(wanted: NewDeviceRollout, request: Request) -> StoredDeviceRollout:
+        """Have a version go to the devices of a group, phase by phase."""
+        caller = authorise(request, "deploy", Reference.parse(wanted.version).model)
+        return open_fleet().begin(RolloutRequest(**wanted.model_dump()), by=caller.user)
+
+    @serves(app, of_fleet.ABORT)
+    def abort(rollout: str, wanted: Reason, request: Request) -> StoredDeviceRollout:
+        """Take a rollout back: its devices return to what the others run."""
+        fleet = open_fleet()
+        model = fleet.rollout(rollout).plan.candidate.partition("/")[0]
+        caller = authorise(request, "deploy", model)
+        return fleet.abort(rollout, by=caller.user, reason=wanted.reason)

@@ -1,0 +1,60 @@
+"""Rolls versions out to devices: one control process, by a lease, looks at what they report."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+from bascule.control.loops.turning import turning
+from bascule.core import BasculeError, Conflict, holder_name, masked_text
+
+if TYPE_CHECKING:
+    from bascule.catalogue import Leadership
+    from bascule.fleet import Fleet
+
+log = logging.getLogger(__name__)
+
+_EVERY_S, _LEASE_S = 10.0, 60.0
+_FORGET_EVERY_S = 3_600.0
+
+
+def rolling_out(
+    open_fleet: Callable[[], Fleet] | None, *, after: threading.Event
+) -> AbstractContextManager[None]:
+    """Look at the rollouts over devices while the block runs, on a thread."""
+    if open_fleet is None:
+        return nullcontext()
+
+    def run(ended: threading.Event) -> None:
+        from bascule.catalogue import Leadership, Leases
+
+        fleet = open_fleet()
+        leadership = Leadership(Leases(fleet.catalogue), "devices", holder_name(), _LEASE_S)
+        forget_at_s = time.monotonic()
+        try:
+            while not ended.wait(_EVERY_S):
+                turn(fleet, leadership)
+                if time.monotonic() >= forget_at_s:
+                    fleet.forget()
+                    forget_at_s = time.monotonic() + _FORGET_EVERY_S
+        finally:
+            leadership.release()
+
+    return turning("rollouts to devices", run, after=after, pause_s=_EVERY_S)
+
+
+def turn(fleet: Fleet, leadership: Leadership) -> None:
+    """One look at each rollout that has not ended; what fails for one stays with that one."""
+    active = fleet.rollouts(active=True)
+    if not active or (lease := leadership.keep()) is None:
+        return
+    for stored in active:
+        try:
+            with suppress(Conflict):  # decided on meanwhile: looked at again in the next turn
+                fleet.advance(stored, lease)
+        except BasculeError as problem:
+            log.warning("rollout %s waits: %s", stored.id, masked_text(str(problem)))

@@ -1,0 +1,114 @@
+"""`bascule-edge`: the agent of a device.
+
+In the process that serves, Python's own SHA-256 replaces OpenSSL, which takes 7 MB of memory; what
+needs OpenSSL, TLS and signatures, is done by processes that end. msgspec does without
+`typing_extensions`, which takes half a megabyte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_LEFT_OUT = ("_hashlib", "_ssl", "typing_extensions")
+
+
+def main(arguments: list[str] | None = None, repository: Callable[..., Any] | None = None) -> int:
+    """Run the command; 0 where it did what it was asked.
+
+    Args:
+        arguments: Of the command line.
+        repository: Opens the repository; if None, the one of `fetching`.
+    """
+    args = _parser().parse_args(arguments)
+    if args.command == "run" and not args.mqtt.startswith("mqtts:"):
+        sys.modules.update(dict.fromkeys(_LEFT_OUT))  # type: ignore[arg-type]
+    from bascule.core import BasculeError, load_named
+
+    try:
+        if args.command == "status":
+            return _status(args.home)
+        return _run(args, repository or load_named("bascule.edge.fetching:Repository").open)
+    except BasculeError as problem:
+        hint = f"\nhint:  {problem.hint}" if problem.hint else ""
+        sys.stderr.write(f"error: {problem.message}{hint}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bascule-edge", description="The agent of a device.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="follow a channel, and serve what it names")
+    add = run.add_argument
+    add("--repository", required=True, help="the address of the signed repository")
+    add("--channel", required=True)
+    add("--home", required=True, type=Path, help="the folder of this device")
+    add("--root", type=Path, help="the repository's trusted root, if not HOME/root.json")
+    add("--device", help="the name of this device; drawn at the first start, if not given")
+    add("--server", default="", help="where reports go")
+    add("--key", default="", help="of the device at the server: env:NAME or file:PATH")
+    add("--listen", default="127.0.0.1:8080", help="HOST:PORT of loopback, unix:PATH, or none")
+    add("--mqtt", default="", help="mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC")
+    add("--require", action="append", default=[], help="a claim that passports must make")
+    add("--require-key", action="append", default=[], help="a public key whose passports count")
+    add("--plan", type=Path, help="a JSON file: look_s, hours, trial_requests...")
+    status = commands.add_parser("status", help="what serves, and what was refused, as JSON")
+    status.add_argument("--home", required=True, type=Path)
+    return parser
+
+
+def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
+    from bascule.core import SignalEvent, secret_in
+    from bascule.edge.agent import Agent
+    from bascule.edge.deciding import read_plan
+    from bascule.edge.device import Device
+    from bascule.edge.serving import HttpServer
+
+    stop = SignalEvent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    device = Device(args.home)
+    state = device.home.read_state()
+    agent = Agent(
+        device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
+        args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
+        plan=read_plan(args.plan), server=args.server, key=secret_in(args.key),
+        claims=args.require, keys=args.require_key,
+    )  # fmt: skip
+    agent.start()
+    served: list[Any] = []
+    if args.listen != "none":
+        served.append(HttpServer(device, args.listen))
+        sys.stdout.write(json.dumps({"listening": served[0].address}) + "\n")
+        sys.stdout.flush()
+    if args.mqtt:
+        from bascule.edge.messages import MqttBridge
+
+        served.append(MqttBridge(device, args.mqtt))
+    agent.run(stop)
+    for part in served:
+        part.close()
+    return 0
+
+
+def _status(home: Path) -> int:
+    import msgspec
+
+    from bascule.core import NotFound
+    from bascule.edge.slots import Home
+
+    state = Home(home).read_state()
+    if state is None:
+        raise NotFound(f"no agent ran in {home}", hint="bascule-edge run")
+    sys.stdout.write(json.dumps(msgspec.to_builtins(state), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

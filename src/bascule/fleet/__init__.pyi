@@ -1,0 +1,28 @@
+from .keys import Keys as Keys, key_in as key_in
+from .operations import (
+    Device as Device,
+    Enrolled as Enrolled,
+    RemoteFleet as RemoteFleet,
+    RolloutRequest as RolloutRequest,
+    StoredDeviceRollout as StoredDeviceRollout,
+)
+from .places import Place as Place, open_place as open_place
+from .publishing import (
+    Published as Published,
+    RepositoryChannels as RepositoryChannels,
+    publish as publish,
+    record as record,
+)
+from .reports import Report as Report, read_reports as read_reports
+from .repository import TufRepository as TufRepository
+from .rollouts import (
+    HOLD_S as HOLD_S,
+    LOOKS as LOOKS,
+    PHASES as PHASES,
+    DevicePlan as DevicePlan,
+    DeviceState as DeviceState,
+    Seen as Seen,
+    candidate_of as candidate_of,
+    decide as decide,
+)
+from .store import Channels as Channels, Fleet as Fleet, FleetBook as FleetBook

@@ -1,0 +1,99 @@
+"""Attacks on devices over the repository: each is refused by its name, and leaves all as it was."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tests.devices import Edge, weights
+
+from bascule.core import Untrusted
+
+
+@pytest.fixture
+def edge(tmp_path):
+    """A device that has seen the second version of a channel."""
+    made = Edge(tmp_path)
+    made.repository.init(made.root_keys)
+    made.enroll()
+    with made.server.running():
+        for seed in (1, 2):
+            made.publish(made.push(weights(seed, 500)))
+            made.channel()
+            made.seen = {path: made.place.read(path) for path in made.server.paths}
+            made.first = made.seen if seed == 1 else made.first
+        yield made
+
+
+def test_older_metadata_is_rolled_back(edge):
+    path = "metadata/timestamp.json"
+    edge.server.altered[path] = edge.first[path]
+    with pytest.raises(Untrusted, match=r"^rolled back"):
+        edge.channel()
+
+
+def test_metadata_that_stays_the_same_for_too_long_is_frozen(edge):
+    edge.now -= timedelta(days=8)
+    edge.repository.refresh()
+    with pytest.raises(Untrusted, match=r"^frozen, or the clock of this device"):
+        edge.channel()
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets", "channel-stable"])
+def test_metadata_of_two_times_is_mixed_and_matched(edge, role):
+    older = next(path for path in edge.first if path.endswith(f".{role}.json"))
+    edge.publish(edge.push(weights(3, 500)))
+    snapshot = edge.repository.read().snapshot.signed
+    version = snapshot.version if role == "snapshot" else snapshot.meta[f"{role}.json"].version
+    edge.server.altered[f"metadata/{version}.{role}.json"] = edge.place.read(older)
+    with pytest.raises(Untrusted, match=r"^mixed and matched"):
+        edge.channel()
+
+
+def test_a_role_that_was_not_given_to_a_key_is_unknown(edge, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Edge(tmp_path / "other")
+    other.repository.init(other.root_keys)
+    path = "metadata/timestamp.json"
+    edge.server.altered[path] = other.place.read(path)
+    with pytest.raises(Untrusted, match=r"^unknown role"):
+        edge.channel()
+
+
+def test_a_bundle_that_was_altered_is_corrupted(edge):
+    (full,) = edge.folder.glob(
+        f"home/edge/repository/targets/bundles/*{edge.digest('late/2')[7:]}*"
+    )
+    content = full.read_bytes()
+    full.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(Untrusted, match=r"^corrupted"):
+        edge.obtain("late/2")
+    full.write_bytes(content)
+    assert edge.obtain("late/2").by == "full"
+
+
+def test_metadata_without_an_end_is_endless_data(edge):
+    edge.server.altered["metadata/timestamp.json"] = b" " * 1_000_000
+    with pytest.raises(Untrusted, match=r"^endless data"):
+        edge.channel()
+    edge.server.altered["metadata/timestamp.json"] = b"{}"
+    with pytest.raises(Untrusted, match=r"^corrupted"):
+        edge.channel()
+
+
+def test_a_device_goes_on_when_the_attack_has_ended(edge):
+    edge.server.altered["metadata/timestamp.json"] = edge.first["metadata/timestamp.json"]
+    with pytest.raises(Untrusted):
+        edge.channel()
+    edge.server.altered.clear()
+    assert edge.channel().sequence == 2
+
+
+def test_a_server_signs_nothing_that_its_keys_did_not_sign_before(edge):
+    """A place that was tampered with does not get the tampering signed by the next publication."""
+    path = edge.folder / "home/edge/repository/metadata"
+    version = edge.repository.read().roles["targets"].signed.version
+    targets = path / f"{version}.targets.json"
+    targets.write_bytes(targets.read_bytes().replace(b"bundles/", b"bundle5/"))
+    with pytest.raises(Untrusted, match="tampered"):
+        edge.publish(edge.push(weights(3, 500)))
