@@ -36,7 +36,7 @@ from bascule.core import (
     first_line,
 )
 from bascule.runtimes.c_graph import Statements, literal
-from bascule.runtimes.program import ExportedProgram, Interface, Source
+from bascule.runtimes.program import ExportedProgram, Interface, Runtime, Source
 
 _C = {
     DType.FP64: "double", DType.FP32: "float", DType.INT64: "int64_t", DType.INT32: "int32_t",
@@ -189,8 +189,8 @@ def _output(field: Field, member: str, array: str) -> str:
     return f"for (i = 0; i < {field.shape[0]}; i++) out->{member}[i] = {array}[i];"
 
 
-def open(folder: Path, tools: Path | None) -> ExportedProgram:  # noqa: A001, ARG001 -- of all
-    """The header, compiled here; see `Runtime.open`."""
+def open_header(folder: Path, _tools: Path | None) -> ExportedProgram:
+    """The header, compiled here."""
     interface = Interface.read(folder)
     name = c_names([interface.model])[0]
     with Scratch("bascule-c-") as scratch:
@@ -294,3 +294,6 @@ def _compile(*arguments: str) -> None:
     ended = subprocess.run([compiler, *arguments], capture_output=True, text=True)
     if ended.returncode:
         raise Unconvertible(f"{compiler} refuses the header: {first_line(ended.stderr)}")
+
+
+C = Runtime(export, open_header)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import Bundle, disk
+from bascule.bundle import Bundle, disk, for_program
 from bascule.bundle.programs import ONNX, runnable, without_missing_text
 from bascule.core import Columns, DType, Field, ModelFailed, Program, Unconvertible, first_line
 from bascule.packing.statements import cost
@@ -129,9 +129,24 @@ class ExportedProgram(Program):
         """The median time of one row."""
         if self._time_rows is None:
             return float(np.median(cost.sample_latency(self, columns, 1)))
-        return float(np.median(self._time_rows(self._filled(columns))))
+        return float(np.median(self._time_rows(self._filled(for_program(columns, self.inputs)))))
 
     def _filled(self, columns: Columns) -> Columns:
         if self._missing_text is None or not self._texts:
             return columns
         return without_missing_text(columns, self._texts, self._missing_text)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A line of the table.
+
+    Attributes:
+        export: Writes the files into a folder; gives the program that was exported, and facts to
+            tell of the export. Raises `Unconvertible` where the runtime has no form of a step,
+            which it names, and `MissingExtra` where a tool is not installed.
+        open: An export, to be asked on this machine, with the tools that it needs.
+    """
+
+    export: Callable[[Source, Path], tuple[disk.ProgramEntry, Mapping[str, Any]]]
+    open: Callable[[Path, Path | None], ExportedProgram]

@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tests.unit.runtimes.models import MODELS, TABLE, TRUTH, packed
+from tests.unit.runtimes.models import MODELS, TABLE, TRUTH
 
 from bascule.bundle import for_program, recombined
 from bascule.bundle.programs import MACHINE_CODE
@@ -21,9 +21,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exports(folder):
+def exports(folder, bundles):
     """Each model's bundle and export."""
-    bundles = {name: packed(name, folder) for name in MODELS}
     return {name: (b, export(b, "c", folder / f"{name}.c")) for name, b in bundles.items()}
 
 
