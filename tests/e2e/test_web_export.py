@@ -9,6 +9,7 @@ from tests.browsers import visiting
 from tests.own_environments import modules_of
 from tests.unit.runtimes.models import packed
 
+from bascule.bundle import disk, for_program
 from bascule.runtimes import export
 
 pytestmark = pytest.mark.slow
@@ -53,8 +54,13 @@ def test_the_page_predicts_and_goes_on_without_its_server(exported, chromium):
     finally:
         server.shutdown()
         server.server_close()
-    label = bundle.predict(bundle.test_data()[0]).columns["label"][0]
-    assert first.startswith(f"label: {label}\n")
+    rows = disk.columns_of((bundle.path / disk.EXAMPLE).read_bytes(), bundle.signature.inputs)
+    program = bundle.program()
+    expected = program.run(for_program(rows, program.inputs))
+    label, probabilities = first.splitlines()
+    assert label == f"label: {expected['label'][0]}"
+    shown = [float(part) for part in probabilities.removeprefix("probabilities: ").split(", ")]
+    assert shown == pytest.approx(expected["probabilities"][0].tolist(), abs=1e-12)
 
 
 def predicted(page):

@@ -4,4 +4,4 @@ from .exporting import (
     export as export,
     open_exported as open_exported,
 )
-from .program import ExportedProgram as ExportedProgram, Source as Source
+from .program import ExportedProgram as ExportedProgram

@@ -1,4 +1,4 @@
-"""Asks an export in a process of another language, or another Python: one line of JSON each way.
+"""Asks an export in another Python, or in Node.js: JSON in, JSON out.
 
 A tensor is its name, type, shape, and its bytes in base64; or its texts.
 """
@@ -8,60 +8,35 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, DType, ModelFailed, Unavailable
-from bascule.runtimes.program import ExportedProgram, Interface
+from bascule.core import Columns, Field, ModelFailed
+from bascule.runtimes.program import Answers, Ask, Interface
 
 
-def open_child(name: str, interface: Interface, command: Sequence[str]) -> ExportedProgram:
-    """An export that a process runs, which ends with the program.
+def asked_by(command: Sequence[str], interface: Interface) -> Ask:
+    """Asks a command, which answers with `outputs`, and in `us` the microseconds of single rows."""
 
-    Args:
-        name: Of the runtime.
-        interface: Of the export.
-        command: Reads rows from its input, and prints `answer ` and the outputs, with `us`, the
-            microseconds of single rows; or `answer ` and an `error`.
-    """
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    asking, answering = process.stdin, process.stdout
-    assert asking is not None
-    assert answering is not None
-
-    def call(columns: Columns) -> dict[str, Any]:
+    def ask(columns: Columns) -> Answers:
         rows = [_tensor(field.name, columns[field.name]) for field in interface.inputs]
-        asking.write(json.dumps(rows) + "\n")
-        asking.flush()
-        for line in answering:
-            if line.startswith("answer "):
-                answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
-                if "error" in answer:
-                    raise ModelFailed(answer["error"])
-                return answer
-        raise Unavailable(f"the process of {name} has ended")
+        answer = json.loads(run_tool(command, json.dumps(rows)).rpartition("answer ")[2])
+        outputs = zip(interface.outputs, answer["outputs"], strict=True)
+        return {f.name: _array(tensor, f) for f, tensor in outputs}, np.array(answer["us"])
 
-    def ask(columns: Columns) -> Mapping[str, NDArray[Any]]:
-        answer = call(columns)["outputs"]
-        return {
-            field.name: _array(tensor, field.dtype)
-            for field, tensor in zip(interface.outputs, answer, strict=True)
-        }
-
-    program = ExportedProgram(name, interface, ask, lambda rows: np.array(call(rows)["us"]))
-    weakref.finalize(program, _end, process)
-    return program
+    return ask
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    with process:
-        process.kill()
+def run_tool(command: Sequence[str], text: str = "") -> str:
+    """What a command prints; its last line of errors is raised as `ModelFailed`."""
+    ended = subprocess.run(command, input=text, capture_output=True, text=True)
+    if ended.returncode:
+        lines = [line for line in ended.stderr.splitlines() if "Error" in line] or [ended.stderr]
+        raise ModelFailed(lines[-1].strip()[:500])
+    return ended.stdout
 
 
 def _tensor(name: str, values: NDArray[Any]) -> dict[str, Any]:
@@ -71,7 +46,8 @@ def _tensor(name: str, values: NDArray[Any]) -> dict[str, Any]:
     return {"name": name, "type": values.dtype.name, "shape": values.shape, "data": data}
 
 
-def _array(tensor: Mapping[str, Any], dtype: DType) -> NDArray[Any]:
+def _array(tensor: Mapping[str, Any], field: Field) -> NDArray[Any]:
     if "texts" in tensor:
         return np.array(tensor["texts"], object).reshape(tensor["shape"])
-    return np.frombuffer(base64.b64decode(tensor["data"]), dtype.numpy).reshape(tensor["shape"])
+    data = base64.b64decode(tensor["data"])
+    return np.frombuffer(data, field.dtype.numpy).reshape(tensor["shape"])

@@ -6,66 +6,55 @@ the optimiser of ONNX.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
-from bascule.bundle import disk
-from bascule.core import Columns, Scratch, Unconvertible, first_line
-from bascule.runtimes.program import ExportedProgram, Interface, Runtime, Source
-
-_FILES = ("model.onnx", "model.ort")
+from bascule.bundle import Bundle
+from bascule.bundle.disk import ProgramEntry
+from bascule.core import Columns
+from bascule.runtimes.program import Answers, Ask, Interface, Runtime, bytes_of
 
 
-def export_onnx(source: Source, folder: Path) -> tuple[disk.ProgramEntry, dict[str, Any]]:
+def export_onnx(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
+) -> dict[str, Any]:
     """Write the graph of the program."""
-    entry = source.entry()
-    (folder / "model.onnx").write_bytes(source.data(entry))
-    return entry, {}
+    (folder / "model.onnx").write_bytes(bytes_of(bundle, entry.file))
+    return {}
 
 
-def export_ort(source: Source, folder: Path) -> tuple[disk.ProgramEntry, dict[str, Any]]:
+def export_ort(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
+) -> dict[str, Any]:
     """Write the graph after the optimisations that hold on every CPU."""
-    entry = source.entry()
-    with Scratch("bascule-ort-") as scratch:
-        (scratch / "model.onnx").write_bytes(source.data(entry))
-        _session(scratch / "model.onnx", save_as=folder / "model.ort")
-    return entry, {}
+    _session(bytes_of(bundle, entry.file), save_as=folder / "model.ort")
+    return {}
 
 
-def open_graph(folder: Path, _tools: Path | None) -> ExportedProgram:
-    """Either form, in ONNX Runtime."""
-    interface = Interface.read(folder)
-    (file,) = (folder / name for name in _FILES if (folder / name).exists())
-    session = _session(file)
+def open_graph(folder: Path, interface: Interface, _tools: Path | None) -> Ask:
+    """Either form, in ONNX Runtime on one thread."""
+    (file,) = (path for path in folder.iterdir() if path.suffix in (".onnx", ".ort"))
+    session = _session(file.read_bytes())
     names = [field.name for field in interface.outputs]
 
-    def ask(columns: Columns) -> Mapping[str, NDArray[Any]]:
-        return dict(zip(names, session.run(names, columns), strict=True))
+    def ask(columns: Columns) -> Answers:
+        return dict(zip(names, session.run(names, columns), strict=True)), None
 
-    return ExportedProgram(file.suffix[1:], interface, ask)
+    return ask
 
 
-def _session(file: Path, save_as: Path | None = None) -> Any:
+def _session(data: bytes, save_as: Path | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    if save_as is None:
+        return onnxruntime.InferenceSession(data, options)
+    options.optimized_model_filepath = str(save_as)
+    options.add_session_config_entry("session.save_model_format", "ORT")
     options.log_severity_level = 3
-    disabled = []
-    if save_as is not None:
-        options.optimized_model_filepath = str(save_as)
-        options.add_session_config_entry("session.save_model_format", "ORT")
-        # It lays weights out for the processor that it runs on.
-        disabled = ["NchwcTransformer"]
-    try:
-        return onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-        )
-    except Exception as problem:  # of the runtime's own kinds
-        raise Unconvertible(f"ONNX Runtime cannot open it: {first_line(problem)}") from problem
+    # It would lay weights out for the processor of this machine.
+    return onnxruntime.InferenceSession(data, options, disabled_optimizers=["NchwcTransformer"])
 
 
 ONNX_FORMAT = Runtime(export_onnx, open_graph)

@@ -1,4 +1,4 @@
-"""What an exporter is handed, and an export that can be asked."""
+"""What runtimes have in common: what they export, and an export that can be asked."""
 
 from __future__ import annotations
 
@@ -10,62 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import Bundle, disk, for_program
+from bascule.bundle import Bundle, disk
 from bascule.bundle.programs import ONNX, runnable, without_missing_text
 from bascule.core import Columns, DType, Field, ModelFailed, Program, Unconvertible, first_line
-from bascule.packing.statements import cost
 
-INTERFACE = "model.json"
-Ask = Callable[[Columns], Mapping[str, NDArray[Any]]]
+Answers = tuple[Mapping[str, NDArray[Any]], NDArray[np.float64] | None]
+"""The outputs of rows, and the microseconds of single ones, where they are measured inside."""
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A bundle, what of it is exported, and with which tools.
-
-    Attributes:
-        bundle: Where it comes from.
-        tools: Where the tools of the runtime are, if it needs some: see its module.
-    """
-
-    bundle: Bundle
-    tools: Path | None = None
-
-    def entry(self, *kinds: str) -> disk.ProgramEntry:
-        """The first program of these kinds, in their order, that runs here.
-
-        Raises:
-            Unconvertible: The bundle has none, or its texts are prepared in Python.
-        """
-        entries = self.bundle.manifest.programs
-        names = runnable(entries)
-        for kind in kinds or (ONNX,):
-            for entry in entries:
-                if entry.kind == kind and entry.name in names:
-                    if entry.texts is not None:
-                        raise Unconvertible(
-                            f"{self.bundle.name} prepares its texts in Python, and no other "
-                            "runtime does"
-                        )
-                    return entry
-        raise Unconvertible(
-            f"{self.bundle.name} has no compiled program; its original answers requests"
-        )
-
-    def data(self, entry: disk.ProgramEntry) -> bytes:
-        """The verified bytes of a program."""
-        return disk.read_file(self.bundle.path, self.bundle.manifest, entry.file)
+Ask = Callable[[Columns], Answers]
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What an export reads and answers; `model.json` beside it.
+    """What an export reads and answers, as `model.json` beside it says.
 
     Attributes:
         model: Its name.
         digest: Of the bundle.
         inputs: With the types of the exported program.
-        outputs: With the types of the exported program.
+        outputs: Likewise.
         missing_text: What stands for a missing text in an input, if texts may be missing.
     """
 
@@ -75,78 +38,60 @@ class Interface:
     outputs: tuple[Field, ...]
     missing_text: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "digest": self.digest,
-            "inputs": [field.to_json() for field in self.inputs],
-            "outputs": [field.to_json() for field in self.outputs],
-            "missing_text": self.missing_text,
-        }
-
-    @classmethod
-    def read(cls, folder: Path) -> Interface:
-        """That of an export; raises `Untrusted` where the file is something else."""
-        what = "the interface of an export"
-        return disk.shaped(
-            disk.parse((folder / INTERFACE).read_bytes(), INTERFACE, what=what),
-            cls, INTERFACE, what=what,
-        )  # fmt: skip
-
-
-class ExportedProgram(Program):
-    """An export in its runtime, on this machine.
-
-    Args:
-        name: Of the runtime.
-        interface: What it reads and answers.
-        ask: Runs rows; may raise what its library raises.
-        time_rows: Microseconds of single rows, measured where they are run; else calls are timed.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        interface: Interface,
-        ask: Ask,
-        time_rows: Callable[[Columns], NDArray[np.float64]] | None = None,
-    ) -> None:
-        self.name, self.inputs, self.outputs = name, interface.inputs, interface.outputs
-        self._missing_text = interface.missing_text
-        self._texts = [f.name for f in self.inputs if f.nullable and f.dtype is DType.BYTES]
-        self._ask, self._time_rows = ask, time_rows
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        """The outputs asked for; see `core.programs.Program`."""
-        names = [field.name for field in self.outputs] if outputs is None else outputs
-        try:
-            answers = self._ask(self._filled(columns))
-        except Exception as problem:  # of any runtime
-            raise ModelFailed(f"{self.name} failed: {first_line(problem)}") from problem
-        return {name: answers[name] for name in names}
-
-    def latency_p50_us(self, columns: Columns) -> float:
-        """The median time of one row."""
-        if self._time_rows is None:
-            return float(np.median(cost.sample_latency(self, columns, 1)))
-        return float(np.median(self._time_rows(self._filled(for_program(columns, self.inputs)))))
-
-    def _filled(self, columns: Columns) -> Columns:
-        if self._missing_text is None or not self._texts:
-            return columns
-        return without_missing_text(columns, self._texts, self._missing_text)
-
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """A line of the table.
 
     Attributes:
-        export: Writes the files into a folder; gives the program that was exported, and facts to
-            tell of the export. Raises `Unconvertible` where the runtime has no form of a step,
-            which it names, and `MissingExtra` where a tool is not installed.
-        open: An export, to be asked on this machine, with the tools that it needs.
+        export: Writes a program of a bundle into a folder; gives facts to tell of the export.
+            Raises `Unconvertible` where the runtime has no form of a step, which it names, and
+            `MissingExtra` where a tool is not installed.
+        open: Asks an export, on this machine.
+        kinds: Of programs that it takes, the best first.
     """
 
-    export: Callable[[Source, Path], tuple[disk.ProgramEntry, Mapping[str, Any]]]
-    open: Callable[[Path, Path | None], ExportedProgram]
+    export: Callable[[Bundle, disk.ProgramEntry, Path, Path | None], Mapping[str, Any]]
+    open: Callable[[Path, Interface, Path | None], Ask]
+    kinds: tuple[str, ...] = (ONNX,)
+
+
+class ExportedProgram(Program):
+    """An export in its runtime.
+
+    Attributes:
+        row_us: Of the last call, where times are measured inside; else None.
+    """
+
+    def __init__(self, name: str, interface: Interface, ask: Ask) -> None:
+        self.name, self.inputs, self.outputs = name, interface.inputs, interface.outputs
+        self.row_us: NDArray[np.float64] | None = None
+        self._ask, self._missing_text = ask, interface.missing_text
+        self._texts = [f.name for f in self.inputs if f.nullable and f.dtype is DType.BYTES]
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        if self._texts and self._missing_text is not None:
+            columns = without_missing_text(columns, self._texts, self._missing_text)
+        try:
+            answers, self.row_us = self._ask(columns)
+        except Exception as problem:  # of any runtime
+            raise ModelFailed(f"{self.name} failed: {first_line(problem)}") from problem
+        names = [field.name for field in self.outputs] if outputs is None else outputs
+        return {name: answers[name] for name in names}
+
+
+def entry_of(bundle: Bundle, kinds: Sequence[str]) -> disk.ProgramEntry:
+    """The program of the first of these kinds that runs here; raises `Unconvertible` if none."""
+    entries = bundle.manifest.programs
+    here = [entry for entry in entries if entry.name in runnable(entries) and entry.kind in kinds]
+    if not here:
+        raise Unconvertible(f"{bundle.name} has no compiled program: its original answers requests")
+    if here[0].texts is not None:
+        raise Unconvertible(f"{bundle.name} prepares texts in Python, and no other runtime does")
+    return min(here, key=lambda entry: kinds.index(entry.kind))
+
+
+def bytes_of(bundle: Bundle, file: str) -> bytes:
+    """A file of the bundle, verified."""
+    return disk.read_file(bundle.path, bundle.manifest, file)

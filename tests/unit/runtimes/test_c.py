@@ -53,7 +53,7 @@ def test_real_and_made_up_rows_are_answered_as_the_program_does(name, exports):
     assert exported.parity.label_differences == 0
     assert exported.parity.probes > 300
     assert 0 < exported.latency_p50_us < 1000
-    assert exported.facts["text_bytes"] > 100
+    assert exported.facts["code_bytes"] > 100
     assert exported.facts["stack_bytes"] < 4096
 
 

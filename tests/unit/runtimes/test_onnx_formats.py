@@ -39,7 +39,7 @@ def test_an_export_is_opened_again_without_its_bundle(bundles, tmp_path):
 
 
 def test_what_a_runtime_lacks_is_named(bundles, tmp_path):
-    with pytest.raises(Unconvertible, match="litert takes networks of PyTorch"):
+    with pytest.raises(Unconvertible, match="tflite is for networks of PyTorch"):
         export(bundles["ridge"], "litert", tmp_path / "out")
     with pytest.raises(MissingExtra, match="onnxruntime-web is not in"):
         export(bundles["ridge"], "web", tmp_path / "out", tools=tmp_path)
@@ -57,7 +57,7 @@ def test_the_command_tells_size_latency_and_parity(bundles, tmp_path):
 
     assert table.exit_code == document.exit_code == 0
     assert f"{tmp_path / 'a' / 'ridge.h'}" in table.stdout
-    assert "text bytes" in table.stdout
+    assert "code bytes" in table.stdout
     assert "equal to the program onnx within" in table.stdout
     exported = json.loads(document.stdout)
     assert exported["runtime"] == "c"
