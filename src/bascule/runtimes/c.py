@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, disk, for_program
 from bascule.bundle.programs import MACHINE_CODE, ONNX
-from bascule.core import Columns, DType, Field, MissingExtra, Scratch, Unconvertible, first_line
+from bascule.core import Columns, DType, Field, MissingExtra, Scratch, first_line
 from bascule.runtimes.c_graph import Statements, literal, type_of
-from bascule.runtimes.program import Answers, Ask, Interface, Runtime, bytes_of
+from bascule.runtimes.program import Answers, Ask, Interface, Runtime, bytes_of, refused
 
 _RESERVED = re.compile(
     "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|"
@@ -136,9 +136,7 @@ def _members(fields: Sequence[Field]) -> str:
     lines = []
     for field, name in zip(fields, c_names(fields), strict=True):
         if len(field.shape) > 1 or -1 in field.shape:
-            raise Unconvertible(
-                f"{field.name} has no form in C here: it has the shape {field.shape}"
-            )
+            raise refused(f"{field.name} has no form in C here: its shape is {field.shape}")
         length = f"[{field.shape[0]}]" if field.shape else ""
         lines.append(f"  {type_of(np.empty(0, field.dtype.numpy))}{name}{length};")
     return "\n".join(lines)
@@ -231,7 +229,7 @@ def _compile(source: Path, to: Path, folder: Path, *options: str) -> None:
     ]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
-        raise Unconvertible(f"{compiler} refuses the header: {first_line(ended.stderr)}")
+        raise refused(f"{compiler} refuses the header: {first_line(ended.stderr)}")
 
 
 C = Runtime(export, open_header, (MACHINE_CODE, ONNX))

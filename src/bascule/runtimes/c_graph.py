@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bascule.core import Columns, Unconvertible
+from bascule.core import Columns
 from bascule.packing.compilers import arrays_of, trees as tree_compilers
+from bascule.runtimes.program import refused
 
 TYPES = {
     "f8": "double ", "f4": "float ", "i8": "int64_t ", "i4": "int32_t ", "b1": "unsigned char ",
@@ -85,10 +86,7 @@ class Statements:
 
     def _require(self, holds: bool, node: onnx.NodeProto) -> None:
         if not holds:
-            raise Unconvertible(
-                f"the step {node.op_type} has no form in C here",
-                hint="C has trees, linear models, scaling, filling in, one-hot; or --runtime ort",
-            )
+            raise refused(f"the step {node.op_type} has no form in C here")
 
     def _size(self, tensor: str) -> int:
         return int(self._values[tensor].size)
@@ -248,7 +246,7 @@ def type_of(values: NDArray[Any]) -> str:
     """The type of its elements in C, ready for a name behind it."""
     key = f"{values.dtype.kind}{values.dtype.itemsize}"
     if key not in TYPES:
-        raise Unconvertible(f"numbers of type {values.dtype} have no form in C here")
+        raise refused(f"numbers of type {values.dtype} have no form in C here")
     return TYPES[key]
 
 
@@ -256,7 +254,7 @@ def literal(value: Any) -> str:
     """A constant in C, of which compilers make the same bits."""
     if isinstance(value, str):
         if "\0" in value:
-            raise Unconvertible("a text holds a NUL, which ends a text in C")
+            raise refused("a text holds a NUL, which ends a text in C")
         octets = (chr(c) if c in _PLAIN else f"\\{c:03o}" for c in value.encode())
         return f'"{"".join(octets)}"'
     if not isinstance(value, float | np.floating):

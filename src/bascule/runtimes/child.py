@@ -35,7 +35,7 @@ def run_tool(command: Sequence[str], text: str = "") -> str:
     ended = subprocess.run(command, input=text, capture_output=True, text=True)
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if "Error" in line] or [ended.stderr]
-        raise ModelFailed(lines[-1].strip()[:500])
+        raise ModelFailed(lines[-1].strip()[:500], hint="look at the tool that --tools names")
     return ended.stdout
 
 

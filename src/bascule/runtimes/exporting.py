@@ -17,9 +17,16 @@ import numpy as np
 
 from bascule.bundle import Bundle, disk, take
 from bascule.bundle.statements import Parity, apart
-from bascule.core import Invalid, Program, Unconvertible, load_named
+from bascule.core import Invalid, Program, load_named
 from bascule.packing.statements import ComparedRows, adversarial, cost, jumps, parity
-from bascule.runtimes.program import ExportedProgram, Interface, Runtime, bytes_of, entry_of
+from bascule.runtimes.program import (
+    ExportedProgram,
+    Interface,
+    Runtime,
+    bytes_of,
+    entry_of,
+    refused,
+)
 
 RUNTIMES: dict[str, str] = {
     "onnx": "bascule.runtimes.onnx:ONNX_FORMAT",
@@ -91,7 +98,7 @@ def export(
         rows = _compared_rows(bundle, program)
         judged = _judged(exported, program, rows, entry)
         if not judged.passed:
-            raise Unconvertible(f"the export is refused: {judged.reason}")
+            raise refused(f"the export is refused: {judged.reason}")
         latency_us = _latency_p50_us(exported, rows)
         files = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
     return Exported(runtime, bundle.digest, files, judged, latency_us, facts)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle import Bundle, disk
-from bascule.core import MissingExtra, ModelFailed, Scratch, Unconvertible
+from bascule.core import MissingExtra, ModelFailed, Scratch
 from bascule.packing.flavors import module_from
 from bascule.runtimes.child import asked_by, run_tool
-from bascule.runtimes.program import Ask, Interface, Runtime, bytes_of
+from bascule.runtimes.program import Ask, Interface, Runtime, bytes_of, refused
 
 
 def runtime_of(file: str) -> Runtime:
@@ -45,9 +45,8 @@ def _command(tools: Path | None, *arguments: str) -> list[str]:
 def _convert(bundle: Bundle, file: Path, tools: Path | None) -> None:
     saved = bundle.manifest.original.format
     if saved != "torch-aten":
-        raise Unconvertible(
-            f"{file.suffix} is for networks of PyTorch, and {bundle.name} was saved as {saved}",
-            hint="use --runtime ort, or c for trees and linear models",
+        raise refused(
+            f"{file.suffix} is for networks of PyTorch, and {bundle.name} was saved as {saved}"
         )
     with Scratch("bascule-torch-") as scratch:
         program = str(scratch / "program.pt2")
@@ -60,7 +59,7 @@ def _convert(bundle: Bundle, file: Path, tools: Path | None) -> None:
                     f"the converter is not installed: {problem.message}",
                     hint="pip install litert-torch executorch, elsewhere; --tools its python",
                 ) from None
-            raise Unconvertible(f"the converter refuses the network: {problem.message}") from None
+            raise refused(f"the converter refuses the network: {problem.message}") from None
 
 
 def _save_for_one_row(bundle: Bundle, file: str) -> None:

@@ -22,7 +22,7 @@ Ask = Callable[[Columns], Answers]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What an export reads and answers, as `model.json` beside it says.
+    """What an export reads and answers, as a file beside it says.
 
     Attributes:
         model: Its name.
@@ -76,9 +76,15 @@ class ExportedProgram(Program):
         try:
             answers, self.row_us = self._ask(columns)
         except Exception as problem:  # of any runtime
-            raise ModelFailed(f"{self.name} failed: {first_line(problem)}") from problem
+            words = f"{self.name} failed: {first_line(problem)}"
+            raise ModelFailed(words, hint="export the version again") from problem
         names = [field.name for field in self.outputs] if outputs is None else outputs
         return {name: answers[name] for name in names}
+
+
+def refused(why: str, hint: str = "--runtime ort takes every compiled program") -> Unconvertible:
+    """The error of a program that a runtime has no form of."""
+    return Unconvertible(why, hint=hint)
 
 
 def entry_of(bundle: Bundle, kinds: Sequence[str]) -> disk.ProgramEntry:
@@ -86,9 +92,9 @@ def entry_of(bundle: Bundle, kinds: Sequence[str]) -> disk.ProgramEntry:
     entries = bundle.manifest.programs
     here = [entry for entry in entries if entry.name in runnable(entries) and entry.kind in kinds]
     if not here:
-        raise Unconvertible(f"{bundle.name} has no compiled program: its original answers requests")
+        raise refused(f"{bundle.name} has no compiled program", "its original answers requests")
     if here[0].texts is not None:
-        raise Unconvertible(f"{bundle.name} prepares texts in Python, and no other runtime does")
+        raise refused(f"{bundle.name} prepares texts in Python", "only bundles run with that")
     return min(here, key=lambda entry: kinds.index(entry.kind))
 
 

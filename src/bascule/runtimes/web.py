@@ -45,7 +45,7 @@ def open_in_node(folder: Path, interface: Interface, _tools: Path | None) -> Ask
     """The files in Node.js."""
     node = shutil.which("node")
     if node is None:
-        raise MissingExtra("Node.js is not installed, to compare the page with the program")
+        raise MissingExtra("Node.js is not installed", hint="the page is compared in it")
     return asked_by([node, str(_page("check.mjs")), str(folder.absolute())], interface)
 
 
