@@ -17,19 +17,11 @@ def register(group: typer.Typer) -> None:
     group.command("export")(export_)
 
 
-def _complete_runtime(incomplete: str) -> list[str]:
-    from bascule.runtimes import RUNTIMES
-
-    return [name for name in RUNTIMES if name.startswith(incomplete)]
-
-
 def export_(
     model: RefOrPath,
     runtime: Annotated[
         str,
-        typer.Option(
-            help="onnx, ort, litert, executorch, c or web.", autocompletion=_complete_runtime
-        ),
+        typer.Option(help="onnx, ort, litert, executorch, c or web."),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     tools: Annotated[
@@ -46,17 +38,14 @@ def export_(
     from bascule.runtimes import export
 
     _, path = context.find(model)
-    exported = export(load(path), runtime, out, tools=tools)
-    print_either(exported.to_json(), _shown(exported.to_json(), out), as_json=as_json)
+    exported = export(load(path), runtime, out, tools=tools).to_json()
+    print_either(exported, _shown(exported, out), as_json=as_json)
 
 
 def _shown(exported: dict[str, Any], out: Path) -> str:
     parity = exported["parity"]
-    rows = [(f"{out / name}", f"{size:,} bytes") for name, size in exported["files"].items()]
-    rows += [(name.replace("_", " "), f"{value:,}") for name, value in exported["facts"].items()]
-    rows += [
-        ("one row, median", f"{exported['latency_p50_us']:.3g} us on this machine"),
-        ("parity", f"{parity['reason']}, {parity['probes']} of them made up"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    rows = {f"{out / name}": f"{size:,} bytes" for name, size in exported["files"].items()}
+    rows |= {name.replace("_", " "): f"{value:,}" for name, value in exported["facts"].items()}
+    rows["one row, median"] = f"{exported['latency_p50_us']:.3g} us on this machine"
+    rows["parity"] = f"{parity['reason']}, {parity['probes']} of them made up"
+    return "\n".join(f"{name:<{max(map(len, rows))}}  {value}" for name, value in rows.items())

@@ -120,7 +120,7 @@ def c_names(fields: Sequence[Field]) -> list[str]:
     taken: list[str] = []
     for place, field in enumerate(fields):
         name = re.sub(r"[^A-Za-z0-9_]", "_", field.name)
-        if not name[0].isalpha() or _RESERVED.fullmatch(name):
+        if not name[:1].isalpha() or _RESERVED.fullmatch(name):
             name = f"x_{name}"
         while name in taken:
             name = f"{name}_{place}"
@@ -135,7 +135,7 @@ def _name(model: str) -> str:
 def _members(fields: Sequence[Field]) -> str:
     lines = []
     for field, name in zip(fields, c_names(fields), strict=True):
-        if len(field.shape) > 1 or -1 in field.shape:
+        if len(field.shape) > (field.dtype is not DType.BYTES) or -1 in field.shape:
             raise refused(f"{field.name} has no form in C here: its shape is {field.shape}")
         length = f"[{field.shape[0]}]" if field.shape else ""
         lines.append(f"  {type_of(np.empty(0, field.dtype.numpy))}{name}{length};")
@@ -212,7 +212,7 @@ def _texts(addresses: NDArray[Any]) -> NDArray[Any]:
 
 def _compile(source: Path, to: Path, folder: Path, *options: str) -> None:
     compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
+    if compiler is None or shutil.which("size") is None:
         raise MissingExtra(
             "no C compiler is installed, to compare the header with the program",
             hint="install gcc or clang, or name one in CC",

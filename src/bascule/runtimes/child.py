@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, Field, ModelFailed
+from bascule.core import Columns, Field, MissingExtra, ModelFailed
 from bascule.runtimes.program import Answers, Ask, Interface
 
 
@@ -32,7 +32,12 @@ def asked_by(command: Sequence[str], interface: Interface) -> Ask:
 
 def run_tool(command: Sequence[str], text: str = "") -> str:
     """What a command prints; its last line of errors is raised as `ModelFailed`."""
-    ended = subprocess.run(command, input=text, capture_output=True, text=True)
+    try:
+        ended = subprocess.run(command, input=text, capture_output=True, text=True)
+    except OSError as problem:
+        raise MissingExtra(
+            f"{command[0]} cannot be started: {problem.strerror}", hint="name another with --tools"
+        ) from None
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if "Error" in line] or [ended.stderr]
         raise ModelFailed(lines[-1].strip()[:500], hint="look at the tool that --tools names")

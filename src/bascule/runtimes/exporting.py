@@ -87,6 +87,7 @@ def export(
     """
     exporter = _runtime(runtime)
     entry = entry_of(bundle, exporter.kinds)
+    program = bundle.program(entry.name)  # first: it inspects the file
     interface = Interface(
         bundle.name, bundle.digest, entry.inputs, bundle.signature.outputs, entry.missing_text
     )
@@ -94,7 +95,6 @@ def export(
         facts = exporter.export(bundle, entry, draft, None if tools is None else Path(tools))
         (draft / _INTERFACE).write_bytes(msgspec.json.encode(interface))
         exported = open_exported(draft, runtime, tools=tools)
-        program = bundle.program(entry.name)
         rows = _compared_rows(bundle, program)
         judged = _judged(exported, program, rows, entry)
         if not judged.passed:

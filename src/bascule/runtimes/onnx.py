@@ -6,6 +6,7 @@ the optimiser of ONNX.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,15 @@ from bascule.core import Columns
 from bascule.runtimes.program import Answers, Ask, Interface, Runtime, bytes_of
 
 
-def export_onnx(
-    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
+def export(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None, *, as_ort: bool
 ) -> dict[str, Any]:
-    """Write the graph of the program."""
-    (folder / "model.onnx").write_bytes(bytes_of(bundle, entry.file))
-    return {}
-
-
-def export_ort(
-    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
-) -> dict[str, Any]:
-    """Write the graph after the optimisations that hold on every CPU."""
-    _session(bytes_of(bundle, entry.file), save_as=folder / "model.ort")
+    """Write the graph of the program; as ORT, after the optimisations that hold on every CPU."""
+    data = bytes_of(bundle, entry.file)
+    if as_ort:
+        _session(data, save_as=folder / "model.ort")
+    else:
+        (folder / "model.onnx").write_bytes(data)
     return {}
 
 
@@ -57,5 +54,5 @@ def _session(data: bytes, save_as: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(data, options, disabled_optimizers=["NchwcTransformer"])
 
 
-ONNX_FORMAT = Runtime(export_onnx, open_graph)
-ORT_FORMAT = Runtime(export_ort, open_graph)
+ONNX_FORMAT = Runtime(partial(export, as_ort=False), open_graph)
+ORT_FORMAT = Runtime(partial(export, as_ort=True), open_graph)

@@ -12,7 +12,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from bascule.packing import pack
 
 RANDOM = np.random.default_rng(0)
-NUMBERS = list("abcd")
+NUMBERS = ["a", "b", "int", "9 %"]  # two of them are no names in C
 TABLE = pd.DataFrame(RANDOM.normal(size=(400, 4)), columns=NUMBERS)
 TRUTH = (2 * TABLE.a + np.sin(3 * TABLE.b)).to_numpy()
 TABLE["city, or null"] = RANDOM.choice(["rome", "oslo", 'k"ö??/ln', None], 400)

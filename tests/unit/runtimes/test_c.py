@@ -96,7 +96,7 @@ def test_a_missing_text_is_null_and_a_missing_number_nan(exports, folder):
 def test_a_step_without_a_form_in_c_is_refused_by_its_name(tmp_path):
     from sklearn.svm import SVR
 
-    rows = TABLE[["a", "c"]].to_numpy()
+    rows = TABLE[["a", "int"]].to_numpy()
     bundle = pack(
         SVR().fit(rows, TRUTH), name="svr", train=(rows, TRUTH), to=tmp_path / "svr",
         explain=False, outliers=False, baseline=False, measure=False,
