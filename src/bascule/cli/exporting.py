@@ -1,4 +1,4 @@
-"""`bascule edge export`: a version for another runtime."""
+"""The command `export` of the group `edge`: a version for another runtime."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from bascule.cli.context import AsJson, RefOrPath
 from bascule.cli.screen import print_either
 
 
-def register(group: typer.Typer) -> None:
-    """Add the command to the group `edge`."""
-    group.command("export")(export_)
-
-
-def export_(
+def export(
     model: RefOrPath,
     runtime: Annotated[
         str,
@@ -35,10 +30,10 @@ def export_(
 ) -> None:
     """Write a version for another runtime, if it answers there as its program does here."""
     from bascule.bundle import load
-    from bascule.runtimes import export
+    from bascule.runtimes import export as export_to
 
     _, path = context.find(model)
-    exported = export(load(path), runtime, out, tools=tools).to_json()
+    exported = export_to(load(path), runtime, out, tools=tools).to_json()
     print_either(exported, _shown(exported, out), as_json=as_json)
 
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from tests.own_environments import python_of
 
 from bascule.core import MissingExtra
 from bascule.packing import pack
 from bascule.runtimes import export
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")

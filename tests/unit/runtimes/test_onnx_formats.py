@@ -49,7 +49,7 @@ def test_what_a_runtime_lacks_is_named(bundles, tmp_path):
 def test_the_command_tells_size_latency_and_parity(bundles, tmp_path):
     app = typer.Typer()
     app.callback()(lambda: None)
-    exporting.register(app)
+    app.command()(exporting.export)
     arguments = ["export", str(bundles["ridge"].path), "--runtime", "c", "--out"]
 
     table = CliRunner().invoke(app, [*arguments, str(tmp_path / "a")])
