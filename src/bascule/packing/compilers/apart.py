@@ -227,6 +227,11 @@ def width_of(before: bytes, inputs: tuple[Field, ...]) -> int:
 
 
 def arrays_of(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]], int]:
+    """The tests and leaves of a sum of trees, as `bundle.programs.trees` has them, and its targets.
+
+    Raises:
+        Unconvertible: The trees are not summed, or a test is not `at most`.
+    """
     said = {a.name: helper.get_attribute_value(a) for a in ensemble.attribute}
     modes = numpy_helper.to_array(said["nodes_modes"])
     if said.get("aggregate_function", _SUM) != _SUM or said.get("post_transform", 0) != 0:

@@ -1,0 +1,126 @@
+"""The C header: what compilers and programs say of it."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from tests.unit.runtimes.models import MODELS, TABLE, TRUTH
+
+from bascule.bundle import for_program, recombined
+from bascule.bundle.programs import MACHINE_CODE
+from bascule.core import Conflict, Invalid, Unconvertible
+from bascule.packing import pack
+from bascule.runtimes import export, open_exported
+
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("c")
+
+
+@pytest.fixture(scope="module")
+def exports(folder, bundles):
+    """Each model's bundle and export."""
+    return {name: (b, export(b, "c", folder / f"{name}.c")) for name, b in bundles.items()}
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", MODELS)
+def test_compilers_find_nothing_to_warn_of_and_no_heap(name, compiler, exports, folder, tmp_path):
+    header = name.replace("-", "_")
+    source = tmp_path / "uses.c"
+    source.write_text(
+        f'#include "{header}.h"\nvoid f(const {header}_input *, {header}_output *);\n'
+        f"void f(const {header}_input *i, {header}_output *o) {{ {header}_predict(i, o); }}\n"
+    )
+    subprocess.run(
+        [compiler, *STRICT, "-Os", "-c", f"-I{folder / name}.c", source, "-o", tmp_path / "o"],
+        check=True,
+    )
+    needed = subprocess.run(
+        ["nm", "-u", tmp_path / "o"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {*needed} <= {"U", "exp", "strcmp"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_real_and_made_up_rows_are_answered_as_the_program_does(name, exports):
+    _, exported = exports[name]
+    assert exported.parity.passed
+    assert exported.parity.max_difference <= 1e-14
+    assert exported.parity.label_differences == 0
+    assert exported.parity.probes > 300
+    assert 0 < exported.latency_p50_us < 1000
+    assert exported.facts["code_bytes"] > 100
+    assert exported.facts["stack_bytes"] < 4096
+
+
+@pytest.mark.parametrize("name", ["forest", "boosted"])
+def test_sums_of_trees_have_the_bits_of_the_program(name, exports, folder):
+    assert_same_bits(name, exports, folder, 5000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", ["forest", "boosted"])
+def test_a_million_rows_have_the_bits_of_the_program(name, compiler, exports, folder, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    assert_same_bits(name, exports, folder, 1_000_000)
+
+
+def assert_same_bits(name, exports, folder, count):
+    bundle, _ = exports[name]
+    program = bundle.program(MACHINE_CODE)
+    in_c = open_exported(folder / f"{name}.c", "c")
+    rows = for_program(recombined(bundle.test_data()[0], count), program.inputs)
+    expected, answers = program.run(rows), in_c.run(rows)
+    for field in program.outputs:
+        if field.name == "label":
+            assert (expected["label"] == answers["label"]).all()
+        else:
+            assert expected[field.name].tobytes() == answers[field.name].tobytes()
+
+
+def test_a_missing_text_is_null_and_a_missing_number_nan(exports, folder):
+    bundle, _ = exports["ridge"]
+    rows = {
+        name: np.array([None], object) if column.dtype.kind == "O" else np.full(1, np.nan)
+        for name, column in for_program(bundle.test_data()[0], bundle.program().inputs).items()
+    }
+    answer = open_exported(folder / "ridge.c", "c").run(rows)
+    assert answer["prediction"] == pytest.approx(bundle.program().run(rows)["prediction"])
+
+
+def test_a_step_without_a_form_in_c_is_refused_by_its_name(tmp_path):
+    from sklearn.svm import SVR
+
+    rows = TABLE[["a", "int"]].to_numpy()
+    bundle = pack(
+        SVR().fit(rows, TRUTH), name="svr", train=(rows, TRUTH), to=tmp_path / "svr",
+        explain=False, outliers=False, baseline=False, measure=False,
+    )  # fmt: skip
+    with pytest.raises(Unconvertible, match=r"step \w+ has no form in C"):
+        export(bundle, "c", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_compiler_that_changes_the_answers_is_found_out(exports, folder, monkeypatch, tmp_path):
+    """With thresholds and leaves of 16 bits the header still compiles."""
+    wrong = tmp_path / "cc"
+    bundle, _ = exports["boosted"]
+    wrong.write_text("#!/bin/sh\nexec gcc -include math.h '-Dfloat=_Float16' \"$@\"\n")
+    wrong.chmod(0o755)
+    monkeypatch.setenv("CC", str(wrong))
+    with pytest.raises(Unconvertible, match="the export is refused: c differs from the program"):
+        export(bundle, "c", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_exists_and_an_unknown_runtime_are_refused(exports, folder):
+    bundle, _ = exports["ridge"]
+    with pytest.raises(Conflict, match="exists already"):
+        export(bundle, "c", folder / "ridge.c")
+    with pytest.raises(Invalid, match="there is no runtime 'coreml'"):
+        export(bundle, "coreml", folder / "other")
