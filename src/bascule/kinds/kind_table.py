@@ -25,5 +25,6 @@ KINDS = Kinds(
         "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
         "publish_edge": "bascule.kinds.edge:PUBLISH_EDGE",
+        "optimise": "bascule.kinds.optimising:OPTIMISE",
     }
 )

@@ -1,5 +1,10 @@
 from . import predictors as predictors, trees as trees
-from .apart import arrays_of as arrays_of, take_apart as take_apart
+from .apart import (
+    TREE_NUMBERS as TREE_NUMBERS,
+    arrays_of as arrays_of,
+    ensemble_of as ensemble_of,
+    take_apart as take_apart,
+)
 from .boosted import compile_ensemble as compile_ensemble
 from .catboost import (
     as_json as as_json,
@@ -20,5 +25,6 @@ from .torch import (
     to_core as to_core,
     to_onnx as to_onnx,
 )
+from .trees import rounded_down as rounded_down
 from .values import label_dtype as label_dtype
 from .xgboost import booster_of as booster_of, read_xgboost as read_xgboost

@@ -1,0 +1,115 @@
+"""Networks in fewer bits: weights of 8 or 4 bits, 8-bit arithmetic, half precision, zeros.
+
+Each way is ONNX Runtime's own. `dynamic int8` takes the scale of a product over the whole call, so
+rows of one batch change each other's answers, and `pack` refuses such graphs where it sees that.
+The other ways fix scales beforehand, or take one for each row.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bascule.bundle import for_program
+from bascule.bundle.disk import ProgramEntry
+from bascule.core import Columns, Scratch
+
+WAYS = ("int8 weights", "int4 weights", "static int8", "dynamic int8", "float16")
+_FEWEST_WEIGHTS = 256
+"""Smaller tensors, such as biases, are neither pruned nor a reason to look for fewer bits."""
+_CALIBRATION_ROWS = 256
+_BATCH = 32
+
+
+def applies(model: onnx.ModelProto) -> bool:
+    """Whether the graph multiplies by weights in floats."""
+    return next(_weights(model), None) is not None
+
+
+def suggest(trial: Any, *, prunes: bool) -> dict[str, Any]:
+    """A point of the space, drawn by Optuna; `prunes` where zeros are tried as well."""
+    settings: dict[str, Any] = {"way": trial.suggest_categorical("way", WAYS)}
+    if settings["way"] == "int4 weights":
+        settings["block"] = trial.suggest_categorical("block", (32, 64, 128))
+    if settings["way"] in ("static int8", "dynamic int8"):
+        settings["per_channel"] = trial.suggest_categorical("per_channel", (True, False))
+    if prunes:
+        settings["zeros"] = trial.suggest_categorical("zeros", (0.0, 0.3, 0.5, 0.7))
+    return settings
+
+
+def make(
+    model: onnx.ModelProto, settings: Mapping[str, Any], entry: ProgramEntry, rows: Columns
+) -> bytes:
+    """The graph in fewer bits; `rows`, in the signature's dtypes, are for `static int8`."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    model, way = copy.deepcopy(model), settings["way"]
+    _prune(model, settings.get("zeros", 0.0))
+    if way == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        return _bytes(convert_float_to_float16(model, keep_io_types=True))
+    if way in ("int8 weights", "int4 weights"):
+        return _few_bits(model, 8 if way == "int8 weights" else 4, settings.get("block", 64))
+    more = {"per_channel": settings["per_channel"], "weight_type": QuantType.QInt8}
+    with Scratch("bascule-optimise-") as folder:
+        if way == "static int8":
+            batches = _Batches(for_program(rows, entry.inputs))
+            quantize_static(model, folder / "made.onnx", batches, **more)
+        else:
+            quantize_dynamic(model, folder / "made.onnx", **more)
+        return _bytes(onnx.load(folder / "made.onnx"))
+
+
+def _few_bits(model: onnx.ModelProto, bits: int, block: int) -> bytes:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(
+        model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4,
+        op_types_to_quantize=("MatMul", "Gather"),
+    )  # fmt: skip
+    quantizer.process()
+    return _bytes(quantizer.model.model)
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for tensor in model.graph.initializer:
+        is_float = tensor.data_type == onnx.TensorProto.FLOAT
+        if is_float and len(tensor.dims) > 1 and np.prod(tensor.dims) >= _FEWEST_WEIGHTS:
+            yield tensor
+
+
+def _prune(model: onnx.ModelProto, share: float) -> None:
+    """Zero the smallest weights of each tensor (Han et al. 2015).
+
+    No file is smaller and no product faster by it: what shrinks is the compressed download.
+    """
+    for tensor in _weights(model) if share else ():
+        values = numpy_helper.to_array(tensor)
+        is_small = np.abs(values) <= np.quantile(np.abs(values), share)
+        pruned = np.where(is_small, np.float32(0), values)
+        tensor.CopyFrom(numpy_helper.from_array(pruned, tensor.name))
+
+
+class _Batches:
+    """Rows for `quantize_static`, which asks for one batch after the other."""
+
+    def __init__(self, rows: Columns) -> None:
+        self._rows, self._at = rows, 0
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        at, self._at = self._at, self._at + _BATCH
+        batch = {name: values[at : self._at] for name, values in self._rows.items()}
+        is_over = at >= _CALIBRATION_ROWS or not len(next(iter(batch.values())))
+        return None if is_over else batch
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
