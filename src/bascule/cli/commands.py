@@ -40,6 +40,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Deploy", "configuring", ("apply",)),
     ("Deploy", "shipping", ("ship",)),
     ("Deploy", "pipelines", ("ci",)),
+    ("Deploy", "edge", ("edge",)),
     ("Serve", "calling", ("predict", "snippet")),
     ("Batch", "batch", ("batch",)),
     ("Batch", "jobs", ("jobs",)),
@@ -92,6 +93,7 @@ GROUPS = frozenset({
     "passport", "encrypted",
     "subject",
     "audit",
+    "edge",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

@@ -1,0 +1,97 @@
+"""A federated training: a Flower app for a model, and what its run hands over, as a bundle.
+
+Flower needs other versions of libraries than ours, so the app has an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bascule.bundle import Bundle
+from bascule.bundle.disk import reading
+from bascule.core import Columns, Conflict, DType, Invalid, NotFound
+from bascule.packing.packing import pack
+from bascule.ship import render_text
+
+_FILES = ("README.md", "client_app.py", "pyproject.toml", "server_app.py", "task.py")
+
+
+def federated_app(parent: Bundle, **places: str) -> dict[str, str]:
+    """The files, by name, of a Flower app that fits a logistic regression on devices.
+
+    Args:
+        parent: A classifier of columns of numbers; its held-out rows scale what devices have.
+        places: Handed back by the run: `model`, the reference of the parent; `folder`, where the
+            run writes; `command`, our `bascule`; `project`, the folder of our settings.
+
+    Raises:
+        Invalid: It is no such bundle.
+    """
+    columns, _ = _held_out(parent)
+    rows = np.column_stack([*columns.values()]).astype(np.float64)
+    scales = rows.std(axis=0)
+    facts = {
+        "name": parent.name, "example": dict(zip(columns, rows[0].tolist(), strict=True)),
+        "classes": list(parent.classes or ()), "centres": rows.mean(axis=0).tolist(),
+        "scales": np.where(scales > 0, scales, 1).tolist(),
+        "places": {**places, "digest": parent.digest},
+    }  # fmt: skip
+    return {name: render_text(f"flower/{name}.j2", **facts) for name in _FILES}
+
+
+def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bundle:
+    """Pack what the last run has handed over, beside it, with its provenance and privacy.
+
+    Raises:
+        NotFound: No run has handed over yet.
+        Conflict: The app was made for another bundle than the parent is now.
+        Untrusted: The file is damaged.
+    """
+    file = folder / "federated.npz"
+    if not file.is_file():
+        raise NotFound(f"{file} is not there", hint="run the app first; README.md says how")
+    with reading(file.name, what="weights", also=(OSError,)), np.load(file) as arrays:
+        slopes, biases, run = arrays["slopes"], arrays["biases"], json.loads(str(arrays["run"]))
+    parent = open_parent(run["model"])
+    if run["digest"] != parent.digest:
+        raise Conflict(f"{run['model']} is not the bundle that {folder} was made for")
+    columns, truth = _held_out(parent)
+    # No gain from the sampling of devices is claimed: the server knows which take part.
+    privacy = {
+        "noise_multiplier": run["noise-multiplier"], "delta": run["delta"],
+        "sample_rate": 1, "steps": run["completed"],
+    }  # fmt: skip
+    return pack(
+        _classifier(slopes, biases, parent), name=parent.name, train=columns,
+        test=(columns, truth), to=folder / f"{parent.name}.bundle", overwrite=True,
+        description="Trained on devices: profiles and ranges are those of held-out rows.",
+        federated=run, privacy=privacy if run["noise-multiplier"] > 0 else None,
+    )  # fmt: skip
+
+
+def _held_out(parent: Bundle) -> tuple[Columns, Any]:
+    held_out = parent.test_data()
+    if parent.classes is None or any(
+        field.shape or field.nullable or field.dates or field.dtype is DType.BYTES
+        for field in parent.signature.inputs
+    ):
+        raise Invalid(f"{parent.name} is no classifier of columns of numbers, none missing")
+    if held_out is None or held_out[1] is None:
+        raise Invalid(f"{parent.name} holds no held-out rows", hint="pack it again with test")
+    return held_out
+
+
+def _classifier(slopes: Any, biases: Any, parent: Bundle) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    if len(biases) == 2:  # for which scikit-learn has one score
+        slopes, biases = np.diff(slopes, axis=0), np.diff(biases)
+    model = LogisticRegression()
+    model.coef_, model.intercept_, model.classes_ = slopes, biases, np.array(parent.classes)
+    model.n_features_in_ = len(parent.signature.inputs)
+    return model
