@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from bascule.bundle import Bundle
 from bascule.bundle.disk import reading
+from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Conflict, DType, Invalid, NotFound
 from bascule.packing.packing import pack
 from bascule.ship import render_text
@@ -55,7 +57,12 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
     file = folder / "federated.npz"
     if not file.is_file():
         raise NotFound(f"{file} is not there", hint="run the app first; README.md says how")
-    with reading(file.name, what="weights", also=(OSError,)), np.load(file) as arrays:
+    problems = (OSError, BadZipFile)
+    with (
+        reading(file.name, what="weights", also=problems),
+        file.open("rb") as stream,
+        np.load(stream) as arrays,
+    ):
         slopes, biases, run = arrays["slopes"], arrays["biases"], json.loads(str(arrays["run"]))
     parent = open_parent(run["model"])
     if run["digest"] != parent.digest:
@@ -69,21 +76,24 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
     return pack(
         _classifier(slopes, biases, parent), name=parent.name, train=columns,
         test=(columns, truth), to=folder / f"{parent.name}.bundle", overwrite=True,
-        description="Trained on devices: profiles and ranges are those of held-out rows.",
+        description="Trained on devices. Profiles are of held-out rows; an epsilon is of a device.",
         federated=run, privacy=privacy if run["noise-multiplier"] > 0 else None,
     )  # fmt: skip
 
 
 def _held_out(parent: Bundle) -> tuple[Columns, Any]:
-    held_out = parent.test_data()
+    signature, held_out = parent.signature, parent.test_data()
     if parent.classes is None or any(
-        field.shape or field.nullable or field.dates or field.dtype is DType.BYTES
-        for field in parent.signature.inputs
+        field.nullable
+        or field.dates
+        or field.dtype is DType.BYTES
+        or len(field.shape) > signature.is_matrix
+        for field in signature.inputs
     ):
         raise Invalid(f"{parent.name} is no classifier of columns of numbers, none missing")
     if held_out is None or held_out[1] is None:
         raise Invalid(f"{parent.name} holds no held-out rows", hint="pack it again with test")
-    return held_out
+    return flat_columns(held_out[0], signature), held_out[1]
 
 
 def _classifier(slopes: Any, biases: Any, parent: Bundle) -> Any:
@@ -93,5 +103,9 @@ def _classifier(slopes: Any, biases: Any, parent: Bundle) -> Any:
         slopes, biases = np.diff(slopes, axis=0), np.diff(biases)
     model = LogisticRegression()
     model.coef_, model.intercept_, model.classes_ = slopes, biases, np.array(parent.classes)
-    model.n_features_in_ = len(parent.signature.inputs)
+    model.n_features_in_ = slopes.shape[1]
+    if not parent.signature.is_matrix:
+        model.feature_names_in_ = np.array(
+            [field.name for field in parent.signature.inputs], object
+        )
     return model

@@ -42,6 +42,8 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
     with warnings.catch_warnings():
         # The tighter accountant begins with a rough bound, for which the usual orders are enough.
         warnings.filterwarnings("ignore", "Optimal order")
+        # Of a sample rate of 1 it takes the logarithm of 0, and means minus infinity.
+        warnings.filterwarnings("ignore", "divide by zero", RuntimeWarning)
         epsilon = float(losses.get_epsilon(delta))
     return PrivacyClaim(
         epsilon=epsilon, epsilon_rdp=float(divergences.get_epsilon(delta, alphas=orders)),
