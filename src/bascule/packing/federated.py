@@ -66,7 +66,10 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
         slopes, biases, run = arrays["slopes"], arrays["biases"], json.loads(str(arrays["run"]))
     parent = open_parent(run["model"])
     if run["digest"] != parent.digest:
-        raise Conflict(f"{run['model']} is not the bundle that {folder} was made for")
+        raise Conflict(
+            f"{run['model']} is not the bundle that {folder} was made for",
+            hint="write the app again with --overwrite, and run it",
+        )
     columns, truth = _held_out(parent)
     # No gain from the sampling of devices is claimed: the server knows which take part.
     privacy = {
@@ -90,7 +93,10 @@ def _held_out(parent: Bundle) -> tuple[Columns, Any]:
         or len(field.shape) > signature.is_matrix
         for field in signature.inputs
     ):
-        raise Invalid(f"{parent.name} is no classifier of columns of numbers, none missing")
+        raise Invalid(
+            f"{parent.name} is no classifier of columns of numbers, none missing",
+            hint="encode texts, fill gaps, and pack it again",
+        )
     if held_out is None or held_out[1] is None:
         raise Invalid(f"{parent.name} holds no held-out rows", hint="pack it again with test")
     return flat_columns(held_out[0], signature), held_out[1]

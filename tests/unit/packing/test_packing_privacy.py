@@ -75,6 +75,7 @@ def test_a_model_that_knows_no_row_shows_no_epsilon(tmp_path: Path) -> None:
         ({"noise_multiplier": 1.0}, "sample_rate is missing"),
         (TRAINING | {"sample_rate": 2}, "is no training"),
         (TRAINING | {"steps": "many"}, "privacy: could not convert"),
+        (TRAINING | {"noise_multiplier": 0.01, "sample_rate": 1}, "so little noise"),
         ("a promise", "neither"),
     ],
 )
