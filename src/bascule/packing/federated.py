@@ -20,6 +20,7 @@ from bascule.core import Columns, Conflict, DType, Invalid, NotFound
 from bascule.packing.packing import pack
 from bascule.ship import render_text
 
+_ODD = (OSError, BadZipFile)
 _FILES = ("README.md", "client_app.py", "pyproject.toml", "server_app.py", "task.py")
 
 
@@ -57,46 +58,31 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
     file = folder / "federated.npz"
     if not file.is_file():
         raise NotFound(f"{file} is not there", hint="run the app first; README.md says how")
-    problems = (OSError, BadZipFile)
-    with (
-        reading(file.name, what="weights", also=problems),
-        file.open("rb") as stream,
-        np.load(stream) as arrays,
-    ):
+    with reading(file.name, what="weights", also=_ODD), file.open("rb") as f, np.load(f) as arrays:
         slopes, biases, run = arrays["slopes"], arrays["biases"], json.loads(str(arrays["run"]))
     parent = open_parent(run["model"])
     if run["digest"] != parent.digest:
-        raise Conflict(
-            f"{run['model']} is not the bundle that {folder} was made for",
-            hint="write the app again with --overwrite, and run it",
-        )
+        changed = f"{run['model']} is not the bundle that {folder} was made for"
+        raise Conflict(changed, hint="write the app again with --overwrite, and run it")
     columns, truth = _held_out(parent)
     # No gain from the sampling of devices is claimed: the server knows which take part.
-    privacy = {
-        "noise_multiplier": run["noise-multiplier"], "delta": run["delta"],
-        "sample_rate": 1, "steps": run["completed"],
-    }  # fmt: skip
+    noise, whole = run["noise-multiplier"], {"sample_rate": 1, "steps": run["completed"]}
     return pack(
         _classifier(slopes, biases, parent), name=parent.name, train=columns,
         test=(columns, truth), to=folder / f"{parent.name}.bundle", overwrite=True,
         description="Trained on devices. Profiles are of held-out rows; an epsilon is of a device.",
-        federated=run, privacy=privacy if run["noise-multiplier"] > 0 else None,
+        federated=run,
+        privacy={**whole, "noise_multiplier": noise, "delta": run["delta"]} if noise > 0 else None,
     )  # fmt: skip
 
 
 def _held_out(parent: Bundle) -> tuple[Columns, Any]:
     signature, held_out = parent.signature, parent.test_data()
-    if parent.classes is None or any(
-        field.nullable
-        or field.dates
-        or field.dtype is DType.BYTES
-        or len(field.shape) > signature.is_matrix
-        for field in signature.inputs
-    ):
-        raise Invalid(
-            f"{parent.name} is no classifier of columns of numbers, none missing",
-            hint="encode texts, fill gaps, and pack it again",
-        )
+    kinds = {(field.nullable, field.dates, len(field.shape)) for field in signature.inputs}
+    texts = any(field.dtype is DType.BYTES for field in signature.inputs)
+    if parent.classes is None or texts or kinds != {(False, None, int(signature.is_matrix))}:
+        wrong = f"{parent.name} is no classifier of columns of numbers, none missing"
+        raise Invalid(wrong, hint="encode texts, fill gaps, and pack it again")
     if held_out is None or held_out[1] is None:
         raise Invalid(f"{parent.name} holds no held-out rows", hint="pack it again with test")
     return flat_columns(held_out[0], signature), held_out[1]
@@ -107,11 +93,9 @@ def _classifier(slopes: Any, biases: Any, parent: Bundle) -> Any:
 
     if len(biases) == 2:  # for which scikit-learn has one score
         slopes, biases = np.diff(slopes, axis=0), np.diff(biases)
-    model = LogisticRegression()
+    model, inputs = LogisticRegression(), parent.signature.inputs
     model.coef_, model.intercept_, model.classes_ = slopes, biases, np.array(parent.classes)
     model.n_features_in_ = slopes.shape[1]
     if not parent.signature.is_matrix:
-        model.feature_names_in_ = np.array(
-            [field.name for field in parent.signature.inputs], object
-        )
+        model.feature_names_in_ = np.array([field.name for field in inputs], object)
     return model

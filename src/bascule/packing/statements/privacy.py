@@ -45,15 +45,15 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
         warnings.filterwarnings("ignore", "Optimal order")
         # Of a sample rate of 1 it takes the logarithm of 0, and means minus infinity.
         warnings.filterwarnings("ignore", "divide by zero|overflow", RuntimeWarning)
-        epsilon_rdp = float(divergences.get_epsilon(delta, alphas=orders))
-        if epsilon_rdp > _MAX_EPSILON:  # the tighter accountant would fill the memory
+        rough = divergences.get_epsilon(delta, alphas=orders)
+        if rough > _MAX_EPSILON:  # the tighter accountant would fill the memory
             raise Invalid(
-                f"privacy: an epsilon of {epsilon_rdp:.0f} with so little noise is no protection",
+                f"privacy: an epsilon of {rough:.0f} with so little noise is no protection",
                 hint="train with a larger noise_multiplier, or pack without privacy",
             )
         epsilon = float(losses.get_epsilon(delta))
     return PrivacyClaim(
-        epsilon=epsilon, epsilon_rdp=epsilon_rdp,
+        epsilon=epsilon, epsilon_rdp=float(divergences.get_epsilon(delta, alphas=orders)),
         delta=delta, phases=phases, accountant=f"opacus {version('opacus')}",
     )  # fmt: skip
 
