@@ -107,7 +107,7 @@ def test_two_supernodes_train_under_secure_aggregation_and_noise_and_leave_a_bun
     flower("flwr", "run", str(app), "--run-config", options, "--stream").wait(WAIT_S)
 
     assert "passed" in (tmp_path / "flwr.log").read_text()
-    bundle = bascule.load(app / "late.bundle")
+    bundle = bascule.load(tmp_path / "app.bundle")
     assert bundle.statements("gates")[-1].body["passed"]
     (provenance,) = bundle.statements("provenance")
     assert provenance.body["federated"]["secure-aggregation"]

@@ -48,7 +48,9 @@ def federated_app(parent: Bundle, **places: str) -> dict[str, str]:
 
 
 def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bundle:
-    """Pack what the last run has handed over, beside it, with its provenance and privacy.
+    """Pack what the last run has handed over, with its provenance and privacy.
+
+    The bundle lies beside the folder: Flower sends the JSON files in it to the devices.
 
     Raises:
         NotFound: No run has handed over yet.
@@ -69,7 +71,7 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
     noise, whole = run["noise-multiplier"], {"sample_rate": 1, "steps": run["completed"]}
     return pack(
         _classifier(slopes, biases, parent), name=parent.name, train=columns,
-        test=(columns, truth), to=folder / f"{parent.name}.bundle", overwrite=True,
+        test=(columns, truth), to=folder.with_name(f"{folder.name}.bundle"), overwrite=True,
         description="Trained on devices. Profiles are of held-out rows; an epsilon is of a device.",
         federated=run,
         privacy={**whole, "noise_multiplier": noise, "delta": run["delta"]} if noise > 0 else None,

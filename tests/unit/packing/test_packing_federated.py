@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def finished(folder):
-    return bascule.load(folder / "app/late.bundle")
+    return bascule.load(folder / "app.bundle")
 
 
 def test_the_average_of_devices_passes_gates_that_its_parent_fails(folder, finished):
@@ -82,6 +82,17 @@ def test_devices_train_on_scaled_rows_and_the_bundle_takes_rows_as_they_are(fold
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-9)
 
 
+def test_the_folder_that_flower_sends_to_devices_holds_no_rows_of_the_server(folder, finished):
+    """Flower sends sources, TOML, Markdown and JSON; a bundle has rows in JSON."""
+    names = {path.name for path in (folder / "app").iterdir() if path.name != "__pycache__"}
+
+    assert finished.path.parent == folder
+    assert names == {
+        "README.md", "client_app.py", "pyproject.toml", "server_app.py", "task.py",
+        "federated.npz",
+    }  # fmt: skip
+
+
 def test_held_out_rows_do_not_count_as_trained_on(finished):
     """They give types and ranges; as training rows, each would be a leak."""
     assert not finished.statements("training")
@@ -106,8 +117,8 @@ def test_the_same_weights_without_noise_are_the_same_bundle_without_a_claim(fold
     hand_over(folder / "again", averaged(folder / "again", device_rows(folder), ROUNDS))
 
     assert finish(folder, "epsilon <= 100", app="again")[0] == 1
-    again = bascule.load(folder / "again/late.bundle")
-    assert again.digest == bascule.load(folder / "app/late.bundle").digest
+    again = bascule.load(folder / "again.bundle")
+    assert again.digest == bascule.load(folder / "app.bundle").digest
     assert not again.statements("privacy")
 
 
@@ -127,7 +138,7 @@ def test_three_classes_are_trained_as_well(tmp_path):
     code, out, _ = finish(tmp_path, "accuracy >= 0.9")
 
     assert code == 0, out
-    bundle = bascule.load(tmp_path / "app/late.bundle")
+    bundle = bascule.load(tmp_path / "app.bundle")
     assert bundle.classes == (0, 10, 20)
     assert [field.name for field in bundle.signature.inputs] == ["a", "b"]
 
@@ -150,7 +161,7 @@ def test_a_file_that_was_cut_short_is_refused(folder):
 
     assert code != 0
     assert "federated.npz cannot be read as weights" in errors
-    assert not (folder / "cut/late.bundle").exists()
+    assert not (folder / "cut.bundle").exists()
 
 
 def test_a_parent_that_is_another_bundle_now_is_refused(folder):
