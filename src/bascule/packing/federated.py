@@ -39,7 +39,7 @@ def federated_app(parent: Bundle, **places: str) -> dict[str, str]:
     rows = np.column_stack([*columns.values()]).astype(np.float64)
     scales = rows.std(axis=0)
     facts = {
-        "name": parent.name, "example": dict(zip(columns, rows[0].tolist(), strict=True)),
+        "name": parent.name, "features": list(columns),
         "classes": list(parent.classes or ()), "centres": rows.mean(axis=0).tolist(),
         "scales": np.where(scales > 0, scales, 1).tolist(),
         "places": {**places, "digest": parent.digest},
