@@ -447,7 +447,7 @@ def test_a_block_is_of_a_kind_that_is_known(page: Path) -> None:
         assert block.language in RUNNABLE | SHOWN | FILES, f"{_name(page)}:{block.line}"
 
 
-_NOT_FOR_A_TEST = ("make", "pip", "python3", "sudo", "systemctl", "cd", "journalctl")
+_NOT_FOR_A_TEST = ("flwr", "make", "pip", "python3", "sudo", "systemctl", "cd", "journalctl")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

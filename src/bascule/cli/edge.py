@@ -10,6 +10,8 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, KeyPassword, Ref
+from bascule.cli.exporting import export
+from bascule.cli.federating import federate
 from bascule.cli.fleet import add_commands
 from bascule.cli.screen import print_either, say
 
@@ -27,7 +29,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Publish versions to devices, signed, and follow the devices.", no_args_is_help=True
     )
-    for command in (init, publish, refresh, rotate):
+    for command in (init, publish, refresh, rotate, export, federate):
         group.command()(command)
     add_commands(group)
     app.add_typer(group, name="edge")

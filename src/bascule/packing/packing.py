@@ -111,6 +111,7 @@ def pack(
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
     privacy: Any = None,
+    federated: Mapping[str, Any] | None = None,
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
     allow_non_finite: bool = False,
@@ -148,6 +149,8 @@ def pack(
         privacy: Of a training with differential privacy: Opacus' `PrivacyEngine` and delta, as a
             pair; or a mapping of `noise_multiplier`, `sample_rate`, `steps` and `delta`. Gates ask
             for it by `epsilon <= 3`.
+        federated: Of a training on devices: its options and rounds. `train` then gives types and
+            ranges alone, and the bundle says nothing of the rows that it was trained on.
         code: Files and packages with code of your own that a pipeline holds, and the names of
             installed packages whose estimators skops cannot keep: `code=["features.py",
             "category_encoders"]`. The bundle keeps the sources, and the model as a pickle that only
@@ -191,6 +194,7 @@ def pack(
         explain=explain,
         description=description,
         parameters=_json_values(parameters, "parameters"),
+        federated=None if federated is None else _json_values(federated, "federated"),
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
         privacy=None if privacy is None else claimed_privacy(privacy),
@@ -227,7 +231,7 @@ def _fill(
         cost_s = sealed.explaining["row_cost_s"]
         importances = measure_importances(draft, manifest, subject, choice.program, cost_s)
         said.append((IMPORTANCE_KIND, importances))
-    if subject.train is not None:
+    if subject.train is not None and request.federated is None:
         said.append((TRAINING_KIND, training.describe(subject.train, subject.signature)))
     now, by = datetime.now(UTC), author or user_name()
     for kind, body in said:
@@ -268,6 +272,7 @@ class Request:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
     privacy: PrivacyClaim | None = None
+    federated: Mapping[str, Any] | None = None
     code: str | Path | Sequence[str | Path] = ()
     tell: Progress = lambda _: None  # for callers that show nothing
 
@@ -791,6 +796,7 @@ def _provenance(sealed: _Sealed, request: Request) -> dict[str, Any]:
         "metrics": dict(request.metrics),
         "lineage": list(request.lineage),
         "made_with": provenance.tools(),
+        **({} if request.federated is None else {"federated": dict(request.federated)}),
     }
 
 

@@ -15,6 +15,7 @@ from .pipelines import (
 from .rendering import (
     Files as Files,
     difference as difference,
+    render_text as render_text,
     text_of as text_of,
     write_file as write_file,
     write_files as write_files,

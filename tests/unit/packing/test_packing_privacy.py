@@ -74,6 +74,7 @@ def test_a_model_that_knows_no_row_shows_no_epsilon(tmp_path: Path) -> None:
         ({"noise_multiplier": 1.0}, "sample_rate"),
         (TRAINING | {"sample_rate": 2}, "with delta"),
         (TRAINING | {"steps": "many"}, "invalid literal|could not convert"),
+        (TRAINING | {"noise_multiplier": 0.01, "sample_rate": 1}, "so little noise"),
         ("a promise", "too many values"),
     ],
 )

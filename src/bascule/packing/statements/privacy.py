@@ -10,6 +10,7 @@ from typing import Any
 from bascule.bundle.statements import PrivacyClaim
 from bascule.core import Invalid, MissingExtra
 
+_MAX_EPSILON = 1_000.0
 _FIELDS = ("noise_multiplier", "sample_rate", "steps", "delta")
 
 
@@ -42,6 +43,14 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
     with warnings.catch_warnings():
         # The tighter accountant begins with a rough bound, for which the usual orders are enough.
         warnings.filterwarnings("ignore", "Optimal order")
+        # Of a sample rate of 1 it takes the logarithm of 0, and means minus infinity.
+        warnings.filterwarnings("ignore", "divide by zero|overflow", RuntimeWarning)
+        rough = divergences.get_epsilon(delta, alphas=orders)
+        if rough > _MAX_EPSILON:  # the tighter accountant would fill the memory
+            raise Invalid(
+                f"privacy: an epsilon of {rough:.0f} with so little noise is no protection",
+                hint="train with a larger noise_multiplier, or pack without privacy",
+            )
         epsilon = float(losses.get_epsilon(delta))
     return PrivacyClaim(
         epsilon=epsilon, epsilon_rdp=float(divergences.get_epsilon(delta, alphas=orders)),
