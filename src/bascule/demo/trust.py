@@ -7,10 +7,6 @@ file of the home has the passenger's name, the chain of acts verifies, and the d
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +14,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import bascule
-from bascule.core import BasculeError, ModelFailed, Overloaded
+from bascule.core import BasculeError, Overloaded
 from bascule.demo import flights
-from bascule.demo.chapters import heading, say_held
+from bascule.demo.chapters import command, heading, say_held
 from bascule.demo.server import start
 
 if TYPE_CHECKING:
@@ -62,7 +58,7 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
 
     heading(console, "A passenger asks to be forgotten")
     words = ("erase", _FORGOTTEN, "--field", PASSENGER, "--yes")
-    erased = _command(console, folder, *words)
+    erased = command(console, folder, *words)
     erased_rows = sum(place["rows"] for place in erased["content"]["places"])
     files = [file for file in (folder / ".bascule").rglob("*") if file.is_file()]
     left = sum(_FORGOTTEN.encode() in file.read_bytes() for file in files)
@@ -73,11 +69,11 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
     )
 
     heading(console, "Who did what")
-    acts = int(_command(console, folder, "audit", "verify")["entries"])
+    acts = int(command(console, folder, "audit", "verify")["entries"])
     console.print(f"{acts} acts in the chain: none was changed, dropped or reordered")
 
     heading(console, "The documents for the regulator")
-    written = _command(console, folder, "document", "annex-iv", version, "--out", "annex-iv.html")
+    written = command(console, folder, "document", "annex-iv", version, "--out", "annex-iv.html")
     sections, missing = len(written["sections"]), len(written["missing"])
     console.print(
         f"EU AI Act, Annex IV: {sections} sections from evidence; {missing} parts are missing, in "
@@ -112,7 +108,7 @@ def _learn(console: Console, folder: Path) -> tuple[str, pd.DataFrame]:
             train=(_with_passengers(train), train[flights.TARGET]),
             test=(_with_passengers(test), test[flights.TARGET]), progress=lambda _: None,
         )  # fmt: skip
-    version = f"{NAME}/{_command(console, folder, 'push', f'{NAME}.bundle')['number']}"
+    version = f"{NAME}/{command(console, folder, 'push', f'{NAME}.bundle')['number']}"
     console.print(f"packed with explanations and a scorer of outliers; pushed as {version}")
     return version, _with_passengers(months.next_month)
 
@@ -157,20 +153,3 @@ def _copy(console: Console, client: bascule.Client, rows: pd.DataFrame) -> int:
     except Overloaded as refusal:
         console.print(f"after {copied_rows} rows: {refusal}")
     return copied_rows
-
-
-def _command(console: Console, folder: Path, *words: str) -> Any:
-    """What a command prints as JSON; raises `ModelFailed` where it fails."""
-    console.print(f"bascule {' '.join(words)}", style="dim", highlight=False)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("bascule")), *words, "--json"], cwd=folder, check=False,
-        env={**environment, "BASCULE_HOME": str(folder / ".bascule")}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise ModelFailed(
-            f"bascule {words[0]} ended with {done.returncode}: {done.stderr[-500:]}",
-            hint=f"run it in {folder}",
-        )
-    return json.loads(done.stdout)
