@@ -20,7 +20,6 @@ from bascule.bundle import load, read_manifest
 from bascule.bundle.disk import PASSPORT, sign_passport, write_statement
 from bascule.core import Conflict, Untrusted
 from bascule.edge import GOLDEN, check_golden
-from bascule.edge.deciding import started
 
 ROWS = np.random.default_rng(1).normal(size=(2, 4))
 
@@ -117,6 +116,7 @@ def test_the_golden_check_allows_the_tolerance_of_the_program_and_no_more(versio
         check_golden(without)
 
 
+@pytest.mark.slow
 def test_a_corrupted_bundle_is_refused_and_a_good_one_fetched_later(installed, publisher, versions):
     before = installed.state.current
     offer = publisher.publish(versions[1], "late/2")
@@ -202,6 +202,7 @@ def test_a_process_that_ends_during_a_trial_counts_against_the_candidate(
     assert "the agent ended 3 times" in device.state.refused[offer.digest]
 
 
+@pytest.mark.slow
 def test_a_damaged_slot_is_returned_from_and_fetched_again_without_being_refused(
     run, installed, versions
 ):
@@ -229,6 +230,7 @@ def test_two_agents_do_not_share_a_home(run, installed, publisher):
         Run(installed.agent.home.path, publisher.folder)
 
 
+@pytest.mark.slow
 def test_a_home_is_opened_by_other_processes_and_follows_its_agent(installed, publisher, versions):
     from bascule.edge import Device
 
@@ -242,19 +244,7 @@ def test_a_home_is_opened_by_other_processes_and_follows_its_agent(installed, pu
     assert reader.opened.offer == offer != before
 
 
-def test_only_the_devices_that_are_drawn_take_a_candidate(run, publisher, versions):
-    stable = publisher.publish(versions[0], "late/1")
-    draw = {"rollout": "r1", "share": 0.5, "salt": "s"}
-    candidate = publisher.publish(versions[1], "late/2", draw)
-    takes = publisher.channel().candidate.takes
-    drawn = next(name for name in map(str, range(99)) if takes(name))
-    left_out = next(name for name in map(str, range(99)) if not takes(name))
-    device = run(name=left_out)
-    device.serves(stable)
-    assert started(device.state, device.agent.plan)[0].device == left_out
-    run(name=drawn).until(lambda: candidate.digest in device.agent.home.digests())
-
-
+@pytest.mark.slow
 def test_a_version_without_a_required_claim_is_not_taken_until_a_passport_makes_it(
     run, publisher, altered, tmp_path
 ):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from bascule.edge import Channel, Offer, Plan, State
+from bascule.edge import Candidate, Channel, Offer, Plan, State
 from bascule.edge.deciding import (
     Facts,
     Tried,
@@ -15,6 +15,7 @@ from bascule.edge.deciding import (
     installed,
     may_fetch,
     next_act,
+    offer_for,
     refused,
     returned,
     settled,
@@ -70,6 +71,15 @@ def test_few_requests_are_not_judged_and_the_limit_is_the_largest_share_allowed(
 ):
     window = [True] * failed + [False] * (requests - failed)
     assert bool(breach(window, PLAN)) == is_bad
+
+
+def test_a_share_of_the_devices_takes_a_candidate_and_the_stable_version_where_it_was_refused():
+    channel = Channel("late", OLD, 1, Candidate("2", NEW.digest, "r", 0.3, "salt"))
+    states = [State(device=f"d-{number}") for number in range(1000)]
+    takers = [state for state in states if offer_for(channel, state) == NEW]
+    assert 250 <= len(takers) <= 350
+    assert offer_for(channel, refused(takers[0], NEW, "bad")) == OLD
+    assert offer_for(channel, refused(refused(takers[0], NEW, "bad"), OLD, "bad")) is None
 
 
 @pytest.mark.parametrize(

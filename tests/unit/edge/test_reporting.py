@@ -127,6 +127,7 @@ def server():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_reports_reach_the_server_once_though_its_answers_are_lost(
     run, publisher, versions, server
 ):
