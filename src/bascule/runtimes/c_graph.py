@@ -180,8 +180,8 @@ class Statements:
 
     def _product(self, node: onnx.NodeProto) -> None:
         row, weights = node.input
-        self._require(weights in self._constants and self._values[weights].ndim == 2, node)
-        count, width = self._values[weights].shape
+        self._require(weights in self._constants and self._values[weights].ndim <= 2, node)
+        count, width = (*self._values[weights].shape, 1)[:2]
         x, w, y = self._name(row), self._name(weights), self._declare(node.output[0])
         product = f"{y}[i] += {x}[j] * {w}[j * {width} + i];"
         self._loop(width, f"{{ {y}[i] = 0; for (j = 0; j < {count}; j++) {product} }}")
