@@ -105,7 +105,7 @@ def _header(bundle: Bundle, entry: disk.ProgramEntry, model: onnx.ModelProto) ->
         if field.name in arrays
     ]
     closing = [
-        _output(field, name, statements.names[field.name])
+        _output(field, name, statements.array_of(field.name))
         for field, name in zip(outputs, c_names(outputs), strict=True)
     ]
     return _HEADER.format(

@@ -20,7 +20,7 @@ from bascule.core import Columns
 from bascule.packing.compilers import arrays_of, trees as tree_compilers
 from bascule.runtimes.program import refused
 
-TYPES = {
+_TYPES = {
     "f8": "double ", "f4": "float ", "i8": "int64_t ", "i4": "int32_t ", "b1": "unsigned char ",
     "O8": "const char *",
 }  # fmt: skip
@@ -45,7 +45,6 @@ class Statements:
 
     Attributes:
         lines: Of C, for the body of a function that has whole numbers `i` and `j`.
-        names: Of the array of each tensor that has one.
     """
 
     def __init__(self, model: onnx.ModelProto, row: Columns, names: Mapping[str, str]) -> None:
@@ -60,7 +59,7 @@ class Statements:
             Unconvertible: An operator, or a type, has no form here; the message names it.
         """
         self.lines: list[str] = []
-        self.names = dict(names)
+        self._names = dict(names)
         self._model = model
         self._constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
         self._values = {**self._constants, **row, **_traced(model, row)}
@@ -78,7 +77,7 @@ class Statements:
             **dict.fromkeys(_BEST, self._best),
         }  # fmt: skip
         if node.op_type in ("Identity", "Reshape"):
-            self.names[node.output[0]] = self._name(node.input[0])
+            self._names[node.output[0]] = self.array_of(node.input[0])
         elif node.op_type in writers:
             writers[node.op_type](node)
         else:
@@ -91,14 +90,14 @@ class Statements:
     def _size(self, tensor: str) -> int:
         return int(self._values[tensor].size)
 
-    def _name(self, tensor: str) -> str:
+    def array_of(self, tensor: str) -> str:
         """The array of a tensor; a constant is declared where it is first used."""
-        if tensor not in self.names:
-            self.names[tensor] = self._table(self._constants[tensor])
-        return self.names[tensor]
+        if tensor not in self._names:
+            self._names[tensor] = self._table(self._constants[tensor])
+        return self._names[tensor]
 
     def _declare(self, tensor: str) -> str:
-        name = self.names[tensor] = f"t{len(self.lines)}"
+        name = self._names[tensor] = f"t{len(self.lines)}"
         self.lines.append(f"{type_of(self._values[tensor])}{name}[{self._size(tensor)}];")
         return name
 
@@ -136,7 +135,7 @@ class Statements:
         for name in node.input:
             own, shape = self._values[name], self._values[node.output[0]].shape
             places = np.broadcast_to(np.arange(own.size).reshape(own.shape), shape).ravel()
-            values.append(self._at(self._name(name), places))
+            values.append(self._at(self.array_of(name), places))
         if node.op_type == "Equal" and self._values[node.input[0]].dtype == object:
             form = "strcmp({0}, {1}) == 0"
         if self._values[node.output[0]].dtype == np.float32:
@@ -147,10 +146,13 @@ class Statements:
         source, target = (self._values[name] for name in (node.input[0], node.output[0]))
         kinds = source.dtype.kind + target.dtype.kind
         self._require(kinds in ("ff", "bf", "if", "bi", "ii"), node)
-        self._fill(node, f"{self._name(node.input[0])}[i]")
+        self._fill(node, f"{self.array_of(node.input[0])}[i]")
 
     def _concat(self, node: onnx.NodeProto) -> None:
-        arrays, name = [self._name(tensor) for tensor in node.input], self._declare(node.output[0])
+        arrays, name = (
+            [self.array_of(tensor) for tensor in node.input],
+            self._declare(node.output[0]),
+        )
         axis, start = int(node.attribute[0].i), 0
         self._require(all(size == 1 for size in self._values[node.input[0]].shape[:axis]), node)
         for tensor, array in zip(node.input, arrays, strict=True):
@@ -162,7 +164,7 @@ class Statements:
         first = node.input[0]
         if node.op_type == "Gather" and first in self._constants:
             self._require(self._values[first].ndim == 1, node)
-            self._fill(node, f"{self._name(first)}[{self._name(node.input[1])}[i]]")
+            self._fill(node, f"{self.array_of(first)}[{self.array_of(node.input[1])}[i]]")
             return
         self._require(all(name in self._constants for name in node.input[1:] if name), node)
         fed = {name: self._constants[name] for name in node.input[1:] if name}
@@ -173,29 +175,29 @@ class Statements:
         moved: Any = ReferenceEvaluator(node).run(None, fed)
         places = np.asarray(moved[0]).ravel()
         if not (places < 0).any():
-            self._fill(node, self._at(self._name(first), places))
+            self._fill(node, self._at(self.array_of(first), places))
             return
-        table, array = self._table(places.astype(np.int32)), self._name(first)
+        table, array = self._table(places.astype(np.int32)), self.array_of(first)
         self._fill(node, f"{table}[i] < 0 ? {literal(fill)} : {array}[{table}[i]]")
 
     def _product(self, node: onnx.NodeProto) -> None:
         row, weights = node.input
-        self._require(weights in self._constants and self._values[weights].ndim == 2, node)
-        count, width = self._values[weights].shape
-        x, w, y = self._name(row), self._name(weights), self._declare(node.output[0])
+        self._require(weights in self._constants and self._values[weights].ndim <= 2, node)
+        count, width = (*self._values[weights].shape, 1)[:2]
+        x, w, y = self.array_of(row), self.array_of(weights), self._declare(node.output[0])
         product = f"{y}[i] += {x}[j] * {w}[j * {width} + i];"
         self._loop(width, f"{{ {y}[i] = 0; for (j = 0; j < {count}; j++) {product} }}")
 
     def _sum(self, node: onnx.NodeProto) -> None:
         self._require(self._size(node.output[0]) == 1, node)
-        x, y = self._name(node.input[0]), self._declare(node.output[0])
+        x, y = self.array_of(node.input[0]), self._declare(node.output[0])
         self.lines.append(f"{y}[0] = 0;")
         self._loop(self._size(node.input[0]), f"{y}[0] += {x}[i];")
 
     def _best(self, node: onnx.NodeProto) -> None:
         """The first place of the largest or smallest value, or that value."""
         self._require(self._size(node.output[0]) == 1, node)
-        x, y = self._name(node.input[0]), self._declare(node.output[0])
+        x, y = self.array_of(node.input[0]), self._declare(node.output[0])
         start, best, value = f"{x}[0]", f"{y}[0]", f"{x}[i]"
         if node.op_type.startswith("Arg"):
             start, best, value = "0", f"{x}[{y}[0]]", "i"
@@ -208,7 +210,7 @@ class Statements:
         self._require("keys_strings" in said and "values_int64s" in said, node)
         keys = np.array([key.decode() for key in said["keys_strings"]], object)
         known, codes = self._table(keys), self._table(np.array(said["values_int64s"], np.int32))
-        x, y = self._name(node.input[0]), self._declare(node.output[0])
+        x, y = self.array_of(node.input[0]), self._declare(node.output[0])
         default = said.get("default_int64", -1)
         match = f"if (strcmp({x}[i], {known}[j]) == 0) {y}[i] = {codes}[j];"
         search = f"for (j = 0; j < {len(keys)}; j++) {match}"
@@ -226,7 +228,7 @@ class Statements:
         weight = self._table(leaves if (leaves == arrays["weight"]).all() else arrays["weight"])
         yes, no = (self._table(_children(arrays, side)) for side in ("true", "false"))
         feature, roots = self._table(arrays["feature"]), self._table(arrays["roots"])
-        x, y = self._name(node.input[0]), self._declare(node.output[0])
+        x, y = self.array_of(node.input[0]), self._declare(node.output[0])
         value = f"{x}[{feature}[at]]"
         test = f"{value} <= {split}[at]"
         if arrays["missing"].any():
@@ -245,9 +247,9 @@ class Statements:
 def type_of(values: NDArray[Any]) -> str:
     """The type of its elements in C, ready for a name behind it."""
     key = f"{values.dtype.kind}{values.dtype.itemsize}"
-    if key not in TYPES:
+    if key not in _TYPES:
         raise refused(f"numbers of type {values.dtype} have no form in C here")
-    return TYPES[key]
+    return _TYPES[key]
 
 
 def literal(value: Any) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, PoissonRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -35,7 +35,7 @@ ORDINAL = OrdinalEncoder(
 MODELS = {
     "forest": (prepared(ONE_HOT, RandomForestClassifier(8, random_state=0)), THIRDS),
     "logistic": (prepared(ONE_HOT, LogisticRegression()), THIRDS),
-    "ridge": (prepared(ORDINAL, Ridge()), TRUTH),
+    "rates": (prepared(ORDINAL, PoissonRegressor()), np.abs(TRUTH)),
     "yes-no": (prepared(ONE_HOT, LogisticRegression()), TRUTH > 0),
     "boosted": (HistGradientBoostingRegressor(max_iter=20), TRUTH),
 }

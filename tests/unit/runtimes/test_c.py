@@ -84,12 +84,12 @@ def assert_same_bits(name, exports, folder, count):
 
 
 def test_a_missing_text_is_null_and_a_missing_number_nan(exports, folder):
-    bundle, _ = exports["ridge"]
+    bundle, _ = exports["rates"]
     rows = {
         name: np.array([None], object) if column.dtype.kind == "O" else np.full(1, np.nan)
         for name, column in for_program(bundle.test_data()[0], bundle.program().inputs).items()
     }
-    answer = open_exported(folder / "ridge.c", "c").run(rows)
+    answer = open_exported(folder / "rates.c", "c").run(rows)
     assert answer["prediction"] == pytest.approx(bundle.program().run(rows)["prediction"])
 
 
@@ -119,8 +119,8 @@ def test_a_compiler_that_changes_the_answers_is_found_out(exports, folder, monke
 
 
 def test_a_folder_that_exists_and_an_unknown_runtime_are_refused(exports, folder):
-    bundle, _ = exports["ridge"]
+    bundle, _ = exports["rates"]
     with pytest.raises(Conflict, match="exists already"):
-        export(bundle, "c", folder / "ridge.c")
+        export(bundle, "c", folder / "rates.c")
     with pytest.raises(Invalid, match="there is no runtime 'coreml'"):
         export(bundle, "coreml", folder / "other")

@@ -27,9 +27,9 @@ def test_real_and_made_up_rows_are_answered_as_the_program_does(name, runtime, b
 
 
 def test_an_export_is_opened_again_without_its_bundle(bundles, tmp_path):
-    export(bundles["ridge"], "ort", tmp_path / "out")
-    program = bundles["ridge"].program()
-    rows = for_program(bundles["ridge"].test_data()[0], program.inputs)
+    export(bundles["rates"], "ort", tmp_path / "out")
+    program = bundles["rates"].program()
+    rows = for_program(bundles["rates"].test_data()[0], program.inputs)
     rows = {name: column.copy() for name, column in rows.items()}
     rows["city, or null"][0] = None
 
@@ -40,9 +40,9 @@ def test_an_export_is_opened_again_without_its_bundle(bundles, tmp_path):
 
 def test_what_a_runtime_lacks_is_named(bundles, tmp_path):
     with pytest.raises(Unconvertible, match="tflite is for networks of PyTorch"):
-        export(bundles["ridge"], "litert", tmp_path / "out")
+        export(bundles["rates"], "litert", tmp_path / "out")
     with pytest.raises(MissingExtra, match="onnxruntime-web is not in"):
-        export(bundles["ridge"], "web", tmp_path / "out", tools=tmp_path)
+        export(bundles["rates"], "web", tmp_path / "out", tools=tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -50,13 +50,13 @@ def test_the_command_tells_size_latency_and_parity(bundles, tmp_path):
     app = typer.Typer()
     app.callback()(lambda: None)
     app.command()(exporting.export)
-    arguments = ["export", str(bundles["ridge"].path), "--runtime", "c", "--out"]
+    arguments = ["export", str(bundles["rates"].path), "--runtime", "c", "--out"]
 
     table = CliRunner().invoke(app, [*arguments, str(tmp_path / "a")])
     document = CliRunner().invoke(app, [*arguments, str(tmp_path / "b"), "--json"])
 
     assert table.exit_code == document.exit_code == 0
-    assert f"{tmp_path / 'a' / 'ridge.h'}" in table.stdout
+    assert f"{tmp_path / 'a' / 'rates.h'}" in table.stdout
     assert "code bytes" in table.stdout
     assert "equal to the program onnx within" in table.stdout
     exported = json.loads(document.stdout)
