@@ -96,7 +96,7 @@ def enroll(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a device known, and write the file for `bascule-edge enroll`: it holds a key."""
+    """Make a device known, and write its file: key, trusted root and addresses."""
     target = out or Path(f"{device}.json")
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -13,8 +13,8 @@ of the devices that stay. Devices that were silent before the phase do not count
 Evidence is `stats.two_proportions` of the two arms at each look. Looks see the same devices, so
 that their e-values depend on each other: they are averaged over all looks of all phases (Vovk and
 Wang 2021, section 3). A sum of which parts are still to come can only grow, so by Markov's
-inequality a version that harms at most `ALLOWED` of the devices is halted with a probability of at
-most `ERROR`, and one that harms at least the margin of a phase passes it with no more. A device
+inequality a version that harms at most `ALLOWED` of the devices is found harmful with a chance of
+at most `ERROR`, and one that harms at least the margin of a phase passes it with no more. A device
 without an outcome counts as sick against safety, and not as harm.
 
 Early looks count the sick alone: most devices have had no time to report then.

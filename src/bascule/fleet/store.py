@@ -172,14 +172,7 @@ class Fleet:
             .where(_devices.c.group == plan.group, _devices.c.revoked_at.is_(None))
             .group_by(_devices.c.name)
         )
-        pairs, ats = (0, 3, 6), (11, 14, 17)
-        return [
-            Seen._make(
-                (name, *((int(row[at]), int(row[at + 1])) for at in pairs),
-                 *(row[at] > 0 for at in ats), seen_at)
-            )
-            for name, seen_at, *row in map(tuple, self.catalogue.rows(query))
-        ]  # fmt: skip
+        return [_seen(*row) for row in map(tuple, self.catalogue.rows(query))]
 
     # -- rollouts --
 
@@ -334,6 +327,13 @@ def _row(report: Report, now: datetime) -> dict[str, Any]:
         "version": running.version, "digest": running.digest,
         "requests": report.counts.requests, "errors": report.counts.errors,
     }  # fmt: skip
+
+
+def _seen(device: str, seen_at: datetime | None, *sums: Any) -> Seen:
+    """Of each arm, then of each flag: requests, errors and reports."""
+    before, stayed, candidate = ((int(sums[at]), int(sums[at + 1])) for at in (0, 3, 6))
+    is_bad, has_taken, was_heard = (sums[at] > 0 for at in (11, 14, 17))
+    return Seen(device, before, stayed, candidate, is_bad, has_taken, was_heard, seen_at)
 
 
 def _device(connection: sa.Connection, name: str) -> Device:

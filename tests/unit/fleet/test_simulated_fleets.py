@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -80,19 +81,21 @@ def drawn(rng, harmed, silent=0.1, plan=PLAN):
             state = decide(plan, state, number, seen, now)
             if state.status != "running" or state.phase != phase:
                 break
-    return state.status, 1.0 if state.status == "promoted" else exposed
+    status = "not shown" if "not shown" in state.sentence else state.status
+    return status, 1.0 if status == "promoted" else exposed
 
 
 def table(fleets=40):
     """By the share of harmed devices: how many fleets halted, and the devices that were exposed."""
-    yield "harmed,fleets,halted,mean exposed,95 % of fleets at most"
+    yield "harmed,fleets,halted,not shown to be safe,promoted,mean exposed,95 % of fleets at most"
     for harmed in (0.2, 0.0, 0.3, 0.1, 0.05, 0.15, 0.02, 0.01):
         rng = np.random.default_rng(29)
         ends = [drawn(rng, harmed) for _ in range(fleets)]
-        halted = sum(status == "halted" for status, _ in ends)
+        counts = Counter(status for status, _ in ends)
+        told = ",".join(str(counts[status]) for status in ("halted", "not shown", "promoted"))
         shares = [share for _, share in ends]
         most = np.quantile(shares, 0.95)
-        yield f"{harmed:g},{fleets},{halted},{np.mean(shares):.4f},{most:.4f}"
+        yield f"{harmed:g},{fleets},{told},{np.mean(shares):.4f},{most:.4f}"
 
 
 @pytest.mark.slow
