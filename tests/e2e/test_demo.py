@@ -38,3 +38,17 @@ def test_the_story_of_trust_holds_from_an_explanation_to_the_document() -> None:
     assert 0 < summary["copied_rows"] <= 500
     assert summary["erased_rows"] >= 2
     assert summary["left"] == 0
+
+
+@pytest.mark.slow
+def test_the_story_of_devices_holds_from_the_header_to_the_refusals() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "demo", "--edge", "--json"],
+        capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["held"]
+    assert 0 < summary["delta_bytes"] < summary["full_bytes"]
+    assert summary["altered"].startswith("corrupted")
+    assert summary["failed"].startswith("golden check")
