@@ -88,7 +88,7 @@ def drawn(rng, harmed, silent=0.1, plan=PLAN):
 def table(fleets=40):
     """By the share of harmed devices: how many fleets halted, and the devices that were exposed."""
     yield "harmed,fleets,halted,not shown to be safe,promoted,mean exposed,95 % of fleets at most"
-    for harmed in (0.2, 0.0, 0.3, 0.1, 0.05, 0.15, 0.02, 0.01):
+    for harmed in (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
         rng = np.random.default_rng(29)
         ends = [drawn(rng, harmed) for _ in range(fleets)]
         counts = Counter(status for status, _ in ends)
