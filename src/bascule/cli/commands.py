@@ -23,6 +23,7 @@ from bascule.cli.screen import say
 
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
+    ("Build", "optimising", ("optimize",)),
     (
         "Registry",
         "registering",

@@ -40,6 +40,18 @@ def run(
 
 def follow_new(kind: str, content: Mapping[str, Any], *, as_json: bool) -> None:
     """Submit a job, and follow it."""
+    _follow(_submitted(kind, content), as_json=as_json)
+
+
+def result_of(kind: str, content: Mapping[str, Any], *, as_json: bool) -> Any:
+    """Submit a job, and its result; its log goes to standard error. Raises what it raised."""
+    job = _ended(_submitted(kind, content), quiet=as_json)
+    if job.problem is not None:
+        raise job.problem
+    return job.result
+
+
+def _submitted(kind: str, content: Mapping[str, Any]) -> str:
     from bascule.jobs import Task
     from bascule.kinds import KINDS
 
@@ -47,7 +59,7 @@ def follow_new(kind: str, content: Mapping[str, Any], *, as_json: bool) -> None:
         kind=kind, input=KINDS[kind].parse(content), title=kind, by=context.user(),
         folder=os.getcwd(),
     )  # fmt: skip
-    _follow(_jobs().submit(task).id, as_json=as_json)
+    return str(_jobs().submit(task).id)
 
 
 @_group.command(name="list")
@@ -113,19 +125,23 @@ def _command(job: str, command: Command, *, as_json: bool) -> None:
         say(f"job {changed.id} stops" if changed.stop else f"job {changed.id} is {changed.state}")
 
 
-def _follow(job_id: str, *, as_json: bool) -> None:
+def _ended(job_id: str, *, quiet: bool) -> Job:
     from bascule.jobs import until_ended
 
     jobs, printed = _jobs(), 0
 
     def watch(_job: Job) -> None:
         nonlocal printed
-        log = "" if as_json else jobs.log(job_id)
+        log = "" if quiet else jobs.log(job_id)
         if len(log) > printed:
             note(log[printed:].rstrip())
             printed = len(log)
 
-    job = until_ended(jobs, job_id, watch)
+    return until_ended(jobs, job_id, watch)
+
+
+def _follow(job_id: str, *, as_json: bool) -> None:
+    job = _ended(job_id, quiet=as_json)
     if as_json:
         print_json(_json(job))
     elif job.problem is None:

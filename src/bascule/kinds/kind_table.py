@@ -24,5 +24,6 @@ KINDS = Kinds(
         "erasure": "bascule.kinds.privacy:ERASURE",
         "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
+        "optimise": "bascule.kinds.optimising:OPTIMISE",
     }
 )

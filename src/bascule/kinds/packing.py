@@ -37,7 +37,7 @@ def pack(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
             to=folder / "bundle", progress=lambda stage: live.tell({"stage": stage}),
         )  # fmt: skip
         version = registry.push(made.path, by=task.by)
-        return _judged(settings, registry, version, task.by)
+        return judge_pushed(settings, registry, version, task.by)
 
 
 def take_in(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def take_in(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     registry = open_registry(settings)
     number = push(settings, task, live)["number"]
     version = registry.resolve(f"{task.input['model']}/{number}", retired=True)
-    return _judged(settings, registry, version, task.by)
+    return judge_pushed(settings, registry, version, task.by)
 
 
 def push(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
@@ -93,7 +93,9 @@ def forecasts(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     return {"strategies": made}
 
 
-def _judged(settings: Settings, registry: Registry, version: Version, user: str) -> dict[str, Any]:
+def judge_pushed(
+    settings: Settings, registry: Registry, version: Version, user: str
+) -> dict[str, Any]:
     """The version, after the gates of the settings, if there are any, have judged it."""
     from datetime import UTC, datetime
 

@@ -1,3 +1,4 @@
+from .flavors.derived import DerivedGraph as DerivedGraph
 from .flavors.python import PythonModel as PythonModel
 from .model_files import CodeOptions as CodeOptions, read_model as read_model
 from .packing import pack as pack

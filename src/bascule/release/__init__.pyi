@@ -1,5 +1,10 @@
 from .checking import check as check, check_and_record as check_and_record
-from .criteria import METRICS as METRICS, Criterion as Criterion
+from .criteria import (
+    FIRST_CRITERION as FIRST_CRITERION,
+    METRICS as METRICS,
+    Criterion as Criterion,
+    NotWorse as NotWorse,
+)
 from .fairness import (
     FAIRNESS_KIND as FAIRNESS_KIND,
     PRODUCTION_KIND as PRODUCTION_KIND,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bascule.bundle.disk import Manifest, OriginalEntry, reading
 from bascule.bundle.originals.boosted import BOOSTED_FORMATS, inputs_read
 from bascule.bundle.originals.libraries import installed_version
@@ -73,6 +75,8 @@ def inputs_of(manifest: Manifest) -> tuple[Field, ...]:
     """What the opened original reads, told without opening it."""
     if manifest.original.format in BOOSTED_FORMATS:
         return inputs_read(manifest.original.frame, manifest.signature)
+    if manifest.original.format == "onnx" and manifest.served is not None:
+        return manifest.served.inputs
     return manifest.signature.inputs
 
 
@@ -91,10 +95,13 @@ def open_saved(data: bytes, manifest: Manifest, *, threads: int = 1) -> Program:
 
 
 def open_graph(data: bytes, manifest: Manifest, *, threads: int) -> Program:
-    """An ONNX graph that is its own original."""
-    from bascule.bundle.programs import open_onnx
+    """An ONNX graph that is its own original, and reads its columns as the program does."""
+    from bascule.bundle.programs import open_kind, open_onnx
 
     inputs, outputs = manifest.signature.inputs, manifest.signature.outputs
+    if (entry := manifest.served) is not None:
+        entry = replace(entry, name="original", file=manifest.original.file)
+        return open_kind(entry, data, outputs=outputs, threads=threads)
     file = manifest.original.file
     return open_onnx(
         data, name="original", file=file, inputs=inputs, outputs=outputs, threads=threads

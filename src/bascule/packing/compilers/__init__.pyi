@@ -1,5 +1,5 @@
 from . import predictors as predictors, trees as trees
-from .apart import take_apart as take_apart
+from .apart import arrays_of as arrays_of, ensemble_of as ensemble_of, take_apart as take_apart
 from .boosted import compile_ensemble as compile_ensemble
 from .catboost import (
     as_json as as_json,
@@ -14,5 +14,6 @@ from .steps import check_methods as check_methods
 from .sums import Sum as Sum, sum_of_products as sum_of_products, sum_of_trees as sum_of_trees
 from .tidying import tidy as tidy
 from .torch import ROWS as ROWS, export as export, to_core as to_core, to_onnx as to_onnx
+from .trees import rounded_down as rounded_down
 from .values import label_dtype as label_dtype
 from .xgboost import booster_of as booster_of, read_xgboost as read_xgboost

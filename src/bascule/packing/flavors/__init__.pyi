@@ -1,3 +1,4 @@
+from .derived import DerivedGraph as DerivedGraph
 from .python import PythonModel as PythonModel
 from .table import TABLE as TABLE, flavor_of as flavor_of, reopener as reopener
 from .torch import module_from as module_from

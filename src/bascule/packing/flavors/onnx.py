@@ -12,6 +12,7 @@ from bascule.bundle import as_dtype, conform
 from bascule.bundle.disk import Manifest
 from bascule.bundle.programs import field_of, is_known_type, open_onnx, open_session
 from bascule.core import Columns, Field, Invalid, Signature, Untrusted, first_line
+from bascule.packing.flavors.derived import Derived, DerivedGraph
 from bascule.packing.imported import Compilation, ImportedModel, Rows
 from bascule.packing.probing import LENGTHS, drawn
 
@@ -70,9 +71,11 @@ class Onnx:
         )
 
 
-def reopen(data: bytes, _manifest: Manifest) -> bytes:
-    """The graph itself."""
-    return data
+def reopen(data: bytes, manifest: Manifest) -> bytes | DerivedGraph:
+    """The graph itself; with what its manifest says of it, where it was made from another."""
+    if manifest.flavor != Derived.name or (entry := manifest.served) is None:
+        return data
+    return DerivedGraph(manifest, entry, data, entry.precision)
 
 
 def _bytes(model: Any) -> bytes:

@@ -11,6 +11,7 @@ from bascule.core import Invalid, Unconvertible, load_named
 from bascule.packing.imported import Flavor
 
 TABLE: dict[str, str] = {
+    "derived": "bascule.packing.flavors.derived:Derived",
     "transformers": "bascule.packing.flavors.transformers:Transformers",
     "onnx": "bascule.packing.flavors.onnx:Onnx",
     "python": "bascule.packing.flavors.python:Python",

@@ -13,6 +13,7 @@ from typing import Any
 from bascule.core import Invalid, load_named
 
 TABLE: dict[str, str] = {
+    "bundle": "bascule.packing.lineage.bundles:trace",
     "dvc": "bascule.packing.lineage.dvc:trace",
     "mlflow": "bascule.packing.lineage.mlflow:trace",
 }

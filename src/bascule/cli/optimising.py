@@ -1,0 +1,88 @@
+"""The command that makes a model smaller for a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bascule.cli.context import AsJson, Ref
+from bascule.cli.jobs import result_of
+from bascule.cli.screen import note, print_json, print_table, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(optimize)
+
+
+def optimize(
+    model: Ref,
+    device: Annotated[
+        str, typer.Option(help="A TOML file, or the name of one in devices/: budgets, factor.")
+    ] = "",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="'size <= 1 MB', 'latency_p50 <= 5 ms', 'accuracy >= parent - 0.01'."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many ways to make it smaller are tried.")] = 30,
+    prune: Annotated[
+        bool, typer.Option(help="Try zeros in networks too: smaller downloads, equal files.")
+    ] = False,
+    chart: Annotated[Path | None, typer.Option(help="Draw size and quality as SVG here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find a smaller version for a device, no worse by a paired test; exit code 1 if none is."""
+    from bascule.core import writing
+    from bascule.optimising import Device, read_device
+
+    found = read_device(device) if device else Device()
+    content = {
+        "model": model, "trials": trials, "prunes": prune,
+        "device": {
+            "name": found.name, "budgets": [*found.budgets, *(budget or [])],
+            "latency_factor": found.latency_factor,
+        },
+    }  # fmt: skip
+    result = result_of("optimise", content, as_json=as_json)
+    if chart is not None:
+        with writing(chart):
+            chart.write_text(result["chart"] or "", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    if result["version"] is None:
+        raise typer.Exit(1)
+
+
+def _print(result: dict[str, Any]) -> None:
+    factor, chosen = result["latency_factor"], result["chosen"] or {}
+    rows = [
+        _row(own, factor, "chosen" if own["settings"] == chosen.get("settings") else "")
+        for own in result["candidates"]
+        if own["on_front"] or not own["problem"]
+    ]
+    latency = f"ms, {result['latency']}"
+    print_table(
+        ("how", "MB", "download MB", latency, f"{result['metric']}, lower end", ""),
+        [_row(result["parent"], factor, "parent"), *rows], right=("MB", "download MB", latency),
+    )  # fmt: skip
+    refused = [own for own in result["candidates"] if own["problem"]]
+    if refused:
+        note(f"{len(refused)} others are not within the budget, or could not be made; see --json")
+    if chosen:
+        smaller = result["parent"]["size_mb"] / chosen["size_mb"]
+        say(f"{result['version']} is {smaller:.1f} times smaller than {result['reference']}")
+        say(chosen["confirmed"])
+    else:
+        say("no smaller model is within the budget and no worse")
+
+
+def _row(own: dict[str, Any], factor: float, word: str) -> tuple[str, ...]:
+    latency = own["latency_ms"] * factor
+    return (
+        own["words"], f"{own['size_mb']:.4g}", f"{own['download_mb']:.4g}", f"{latency:.3g}",
+        f"{own['worst']:+.4f}", word,
+    )  # fmt: skip

@@ -1,0 +1,8 @@
+from .devices import Device as Device, read_device as read_device
+from .front import Candidate as Candidate, draw as draw, non_dominated as non_dominated
+from .searching import (
+    Optimised as Optimised,
+    criteria_of as criteria_of,
+    maker_of as maker_of,
+    optimise as optimise,
+)

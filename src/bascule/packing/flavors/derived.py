@@ -1,0 +1,79 @@
+"""A graph made from the program of another bundle, to answer the same requests with less.
+
+What the manifest of that bundle says of the model stays: task, classes, signature, and how columns
+reach the graph. The graph is its own original, because nothing else computes exactly this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bascule.bundle import conform, read_truth
+from bascule.bundle.disk import TRUTHS, Manifest, ProgramEntry
+from bascule.bundle.programs import ONNX, open_kind
+from bascule.packing.imported import Compilation, ImportedModel, Rows
+
+_FILE = "programs/onnx.onnx"
+"""The program itself, so that a device keeps these bytes once."""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedGraph:
+    """A model for `pack`.
+
+    Attributes:
+        manifest: Of the bundle that it was made from.
+        entry: Of the program that it was made from: how columns reach the graph.
+        data: The changed graph, with the inputs and outputs of that program.
+        change: What was done to it, for the card: a few words.
+    """
+
+    manifest: Manifest
+    entry: ProgramEntry
+    data: bytes
+    change: str = ""
+
+
+class Derived:
+    """See `packing.imported.Flavor`."""
+
+    name = "derived"
+
+    def recognises(self, model: Any) -> bool:
+        return isinstance(model, DerivedGraph)
+
+    def read(self, model: DerivedGraph, train: Any, test: Any) -> ImportedModel:
+        manifest = model.manifest
+        entry = replace(model.entry, name="original", kind=ONNX, file=_FILE)
+        program = open_kind(entry, model.data, outputs=manifest.signature.outputs)
+        return ImportedModel(
+            task=manifest.task,
+            classes=manifest.classes,
+            targets=manifest.targets,
+            signature=manifest.signature,
+            original=program,
+            saved=model.data,
+            saved_file=_FILE,
+            saved_format="onnx",
+            train=_rows(train, manifest),
+            test=_rows(test, manifest),
+            parameters={"change": model.change} if model.change else {},
+        )
+
+    def compilations(self, model: DerivedGraph, _subject: ImportedModel) -> Iterator[Compilation]:
+        entry = model.entry
+        yield Compilation(
+            model.change or entry.precision, model.data, entry.inputs,
+            model.manifest.signature.outputs, entry.missing_text, entry.texts,
+        )  # fmt: skip
+
+
+def _rows(data: Any, manifest: Manifest) -> Rows | None:
+    if data is None:
+        return None
+    table, truth = data if isinstance(data, tuple) else (data, None)
+    if truth is not None:
+        truth = read_truth(truth, TRUTHS.get(manifest.task, ()))
+    return Rows(conform(table, manifest.signature), truth)

@@ -1,0 +1,91 @@
+"""The search: what is within a budget, which rows judge, and when nothing is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from bascule.core import Invalid, Unconvertible
+from bascule.optimising import (
+    Candidate,
+    Device,
+    criteria_of,
+    draw,
+    non_dominated,
+    optimise,
+    read_device,
+)
+from bascule.packing import pack, rebuild
+
+
+@pytest.fixture(scope="module")
+def optimised(boosted, tmp_path_factory):
+    place = tmp_path_factory.mktemp("optimised") / "small.bundle"
+    device = Device("camera", ("accuracy >= parent - 0.03",), latency_factor=4.0)
+    return optimise(boosted, reference="gb/1", to=place, device=device, trials=5, seed=1)
+
+
+def test_the_chosen_candidate_is_the_last_that_the_gate_rows_confirmed(optimised):
+    confirmed = [own for own in optimised.candidates if own.confirmed]
+    assert optimised.chosen in confirmed
+    passed = [own for own in confirmed if " is >= " in own.confirmed]
+    assert min(own.size_mb for own in passed) == optimised.chosen.size_mb
+    assert "on 600 rows" in optimised.chosen.confirmed
+    assert optimised.chosen.size_mb < optimised.parent.size_mb
+
+
+def test_a_chosen_bundle_names_its_parent_and_is_rebuilt_to_the_same_digest(optimised, boosted):
+    (known,) = optimised.bundle.statements("provenance")
+    (source,) = known.body["lineage"]
+    assert source == {"kind": "bundle", "parent": "gb/1", "digest": boosted.digest}
+    assert optimised.bundle.task == "classification"
+    assert rebuild(optimised.bundle.path).same
+
+
+def test_a_latency_of_a_device_is_an_estimate_and_its_limit_is_divided(optimised):
+    assert optimised.to_json()["latency"] == "estimated from this machine"
+    (limit, *_) = criteria_of("regression", Device("d", ("latency_p50 <= 8 ms",), 4.0))
+    assert (limit.metric, limit.limit) == ("latency_p50", 2.0)
+
+
+def test_without_a_budget_the_first_metric_of_the_task_may_lose_a_hundredth():
+    criteria = [str(own) for own in criteria_of("regression", Device())]
+    assert criteria[-1] == "r2 >= parent - 0.01"
+
+
+@pytest.mark.parametrize("budgets", [("rmse <= parent + 1", "r2 >= parent - 0.1"), ("size < ",)])
+def test_a_budget_that_compares_twice_or_cannot_be_read_is_refused(budgets):
+    with pytest.raises(Invalid):
+        criteria_of("regression", Device("d", budgets))
+
+
+def test_a_device_is_read_from_its_file_or_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "rpi4.toml").write_text('budgets = ["size <= 1 MB"]\n')
+    assert read_device("rpi4") == Device("rpi4", ("size <= 1 MB",))
+    (tmp_path / "bad.toml").write_text("latency_factor = nan\n")
+    for place in ("bad.toml", "missing"):
+        with pytest.raises(Invalid):
+            read_device(place)
+
+
+def test_the_front_has_what_no_other_candidate_beats():
+    small = Candidate({"way": "a"}, 1.0, 1.0, 1.0, -0.02)
+    good = Candidate({"way": "b"}, 2.0, 1.0, 1.0, 0.0)
+    beaten = replace(good, size_mb=3.0)
+    assert non_dominated([small, beaten, good]) == [good, small]
+    assert "a: 1 MB" in draw([small, beaten, good], 0.01, "accuracy")
+
+
+def test_a_model_without_trees_or_large_weights_is_refused(tmp_path, iris):
+    X, y = iris
+    linear = pack(
+        LogisticRegression(max_iter=500).fit(X, y), name="lin", train=(X, y), test=(X, y),
+        to=tmp_path / "lin.bundle", measure=False, explain=False,
+    )  # fmt: skip
+    with pytest.raises(Unconvertible, match="neither a sum of trees nor"):
+        optimise(linear, reference="lin/1", to=tmp_path / "small")
+    assert not (tmp_path / "small").exists()

@@ -1,0 +1,76 @@
+"""Sums of trees are made smaller in their graph: what stays the same, and what changes little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+
+from bascule.bundle import for_program, take
+from bascule.bundle.programs import open_kind
+from bascule.optimising import maker_of
+from bascule.packing import pack
+
+WHOLE = {"trees": 1.0, "error": 0.0, "numbers": "float64"}
+
+
+def answers(bundle, **changed):
+    """What a smaller graph answers to the held-out rows, and how many bytes it has."""
+    maker = maker_of(bundle)
+    columns, _ = bundle.test_data()
+    data = maker.make({**WHOLE, **changed}, take(columns, slice(600)))
+    program = open_kind(maker.entry, data, outputs=bundle.signature.outputs)
+    return program.run(for_program(columns, program.inputs)), len(data)
+
+
+def test_all_trees_in_doubles_answer_as_the_parent_does(boosted):
+    same, _ = answers(boosted)
+    parent = boosted.predict(boosted.test_data()[0])
+    assert (same["label"] == parent["label"]).all()
+    assert np.abs(same["probabilities"] - parent["probabilities"]).max() < 1e-6
+
+
+def test_floats_decide_as_doubles_do_where_the_rows_are_floats(boosted):
+    doubles, size = answers(boosted)
+    floats, smaller = answers(boosted, numbers="float32")
+    assert smaller < 0.8 * size
+    assert np.abs(floats["probabilities"] - doubles["probabilities"]).max() < 1e-5
+
+
+def test_half_of_the_trees_fitted_again_are_nearer_than_the_first_half(boosted):
+    parent = boosted.predict(boosted.test_data()[0])["probabilities"]
+    half, _ = answers(boosted, trees=0.5)
+    assert np.abs(half["probabilities"] - parent).mean() < 0.02
+
+
+def test_more_pruning_gives_fewer_bytes_and_larger_differences(boosted):
+    parent = boosted.predict(boosted.test_data()[0])["probabilities"]
+    pruned = [answers(boosted, error=error) for error in (0.0, 1e-5, 1e-4)]
+    sizes = [size for _, size in pruned]
+    away = [float(np.abs(out["probabilities"] - parent).mean()) for out, _ in pruned]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    assert away == sorted(away)
+
+
+def test_an_ensemble_whose_trees_are_all_pruned_away_still_answers(boosted):
+    constant, _ = answers(boosted, error=1.0)
+    assert len(np.unique(constant["probabilities"][:, 1])) <= 2
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_fewer_trees_of_a_forest_give_probabilities_that_add_up_to_one(tmp_path, share):
+    """Its leaves are means over all trees, so a part of them alone would add up to less."""
+    random = np.random.default_rng(0)
+    X = random.standard_normal((900, 4))
+    X[::7, 2] = np.nan
+    y = np.digitize(X[:, 0] + np.nan_to_num(X[:, 2]), [-0.5, 0.5])
+    model = RandomForestClassifier(20, max_depth=6, random_state=0).fit(X[:400], y[:400])
+    forest = pack(
+        model, name="rf", train=(X[:400], y[:400]), test=(X[400:], y[400:]), measure=False,
+        explain=False, to=tmp_path / "rf.bundle",
+    )  # fmt: skip
+    fewer, _ = answers(forest, trees=share, numbers="float32")
+    assert np.abs(fewer["probabilities"].sum(1) - 1).max() < 1e-5
+    assert fewer["probabilities"].min() >= 0
+    assert (fewer["label"] == forest.predict(X[400:])["label"]).mean() > 0.9
