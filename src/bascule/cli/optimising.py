@@ -58,31 +58,27 @@ def optimize(
 
 
 def _print(result: dict[str, Any]) -> None:
-    factor, chosen = result["latency_factor"], result["chosen"] or {}
-    rows = [
-        _row(own, factor, "chosen" if own["settings"] == chosen.get("settings") else "")
-        for own in result["candidates"]
-        if own["on_front"] or not own["problem"]
-    ]
-    latency = f"ms, {result['latency']}"
+    factor, metric = result["latency_factor"], result["compared"].split()[0]
+    tried = [own for own in result["candidates"] if not own["problem"]]
+    latency = "ms" if factor == 1 else "ms, an estimate"
     print_table(
-        ("how", "MB", "download MB", latency, f"{result['metric']}, lower end", ""),
-        [_row(result["parent"], factor, "parent"), *rows], right=("MB", "download MB", latency),
+        ("how", "MB", "download MB", latency, f"{metric}, lower end", ""),
+        [
+            (
+                own["words"], f"{own['size_mb']:.4g}", f"{own['download_mb']:.4g}",
+                f"{own['latency_ms'] * factor:.3g}", f"{own['worst']:+.4f}",
+                "chosen" if own.get("is_chosen") else "front" if own.get("on_front") else "",
+            )
+            for own in (result["parent"], *tried)
+        ],
+        right=("MB", "download MB", latency),
     )  # fmt: skip
-    refused = [own for own in result["candidates"] if own["problem"]]
-    if refused:
-        note(f"{len(refused)} others are not within the budget, or could not be made; see --json")
-    if chosen:
-        smaller = result["parent"]["size_mb"] / chosen["size_mb"]
-        say(f"{result['version']} is {smaller:.1f} times smaller than {result['reference']}")
-        say(chosen["confirmed"])
-    else:
+    if others := len(result["candidates"]) - len(tried):
+        note(f"{others} others are over the budget, or could not be made; --json says why")
+    for own in result["candidates"]:
+        if own["is_chosen"]:
+            smaller = result["parent"]["size_mb"] / own["size_mb"]
+            say(f"{result['version']} is {smaller:.1f} times smaller than {result['reference']}")
+            say(own["confirmed"])
+    if result["version"] is None:
         say("no smaller model is within the budget and no worse")
-
-
-def _row(own: dict[str, Any], factor: float, word: str) -> tuple[str, ...]:
-    latency = own["latency_ms"] * factor
-    return (
-        own["words"], f"{own['size_mb']:.4g}", f"{own['download_mb']:.4g}", f"{latency:.3g}",
-        f"{own['worst']:+.4f}", word,
-    )  # fmt: skip

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Limits
+from bascule.core import Invalid, Limits, Scratch
 from bascule.jobs import Kind, Live, Task, half_of_memory
+from bascule.kinds.batch import model_of
+from bascule.kinds.packing import judge_pushed
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -18,53 +20,47 @@ _DAY_S = 86_400.0
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The input: a version, a device, and how long to search. Raises `Invalid`."""
-    from bascule.core import Invalid
     from bascule.optimising import Device
 
-    trials = content.get("trials", 30)
+    trials, device = content.get("trials", 30), content.get("device", {})
     if not isinstance(trials, int) or trials < 1:
         raise Invalid(f"trials: {trials!r} is not a whole number over 0")
-    Device.from_json(content.get("device", {}))
+    Device.from_json(device)
+    prunes = bool(content.get("prunes"))
     return {
-        "model": str(content.get("model", "")), "device": dict(content.get("device", {})),
-        "trials": trials, "prunes": bool(content.get("prunes", False)),
-    }  # fmt: skip
+        "model": str(content.get("model")),
+        "device": device,
+        "trials": trials,
+        "prunes": prunes,
+    }
 
 
 def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Search, push what was chosen, and put it before the gates of the settings."""
     from bascule.app import open_registry
     from bascule.bundle import load
-    from bascule.core import Scratch
-    from bascule.kinds.packing import judge_pushed
-    from bascule.optimising import Device, draw, optimise
+    from bascule.optimising import Device, optimise
 
-    registry = open_registry(settings)
-    version = registry.resolve(task.input["model"])
+    registry, asked = open_registry(settings), task.input
+    version = registry.resolve(asked["model"])
     reference = f"{version.model}/{version.number}"
-    live.begin(reference, {})
+    live.begin(f"a smaller {reference}", {})
     with Scratch("bascule-optimise-") as folder:
         result = optimise(
             load(registry.path(version)), reference=reference, to=folder / "bundle",
-            device=Device.from_json(task.input["device"]), trials=task.input["trials"],
-            prunes=task.input["prunes"], tell=_LOG.info,
+            device=Device.from_json(asked["device"]), trials=asked["trials"],
+            prunes=asked["prunes"], tell=_LOG.info,
         )  # fmt: skip
-        facts = {
-            **result.to_json(), "reference": reference,
-            "chart": draw(result.candidates, result.margin, result.metric),
-        }  # fmt: skip
-        if result.bundle is None:
-            return {**facts, "version": None}
-        pushed = registry.push(result.bundle.path, by=task.by)
-        judged = judge_pushed(settings, registry, pushed, task.by)
-        return {**facts, **judged, "version": f"{pushed.model}/{pushed.number}"}
-
-
-def _model(content: Mapping[str, Any]) -> str:
-    return str(content["model"]).partition("/")[0].partition("@")[0]
+        device = {"latency_factor": 1.0, **asked["device"]}
+        facts = {**result.to_json(), **device, "reference": reference, "version": None}
+        if result.bundle is not None:
+            pushed = registry.push(result.bundle.path, by=task.by)
+            facts |= judge_pushed(settings, registry, pushed, task.by)
+            facts["version"] = f"{pushed.model}/{pushed.number}"
+    return facts
 
 
 OPTIMISE = Kind(
-    name="optimise", run=optimise, parse=parsed, right="write", model_of=_model, places=1,
+    name="optimise", run=optimise, parse=parsed, right="write", model_of=model_of, places=1,
     is_open=True, limits=Limits(_DAY_S, half_of_memory(), is_nice=True),
 )  # fmt: skip

@@ -3,6 +3,6 @@ from .front import Candidate as Candidate, draw as draw, non_dominated as non_do
 from .searching import (
     Optimised as Optimised,
     criteria_of as criteria_of,
-    maker_of as maker_of,
+    graph_of as graph_of,
     optimise as optimise,
 )

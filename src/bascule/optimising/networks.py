@@ -1,16 +1,14 @@
 """Networks in fewer bits: weights of 8 or 4 bits, 8-bit arithmetic, half precision, zeros.
 
-Each way is ONNX Runtime's own. `dynamic` measures the scale of each product over the whole call,
-so that rows of one batch change each other's answers; `pack` refuses such graphs where it sees
-that. The other ways fix all scales beforehand, or take one for each row.
+Each way is ONNX Runtime's own. `dynamic int8` takes the scale of a product over the whole call, so
+rows of one batch change each other's answers, and `pack` refuses such graphs where it sees that.
+The other ways fix scales beforehand, or take one for each row.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,11 +29,11 @@ _BATCH = 32
 
 def applies(model: onnx.ModelProto) -> bool:
     """Whether the graph multiplies by weights in floats."""
-    return any(True for _ in _weights(model))
+    return next(_weights(model), None) is not None
 
 
 def suggest(trial: Any, *, prunes: bool) -> dict[str, Any]:
-    """A point of the space, drawn by Optuna; `prunes` where zeros could meet the budget."""
+    """A point of the space, drawn by Optuna; `prunes` where zeros are tried as well."""
     settings: dict[str, Any] = {"way": trial.suggest_categorical("way", WAYS)}
     if settings["way"] == "int4 weights":
         settings["block"] = trial.suggest_categorical("block", (32, 64, 128))
@@ -49,12 +47,36 @@ def suggest(trial: Any, *, prunes: bool) -> dict[str, Any]:
 def make(
     model: onnx.ModelProto, settings: Mapping[str, Any], entry: ProgramEntry, rows: Columns
 ) -> bytes:
-    """The graph in fewer bits; `rows`, in the signature's dtypes, are for ways that calibrate."""
-    model, rows = copy.deepcopy(model), for_program(rows, entry.inputs)
-    if share := settings.get("zeros"):
-        _prune(model, share)
-    with _quiet():
-        return _MAKERS[settings["way"]](model, settings, rows)
+    """The graph in fewer bits; `rows`, in the signature's dtypes, are for `static int8`."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    model, way = copy.deepcopy(model), settings["way"]
+    _prune(model, settings.get("zeros", 0.0))
+    if way == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        return _bytes(convert_float_to_float16(model, keep_io_types=True))
+    if way in ("int8 weights", "int4 weights"):
+        return _few_bits(model, 8 if way == "int8 weights" else 4, settings.get("block", 64))
+    more = {"per_channel": settings["per_channel"], "weight_type": QuantType.QInt8}
+    with Scratch("bascule-optimise-") as folder:
+        if way == "static int8":
+            batches = _Batches(for_program(rows, entry.inputs))
+            quantize_static(model, folder / "made.onnx", batches, **more)
+        else:
+            quantize_dynamic(model, folder / "made.onnx", **more)
+        return _bytes(onnx.load(folder / "made.onnx"))
+
+
+def _few_bits(model: onnx.ModelProto, bits: int, block: int) -> bytes:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(
+        model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4,
+        op_types_to_quantize=("MatMul", "Gather"),
+    )  # fmt: skip
+    quantizer.process()
+    return _bytes(quantizer.model.model)
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -69,89 +91,24 @@ def _prune(model: onnx.ModelProto, share: float) -> None:
 
     No file is smaller and no product faster by it: what shrinks is the compressed download.
     """
-    for tensor in _weights(model):
+    for tensor in _weights(model) if share else ():
         values = numpy_helper.to_array(tensor)
-        least = np.quantile(np.abs(values), share)
-        zeroed = np.where(np.abs(values) <= least, np.float32(0), values)
-        tensor.CopyFrom(numpy_helper.from_array(zeroed, tensor.name))
-
-
-def _fewer_bits(bits: int) -> Callable[[onnx.ModelProto, Mapping[str, Any], Columns], bytes]:
-    def make(model: onnx.ModelProto, settings: Mapping[str, Any], _rows: Columns) -> bytes:
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-        quantizer = MatMulNBitsQuantizer(
-            model, bits=bits, block_size=settings.get("block", 64), is_symmetric=True,
-            accuracy_level=4, op_types_to_quantize=("MatMul", "Gather"),
-        )  # fmt: skip
-        quantizer.process()
-        return _bytes(quantizer.model.model)
-
-    return make
-
-
-def _dynamic(model: onnx.ModelProto, settings: Mapping[str, Any], _rows: Columns) -> bytes:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with Scratch("bascule-optimise-") as folder:
-        quantize_dynamic(
-            model, folder / "made.onnx", per_channel=settings["per_channel"],
-            weight_type=QuantType.QInt8,
-        )  # fmt: skip
-        return _bytes(onnx.load(folder / "made.onnx"))
-
-
-def _static(model: onnx.ModelProto, settings: Mapping[str, Any], rows: Columns) -> bytes:
-    from onnxruntime.quantization import QuantType, quantize_static
-
-    with Scratch("bascule-optimise-") as folder:
-        quantize_static(
-            model, folder / "made.onnx", _Batches(rows), per_channel=settings["per_channel"],
-            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
-        )  # fmt: skip
-        return _bytes(onnx.load(folder / "made.onnx"))
-
-
-def _half(model: onnx.ModelProto, _settings: Mapping[str, Any], _rows: Columns) -> bytes:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    return _bytes(convert_float_to_float16(model, keep_io_types=True))
-
-
-_MAKERS = {
-    "int8 weights": _fewer_bits(8),
-    "int4 weights": _fewer_bits(4),
-    "static int8": _static,
-    "dynamic int8": _dynamic,
-    "float16": _half,
-}
+        is_small = np.abs(values) <= np.quantile(np.abs(values), share)
+        pruned = np.where(is_small, np.float32(0), values)
+        tensor.CopyFrom(numpy_helper.from_array(pruned, tensor.name))
 
 
 class _Batches:
     """Rows for `quantize_static`, which asks for one batch after the other."""
 
     def __init__(self, rows: Columns) -> None:
-        count = min(_CALIBRATION_ROWS, len(next(iter(rows.values()))))
-        self._batches = iter(
-            [
-                {name: values[at : at + _BATCH] for name, values in rows.items()}
-                for at in range(0, count, _BATCH)
-            ]
-        )
+        self._rows, self._at = rows, 0
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        return next(self._batches, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantisers advise on the root logger in the middle of a search."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+        at, self._at = self._at, self._at + _BATCH
+        batch = {name: values[at : self._at] for name, values in self._rows.items()}
+        is_over = at >= _CALIBRATION_ROWS or not len(next(iter(batch.values())))
+        return None if is_over else batch
 
 
 def _bytes(model: onnx.ModelProto) -> bytes:

@@ -33,7 +33,7 @@ def graph():
             "layers",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 128])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 8])],
-            [numpy_helper.from_array(w, name) for w, name in zip(weights, ("first", "second"), strict=True)],
+            [numpy_helper.from_array(weights[at], ("first", "second")[at]) for at in (0, 1)],
         ),
         ir_version=9, opset_imports=[helper.make_opsetid("", 18)],
     )  # fmt: skip

@@ -23,14 +23,14 @@ from bascule.packing import pack, rebuild
 @pytest.fixture(scope="module")
 def optimised(boosted, tmp_path_factory):
     place = tmp_path_factory.mktemp("optimised") / "small.bundle"
-    device = Device("camera", ("accuracy >= parent - 0.03",), latency_factor=4.0)
+    device = Device("camera", ("accuracy >= parent - 0.06",), latency_factor=4.0)
     return optimise(boosted, reference="gb/1", to=place, device=device, trials=5, seed=1)
 
 
 def test_the_chosen_candidate_is_the_last_that_the_gate_rows_confirmed(optimised):
     confirmed = [own for own in optimised.candidates if own.confirmed]
     assert optimised.chosen in confirmed
-    passed = [own for own in confirmed if " is >= " in own.confirmed]
+    passed = [own for own in confirmed if "is not" not in own.confirmed]
     assert min(own.size_mb for own in passed) == optimised.chosen.size_mb
     assert "on 600 rows" in optimised.chosen.confirmed
     assert optimised.chosen.size_mb < optimised.parent.size_mb
@@ -44,15 +44,14 @@ def test_a_chosen_bundle_names_its_parent_and_is_rebuilt_to_the_same_digest(opti
     assert rebuild(optimised.bundle.path).same
 
 
-def test_a_latency_of_a_device_is_an_estimate_and_its_limit_is_divided(optimised):
-    assert optimised.to_json()["latency"] == "estimated from this machine"
-    (limit, *_) = criteria_of("regression", Device("d", ("latency_p50 <= 8 ms",), 4.0))
+def test_a_limit_of_latency_on_a_slower_device_is_divided_for_this_machine():
+    (limit, *_), _ = criteria_of("regression", Device("d", ("latency_p50 <= 8 ms",), 4.0))
     assert (limit.metric, limit.limit) == ("latency_p50", 2.0)
 
 
 def test_without_a_budget_the_first_metric_of_the_task_may_lose_a_hundredth():
-    criteria = [str(own) for own in criteria_of("regression", Device())]
-    assert criteria[-1] == "r2 >= parent - 0.01"
+    _, compared = criteria_of("regression", Device())
+    assert str(compared) == "r2 >= parent - 0.01"
 
 
 @pytest.mark.parametrize("budgets", [("rmse <= parent + 1", "r2 >= parent - 0.1"), ("size < ",)])

@@ -1,5 +1,10 @@
 from . import predictors as predictors, trees as trees
-from .apart import arrays_of as arrays_of, ensemble_of as ensemble_of, take_apart as take_apart
+from .apart import (
+    TREE_NUMBERS as TREE_NUMBERS,
+    arrays_of as arrays_of,
+    ensemble_of as ensemble_of,
+    take_apart as take_apart,
+)
 from .boosted import compile_ensemble as compile_ensemble
 from .catboost import (
     as_json as as_json,

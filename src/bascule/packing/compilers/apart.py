@@ -29,6 +29,17 @@ from bascule.packing.imported import Compilation
 
 _SUM = 1
 _LEQ = 0
+TREE_NUMBERS = {
+    "feature": "nodes_featureids",
+    "true_at": "nodes_truenodeids",
+    "true_is_leaf": "nodes_trueleafs",
+    "false_at": "nodes_falsenodeids",
+    "false_is_leaf": "nodes_falseleafs",
+    "missing": "nodes_missing_value_tracks_true",
+    "target": "leaf_targetids",
+    "roots": "tree_roots",
+}
+"""The whole numbers of an ensemble by the names of `arrays_of`, and the operator's attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,18 +244,8 @@ def arrays_of(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]],
         raise Unconvertible("the trees are not summed as they are")
     if (modes != _LEQ).any():
         raise Unconvertible("a test of the trees is not `at most`")
-    whole = {
-        "feature": "nodes_featureids",
-        "true_at": "nodes_truenodeids",
-        "true_is_leaf": "nodes_trueleafs",
-        "false_at": "nodes_falsenodeids",
-        "false_is_leaf": "nodes_falseleafs",
-        "missing": "nodes_missing_value_tracks_true",
-        "target": "leaf_targetids",
-        "roots": "tree_roots",
-    }
     arrays: dict[str, NDArray[np.generic]] = {
-        name: np.asarray(said[attribute], np.int32) for name, attribute in whole.items()
+        name: np.asarray(said[attribute], np.int32) for name, attribute in TREE_NUMBERS.items()
     }
     arrays["threshold"] = numpy_helper.to_array(said["nodes_splits"]).astype(np.float64)
     arrays["weight"] = numpy_helper.to_array(said["leaf_weights"]).astype(np.float64)
