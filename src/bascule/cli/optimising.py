@@ -26,7 +26,7 @@ def optimize(
         list[str] | None,
         typer.Option(help="'size <= 1 MB', 'latency_p50 <= 5 ms', 'accuracy >= parent - 0.01'."),
     ] = None,
-    trials: Annotated[int, typer.Option(help="How many ways to make it smaller are tried.")] = 30,
+    trials: Annotated[int, typer.Option(help="How many ways to make it smaller are tried.")] = 60,
     prune: Annotated[
         bool, typer.Option(help="Try zeros in networks too: smaller downloads, equal files.")
     ] = False,

@@ -22,9 +22,9 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The input: a version, a device, and how long to search. Raises `Invalid`."""
     from bascule.optimising import Device
 
-    trials, device = content.get("trials", 30), content.get("device", {})
+    trials, device = content.get("trials", 60), content.get("device", {})
     if not isinstance(trials, int) or trials < 1:
-        raise Invalid(f"trials: {trials!r} is not a whole number over 0")
+        raise Invalid(f"trials: {trials!r} is not a number over 0", hint="give a whole number: 60")
     Device.from_json(device)
     prunes = bool(content.get("prunes"))
     return {

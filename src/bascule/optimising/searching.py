@@ -84,7 +84,7 @@ def optimise(
     reference: str,
     to: str | Path,
     device: Device | None = None,
-    trials: int = 30,
+    trials: int = 60,
     prunes: bool = False,
     seed: int = 0,
     tell: _Tell = lambda _: None,
@@ -169,6 +169,8 @@ class _Search:
                 outliers=False, explain=False,
             )  # fmt: skip
             candidate = self._measured(bundle, settings, data)
+            if candidate.size_mb >= self.own.size_mb:
+                candidate = replace(candidate, problem="it is no smaller than its parent")
         except BasculeError as problem:
             candidate = Candidate(settings, problem=problem.message)
         self.tried.append((candidate, path))
@@ -185,7 +187,7 @@ class _Search:
         }
         unknown = [f"{own.criterion}: {own.reason}" for own in report.results if own.value is None]
         if unknown:
-            raise Invalid(unknown[0])
+            raise Invalid(unknown[0], hint="bascule check measures the same of the parent")
         problem = "; ".join(f"{own.criterion}: {own.reason}" for own in report.failures)
         return Candidate(
             settings, values["size"], len(zlib.compress(data)) / 1e6, values["latency_p50"],

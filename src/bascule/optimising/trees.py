@@ -126,17 +126,17 @@ def _smaller(arrays: _Arrays, leaves: NDArray[np.int64], limit: float) -> _Array
         own = [float(arrays[name][at]) for name in ("feature", "threshold", "missing")]
         place = len(tests)
         tests.append(own)
-        true_at, true_is_leaf, false_at, false_is_leaf = (int(arrays[name][at]) for name in _ENDS)
-        ends = lay_out(true_at, true_is_leaf, depth + 1)
-        ends += lay_out(false_at, false_is_leaf, depth + 1)
-        if depth and limit and ends[1] and ends[3]:
+        ends = [int(arrays[name][at]) for name in _ENDS]
+        true = lay_out(ends[0], ends[1], depth + 1)
+        false = lay_out(ends[2], ends[3], depth + 1)
+        if depth and limit and true[1] and false[1]:
             (a, target, n), (b, _, m) = kept[-2:]
             if n * m * (a - b) ** 2 <= limit * (n + m):
                 mean = np.average([a, b], weights=[n or 1e-9, m or 1e-9])
                 kept[-2:] = [(float(mean), target, n + m)]
                 tests.pop()
                 return len(kept) - 1, 1
-        own += ends
+        own += [*true, *false]
         return place, 0
 
     roots = [lay_out(int(root), 0)[0] for root in arrays["roots"]]
