@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import math
-import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bascule.bundle import load, take
+from bascule.bundle import take
 from bascule.bundle.disk import EXPLAINING, ProgramEntry, read_file
 from bascule.bundle.programs import MACHINE_CODE, ONNX
 from bascule.core import (
@@ -107,26 +106,27 @@ def optimise(
         Unconvertible: There are no weights or trees in the graph to make smaller.
         MissingExtra: Optuna is not installed.
     """
-    search = _Search(parent, device or Device(), seed)
-    with Scratch("bascule-optimise-") as folder:
-        search.run(folder, trials, tell, prunes=prunes)
-        chosen = search.confirm(tell)
-    bundle = None if chosen is None else search.pack_chosen(chosen, to, reference)
-    candidates = tuple(own for own, _ in search.tried)
-    return Optimised(search.own, candidates, chosen, bundle, search.compared)
+    search = _Search(parent, device or Device(), reference, seed)
+    search.run(trials, tell, prunes=prunes)
+    chosen, bundle = search.confirm(tell), None
+    if chosen is not None:
+        # It has been packed before, and has the same digest: what is measured is no part of it.
+        bundle = search.packed(chosen, Path(to), measure=parent.cost is not None)
+    return Optimised(search.own, tuple(search.tried), chosen, bundle, search.compared)
 
 
 class _Search:
-    """The candidates of one parent with their folders, and the rows that each question has."""
+    """The candidates of one parent, and the rows that each question is asked on."""
 
-    def __init__(self, parent: Bundle, device: Device, seed: int) -> None:
+    def __init__(self, parent: Bundle, device: Device, reference: str, seed: int) -> None:
         columns, truth = parent.test_data() or ({}, None)
         if truth is None:
             raise Invalid(
                 f"{parent.name} holds no test rows with their truth, to judge smaller models by",
                 hint="pack it with test=(X, y)",
             )
-        self._device, self._parent, self._seed = device, parent, seed
+        self._parent, self._reference, self._seed = parent, reference, seed
+        self._device = device
         self.limits, self.compared = criteria_of(parent.task, device)
         self._held_out = columns, truth
         order = np.random.default_rng(seed).permutation(len(truth))
@@ -135,11 +135,11 @@ class _Search:
         self._gate_rows = take(columns, second), truth[second]
         self._entry, self._graph = graph_of(parent)
         self._room = _room_of(self._graph)
-        self.tried: list[tuple[Candidate, Path]] = []
+        self.tried: list[Candidate] = []
         self.own = self._measured(parent, {"way": "as it is"}, b"")
 
-    def run(self, folder: Path, trials: int, tell: _Tell, *, prunes: bool) -> None:
-        """Draw points of the space, and keep the folders of those on the front."""
+    def run(self, trials: int, tell: _Tell, *, prunes: bool) -> None:
+        """Draw points of the space, and measure each once."""
         try:
             import optuna
         except ImportError:
@@ -149,35 +149,30 @@ class _Search:
         sampler = optuna.samplers.TPESampler(seed=self._seed)
         study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
         known: dict[str, Candidate] = {}
-        for number in range(trials):
+        for _ in range(trials):
             trial = study.ask()
             settings = self._room.suggest(trial, prunes=prunes)
             if (key := repr(settings)) not in known:
-                known[key] = self._try(settings, folder / str(number))
+                known[key] = self._try(settings)
+                self.tried.append(known[key])
                 tell(f"{known[key].words}: {known[key].problem or _figures(known[key])}")
             if math.isfinite(sum(known[key].losses)):
                 study.tell(trial, known[key].losses)
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def _try(self, settings: Mapping[str, Any], path: Path) -> Candidate:
+    def _try(self, settings: Mapping[str, Any]) -> Candidate:
         """Made, packed, measured; with the problem where that cannot be."""
         try:
-            data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
-            bundle = self._pack(
-                data, settings, path, measure=False, keep_test=False, baseline=False,
-                outliers=False, explain=False,
-            )  # fmt: skip
-            candidate = self._measured(bundle, settings, data)
-            if candidate.size_mb >= self.own.size_mb:
-                candidate = replace(candidate, problem="it is no smaller than its parent")
+            with Scratch("bascule-optimise-") as folder:
+                data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
+                plain = {"keep_test": False, "baseline": False, "outliers": False, "explain": False}
+                bundle = self._pack(data, settings, folder / "bundle", measure=False, **plain)
+                candidate = self._measured(bundle, settings, data)
         except BasculeError as problem:
-            candidate = Candidate(settings, problem=problem.message)
-        self.tried.append((candidate, path))
-        front = self._front()
-        for own, folder in self.tried:
-            if own not in front:
-                shutil.rmtree(folder, ignore_errors=True)
+            return Candidate(settings, problem=problem.message)
+        if candidate.size_mb >= self.own.size_mb:
+            return replace(candidate, problem="it is no smaller than its parent")
         return candidate
 
     def _measured(self, bundle: Bundle, settings: Mapping[str, Any], data: bytes) -> Candidate:
@@ -194,34 +189,31 @@ class _Search:
             values[self.compared.metric], problem,
         )  # fmt: skip
 
-    def _front(self) -> list[Candidate]:
-        return non_dominated([own for own, _ in self.tried if not own.problem])
-
     def confirm(self, tell: _Tell) -> Candidate | None:
-        """The smallest of the front that passes the gate, with all larger ones."""
+        """The smallest of the front that passes the gate, as it is packed, with all larger ones."""
         chosen = None
-        for candidate in self._front():
-            place, path = next(
-                (place, path) for place, (own, path) in enumerate(self.tried) if own is candidate
-            )
-            report = self._check(load(path), [self.compared], self._gate_rows)
-            confirmed = replace(candidate, confirmed=report.results[0].reason)
-            self.tried[place] = confirmed, path
+        for candidate in non_dominated([own for own in self.tried if not own.problem]):
+            with Scratch("bascule-optimise-") as folder:
+                bundle = self.packed(candidate, folder / "bundle", measure=False)
+                report = self._check(bundle, [*self.limits, self.compared], self._gate_rows)
+            reasons = [own.reason for own in report.failures] or [report.results[-1].reason]
+            confirmed = replace(candidate, confirmed="; ".join(reasons))
+            self.tried[self.tried.index(candidate)] = confirmed
             tell(f"{candidate.words}, on the rows of the gate: {confirmed.confirmed}")
             if not report.passed:
                 break
             chosen = confirmed
         return chosen
 
-    def pack_chosen(self, chosen: Candidate, to: str | Path, reference: str) -> Bundle:
-        """As any model is packed, and measured and explained where its parent is."""
-        parent, rows = self._parent, self._search_rows[0]
-        data = self._room.make(self._graph, chosen.settings, self._entry, rows)
+    def packed(self, candidate: Candidate, to: Path, *, measure: bool) -> Bundle:
+        """As any model is packed, explained where its parent is."""
+        settings, parent = candidate.settings, self._parent
+        data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         return self._pack(
-            data, chosen.settings, Path(to), lineage=[f"bundle:{reference}@{parent.digest}"],
-            explain=EXPLAINING in parent.manifest.files, measure=parent.cost is not None,
-            parameters=dict(chosen.settings),
-            description=f"{reference}, made smaller for {self._device.name}",
+            data, settings, to, lineage=[f"bundle:{self._reference}@{parent.digest}"],
+            explain=EXPLAINING in parent.manifest.files, measure=measure,
+            parameters=dict(settings),
+            description=f"{self._reference}, made smaller for {self._device.name}",
         )  # fmt: skip
 
     def _pack(self, data: bytes, settings: Mapping[str, Any], to: Path, **options: Any) -> Bundle:

@@ -55,7 +55,8 @@ def make(
     model = copy.deepcopy(model)
     ensemble = ensemble_of(list(model.graph.node))
     arrays, targets = arrays_of(ensemble)
-    features = _features(model, ensemble.input[0], entry, rows)
+    splits = next(own.t for own in ensemble.attribute if own.name == "nodes_splits")
+    features = _features(model, ensemble.input[0], splits.data_type, entry, rows)
     leaves = _leaves(arrays, features)
     everything = _sums(arrays, leaves, targets)
     # The trees of one round are beside each other, one for each target.
@@ -69,21 +70,22 @@ def make(
     totals = everything.sum(1)
     is_share = targets > 1 and everything.min() >= 0 and np.ptp(totals) < _SAME
     _write(ensemble, arrays)
-    _put_beside(model, ensemble, float(totals[0]) if is_share else 0.0)
+    _put_beside(model, ensemble, splits.data_type, float(totals[0]) if is_share else 0.0)
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def _features(
-    model: onnx.ModelProto, tensor: str, entry: ProgramEntry, rows: Columns
+    model: onnx.ModelProto, tensor: str, kind: int, entry: ProgramEntry, rows: Columns
 ) -> NDArray[np.float64]:
-    """What the ensemble reads of the rows, shape (rows, features)."""
+    """What the ensemble reads of the rows, shape (rows, features); `kind` is its type in ONNX."""
     model = copy.deepcopy(model)
     model.graph.node.add(op_type="Identity", input=[tensor], output=[_FEATURES])
-    value = helper.make_tensor_value_info(_FEATURES, TensorProto.DOUBLE, [None, None])
-    model.graph.output.append(value)
-    outputs = (Field(_FEATURES, DType.FP64, (-1,)),)
+    model.graph.output.append(helper.make_tensor_value_info(_FEATURES, kind, [None, None]))
+    dtype = DType.FP32 if kind == TensorProto.FLOAT else DType.FP64
+    outputs = (Field(_FEATURES, dtype, (-1,)),)
     program = open_kind(entry, model.SerializeToString(), outputs=outputs)
-    return np.asarray(program.run(for_program(rows, program.inputs), [_FEATURES])[_FEATURES])
+    answers = program.run(for_program(rows, program.inputs), [_FEATURES])
+    return np.asarray(answers[_FEATURES], np.float64)
 
 
 def _leaves(arrays: _Arrays, features: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -185,7 +187,7 @@ def _write(ensemble: onnx.NodeProto, arrays: _Arrays) -> None:
     ensemble.attribute.extend([*rest, *made])
 
 
-def _put_beside(model: onnx.ModelProto, ensemble: onnx.NodeProto, total: float) -> None:
+def _put_beside(model: onnx.ModelProto, ensemble: onnx.NodeProto, kind: int, total: float) -> None:
     """Casts on both sides; and votes of a forest, which have a total, keep it, none below 0."""
     source, answer = ensemble.input[0], ensemble.output[0]
     ensemble.input[0], ensemble.output[0] = f"{source}_float", f"{answer}_float"
@@ -202,7 +204,7 @@ def _put_beside(model: onnx.ModelProto, ensemble: onnx.NodeProto, total: float) 
         ):
             last, names = f"{answer}_{output}", [f"{answer}_{name}" for name in inputs]
             after.append(helper.make_node(operator, names, [last]))
-    after.append(helper.make_node("Cast", [last], [answer], to=TensorProto.DOUBLE))
+    after.append(helper.make_node("Cast", [last], [answer], to=kind))
     at = list(model.graph.node).index(ensemble)
     model.graph.node.insert(at, before)
     for place, node in enumerate(after, at + 2):

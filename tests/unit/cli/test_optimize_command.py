@@ -24,6 +24,7 @@ def pushed(run, tmp_path):
     bascule.push(bundle.path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pushed")
 def test_the_chosen_model_is_a_version_with_lineage_to_its_parent(run, tmp_path):
     (tmp_path / "devices").mkdir()
@@ -43,6 +44,7 @@ def test_the_chosen_model_is_a_version_with_lineage_to_its_parent(run, tmp_path)
     assert "bundle parent" in card
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pushed")
 def test_a_budget_that_no_model_meets_ends_with_exit_code_1_and_no_version(run):
     budget = ("--budget", "size <= 0.0001 MB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
@@ -51,6 +52,17 @@ def test_the_operator_keeps_a_test_in_each_tree_that_is_pruned_to_its_root(boost
     _, size = answers(boosted, error=1.0)
     _, whole = answers(boosted)
     assert size < 0.4 * whole
+
+
+def test_a_smaller_graph_can_be_made_smaller_again(boosted):
+    entry, graph = graph_of(boosted)
+    columns, _ = boosted.test_data()
+    once = make(graph, {**WHOLE, "trees": 0.5}, entry, columns)
+    twice = make(onnx.load_from_string(once), {**WHOLE, "trees": 0.5}, entry, columns)
+    assert len(twice) < 0.7 * len(once)
+    program = open_kind(entry, twice, outputs=boosted.signature.outputs)
+    parent = boosted.predict(columns)["label"]
+    assert (program.run(for_program(columns, program.inputs))["label"] == parent).mean() > 0.9
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
