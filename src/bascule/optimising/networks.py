@@ -48,7 +48,7 @@ def make(
     model: onnx.ModelProto, settings: Mapping[str, Any], entry: ProgramEntry, rows: Columns
 ) -> bytes:
     """The graph in fewer bits; `rows`, in the signature's dtypes, are for `static int8`."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import QuantType, quantize_static
 
     model, way = copy.deepcopy(model), settings["way"]
     _prune(model, settings.get("zeros", 0.0))
@@ -58,25 +58,36 @@ def make(
         return _bytes(convert_float_to_float16(model, keep_io_types=True))
     if way in ("int8 weights", "int4 weights"):
         return _few_bits(model, 8 if way == "int8 weights" else 4, settings.get("block", 64))
-    more = {"per_channel": settings["per_channel"], "weight_type": QuantType.QInt8}
+    if way == "dynamic int8":
+        return _bytes(_made(model, per_channel=settings["per_channel"]))
     with Scratch("bascule-optimise-") as folder:
-        if way == "static int8":
-            batches = _Batches(for_program(rows, entry.inputs))
-            quantize_static(model, folder / "made.onnx", batches, **more)
-        else:
-            quantize_dynamic(model, folder / "made.onnx", **more)
+        quantize_static(
+            model, folder / "made.onnx", _Batches(for_program(rows, entry.inputs)),
+            per_channel=settings["per_channel"], weight_type=QuantType.QInt8,
+        )  # fmt: skip
         return _bytes(onnx.load(folder / "made.onnx"))
 
 
 def _few_bits(model: onnx.ModelProto, bits: int, block: int) -> bytes:
+    """Weights of products in so many bits; tables that are looked up in 8, which 4 spoil."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     quantizer = MatMulNBitsQuantizer(
-        model, bits=bits, block_size=block, is_symmetric=True, accuracy_level=4,
-        op_types_to_quantize=("MatMul", "Gather"),
-    )  # fmt: skip
+        _made(model, "Gather"), bits=bits, block_size=block, is_symmetric=True, accuracy_level=4
+    )
     quantizer.process()
     return _bytes(quantizer.model.model)
+
+
+def _made(model: onnx.ModelProto, *operators: str, per_channel: bool = False) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with Scratch("bascule-optimise-") as folder:
+        quantize_dynamic(
+            model, folder / "made.onnx", list(operators) or None, per_channel=per_channel,
+            weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        return onnx.load(folder / "made.onnx")
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
