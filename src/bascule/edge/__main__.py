@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_ENROLMENT = "device.json"
 _LEFT_OUT = ("_hashlib", "_ssl", "typing_extensions")
 
 
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
     try:
         if args.command == "status":
             return _status(args.home)
+        if args.command == "enroll":
+            return _enroll(args.file, args.home)
         return _run(args, repository or load_named("bascule.edge.fetching:Repository").open)
     except BasculeError as problem:
         hint = f"\nhint:  {problem.hint}" if problem.hint else ""
@@ -44,13 +47,20 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bascule-edge", description="The agent of a device.")
     commands = parser.add_subparsers(dest="command", required=True)
+    enroll = commands.add_parser("enroll", help="take the file of `bascule edge enroll`")
+    enroll.add_argument("file", type=Path)
+    enroll.add_argument("--home", required=True, type=Path, help="the folder of this device")
     run = commands.add_parser("run", help="follow a channel, and serve what it names")
     add = run.add_argument
-    add("--repository", required=True, help="the address of the signed repository")
-    add("--channel", required=True)
+    add("--repository", default="", help="the address of the signed repository")
+    add("--channel", default="")
     add("--home", required=True, type=Path, help="the folder of this device")
     add("--root", type=Path, help="the repository's trusted root, if not HOME/root.json")
-    add("--device", help="the name of this device; drawn at the first start, if not given")
+    add(
+        "--device",
+        default="",
+        help="the name of this device; drawn at the first start, if not given",
+    )
     add("--server", default="", help="where reports go")
     add("--key", default="", help="of the device at the server: env:NAME or file:PATH")
     add("--listen", default="127.0.0.1:8080", help="HOST:PORT of loopback, unix:PATH, or none")
@@ -64,12 +74,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
-    from bascule.core import SignalEvent, secret_in
+    from bascule.core import Invalid, SignalEvent, secret_in
     from bascule.edge.agent import Agent
     from bascule.edge.deciding import read_plan
     from bascule.edge.device import Device
     from bascule.edge.serving import HttpServer
 
+    enrolment = _enrolment(args.home)
+    for name in ("repository", "channel", "device", "server"):
+        setattr(args, name, getattr(args, name) or enrolment.get(name, ""))
+    if not args.repository or not args.channel:
+        hint = "bascule-edge enroll FILE, or --repository and --channel"
+        raise Invalid("this device is not enrolled", hint=hint)
     stop = SignalEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -78,7 +94,8 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     agent = Agent(
         device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
         args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
-        plan=read_plan(args.plan), server=args.server, key=secret_in(args.key),
+        plan=read_plan(args.plan), server=args.server,
+        key=secret_in(args.key) or enrolment.get("key", ""),
         claims=args.require, keys=args.require_key,
     )  # fmt: skip
     agent.start()
@@ -95,6 +112,39 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     for part in served:
         part.close()
     return 0
+
+
+def _enroll(file: Path, home: Path) -> int:
+    """Keep key and addresses in the home, and the root that is trusted; twice is fine."""
+    from bascule.core import Invalid, replacing, writing
+
+    try:
+        enrolment = json.loads(file.read_bytes())
+        root, sentence = enrolment.pop("root"), "{device} follows {channel}".format_map(enrolment)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        hint = "give the file that `bascule edge enroll` has written"
+        raise Invalid(f"{file} is no enrolment: {problem}", hint=hint) from None
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+    for name, content in (("root.json", root), (_ENROLMENT, enrolment)):
+        if content is not None:  # the server may have no repository of its own
+            with replacing(home / name) as draft:
+                draft.touch(0o600)
+                draft.write_text(json.dumps(content), encoding="utf-8")
+    sys.stdout.write(f"{sentence}: bascule-edge run --home {home}\n")
+    return 0
+
+
+def _enrolment(home: Path) -> dict[str, str]:
+    from bascule.core import Untrusted
+
+    try:
+        enrolment: dict[str, str] = json.loads((home / _ENROLMENT).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise Untrusted(f"{home / _ENROLMENT} is damaged", hint="enroll again") from None
+    return enrolment
 
 
 def _status(home: Path) -> int:

@@ -18,8 +18,9 @@ from tests.edge_devices import alter_statement
 
 from bascule.bundle import load, read_manifest
 from bascule.bundle.disk import PASSPORT, sign_passport, write_statement
-from bascule.core import Conflict, Untrusted
+from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.edge import GOLDEN, check_golden
+from bascule.edge.__main__ import main
 
 ROWS = np.random.default_rng(1).normal(size=(2, 4))
 
@@ -268,3 +269,30 @@ def test_a_version_without_a_required_claim_is_not_taken_until_a_passport_makes_
         publisher.place_of(offer), PASSPORT, envelope, at=datetime.fromisoformat(issued_at), by="t"
     )
     device.serves(offer)
+
+
+def test_an_enrolled_device_knows_its_channel_and_others_are_told_what_is_missing(
+    tmp_path, capsys, monkeypatch
+):
+    # In this process OpenSSL is needed by other tests.
+    monkeypatch.setattr("bascule.edge.__main__._LEFT_OUT", ())
+    home, file = tmp_path / "home", tmp_path / "camera.json"
+    assert main(["run", "--home", str(home)]) == 1
+    assert "bascule-edge enroll FILE" in capsys.readouterr().err
+    for content in ("", "[]", "{}", '{"root": null}'):
+        file.write_text(content)
+        assert main(["enroll", str(file), "--home", str(home)]) == 1
+    about = {"device": "camera", "channel": "stable", "server": "", "key": "k", "repository": "R"}
+    file.write_text(json.dumps(about | {"root": {"signed": {}}}))
+    for _ in range(2):
+        assert main(["enroll", str(file), "--home", str(home)]) == 0
+    assert json.loads((home / "root.json").read_bytes()) == {"signed": {}}
+    assert (home / "device.json").stat().st_mode & 0o777 == 0o600
+    asked = []
+
+    def repository(place, address, root):
+        asked.append((place, address, root))
+        raise Unavailable("away")
+
+    assert main(["run", "--home", str(home)], repository) == 1
+    assert asked == [(home, "R", home / "root.json")]
