@@ -22,6 +22,7 @@ from bascule.bundle.disk import TRUTHS, Difference, Facts, differences
 from bascule.bundle.explaining import read_explanation
 from bascule.bundle.originals import Frame
 from bascule.core import Columns, Invalid, Scratch
+from bascule.packing.explaining import SAMPLED_BACKGROUND
 from bascule.packing.flavors import reopener
 from bascule.packing.imported import Rows
 from bascule.packing.lineage import provenance
@@ -146,7 +147,12 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
 
 def _explain(bundle: Bundle) -> bool | int:
     explanation = read_explanation(bundle.path, bundle.manifest)
-    return explanation is not None and (explanation.background_rows or True)
+    if explanation is None:
+        return False
+    rows = explanation.background_rows
+    # Told to take as many, trees would take them where they had none to take by themselves.
+    is_usual = explanation.method == "sampling" and rows == SAMPLED_BACKGROUND
+    return True if is_usual else rows or True
 
 
 def _rows(bundle: Bundle, known: Mapping[str, Any], given: Mapping[str, Any]) -> InputRows:

@@ -24,7 +24,9 @@ from bascule.registry.stores import Records
 from bascule.settings import load_settings
 
 ACTS = {name: operation for name, operation in OPERATIONS.items() if operation.is_act}
-READS_BY_POST = {"POST /v2/repository/index", "POST /api/v1/verdicts/{endpoint}"}
+READS_BY_POST = {
+    "POST /v2/repository/index", "POST /api/v1/verdicts/{endpoint}", "POST /api/v1/edge/reports",
+}  # fmt: skip
 ALIAS, VERSION = "models/gb/aliases/best", "models/gb/versions/1"
 SOON = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 JOB = {"model": "gb/1", "from": "/nowhere/in.csv", "to": "/nowhere/out/"}

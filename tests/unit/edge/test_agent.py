@@ -262,12 +262,10 @@ def test_a_version_without_a_required_claim_is_not_taken_until_a_passport_makes_
     assert device.state.current is None
     assert "'parity' is required of its passport" in events(device)[-1][1]
 
-    issued_at = (datetime.now(UTC) + timedelta(days=400)).isoformat()
-    claims = {"issued_at": issued_at, "expires_at": None, "parity": {"passed": True}}
-    envelope = sign_passport(read_manifest(path), claims, private)
-    write_statement(
-        publisher.place_of(offer), PASSPORT, envelope, at=datetime.fromisoformat(issued_at), by="t"
-    )
+    issued_at = datetime.now(UTC) + timedelta(days=400)
+    claims = {"parity": {"passed": True}}
+    envelope = sign_passport(read_manifest(path), claims, private, now=issued_at, by="ada")
+    write_statement(publisher.place_of(offer), PASSPORT, envelope, at=issued_at, by="t")
     device.serves(offer)
 
 

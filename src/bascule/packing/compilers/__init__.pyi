@@ -25,7 +25,6 @@ from .torch import (
     to_core as to_core,
     to_onnx as to_onnx,
 )
-from .torch import ROWS as ROWS, export as export, to_core as to_core, to_onnx as to_onnx
 from .trees import rounded_down as rounded_down
 from .values import label_dtype as label_dtype
 from .xgboost import booster_of as booster_of, read_xgboost as read_xgboost

@@ -21,7 +21,7 @@ from bascule.bundle.explaining import (
 from bascule.core import Columns, Field, Unconvertible
 from bascule.packing.explaining.making import Method, Sources
 
-_BACKGROUND = 32
+SAMPLED_BACKGROUND = 32
 _MAX_PLAYERS, _MAX_OUTPUTS = 500, 50
 _MOST_EXACT, _FINER = 10, 8
 """The error is measured against all coalitions of so many columns, or so many times the pairs."""
@@ -44,7 +44,7 @@ def make(sources: Sources) -> Method:
     if program.may_block or (subject.saved_format != "onnx" and program in own):
         raise Unconvertible("the model is not compiled", hint="see why under Parity on the card")
     answer, pairs = answer_of(sources.outputs), usual_pairs(len(columns))
-    count = min(sources.background or _BACKGROUND, len(subject.train))
+    count = min(sources.background or SAMPLED_BACKGROUND, len(subject.train))
     chosen = np.random.default_rng(0).choice(len(subject.train), count, replace=False)
     background = for_program(take(subject.train.columns, np.sort(chosen)), program.inputs)
     coalitions = len(Coalitions.of_pairs(len(columns), pairs).masks) if pairs else 2 ** len(columns)
