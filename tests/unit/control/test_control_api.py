@@ -412,6 +412,7 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 session="0",
                 review="0",
                 receiver="pager",
+                device="camera",
                 erasure="0",
                 approval="0",
                 decision="approve",
