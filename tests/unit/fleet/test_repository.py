@@ -153,8 +153,7 @@ def test_a_version_is_published_with_the_claims_that_are_required_and_with_later
     )
 
     def publish_with(**claims):
-        dated = {"issued_at": edge.now.isoformat(), "expires_at": None, **claims}
-        body = sign_passport(read_manifest(bundle), dated, key)
+        body = sign_passport(read_manifest(bundle), claims, key, now=edge.now, by="ada")
         write_statement(bundle, PASSPORT, body, at=edge.now, by="ada")
         strict.push(bundle, by="ada")
         return publish(strict, edge.repository, "late/1", "stable", by="ada")
