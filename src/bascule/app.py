@@ -22,7 +22,15 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from bascule.core import BasculeError, Invalid, NotFound, load_named, masked, secret_in
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    MissingExtra,
+    NotFound,
+    load_named,
+    masked,
+    secret_in,
+)
 from bascule.settings import (
     CATALOGUES,
     OBJECTS,
@@ -476,8 +484,12 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def open_repository(settings: Settings) -> TufRepository:
-    """The signed repository of what is published to devices."""
-    from bascule.fleet import Keys, TufRepository, open_place
+    """The signed repository of what is published to devices. Raises `MissingExtra`."""
+    try:
+        from bascule.fleet import Keys, TufRepository, open_place
+    except ModuleNotFoundError:
+        hint = "pip install 'bascule[edge]'"
+        raise MissingExtra("publishing to devices needs tuf", hint=hint) from None
 
     chosen, folder = settings.edge, settings.home / "edge"
     return TufRepository(

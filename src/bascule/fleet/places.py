@@ -18,6 +18,9 @@ from bascule.core import Conflict, Invalid, replacing, sync_folder, writing
 if TYPE_CHECKING:
     from obstore import PutMode
 
+CHANNEL = "channel-"
+"""What the name of a channel's role begins with."""
+
 
 class Place(Protocol):
     """Files by names such as `metadata/1.root.json`."""

@@ -22,12 +22,13 @@ from bascule.edge import (
     hex_of,
     pack,
 )
-from bascule.fleet.repository import CHANNEL, State, TufRepository
+from bascule.fleet.places import CHANNEL
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from bascule.catalogue import Catalogue
+    from bascule.fleet.repository import State, TufRepository
     from bascule.registry import Registry, Version
 
     Targets = dict[str, TargetFile]

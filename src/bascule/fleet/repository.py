@@ -35,10 +35,8 @@ from tuf.api.metadata import (
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, replacing
 from bascule.fleet.keys import Keys
-from bascule.fleet.places import Place
+from bascule.fleet.places import CHANNEL, Place
 
-CHANNEL = "channel-"
-"""What the name of a channel's role begins with."""
 _ONLINE = (Targets.type, Snapshot.type, Timestamp.type)
 _TIMESTAMP, _FIRST_ROOT = "metadata/timestamp.json", "metadata/1.root.json"
 _TRIES, _DAYS = 5, 365.0
