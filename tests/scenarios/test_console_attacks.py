@@ -26,7 +26,7 @@ from bascule.serving.workers import bind
 from bascule.settings import load_settings
 
 NAMES = {
-    "approval": "a0", "decision": "approve", "document": "annex-iv", "erasure": "e0",
+    "approval": "a0", "decision": "approve", "document": "annex-iv",
     "review": "r0", "device": "camera",
     "model": "gb", "number": "1", "alias": "champion", "key": "nobody", "endpoint": "gb",
     "alert": "0", "silence": "0", "rollout": "0", "command": "pause", "receiver": "pager",

@@ -42,18 +42,18 @@ def devices(
     as_json: AsJson = False,
 ) -> None:
     """List the devices: what each runs, and what it refused since when."""
-    listed = [one for one in _fleet().devices(group) if one.stuck_since or not stuck]
+    listed = [device for device in _fleet().devices(group) if device.stuck_since or not stuck]
     if as_json:
-        print_json([asdict(one) for one in listed])
+        print_json([asdict(device) for device in listed])
         return
     rows = [
         [
-            one.name, one.group, "revoked" if one.revoked_at else one.version,
-            when(one.seen_at) if one.seen_at else "never", f"{one.bytes_received:,}",
-            f"{one.stuck_on} since {when(one.stuck_since)}: {one.stuck_reason}"
-            if one.stuck_since else "",
+            device.name, device.group, "revoked" if device.revoked_at else device.version,
+            when(device.seen_at) if device.seen_at else "never", f"{device.bytes_received:,}",
+            f"{device.stuck_on} since {when(device.stuck_since)}: {device.stuck_reason}"
+            if device.stuck_since else "",
         ]
-        for one in listed
+        for device in listed
     ]  # fmt: skip
     heads = ("device", "group", "runs", "last report", "bytes received", "stuck on")
     print_table(heads, rows, right=("bytes received",), empty="no device is enrolled")
@@ -67,19 +67,19 @@ def groups(as_json: AsJson = False) -> None:
             members.setdefault((device.group, device.version), []).append(device)
     listed: list[dict[str, Any]] = [
         {
-            "group": group, "runs": version, "devices": len(those),
-            "stuck": sum(bool(one.stuck_on) for one in those),
-            "bytes received": sum(one.bytes_received for one in those),
+            "group": group, "runs": version, "devices": len(devices),
+            "stuck": sum(bool(device.stuck_on) for device in devices),
+            "bytes received": sum(device.bytes_received for device in devices),
         }
-        for (group, version), those in sorted(members.items())
+        for (group, version), devices in sorted(members.items())
     ]  # fmt: skip
     if as_json:
         print_json(listed)
         return
     heads = ("group", "runs", "devices", "stuck", "bytes received")
     rows = [
-        [f"{value:,}" if isinstance(value, int) else value for value in one.values()]
-        for one in listed
+        [f"{value:,}" if isinstance(value, int) else value for value in row.values()]
+        for row in listed
     ]
     print_table(heads, rows, right=heads[2:], empty="no device is enrolled")
 
@@ -140,8 +140,8 @@ def start(
         shares = tuple(float(part) / 100 for part in phases.split(","))
     except ValueError:
         raise Invalid(f"--phases {phases}", hint="for example 1,10,50,100") from None
-    asked = RolloutRequest(model, group, shares, seconds_of(hold, "--hold"), reason)
-    _print(_fleet().begin(asked, by=context.user()), as_json=as_json)
+    request = RolloutRequest(model, group, shares, seconds_of(hold, "--hold"), reason)
+    _print(_fleet().begin(request, by=context.user()), as_json=as_json)
 
 
 def show(

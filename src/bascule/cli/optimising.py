@@ -37,12 +37,12 @@ def optimize(
     from bascule.core import writing
     from bascule.optimising import Device, read_device
 
-    found = read_device(device) if device else Device()
+    profile = read_device(device) if device else Device()
     content = {
         "model": model, "trials": trials, "prunes": prune,
         "device": {
-            "name": found.name, "budgets": [*found.budgets, *(budget or [])],
-            "latency_factor": found.latency_factor,
+            "name": profile.name, "budgets": [*profile.budgets, *(budget or [])],
+            "latency_factor": profile.latency_factor,
         },
     }  # fmt: skip
     result = result_of("optimise", content, as_json=as_json)

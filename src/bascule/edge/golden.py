@@ -50,8 +50,10 @@ def device_statements(path: str | Path, *, by: str) -> bytes:
     Where there are none they are made now, of the program that serves: to 256 held-out rows or else
     the example, without infinite numbers, which JSON has no word for.
     """
-    statements = [one for one in read_statements(path) if one.kind in (GOLDEN, PASSPORT)]
-    if all(one.kind != GOLDEN for one in statements):
+    statements = [
+        statement for statement in read_statements(path) if statement.kind in (GOLDEN, PASSPORT)
+    ]
+    if all(statement.kind != GOLDEN for statement in statements):
         now, digest = datetime.now(UTC).isoformat(), digest_of(path)
         statements.append(Statement(GOLDEN, digest, now, by, _recorded(path)))
     return canonical_json([statement.to_json() for statement in statements])
@@ -60,11 +62,11 @@ def device_statements(path: str | Path, *, by: str) -> bytes:
 def lay_statements(folder: str | Path, content: bytes) -> None:
     """Put what was delivered beside the bundle; raises `Untrusted` where it is none of these."""
     statements = parse(content, GOLDEN, what="statements")
-    for one in shaped(statements, list[Statement], GOLDEN, what="statements"):
-        if one.subject != digest_of(folder):
-            raise Untrusted(f"a statement of {one.subject} was delivered with another bundle")
-        at = datetime.fromisoformat(one.at)
-        write_statement(folder, one.kind, one.body, at=at, by=one.by)
+    for statement in shaped(statements, list[Statement], GOLDEN, what="statements"):
+        if statement.subject != digest_of(folder):
+            raise Untrusted(f"a statement of {statement.subject} was delivered with another bundle")
+        at = datetime.fromisoformat(statement.at)
+        write_statement(folder, statement.kind, statement.body, at=at, by=statement.by)
 
 
 def _recorded(path: str | Path) -> _Body:
@@ -123,7 +125,7 @@ def prove(question: Mapping[str, Any]) -> dict[str, Any]:
     if manifest.digest != digest:
         raise Untrusted(f"the bundle is {manifest.digest}, and {digest} was to come")
     passports = read_statements(folder, PASSPORT)
-    now = max([datetime.now(UTC), *(datetime.fromisoformat(one.at) for one in passports)])
+    now = max([datetime.now(UTC), *(datetime.fromisoformat(passport.at) for passport in passports)])
     keys = [Path(key) for key in question["keys"]]
     check_claims(passports, digest, keys, question["claims"], about=manifest.name, now=now)
     checked = check_golden(folder)

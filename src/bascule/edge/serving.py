@@ -124,8 +124,8 @@ class _Connection(StreamRequestHandler):
         ):
             raise Invalid("the request is no HTTP/1.1", hint="use a client of HTTP")
         hosts, origins = (
-            [value.strip() for name, _, value in fields if name.lower() == wanted]
-            for wanted in (b"host", b"origin")
+            [value.strip() for name, _, value in fields if name.lower() == header]
+            for header in (b"host", b"origin")
         )
         refusal = HostPolicy((), any_address=False).refusal(hosts, origins)
         if refusal is not None and self.server.address_family != socket.AF_UNIX:

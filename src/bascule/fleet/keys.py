@@ -70,7 +70,7 @@ class Keys:
             raise Invalid(f"edge.keys: no key for {role}: {problem}", hint=hint) from None
 
     def successor(self, role: str, former: Sequence[str]) -> CryptoSigner:
-        """A key that is none of `former`; that which is there, where a killed process put it."""
+        """A new key. One that a killed process left there is taken, unless it is of `former`."""
         signer = self.signer(role, create=True)
         is_former = signer.public_key.keyid in former and not self.elsewhere
         return CryptoSigner.generate_ed25519() if is_former else signer

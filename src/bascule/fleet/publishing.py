@@ -165,7 +165,7 @@ class _Publication:
     def _state(self, targets: Targets) -> bool:
         """Put what is stated of the bundle beside it; whether its passports are others now."""
         name = f"statements/{hex_of(self.version.digest)}.json"
-        custom = {"of": [one.file_name for one in read_statements(self.bundle, PASSPORT)]}
+        custom = {"of": [passport.file_name for passport in read_statements(self.bundle, PASSPORT)]}
         if name in targets and targets[name].custom == custom:
             return False
         targets[name] = self._put(name, device_statements(self.bundle, by=self.by), custom)

@@ -205,11 +205,11 @@ def is_anothers(plan: DevicePlan, state: DeviceState, now: Channel) -> bool:
 def _entered(plan: DevicePlan, state: DeviceState, now: datetime, what: str) -> DeviceState:
     number = state.phase + 1
     share = plan.phases[number]
-    said = f"phase {number + 1} of {len(plan.phases)}, {share:.0%} of the devices"
+    phase = f"phase {number + 1} of {len(plan.phases)}, {share:.0%} of the devices"
     status: Literal["running", "promoted"] = "running"
     if share == 1:
-        status, said = "promoted", "promoted: all devices take it"
-    sentence = "; ".join(filter(None, (said, what)))
+        status, phase = "promoted", "promoted: all devices take it"
+    sentence = "; ".join(filter(None, (phase, what)))
     return replace(state, status=status, phase=number, since=now, sentence=sentence)
 
 

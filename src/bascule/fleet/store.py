@@ -253,8 +253,8 @@ class Fleet:
         channel = self._channels.channel(plan.group)
         if channel is None or is_anothers(plan, stored.state, channel):
             if stored.state.status == "running":
-                said = "aborted: its channel was given another version"
-                state = replace(stored.state, status="aborted", sentence=said)
+                reason = "aborted: its channel was given another version"
+                state = replace(stored.state, status="aborted", sentence=reason)
                 stored = self._change(stored, state, "rollouts", lease)
             self._end(stored)
             return

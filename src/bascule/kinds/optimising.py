@@ -41,17 +41,17 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     from bascule.bundle import load
     from bascule.optimising import Device, optimise
 
-    registry, asked = open_registry(settings), task.input
-    version = registry.resolve(asked["model"])
+    registry, chosen = open_registry(settings), task.input
+    version = registry.resolve(chosen["model"])
     reference = f"{version.model}/{version.number}"
     live.begin(f"a smaller {reference}", {})
     with Scratch("bascule-optimise-") as folder:
         result = optimise(
             load(registry.path(version)), reference=reference, to=folder / "bundle",
-            device=Device.from_json(asked["device"]), trials=asked["trials"],
-            prunes=asked["prunes"], tell=_LOG.info,
+            device=Device.from_json(chosen["device"]), trials=chosen["trials"],
+            prunes=chosen["prunes"], tell=_LOG.info,
         )  # fmt: skip
-        device = {"latency_factor": 1.0, **asked["device"]}
+        device = {"latency_factor": 1.0, **chosen["device"]}
         facts = {**result.to_json(), **device, "reference": reference, "version": None}
         if result.bundle is not None:
             pushed = registry.push(result.bundle.path, by=task.by)

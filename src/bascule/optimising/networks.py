@@ -62,10 +62,10 @@ def make(
         return _bytes(_made(model, per_channel=settings["per_channel"]))
     with Scratch("bascule-optimise-") as folder:
         quantize_static(
-            model, folder / "made.onnx", _Batches(for_program(rows, entry.inputs)),
+            model, folder / "changed.onnx", _Batches(for_program(rows, entry.inputs)),
             per_channel=settings["per_channel"], weight_type=QuantType.QInt8,
         )  # fmt: skip
-        return _bytes(onnx.load(folder / "made.onnx"))
+        return _bytes(onnx.load(folder / "changed.onnx"))
 
 
 def _few_bits(model: onnx.ModelProto, bits: int, block: int) -> bytes:
@@ -84,10 +84,10 @@ def _made(model: onnx.ModelProto, *operators: str, per_channel: bool = False) ->
 
     with Scratch("bascule-optimise-") as folder:
         quantize_dynamic(
-            model, folder / "made.onnx", list(operators) or None, per_channel=per_channel,
+            model, folder / "changed.onnx", list(operators) or None, per_channel=per_channel,
             weight_type=QuantType.QInt8,
         )  # fmt: skip
-        return onnx.load(folder / "made.onnx")
+        return onnx.load(folder / "changed.onnx")
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -90,8 +90,8 @@ def _features(
 
 def _leaves(arrays: _Arrays, features: NDArray[np.float64]) -> NDArray[np.int64]:
     """The leaf that each row comes to in each tree, shape (trees, rows)."""
-    found = np.repeat(arrays["roots"].astype(np.int64)[:, None], len(features), axis=1)
-    for places in found:
+    leaves = np.repeat(arrays["roots"].astype(np.int64)[:, None], len(features), axis=1)
+    for places in leaves:
         under_way = np.arange(len(features))
         while len(under_way):
             nodes = places[under_way]
@@ -101,7 +101,7 @@ def _leaves(arrays: _Arrays, features: NDArray[np.float64]) -> NDArray[np.int64]
             ends = [arrays[name][nodes] for name in _ENDS]
             places[under_way] = np.where(passes, ends[0], ends[2])
             under_way = under_way[np.where(passes, ends[1], ends[3]) == 0]
-    return found
+    return leaves
 
 
 def _sums(arrays: _Arrays, leaves: NDArray[np.int64], targets: int) -> NDArray[np.float64]:
@@ -182,9 +182,9 @@ def _write(ensemble: onnx.NodeProto, arrays: _Arrays) -> None:
         if name != "missing" or arrays[name].any():  # it is optional, and 0 by default
             changed[attribute] = arrays[name].tolist()
     rest = [own for own in ensemble.attribute if own.name[:5] not in ("nodes", "leaf_", "tree_")]
-    made = [helper.make_attribute(name, value) for name, value in changed.items()]
+    changes = [helper.make_attribute(name, value) for name, value in changed.items()]
     del ensemble.attribute[:]
-    ensemble.attribute.extend([*rest, *made])
+    ensemble.attribute.extend([*rest, *changes])
 
 
 def _put_beside(model: onnx.ModelProto, ensemble: onnx.NodeProto, kind: int, total: float) -> None:

@@ -61,7 +61,9 @@ class Statements:
         self.lines: list[str] = []
         self._names = dict(names)
         self._model = model
-        self._constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+        self._constants = {
+            constant.name: numpy_helper.to_array(constant) for constant in model.graph.initializer
+        }
         self._values = {**self._constants, **row, **_traced(model, row)}
         for node in model.graph.node:
             if all(name in self._constants for name in node.input if name):
@@ -206,12 +208,15 @@ class Statements:
         self._loop(self._size(node.input[0]), f"if ({x}[i] {sign} {best}) {y}[0] = {value};")
 
     def _codes(self, node: onnx.NodeProto) -> None:
-        said: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self._require("keys_strings" in said and "values_int64s" in said, node)
-        keys = np.array([key.decode() for key in said["keys_strings"]], object)
-        known, codes = self._table(keys), self._table(np.array(said["values_int64s"], np.int32))
+        attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self._require("keys_strings" in attributes and "values_int64s" in attributes, node)
+        keys = np.array([key.decode() for key in attributes["keys_strings"]], object)
+        known, codes = (
+            self._table(keys),
+            self._table(np.array(attributes["values_int64s"], np.int32)),
+        )
         x, y = self.array_of(node.input[0]), self._declare(node.output[0])
-        default = said.get("default_int64", -1)
+        default = attributes.get("default_int64", -1)
         match = f"if (strcmp({x}[i], {known}[j]) == 0) {y}[i] = {codes}[j];"
         search = f"for (j = 0; j < {len(keys)}; j++) {match}"
         self._loop(self._size(node.output[0]), f"{{ {y}[i] = {default};\n{search} }}")

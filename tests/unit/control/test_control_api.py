@@ -413,7 +413,6 @@ def test_every_route_opens_by_its_own_right_and_by_no_other(supervisor, registry
                 review="0",
                 receiver="pager",
                 device="camera",
-                erasure="0",
                 approval="0",
                 decision="approve",
             )

@@ -1,4 +1,4 @@
-"""Rollouts over devices: what counts as an outcome, when phases pass, and what devices are told."""
+"""Rollouts over devices: outcomes of devices, the passing of phases, the content of channels."""
 
 from __future__ import annotations
 
