@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from bascule.packing.flavors import PythonModel as PythonModel
     from bascule.registry import Registry as Registry
     from bascule.release import Criterion as Criterion
+    from bascule.training import pipeline as pipeline
     from bascule_client import AsyncClient as AsyncClient, Client as Client
 
 _NAMES = {
@@ -77,6 +78,7 @@ _NAMES = {
     "bascule.packing": "PythonModel pack rebuild",
     "bascule.registry": "Registry",
     "bascule.release": "Criterion",
+    "bascule.training": "pipeline",
     "bascule_client": "AsyncClient Client",
 }
 """Public names by the room that has them; see `__getattr__`."""

@@ -10,10 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from bascule.batch.places import away, check_no_delta, find_files, format_of, open_place
 from bascule.batch.sinks.writers import WRITERS
 from bascule.bundle import Answer, flat
 from bascule.bundle.disk import Manifest
-from bascule.core import Invalid, TooLarge, check_file, check_writable, first_line, replacing
+from bascule.core import (
+    Invalid,
+    TooLarge,
+    check_file,
+    check_writable,
+    first_line,
+    masked,
+    replacing,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +52,31 @@ def read_rows(path: Path, what: str) -> Any:
         return _read_numpy(path) if suffix in (".npy", ".npz") else _read_arrow(path)
     except (OSError, ValueError, KeyError) as error:
         raise Invalid(f"{what} {path} cannot be read: {first_line(error)}") from None
+
+
+def read_place(place: str) -> pa.Table:
+    """All rows of a file, a folder, a glob or a bucket; folders such as `month=1` are columns.
+
+    Raises:
+        Invalid: The place has files of several kinds, or they cannot be read.
+        NotFound: No file is there.
+        Unavailable: The bucket is away.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    filesystem, path = open_place(place)
+    try:
+        check_no_delta(filesystem, path, place)
+        files = find_files(filesystem, path, masked(place))
+        form = format_of(files, masked(place))
+        rows = ds.dataset(files, filesystem=filesystem, format=form, partitioning="hive")
+        table: pa.Table = rows.to_table()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
+        raise Invalid(f"{masked(place)} cannot be read: {first_line(problem)}") from None
+    except OSError as problem:
+        raise away(masked(place), problem) from None
+    return table
 
 
 def check_growth(path: Path) -> None:

@@ -24,6 +24,7 @@ from bascule.cli.screen import say
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
     ("Build", "optimising", ("optimize",)),
+    ("Build", "training", ("train",)),
     (
         "Registry",
         "registering",
@@ -94,6 +95,7 @@ GROUPS = frozenset({
     "subject",
     "audit",
     "edge",
+    "train",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

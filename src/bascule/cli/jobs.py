@@ -59,7 +59,7 @@ def _submitted(kind: str, content: Mapping[str, Any]) -> str:
         kind=kind, input=KINDS[kind].parse(content), title=kind, by=context.user(),
         folder=os.getcwd(),
     )  # fmt: skip
-    return str(_jobs().submit(task).id)
+    return str(open_jobs().submit(task).id)
 
 
 @_group.command(name="list")
@@ -69,7 +69,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of the catalogue, the latest first."""
-    jobs = _jobs().find(kind=kind, state=state)
+    jobs = open_jobs().find(kind=kind, state=state)
     if as_json:
         print_json([_json(job) for job in jobs])
     elif not jobs:
@@ -81,7 +81,7 @@ def list_(
 @_group.command()
 def show(job: _Id, as_json: AsJson = False) -> None:
     """Tell how far a job is, what it was given, and its result."""
-    shown = _json(_jobs().get(job))
+    shown = _json(open_jobs().get(job))
     if as_json:
         print_json(shown)
         return
@@ -93,7 +93,7 @@ def show(job: _Id, as_json: AsJson = False) -> None:
 @_group.command()
 def follow(job: _Id, as_json: AsJson = False) -> None:
     """Print the log of a job until it has ended."""
-    _follow(_jobs().get(job).id, as_json=as_json)
+    _follow(open_jobs().get(job).id, as_json=as_json)
 
 
 @_group.command()
@@ -115,7 +115,7 @@ def retry(job: _Id, as_json: AsJson = False) -> None:
 
 
 def _command(job: str, command: Command, *, as_json: bool) -> None:
-    jobs = _jobs()
+    jobs = open_jobs()
     changed = jobs.command(jobs.get(job).id, command, by=context.user())
     if not changed.is_ended and not changed.stop:
         _follow(changed.id, as_json=as_json)
@@ -128,7 +128,7 @@ def _command(job: str, command: Command, *, as_json: bool) -> None:
 def _ended(job_id: str, *, quiet: bool) -> Job:
     from bascule.jobs import until_ended
 
-    jobs, printed = _jobs(), 0
+    jobs, printed = open_jobs(), 0
 
     def watch(_job: Job) -> None:
         nonlocal printed
@@ -150,7 +150,7 @@ def _follow(job_id: str, *, as_json: bool) -> None:
         raise job.problem
 
 
-def _jobs() -> JobRunner | RemoteJobs:
+def open_jobs() -> JobRunner | RemoteJobs:
     if context.is_remote():
         from bascule.jobs import RemoteJobs
 

@@ -25,6 +25,7 @@ KINDS = Kinds(
         "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
         "publish_edge": "bascule.kinds.edge:PUBLISH_EDGE",
+        "train": "bascule.kinds.training:TRAIN",
         "optimise": "bascule.kinds.optimising:OPTIMISE",
     }
 )

@@ -1,3 +1,4 @@
+from .against import measure_against as measure_against
 from .checking import check as check, check_and_record as check_and_record
 from .criteria import (
     FIRST_CRITERION as FIRST_CRITERION,

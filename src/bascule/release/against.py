@@ -24,6 +24,7 @@ from bascule.release.criteria import NotWorse
 from bascule.release.gates import Measured
 from bascule.release.measure import answers_of, rows_to_judge, score_of
 from bascule.stats import (
+    CONFIDENCE,
     RESAMPLES,
     Comparison,
     Difference,
@@ -122,6 +123,7 @@ def measure_against(
     *,
     test: Any = None,
     find: Find | None = None,
+    confidence: float = CONFIDENCE,
 ) -> dict[str, Measured]:
     """A fact for each of the criteria: the lower end of the interval of the difference.
 
@@ -130,6 +132,7 @@ def measure_against(
         criteria: What to compare, and with whom.
         test: `(X, y)`, in place of the held-out rows of the candidate.
         find: Where the others are.
+        confidence: Of the intervals, both sides together.
 
     Raises:
         Invalid: `test` is not a pair of rows and as many answers.
@@ -137,7 +140,7 @@ def measure_against(
     held_out = rows_to_judge(bundle, test)
     if isinstance(held_out, Measured):
         return {one.measure: held_out for one in criteria}
-    return {one.measure: _measured(bundle, one, held_out, find) for one in criteria}
+    return {one.measure: _measured(bundle, one, held_out, find, confidence) for one in criteria}
 
 
 def _measured(
@@ -145,6 +148,7 @@ def _measured(
     criterion: NotWorse,
     held_out: tuple[Columns, NDArray[Any] | None] | None,
     find: Find | None,
+    confidence: float,
 ) -> Measured:
     columns, truth = held_out or ({}, None)
     if truth is None:
@@ -163,7 +167,7 @@ def _measured(
                 "it could be worse than",
                 is_waived=True,
             )
-        return _Pair(criterion, champion, bundle, columns, truth).measured()
+        return _Pair(criterion, champion, bundle, columns, truth, confidence).measured()
 
     return attempted(compared, failing=f"not compared with {criterion.against}: ")
 
@@ -178,8 +182,9 @@ class _Pair:
         candidate: Bundle,
         columns: Columns,
         truth: NDArray[Any],
+        confidence: float,
     ) -> None:
-        self._criterion = criterion
+        self._criterion, self._confidence = criterion, confidence
         self._metric = criterion.metric
         self._sign = -1 if is_error(criterion.metric) else 1
         self._truth = truth
@@ -213,7 +218,7 @@ class _Pair:
     def _compare(self) -> Comparison:
         if self._metric == "accuracy" and self._truth.ndim == 1:
             right = [np.asarray(_label(out) == self._truth, bool) for out in self._outputs]
-            return compare_right(right[0], right[1])
+            return compare_right(right[0], right[1], confidence=self._confidence)
         rows = len(self._truth)
         areas = self._areas()
         is_quick = areas is not None or rows <= _MANY_ROWS
@@ -223,6 +228,7 @@ class _Pair:
             fewest=_rarest(self._truth) if self._metric in _BY_CLASS else rows,
             reach=_BY_CLASS.get(self._metric, _BY_ROW.get(self._metric)),
             resamples=RESAMPLES if is_quick else _FEWER_RESAMPLES,
+            confidence=self._confidence,
         )
 
     def _areas(self) -> Difference | None:

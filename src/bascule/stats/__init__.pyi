@@ -33,6 +33,7 @@ from .outliers import (
     usual_depth as usual_depth,
 )
 from .paired import (
+    CONFIDENCE as CONFIDENCE,
     RESAMPLES as RESAMPLES,
     Comparison as Comparison,
     Difference as Difference,

@@ -1,0 +1,144 @@
+"""The commands about training runs: run, list, show, follow, compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bascule.cli.context import AsJson
+from bascule.cli.jobs import open_jobs, result_of
+from bascule.cli.screen import note, print_json, print_table, say, when
+
+if TYPE_CHECKING:
+    from bascule.training import Run
+
+_Run = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
+_group = typer.Typer(help="Train models by pipelines, and compare the runs.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(_group, name="train")
+
+
+@_group.command()
+def run(
+    pipeline: Annotated[
+        str, typer.Argument(help="Its name; needless where the file has one.")
+    ] = "",
+    file: Annotated[
+        Path, typer.Option(help="A TOML file with [pipeline.NAME], or a Python file.")
+    ] = Path("pipeline.toml"),
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, for this run.")
+    ] = None,
+    why: Annotated[str, typer.Option(help="Why it runs, for the record.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Train a model, push it, and compare it with the champion; a winner goes out."""
+    content = {
+        "file": str(file), "pipeline": pipeline, "parameters": _values(parameter or []), "why": why,
+    }  # fmt: skip
+    result = result_of("train", content, as_json=as_json)
+    if as_json:
+        print_json(result)
+        return
+    if result["was_known"]:
+        note("nothing was fitted: an earlier run had the same rows, code and parameters")
+    say(result["sentence"])
+    if result["deployed"]:
+        say(result["deployed"])
+
+
+def _values(texts: list[str]) -> dict[str, Any]:
+    """Each value is JSON, or else a text."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+@_group.command()
+def runs(
+    pipeline: Annotated[str, typer.Argument(help="Of this pipeline.")] = "", as_json: AsJson = False
+) -> None:
+    """List the runs, the latest first."""
+    listed = [own for own in _runs() if pipeline in ("", own.pipeline)]
+    if as_json:
+        print_json([_json(own) for own in listed])
+    elif not listed:
+        note("no runs yet: bascule train run")
+    else:
+        print_table(
+            ("run", "pipeline", "state", "version", "began", "s", "why", "what came of it"),
+            [
+                (
+                    own.id[:8], own.pipeline, own.state, own.version, when(own.began_at),
+                    f"{own.seconds:.0f}", own.why, own.sentence,
+                )
+                for own in listed
+            ],
+            right=("s",),
+        )  # fmt: skip
+
+
+@_group.command()
+def show(run: _Run, as_json: AsJson = False) -> None:
+    """Show what went into a run, and what came of it."""
+    job = open_jobs().get(run)
+    if as_json:
+        print_json({**_json(_of(job)), **(job.result or {})})
+        return
+    for name, value in {**_json(_of(job)), **(job.result or {})}.items():
+        if value not in ("", None, {}, []) and name != "curves":
+            say(f"{name.replace('_', ' '):12} {value}")
+
+
+@_group.command()
+def logs(run: _Run) -> None:
+    """Print the log of a run."""
+    jobs = open_jobs()
+    say(jobs.log(jobs.get(run).id).rstrip())
+
+
+@_group.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs.")], as_json: AsJson = False
+) -> None:
+    """Put the parameters and metrics of runs side by side."""
+    from bascule.training import compared
+
+    chosen = [_of(open_jobs().get(own)) for own in runs]
+    rows = compared(chosen)
+    if as_json:
+        print_json(dict(rows))
+        return
+    print_table(
+        ("", *(own.id[:8] for own in chosen)),
+        [(name, *("" if value is None else value for value in values)) for name, values in rows],
+    )
+
+
+def _runs() -> list[Run]:
+    return [_of(job) for job in open_jobs().find(kind="train")]
+
+
+def _of(job: Any) -> Run:
+    from bascule.training import Run
+
+    return Run.of(job)
+
+
+def _json(run: Run) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(run), "began_at": run.began_at.isoformat()}

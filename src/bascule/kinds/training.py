@@ -1,0 +1,202 @@
+"""A training run as a job: trained, pushed, put before the gates, compared with the champion."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bascule.core import Invalid, Limits, NotFound, Refused
+from bascule.jobs import Kind, Live, Task, half_of_memory
+from bascule.kinds.batch import model_of
+from bascule.training import Verdict
+
+if TYPE_CHECKING:
+    from bascule.bundle import Bundle
+    from bascule.registry import Registry, Version
+    from bascule.settings import Settings
+    from bascule.training import Pipeline, Trained
+
+_LOG = logging.getLogger("bascule.jobs")
+CHAMPION, CHALLENGE = "champion", "challenge"
+_DAYS_S = 7 * 86_400.0
+
+
+def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The input: a file, the pipeline in it, parameters, and why it runs. Raises `Invalid`."""
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, Mapping):
+        raise Invalid("parameters: give names and values", hint='"parameters": {"depth": 3}')
+    return {
+        "file": str(content.get("file") or "pipeline.toml"),
+        "pipeline": str(content.get("pipeline") or ""),
+        "parameters": dict(parameters),
+        "why": str(content.get("why") or "by hand"),
+    }
+
+
+def confine(content: Mapping[str, Any], places: Sequence[str], folder: str) -> None:
+    """Code runs from the places of the settings alone."""
+    from bascule.batch import is_below
+
+    if not any(is_below(os.path.join(folder, content["file"]), place) for place in places):
+        raise Refused(
+            f"file: {content['file']} is none of the places that batch.places allows",
+            hint="add its folder to batch.places in the server's bascule.toml",
+            field="file",
+        )
+
+
+def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
+    """Train, push, judge; the winner becomes the champion, and goes out as its pipeline says."""
+    from bascule.app import open_registry
+    from bascule.kinds.child import enter
+    from bascule.training import prepare, read_pipeline, train
+
+    enter(task.folder)
+    chosen = task.input
+    pipeline = read_pipeline(Path(chosen["file"]), chosen["pipeline"])
+    pipeline = pipeline.with_parameters(chosen["parameters"])
+
+    def tell(step: str) -> None:
+        live.tell({"step": step})
+
+    prepared = prepare(pipeline, tell)
+    live.begin(prepared.key, {})
+    trained = train(prepared, settings.home / "training", tell)
+    registry = open_registry(settings)
+    tell("push")
+    version = registry.push(trained.bundle.path, by=task.by)
+    reference = f"{version.model}/{version.number}"
+    tell("judge")
+    verdict = _verdict(settings, registry, version, pipeline, trained, task.by)
+    _LOG.info("%s", verdict.sentence)
+    deployed = ""
+    if verdict.wins:
+        tell("deploy")
+        deployed = _take_over(settings, registry, version, pipeline, verdict, task.by)
+    facts = dict(trained.facts)
+    return {
+        **facts, "version": reference, "parameters": facts["pipeline"]["parameters"],
+        "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
+        "was_known": trained.was_known,
+    }  # fmt: skip
+
+
+def _verdict(
+    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
+    trained: Trained, by: str,
+) -> Verdict:  # fmt: skip
+    """Compare with the champion on the newest rows, and lay the verdict beside the version.
+
+    A version that was judged against this champion keeps its verdict: a second look at the same
+    rows is no new evidence.
+    """
+    from bascule.training import confidence_of_look, judged
+
+    champion = _champion(settings, registry, pipeline)
+    name = "" if champion is None else str(champion)
+    if name == str(version):
+        return Verdict(False, f"{version} is the champion already")
+    known = [
+        own.body
+        for other in registry.versions(version.model)
+        for own in registry.statements(other, CHALLENGE)
+        if own.body["champion"] == name
+    ]
+    if own := [body for body in known if body["challenger"] == str(version)]:
+        return Verdict(own[0]["wins"], own[0]["sentence"])
+    passes = _passes_gates(settings, registry, version, pipeline, by)
+    lower, note = None, ""
+    confidence = confidence_of_look(len(known) + 1)
+    if passes and champion is not None:
+        lower, note = _compared(registry, champion, trained.bundle, pipeline, confidence)
+    verdict = judged(
+        str(version), name, lower, note, margin=pipeline.margin, passes=passes
+    )  # fmt: skip
+    body = {
+        "champion": name, "challenger": str(version), "look": len(known) + 1,
+        "confidence": confidence, "wins": verdict.wins, "sentence": verdict.sentence,
+        "rows": trained.facts["rows"],
+    }  # fmt: skip
+    registry.add_statement(version, CHALLENGE, body, at=datetime.now(UTC), by=by)
+    return verdict
+
+
+def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Version | None:
+    """What answers the endpoint of the pipeline; without one, the version of the alias."""
+    from bascule.app import open_endpoints
+
+    with suppress(NotFound):
+        if pipeline.endpoint:
+            plan = open_endpoints(settings).endpoint(pipeline.endpoint).current.plan
+            most = max(plan.arms, key=lambda arm: arm.share_percent)
+            return registry.resolve(most.version)
+        return registry.resolve(f"{pipeline.name}@{CHAMPION}")
+    return None
+
+
+def _passes_gates(
+    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline, by: str
+) -> bool:
+    from bascule.bundle import load
+    from bascule.release import check_and_record
+
+    criteria = [*settings.gates.criteria, *pipeline.criteria]
+    if not criteria:
+        return True
+    report, problem = check_and_record(
+        load(registry.path(version)), criteria, registry, version,
+        configured=settings.gates.criteria, now=datetime.now(UTC), by=by,
+    )  # fmt: skip
+    if problem is not None:
+        raise problem
+    return report.passed
+
+
+def _compared(
+    registry: Registry, champion: Version, challenger: Bundle, pipeline: Pipeline,
+    confidence: float,
+) -> tuple[float | None, str]:  # fmt: skip
+    from bascule.bundle import load
+    from bascule.release import FIRST_CRITERION, NotWorse, measure_against
+
+    metric = pipeline.metric or FIRST_CRITERION[challenger.task].split()[0]
+    criterion = NotWorse(metric, ">", -pipeline.margin, against=str(champion))
+    facts = measure_against(
+        challenger, [criterion], find=lambda _: load(registry.path(champion)),
+        confidence=confidence,
+    )  # fmt: skip
+    measured = facts[criterion.measure]
+    return measured.value, measured.note
+
+
+def _take_over(
+    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
+    verdict: Verdict, by: str,
+) -> str:  # fmt: skip
+    """The winner goes to the endpoint; without one, the alias moves to it."""
+    if not pipeline.endpoint:
+        registry.set_alias(
+            version.model, CHAMPION, version.number, by=by, reason=verdict.sentence
+        )  # fmt: skip
+        return f"{version.model}@{CHAMPION} is {version} now"
+    from bascule.app import open_rollouts
+    from bascule.release.rollouts import RolloutRequest
+
+    request = RolloutRequest(
+        version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy,
+        reason=verdict.sentence,
+    )  # fmt: skip
+    return str(open_rollouts(settings).deploy(request, by=by).sentence)
+
+
+TRAIN = Kind(
+    name="train", run=run, parse=parsed, confine=confine, right="write", model_of=model_of,
+    places=1, can_resume=True, retries=1, kept=None, is_open=True,
+    limits=Limits(_DAYS_S, half_of_memory(), is_nice=True),
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""Champion and challenger: who wins, at which level. Pure.
+
+A champion is compared with every challenger in turn, on rows of which later ones share some. So the
+k-th comparison errs at most with probability `ERROR` * 6 / (pi k)^2, and all of them together at
+most with `ERROR`, whatever their number and however they depend on each other (Bonferroni with
+summable weights). The count begins anew with each champion.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ERROR = 0.05
+"""The promise: so often at most, while a champion stays, a challenger wins that is not better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison came to.
+
+    Attributes:
+        wins: Whether the challenger takes the champion's place.
+        sentence: Why, for people.
+    """
+
+    wins: bool
+    sentence: str
+
+
+def confidence_of_look(look: int) -> float:
+    """The confidence of the two-sided interval of the `look`-th comparison, from 1 on."""
+    return 1 - 2 * ERROR * 6 / (math.pi * look) ** 2
+
+
+def judged(
+    challenger: str, champion: str, lower: float | None, note: str, *, margin: float, passes: bool
+) -> Verdict:
+    """The verdict.
+
+    Args:
+        challenger: Its name.
+        champion: Its name; empty where there is none.
+        lower: The lower end of the interval of the difference, better when larger; None where the
+            two could not be compared.
+        note: What was compared, or why it could not be.
+        margin: See `Pipeline.margin`.
+        passes: Whether the challenger has passed its gates.
+    """
+    if not passes:
+        return Verdict(False, f"{challenger} loses: its gates have failed")
+    if not champion:
+        return Verdict(True, f"{challenger} wins: there is no champion yet")
+    if lower is None:
+        return Verdict(False, f"{challenger} loses to {champion}: {note}")
+    if lower > -margin:
+        how = f"not worse by {margin:g}" if margin else "better"
+        return Verdict(True, f"{challenger} wins over {champion}: it is {how}: {note}")
+    return Verdict(False, f"{challenger} loses to {champion}: it is not shown to be better: {note}")

@@ -1,0 +1,164 @@
+"""A pipeline: which rows, which code, and what becomes of the model; from TOML or a decorator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from bascule.core import Invalid, NotFound, check_file, check_name, first_line
+
+Code = TypeVar("Code", bound=Callable[..., Any])
+_DECLARED = "__bascule_pipeline__"
+
+
+class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a training run does.
+
+    Attributes:
+        name: Of the pipeline, and of the model in the registry.
+        data: The rows: a file, a folder, a glob or a bucket.
+        target: The column that is predicted.
+        time: The column by which rows are old or new; empty: they are in that order.
+        held_out: The newest rows, which the model is judged by and not fitted to: their number, or
+            their share if it is under 1.
+        fit: `FILE.py:FUNCTION` of the rows, the target and the parameters, which gives a fitted
+            model. Empty where `command` is there.
+        command: A program, in place of `fit`. `{train}` stands for a Parquet file of the rows with
+            the target, `{model}` for the file to write.
+        model_file: The name of that file: its ending tells what it holds.
+        parameters: Of `fit`, or the environment of the command.
+        check: `FILE.py:NAME` of a pandera schema, or of a function that raises for bad rows.
+        criteria: Gates, beside those of the settings.
+        metric: What a challenger must be better in than the champion; empty: that of its task.
+        margin: By how much a challenger may be worse and win all the same. 0: it must be better.
+        endpoint: Which gets a challenger that has won; empty: none does.
+        strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
+    """
+
+    name: str
+    data: str
+    target: str
+    time: str = ""
+    held_out: Annotated[float, msgspec.Meta(gt=0)] = 0.2
+    fit: str = ""
+    command: tuple[str, ...] = ()
+    model_file: str = ""
+    parameters: dict[str, Any] = {}
+    check: str = ""
+    criteria: tuple[str, ...] = ()
+    metric: str = ""
+    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    endpoint: str = ""
+    strategy: str = ""
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
+        return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    options: Mapping[str, Any]
+
+
+def pipeline(**options: Any) -> Callable[[Code], Code]:
+    """Declare a function of a file as the `fit` of a pipeline, of the function's name.
+
+    Args:
+        options: The attributes of `Pipeline`.
+    """
+
+    def declare(function: Code) -> Code:
+        setattr(function, _DECLARED, _Declared(options))
+        return function
+
+    return declare
+
+
+def read_pipeline(file: Path, name: str = "") -> Pipeline:
+    """A pipeline of a TOML file (`[pipeline.NAME]`), or of a Python file, which is run.
+
+    Args:
+        file: Its end tells which it is.
+        name: Of the pipeline; may be empty where the file has one alone.
+
+    Raises:
+        NotFound: There is no such file, or no such pipeline in it.
+        Invalid: It cannot be read; the message names the field.
+    """
+    check_file(file, "pipeline")
+    contents = _declared_in(file) if file.suffix == ".py" else _written_in(file)
+    if not name and len(contents) == 1:
+        (name,) = contents
+    if name not in contents:
+        raise NotFound(
+            f"{file} has no pipeline {name!r}" if name else f"{file}: which pipeline is it?",
+            hint=f"it has {', '.join(contents)}" if contents else "write [pipeline.NAME]",
+        )
+    return parsed(name, contents[name])
+
+
+def parsed(name: str, content: Any) -> Pipeline:
+    """Raises `Invalid`, with the name of the field."""
+    check_name(name, what="pipeline")
+    try:
+        result = msgspec.convert({"name": name, **content}, Pipeline)
+    except (msgspec.ValidationError, TypeError) as problem:
+        raise Invalid(
+            f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
+        ) from None
+    if bool(result.fit) == bool(result.command):
+        raise Invalid(f"pipeline {name}: needs fit or command", hint='fit = "train.py:fit"')
+    if result.command and not result.model_file:
+        raise Invalid(
+            f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
+        )
+    return result
+
+
+def _written_in(file: Path) -> dict[str, Any]:
+    try:
+        content = msgspec.toml.decode(file.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise Invalid(f"{file} cannot be read: {first_line(problem)}") from None
+    table = content.get("pipeline")
+    return table if isinstance(table, dict) else {}
+
+
+def _declared_in(file: Path) -> dict[str, Any]:
+    functions = vars(code_of(file)).items()
+    return {
+        name: {"fit": f"{file}:{name}", **getattr(function, _DECLARED).options}
+        for name, function in functions
+        if isinstance(getattr(function, _DECLARED, None), _Declared)
+    }
+
+
+def code_of(file: Path) -> Any:
+    """The module that a file is; its neighbours can be imported. Raises `Invalid`, `NotFound`."""
+    check_file(file, "code")
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise Invalid(f"{file} is no Python file", hint='write fit = "train.py:fit"')
+    module = sys.modules[file.stem] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:  # code of the user may raise anything
+        raise Invalid(f"{file} cannot be imported: {first_line(problem)}") from problem
+    return module
+
+
+def named_code(place: str, what: str) -> Any:
+    """What `FILE.py:NAME` names. Raises `Invalid`, `NotFound`."""
+    file, _, name = place.rpartition(":")
+    value = getattr(code_of(Path(file)), name, None) if file else None
+    if value is None:
+        raise NotFound(f"{what}: there is no {place!r}", hint=f'write {what} = "train.py:NAME"')
+    return value

@@ -1,0 +1,89 @@
+"""The rows of a pipeline: read, ordered by time, the newest held out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bascule.core import Invalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bascule.training.pipelines import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a run.
+
+    Attributes:
+        train: The older ones, with the target.
+        newest: Those that the model is judged by.
+        digest: Of all of them, in their order: equal for equal rows in other files.
+    """
+
+    train: pa.Table
+    newest: pa.Table
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.train) + len(self.newest)
+
+
+def read_newest(pipeline: Pipeline) -> Rows:
+    """Read the rows of a pipeline. Rows without a target are left out: nothing is known of them.
+
+    Raises:
+        Invalid: A column is not there, or too few rows are.
+        NotFound: There is no such place.
+        Unavailable: It is away.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from bascule.batch import read_place
+
+    table = read_place(pipeline.data)
+    for column in filter(None, (pipeline.target, pipeline.time)):
+        if column not in table.column_names:
+            raise Invalid(
+                f"{pipeline.data} has no column {column!r}",
+                hint=f"it has {', '.join(table.column_names[:20])}",
+            )
+    table = table.filter(pc.is_valid(table[pipeline.target]))
+    if pipeline.time:
+        # The number of the row keeps equal times in the order of the file.
+        numbered = table.append_column("bascule_row", pa.array(range(len(table))))
+        order = [(pipeline.time, "ascending"), ("bascule_row", "ascending")]
+        table = table.take(pc.sort_indices(numbered, sort_keys=order))
+    share = pipeline.held_out
+    held_out = round(len(table) * share) if share < 1 else int(share)
+    if not 0 < held_out < len(table):
+        raise Invalid(
+            f"{len(table)} rows with a target are too few to hold {share:g} out",
+            hint="set held_out to a share under 1, or to fewer rows",
+        )
+    cut = len(table) - held_out
+    return Rows(table.slice(0, cut), table.slice(cut), _digest(table))
+
+
+def _digest(table: pa.Table) -> str:
+    import pyarrow as pa
+
+    digest = hashlib.sha256()
+
+    class Hashed:
+        closed = False
+
+        def write(self, data: bytes) -> None:
+            digest.update(data)
+
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    # One batch: how the files were cut is no part of the rows.
+    with pa.ipc.new_stream(Hashed(), table.schema.remove_metadata()) as stream:
+        stream.write_table(table.replace_schema_metadata().combine_chunks())
+    return "sha256:" + digest.hexdigest()

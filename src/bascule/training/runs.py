@@ -1,0 +1,71 @@
+"""Training runs, as people compare them: views of the jobs of kind `train`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bascule.jobs import Job
+
+KIND = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run.
+
+    Attributes:
+        id: Of its job.
+        pipeline: Its name.
+        state: As of the job.
+        why: Why it was started, in a sentence.
+        version: What it has pushed; empty for nothing.
+        sentence: What came of it: the verdict, or the error.
+        parameters: Of the pipeline and of this run.
+        metrics: What the code noted, and how the version did on the newest rows.
+        curves: Of each name, (step, value) pairs.
+        began_at: When it was submitted.
+        seconds: It took.
+    """
+
+    id: str
+    pipeline: str
+    state: str
+    why: str
+    version: str
+    sentence: str
+    parameters: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    began_at: datetime
+    seconds: float
+
+    @classmethod
+    def of(cls, job: Job) -> Run:
+        result = job.result or {}
+        error = job.error or {}
+        return cls(
+            id=job.id, pipeline=str(job.input.get("pipeline") or job.subject), state=job.state,
+            why=str(job.input.get("why", "")), version=result.get("version") or "",
+            sentence=result.get("sentence") or str(error.get("message", "")),
+            parameters=result.get("parameters", job.input.get("parameters", {})),
+            metrics=result.get("metrics", {}), curves=result.get("curves", {}),
+            began_at=job.created_at, seconds=job.seconds(),
+        )  # fmt: skip
+
+
+def compared(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
+    """A row for each parameter and metric that any of the runs has: its name, and each value."""
+
+    def names(of: Iterable[Mapping[str, Any]]) -> list[str]:
+        return sorted({name for own in of for name in own})
+
+    return [
+        *((name, [run.parameters.get(name) for run in runs])
+          for name in names(run.parameters for run in runs)),
+        *((name, [run.metrics.get(name) for run in runs])
+          for name in names(run.metrics for run in runs)),
+    ]  # fmt: skip

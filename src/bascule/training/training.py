@@ -1,0 +1,271 @@
+"""One training run: rows, check, fit, pack. What a run has done before, it does not do again.
+
+The bundle and what was recorded about its making are kept in a folder that is named by all that
+went in: rows, code, parameters, installed packages, the pipeline itself. So a run that is killed
+goes on after its last step, and a second run of the same inputs fits nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bascule.core import (
+    BasculeError,
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Scratch,
+    canonical_json,
+    first_line,
+    replacing,
+    sha256_bytes,
+)
+from bascule.training.pipelines import named_code
+from bascule.training.rows import Rows, read_newest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from bascule.bundle import Bundle
+    from bascule.training.pipelines import Pipeline
+
+_FACTS, _BUNDLE = "facts.json", "bundle"
+_MAX_POINTS = 2_000
+"""Of a curve that are kept; a longer one is thinned."""
+
+Tell = Callable[[str], object]
+
+
+@dataclass(slots=True)
+class RunLog:
+    """What the code of a pipeline notes while it fits, if it has a parameter `run`.
+
+    Attributes:
+        metrics: The latest value of each name.
+        curves: Of each name, its (step, value) pairs.
+        folder: Files that the code lays here are kept with the run.
+    """
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def log(self, name: str, value: float, step: float | None = None) -> None:
+        """Note a figure; with further calls, a curve."""
+        curve = self.curves.setdefault(name, [])
+        curve.append((float(len(curve) if step is None else step), float(value)))
+        self.metrics[name] = float(value)
+
+    def thinned(self) -> dict[str, list[tuple[float, float]]]:
+        """The curves, each of at most `_MAX_POINTS` points, with its last."""
+        kept = {}
+        for name, curve in self.curves.items():
+            stride = -(-len(curve) // _MAX_POINTS)
+            kept[name] = (
+                curve[::stride]
+                if len(curve) % stride == 1 % stride
+                else [*curve[::stride], curve[-1]]
+            )
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A bundle, and how it came about.
+
+    Attributes:
+        bundle: It holds the newest rows, to be judged by.
+        facts: What is recorded: inputs, code, parameters, metrics, curves, seconds.
+        was_known: Whether an earlier run has made it.
+    """
+
+    bundle: Bundle
+    facts: Mapping[str, Any]
+    was_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that goes into a run.
+
+    Attributes:
+        pipeline: What it does.
+        rows: Read, and checked.
+        fit: The code; None for a command.
+        inputs: What is recorded of them, as JSON.
+    """
+
+    pipeline: Pipeline
+    rows: Rows
+    fit: Any
+    inputs: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Names the run: equal for equal inputs."""
+        return sha256_bytes(canonical_json(self.inputs)).removeprefix("sha256:")[:32]
+
+
+def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
+    """Read the rows and the code of a pipeline; its paths are relative to the current folder.
+
+    Raises:
+        Invalid: The rows are not as they must be, or the code cannot be imported.
+        NotFound: Rows or code are not there.
+    """
+    tell("read")
+    rows = read_newest(pipeline)
+    if pipeline.check:
+        tell("check")
+        _check(pipeline, rows)
+    fit = named_code(pipeline.fit, "fit") if pipeline.fit else None
+    return Prepared(pipeline, rows, fit, _inputs(pipeline, rows))
+
+
+def train(prepared: Prepared, work: Path, tell: Tell = lambda _: None) -> Trained:
+    """Fit and pack, unless an earlier run has done so with the same inputs.
+
+    Args:
+        prepared: See `prepare`.
+        work: A folder for what is kept between runs; two runs of a key do not share one at a time.
+        tell: Called with the name of each step when it begins.
+
+    Raises:
+        Invalid: The code gives no model that can be packed.
+        ModelFailed: The code of the pipeline failed.
+    """
+    from bascule.bundle import load
+
+    pipeline, rows, fit = prepared.pipeline, prepared.rows, prepared.fit
+    folder = work / prepared.key
+    if (folder / _FACTS).is_file():
+        facts = msgspec.json.decode((folder / _FACTS).read_bytes())
+        return Trained(load(folder / _BUNDLE), facts, was_known=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
+    folder.mkdir(parents=True)
+    log = RunLog(folder / "artefacts")
+    log.folder.mkdir()
+    tell("fit")
+    began_s = time.monotonic()
+    with Scratch("bascule-train-") as scratch:
+        model = _fitted(pipeline, fit, rows, log, scratch)
+        fit_s = time.monotonic() - began_s
+        tell("pack")
+        bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE)
+    facts = {
+        **prepared.inputs, "metrics": log.metrics, "curves": log.thinned(), "digest": bundle.digest,
+        "seconds": {"fit": round(fit_s, 3), "pack": round(time.monotonic() - began_s - fit_s, 3)},
+        "artefacts": sorted(file.name for file in log.folder.iterdir()),
+    }  # fmt: skip
+    with replacing(folder / _FACTS) as file:
+        file.write_bytes(msgspec.json.encode(facts))
+    return Trained(bundle, facts, was_known=False)
+
+
+def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
+    """All that decides about the model. The code is that of the folder of `fit`, as imported."""
+    from bascule.packing.lineage import provenance
+
+    folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    installed = sorted(f"{own.name}=={own.version}" for own in distributions())
+    return {
+        "pipeline": msgspec.to_builtins(pipeline),
+        "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
+        "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
+        "environment": sha256_bytes("\n".join(installed).encode()),
+        "python": sys.version.split()[0],
+    }
+
+
+def _code_digest(folder: Path) -> str:
+    """Of the modules below a folder that are imported now."""
+    files = {
+        Path(file).resolve()
+        for module in list(sys.modules.values())
+        if (file := getattr(module, "__file__", None)) and Path(file).suffix == ".py"
+    }
+    digest = hashlib.sha256()
+    for file in sorted(own for own in files if own.is_relative_to(folder)):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _check(pipeline: Pipeline, rows: Rows) -> None:
+    """Ask a pandera schema, or a function, whether the rows may be trained on."""
+    check = named_code(pipeline.check, "check")
+    table = _as_pandas(rows.train)
+    try:
+        check.validate(table, lazy=True) if hasattr(check, "validate") else check(table)
+    except Exception as problem:  # a schema of the user may raise anything
+        raise Invalid(
+            f"the rows of {pipeline.data} fail {pipeline.check}: {first_line(problem)}",
+            hint="nothing was trained; mend the rows, or the check",
+        ) from problem
+
+
+def _fitted(
+    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path
+) -> Any:  # fmt: skip
+    if fit is None:
+        return _by_command(pipeline, rows, scratch)
+    inputs, truth = _split(pipeline, rows.train)
+    known = {"run": log} if "run" in inspect.signature(fit).parameters else {}
+    try:
+        return fit(inputs, truth, **known, **pipeline.parameters)
+    except BasculeError:
+        raise
+    except Exception as problem:  # code of the user may raise anything
+        raise ModelFailed(f"{pipeline.fit} failed: {first_line(problem)}") from problem
+
+
+def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
+    """Run the program; what it prints goes to the log of the job."""
+    import pyarrow.parquet as pq
+
+    from bascule.packing import read_model
+
+    train, model = scratch / "train.parquet", scratch / pipeline.model_file
+    pq.write_table(rows.train, train)
+    words = [word.format(train=train, model=model) for word in pipeline.command]
+    texts = {name.upper(): str(value) for name, value in pipeline.parameters.items()}
+    try:
+        subprocess.run(words, env={**os.environ, **texts}, check=True, stdout=sys.stderr)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        raise ModelFailed(f"the command of {pipeline.name} failed: {problem}") from None
+    return read_model(model, allow_pickle=False)
+
+
+def _packed(pipeline: Pipeline, model: Any, rows: Rows, log: RunLog, to: Path) -> Bundle:
+    from bascule.packing import pack
+
+    return pack(
+        model, name=pipeline.name, train=_split(pipeline, rows.train),
+        test=_split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
+        metrics=log.metrics, overwrite=True,
+    )  # fmt: skip
+
+
+def _split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
+    """The inputs and the truth; the time tells old rows from new ones, and is no input."""
+    names = [name for name in (pipeline.target, pipeline.time) if name]
+    return _as_pandas(table.drop_columns(names)), _as_pandas(table)[pipeline.target]
+
+
+def _as_pandas(table: pa.Table) -> Any:
+    try:
+        return table.to_pandas()
+    except ImportError:
+        raise MissingExtra("pandas is missing", hint="pip install pandas") from None
