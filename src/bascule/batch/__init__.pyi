@@ -27,6 +27,7 @@ from .table_files import (
     as_trained as as_trained,
     check_growth as check_growth,
     check_output as check_output,
+    count_place as count_place,
     read_place as read_place,
     read_rows as read_rows,
     read_stream as read_stream,

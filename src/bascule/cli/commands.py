@@ -24,7 +24,7 @@ from bascule.cli.screen import say
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
     ("Build", "optimising", ("optimize",)),
-    ("Build", "training", ("train",)),
+    ("Build", "training", ("train", "trigger")),
     (
         "Registry",
         "registering",
@@ -96,6 +96,7 @@ GROUPS = frozenset({
     "audit",
     "edge",
     "train",
+    "trigger",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

@@ -62,9 +62,9 @@ def add(
         created_at=now, window=window, late_after_min=late_after_min, retries=retries,
         retry_after_min=retry_after_min,
     )  # fmt: skip
-    _schedules().add(made, by=context.user(), reason=reason)
+    open_schedules().add(made, by=context.user(), reason=reason)
     if as_json:
-        print_json(_schedules().get(name).to_json())
+        print_json(open_schedules().get(name).to_json())
         return
     first = next_time(made, now)
     say(f"schedule {name}" + (f" runs first at {when(first)}" if first else " never runs"))
@@ -74,7 +74,7 @@ def add(
 @_group.command(name="list")
 def list_(as_json: AsJson = False) -> None:
     """List the schedules, with the next time and the last outcome of each."""
-    found = _schedules().list()
+    found = open_schedules().list()
     if as_json:
         print_json([one.to_json() for one in found])
     else:
@@ -87,21 +87,21 @@ def list_(as_json: AsJson = False) -> None:
 @_group.command()
 def pause(name: _Name, reason: _Reason = "") -> None:
     """Run nothing until `resume`. A run under way goes on."""
-    _schedules().pause(name, by=context.user(), reason=reason)
+    open_schedules().pause(name, by=context.user(), reason=reason)
     say(f"schedule {name} is paused")
 
 
 @_group.command()
 def resume(name: _Name, reason: _Reason = "") -> None:
     """Run a paused schedule again."""
-    _schedules().resume(name, by=context.user(), reason=reason)
+    open_schedules().resume(name, by=context.user(), reason=reason)
     say(f"schedule {name} runs again")
 
 
 @_group.command()
 def remove(name: _Name, reason: _Reason = "") -> None:
     """Forget a schedule. Its history and the rows it has written stay."""
-    _schedules().remove(name, by=context.user(), reason=reason)
+    open_schedules().remove(name, by=context.user(), reason=reason)
     say(f"schedule {name} is removed")
 
 
@@ -120,7 +120,7 @@ def run(
     from bascule.cli.jobs import follow_new
     from bascule.jobs import time_of_run, with_dates
 
-    schedules = _schedules()
+    schedules = open_schedules()
     if isinstance(schedules, RemoteSchedules):
         begun = schedules.run(name, by=context.user(), due=due)
         follow(lambda _: begun, as_json=as_json)
@@ -134,7 +134,7 @@ def run(
         follow_new(schedule.kind, dict(job), as_json=as_json)
 
 
-def _schedules() -> Schedules | RemoteSchedules:
+def open_schedules() -> Schedules | RemoteSchedules:
     if context.is_remote():
         from bascule.batch import RemoteSchedules
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.jobs import open_jobs, result_of
+from bascule.cli.schedules import open_schedules
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from bascule.training import Run
 
 _Run = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
+_Name = Annotated[str, typer.Argument(help="The trigger's name.", show_default=False)]
+_Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 _group = typer.Typer(help="Train models by pipelines, and compare the runs.", no_args_is_help=True)
+_triggers = typer.Typer(help="Start training runs by themselves.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.add_typer(_group, name="train")
+    app.add_typer(_triggers, name="trigger")
 
 
 @_group.command()
@@ -142,3 +150,77 @@ def _json(run: Run) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {**asdict(run), "began_at": run.began_at.isoformat()}
+
+
+@_triggers.command()
+def add(
+    name: _Name,
+    on: Annotated[
+        list[str],
+        typer.Option(help="drift, performance, '5000 new rows', 'new data' or time; any of them."),
+    ],
+    pipeline: Annotated[str, typer.Option(help="Which of the file.")] = "",
+    file: Annotated[Path, typer.Option(help="The pipeline's file.")] = Path("pipeline.toml"),
+    cron: Annotated[str, typer.Option(help="When it is looked at.")] = "0 * * * *",
+    cool_down_h: Annotated[float, typer.Option(help="Hours between two runs at least.")] = 24.0,
+    budget: Annotated[int, typer.Option(help="Runs in 30 days at most.")] = 10,
+    reason: _Reason = "",
+) -> None:
+    """Start runs of a pipeline where drift, new rows or worse answers ask for it."""
+    from bascule.jobs import Schedule
+    from bascule.kinds import KINDS
+
+    content = {
+        "file": str(file), "pipeline": pipeline, "on": on, "cool_down_h": cool_down_h,
+        "budget": budget,
+    }  # fmt: skip
+    schedule = Schedule(
+        name=name, cron=cron, kind="trigger", job=dict(KINDS["trigger"].parse(content)),
+        folder=os.getcwd(), created_at=datetime.now(UTC),
+    )  # fmt: skip
+    open_schedules().add(schedule, by=context.user(), reason=reason)
+    say(f"trigger {name} looks at {', '.join(on)} by the times {cron}")
+    note("a running server does so: bascule up, or bascule serve")
+
+
+@_triggers.command(name="list")
+def list_(as_json: AsJson = False) -> None:
+    """List the triggers, with what they last decided."""
+    listed = [own for own in open_schedules().list() if own.schedule.kind == "trigger"]
+    if as_json:
+        print_json([own.to_json() for own in listed])
+        return
+    print_table(
+        ("trigger", "on", "looks", "last", "decided"),
+        [
+            (
+                own.schedule.name, ", ".join(own.schedule.job["on"]),
+                "paused" if own.schedule.is_paused else own.schedule.cron,
+                "" if own.due is None else when(own.due),
+                (own.outcome or {}).get("sentence") or (own.outcome or {}).get("error", ""),
+            )
+            for own in listed
+        ],
+        empty="no triggers; bascule trigger add makes one",
+    )  # fmt: skip
+
+
+@_triggers.command()
+def pause(name: _Name, reason: _Reason = "") -> None:
+    """Start no run until `resume`."""
+    open_schedules().pause(name, by=context.user(), reason=reason)
+    say(f"trigger {name} is paused")
+
+
+@_triggers.command()
+def resume(name: _Name, reason: _Reason = "") -> None:
+    """Let a paused trigger look again."""
+    open_schedules().resume(name, by=context.user(), reason=reason)
+    say(f"trigger {name} looks again")
+
+
+@_triggers.command()
+def remove(name: _Name, reason: _Reason = "") -> None:
+    """Forget a trigger; its history and its runs stay."""
+    open_schedules().remove(name, by=context.user(), reason=reason)
+    say(f"trigger {name} is removed")

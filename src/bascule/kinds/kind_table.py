@@ -26,6 +26,7 @@ KINDS = Kinds(
         "judge": "bascule.kinds.reports:JUDGE",
         "publish_edge": "bascule.kinds.edge:PUBLISH_EDGE",
         "train": "bascule.kinds.training:TRAIN",
+        "trigger": "bascule.kinds.training:TRIGGER",
         "optimise": "bascule.kinds.optimising:OPTIMISE",
     }
 )

@@ -17,9 +17,10 @@ from bascule.training import Verdict
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
+    from bascule.jobs import Jobs
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
-    from bascule.training import Pipeline, Trained
+    from bascule.training import Facts, Pipeline, Trained, Trigger
 
 _LOG = logging.getLogger("bascule.jobs")
 CHAMPION, CHALLENGE = "champion", "challenge"
@@ -65,8 +66,8 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
+    live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     prepared = prepare(pipeline, tell)
-    live.begin(prepared.key, {})
     trained = train(prepared, settings.home / "training", tell)
     registry = open_registry(settings)
     tell("push")
@@ -80,10 +81,12 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
         tell("deploy")
         deployed = _take_over(settings, registry, version, pipeline, verdict, task.by)
     facts = dict(trained.facts)
+    # The record of a run is replaced by one of equal inputs alone.
+    live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
         **facts, "version": reference, "parameters": facts["pipeline"]["parameters"],
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
-        "was_known": trained.was_known,
+        "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
     }  # fmt: skip
 
 
@@ -195,8 +198,73 @@ def _take_over(
     return str(open_rollouts(settings).deploy(request, by=by).sentence)
 
 
+def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The input of a trigger. Raises `Invalid`."""
+    from msgspec import to_builtins
+
+    from bascule.training import Trigger
+
+    fields: dict[str, Any] = to_builtins(Trigger.of(dict(content)))
+    return fields
+
+
+def pull(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
+    """Decide whether the pipeline runs now, and submit its run if it does.
+
+    Of two triggers that decide at once, the second is given the run of the first.
+    """
+    from bascule.app import open_jobs
+    from bascule.kinds.child import enter
+    from bascule.training import Trigger, decide, read_pipeline
+
+    enter(task.folder)
+    trigger = Trigger.of(dict(task.input))
+    pipeline = read_pipeline(Path(trigger.file), trigger.pipeline)
+    jobs = open_jobs(settings)
+    decision = decide(trigger, _facts(settings, jobs, trigger, pipeline), datetime.now(UTC))
+    _LOG.info("%s", decision.sentence)
+    result = {"sentence": decision.sentence, "run": ""}
+    if decision.starts:
+        content = parsed({
+            "file": trigger.file, "pipeline": pipeline.name, "parameters": trigger.parameters,
+            "why": decision.sentence,
+        })  # fmt: skip
+        submitted = jobs.submit(
+            Task(
+                kind="train", input=content, title=f"train {pipeline.name}", by=task.by,
+                key=task.key, subject=pipeline.name, folder=task.folder,
+                is_confined=task.is_confined,
+            )
+        )  # fmt: skip
+        result["run"] = submitted.id
+    return result
+
+
+def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline) -> Facts:
+    from bascule.app import open_alerts
+    from bascule.batch import count_place
+    from bascule.training import ALERTS, Facts, PastRun
+
+    runs = [
+        PastRun(job.created_at, not job.is_ended, (job.result or {}).get("rows_seen"))
+        for job in jobs.find(kind="train")
+        if pipeline.name in (job.input["pipeline"], job.subject.split(" ")[0])
+    ]
+    firing = open_alerts(settings).alerts(model=pipeline.endpoint or pipeline.name)
+    alerts = [
+        (own.finding.source, own.finding.sentence)
+        for own in firing
+        if own.state == "firing" and own.finding.source in ALERTS
+    ]
+    return Facts(runs, alerts, count_place(pipeline.data) if trigger.reads_rows else None)
+
+
 TRAIN = Kind(
     name="train", run=run, parse=parsed, confine=confine, right="write", model_of=model_of,
     places=1, can_resume=True, retries=1, kept=None, is_open=True,
     limits=Limits(_DAYS_S, half_of_memory(), is_nice=True),
+)  # fmt: skip
+TRIGGER = Kind(
+    name="trigger", run=pull, parse=asked, confine=confine, right="write", model_of=model_of,
+    is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
 )  # fmt: skip

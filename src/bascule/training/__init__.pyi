@@ -9,3 +9,11 @@ from .training import (
     prepare as prepare,
     train as train,
 )
+from .triggers import (
+    ALERTS as ALERTS,
+    Decision as Decision,
+    Facts as Facts,
+    PastRun as PastRun,
+    Trigger as Trigger,
+    decide as decide,
+)

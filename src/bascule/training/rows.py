@@ -22,11 +22,13 @@ class Rows:
         train: The older ones, with the target.
         newest: Those that the model is judged by.
         digest: Of all of them, in their order: equal for equal rows in other files.
+        seen: How many were read, with those that have no target yet.
     """
 
     train: pa.Table
     newest: pa.Table
     digest: str
+    seen: int
 
     def __len__(self) -> int:
         return len(self.train) + len(self.newest)
@@ -52,6 +54,7 @@ def read_newest(pipeline: Pipeline) -> Rows:
                 f"{pipeline.data} has no column {column!r}",
                 hint=f"it has {', '.join(table.column_names[:20])}",
             )
+    seen = len(table)
     table = table.filter(pc.is_valid(table[pipeline.target]))
     if pipeline.time:
         # The number of the row keeps equal times in the order of the file.
@@ -66,7 +69,7 @@ def read_newest(pipeline: Pipeline) -> Rows:
             hint="set held_out to a share under 1, or to fewer rows",
         )
     cut = len(table) - held_out
-    return Rows(table.slice(0, cut), table.slice(cut), _digest(table))
+    return Rows(table.slice(0, cut), table.slice(cut), _digest(table), seen)
 
 
 def _digest(table: pa.Table) -> str:
