@@ -24,7 +24,7 @@ from bascule.cli.screen import say
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
     ("Build", "optimising", ("optimize",)),
-    ("Build", "training", ("train", "trigger")),
+    ("Build", "training", ("train", "trigger", "loop")),
     (
         "Registry",
         "registering",
@@ -97,6 +97,7 @@ GROUPS = frozenset({
     "edge",
     "train",
     "trigger",
+    "loop",
 })  # fmt: skip
 """Those that have commands of their own; the help shows them after the others."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ _Run = Annotated[str, typer.Argument(help="The run's id, or its beginning.", sho
 _Name = Annotated[str, typer.Argument(help="The trigger's name.", show_default=False)]
 _Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 _group = typer.Typer(help="Train models by pipelines, and compare the runs.", no_args_is_help=True)
+_loop = typer.Typer(help="Follow how a model is trained again and again.", no_args_is_help=True)
 _triggers = typer.Typer(help="Start training runs by themselves.", no_args_is_help=True)
 
 
@@ -30,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.add_typer(_group, name="train")
     app.add_typer(_triggers, name="trigger")
+    app.add_typer(_loop, name="loop")
 
 
 @_group.command()
@@ -224,3 +227,49 @@ def remove(name: _Name, reason: _Reason = "") -> None:
     """Forget a trigger; its history and its runs stay."""
     open_schedules().remove(name, by=context.user(), reason=reason)
     say(f"trigger {name} is removed")
+
+
+@_loop.command()
+def status(
+    model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Tell which version is the champion and why, its challengers, and what starts the next run."""
+    from bascule.core import NotFound
+    from bascule.training import challenges_of
+
+    registry = context.registry()
+    challenges = challenges_of(registry, model)
+    champion = ""
+    with suppress(NotFound):
+        champion = str(registry.resolve(f"{model}@champion"))
+    runs_of_model = [own for own in _runs() if own.pipeline == model]
+    triggers = [
+        own
+        for own in open_schedules().list()
+        if own.schedule.kind == "trigger" and own.schedule.job["pipeline"] in ("", model)
+    ]
+    if as_json:
+        print_json({
+            "champion": champion or None,
+            "challenges": challenges, "runs": [_json(own) for own in runs_of_model],
+            "triggers": [own.to_json() for own in triggers],
+        })  # fmt: skip
+        return
+    say(f"{champion} is the champion" if champion else f"{model} has no alias champion")
+    print_table(
+        ("judged", "challenger", "champion", "look", "", "why"),
+        [
+            (
+                when(datetime.fromisoformat(own["at"])), own["challenger"], own["champion"],
+                own["look"], "wins" if own["wins"] else "loses", own["sentence"],
+            )
+            for own in challenges
+        ],
+        right=("look",), empty="no version has challenged another",
+    )  # fmt: skip
+    for trigger in triggers:
+        decided = (trigger.outcome or {}).get("sentence", "has not looked yet")
+        say(f"trigger {trigger.schedule.name}: {decided}")
+    for run in runs_of_model[:1]:
+        say(f"last run {run.id[:8]}, {run.state}: {run.why}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bascule.core import Invalid, Limits, NotFound, Refused
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.kinds.batch import model_of
-from bascule.training import Verdict
+from bascule.training import CHALLENGE, Verdict
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bascule.training import Facts, Pipeline, Trained, Trigger
 
 _LOG = logging.getLogger("bascule.jobs")
-CHAMPION, CHALLENGE = "champion", "challenge"
+_CHAMPION = "champion"
 _DAYS_S = 7 * 86_400.0
 
 
@@ -99,18 +99,13 @@ def _verdict(
     A version that was judged against this champion keeps its verdict: a second look at the same
     rows is no new evidence.
     """
-    from bascule.training import confidence_of_look, judged
+    from bascule.training import challenges_of, confidence_of_look, judged
 
     champion = _champion(settings, registry, pipeline)
     name = "" if champion is None else str(champion)
     if name == str(version):
         return Verdict(False, f"{version} is the champion already")
-    known = [
-        own.body
-        for other in registry.versions(version.model)
-        for own in registry.statements(other, CHALLENGE)
-        if own.body["champion"] == name
-    ]
+    known = [own for own in challenges_of(registry, version.model) if own["champion"] == name]
     if own := [body for body in known if body["challenger"] == str(version)]:
         return Verdict(own[0]["wins"], own[0]["sentence"])
     passes = _passes_gates(settings, registry, version, pipeline, by)
@@ -139,7 +134,7 @@ def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Ver
             plan = open_endpoints(settings).endpoint(pipeline.endpoint).current.plan
             most = max(plan.arms, key=lambda arm: arm.share_percent)
             return registry.resolve(most.version)
-        return registry.resolve(f"{pipeline.name}@{CHAMPION}")
+        return registry.resolve(f"{pipeline.name}@{_CHAMPION}")
     return None
 
 
@@ -185,9 +180,9 @@ def _take_over(
     """The winner goes to the endpoint; without one, the alias moves to it."""
     if not pipeline.endpoint:
         registry.set_alias(
-            version.model, CHAMPION, version.number, by=by, reason=verdict.sentence
+            version.model, _CHAMPION, version.number, by=by, reason=verdict.sentence
         )  # fmt: skip
-        return f"{version.model}@{CHAMPION} is {version} now"
+        return f"{version.model}@{_CHAMPION} is {version} now"
     from bascule.app import open_rollouts
     from bascule.release.rollouts import RolloutRequest
 

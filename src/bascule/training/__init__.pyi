@@ -1,4 +1,10 @@
-from .judging import Verdict as Verdict, confidence_of_look as confidence_of_look, judged as judged
+from .judging import (
+    CHALLENGE as CHALLENGE,
+    Verdict as Verdict,
+    challenges_of as challenges_of,
+    confidence_of_look as confidence_of_look,
+    judged as judged,
+)
 from .pipelines import Pipeline as Pipeline, pipeline as pipeline, read_pipeline as read_pipeline
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared

@@ -1,4 +1,4 @@
-"""Champion and challenger: who wins, at which level. Pure.
+"""Champion and challenger: who wins, at which level; the verdicts that are kept.
 
 A champion is compared with every challenger in turn, on rows of which later ones share some. So the
 k-th comparison errs at most with probability `ERROR` * 6 / (pi k)^2, and all of them together at
@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from bascule.registry import ModelRegistry
+
+CHALLENGE = "challenge"
+"""The kind of the statement that keeps a verdict beside its challenger."""
 ERROR = 0.05
 """The promise: so often at most, while a champion stays, a challenger wins that is not better."""
 
@@ -57,3 +63,13 @@ def judged(
         how = f"not worse by {margin:g}" if margin else "better"
         return Verdict(True, f"{challenger} wins over {champion}: it is {how}: {note}")
     return Verdict(False, f"{challenger} loses to {champion}: it is not shown to be better: {note}")
+
+
+def challenges_of(registry: ModelRegistry, model: str) -> list[dict[str, Any]]:
+    """The verdicts on the versions of a model, the latest first: the bodies of their statements."""
+    kept = [
+        {**statement.body, "at": statement.at}
+        for version in registry.versions(model)
+        for statement in registry.statements(version, CHALLENGE)
+    ]
+    return sorted(kept, key=lambda body: str(body["at"]), reverse=True)
