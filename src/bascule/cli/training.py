@@ -262,7 +262,7 @@ def status(
         [
             (
                 when(datetime.fromisoformat(own["at"])), own["challenger"], own["champion"],
-                own["look"], "wins" if own["wins"] else "loses", own["sentence"],
+                str(own["look"]), "wins" if own["wins"] else "loses", own["sentence"],
             )
             for own in challenges
         ],

@@ -48,7 +48,7 @@ class Run:
         result = job.result or {}
         error = job.error or {}
         return cls(
-            id=job.id, pipeline=str(job.input.get("pipeline") or job.subject), state=job.state,
+            id=job.id, pipeline=str(job.input["pipeline"] or job.subject.split(" ")[0]), state=job.state,
             why=str(job.input.get("why", "")), version=result.get("version") or "",
             sentence=result.get("sentence") or str(error.get("message", "")),
             parameters=result.get("parameters", job.input.get("parameters", {})),
