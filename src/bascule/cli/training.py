@@ -135,7 +135,20 @@ def compare(
         return
     print_table(
         ("", *(own.id[:8] for own in chosen)),
-        [(name, *("" if value is None else value for value in values)) for name, values in rows],
+        [
+            (
+                name,
+                *(
+                    ""
+                    if value is None
+                    else f"{value:.5g}"
+                    if isinstance(value, float)
+                    else str(value)
+                    for value in values
+                ),
+            )
+            for name, values in rows
+        ],
     )
 
 
