@@ -7,10 +7,10 @@ import pytest
 from tests.unit.runtimes.models import MODELS, TABLE, TRUTH
 
 from bascule.bundle import for_program, recombined
-from bascule.bundle.programs import MACHINE_CODE
-from bascule.core import Conflict, Invalid, Unconvertible
+from bascule.bundle.programs import MACHINE_CODE, ONNX
+from bascule.core import Conflict, DType, Invalid, Unconvertible
 from bascule.packing import pack
-from bascule.runtimes import export, open_exported
+from bascule.runtimes import c, export
 
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 
@@ -70,12 +70,17 @@ def test_a_million_rows_have_the_bits_of_the_program(name, compiler, exports, fo
     assert_same_bits(name, exports, folder, 1_000_000)
 
 
-def assert_same_bits(name, exports, folder, count):
+def asked(name, kind, exports, folder):
+    """The program of a kind, and what asks its header."""
     bundle, _ = exports[name]
-    program = bundle.program(MACHINE_CODE)
-    in_c = open_exported(folder / f"{name}.c", "c")
-    rows = for_program(recombined(bundle.test_data()[0], count), program.inputs)
-    expected, answers = program.run(rows), in_c.run(rows)
+    entry = next(each for each in bundle.manifest.programs if each.kind == kind)
+    return bundle.program(kind), c.asked(bundle, entry, folder / f"{name}.c")
+
+
+def assert_same_bits(name, exports, folder, count):
+    program, in_c = asked(name, MACHINE_CODE, exports, folder)
+    rows = for_program(recombined(exports[name][0].test_data()[0], count), program.inputs)
+    expected, (answers, _) = program.run(rows), in_c(rows)
     for field in program.outputs:
         if field.name == "label":
             assert (expected["label"] == answers["label"]).all()
@@ -84,13 +89,12 @@ def assert_same_bits(name, exports, folder, count):
 
 
 def test_a_missing_text_is_null_and_a_missing_number_nan(exports, folder):
-    bundle, _ = exports["rates"]
+    program, in_c = asked("rates", ONNX, exports, folder)
     rows = {
-        name: np.array([None], object) if column.dtype.kind == "O" else np.full(1, np.nan)
-        for name, column in for_program(bundle.test_data()[0], bundle.program().inputs).items()
+        field.name: np.full(1, None if field.dtype is DType.BYTES else np.nan, field.dtype.numpy)
+        for field in program.inputs
     }
-    answer = open_exported(folder / "rates.c", "c").run(rows)
-    assert answer["prediction"] == pytest.approx(bundle.program().run(rows)["prediction"])
+    assert in_c(rows)[0]["prediction"] == pytest.approx(program.run(rows)["prediction"])
 
 
 def test_a_step_without_a_form_in_c_is_refused_by_its_name(tmp_path):
