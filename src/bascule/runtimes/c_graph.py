@@ -1,7 +1,7 @@
 """Writes the graph of a program as C statements for one row.
 
-With one row every length is known beforehand: the graph is run once in ONNX Runtime. A tensor is a
-NumPy array of C expressions, so what only moves values costs nothing in C.
+With one row every length is known beforehand, once the graph has run. A tensor is a NumPy array of
+C expressions, so what only moves values costs nothing in C.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -66,7 +65,8 @@ class Statements:
         self.lines: list[str] = []
         self._model = model
         constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-        self._values = {**constants, **row, **_traced(model, row)}
+        traced: Any = ReferenceEvaluator(model).run(None, dict(row), intermediate=True)
+        self._values = constants | traced
         self._constant = {*constants}
         self._tensors = dict(inputs)
         for node in model.graph.node:
@@ -262,16 +262,3 @@ def _name_of(array: Expressions) -> str:
 def _children(arrays: Mapping[str, NDArray[Any]], side: str) -> NDArray[np.int32]:
     at = arrays[f"{side}_at"].astype(np.int32)
     return np.where(arrays[f"{side}_is_leaf"] != 0, ~at, at)
-
-
-def _traced(model: onnx.ModelProto, row: Columns) -> dict[str, NDArray[Any]]:
-    """Every tensor of the graph for one row, as ONNX Runtime computes it."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    names = [name for node in model.graph.node for name in node.output if name]
-    del wide.graph.output[:]
-    wide.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(wide.SerializeToString(), options)
-    return dict(zip(names, session.run(names, dict(row)), strict=True))

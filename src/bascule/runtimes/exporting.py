@@ -19,16 +19,7 @@ from numpy.typing import NDArray
 from bascule.bundle import Bundle, disk, take
 from bascule.bundle.programs import MACHINE_CODE, ONNX, is_runnable, without_missing_text
 from bascule.bundle.statements import Parity, apart
-from bascule.core import (
-    BasculeError,
-    Columns,
-    DType,
-    Invalid,
-    ModelFailed,
-    Program,
-    first_line,
-    load_named,
-)
+from bascule.core import Columns, DType, Invalid, Program, load_named
 from bascule.packing.statements import ComparedRows, adversarial, cost, jumps, parity
 from bascule.runtimes.tools import Ask, Exporter, bytes_of, refused
 
@@ -127,15 +118,8 @@ class ExportedProgram(Program):
         """The outputs asked for; see `core.programs.Program`."""
         if self._texts and self._missing_text is not None:
             columns = without_missing_text(columns, self._texts, self._missing_text)
-        try:
-            answers, self.row_us = self._ask(columns)
-        except BasculeError:
-            raise
-        except Exception as problem:  # of any runtime
-            words = f"{self.name} failed: {first_line(problem)}"
-            raise ModelFailed(words, hint="export the version again") from problem
-        names = [field.name for field in self.outputs] if outputs is None else outputs
-        return {name: answers[name] for name in names}
+        answers, self.row_us = self._ask(columns)
+        return {name: answers[name] for name in outputs or answers}
 
 
 def _entry_of(bundle: Bundle, runtime: str) -> disk.ProgramEntry:

@@ -175,19 +175,15 @@ def test_a_parent_that_is_another_bundle_now_is_refused(folder):
     assert "is not the bundle that" in errors
 
 
-def test_what_a_user_wrote_into_an_app_is_replaced_on_demand_alone(folder):
-    assert write_app(folder, app="edited")[0] == write_app(folder, app="edited")[0] == 0
-    task = folder / "edited/task.py"
-    written = task.read_text()
-    task.write_text(written + "# ours\n")
+def test_what_a_user_wrote_into_an_app_is_not_replaced(folder):
+    write_app(folder, app="edited")
+    (folder / "edited/task.py").write_text("# ours\n")
 
     code, _, errors = write_app(folder, app="edited")
 
     assert code != 0
-    assert "task.py would be replaced" in errors
-    assert task.read_text().endswith("# ours\n")
-    assert write_app(folder, "--overwrite", app="edited")[0] == 0
-    assert task.read_text() == written
+    assert "edited exists already" in errors
+    assert (folder / "edited/task.py").read_text() == "# ours\n"
 
 
 def test_a_device_with_a_missing_value_does_not_train(folder):
