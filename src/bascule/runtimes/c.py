@@ -56,6 +56,7 @@ void predict(const {name}_input *in, {name}_output *out) {{ {name}_predict(in, o
 """
 _TIMED = """#include "{name}.h"
 #include <time.h>
+#define AT(place, member) ((char *)columns[place] + (uint64_t)i * sizeof member)
 void run(void **columns, double *us, int64_t rows) {{
   for (int64_t i = 0; i < rows; i++) {{
     {name}_input in;
@@ -160,14 +161,14 @@ def _places(struct: str, fields: Sequence[Field]) -> dict[str, Expressions]:
 def asked(bundle: Bundle, entry: disk.ProgramEntry, folder: Path) -> Ask:
     """Asks the header in this folder, compiled here."""
     name, inputs, outputs = _name(bundle.name), entry.inputs, bundle.signature.outputs
-    members = [f"in.{member}" for member in c_names(inputs)]
-    members += [f"out.{member}" for member in c_names(outputs)]
-    copied = [
-        (f"&{member}", f"(char *)columns[{place}] + (uint64_t)i * sizeof {member}", member)
-        for place, member in enumerate(members)
+    taken = [
+        f"memcpy(&in.{member}, AT({place}, in.{member}), sizeof in.{member});"
+        for place, member in enumerate(c_names(inputs))
     ]
-    taken = (f"memcpy({row}, {at}, sizeof {member});" for row, at, member in copied[: len(inputs)])
-    handed = (f"memcpy({at}, {row}, sizeof {member});" for row, at, member in copied[len(inputs) :])
+    handed = [
+        f"memcpy(AT({place}, out.{member}), &out.{member}, sizeof out.{member});"
+        for place, member in enumerate(c_names(outputs), len(inputs))
+    ]
     with Scratch("bascule-c-") as scratch:
         timed = _TIMED.format(name=name, taken="\n".join(taken), handed="\n".join(handed))
         (scratch / "timed.c").write_text(timed)

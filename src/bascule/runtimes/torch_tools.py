@@ -1,7 +1,7 @@
 """Run by a Python that has the converters, and no Bascule.
 
     torch_tools.py convert PROGRAM.pt2 FILE    converts an exported program
-    torch_tools.py run FILE                    runs rows for `bascule.runtimes.child`
+    torch_tools.py run FILE                    runs rows for `bascule.runtimes.tools`
 
 FILE ends with `.tflite` or `.pte`, and rows are run one after the other, as a device does.
 """

@@ -1,4 +1,4 @@
-// Runs rows in ONNX Runtime Web for `bascule.runtimes.child`: node check.mjs FOLDER
+// Runs rows in ONNX Runtime Web for `bascule.runtimes.tools`: node check.mjs FOLDER
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
