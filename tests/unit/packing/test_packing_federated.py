@@ -123,6 +123,7 @@ def test_without_noise_no_privacy_is_claimed(finished):
     assert not finished.statements("privacy")
 
 
+@pytest.mark.slow
 def test_three_classes_are_trained_as_well(tmp_path):
     random = np.random.default_rng(0)
     columns = {"a": random.normal(size=300), "b": random.normal(size=300)}
