@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from bascule.catalogue import Catalogue
 from bascule.core import Conflict, NotFound
 from bascule.edge import Channel, Offer
-from bascule.fleet.operations import RolloutRequest, StoredDeviceRollout
+from bascule.fleet.operations import StoredDeviceRollout
 from bascule.fleet.reports import Counts, Report
 from bascule.fleet.schema import devices
 from bascule.fleet.store import NEW, Fleet
@@ -69,6 +69,9 @@ class Announced:
     def root(self) -> bytes:
         raise NotFound("a simulation has no repository")
 
+    def refresh(self) -> None:
+        self.root()
+
 
 class Versions:
     """The registry of a simulation: it has the candidate."""
@@ -114,7 +117,7 @@ class Simulation:
         while hour < 24:
             hour += 1
             self._hour(hour, started)
-        name = self.fleet.begin(RolloutRequest(CANDIDATE.version, "stable"), by="ada").id
+        name = self.fleet.begin(CANDIDATE.version, "stable", by="ada").id
         while hour < 24 * self.scenario.until_days:
             stored = self.fleet.rollout(name)
             if stored.ended_at is not None:

@@ -34,7 +34,7 @@ def test_older_metadata_is_rolled_back(edge):
 
 def test_metadata_that_stays_the_same_for_too_long_is_frozen(edge):
     edge.now -= timedelta(days=8)
-    edge.repository.refresh()
+    edge.publish(edge.push(weights(3, 500)))
     with pytest.raises(Untrusted, match=r"^frozen, or the clock of this device"):
         edge.channel()
 
