@@ -99,7 +99,7 @@ def enroll(
         content = {
             "device": device, "channel": group, "repository": repository, "key": enrolled.key,
             "server": reports or context.stores.get("server", ""),
-            "root": json.loads(enrolled.root) if enrolled.root else None,
+            "root": json.loads(enrolled.root),
         }  # fmt: skip
         draft.write_text(json.dumps(content, indent=2))
     line = f"wrote {target}: give it to {device}, and to no other"

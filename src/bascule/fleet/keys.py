@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +41,6 @@ class Keys:
         """The key of a role, read now; with `create`, a new one where there is none."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return key_in(self.folder / f"{role}.pem", create=create)
-
-    def successor(self, role: str, former: Sequence[str]) -> CryptoSigner:
-        """A new key. One that a killed process left there is taken, unless it is of `former`."""
-        signer = self.signer(role, create=True)
-        is_former = signer.public_key.keyid in former
-        return CryptoSigner.generate_ed25519() if is_former else signer
 
     def put(self, role: str, signer: CryptoSigner) -> None:
         """Have a role signed for by this key from now on."""

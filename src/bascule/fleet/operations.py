@@ -41,7 +41,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The token of a new device, shown this once, and the trusted root; empty without one."""
+    """The token of a new device, shown this once, and the root that it trusts, as JSON."""
 
     device: str
     group: str

@@ -71,11 +71,19 @@ def publish(
     version = registry.resolve(reference)
     if version.gates == "failed":
         raise Refused(f"{version} failed its gates", hint=f"bascule check {version}")
+    published = _publish(registry, repository, version, channel, by)
+    repository.prune()
+    return published
+
+
+def _publish(
+    registry: Registry, repository: TufRepository, version: Version, channel: str, by: str,
+    content: Channel | None = None,
+) -> Published:  # fmt: skip
     bundle = registry.path(version)  # verified, with the claims of its passports
     with Scratch() as folder:
-        work = _Publication(registry, repository, version, bundle, channel, by, folder)
+        work = _Publication(registry, repository, version, bundle, channel, by, folder, content)
         repository.change(work.change)
-    repository.prune()
     return work.published
 
 
@@ -98,7 +106,7 @@ class _Publication:
     channel: str
     by: str
     folder: Path
-    content: Channel | None = None
+    content: Channel | None
     archives: dict[str, Archive] = field(default_factory=dict)
 
     def change(self, state: State) -> set[str] | None:
@@ -221,12 +229,7 @@ class RepositoryChannels:
     def publish_channel(self, name: str, content: Channel) -> None:
         registry, repository = self.open_registry(), self.open_repository()
         version = registry.resolve((content.candidate or content.stable).version)
-        with Scratch() as folder:
-            work = _Publication(
-                registry, repository, version, registry.path(version), name, "rollouts", folder,
-                content,
-            )  # fmt: skip
-            repository.change(work.change)
+        _publish(registry, repository, version, name, "rollouts", content)
 
     def root(self) -> bytes:
         return self.open_repository().root()

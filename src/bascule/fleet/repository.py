@@ -265,7 +265,9 @@ class TufRepository:
         if role not in (*_ONLINE, *state.roles):
             raise NotFound(f"there is no role {role}", hint=f"roles: {', '.join(state.roles)}")
         former = state.keyids(role)
-        signer = self.keys.successor(role, former)
+        signer = self.keys.signer(role, create=True)
+        if signer.public_key.keyid in former:  # else a killed process has left a new one
+            signer = CryptoSigner.generate_ed25519()
         if role.startswith(CHANNEL):
             self.keys.put(role, signer)
             self.change(lambda fresh: fresh.delegate(role, signer.public_key))

@@ -75,13 +75,12 @@ class Fleet:
 
         Raises:
             Conflict: It has a live key.
+            NotFound: There is no repository yet.
         """
         check_name(name, what="device")
         check_name(group, what="group")
         self.catalogue.create()
-        now, root = self._clock(), b""
-        with suppress(NotFound):
-            root = self._channels.root()
+        now, root = self._clock(), self._channels.root()
         key, token = new_key(f"device-{name}", permissions_of_role("device"), now=now, by=by)
         about = {"group": group, "key": key.id, "enrolled_at": now, "enrolled_by": by}
         with self.catalogue.write(alone=True) as connection:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
 
 import pytest
-from tests.devices import published_edge, weights  # noqa: F401 - a fixture
+from tests.devices import Edge, weights
 
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.loops.devices import keep_up
@@ -15,11 +16,29 @@ from bascule.core import Conflict
 from bascule.fleet import Fleet, RepositoryChannels
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The first of two versions in a channel."""
+    published = Edge(tmp_path_factory.mktemp("edge"))
+    published.repository.init(published.root_keys)
+    published.enroll()
+    for seed in (1, 2):
+        published.push(weights(seed, 500))
+    published.publish("late/1")
+    return published.folder
+
+
+@pytest.fixture
+def edge(published, tmp_path):
+    """A copy of it."""
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    edge = Edge(tmp_path)
+    with edge.server.running():
+        yield edge
+
+
 @pytest.fixture
 def fleet(edge):
-    for seed in (1, 2):
-        edge.push(weights(seed, 500))
-    edge.publish("late/1")
     channels = RepositoryChannels(lambda: edge.registry, lambda: edge.repository)
     catalogue = Catalogue(SqliteDatabase(edge.folder / "home" / "catalogue.db"))
     return Fleet(catalogue, channels, lambda: edge.registry, edge.clock)
@@ -60,6 +79,7 @@ def test_a_control_process_signs_anew_what_is_half_over(edge, fleet):
     assert edge.repository.read().timestamp.signed.expires > edge.now + timedelta(days=6)
 
 
+@pytest.mark.slow
 def test_a_home_that_publishes_nothing_is_kept_up_without_tuf(tmp_path):
     command = f"""
 import sys

@@ -96,7 +96,7 @@ def test_a_repository_whose_making_was_killed_at_any_write_is_made_by_the_next_t
             edge.repository.init(edge.root_keys)
 
 
-@pytest.mark.parametrize("place", ["", "s3"])
+@pytest.mark.parametrize("place", ["", pytest.param("s3", marks=pytest.mark.slow)])
 def test_of_two_that_publish_at_once_both_are_published(tmp_path, place, request):
     url = request.getfixturevalue("s3_url") if place else ""
     edge = Edge(tmp_path, url)
@@ -210,6 +210,7 @@ def test_what_was_not_signed_anew_in_time_is_told_while_there_is_time(edge):
     assert edge.repository.ending() == {}
 
 
+@pytest.mark.slow
 def test_what_no_device_can_reach_any_more_is_removed_and_all_else_stays(edge):
     def files():
         return {name for folder in ("metadata", "targets") for name, _ in edge.place.files(folder)}
