@@ -3,7 +3,6 @@ from .operations import (
     Device as Device,
     Enrolled as Enrolled,
     RemoteFleet as RemoteFleet,
-    RolloutRequest as RolloutRequest,
     StoredDeviceRollout as StoredDeviceRollout,
 )
 from .places import Place as Place, open_place as open_place

@@ -52,7 +52,7 @@ rollouts = sa.Table(
     # How often the state has changed: a change from an older state is refused.
     sa.Column("changes", sa.Integer, nullable=False),
     _moment("created_at"),
-    *map(_text, ("created_by", "reason")),
+    _text("created_by"),
     # When the channel had its last word; null while the controller must still look.
     sa.Column("ended_at", UtcTime),
 )

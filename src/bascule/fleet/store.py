@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
@@ -16,9 +16,11 @@ from bascule.catalogue import Catalogue, Lease, check_held, events, put_new
 from bascule.core import Conflict, NotFound, Refused, check_name
 from bascule.edge import Channel, Offer
 from bascule.fleet import schema
-from bascule.fleet.operations import Device, Enrolled, RolloutRequest, StoredDeviceRollout
+from bascule.fleet.operations import Device, Enrolled, StoredDeviceRollout
 from bascule.fleet.reports import BAD, Report
 from bascule.fleet.rollouts import (
+    HOLD_S,
+    PHASES,
     DevicePlan,
     DeviceState,
     Seen,
@@ -52,6 +54,9 @@ class Channels(Protocol):
     def root(self) -> bytes:
         """The trusted root, for devices that are enrolled. Raises `NotFound`."""
 
+    def refresh(self) -> None:
+        """See `TufRepository.refresh`. Raises `NotFound`."""
+
 
 class Fleet:
     """The devices of a catalogue, and what they are offered."""
@@ -70,18 +75,17 @@ class Fleet:
 
         Raises:
             Conflict: It has a live key.
+            NotFound: There is no repository yet.
         """
         check_name(name, what="device")
         check_name(group, what="group")
         self.catalogue.create()
-        now, root = self._clock(), b""
-        with suppress(NotFound):
-            root = self._channels.root()
+        now, root = self._clock(), self._channels.root()
         key, token = new_key(f"device-{name}", permissions_of_role("device"), now=now, by=by)
         about = {"group": group, "key": key.id, "enrolled_at": now, "enrolled_by": by}
         with self.catalogue.write(alone=True) as connection:
             keys = Transaction(connection)
-            check_is_free(key.name, keys.keys(), now=now)
+            check_is_free(key.name, keys.keys(key.name), now=now)
             keys.add_key(key)
             put_new(connection, _devices, {"name": name}, NEW | about)
             again = sa.update(_devices).where(_devices.c.name == name)
@@ -144,6 +148,11 @@ class Fleet:
                 connection.execute(change.values(values), rows_now)
             return {name: int(devices[name]["sequence"]) for name in reports}
 
+    def refresh(self) -> None:
+        """Sign anew what devices are offered, where it is half over."""
+        with suppress(NotFound):  # nothing was published
+            self._channels.refresh()
+
     def forget(self) -> None:
         """Delete the reports that no decision will read."""
         now = self._clock()
@@ -176,7 +185,10 @@ class Fleet:
 
     # -- rollouts --
 
-    def begin(self, request: RolloutRequest, *, by: str) -> StoredDeviceRollout:
+    def begin(
+        self, version: str, group: str, *, by: str, phases: Sequence[float] = PHASES,
+        hold_s: float = HOLD_S,
+    ) -> StoredDeviceRollout:  # fmt: skip
         """Have a version go to the devices of a group, phase by phase.
 
         Raises:
@@ -184,7 +196,7 @@ class Fleet:
             Conflict: The group has a rollout, or its channel is of another model or offers this.
             Refused: The version failed its gates.
         """
-        chosen, group = self._registry().resolve(request.version), request.group
+        chosen = self._registry().resolve(version)
         channel, now = self._channels.channel(group), self._clock()
         if channel is None:
             hint = f"bascule edge publish {chosen} --channel {group}"
@@ -198,7 +210,7 @@ class Fleet:
             id=f"{group}-{secrets.token_hex(3)}", group=group, salt=secrets.token_hex(16),
             stable=channel.stable.version, stable_digest=channel.stable.digest,
             candidate=str(chosen), candidate_digest=chosen.digest,
-            phases=request.phases, hold_s=request.hold_s,
+            phases=tuple(phases), hold_s=hold_s,
         )  # fmt: skip
         plan.check()
         state = begun(plan, now)
@@ -209,10 +221,10 @@ class Fleet:
                 raise Conflict(f"rollout {other} of {group} has not ended", hint=hint)
             new = {
                 "id": plan.id, "group": group, "created_at": now, "created_by": by, "changes": 0,
-                "reason": request.reason, "plan": _json(plan), "state": _json(state),
+                "plan": _json(plan), "state": _json(state),
             }  # fmt: skip
             connection.execute(sa.insert(_rollouts).values(new))
-            _note(connection, plan, state, now, by, request.reason)
+            _note(connection, plan, state, now, by)
         return self.rollout(plan.id)
 
     def rollouts(self, *, active: bool = False) -> list[StoredDeviceRollout]:
@@ -229,7 +241,7 @@ class Fleet:
             raise NotFound(f"no rollout {name[:64]!r}", hint="bascule edge rollout show")
         return _rollout_of(rows[0])
 
-    def abort(self, name: str, *, by: str, reason: str = "") -> StoredDeviceRollout:
+    def abort(self, name: str, *, by: str) -> StoredDeviceRollout:
         """Take a rollout back: its devices return to what the others run.
 
         Raises:
@@ -239,9 +251,8 @@ class Fleet:
         if stored.state.status != "running":
             hint = "bascule edge rollout start begins another one"
             raise Conflict(f"rollout {name} is {stored.state.status}", hint=hint)
-        because = f": {reason}" if reason else ""
-        state = replace(stored.state, status="aborted", sentence=f"aborted by {by}{because}")
-        return self._change(stored, state, by, reason=reason)
+        state = replace(stored.state, status="aborted", sentence=f"aborted by {by}")
+        return self._change(stored, state, by)
 
     def advance(self, stored: StoredDeviceRollout, lease: Lease | None = None) -> None:
         """Look where a look is due, store what it decides, and have the channel say so.
@@ -253,8 +264,8 @@ class Fleet:
         channel = self._channels.channel(plan.group)
         if channel is None or is_anothers(plan, stored.state, channel):
             if stored.state.status == "running":
-                reason = "aborted: its channel was given another version"
-                state = replace(stored.state, status="aborted", sentence=reason)
+                sentence = "aborted: its channel was given another version"
+                state = replace(stored.state, status="aborted", sentence=sentence)
                 stored = self._change(stored, state, "rollouts", lease)
             self._end(stored)
             return
@@ -269,9 +280,8 @@ class Fleet:
             self._end(stored)
 
     def _change(
-        self, stored: StoredDeviceRollout, state: DeviceState, by: str,
-        lease: Lease | None = None, reason: str = "",
-    ) -> StoredDeviceRollout:  # fmt: skip
+        self, stored: StoredDeviceRollout, state: DeviceState, by: str, lease: Lease | None = None
+    ) -> StoredDeviceRollout:
         """Store the next state. Raises `Conflict` where another was stored meanwhile."""
         with self.catalogue.write() as connection:
             if lease is not None:
@@ -281,7 +291,7 @@ class Fleet:
             if not connection.execute(sa.update(_rollouts).where(same).values(values)).rowcount:
                 raise Conflict(f"rollout {stored.id} was changed meanwhile", hint="try again")
             if state.sentence != stored.state.sentence:
-                _note(connection, stored.plan, state, self._clock(), by, reason)
+                _note(connection, stored.plan, state, self._clock(), by)
         return self.rollout(stored.id)
 
     def _end(self, stored: StoredDeviceRollout) -> None:
@@ -342,13 +352,13 @@ def _device(connection: sa.Connection, name: str) -> Device:
 
 
 def _device_of(row: sa.Row[Any]) -> Device:
-    return Device(**{field.name: row._mapping[field.name] for field in fields(Device)})
+    return Device(**row._mapping)
 
 
 def _rollout_of(row: sa.Row[Any]) -> StoredDeviceRollout:
     return StoredDeviceRollout(
         row.id, msgspec.convert(row.plan, DevicePlan), msgspec.convert(row.state, DeviceState),
-        row.changes, row.created_at, row.created_by, row.reason, row.ended_at,
+        row.changes, row.created_at, row.created_by, row.ended_at,
     )  # fmt: skip
 
 
@@ -365,9 +375,8 @@ def _of(device: str) -> events.Subject:
 
 
 def _note(
-    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str,
-    reason: str,
-) -> None:  # fmt: skip
+    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str
+) -> None:
     subject = events.Subject("channel", plan.group)
     body = {"sentence": f"{plan.candidate}: {state.sentence}", "rollout": plan.id}
-    events.append(connection, events.Event(subject, "device_rollout", now, by, reason, body))
+    events.append(connection, events.Event(subject, "device_rollout", now, by, body=body))

@@ -1,4 +1,7 @@
-"""Rolls versions out to devices: one control process, by a lease, looks at what they report."""
+"""Rolls versions out to devices: one control process, by a lease, looks at what they report.
+
+Each one signs anew what devices are offered, and deletes old reports.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY_S, _LEASE_S = 10.0, 60.0
-_FORGET_EVERY_S = 3_600.0
+_UPKEEP_EVERY_S = 3_600.0
 
 
 def rolling_out(
@@ -34,17 +37,27 @@ def rolling_out(
 
         fleet = open_fleet()
         leadership = Leadership(Leases(fleet.catalogue), "devices", holder_name(), _LEASE_S)
-        forget_at_s = time.monotonic()
+        upkeep_at_s = time.monotonic()
         try:
             while not ended.wait(_EVERY_S):
                 turn(fleet, leadership)
-                if time.monotonic() >= forget_at_s:
-                    fleet.forget()
-                    forget_at_s = time.monotonic() + _FORGET_EVERY_S
+                if time.monotonic() >= upkeep_at_s:
+                    keep_up(fleet)
+                    upkeep_at_s = time.monotonic() + _UPKEEP_EVERY_S
         finally:
             leadership.release()
 
     return turning("rollouts to devices", run, after=after, pause_s=_EVERY_S)
+
+
+def keep_up(fleet: Fleet) -> None:
+    """What is due once an hour: in each process, of which another may lack the keys."""
+    fleet.forget()
+    try:
+        with suppress(Conflict):  # signed meanwhile by another process
+            fleet.refresh()
+    except BasculeError as problem:
+        log.warning("the repository of devices was not signed: %s", masked_text(str(problem)))
 
 
 def turn(fleet: Fleet, leadership: Leadership) -> None:

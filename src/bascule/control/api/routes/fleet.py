@@ -10,14 +10,12 @@ from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
-from bascule.control.api.routes.batch import Reason
 from bascule.core import Reference, Refused
 from bascule.fleet import (
     HOLD_S,
     PHASES,
     Device,
     Enrolled,
-    RolloutRequest,
     StoredDeviceRollout,
     operations as of_fleet,
     read_reports,
@@ -47,7 +45,6 @@ class NewDeviceRollout(Taken):
     group: str
     phases: Annotated[tuple[float, ...], Field(min_length=1, max_length=20)] = PHASES
     hold_s: float = HOLD_S
-    reason: Annotated[str, Field(max_length=1_000)] = ""
 
 
 def add_fleet(
@@ -87,21 +84,16 @@ def add_fleet(
         """The rollouts over devices, the latest first."""
         return paged.numbered(open_fleet().rollouts()[::-1], descending=True)
 
-    @serves(app, of_fleet.ROLLOUT)
-    def rollout(rollout: str) -> StoredDeviceRollout:
-        """One rollout, with its looks."""
-        return open_fleet().rollout(rollout)
-
     @serves(app, of_fleet.BEGIN)
     def begin(wanted: NewDeviceRollout, request: Request) -> StoredDeviceRollout:
         """Have a version go to the devices of a group, phase by phase."""
         caller = authorise(request, "deploy", Reference.parse(wanted.version).model)
-        return open_fleet().begin(RolloutRequest(**wanted.model_dump()), by=caller.user)
+        return open_fleet().begin(**wanted.model_dump(), by=caller.user)
 
     @serves(app, of_fleet.ABORT)
-    def abort(rollout: str, wanted: Reason, request: Request) -> StoredDeviceRollout:
+    def abort(rollout: str, request: Request) -> StoredDeviceRollout:
         """Take a rollout back: its devices return to what the others run."""
         fleet = open_fleet()
         model = fleet.rollout(rollout).plan.candidate.partition("/")[0]
         caller = authorise(request, "deploy", model)
-        return fleet.abort(rollout, by=caller.user, reason=wanted.reason)
+        return fleet.abort(rollout, by=caller.user)
