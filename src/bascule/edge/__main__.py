@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--server", default="", help="where reports go")
     add("--key", default="", help="of the device at the server: env:NAME or file:PATH")
     add("--listen", default="127.0.0.1:8080", help="HOST:PORT of loopback, unix:PATH, or none")
-    add("--mqtt", default="", help="mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC")
+    add("--mqtt", default="", help="mqtt[s]://[USER:${file:PATH}@]HOST[:PORT]/TOPIC")
+    add("--mqtt-ca", help="the authorities of the broker's certificate, if not the system's")
     add("--require", action="append", default=[], help="a claim that passports must make")
     add("--require-key", action="append", default=[], help="a public key whose passports count")
     add("--plan", type=Path, help="a JSON file: look_s, hours, trial_requests...")
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     if args.mqtt:
         from bascule.edge.messages import MqttBridge
 
-        served.append(MqttBridge(device, args.mqtt))
+        served.append(MqttBridge(device, args.mqtt, args.mqtt_ca))
     agent.run(stop)
     for part in served:
         part.close()
