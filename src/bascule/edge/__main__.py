@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
-    from bascule.core import Invalid, SignalEvent, secret_in
+    from bascule.core import Invalid, MissingExtra, SignalEvent, secret_in
     from bascule.edge.agent import Agent
     from bascule.edge.deciding import read_plan
     from bascule.edge.device import Device
@@ -90,6 +91,9 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     stop = SignalEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if args.require and find_spec("cryptography") is None:
+        hint = "pip install 'bascule-edge[signatures]'"
+        raise MissingExtra("--require needs cryptography, to verify passports", hint=hint)
     device = Device(args.home)
     state = device.home.read_state()
     agent = Agent(

@@ -121,10 +121,13 @@ def test_what_is_refused_is_refused_in_the_words_of_a_server(
         (b"nonsense\r\n\r\n", 400),
         (b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET /v2 HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
-        (b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 413),
+        (b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * 2000 + b"\r\n", 413),
+        (b"GET /v2 HTTP/1.1\r\na: b\r\n folded\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\nHost: localhost\n\r\n\r\n", 400),
         (b"GET /" + b"a" * 10_000, 413),
         (b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"PUT /v2 HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
     ],
 )
 def test_what_is_no_request_is_refused_and_the_connection_closed(server, sent, status):
