@@ -26,7 +26,7 @@ import sys
 sys.modules.update({"_hashlib": None, "_ssl": None})  # as `bascule-edge run` does, first of all
 from edge_devices import FolderRepository
 from bascule.edge.__main__ import main
-sys.exit(main(repository=FolderRepository.open))
+sys.exit(main(repository=FolderRepository))
 """
 PIP_ALONE = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 

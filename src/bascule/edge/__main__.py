@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
             return _status(args.home)
         if args.command == "enroll":
             return _enroll(args.file, args.home)
-        return _run(args, repository or load_named("bascule.edge.fetching:Repository").open)
+        return _run(args, repository or load_named("bascule.edge.fetching:Repository"))
     except BasculeError as problem:
         hint = f"\nhint:  {problem.hint}" if problem.hint else ""
         sys.stderr.write(f"error: {problem.message}{hint}\n")
@@ -95,11 +94,9 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
         hint = "pip install 'bascule-edge[signatures]'"
         raise MissingExtra("--require needs cryptography, to verify passports", hint=hint)
     device = Device(args.home)
-    state = device.home.read_state()
     agent = Agent(
         device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
-        args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
-        plan=read_plan(args.plan), server=args.server,
+        args.channel, name=args.device, plan=read_plan(args.plan), server=args.server,
         key=secret_in(args.key) or enrolment.get("key", ""),
         claims=args.require, keys=args.require_key,
     )  # fmt: skip

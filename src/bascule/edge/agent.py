@@ -6,6 +6,7 @@ take long, hang or crash is an errand, on another thread and in a process that e
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from base64 import b64encode
@@ -90,7 +91,7 @@ class Agent:
             device: The home, and what answers.
             repository: Of the bundles.
             channel: Of the repository.
-            name: Of the device, in reports and rollouts.
+            name: Of the device, in reports and rollouts; that of the state, if empty, or drawn.
             plan: How careful it is.
             server: Where reports go; empty for nowhere.
             **config: `key`, of the device at the server; `claims`, as in
@@ -116,9 +117,14 @@ class Agent:
         """
         self.home.lock()
         self.device.is_agents = True
+        state, damage = self.state, None
         try:
-            self.state = replace(self.home.read_state() or self.state, device=self.state.device)
-        except Untrusted as damage:
+            state = self.home.read_state() or state
+        except Untrusted as problem:
+            damage = problem
+        name = self.state.device or state.device or os.urandom(8).hex()
+        self.state = replace(state, device=name)
+        if damage is not None:
             self._tell(damage)
         before = self.state.current
         state, reason = deciding.started(self.state, self.plan)
@@ -178,7 +184,7 @@ class Agent:
         elif verb == "try":
             self._errand = _Errand(self._try(offer), partial(self._after_try, offer))
         elif verb == "install":
-            self._install(offer, now_s)
+            self._install(offer, reason, now_s)
         else:
             self._refuse(offer, reason)
 
@@ -219,8 +225,8 @@ class Agent:
         def do() -> Any:
             into = self.home.incoming(offer.digest)
             shutil.rmtree(into, ignore_errors=True)
-            obtained = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
-            self._bytes_received += obtained.bytes_received
+            received = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
+            self._bytes_received += received
             return self._child("golden", f"the check of {offer.version}", digest=offer.digest)
 
         return do
@@ -232,8 +238,7 @@ class Agent:
         elif isinstance(problem, _ABOUT_THE_MODEL):
             self._refuse(offer, problem.message, "golden_failed")
         else:
-            received = problem.facts.get("bytes_received", 0)
-            self._bytes_received += received if isinstance(received, int) else 0
+            self._bytes_received += int(str(problem.facts.get("bytes_received", 0)))
             pause_s = min(self.plan.retry_s * 2**self._failures, _MAX_PAUSE_S)
             self._failures = min(self._failures + 1, 20)
             self._facts.fetch_at_s = now_s + pause_s
@@ -288,7 +293,7 @@ class Agent:
                 self._leave(problem)
         self.device.serve(None)
 
-    def _install(self, offer: Offer, now_s: float) -> None:
+    def _install(self, offer: Offer, reason: str, now_s: float) -> None:
         try:
             opened = self._opened(offer)
         except BasculeError as problem:
@@ -298,9 +303,8 @@ class Agent:
         self._keep(deciding.installed(self.state, offer), must=True)
         self.device.serve(opened)
         self._up_since_s = now_s
-        tried, self.device.trial = self._facts.tried, None
-        differing = f"{tried.differing} of {tried.requests} differ" if tried else ""
-        self._event("installed", differing)
+        self.device.trial = None
+        self._event("installed", reason)
         self._remove_others()
 
     def _refuse(self, offer: Offer, reason: str, event: str = "refused") -> None:

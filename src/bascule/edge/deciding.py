@@ -118,7 +118,7 @@ class Facts:
 
 
 class Act(NamedTuple):
-    """One step; `offer` is of all but `rest` and `look`, `reason` of `rest` and `refuse`."""
+    """One step and its reason, if it has one; `offer` is of all but `rest` and `look`."""
 
     verb: Literal["rest", "look", "fetch", "record", "try", "install", "refuse"]
     offer: Offer | None = None
@@ -166,8 +166,9 @@ def may_fetch(plan: Plan, hour: int) -> bool:
 def _after_trial(offer: Offer, facts: Facts, plan: Plan, now_s: float) -> Act:
     tried, trial = facts.tried, facts.trial
     if tried is not None and tried.digest == offer.digest:
-        reason = _failure(tried, plan)
-        return Act("refuse", offer, reason) if reason else Act("install", offer)
+        if reason := _failure(tried, plan):
+            return Act("refuse", offer, reason)
+        return Act("install", offer, f"{tried.differing} of {tried.requests} differ")
     if trial is None or trial.digest != offer.digest:
         return Act("record", offer)
     if trial.is_full or now_s - trial.since_s >= plan.trial_s:

@@ -110,7 +110,8 @@ class Run:
     def __init__(self, home, repository, **config):
         self.device = Device(home)
         config = {"name": "d-1", "plan": QUICK} | config
-        self.agent = Agent(self.device, FolderRepository(repository), "stable", **config)
+        repository = FolderRepository(home, repository, home)
+        self.agent = Agent(self.device, repository, "stable", **config)
         self.now_s = time.monotonic()
         self.agent.start()
 

@@ -121,6 +121,7 @@ def test_a_candidate_that_hangs_delays_no_caller_and_is_refused_when_its_time_is
     assert installed.agent.home.digests() == {before.digest}
 
 
+@pytest.mark.slow
 def test_a_version_that_hangs_while_it_serves_is_interrupted_and_returned_from(
     installed, publisher, trap, monkeypatch
 ):
@@ -274,6 +275,12 @@ def test_a_damaged_state_is_started_from_the_channel(run, installed):
     device.serves(offer)
 
 
+def test_a_device_without_a_name_draws_one_and_keeps_it(run):
+    name = run(name="").state.device
+    assert len(name) == 16
+    assert run(name="").state.device == name
+
+
 def test_two_agents_do_not_share_a_home(run, installed, publisher):
     from tests.unit.edge.conftest import Run
 
@@ -342,5 +349,6 @@ def test_an_enrolled_device_knows_its_channel_and_others_are_told_what_is_missin
         asked.append((place, address, root))
         raise Unavailable("away")
 
+    (home / "state.json").write_bytes(b"{")  # a damaged state is the agent's to start without
     assert main(["run", "--home", str(home)], repository) == 1
     assert asked == [(home, "R", home / "root.json")]
