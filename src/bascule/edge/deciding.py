@@ -222,8 +222,11 @@ def installed(state: State, offer: Offer) -> State:
 
 
 def refused(state: State, offer: Offer, reason: str) -> State:
-    """It is never installed again."""
-    return replace(state, refused={**state.refused, offer.digest: reason})
+    """It is never installed again, nor returned to."""
+    last_good = state.last_good
+    if last_good is not None and last_good.digest == offer.digest:
+        last_good = None
+    return replace(state, last_good=last_good, refused={**state.refused, offer.digest: reason})
 
 
 def returned(state: State, reason: str) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from bascule.edge import Candidate, Channel, Offer, Plan, State
 from bascule.edge.deciding import (
@@ -117,6 +117,7 @@ EVENTS = {
 }
 
 
+@example([("install", 0), ("refuse", 1), ("return", 0)])
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), st.integers(0, 4)), max_size=40))
 def test_a_device_that_once_served_always_has_a_version_that_was_not_refused(history):
     state = SERVING
