@@ -59,6 +59,14 @@ def megabytes_of(folder, left_out=()):
 
 
 @pytest.mark.slow
+def test_passports_are_an_extra_of_the_wheel(python, tmp_path):
+    command = [python, "-m", "bascule.edge", "run", "--repository", "http://localhost"]
+    command += ["--channel", "stable", "--home", tmp_path, "--require", "parity"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, "bascule-edge[signatures]" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.serial
 def test_the_wheel_alone_serves_in_60_mb_a_second_after_its_start(python, packed, tmp_path):
     from sklearn.linear_model import LogisticRegression

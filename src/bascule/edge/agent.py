@@ -174,15 +174,15 @@ class Agent:
     def _do(self, act: Act, now_s: float) -> None:
         verb, offer, reason = act
         if verb == "look":
-            self._errand = _Errand(self._look(), self._after_look)
+            self._errand = _Errand(partial(self._look, self._reports()), self._after_look)
         elif offer is None:
             return
         elif verb == "fetch":
-            self._errand = _Errand(self._fetch(offer), partial(self._after_fetch, offer))
+            self._errand = _Errand(partial(self._fetch, offer), partial(self._after_fetch, offer))
         elif verb == "record":
             self.device.trial = Trial(offer.digest, now_s, self.plan.trial_requests)
         elif verb == "try":
-            self._errand = _Errand(self._try(offer), partial(self._after_try, offer))
+            self._errand = _Errand(partial(self._try, offer), partial(self._after_try, offer))
         elif verb == "install":
             self._install(offer, reason, now_s)
         else:
@@ -190,20 +190,20 @@ class Agent:
 
     # -- errands --
 
-    def _look(self) -> Callable[[], Channel]:
+    def _reports(self) -> list[str]:
+        """Those to send, which are sent again as they are from now on."""
         state, files = self._outbox.batch(self.state)
-        reports = [str(file) for file in files] if self._server else []
+        if not (files and self._server):
+            return []
+        self._keep(state, must=True)
+        return [str(file) for file in files]
+
+    def _look(self, reports: list[str]) -> Channel:
         if reports:
-            self._keep(state, must=True)
-
-        def do() -> Channel:
-            if reports:
-                with suppress(Unavailable):
-                    answer = self._child("reporting", "a report", reports=reports)
-                    self._received = int(answer["sequence"])
-            return self._repository.channel(self._channel)
-
-        return do
+            with suppress(Unavailable):
+                answer = self._child("reporting", "a report", reports=reports)
+                self._received = int(answer["sequence"])
+        return self._repository.channel(self._channel)
 
     def _after_look(self, channel: Any, problem: Problem, now_s: float) -> None:
         facts = self._facts
@@ -218,18 +218,13 @@ class Agent:
             self._failures, facts.fetch_at_s = 0, 0.0
         facts.channel = channel
 
-    def _fetch(self, offer: Offer) -> Callable[[], Any]:
-        current = self.state.current
+    def _fetch(self, offer: Offer) -> Any:
+        current, into = self.state.current, self.home.incoming(offer.digest)
         have = None if current is None else self.home.slot(current.digest)
-
-        def do() -> Any:
-            into = self.home.incoming(offer.digest)
-            shutil.rmtree(into, ignore_errors=True)
-            received = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
-            self._bytes_received += received
-            return self._child("golden", f"the check of {offer.version}", digest=offer.digest)
-
-        return do
+        shutil.rmtree(into, ignore_errors=True)
+        received = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
+        self._bytes_received += received
+        return self._child("golden", f"the check of {offer.version}", digest=offer.digest)
 
     def _after_fetch(self, offer: Offer, _: Any, problem: Problem, now_s: float) -> None:
         shutil.rmtree(self.home.incoming(offer.digest), ignore_errors=True)
@@ -244,17 +239,13 @@ class Agent:
             self._facts.fetch_at_s = now_s + pause_s
             self._tell(problem, offer)
 
-    def _try(self, offer: Offer) -> Callable[[], Any]:
+    def _try(self, offer: Offer) -> Any:
         trial = self.device.trial
+        recorded = trial.requests if trial is not None else []
+        requests = [(b64encode(body).decode(), json_bytes) for body, json_bytes in recorded]
         offers = msgspec.to_builtins({"current": self.state.current, "candidate": offer})
-
-        def do() -> Any:
-            assert trial is not None
-            requests = [(b64encode(body).decode(), size) for body, size in trial.requests]
-            what = f"the trial of {offer.version}"
-            return self._child("trying", what, requests=requests, **offers)
-
-        return do
+        what = f"the trial of {offer.version}"
+        return self._child("trying", what, requests=requests, **offers)
 
     def _after_try(self, offer: Offer, answer: Any, problem: Problem, _: float) -> None:
         self.device.trial = None

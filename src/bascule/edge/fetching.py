@@ -18,9 +18,13 @@ import msgspec
 from bascule.bundle.disk import digest_of
 from bascule.core import (
     Child,
+    Invalid,
     Limits,
+    ModelFailed,
     NotFound,
     Scratch,
+    TimedOut,
+    Unavailable,
     Untrusted,
     answer_parent,
     sha256_file,
@@ -48,7 +52,12 @@ class Repository:
             home: Of the device; `metadata` and `downloads` are made in it.
             url: Of the repository, over HTTP.
             root: The file of the root that is trusted since the enrolment.
+
+        Raises:
+            Invalid: There is none.
         """
+        if not root.is_file():
+            raise Invalid(f"{root} is missing", hint="bascule-edge enroll FILE, or --root FILE")
         self._about = {"home": str(home), "url": url.rstrip("/"), "root": str(root)}
 
     def channel(self, name: str) -> Channel:
@@ -92,8 +101,13 @@ class Repository:
         return int(reply["bytes_received"])
 
     def _answer(self, what: str, timeout_s: float, **question: Any) -> dict[str, Any]:
-        limits = Limits(timeout_s, is_nice=True)
-        return Child(__name__, {**self._about, **question}, limits, what=what).answer()
+        child = Child(
+            __name__, {**self._about, **question}, Limits(timeout_s, is_nice=True), what=what
+        )
+        try:
+            return child.answer()
+        except (ModelFailed, TimedOut) as problem:  # no model ran: another download may do
+            raise Unavailable(problem.message, hint=problem.hint) from None
 
 
 def answer(question: dict[str, Any]) -> Mapping[str, Any]:

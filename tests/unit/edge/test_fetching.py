@@ -6,7 +6,7 @@ import pytest
 from tests.devices import published_edge, weights  # noqa: F401 - a fixture
 
 from bascule.bundle.disk import digest_of
-from bascule.core import NotFound, Unavailable, Untrusted
+from bascule.core import Invalid, NotFound, Unavailable, Untrusted
 from bascule.edge import Repository
 
 
@@ -94,6 +94,19 @@ def test_a_bundle_whose_folder_is_there_stays_as_it_is(edge, versions):
     with pytest.raises(Exception, match="cannot be written"):
         edge.obtain("late/1")
     assert digest_of(edge.folder / "device/late-1") == before
+
+
+def test_a_process_that_fetches_and_dies_says_nothing_of_the_model(edge, monkeypatch):
+    repository = Repository(edge.folder / "device", edge.server.url, edge.root)
+    monkeypatch.setattr("bascule.edge.fetching._LOOK_S", 0.0)
+    with pytest.raises(Unavailable, match="channel stable took over 0 s"):
+        repository.channel("stable")
+
+
+def test_a_device_without_a_trusted_root_says_what_to_do(tmp_path):
+    with pytest.raises(Invalid, match=r"root\.json is missing") as raised:
+        Repository(tmp_path, "http://localhost", tmp_path / "root.json")
+    assert "enroll" in raised.value.hint
 
 
 def test_a_repository_that_does_not_answer_is_no_attack(edge):
