@@ -11,7 +11,7 @@ from .deltas import (
     unpack as unpack,
 )
 from .device import Device as Device
-from .fetching import Obtained as Obtained, Repository as Repository, hex_of as hex_of
+from .fetching import Repository as Repository, hex_of as hex_of
 from .golden import (
     GOLDEN as GOLDEN,
     check_golden as check_golden,

@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bascule.bundle import Answer, for_program, load
-from bascule.bundle.statements import USUAL, row_differences
-from bascule.core import BasculeError, Columns, Invalid, Overloaded, Unavailable, Untrusted
+from bascule.core import BasculeError, Invalid, Overloaded, Unavailable, Untrusted
 from bascule.edge.channels import Offer
-from bascule.edge.deciding import Tried
+from bascule.edge.deciding import Trial
 from bascule.edge.slots import Home
-from bascule.serving import Answer as WireAnswer, AnsweredBy, Call, new_prediction_id
+from bascule.serving import Answer as WireAnswer, AnsweredBy, new_prediction_id
 from bascule.serving.execution import Extras, added, needed
 from bascule.serving.protocols import Decoded, Decoder, encoder
 from bascule.stats import Quantiles
@@ -50,15 +49,13 @@ class Opened:
         self.encode = encoder(self)
         self.lock = Lock()
 
-    def run(self, call: Call) -> Columns:
-        """The version's own outputs; the call may have been read for another version's program."""
-        return self.program.run(for_program(call.columns, self.program.inputs), needed(call))
-
     def reply(self, body: bytes, json_bytes: int) -> tuple[Decoded, WireAnswer]:
         """What a request asks, and the outputs and extras that it asks for."""
         decoded = self.decode(body, json_bytes)
-        answer = WireAnswer(self.run(decoded[1]), self.by)
-        outcome = added(answer, decoded[1]) if decoded[1].extras else answer
+        call = decoded[1]
+        outputs = self.program.run(for_program(call.columns, self.program.inputs), needed(call))
+        answer = WireAnswer(outputs, self.by)
+        outcome = added(answer, call) if call.extras else answer
         if isinstance(outcome, BasculeError):
             raise outcome
         return decoded, outcome
@@ -93,14 +90,14 @@ class Device:
     """The model that a home has in service.
 
     A process of its own follows the home's state, which the agent writes. In the agent's process,
-    a candidate on trial answers each request too, after the version that serves.
+    requests are recorded for the trial of a candidate.
     """
 
     def __init__(self, home: str | Path) -> None:
         self.home = Home(home)
         self.counts = Counts()
         self.is_agents = False
-        self.trial: tuple[Opened, Tried] | None = None
+        self.trial: Trial | None = None
         self._opened: Opened | None = None
         self._state_ns = -1
 
@@ -112,9 +109,7 @@ class Device:
             Unavailable: No version is installed.
             Overloaded: Other requests took 10 s; one runs at a time.
         """
-        answer = self._asked(self.opened, lambda opened: opened.bundle.predict(rows))
-        self._try_too(lambda opened: dict(opened.bundle.predict(rows)), dict(answer))
-        return answer
+        return self._asked(self.opened, lambda opened: opened.bundle.predict(rows))
 
     def answer(self, body: bytes, json_bytes: int = -1) -> tuple[bytes, int]:
         """The answer to a request of the Open Inference Protocol. Raises as a server answers.
@@ -129,7 +124,8 @@ class Device:
         opened = self.opened
         decoded, outcome = self._asked(opened, lambda opened: opened.reply(body, json_bytes))
         call_id, call, as_bytes = decoded
-        self._try_too(lambda other: other.run(call), outcome.outputs)
+        if (trial := self.trial) is not None:
+            trial.record(body, json_bytes)
         call_id = call_id or new_prediction_id()
         if as_bytes is None:
             return opened.encode.as_json(call_id, outcome, call.rows), -1
@@ -149,13 +145,17 @@ class Device:
 
     def serve(self, opened: Opened | None) -> None:
         """Have this version answer from now on, and the one before no more."""
-        self._opened, self.trial = opened, None
+        self._opened = opened
         self.counts.window.clear()
 
     def _asked(self, opened: Opened, ask: Callable[[Opened], Reply]) -> Reply:
-        """One request at a time: a device has few cores, and a decoder reads one body at a time."""
+        """One request at a time: a device has few cores, and a decoder reads one body at a time.
+
+        A run that another request has waited 10 s for is ended, where its program can end it.
+        """
         started_s, failed = time.monotonic(), True
         if not opened.lock.acquire(timeout=_MAX_WAIT_S):
+            opened.program.interrupt()
             self.counts.add(_MAX_WAIT_S * 1e6, failed=True)
             raise Overloaded("other requests take too long", hint="retry later", retry_after_s=1)
         try:
@@ -167,23 +167,3 @@ class Device:
             opened.lock.release()
             self.counts.add((time.monotonic() - started_s) * 1e6, failed=failed)
         return reply
-
-    def _try_too(self, ask: Callable[[Opened], Columns], answered: Columns) -> None:
-        if (trial := self.trial) is None:
-            return
-        opened, tried = trial
-        with opened.lock:
-            try:
-                tried.differing += _differ(answered, ask(opened))
-            except Exception:  # of any kind: it counts against the candidate, and never for it
-                tried.failed += 1
-            tried.requests += 1
-
-
-def _differ(answered: Columns, other: Columns) -> bool:
-    """Whether a request was answered otherwise, beyond what programs of one model may differ by."""
-    own = {name: answered[name] for name in other if name in answered}
-    if [values.shape for values in own.values()] != [values.shape for values in other.values()]:
-        return True
-    distance, labels, _ = row_differences(own, dict(other), USUAL, 0, None)
-    return bool((distance > USUAL).any() or labels.any())
