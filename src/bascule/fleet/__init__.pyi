@@ -4,6 +4,7 @@ from .operations import (
     Enrolled as Enrolled,
     RemoteFleet as RemoteFleet,
     RolloutRequest as RolloutRequest,
+    SampledRows as SampledRows,
     StoredDeviceRollout as StoredDeviceRollout,
 )
 from .places import Place as Place, open_place as open_place

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bascule.core import Invalid
+from bascule.core import Invalid, Reference, Untrusted
 from bascule.edge import Offer
+from bascule.stats import WindowProfile
 
 BAD = ("golden_failed", "returned", "refused")
 """Events after which a device does not run what its channel offers."""
@@ -26,8 +28,20 @@ class Counts(msgspec.Struct, frozen=True):
     errors: _Count = 0
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """Rows drawn uniformly, inputs and outputs of each, and the probability to be drawn."""
+
+    share: float
+    rows: list[list[dict[str, Any]]]
+
+
 class Report(msgspec.Struct, frozen=True):
-    """One report; a device numbers its own from 1 on, and never uses a number again."""
+    """One report; a device numbers its own from 1 on, and never uses a number again.
+
+    Attributes:
+        profile: As `WindowProfile.to_json` gives it.
+        dropped: What the device had no room for, by kind.
+    """
 
     device: _Text
     sequence: _Number
@@ -37,6 +51,9 @@ class Report(msgspec.Struct, frozen=True):
     reason: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
     counts: Counts = Counts()
     bytes_received: _Bytes = 0
+    profile: dict[str, Any] | None = None
+    sample: Sample | None = None
+    dropped: dict[str, _Count] = {}
 
 
 def read_reports(content: Sequence[Mapping[str, Any]]) -> list[Report]:
@@ -48,7 +65,31 @@ def read_reports(content: Sequence[Mapping[str, Any]]) -> list[Report]:
     for report in reports:
         names = (report.running.version, report.running.digest) if report.running else ("",)
         is_sound = report.counts.errors <= report.counts.requests and max(map(len, names)) <= 200
+        if report.profile is not None:
+            _check_profile(report.profile, names[0])
         if not is_sound or report.device != reports[0].device:
             about = "is of another device, has more errors than requests, or names no version"
             raise Invalid(f"report {report.sequence} {about}", hint=_HINT, field="reports")
     return sorted(reports, key=lambda report: report.sequence)
+
+
+def _check_profile(profile: Mapping[str, Any], version: str) -> None:
+    try:
+        rows = WindowProfile.from_json(profile).rows
+    except Untrusted as problem:
+        raise Invalid(f"reports: {problem.message}", hint=_HINT, field="reports") from None
+    if not 0 < rows < 2**40 or Reference.parse(version).number is None:
+        raise Invalid(f"a profile of {version} has {rows} rows", hint=_HINT, field="reports")
+
+
+def day_of(at: str, sent_at: str, enrolled_at: datetime, now: datetime) -> str:
+    """The UTC day on which a device wrote a report, by the server's clock, as `2026-11-26`.
+
+    `at` and `sent_at` are by the device's clock: what both are wrong by cancels out. A time before
+    the device was enrolled or after `now`, when the report arrived, is wrong, and `now` counts.
+    """
+    try:
+        moment = now - (datetime.fromisoformat(sent_at) - datetime.fromisoformat(at))
+    except (ValueError, TypeError, OverflowError):
+        moment = now
+    return str((moment if enrolled_at <= moment <= now else now).astimezone(UTC).date())

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.control.loops.turning import turning
@@ -20,12 +22,13 @@ log = logging.getLogger(__name__)
 
 _EVERY_S, _LEASE_S = 10.0, 60.0
 _FORGET_EVERY_S = 3_600.0
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rolling_out(
-    open_fleet: Callable[[], Fleet] | None, *, after: threading.Event
+    open_fleet: Callable[[], Fleet] | None, home: Path, *, after: threading.Event
 ) -> AbstractContextManager[None]:
-    """Look at the rollouts over devices while the block runs, on a thread."""
+    """Look at the rollouts over devices, and copy their profiles, while the block runs."""
     if open_fleet is None:
         return nullcontext()
 
@@ -34,12 +37,14 @@ def rolling_out(
 
         fleet = open_fleet()
         leadership = Leadership(Leases(fleet.catalogue), "devices", holder_name(), _LEASE_S)
-        forget_at_s = time.monotonic()
+        forget_at_s, copied_to = time.monotonic(), _FIRST
         try:
             while not ended.wait(_EVERY_S):
                 turn(fleet, leadership)
+                copied_to = fleet.copy_windows(home, copied_to)
                 if time.monotonic() >= forget_at_s:
                     fleet.forget()
+                    copied_to = _FIRST  # an erasure changes old ones
                     forget_at_s = time.monotonic() + _FORGET_EVERY_S
         finally:
             leadership.release()
