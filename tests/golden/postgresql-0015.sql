@@ -543,7 +543,6 @@ CREATE INDEX ix_approvals_at ON public.approvals USING btree (at);
 CREATE INDEX ix_audit_values_key ON public.audit_values USING btree (key);
 CREATE INDEX ix_device_reports_received_at ON public.device_reports USING btree (received_at);
 CREATE INDEX ix_device_rollouts_group ON public.device_rollouts USING btree ("group");
-CREATE INDEX ix_device_windows_changed_at ON public.device_windows USING btree (changed_at);
 CREATE INDEX ix_devices_group ON public.devices USING btree ("group");
 CREATE INDEX ix_events_actor_id ON public.events USING btree (actor, id);
 CREATE INDEX ix_events_at ON public.events USING btree (at);

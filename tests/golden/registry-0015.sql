@@ -474,7 +474,6 @@ CREATE INDEX ix_quotas_day ON quotas (day);
 CREATE INDEX ix_rate_costs_at ON rate_costs (at);
 CREATE INDEX ix_devices_group ON devices ("group");
 CREATE INDEX ix_device_reports_received_at ON device_reports (received_at);
-CREATE INDEX ix_device_windows_changed_at ON device_windows (changed_at);
 CREATE INDEX ix_device_rollouts_group ON device_rollouts ("group");
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('statements',2);

@@ -125,7 +125,7 @@ class Device:
         decoded, outcome = self._asked(opened, lambda opened: opened.reply(body, json_bytes))
         call_id, call, as_bytes = decoded
         if opened.traffic is not None:
-            opened.traffic.add(call.columns, outcome.outputs, call.rows)
+            opened.traffic.add(call.columns, outcome.outputs, call.rows, len(body))
         self._try_too(lambda other: other.run(call), outcome.outputs)
         call_id = call_id or new_prediction_id()
         if as_bytes is None:

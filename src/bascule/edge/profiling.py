@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import defaultdict
 from collections.abc import Collection
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bascule.bundle import Bundle
 from bascule.bundle.statements import column_names, names_of_projections, split_columns
 from bascule.core import Columns
-from bascule.stats import Profile, WindowProfile
+from bascule.stats import WindowProfile
 
 _BUFFER_CALLS, _BUFFER_BYTES = 128, 1 << 18
 _CALL_ROWS = 1_024
@@ -41,14 +39,14 @@ class Traffic:
         self._names = column_names(signature, manifest.classes, manifest.targets)
         self._names |= names_of_projections(bundle.path, manifest)
         self._fields = [
-            [field.name for field in fields if field.name not in private and field.dates is None]
+            [field for field in fields if field.name not in private and field.dates is None]
             for fields in (signature.inputs, signature.outputs)
         ]
         self._sample_rows, self._lock = sample_rows, Lock()
         self._clear()
 
-    def add(self, inputs: Columns, outputs: Columns, rows: int) -> None:
-        """Take in an answered request; the arrays are not to be changed after it."""
+    def add(self, inputs: Columns, outputs: Columns, rows: int, size_bytes: int) -> None:
+        """Take in an answered request of this size; its arrays are not changed after it."""
         call = [inputs, outputs]
         if rows > _CALL_ROWS:
             places = random.sample(range(rows), _CALL_ROWS)
@@ -56,7 +54,7 @@ class Traffic:
         with self._lock:
             self._window.rows += rows
             self._calls.append(call)
-            self._bytes += sum(values.nbytes for values in inputs.values())
+            self._bytes += size_bytes
             if len(self._calls) >= _BUFFER_CALLS or self._bytes >= _BUFFER_BYTES:
                 self._fold()
 
@@ -86,28 +84,26 @@ class Traffic:
                 self._draw(call, row)
         for part, profile in enumerate((window.inputs, window.outputs)):
             for field in self._fields[part]:
-                arrays = [call[part][field] for call in calls if field in call[part]]
-                self._add(profile, field, arrays)
+                arrays = [call[part][field.name] for call in calls if field.name in call[part]]
+                is_joined = arrays and -1 not in field.shape
+                for values in [np.concatenate(arrays)] if is_joined else arrays:
+                    split = split_columns(field.name, values, self._names.get(field.name, ()))
+                    profile.add({name: column.reshape(-1) for name, column in split.items()})
             profile.rows = window.profiled_rows
         self._calls, self._bytes = [], 0
-
-    def _add(self, profile: Profile, field: str, arrays: list[NDArray[Any]]) -> None:
-        """Add the values of a field: together where their rows have one shape."""
-        by_shape: dict[tuple[int, ...], list[NDArray[Any]]] = defaultdict(list)
-        for values in arrays:
-            by_shape[values.shape[1:]].append(values)
-        for same in by_shape.values():
-            split = split_columns(field, np.concatenate(same), self._names.get(field, ()))
-            profile.add({name: values.reshape(-1) for name, values in split.items()})
 
     def _draw(self, call: list[Columns], row: int) -> None:
         """Keep the rows with the largest of uniform draws: every row is as likely."""
         draw = random.random()
         if len(self._sample) == self._sample_rows and draw < self._sample[0][0]:
             return
-        values = [
-            {name: np.asarray(part[name][row]).tolist() for name in fields if name in part}
-            for part, fields in zip(call, self._fields, strict=True)
+        row_values = [
+            {
+                field.name: np.asarray(columns[field.name][row]).tolist()
+                for field in fields
+                if field.name in columns
+            }
+            for columns, fields in zip(call, self._fields, strict=True)
         ]
         is_full = len(self._sample) == self._sample_rows
-        (heapq.heapreplace if is_full else heapq.heappush)(self._sample, (draw, row, values))
+        (heapq.heapreplace if is_full else heapq.heappush)(self._sample, (draw, row, row_values))

@@ -51,12 +51,9 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class SampledRows:
-    """Rows that a device drew from those of one report, and what it had no room for before.
+    """Inputs and outputs of rows that a device drew, each with the probability `share`.
 
-    Attributes:
-        share: With which probability each answered row was drawn.
-        rows: Inputs and outputs of each.
-        dropped: Rows (`sample`), profiles and reports.
+    `dropped`: how many rows (`sample`), profiles and reports it had no room for before.
     """
 
     sequence: int

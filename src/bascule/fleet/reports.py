@@ -15,6 +15,7 @@ from bascule.stats import WindowProfile
 BAD = ("golden_failed", "returned", "refused")
 """Events after which a device does not run what its channel offers."""
 _HINT = "run the agent of this release"
+_EMPTY = WindowProfile().to_json()
 _Text = Annotated[str, msgspec.Meta(max_length=200)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**8)]
@@ -38,9 +39,7 @@ class Sample(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """One report; a device numbers its own from 1 on, and never uses a number again.
 
-    Attributes:
-        profile: As `WindowProfile.to_json` gives it.
-        dropped: What the device had no room for, by kind.
+    `profile` is as `WindowProfile.to_json` gives it, `dropped` what the device had no room for.
     """
 
     device: _Text
@@ -60,26 +59,18 @@ def read_reports(content: Sequence[Mapping[str, Any]]) -> list[Report]:
     """Reports of one device, in the order of their numbers. Raises `Invalid`."""
     try:
         reports = msgspec.convert(content, list[Report])
-    except msgspec.ValidationError as problem:
+        rows = [WindowProfile.from_json(report.profile or _EMPTY).rows for report in reports]
+    except (msgspec.ValidationError, Untrusted) as problem:
         raise Invalid(f"reports: {problem}", hint=_HINT, field="reports") from None
-    for report in reports:
+    for report, profiled_rows in zip(reports, rows, strict=True):
         names = (report.running.version, report.running.digest) if report.running else ("",)
         is_sound = report.counts.errors <= report.counts.requests and max(map(len, names)) <= 200
         if report.profile is not None:
-            _check_profile(report.profile, names[0])
+            is_sound &= 0 < profiled_rows < 2**40 and Reference.parse(names[0]).number is not None
         if not is_sound or report.device != reports[0].device:
             about = "is of another device, has more errors than requests, or names no version"
             raise Invalid(f"report {report.sequence} {about}", hint=_HINT, field="reports")
     return sorted(reports, key=lambda report: report.sequence)
-
-
-def _check_profile(profile: Mapping[str, Any], version: str) -> None:
-    try:
-        rows = WindowProfile.from_json(profile).rows
-    except Untrusted as problem:
-        raise Invalid(f"reports: {problem.message}", hint=_HINT, field="reports") from None
-    if not 0 < rows < 2**40 or Reference.parse(version).number is None:
-        raise Invalid(f"a profile of {version} has {rows} rows", hint=_HINT, field="reports")
 
 
 def day_of(at: str, sent_at: str, enrolled_at: datetime, now: datetime) -> str:

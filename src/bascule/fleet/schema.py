@@ -49,7 +49,7 @@ windows = sa.Table(
     "device_windows",
     metadata,
     *(_text(name, primary_key=True) for name in ("version", "group", "day")),
-    _moment("changed_at", index=True),
+    _moment("changed_at"),
     sa.Column("profile", sa.JSON, nullable=False),
 )
 

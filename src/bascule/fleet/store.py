@@ -162,16 +162,15 @@ class Fleet:
 
     def rows(self, name: str) -> list[SampledRows]:
         """The rows that a device has sampled, the latest last; deleted with their reports."""
-        table = _reports.c
-        query = sa.select(_reports).where(
-            table.device == name, table.sample.is_not(None) | table.dropped.is_not(None)
-        )
+        table, empty = _reports.c, {"share": 0.0, "rows": []}
+        has_any = table.sample.is_not(None) | table.dropped.is_not(None)
+        query = sa.select(_reports).where(table.device == name, has_any).order_by("sequence")
         return [
             SampledRows(
-                row.sequence, row.received_at, row.version,
-                **(row.sample or {"share": 0.0, "rows": []}), dropped=row.dropped or {},
+                row.sequence, row.received_at, row.version, dropped=row.dropped or {},
+                **(row.sample or empty),
             )
-            for row in self.catalogue.rows(query.order_by("sequence"))
+            for row in self.catalogue.rows(query)
         ]  # fmt: skip
 
     def forget(self) -> None:

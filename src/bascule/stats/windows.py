@@ -62,12 +62,9 @@ class WindowProfile:
         """Raises `Untrusted` where it is not what `to_json` gives, or of a newer format."""
         try:
             if value["format"] != _FORMAT:
-                raise Untrusted(
-                    f"the window has format {value['format']!r}, and this bascule reads {_FORMAT}",
-                    hint="update bascule",
-                )
+                raise ValueError(f"format {value['format']!r} is of a newer release")
             rows, profiled_rows = int(value["rows"]), int(value["profiled_rows"])
             inputs, outputs = (Profile.from_json(value[part]) for part in ("inputs", "outputs"))
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
-            raise Untrusted(f"it is no window of profiles: {problem}") from None
+            raise Untrusted(f"the profiles cannot be read: {problem}") from None
         return cls(model, version, day, rows, profiled_rows, inputs, outputs)

@@ -19,6 +19,8 @@ from bascule.core import Invalid
 from bascule.fleet import read_reports
 from bascule.fleet.reports import day_of
 from bascule.monitoring.profiles import read_windows
+from bascule.privacy.catalogue_rows import CatalogueRows
+from bascule.privacy.persons import ERASED, Person
 from bascule.stats import WindowProfile
 
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -161,3 +163,23 @@ def test_windows_are_deleted_after_their_time_here_and_in_homes(clocked, tmp_pat
     clocked.report("camera-1", 2, **profiled([2.0], clocked.now))
     clocked.fleet.forget()
     assert [window.day for window in windows(clocked, tmp_path)] == [str(clocked.now.date())]
+
+
+def test_an_erased_person_is_in_no_row_and_in_no_profile_of_devices(clocked, tmp_path):
+    window = WindowProfile(rows=2, profiled_rows=2)
+    window.inputs.add({"customer": np.array(["ada@example.com", "bob@example.com"], object)})
+    rows = [[{"customer": "ada@example.com"}, {}], [{"customer": "bob@example.com"}, {}]]
+    clocked.report(
+        "camera-1", 1, **counts(2), profile=window.to_json(), at=str(T0),
+        sample={"share": 1.0, "rows": rows},
+    )  # fmt: skip
+    person = Person("customer", "ada@example.com")
+    CatalogueRows(clocked.fleet.catalogue, person, lambda _: False, own="").erase()
+    (sampled,) = clocked.fleet.rows("camera-1")
+    assert [inputs for inputs, _ in sampled.rows] == [
+        {"customer": ERASED}, {"customer": "bob@example.com"},
+    ]  # fmt: skip
+    (kept,) = windows(clocked, tmp_path)
+    assert kept.inputs.columns["customer"].frequent.counts == {ERASED: 1, "bob@example.com": 1}
+    clocked.report("camera-2", 1, **profiled([1.0]))
+    assert windows(clocked, tmp_path)[0].rows == 3

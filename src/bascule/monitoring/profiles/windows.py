@@ -89,7 +89,7 @@ def _read(path: Path, model: str, version: str, day: str) -> WindowProfile:
         value = msgspec.json.decode(path.read_bytes())
         return WindowProfile.from_json(value, model, version, day)
     except (msgspec.MsgspecError, Untrusted) as error:
-        raise Untrusted(f"{path} cannot be read: {error}") from None
+        raise Untrusted(f"{path} is no window of profiles: {error}") from None
 
 
 def write_window(home: Path, window: WindowProfile, host: str, name: str) -> ProfileFile:

@@ -48,5 +48,4 @@ def upgrade() -> None:
     )  # fmt: skip
     op.create_index(op.f("ix_devices_group"), "devices", ["group"])
     op.create_index(op.f("ix_device_reports_received_at"), "device_reports", ["received_at"])
-    op.create_index(op.f("ix_device_windows_changed_at"), "device_windows", ["changed_at"])
     op.create_index(op.f("ix_device_rollouts_group"), "device_rollouts", ["group"])
