@@ -66,5 +66,6 @@ class WindowProfile:
             rows, profiled_rows = int(value["rows"]), int(value["profiled_rows"])
             inputs, outputs = (Profile.from_json(value[part]) for part in ("inputs", "outputs"))
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
-            raise Untrusted(f"the profiles cannot be read: {problem}") from None
+            message = f"the profiles cannot be read: {problem}"
+            raise Untrusted(message, hint="update what reads them") from None
         return cls(model, version, day, rows, profiled_rows, inputs, outputs)
