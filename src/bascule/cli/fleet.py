@@ -24,6 +24,7 @@ def add_commands(group: typer.Typer) -> None:
     """Add them to the group `edge`."""
     group.command()(devices)
     group.command()(groups)
+    group.command()(rows)
     group.command()(enroll)
     group.command()(revoke)
     rollout = typer.Typer(help="Have a version go to devices in phases.", no_args_is_help=True)
@@ -78,6 +79,13 @@ def groups(as_json: AsJson = False) -> None:
         for row in listed
     ]
     print_table(heads, rows, right=heads[2:], empty="no device is enrolled")
+
+
+def rows(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+) -> None:
+    """Print the rows that a device has sampled, as JSON: a list for each report."""
+    print_json([asdict(sampled) for sampled in _fleet().rows(device)])
 
 
 def enroll(

@@ -38,6 +38,7 @@ from bascule.edge import deciding
 from bascule.edge.channels import Channel, Offer
 from bascule.edge.deciding import Act, Facts, Plan, Trial, Tried
 from bascule.edge.device import Device, Opened
+from bascule.edge.profiling import Traffic
 from bascule.edge.reporting import Outbox
 from bascule.edge.slots import State
 
@@ -272,7 +273,9 @@ class Agent:
     # -- what serves --
 
     def _opened(self, offer: Offer) -> Opened:
-        return Opened(offer, self.home.slot(offer.digest))
+        opened = Opened(offer, self.home.slot(offer.digest))
+        opened.traffic = Traffic(opened.bundle, self.plan.sample_rows, self.plan.private)
+        return opened
 
     def _open_current(self) -> None:
         self._up_since_s = time.monotonic()
@@ -330,7 +333,7 @@ class Agent:
 
     def _count(self) -> None:
         if self.device.counts.requests:
-            self._report(event="counts", counts=self.device.counts.take())
+            self._report(event="counts", **self.device.taken())
 
     def _event(self, event: str, reason: str = "", running: Offer | None = None) -> None:
         self._report(running, event=event, reason=reason)

@@ -43,6 +43,8 @@ class Plan:
         max_error_ratio: The largest share of failed requests, of the last 200.
         report_s: Between two reports of counts.
         outbox_bytes: The most bytes of reports that wait for the server.
+        sample_rows: How many answered rows, drawn uniformly, each report holds.
+        private: Fields whose values leave the device neither in profiles nor in rows.
     """
 
     look_s: float = 300.0
@@ -58,6 +60,8 @@ class Plan:
     max_error_ratio: float = 0.1
     report_s: float = 3600.0
     outbox_bytes: int = 1 << 20
+    sample_rows: int = 0
+    private: tuple[str, ...] = ()
 
 
 def read_plan(file: Path | None) -> Plan:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-import numpy as np
-
 from bascule.bundle import Answer, for_program, load
 from bascule.core import BasculeError, Invalid, Overloaded, Unavailable, Untrusted
 from bascule.edge.channels import Offer
 from bascule.edge.deciding import Trial
+from bascule.edge.profiling import Traffic
 from bascule.edge.slots import Home
 from bascule.serving import Answer as WireAnswer, AnsweredBy, new_prediction_id
 from bascule.serving.execution import Extras, added, needed
 from bascule.serving.protocols import Decoded, Decoder, encoder
-from bascule.stats import Quantiles
 
 Reply = TypeVar("Reply")
 
@@ -34,6 +31,7 @@ class Opened:
     def __init__(self, offer: Offer, folder: Path) -> None:
         """Raises `Untrusted` where the slot holds another bundle, and what opening it raises."""
         self.offer = offer
+        self.traffic: Traffic | None = None  # of a version that an agent has opened
         self.bundle = load(folder)
         if self.bundle.digest != offer.digest:
             raise Untrusted(f"the slot of {offer.digest} holds {self.bundle.digest}")
@@ -67,23 +65,20 @@ class Counts:
     def __init__(self) -> None:
         self.requests = self.errors = 0
         self.window: deque[bool] = deque(maxlen=_WINDOW)
-        self._latency_us = Quantiles()
         self._lock = Lock()
 
-    def add(self, latency_us: float, *, failed: bool) -> None:
+    def add(self, *, failed: bool) -> None:
         with self._lock:
             self.requests += 1
             self.errors += failed
             self.window.append(failed)
-            self._latency_us.add(np.array([latency_us]))
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> dict[str, int]:
         """As a report has them; counting starts again."""
         with self._lock:
             counts = {"requests": self.requests, "errors": self.errors}
-            report = {**counts, "latency_us": self._latency_us.to_json()}
-            self.requests, self.errors, self._latency_us = 0, 0, Quantiles()
-        return report
+            self.requests = self.errors = 0
+        return counts
 
 
 class Device:
@@ -124,6 +119,8 @@ class Device:
         opened = self.opened
         decoded, outcome = self._asked(opened, lambda opened: opened.reply(body, json_bytes))
         call_id, call, as_bytes = decoded
+        if opened.traffic is not None:
+            opened.traffic.add(call.columns, outcome.outputs, call.rows, len(body))
         if (trial := self.trial) is not None:
             trial.record(body, json_bytes)
         call_id = call_id or new_prediction_id()
@@ -143,6 +140,11 @@ class Device:
             raise Unavailable("no version is installed", hint="see: bascule-edge status")
         return self._opened
 
+    def taken(self) -> dict[str, Any]:
+        """Counts, profile and sample since the last report; the next one begins."""
+        traffic = None if self._opened is None else self._opened.traffic
+        return {"counts": self.counts.take(), **({} if traffic is None else traffic.take())}
+
     def serve(self, opened: Opened | None) -> None:
         """Have this version answer from now on, and the one before no more."""
         self._opened = opened
@@ -153,10 +155,10 @@ class Device:
 
         A run that another request has waited 10 s for is ended, where its program can end it.
         """
-        started_s, failed = time.monotonic(), True
+        failed = True
         if not opened.lock.acquire(timeout=_MAX_WAIT_S):
             opened.program.interrupt()
-            self.counts.add(_MAX_WAIT_S * 1e6, failed=True)
+            self.counts.add(failed=True)
             raise Overloaded("other requests take too long", hint="retry later", retry_after_s=1)
         try:
             reply, failed = ask(opened), False
@@ -165,5 +167,5 @@ class Device:
             raise
         finally:
             opened.lock.release()
-            self.counts.add((time.monotonic() - started_s) * 1e6, failed=failed)
+            self.counts.add(failed=failed)
         return reply

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from bascule.fleet.rollouts import HOLD_S, PHASES, DevicePlan, DeviceState
 from bascule.operations import Listing, Operation, Remote
@@ -50,6 +51,21 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledRows:
+    """Inputs and outputs of rows that a device drew, each with the probability `share`.
+
+    `dropped`: how many rows (`sample`), profiles and reports it had no room for before.
+    """
+
+    sequence: int
+    received_at: datetime
+    version: str
+    share: float
+    rows: list[list[dict[str, Any]]]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredDeviceRollout:
     """A rollout, its state after so many `changes`, and when its channel had the last word."""
 
@@ -70,6 +86,8 @@ REVOKE = Operation("DELETE edge/devices/{device}", "keys", "", Device, history="
 REPORT = Operation(
     "POST edge/reports", "report", "", dict[str, int], is_once=True, max_body_bytes=4 << 20
 )
+# Rows are data of people: the right to read metadata is not enough.
+ROWS = Operation("GET edge/devices/{device}/rows", "manage", "*", list[SampledRows])
 ROLLOUTS = Listing("GET edge/rollouts", "read", "*", StoredDeviceRollout)
 # Of which model is in the body, or known by the rollout: asked then.
 BEGIN = Operation(
@@ -92,6 +110,9 @@ class RemoteFleet(Remote):
 
     def devices(self, group: str | None = None) -> list[Device]:
         return self.items(DEVICES, group=group)
+
+    def rows(self, name: str) -> list[SampledRows]:
+        return self.ask(ROWS, device=name)
 
     def rollouts(self) -> list[StoredDeviceRollout]:
         return self.items(ROLLOUTS)

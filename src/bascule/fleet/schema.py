@@ -40,6 +40,17 @@ reports = sa.Table(
     # `at` is by the device's clock, which may be wrong: no decision reads it.
     *map(_text, ("at", "event", "version", "digest", "reason")),
     *map(_count, ("requests", "errors")),
+    # Rows with what they were answered, and how much was dropped before: by kind.
+    sa.Column("sample", sa.JSON(none_as_null=True)),
+    sa.Column("dropped", sa.JSON(none_as_null=True)),
+)
+
+windows = sa.Table(
+    "device_windows",
+    metadata,
+    *(_text(name, primary_key=True) for name in ("version", "group", "day")),
+    _moment("changed_at"),
+    sa.Column("profile", sa.JSON, nullable=False),
 )
 
 rollouts = sa.Table(

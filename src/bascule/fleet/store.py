@@ -7,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, events, put_new
+from bascule.catalogue import Catalogue, Lease, check_held, events, put_new, where
 from bascule.core import Conflict, NotFound, Refused, check_name
 from bascule.edge import Channel, Offer
 from bascule.fleet import schema
-from bascule.fleet.operations import Device, Enrolled, StoredDeviceRollout
-from bascule.fleet.reports import BAD, Report
+from bascule.fleet.operations import Device, Enrolled, SampledRows, StoredDeviceRollout
+from bascule.fleet.reports import BAD, Report, day_of
 from bascule.fleet.rollouts import (
     HOLD_S,
     PHASES,
@@ -30,8 +32,10 @@ from bascule.fleet.rollouts import (
     is_anothers,
     look_due,
 )
+from bascule.monitoring.profiles import RETENTION_DAYS, write_channel_windows
 from bascule.registry.stores import Transaction
 from bascule.security import check_is_free, new_key, permissions_of_role
+from bascule.stats import WindowProfile
 
 if TYPE_CHECKING:
     from bascule.fleet.operations import RemoteFleet
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 KEPT = timedelta(days=30)
 """Of reports; a decision reads those of the last five phases, each of at most five days."""
 _devices, _reports, _rollouts = schema.devices, schema.reports, schema.rollouts
+_windows, _WINDOW, _MAX_COLUMNS = schema.windows, ("version", "group", "day"), 4_096
+_OVERLAP = timedelta(minutes=1)
 
 
 class Channels(Protocol):
@@ -115,12 +121,15 @@ class Fleet:
 
     # -- reports --
 
-    def receive(self, reports: Mapping[str, Sequence[Report]], *, key: str = "") -> dict[str, int]:
+    def receive(
+        self, reports: Mapping[str, Sequence[Report]], *, key: str = "", sent_at: str = ""
+    ) -> dict[str, int]:
         """Keep the reports of devices, each once, and return the highest number of each device.
 
         Args:
             reports: By device, in the order of their numbers.
             key: The id of the key of the caller; empty for one that may report for any device.
+            sent_at: The time by the device's clock.
 
         Raises:
             NotFound: A device is not enrolled.
@@ -139,6 +148,7 @@ class Fleet:
                 fresh += [report for report in sent if report.sequence > device["sequence"]]
             for report in fresh:
                 _take(devices[report.device], report, now)
+            _add_profiles(connection, fresh, devices, sent_at, now)
             if fresh:
                 connection.execute(sa.insert(_reports), [_row(report, now) for report in fresh])
                 changed = {report.device for report in fresh}
@@ -153,11 +163,36 @@ class Fleet:
         with suppress(NotFound):  # nothing was published
             self._channels.refresh()
 
+    def rows(self, name: str) -> list[SampledRows]:
+        """The rows that a device has sampled, the latest last; deleted with their reports."""
+        table, empty = _reports.c, {"share": 0.0, "rows": []}
+        has_any = table.sample.is_not(None) | table.dropped.is_not(None)
+        query = sa.select(_reports).where(table.device == name, has_any).order_by("sequence")
+        return [
+            SampledRows(
+                row.sequence, row.received_at, row.version, dropped=row.dropped or {},
+                **(row.sample or empty),
+            )
+            for row in self.catalogue.rows(query)
+        ]  # fmt: skip
+
     def forget(self) -> None:
         """Delete the reports that no decision will read."""
         now = self._clock()
         with self.catalogue.write() as connection:
             connection.execute(sa.delete(_reports).where(_reports.c.received_at < now - KEPT))
+            connection.execute(sa.delete(_windows).where(_windows.c.day < _first_day(now)))
+
+    def copy_windows(self, home: Path, since: datetime) -> datetime:
+        """Copy the profiles that have changed since to a home, where drift is measured.
+
+        Version 4 on channel `stable` is `4@stable` there. Returns from when to copy next: some time
+        ago, for what other hosts write.
+        """
+        now, columns = self._clock(), [_windows.c[name] for name in (*_WINDOW, "profile")]
+        changed = sa.select(*columns).where(_windows.c.changed_at >= since)
+        write_channel_windows(home, self.catalogue.rows(changed), _first_day(now))
+        return now - _OVERLAP
 
     def seen(self, plan: DevicePlan, since: datetime, now: datetime) -> list[Seen]:
         """What each device of the group has reported about a phase that began at `since`."""
@@ -336,7 +371,43 @@ def _row(report: Report, now: datetime) -> dict[str, Any]:
         "at": report.at, "event": report.event, "reason": report.reason[:_MAX_REASON],
         "version": running.version, "digest": running.digest,
         "requests": report.counts.requests, "errors": report.counts.errors,
+        "sample": _plain(report.sample), "dropped": report.dropped or None,
     }  # fmt: skip
+
+
+def _add_profiles(
+    connection: sa.Connection, reports: Sequence[Report], devices: Mapping[str, Any], sent_at: str,
+    now: datetime,
+) -> None:  # fmt: skip
+    """Add what reports profiled to the windows of their version, group and UTC day."""
+    profiled = []
+    for report in reports:
+        if report.profile is not None and report.running is not None:
+            device = devices[report.device]
+            day = day_of(report.at, sent_at, device["enrolled_at"], now)
+            profiled.append(((report.running.version, device["group"], day), report.profile))
+    # In one order, so that no two transactions wait for each other.
+    for names, profile in sorted(profiled, key=itemgetter(0)):
+        key = dict(zip(_WINDOW, names, strict=True))
+        put_new(
+            connection, _windows, key, {"changed_at": now, "profile": WindowProfile().to_json()}
+        )
+        same = where(_windows, **key)
+        stored = connection.execute(sa.select(_windows.c.profile).where(same).with_for_update())
+        window = WindowProfile.from_json(stored.scalar_one())
+        window.merge(WindowProfile.from_json(profile))
+        if len(window.inputs.columns) + len(window.outputs.columns) <= _MAX_COLUMNS:
+            values = {"changed_at": now, "profile": _plain(window.to_json())}
+            connection.execute(sa.update(_windows).where(same).values(values))
+
+
+def _first_day(now: datetime) -> str:
+    return str((now - timedelta(days=RETENTION_DAYS)).date())
+
+
+def _plain(value: Any) -> Any:
+    """As JSON, with null for numbers that JSON does not have."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=float))
 
 
 def _seen(device: str, seen_at: datetime | None, *sums: Any) -> Seen:

@@ -33,7 +33,13 @@ def upgrade() -> None:
         _moment("received_at", nullable=False),
         *map(_text, ("at", "event", "version", "digest", "reason")),
         *map(_count, ("requests", "errors")),
-    )
+        sa.Column("sample", sa.JSON), sa.Column("dropped", sa.JSON),
+    )  # fmt: skip
+    op.create_table(
+        "device_windows",
+        *(_text(name, primary_key=True) for name in ("version", "group", "day")),
+        _moment("changed_at", nullable=False), sa.Column("profile", sa.JSON, nullable=False),
+    )  # fmt: skip
     op.create_table(
         "device_rollouts", _text("id", primary_key=True), _text("group"),
         sa.Column("plan", sa.JSON, nullable=False), sa.Column("state", sa.JSON, nullable=False),

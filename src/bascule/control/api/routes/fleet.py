@@ -16,6 +16,7 @@ from bascule.fleet import (
     PHASES,
     Device,
     Enrolled,
+    SampledRows,
     StoredDeviceRollout,
     operations as of_fleet,
     read_reports,
@@ -36,6 +37,7 @@ class Reports(Taken):
     """What a device says, in the order of its numbers."""
 
     reports: Annotated[list[dict[str, Any]], Field(max_length=200)]
+    sent_at: Annotated[str, Field(max_length=64)] = ""
 
 
 class NewDeviceRollout(Taken):
@@ -77,7 +79,13 @@ def add_fleet(
         if asks_for_keys and not key:
             raise Refused("only the key of a device reports", hint="bascule edge enroll")
         device = reports[0].device
-        return {"sequence": open_fleet().receive({device: reports}, key=key)[device]}
+        received = open_fleet().receive({device: reports}, key=key, sent_at=sent.sent_at)
+        return {"sequence": received[device]}
+
+    @serves(app, of_fleet.ROWS)
+    def rows(device: str) -> list[SampledRows]:
+        """The rows that a device has sampled, by report."""
+        return open_fleet().rows(device)
 
     @serves(app, of_fleet.ROLLOUTS)
     def rollouts(paged: Paged) -> Page[StoredDeviceRollout]:
