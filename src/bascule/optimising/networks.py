@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from bascule.bundle import for_program
+from bascule.bundle import for_program, take
 from bascule.bundle.disk import ProgramEntry
 from bascule.core import Columns, Scratch
 
@@ -68,9 +69,12 @@ def make(
         return _few_bits(model, 8 if way == "int8 weights" else 4, settings.get("block", 64))
     if way == "dynamic int8":
         return _bytes(_made(model, per_channel=settings["per_channel"]))
+    ready = for_program(take(rows, slice(_CALIBRATION_ROWS)), entry.inputs)
+    places = range(0, len(next(iter(ready.values()))), _BATCH)
+    batches = (take(ready, slice(at, at + _BATCH)) for at in places)
     with Scratch("bascule-optimise-") as folder:
         quantize_static(
-            model, folder / "changed.onnx", _Batches(for_program(rows, entry.inputs)),
+            model, folder / "changed.onnx", SimpleNamespace(get_next=lambda: next(batches, None)),
             per_channel=settings["per_channel"], weight_type=QuantType.QInt8,
         )  # fmt: skip
         return _bytes(onnx.load(folder / "changed.onnx"))
@@ -137,19 +141,6 @@ def _prune(model: onnx.ModelProto, share: float) -> None:
         is_small = np.abs(values) <= np.quantile(np.abs(values), share)
         pruned = np.where(is_small, np.float32(0), values)
         tensor.CopyFrom(numpy_helper.from_array(pruned, tensor.name))
-
-
-class _Batches:
-    """Rows for `quantize_static`, which asks for one batch after the other."""
-
-    def __init__(self, rows: Columns) -> None:
-        self._rows, self._at = rows, 0
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        at, self._at = self._at, self._at + _BATCH
-        batch = {name: values[at : self._at] for name, values in self._rows.items()}
-        is_over = at >= _CALIBRATION_ROWS or not len(next(iter(batch.values())))
-        return None if is_over else batch
 
 
 def _bytes(model: onnx.ModelProto) -> bytes:

@@ -8,8 +8,8 @@ margin or more stays that of a single test, 5 %, however many are tried (Maurer,
 Lehmacher 1995).
 
 A device that can measure does so for the parent, which gives the factor of all estimates, and for
-the candidates of the front. What it cannot open or finds too slow is left out before its gate; it
-has no rows of the gate, so the order stays fixed.
+the candidates of the front. What it cannot open or finds too slow is left out before any gate, so
+the order is fixed as before.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from bascule.bundle import take
 from bascule.bundle.disk import EXPLAINING, ProgramEntry, read_file
 from bascule.bundle.programs import MACHINE_CODE, ONNX
 from bascule.core import (
-    BasculeError,
     Columns,
     Invalid,
     MissingExtra,
     Scratch,
+    Unavailable,
     Unconvertible,
     first_line,
     user_name,
@@ -56,9 +56,7 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.edge import Timing
 
-_TRIAL_ROWS = 256
-"""What a candidate is packed with before it is on the front: `pack` asks every row several times.
-"""
+_DRAFT_ROWS = 256
 _Rows = tuple[Columns, Any]
 _Tell = Callable[[str], None]
 
@@ -126,6 +124,8 @@ def optimise(
     """
     search = _Search(parent, device or Device(), reference, seed)
     search.run(trials, tell, prunes=prunes)
+    if search.device.measure:
+        search.measure_front(tell)
     chosen, bundle = search.confirm(tell), None
     if chosen is not None:
         # It has been packed before, and has the same digest: what is measured is no part of it.
@@ -152,13 +152,13 @@ class _Search:
         self._entry, self._graph = graph_of(parent)
         self._room = _room_of(self._graph)
         self.tried: dict[str, Candidate] = {}
-        self._device = device
+        self.device = device
         self._limits, self.compared = criteria_of(parent.task, device)
-        own = self._measured(parent, {"way": "as it is"}, self._graph.SerializeToString())
+        own = self._measured(parent, {"way": "as it is"})
         if device.measure:
             timing, here_ms = measure_on(device, parent), own.latency_ms / device.latency_factor
             factor = timing.p50_ms / here_ms
-            self._device = msgspec.structs.replace(device, latency_factor=factor)
+            self.device = msgspec.structs.replace(device, latency_factor=factor)
             own = _with(own, timing)
         self.own = own
 
@@ -188,94 +188,94 @@ class _Search:
 
     def _try(self, settings: Mapping[str, Any]) -> Candidate:
         """Made, packed, measured; with the problem where that cannot be."""
-        rows = take(self._search_rows[0], slice(_TRIAL_ROWS)), self._search_rows[1][:_TRIAL_ROWS]
-        plain = {"keep_test": False, "baseline": False, "outliers": False, "explain": False}
         try:
             with Scratch("bascule-optimise-") as folder:
-                data = self._made(settings)
-                bundle = self._pack(data, settings, folder / "bundle", rows, **plain)
-                candidate = self._measured(bundle, settings, data)
-        except (
-            Exception
-        ) as problem:  # of any library: there is a candidate less, and no search lost
+                candidate = self._measured(self._draft(settings, folder / "bundle"), settings)
+        except Exception as problem:  # of any library: it costs this candidate, not the search
             return Candidate(settings, problem=first_line(problem))
         if candidate.size_mb >= self.own.size_mb:
             return replace(candidate, problem="it is no smaller than its parent")
         return candidate
 
-    def _measured(self, bundle: Bundle, settings: Mapping[str, Any], data: bytes) -> Candidate:
+    def _draft(self, settings: Mapping[str, Any], to: Path) -> Bundle:
+        """Packed with few rows, because `pack` asks each of them several times."""
+        columns, truth = self._search_rows
+        rows = take(columns, slice(_DRAFT_ROWS)), truth[:_DRAFT_ROWS]
+        plain = {"keep_test": False, "baseline": False, "outliers": False, "explain": False}
+        return self._pack(settings, to, rows, measure=False, **plain)
+
+    def _measured(self, bundle: Bundle, settings: Mapping[str, Any]) -> Candidate:
         report = self._check(bundle, [*self._limits, self.compared], self._search_rows)
-        values = {
-            own.criterion.metric: own.value for own in report.results if own.value is not None
-        }
-        unknown = [f"{own.criterion}: {own.reason}" for own in report.results if own.value is None]
-        if unknown:
-            raise Invalid(unknown[0], hint="bascule check measures the same of the parent")
-        factor = self._device.latency_factor
+        for own in report.results:
+            if own.value is None:
+                hint = "bascule check measures the same of the parent"
+                raise Invalid(f"{own.criterion}: {own.reason}", hint=hint)
+        values: dict[str, Any] = {own.criterion.measure: own.value for own in report.results}
+        factor, served = self.device.latency_factor, bundle.manifest.served
+        program = read_file(bundle.path, bundle.manifest, served.file) if served else b""
         return Candidate(
-            settings, values["size"], len(zlib.compress(data)) / 1e6,
-            values["latency_p50"] * factor, values[self.compared.metric], _failures(report),
-            latency="measured" if factor == 1 and not self._device.measure else "estimated",
+            settings, values["size"], len(zlib.compress(program)) / 1e6,
+            values["latency_p50[1]"] * factor, values[self.compared.measure], _failures(report),
+            latency="measured" if factor == 1 and not self.device.measure else "estimated",
         )  # fmt: skip
+
+    def measure_front(self, tell: _Tell) -> None:
+        """By the device, until all of the front is: what it finds slower gives way to others."""
+        while rest := [own for own in self._front() if own.on_device is None]:
+            for candidate in rest:
+                measured = self._on_device(candidate)
+                self.tried[repr(candidate.settings)] = measured
+                tell(f"{measured.words}, on the device: {measured.problem or measured.figures}")
+
+    def _on_device(self, candidate: Candidate) -> Candidate:
+        """Its figures there; with the problem where it cannot be measured, or is over a limit."""
+        try:
+            with Scratch("bascule-optimise-") as folder:
+                draft = self._draft(candidate.settings, folder / "bundle")
+                timing = measure_on(self.device, draft)
+        except Unavailable as problem:
+            return replace(candidate, problem=problem.message)
+        facts = {name: Measured(getattr(timing, field)) for name, field in MEASURED.items()}
+        budgets = map(Criterion.parse, self.device.budgets)
+        report = evaluate([own for own in budgets if own.measure in facts], facts)
+        return replace(_with(candidate, timing), problem=_failures(report))
 
     def confirm(self, tell: _Tell) -> Candidate | None:
         """The smallest of the front that passes the gate, as it is packed, with all larger ones."""
         chosen = None
-        for candidate in non_dominated([own for own in self.tried.values() if not own.problem]):
+        for candidate in self._front():
             with Scratch("bascule-optimise-") as folder:
                 bundle = self.packed(candidate, folder / "bundle", measure=False)
-                judged, passed = self._asked_again(candidate, bundle)
-            self.tried[repr(candidate.settings)] = judged
-            tell(f"{judged.words}: {judged.problem or judged.confirmed}")
-            if judged.confirmed and not passed:
+                report = self._check(bundle, [*self._limits, self.compared], self._gate_rows)
+            reason = _failures(report) or report.results[-1].reason
+            confirmed = replace(candidate, confirmed=reason)
+            self.tried[repr(candidate.settings)] = confirmed
+            tell(f"{candidate.words}, on the rows of the gate: {reason}")
+            if not report.passed:
                 break
-            chosen = judged if passed else chosen
+            chosen = confirmed
         return chosen
 
-    def _asked_again(self, candidate: Candidate, bundle: Bundle) -> tuple[Candidate, bool]:
-        """By the device, if it can measure, and then by the rows of the gate."""
-        if self._device.measure:
-            candidate = self._on_device(candidate, bundle)
-        if candidate.problem:
-            return candidate, False
-        report = self._check(bundle, [*self._limits, self.compared], self._gate_rows)
-        reason = _failures(report) or report.results[-1].reason
-        return replace(candidate, confirmed=reason), report.passed
-
-    def _on_device(self, candidate: Candidate, bundle: Bundle) -> Candidate:
-        """The candidate as the device measures it, with the problem where that is over budget."""
-        try:
-            timing = measure_on(self._device, bundle)
-        except BasculeError as problem:
-            return replace(candidate, problem=problem.message)
-        facts = {name: Measured(getattr(timing, field)) for name, field in MEASURED.items()}
-        budgets = map(Criterion.parse, self._device.budgets)
-        report = evaluate([own for own in budgets if own.measure in facts], facts)
-        return replace(_with(candidate, timing), problem=_failures(report))
+    def _front(self) -> list[Candidate]:
+        return non_dominated([own for own in self.tried.values() if not own.problem])
 
     def packed(self, candidate: Candidate, to: Path, *, measure: bool) -> Bundle:
         """As any model is packed, explained where its parent is."""
-        settings, parent = candidate.settings, self._parent
         return self._pack(
-            self._made(settings), settings, to, self._held_out, measure=measure,
-            lineage=[f"bundle:{self._reference}@{parent.digest}"], parameters=dict(settings),
-            explain=EXPLAINING in parent.manifest.files,
-            description=f"{self._reference}, made smaller for {self._device.name}",
+            candidate.settings, to, self._held_out, measure=measure,
+            lineage=[f"bundle:{self._reference}@{self._parent.digest}"],
+            parameters=dict(candidate.settings),
+            explain=EXPLAINING in self._parent.manifest.files,
+            description=f"{self._reference}, made smaller for {self.device.name}",
         )  # fmt: skip
 
-    def _made(self, settings: Mapping[str, Any]) -> bytes:
-        data: bytes = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
-        return data
-
-    def _pack(
-        self, data: bytes, settings: Mapping[str, Any], to: Path, rows: _Rows, *,
-        measure: bool = False, **options: Any,
-    ) -> Bundle:  # fmt: skip
+    def _pack(self, settings: Mapping[str, Any], to: Path, rows: _Rows, **options: Any) -> Bundle:
+        data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         manifest, words = self._parent.manifest, Candidate(settings).words
         return pack(
             DerivedGraph(manifest, self._entry, data, words), name=manifest.name, to=to, test=rows,
             tolerance=self._entry.tolerance, allow_non_finite=manifest.allows_non_finite,
-            measure=measure, progress=lambda _: None, **options,
+            progress=lambda _: None, **options,
         )  # fmt: skip
 
     def _check(self, bundle: Bundle, criteria: Sequence[Criterion], rows: _Rows) -> GateReport:
@@ -318,8 +318,7 @@ def criteria_of(task: str, device: Device) -> tuple[list[Criterion], NotWorse]:
         if own is not compared[0] and not (device.measure and own.measure in MEASURED)
     ]
     free = [Criterion("size", "<=", math.inf), Criterion("latency_p50", "<=", math.inf, batch=1)]
-    named = {own.metric for own in limits}
-    return [*limits, *(own for own in free if own.metric not in named)], compared[0]
+    return [*limits, *free], compared[0]
 
 
 def graph_of(parent: Bundle) -> tuple[ProgramEntry, Any]:

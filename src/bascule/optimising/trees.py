@@ -196,20 +196,17 @@ def _put_beside(model: onnx.ModelProto, ensemble: onnx.NodeProto, kind: int, tot
     source, answer = ensemble.input[0], ensemble.output[0]
     ensemble.input[0], ensemble.output[0] = f"{source}_float", f"{answer}_float"
     before = helper.make_node("Cast", [source], ensemble.input, to=TensorProto.FLOAT)
-    last, after = f"{answer}_float", list[onnx.NodeProto]()
+    last, votes = ensemble.output[0], list[onnx.NodeProto]()
     if total:
-        for name, value in (("axis", np.array([1])), ("all", np.array([total], np.float32))):
-            model.graph.initializer.append(numpy_helper.from_array(value, f"{answer}_{name}"))
-        for operator, inputs, output in (
-            ("Relu", ("float",), "positive"),
-            ("ReduceSum", ("positive", "axis"), "sum"),
-            ("Div", ("positive", "sum"), "share"),
-            ("Mul", ("share", "all"), "votes"),
-        ):
-            last, names = f"{answer}_{output}", [f"{answer}_{name}" for name in inputs]
-            after.append(helper.make_node(operator, names, [last]))
-    after.append(helper.make_node("Cast", [last], [answer], to=kind))
-    at = list(model.graph.node).index(ensemble)
-    model.graph.node.insert(at, before)
-    for place, node in enumerate(after, at + 2):
-        model.graph.node.insert(place, node)
+        last, (positive, share, sum_) = f"{answer}_votes", (f"{answer}_{n}" for n in range(3))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([total], np.float32), sum_))
+        votes = [
+            helper.make_node("Relu", ensemble.output, [positive]),
+            helper.make_node("LpNormalization", [positive], [share], axis=1, p=1),
+            helper.make_node("Mul", [share, sum_], [last]),
+        ]
+    after = helper.make_node("Cast", [last], [answer], to=kind)
+    nodes = list(model.graph.node)
+    at = nodes.index(ensemble)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:at], before, ensemble, *votes, after, *nodes[at + 1 :]])

@@ -37,7 +37,7 @@ print(json.dumps({**dict.fromkeys(names, kilobytes), "n": 1}))
 def optimised(boosted, tmp_path_factory):
     place = tmp_path_factory.mktemp("optimised") / "small.bundle"
     device = Device("camera", ("accuracy >= parent - 0.06",), measure=MEASURE)
-    return optimise(boosted, reference="gb/1", to=place, device=device, trials=5, seed=1)
+    return optimise(boosted, reference="gb/1", to=place, device=device, trials=3, seed=1)
 
 
 def test_the_chosen_candidate_is_the_last_that_the_gate_rows_confirmed(optimised):
@@ -73,7 +73,7 @@ def test_what_the_device_finds_too_slow_is_left_out_and_smaller_ones_are_still_a
 ):
     budgets = ("accuracy >= parent - 0.2", "latency_p50 <= 7 ms")
     device = Device("camera", budgets, measure=(sys.executable, "-c", SLOWER_WITH_SIZE))
-    result = optimise(boosted, reference="gb/1", to=tmp_path / "small", device=device, trials=6)
+    result = optimise(boosted, reference="gb/1", to=tmp_path / "small", device=device, trials=4)
     slow = [own for own in result.candidates if own.on_device and own.latency_ms > 7]
     assert slow
     assert all("is not <= 7" in own.problem for own in slow)
