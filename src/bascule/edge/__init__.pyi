@@ -18,5 +18,6 @@ from .golden import (
     device_statements as device_statements,
     lay_statements as lay_statements,
 )
+from .measuring import Timing as Timing
 from .slots import Home as Home, State as State
 from .trusting import Trust as Trust, connection as connection

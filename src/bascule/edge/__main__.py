@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
             return _status(args.home)
         if args.command == "enroll":
             return _enroll(args.file, args.home)
+        if args.command == "measure":
+            return _measure(args.file)
         return _run(args, repository or load_named("bascule.edge.fetching:Repository"))
     except BasculeError as problem:
         hint = f"\nhint:  {problem.hint}" if problem.hint else ""
@@ -69,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--require", action="append", default=[], help="a claim that passports must make")
     add("--require-key", action="append", default=[], help="a public key whose passports count")
     add("--plan", type=Path, help="a JSON file: look_s, hours, trial_requests...")
+    measure = commands.add_parser("measure", help="time a model on this machine, as JSON")
+    measure.add_argument("file", help="an archive of a bundle; - for standard input")
     status = commands.add_parser("status", help="what serves, and what was refused, as JSON")
     status.add_argument("--home", required=True, type=Path)
     return parser
@@ -147,6 +151,15 @@ def _enrolment(home: Path) -> dict[str, str]:
     except ValueError:
         raise Untrusted(f"{home / _ENROLMENT} is damaged", hint="enroll again") from None
     return enrolment
+
+
+def _measure(archive: str) -> int:
+    import msgspec
+
+    from bascule.edge.measuring import measure
+
+    sys.stdout.write(f"{msgspec.json.encode(measure(archive)).decode()}\n")
+    return 0
 
 
 def _status(home: Path) -> int:
