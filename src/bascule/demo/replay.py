@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,47 +54,30 @@ class MonthlyResult(NamedTuple):
     drifted: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What the server was asked and told.
+def replay(server: Server, model: str, later: pd.DataFrame) -> tuple[int, int]:
+    """Ask about each day in one request, and tell its truth three days later.
 
-    Attributes:
-        predictions: Rows that were answered.
-        outcomes: Truths that were kept.
-        refused: Truths that were not.
-        seconds: For all of it.
+    Returns:
+        The rows that were answered, and the truths that were kept.
     """
-
-    predictions: int
-    outcomes: int
-    refused: int
-    seconds: float
-
-
-def replay(server: Server, model: str, later: pd.DataFrame) -> Replayed:
-    """Ask about each day in one request, and tell its truth three days later."""
-    clock = time.perf_counter()
-    answered = taken = refused = 0
-    waiting: deque[tuple[list[str], pd.DataFrame]] = deque()
+    days = [
+        day.sample(min(len(day), _FLIGHTS_A_DAY), random_state=0)
+        for _, day in later.groupby(later["departs_at"].dt.date)
+    ]
+    ids: list[list[str]] = []
+    truths = 0
     with Client(server.url, model=model, timeout_s=60) as client:
+        for today in range(len(days) + _LATE_DAYS):
+            if today < len(days):
+                ids.append(client.predict(days[today][flights.FEATURES]).ids)
+            if (known := today - _LATE_DAYS) >= 0:
+                truths += client.add_outcomes(_outcomes(ids[known], days[known])).taken
+    return sum(map(len, ids)), truths
 
-        def tell(ids: list[str], day: pd.DataFrame) -> None:
-            nonlocal taken, refused
-            truth = day[flights.TARGET].tolist()
-            landed = _landed_at(day).dt.strftime("%Y-%m-%dT%H:%M:%S").tolist()
-            added = client.add_outcomes([*zip(ids, truth, landed, strict=True)])
-            taken, refused = taken + added.taken, refused + len(added.refused)
 
-        for _, day in later.groupby(later["departs_at"].dt.date):
-            asked = day.sample(min(len(day), _FLIGHTS_A_DAY), random_state=0)
-            answer = client.predict(asked[flights.FEATURES])
-            answered += len(asked)
-            waiting.append((answer.ids, asked))
-            if len(waiting) > _LATE_DAYS:
-                tell(*waiting.popleft())
-        while waiting:
-            tell(*waiting.popleft())
-    return Replayed(answered, taken, refused, time.perf_counter() - clock)
+def _outcomes(ids: list[str], day: pd.DataFrame) -> list[tuple[str, int, str]]:
+    landed = _landed_at(day).dt.strftime("%Y-%m-%dT%H:%M:%S")
+    return [*zip(ids, day[flights.TARGET].tolist(), landed.tolist(), strict=True)]
 
 
 def _landed_at(day: pd.DataFrame) -> pd.Series[Any]:
