@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -30,28 +30,6 @@ _FLIGHTS_A_DAY = 300
 _LATE_DAYS = 3
 _RECORDED_WITHIN_S = 30.0
 _NO_ALARM = "none"
-
-
-class MonthlyResult(NamedTuple):
-    """One month of the replay.
-
-    Attributes:
-        month: Its first day.
-        rows: Flights whose outcome is known.
-        late: The share that was late.
-        expected: The mean probability of that.
-        auc: The area under the ROC curve; NaN where there is one class alone.
-        is_worse: Whether that is an alarm: worse than on the held-out rows, and not by chance.
-        drifted: Columns that raise an alarm, the strongest first.
-    """
-
-    month: pd.Timestamp
-    rows: int
-    late: float
-    expected: float
-    auc: float
-    is_worse: bool
-    drifted: tuple[str, ...]
 
 
 def replay(server: Server, model: str, later: pd.DataFrame) -> tuple[int, int]:
@@ -107,50 +85,53 @@ def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], DriftReport]:
-    """The quality and the drift of each month."""
+def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[pd.DataFrame, DriftReport]:
+    """The quality and the drift of each month.
+
+    Returns:
+        By the first day of the month: `flights` whose outcome is known, the shares that were `late`
+        and that were `expected` to be, `auc` (NaN where there is one class alone), whether that
+        `is_worse` than on the held-out rows and not by chance, and the columns that `drifted`.
+    """
     sizes = rows.groupby("month")["truth"].transform("size")
     rows = rows[sizes >= len(rows) / 100]  # some flights of 31 December land in January
     drift = measure_drift(bundle, rows, windows_a_year=12, time_column="month")
     alarms = {str(window.day): [one.name for one in window.alarms] for window in drift.windows}
-    made = []
-    for month, part in rows.groupby("month"):
-        first = pd.Timestamp(month)
-        (auc,) = measure_performance(
+    months = rows.groupby("month").agg(
+        flights=("truth", "size"), late=("truth", "mean"), expected=("probability", "mean")
+    )
+    months.index = pd.to_datetime(months.index)
+    quality = [
+        measure_performance(
             part, bundle, by="all", metrics=["auc"], truth_column="truth",
             prediction_column="label", probability_column="probability",
-        ).windows[0].metrics  # fmt: skip
-        made.append(
-            MonthlyResult(
-                first, len(part), float(part["truth"].mean()), float(part["probability"].mean()),
-                math.nan if auc.found.value is None else auc.found.value, auc.is_alarm,
-                tuple(alarms.get(str(first.date()), ())),
-            )
-        )  # fmt: skip
-    return made, drift
+        ).windows[0].metrics[0]
+        for _, part in rows.groupby("month")
+    ]  # fmt: skip
+    return months.assign(
+        auc=[math.nan if auc.found.value is None else auc.found.value for auc in quality],
+        is_worse=[auc.is_alarm for auc in quality],
+        drifted=[alarms.get(str(first.date()), []) for first in months.index],
+    ), drift
 
 
-def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> None:
+def show(console: Console, months: pd.DataFrame, drift: DriftReport) -> None:
     """The months as a table, their lines, and the strongest drift in a sentence."""
     rows = []
-    for one in months:
+    for one in months.itertuples():
         auc = f"{one.auc:.3f}" + (" worse" if one.is_worse else "")
         shown = ", ".join(one.drifted[:2]) + (" ..." if len(one.drifted) > 2 else "")
         drift_of = f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM
         shares = (f"{one.late:.0%}", f"{one.expected:.0%}")
-        rows.append((f"{one.month:%B}", f"{one.rows:,}", *shares, auc, drift_of))
+        rows.append((f"{one.Index:%B}", f"{one.flights:,}", *shares, auc, drift_of))
     heads = ("month", "flights", "late", "expected", "ROC AUC", "columns with drift")
     console.print(table_for(Table(heads, tuple(rows))))
-    for title, values in (
-        ("late", [one.late for one in months]),
-        ("expected", [one.expected for one in months]),
-        ("ROC AUC", [one.auc for one in months]),
-    ):
+    for title, column in (("late", "late"), ("expected", "expected"), ("ROC AUC", "auc")):
+        values = months[column].tolist()
         console.print(f"{title:<9} {bars(values)}  {min(values):.2f} to {max(values):.2f}")
-    worst = max(months, key=lambda one: abs(one.expected - one.late))
-    console.print(
-        f"most off in {worst.month:%B}: {worst.expected:.0%} expected late, {worst.late:.0%} were"
-    )
+    first = (months["expected"] - months["late"]).abs().idxmax()
+    late, expected = months.loc[first, ["late", "expected"]]
+    console.print(f"most off in {first:%B}: {expected:.0%} expected late, {late:.0%} were")
     found = [column for window in drift.windows for column in window.alarms]
     if found:
         strongest = max(found, key=lambda one: one.share or 0.0)
