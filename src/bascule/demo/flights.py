@@ -139,7 +139,7 @@ def build_model() -> Pipeline:
 
 
 def packed(model: Pipeline, folder: Path, *, stem: str = NAME, **options: Any) -> Bundle:
-    """A model packed with one thread, under the name of the demo and in silence, unless told."""
+    """A model packed with one thread, under the name of the demo, without output by default."""
     silent = {"progress": lambda _: None}
     with threadpool_limits(THREADS):
         return bascule.pack(

@@ -1,4 +1,4 @@
-"""How the stories of the demo are told: headings, the user's own commands, and what was held."""
+"""What the stories of the demo share: headings, the commands of a user, and the verdict."""
 
 from __future__ import annotations
 
