@@ -124,7 +124,7 @@ def test_a_server_answers_soon_stays_small_and_stops_at_once(
     (worker,) = server.worker_pids()
     memory_mb = psutil.Process(worker).memory_info().rss / 1e6
     print(f"first answer after {first_answer_s * 1e3:.0f} ms, worker of {memory_mb:.0f} MB")  # noqa: T201
-    assert first_answer_s < 5  # the bench holds it to its bar on a quiet machine
+    assert is_within(first_answer_s, 5.0)  # the bench holds it to its bar on a quiet machine
     assert memory_mb < 150
 
     until(lambda: _answers(server.control_port))
