@@ -48,19 +48,25 @@ WAIT_S = 20.0
 # servers do by default say `auto`.
 os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
-hypothesis.settings.register_profile("beside others", deadline=None)
-hypothesis.settings.load_profile("beside others")
 # Typer makes all commands anew for each call: 0.2 s, and tests call a thousand in their process.
 typer.main.get_command = functools.cache(typer.main.get_command)
-# Eleven thousand tests are a million objects: the collector looks through them neither while they
-# are made nor, frozen, in each of its rounds during the tests.
+# Thirteen thousand tests are a million objects: the collector looks through them neither while they
+# are made nor, frozen, in each of its rounds during the tests, which are fewer than usual.
 gc.disable()
 watch_connections()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first tier draws fewer examples, by `tests.tiers.examples` too."""
+    count = 30 if "not slow" in config.option.markexpr else 100
+    hypothesis.settings.register_profile("beside others", deadline=None, max_examples=count)
+    hypothesis.settings.load_profile("beside others")
 
 
 def pytest_collection_finish() -> None:
     """Let the collector look at what tests make."""
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 

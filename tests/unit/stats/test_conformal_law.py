@@ -439,7 +439,7 @@ def cqr_by_mapie(rows: Pool, level: float, own: Any, asked: Any) -> Any:
     return mapie.predict_interval(asked[:, None], symmetric_correction=True)[1][:, :, 0]
 
 
-@pytest.mark.parametrize("level", [0.1, *LEVELS])
+@pytest.mark.parametrize("level", first_of([0.1, *LEVELS]))
 @pytest.mark.parametrize("name", QUANTILES)
 def test_cqr_intervals_are_those_of_mapie_where_it_moves_both_ends_alike(pool, name, level):
     """One threshold for both ends, as in theorem 1.
