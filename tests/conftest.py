@@ -77,11 +77,22 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The pass of serial tests loads only files and folders that have some."""
-    if not re.search(r"(?<!not )\bserial\b", config.option.markexpr):
-        return None
-    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
-    return None if any("mark.serial" in file.read_text() for file in files) else True
+    """A pass does not load files of which it runs nothing: it would take half a minute."""
+    marks, files = config.option.markexpr, [*collection_path.rglob("test_*.py")]
+    if collection_path.match("test_*.py"):
+        files = [collection_path]
+    if "not slow" in marks and files and all(map(_is_slow, files)):
+        return True
+    if re.search(r"(?<!not )\bserial\b", marks):
+        return None if any("mark.serial" in file.read_text() for file in files) else True
+    return None
+
+
+@functools.cache
+def _is_slow(file: Path) -> bool:
+    """Whether all tests of a file are of the second tier."""
+    whole = r"^pytestmark = \[?pytest\.mark\.slow\b"
+    return file.parent.name == "bench" or bool(re.search(whole, file.read_text(), re.MULTILINE))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers

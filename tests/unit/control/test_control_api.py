@@ -19,11 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
-    negative_data_rejection,
-    positive_data_acceptance,
     response_schema_conformance,
     status_code_conformance,
-    unsupported_method,
 )
 from tests.controls import Services, asking, control_app
 
@@ -124,19 +121,10 @@ def schema_of(document, *, coverage):
 
 
 document = control_app(FakeSupervisor(), lambda: None, find).openapi()
-few, all_bounds = (schema_of(document, coverage=coverage) for coverage in (False, True))
+few = schema_of(document, coverage=False)
 
 
 schemathesis.serializer.alias("application/vnd.apache.parquet", "application/octet-stream")
-
-
-BEYOND_SCHEMAS = {
-    "/api/v1/predictions", "/api/v1/endpoints/{endpoint}/incident",
-    "/api/v1/models/{model}/versions/{number}/differences", "/api/v1/search",
-    "/api/v1/usage", "/api/v1/usage/export",
-}  # fmt: skip
-"""What they take depends on two parameters together or on the day, or is a text with a grammar of
-its own."""
 
 
 def answers_as_the_schema_says(case, fuzzed, *more):
@@ -156,18 +144,6 @@ def answers_as_the_schema_says(case, fuzzed, *more):
 @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_is_answered_as_the_schema_says(case, fuzzed):
     answers_as_the_schema_says(case, fuzzed)
-
-
-@pytest.mark.slow
-@all_bounds.parametrize()
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_whatever_is_asked_again_and_again_is_answered_as_the_schema_says(case, fuzzed):
-    more = [negative_data_rejection, unsupported_method]
-    # No schema has the cursors of a list.
-    is_told = "cursor" not in (case.query or ()) and case.path not in BEYOND_SCHEMAS
-    if case.method == "GET" and is_told:
-        more.append(positive_data_acceptance)
-    answers_as_the_schema_says(case, fuzzed, *more)
 
 
 def test_the_server_is_shown_with_its_workers_and_what_was_counted(client):
