@@ -221,6 +221,7 @@ def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
     serve, connect, body, cancer_bundle
 ):
     server = serve(cancer_bundle, "--workers=2")
+    until(lambda: _answers(server.control_port))  # which is asked below
     victim, other = server.worker_pids()
     with Load(connect, server.port, body, pause_s=0.002) as load:
         before = dict(load.tally)
